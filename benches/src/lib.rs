@@ -1,0 +1,2 @@
+//! Paired measurements.
+#![forbid(unsafe_code)]

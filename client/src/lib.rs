@@ -1,0 +1,2 @@
+//! Client crate of tagcache.
+#![forbid(unsafe_code)]
