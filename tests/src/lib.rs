@@ -1,2 +1,23 @@
 //! Starts real servers with the module for the suites in `tests/tests`.
+//!
+//! Each test starts its own [`Server`] on a free loopback port with a directory of its own, talks to it
+//! through `redis-rs` or the [`RawClient`] (which shows every byte of a reply), and drops it again. A server
+//! that died or panicked on the way fails its test, whatever the test itself looked at.
+//!
+//! Environment:
+//! - `TAGCACHE_MODULE`: the module under test; default `target/release/tagcache.so` of the workspace.
+//! - `TAGCACHE_MODULE_PANIC`: the build with the feature `panic-on-demand`.
+//! - `TAGCACHE_ENGINES`: the servers to test, `NAME=COMMAND` separated by newlines or `;`; default
+//!   `redis-7.0=redis-server`.
+//! - `TAGCACHE_ALL_ENGINES=1`: run every test on every engine, not only those about differences.
 #![forbid(unsafe_code)]
+
+mod engine;
+mod resp;
+mod server;
+mod wait;
+
+pub use engine::{Engine, engines, for_all_engines, for_each_engine};
+pub use resp::{RawClient, Reply, ToArg};
+pub use server::{Server, ServerBuilder, module_path, panic_module_path};
+pub use wait::{DEADLINE, wait_until};

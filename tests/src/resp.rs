@@ -1,0 +1,426 @@
+//! A client that shows replies as they came over the wire, RESP2 and RESP3.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// One reply, as the server typed it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// `+OK`
+    Simple(String),
+    /// `-ERR ...`, with its prefix.
+    Error(String),
+    /// `:1`
+    Int(i64),
+    /// `$...` and, in RESP3, `=...` (verbatim, its three-letter type cut off).
+    Bulk(Vec<u8>),
+    /// `$-1`, `*-1` or `_`
+    Null,
+    /// `*...`
+    Array(Vec<Reply>),
+    /// `%...`
+    Map(Vec<(Reply, Reply)>),
+    /// `~...`
+    Set(Vec<Reply>),
+    /// `,1.5`
+    Double(f64),
+    /// `#t`
+    Bool(bool),
+    /// `(123`
+    BigNumber(String),
+    /// `>...`: out of band, so [`RawClient::call`] never answers one.
+    Push(Vec<Reply>),
+}
+
+impl Reply {
+    /// `+OK`.
+    pub fn ok() -> Self {
+        Self::Simple("OK".to_owned())
+    }
+
+    /// A bulk string.
+    pub fn bulk(bytes: impl AsRef<[u8]>) -> Self {
+        Self::Bulk(bytes.as_ref().to_vec())
+    }
+
+    /// The text of an error, or nothing.
+    pub fn error(&self) -> Option<&str> {
+        if let Self::Error(text) = self {
+            Some(text)
+        } else {
+            None
+        }
+    }
+
+    /// Whether it is an error.
+    pub fn is_error(&self) -> bool {
+        self.error().is_some()
+    }
+
+    /// Whether it is a null of any kind.
+    pub fn is_null(&self) -> bool {
+        *self == Self::Null
+    }
+
+    /// An integer, also when it was sent as a string.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn int(&self) -> i64 {
+        match self {
+            Self::Int(n) => *n,
+            Self::Bulk(bytes) => String::from_utf8_lossy(bytes)
+                .parse()
+                .expect("a bulk string holding an integer"),
+            other => panic!("not an integer: {other:?}"),
+        }
+    }
+
+    /// A double, also when it was sent as a string (RESP2).
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn double(&self) -> f64 {
+        match self {
+            Self::Double(d) => *d,
+            Self::Bulk(bytes) => String::from_utf8_lossy(bytes)
+                .parse()
+                .expect("a bulk string holding a double"),
+            other => panic!("not a double: {other:?}"),
+        }
+    }
+
+    /// The bytes of a string.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bulk(bytes) => bytes,
+            Self::Simple(text) => text.as_bytes(),
+            other => panic!("not a string: {other:?}"),
+        }
+    }
+
+    /// A string, broken UTF-8 replaced.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.bytes()).into_owned()
+    }
+
+    /// The items of an array, set or push.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn items(&self) -> &[Reply] {
+        match self {
+            Self::Array(items) | Self::Set(items) | Self::Push(items) => items,
+            other => panic!("not an array: {other:?}"),
+        }
+    }
+
+    /// The pairs of a map, which RESP2 sends as a flat array.
+    ///
+    /// # Panics
+    /// When it is neither.
+    pub fn pairs(&self) -> Vec<(String, Reply)> {
+        match self {
+            Self::Map(pairs) => pairs.iter().map(|(k, v)| (k.text(), v.clone())).collect(),
+            Self::Array(items) => {
+                assert!(
+                    items.len() % 2 == 0,
+                    "a flat map has an even length: {items:?}"
+                );
+                items
+                    .chunks(2)
+                    .map(|pair| (pair[0].text(), pair[1].clone()))
+                    .collect()
+            }
+            other => panic!("not a map: {other:?}"),
+        }
+    }
+
+    /// The value of a field of a map.
+    ///
+    /// # Panics
+    /// When it is no map or has no such field.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Reply {
+        let found = self.pairs().into_iter().find(|(key, _)| key == name);
+        found
+            .unwrap_or_else(|| panic!("no field {name} in {self:?}"))
+            .1
+    }
+}
+
+/// What can be an argument of a command.
+pub trait ToArg {
+    /// The bytes that go over the wire.
+    fn to_arg(&self) -> Vec<u8>;
+}
+
+macro_rules! bytes_arg {
+    ($($t:ty),*) => {$(
+        impl ToArg for $t {
+            fn to_arg(&self) -> Vec<u8> {
+                AsRef::<[u8]>::as_ref(self).to_vec()
+            }
+        }
+    )*};
+}
+
+macro_rules! number_arg {
+    ($($t:ty),*) => {$(
+        impl ToArg for $t {
+            fn to_arg(&self) -> Vec<u8> {
+                self.to_string().into_bytes()
+            }
+        }
+    )*};
+}
+
+bytes_arg!(str, String, [u8], Vec<u8>);
+number_arg!(i32, i64, u16, u32, u64, usize, i128);
+
+impl<const N: usize> ToArg for [u8; N] {
+    fn to_arg(&self) -> Vec<u8> {
+        self.to_vec()
+    }
+}
+
+impl<T: ToArg + ?Sized> ToArg for &T {
+    fn to_arg(&self) -> Vec<u8> {
+        (**self).to_arg()
+    }
+}
+
+/// The arguments of one command, of any mix of strings, bytes and numbers.
+#[macro_export]
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { vec![$($crate::ToArg::to_arg(&$arg)),*] };
+}
+
+/// Sends one command of any mix of strings, bytes and numbers through a [`RawClient`], and answers its reply.
+#[macro_export]
+macro_rules! call {
+    ($client:expr, $($arg:expr),+ $(,)?) => { $client.call(&[$($crate::ToArg::to_arg(&$arg)),+]) };
+}
+
+/// A connection that speaks the protocol and nothing more.
+#[derive(Debug)]
+pub struct RawClient {
+    stream: BufReader<TcpStream>,
+    pushes: VecDeque<Vec<Reply>>,
+}
+
+impl RawClient {
+    /// Connects to a server on this machine.
+    ///
+    /// # Errors
+    /// When nothing listens there.
+    pub fn connect(port: u16) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        // A test that waits for an answer that never comes shall say so instead of hanging.
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(60)))?;
+        Ok(Self {
+            stream: BufReader::with_capacity(1 << 16, stream),
+            pushes: VecDeque::new(),
+        })
+    }
+
+    /// Sends one command and answers its reply; pushes that come before it are kept for [`Self::take_push`].
+    ///
+    /// # Panics
+    /// When the connection fails.
+    pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Reply {
+        self.send(args);
+        self.read()
+    }
+
+    /// Sends one command and does not wait for its reply.
+    ///
+    /// # Panics
+    /// When the connection fails.
+    pub fn send<A: AsRef<[u8]>>(&mut self, args: &[A]) {
+        self.send_bytes(&encode(args));
+    }
+
+    /// Sends bytes as they are, also when they are no protocol.
+    ///
+    /// # Panics
+    /// When the connection fails.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream
+            .get_mut()
+            .write_all(bytes)
+            .expect("the server takes what is sent");
+    }
+
+    /// Sends all commands at once, then reads all their replies.
+    ///
+    /// # Panics
+    /// When the connection fails.
+    pub fn pipeline<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            bytes.extend_from_slice(&encode(command));
+        }
+        self.send_bytes(&bytes);
+        commands.iter().map(|_| self.read()).collect()
+    }
+
+    /// The next reply.
+    ///
+    /// # Panics
+    /// When the connection fails or what comes is no protocol.
+    pub fn read(&mut self) -> Reply {
+        self.try_read().expect("a reply from the server")
+    }
+
+    /// The next reply; pushes that come before it are kept for [`Self::take_push`].
+    ///
+    /// # Errors
+    /// When the connection fails or what comes is no protocol.
+    pub fn try_read(&mut self) -> std::io::Result<Reply> {
+        loop {
+            match self.read_value()? {
+                Reply::Push(items) => self.pushes.push_back(items),
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    /// The next push, waiting for it if none was kept.
+    ///
+    /// # Panics
+    /// When a reply comes instead, or nothing.
+    pub fn take_push(&mut self) -> Vec<Reply> {
+        if let Some(push) = self.pushes.pop_front() {
+            return push;
+        }
+        match self.read_value().expect("a push from the server") {
+            Reply::Push(items) => items,
+            reply => panic!("a reply instead of a push: {reply:?}"),
+        }
+    }
+
+    /// The pushes that came before the last reply.
+    pub fn kept_pushes(&mut self) -> Vec<Vec<Reply>> {
+        self.pushes.drain(..).collect()
+    }
+
+    /// Switches to RESP3.
+    ///
+    /// # Panics
+    /// When the server does not.
+    #[must_use]
+    pub fn resp3(mut self) -> Self {
+        let hello = self.call(&["HELLO", "3"]);
+        assert!(matches!(hello, Reply::Map(_)), "HELLO 3: {hello:?}");
+        self
+    }
+
+    /// Bounds how long a read waits.
+    ///
+    /// # Panics
+    /// When the operating system refuses.
+    pub fn set_read_timeout(&mut self, timeout: Duration) {
+        self.stream
+            .get_mut()
+            .set_read_timeout(Some(timeout))
+            .expect("a time-out can be set");
+    }
+
+    /// Reads `len` bytes as they come, such as the RDB of a full resync.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn read_bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads up to the next CRLF, without it.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn read_line(&mut self) -> std::io::Result<String> {
+        let mut line = Vec::new();
+        if self.stream.read_until(b'\n', &mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let text = String::from_utf8_lossy(&line);
+        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    fn read_value(&mut self) -> std::io::Result<Reply> {
+        let line = self.read_line()?;
+        let (kind, rest) = line.split_at_checked(1).ok_or_else(|| broken(&line))?;
+        Ok(match kind {
+            "+" => Reply::Simple(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Int(number(rest)?),
+            "_" => Reply::Null,
+            "#" => Reply::Bool(rest == "t"),
+            "," => Reply::Double(rest.parse().map_err(|_| broken(&line))?),
+            "(" => Reply::BigNumber(rest.to_owned()),
+            "$" | "*" if rest == "-1" => Reply::Null,
+            "$" | "!" | "=" => {
+                let len = usize::try_from(number(rest)?).map_err(|_| broken(&line))?;
+                let mut bytes = self.read_bytes(len + 2)?;
+                bytes.truncate(len);
+                match kind {
+                    "!" => Reply::Error(String::from_utf8_lossy(&bytes).into_owned()),
+                    "=" => Reply::Bulk(bytes.split_off(4)),
+                    _ => Reply::Bulk(bytes),
+                }
+            }
+            "*" => Reply::Array(self.read_values(number(rest)?)?),
+            "~" => Reply::Set(self.read_values(number(rest)?)?),
+            ">" => Reply::Push(self.read_values(number(rest)?)?),
+            "%" => {
+                let pairs = number(rest)?;
+                let pair = |this: &mut Self| Ok((this.read_value()?, this.read_value()?));
+                Reply::Map(
+                    (0..pairs)
+                        .map(|_| pair(self))
+                        .collect::<std::io::Result<_>>()?,
+                )
+            }
+            _ => return Err(broken(&line)),
+        })
+    }
+
+    fn read_values(&mut self, count: i64) -> std::io::Result<Vec<Reply>> {
+        (0..count).map(|_| self.read_value()).collect()
+    }
+}
+
+fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        let arg = arg.as_ref();
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+fn number(text: &str) -> std::io::Result<i64> {
+    text.parse().map_err(|_| broken(text))
+}
+
+fn broken(line: &str) -> std::io::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::InvalidData,
+        format!("not RESP: {line:?}"),
+    )
+}

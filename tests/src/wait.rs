@@ -1,0 +1,23 @@
+//! Waiting for a condition, never for a time.
+
+use std::time::{Duration, Instant};
+
+/// Long enough for the slowest condition on a busy machine; nothing passes by waiting for all of it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Polls `cond` until it holds.
+///
+/// # Panics
+/// When it does not hold within `deadline`; the message says `what` was waited for.
+pub fn wait_until(what: &str, deadline: Duration, mut cond: impl FnMut() -> bool) {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    while !cond() {
+        assert!(
+            start.elapsed() < deadline,
+            "waited {deadline:?} in vain for: {what}"
+        );
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
