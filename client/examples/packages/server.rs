@@ -1,0 +1,198 @@
+//! A server with the module on a loopback port, in a directory of its own, gone when dropped.
+
+use std::error::Error;
+use std::fs::{DirBuilder, File};
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a server that is starting or ending is looked at.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Starts it and waits until it answers; stops waiting when `ended` is set.
+    pub(crate) fn start(
+        module: &Path,
+        port: Option<u16>,
+        ended: &AtomicBool,
+    ) -> Result<Self, Box<dyn Error>> {
+        if !module.exists() {
+            return Err(
+                format!("no module at {}: `make build` builds it", module.display()).into(),
+            );
+        }
+        loop {
+            let dir = TempDir::new()?;
+            let mut server = Self::spawn(module, port.map_or_else(free_port, Ok)?, dir)?;
+            match server.wait_until_it_answers(ended) {
+                // Somebody else took the port between our look and the server's.
+                Err(_) if port.is_none() && server.log().contains("Address already in use") => {}
+                Err(error) => return Err(format!("{error}\n{}", server.log()).into()),
+                Ok(()) => return Ok(server),
+            }
+        }
+    }
+
+    fn spawn(module: &Path, port: u16, dir: TempDir) -> Result<Self, Box<dyn Error>> {
+        let program = std::env::var("TAGCACHE_SERVER").unwrap_or_else(|_| "redis-server".into());
+        let log = File::create(dir.0.join("server.log"))?;
+        let mut command = Command::new(&program);
+        command
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .arg("--dir")
+            .arg(&dir.0)
+            .arg("--loadmodule")
+            .arg(module)
+            .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
+            .stdout(log)
+            // Ctrl-C reaches every process of the terminal's group: the server is to be ended by us, once.
+            .process_group(0);
+        let child = command
+            .spawn()
+            .map_err(|e| format!("cannot run {program}: {e}"))?;
+        Ok(Self { child, port, dir })
+    }
+
+    fn wait_until_it_answers(&mut self, ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.exited()? {
+                return Err(format!("the server did not start ({status}):").into());
+            }
+            // The process number tells our server from another one that may hold the port.
+            if self
+                .info("process_id")
+                .is_ok_and(|pid| pid == self.child.id().to_string())
+            {
+                return Ok(());
+            }
+            if ended.load(Ordering::Relaxed) {
+                return Err("ended while the server started".into());
+            }
+            if start.elapsed() > DEADLINE {
+                return Err("the server does not answer:".into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    pub(crate) fn connection(&self) -> redis::RedisResult<redis::Connection> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
+        client.get_connection_with_timeout(DEADLINE)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
+    /// What it is, such as `redis-server 7.0.15`.
+    pub(crate) fn version(&self) -> redis::RedisResult<String> {
+        let valkey = self
+            .info("valkey_version")
+            .map(|v| format!("valkey-server {v}"));
+        valkey.or_else(|_| {
+            self.info("redis_version")
+                .map(|v| format!("redis-server {v}"))
+        })
+    }
+
+    fn info(&self, name: &str) -> redis::RedisResult<String> {
+        let info: redis::InfoDict = redis::cmd("INFO")
+            .arg("server")
+            .query(&mut self.connection()?)?;
+        let missing =
+            || redis::RedisError::from(std::io::Error::other(format!("INFO has no {name}")));
+        info.get::<String>(name).ok_or_else(missing)
+    }
+
+    /// Its status, if it ended by itself.
+    pub(crate) fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.0.join("server.log")).unwrap_or_default()
+    }
+
+    /// Ends it and removes its directory.
+    pub(crate) fn stop(mut self) -> Result<(), Box<dyn Error>> {
+        self.shut_down()?;
+        Ok(())
+    }
+
+    fn shut_down(&mut self) -> std::io::Result<()> {
+        if self.exited()?.is_some() {
+            return Ok(());
+        }
+        if let Ok(mut connection) = self.connection() {
+            // The connection ends with the server, so there is no reply to look at.
+            let _ = redis::cmd("SHUTDOWN").arg("NOSAVE").exec(&mut connection);
+        }
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            if self.exited()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Err(std::io::Error::other(
+            "the server did not shut down and was killed",
+        ))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            eprintln!("packages: {error}");
+        }
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> std::io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("tagcache-demo-{}", std::process::id()));
+        // Fails if it is there already, so that nobody else's directory is used or removed.
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
