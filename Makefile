@@ -1,0 +1,101 @@
+# The project's entry points. `make` alone lists them. Everything that is missing is installed by scripts/install-deps,
+# as far as Debian's packages go.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# A target that runs two others runs them in order: they share cargo's lock anyway.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# Where the module and its build for the tests are put; absolute, because the tests change directory.
+MODULE ?= $(CURDIR)/target/release/tagcache.so
+MODULE_PANIC ?= $(CURDIR)/target/panic/tagcache.so
+# More arguments for the program that run, demo or bench start, such as ARGS=--quick.
+ARGS ?=
+
+export TAGCACHE_MODULE = $(MODULE)
+export TAGCACHE_MODULE_PANIC = $(MODULE_PANIC)
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do \
+	  printf '  make %-14s %s\n' "$$t" "$$d"; done
+
+.PHONY: build
+build: ## Build the module: target/release/tagcache.so
+	@scripts/install-deps build
+	@scripts/build-module '$(MODULE)'
+
+.PHONY: run
+run: build ## Start a server with the module and this machine's package list in it; Ctrl-C ends it
+	@scripts/install-deps server
+	@exec $(CARGO) run --quiet --locked -p tagcache --example packages -- $(ARGS)
+
+.PHONY: demo
+demo: build ## The same, but end after the tour, with a status that says whether all was as expected
+	@scripts/install-deps server
+	@exec $(CARGO) run --quiet --locked -p tagcache --example packages -- --exit $(ARGS)
+
+.PHONY: test
+test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
+	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
+	  $(CARGO) test --workspace --locked --no-fail-fast
+	scripts/test-python '$(MODULE)'
+	$(MAKE) demo
+
+.PHONY: test-engines
+test-engines: test-deps modules ## All tests on each server
+	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
+	  TAGCACHE_ALL_ENGINES=1 $(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: test-deps
+test-deps:
+	@scripts/install-deps build server python fmt clippy
+
+.PHONY: modules
+modules: build
+	@scripts/build-module --panic '$(MODULE_PANIC)'
+
+.PHONY: bench
+bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
+	@scripts/install-deps server
+	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- $(ARGS)
+
+.PHONY: fmt
+fmt: ## Format the code
+	@scripts/install-deps fmt
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Formatting and clippy, without changing anything
+	@scripts/install-deps build fmt clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p tagcache-module --all-targets --locked --features panic-on-demand -- -D warnings
+
+.PHONY: miri
+miri: ## The index's tests under Miri; needs a nightly toolchain with miri
+	@scripts/install-deps build
+	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { \
+	  echo 'miri is missing: rustup toolchain install nightly --component miri,rust-src' >&2; exit 1; }
+	PROPTEST_CASES=$${PROPTEST_CASES:-8} MIRIFLAGS="$${MIRIFLAGS:-} -Zmiri-disable-isolation" \
+	  $(CARGO) +nightly miri test --locked -p tagcache-module engine::
+
+.PHONY: doc
+doc: ## The crates' documentation: target/doc
+	@scripts/install-deps build
+	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: deny
+deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	  else echo 'cargo-deny is not installed, nothing checked (cargo install --locked cargo-deny)'; fi
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf target
+
+.PHONY: clean-engines
+clean-engines: ## Remove the servers that were fetched for the tests
+	rm -rf .engines .engines.log
