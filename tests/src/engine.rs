@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+use crate::resp::RawClient;
+use crate::server::Server;
+
 /// A server program, named in `TAGCACHE_ENGINES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
@@ -103,6 +106,16 @@ pub fn for_each_engine(test: impl FnMut(&Engine)) {
     } else {
         run_on(&[Engine::default_engine()], test);
     }
+}
+
+/// Runs a test under RESP2 and again under RESP3, on a fresh server each time.
+pub fn on_both_protocols(test: impl Fn(&Server, &mut RawClient)) {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        test(&server, &mut server.raw());
+        let server = Server::builder().engine(engine).start();
+        test(&server, &mut server.raw().resp3());
+    });
 }
 
 /// Runs a test on every engine: for promises whose keeping differs between servers.

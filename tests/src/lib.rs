@@ -13,11 +13,15 @@
 #![forbid(unsafe_code)]
 
 mod engine;
+pub mod look;
+pub mod payload;
 mod resp;
+mod rng;
 mod server;
 mod wait;
 
-pub use engine::{Engine, engines, for_all_engines, for_each_engine};
+pub use engine::{Engine, engines, for_all_engines, for_each_engine, on_both_protocols};
 pub use resp::{RawClient, Reply, ToArg};
+pub use rng::Rng;
 pub use server::{Server, ServerBuilder, module_path, panic_module_path};
 pub use wait::{DEADLINE, wait_until};

@@ -1,0 +1,338 @@
+//! Looks at the module through its own commands, and holds what it says against the keyspace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::resp::{RawClient, Reply};
+use crate::server::Server;
+use crate::wait::{DEADLINE, wait_until};
+use crate::{args, call};
+
+/// The fields of `CACHE.STATS`, in the contract's order.
+pub const STATS_FIELDS: [&str; 21] = [
+    "entries",
+    "tags",
+    "bytes",
+    "index_bytes",
+    "hits",
+    "misses",
+    "stale_hits",
+    "hit_rate",
+    "sets",
+    "deletes",
+    "expired",
+    "evicted",
+    "invalidations",
+    "invalidated",
+    "reclaim_backlog",
+    "reclaimed",
+    "reclaim_max_us",
+    "leases",
+    "lease_waiters",
+    "leases_refused",
+    "clock",
+];
+
+/// One integer of `CACHE.STATS` of the selected database.
+pub fn stat(client: &mut RawClient, name: &str) -> i64 {
+    call!(client, "CACHE.STATS").field(name).int()
+}
+
+/// One integer of `INFO`.
+///
+/// # Panics
+/// When there is no such field or it is none.
+pub fn info(client: &mut RawClient, name: &str) -> i64 {
+    let value = info_text(client, name);
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("INFO {name} is no integer: {value}"))
+}
+
+/// One field of `INFO`.
+///
+/// # Panics
+/// When there is no such field.
+pub fn info_text(client: &mut RawClient, name: &str) -> String {
+    let text = call!(client, "INFO", "everything").text();
+    let found = text.lines().find_map(|line| {
+        line.strip_prefix(name)?
+            .strip_prefix(':')
+            .map(str::to_owned)
+    });
+    found.unwrap_or_else(|| panic!("no field {name} in INFO:\n{text}"))
+}
+
+/// Waits until no memory of gone entries is left in the selected database.
+pub fn wait_reclaimed(client: &mut RawClient) {
+    wait_until("the backlog is reclaimed", DEADLINE * 2, || {
+        stat(client, "reclaim_backlog") == 0
+    });
+}
+
+/// All keys of a tag, by `CACHE.TAGSCAN` until its cursor is 0 again.
+///
+/// # Panics
+/// When the reply is not of SCAN's form, or the scan does not end.
+pub fn tagscan(client: &mut RawClient, tag: &[u8], count: usize) -> BTreeSet<Vec<u8>> {
+    let mut keys = BTreeSet::new();
+    let mut cursor = b"0".to_vec();
+    for _ in 0..1_000_000 {
+        let reply = call!(client, "CACHE.TAGSCAN", tag, cursor, "COUNT", count);
+        let (next, page) = scan_page(&reply);
+        keys.extend(page);
+        if next == b"0" {
+            return keys;
+        }
+        cursor = next;
+    }
+    panic!("TAGSCAN of {} does not end", tag.escape_ascii());
+}
+
+/// The next cursor and the keys of a reply of SCAN or TAGSCAN.
+///
+/// # Panics
+/// When it is not of that form.
+pub fn scan_page(reply: &Reply) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let [Reply::Bulk(cursor), Reply::Array(keys)] = reply.items() else {
+        panic!("not a page: {reply:?}")
+    };
+    (
+        cursor.clone(),
+        keys.iter().map(|key| key.bytes().to_vec()).collect(),
+    )
+}
+
+/// What `CACHE.INSPECT` says of an entry, but for what the passing of time changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// `fresh` or `stale`
+    pub state: String,
+    /// In the order of the SET.
+    pub tags: Vec<Vec<u8>>,
+    /// Reads that found it.
+    pub hits: i64,
+    /// Length of the value.
+    pub bytes: i64,
+    /// All that it costs.
+    pub memory: i64,
+    /// Whether it expires.
+    pub expires: bool,
+}
+
+/// The visible entry of a key.
+///
+/// # Panics
+/// When the reply is not what the contract says.
+pub fn inspect<K: AsRef<[u8]> + ?Sized>(client: &mut RawClient, key: &K) -> Option<Inspected> {
+    inspected(&call!(client, "CACHE.INSPECT", key.as_ref()))
+}
+
+/// Reads a reply of `CACHE.INSPECT`.
+///
+/// # Panics
+/// When it is not what the contract says.
+pub fn inspected(reply: &Reply) -> Option<Inspected> {
+    if reply.is_null() {
+        return None;
+    }
+    Some(Inspected {
+        state: reply.field("state").text(),
+        tags: reply
+            .field("tags")
+            .items()
+            .iter()
+            .map(|tag| tag.bytes().to_vec())
+            .collect(),
+        hits: reply.field("hits").int(),
+        bytes: reply.field("bytes").int(),
+        memory: reply.field("memory").int(),
+        expires: reply.field("pttl").int() >= 0,
+    })
+}
+
+/// Everything that a command could change, to show that one changed nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    digest: Vec<u8>,
+    changes: i64,
+    keys: usize,
+    databases: Vec<Database>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Database {
+    number: u32,
+    stats: Vec<(String, Reply)>,
+    entries: BTreeMap<Vec<u8>, Inspected>,
+    tags: BTreeMap<Vec<u8>, (Reply, BTreeSet<Vec<u8>>)>,
+}
+
+impl Snapshot {
+    /// Looks at these databases, and at these tags besides those that entries carry.
+    ///
+    /// # Panics
+    /// When a reply is not what the contract says.
+    pub fn take(server: &Server, databases: &[u32], tags: &[&[u8]]) -> Self {
+        let mut client = server.raw();
+        let digest = call!(client, "DEBUG", "DIGEST").bytes().to_vec();
+        let mut keys = 0;
+        let mut look = |client: &mut RawClient, number: u32| {
+            let selected = call!(client, "SELECT", number);
+            assert_eq!(selected, Reply::ok());
+            keys += call!(client, "DBSIZE").int() as usize;
+            let stats = call!(client, "CACHE.STATS").pairs();
+            let entries: BTreeMap<_, _> = entry_keys(client)
+                .into_iter()
+                .filter_map(|key| inspect(client, &key).map(|entry| (key, entry)))
+                .collect();
+            let mut names: BTreeSet<Vec<u8>> = entries
+                .values()
+                .flat_map(|entry| entry.tags.clone())
+                .collect();
+            names.extend(tags.iter().map(|tag| tag.to_vec()));
+            let mut look_at_tag = |tag: Vec<u8>| {
+                let seen = (
+                    call!(client, "CACHE.TAGINFO", tag),
+                    tagscan(client, &tag, 100),
+                );
+                (tag, seen)
+            };
+            let tags = names.into_iter().map(&mut look_at_tag).collect();
+            Database {
+                number,
+                stats,
+                entries,
+                tags,
+            }
+        };
+        let databases = databases
+            .iter()
+            .map(|&number| look(&mut client, number))
+            .collect();
+        Self {
+            digest,
+            changes: info(&mut client, "rdb_changes_since_last_save"),
+            keys,
+            databases,
+        }
+    }
+}
+
+/// The keys of type `tagcache1` in the selected database, also those that are gone and not yet reclaimed.
+pub fn entry_keys(client: &mut RawClient) -> BTreeSet<Vec<u8>> {
+    let mut keys = BTreeSet::new();
+    let mut cursor = b"0".to_vec();
+    loop {
+        let reply = call!(client, "SCAN", cursor, "COUNT", 10_000, "TYPE", "tagcache1");
+        let (next, page) = scan_page(&reply);
+        keys.extend(page);
+        if next == b"0" {
+            return keys;
+        }
+        cursor = next;
+    }
+}
+
+/// Holds the index against the keyspace in these databases: every entry is found through each of its tags,
+/// no tag finds anything else, and all counts agree. Nobody else may write meanwhile; reclaiming may go on.
+///
+/// `tags` are looked at besides those that entries carry: they must be found empty.
+///
+/// # Panics
+/// When they disagree.
+pub fn assert_index_agrees(server: &Server, databases: &[u32], tags: &[&[u8]]) {
+    let mut client = server.raw();
+    for &number in databases {
+        assert_eq!(call!(client, "SELECT", number), Reply::ok());
+        assert_database_agrees(&mut client, number, tags);
+    }
+}
+
+fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8]]) {
+    let (keys, stats) = keys_and_stats(client);
+    let mut entries = BTreeMap::new();
+    let mut of_tag: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
+    for (key, reply) in keys.iter().zip(client.pipeline(&commands)) {
+        assert!(
+            !reply.is_error(),
+            "INSPECT of {}: {reply:?}",
+            key.escape_ascii()
+        );
+        let Some(entry) = inspected(&reply) else {
+            continue;
+        };
+        for tag in &entry.tags {
+            of_tag.entry(tag.clone()).or_default().insert(key.clone());
+        }
+        entries.insert(key.clone(), entry);
+    }
+    let visible = entries.len() as i64;
+    let backlog = stats.field("reclaim_backlog").int();
+    assert_eq!(
+        stats.field("entries").int(),
+        visible,
+        "db {number}: STATS entries against INSPECT of each key"
+    );
+    assert_eq!(
+        keys.len() as i64,
+        visible + backlog,
+        "db {number}: keys of type tagcache1 against entries + reclaim_backlog"
+    );
+    assert_eq!(
+        stats.field("tags").int(),
+        of_tag.len() as i64,
+        "db {number}: STATS tags against INSPECT"
+    );
+    for tag in more_tags {
+        of_tag.entry(tag.to_vec()).or_default();
+    }
+    for (tag, keys) in &of_tag {
+        let name = tag.escape_ascii();
+        assert_eq!(
+            &tagscan(client, tag, 1000),
+            keys,
+            "db {number}: TAGSCAN of {name} against INSPECT"
+        );
+        let info = call!(client, "CACHE.TAGINFO", tag);
+        if info.is_null() {
+            assert!(keys.is_empty(), "db {number}: TAGINFO does not know {name}");
+            continue;
+        }
+        assert_eq!(
+            info.field("entries").int(),
+            keys.len() as i64,
+            "db {number}: TAGINFO entries of {name}"
+        );
+        let memory: i64 = keys.iter().map(|key| entries[key].memory).sum();
+        assert_eq!(
+            info.field("bytes").int(),
+            memory,
+            "db {number}: TAGINFO bytes of {name} against INSPECT memory"
+        );
+    }
+    let memory: i64 = entries.values().map(|entry| entry.memory).sum();
+    let bytes = call!(client, "CACHE.STATS").field("bytes").int();
+    assert_eq!(
+        bytes, memory,
+        "db {number}: STATS bytes against INSPECT memory"
+    );
+}
+
+/// Keys and statistics of one moment: reclaiming cannot come between.
+fn keys_and_stats(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply) {
+    let transaction = [
+        args!["MULTI"],
+        // A COUNT beyond any test's keyspace: one page holds everything.
+        args!["SCAN", 0, "COUNT", 100_000_000, "TYPE", "tagcache1"],
+        args!["CACHE.STATS"],
+        args!["EXEC"],
+    ];
+    let replies = client.pipeline(&transaction);
+    let [page, stats] = replies[3].items() else {
+        panic!("EXEC answers {:?}", replies[3])
+    };
+    let (cursor, keys) = scan_page(page);
+    assert_eq!(cursor, b"0", "one page holds everything");
+    (keys.into_iter().collect(), stats.clone())
+}

@@ -1,0 +1,24 @@
+//! Every command of the contract, under RESP2 and RESP3.
+
+mod databases;
+mod del;
+mod get;
+mod invalidate;
+mod look;
+mod permissions;
+mod rejected;
+mod set;
+mod set_options;
+mod stats;
+mod tagscan;
+mod touch;
+
+const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+const SYNTAX: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+
+/// The server's clock in milliseconds.
+fn unix_ms(client: &mut tagcache_tests::RawClient) -> i64 {
+    let time = tagcache_tests::call!(client, "TIME");
+    time.items()[0].int() * 1000 + time.items()[1].int() / 1000
+}

@@ -1,0 +1,207 @@
+//! ACL: categories, key patterns, and tags that obey key patterns.
+
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines};
+
+/// A second connection that is this user.
+fn user(server: &Server, name: &str, rules: &[&str]) -> RawClient {
+    let mut admin = server.raw();
+    let setuser = [&["ACL", "SETUSER", name, "on", ">password"], rules].concat();
+    assert_eq!(admin.call(&setuser), Reply::ok());
+    let mut client = server.raw();
+    assert_eq!(call!(client, "AUTH", name, "password"), Reply::ok());
+    client
+}
+
+fn denied(reply: &Reply) {
+    assert!(
+        reply
+            .error()
+            .is_some_and(|error| error.starts_with("NOPERM ")),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn key_patterns_hold_for_keys() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
+        assert_eq!(
+            call!(client, "CACHE.SET", "t7:key", "v", "TAGS", 1, "t7:tag"),
+            Reply::ok()
+        );
+        assert_eq!(call!(client, "CACHE.GET", "t7:key"), Reply::bulk("v"));
+        for command in [
+            &["CACHE.SET", "t8:key", "v"][..],
+            &["CACHE.GET", "t8:key"],
+            &["CACHE.MGET", "t7:key", "t8:key"],
+            &["CACHE.DEL", "t7:key", "t8:key"],
+            &["CACHE.TOUCH", "t8:key", "EX", "5"],
+            &["CACHE.INSPECT", "t8:key"],
+        ] {
+            denied(&client.call(command));
+        }
+        assert_eq!(call!(client, "CACHE.GET", "t7:key"), Reply::bulk("v"));
+    });
+}
+
+#[test]
+fn tags_obey_key_patterns_as_though_they_were_keys() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut admin = server.raw();
+        call!(
+            admin,
+            "CACHE.SET",
+            "t8:key",
+            "v",
+            "TAGS",
+            2,
+            "t8:tag",
+            "t7:shared"
+        );
+        let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
+        for command in [
+            &["CACHE.INVALIDATE", "t8:tag"][..],
+            &["CACHE.INVALIDATE", "t7:tag", "t8:tag"],
+            &["CACHE.TAGINFO", "t8:tag"],
+            &["CACHE.TAGSCAN", "t8:tag", "0"],
+        ] {
+            denied(&client.call(command));
+        }
+        assert_eq!(
+            call!(admin, "CACHE.STATS").field("clock"),
+            Reply::Int(0),
+            "nothing happened"
+        );
+        assert!(!call!(client, "CACHE.TAGINFO", "t7:shared").is_error());
+        assert!(!call!(client, "CACHE.TAGSCAN", "t7:shared", 0).is_error());
+        assert_eq!(
+            call!(client, "CACHE.INVALIDATE", "t7:shared"),
+            Reply::Int(1)
+        );
+    });
+}
+
+#[test]
+fn reading_a_tag_needs_read_and_invalidating_it_needs_write_access() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut admin = server.raw();
+        call!(admin, "CACHE.SET", "key", "v", "TAGS", 1, "tag");
+        let mut reader = user(&server, "reader", &["%R~*", "+@all"]);
+        assert_eq!(call!(reader, "CACHE.GET", "key"), Reply::bulk("v"));
+        assert!(!call!(reader, "CACHE.TAGINFO", "tag").is_error());
+        assert!(!call!(reader, "CACHE.TAGSCAN", "tag", 0).is_error());
+        denied(&call!(reader, "CACHE.INVALIDATE", "tag"));
+        denied(&call!(reader, "CACHE.SET", "key", "v"));
+        let mut writer = user(&server, "writer", &["%W~*", "+@all"]);
+        denied(&call!(writer, "CACHE.TAGINFO", "tag"));
+        denied(&call!(writer, "CACHE.TAGSCAN", "tag", 0));
+        assert_eq!(call!(writer, "CACHE.INVALIDATE", "tag"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn a_command_stands_in_the_categories_that_fit() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut safe = user(&server, "safe", &["allkeys", "+@all", "-@dangerous"]);
+        denied(&call!(safe, "CACHE.FLUSH"));
+        assert_eq!(call!(safe, "CACHE.SET", "key", "v"), Reply::ok());
+        let mut reading = user(&server, "reading", &["allkeys", "-@all", "+@read"]);
+        denied(&call!(reading, "CACHE.SET", "key", "v"));
+        denied(&call!(reading, "CACHE.DEL", "key"));
+        denied(&call!(reading, "CACHE.INVALIDATE", "tag"));
+        let mut admin = server.raw();
+        let categories = call!(admin, "ACL", "CAT");
+        let has_own = categories
+            .items()
+            .iter()
+            .any(|category| category.text() == "cache");
+        assert_eq!(
+            has_own,
+            engine.version() >= (7, 4),
+            "servers from 7.4 on know categories of modules"
+        );
+        if has_own {
+            let commands: Vec<_> = call!(admin, "ACL", "CAT", "cache")
+                .items()
+                .iter()
+                .map(Reply::text)
+                .collect();
+            for command in ["cache.set", "cache.get", "cache.invalidate", "cache.stats"] {
+                assert!(commands.iter().any(|c| c == command), "{commands:?}");
+            }
+            assert_eq!(call!(reading, "CACHE.GET", "key"), Reply::bulk("v"));
+            let mut cache = user(&server, "cache", &["allkeys", "-@all", "+@cache"]);
+            assert_eq!(call!(cache, "CACHE.SET", "key", "v"), Reply::ok());
+            denied(&call!(cache, "SET", "other", "v"));
+        }
+    });
+}
+
+#[test]
+fn a_replica_refuses_writes_and_serves_reads() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let mut client = primary.raw();
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        let mut reader = replica.raw();
+        tagcache_tests::wait_until("the replica has it", tagcache_tests::DEADLINE, || {
+            call!(reader, "CACHE.GET", "key") == Reply::bulk("v")
+        });
+        for command in [
+            &["CACHE.SET", "key", "v"][..],
+            &["CACHE.DEL", "key"],
+            &["CACHE.TOUCH", "key", "PERSIST"],
+            &["CACHE.INVALIDATE", "a"],
+            &["CACHE.FLUSH"],
+        ] {
+            let reply = reader.call(command);
+            let readonly = "READONLY You can't write against a read only replica.";
+            assert_eq!(reply, Reply::Error(readonly.to_owned()), "{command:?}");
+        }
+        assert_eq!(
+            call!(reader, "CACHE.TAGINFO", "a").field("entries"),
+            Reply::Int(1)
+        );
+        assert_eq!(
+            tagcache_tests::look::tagscan(&mut reader, b"a", 10).len(),
+            1
+        );
+        assert!(!call!(reader, "CACHE.STATS").is_error());
+        assert_eq!(call!(reader, "CACHE.RESETSTATS"), Reply::ok());
+    });
+}
+
+#[test]
+fn what_frees_memory_works_when_memory_is_full() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "one", "v", "TAGS", 1, "a");
+        call!(client, "CACHE.SET", "two", "v", "TAGS", 1, "b");
+        call!(client, "CACHE.SET", "three", "v");
+        call!(
+            client,
+            "CONFIG",
+            "SET",
+            "maxmemory-policy",
+            "noeviction",
+            "maxmemory",
+            1
+        );
+        let full = call!(client, "CACHE.SET", "four", "v");
+        let words = "OOM command not allowed when used memory > 'maxmemory'.";
+        assert_eq!(full, Reply::Error(words.to_owned()));
+        assert_eq!(call!(client, "CACHE.GET", "one"), Reply::bulk("v"));
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+        assert_eq!(call!(client, "CACHE.DEL", "two"), Reply::Int(1));
+        assert_eq!(call!(client, "CACHE.FLUSH"), Reply::Int(1));
+    });
+}
