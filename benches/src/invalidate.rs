@@ -1,0 +1,314 @@
+//! Dropping a tag: how long the command takes, how long others wait meanwhile, and when the memory is back.
+
+use std::io::Result;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tagcache_tests::{RawClient, Reply, Server, call};
+
+use crate::options::Options;
+use crate::table::{Table, median, ms, thousands};
+use crate::targets::{Bound, Targets};
+use crate::wire::{Expect, Tape};
+use crate::workload::{Driver, Until, Way, empty, key, settle, used_memory, value};
+
+/// Other data that stays, in database 0 where everything happens: 1 % of it is what may be missing when memory
+/// counts as back, and an empty server's 1 % would be less than a connection's buffer.
+const BYSTANDERS: usize = 100_000;
+const TAG: &str = "tenant:7";
+const TTL_MS: &[u8] = b"3600000";
+/// How long memory is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long the PING loop runs before anything happens, to see what the machine itself does to it.
+const QUIET: Duration = Duration::from_millis(500);
+/// The module's default of `tagcache.reclaim-budget-us`.
+const RECLAIM_BUDGET: Duration = Duration::from_millis(1);
+/// The size that the targets speak of.
+const TARGET_ENTRIES: usize = 1_000_000;
+
+/// Drops at once all keys of a tag set, in calls of 5000 keys because a Lua stack is not endless.
+const LUA_DROP: &str = "local keys = redis.call('SMEMBERS', KEYS[1])
+for first = 1, #keys, 5000 do
+  redis.call('UNLINK', unpack(keys, first, math.min(first + 4999, #keys)))
+end
+redis.call('UNLINK', KEYS[1])
+return #keys";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drop {
+    /// `CACHE.INVALIDATE`
+    Module,
+    /// `CACHE.INVALIDATE` where each entry has a second tag, one of a thousand
+    ModuleTwoTags,
+    /// `EVAL`: `SMEMBERS`, `UNLINK`
+    Lua,
+    /// `SMEMBERS`, then `UNLINK` by the thousand, from the client
+    Client,
+}
+
+impl Drop {
+    const ALL: [Self; 4] = [Self::Module, Self::ModuleTwoTags, Self::Lua, Self::Client];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Module => "CACHE.INVALIDATE",
+            Self::ModuleTwoTags => "CACHE.INVALIDATE, entries with a 2nd tag",
+            Self::Lua => "Lua: SMEMBERS, UNLINK",
+            Self::Client => "client: SMEMBERS, UNLINK by 1000",
+        }
+    }
+
+    fn tape(self, entries: usize) -> Tape {
+        let mut tape = Tape::default();
+        for number in 0..entries {
+            let (key, value) = (key(number), value(number));
+            let (key, value) = (key.as_bytes(), value.as_bytes());
+            let second = format!("user:{:03}", number % 1000);
+            match self {
+                Self::Module => {
+                    tape.push(&[
+                        b"CACHE.SET",
+                        key,
+                        value,
+                        b"PX",
+                        TTL_MS,
+                        b"TAGS",
+                        b"1",
+                        TAG.as_bytes(),
+                    ]);
+                }
+                Self::ModuleTwoTags => {
+                    let tags = [TAG.as_bytes(), second.as_bytes()];
+                    tape.push(&[
+                        b"CACHE.SET",
+                        key,
+                        value,
+                        b"PX",
+                        TTL_MS,
+                        b"TAGS",
+                        b"2",
+                        tags[0],
+                        tags[1],
+                    ]);
+                }
+                Self::Lua | Self::Client => {
+                    tape.push(&[b"SET", key, value, b"PX", TTL_MS]);
+                    tape.push(&[b"SADD", TAG.as_bytes(), key]);
+                }
+            }
+        }
+        tape
+    }
+
+    /// Does it, and answers how many entries are gone.
+    fn run(self, client: &mut RawClient) -> usize {
+        let count = |reply: &Reply| {
+            assert!(!reply.is_error(), "{}: {reply:?}", self.name());
+            reply.int() as usize
+        };
+        match self {
+            Self::Module | Self::ModuleTwoTags => count(&call!(client, "CACHE.INVALIDATE", TAG)),
+            Self::Lua => count(&call!(client, "EVAL", LUA_DROP, 1, TAG)),
+            Self::Client => {
+                let members = call!(client, "SMEMBERS", TAG);
+                let mut gone = 0;
+                for some in members.items().chunks(1000) {
+                    let keys = some.iter().map(Reply::bytes);
+                    let unlink: Vec<&[u8]> = std::iter::once(&b"UNLINK"[..]).chain(keys).collect();
+                    gone += count(&client.call(&unlink));
+                }
+                count(&call!(client, "UNLINK", TAG));
+                gone
+            }
+        }
+    }
+}
+
+struct Measured {
+    /// From sending the command, or the first of them, to the last reply.
+    command: Duration,
+    /// The longest a PING took from then until the memory was back.
+    stall: Duration,
+    /// The longest a PING took before.
+    quiet: Duration,
+    /// From sending the command until `used_memory` was within 1 % of what it was before the entries came, and
+    /// nothing was left to reclaim.
+    memory_back: Option<Duration>,
+}
+
+pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
+    let rounds = options.rounds.min(5);
+    for &entries in &options.invalidated {
+        println!(
+            "Dropping a tag with {} entries, {rounds} rounds",
+            thousands(entries)
+        );
+        let tapes = Drop::ALL.map(|drop| drop.tape(entries));
+        let mut measured: [Vec<Measured>; 4] = Default::default();
+        for round in 0..rounds {
+            for step in 0..Drop::ALL.len() {
+                let which = if round % 2 == 0 {
+                    step
+                } else {
+                    Drop::ALL.len() - 1 - step
+                };
+                measured[which].push(measure(server, Drop::ALL[which], &tapes[which], entries)?);
+            }
+        }
+        print(&measured);
+        if entries == TARGET_ENTRIES {
+            add_targets(targets, &measured);
+        }
+    }
+    Ok(())
+}
+
+fn measure(server: &Server, drop: Drop, tape: &Tape, entries: usize) -> Result<Measured> {
+    let mut client = server.raw();
+    let mut watch = server.raw();
+    empty(&mut client);
+    fill_bystanders(server)?;
+    let before = settle(&mut watch);
+    Driver::connect(server, Way::Native)?.run(tape, 16, Until::EndOfTape, Expect::NoError)?;
+    settle(&mut watch);
+
+    let longest_ns = AtomicU64::new(0);
+    let ended = AtomicBool::new(false);
+    let mut pinger = server.raw();
+    std::thread::scope(|scope| {
+        scope.spawn(|| ping_until(&ended, &mut pinger, &longest_ns));
+        std::thread::sleep(QUIET);
+        let quiet = Duration::from_nanos(longest_ns.swap(0, Ordering::Relaxed));
+
+        let start = Instant::now();
+        let gone = drop.run(&mut client);
+        let command = start.elapsed();
+        let memory_back = wait_for_memory(&mut watch, before, start);
+        let stall = Duration::from_nanos(longest_ns.load(Ordering::Relaxed));
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(gone, entries, "{}", drop.name());
+        Ok(Measured {
+            command,
+            stall,
+            quiet,
+            memory_back,
+        })
+    })
+}
+
+fn fill_bystanders(server: &Server) -> Result<()> {
+    let mut tape = Tape::default();
+    for number in 0..BYSTANDERS {
+        tape.push(&[
+            b"SET",
+            format!("other:{number:07}").as_bytes(),
+            value(number).as_bytes(),
+            b"PX",
+            TTL_MS,
+        ]);
+    }
+    Driver::connect(server, Way::Native)?.run(&tape, 16, Until::EndOfTape, Expect::NoError)?;
+    Ok(())
+}
+
+/// Another client of the server, that wants its answers at once.
+fn ping_until(ended: &AtomicBool, client: &mut RawClient, longest_ns: &AtomicU64) {
+    while !ended.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        let reply = client.call(&["PING"]);
+        longest_ns.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        assert!(!reply.is_error(), "PING: {reply:?}");
+    }
+}
+
+fn wait_for_memory(client: &mut RawClient, before: i64, start: Instant) -> Option<Duration> {
+    while start.elapsed() < DEADLINE {
+        if used_memory(client) <= before + before / 100
+            && call!(client, "CACHE.STATS").field("reclaim_backlog").int() == 0
+        {
+            return Some(start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+fn print(measured: &[Vec<Measured>; 4]) {
+    let mut table = Table::new(&[
+        "",
+        "command",
+        "module is faster",
+        "longest stall of a PING",
+        "worst round",
+        "before",
+        "memory back after",
+    ]);
+    for (drop, rounds) in Drop::ALL.iter().zip(measured) {
+        let back = memory_back(rounds).map_or(format!("> {}", ms(DEADLINE)), ms);
+        table.row(vec![
+            drop.name().into(),
+            ms(middle(rounds, |m| m.command)),
+            format!(
+                "{} x",
+                thousands(times_faster(&measured[0], rounds).round() as usize)
+            ),
+            ms(middle(rounds, |m| m.stall)),
+            ms(rounds.iter().map(|m| m.stall).max().unwrap_or_default()),
+            ms(middle(rounds, |m| m.quiet)),
+            back,
+        ]);
+    }
+    table.print();
+}
+
+fn add_targets(targets: &mut Targets, measured: &[Vec<Measured>; 4]) {
+    let [module, two_tags, lua, _] = measured;
+    let budget = RECLAIM_BUDGET.as_secs_f64() * 1000.0;
+    for (rounds, name) in [
+        (module, "INVALIDATE of 1 M"),
+        (two_tags, "the same with a 2nd tag"),
+    ] {
+        let stall = middle(rounds, |m| m.stall).as_secs_f64() * 1000.0;
+        let back = memory_back(rounds).unwrap_or(DEADLINE).as_secs_f64();
+        targets.add(
+            format!("{name}: longest stall"),
+            Bound::AtMost(3.0 * budget),
+            stall,
+            " ms",
+        );
+        targets.add(
+            format!("{name}: faster than Lua"),
+            Bound::AtLeast(1000.0),
+            times_faster(rounds, lua),
+            " x",
+        );
+        targets.add(
+            format!("{name}: memory back"),
+            Bound::AtMost(3.0),
+            back,
+            " s",
+        );
+    }
+}
+
+/// Round by round, how often the first command fits into the second.
+fn times_faster(fast: &[Measured], slow: &[Measured]) -> f64 {
+    median(
+        fast.iter()
+            .zip(slow)
+            .map(|(f, s)| s.command.as_secs_f64() / f.command.as_secs_f64()),
+    )
+}
+
+fn middle(rounds: &[Measured], of: fn(&Measured) -> Duration) -> Duration {
+    Duration::from_secs_f64(median(rounds.iter().map(|m| of(m).as_secs_f64())))
+}
+
+/// The median; none if it was not back in time in any round.
+fn memory_back(rounds: &[Measured]) -> Option<Duration> {
+    let times: Option<Vec<f64>> = rounds
+        .iter()
+        .map(|m| m.memory_back.map(|t| t.as_secs_f64()))
+        .collect();
+    times.map(|times| Duration::from_secs_f64(median(times)))
+}

@@ -1,2 +1,0 @@
-//! Paired measurements.
-#![forbid(unsafe_code)]

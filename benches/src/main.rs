@@ -1,0 +1,85 @@
+//! Measures the module against other ways of doing the job: native commands, a Lua script and a client that keep
+//! tag sets.
+//!
+//! Whatever is compared runs on one server in one run, in samples that alternate, and what is compared is the
+//! ratio of two samples of the same round: a shared machine is seldom equally fast for a minute, but mostly for a
+//! second. Figures are medians over the rounds. Nothing is asserted about them.
+#![forbid(unsafe_code)]
+
+mod invalidate;
+mod memory;
+mod options;
+mod table;
+mod targets;
+mod throughput;
+mod wire;
+mod workload;
+
+use std::process::ExitCode;
+
+use options::{Options, Part};
+use tagcache_tests::{RawClient, Server, call};
+use targets::Targets;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{}", options::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("bench: {error}\n{}", options::USAGE);
+            return ExitCode::FAILURE;
+        }
+    };
+
+    // A PING must not wait for the reader of a log that nobody reads.
+    let server = Server::builder()
+        .engine(&options.engine)
+        .arg("--loglevel", "warning")
+        .start();
+    print_conditions(&options, &mut server.raw());
+    let mut targets = Targets::default();
+    for part in &options.parts {
+        let result = match part {
+            Part::Get => throughput::get(&options, &server, &mut targets),
+            Part::Set => throughput::set(&options, &server, &mut targets),
+            Part::Invalidate => invalidate::run(&options, &server, &mut targets),
+            Part::Memory => memory::run(&options, &server, &mut targets),
+        };
+        if let Err(error) = result {
+            eprintln!("bench: {part:?}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    targets.print();
+    ExitCode::SUCCESS
+}
+
+/// What a reader must know to compare the figures with others.
+fn print_conditions(options: &Options, client: &mut RawClient) {
+    let info = call!(client, "INFO", "everything").text();
+    let field = |name: &str| {
+        let value = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or("?").trim().to_owned()
+    };
+    let version = match field("valkey_version").as_str() {
+        "?" => format!("Redis {}", field("redis_version")),
+        valkey => format!("Valkey {valkey}"),
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("?");
+    println!(
+        "{version}, {}, no persistence; client and server on {cores} cores",
+        field("mem_allocator")
+    );
+    println!(
+        "{} keys of 13 bytes, values of 100 bytes, a TTL on all; seed {}, load average before {load}",
+        options.keys, options.seed
+    );
+    println!();
+}

@@ -1,0 +1,103 @@
+//! The command line.
+
+use std::time::Duration;
+
+use tagcache_tests::{Engine, engines};
+
+pub(crate) const USAGE: &str = "\
+usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
+  --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
+  --only PART    get, set, invalidate or memory; may be given several times
+  --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
+  --keys N       how many keys GET and SET choose from, default 100000
+  --seed N       of the random choice of keys, default 1
+  --rounds N     how often each figure is taken, default 7";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Get,
+    Set,
+    Invalidate,
+    Memory,
+}
+
+const ALL_PARTS: [Part; 4] = [Part::Get, Part::Set, Part::Invalidate, Part::Memory];
+
+pub(crate) struct Options {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) engine: Engine,
+    pub(crate) keys: usize,
+    pub(crate) seed: u64,
+    pub(crate) rounds: usize,
+    /// How long one sample of a throughput takes.
+    pub(crate) sample: Duration,
+    /// How many entries a sample of new keys inserts, and how many the memory figures are taken from.
+    pub(crate) inserts: usize,
+    /// How many entries the invalidated tag has.
+    pub(crate) invalidated: Vec<usize>,
+}
+
+impl Options {
+    /// `None` asks for the usage.
+    pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let mut options = Self {
+            parts: Vec::new(),
+            engine: Engine::default_engine(),
+            keys: 100_000,
+            seed: 1,
+            rounds: 7,
+            sample: Duration::from_millis(500),
+            inserts: 200_000,
+            invalidated: vec![1_000, 100_000, 1_000_000],
+        };
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+            match arg.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--quick" => options.make_quick(),
+                "--only" => options.parts.push(part(&value()?)?),
+                "--engine" => options.engine = engine(&value()?)?,
+                "--keys" => options.keys = number(&value()?)?.clamp(1_000, 10_000_000),
+                "--seed" => options.seed = number(&value()?)? as u64,
+                "--rounds" => options.rounds = number(&value()?)?.max(1),
+                _ => return Err(format!("unknown argument {arg}")),
+            }
+        }
+        if options.parts.is_empty() {
+            options.parts = ALL_PARTS.to_vec();
+        }
+        Ok(Some(options))
+    }
+
+    fn make_quick(&mut self) {
+        self.rounds = 2;
+        self.sample = Duration::from_millis(150);
+        self.inserts = 50_000;
+        self.invalidated = vec![1_000, 100_000];
+    }
+}
+
+fn part(name: &str) -> Result<Part, String> {
+    let part = ALL_PARTS
+        .iter()
+        .find(|part| format!("{part:?}").eq_ignore_ascii_case(name));
+    part.copied()
+        .ok_or(format!("--only {name}: get, set, invalidate or memory"))
+}
+
+fn engine(name: &str) -> Result<Engine, String> {
+    let known = engines();
+    let names: Vec<&str> = known.iter().map(|engine| engine.name.as_str()).collect();
+    let unknown = format!("--engine {name}: TAGCACHE_ENGINES has {}", names.join(", "));
+    known
+        .iter()
+        .find(|engine| engine.name == name)
+        .cloned()
+        .ok_or(unknown)
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.replace('_', "")
+        .parse()
+        .map_err(|_| format!("{text}: not a number"))
+}

@@ -1,0 +1,141 @@
+//! As little client as possible: commands are encoded before the clock starts, replies are only counted, so that
+//! it is the server that is measured.
+
+use std::io::{Error, Read, Result, Write};
+use std::net::TcpStream;
+
+/// Commands ready to be sent, one after the other.
+#[derive(Default)]
+pub(crate) struct Tape {
+    bytes: Vec<u8>,
+    /// Where each command ends in `bytes`.
+    ends: Vec<usize>,
+}
+
+impl Tape {
+    pub(crate) fn push(&mut self, args: &[&[u8]]) {
+        self.header(b'*', args.len());
+        for arg in args {
+            self.header(b'$', arg.len());
+            self.bytes.extend_from_slice(arg);
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        self.ends.push(self.bytes.len());
+    }
+
+    fn header(&mut self, kind: u8, count: usize) {
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(count.to_string().as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of commands `first..last`.
+    pub(crate) fn commands(&self, first: usize, last: usize) -> &[u8] {
+        let start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[last - 1]]
+    }
+}
+
+/// What replies are to look like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// Anything but an error.
+    NoError,
+    /// Anything but an error or nil.
+    Value,
+}
+
+pub(crate) struct Wire {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// What of `buffer` was received and not looked at yet.
+    start: usize,
+    end: usize,
+}
+
+impl Wire {
+    /// A connection that works in database `db`.
+    pub(crate) fn connect(port: u16, db: u32) -> Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        let mut wire = Self {
+            stream,
+            buffer: vec![0; 1 << 17],
+            start: 0,
+            end: 0,
+        };
+        let mut select = Tape::default();
+        select.push(&[b"SELECT", db.to_string().as_bytes()]);
+        wire.send(select.commands(0, 1))?;
+        wire.receive(1, Expect::NoError)?;
+        Ok(wire)
+    }
+
+    pub(crate) fn send(&mut self, commands: &[u8]) -> Result<()> {
+        self.stream.write_all(commands)
+    }
+
+    /// Waits for that many replies.
+    pub(crate) fn receive(&mut self, replies: usize, expect: Expect) -> Result<()> {
+        for _ in 0..replies {
+            while !self.skip_reply(expect)? {
+                self.fill()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Skips one reply if it has been received as a whole.
+    fn skip_reply(&mut self, expect: Expect) -> Result<bool> {
+        let received = &self.buffer[self.start..self.end];
+        let Some(line_len) = received
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map(|at| at + 1)
+        else {
+            return Ok(false);
+        };
+        let line = &received[..line_len];
+        let text = || String::from_utf8_lossy(line).trim_end().to_owned();
+        let len = match line[0] {
+            b'+' | b':' => line_len,
+            b'$' if line[1] == b'-' && expect == Expect::Value => {
+                return Err(Error::other("nil reply"));
+            }
+            b'$' if line[1] == b'-' => line_len,
+            b'$' => {
+                let digits = line[1..line_len - 2].iter();
+                line_len + digits.fold(0, |len, digit| len * 10 + usize::from(digit - b'0')) + 2
+            }
+            b'-' => return Err(Error::other(text())),
+            _ => return Err(Error::other(format!("unexpected reply {}", text()))),
+        };
+        if len > received.len() {
+            return Ok(false);
+        }
+        self.start += len;
+        Ok(true)
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.buffer.len() {
+            return Err(Error::other("a reply larger than the buffer"));
+        }
+        match self.stream.read(&mut self.buffer[self.end..])? {
+            0 => Err(Error::other("the server closed the connection")),
+            received => {
+                self.end += received;
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The commands that are compared, and how they are driven.
+
+use std::io::Result;
+use std::time::{Duration, Instant};
+
+use tagcache_tests::{RawClient, Rng, Server, call};
+
+use crate::wire::{Expect, Tape, Wire};
+
+/// Connections that send at the same time: while one's replies are read, the others' commands wait at the server,
+/// so that it never waits for the client.
+const CONNECTIONS: usize = 8;
+
+/// An hour: long enough that nothing expires while it is measured.
+const TTL_MS: &[u8] = b"3600000";
+
+/// What a client does on plain Redis to set a value with two tags, in the one round trip that a script needs.
+const LUA_SET: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], KEYS[1])
+redis.call('SADD', KEYS[3], KEYS[1])
+return 1";
+
+/// One way to do the job; each works in a database of its own, on the same keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// `SET PX`
+    Native,
+    /// `CACHE.SET PX`
+    Untagged,
+    /// `CACHE.SET PX TAGS 2`, both tags shared with other entries
+    TwoTags,
+    /// `EVALSHA`: `SET PX` and two `SADD`
+    Lua,
+}
+
+impl Way {
+    pub(crate) fn db(self) -> u32 {
+        self as u32
+    }
+
+    pub(crate) fn set_name(self) -> &'static str {
+        match self {
+            Self::Native => "SET PX",
+            Self::Untagged => "CACHE.SET PX",
+            Self::TwoTags => "CACHE.SET PX TAGS 2",
+            Self::Lua => "Lua: SET PX + 2 SADD",
+        }
+    }
+
+    pub(crate) fn get_name(self) -> &'static str {
+        match self {
+            Self::Native | Self::Lua => "GET",
+            Self::Untagged => "CACHE.GET",
+            Self::TwoTags => "CACHE.GET, entries with 2 tags",
+        }
+    }
+}
+
+/// 13 bytes.
+pub(crate) fn key(number: usize) -> String {
+    format!("key:{number:09}")
+}
+
+/// The two tags of a key: one of a thousand tenants and one of fifty kinds.
+pub(crate) fn shared_tags(number: usize) -> (String, String) {
+    (
+        format!("tenant:{:03}", number % 1000),
+        format!("kind:{:02}", number % 50),
+    )
+}
+
+/// 100 bytes, different for each key.
+pub(crate) fn value(number: usize) -> String {
+    format!("{number:0100}")
+}
+
+/// Loads the script for [`Way::Lua`].
+pub(crate) fn load_script(server: &Server) -> Vec<u8> {
+    call!(server.raw(), "SCRIPT", "LOAD", LUA_SET)
+        .bytes()
+        .to_vec()
+}
+
+/// `SET`s of these keys.
+pub(crate) fn sets(way: Way, script: &[u8], numbers: impl Iterator<Item = usize>) -> Tape {
+    let mut tape = Tape::default();
+    for number in numbers {
+        let (key, value) = (key(number), value(number));
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        let (tenant, kind) = shared_tags(number);
+        let (tenant, kind) = (tenant.as_bytes(), kind.as_bytes());
+        match way {
+            Way::Native => tape.push(&[b"SET", key, value, b"PX", TTL_MS]),
+            Way::Untagged => tape.push(&[b"CACHE.SET", key, value, b"PX", TTL_MS]),
+            Way::TwoTags => tape.push(&[
+                b"CACHE.SET",
+                key,
+                value,
+                b"PX",
+                TTL_MS,
+                b"TAGS",
+                b"2",
+                tenant,
+                kind,
+            ]),
+            Way::Lua => tape.push(&[b"EVALSHA", script, b"3", key, tenant, kind, value, TTL_MS]),
+        }
+    }
+    tape
+}
+
+/// `GET`s of these keys.
+pub(crate) fn gets(way: Way, numbers: impl Iterator<Item = usize>) -> Tape {
+    let mut tape = Tape::default();
+    for number in numbers {
+        let command: &[u8] = if way == Way::Native {
+            b"GET"
+        } else {
+            b"CACHE.GET"
+        };
+        tape.push(&[command, key(number).as_bytes()]);
+    }
+    tape
+}
+
+/// Keys chosen at random, the same for every way.
+pub(crate) fn random_keys(keys: usize, count: usize, seed: u64) -> impl Iterator<Item = usize> {
+    let mut rng = Rng::new(seed);
+    (0..count).map(move |_| rng.below(keys))
+}
+
+/// The keys `0..count`, each once, in random order.
+pub(crate) fn shuffled_keys(count: usize, seed: u64) -> Vec<usize> {
+    let mut rng = Rng::new(seed);
+    let mut keys: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        keys.swap(last, rng.below(last + 1));
+    }
+    keys
+}
+
+/// What a sample measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Sample {
+    /// Commands a second.
+    pub(crate) rate: f64,
+    /// Processor time of the server's main thread for one command.
+    pub(crate) cpu_us: f64,
+    /// The part of the time that the server's main thread was busy: near 1 where the server is what is measured.
+    pub(crate) busy: f64,
+}
+
+/// When a sample ends.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    /// After that time; the tape is sent again and again.
+    Elapsed(Duration),
+    /// When each command of the tape was sent once.
+    EndOfTape,
+}
+
+/// Connections of one way.
+pub(crate) struct Driver {
+    wires: Vec<Wire>,
+    watch: RawClient,
+}
+
+impl Driver {
+    pub(crate) fn connect(server: &Server, way: Way) -> Result<Self> {
+        let wires = (0..CONNECTIONS).map(|_| Wire::connect(server.port(), way.db()));
+        Ok(Self {
+            wires: wires.collect::<Result<_>>()?,
+            watch: server.raw(),
+        })
+    }
+
+    /// Sends the tape, `depth` commands a round trip on each connection.
+    pub(crate) fn run(
+        &mut self,
+        tape: &Tape,
+        depth: usize,
+        until: Until,
+        expect: Expect,
+    ) -> Result<Sample> {
+        let cpu_before = cpu_seconds(&mut self.watch);
+        let start = Instant::now();
+        // How many commands each connection waits for.
+        let mut waiting = vec![0; self.wires.len()];
+        let (mut next, mut sent) = (0, 0);
+        loop {
+            for (wire, waiting) in self.wires.iter_mut().zip(&mut waiting) {
+                wire.receive(*waiting, expect)?;
+                let last = (next + depth).min(tape.len());
+                wire.send(tape.commands(next, last))?;
+                *waiting = last - next;
+                sent += *waiting;
+                next = last;
+                if next == tape.len() {
+                    if matches!(until, Until::EndOfTape) {
+                        break;
+                    }
+                    next = 0;
+                }
+            }
+            match until {
+                Until::Elapsed(time) if start.elapsed() >= time => break,
+                Until::EndOfTape if next == tape.len() => break,
+                _ => {}
+            }
+        }
+        for (wire, waiting) in self.wires.iter_mut().zip(waiting) {
+            wire.receive(waiting, expect)?;
+        }
+        let time = start.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(&mut self.watch) - cpu_before;
+        let sent = sent as f64;
+        Ok(Sample {
+            rate: sent / time,
+            cpu_us: cpu * 1e6 / sent,
+            busy: cpu / time,
+        })
+    }
+}
+
+/// Processor time of the server's main thread so far.
+fn cpu_seconds(client: &mut RawClient) -> f64 {
+    let info = call!(client, "INFO", "cpu").text();
+    ["used_cpu_user_main_thread:", "used_cpu_sys_main_thread:"]
+        .iter()
+        .filter_map(|name| info.lines().find_map(|line| line.strip_prefix(name)))
+        .filter_map(|value| value.trim().parse::<f64>().ok())
+        .sum()
+}
+
+/// Empties the server, and waits until all memory is back.
+pub(crate) fn empty(client: &mut RawClient) {
+    let reply = call!(client, "FLUSHALL", "SYNC");
+    assert!(!reply.is_error(), "FLUSHALL: {reply:?}");
+    settle(client);
+}
+
+/// Waits until the server's memory stays as it is (tables shrink and grow step by step), and answers how much
+/// it is.
+pub(crate) fn settle(client: &mut RawClient) -> i64 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut last = used_memory(client);
+    let mut same = 0;
+    while same < 5 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(60));
+        let now = used_memory(client);
+        // Buffers of connections come and go all the time.
+        same = if (now - last).abs() <= 4096 {
+            same + 1
+        } else {
+            0
+        };
+        last = now;
+    }
+    last
+}
+
+pub(crate) fn used_memory(client: &mut RawClient) -> i64 {
+    let info = call!(client, "INFO", "memory").text();
+    let value = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .expect("INFO memory says used_memory")
+}
