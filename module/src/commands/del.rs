@@ -1,0 +1,44 @@
+use crate::commands::visible_slot;
+use crate::error::Error;
+use crate::redis::context::Mode;
+use crate::redis::{Args, Context, Kind, state};
+
+/// `CACHE.DEL key [key ...]` → how many visible entries were removed.
+///
+/// A key that holds another type: `WRONGTYPE`, before anything is removed. Works when the server is out of memory.
+/// O(keys + their tags).
+pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if args.len() == 0 {
+        return Err(Error::WrongArity);
+    }
+    for name in args.iter() {
+        if matches!(ctx.open(name, Mode::Peek).kind(), Kind::Other) {
+            return Err(Error::WrongType);
+        }
+    }
+    let db = ctx.db();
+    let mut removed = 0;
+    for name in args.iter() {
+        let mut key = ctx.open(name, Mode::Write);
+        let Kind::Entry(entry) = key.kind() else {
+            continue;
+        };
+        let was_visible = state::with(|state| visible_slot(state, db, entry).is_some());
+        key.delete();
+        drop(key);
+        ctx.signal_modified(name);
+        if was_visible {
+            ctx.notify(c"cache.del", name);
+            removed += 1;
+        }
+    }
+    state::with(|state| {
+        state.parked.clear();
+        state.database(db).counters.deletes += removed;
+    });
+    if removed > 0 {
+        ctx.replicate_verbatim();
+    }
+    ctx.reply_integer(removed as i64);
+    Ok(())
+}

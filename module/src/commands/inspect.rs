@@ -1,0 +1,65 @@
+use crate::commands::visible_slot;
+use crate::error::Error;
+use crate::redis::context::{Mode, now_ms};
+use crate::redis::sizes::cost;
+use crate::redis::{Args, Context, Kind, state};
+
+/// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
+///
+/// | field | |
+/// |---|---|
+/// | `state` | `fresh` |
+/// | `tags` | its tags, in the order in which they were given |
+/// | `hits` | reads that it answered |
+/// | `bytes` | length of the value |
+/// | `memory` | bytes of memory: value, key, tags' places excepted (those are in `index_bytes`), the server's own cost |
+/// | `pttl` | ms to expiry, -1 for never |
+/// | `grace` | ms that it may be served as stale: 0 |
+/// | `age` | ms since it was written |
+///
+/// Does not count as a hit. A key that holds another type: `WRONGTYPE`. O(tags).
+pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let key = ctx.open(args.only()?, Mode::Peek);
+    let entry = match key.kind() {
+        Kind::Other => return Err(Error::WrongType),
+        Kind::Empty => None,
+        Kind::Entry(entry) => Some(entry),
+    };
+    let db = ctx.db();
+    let known = entry.and_then(|entry| {
+        state::with(|state| {
+            let slot = visible_slot(state, db, entry)?;
+            let index = &state.database(db).index;
+            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+            Some((entry, tags, index.hits(slot)))
+        })
+    });
+    let Some((entry, tags, hits)) = known else {
+        ctx.reply_null();
+        return Ok(());
+    };
+    let now = now_ms();
+    let pttl = key
+        .deadline_ms()
+        .map_or(-1, |deadline| deadline.saturating_sub(now) as i64);
+    ctx.reply_map(8);
+    ctx.reply_bytes(b"state");
+    ctx.reply_bytes(b"fresh");
+    ctx.reply_bytes(b"tags");
+    ctx.reply_array(tags.len());
+    for tag in &tags {
+        ctx.reply_bytes(tag);
+    }
+    for (name, number) in [
+        (&b"hits"[..], i64::from(hits)),
+        (b"bytes", entry.value().len() as i64),
+        (b"memory", cost(entry) as i64),
+        (b"pttl", pttl),
+        (b"grace", 0),
+        (b"age", now.saturating_sub(entry.created_ms()) as i64),
+    ] {
+        ctx.reply_bytes(name);
+        ctx.reply_integer(number);
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+use crate::args::Cursor;
+use crate::error::Error;
+use crate::redis::context::now_ms;
+use crate::redis::{Args, Context, reclaim, state};
+
+/// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
+///
+/// The entries are gone for every command at once. Their memory is given back inside the command if they are no more
+/// than `tagcache.reclaim-inline`, else in the background; until then an entry that was dropped through one tag still
+/// counts in the replies and figures of its other tags. A tag given twice counts once. Works when the server is out of
+/// memory. O(tags given), whatever the number of entries.
+///
+/// Raises the database's clock by one, also when nothing carried a tag, and replicates as this one command.
+pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let words = args.words(1)?;
+    let db = ctx.db();
+    let dropped = state::with(|state| {
+        let tags = Cursor::new(&words).rest_as_tags(&state.config)?;
+        Ok(state
+            .database(db)
+            .invalidate(tags.iter().copied(), now_ms())
+            .dropped)
+    })?;
+    ctx.replicate_verbatim();
+    reclaim::after_invalidation(ctx, dropped);
+    ctx.reply_integer(dropped as i64);
+    Ok(())
+}

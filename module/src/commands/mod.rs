@@ -1,0 +1,28 @@
+//! One file a command, or a small family: its doc comment is its reference.
+
+pub(crate) mod del;
+pub(crate) mod flush;
+pub(crate) mod get;
+pub(crate) mod inspect;
+pub(crate) mod invalidate;
+#[cfg(feature = "panic-on-demand")]
+pub(crate) mod panic;
+pub(crate) mod set;
+pub(crate) mod stats;
+pub(crate) mod taginfo;
+pub(crate) mod tagscan;
+pub(crate) mod touch;
+
+use crate::entry::Entry;
+use crate::redis::state::State;
+
+use crate::engine::Slot;
+
+/// The slot of an entry that can be seen; `None` if it is gone.
+///
+/// An entry that is not indexed is gone as well: no invalidation would reach it.
+pub(crate) fn visible_slot(state: &mut State, db: u32, entry: Entry<'_>) -> Option<Slot> {
+    let slot = Slot(entry.slot()?);
+    let index = &state.database(db).index;
+    (!index.has_backlog() || !index.is_gone(slot)).then_some(slot)
+}

@@ -1,0 +1,63 @@
+use crate::args::{Cursor, check_tag, parse_i64, set_once};
+use crate::error::Error;
+use crate::redis::state::entry_key;
+use crate::redis::{Args, Context, OwnedStr, state};
+
+const DEFAULT_COUNT: u64 = 10;
+
+fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
+    let mut cursor = Cursor::new(words);
+    let tag = cursor.next()?;
+    let from = parse_i64(cursor.next()?)
+        .and_then(|n| u64::try_from(n).ok())
+        .ok_or(Error::InvalidCursor)?;
+    let mut count = None;
+    while let Some(word) = cursor.next_option() {
+        if !word.eq_ignore_ascii_case(b"COUNT") {
+            return Err(Error::Syntax);
+        }
+        let number = cursor.next_i64()?;
+        set_once(
+            &mut count,
+            u64::try_from(number)
+                .ok()
+                .filter(|&n| n > 0)
+                .ok_or(Error::Syntax)?,
+        )?;
+    }
+    Ok((tag, from, count.unwrap_or(DEFAULT_COUNT)))
+}
+
+/// `CACHE.TAGSCAN tag cursor [COUNT n]` → `[next cursor, [key ...]]`: the keys of the entries that carry a tag.
+///
+/// Cursor 0 starts, and 0 as the next cursor ends. As with SCAN, a key that carries the tag during the whole scan is
+/// returned at least once, one that comes or goes meanwhile may or may not be, and a key may be returned twice. COUNT
+/// (default 10) is how many entries a call looks at. O(count).
+pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let words = args.words(2)?;
+    let (tag, from, count) = parse(&words)?;
+    let db = ctx.db();
+    let (next, names) = state::with(|state| {
+        check_tag(tag, &state.config)?;
+        let index = &state.database(db).index;
+        let mut names = Vec::new();
+        let next = index.scan_tag(tag, from, count, |slot| {
+            if !(index.has_backlog() && index.is_gone(slot)) {
+                names.push(OwnedStr::new(entry_key(index, slot)));
+            }
+        });
+        Ok((next, names))
+    })?;
+    // Entries whose time is over are still in the index until the server removes them; as in SCAN, nobody sees them.
+    let names: Vec<OwnedStr> = names
+        .into_iter()
+        .filter(|name| ctx.exists(name.as_str()))
+        .collect();
+    ctx.reply_array(2);
+    ctx.reply_bytes(next.to_string().as_bytes());
+    ctx.reply_array(names.len());
+    for name in &names {
+        ctx.reply_bytes(name.as_str().bytes());
+    }
+    Ok(())
+}

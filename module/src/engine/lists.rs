@@ -1,0 +1,182 @@
+//! One list a tag: the slots of the entries that carry it.
+//!
+//! An invalidation does not walk a list. It *detaches* it: the tag gets a new, empty list, and the old one, entries
+//! and all, waits to be reclaimed. An entry is gone exactly when one of the lists it stands in is detached, so there
+//! is nothing else to write down, and an entry that leaves early is taken out of a detached list like out of any other.
+
+use super::ids::Ids;
+use super::pages::{PAGE, PageMap, offset_of, page_of};
+
+/// A list, and the generation that tells it from a later list with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ListRef {
+    pub(super) id: u32,
+    pub(super) generation: u32,
+}
+
+/// The entries of one tag, and what is known about the tag.
+#[derive(Debug)]
+pub(super) struct TagList {
+    /// Empty for the list of entries without tags, and for detached lists.
+    pub(super) name: Box<[u8]>,
+    pub(super) hash: u32,
+    pub(super) generation: u32,
+    /// The database's flush count when the list was made: a flush detaches all older lists by raising that count.
+    pub(super) epoch: u32,
+    pub(super) detached: bool,
+    /// Stands in the queue of tags that are forgotten some time after their last invalidation.
+    pub(super) fading: bool,
+    pub(super) ids: Ids,
+    /// Memory of the entries in the list.
+    pub(super) bytes: u64,
+    pub(super) invalidations: u32,
+    pub(super) last_invalidated_ms: u64,
+}
+
+/// All lists of a database.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    map: PageMap,
+    pages: Vec<Option<Box<[Option<TagList>]>>>,
+    next_generation: u32,
+    /// Bytes of names and ids.
+    bytes: usize,
+}
+
+impl Lists {
+    /// Makes an empty list. O(1).
+    pub(super) fn create(&mut self, name: Box<[u8]>, hash: u32, epoch: u32) -> u32 {
+        let allocated = self.map.allocate(0);
+        let number = page_of(allocated.id);
+        if allocated.new_page {
+            if self.pages.len() <= number {
+                self.pages.resize_with(number + 1, || None);
+            }
+            self.pages[number] = Some(std::iter::repeat_with(|| None).take(PAGE).collect());
+        }
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        self.bytes += name.len();
+        let page = self.pages[number]
+            .as_mut()
+            .expect("the page of an allocated list exists");
+        page[offset_of(allocated.id)] = Some(TagList {
+            name,
+            hash,
+            generation,
+            epoch,
+            detached: false,
+            fading: false,
+            ids: Ids::default(),
+            bytes: 0,
+            invalidations: 0,
+            last_invalidated_ms: 0,
+        });
+        allocated.id
+    }
+
+    /// Drops an empty list.
+    pub(super) fn destroy(&mut self, id: u32) {
+        let number = page_of(id);
+        let list = self.pages[number]
+            .as_mut()
+            .and_then(|page| page[offset_of(id)].take())
+            .expect("the list exists");
+        debug_assert_eq!(list.ids.len(), 0);
+        self.bytes -= list.name.len() + list.ids.heap_bytes();
+        if self.map.release(id) {
+            self.pages[number] = None;
+        }
+        if self.map.live() == 0 {
+            self.pages = Vec::new();
+        }
+    }
+
+    pub(super) fn get(&self, id: u32) -> &TagList {
+        self.pages[page_of(id)]
+            .as_ref()
+            .and_then(|page| page[offset_of(id)].as_ref())
+            .expect("the list exists")
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> &mut TagList {
+        self.pages[page_of(id)]
+            .as_mut()
+            .and_then(|page| page[offset_of(id)].as_mut())
+            .expect("the list exists")
+    }
+
+    /// The list that a reference meant, if it is still that one.
+    pub(super) fn resolve(&mut self, list: ListRef) -> Option<&mut TagList> {
+        self.pages
+            .get_mut(page_of(list.id))?
+            .as_mut()?
+            .get_mut(offset_of(list.id))?
+            .as_mut()
+            .filter(|found| found.generation == list.generation)
+    }
+
+    /// Adds a slot and returns its position.
+    pub(super) fn push(&mut self, id: u32, slot: u32) -> u32 {
+        let list = self.get_mut(id);
+        let before = list.ids.heap_bytes();
+        let pos = list.ids.push(slot);
+        let after = list.ids.heap_bytes();
+        self.bytes = self.bytes + after - before;
+        pos
+    }
+
+    /// Removes the slot at `pos`, and returns the one that took its place, if any.
+    pub(super) fn swap_remove(&mut self, id: u32, pos: u32) -> Option<u32> {
+        let list = self.get_mut(id);
+        let before = list.ids.heap_bytes();
+        let moved = list.ids.swap_remove(pos);
+        let after = list.ids.heap_bytes();
+        self.bytes = self.bytes + after - before;
+        moved
+    }
+
+    /// Takes the name out of a list that is to be detached.
+    pub(super) fn take_name(&mut self, id: u32) -> Box<[u8]> {
+        let name = std::mem::take(&mut self.get_mut(id).name);
+        self.bytes -= name.len();
+        name
+    }
+
+    /// See [`PageMap::next_in_page`].
+    pub(super) fn next_in_page(&self, from: u32) -> Result<u32, u32> {
+        self.map.next_in_page(from)
+    }
+
+    pub(super) fn end(&self) -> u32 {
+        self.map.end()
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.bytes
+            + self.map.pages_in_use() * PAGE * size_of::<Option<TagList>>()
+            + self.pages.capacity() * size_of::<Option<Box<[Option<TagList>]>>>()
+            + self.map.heap_bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate(&self) -> Vec<u32> {
+        self.map.validate();
+        let mut bytes = 0;
+        let mut ids = Vec::new();
+        for (number, page) in self.pages.iter().enumerate() {
+            for at in 0..PAGE {
+                let id = (number * PAGE + at) as u32;
+                let list = page.as_ref().and_then(|page| page[at].as_ref());
+                assert_eq!(list.is_some(), self.map.is_used(id));
+                if let Some(list) = list {
+                    bytes += list.name.len() + list.ids.heap_bytes();
+                    ids.push(id);
+                }
+            }
+        }
+        assert_eq!(bytes, self.bytes);
+        ids
+    }
+}

@@ -1,0 +1,21 @@
+//! Pure logic: what tags, entries, clocks and counters are, with no server, no FFI and no clock of its own.
+//!
+//! Everything here runs under plain `cargo test`, Miri and property tests; time comes in as an argument.
+
+mod clock;
+mod database;
+mod ids;
+mod index;
+mod lists;
+mod pages;
+mod slots;
+mod stats;
+mod table;
+
+pub(crate) use database::Database;
+pub(crate) use index::{Index, Step};
+pub(crate) use slots::Slot;
+pub(crate) use stats::Counters;
+
+#[cfg(test)]
+mod index_tests;

@@ -1,0 +1,218 @@
+//! Hands out small integers in pages of 256, so that what they number can be stored page by page.
+//!
+//! A growing `Vec` copies everything when it doubles: with a million entries that is a stall of milliseconds in the
+//! middle of a SET. Pages are added one at a time, and given back one at a time when their last number is released.
+
+/// How many ids a page holds.
+pub(super) const PAGE: usize = 256;
+const WORDS: usize = PAGE / 64;
+
+/// The page that an id lies in.
+pub(super) const fn page_of(id: u32) -> usize {
+    id as usize / PAGE
+}
+
+/// Where in its page an id lies.
+pub(super) const fn offset_of(id: u32) -> usize {
+    id as usize % PAGE
+}
+
+/// One page: which of its ids are in use, and the kind of storage behind it.
+#[derive(Debug, Clone)]
+struct Page {
+    used: [u64; WORDS],
+    live: u16,
+    kind: u8,
+    /// Position in `open[kind]` while the page has room, else `FULL`.
+    open_at: u32,
+}
+
+const FULL: u32 = u32::MAX;
+
+/// What `allocate` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allocated {
+    pub(super) id: u32,
+    /// The id's page had no storage before: the caller makes it.
+    pub(super) new_page: bool,
+}
+
+/// Numbers in use, page by page. Pages of one `kind` are alike, so their storage can be laid out for that kind.
+#[derive(Debug, Default)]
+pub(super) struct PageMap {
+    pages: Vec<Option<Page>>,
+    /// For each kind, the pages that have room.
+    open: Vec<Vec<u32>>,
+    /// Page numbers without a page.
+    vacant: Vec<u32>,
+    live: usize,
+}
+
+impl PageMap {
+    /// Takes a free id on a page of this kind. O(1).
+    pub(super) fn allocate(&mut self, kind: u8) -> Allocated {
+        if self.open.len() <= kind as usize {
+            self.open.resize_with(kind as usize + 1, Vec::new);
+        }
+        let mut new_page = false;
+        let number = if let Some(&number) = self.open[kind as usize].last() {
+            number
+        } else {
+            new_page = true;
+            self.add_page(kind)
+        };
+        let page = self.pages[number as usize]
+            .as_mut()
+            .expect("an open page exists");
+        let word = page
+            .used
+            .iter()
+            .position(|&w| w != u64::MAX)
+            .expect("an open page has room");
+        let bit = page.used[word].trailing_ones();
+        page.used[word] |= 1 << bit;
+        page.live += 1;
+        self.live += 1;
+        if page.live as usize == PAGE {
+            page.open_at = FULL;
+            self.open[kind as usize].pop();
+        }
+        Allocated {
+            id: number * PAGE as u32 + word as u32 * 64 + bit,
+            new_page,
+        }
+    }
+
+    fn add_page(&mut self, kind: u8) -> u32 {
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.pages.push(None);
+            self.pages.len() as u32 - 1
+        });
+        assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
+        let open = &mut self.open[kind as usize];
+        self.pages[number as usize] = Some(Page {
+            used: [0; WORDS],
+            live: 0,
+            kind,
+            open_at: open.len() as u32,
+        });
+        open.push(number);
+        number
+    }
+
+    /// Gives an id back. True if its page is empty now and was dropped: the caller drops its storage. O(1).
+    pub(super) fn release(&mut self, id: u32) -> bool {
+        let number = page_of(id) as u32;
+        let page = self.pages[number as usize]
+            .as_mut()
+            .expect("the id's page exists");
+        let (word, bit) = (offset_of(id) / 64, offset_of(id) % 64);
+        assert!(page.used[word] & (1 << bit) != 0, "id {id} is not in use");
+        page.used[word] &= !(1 << bit);
+        page.live -= 1;
+        self.live -= 1;
+        let open = &mut self.open[page.kind as usize];
+        if page.open_at == FULL {
+            page.open_at = open.len() as u32;
+            open.push(number);
+        }
+        if page.live > 0 {
+            return false;
+        }
+        let at = page.open_at as usize;
+        open.swap_remove(at);
+        if let Some(&moved) = open.get(at) {
+            self.pages[moved as usize]
+                .as_mut()
+                .expect("an open page exists")
+                .open_at = at as u32;
+        }
+        self.pages[number as usize] = None;
+        self.vacant.push(number);
+        if self.live == 0 {
+            // Nothing is left: give the bookkeeping itself back as well.
+            *self = Self::default();
+        }
+        true
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_used(&self, id: u32) -> bool {
+        self.pages
+            .get(page_of(id))
+            .and_then(Option::as_ref)
+            .is_some_and(|page| page.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0)
+    }
+
+    /// The first id in use that is not below `from`, looking at no more than one page: `Err` says where to go on.
+    pub(super) fn next_in_page(&self, from: u32) -> Result<u32, u32> {
+        let number = page_of(from);
+        let after = (number as u32 + 1) * PAGE as u32;
+        let Some(page) = self.pages.get(number).and_then(Option::as_ref) else {
+            return Err(after);
+        };
+        let mut word = offset_of(from) / 64;
+        let mut bits = page.used[word] & (u64::MAX << (offset_of(from) % 64));
+        loop {
+            if bits != 0 {
+                return Ok(number as u32 * PAGE as u32 + word as u32 * 64 + bits.trailing_zeros());
+            }
+            word += 1;
+            if word == WORDS {
+                return Err(after);
+            }
+            bits = page.used[word];
+        }
+    }
+
+    /// One more than the highest id that may be in use.
+    pub(super) fn end(&self) -> u32 {
+        self.pages.len() as u32 * PAGE as u32
+    }
+
+    pub(super) const fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn pages_in_use(&self) -> usize {
+        self.pages.len() - self.vacant.len()
+    }
+
+    /// Bytes of the bookkeeping itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<Option<Page>>()
+            + self.vacant.capacity() * size_of::<u32>()
+            + self.open.capacity() * size_of::<Vec<u32>>()
+            + self
+                .open
+                .iter()
+                .map(|v| v.capacity() * size_of::<u32>())
+                .sum::<usize>()
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate(&self) {
+        let mut live = 0;
+        for (number, page) in self.pages.iter().enumerate() {
+            let Some(page) = page else {
+                assert!(
+                    self.vacant.contains(&(number as u32)),
+                    "page {number} is neither there nor vacant"
+                );
+                continue;
+            };
+            let bits: u32 = page.used.iter().map(|w| w.count_ones()).sum();
+            assert_eq!(bits, u32::from(page.live));
+            assert!(page.live > 0, "an empty page is dropped");
+            assert_eq!(page.open_at == FULL, page.live as usize == PAGE);
+            if page.open_at != FULL {
+                assert_eq!(
+                    self.open[page.kind as usize][page.open_at as usize],
+                    number as u32
+                );
+            }
+            live += bits as usize;
+        }
+        assert_eq!(live, self.live);
+    }
+}

@@ -1,0 +1,224 @@
+//! Where each entry of the index lives: its handle, its hit count, and its place in the list of each of its tags.
+//!
+//! A slot's place in the lists is kept beside its page, not in the entry: an allocation that holds header, key and
+//! value alone more often stays inside a smaller size class of the allocator, and an entry that is only read is never
+//! written to, so that a forked child shares its page (hit counts lie together, 1 KiB for 256 entries).
+
+use super::pages::{PAGE, PageMap, offset_of, page_of};
+
+/// Number of an entry in the index of its database.
+///
+/// A slot is reused once its entry has gone. It is therefore never believed by itself: whoever comes from an entry
+/// checks that the slot still holds that entry ([`Slots::holds`]), whoever comes from a list is named by the slot's
+/// own back reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) u32);
+
+/// An entry's place in one list: `lists[list].ids[pos]` is the entry's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Member {
+    pub(super) list: u32,
+    pub(super) pos: u32,
+}
+
+/// Up to this many tags, the places of a page's entries lie in one array. Rarer, larger numbers get one each.
+const INLINE: usize = 8;
+
+#[derive(Debug)]
+enum Members {
+    Packed { each: usize, all: Box<[Member]> },
+    Boxed(Vec<Box<[Member]>>),
+}
+
+#[derive(Debug)]
+struct Page<E> {
+    hits: Box<[u32]>,
+    entries: Box<[Option<E>]>,
+    members: Members,
+}
+
+impl<E: Copy> Page<E> {
+    fn new(members: usize) -> Self {
+        Self {
+            hits: vec![0; PAGE].into_boxed_slice(),
+            entries: vec![None; PAGE].into_boxed_slice(),
+            members: if members <= INLINE {
+                Members::Packed {
+                    each: members,
+                    all: vec![Member::default(); members * PAGE].into_boxed_slice(),
+                }
+            } else {
+                Members::Boxed(vec![Box::default(); PAGE])
+            },
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let members = match &self.members {
+            Members::Packed { all, .. } => size_of_val::<[Member]>(all),
+            Members::Boxed(each) => {
+                PAGE * size_of::<Box<[Member]>>()
+                    + each
+                        .iter()
+                        .map(|m| size_of_val::<[Member]>(m))
+                        .sum::<usize>()
+            }
+        };
+        PAGE * (size_of::<u32>() + size_of::<Option<E>>()) + members
+    }
+}
+
+/// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
+#[derive(Debug)]
+pub(super) struct Slots<E> {
+    map: PageMap,
+    pages: Vec<Option<Page<E>>>,
+    bytes: usize,
+}
+
+impl<E> Default for Slots<E> {
+    fn default() -> Self {
+        Self {
+            map: PageMap::default(),
+            pages: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<E: Copy + PartialEq> Slots<E> {
+    /// Takes a slot for an entry with these places. The hit count starts at `hits`. O(places).
+    pub(super) fn insert(&mut self, entry: E, hits: u32, members: &[Member]) -> Slot {
+        let kind = members.len().min(INLINE + 1) as u8;
+        let allocated = self.map.allocate(kind);
+        let number = page_of(allocated.id);
+        if allocated.new_page {
+            if self.pages.len() <= number {
+                self.pages.resize_with(number + 1, || None);
+            }
+            let page = Page::new(members.len());
+            self.bytes += page.heap_bytes();
+            self.pages[number] = Some(page);
+        }
+        let at = offset_of(allocated.id);
+        let page = self.pages[number]
+            .as_mut()
+            .expect("the page of an allocated slot exists");
+        page.entries[at] = Some(entry);
+        page.hits[at] = hits;
+        match &mut page.members {
+            Members::Packed { each, all } => {
+                all[at * *each..(at + 1) * *each].copy_from_slice(members)
+            }
+            Members::Boxed(boxes) => {
+                self.bytes += size_of_val(members);
+                boxes[at] = members.into();
+            }
+        }
+        Slot(allocated.id)
+    }
+
+    /// Gives the slot back.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let number = page_of(slot.0);
+        let page = self.page_mut(slot);
+        let at = offset_of(slot.0);
+        page.entries[at] = None;
+        if let Members::Boxed(boxes) = &mut page.members {
+            let freed = size_of_val::<[Member]>(&boxes[at]);
+            boxes[at] = Box::default();
+            self.bytes -= freed;
+        }
+        if self.map.release(slot.0)
+            && let Some(page) = self.pages[number].take()
+        {
+            self.bytes -= page.heap_bytes();
+        }
+        if self.map.live() == 0 {
+            self.pages = Vec::new();
+        }
+    }
+
+    fn page(&self, slot: Slot) -> &Page<E> {
+        self.pages[page_of(slot.0)]
+            .as_ref()
+            .expect("the slot's page exists")
+    }
+
+    fn page_mut(&mut self, slot: Slot) -> &mut Page<E> {
+        self.pages[page_of(slot.0)]
+            .as_mut()
+            .expect("the slot's page exists")
+    }
+
+    /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
+    pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
+        self.pages
+            .get(page_of(slot.0))
+            .and_then(Option::as_ref)
+            .is_some_and(|page| page.entries[offset_of(slot.0)] == Some(entry))
+    }
+
+    pub(super) fn entry(&self, slot: Slot) -> E {
+        self.page(slot).entries[offset_of(slot.0)].expect("the slot is in use")
+    }
+
+    pub(super) fn set_entry(&mut self, slot: Slot, entry: E) {
+        self.page_mut(slot).entries[offset_of(slot.0)] = Some(entry);
+    }
+
+    pub(super) fn hits(&self, slot: Slot) -> u32 {
+        self.page(slot).hits[offset_of(slot.0)]
+    }
+
+    /// Counts a hit. Counts stop at `u32::MAX` instead of starting anew.
+    pub(super) fn hit(&mut self, slot: Slot) {
+        let hits = &mut self.page_mut(slot).hits[offset_of(slot.0)];
+        *hits = hits.saturating_add(1);
+    }
+
+    pub(super) fn members(&self, slot: Slot) -> &[Member] {
+        let at = offset_of(slot.0);
+        match &self.page(slot).members {
+            Members::Packed { each, all } => &all[at * each..(at + 1) * each],
+            Members::Boxed(boxes) => &boxes[at],
+        }
+    }
+
+    pub(super) fn members_mut(&mut self, slot: Slot) -> &mut [Member] {
+        let at = offset_of(slot.0);
+        match &mut self.page_mut(slot).members {
+            Members::Packed { each, all } => &mut all[at * *each..(at + 1) * *each],
+            Members::Boxed(boxes) => &mut boxes[at],
+        }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.map.live()
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.bytes + self.pages.capacity() * size_of::<Option<Page<E>>>() + self.map.heap_bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate(&self) -> Vec<Slot> {
+        self.map.validate();
+        let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
+        assert_eq!(bytes, self.bytes);
+        let mut slots = Vec::new();
+        for (number, page) in self.pages.iter().enumerate() {
+            for at in 0..PAGE {
+                let id = (number * PAGE + at) as u32;
+                let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
+                assert_eq!(held, self.map.is_used(id));
+                if held {
+                    slots.push(Slot(id));
+                }
+            }
+        }
+        assert_eq!(slots.len(), self.len());
+        slots
+    }
+}

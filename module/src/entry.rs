@@ -1,0 +1,405 @@
+//! The value of a key: header, key and value in one allocation.
+//!
+//! # Layout
+//! | bytes | what |
+//! |---|---|
+//! | 4 | slot in the index while indexed, else the hit count |
+//! | 1 | flags |
+//! | 6 | when it was written, unix ms |
+//! | 1-10 | length of the value, LEB128 |
+//! | 1-10 | length of the key, LEB128 |
+//! | … | key |
+//! | … | value |
+//! | … | while not indexed yet: the tags, each as length and bytes |
+//!
+//! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
+//! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
+//! removed by its name. Tags of an indexed entry are in the index.
+//!
+//! # Life
+//! *Pending* (made by an RDB load or COPY, carries its tags) → *indexed* → *unlinked* (left the keyspace under this
+//! name; RENAME and MOVE bring the same object back under another) → freed. Freeing may happen on another thread
+//! (FLUSHALL ASYNC), so it touches this memory and nothing else.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::leb128;
+
+const ID: usize = 0;
+const FLAGS: usize = 4;
+const CREATED: usize = 5;
+const LENGTHS: usize = 11;
+
+const INDEXED: u8 = 1;
+const HAS_TAGS: u8 = 2;
+const GONE: u8 = 4;
+const HAS_TTL: u8 = 8;
+
+/// Identity of an entry: what the index stores. Compared, never dereferenced by the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Handle(NonNull<u8>);
+
+// SAFETY: a handle is an address that is compared. Turning it back into an entry is `Entry::from_handle`, which is
+// unsafe and says when it may be done. The index that holds handles is dropped on a helper thread after a large flush.
+unsafe impl Send for Handle {}
+
+impl Handle {
+    pub(crate) fn from_raw(value: *mut std::ffi::c_void) -> Option<Self> {
+        NonNull::new(value.cast()).map(Self)
+    }
+
+    pub(crate) const fn as_raw(self) -> *mut std::ffi::c_void {
+        self.0.as_ptr().cast()
+    }
+}
+
+/// What a new entry is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    pub(crate) created_ms: u64,
+    pub(crate) has_ttl: bool,
+}
+
+/// An entry that is alive for as long as `'a`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    ptr: NonNull<u8>,
+    alive: PhantomData<&'a [u8]>,
+}
+
+/// An entry that nobody else knows yet. Dropped, it is freed.
+#[derive(Debug)]
+pub(crate) struct NewEntry(NonNull<u8>);
+
+impl NewEntry {
+    /// An entry without tags of its own, for a key that is about to be indexed.
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
+        Self::build(parts, 0, 0, None)
+    }
+
+    /// An entry that carries its tags until it is indexed. `gone`: it was hard-invalidated where it came from.
+    pub(crate) fn pending(parts: Parts<'_>, hits: u32, gone: bool, tags: &TagBlock) -> Self {
+        Self::build(
+            parts,
+            hits,
+            HAS_TAGS | if gone { GONE } else { 0 },
+            Some(tags),
+        )
+    }
+
+    fn build(parts: Parts<'_>, hits: u32, flags: u8, tags: Option<&TagBlock>) -> Self {
+        let mut header = [0; LENGTHS + 2 * leb128::MAX];
+        header[ID..FLAGS].copy_from_slice(&hits.to_le_bytes());
+        header[FLAGS] = flags | if parts.has_ttl { HAS_TTL } else { 0 };
+        header[CREATED..LENGTHS]
+            .copy_from_slice(&parts.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
+        let mut len = LENGTHS;
+        len += leb128::write(parts.value.len() as u64, &mut header[len..]);
+        len += leb128::write(parts.key.len() as u64, &mut header[len..]);
+        let pieces = [
+            &header[..len],
+            parts.key,
+            parts.value,
+            tags.map_or(&[][..], |tags| &tags.0),
+        ];
+        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let layout = layout(size);
+        // SAFETY: the layout's size is not zero, the header alone is larger.
+        let Some(ptr) = NonNull::new(unsafe { alloc(layout) }) else {
+            handle_alloc_error(layout)
+        };
+        let mut at = 0;
+        for piece in pieces {
+            // SAFETY: the pieces' lengths add up to the size of the allocation, and it is new, so nothing overlaps.
+            unsafe {
+                ptr.as_ptr()
+                    .add(at)
+                    .copy_from_nonoverlapping(piece.as_ptr(), piece.len())
+            };
+            at += piece.len();
+        }
+        Self(ptr)
+    }
+
+    pub(crate) fn as_entry(&self) -> Entry<'_> {
+        Entry {
+            ptr: self.0,
+            alive: PhantomData,
+        }
+    }
+
+    pub(crate) const fn handle(&self) -> Handle {
+        Handle(self.0)
+    }
+
+    /// Hands the entry over to the keyspace, which frees it through the data type's `free`.
+    pub(crate) const fn into_handle(self) -> Handle {
+        let handle = self.handle();
+        std::mem::forget(self);
+        handle
+    }
+}
+
+impl Drop for NewEntry {
+    fn drop(&mut self) {
+        // SAFETY: a `NewEntry` owns its allocation.
+        unsafe { free(self.handle()) };
+    }
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 1).expect("an entry is smaller than half the address space")
+}
+
+/// Frees an entry.
+///
+/// # Safety
+/// The entry must be alive, and nobody may use it afterwards.
+pub(crate) unsafe fn free(handle: Handle) {
+    let entry = Entry {
+        ptr: handle.0,
+        alive: PhantomData,
+    };
+    let layout = layout(entry.allocated());
+    // SAFETY: it was allocated with this layout, and the caller gives it up.
+    unsafe { dealloc(handle.0.as_ptr(), layout) };
+}
+
+/// Where the parts of an entry lie.
+struct Extent {
+    key: usize,
+    value: usize,
+    end: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// # Safety
+    /// The entry must be alive for `'a`: it is in the keyspace and nothing removes it meanwhile, or it is owned.
+    pub(crate) const unsafe fn from_handle(handle: Handle) -> Self {
+        Self {
+            ptr: handle.0,
+            alive: PhantomData,
+        }
+    }
+
+    pub(crate) const fn handle(self) -> Handle {
+        Handle(self.ptr)
+    }
+
+    fn read<const N: usize>(self, at: usize) -> [u8; N] {
+        debug_assert!(at + N <= LENGTHS);
+        // SAFETY: within the header, which every entry has; `'a` says that the entry is alive. Byte arrays need no
+        // alignment.
+        unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().read() }
+    }
+
+    fn write<const N: usize>(self, at: usize, bytes: [u8; N]) {
+        debug_assert!(at + N <= LENGTHS);
+        // SAFETY: as `read`. No slice that was handed out covers the header, and all of this is the main thread's.
+        unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().write(bytes) };
+    }
+
+    fn extent(self) -> Extent {
+        let mut at = LENGTHS;
+        let mut next_byte = || {
+            // SAFETY: `build` wrote two complete LEB128 numbers here, and `read` stops at the end of each.
+            let byte = unsafe { self.ptr.as_ptr().add(at).read() };
+            at += 1;
+            Some(byte)
+        };
+        let value_len = leb128::read(&mut next_byte).unwrap_or(0) as usize;
+        let key_len = leb128::read(&mut next_byte).unwrap_or(0) as usize;
+        Extent {
+            key: at,
+            value: at + key_len,
+            end: at + key_len + value_len,
+        }
+    }
+
+    fn slice(self, from: usize, to: usize) -> &'a [u8] {
+        // SAFETY: `from..to` comes from `extent`, so it lies in the allocation, which lives for `'a`; nothing is
+        // written behind the header after `build`.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().add(from), to - from) }
+    }
+
+    pub(crate) fn value(self) -> &'a [u8] {
+        let extent = self.extent();
+        self.slice(extent.value, extent.end)
+    }
+
+    pub(crate) fn key(self) -> &'a [u8] {
+        let extent = self.extent();
+        self.slice(extent.key, extent.value)
+    }
+
+    /// The tags that a pending entry carries.
+    pub(crate) fn carried_tags(self) -> Option<Vec<&'a [u8]>> {
+        if self.flags() & HAS_TAGS == 0 {
+            return None;
+        }
+        let mut at = self.extent().end;
+        let mut number = || {
+            leb128::read(|| {
+                let byte = self.slice(at, at + 1)[0];
+                at += 1;
+                Some(byte)
+            })
+            .unwrap_or(0) as usize
+        };
+        let count = number();
+        let lengths: Vec<usize> = (0..count).map(|_| number()).collect();
+        Some(
+            lengths
+                .into_iter()
+                .map(|len| {
+                    at += len;
+                    self.slice(at - len, at)
+                })
+                .collect(),
+        )
+    }
+
+    fn flags(self) -> u8 {
+        self.read::<1>(FLAGS)[0]
+    }
+
+    fn set_flags(self, flags: u8) {
+        self.write(FLAGS, [flags]);
+    }
+
+    pub(crate) fn created_ms(self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..LENGTHS - CREATED].copy_from_slice(&self.read::<{ LENGTHS - CREATED }>(CREATED));
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Whether it was written with a TTL.
+    pub(crate) fn has_ttl(self) -> bool {
+        self.flags() & HAS_TTL != 0
+    }
+
+    pub(crate) fn set_has_ttl(self, has_ttl: bool) {
+        self.set_flags(if has_ttl {
+            self.flags() | HAS_TTL
+        } else {
+            self.flags() & !HAS_TTL
+        });
+    }
+
+    /// Its slot in the index; `None` before it is indexed and after it was unlinked.
+    pub(crate) fn slot(self) -> Option<u32> {
+        (self.flags() & INDEXED != 0).then(|| u32::from_le_bytes(self.read(ID)))
+    }
+
+    /// The hit count of an entry that is not indexed; that of an indexed one is in the index.
+    pub(crate) fn carried_hits(self) -> u32 {
+        if self.flags() & INDEXED == 0 {
+            u32::from_le_bytes(self.read(ID))
+        } else {
+            0
+        }
+    }
+
+    /// Whether an entry that is not indexed was hard-invalidated before.
+    pub(crate) fn is_marked_gone(self) -> bool {
+        self.flags() & GONE != 0
+    }
+
+    pub(crate) fn set_indexed(self, slot: u32) {
+        self.write(ID, slot.to_le_bytes());
+        self.set_flags(self.flags() | INDEXED);
+    }
+
+    pub(crate) fn set_unlinked(self, hits: u32, gone: bool) {
+        self.write(ID, hits.to_le_bytes());
+        self.set_flags(self.flags() & !INDEXED | if gone { GONE } else { 0 });
+    }
+
+    /// Bytes of the allocation, as asked for.
+    pub(crate) fn allocated(self) -> usize {
+        let end = self.extent().end;
+        match self.carried_tags() {
+            None => end,
+            Some(tags) => end + TagBlock::len_of(&tags),
+        }
+    }
+}
+
+/// Tags in the form in which a pending entry carries them: count, lengths, bytes.
+#[derive(Debug, Default)]
+pub(crate) struct TagBlock(Vec<u8>);
+
+impl TagBlock {
+    pub(crate) fn new<T: AsRef<[u8]>>(tags: &[T]) -> Self {
+        let mut block = Vec::new();
+        leb128::push(tags.len() as u64, &mut block);
+        for tag in tags {
+            leb128::push(tag.as_ref().len() as u64, &mut block);
+        }
+        for tag in tags {
+            block.extend_from_slice(tag.as_ref());
+        }
+        Self(block)
+    }
+
+    fn len_of(tags: &[&[u8]]) -> usize {
+        leb128::len(tags.len() as u64)
+            + tags
+                .iter()
+                .map(|tag| leb128::len(tag.len() as u64) + tag.len())
+                .sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+        #[test]
+        fn an_entry_gives_back_what_it_was_made_of(
+            key in proptest::collection::vec(any::<u8>(), 0..300),
+            value in proptest::collection::vec(any::<u8>(), 0..300),
+            tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..6),
+            created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), hits in any::<u32>(), slot in any::<u32>(),
+        ) {
+            let parts = Parts { key: &key, value: &value, created_ms, has_ttl };
+            let plain = NewEntry::new(parts);
+            let entry = plain.as_entry();
+            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+            prop_assert_eq!((entry.created_ms(), entry.has_ttl()), (created_ms, has_ttl));
+            prop_assert!(entry.slot().is_none() && entry.carried_tags().is_none());
+            entry.set_indexed(slot);
+            prop_assert_eq!(entry.slot(), Some(slot));
+            entry.set_has_ttl(!has_ttl);
+            prop_assert_eq!(entry.has_ttl(), !has_ttl);
+            entry.set_unlinked(hits, true);
+            prop_assert_eq!((entry.slot(), entry.carried_hits(), entry.is_marked_gone()), (None, hits, true));
+            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+
+            let pending = NewEntry::pending(parts, hits, false, &TagBlock::new(&tags));
+            let entry = pending.as_entry();
+            let expected: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+            prop_assert_eq!(entry.carried_tags(), Some(expected));
+            prop_assert_eq!((entry.carried_hits(), entry.is_marked_gone()), (hits, false));
+            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+        }
+    }
+
+    #[test]
+    fn the_header_of_a_small_entry_is_thirteen_bytes() {
+        let entry = NewEntry::new(Parts {
+            key: &[b'k'; 13],
+            value: &[b'v'; 100],
+            created_ms: 1,
+            has_ttl: true,
+        });
+        assert_eq!(entry.as_entry().allocated(), 13 + 13 + 100);
+    }
+}

@@ -1,0 +1,33 @@
+//! Every error that a command can answer, and its words.
+
+use thiserror::Error;
+
+/// Why a command was refused. The text goes to the client as it is, so it starts with the error's prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Error {
+    /// The server knows the command's name and words this one.
+    #[error("ERR wrong number of arguments")]
+    WrongArity,
+    #[error("ERR syntax error")]
+    Syntax,
+    #[error("ERR value is not an integer or out of range")]
+    NotAnInteger,
+    #[error("ERR invalid cursor")]
+    InvalidCursor,
+    #[error("ERR invalid expire time in '{command}' command")]
+    InvalidExpire { command: &'static str },
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("ERR TAGS count must be at least 1")]
+    NoTags,
+    #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
+    TooManyTags { given: i64, limit: u32 },
+    #[error("ERR tag is empty, a tag has 1 to {limit} bytes (tagcache.max-tag-bytes)")]
+    EmptyTag { limit: u32 },
+    #[error("ERR tag is {given} bytes, the limit is {limit} (tagcache.max-tag-bytes)")]
+    TagTooLong { given: usize, limit: u32 },
+    #[error("ERR {option} is not supported yet")]
+    NotYet { option: &'static str },
+    #[error("ERR internal error")]
+    Internal,
+}

@@ -1,0 +1,72 @@
+//! The figures of CACHE.STATS and `INFO tagcache`, in one list so that both always show the same.
+
+use std::ffi::CStr;
+
+use crate::engine::{Counters, Database};
+use crate::entry::Handle;
+
+/// One figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Figure {
+    Count(u64),
+    /// 0 to 1.
+    Rate(f64),
+}
+
+/// Figures of one database, or the sums over several.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    entries: u64,
+    tags: u64,
+    bytes: u64,
+    index_bytes: u64,
+    reclaim_backlog: u64,
+    clock: u64,
+    counters: Counters,
+}
+
+impl Figures {
+    pub(crate) fn of_all(databases: &[Database<Handle>]) -> Self {
+        let mut sums = Self::default();
+        for database in databases {
+            sums.entries += database.index.visible();
+            sums.tags += database.index.populated_tags() as u64;
+            sums.bytes += database.index.visible_bytes();
+            sums.index_bytes += database.index.heap_bytes() as u64;
+            sums.reclaim_backlog += database.index.backlog();
+            sums.clock += database.clock.reading();
+            sums.counters.add(&database.counters);
+        }
+        sums
+    }
+
+    /// Names and figures, in the order of the contract.
+    pub(crate) fn list(&self) -> [(&'static CStr, Figure); 21] {
+        let counters = &self.counters;
+        let rate = Figure::Rate(counters.hit_rate());
+        [
+            (c"entries", Figure::Count(self.entries)),
+            (c"tags", Figure::Count(self.tags)),
+            (c"bytes", Figure::Count(self.bytes)),
+            (c"index_bytes", Figure::Count(self.index_bytes)),
+            (c"hits", Figure::Count(counters.hits)),
+            (c"misses", Figure::Count(counters.misses)),
+            (c"stale_hits", Figure::Count(counters.stale_hits)),
+            (c"hit_rate", rate),
+            (c"sets", Figure::Count(counters.sets)),
+            (c"deletes", Figure::Count(counters.deletes)),
+            (c"expired", Figure::Count(counters.expired)),
+            (c"evicted", Figure::Count(counters.evicted)),
+            (c"invalidations", Figure::Count(counters.invalidations)),
+            (c"invalidated", Figure::Count(counters.invalidated)),
+            (c"reclaim_backlog", Figure::Count(self.reclaim_backlog)),
+            (c"reclaimed", Figure::Count(counters.reclaimed)),
+            (c"reclaim_max_us", Figure::Count(counters.reclaim_max_us)),
+            // Nothing grants leases yet, so there are none, and nobody waits for one.
+            (c"leases", Figure::Count(0)),
+            (c"lease_waiters", Figure::Count(0)),
+            (c"leases_refused", Figure::Count(counters.leases_refused)),
+            (c"clock", Figure::Count(self.clock)),
+        ]
+    }
+}

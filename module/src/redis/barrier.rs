@@ -1,0 +1,121 @@
+//! The one place where panics stop. An unwinding panic that reached the server's C code would abort it.
+
+use std::any::Any;
+use std::ffi::{CStr, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use redis_module::raw;
+
+use super::context::Context;
+use super::string::Args;
+use crate::error::Error;
+
+/// Where a callback was entered, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Place {
+    Command = 1,
+    Unlink,
+    Timer,
+    Event,
+    Save,
+    Load,
+    Digest,
+    Other,
+}
+
+/// A command's body: parse, act, reply.
+pub(crate) type Handler = fn(&Context<'_>, Args<'_>) -> Result<(), Error>;
+
+/// Runs a command.
+///
+/// # Safety
+/// The arguments must be what the server passed to the command.
+pub(crate) unsafe fn command(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+    handler: Handler,
+) -> c_int {
+    // SAFETY: the server keeps both alive while the command runs.
+    let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
+    match catch_unwind(AssertUnwindSafe(|| handler(&ctx, args))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => ctx.reply_error(&error),
+        Err(panic) => {
+            log_panic(Place::Command, &*panic);
+            ctx.reply_error(&Error::Internal);
+        }
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Runs any other callback; `fallback` is its answer if it panics.
+pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(|| {
+        panic_point(place);
+        body()
+    }))
+    .unwrap_or_else(|panic| {
+        log_panic(place, &*panic);
+        fallback
+    })
+}
+
+fn log_panic(place: Place, panic: &(dyn Any + Send)) {
+    let words = panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    log(
+        c"warning",
+        &format!("internal error in {place:?}: {words}. Please report this."),
+    );
+}
+
+/// Writes a line to the server's log.
+pub(crate) fn log(level: &CStr, line: &str) {
+    let line: Vec<u8> = line.bytes().filter(|&b| b != 0).chain([0]).collect();
+    // SAFETY: both are C strings; the line is an argument of the format, not the format.
+    unsafe {
+        api!(RedisModule_Log(
+            std::ptr::null_mut(),
+            level.as_ptr(),
+            c"%s".as_ptr(),
+            line.as_ptr()
+        ))
+    };
+}
+
+/// Sends the places of panics to the log as well.
+pub(crate) fn log_panic_locations() {
+    std::panic::set_hook(Box::new(|info| {
+        if let Some(location) = info.location() {
+            log(c"warning", &format!("panic at {location}"));
+        }
+    }));
+}
+
+#[cfg(feature = "panic-on-demand")]
+static ARMED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Makes the next callback at a place panic, for the test of this barrier.
+#[cfg(feature = "panic-on-demand")]
+pub(crate) fn arm_panic(place: Place) {
+    ARMED.store(place as u8, std::sync::atomic::Ordering::Relaxed);
+}
+
+#[cfg(feature = "panic-on-demand")]
+fn panic_point(place: Place) {
+    use std::sync::atomic::Ordering::Relaxed;
+    if ARMED
+        .compare_exchange(place as u8, 0, Relaxed, Relaxed)
+        .is_ok()
+    {
+        panic!("panic on demand");
+    }
+}
+
+#[cfg(not(feature = "panic-on-demand"))]
+const fn panic_point(_: Place) {}

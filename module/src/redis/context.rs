@@ -1,0 +1,212 @@
+//! What a callback may ask of the server: replies, replication, notifications, keys.
+
+use std::ffi::{CStr, CString, c_int};
+use std::marker::PhantomData;
+
+use redis_module::raw;
+use smallvec::SmallVec;
+
+use super::key::Key;
+use super::string::Str;
+use crate::error::Error;
+
+/// The server's context of the callback that runs.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    raw: *mut raw::RedisModuleCtx,
+    alive: PhantomData<&'a ()>,
+}
+
+/// How a key is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// To answer a read.
+    Read,
+    /// To look, without counting as a use.
+    Peek,
+    /// To change it.
+    Write,
+    /// To change it without counting as a use.
+    Upkeep,
+}
+
+/// A part of a replicated command.
+pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
+
+impl Context<'_> {
+    /// # Safety
+    /// The context must be the server's, and alive for the lifetime of the result.
+    pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleCtx) -> Self {
+        Self {
+            raw,
+            alive: PhantomData,
+        }
+    }
+
+    pub(crate) const fn as_raw(&self) -> *mut raw::RedisModuleCtx {
+        self.raw
+    }
+
+    /// The database that the connection selected.
+    pub(crate) fn db(&self) -> u32 {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_GetSelectedDb(self.raw)) as u32 }
+    }
+
+    /// Selects a database for this context. Only for contexts that are not a client's.
+    pub(crate) fn select(&self, db: u32) {
+        // SAFETY: the context is alive; an unknown number is answered with an error and changes nothing.
+        unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
+    }
+
+    fn flags(&self) -> u32 {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 }
+    }
+
+    /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
+    /// happened already, so nothing is decided anew.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.flags() & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING)
+            != 0
+    }
+
+    /// Whether the server is loading its data.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_LOADING != 0
+    }
+
+    /// Whether this runs inside MULTI or a script.
+    pub(crate) fn is_atomic_block(&self) -> bool {
+        self.flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) != 0
+    }
+
+    pub(crate) fn open(&self, name: Str<'_>, mode: Mode) -> Key {
+        let mode = match mode {
+            Mode::Read => raw::REDISMODULE_READ,
+            Mode::Peek => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
+            Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
+            Mode::Upkeep => {
+                raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH
+            }
+        };
+        // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
+        unsafe {
+            Key::from_raw(api!(RedisModule_OpenKey(
+                self.raw,
+                name.as_raw(),
+                mode as c_int
+            )))
+        }
+    }
+
+    /// Whether the key exists and is not expired.
+    pub(crate) fn exists(&self, name: Str<'_>) -> bool {
+        // SAFETY: context and name are alive.
+        unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
+    }
+
+    /// Tells WATCH and CLIENT TRACKING that a key changed.
+    pub(crate) fn signal_modified(&self, name: Str<'_>) {
+        // SAFETY: context and name are alive.
+        unsafe { api!(RedisModule_SignalModifiedKey(self.raw, name.as_raw())) };
+    }
+
+    /// Sends a keyspace notification of the module's class.
+    pub(crate) fn notify(&self, event: &CStr, name: Str<'_>) {
+        // SAFETY: context, event and name are alive.
+        unsafe {
+            api!(RedisModule_NotifyKeyspaceEvent(
+                self.raw,
+                raw::REDISMODULE_NOTIFY_MODULE,
+                event.as_ptr(),
+                name.as_raw()
+            ))
+        };
+    }
+
+    // ---- replication ----
+
+    /// Sends the command that runs to replicas and append-only file as it came.
+    pub(crate) fn replicate_verbatim(&self) {
+        // SAFETY: the context is that of a command.
+        unsafe { api!(RedisModule_ReplicateVerbatim(self.raw)) };
+    }
+
+    /// Sends another command instead.
+    pub(crate) fn replicate(&self, command: &CStr, parts: &[Str<'_>]) {
+        let mut parts: SmallVec<[*mut raw::RedisModuleString; 16]> =
+            parts.iter().map(|part| part.as_raw()).collect();
+        // SAFETY: "v" takes an array of strings and its length; all of them are alive.
+        unsafe {
+            api!(RedisModule_Replicate(
+                self.raw,
+                command.as_ptr(),
+                c"v".as_ptr(),
+                parts.as_mut_ptr(),
+                parts.len()
+            ))
+        };
+    }
+
+    // ---- replies ----
+
+    pub(crate) fn reply_error(&self, error: &Error) {
+        if *error == Error::WrongArity {
+            // SAFETY: the context is that of a command.
+            unsafe { api!(RedisModule_WrongArity(self.raw)) };
+            return;
+        }
+        let text = CString::new(error.to_string()).unwrap_or_default();
+        // SAFETY: the context is alive, and the text a C string.
+        unsafe { api!(RedisModule_ReplyWithError(self.raw, text.as_ptr())) };
+    }
+
+    pub(crate) fn reply_ok(&self) {
+        // SAFETY: as above.
+        unsafe { api!(RedisModule_ReplyWithSimpleString(self.raw, c"OK".as_ptr())) };
+    }
+
+    pub(crate) fn reply_null(&self) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithNull(self.raw)) };
+    }
+
+    pub(crate) fn reply_integer(&self, number: i64) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithLongLong(self.raw, number)) };
+    }
+
+    pub(crate) fn reply_double(&self, number: f64) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithDouble(self.raw, number)) };
+    }
+
+    pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
+        // SAFETY: the context is alive; the bytes are copied.
+        unsafe {
+            api!(RedisModule_ReplyWithStringBuffer(
+                self.raw,
+                bytes.as_ptr().cast(),
+                bytes.len()
+            ))
+        };
+    }
+
+    pub(crate) fn reply_array(&self, len: usize) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithArray(self.raw, len as i64)) };
+    }
+
+    /// A map of this many pairs; a flat array in RESP2.
+    pub(crate) fn reply_map(&self, pairs: usize) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
+    }
+}
+
+/// The time, unix ms.
+pub(crate) fn now_ms() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_Milliseconds()) as u64 }
+}

@@ -1,0 +1,446 @@
+//! Callbacks of the data type `tagcache1`.
+//!
+//! # RDB encoding 1
+//! `flags`, `written at` (unix ms), `hits`, number of tags — unsigned each —, the tags, the value — strings. Flag 1: the
+//! entry was gone when it was saved, so it is gone wherever it is loaded. Key and TTL are the server's. Clocks of the
+//! databases are auxiliary data: a count, then database and reading for each.
+
+use std::ffi::{c_int, c_void};
+
+use redis_module::raw;
+
+use super::barrier::{Place, guard, log};
+use super::context::Context;
+use super::key;
+use super::sizes;
+use super::state;
+use super::string::{OwnedStr, Str};
+use crate::entry::{Entry, Handle, NewEntry, Parts, TagBlock, free};
+
+const ENCODING: c_int = 1;
+const SAVED_GONE: u64 = 1;
+
+/// Limits of what a payload may claim, the widest that the settings allow.
+const MAX_TAGS: u64 = 1_024;
+const MAX_TAG_BYTES: usize = 65_536;
+const MAX_TIME_MS: u64 = (1 << 48) - 1;
+
+/// Makes the data type known to the server.
+pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
+    // Servers refuse a version of this table that is newer than theirs. From version 5 on, auxiliary data is written
+    // only where there is some, so that a dump without entries loads without the module.
+    let version = super::load::type_method_version().min(5);
+    let mut methods = raw::RedisModuleTypeMethods {
+        version: version as u64,
+        rdb_load: Some(rdb_load),
+        rdb_save: Some(rdb_save),
+        aof_rewrite: Some(aof_rewrite),
+        mem_usage: None,
+        digest: Some(digest),
+        free: Some(free_entry),
+        aux_load: Some(aux_load),
+        aux_save: (version < 5).then_some(aux_save as _),
+        aux_save_triggers: raw::REDISMODULE_AUX_BEFORE_RDB as c_int,
+        free_effort: None,
+        unlink: None,
+        copy: None,
+        defrag: None,
+        mem_usage2: Some(mem_usage),
+        free_effort2: None,
+        unlink2: Some(unlink),
+        copy2: Some(copy),
+        aux_save2: (version >= 5).then_some(aux_save as _),
+    };
+    // SAFETY: the context is that of loading, and the server copies the table.
+    let data_type = unsafe {
+        api!(RedisModule_CreateDataType(
+            ctx.as_raw(),
+            super::TYPE_NAME.as_ptr(),
+            ENCODING,
+            &raw mut methods
+        ))
+    };
+    if data_type.is_null() {
+        return Err("the server refused the data type tagcache1");
+    }
+    key::set_type(data_type);
+    Ok(())
+}
+
+/// The entry behind a value pointer that the server passed.
+///
+/// # Safety
+/// `value` must be a value of our type that stays alive for `'a`.
+unsafe fn entry<'a>(value: *const c_void) -> Option<Entry<'a>> {
+    // SAFETY: by the caller's promise.
+    Handle::from_raw(value.cast_mut()).map(|handle| unsafe { Entry::from_handle(handle) })
+}
+
+// ---- leaving the keyspace ----
+
+unsafe extern "C" fn free_entry(value: *mut c_void) {
+    // Perhaps on a background thread, so without the barrier's log: there is nothing in it that panics.
+    if let Some(handle) = Handle::from_raw(value) {
+        // SAFETY: the server gives the value up.
+        unsafe { free(handle) };
+    }
+}
+
+unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+    guard(Place::Unlink, (), || {
+        // SAFETY: the server passes a live value, which it frees only afterwards, and a live context.
+        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
+        if let Some(entry) = entry {
+            unlinked(entry, u32::try_from(db).ok());
+        }
+    });
+}
+
+/// Takes an entry out of the index as it leaves the keyspace, and parks its tags in case it comes back elsewhere.
+fn unlinked(entry: Entry<'_>, db: Option<u32>) {
+    state::with(|state| {
+        let Some((db, slot)) = state.database_of(entry, db) else {
+            return;
+        };
+        let parked = &mut state.parked;
+        // The borrow of the index and that of the parking place are of different fields, but both of `state`.
+        let mut place = std::mem::take(parked);
+        let database = state.database(db);
+        let gone = database.index.has_backlog() && database.index.is_gone(slot);
+        if gone {
+            place.set(entry.handle(), db, entry.key(), std::iter::empty());
+        } else {
+            place.set(entry.handle(), db, entry.key(), database.index.tags(slot));
+        }
+        place.was_gone = gone;
+        let removed = database.index.remove(slot, sizes::cost(entry));
+        if removed.was_gone {
+            database.counters.reclaimed += 1;
+        }
+        entry.set_unlinked(removed.hits, removed.was_gone);
+        state.parked = place;
+    });
+}
+
+// ---- RDB ----
+
+unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
+    guard(Place::Save, (), || {
+        // SAFETY: the server passes a live value and a live stream.
+        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
+        let Some(entry) = entry else { return };
+        let unsigned = |number: u64| {
+            // SAFETY: the stream is alive.
+            unsafe { api!(RedisModule_SaveUnsigned(io, number)) };
+        };
+        let string = |bytes: &[u8]| {
+            // SAFETY: the stream is alive; the bytes are copied.
+            unsafe {
+                api!(RedisModule_SaveStringBuffer(
+                    io,
+                    bytes.as_ptr().cast(),
+                    bytes.len()
+                ))
+            };
+        };
+        with_tags(entry, u32::try_from(db).ok(), |saved| {
+            let tags = saved.as_ref().map_or(&[][..], |saved| &saved.tags);
+            unsigned(if saved.is_none() { SAVED_GONE } else { 0 });
+            unsigned(entry.created_ms());
+            unsigned(saved.as_ref().map_or(0, |saved| saved.hits).into());
+            unsigned(tags.len() as u64);
+            for tag in tags {
+                string(tag);
+            }
+            string(entry.value());
+        });
+    });
+}
+
+/// What the index knows about a visible entry.
+struct Indexed<'s> {
+    tags: Vec<&'s [u8]>,
+    hits: u32,
+}
+
+/// Runs `body` with tags and hits of an entry; `None` if it is gone.
+fn with_tags<R>(
+    entry: Entry<'_>,
+    db: Option<u32>,
+    body: impl FnOnce(Option<Indexed<'_>>) -> R,
+) -> R {
+    state::with(|state| {
+        let found = state.database_of(entry, db);
+        let indexed = found.and_then(|(db, slot)| {
+            let index = &state.databases()[db as usize].index;
+            (!(index.has_backlog() && index.is_gone(slot))).then(|| Indexed {
+                tags: index.tags(slot).collect(),
+                hits: index.hits(slot),
+            })
+        });
+        body(indexed)
+    })
+}
+
+/// Reads from a payload, which may be anything: each value is checked before it is believed.
+struct Reader(*mut raw::RedisModuleIO);
+
+impl Reader {
+    fn failed(&self) -> bool {
+        // SAFETY: the stream is alive.
+        unsafe { api!(RedisModule_IsIOError(self.0)) != 0 }
+    }
+
+    fn unsigned(&self, max: u64) -> Option<u64> {
+        // SAFETY: the stream is alive; on an error the server returns 0 and remembers it.
+        let number = unsafe { api!(RedisModule_LoadUnsigned(self.0)) };
+        (!self.failed() && number <= max).then_some(number)
+    }
+
+    fn string(&self) -> Option<Buffer> {
+        let mut len = 0;
+        // SAFETY: the stream is alive; on an error the server returns null.
+        let bytes = unsafe { api!(RedisModule_LoadStringBuffer(self.0, &raw mut len)) };
+        let buffer = (!bytes.is_null()).then_some(Buffer {
+            bytes: bytes.cast(),
+            len,
+        })?;
+        (!self.failed()).then_some(buffer)
+    }
+}
+
+/// Bytes that the server allocated for us.
+struct Buffer {
+    bytes: *mut u8,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the server allocated `len` bytes there, which are ours.
+        unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: ours, freed once.
+        unsafe { api!(RedisModule_Free(self.bytes.cast())) };
+    }
+}
+
+unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
+    guard(Place::Load, std::ptr::null_mut(), || {
+        load_entry(&Reader(io), encoding)
+            .map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
+    })
+}
+
+fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
+    if encoding != ENCODING {
+        log(
+            c"warning",
+            &format!(
+                "an entry has encoding {encoding}, this module knows {ENCODING}: update it first"
+            ),
+        );
+        return None;
+    }
+    let flags = reader.unsigned(SAVED_GONE)?;
+    let created_ms = reader.unsigned(MAX_TIME_MS)?;
+    let hits = reader.unsigned(u32::MAX.into())? as u32;
+    let count = reader.unsigned(MAX_TAGS)?;
+    let mut tags: Vec<Buffer> = Vec::new();
+    for _ in 0..count {
+        let tag = reader.string()?;
+        if tag.len == 0 || tag.len > MAX_TAG_BYTES {
+            return None;
+        }
+        tags.push(tag);
+    }
+    let value = reader.string()?;
+    // The name and the TTL are known when the entry is indexed, not here.
+    let parts = Parts {
+        key: &[],
+        value: value.as_ref(),
+        created_ms,
+        has_ttl: false,
+    };
+    Some(NewEntry::pending(
+        parts,
+        hits,
+        flags & SAVED_GONE != 0,
+        &TagBlock::new(&tags),
+    ))
+}
+
+unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
+    guard(Place::Save, (), || {
+        let clocks: Vec<(usize, u64)> = state::with(|state| {
+            let clocks = state
+                .databases()
+                .iter()
+                .map(|db| db.clock.reading())
+                .enumerate();
+            clocks.filter(|&(_, reading)| reading > 0).collect()
+        });
+        if clocks.is_empty() && super::load::type_method_version() >= 5 {
+            return; // Nothing written, nothing saved.
+        }
+        let unsigned = |number: u64| {
+            // SAFETY: the stream is alive.
+            unsafe { api!(RedisModule_SaveUnsigned(io, number)) };
+        };
+        unsigned(clocks.len() as u64);
+        for (db, reading) in clocks {
+            unsigned(db as u64);
+            unsigned(reading);
+        }
+    });
+}
+
+unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
+    /// More databases than any server has.
+    const MAX_DATABASES: u64 = 1 << 20;
+
+    let loaded = guard(Place::Load, None, || {
+        let reader = Reader(io);
+        if encoding != ENCODING {
+            log(
+                c"warning",
+                &format!("the clocks have encoding {encoding}, this module knows {ENCODING}"),
+            );
+            return None;
+        }
+        for _ in 0..reader.unsigned(MAX_DATABASES)? {
+            let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
+            state::with(|state| state.database(db as u32).clock.restore(reading));
+        }
+        Some(())
+    });
+    (if loaded.is_some() {
+        raw::REDISMODULE_OK
+    } else {
+        raw::REDISMODULE_ERR
+    }) as c_int
+}
+
+// ---- AOF ----
+
+unsafe extern "C" fn aof_rewrite(
+    io: *mut raw::RedisModuleIO,
+    key: *mut raw::RedisModuleString,
+    value: *mut c_void,
+) {
+    guard(Place::Save, (), || {
+        // SAFETY: the server passes a live value, name and stream.
+        let (entry, key, db) = unsafe {
+            (
+                entry(value),
+                Str::from_raw(key),
+                api!(RedisModule_GetDbIdFromIO(io)),
+            )
+        };
+        let Some(entry) = entry else { return };
+        let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
+            let indexed = indexed?; // A gone entry is not written at all.
+            let mut words = vec![OwnedStr::new(entry.value())];
+            if !indexed.tags.is_empty() {
+                words.push(OwnedStr::new(b"TAGS"));
+                words.push(OwnedStr::from_number(indexed.tags.len() as i64));
+                words.extend(indexed.tags.iter().map(|tag| OwnedStr::new(tag)));
+            }
+            words.push(OwnedStr::new(b"CREATED"));
+            words.push(OwnedStr::from_number(entry.created_ms() as i64));
+            words.push(OwnedStr::new(b"HITS"));
+            words.push(OwnedStr::from_number(indexed.hits.into()));
+            Some(words)
+        });
+        let Some(words) = words else { return };
+        let mut parts: Vec<*mut raw::RedisModuleString> =
+            words.iter().map(|word| word.as_str().as_raw()).collect();
+        // SAFETY: the stream is alive; "sv" takes a string, an array of strings and its length. The server itself
+        // writes the expiry as a PEXPIREAT behind it.
+        unsafe {
+            api!(RedisModule_EmitAOF(
+                io,
+                c"CACHE.SET".as_ptr(),
+                c"sv".as_ptr(),
+                key.as_raw(),
+                parts.as_mut_ptr(),
+                parts.len()
+            ));
+        }
+    });
+}
+
+// ---- looking and copying ----
+
+unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
+    guard(Place::Digest, (), || {
+        // SAFETY: the server passes a live value and a live digest.
+        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromDigest(md))) };
+        let Some(entry) = entry else { return };
+        let add = |bytes: &[u8]| {
+            // SAFETY: the digest is alive; the bytes are only read.
+            unsafe {
+                api!(RedisModule_DigestAddStringBuffer(
+                    md,
+                    bytes.as_ptr().cast(),
+                    bytes.len()
+                ))
+            };
+        };
+        with_tags(entry, u32::try_from(db).ok(), |indexed| {
+            add(entry.value());
+            if let Some(mut indexed) = indexed {
+                // The order of tags says nothing, and neither do hits and age, which are each node's own.
+                indexed.tags.sort_unstable();
+                for tag in indexed.tags {
+                    add(tag);
+                }
+            }
+            // SAFETY: the digest is alive.
+            unsafe { api!(RedisModule_DigestEndSequence(md)) };
+        });
+    });
+}
+
+unsafe extern "C" fn mem_usage(
+    _ctx: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+    _sample_size: usize,
+) -> usize {
+    guard(Place::Other, 0, || {
+        // SAFETY: the server passes a live value.
+        let entry = unsafe { entry(value) };
+        entry.map_or(0, |entry| sizes::value_cost(entry) as usize)
+    })
+}
+
+unsafe extern "C" fn copy(
+    ctx: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+) -> *mut c_void {
+    guard(Place::Other, std::ptr::null_mut(), || {
+        // SAFETY: the server passes a live value and a live context.
+        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
+        let Some(entry) = entry else {
+            return std::ptr::null_mut();
+        };
+        with_tags(entry, u32::try_from(db).ok(), |indexed| {
+            // A gone entry is not copied: the server answers that the copy failed.
+            indexed.map_or(std::ptr::null_mut(), |indexed| {
+                let parts = Parts {
+                    key: &[],
+                    value: entry.value(),
+                    created_ms: entry.created_ms(),
+                    has_ttl: entry.has_ttl(),
+                };
+                let copy =
+                    NewEntry::pending(parts, indexed.hits, false, &TagBlock::new(&indexed.tags));
+                copy.into_handle().as_raw()
+            })
+        })
+    })
+}

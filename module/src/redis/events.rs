@@ -1,0 +1,191 @@
+//! What the server announces: keys that came and went, flushes, swaps, loading, ticks.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use redis_module::raw;
+
+use super::adopt::{Arrival, adopt};
+use super::barrier::{Place, guard};
+use super::context::{Context, now_ms};
+use super::state;
+use super::string::Str;
+
+/// Subscribes to everything that the index must hear of.
+pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
+    let classes = raw::REDISMODULE_NOTIFY_GENERIC
+        | raw::REDISMODULE_NOTIFY_LOADED
+        | raw::REDISMODULE_NOTIFY_EXPIRED
+        | raw::REDISMODULE_NOTIFY_EVICTED;
+    // SAFETY: the context is that of loading.
+    if unsafe {
+        api!(RedisModule_SubscribeToKeyspaceEvents(
+            ctx.as_raw(),
+            classes,
+            Some(keyspace)
+        ))
+    } != raw::REDISMODULE_OK as c_int
+    {
+        return Err("the server refused the subscription to keyspace events");
+    }
+    let events: [(u64, raw::RedisModuleEventCallback); 4] = [
+        (raw::REDISMODULE_EVENT_FLUSHDB, Some(flush)),
+        (raw::REDISMODULE_EVENT_SWAPDB, Some(swap)),
+        (raw::REDISMODULE_EVENT_LOADING, Some(loading)),
+        (raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron)),
+    ];
+    for (id, callback) in events {
+        let event = raw::RedisModuleEvent { id, dataver: 1 };
+        // SAFETY: the context is that of loading.
+        if unsafe {
+            api!(RedisModule_SubscribeToServerEvent(
+                ctx.as_raw(),
+                event,
+                callback
+            ))
+        } != raw::REDISMODULE_OK as c_int
+        {
+            return Err("the server refused the subscription to server events");
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn keyspace(
+    ctx: *mut raw::RedisModuleCtx,
+    _class: c_int,
+    event: *const c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    guard(Place::Event, (), || {
+        // SAFETY: the server passes a live context, a C string and a live name.
+        let (ctx, event, key) = unsafe {
+            (
+                Context::from_raw(ctx),
+                CStr::from_ptr(event),
+                Str::from_raw(key),
+            )
+        };
+        // Event names need not be UTF-8: other modules choose theirs.
+        match event.to_bytes() {
+            b"loaded" => adopt(&ctx, key, Arrival::Loaded),
+            b"restore" => adopt(&ctx, key, Arrival::Restored),
+            b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
+            b"expired" => count_departure(&ctx, key, |counters| counters.expired += 1),
+            b"evicted" => count_departure(&ctx, key, |counters| counters.evicted += 1),
+            _ => {}
+        }
+    });
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Counts an expiry or eviction, if what left under this name was a visible entry.
+fn count_departure(
+    ctx: &Context<'_>,
+    key: Str<'_>,
+    count: impl FnOnce(&mut crate::engine::Counters),
+) {
+    let db = ctx.db();
+    state::with(|state| {
+        if state.parked.is(db, key.bytes()) {
+            if !state.parked.was_gone {
+                count(&mut state.database(db).counters);
+            }
+            state.parked.clear();
+        }
+    });
+}
+
+unsafe extern "C" fn flush(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if subevent != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
+            return;
+        }
+        // SAFETY: this event's data is that struct, alive during the call.
+        let info = unsafe { data.cast::<raw::RedisModuleFlushInfo>().read() };
+        // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
+        let taken: Vec<_> = state::with(|state| {
+            state.parked.clear();
+            state.condemned.clear();
+            match u32::try_from(info.dbnum) {
+                Ok(db) => vec![state.database(db).take_index()],
+                Err(_) => state
+                    .databases_mut()
+                    .iter_mut()
+                    .map(crate::engine::Database::take_index)
+                    .collect(),
+            }
+        });
+        if info.sync == 0 {
+            // FLUSHALL ASYNC frees the keys on a background thread: so with the index. Where no thread can be had, the
+            // closure is dropped right here, and the index with it.
+            let _ = std::thread::Builder::new()
+                .name("tagcache-flush".into())
+                .spawn(move || drop(taken));
+        }
+    });
+}
+
+unsafe extern "C" fn swap(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _subevent: u64,
+    data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if data.is_null() {
+            return;
+        }
+        // SAFETY: this event's data is that struct, alive during the call.
+        let info = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().read() };
+        if let (Ok(first), Ok(second)) = (
+            u32::try_from(info.dbnum_first),
+            u32::try_from(info.dbnum_second),
+        ) {
+            state::with(|state| state.swap_databases(first, second));
+        }
+    });
+}
+
+unsafe extern "C" fn loading(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if matches!(
+            subevent,
+            raw::REDISMODULE_SUBEVENT_LOADING_RDB_START
+                | raw::REDISMODULE_SUBEVENT_LOADING_AOF_START
+                | raw::REDISMODULE_SUBEVENT_LOADING_REPL_START
+        ) {
+            // What is loaded brings its clocks with it. A file without any was written at reading 0.
+            state::with(|state| {
+                for database in state.databases_mut() {
+                    database.clock.restore(0);
+                }
+            });
+        }
+    });
+}
+
+unsafe extern "C" fn cron(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        let now = now_ms();
+        state::with(|state| {
+            for database in state.databases_mut() {
+                database.index.forget_tags(now);
+            }
+        });
+    });
+}

@@ -1,0 +1,139 @@
+//! While a backlog exists: no command meets a gone key, and memory pressure is met with stale entries first.
+//!
+//! Nodes reclaim at their own pace, so for a while a gone key is still there on one node and not on another. A native
+//! command that depends on whether a key exists (SETNX, RENAME, SET … XX) would then do different things on a primary
+//! and its replica. So, while there is a backlog, a command filter looks at the keys that a command names and removes
+//! the gone ones first. It is taken away again with the last of the backlog: commands pay nothing for it otherwise.
+//!
+//! The filter itself must not touch keys (it runs outside of any command, where an expiry could not be propagated), so
+//! it calls the internal command CACHE.RECLAIM, which can.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use redis_module::raw;
+use smallvec::SmallVec;
+
+use super::barrier::{Place, guard};
+use super::context::Context;
+use super::reclaim;
+use super::string::Args;
+use crate::error::Error;
+
+/// The filter while it is installed, and the context that it calls commands with.
+static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::ptr::null_mut());
+static CONTEXT: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The part of `maxmemory` from which on commands free stale entries first.
+const PRESSURE: f32 = 0.98;
+
+pub(super) fn install(ctx: &Context<'_>) {
+    if !FILTER.load(Ordering::Relaxed).is_null() {
+        return;
+    }
+    // SAFETY: the context is alive, and that of this module.
+    unsafe {
+        if CONTEXT.load(Ordering::Relaxed).is_null() {
+            CONTEXT.store(
+                api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())),
+                Ordering::Relaxed,
+            );
+        }
+        let no_self = raw::REDISMODULE_CMDFILTER_NOSELF as c_int;
+        FILTER.store(
+            api!(RedisModule_RegisterCommandFilter(
+                ctx.as_raw(),
+                Some(on_command),
+                no_self
+            )),
+            Ordering::Relaxed,
+        );
+    }
+}
+
+pub(super) fn remove(ctx: &Context<'_>) {
+    let filter = FILTER.swap(std::ptr::null_mut(), Ordering::Relaxed);
+    if !filter.is_null() {
+        // SAFETY: registered by `install`, and not removed since.
+        unsafe { api!(RedisModule_UnregisterCommandFilter(ctx.as_raw(), filter)) };
+    }
+}
+
+fn under_pressure() -> bool {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_GetUsedMemoryRatio()) >= PRESSURE }
+}
+
+unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
+    guard(Place::Other, (), || {
+        let ctx = CONTEXT.load(Ordering::Relaxed);
+        // SAFETY: the server passes a live filter context; its arguments are alive during the call.
+        let mut argv: SmallVec<[*mut raw::RedisModuleString; 16]> = unsafe {
+            let argc = api!(RedisModule_CommandFilterArgsCount(filter));
+            (0..argc)
+                .map(|at| api!(RedisModule_CommandFilterArgGet(filter, at)))
+                .collect()
+        };
+        let mut keys: SmallVec<[*mut raw::RedisModuleString; 16]> = SmallVec::new();
+        if !is_own(&mut argv) {
+            let mut count = 0;
+            // SAFETY: the arguments are alive; the positions are an array of `count` indices into them, ours to free.
+            unsafe {
+                let positions = api!(RedisModule_GetCommandKeys(
+                    ctx,
+                    argv.as_mut_ptr(),
+                    argv.len() as c_int,
+                    &raw mut count
+                ));
+                if !positions.is_null() {
+                    let places = std::slice::from_raw_parts(positions, count as usize);
+                    keys.extend(
+                        places
+                            .iter()
+                            .filter_map(|&at| argv.get(at as usize).copied()),
+                    );
+                    api!(RedisModule_Free(positions.cast()));
+                }
+            }
+        }
+        if keys.is_empty() && !under_pressure() {
+            return;
+        }
+        // SAFETY: "v" takes an array of strings and its length; the reply is freed.
+        unsafe {
+            let reply = api!(RedisModule_Call(
+                ctx,
+                c"CACHE.RECLAIM".as_ptr(),
+                c"v".as_ptr(),
+                keys.as_mut_ptr(),
+                keys.len()
+            ));
+            if !reply.is_null() {
+                api!(RedisModule_FreeCallReply(reply));
+            }
+        }
+    });
+}
+
+/// Commands of the module see gone entries for what they are.
+fn is_own(argv: &mut [*mut raw::RedisModuleString]) -> bool {
+    // SAFETY: the arguments are alive during the call.
+    let args = unsafe { Args::from_raw(argv.as_mut_ptr(), argv.len() as c_int) };
+    args.name()
+        .is_none_or(|name| name.len() > 6 && name[..6].eq_ignore_ascii_case(b"cache."))
+}
+
+/// `CACHE.RECLAIM [key ...]` → OK. Internal: frees the gone entries under these keys, in every database, and, while
+/// memory is short, as many others as fit into one slice. Never replicated. Harmless if called by hand.
+pub(crate) fn reclaim_command(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let db = ctx.db();
+    for name in args.iter() {
+        reclaim::reclaim_key(ctx, name);
+    }
+    if under_pressure() {
+        reclaim::slice(ctx, || !under_pressure());
+    }
+    ctx.select(db);
+    ctx.reply_ok();
+    Ok(())
+}

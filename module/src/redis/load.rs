@@ -1,0 +1,200 @@
+//! Loading the module: API, settings, data type, commands, events.
+
+use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void};
+
+use redis_module::raw;
+
+use super::barrier::{Place, guard, log};
+use super::context::Context;
+use super::string::Args;
+use super::{barrier, data_type, events, info, sizes, state};
+use crate::COMMANDS;
+use crate::config::{self, Config, SETTINGS, Setting};
+
+const NAME: &CStr = c"tagcache";
+
+/// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
+const VERSION: c_int = 100;
+
+/// A row of the table of commands.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) name: &'static CStr,
+    /// What the server calls; made by `command!`, it ends in `handler`.
+    pub(crate) entry: raw::RedisModuleCmdFunc,
+    pub(crate) flags: &'static CStr,
+    /// First, last and step of the keys among the arguments; zeros for none.
+    pub(crate) keys: (c_int, c_int, c_int),
+}
+
+/// Makes a row of the table of commands: name, body, flags, keys.
+macro_rules! command {
+    ($name:literal, $handler:path, $flags:literal, $keys:expr) => {{
+        unsafe extern "C" fn entry(
+            ctx: *mut redis_module::raw::RedisModuleCtx,
+            argv: *mut *mut redis_module::raw::RedisModuleString,
+            argc: std::ffi::c_int,
+        ) -> std::ffi::c_int {
+            // SAFETY: the arguments are passed on as the server gave them.
+            unsafe { $crate::redis::barrier::command(ctx, argv, argc, $handler) }
+        }
+        $crate::redis::Command {
+            name: $name,
+            entry: Some(entry),
+            flags: $flags,
+            keys: $keys,
+        }
+    }};
+}
+pub(crate) use command;
+
+/// Where the server starts the module: name, version and API; then everything else, which may allocate and therefore
+/// comes after.
+///
+/// # Safety
+/// Called by the server, which passes its own context and arguments.
+#[unsafe(no_mangle)]
+#[allow(
+    non_snake_case,
+    unreachable_pub,
+    reason = "the name is the server's, and it looks it up as a symbol"
+)]
+pub unsafe extern "C" fn RedisModule_OnLoad(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    // SAFETY: the server passes a live context.
+    if unsafe {
+        raw::Export_RedisModule_Init(
+            ctx,
+            NAME.as_ptr(),
+            VERSION,
+            raw::REDISMODULE_APIVER_1 as c_int,
+        )
+    } == raw::REDISMODULE_ERR as c_int
+    {
+        return raw::REDISMODULE_ERR as c_int;
+    }
+    let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
+        barrier::log_panic_locations();
+        // SAFETY: the server passes live arguments; here, all of them are arguments, there is no name before them.
+        let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
+        let words: Vec<&[u8]> = args
+            .name()
+            .into_iter()
+            .chain(args.iter().map(|arg| arg.bytes()))
+            .collect();
+        start(&ctx, &config::from_args(&words)?, COMMANDS).map_err(str::to_owned)
+    });
+    match loaded {
+        Ok(()) => raw::REDISMODULE_OK as c_int,
+        Err(reason) => {
+            log(c"warning", &format!("not loaded: {reason}"));
+            raw::REDISMODULE_ERR as c_int
+        }
+    }
+}
+
+fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
+    sizes::probe();
+    state::init(config.clone());
+    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
+        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+    // SAFETY: the context is that of loading.
+    unsafe { api!(RedisModule_SetModuleOptions(ctx.as_raw(), options as c_int)) };
+    data_type::register(ctx)?;
+    for command in commands {
+        let (first, last, step) = command.keys;
+        // SAFETY: the context is that of loading; the server copies name and flags.
+        let created = unsafe {
+            api!(RedisModule_CreateCommand(
+                ctx.as_raw(),
+                command.name.as_ptr(),
+                command.entry,
+                command.flags.as_ptr(),
+                first,
+                last,
+                step
+            ))
+        };
+        if created != raw::REDISMODULE_OK as c_int {
+            return Err("a command's name is taken");
+        }
+    }
+    events::subscribe(ctx)?;
+    info::register(ctx);
+    register_settings(ctx, config)
+}
+
+/// The version of the data type's table of callbacks that the server knows.
+pub(super) fn type_method_version() -> i64 {
+    // SAFETY: takes nothing; the pointer is null on servers before 6.2, where version 1 is what there is.
+    unsafe { raw::RedisModule_GetTypeMethodVersion.map_or(1, |version| version().into()) }
+}
+
+/// Makes the settings known to CONFIG GET and CONFIG SET, where the server has settings of modules.
+fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static str> {
+    // SAFETY: set once, at the start of loading.
+    let (Some(register), Some(load)) = (unsafe {
+        (
+            raw::RedisModule_RegisterNumericConfig,
+            raw::RedisModule_LoadConfigs,
+        )
+    }) else {
+        return Ok(());
+    };
+    for setting in &SETTINGS {
+        // SAFETY: the context is that of loading; the setting is static, and comes back to the two callbacks.
+        let registered = unsafe {
+            register(
+                ctx.as_raw(),
+                setting.name.as_ptr(),
+                (setting.get)(config),
+                raw::REDISMODULE_CONFIG_DEFAULT as c_uint,
+                setting.min,
+                setting.max,
+                Some(get_setting),
+                Some(set_setting),
+                None,
+                std::ptr::from_ref(setting).cast_mut().cast(),
+            )
+        };
+        if registered != raw::REDISMODULE_OK as c_int {
+            return Err("the server refused a setting");
+        }
+    }
+    // SAFETY: the context is that of loading. This sets each one to what the configuration file says.
+    if unsafe { load(ctx.as_raw()) } != raw::REDISMODULE_OK as c_int {
+        return Err("the configuration file has a bad value for one of the settings");
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `data` must be what `register_settings` gave.
+unsafe fn setting<'a>(data: *mut c_void) -> &'a Setting {
+    // SAFETY: by the caller's promise it is one of the static settings.
+    unsafe { &*data.cast::<Setting>() }
+}
+
+unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
+    // SAFETY: the server passes what was registered.
+    guard(Place::Other, 0, || {
+        state::with(|state| (unsafe { setting(data) }.get)(&state.config))
+    })
+}
+
+unsafe extern "C" fn set_setting(
+    _name: *const c_char,
+    value: c_longlong,
+    data: *mut c_void,
+    _error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    // The server has checked the range, and names it where it refuses.
+    guard(Place::Other, raw::REDISMODULE_ERR as c_int, || {
+        // SAFETY: the server passes what was registered.
+        state::with(|state| (unsafe { setting(data) }.set)(&mut state.config, value));
+        raw::REDISMODULE_OK as c_int
+    })
+}

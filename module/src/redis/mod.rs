@@ -1,0 +1,41 @@
+//! The shell around the engine: every call to the server and every call from it. All `unsafe` of the module is here
+//! and in `entry.rs`.
+//!
+//! The server runs all of this on its main thread, one callback at a time, with one exception: `free` of the data type
+//! may run on a background thread. Calls to the server can call back into the module (deleting a key ends in
+//! `unlink`), so [`state::with`] is never held across one that does.
+
+/// Calls a function of the module API. All that are called this way exist on every supported server; newer ones are
+/// looked up where they are used.
+macro_rules! api {
+    ($function:ident($($arg:expr),* $(,)?)) => {
+        (redis_module::raw::$function.expect(concat!("every supported server has ", stringify!($function))))($($arg),*)
+    };
+}
+
+pub(crate) mod adopt;
+#[cfg(not(test))]
+mod alloc;
+pub(crate) mod barrier;
+pub(crate) mod context;
+mod data_type;
+mod events;
+mod filter;
+mod info;
+pub(crate) mod key;
+mod load;
+pub(crate) mod reclaim;
+pub(crate) mod sizes;
+pub(crate) mod state;
+pub(crate) mod string;
+
+#[cfg(feature = "panic-on-demand")]
+pub(crate) use barrier::Place;
+pub(crate) use context::Context;
+pub(crate) use filter::reclaim_command;
+pub(crate) use key::{Key, Kind};
+pub(crate) use load::{Command, command};
+pub(crate) use string::{Args, OwnedStr, Str};
+
+/// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.
+pub(crate) const TYPE_NAME: &std::ffi::CStr = c"tagcache1";

@@ -1,0 +1,158 @@
+//! Strings of the server, and a command's arguments.
+
+use std::ffi::c_int;
+use std::marker::PhantomData;
+
+use redis_module::raw;
+use smallvec::SmallVec;
+
+use crate::error::Error;
+
+/// A string of the server that lives for `'a`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Str<'a> {
+    raw: *mut raw::RedisModuleString,
+    alive: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Str<'a> {
+    /// # Safety
+    /// The string must live for `'a`.
+    pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleString) -> Self {
+        Self {
+            raw,
+            alive: PhantomData,
+        }
+    }
+
+    pub(crate) const fn as_raw(self) -> *mut raw::RedisModuleString {
+        self.raw
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        let mut len = 0;
+        // SAFETY: the string lives for `'a` and strings of the server do not change while they are shared.
+        unsafe {
+            let bytes = api!(RedisModule_StringPtrLen(self.raw, &raw mut len));
+            std::slice::from_raw_parts(bytes.cast(), len)
+        }
+    }
+}
+
+/// A string that the module made.
+#[derive(Debug)]
+pub(crate) struct OwnedStr(*mut raw::RedisModuleString);
+
+impl OwnedStr {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        // SAFETY: the context is optional; the bytes are copied.
+        Self(unsafe {
+            api!(RedisModule_CreateString(
+                std::ptr::null_mut(),
+                bytes.as_ptr().cast(),
+                bytes.len()
+            ))
+        })
+    }
+
+    pub(crate) fn from_number(number: i64) -> Self {
+        // SAFETY: the context is optional.
+        Self(unsafe {
+            api!(RedisModule_CreateStringFromLongLong(
+                std::ptr::null_mut(),
+                number
+            ))
+        })
+    }
+
+    pub(crate) const fn as_str(&self) -> Str<'_> {
+        // SAFETY: it lives as long as `self`.
+        unsafe { Str::from_raw(self.0) }
+    }
+}
+
+impl Drop for OwnedStr {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once.
+        unsafe { api!(RedisModule_FreeString(std::ptr::null_mut(), self.0)) };
+    }
+}
+
+/// The arguments of the command that runs, its name first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Args<'a> {
+    argv: &'a [*mut raw::RedisModuleString],
+}
+
+/// Arguments as bytes.
+pub(crate) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
+
+impl<'a> Args<'a> {
+    /// # Safety
+    /// `argv` must point to `argc` strings that live for `'a`.
+    pub(crate) unsafe fn from_raw(argv: *mut *mut raw::RedisModuleString, argc: c_int) -> Self {
+        if argc <= 0 {
+            return Self { argv: &[] };
+        }
+        // SAFETY: by the caller's promise.
+        Self {
+            argv: unsafe { std::slice::from_raw_parts(argv, argc as usize) },
+        }
+    }
+
+    /// The command's name as it was sent.
+    pub(crate) fn name(self) -> Option<&'a [u8]> {
+        // SAFETY: all strings of `argv` live for `'a`.
+        self.argv
+            .first()
+            .map(|&raw| unsafe { Str::from_raw(raw) }.bytes())
+    }
+
+    /// How many, the command's name not counted.
+    pub(crate) const fn len(self) -> usize {
+        self.argv.len() - 1
+    }
+
+    /// The only argument; anything else is a wrong number of arguments.
+    pub(crate) fn only(self) -> Result<Str<'a>, Error> {
+        self.exactly::<1>().map(|[only]| only)
+    }
+
+    /// Exactly this many arguments.
+    pub(crate) fn exactly<const N: usize>(self) -> Result<[Str<'a>; N], Error> {
+        let args: [*mut raw::RedisModuleString; N] = self
+            .argv
+            .get(1..)
+            .and_then(|args| args.try_into().ok())
+            .ok_or(Error::WrongArity)?;
+        // SAFETY: all strings of `argv` live for `'a`.
+        Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
+    }
+
+    /// The first arguments; fewer is a wrong number of arguments.
+    pub(crate) fn first<const N: usize>(self) -> Result<[Str<'a>; N], Error> {
+        let args = self
+            .argv
+            .get(1..)
+            .and_then(|args| args.first_chunk::<N>())
+            .ok_or(Error::WrongArity)?;
+        // SAFETY: all strings of `argv` live for `'a`.
+        Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> {
+        // SAFETY: all strings of `argv` live for `'a`.
+        self.argv
+            .iter()
+            .skip(1)
+            .map(|&raw| unsafe { Str::from_raw(raw) })
+    }
+
+    /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
+    pub(crate) fn words(self, at_least: usize) -> Result<Words<'a>, Error> {
+        if self.len() < at_least {
+            return Err(Error::WrongArity);
+        }
+        Ok(self.iter().map(Str::bytes).collect())
+    }
+}
