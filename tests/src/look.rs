@@ -216,6 +216,19 @@ impl Snapshot {
             databases,
         }
     }
+
+    /// Without what covers the whole server, to compare these databases only.
+    #[must_use]
+    pub fn without_digest(mut self) -> Self {
+        self.digest.clear();
+        self.changes = 0;
+        self
+    }
+
+    /// Takes over the server's count of changes, where something changed and was undone.
+    pub fn forget_changes(&mut self, other: &Self) {
+        self.changes = other.changes;
+    }
 }
 
 /// The keys of type `tagcache1` in the selected database, also those that are gone and not yet reclaimed.

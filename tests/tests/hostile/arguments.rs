@@ -1,0 +1,265 @@
+//! Arguments that no client sends by good will.
+
+use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, tagscan};
+use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols};
+
+const MB: usize = 1 << 20;
+
+#[test]
+fn a_tag_of_10_mb_is_refused_or_unknown_everywhere_and_nothing_changes() {
+    on_both_protocols(|server, client| {
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        let tag = vec![b't'; 10 * MB];
+        let before = Snapshot::take(server, &[0], &[]);
+        assert!(call!(client, "CACHE.SET", "key", "w", "TAGS", 1, tag).is_error());
+        let info = call!(client, "CACHE.TAGINFO", tag);
+        assert!(info.is_error() || info.is_null(), "{info:?}");
+        let scan = call!(client, "CACHE.TAGSCAN", tag, 0);
+        assert!(
+            scan.is_error() || scan.items()[1].items().is_empty(),
+            "{scan:?}"
+        );
+        assert_eq!(Snapshot::take(server, &[0], &[]), before);
+        let dropped = call!(client, "CACHE.INVALIDATE", tag, "a");
+        assert!(
+            dropped.is_error() || dropped == Reply::Int(1),
+            "{dropped:?}"
+        );
+        assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+#[test]
+fn an_empty_tag_is_no_tag_of_any_entry() {
+    on_both_protocols(|server, client| {
+        call!(client, "CACHE.SET", "key", "v");
+        assert!(call!(client, "CACHE.SET", "key", "w", "TAGS", 1, "").is_error());
+        let dropped = call!(client, "CACHE.INVALIDATE", "");
+        assert!(
+            dropped.is_error() || dropped == Reply::Int(0),
+            "{dropped:?}"
+        );
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+        assert_index_agrees(server, &[0], &[]);
+    });
+}
+
+#[test]
+fn a_value_of_10_mb_comes_back_and_is_accounted_for() {
+    on_both_protocols(|server, client| {
+        let value = Rng::new(1).bytes(10 * MB);
+        for key in ["one", "two"] {
+            assert_eq!(
+                call!(client, "CACHE.SET", key, value, "TAGS", 1, "large"),
+                Reply::ok()
+            );
+        }
+        assert_eq!(call!(client, "CACHE.GET", "two"), Reply::bulk(&value));
+        assert_eq!(inspect(client, "one").unwrap().bytes, 10 * MB as i64);
+        assert!(call!(client, "CACHE.TAGINFO", "large").field("bytes").int() >= 20 * MB as i64);
+        let payload = call!(client, "DUMP", "one").bytes().to_vec();
+        assert_eq!(call!(client, "RESTORE", "three", 0, payload), Reply::ok());
+        assert_eq!(call!(client, "CACHE.GET", "three"), Reply::bulk(&value));
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "large"), Reply::Int(3));
+        assert_index_agrees(server, &[0], &[b"large"]);
+    });
+}
+
+#[test]
+fn a_key_of_any_bytes_works_in_every_command() {
+    on_both_protocols(|server, client| {
+        let all: Vec<u8> = (0..=255).collect();
+        let keys: [&[u8]; 6] = [b"", b"\0", b"\r\n", b"\xc3\x28", &all, &vec![b'k'; 100_000]];
+        for key in keys {
+            assert_eq!(
+                call!(client, "CACHE.SET", key, "v", "EX", 100, "TAGS", 1, "a"),
+                Reply::ok()
+            );
+            assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk("v"));
+            assert_eq!(
+                call!(client, "CACHE.MGET", key, "absent").items()[0],
+                Reply::bulk("v")
+            );
+            assert_eq!(call!(client, "CACHE.TOUCH", key, "PERSIST"), Reply::Int(1));
+            assert_eq!(inspect(client, key).unwrap().tags, [b"a"]);
+        }
+        let found: Vec<_> = tagscan(client, b"a", 3).into_iter().collect();
+        let mut expected = keys.map(<[u8]>::to_vec).to_vec();
+        expected.sort();
+        assert_eq!(found, expected);
+        assert_index_agrees(server, &[0], &[]);
+        assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
+        assert_eq!(tagscan(client, b"a", 3).len(), keys.len());
+        assert_eq!(call!(client, "CACHE.DEL", ""), Reply::Int(1));
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(5));
+        assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+#[test]
+fn binary_tags_survive_everything() {
+    on_both_protocols(|server, client| {
+        let mut rng = Rng::from_env(3);
+        let tags: Vec<Vec<u8>> = (1..100).map(|len| rng.bytes(len * 5)).collect();
+        let mut set = args!["CACHE.SET", "key", "v", "TAGS", tags.len()];
+        set.extend(tags.iter().cloned());
+        assert_eq!(client.call(&set), Reply::ok());
+        assert_eq!(call!(client, "COPY", "key", "copy"), Reply::Int(1));
+        assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
+        for key in ["key", "copy"] {
+            assert_eq!(inspect(client, key).unwrap().tags, tags);
+        }
+        assert_index_agrees(server, &[0], &[]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", tags[50]), Reply::Int(2));
+        assert_index_agrees(server, &[0], &[]);
+    });
+}
+
+#[test]
+fn a_hundred_thousand_arguments_are_answered() {
+    on_both_protocols(|server, client| {
+        call!(client, "CACHE.SET", "key99999", "v", "TAGS", 1, "tag99999");
+        let many = |command: &str, word: &str| {
+            let mut command = args![command];
+            command.extend((0..100_000).map(|n| format!("{word}{n}").into_bytes()));
+            command
+        };
+        assert_eq!(
+            client.call(&many("CACHE.MGET", "key")).items().len(),
+            100_000
+        );
+        assert_eq!(client.call(&many("CACHE.INVALIDATE", "tag")), Reply::Int(1));
+        assert_eq!(client.call(&many("CACHE.DEL", "key")), Reply::Int(0));
+        let mut set = args!["CACHE.SET", "key", "v", "TAGS", 100_000];
+        set.extend((0..100_000).map(|n| format!("t{n}").into_bytes()));
+        assert!(client.call(&set).is_error());
+        assert_index_agrees(server, &[0], &[b"tag99999", b"t5"]);
+    });
+}
+
+#[test]
+fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
+    on_both_protocols(|_, client| {
+        call!(client, "SET", "string", "v");
+        call!(client, "CACHE.SET", "key", "v");
+        let script = "local r = redis.pcall('CACHE.SET', KEYS[1], 'w', 'EX', '0'); return r.err";
+        let error = call!(client, "EVAL", script, 1, "key").text();
+        assert!(
+            error.starts_with("ERR invalid expire time in 'cache.set' command"),
+            "{error}"
+        );
+        let error = call!(
+            client,
+            "EVAL",
+            "return redis.call('CACHE.GET', KEYS[1])",
+            1,
+            "string"
+        );
+        assert!(
+            error.error().is_some_and(|e| e.starts_with("WRONGTYPE ")),
+            "{error:?}"
+        );
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+    });
+}
+
+/// Any words in any order, from a vocabulary that gets far into every parser.
+fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
+    const COMMANDS: [&str; 12] = [
+        "CACHE.SET",
+        "CACHE.GET",
+        "CACHE.MGET",
+        "CACHE.DEL",
+        "CACHE.TOUCH",
+        "CACHE.INVALIDATE",
+        "CACHE.FLUSH",
+        "CACHE.INSPECT",
+        "CACHE.TAGINFO",
+        "CACHE.TAGSCAN",
+        "CACHE.STATS",
+        "CACHE.SET",
+    ];
+    const WORDS: [&str; 30] = [
+        "EX",
+        "PX",
+        "EXAT",
+        "PXAT",
+        "KEEPTTL",
+        "NX",
+        "XX",
+        "TAGS",
+        "GRACE",
+        "LEASE",
+        "COUNT",
+        "PERSIST",
+        "0",
+        "1",
+        "2",
+        "3",
+        "10",
+        "-1",
+        "100",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "18446744073709551615",
+        "1e3",
+        "",
+        "key1",
+        "key2",
+        "string",
+        "list",
+        "tag1",
+        "\0\u{ff}",
+    ];
+    let mut command = args![rng.pick(&COMMANDS)];
+    for _ in 0..rng.below(9) {
+        command.push(rng.pick(&WORDS).as_bytes().to_vec());
+    }
+    command
+}
+
+#[test]
+fn twenty_thousand_commands_of_any_words_leave_the_server_alive_and_the_index_true() {
+    on_both_protocols(|server, client| {
+        let mut rng = Rng::from_env(11);
+        call!(client, "SET", "string", "v");
+        call!(client, "RPUSH", "list", "v");
+        for _ in 0..20 {
+            let commands: Vec<_> = (0..1000).map(|_| any_command(&mut rng)).collect();
+            let replies = client.pipeline(&commands);
+            let refused = replies.iter().filter(|reply| reply.is_error()).count();
+            assert!(refused > 100 && refused < 1000, "{refused} of 1000 refused");
+            assert!(
+                replies.iter().filter_map(Reply::error).all(known_prefix),
+                "{replies:?}"
+            );
+            assert_index_agrees(server, &[0], &[b"tag1", b"key1", b"EX"]);
+        }
+        assert_eq!(call!(client, "GET", "string"), Reply::bulk("v"));
+        assert_eq!(
+            call!(client, "LRANGE", "list", 0, -1).items(),
+            [Reply::bulk("v")]
+        );
+    });
+}
+
+fn known_prefix(error: &str) -> bool {
+    let known = error.starts_with("ERR ") || error.starts_with("WRONGTYPE ");
+    known && !error.contains("internal error")
+}
+
+#[test]
+fn a_connection_that_ends_in_the_middle_of_a_command_changes_nothing() {
+    on_both_protocols(|server, client| {
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        let before = Snapshot::take(server, &[0], &[]);
+        for cut in [20, 30, 45, 60] {
+            let whole =
+                b"*5\r\n$9\r\nCACHE.SET\r\n$3\r\nkey\r\n$1\r\nw\r\n$4\r\nTAGS\r\n$10000000\r\n0";
+            let mut other: RawClient = server.raw();
+            other.send_bytes(&whole[..cut.min(whole.len())]);
+            drop(other);
+        }
+        assert_eq!(Snapshot::take(server, &[0], &[]), before);
+    });
+}

@@ -1,0 +1,5 @@
+//! Hostile input: an error each time, nothing lost, the server alive.
+
+mod arguments;
+mod panics;
+mod payloads;

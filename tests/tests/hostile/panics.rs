@@ -1,0 +1,169 @@
+//! The panic barrier, proved by a build that panics on demand.
+
+use std::io::Write;
+
+use tagcache_tests::look::stat;
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path,
+    wait_until,
+};
+
+/// Runs the test with the module that panics on demand, or says loudly that it did not.
+fn with_panicking_module(test: impl Fn(&mut Server, &mut RawClient)) {
+    let Some(module) = panic_module_path() else {
+        // Straight to standard error: the test runner swallows what a passing test prints.
+        let notice =
+            "\n!!! TAGCACHE_MODULE_PANIC is not set: a test of the panic barrier was SKIPPED !!!\n";
+        let _ = std::io::stderr().write_all(notice.as_bytes());
+        return;
+    };
+    for_all_engines(|engine: &Engine| {
+        let mut server = Server::builder()
+            .engine(engine)
+            .module(&module)
+            .expect_panics()
+            .start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "kept", "value", "TAGS", 1, "kept");
+        call!(client, "SET", "string", "value");
+        test(&mut server, &mut client);
+        still_serves(&mut server, &mut client);
+    });
+}
+
+fn still_serves(server: &mut Server, client: &mut RawClient) {
+    assert_eq!(call!(client, "PING"), Reply::Simple("PONG".to_owned()));
+    assert!(server.is_alive());
+    assert_eq!(call!(client, "GET", "string"), Reply::bulk("value"));
+    assert_eq!(call!(client, "CACHE.GET", "kept"), Reply::bulk("value"));
+    assert_eq!(
+        call!(client, "CACHE.SET", "new", "value", "TAGS", 1, "new"),
+        Reply::ok()
+    );
+    assert_eq!(call!(client, "CACHE.INVALIDATE", "new"), Reply::Int(1));
+    assert!(call!(client, "CACHE.GET", "new").is_null());
+    assert!(!call!(client, "CACHE.STATS").is_error());
+}
+
+fn logged(server: &Server) {
+    wait_until("the panic stands in the log", DEADLINE, || {
+        server.log().to_lowercase().contains("panic")
+    });
+}
+
+#[test]
+fn a_panic_in_a_command_is_answered_with_an_error() {
+    with_panicking_module(|server, client| {
+        for _ in 0..3 {
+            let reply = call!(client, "CACHE.PANIC", "command");
+            assert!(
+                reply
+                    .error()
+                    .is_some_and(|e| e.starts_with("ERR internal error")),
+                "{reply:?}"
+            );
+        }
+        logged(server);
+    });
+}
+
+#[test]
+fn a_panic_in_a_command_inside_a_transaction_or_script_is_answered_there() {
+    with_panicking_module(|server, client| {
+        call!(client, "MULTI");
+        call!(client, "CACHE.PANIC", "command");
+        call!(client, "CACHE.SET", "after", "v");
+        let replies = call!(client, "EXEC");
+        assert!(replies.items()[0].is_error());
+        assert_eq!(replies.items()[1], Reply::ok());
+        let script = "return redis.pcall('CACHE.PANIC', 'command').err";
+        let error = call!(client, "EVAL", script, 0).text();
+        assert!(error.contains("internal error"), "{error}");
+        logged(server);
+    });
+}
+
+#[test]
+fn a_panic_while_a_value_is_unlinked_does_not_keep_the_key() {
+    with_panicking_module(|server, client| {
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        assert_eq!(call!(client, "CACHE.PANIC", "unlink"), Reply::ok());
+        assert_eq!(call!(client, "DEL", "key"), Reply::Int(1));
+        logged(server);
+        assert!(call!(client, "CACHE.GET", "key").is_null());
+        assert!(!call!(client, "CACHE.INVALIDATE", "a").is_error());
+        call!(client, "CACHE.SET", "key", "again", "TAGS", 1, "a");
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("again"));
+    });
+}
+
+#[test]
+fn a_panic_in_the_reclaiming_timer_does_not_end_reclaiming() {
+    with_panicking_module(|server, client| {
+        for n in 0..5000 {
+            call!(client, "CACHE.SET", n, "v", "TAGS", 1, "a");
+        }
+        assert_eq!(call!(client, "CACHE.PANIC", "timer"), Reply::ok());
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(5000));
+        logged(server);
+        wait_until("the backlog is reclaimed after the panic", DEADLINE, || {
+            stat(client, "reclaim_backlog") == 0
+        });
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(2));
+    });
+}
+
+#[test]
+fn a_panic_in_an_event_handler_is_survived() {
+    with_panicking_module(|server, client| {
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        assert_eq!(call!(client, "CACHE.PANIC", "event"), Reply::ok());
+        call!(client, "RENAME", "key", "other");
+        call!(client, "COPY", "other", "third");
+        logged(server);
+        // Whatever the index missed, no read may fail and a removal removes.
+        call!(client, "CACHE.GET", "other");
+        call!(client, "DEL", "key", "other", "third");
+        assert!(call!(client, "CACHE.GET", "other").is_null());
+        assert!(!call!(client, "CACHE.INVALIDATE", "a").is_error());
+    });
+}
+
+#[test]
+fn a_panic_while_saving_is_survived() {
+    with_panicking_module(|server, client| {
+        assert_eq!(call!(client, "CACHE.PANIC", "save"), Reply::ok());
+        call!(client, "DUMP", "kept");
+        logged(server);
+        let payload = call!(client, "DUMP", "kept");
+        assert_eq!(
+            call!(client, "RESTORE", "copy", 0, payload.bytes()),
+            Reply::ok()
+        );
+        assert_eq!(call!(client, "CACHE.GET", "copy"), Reply::bulk("value"));
+    });
+}
+
+#[test]
+fn a_panic_while_loading_is_answered_with_an_error() {
+    with_panicking_module(|server, client| {
+        let payload = call!(client, "DUMP", "kept").bytes().to_vec();
+        assert_eq!(call!(client, "CACHE.PANIC", "load"), Reply::ok());
+        assert!(call!(client, "RESTORE", "copy", 0, payload).is_error());
+        logged(server);
+        assert_eq!(call!(client, "EXISTS", "copy"), Reply::Int(0));
+        assert_eq!(call!(client, "RESTORE", "copy", 0, payload), Reply::ok());
+        assert_eq!(call!(client, "CACHE.GET", "copy"), Reply::bulk("value"));
+    });
+}
+
+#[test]
+fn a_panic_while_a_digest_is_made_is_survived() {
+    with_panicking_module(|server, client| {
+        let before = call!(client, "DEBUG", "DIGEST");
+        assert_eq!(call!(client, "CACHE.PANIC", "digest"), Reply::ok());
+        call!(client, "DEBUG", "DIGEST-VALUE", "kept");
+        logged(server);
+        assert_eq!(call!(client, "DEBUG", "DIGEST"), before);
+    });
+}

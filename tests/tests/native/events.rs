@@ -1,0 +1,180 @@
+//! WATCH, CLIENT TRACKING and keyspace notifications.
+
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+
+/// One way to change the entry `key` (tags `a`, `b`), and whether it does change it.
+const CHANGES: [(&[&str], bool); 16] = [
+    (&["CACHE.SET", "key", "new"], true),
+    (&["CACHE.DEL", "key"], true),
+    (&["CACHE.TOUCH", "key", "EX", "100"], true),
+    (&["CACHE.INVALIDATE", "a"], true),
+    (&["CACHE.FLUSH"], true),
+    (&["DEL", "key"], true),
+    (&["UNLINK", "key"], true),
+    (&["EXPIRE", "key", "100"], true),
+    (&["RENAME", "key", "other"], true),
+    (&["SET", "key", "native"], true),
+    (&["FLUSHDB"], true),
+    (&["CACHE.GET", "key"], false),
+    (&["CACHE.SET", "key", "new", "NX"], false),
+    (&["CACHE.SET", "key", "new", "TAGS", "0"], false),
+    (&["CACHE.INVALIDATE", "unknown"], false),
+    (&["CACHE.INSPECT", "key"], false),
+];
+
+fn entry(client: &mut RawClient) {
+    call!(client, "FLUSHALL");
+    assert_eq!(
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 2, "a", "b"),
+        Reply::ok()
+    );
+}
+
+#[test]
+fn watch_notices_every_change_and_nothing_else() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut client, mut other) = (server.raw(), server.raw());
+        for (command, changes) in CHANGES {
+            entry(&mut client);
+            assert_eq!(call!(client, "WATCH", "key"), Reply::ok());
+            other.call(command);
+            call!(client, "MULTI");
+            call!(client, "PING");
+            let reply = call!(client, "EXEC");
+            assert_eq!(reply.is_null(), changes, "{command:?}: {reply:?}");
+        }
+    });
+}
+
+#[test]
+fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut reader, mut other) = (server.raw().resp3(), server.raw());
+        assert_eq!(call!(reader, "CLIENT", "TRACKING", "ON"), Reply::ok());
+        for read in ["CACHE.GET", "CACHE.MGET"] {
+            for (command, changes) in CHANGES {
+                entry(&mut other);
+                call!(reader, "PING");
+                reader.kept_pushes();
+                assert!(!call!(reader, read, "key").is_null());
+                other.call(command);
+                // Both connections are served in turn: what was to be pushed comes before this answer.
+                call!(reader, "PING");
+                let told = reader.kept_pushes().iter().any(|push| {
+                    let about_key = Reply::Array(vec![Reply::bulk("key")]);
+                    push[0].text() == "invalidate" && (push[1] == about_key || push[1].is_null())
+                });
+                assert_eq!(told, changes, "{read}, then {command:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn tracking_tells_of_a_large_invalidation_when_its_entries_are_reclaimed() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut reader, mut other) = (server.raw().resp3(), server.raw());
+        assert_eq!(call!(reader, "CLIENT", "TRACKING", "ON"), Reply::ok());
+        for n in 0..1000 {
+            call!(other, "CACHE.SET", n, "v", "TAGS", 1, "a");
+            call!(reader, "CACHE.GET", n);
+        }
+        assert_eq!(call!(other, "CACHE.INVALIDATE", "a"), Reply::Int(1000));
+        let mut told = std::collections::BTreeSet::new();
+        while told.len() < 1000 {
+            let push = reader.take_push();
+            assert_eq!(push[0].text(), "invalidate");
+            told.extend(push[1].items().iter().map(Reply::text));
+        }
+    });
+}
+
+/// The channel suffix after `__keyevent@0__:` and the key, for each event up to the marker.
+fn events(subscriber: &mut RawClient, client: &mut RawClient) -> Vec<(String, String)> {
+    call!(client, "SET", "marker", "v");
+    let mut events = Vec::new();
+    loop {
+        let push = subscriber.take_push();
+        let [kind, _, channel, key] = &push[..] else {
+            panic!("{push:?}")
+        };
+        assert_eq!(kind.text(), "pmessage");
+        let event = channel
+            .text()
+            .strip_prefix("__keyevent@0__:")
+            .expect("the pattern asks for it")
+            .to_owned();
+        if key.text() == "marker" {
+            return events;
+        }
+        events.push((event, key.text()));
+    }
+}
+
+#[test]
+fn native_events_are_told_of_entries_as_of_any_key() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut subscriber, mut client) = (server.raw().resp3(), server.raw());
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "KEA");
+        subscriber.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
+        assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
+        let expected: [(&[&str], &[(&str, &str)]); 7] = [
+            (&["EXPIRE", "key", "100"], &[("expire", "key")]),
+            (&["PERSIST", "key"], &[("persist", "key")]),
+            (
+                &["RENAME", "key", "other"],
+                &[("rename_from", "key"), ("rename_to", "other")],
+            ),
+            (&["COPY", "key", "other"], &[("copy_to", "other")]),
+            (&["MOVE", "key", "1"], &[("move_from", "key")]),
+            (&["DEL", "key"], &[("del", "key")]),
+            (&["PEXPIREAT", "key", "1"], &[("del", "key")]),
+        ];
+        for (command, expected) in expected {
+            entry(&mut client);
+            events(&mut subscriber, &mut client);
+            assert!(!client.call(command).is_error());
+            let seen = events(&mut subscriber, &mut client);
+            for (event, key) in expected {
+                let wanted = ((*event).to_owned(), (*key).to_owned());
+                assert!(seen.contains(&wanted), "{command:?}: {seen:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut subscriber, mut client) = (server.raw().resp3(), server.raw());
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "KEA");
+        subscriber.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
+        assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
+        for (command, changes) in CHANGES {
+            // A flush tells no event of any key, an invalidation needs not: that is what makes them fast.
+            if ["FLUSHDB", "CACHE.FLUSH", "CACHE.INVALIDATE"].contains(&command[0]) {
+                continue;
+            }
+            entry(&mut client);
+            events(&mut subscriber, &mut client);
+            client.call(command);
+            let seen = events(&mut subscriber, &mut client);
+            let told = seen.iter().any(|(_, key)| key == "key");
+            assert_eq!(told, changes, "{command:?}: {seen:?}");
+        }
+        entry(&mut client);
+        call!(client, "CACHE.TOUCH", "key", "PX", 5);
+        loop {
+            let push = subscriber.take_push();
+            if push[2].text() == "__keyevent@0__:expired" {
+                assert_eq!(push[3].text(), "key");
+                break;
+            }
+        }
+    });
+}

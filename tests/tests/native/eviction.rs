@@ -1,0 +1,103 @@
+//! Eviction under maxmemory, with every policy.
+
+use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan};
+use tagcache_tests::{Reply, Server, args, call, for_each_engine};
+
+const POLICIES: [&str; 7] = [
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+];
+
+#[test]
+fn evicted_entries_leave_the_index_under_every_policy() {
+    for_each_engine(|engine| {
+        for policy in POLICIES {
+            let server = Server::builder()
+                .engine(engine)
+                .arg("--maxmemory-policy", policy)
+                .start();
+            let mut client = server.raw();
+            let limit = info(&mut client, "used_memory") + (8 << 20);
+            call!(client, "CONFIG", "SET", "maxmemory", limit);
+            for batch in 0..20 {
+                let set = |n: i32| {
+                    let key = batch * 500 + n;
+                    let tag = format!("t{}", key % 100);
+                    args![
+                        "CACHE.SET",
+                        key,
+                        vec![0; 1500],
+                        "EX",
+                        10_000 + key,
+                        "TAGS",
+                        2,
+                        "a",
+                        tag
+                    ]
+                };
+                let sets: Vec<_> = (0..500).map(set).collect();
+                let replies = client.pipeline(&sets);
+                assert!(
+                    replies.iter().all(|reply| *reply == Reply::ok()),
+                    "{policy}"
+                );
+            }
+            let evicted = stat(&mut client, "evicted");
+            assert!(evicted > 1000, "{policy}: {evicted} evicted");
+            assert_eq!(info(&mut client, "evicted_keys"), evicted, "{policy}");
+            assert_eq!(stat(&mut client, "entries"), 10_000 - evicted, "{policy}");
+            assert_eq!(
+                tagscan(&mut client, b"a", 1000).len() as i64,
+                10_000 - evicted,
+                "{policy}"
+            );
+            call!(client, "CONFIG", "SET", "maxmemory", 0);
+            assert_index_agrees(&server, &[0], &[b"t5"]);
+            assert_eq!(
+                call!(client, "CACHE.INVALIDATE", "a"),
+                Reply::Int(10_000 - evicted),
+                "{policy}"
+            );
+        }
+    });
+}
+
+#[test]
+fn without_eviction_a_full_server_refuses_and_keeps_everything() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--maxmemory-policy", "noeviction")
+            .start();
+        let mut client = server.raw();
+        let limit = info(&mut client, "used_memory") + (2 << 20);
+        call!(client, "CONFIG", "SET", "maxmemory", limit);
+        let mut stored = 0;
+        let refused = loop {
+            let reply = call!(client, "CACHE.SET", stored, vec![0; 1500], "TAGS", 1, "a");
+            if reply != Reply::ok() {
+                break reply;
+            }
+            stored += 1;
+            assert!(stored < 10_000, "never full");
+        };
+        assert!(
+            refused.error().is_some_and(|e| e.starts_with("OOM ")),
+            "{refused:?}"
+        );
+        assert_eq!(stat(&mut client, "entries"), stored);
+        assert_eq!(stat(&mut client, "evicted"), 0);
+        assert_index_agrees(&server, &[0], &[]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(stored));
+        tagcache_tests::look::wait_reclaimed(&mut client);
+        assert_eq!(
+            call!(client, "CACHE.SET", "again", vec![0; 1500]),
+            Reply::ok()
+        );
+    });
+}

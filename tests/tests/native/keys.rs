@@ -1,0 +1,231 @@
+//! DEL, UNLINK, RENAME, COPY, MOVE, SWAPDB.
+
+use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
+use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine};
+
+fn with_entries(test: impl Fn(&Server, &mut RawClient)) {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        call!(
+            client,
+            "CACHE.SET",
+            "one",
+            "1",
+            "EX",
+            10_000,
+            "TAGS",
+            2,
+            "a",
+            "b"
+        );
+        call!(client, "CACHE.SET", "two", "2", "TAGS", 2, "b", "c");
+        call!(client, "SET", "string", "v");
+        call!(client, "CACHE.GET", "one");
+        test(&server, &mut client);
+        assert_index_agrees(&server, &[0, 1, 2], &[b"a", b"b", b"c"]);
+    });
+}
+
+fn has(client: &mut RawClient, key: &str, value: &str, tags: &[&str]) {
+    let entry = inspect(client, key).unwrap_or_else(|| panic!("no entry {key}"));
+    let tags: Vec<_> = tags.iter().map(|tag| tag.as_bytes()).collect();
+    assert_eq!(entry.tags, tags);
+    assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk(value));
+}
+
+#[test]
+fn del_and_unlink_take_the_entry_out_of_its_tags() {
+    with_entries(|_, client| {
+        assert_eq!(
+            call!(client, "DEL", "one", "string", "absent"),
+            Reply::Int(2)
+        );
+        assert!(call!(client, "CACHE.GET", "one").is_null());
+        assert!(tagscan(client, b"a", 10).is_empty());
+        assert_eq!(stat(client, "entries"), 1);
+        assert_eq!(call!(client, "UNLINK", "two"), Reply::Int(1));
+        assert_eq!(
+            (
+                stat(client, "entries"),
+                stat(client, "tags"),
+                stat(client, "bytes")
+            ),
+            (0, 0, 0)
+        );
+    });
+}
+
+#[test]
+fn unlink_of_a_large_value_frees_it_on_another_thread_and_harms_nothing() {
+    with_entries(|server, client| {
+        for n in 0..200 {
+            call!(client, "CACHE.SET", n, vec![0; 100_000], "TAGS", 2, "a", n);
+            assert_eq!(call!(client, "UNLINK", n), Reply::Int(1));
+        }
+        assert_index_agrees(server, &[0], &[b"7"]);
+    });
+}
+
+#[test]
+fn rename_keeps_value_tags_hits_and_time() {
+    with_entries(|_, client| {
+        assert_eq!(call!(client, "RENAME", "one", "renamed"), Reply::ok());
+        assert!(call!(client, "CACHE.GET", "one").is_null());
+        let entry = inspect(client, "renamed").unwrap();
+        assert_eq!((entry.hits, entry.expires), (1, true));
+        has(client, "renamed", "1", &["a", "b"]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+        assert!(call!(client, "CACHE.GET", "renamed").is_null());
+    });
+}
+
+#[test]
+fn rename_onto_an_entry_another_type_and_itself() {
+    with_entries(|server, client| {
+        assert_eq!(call!(client, "RENAME", "one", "one"), Reply::ok());
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!(call!(client, "RENAME", "one", "two"), Reply::ok());
+        has(client, "two", "1", &["a", "b"]);
+        assert!(tagscan(client, b"c", 10).is_empty());
+        assert_index_agrees(server, &[0], &[b"c"]);
+        assert_eq!(call!(client, "RENAME", "two", "string"), Reply::ok());
+        has(client, "string", "1", &["a", "b"]);
+        call!(client, "SET", "other", "v");
+        assert_eq!(call!(client, "RENAME", "other", "string"), Reply::ok());
+        assert_eq!(call!(client, "GET", "string"), Reply::bulk("v"));
+        assert_eq!(stat(client, "entries"), 0);
+    });
+}
+
+#[test]
+fn renamenx_renames_only_onto_nothing() {
+    with_entries(|_, client| {
+        assert_eq!(call!(client, "RENAMENX", "one", "two"), Reply::Int(0));
+        assert_eq!(call!(client, "RENAMENX", "one", "string"), Reply::Int(0));
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!(call!(client, "RENAMENX", "one", "new"), Reply::Int(1));
+        has(client, "new", "1", &["a", "b"]);
+        assert!(inspect(client, "one").is_none());
+    });
+}
+
+#[test]
+fn copy_makes_a_second_entry_of_its_own() {
+    with_entries(|server, client| {
+        assert_eq!(call!(client, "COPY", "one", "copy"), Reply::Int(1));
+        has(client, "copy", "1", &["a", "b"]);
+        assert!(inspect(client, "copy").unwrap().expires);
+        assert_eq!(tagscan(client, b"a", 10).len(), 2);
+        assert_index_agrees(server, &[0], &[]);
+        call!(client, "CACHE.SET", "one", "new", "TAGS", 1, "c");
+        has(client, "copy", "1", &["a", "b"]);
+        assert_eq!(call!(client, "COPY", "one", "two"), Reply::Int(0));
+        assert_eq!(
+            call!(client, "COPY", "one", "two", "REPLACE"),
+            Reply::Int(1)
+        );
+        has(client, "two", "new", &["c"]);
+        assert_eq!(
+            call!(client, "COPY", "two", "string", "REPLACE"),
+            Reply::Int(1)
+        );
+        assert_index_agrees(server, &[0], &[]);
+        call!(client, "SET", "other", "v");
+        assert_eq!(
+            call!(client, "COPY", "other", "two", "REPLACE"),
+            Reply::Int(1)
+        );
+        assert_eq!(call!(client, "GET", "two"), Reply::bulk("v"));
+    });
+}
+
+#[test]
+fn copy_to_another_database_belongs_to_that_database() {
+    with_entries(|server, client| {
+        for _ in 0..5 {
+            call!(client, "CACHE.INVALIDATE", "unknown");
+        }
+        assert_eq!(call!(client, "COPY", "one", "one", "DB", 1), Reply::Int(1));
+        call!(client, "SELECT", 1);
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!((stat(client, "entries"), stat(client, "clock")), (1, 0));
+        assert_index_agrees(server, &[0, 1], &[]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+        assert!(call!(client, "CACHE.GET", "one").is_null());
+        call!(client, "SELECT", 0);
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn a_copy_into_a_database_where_the_tag_was_invalidated_before_is_fresh_there() {
+    with_entries(|_, client| {
+        call!(client, "SELECT", 1);
+        for _ in 0..5 {
+            call!(client, "CACHE.INVALIDATE", "a", "b");
+        }
+        call!(client, "SELECT", 0);
+        assert_eq!(
+            call!(client, "COPY", "one", "copied", "DB", 1),
+            Reply::Int(1)
+        );
+        assert_eq!(call!(client, "MOVE", "one", 1), Reply::Int(1));
+        call!(client, "SELECT", 1);
+        has(client, "copied", "1", &["a", "b"]);
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(2));
+    });
+}
+
+#[test]
+fn move_takes_the_entry_with_all_it_has() {
+    with_entries(|server, client| {
+        assert_eq!(call!(client, "MOVE", "one", 1), Reply::Int(1));
+        assert!(call!(client, "CACHE.GET", "one").is_null());
+        assert!(tagscan(client, b"a", 10).is_empty());
+        call!(client, "SELECT", 1);
+        let entry = inspect(client, "one").unwrap();
+        assert_eq!((entry.hits, entry.expires), (1, true));
+        has(client, "one", "1", &["a", "b"]);
+        assert_index_agrees(server, &[0, 1], &[b"a"]);
+        call!(client, "CACHE.SET", "two", "occupied");
+        call!(client, "SELECT", 0);
+        assert_eq!(call!(client, "MOVE", "two", 1), Reply::Int(0));
+        has(client, "two", "2", &["b", "c"]);
+    });
+}
+
+#[test]
+fn swapdb_swaps_entries_tags_clock_and_statistics() {
+    with_entries(|server, client| {
+        call!(client, "SELECT", 1);
+        call!(client, "CACHE.SET", "three", "3", "TAGS", 1, "a");
+        for _ in 0..3 {
+            call!(client, "CACHE.INVALIDATE", "unknown");
+        }
+        assert_eq!(call!(client, "SWAPDB", 0, 1), Reply::ok());
+        has(client, "one", "1", &["a", "b"]);
+        assert_eq!(
+            (
+                stat(client, "entries"),
+                stat(client, "clock"),
+                stat(client, "sets")
+            ),
+            (2, 0, 2)
+        );
+        assert_index_agrees(server, &[0, 1], &[]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+        call!(client, "SELECT", 0);
+        has(client, "three", "3", &["a"]);
+        assert_eq!((stat(client, "entries"), stat(client, "clock")), (1, 3));
+        assert!(!call!(client, "CACHE.TAGINFO", "unknown").is_null());
+        call!(client, "SWAPDB", 0, 2);
+        assert_eq!(stat(client, "entries"), 0);
+        call!(client, "SELECT", 2);
+        has(client, "three", "3", &["a"]);
+        assert_eq!(call!(client, "SWAPDB", 2, 2), Reply::ok());
+        has(client, "three", "3", &["a"]);
+    });
+}

@@ -1,0 +1,161 @@
+//! Native commands that look: OBJECT, TYPE, SCAN, MEMORY USAGE, DEBUG DIGEST-VALUE.
+
+use tagcache_tests::look::{entry_keys, inspect};
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+
+#[test]
+fn type_scan_exists_and_object_know_entries() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        call!(client, "SET", "string", "v");
+        for n in 0..100 {
+            call!(client, "CACHE.SET", n, "v");
+        }
+        assert_eq!(call!(client, "TYPE", 7).text(), "tagcache1");
+        assert_eq!(call!(client, "EXISTS", 7, "absent"), Reply::Int(1));
+        assert_eq!(entry_keys(&mut client).len(), 100);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(101));
+        assert_eq!(call!(client, "OBJECT", "ENCODING", 7).text(), "raw");
+        assert_eq!(call!(client, "OBJECT", "REFCOUNT", 7), Reply::Int(1));
+        assert!(call!(client, "OBJECT", "IDLETIME", 7).int() >= 0);
+        assert!(
+            call!(client, "OBJECT", "FREQ", 7).is_error(),
+            "no LFU policy is set"
+        );
+        assert_eq!(call!(client, "TOUCH", 7, 8), Reply::Int(2));
+        assert!(
+            (0..100).contains(
+                &call!(client, "RANDOMKEY")
+                    .text()
+                    .parse::<i32>()
+                    .unwrap_or(0)
+            )
+        );
+    });
+}
+
+#[test]
+fn reads_count_for_object_freq_and_object_idletime() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--maxmemory-policy", "allkeys-lfu")
+            .start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "hot", "v");
+        call!(client, "CACHE.SET", "cold", "v");
+        for _ in 0..500 {
+            call!(client, "CACHE.GET", "hot");
+        }
+        let freq = |client: &mut RawClient, key| call!(client, "OBJECT", "FREQ", key).int();
+        assert!(freq(&mut client, "hot") > freq(&mut client, "cold") + 5);
+        let payload = call!(client, "DUMP", "cold").bytes().to_vec();
+        assert_eq!(
+            call!(client, "RESTORE", "copy", 0, payload, "FREQ", 99),
+            Reply::ok()
+        );
+        assert_eq!(freq(&mut client, "copy"), 99);
+    });
+}
+
+#[test]
+fn a_read_ends_the_idle_time() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--maxmemory-policy", "allkeys-lru")
+            .start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "key", "v");
+        let payload = call!(client, "DUMP", "key").bytes().to_vec();
+        for read in ["CACHE.GET", "CACHE.MGET"] {
+            assert_eq!(
+                call!(
+                    client, "RESTORE", "key", 0, payload, "REPLACE", "IDLETIME", 1000
+                ),
+                Reply::ok()
+            );
+            call!(client, "CACHE.INSPECT", "key");
+            assert!(
+                call!(client, "OBJECT", "IDLETIME", "key").int() >= 1000,
+                "looking is no use"
+            );
+            assert!(!call!(client, read, "key").is_null());
+            assert!(
+                call!(client, "OBJECT", "IDLETIME", "key").int() < 1000,
+                "{read}"
+            );
+        }
+    });
+}
+
+#[test]
+fn memory_usage_counts_value_key_and_tags() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let usage = |client: &mut RawClient| call!(client, "MEMORY", "USAGE", "key").int();
+        call!(client, "CACHE.SET", "key", "");
+        let empty = usage(&mut client);
+        call!(client, "CACHE.SET", "key", vec![0; 10_000]);
+        let with_value = usage(&mut client);
+        assert!(
+            (empty + 9_900..empty + 16_000).contains(&with_value),
+            "{empty} {with_value}"
+        );
+        let mut set = tagcache_tests::args!["CACHE.SET", "key", "", "TAGS", 100];
+        set.extend((0..100).map(|n: i32| format!("tag{n}").into_bytes()));
+        client.call(&set);
+        let with_tags = usage(&mut client);
+        assert!(with_tags > empty + 400, "{empty} {with_tags}");
+        let memory = inspect(&mut client, "key").unwrap().memory;
+        assert!(
+            memory > 400 && memory < with_tags + 1000,
+            "{memory} {with_tags}"
+        );
+    });
+}
+
+#[test]
+fn the_digest_of_a_value_says_value_and_tags_and_nothing_of_its_past() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let digest = |client: &mut RawClient, key: &str| {
+            let reply = call!(client, "DEBUG", "DIGEST-VALUE", key);
+            reply.items()[0].text()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        let sets: [&[&str]; 7] = [
+            &["value"],
+            &["other"],
+            &["value", "TAGS", "1", "a"],
+            &["value", "TAGS", "1", "b"],
+            &["value", "TAGS", "2", "a", "b"],
+            &["value", "TAGS", "1", "ab"],
+            &["", "TAGS", "1", "valuea"],
+        ];
+        for set in sets {
+            let mut command = vec!["CACHE.SET", "key"];
+            command.extend_from_slice(set);
+            assert_eq!(client.call(&command), Reply::ok());
+            let first = digest(&mut client, "key");
+            assert!(first.chars().any(|c| c != '0'), "no digest at all");
+            assert!(
+                seen.insert(first.clone()),
+                "{set:?} has the digest of another"
+            );
+            call!(client, "CACHE.GET", "key");
+            assert_eq!(client.call(&command), Reply::ok());
+            assert_eq!(
+                digest(&mut client, "key"),
+                first,
+                "{set:?}: reads and overwrites leave no trace"
+            );
+        }
+        let dataset = call!(client, "DEBUG", "DIGEST");
+        assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
+        assert_eq!(call!(client, "DEBUG", "DIGEST"), dataset);
+    });
+}

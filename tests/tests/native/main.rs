@@ -1,0 +1,18 @@
+//! Native commands on entries: each does its job, and afterwards index and keyspace agree.
+
+mod dump;
+mod events;
+mod eviction;
+mod expire;
+mod flush;
+mod gone;
+mod keys;
+mod looking;
+mod model;
+mod operation;
+mod overwrite;
+mod random;
+mod together;
+mod world;
+
+const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";

@@ -1,0 +1,212 @@
+//! What the databases hold, kept by the test itself, one operation after the other.
+//!
+//! Where the contract leaves a choice (a gone entry may still be seen by some native commands until it is
+//! reclaimed, a restored entry may be gone where its tag was just invalidated), the model takes over what
+//! the server answered, and holds it to that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tagcache_tests::Reply;
+use tagcache_tests::look::{Inspected, inspected};
+
+pub(crate) type Bytes = Vec<u8>;
+
+/// An entry, as the model knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) value: Bytes,
+    pub(crate) tags: Vec<Bytes>,
+    pub(crate) expires: bool,
+    /// None where no page says what they are, such as after COPY.
+    pub(crate) hits: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Key {
+    Entry(Entry),
+    /// Another type, by its name.
+    Other(&'static str),
+}
+
+/// One database.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pub(crate) keys: BTreeMap<Bytes, Key>,
+    /// Keys that may still hold an entry that is gone.
+    pub(crate) limbo: BTreeSet<Bytes>,
+    /// None after native flushes, which no page says anything of.
+    pub(crate) clock: Option<i64>,
+    invalidated: BTreeMap<Bytes, Instant>,
+    /// The last flush or reload, after which nothing is promised of tags invalidated before.
+    forgot: Option<Instant>,
+}
+
+/// What must come of a RESTORE.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Visible,
+    Gone,
+    Either,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        let (keys, limbo, invalidated) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self {
+            keys,
+            limbo,
+            clock: Some(0),
+            invalidated,
+            forgot: None,
+        }
+    }
+
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<&Entry> {
+        if let Some(Key::Entry(entry)) = self.keys.get(key) {
+            Some(entry)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn entry_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        if let Some(Key::Entry(entry)) = self.keys.get_mut(key) {
+            Some(entry)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn other(&self, key: &[u8]) -> Option<&'static str> {
+        if let Some(Key::Other(kind)) = self.keys.get(key) {
+            Some(kind)
+        } else {
+            None
+        }
+    }
+
+    /// Whether nobody can say if the key is physically there.
+    pub(crate) fn unsure(&self, key: &[u8]) -> bool {
+        !self.keys.contains_key(key) && self.limbo.contains(key)
+    }
+
+    pub(crate) fn put(&mut self, key: &[u8], value: Key) {
+        self.limbo.remove(key);
+        self.keys.insert(key.to_vec(), value);
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Key> {
+        self.limbo.remove(key);
+        self.keys.remove(key)
+    }
+
+    /// The key holds, if anything, an entry that is gone.
+    pub(crate) fn lose(&mut self, key: &[u8]) {
+        self.keys.remove(key);
+        self.limbo.insert(key.to_vec());
+    }
+
+    pub(crate) fn keys_of_tag(&self, tag: &[u8]) -> BTreeSet<Bytes> {
+        let has =
+            |value: &Key| matches!(value, Key::Entry(entry) if entry.tags.iter().any(|t| t == tag));
+        self.keys
+            .iter()
+            .filter(|(_, value)| has(value))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Bytes, &Entry)> {
+        self.keys.iter().filter_map(|(key, value)| match value {
+            Key::Entry(entry) => Some((key, entry)),
+            Key::Other(_) => None,
+        })
+    }
+
+    /// Answers the number of pairs of entry and tag dropped.
+    pub(crate) fn invalidate(&mut self, tags: &[Bytes]) -> i64 {
+        let tags: BTreeSet<&Bytes> = tags.iter().collect();
+        let mut pairs = 0;
+        let mut lost = BTreeSet::new();
+        for tag in tags {
+            let keys = self.keys_of_tag(tag);
+            pairs += keys.len() as i64;
+            lost.extend(keys);
+            self.invalidated.insert(tag.clone(), Instant::now());
+        }
+        lost.iter().for_each(|key| self.lose(key));
+        self.clock = self.clock.map(|clock| clock + 1);
+        pairs
+    }
+
+    /// CACHE.FLUSH: answers the number of entries.
+    pub(crate) fn flush_entries(&mut self) -> i64 {
+        let keys: Vec<Bytes> = self.entries().map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.lose(key));
+        self.clock = self.clock.map(|clock| clock + 1);
+        self.forget();
+        keys.len() as i64
+    }
+
+    /// FLUSHDB.
+    pub(crate) fn flush(&mut self) {
+        *self = Self {
+            clock: None,
+            forgot: Some(Instant::now()),
+            ..Self::new()
+        };
+    }
+
+    /// What is the node's own is lost, or need not be kept.
+    pub(crate) fn forget(&mut self) {
+        self.forgot = Some(Instant::now());
+    }
+
+    /// An entry that arrives is gone if one of its tags was invalidated here within the last 5 s. Around
+    /// that moment, and soon after a flush or reload, nobody can say.
+    pub(crate) fn arrival(&self, entry: &Entry) -> Arrival {
+        let near = |at: &Instant, secs: f64| at.elapsed() < Duration::from_secs_f64(secs);
+        let last = entry
+            .tags
+            .iter()
+            .filter_map(|tag| self.invalidated.get(tag))
+            .max();
+        match (last, &self.forgot) {
+            (Some(last), Some(forgot)) if near(last, 6.0) && forgot >= last => Arrival::Either,
+            (Some(last), _) if near(last, 4.0) => Arrival::Gone,
+            (Some(last), _) if near(last, 6.0) => Arrival::Either,
+            (_, Some(forgot)) if near(forgot, 6.0) => Arrival::Either,
+            _ => Arrival::Visible,
+        }
+    }
+
+    /// Holds a reply of CACHE.INSPECT against what is known of the key, and learns the hits from it.
+    pub(crate) fn check_inspected(&mut self, key: &[u8], reply: &Reply, at: &str) {
+        let name = key.escape_ascii();
+        if self.other(key).is_some() {
+            assert!(
+                reply.is_error(),
+                "{at}: INSPECT of {name}, another type: {reply:?}"
+            );
+            return;
+        }
+        let seen: Option<Inspected> = inspected(reply);
+        match (self.entry_mut(key), seen) {
+            (None, None) => {}
+            (Some(entry), Some(seen)) => {
+                assert_eq!(seen.tags, entry.tags, "{at}: tags of {name}");
+                assert_eq!(
+                    seen.bytes,
+                    entry.value.len() as i64,
+                    "{at}: bytes of {name}"
+                );
+                assert_eq!(seen.expires, entry.expires, "{at}: expiry of {name}");
+                assert_eq!(seen.state, "fresh", "{at}: state of {name}");
+                let hits = *entry.hits.get_or_insert(seen.hits);
+                assert_eq!(seen.hits, hits, "{at}: hits of {name}");
+            }
+            (entry, seen) => panic!("{at}: {name}: expected {entry:?}, INSPECT says {seen:?}"),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What each operation does to the model, and which replies it may have.
+
+use tagcache_tests::Reply;
+
+use crate::WRONGTYPE;
+use crate::model::{Arrival, Bytes, Database, Entry, Key};
+use crate::operation::{Condition, DATABASES, Dumped, Operation, Time};
+
+/// All databases, the selected one, and payloads for later.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) databases: Vec<Database>,
+    pub(crate) selected: usize,
+    pub(crate) dumps: Vec<Dumped>,
+    /// A restored entry that may have arrived as gone: the INSPECT that follows says.
+    unsettled: Option<(Bytes, Entry)>,
+}
+
+fn refused(reply: &Reply, words: &str) -> bool {
+    // A script adds where it happened.
+    reply.error().is_some_and(|error| error.starts_with(words))
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let databases = (0..DATABASES).map(|_| Database::new()).collect();
+        Self {
+            databases,
+            selected: 0,
+            dumps: Vec::new(),
+            unsettled: None,
+        }
+    }
+
+    pub(crate) fn database(&mut self) -> &mut Database {
+        &mut self.databases[self.selected]
+    }
+
+    /// Holds the reply against the model, and does to the model what was done.
+    pub(crate) fn apply(&mut self, operation: &Operation, reply: &Reply) {
+        let right = self.try_apply(operation, reply);
+        assert!(
+            right,
+            "db {}: {operation:?} must not answer {reply:?}",
+            self.selected
+        );
+    }
+
+    fn try_apply(&mut self, operation: &Operation, reply: &Reply) -> bool {
+        match operation {
+            Operation::Select(database) => self.selected = *database,
+            Operation::SwapDb(a, b) => self.databases.swap(*a, *b),
+            Operation::FlushAll(_) => self.databases.iter_mut().for_each(Database::flush),
+            Operation::Reload => self.databases.iter_mut().for_each(Database::forget),
+            Operation::FlushDb(_) => self.database().flush(),
+            Operation::Copy { .. } | Operation::Move(..) => {
+                return self.between_databases(operation, reply);
+            }
+            Operation::Dump(key) => return self.dump(key, reply),
+            Operation::Restore { key, dump, replace } => {
+                return self.restore(key, dump, *replace, reply);
+            }
+            Operation::Inspect(key) => {
+                self.inspect(key, reply);
+                return true;
+            }
+            _ => return in_database(self.database(), operation, reply),
+        }
+        *reply == Reply::ok()
+    }
+
+    fn between_databases(&mut self, operation: &Operation, reply: &Reply) -> bool {
+        let (from, to, database, replace, moves) = match operation {
+            Operation::Copy {
+                from,
+                to,
+                database,
+                replace,
+            } => (from, to, *database, *replace, false),
+            Operation::Move(key, database) => (key, key, *database, false, true),
+            _ => unreachable!("only these two reach here"),
+        };
+        if database == self.selected && from == to {
+            return refused(reply, "ERR source and destination objects are the same");
+        }
+        let source = self.database();
+        let (value, gone) = (source.keys.get(from).cloned(), source.unsure(from));
+        let target = &self.databases[database];
+        let occupied = target.keys.contains_key(to) && !replace;
+        let done = *reply == Reply::Int(1);
+        let right = match (&value, occupied) {
+            (Some(_), false) if target.unsure(to) && !replace => done || *reply == Reply::Int(0),
+            (Some(_), false) => done,
+            (_, true) => *reply == Reply::Int(0) || gone && reply.is_error(),
+            (None, false) if gone => done || *reply == Reply::Int(0) || reply.is_error(),
+            (None, false) => *reply == Reply::Int(0),
+        };
+        if !right || !done {
+            return right;
+        }
+        if moves {
+            self.database().remove(from);
+        }
+        match value {
+            Some(Key::Entry(entry)) => {
+                let hits = if moves { entry.hits } else { None };
+                self.databases[database].put(to, Key::Entry(Entry { hits, ..entry }));
+            }
+            Some(other) => self.databases[database].put(to, other),
+            None => self.databases[database].lose(to),
+        }
+        true
+    }
+
+    fn dump(&mut self, key: &[u8], reply: &Reply) -> bool {
+        let database = self.database();
+        let (entry, other, gone) = (
+            database.entry(key).cloned(),
+            database.other(key),
+            database.unsure(key),
+        );
+        if let (Reply::Bulk(payload), None) = (reply, other) {
+            self.dumps.push(Dumped {
+                payload: payload.clone(),
+                entry: entry.clone(),
+            });
+            if self.dumps.len() > 50 {
+                self.dumps.remove(0);
+            }
+        }
+        let is_bulk = matches!(reply, Reply::Bulk(_));
+        if entry.is_some() || other.is_some() {
+            is_bulk
+        } else {
+            reply.is_null() || gone && is_bulk
+        }
+    }
+
+    fn restore(&mut self, key: &[u8], dump: &Dumped, replace: bool, reply: &Reply) -> bool {
+        let database = self.database();
+        let busy = refused(reply, "BUSYKEY");
+        if !replace && database.keys.contains_key(key) {
+            return busy;
+        }
+        if *reply != Reply::ok() {
+            return busy && !replace && database.unsure(key);
+        }
+        let Some(entry) = &dump.entry else {
+            database.lose(key);
+            return true;
+        };
+        let entry = Entry {
+            expires: false,
+            ..entry.clone()
+        };
+        match database.arrival(&entry) {
+            Arrival::Visible => database.put(key, Key::Entry(entry)),
+            Arrival::Gone => database.lose(key),
+            Arrival::Either => {
+                database.lose(key);
+                self.unsettled = Some((key.to_vec(), entry));
+            }
+        }
+        true
+    }
+
+    fn inspect(&mut self, key: &[u8], reply: &Reply) {
+        if let Some((unsettled, entry)) = self.unsettled.take()
+            && unsettled == key
+            && !reply.is_null()
+        {
+            self.database().put(key, Key::Entry(entry));
+        }
+        let at = format!("db {}", self.selected);
+        self.database().check_inspected(key, reply, &at);
+    }
+}
+
+/// Operations of one database.
+fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) -> bool {
+    match operation {
+        Operation::Set {
+            key,
+            entry,
+            time,
+            condition,
+        } => set(database, key, entry, *time, *condition, reply),
+        Operation::Get(key) if database.other(key).is_some() => refused(reply, WRONGTYPE),
+        Operation::Get(key) => read(database, key) == *reply,
+        Operation::Mget(keys) => {
+            let values = keys.iter().map(|key| read(database, key)).collect();
+            Reply::Array(values) == *reply
+        }
+        Operation::CacheDel(keys) => {
+            if keys.iter().any(|key| database.other(key).is_some()) {
+                return refused(reply, WRONGTYPE);
+            }
+            let removed = keys
+                .iter()
+                .filter(|key| database.keys.remove(*key).is_some())
+                .count();
+            *reply == Reply::Int(removed as i64)
+        }
+        Operation::Touch(key, _) if database.other(key).is_some() => refused(reply, WRONGTYPE),
+        Operation::Touch(key, time) => {
+            let known = i64::from(database.entry(key).is_some());
+            if *time == Time::Past {
+                database.keys.remove(key);
+            } else if let Some(entry) = database.entry_mut(key) {
+                entry.expires = *time == Time::Far;
+            }
+            *reply == Reply::Int(known)
+        }
+        Operation::Invalidate(tags) => Reply::Int(database.invalidate(tags)) == *reply,
+        Operation::CacheFlush => Reply::Int(database.flush_entries()) == *reply,
+        _ => native(database, operation, reply),
+    }
+}
+
+fn read(database: &mut Database, key: &[u8]) -> Reply {
+    database.entry_mut(key).map_or(Reply::Null, |entry| {
+        entry.hits = entry.hits.map(|hits| hits + 1);
+        Reply::bulk(&entry.value)
+    })
+}
+
+fn set(
+    database: &mut Database,
+    key: &[u8],
+    entry: &Entry,
+    time: Time,
+    condition: Condition,
+    reply: &Reply,
+) -> bool {
+    if database.other(key).is_some() {
+        return refused(reply, WRONGTYPE);
+    }
+    let old = database.entry(key);
+    let met = match condition {
+        Condition::Always => true,
+        Condition::Absent => old.is_none(),
+        Condition::Present => old.is_some(),
+    };
+    if !met {
+        return reply.is_null();
+    }
+    let hits = old.map_or(Some(0), |old| old.hits);
+    let expires = time == Time::Far || time == Time::Keep && old.is_some_and(|old| old.expires);
+    if time == Time::Past {
+        database.remove(key);
+    } else {
+        database.put(
+            key,
+            Key::Entry(Entry {
+                hits,
+                expires,
+                ..entry.clone()
+            }),
+        );
+    }
+    *reply == Reply::ok()
+}
+
+fn native(database: &mut Database, operation: &Operation, reply: &Reply) -> bool {
+    let int = |n: i64| *reply == Reply::Int(n);
+    match operation {
+        Operation::Del(_, key) => {
+            let (known, unsure) = (database.keys.contains_key(key), database.unsure(key));
+            database.remove(key);
+            int(i64::from(known)) || unsure && int(1)
+        }
+        Operation::Expire(key, time) => {
+            let (known, unsure) = (database.keys.contains_key(key), database.unsure(key));
+            if *time == Time::Past {
+                database.keys.remove(key);
+            } else if let Some(entry) = database.entry_mut(key) {
+                entry.expires = true;
+            }
+            int(i64::from(known)) || unsure && int(1)
+        }
+        Operation::Persist(key) => {
+            if database.unsure(key) || database.other(key).is_some() {
+                return int(0) || int(1);
+            }
+            let expired = database
+                .entry_mut(key)
+                .is_some_and(|entry| std::mem::replace(&mut entry.expires, false));
+            int(i64::from(expired))
+        }
+        Operation::Rename(from, to) => {
+            let done = *reply == Reply::ok();
+            let known = database.keys.contains_key(from);
+            let right = if known {
+                done
+            } else {
+                refused(reply, "ERR no such key") || done && database.unsure(from)
+            };
+            if right && done {
+                rename(database, from, to);
+            }
+            right
+        }
+        Operation::RenameNx(from, to) => {
+            let done = int(1);
+            let (known, gone) = (database.keys.contains_key(from), database.unsure(from));
+            let occupied = database.keys.contains_key(to);
+            let no_source = refused(reply, "ERR no such key");
+            let right = match (known, occupied) {
+                (true, true) => int(0),
+                (true, false) => done || int(0) && database.unsure(to),
+                (false, true) => no_source || gone && int(0),
+                (false, false) => no_source || gone && (done || int(0)),
+            };
+            if right && done {
+                rename(database, from, to);
+            }
+            right
+        }
+        Operation::NativeSet(key) => {
+            database.put(key, Key::Other("string"));
+            *reply == Reply::ok()
+        }
+        Operation::SetNx(key) => {
+            let (known, unsure) = (database.keys.contains_key(key), database.unsure(key));
+            if int(1) {
+                database.put(key, Key::Other("string"));
+                return !known;
+            }
+            int(0) && (known || unsure)
+        }
+        Operation::Lpush(key) => {
+            let pushed = matches!(reply, Reply::Int(1..));
+            match database.keys.get(key) {
+                Some(Key::Other("list")) => pushed,
+                Some(_) => refused(reply, WRONGTYPE),
+                None if pushed => {
+                    database.put(key, Key::Other("list"));
+                    true
+                }
+                None => database.unsure(key) && refused(reply, WRONGTYPE),
+            }
+        }
+        Operation::Sunionstore(key) => {
+            database.remove(key);
+            if int(1) {
+                database.put(key, Key::Other("set"));
+            }
+            // The seed is gone once its database was flushed.
+            int(1) || int(0)
+        }
+        Operation::GetDel(key) => match database.keys.get(key) {
+            Some(Key::Other("string")) => {
+                database.remove(key);
+                *reply == Reply::bulk("native")
+            }
+            Some(_) => refused(reply, WRONGTYPE),
+            None => reply.is_null() || database.unsure(key) && refused(reply, WRONGTYPE),
+        },
+        _ => unreachable!("{operation:?} is not of one database"),
+    }
+}
+
+fn rename(database: &mut Database, from: &[u8], to: &[u8]) {
+    if from == to {
+        return;
+    }
+    match database.remove(from) {
+        Some(value) => database.put(to, value),
+        None => database.lose(to),
+    }
+}
