@@ -114,6 +114,12 @@ fn events(subscriber: &mut RawClient, client: &mut RawClient) -> Vec<(String, St
     }
 }
 
+/// A command and the events, each with its key, that must be among those told.
+type Expected = (
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+);
+
 #[test]
 fn native_events_are_told_of_entries_as_of_any_key() {
     for_each_engine(|engine| {
@@ -122,7 +128,7 @@ fn native_events_are_told_of_entries_as_of_any_key() {
         call!(client, "CONFIG", "SET", "notify-keyspace-events", "KEA");
         subscriber.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
         assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
-        let expected: [(&[&str], &[(&str, &str)]); 7] = [
+        let expected: [Expected; 7] = [
             (&["EXPIRE", "key", "100"], &[("expire", "key")]),
             (&["PERSIST", "key"], &[("persist", "key")]),
             (

@@ -135,7 +135,9 @@ impl Database {
             lost.extend(keys);
             self.invalidated.insert(tag.clone(), Instant::now());
         }
-        lost.iter().for_each(|key| self.lose(key));
+        for key in &lost {
+            self.lose(key);
+        }
         self.clock = self.clock.map(|clock| clock + 1);
         pairs
     }
@@ -143,7 +145,9 @@ impl Database {
     /// CACHE.FLUSH: answers the number of entries.
     pub(crate) fn flush_entries(&mut self) -> i64 {
         let keys: Vec<Bytes> = self.entries().map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.lose(key));
+        for key in &keys {
+            self.lose(key);
+        }
         self.clock = self.clock.map(|clock| clock + 1);
         self.forget();
         keys.len() as i64

@@ -121,7 +121,6 @@ impl Operation {
             ),
             486..488 => Self::Invalidate(vec![tag(0), tag(rng.below(TAGS + 2))]),
             488 if rng.one_in(4) => Self::CacheFlush,
-            488..506 => Self::Inspect(key),
             506..546 => Self::Del(rng.pick(&["DEL", "UNLINK"]), key),
             546..576 => Self::Expire(key, rng.pick(&[Time::Far, Time::Past])),
             576..596 => Self::Persist(key),

@@ -252,8 +252,8 @@ fn set(
         database.put(
             key,
             Key::Entry(Entry {
-                hits,
                 expires,
+                hits,
                 ..entry.clone()
             }),
         );
