@@ -14,10 +14,10 @@ const CONNECTIONS: usize = 8;
 /// An hour: long enough that nothing expires while it is measured.
 const TTL_MS: &[u8] = b"3600000";
 
-/// What a client does on plain Redis to set a value with two tags, in the one round trip that a script needs.
+/// What a client does on plain Redis to set a value with tags, however many they are, in the one round trip that a
+/// script needs.
 const LUA_SET: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SADD', KEYS[2], KEYS[1])
-redis.call('SADD', KEYS[3], KEYS[1])
+for i = 2, #KEYS do redis.call('SADD', KEYS[i], KEYS[1]) end
 return 1";
 
 /// One way to do the job; each works in a database of its own, on the same keys.
