@@ -1,6 +1,6 @@
 //! CACHE.INVALIDATE and CACHE.FLUSH.
 
-use tagcache_tests::look::{assert_index_agrees, inspect, stat};
+use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
 use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
 
 use crate::unix_ms;
@@ -144,6 +144,7 @@ fn invalidate_takes_thousands_of_tags() {
         }
         assert_eq!(client.call(&invalidate), Reply::Int(3000));
         assert_eq!(stat(client, "entries"), 0);
+        wait_reclaimed(client);
         assert_eq!(call!(client, "CACHE.INVALIDATE", "shared"), Reply::Int(0));
         assert_index_agrees(server, &[0], &[b"shared", b"tag7"]);
     });
@@ -190,6 +191,9 @@ fn invalidate_works_the_same_with_a_large_and_a_small_tag() {
             set(client, "other", &["kept-tag"]);
             assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(size));
             assert_eq!(stat(client, "entries"), 1);
+            assert_eq!(tagscan(client, b"kept-tag", 10).len(), 1);
+            assert_index_agrees(server, &[0], &[b"a"]);
+            wait_reclaimed(client);
             assert_eq!(
                 call!(client, "CACHE.TAGINFO", "kept-tag").field("entries"),
                 Reply::Int(1)

@@ -57,7 +57,15 @@ fn a_scan_of_an_unknown_or_empty_tag_ends_at_once() {
 fn any_cursor_is_answered_and_a_scan_from_it_ends() {
     on_both_protocols(|_, client| {
         let keys = fill(client, "key", 300, "a");
-        for start in [1, 2, 255, 1 << 20, u64::from(u32::MAX), 1 << 40, u64::MAX] {
+        for start in [
+            1,
+            2,
+            255,
+            1 << 20,
+            u64::from(u32::MAX),
+            1 << 40,
+            i64::MAX as u64,
+        ] {
             let mut cursor = start.to_string().into_bytes();
             let mut pages = 0;
             loop {

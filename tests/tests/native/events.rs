@@ -142,6 +142,8 @@ fn native_events_are_told_of_entries_as_of_any_key() {
         ];
         for (command, expected) in expected {
             entry(&mut client);
+            // For PERSIST there must be something to persist.
+            call!(client, "CACHE.TOUCH", "key", "EX", 1000);
             events(&mut subscriber, &mut client);
             assert!(!client.call(command).is_error());
             let seen = events(&mut subscriber, &mut client);

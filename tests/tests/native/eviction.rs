@@ -47,6 +47,8 @@ fn evicted_entries_leave_the_index_under_every_policy() {
                     "{policy}"
                 );
             }
+            // No more evictions: also a command that only looks would go on with them.
+            call!(client, "CONFIG", "SET", "maxmemory", 0);
             let evicted = stat(&mut client, "evicted");
             assert!(evicted > 1000, "{policy}: {evicted} evicted");
             assert_eq!(info(&mut client, "evicted_keys"), evicted, "{policy}");
@@ -56,7 +58,6 @@ fn evicted_entries_leave_the_index_under_every_policy() {
                 10_000 - evicted,
                 "{policy}"
             );
-            call!(client, "CONFIG", "SET", "maxmemory", 0);
             assert_index_agrees(&server, &[0], &[b"t5"]);
             assert_eq!(
                 call!(client, "CACHE.INVALIDATE", "a"),
@@ -92,7 +93,10 @@ fn without_eviction_a_full_server_refuses_and_keeps_everything() {
         );
         assert_eq!(stat(&mut client, "entries"), stored);
         assert_eq!(stat(&mut client, "evicted"), 0);
+        assert_eq!(call!(client, "CACHE.GET", 0).bytes().len(), 1500);
+        call!(client, "CONFIG", "SET", "maxmemory", 0);
         assert_index_agrees(&server, &[0], &[]);
+        call!(client, "CONFIG", "SET", "maxmemory", limit);
         assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(stored));
         tagcache_tests::look::wait_reclaimed(&mut client);
         assert_eq!(

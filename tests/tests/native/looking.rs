@@ -91,7 +91,7 @@ fn a_read_ends_the_idle_time() {
 }
 
 #[test]
-fn memory_usage_counts_value_key_and_tags() {
+fn memory_usage_counts_what_the_value_takes() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -104,15 +104,11 @@ fn memory_usage_counts_value_key_and_tags() {
             (empty + 9_900..empty + 16_000).contains(&with_value),
             "{empty} {with_value}"
         );
-        let mut set = tagcache_tests::args!["CACHE.SET", "key", "", "TAGS", 100];
-        set.extend((0..100).map(|n: i32| format!("tag{n}").into_bytes()));
-        client.call(&set);
-        let with_tags = usage(&mut client);
-        assert!(with_tags > empty + 400, "{empty} {with_tags}");
+        // Tags are paid for by the index, which CACHE.STATS counts apart.
         let memory = inspect(&mut client, "key").unwrap().memory;
         assert!(
-            memory > 400 && memory < with_tags + 1000,
-            "{memory} {with_tags}"
+            memory >= with_value && memory < with_value + 1000,
+            "{memory} {with_value}"
         );
     });
 }

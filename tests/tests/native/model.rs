@@ -35,6 +35,8 @@ pub(crate) struct Database {
     pub(crate) keys: BTreeMap<Bytes, Key>,
     /// Keys that may still hold an entry that is gone.
     pub(crate) limbo: BTreeSet<Bytes>,
+    /// Keys whose time is over and that the server may not have removed yet: no command sees them, sums do.
+    pub(crate) expired: BTreeSet<Bytes>,
     /// None after native flushes, which no page says anything of.
     pub(crate) clock: Option<i64>,
     invalidated: BTreeMap<Bytes, Instant>,
@@ -52,10 +54,12 @@ pub(crate) enum Arrival {
 
 impl Database {
     pub(crate) fn new() -> Self {
-        let (keys, limbo, invalidated) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let (keys, invalidated) = (BTreeMap::new(), BTreeMap::new());
+        let (limbo, expired) = (BTreeSet::new(), BTreeSet::new());
         Self {
             keys,
             limbo,
+            expired,
             clock: Some(0),
             invalidated,
             forgot: None,
@@ -99,6 +103,13 @@ impl Database {
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Key> {
         self.limbo.remove(key);
         self.keys.remove(key)
+    }
+
+    /// The entry's time is over.
+    pub(crate) fn expire(&mut self, key: &[u8]) {
+        if self.keys.remove(key).is_some() {
+            self.expired.insert(key.to_vec());
+        }
     }
 
     /// The key holds, if anything, an entry that is gone.
