@@ -1,12 +1,7 @@
 //! A cursor over a command's arguments, and what several commands have in common. No other file counts arguments.
 
-use smallvec::SmallVec;
-
 use crate::config::Config;
 use crate::error::Error;
-
-/// Tags of one command.
-pub(crate) type Tags<'a> = SmallVec<[&'a [u8]; 8]>;
 
 /// Walks over the arguments from left to right.
 #[derive(Debug)]
@@ -42,7 +37,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// `count tag [tag ...]`, within the limits.
-    pub(crate) fn next_tags(&mut self, config: &Config) -> Result<Tags<'a>, Error> {
+    pub(crate) fn next_tags(&mut self, config: &Config) -> Result<&'a [&'a [u8]], Error> {
         let count = self.next_i64()?;
         if count < 1 {
             return Err(Error::NoTags);
@@ -53,20 +48,25 @@ impl<'a> Cursor<'a> {
                 limit: config.max_tags_per_entry,
             });
         }
-        let mut tags = Tags::new();
-        for _ in 0..count {
-            tags.push(check_tag(self.next()?, config)?);
-        }
-        Ok(tags)
+        let (tags, rest) = self
+            .rest
+            .split_at_checked(count as usize)
+            .ok_or(Error::Syntax)?;
+        self.rest = rest;
+        check_tags(tags, config)
     }
 
     /// All that is left, as tags within the limits.
     pub(crate) fn rest_as_tags(self, config: &Config) -> Result<&'a [&'a [u8]], Error> {
-        for tag in self.rest {
-            check_tag(tag, config)?;
-        }
-        Ok(self.rest)
+        check_tags(self.rest, config)
     }
+}
+
+fn check_tags<'a>(tags: &'a [&'a [u8]], config: &Config) -> Result<&'a [&'a [u8]], Error> {
+    for tag in tags {
+        check_tag(tag, config)?;
+    }
+    Ok(tags)
 }
 
 /// Refuses an empty or too long tag.
@@ -81,16 +81,30 @@ pub(crate) fn check_tag<'a>(tag: &'a [u8], config: &Config) -> Result<&'a [u8], 
 
 /// A number as Redis writes it: decimal, no plus sign, no leading zeros, no spaces.
 pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
-    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
-    let canonical = match digits {
-        [b'0'] => bytes.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
+    let (negative, digits) = match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, bytes),
     };
-    if !canonical {
-        return None;
+    match digits {
+        [b'0'] if !negative => return Some(0),
+        [b'1'..=b'9', ..] => {}
+        _ => return None,
     }
-    std::str::from_utf8(bytes).ok()?.parse().ok()
+    // Counted downwards, because the negative numbers reach one further.
+    let mut number = 0_i64;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        number = number
+            .checked_mul(10)?
+            .checked_sub(i64::from(digit - b'0'))?;
+    }
+    if negative {
+        Some(number)
+    } else {
+        number.checked_neg()
+    }
 }
 
 /// Sets `option` once; a second time is a syntax error.

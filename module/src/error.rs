@@ -26,6 +26,8 @@ pub(crate) enum Error {
     EmptyTag { limit: u32 },
     #[error("ERR tag is {given} bytes, the limit is {limit} (tagcache.max-tag-bytes)")]
     TagTooLong { given: usize, limit: u32 },
+    #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
+    TagNotPermitted,
     #[error("ERR {option} is not supported yet")]
     NotYet { option: &'static str },
     #[error("ERR internal error")]

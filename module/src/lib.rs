@@ -31,23 +31,23 @@ const ONE: (c_int, c_int, c_int) = (1, 1, 1);
 /// All arguments are keys.
 const ALL: (c_int, c_int, c_int) = (1, -1, 1);
 
-/// All commands: name, body, flags, keys.
+/// All commands: name, body, flags, keys, what it does to them, arity, cost, summary.
 #[rustfmt::skip]
 #[allow(unsafe_code, reason = "each row is a C function, made by `command!`")]
 static COMMANDS: &[Command] = &[
-    command!(c"CACHE.SET",        set::set,               c"write deny-oom",      ONE),
-    command!(c"CACHE.GET",        get::get,               c"readonly fast",       ONE),
-    command!(c"CACHE.MGET",       get::mget,              c"readonly fast",       ALL),
-    command!(c"CACHE.DEL",        del::del,               c"write",               ALL),
-    command!(c"CACHE.TOUCH",      touch::touch,           c"write fast",          ONE),
-    command!(c"CACHE.INVALIDATE", invalidate::invalidate, c"write fast",          NONE),
-    command!(c"CACHE.FLUSH",      flush::flush,           c"write admin",         NONE),
-    command!(c"CACHE.INSPECT",    inspect::inspect,       c"readonly fast",       ONE),
-    command!(c"CACHE.TAGINFO",    taginfo::taginfo,       c"readonly fast",       NONE),
-    command!(c"CACHE.TAGSCAN",    tagscan::tagscan,       c"readonly",            NONE),
-    command!(c"CACHE.STATS",      stats::stats,           c"readonly fast",       NONE),
-    command!(c"CACHE.RESETSTATS", stats::resetstats,      c"admin fast",          NONE),
-    command!(c"CACHE.RECLAIM",    redis::reclaim_command, c"admin",               NONE),
+    command!(c"cache.set",        set::set,               c"write deny-oom", ONE,  Write,   -3, c"O(tags)",            c"Stores a value with tags and a time to live."),
+    command!(c"cache.get",        get::get,               c"readonly fast",  ONE,  Read,     2, c"O(1)",               c"Returns the value of a fresh entry."),
+    command!(c"cache.mget",       get::mget,              c"readonly fast",  ALL,  Read,    -2, c"O(keys)",            c"Returns the values of fresh entries."),
+    command!(c"cache.del",        del::del,               c"write",          ALL,  Remove,  -2, c"O(keys + tags)",     c"Removes entries."),
+    command!(c"cache.touch",      touch::touch,           c"write fast",     ONE,  Change,  -3, c"O(tags)",            c"Changes when an entry expires."),
+    command!(c"cache.invalidate", invalidate::invalidate, c"write fast",     NONE, Nothing, -2, c"O(tags given)",      c"Drops all entries that carry one of the tags."),
+    command!(c"cache.flush",      flush::flush,           c"write admin",    NONE, Nothing,  1, c"O(1)",               c"Drops all entries of the database."),
+    command!(c"cache.inspect",    inspect::inspect,       c"readonly fast",  ONE,  Read,     2, c"O(tags)",            c"Tells what is known about an entry."),
+    command!(c"cache.taginfo",    taginfo::taginfo,       c"readonly fast",  NONE, Nothing,  2, c"O(1)",               c"Tells what is known about a tag."),
+    command!(c"cache.tagscan",    tagscan::tagscan,       c"readonly",       NONE, Nothing, -3, c"O(count) a call",    c"Iterates over the keys of a tag."),
+    command!(c"cache.stats",      stats::stats,           c"readonly fast",  NONE, Nothing,  1, c"O(1)",               c"Returns figures of the database."),
+    command!(c"cache.resetstats", stats::resetstats,      c"admin fast",     NONE, Nothing,  1, c"O(1)",               c"Sets the database's counters to zero."),
+    command!(c"cache.reclaim",    redis::reclaim_command, c"admin",          NONE, Nothing, -1, c"O(keys)",            c"Internal: frees gone entries under these keys."),
     #[cfg(feature = "panic-on-demand")]
-    command!(c"CACHE.PANIC",      commands::panic::panic, c"admin",               NONE),
+    command!(c"cache.panic",      commands::panic::panic, c"admin",          NONE, Nothing,  2, c"O(1)",               c"Panics, for the test of the panic barrier."),
 ];

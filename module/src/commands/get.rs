@@ -1,16 +1,14 @@
 use crate::commands::visible_slot;
 use crate::error::Error;
 use crate::redis::context::Mode;
-use crate::redis::{Args, Context, Key, Kind, Str, state};
+use crate::redis::{Args, Context, Kind, Str, state};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 ///
 /// Counts a hit or a miss. A key that holds another type: `WRONGTYPE`. O(1).
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    match look_up(ctx, args.only()?) {
-        Found::Fresh(key) => reply_value(ctx, &key),
-        Found::Nothing => ctx.reply_null(),
-        Found::Other => return Err(Error::WrongType),
+    if !answer(ctx, args.only()?) {
+        return Err(Error::WrongType);
     }
     Ok(())
 }
@@ -24,50 +22,34 @@ pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     ctx.reply_array(args.len());
     for name in args.iter() {
-        match look_up(ctx, name) {
-            Found::Fresh(key) => reply_value(ctx, &key),
-            Found::Nothing | Found::Other => ctx.reply_null(),
+        if !answer(ctx, name) {
+            ctx.reply_null();
         }
     }
     Ok(())
 }
 
-enum Found {
-    Fresh(Key),
-    Nothing,
-    Other,
-}
-
-fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Found {
+/// Replies with the value or nil and counts; false, and no reply, if the key holds another type, which is a miss.
+fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let key = ctx.open(name, Mode::Read);
-    let entry = match key.kind() {
-        Kind::Entry(entry) => Some(entry),
-        Kind::Empty => None,
-        Kind::Other => return Found::Other,
-    };
+    let kind = key.kind();
     let db = ctx.db();
-    let is_fresh = state::with(|state| {
-        let slot = entry.and_then(|entry| visible_slot(state, db, entry));
+    let fresh = state::with(|state| {
         let database = state.database(db);
-        match slot {
-            Some(slot) => {
-                database.index.hit(slot);
-                database.counters.hits += 1;
-            }
-            None => database.counters.misses += 1,
+        if let Kind::Entry(entry) = kind
+            && let Some(slot) = visible_slot(database, entry)
+        {
+            database.index.hit(slot);
+            database.counters.hits += 1;
+            return Some(entry);
         }
-        slot.is_some()
+        database.counters.misses += 1;
+        None
     });
-    if is_fresh {
-        Found::Fresh(key)
-    } else {
-        Found::Nothing
+    match (fresh, kind) {
+        (Some(entry), _) => ctx.reply_bytes(entry.value()),
+        (None, Kind::Other) => return false,
+        (None, _) => ctx.reply_null(),
     }
-}
-
-fn reply_value(ctx: &Context<'_>, key: &Key) {
-    match key.kind() {
-        Kind::Entry(entry) => ctx.reply_bytes(entry.value()),
-        Kind::Empty | Kind::Other => ctx.reply_null(),
-    }
+    true
 }

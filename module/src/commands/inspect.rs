@@ -28,10 +28,10 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     let known = entry.and_then(|entry| {
         state::with(|state| {
-            let slot = visible_slot(state, db, entry)?;
-            let index = &state.database(db).index;
-            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-            Some((entry, tags, index.hits(slot)))
+            let database = state.database(db);
+            let slot = visible_slot(database, entry)?;
+            let tags: Vec<Vec<u8>> = database.index.tags(slot).map(<[u8]>::to_vec).collect();
+            Some((entry, tags, database.index.hits(slot)))
         })
     });
     let Some((entry, tags, hits)) = known else {

@@ -1,5 +1,6 @@
 use crate::args::Cursor;
 use crate::error::Error;
+use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
 use crate::redis::{Args, Context, reclaim, state};
 
@@ -10,9 +11,12 @@ use crate::redis::{Args, Context, reclaim, state};
 /// counts in the replies and figures of its other tags. A tag given twice counts once. Works when the server is out of
 /// memory. O(tags given), whatever the number of entries.
 ///
+/// A user needs write permission for a key of the tag's name, else `NOPERM`.
+///
 /// Raises the database's clock by one, also when nothing carried a tag, and replicates as this one command.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(1)?;
+    access::check_all(ctx, args, Access::Write)?;
     let db = ctx.db();
     let dropped = state::with(|state| {
         let tags = Cursor::new(&words).rest_as_tags(&state.config)?;

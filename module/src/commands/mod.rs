@@ -13,16 +13,14 @@ pub(crate) mod taginfo;
 pub(crate) mod tagscan;
 pub(crate) mod touch;
 
-use crate::entry::Entry;
-use crate::redis::state::State;
-
-use crate::engine::Slot;
+use crate::engine::{Database, Slot};
+use crate::entry::{Entry, Handle};
 
 /// The slot of an entry that can be seen; `None` if it is gone.
 ///
 /// An entry that is not indexed is gone as well: no invalidation would reach it.
-pub(crate) fn visible_slot(state: &mut State, db: u32, entry: Entry<'_>) -> Option<Slot> {
+pub(crate) fn visible_slot(database: &Database<Handle>, entry: Entry<'_>) -> Option<Slot> {
     let slot = Slot(entry.slot()?);
-    let index = &state.database(db).index;
+    let index = &database.index;
     (!index.has_backlog() || !index.is_gone(slot)).then_some(slot)
 }

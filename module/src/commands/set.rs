@@ -1,11 +1,12 @@
-use crate::args::{Cursor, Tags, Ttl, set_once};
+use crate::args::{Cursor, Ttl, set_once};
 use crate::commands::visible_slot;
 use crate::config::Config;
+use crate::engine::Slot;
 use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{self, Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, reclaim, state};
+use crate::redis::{Args, Context, Kind, OwnedStr, propagation, reclaim, state};
 
 const COMMAND: &str = "cache.set";
 
@@ -24,7 +25,7 @@ struct SetArgs<'a> {
     value: &'a [u8],
     ttl: Option<Ttl>,
     condition: Option<Condition>,
-    tags: Tags<'a>,
+    tags: &'a [&'a [u8]],
     /// Where the tags stand among the arguments.
     tags_at: usize,
     /// From an append-only file: when it was written first, and its hits until then.
@@ -86,31 +87,32 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
 /// Replicates as what happened: TTLs as PXAT, conditions dropped, a refused write not at all.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(2)?;
-    let config = state::with(|state| state.config.clone());
-    let asked = parse(&words, &config)?;
+    let (asked, default_ttl_ms) =
+        state::with(|state| (parse(&words, &state.config), state.config.default_ttl_ms));
+    let asked = asked?;
     if (asked.created_ms.is_some() || asked.hits.is_some()) && !ctx.is_replay() {
         return Err(Error::Syntax);
     }
     let now = now_ms();
-    let ttl = asked.ttl.unwrap_or(Ttl::Never);
-    let mut deadline = ttl.deadline_ms(now, COMMAND)?;
+    let mut deadline = asked.ttl.unwrap_or(Ttl::Never).deadline_ms(now, COMMAND)?;
     // What a primary or a log says is complete: a default of this node's own must not be added to it.
-    let takes_default = asked.ttl.is_none() && config.default_ttl_ms > 0 && !ctx.is_replay();
+    let takes_default = asked.ttl.is_none() && default_ttl_ms > 0 && !ctx.is_replay();
     if takes_default {
-        deadline = Some(now + config.default_ttl_ms);
+        deadline = Some(now + default_ttl_ms);
     }
 
     let [name] = args.first::<1>()?;
+    let db = ctx.db();
     let mut key = ctx.open(name, Mode::Write);
-    let (held, slot) = match key.kind() {
+    let held = match key.kind() {
         Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => (false, None),
-        Kind::Entry(entry) => (
-            true,
-            state::with(|state| visible_slot(state, ctx.db(), entry)),
-        ),
+        Kind::Empty => None,
+        Kind::Entry(entry) => Some(entry),
     };
-    let unmet = if slot.is_some() {
+    let held_before = held.is_some();
+    let visible =
+        held.and_then(|entry| state::with(|state| visible_slot(state.database(db), entry)));
+    let unmet = if visible.is_some() {
         Condition::Absent
     } else {
         Condition::Present
@@ -119,89 +121,75 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_null();
         return Ok(());
     }
-    if ttl == Ttl::Keep && slot.is_some() {
+    if asked.ttl == Some(Ttl::Keep) && visible.is_some() {
         deadline = key.deadline_ms();
     }
 
-    write(ctx, &mut key, name, &asked, now, deadline.is_some());
-    if deadline.is_some() {
-        key.set_deadline_ms(deadline);
-    } else if held {
-        key.set_deadline_ms(None);
-    }
-    drop(key);
-
-    ctx.signal_modified(name);
-    ctx.notify(c"cache.set", name);
-    let as_given =
-        asked.condition.is_none() && !takes_default && !matches!(ttl, Ttl::In { .. } | Ttl::Keep);
-    replicate(ctx, args, &asked, deadline.filter(|_| !as_given), as_given);
-    ctx.reply_ok();
-    reclaim::help(ctx);
-    Ok(())
-}
-
-/// Puts the entry into keyspace and index.
-fn write(
-    ctx: &Context<'_>,
-    key: &mut Key,
-    name: Str<'_>,
-    asked: &SetArgs<'_>,
-    now: u64,
-    has_ttl: bool,
-) {
-    let created_ms = asked.created_ms.unwrap_or(now);
     let new = NewEntry::new(Parts {
         key: name.bytes(),
         value: asked.value,
-        created_ms,
-        has_ttl,
+        created_ms: asked.created_ms.unwrap_or(now),
+        has_ttl: deadline.is_some(),
     });
     let bytes = cost(new.as_entry());
-    let handle = new.handle();
-    let db = ctx.db();
-    let held = matches!(key.kind(), Kind::Entry(_));
-    if held {
-        let slot = state::with(|state| {
-            let Kind::Entry(old) = key.kind() else {
-                return None;
-            };
-            let visible = visible_slot(state, db, old);
-            let database = state.database(db);
-            database.counters.sets += 1;
-            let slot = match visible {
-                Some(slot) => database
-                    .index
-                    .replace(slot, handle, &asked.tags, cost(old), bytes),
-                None => {
-                    if let Some(gone) = old.slot() {
-                        database.index.remove(crate::engine::Slot(gone), cost(old));
-                        database.counters.reclaimed += 1;
-                    }
-                    database
-                        .index
-                        .insert(handle, &asked.tags, bytes, asked.hits.unwrap_or(0))
+    match held {
+        Some(old) => {
+            let old_bytes = cost(old);
+            let slot = state::with(|state| {
+                let database = state.database(db);
+                if let Some(slot) = visible {
+                    return database.index.replace(
+                        slot,
+                        new.handle(),
+                        asked.tags,
+                        old_bytes,
+                        bytes,
+                    );
                 }
-            };
-            Some(slot)
-        });
-        if let Some(slot) = slot {
-            new.as_entry().set_indexed(slot.0);
-        }
-        key.replace(new);
-    } else {
-        // First the keyspace: whoever comes from the index must find the key.
-        let entry = key.create(new);
-        state::with(|state| {
-            let database = state.database(db);
-            database.counters.sets += 1;
-            let slot =
+                if let Some(gone) = old.slot() {
+                    database.index.remove(Slot(gone), old_bytes);
+                    database.counters.reclaimed += 1;
+                }
                 database
                     .index
-                    .insert(entry.handle(), &asked.tags, bytes, asked.hits.unwrap_or(0));
+                    .insert(new.handle(), asked.tags, bytes, asked.hits.unwrap_or(0))
+            });
+            new.as_entry().set_indexed(slot.0);
+            key.replace(new);
+        }
+        None => {
+            // First the keyspace: whoever comes from the index must find the key.
+            let entry = key.create(new);
+            let slot = state::with(|state| {
+                state.database(db).index.insert(
+                    entry.handle(),
+                    asked.tags,
+                    bytes,
+                    asked.hits.unwrap_or(0),
+                )
+            });
             entry.set_indexed(slot.0);
-        });
+        }
     }
+    if deadline.is_some() || held_before {
+        key.set_deadline_ms(deadline);
+    }
+    drop(key);
+
+    state::with(|state| state.database(db).counters.sets += 1);
+    ctx.signal_modified(name);
+    ctx.notify(c"cache.set", name);
+    let as_given = asked.condition.is_none()
+        && !takes_default
+        && match asked.ttl {
+            None | Some(Ttl::At { .. } | Ttl::Never) => true,
+            Some(Ttl::In { .. }) => !propagation::has_receivers(),
+            Some(Ttl::Keep) => false,
+        };
+    replicate(ctx, args, &asked, deadline, as_given);
+    ctx.reply_ok();
+    reclaim::help(ctx);
+    Ok(())
 }
 
 /// Sends on what happened.
@@ -229,7 +217,7 @@ fn replicate(
                 .take(asked.tags.len() + 2),
         );
     }
-    ctx.replicate(c"CACHE.SET", &parts);
+    ctx.replicate(c"cache.set", &parts);
 }
 
 #[cfg(test)]
@@ -245,7 +233,7 @@ mod tests {
         let words: [&[u8]; 9] = [b"k", b"v", b"tags", b"2", b"a", b"b", b"Px", b"5", b"nX"];
         let args = parsed(&words).expect("good");
         assert_eq!(
-            (args.value, &args.tags[..], args.tags_at),
+            (args.value, args.tags, args.tags_at),
             (&b"v"[..], &[&b"a"[..], b"b"][..], 4)
         );
         assert_eq!(
@@ -263,7 +251,7 @@ mod tests {
         let words: [&[u8]; 7] = [b"k", b"v", b"TAGS", b"2", b"NX", b"TAGS", b"XX"];
         let args = parsed(&words).expect("good");
         assert_eq!(
-            (&args.tags[..], args.condition),
+            (args.tags, args.condition),
             (&[&b"NX"[..], b"TAGS"][..], Some(Condition::Present))
         );
     }

@@ -1,5 +1,6 @@
 use crate::args::check_tag;
 use crate::error::Error;
+use crate::redis::access::{self, Access};
 use crate::redis::{Args, Context, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
@@ -11,9 +12,12 @@ use crate::redis::{Args, Context, state};
 /// | `invalidations` | how often it was invalidated since it became known |
 /// | `last_invalidated` | when, unix ms; 0: never |
 ///
-/// A tag is known while an entry carries it, and for 60 s after its last invalidation. O(1).
+/// A tag is known while an entry carries it, and for 60 s after its last invalidation. A user needs read
+/// permission for a key of the tag's name, else `NOPERM`. O(1).
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let tag = args.only()?.bytes();
+    let tag = args.only()?;
+    access::check_tags(ctx, [tag].into_iter(), Access::Read)?;
+    let tag = tag.bytes();
     let db = ctx.db();
     let info = state::with(|state| {
         check_tag(tag, &state.config)?;

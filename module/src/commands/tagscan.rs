@@ -1,5 +1,6 @@
 use crate::args::{Cursor, check_tag, parse_i64, set_once};
 use crate::error::Error;
+use crate::redis::access::{self, Access};
 use crate::redis::state::entry_key;
 use crate::redis::{Args, Context, OwnedStr, state};
 
@@ -32,9 +33,11 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
 ///
 /// Cursor 0 starts, and 0 as the next cursor ends. As with SCAN, a key that carries the tag during the whole scan is
 /// returned at least once, one that comes or goes meanwhile may or may not be, and a key may be returned twice. COUNT
-/// (default 10) is how many entries a call looks at. O(count).
+/// (default 10) is how many entries a call looks at. A user needs read permission for a key of the tag's name, else
+/// `NOPERM`. O(count).
 pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(2)?;
+    access::check_tags(ctx, args.iter().take(1), Access::Read)?;
     let (tag, from, count) = parse(&words)?;
     let db = ctx.db();
     let (next, names) = state::with(|state| {

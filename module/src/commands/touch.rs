@@ -40,14 +40,14 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         Kind::Entry(entry) => Some(entry),
     };
     let touched = state::with(|state| {
-        let Some(entry) = entry else { return false };
-        let Some(slot) = visible_slot(state, db, entry) else {
-            return false;
-        };
-        let before = cost(entry);
-        entry.set_has_ttl(deadline.is_some());
-        state.database(db).index.resize(slot, before, cost(entry));
-        true
+        let database = state.database(db);
+        let visible = entry.and_then(|entry| Some((entry, visible_slot(database, entry)?)));
+        if let Some((entry, slot)) = visible {
+            let before = cost(entry);
+            entry.set_has_ttl(deadline.is_some());
+            database.index.resize(slot, before, cost(entry));
+        }
+        visible.is_some()
     });
     if !touched {
         ctx.reply_integer(0);
@@ -60,7 +60,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     match deadline {
         Some(ms) => {
             let (word, ms) = (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64));
-            ctx.replicate(c"CACHE.TOUCH", &[name, word.as_str(), ms.as_str()]);
+            ctx.replicate(c"cache.touch", &[name, word.as_str(), ms.as_str()]);
         }
         None => ctx.replicate_verbatim(),
     }

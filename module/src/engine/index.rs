@@ -192,7 +192,8 @@ impl<E: Copy + PartialEq> Index<E> {
             self.slots.members_mut(slot).copy_from_slice(&members);
             slot
         } else {
-            self.slots.insert(entry, self.slots.hits(slot), &members)
+            let hits = self.slots.hits(slot);
+            self.slots.insert(entry, hits, &members)
         };
         for member in &members {
             if old.iter().any(|o| o.list == member.list) {
@@ -338,7 +339,7 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.hit(slot);
     }
 
-    pub(crate) fn hits(&self, slot: Slot) -> u32 {
+    pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
         self.slots.hits(slot)
     }
 

@@ -157,7 +157,7 @@ impl Harness {
         step
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         self.index.validate(|handle| self.stored[&handle].1);
         assert_eq!(self.index.len(), self.stored.len());
         for (&handle, &(key, _, slot)) in &self.stored {

@@ -68,12 +68,19 @@ impl<E: Copy> Page<E> {
     }
 }
 
+/// Hits that are written down together.
+const BATCH: usize = 64;
+
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug)]
 pub(super) struct Slots<E> {
     map: PageMap,
     pages: Vec<Option<Page<E>>>,
     bytes: usize,
+    /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
+    /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
+    uncounted: [u32; BATCH],
+    uncounted_len: usize,
 }
 
 impl<E> Default for Slots<E> {
@@ -82,6 +89,8 @@ impl<E> Default for Slots<E> {
             map: PageMap::default(),
             pages: Vec::new(),
             bytes: 0,
+            uncounted: [0; BATCH],
+            uncounted_len: 0,
         }
     }
 }
@@ -120,6 +129,7 @@ impl<E: Copy + PartialEq> Slots<E> {
 
     /// Gives the slot back.
     pub(super) fn remove(&mut self, slot: Slot) {
+        self.count();
         let number = page_of(slot.0);
         let page = self.page_mut(slot);
         let at = offset_of(slot.0);
@@ -167,14 +177,31 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.page_mut(slot).entries[offset_of(slot.0)] = Some(entry);
     }
 
-    pub(super) fn hits(&self, slot: Slot) -> u32 {
+    pub(super) fn hits(&mut self, slot: Slot) -> u32 {
+        self.count();
         self.page(slot).hits[offset_of(slot.0)]
     }
 
-    /// Counts a hit. Counts stop at `u32::MAX` instead of starting anew.
+    /// Counts a hit.
     pub(super) fn hit(&mut self, slot: Slot) {
-        let hits = &mut self.page_mut(slot).hits[offset_of(slot.0)];
-        *hits = hits.saturating_add(1);
+        self.uncounted[self.uncounted_len] = slot.0;
+        self.uncounted_len += 1;
+        if self.uncounted_len == BATCH {
+            self.count();
+        }
+    }
+
+    /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
+    /// Counts stop at `u32::MAX` instead of starting anew.
+    fn count(&mut self) {
+        for at in 0..self.uncounted_len {
+            let id = self.uncounted[at];
+            if let Some(page) = &mut self.pages[page_of(id)] {
+                let hits = &mut page.hits[offset_of(id)];
+                *hits = hits.saturating_add(1);
+            }
+        }
+        self.uncounted_len = 0;
     }
 
     pub(super) fn members(&self, slot: Slot) -> &[Member] {

@@ -71,9 +71,19 @@ impl Context<'_> {
             != 0
     }
 
+    /// Whether this server has a primary, or an append-only file.
+    pub(crate) fn is_replica_or_logs(&self) -> bool {
+        self.flags() & (raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF) != 0
+    }
+
     /// Whether the server is loading its data.
     pub(crate) fn is_loading(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_LOADING != 0
+    }
+
+    /// Whether this runs inside a script or function.
+    pub(crate) fn is_script(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0
     }
 
     /// Whether this runs inside MULTI or a script.

@@ -172,10 +172,14 @@ fn with_tags<R>(
     state::with(|state| {
         let found = state.database_of(entry, db);
         let indexed = found.and_then(|(db, slot)| {
-            let index = &state.databases()[db as usize].index;
-            (!(index.has_backlog() && index.is_gone(slot))).then(|| Indexed {
+            let index = &mut state.database(db).index;
+            if index.has_backlog() && index.is_gone(slot) {
+                return None;
+            }
+            let hits = index.hits(slot);
+            Some(Indexed {
                 tags: index.tags(slot).collect(),
-                hits: index.hits(slot),
+                hits,
             })
         });
         body(indexed)
@@ -364,7 +368,7 @@ unsafe extern "C" fn aof_rewrite(
         unsafe {
             api!(RedisModule_EmitAOF(
                 io,
-                c"CACHE.SET".as_ptr(),
+                c"cache.set".as_ptr(),
                 c"sv".as_ptr(),
                 key.as_raw(),
                 parts.as_mut_ptr(),

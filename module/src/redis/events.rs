@@ -7,6 +7,7 @@ use redis_module::raw;
 use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
 use super::context::{Context, now_ms};
+use super::propagation;
 use super::state;
 use super::string::Str;
 
@@ -27,11 +28,13 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     {
         return Err("the server refused the subscription to keyspace events");
     }
-    let events: [(u64, raw::RedisModuleEventCallback); 4] = [
+    let events: [(u64, raw::RedisModuleEventCallback); 6] = [
         (raw::REDISMODULE_EVENT_FLUSHDB, Some(flush)),
         (raw::REDISMODULE_EVENT_SWAPDB, Some(swap)),
         (raw::REDISMODULE_EVENT_LOADING, Some(loading)),
         (raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron)),
+        (raw::REDISMODULE_EVENT_FORK_CHILD, Some(fork)),
+        (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
     ];
     for (id, callback) in events {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
@@ -152,7 +155,7 @@ unsafe extern "C" fn swap(
 }
 
 unsafe extern "C" fn loading(
-    _ctx: *mut raw::RedisModuleCtx,
+    ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
     subevent: u64,
     _data: *mut c_void,
@@ -164,14 +167,43 @@ unsafe extern "C" fn loading(
                 | raw::REDISMODULE_SUBEVENT_LOADING_AOF_START
                 | raw::REDISMODULE_SUBEVENT_LOADING_REPL_START
         ) {
+            propagation::expect_receivers();
             // What is loaded brings its clocks with it. A file without any was written at reading 0.
             state::with(|state| {
                 for database in state.databases_mut() {
                     database.clock.restore(0);
                 }
             });
+        } else {
+            // SAFETY: the server passes a live context.
+            propagation::look_again(&unsafe { Context::from_raw(ctx) });
         }
     });
+}
+
+unsafe extern "C" fn fork(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if subevent == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
+            propagation::expect_receivers();
+        } else {
+            // SAFETY: the server passes a live context.
+            propagation::look_again(&unsafe { Context::from_raw(ctx) });
+        }
+    });
+}
+
+unsafe extern "C" fn role(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    _subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), propagation::expect_receivers);
 }
 
 unsafe extern "C" fn cron(

@@ -103,7 +103,7 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         unsafe {
             let reply = api!(RedisModule_Call(
                 ctx,
-                c"CACHE.RECLAIM".as_ptr(),
+                c"cache.reclaim".as_ptr(),
                 c"v".as_ptr(),
                 keys.as_mut_ptr(),
                 keys.len()

@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::barrier::{Place, guard, log};
 use super::context::Context;
 use super::string::Args;
-use super::{barrier, data_type, events, info, sizes, state};
+use super::{barrier, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
 
@@ -16,33 +16,53 @@ const NAME: &CStr = c"tagcache";
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
 const VERSION: c_int = 100;
 
+/// What a command does to the keys among its arguments, for ACL rules and clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Nothing,
+    Read,
+    /// Replaces the value without telling anything of the old one.
+    Write,
+    Change,
+    Remove,
+}
+
 /// A row of the table of commands.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) name: &'static CStr,
-    /// What the server calls; made by `command!`, it ends in `handler`.
+    /// What the server calls; made by `command!`, it ends in the command's body.
     pub(crate) entry: raw::RedisModuleCmdFunc,
     pub(crate) flags: &'static CStr,
     /// First, last and step of the keys among the arguments; zeros for none.
     pub(crate) keys: (c_int, c_int, c_int),
+    pub(crate) uses: Use,
+    /// Number of arguments, the name included; negative: at least so many.
+    pub(crate) arity: c_int,
+    pub(crate) complexity: &'static CStr,
+    pub(crate) summary: &'static CStr,
 }
 
-/// Makes a row of the table of commands: name, body, flags, keys.
+/// Makes a row of the table of commands.
 macro_rules! command {
-    ($name:literal, $handler:path, $flags:literal, $keys:expr) => {{
+    ($name:literal, $body:path, $flags:literal, $keys:expr, $uses:ident, $arity:literal, $complexity:literal, $summary:literal) => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
             argv: *mut *mut redis_module::raw::RedisModuleString,
             argc: std::ffi::c_int,
         ) -> std::ffi::c_int {
             // SAFETY: the arguments are passed on as the server gave them.
-            unsafe { $crate::redis::barrier::command(ctx, argv, argc, $handler) }
+            unsafe { $crate::redis::barrier::command(ctx, argv, argc, $body) }
         }
         $crate::redis::Command {
             name: $name,
             entry: Some(entry),
             flags: $flags,
             keys: $keys,
+            uses: $crate::redis::Use::$uses,
+            arity: $arity,
+            complexity: $complexity,
+            summary: $summary,
         }
     }};
 }
@@ -104,6 +124,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     // SAFETY: the context is that of loading.
     unsafe { api!(RedisModule_SetModuleOptions(ctx.as_raw(), options as c_int)) };
     data_type::register(ctx)?;
+    describe::add_category(ctx)?;
     for command in commands {
         let (first, last, step) = command.keys;
         // SAFETY: the context is that of loading; the server copies name and flags.
@@ -121,8 +142,10 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
         if created != raw::REDISMODULE_OK as c_int {
             return Err("a command's name is taken");
         }
+        describe::describe(ctx, command)?;
     }
     events::subscribe(ctx)?;
+    propagation::look_again(ctx);
     info::register(ctx);
     register_settings(ctx, config)
 }

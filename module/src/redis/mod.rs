@@ -13,17 +13,20 @@ macro_rules! api {
     };
 }
 
+pub(crate) mod access;
 pub(crate) mod adopt;
 #[cfg(not(test))]
 mod alloc;
 pub(crate) mod barrier;
 pub(crate) mod context;
 mod data_type;
+mod describe;
 mod events;
 mod filter;
 mod info;
 pub(crate) mod key;
 mod load;
+pub(crate) mod propagation;
 pub(crate) mod reclaim;
 pub(crate) mod sizes;
 pub(crate) mod state;
@@ -33,8 +36,8 @@ pub(crate) mod string;
 pub(crate) use barrier::Place;
 pub(crate) use context::Context;
 pub(crate) use filter::reclaim_command;
-pub(crate) use key::{Key, Kind};
-pub(crate) use load::{Command, command};
+pub(crate) use key::Kind;
+pub(crate) use load::{Command, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str};
 
 /// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.

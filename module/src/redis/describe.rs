@@ -1,0 +1,120 @@
+//! Telling the server about a command beyond its name: arity, what it does to its keys, ACL categories.
+
+use std::ffi::{CString, c_int};
+
+use redis_module::raw;
+
+use super::context::Context;
+use super::load::{Command, Use};
+
+/// The ACL category of the module's own, on servers that let modules have one.
+const CATEGORY: &std::ffi::CStr = c"cache";
+
+/// Makes the category `@cache`, where the server knows categories of modules.
+pub(super) fn add_category(ctx: &Context<'_>) -> Result<(), &'static str> {
+    // SAFETY: the context is that of loading; the function is looked up because older servers lack it.
+    let added =
+        unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
+    match added {
+        Some(status) if status != raw::REDISMODULE_OK as c_int => {
+            Err("the server refused the ACL category 'cache'")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Describes a command that was just created.
+pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
+    // SAFETY: the context is that of loading.
+    let created =
+        unsafe { raw::RedisModule_GetCommand.map(|get| get(ctx.as_raw(), command.name.as_ptr())) };
+    let Some(created) = created.filter(|created| !created.is_null()) else {
+        return Ok(());
+    };
+    set_info(created, command)?;
+    set_categories(created, command)
+}
+
+fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<(), &'static str> {
+    // SAFETY: looked up because it is newer than the module API itself.
+    let Some(set_info) = (unsafe { raw::RedisModule_SetCommandInfo }) else {
+        return Ok(());
+    };
+    let flags = match command.uses {
+        Use::Nothing => None,
+        Use::Read => Some(raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS),
+        Use::Write => Some(raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE),
+        Use::Change => Some(raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE),
+        Use::Remove => Some(raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE),
+    };
+    let (first, last, step) = command.keys;
+    // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list below.
+    let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
+    if let Some(flags) = flags {
+        specs[0].flags = flags.into();
+        specs[0].begin_search_type =
+            raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+        specs[0].bs.index.pos = first;
+        specs[0].find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+        specs[0].fk.range.lastkey = if last < 0 { last } else { last - first };
+        specs[0].fk.range.keystep = step;
+        specs[0].fk.range.limit = 0;
+    }
+    let version = raw::RedisModuleCommandInfoVersion {
+        version: 1,
+        sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
+        sizeof_keyspec: size_of::<raw::RedisModuleCommandKeySpec>(),
+        sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
+    };
+    let info = raw::RedisModuleCommandInfo {
+        version: &raw const version,
+        summary: command.summary.as_ptr(),
+        complexity: command.complexity.as_ptr(),
+        since: c"0.1.0".as_ptr(),
+        history: std::ptr::null_mut(),
+        tips: std::ptr::null(),
+        arity: command.arity,
+        key_specs: if flags.is_some() {
+            specs.as_mut_ptr()
+        } else {
+            std::ptr::null_mut()
+        },
+        args: std::ptr::null_mut(),
+    };
+    // SAFETY: the command was just created; the server copies what the structure points to.
+    if unsafe { set_info(created, &raw const info) } != raw::REDISMODULE_OK as c_int {
+        return Err("the server refused the description of a command");
+    }
+    Ok(())
+}
+
+fn set_categories(
+    created: *mut raw::RedisModuleCommand,
+    command: &Command,
+) -> Result<(), &'static str> {
+    // SAFETY: looked up because older servers lack it.
+    let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
+        return Ok(());
+    };
+    let flags = command.flags.to_string_lossy();
+    let mut categories = vec!["cache"];
+    for flag in flags.split(' ') {
+        match flag {
+            "write" => categories.push("write"),
+            "readonly" => categories.push("read"),
+            "admin" => categories.extend(["admin", "dangerous"]),
+            _ => {}
+        }
+    }
+    categories.push(if flags.split(' ').any(|flag| flag == "fast") {
+        "fast"
+    } else {
+        "slow"
+    });
+    let categories = CString::new(categories.join(" ")).unwrap_or_default();
+    // SAFETY: the command was just created; the text is a C string.
+    if unsafe { set(created, categories.as_ptr()) } != raw::REDISMODULE_OK as c_int {
+        return Err("the server refused the ACL categories of a command");
+    }
+    Ok(())
+}
