@@ -18,6 +18,9 @@ pub mod payload;
 mod resp;
 mod rng;
 mod server;
+pub mod state;
+pub mod stream;
+pub mod traffic;
 mod wait;
 
 pub use engine::{Engine, engines, for_all_engines, for_each_engine, on_both_protocols};

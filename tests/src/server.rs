@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -303,6 +303,32 @@ impl Server {
         self.state = State::Running;
     }
 
+    /// Stops its process in its tracks, until [`Self::resume`].
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets its process go on after [`Self::pause`].
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "kill {signal} of a child of ours"
+        );
+    }
+
     fn connect(&self, query: &str) -> redis::Connection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/{query}", self.port));
         let connection = client.expect("an address of this form").get_connection();
@@ -313,6 +339,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let name = self.engine().name.clone();
+        if std::thread::panicking() && self.state == State::Running {
+            // A test that fails between pause and resume leaves a process that would answer nothing.
+            let _ = Command::new("kill")
+                .args(["-CONT", &self.pid().to_string()])
+                .status();
+        }
         let died = self.state == State::Running && !self.is_alive();
         let ended = self.state == State::Ended || died || end(&mut self.child, self.port);
         let panicked = self.builder.panics == Panics::Fail && self.log().contains("panicked at");

@@ -9,15 +9,23 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// When it does not hold within `deadline`; the message says `what` was waited for.
-pub fn wait_until(what: &str, deadline: Duration, mut cond: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, deadline: Duration, cond: impl FnMut() -> bool) {
+    assert!(
+        holds(deadline, cond),
+        "waited {deadline:?} in vain for: {what}"
+    );
+}
+
+/// Polls `cond` until it holds, and answers whether it did within `deadline`.
+pub(crate) fn holds(deadline: Duration, mut cond: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     while !cond() {
-        assert!(
-            start.elapsed() < deadline,
-            "waited {deadline:?} in vain for: {what}"
-        );
+        if start.elapsed() > deadline {
+            return false;
+        }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+    true
 }

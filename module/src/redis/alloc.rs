@@ -11,18 +11,26 @@ struct ServerAllocator;
 #[global_allocator]
 static ALLOCATOR: ServerAllocator = ServerAllocator;
 
-/// What the server's allocator aligns to at least.
+/// The most that the server's allocator can be made to align to: malloc's own alignment.
 const ALIGNED: usize = 16;
 
-// SAFETY: the server's functions are malloc, calloc, realloc and free; layouts that want more than their alignment
-// are over-allocated by none and therefore refused (null), as `GlobalAlloc` allows.
+/// The size to ask for so that a layout's alignment is kept.
+///
+/// The jemalloc that Redis brings along has size classes of 8, 16, 24, 32, 40 … bytes, and an allocation of 24 is only
+/// 8-aligned. Sizes that are multiples of 16 are 16-aligned, though: each class lies at multiples of its size.
+const fn aligned_size(size: usize, align: usize) -> usize {
+    if align > 8 { size.next_multiple_of(align) } else { size }
+}
+
+// SAFETY: the server's functions are malloc, calloc, realloc and free. Alignments up to 16 are kept by asking for a
+// multiple, larger ones are refused (null), as `GlobalAlloc` allows.
 unsafe impl GlobalAlloc for ServerAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the function pointer is set once, before any other thread exists.
         match unsafe { raw::RedisModule_Alloc } {
             _ if layout.align() > ALIGNED => std::ptr::null_mut(),
             // SAFETY: any size may be asked for.
-            Some(alloc) => unsafe { alloc(layout.size()).cast() },
+            Some(alloc) => unsafe { alloc(aligned_size(layout.size(), layout.align())).cast() },
             // SAFETY: the caller's promises are the same.
             None => unsafe { System.alloc(layout) },
         }
@@ -33,7 +41,7 @@ unsafe impl GlobalAlloc for ServerAllocator {
         match unsafe { raw::RedisModule_Calloc } {
             _ if layout.align() > ALIGNED => std::ptr::null_mut(),
             // SAFETY: as in `alloc`.
-            Some(calloc) => unsafe { calloc(1, layout.size()).cast() },
+            Some(calloc) => unsafe { calloc(1, aligned_size(layout.size(), layout.align())).cast() },
             // SAFETY: as in `alloc`.
             None => unsafe { System.alloc_zeroed(layout) },
         }
@@ -43,7 +51,7 @@ unsafe impl GlobalAlloc for ServerAllocator {
         // SAFETY: as in `alloc`.
         match unsafe { raw::RedisModule_Realloc } {
             // SAFETY: `ptr` came from the same allocator.
-            Some(realloc) => unsafe { realloc(ptr.cast(), size).cast() },
+            Some(realloc) => unsafe { realloc(ptr.cast(), aligned_size(size, layout.align())).cast() },
             // SAFETY: as in `alloc`.
             None => unsafe { System.realloc(ptr, layout, size) },
         }

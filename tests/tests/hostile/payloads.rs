@@ -103,14 +103,21 @@ fn every_truncated_payload_is_refused_and_nothing_changes() {
             let lengths = (1..whole.len())
                 .filter(|len| *len < 300 || len % 37 == 0 || *len > whole.len() - 50);
             let restores: Vec<_> = lengths
-                .map(|len| args!["RESTORE", "new", 0, with_footer(&whole[..len], original)])
+                .map(|len| {
+                    args![
+                        "RESTORE",
+                        format!("cut{len}"),
+                        0,
+                        with_footer(&whole[..len], original)
+                    ]
+                })
                 .collect();
             for (restore, reply) in restores.iter().zip(client.pipeline(&restores)) {
                 let shown = restore[3].escape_ascii();
                 // Redis does not know where a value ends: one that lacks a few bytes goes on into the footer,
                 // and is whole again if a 0, which ends a value, stands in the right place there.
                 if restore[3].get(whole.len() - 1) == Some(&0) {
-                    call!(client, "DEL", "new");
+                    call!(client, "DEL", restore[1]);
                     continue;
                 }
                 assert_eq!(reply, Reply::Error(WRONG_BODY.to_owned()), "{shown}");
