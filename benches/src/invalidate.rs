@@ -130,8 +130,10 @@ struct Measured {
     command: Duration,
     /// The longest a PING took from then until the memory was back.
     stall: Duration,
-    /// The longest a PING took before.
+    /// The longest a PING took before: what the machine itself does to it.
     quiet: Duration,
+    /// The longest slice of reclaiming, as the module measured it.
+    slice: Duration,
     /// From sending the command until `used_memory` was within 1 % of what it was before the entries came, and
     /// nothing was left to reclaim.
     memory_back: Option<Duration>,
@@ -174,6 +176,9 @@ fn measure(server: &Server, drop: Drop, tape: &Tape, entries: usize) -> Result<M
     Driver::connect(server, Way::Native)?.run(tape, 16, Until::EndOfTape, Expect::NoError)?;
     settle(&mut watch);
 
+    let reset = call!(client, "CACHE.RESETSTATS");
+    assert!(!reset.is_error(), "CACHE.RESETSTATS: {reset:?}");
+
     let longest_ns = AtomicU64::new(0);
     let ended = AtomicBool::new(false);
     let mut pinger = server.raw();
@@ -189,10 +194,13 @@ fn measure(server: &Server, drop: Drop, tape: &Tape, entries: usize) -> Result<M
         let stall = Duration::from_nanos(longest_ns.load(Ordering::Relaxed));
         ended.store(true, Ordering::Relaxed);
         assert_eq!(gone, entries, "{}", drop.name());
+        let slice_us = call!(client, "CACHE.STATS").field("reclaim_max_us").int();
+        let slice = Duration::from_micros(slice_us as u64);
         Ok(Measured {
             command,
             stall,
             quiet,
+            slice,
             memory_back,
         })
     })
@@ -228,6 +236,7 @@ fn print(measured: &[Vec<Measured>; 4]) {
         "longest stall of a PING",
         "worst round",
         "before",
+        "longest slice",
         "memory back after",
     ]);
     for (drop, rounds) in Drop::ALL.iter().zip(measured) {
@@ -245,6 +254,10 @@ fn print(measured: &[Vec<Measured>; 4]) {
             ms(middle(rounds, |m| m.stall)),
             ms(rounds.iter().map(|m| m.stall).max().unwrap_or_default()),
             ms(middle(rounds, |m| m.quiet)),
+            match drop {
+                Drop::Module | Drop::ModuleTwoTags => ms(middle(rounds, |m| m.slice)),
+                Drop::Lua | Drop::Client => "-".into(),
+            },
             back,
         ]);
     }
@@ -259,7 +272,6 @@ fn add_targets(targets: &mut Targets, measured: &[Vec<Measured>; 4]) {
         (two_tags, "the same with a 2nd tag"),
     ] {
         let stall = middle(rounds, |m| m.stall).as_secs_f64() * 1000.0;
-        let times_slower = times_faster(&measured[0], rounds);
         let back = memory_back(rounds).unwrap_or(DEADLINE).as_secs_f64();
         targets.add(
             format!("{name}: longest stall"),

@@ -1,6 +1,15 @@
 //! What the project wants to reach, beside what was measured.
 
-use crate::table::Table;
+use crate::table::{Table, thousands};
+
+/// Two decimals where they say anything.
+fn figure(measured: f64, unit: &str) -> String {
+    if measured < 100.0 {
+        format!("{measured:.2}{unit}")
+    } else {
+        format!("{}{unit}", thousands(measured.round() as usize))
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Targets {
@@ -35,7 +44,7 @@ impl Targets {
             table.row(vec![
                 what.clone(),
                 wanted,
-                format!("{measured:.2}{unit}"),
+                figure(*measured, unit),
                 reached.into(),
             ]);
         }
