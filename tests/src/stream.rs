@@ -1,0 +1,151 @@
+//! What a primary sends to its replicas, and what it writes to its AOF.
+
+use std::path::Path;
+
+use crate::resp::{RawClient, Reply};
+use crate::server::Server;
+
+/// A command as it was propagated.
+pub type Propagated = Vec<Vec<u8>>;
+
+/// A replica that applies nothing and only listens.
+#[derive(Debug)]
+pub struct ReplicationStream {
+    client: RawClient,
+}
+
+impl ReplicationStream {
+    /// Attaches to a primary, by a full resync whose RDB is thrown away.
+    ///
+    /// # Panics
+    /// When the server does not begin a full resync.
+    pub fn attach(server: &Server) -> Self {
+        let mut client = server.raw();
+        client.send(&["PSYNC", "?", "-1"]);
+        // While the RDB is made, empty lines keep the connection alive.
+        let mut next_line = || {
+            loop {
+                let line = client.read_line().expect("the answer to PSYNC");
+                if !line.is_empty() {
+                    return line;
+                }
+            }
+        };
+        let answer = next_line();
+        assert!(answer.starts_with("+FULLRESYNC "), "PSYNC answers {answer}");
+        let length = next_line();
+        let length: usize = length
+            .strip_prefix('$')
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or_else(|| panic!("not the length of an RDB: {length}"));
+        client.read_bytes(length).expect("the RDB");
+        Self { client }
+    }
+
+    /// The commands that came since the last call, without what carries no data (PING, SELECT, MULTI, EXEC).
+    ///
+    /// # Panics
+    /// When something comes that is no command.
+    pub fn commands(&mut self, server: &Server) -> Vec<Propagated> {
+        const MARKER: &str = "marker of the replication stream";
+        let mut writer = server.raw();
+        assert_eq!(writer.call(&["SET", MARKER, ""]), Reply::ok());
+        let mut commands = Vec::new();
+        loop {
+            let command = propagated(&self.client.read());
+            if command.get(1).is_some_and(|key| key == MARKER.as_bytes()) {
+                assert_eq!(writer.call(&["DEL", MARKER]), Reply::Int(1));
+                // The removal of the marker comes first in the next round.
+                propagated(&self.next_data());
+                return commands.into_iter().filter(carries_data).collect();
+            }
+            commands.push(command);
+        }
+    }
+
+    fn next_data(&mut self) -> Reply {
+        loop {
+            let reply = self.client.read();
+            if carries_data(&propagated(&reply)) {
+                return reply;
+            }
+        }
+    }
+}
+
+fn propagated(reply: &Reply) -> Propagated {
+    reply
+        .items()
+        .iter()
+        .map(|arg| arg.bytes().to_vec())
+        .collect()
+}
+
+fn carries_data(command: &Propagated) -> bool {
+    !["PING", "SELECT", "MULTI", "EXEC", "REPLCONF"]
+        .iter()
+        .any(|name| is(command, name))
+}
+
+/// Whether it is this command.
+pub fn is(command: &Propagated, name: &str) -> bool {
+    command
+        .first()
+        .is_some_and(|first| first.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// A command in readable words, its name in lower case.
+pub fn words(command: &Propagated) -> Vec<String> {
+    let mut words: Vec<_> = command
+        .iter()
+        .map(|arg| arg.escape_ascii().to_string())
+        .collect();
+    if let Some(name) = words.first_mut() {
+        name.make_ascii_lowercase();
+    }
+    words
+}
+
+/// The commands in the files of an append only directory that end like this, without those that carry no data.
+///
+/// # Panics
+/// When there is no such directory, or a file holds something else than commands.
+pub fn aof_commands(directory: &Path, ending: &str) -> Vec<Propagated> {
+    let files =
+        std::fs::read_dir(directory.join("appendonlydir")).expect("the append only directory");
+    let mut paths: Vec<_> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with(ending));
+    paths.sort();
+    let read =
+        |path| parse_commands(&std::fs::read(path).expect("a file of the append only directory"));
+    paths
+        .into_iter()
+        .flat_map(read)
+        .filter(carries_data)
+        .collect()
+}
+
+fn parse_commands(mut bytes: &[u8]) -> Vec<Propagated> {
+    let mut commands = Vec::new();
+    let number = |bytes: &mut &[u8], kind: u8| {
+        let end = bytes
+            .iter()
+            .position(|&b| b == b'\n')
+            .expect("a whole line");
+        let line = String::from_utf8_lossy(&bytes[1..end - 1]).into_owned();
+        assert_eq!(bytes[0], kind, "{line}");
+        *bytes = &bytes[end + 1..];
+        line.parse::<usize>().expect("a length")
+    };
+    while !bytes.is_empty() {
+        let count = number(&mut bytes, b'*');
+        let command = (0..count).map(|_| {
+            let len = number(&mut bytes, b'$');
+            let (arg, rest) = bytes.split_at(len);
+            bytes = &rest[2..];
+            arg.to_vec()
+        });
+        commands.push(command.collect());
+    }
+    commands
+}

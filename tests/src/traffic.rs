@@ -1,0 +1,80 @@
+//! Random writes, for when only their outcome on two nodes is compared.
+
+use crate::args;
+use crate::resp::RawClient;
+use crate::rng::Rng;
+
+/// How many keys the writes are spread over in each database.
+pub const KEYS: usize = 400;
+/// Databases that the writes go to.
+pub const DATABASES: [u32; 3] = [0, 1, 2];
+
+/// One write, native or of the module; every kind that can meet an entry is among them.
+pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
+    const FAR: i64 = 99_999_999_999_999;
+    let key = format!("key{}", rng.below(KEYS));
+    let other = format!("key{}", rng.below(KEYS));
+    let (tag, more) = (
+        format!("tag{}", rng.below(8)),
+        format!("tag{}", rng.below(8)),
+    );
+    let value = rng.next_u64();
+    match rng.below(44) {
+        0..8 => args!["CACHE.SET", key, value, "TAGS", 2, tag, more],
+        8..10 => args!["CACHE.SET", key, value, "EX", 100_000, "TAGS", 1, tag],
+        10 => args!["CACHE.SET", key, value, "PXAT", FAR, "NX", "TAGS", 1, tag],
+        11 => args!["CACHE.SET", key, value, "KEEPTTL", "XX", "TAGS", 1, tag],
+        12 => args!["CACHE.SET", key, value],
+        13 => args!["CACHE.SET", key, value, "PXAT", 1, "TAGS", 1, tag],
+        14 => args!["CACHE.DEL", key],
+        15 => args!["CACHE.TOUCH", key, "PX", 100_000_000],
+        16 => args!["CACHE.TOUCH", key, "PERSIST"],
+        17 => args!["CACHE.TOUCH", key, "PXAT", 1],
+        18..20 => args!["CACHE.INVALIDATE", tag],
+        20 => args!["CACHE.INVALIDATE", tag, more, tag],
+        21 if rng.one_in(20) => args!["CACHE.FLUSH"],
+        22 => args!["DEL", key, other],
+        23 => args!["UNLINK", key],
+        24 => args!["RENAME", key, other],
+        25 => args!["RENAMENX", key, other],
+        26 => args!["COPY", key, other, "REPLACE"],
+        27 => args!["COPY", key, other, "DB", rng.below(DATABASES.len())],
+        28 => args!["MOVE", key, rng.below(DATABASES.len())],
+        29 => args!["SET", key, value, "XX"],
+        30 => args!["SETNX", key, value],
+        31 => args!["LPUSH", key, value],
+        32 => args!["SADD", key, value],
+        33 => args!["EXPIRE", key, 100_000],
+        34 => args!["PEXPIREAT", key, 1],
+        35 => args!["PERSIST", key],
+        36 => args!["GETDEL", key],
+        37 if rng.one_in(30) => args!["SWAPDB", rng.below(3), rng.below(3)],
+        38 if rng.one_in(60) => args!["FLUSHDB"],
+        39 => args!["APPEND", key, value],
+        40 => args!["INCR", key],
+        41..43 => args!["SELECT", rng.below(DATABASES.len())],
+        43 => args![
+            "EVAL",
+            "return redis.pcall('CACHE.SET', KEYS[1], ARGV[1], 'TAGS', 1, 'tag1')",
+            1,
+            key,
+            value
+        ],
+        _ => args!["CACHE.GET", key],
+    }
+}
+
+/// Sends so many writes in pipelines, some of them in transactions; refused ones are part of it.
+pub fn write(client: &mut RawClient, rng: &mut Rng, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        let size = (1 + rng.below(100)).min(left);
+        let mut commands: Vec<_> = (0..size).map(|_| any_write(rng)).collect();
+        if rng.one_in(4) {
+            commands.insert(0, args!["MULTI"]);
+            commands.push(args!["EXEC"]);
+        }
+        client.pipeline(&commands);
+        left -= size;
+    }
+}

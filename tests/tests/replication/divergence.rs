@@ -1,0 +1,178 @@
+//! Nodes reclaim at their own pace: a key may be gone and reclaimed here, gone and still there on the other.
+//! No native command may do different things on the two.
+
+use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
+use tagcache_tests::state::{assert_same, wait_synchronised};
+use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+
+use crate::fill;
+
+/// Native commands that do one thing where `key0` is absent and another where it still holds a gone entry.
+const COMMANDS: [&[&str]; 32] = [
+    &["SETNX", "key0", "v"],
+    &["SET", "key0", "v", "NX"],
+    &["SET", "key0", "v", "XX"],
+    &["SET", "key0", "v", "GET"],
+    &["SET", "key0", "v", "KEEPTTL"],
+    &["MSETNX", "key0", "v", "fresh", "v"],
+    &["GETSET", "key0", "v"],
+    &["GETDEL", "key0"],
+    &["APPEND", "key0", "v"],
+    &["INCR", "key0"],
+    &["SETBIT", "key0", "7", "1"],
+    &["SETRANGE", "key0", "3", "v"],
+    &["LPUSH", "key0", "v"],
+    &["RPUSHX", "key0", "v"],
+    &["SADD", "key0", "v"],
+    &["HSET", "key0", "f", "v"],
+    &["ZADD", "key0", "1", "v"],
+    &["PFADD", "key0", "v"],
+    &["XADD", "key0", "1-1", "f", "v"],
+    &["GEOADD", "key0", "1", "1", "v"],
+    &["RENAME", "live0", "key0"],
+    &["RENAMENX", "live0", "key0"],
+    &["RENAME", "key0", "live0"],
+    &["RENAMENX", "key0", "fresh"],
+    &["COPY", "live0", "key0"],
+    &["COPY", "key0", "live0", "REPLACE"],
+    &["MOVE", "key0", "1"],
+    &["EXPIRE", "key0", "10000"],
+    &["PERSIST", "key0"],
+    &["SMOVE", "set", "key0", "m"],
+    &["LMOVE", "list", "key0", "LEFT", "LEFT"],
+    &[
+        "EVAL",
+        "return redis.pcall('SETNX', KEYS[1], 'v')",
+        "1",
+        "key0",
+    ],
+];
+
+fn prepare(client: &mut RawClient) {
+    call!(client, "FLUSHALL");
+    fill(client, "key", 600, "gone");
+    fill(client, "live", 5, "kept");
+    call!(client, "CACHE.TOUCH", "key0", "EX", 10_000);
+    call!(client, "SADD", "set", "m");
+    call!(client, "RPUSH", "list", "m");
+}
+
+fn pair(engine: &Engine, here: &[&str], there: &[&str]) -> (Server, Server) {
+    let primary = Server::builder().engine(engine).module_args(here).start();
+    let replica = Server::builder()
+        .engine(engine)
+        .module_args(there)
+        .replica_of(&primary)
+        .start();
+    wait_synchronised(&primary, &replica);
+    (primary, replica)
+}
+
+#[test]
+fn where_only_the_replica_still_has_the_gone_key() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(
+            engine,
+            &[],
+            &["reclaim-inline", "0", "reclaim-budget-us", "100"],
+        );
+        let mut client = primary.raw();
+        for command in COMMANDS {
+            prepare(&mut client);
+            wait_synchronised(&primary, &replica);
+            // Stopped, the replica gets all at once later: no timer of its own comes between.
+            replica.pause();
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "gone"), Reply::Int(600));
+            wait_reclaimed(&mut client);
+            client.call(command);
+            replica.resume();
+            assert_same(&primary, &replica, &[0, 1]);
+            assert_index_agrees(&replica, &[0, 1], &[b"gone"]);
+        }
+    });
+}
+
+#[test]
+fn where_only_the_primary_still_has_the_gone_key() {
+    for_all_engines(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        let (primary, replica) = pair(engine, &lazy, &["reclaim-inline", "100000"]);
+        let mut client = primary.raw();
+        for command in COMMANDS {
+            prepare(&mut client);
+            let replies = client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], command.to_vec()]);
+            assert_eq!(replies[0], Reply::Int(600));
+            assert_same(&primary, &replica, &[0, 1]);
+            assert_index_agrees(&replica, &[0, 1], &[b"gone"]);
+        }
+    });
+}
+
+#[test]
+fn in_the_transaction_of_the_invalidation_itself() {
+    for_each_engine(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        let eager = ["reclaim-inline", "100000"];
+        for (here, there) in [(&lazy[..], &lazy[..]), (&lazy, &eager), (&eager, &lazy)] {
+            let (primary, replica) = pair(engine, here, there);
+            let mut client = primary.raw();
+            for command in COMMANDS {
+                prepare(&mut client);
+                let replies = client.pipeline(&[
+                    vec!["MULTI"],
+                    vec!["CACHE.INVALIDATE", "gone"],
+                    command.to_vec(),
+                    vec!["EXEC"],
+                ]);
+                assert_eq!(replies[3].items()[0], Reply::Int(600));
+                assert_same(&primary, &replica, &[0, 1]);
+                assert_index_agrees(&primary, &[0, 1], &[b"gone"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn where_the_invalidation_comes_between_queueing_and_exec() {
+    for_each_engine(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        let eager = ["reclaim-inline", "100000"];
+        for (here, there) in [(&lazy[..], &lazy[..]), (&lazy, &eager), (&eager, &lazy)] {
+            let (primary, replica) = pair(engine, here, there);
+            let (mut client, mut other) = (primary.raw(), primary.raw());
+            for command in COMMANDS {
+                prepare(&mut client);
+                client.pipeline(&[vec!["MULTI"], command.to_vec()]);
+                assert_eq!(call!(other, "CACHE.INVALIDATE", "gone"), Reply::Int(600));
+                call!(client, "EXEC");
+                assert_same(&primary, &replica, &[0, 1]);
+                assert_index_agrees(&primary, &[0, 1], &[b"gone"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn where_the_key_is_rewritten_after_the_invalidation() {
+    for_each_engine(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        for (here, there) in [(&lazy[..], &[][..]), (&[], &lazy)] {
+            let (primary, replica) = pair(engine, here, there);
+            let mut client = primary.raw();
+            for set in [
+                &["CACHE.SET", "key0", "new", "NX", "TAGS", "1", "gone"][..],
+                &["CACHE.SET", "key0", "new", "XX"],
+                &["CACHE.SET", "key0", "new", "KEEPTTL"],
+                &["CACHE.SET", "key0", "new", "TAGS", "1", "other"],
+                &["CACHE.DEL", "key0"],
+                &["CACHE.TOUCH", "key0", "PERSIST"],
+                &["CACHE.TOUCH", "key0", "EX", "5"],
+            ] {
+                prepare(&mut client);
+                client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], set.to_vec()]);
+                assert_same(&primary, &replica, &[0]);
+                assert_index_agrees(&replica, &[0], &[b"gone"]);
+            }
+        }
+    });
+}

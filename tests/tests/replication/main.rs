@@ -1,0 +1,26 @@
+//! Primary and replicas hold the same, whatever happens on the way.
+
+mod divergence;
+mod resync;
+mod stream;
+
+use tagcache_tests::{RawClient, args};
+
+/// Sets `count` entries `prefix0`, `prefix1` … with this tag.
+fn fill(client: &mut RawClient, prefix: &str, count: usize, tag: &str) {
+    let set = |n| {
+        args![
+            "CACHE.SET",
+            format!("{prefix}{n}"),
+            n,
+            "TAGS",
+            2,
+            tag,
+            "all"
+        ]
+    };
+    let commands: Vec<_> = (0..count).map(set).collect();
+    for reply in client.pipeline(&commands) {
+        assert!(!reply.is_error(), "{reply:?}");
+    }
+}
