@@ -51,3 +51,40 @@ static COMMANDS: &[Command] = &[
     #[cfg(feature = "panic-on-demand")]
     command!(c"cache.panic",      commands::panic::panic, c"admin",          NONE, Nothing,  2, c"O(1)",               c"Panics, for the test of the panic barrier."),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../COMMANDS.md");
+
+    #[test]
+    fn the_reference_has_a_section_for_each_command_and_no_other() {
+        let mut described: Vec<String> = REFERENCE
+            .lines()
+            .filter_map(|line| line.strip_prefix("### "))
+            .map(str::to_ascii_lowercase)
+            .collect();
+        let mut registered: Vec<String> = COMMANDS
+            .iter()
+            .map(|command| command.name.to_string_lossy().into_owned())
+            .filter(|name| name != "cache.panic")
+            .collect();
+        described.sort();
+        registered.sort();
+        assert_eq!(described, registered);
+    }
+
+    #[test]
+    fn the_reference_has_a_row_for_each_setting_with_its_default() {
+        for setting in &config::SETTINGS {
+            let start = format!(
+                "| `{}` | {} | {} to ",
+                setting.name.to_string_lossy(),
+                setting.default,
+                setting.min
+            );
+            assert!(REFERENCE.contains(&start), "{start}");
+        }
+    }
+}

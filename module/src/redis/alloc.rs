@@ -19,7 +19,11 @@ const ALIGNED: usize = 16;
 /// The jemalloc that Redis brings along has size classes of 8, 16, 24, 32, 40 … bytes, and an allocation of 24 is only
 /// 8-aligned. Sizes that are multiples of 16 are 16-aligned, though: each class lies at multiples of its size.
 const fn aligned_size(size: usize, align: usize) -> usize {
-    if align > 8 { size.next_multiple_of(align) } else { size }
+    if align > 8 {
+        size.next_multiple_of(align)
+    } else {
+        size
+    }
 }
 
 // SAFETY: the server's functions are malloc, calloc, realloc and free. Alignments up to 16 are kept by asking for a
@@ -41,7 +45,9 @@ unsafe impl GlobalAlloc for ServerAllocator {
         match unsafe { raw::RedisModule_Calloc } {
             _ if layout.align() > ALIGNED => std::ptr::null_mut(),
             // SAFETY: as in `alloc`.
-            Some(calloc) => unsafe { calloc(1, aligned_size(layout.size(), layout.align())).cast() },
+            Some(calloc) => unsafe {
+                calloc(1, aligned_size(layout.size(), layout.align())).cast()
+            },
             // SAFETY: as in `alloc`.
             None => unsafe { System.alloc_zeroed(layout) },
         }
@@ -51,7 +57,9 @@ unsafe impl GlobalAlloc for ServerAllocator {
         // SAFETY: as in `alloc`.
         match unsafe { raw::RedisModule_Realloc } {
             // SAFETY: `ptr` came from the same allocator.
-            Some(realloc) => unsafe { realloc(ptr.cast(), aligned_size(size, layout.align())).cast() },
+            Some(realloc) => unsafe {
+                realloc(ptr.cast(), aligned_size(size, layout.align())).cast()
+            },
             // SAFETY: as in `alloc`.
             None => unsafe { System.realloc(ptr, layout, size) },
         }

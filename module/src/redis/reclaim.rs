@@ -24,7 +24,7 @@ use crate::entry::{Entry, Handle};
 const HELP: u64 = 4;
 
 /// How often a slice looks at the time.
-const STEPS_BETWEEN_LOOKS: u32 = 16;
+const STEPS_BETWEEN_LOOKS: u32 = 4;
 
 /// A slice that panicked is tried again after this time instead of at once.
 const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
