@@ -123,7 +123,7 @@ pub(crate) fn from_args(args: &[&[u8]]) -> Result<Config, String> {
         };
         match crate::args::parse_i64(value) {
             Some(number) if (setting.min..=setting.max).contains(&number) => {
-                (setting.set)(&mut config, number)
+                (setting.set)(&mut config, number);
             }
             _ => {
                 return Err(format!(

@@ -118,7 +118,7 @@ impl NewEntry {
             unsafe {
                 ptr.as_ptr()
                     .add(at)
-                    .copy_from_nonoverlapping(piece.as_ptr(), piece.len())
+                    .copy_from_nonoverlapping(piece.as_ptr(), piece.len());
             };
             at += piece.len();
         }

@@ -28,6 +28,8 @@ pub(crate) enum Error {
     TagTooLong { given: usize, limit: u32 },
     #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
     TagNotPermitted,
+    #[error("ERR this command is only for replication and append-only files")]
+    OnlyReplayed,
     #[error("ERR {option} is not supported yet")]
     NotYet { option: &'static str },
     #[error("ERR internal error")]

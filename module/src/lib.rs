@@ -21,7 +21,7 @@ mod redis;
 
 use std::ffi::c_int;
 
-use commands::{del, flush, get, inspect, invalidate, set, stats, taginfo, tagscan, touch};
+use commands::{del, flush, get, inspect, invalidate, replay, set, stats, taginfo, tagscan, touch};
 use redis::{Command, command};
 
 /// No keys among the arguments.
@@ -48,6 +48,7 @@ static COMMANDS: &[Command] = &[
     command!(c"cache.stats",      stats::stats,           c"readonly fast",  NONE, Nothing,  1, c"O(1)",               c"Returns figures of the database."),
     command!(c"cache.resetstats", stats::resetstats,      c"admin fast",     NONE, Nothing,  1, c"O(1)",               c"Sets the database's counters to zero."),
     command!(c"cache.reclaim",    redis::reclaim_command, c"admin",          NONE, Nothing, -1, c"O(keys)",            c"Internal: frees gone entries under these keys."),
+    command!(c"cache.replay",     replay::replay,         c"write admin",    NONE, Nothing, -3, c"O(1)",               c"Internal: what replicas and append-only files must be told."),
     #[cfg(feature = "panic-on-demand")]
     command!(c"cache.panic",      commands::panic::panic, c"admin",          NONE, Nothing,  2, c"O(1)",               c"Panics, for the test of the panic barrier."),
 ];

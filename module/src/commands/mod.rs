@@ -7,6 +7,7 @@ pub(crate) mod inspect;
 pub(crate) mod invalidate;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) mod panic;
+pub(crate) mod replay;
 pub(crate) mod set;
 pub(crate) mod stats;
 pub(crate) mod taginfo;

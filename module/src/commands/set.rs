@@ -132,44 +132,37 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         has_ttl: deadline.is_some(),
     });
     let bytes = cost(new.as_entry());
-    match held {
-        Some(old) => {
-            let old_bytes = cost(old);
-            let slot = state::with(|state| {
-                let database = state.database(db);
-                if let Some(slot) = visible {
-                    return database.index.replace(
-                        slot,
-                        new.handle(),
-                        asked.tags,
-                        old_bytes,
-                        bytes,
-                    );
-                }
-                if let Some(gone) = old.slot() {
-                    database.index.remove(Slot(gone), old_bytes);
-                    database.counters.reclaimed += 1;
-                }
-                database
+    if let Some(old) = held {
+        let old_bytes = cost(old);
+        let slot = state::with(|state| {
+            let database = state.database(db);
+            if let Some(slot) = visible {
+                return database
                     .index
-                    .insert(new.handle(), asked.tags, bytes, asked.hits.unwrap_or(0))
-            });
-            new.as_entry().set_indexed(slot.0);
-            key.replace(new);
-        }
-        None => {
-            // First the keyspace: whoever comes from the index must find the key.
-            let entry = key.create(new);
-            let slot = state::with(|state| {
-                state.database(db).index.insert(
-                    entry.handle(),
-                    asked.tags,
-                    bytes,
-                    asked.hits.unwrap_or(0),
-                )
-            });
-            entry.set_indexed(slot.0);
-        }
+                    .replace(slot, new.handle(), asked.tags, old_bytes, bytes);
+            }
+            if let Some(gone) = old.slot() {
+                database.index.remove(Slot(gone), old_bytes);
+                database.counters.reclaimed += 1;
+            }
+            database
+                .index
+                .insert(new.handle(), asked.tags, bytes, asked.hits.unwrap_or(0))
+        });
+        new.as_entry().set_indexed(slot.0);
+        key.replace(new);
+    } else {
+        // First the keyspace: whoever comes from the index must find the key.
+        let entry = key.create(new);
+        let slot = state::with(|state| {
+            state.database(db).index.insert(
+                entry.handle(),
+                asked.tags,
+                bytes,
+                asked.hits.unwrap_or(0),
+            )
+        });
+        entry.set_indexed(slot.0);
     }
     if deadline.is_some() || held_before {
         key.set_deadline_ms(deadline);

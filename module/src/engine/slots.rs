@@ -117,7 +117,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         page.hits[at] = hits;
         match &mut page.members {
             Members::Packed { each, all } => {
-                all[at * *each..(at + 1) * *each].copy_from_slice(members)
+                all[at * *each..(at + 1) * *each].copy_from_slice(members);
             }
             Members::Boxed(boxes) => {
                 self.bytes += size_of_val(members);

@@ -84,7 +84,7 @@ pub(crate) fn log(level: &CStr, line: &str) {
             level.as_ptr(),
             c"%s".as_ptr(),
             line.as_ptr()
-        ))
+        ));
     };
 }
 

@@ -11,6 +11,7 @@ use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
 use super::context::Context;
+use super::filter;
 use super::key;
 use super::sizes;
 use super::state;
@@ -98,10 +99,8 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 
 /// Takes an entry out of the index as it leaves the keyspace, and parks its tags in case it comes back elsewhere.
 fn unlinked(entry: Entry<'_>, db: Option<u32>) {
-    state::with(|state| {
-        let Some((db, slot)) = state.database_of(entry, db) else {
-            return;
-        };
+    let met_gone = state::with(|state| {
+        let (db, slot) = state.database_of(entry, db)?;
         let parked = &mut state.parked;
         // The borrow of the index and that of the parking place are of different fields, but both of `state`.
         let mut place = std::mem::take(parked);
@@ -119,7 +118,11 @@ fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         }
         entry.set_unlinked(removed.hits, removed.was_gone);
         state.parked = place;
+        (removed.was_gone && !state.removing).then_some(db)
     });
+    if let Some(db) = met_gone.filter(|_| filter::in_transaction()) {
+        filter::announce_gone(db, entry.key());
+    }
 }
 
 // ---- RDB ----
@@ -140,7 +143,7 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
                     io,
                     bytes.as_ptr().cast(),
                     bytes.len()
-                ))
+                ));
             };
         };
         with_tags(entry, u32::try_from(db).ok(), |saved| {
@@ -361,6 +364,7 @@ unsafe extern "C" fn aof_rewrite(
             Some(words)
         });
         let Some(words) = words else { return };
+        rewrite_clocks(io);
         let mut parts: Vec<*mut raw::RedisModuleString> =
             words.iter().map(|word| word.as_str().as_raw()).collect();
         // SAFETY: the stream is alive; "sv" takes a string, an array of strings and its length. The server itself
@@ -378,6 +382,41 @@ unsafe extern "C" fn aof_rewrite(
     });
 }
 
+/// Writes all clocks in front of the first entry. Without any entry there is nothing that a clock would protect.
+fn rewrite_clocks(io: *mut raw::RedisModuleIO) {
+    let words: Vec<OwnedStr> = state::with(|state| {
+        if std::mem::replace(&mut state.clocks_rewritten, true) {
+            return Vec::new();
+        }
+        let clocks = state
+            .databases()
+            .iter()
+            .enumerate()
+            .map(|(db, database)| (db, database.clock.reading()));
+        clocks
+            .filter(|&(_, reading)| reading > 0)
+            .flat_map(|(db, reading)| [db as i64, reading as i64])
+            .map(OwnedStr::from_number)
+            .collect()
+    });
+    if words.is_empty() {
+        return;
+    }
+    let mut parts: Vec<*mut raw::RedisModuleString> =
+        words.iter().map(|word| word.as_str().as_raw()).collect();
+    // SAFETY: the stream is alive; "cv" takes a C string, an array of strings and its length.
+    unsafe {
+        api!(RedisModule_EmitAOF(
+            io,
+            c"cache.replay".as_ptr(),
+            c"cv".as_ptr(),
+            c"CLOCK".as_ptr(),
+            parts.as_mut_ptr(),
+            parts.len()
+        ));
+    }
+}
+
 // ---- looking and copying ----
 
 unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
@@ -392,7 +431,7 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
                     md,
                     bytes.as_ptr().cast(),
                     bytes.len()
-                ))
+                ));
             };
         };
         with_tags(entry, u32::try_from(db).ok(), |indexed| {

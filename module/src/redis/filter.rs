@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::barrier::{Place, guard};
 use super::context::Context;
 use super::reclaim;
-use super::string::Args;
+use super::string::{Args, OwnedStr};
 use crate::error::Error;
 
 /// The filter while it is installed, and the context that it calls commands with.
@@ -57,6 +57,28 @@ pub(super) fn remove(ctx: &Context<'_>) {
         // SAFETY: registered by `install`, and not removed since.
         unsafe { api!(RedisModule_UnregisterCommandFilter(ctx.as_raw(), filter)) };
     }
+}
+
+/// A native command inside MULTI met a gone entry, which the filter could not see: the command was queued before. A
+/// replica, or this server when it loads its append-only file, may have no such key by then, and the command would do
+/// something else there. So it is told, in front of the command, to hold a gone entry under this key.
+pub(super) fn announce_gone(db: u32, name: &[u8]) {
+    let ctx = CONTEXT.load(Ordering::Relaxed);
+    if ctx.is_null() {
+        return;
+    }
+    // SAFETY: made by `install`, and never freed.
+    let ctx = unsafe { Context::from_raw(ctx) };
+    ctx.select(db);
+    let (word, name) = (OwnedStr::new(b"GONE"), OwnedStr::new(name));
+    ctx.replicate(c"cache.replay", &[word.as_str(), name.as_str()]);
+}
+
+/// Whether the server is executing a MULTI block.
+pub(super) fn in_transaction() -> bool {
+    // SAFETY: without a context, the flags of the server alone are returned.
+    let flags = unsafe { api!(RedisModule_GetContextFlags(std::ptr::null_mut())) } as u32;
+    flags & raw::REDISMODULE_CTX_FLAGS_MULTI != 0
 }
 
 fn under_pressure() -> bool {
@@ -125,6 +147,7 @@ fn is_own(argv: &mut [*mut raw::RedisModuleString]) -> bool {
 
 /// `CACHE.RECLAIM [key ...]` → OK. Internal: frees the gone entries under these keys, in every database, and, while
 /// memory is short, as many others as fit into one slice. Never replicated. Harmless if called by hand.
+#[allow(clippy::unnecessary_wraps, reason = "all commands have this form")]
 pub(crate) fn reclaim_command(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     for name in args.iter() {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
+use super::state;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
 /// The data type, as the server knows it. Set once by `load`.
@@ -98,8 +99,10 @@ impl Key {
 
     /// Removes the key; ends in `unlink`.
     pub(crate) fn delete(&mut self) {
+        state::with(|state| state.removing = true);
         // SAFETY: the key is open for writing.
         unsafe { api!(RedisModule_DeleteKey(self.raw)) };
+        state::with(|state| state.removing = false);
     }
 
     /// When it expires, unix ms.

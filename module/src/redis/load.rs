@@ -6,7 +6,7 @@ use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
 use super::context::Context;
-use super::string::Args;
+use super::string::{Args, Str};
 use super::{barrier, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         let words: Vec<&[u8]> = args
             .name()
             .into_iter()
-            .chain(args.iter().map(|arg| arg.bytes()))
+            .chain(args.iter().map(Str::bytes))
             .collect();
         start(&ctx, &config::from_args(&words)?, COMMANDS).map_err(str::to_owned)
     });
@@ -202,9 +202,10 @@ unsafe fn setting<'a>(data: *mut c_void) -> &'a Setting {
 }
 
 unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
-    // SAFETY: the server passes what was registered.
     guard(Place::Other, 0, || {
-        state::with(|state| (unsafe { setting(data) }.get)(&state.config))
+        // SAFETY: the server passes what was registered.
+        let setting = unsafe { setting(data) };
+        state::with(|state| (setting.get)(&state.config))
     })
 }
 
@@ -217,7 +218,8 @@ unsafe extern "C" fn set_setting(
     // The server has checked the range, and names it where it refuses.
     guard(Place::Other, raw::REDISMODULE_ERR as c_int, || {
         // SAFETY: the server passes what was registered.
-        state::with(|state| (unsafe { setting(data) }.set)(&mut state.config, value));
+        let setting = unsafe { setting(data) };
+        state::with(|state| (setting.set)(&mut state.config, value));
         raw::REDISMODULE_OK as c_int
     })
 }

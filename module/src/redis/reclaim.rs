@@ -181,7 +181,8 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
                 Step::Idle => break,
             }
             steps += 1;
-            finished = steps % STEPS_BETWEEN_LOOKS == 0 && (start.elapsed() >= budget || enough());
+            finished = steps.is_multiple_of(STEPS_BETWEEN_LOOKS)
+                && (start.elapsed() >= budget || enough());
         }
         let took = from.elapsed().as_micros() as u64;
         state::with(|state| {

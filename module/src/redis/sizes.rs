@@ -4,6 +4,9 @@ use std::sync::OnceLock;
 
 use crate::entry::Entry;
 
+/// Hash tables of the server have between one and two buckets, a pointer each, for a row.
+const BUCKET: u64 = 12;
+
 /// Up to this size the allocator is asked once, at load, what it really hands out.
 const PROBED: usize = 512;
 const STEP: usize = 8;
@@ -31,9 +34,7 @@ pub(crate) fn probe() {
         }
     });
     let class = |size: usize| u64::from(probed[size.div_ceil(STEP)]);
-    // An object and the value's type and pointer, 16 bytes each; a row of a hash table, 24 bytes, and its bucket: a
-    // pointer, of which there are between one and two a row.
-    const BUCKET: u64 = 12;
+    // An object and the value's type and pointer, 16 bytes each; a row of a hash table, 24 bytes, and its bucket.
     let _ = SIZES.set(Sizes {
         probed,
         fixed: 2 * class(16) + class(24) + BUCKET,

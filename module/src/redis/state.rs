@@ -12,6 +12,10 @@ pub(crate) struct State {
     databases: Vec<Database<Handle>>,
     pub(crate) config: Config,
     pub(crate) parked: Parked,
+    /// A key is being removed by the module itself.
+    pub(crate) removing: bool,
+    /// The clocks were written to the append-only file that is being rewritten. Set in the child that does it.
+    pub(crate) clocks_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
     /// Entries that arrived too late, to be removed here and on the replicas: database and key.

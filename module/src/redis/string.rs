@@ -95,9 +95,8 @@ impl<'a> Args<'a> {
             return Self { argv: &[] };
         }
         // SAFETY: by the caller's promise.
-        Self {
-            argv: unsafe { std::slice::from_raw_parts(argv, argc as usize) },
-        }
+        let argv = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
+        Self { argv }
     }
 
     /// The command's name as it was sent.

@@ -1,0 +1,63 @@
+use crate::args::{Cursor, parse_i64};
+use crate::entry::{NewEntry, Parts};
+use crate::error::Error;
+use crate::redis::context::{Mode, now_ms};
+use crate::redis::sizes::cost;
+use crate::redis::{Args, Context, Kind, Str, reclaim, state};
+
+/// `CACHE.REPLAY GONE key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
+/// and an append-only file may say it.
+///
+/// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
+/// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside
+/// MULTI: they were queued before they could see that the key is gone (see `redis/filter.rs`).
+///
+/// CLOCK: readings of the databases' clocks, from an append-only file that was rewritten without RDB preamble.
+pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let words = args.words(2)?;
+    if !ctx.is_replay() {
+        return Err(Error::OnlyReplayed);
+    }
+    if words[0].eq_ignore_ascii_case(b"GONE") {
+        let [_, name] = args.exactly::<2>()?;
+        hold_gone(ctx, name);
+    } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
+        let mut cursor = Cursor::new(&words[1..]);
+        while cursor.left() > 0 {
+            let db = parse_i64(cursor.next()?)
+                .and_then(|db| u16::try_from(db).ok())
+                .ok_or(Error::NotAnInteger)?;
+            let reading = u64::try_from(cursor.next_i64()?).map_err(|_| Error::NotAnInteger)?;
+            state::with(|state| state.database(db.into()).clock.restore(reading));
+        }
+    } else {
+        return Err(Error::Syntax);
+    }
+    ctx.replicate_verbatim();
+    ctx.reply_ok();
+    Ok(())
+}
+
+fn hold_gone(ctx: &Context<'_>, name: Str<'_>) {
+    let mut key = ctx.open(name, Mode::Upkeep);
+    if !matches!(key.kind(), Kind::Empty) {
+        return; // Not reclaimed yet.
+    }
+    let parts = Parts {
+        key: name.bytes(),
+        value: &[],
+        created_ms: now_ms(),
+        has_ttl: false,
+    };
+    let entry = key.create(NewEntry::new(parts));
+    let db = ctx.db();
+    let slot = state::with(|state| {
+        state
+            .database(db)
+            .index
+            .insert_gone(entry.handle(), cost(entry))
+    });
+    entry.set_indexed(slot.0);
+    drop(key);
+    reclaim::arm(ctx);
+}
