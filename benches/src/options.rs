@@ -11,7 +11,7 @@ usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [-
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
-  --rounds N     how often each figure is taken, default 7";
+  --rounds N     how often each figure is taken, default 11; INVALIDATE at most 5";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -45,8 +45,8 @@ impl Options {
             engine: Engine::default_engine(),
             keys: 100_000,
             seed: 1,
-            rounds: 7,
-            sample: Duration::from_millis(500),
+            rounds: 11,
+            sample: Duration::from_millis(300),
             inserts: 200_000,
             invalidated: vec![1_000, 100_000, 1_000_000],
         };
