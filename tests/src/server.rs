@@ -28,6 +28,7 @@ pub struct ServerBuilder {
     engine: Engine,
     module: Option<PathBuf>,
     module_args: Vec<String>,
+    file: Option<String>,
     args: Vec<(String, Vec<String>)>,
     panics: Panics,
 }
@@ -44,6 +45,7 @@ impl ServerBuilder {
             engine: Engine::default_engine(),
             module: Some(module_path()),
             module_args: Vec::new(),
+            file: None,
             args: Vec::new(),
             panics: Panics::Fail,
         };
@@ -98,6 +100,14 @@ impl ServerBuilder {
     pub fn replica_of(self, primary: &Server) -> Self {
         self.args("--replicaof", &["127.0.0.1", &primary.port().to_string()])
             .arg("--propagation-error-behavior", "panic")
+    }
+
+    /// Starts from a configuration file with these lines, which also loads the module, so that CONFIG REWRITE has
+    /// a file to write to. A restart reads the file as it is then.
+    #[must_use]
+    pub fn config_file(mut self, lines: &str) -> Self {
+        self.file = Some(lines.to_owned());
+        self
     }
 
     /// Loads no module.
@@ -397,7 +407,25 @@ fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Child, String
         .open(log_path(dir))
         .expect("a log in our own directory");
     let log_start = log.metadata().map_or(0, |meta| meta.len());
+    let module = builder.module.as_ref().map(|path| {
+        path.canonicalize()
+            .unwrap_or_else(|e| panic!("no module at {}: {e}", path.display()))
+    });
     let mut command = builder.engine.to_command();
+    if let Some(lines) = &builder.file {
+        let path = dir.join("server.conf");
+        if !path.exists() {
+            let load = module.as_ref().map_or_else(String::new, |module| {
+                format!(
+                    "loadmodule {} {}\n",
+                    module.display(),
+                    builder.module_args.join(" ")
+                )
+            });
+            std::fs::write(&path, format!("{load}{lines}\n")).expect("a file in our own directory");
+        }
+        command.arg(path);
+    }
     command
         .args(["--port", &port.to_string()])
         .arg("--dir")
@@ -405,10 +433,7 @@ fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Child, String
     for (name, values) in &builder.args {
         command.arg(name).args(values);
     }
-    if let Some(module) = &builder.module {
-        let module = module
-            .canonicalize()
-            .unwrap_or_else(|e| panic!("no module at {}: {e}", module.display()));
+    if let (Some(module), None) = (&module, &builder.file) {
         command
             .arg("--loadmodule")
             .arg(module)

@@ -1,0 +1,309 @@
+//! Settings: module arguments, CONFIG GET, SET and REWRITE.
+
+use tagcache_tests::look::inspect;
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine};
+
+const DEFAULTS: [(&str, &str); 7] = [
+    ("tagcache.default-ttl-ms", "0"),
+    ("tagcache.top-keys", "200"),
+    ("tagcache.max-tag-bytes", "512"),
+    ("tagcache.max-tags-per-entry", "128"),
+    ("tagcache.reclaim-budget-us", "1000"),
+    ("tagcache.reclaim-inline", "128"),
+    ("tagcache.lease-max-ms", "60000"),
+];
+
+fn get(client: &mut RawClient, name: &str) -> String {
+    call!(client, "CONFIG", "GET", name).field(name).text()
+}
+
+fn set(client: &mut RawClient, name: &str, value: &str) -> Reply {
+    call!(client, "CONFIG", "SET", name, value)
+}
+
+#[test]
+fn every_setting_has_its_documented_default() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for (name, value) in DEFAULTS {
+            assert_eq!(get(&mut client, name), value, "{name}");
+        }
+        let all = call!(client, "CONFIG", "GET", "tagcache.*").pairs();
+        assert_eq!(all.len(), DEFAULTS.len());
+    });
+}
+
+#[test]
+fn module_arguments_set_what_they_name_with_and_without_prefix() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&[
+                "tagcache.default-ttl-ms",
+                "5000",
+                "reclaim-inline",
+                "0",
+                "MAX-TAG-BYTES",
+                "7",
+            ])
+            .start();
+        let mut client = server.raw();
+        assert_eq!(get(&mut client, "tagcache.default-ttl-ms"), "5000");
+        assert_eq!(get(&mut client, "tagcache.reclaim-inline"), "0");
+        assert_eq!(get(&mut client, "tagcache.max-tag-bytes"), "7");
+        assert_eq!(get(&mut client, "tagcache.top-keys"), "200");
+        assert!(call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "12345678").is_error());
+        assert_eq!(
+            call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "1234567"),
+            Reply::ok()
+        );
+        assert!(matches!(call!(client, "PTTL", "key"), Reply::Int(1..=5000)));
+    });
+}
+
+#[test]
+fn bad_module_arguments_keep_the_module_from_loading_and_the_log_says_why() {
+    for_all_engines(|engine| {
+        for (args, words) in [
+            (
+                &["reclaim-budget-us", "0"][..],
+                &["reclaim-budget-us", "50", "100000"][..],
+            ),
+            (
+                &["tagcache.max-tag-bytes", "0"],
+                &["max-tag-bytes", "65536"],
+            ),
+            (
+                &["max-tags-per-entry", "1000000000"],
+                &["max-tags-per-entry", "1024"],
+            ),
+            (&["default-ttl-ms", "-1"], &["default-ttl-ms", "from 0"]),
+            (
+                &["default-ttl-ms", "99999999999999999999"],
+                &["default-ttl-ms", "from 0"],
+            ),
+            (&["top-keys", "many"], &["top-keys", "many"]),
+            (&["lease-max-ms", ""], &["lease-max-ms"]),
+            (&["lease-max-ms"], &["lease-max-ms"]),
+            (&["no-such-setting", "1"], &["no-such-setting"]),
+            (&["other.top-keys", "5"], &["other.top-keys"]),
+        ] {
+            let log = Server::builder()
+                .engine(engine)
+                .module_args(args)
+                .try_start()
+                .map(|_| ())
+                .expect_err("the module must refuse to load");
+            for word in words {
+                assert!(
+                    log.contains(word),
+                    "{args:?}: the log does not say {word}:\n{log}"
+                );
+            }
+            assert!(
+                !log.contains("panicked") && !log.contains("BUG REPORT"),
+                "{args:?}:\n{log}"
+            );
+        }
+    });
+}
+
+#[test]
+fn config_set_takes_the_range_and_refuses_the_rest_saying_it() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for (name, low, high) in [
+            ("tagcache.default-ttl-ms", 0_i64, 1 << 47),
+            ("tagcache.top-keys", 1, 10_000),
+            ("tagcache.max-tag-bytes", 1, 65_536),
+            ("tagcache.max-tags-per-entry", 1, 1024),
+            ("tagcache.reclaim-budget-us", 50, 100_000),
+            ("tagcache.reclaim-inline", 0, 100_000),
+            ("tagcache.lease-max-ms", 1, 3_600_000),
+        ] {
+            for good in [low, high] {
+                assert_eq!(
+                    set(&mut client, name, &good.to_string()),
+                    Reply::ok(),
+                    "{name} {good}"
+                );
+                assert_eq!(get(&mut client, name), good.to_string());
+            }
+            for bad in [low - 1, high + 1, i64::MIN, i64::MAX] {
+                let reply = set(&mut client, name, &bad.to_string());
+                let error = reply
+                    .error()
+                    .unwrap_or_else(|| panic!("{name} {bad} is taken"));
+                assert!(error.starts_with("ERR "), "{name} {bad}: {error}");
+                let says_range =
+                    error.contains(&low.to_string()) && error.contains(&high.to_string());
+                assert!(says_range, "{name} {bad}: {error}");
+            }
+            for bad in ["", "x", "1.5", "99999999999999999999"] {
+                assert!(set(&mut client, name, bad).is_error(), "{name} {bad:?}");
+            }
+            assert_eq!(
+                get(&mut client, name),
+                high.to_string(),
+                "refused values change nothing"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_default_ttl_is_for_new_writes_without_one() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "before", "v");
+        set(&mut client, "tagcache.default-ttl-ms", "50000");
+        call!(client, "CACHE.SET", "default", "v", "TAGS", 1, "a");
+        call!(client, "CACHE.SET", "own", "v", "EX", 1000);
+        assert_eq!(call!(client, "PTTL", "before"), Reply::Int(-1));
+        assert!(matches!(
+            call!(client, "PTTL", "default"),
+            Reply::Int(1..=50_000)
+        ));
+        assert!(matches!(
+            call!(client, "PTTL", "own"),
+            Reply::Int(50_001..=1_000_000)
+        ));
+        call!(client, "CACHE.SET", "own", "v", "KEEPTTL");
+        assert!(matches!(
+            call!(client, "PTTL", "own"),
+            Reply::Int(50_001..=1_000_000)
+        ));
+        call!(client, "CACHE.TOUCH", "own", "PERSIST");
+        assert_eq!(call!(client, "PTTL", "own"), Reply::Int(-1));
+        set(&mut client, "tagcache.default-ttl-ms", "0");
+        call!(client, "CACHE.SET", "default", "v");
+        assert_eq!(call!(client, "PTTL", "default"), Reply::Int(-1));
+    });
+}
+
+#[test]
+fn the_limits_of_tags_are_those_of_the_moment() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        set(&mut client, "tagcache.max-tags-per-entry", "2");
+        set(&mut client, "tagcache.max-tag-bytes", "600");
+        let reply = call!(client, "CACHE.SET", "key", "v", "TAGS", 3, "a", "b", "c");
+        let error = reply.error().expect("3 tags are more than 2");
+        assert!(error.contains('3') && error.contains('2'), "{error}");
+        let long = "t".repeat(600);
+        assert_eq!(
+            call!(client, "CACHE.SET", "key", "v", "TAGS", 2, long, "a"),
+            Reply::ok()
+        );
+        set(&mut client, "tagcache.max-tags-per-entry", "1024");
+        let mut many = args!["CACHE.SET", "many", "v", "TAGS", 1024];
+        many.extend((0..1024).map(|n: i32| format!("tag{n}").into_bytes()));
+        assert_eq!(client.call(&many), Reply::ok());
+        assert_eq!(inspect(&mut client, "many").unwrap().tags.len(), 1024);
+        set(&mut client, "tagcache.max-tags-per-entry", "1");
+        assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
+        assert_eq!(
+            inspect(&mut client, "many").unwrap().tags.len(),
+            1024,
+            "what is stored stays"
+        );
+        let payload = call!(client, "DUMP", "many").bytes().to_vec();
+        assert_eq!(call!(client, "RESTORE", "copy", 0, payload), Reply::ok());
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "tag1023"), Reply::Int(2));
+    });
+}
+
+#[test]
+fn config_rewrite_writes_settings_that_a_restart_reads() {
+    for_all_engines(|engine| {
+        let mut server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-inline", "5"])
+            .config_file("tagcache.top-keys 77")
+            .start();
+        let mut client = server.raw();
+        assert_eq!(get(&mut client, "tagcache.top-keys"), "77");
+        assert_eq!(get(&mut client, "tagcache.reclaim-inline"), "5");
+        assert_eq!(
+            set(&mut client, "tagcache.default-ttl-ms", "123456"),
+            Reply::ok()
+        );
+        assert_eq!(
+            set(&mut client, "tagcache.max-tag-bytes", "99"),
+            Reply::ok()
+        );
+        assert_eq!(call!(client, "CONFIG", "REWRITE"), Reply::ok());
+        server.restart();
+        let mut client = server.raw();
+        for (name, value) in [
+            ("tagcache.default-ttl-ms", "123456"),
+            ("tagcache.max-tag-bytes", "99"),
+            ("tagcache.top-keys", "77"),
+            ("tagcache.reclaim-inline", "5"),
+        ] {
+            assert_eq!(get(&mut client, name), value, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_bad_line_in_the_configuration_file_ends_the_start() {
+    for_each_engine(|engine| {
+        for line in [
+            "tagcache.top-keys 0",
+            "tagcache.reclaim-inline x",
+            "tagcache.nonsense 1",
+        ] {
+            let started = Server::builder()
+                .engine(engine)
+                .config_file(line)
+                .try_start();
+            let log = started.map(|_| ()).expect_err("the server must not start");
+            assert!(
+                !log.contains("BUG REPORT"),
+                "{line}:
+{log}"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_module_can_be_loaded_at_runtime_and_not_unloaded_under_its_entries() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .without_module()
+            .arg("--enable-module-command", "yes")
+            .start();
+        let mut client = server.raw();
+        let path = tagcache_tests::module_path()
+            .canonicalize()
+            .expect("the module under test");
+        let path = path.to_string_lossy().into_owned();
+        let bad = call!(client, "MODULE", "LOAD", path, "reclaim-budget-us", "0");
+        assert!(bad.is_error(), "{bad:?}");
+        assert!(
+            call!(client, "CACHE.GET", "key").is_error(),
+            "nothing of it is left"
+        );
+        assert_eq!(
+            call!(client, "MODULE", "LOAD", path, "reclaim-inline", "7"),
+            Reply::ok()
+        );
+        assert_eq!(get(&mut client, "tagcache.reclaim-inline"), "7");
+        assert_eq!(
+            call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a"),
+            Reply::ok()
+        );
+        assert!(
+            call!(client, "MODULE", "UNLOAD", "tagcache").is_error(),
+            "it has a data type"
+        );
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+    });
+}

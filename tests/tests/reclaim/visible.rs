@@ -1,0 +1,191 @@
+//! Whatever its size, an invalidation is seen at once by every command.
+
+use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
+use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine};
+
+use crate::fill;
+
+const MANY: usize = 200_000;
+
+#[test]
+fn two_hundred_thousand_entries_are_gone_for_every_command_at_once() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        fill(&mut client, "key", MANY, b"value", "large");
+        call!(client, "CACHE.SET", "live", "v", "TAGS", 1, "other");
+        // In one transaction nothing can be reclaimed between the commands.
+        let queued = [
+            args!["MULTI"],
+            args!["CACHE.INVALIDATE", "large"],
+            args!["CACHE.GET", "key0"],
+            args!["CACHE.MGET", "key1", "live", "key2"],
+            args!["CACHE.INSPECT", "key3"],
+            args!["CACHE.TAGSCAN", "large", 0, "COUNT", MANY],
+            args!["CACHE.SET", "key4", "new", "XX"],
+            args!["CACHE.SET", "key5", "new", "NX", "TAGS", 1, "large"],
+            args!["CACHE.GET", "key5"],
+            args!["CACHE.DEL", "key6", "key7"],
+            args!["CACHE.TOUCH", "key8", "PERSIST"],
+            args!["CACHE.INVALIDATE", "large"],
+            args!["CACHE.STATS"],
+            args!["EVAL", "return redis.call('CACHE.GET', KEYS[1])", 1, "key9"],
+            args!["EXEC"],
+        ];
+        let replies = client.pipeline(&queued);
+        let replies = replies.last().expect("the reply of EXEC").items();
+        assert_eq!(replies[0], Reply::Int(MANY as i64));
+        assert!(replies[1].is_null());
+        assert_eq!(
+            replies[2],
+            Reply::Array(vec![Reply::Null, Reply::bulk("v"), Reply::Null])
+        );
+        assert!(replies[3].is_null());
+        assert_eq!(
+            replies[4],
+            Reply::Array(vec![Reply::bulk("0"), Reply::Array(vec![])])
+        );
+        assert!(replies[5].is_null());
+        assert_eq!(replies[6], Reply::ok());
+        assert_eq!(replies[7], Reply::bulk("new"));
+        assert_eq!(replies[8], Reply::Int(0));
+        assert_eq!(replies[9], Reply::Int(0));
+        assert_eq!(replies[10], Reply::Int(1), "of this tag only the new entry");
+        assert_eq!(replies[11].field("entries"), Reply::Int(1));
+        assert!(replies[11].field("reclaim_backlog").int() > MANY as i64 - 1000);
+        assert!(replies[12].is_null());
+        assert_index_agrees(&server, &[0], &[b"large"]);
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(1));
+        assert_eq!(call!(client, "CACHE.GET", "live"), Reply::bulk("v"));
+        assert_index_agrees(&server, &[0], &[b"large"]);
+    });
+}
+
+#[test]
+fn outside_of_transactions_they_are_gone_as_well_while_reclaiming_goes_on() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50"])
+            .start();
+        let mut client = server.raw();
+        fill(&mut client, "key", MANY, b"value", "large");
+        call!(client, "CACHE.SET", "live", "v", "TAGS", 1, "other");
+        let mut commands = vec![args!["CACHE.INVALIDATE", "large"]];
+        for n in 0..2000 {
+            let (one, two) = (
+                format!("key{}", n * 97),
+                format!("key{}", MANY - 1 - n * 89),
+            );
+            commands.push(args!["CACHE.MGET", one, two, "live"]);
+            commands.push(args!["DUMP", one]);
+            commands.push(args!["COPY", two, "copied", "REPLACE"]);
+            commands.push(args!["CACHE.GET", "copied"]);
+            commands.push(args!["RENAME", two, "renamed"]);
+            commands.push(args!["CACHE.GET", "renamed"]);
+        }
+        let replies = client.pipeline(&commands);
+        assert_eq!(replies[0], Reply::Int(MANY as i64));
+        let seen = Reply::Array(vec![Reply::Null, Reply::Null, Reply::bulk("v")]);
+        for replies in replies[1..].chunks(6) {
+            assert_eq!(replies[0], seen);
+            assert!(replies[3].is_null(), "COPY brought it back: {replies:?}");
+            assert!(replies[5].is_null(), "RENAME brought it back: {replies:?}");
+        }
+        assert!(
+            stat(&mut client, "reclaim_backlog") > 0,
+            "reclaiming ended too early to be seen"
+        );
+        assert_index_agrees(&server, &[0], &[b"large"]);
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn an_entry_set_again_while_its_old_self_waits_to_be_reclaimed_stays() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50"])
+            .start();
+        let mut client = server.raw();
+        fill(&mut client, "key", 50_000, b"old", "large");
+        let mut commands = vec![args!["CACHE.INVALIDATE", "large"]];
+        commands.extend((0..50_000).map(|n| {
+            args![
+                "CACHE.SET",
+                format!("key{n}"),
+                "new",
+                "NX",
+                "TAGS",
+                1,
+                "large"
+            ]
+        }));
+        let replies = client.pipeline(&commands);
+        assert_eq!(replies[0], Reply::Int(50_000));
+        assert!(replies[1..].iter().all(|reply| *reply == Reply::ok()));
+        wait_reclaimed(&mut client);
+        assert_eq!(stat(&mut client, "entries"), 50_000);
+        assert_eq!(tagscan(&mut client, b"large", 10_000).len(), 50_000);
+        assert_eq!(call!(client, "CACHE.GET", "key49999"), Reply::bulk("new"));
+        assert_index_agrees(&server, &[0], &[b"large"]);
+    });
+}
+
+#[test]
+fn invalidations_follow_each_other_faster_than_reclaiming() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50"])
+            .start();
+        let mut client = server.raw();
+        for round in 0..30 {
+            fill(&mut client, "key", 1000 + round, b"value", "a");
+            fill(&mut client, "other", 1000, b"value", "b");
+            assert_eq!(
+                call!(client, "CACHE.INVALIDATE", "a", "b"),
+                Reply::Int(2000 + round as i64)
+            );
+            assert_eq!(stat(&mut client, "entries"), 0);
+            fill(&mut client, "key", 500, b"value", "c");
+            assert_eq!(call!(client, "CACHE.FLUSH"), Reply::Int(500));
+            assert_eq!(stat(&mut client, "entries"), 0);
+            assert!(inspect(&mut client, "key7").is_none());
+        }
+        assert_index_agrees(&server, &[0], &[b"a", b"b", b"c"]);
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
+    });
+}
+
+#[test]
+fn every_database_reclaims_its_own() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50"])
+            .start();
+        let mut client = server.raw();
+        for database in [0, 1, 9] {
+            call!(client, "SELECT", database);
+            fill(&mut client, "key", 20_000, b"value", "a");
+            fill(&mut client, "live", 10, b"value", "b");
+        }
+        for database in [0, 1, 9] {
+            call!(client, "SELECT", database);
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(20_000));
+        }
+        call!(client, "SWAPDB", 1, 9);
+        for database in [0, 1, 9] {
+            call!(client, "SELECT", database);
+            assert_eq!(stat(&mut client, "entries"), 10);
+            wait_reclaimed(&mut client);
+            assert_eq!(call!(client, "DBSIZE"), Reply::Int(10));
+        }
+        assert_index_agrees(&server, &[0, 1, 9], &[b"a"]);
+    });
+}
