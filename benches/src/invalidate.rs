@@ -10,14 +10,15 @@ use crate::options::Options;
 use crate::table::{Table, median, ms, thousands};
 use crate::targets::{Bound, Targets};
 use crate::wire::{Expect, Tape};
-use crate::workload::{Driver, Until, Way, empty, key, settle, used_memory, value};
+use crate::workload::{
+    Driver, Until, Way, empty, key, push_cache_set, push_set_and_sadd, settle, used_memory, value,
+};
 
 /// A value that stays, in bytes: 1 % of what the server holds may be missing when memory counts as back, and 1 % of
 /// an empty server would be less than a connection's buffer. It is one key, so that the keyspace's own tables must
 /// shrink as well.
 const BYSTANDER: usize = 20_000_000;
 const TAG: &str = "tenant:7";
-const TTL_MS: &[u8] = b"3600000";
 /// How long memory is waited for.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long the PING loop runs before anything happens, to see what the machine itself does to it.
@@ -65,37 +66,11 @@ impl Drop {
             let (key, value) = (key(number), value(number));
             let (key, value) = (key.as_bytes(), value.as_bytes());
             let second = format!("user:{:03}", number % 1000);
+            let (tag, second) = (TAG.as_bytes(), second.as_bytes());
             match self {
-                Self::Module => {
-                    tape.push(&[
-                        b"CACHE.SET",
-                        key,
-                        value,
-                        b"PX",
-                        TTL_MS,
-                        b"TAGS",
-                        b"1",
-                        TAG.as_bytes(),
-                    ]);
-                }
-                Self::ModuleTwoTags => {
-                    let tags = [TAG.as_bytes(), second.as_bytes()];
-                    tape.push(&[
-                        b"CACHE.SET",
-                        key,
-                        value,
-                        b"PX",
-                        TTL_MS,
-                        b"TAGS",
-                        b"2",
-                        tags[0],
-                        tags[1],
-                    ]);
-                }
-                Self::Lua | Self::Client => {
-                    tape.push(&[b"SET", key, value, b"PX", TTL_MS]);
-                    tape.push(&[b"SADD", TAG.as_bytes(), key]);
-                }
+                Self::Module => push_cache_set(&mut tape, key, value, &[tag]),
+                Self::ModuleTwoTags => push_cache_set(&mut tape, key, value, &[tag, second]),
+                Self::Lua | Self::Client => push_set_and_sadd(&mut tape, key, value, &[tag]),
             }
         }
         tape

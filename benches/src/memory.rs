@@ -8,9 +8,9 @@ use crate::options::Options;
 use crate::table::{Table, thousands};
 use crate::targets::{Bound, Targets};
 use crate::wire::{Expect, Tape};
-use crate::workload::{Driver, Until, Way, empty, key, settle, shared_tags, value};
-
-const TTL_MS: &[u8] = b"3600000";
+use crate::workload::{
+    Driver, Until, Way, empty, key, push_cache_set, push_set_and_sadd, settle, shared_tags, value,
+};
 
 /// Tags of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,29 +89,8 @@ fn tape(entries: usize, kept: Kept, tags: Tags) -> Tape {
             Tags::SharedAndUnique => vec![tenant.as_bytes(), own.as_bytes()],
         };
         match kept {
-            Kept::Natively => {
-                tape.push(&[b"SET", key, value, b"PX", TTL_MS]);
-                for tag in tags {
-                    tape.push(&[b"SADD", tag, key]);
-                }
-            }
-            Kept::ByModule if tags.is_empty() => {
-                tape.push(&[b"CACHE.SET", key, value, b"PX", TTL_MS]);
-            }
-            Kept::ByModule => {
-                let count = tags.len().to_string();
-                let mut args: Vec<&[u8]> = vec![
-                    b"CACHE.SET",
-                    key,
-                    value,
-                    b"PX",
-                    TTL_MS,
-                    b"TAGS",
-                    count.as_bytes(),
-                ];
-                args.extend(tags);
-                tape.push(&args);
-            }
+            Kept::Natively => push_set_and_sadd(&mut tape, key, value, &tags),
+            Kept::ByModule => push_cache_set(&mut tape, key, value, &tags),
         }
     }
     tape

@@ -81,6 +81,25 @@ pub(crate) fn load_script(server: &Server) -> Vec<u8> {
         .to_vec()
 }
 
+/// `CACHE.SET` with a TTL.
+pub(crate) fn push_cache_set(tape: &mut Tape, key: &[u8], value: &[u8], tags: &[&[u8]]) {
+    let count = tags.len().to_string();
+    let mut args = vec![b"CACHE.SET", key, value, b"PX", TTL_MS];
+    if !tags.is_empty() {
+        args.extend([b"TAGS", count.as_bytes()]);
+        args.extend(tags);
+    }
+    tape.push(&args);
+}
+
+/// What a client without a script does on plain Redis: `SET`, and `SADD` for each tag.
+pub(crate) fn push_set_and_sadd(tape: &mut Tape, key: &[u8], value: &[u8], tags: &[&[u8]]) {
+    tape.push(&[b"SET", key, value, b"PX", TTL_MS]);
+    for tag in tags {
+        tape.push(&[b"SADD", tag, key]);
+    }
+}
+
 /// `SET`s of these keys.
 pub(crate) fn sets(way: Way, script: &[u8], numbers: impl Iterator<Item = usize>) -> Tape {
     let mut tape = Tape::default();
@@ -91,18 +110,8 @@ pub(crate) fn sets(way: Way, script: &[u8], numbers: impl Iterator<Item = usize>
         let (tenant, kind) = (tenant.as_bytes(), kind.as_bytes());
         match way {
             Way::Native => tape.push(&[b"SET", key, value, b"PX", TTL_MS]),
-            Way::Untagged => tape.push(&[b"CACHE.SET", key, value, b"PX", TTL_MS]),
-            Way::TwoTags => tape.push(&[
-                b"CACHE.SET",
-                key,
-                value,
-                b"PX",
-                TTL_MS,
-                b"TAGS",
-                b"2",
-                tenant,
-                kind,
-            ]),
+            Way::Untagged => push_cache_set(&mut tape, key, value, &[]),
+            Way::TwoTags => push_cache_set(&mut tape, key, value, &[tenant, kind]),
             Way::Lua => tape.push(&[b"EVALSHA", script, b"3", key, tenant, kind, value, TTL_MS]),
         }
     }
