@@ -36,6 +36,7 @@ const INDEXED: u8 = 1;
 const HAS_TAGS: u8 = 2;
 const GONE: u8 = 4;
 const HAS_TTL: u8 = 8;
+const LEAKED: u8 = 16;
 
 /// Identity of an entry: what the index stores. Compared, never dereferenced by the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,6 +165,9 @@ pub(crate) unsafe fn free(handle: Handle) {
         ptr: handle.0,
         alive: PhantomData,
     };
+    if entry.flags() & LEAKED != 0 {
+        return;
+    }
     let layout = layout(entry.allocated());
     // SAFETY: it was allocated with this layout, and the caller gives it up.
     unsafe { dealloc(handle.0.as_ptr(), layout) };
@@ -307,6 +311,11 @@ impl<'a> Entry<'a> {
     /// Whether an entry that is not indexed was hard-invalidated before.
     pub(crate) fn is_marked_gone(self) -> bool {
         self.flags() & GONE != 0
+    }
+
+    /// Makes `free` leave it alone: the index may still know it, since taking it out failed.
+    pub(crate) fn leak(self) {
+        self.set_flags(self.flags() | LEAKED);
     }
 
     pub(crate) fn set_indexed(self, slot: u32) {

@@ -7,10 +7,11 @@ use crate::redis::{Args, Context, Kind, Str, state};
 ///
 /// Counts a hit or a miss. A key that holds another type: `WRONGTYPE`. O(1).
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if !answer(ctx, args.only()?) {
-        return Err(Error::WrongType);
+    if answer(ctx, args.only()?) {
+        Ok(())
+    } else {
+        Err(Error::WrongType)
     }
-    Ok(())
 }
 
 /// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
@@ -23,20 +24,27 @@ pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_array(args.len());
     for name in args.iter() {
         if !answer(ctx, name) {
+            // Here it is an answer and no error, so it counts.
+            let db = ctx.db();
+            state::with(|state| state.database(db).counters.misses += 1);
             ctx.reply_null();
         }
     }
     Ok(())
 }
 
-/// Replies with the value or nil and counts; false, and no reply, if the key holds another type, which is a miss.
+/// Replies with the value or nil and counts; false, and nothing done, if the key holds another type.
 fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let key = ctx.open(name, Mode::Read);
-    let kind = key.kind();
+    let entry = match key.kind() {
+        Kind::Entry(entry) => Some(entry),
+        Kind::Empty => None,
+        Kind::Other => return false,
+    };
     let db = ctx.db();
     let fresh = state::with(|state| {
         let database = state.database(db);
-        if let Kind::Entry(entry) = kind
+        if let Some(entry) = entry
             && let Some(slot) = visible_slot(database, entry)
         {
             database.index.hit(slot);
@@ -46,10 +54,9 @@ fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
         database.counters.misses += 1;
         None
     });
-    match (fresh, kind) {
-        (Some(entry), _) => ctx.reply_bytes(entry.value()),
-        (None, Kind::Other) => return false,
-        (None, _) => ctx.reply_null(),
+    match fresh {
+        Some(entry) => ctx.reply_bytes(entry.value()),
+        None => ctx.reply_null(),
     }
     true
 }

@@ -1,14 +1,14 @@
 //! Tags to entries: who carries what, dropped in O(1).
 //!
 //! # How it works
-//! Each entry has a [`Slot`]; each tag has a list of slots; a slot knows its position in each list that it stands in.
+//! Each entry has a [`Slot`]; each tag has a list, which is a set of slots; a slot knows the lists that it stands in.
 //! So adding and removing an entry is O(its tags). To invalidate a tag is to *detach* its list ([`super::lists`]): an
 //! entry in a detached list is gone from that moment, and [`Index::reclaim_step`] names such entries one by one, so
 //! that the caller can take them out of the keyspace at its own pace. A flush raises the *epoch*: all lists of an
 //! older epoch count as detached.
 //!
 //! # Invariants ([`Index::validate`] asserts them after every step of the property tests)
-//! 1. For every member `m` of a slot: `lists[m.list].ids[m.pos]` is that slot; and every id in a list is such a slot.
+//! 1. A list that a slot knows contains the slot, and every slot in a list knows the list.
 //! 2. A slot stands in at least one list (entries without tags in one of their own), and in no list twice.
 //! 3. An attached list of this epoch with a name is in the table under that name, and nothing else is in the table.
 //! 4. An attached list of this epoch is empty only while it is remembered for its last invalidation (`fading`).
@@ -16,15 +16,17 @@
 //! 6. The counts `populated`, `stale_pairs`, `flushed` and the byte sums are what a recount gives.
 //!
 //! Rejected: a clock comparison for each tag at each read (it would cost every read, and eight bytes an entry);
-//! raw pointers between lists and entries (an entry in a detached list was freed twice in a first sketch); a list
-//! threaded through the entries (no stable position to resume TAGSCAN at, and three cache misses to remove).
+//! raw pointers between lists and entries (an entry in a detached list was freed twice in a first sketch); arrays of
+//! slots with each entry's position in them (12 bytes for each tag of an entry instead of 4 to 6, and every removal
+//! also writes to the entry that takes the place); a list threaded through the entries (no stable place to resume
+//! TAGSCAN at).
 
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
 use super::lists::{ListRef, Lists};
-use super::slots::{Member, Slot, Slots};
+use super::slots::{Slot, Slots};
 use super::table::TagTable;
 
 /// How long a tag without entries is remembered after its last invalidation.
@@ -33,7 +35,8 @@ pub(crate) const REMEMBER_TAG_MS: u64 = 60_000;
 /// At most this many tags are remembered for that.
 const REMEMBER_TAGS: usize = 100_000;
 
-type Members = SmallVec<[Member; 8]>;
+/// The lists of an entry.
+type ListIds = SmallVec<[u32; 8]>;
 
 /// One unit of reclaiming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub(crate) struct Index<E> {
     backlog: VecDeque<u32>,
     /// While lists of older epochs are left: below this id there are none.
     sweep: Option<u32>,
+    /// Where in the list that is being reclaimed to look next.
+    reclaim_from: u32,
     /// Tags to forget if they have no entries by then, oldest first.
     fading: VecDeque<ListRef>,
     /// Tags with at least one entry.
@@ -98,6 +103,7 @@ impl<E> Default for Index<E> {
             epoch: 0,
             backlog: VecDeque::new(),
             sweep: None,
+            reclaim_from: 0,
             fading: VecDeque::new(),
             populated: 0,
             bytes: 0,
@@ -115,18 +121,9 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Adds an entry that costs `bytes`. A tag given twice counts once. O(tags).
     pub(crate) fn insert(&mut self, entry: E, tags: &[&[u8]], bytes: u64, hits: u32) -> Slot {
         let lists = self.lists_for(tags);
-        // The slot must exist before it can be listed, and is made with its places: they are known beforehand, since
-        // each is the end of its list.
-        let members: Members = lists
-            .iter()
-            .map(|&list| Member {
-                list,
-                pos: self.lists.get(list).ids.len(),
-            })
-            .collect();
-        let slot = self.slots.insert(entry, hits, &members);
-        for member in &members {
-            self.enlist(member.list, slot, bytes);
+        let slot = self.slots.insert(entry, hits, &lists);
+        for list in lists {
+            self.enlist(list, slot, bytes);
         }
         self.bytes += bytes;
         slot
@@ -136,8 +133,8 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn insert_gone(&mut self, entry: E, bytes: u64) -> Slot {
         let list = self.lists.create(Box::default(), 0, self.epoch);
         self.lists.get_mut(list).detached = true;
-        self.backlog.push_front(list);
-        let slot = self.slots.insert(entry, 0, &[Member { list, pos: 0 }]);
+        self.queue(list);
+        let slot = self.slots.insert(entry, 0, &[list]);
         self.enlist(list, slot, bytes);
         self.bytes += bytes;
         self.stale_pairs += 1;
@@ -145,8 +142,10 @@ impl<E: Copy + PartialEq> Index<E> {
         slot
     }
 
-    /// Puts a new entry in the place of a visible one: hits are kept, and so is the place in every list that both
-    /// stand in, so that a scan of a tag in progress does not miss it. O(tags).
+    /// Puts a new entry in the place of a visible one. Hits are kept. O(tags).
+    ///
+    /// The entry keeps its slot, or gets a higher one if it has more tags than before: so a scan of a tag in progress,
+    /// which goes upwards, does not miss it.
     pub(crate) fn replace(
         &mut self,
         slot: Slot,
@@ -156,20 +155,13 @@ impl<E: Copy + PartialEq> Index<E> {
         bytes: u64,
     ) -> Slot {
         debug_assert!(!self.is_gone(slot));
-        let lists = self.lists_for(tags);
-        let same_tags = self.slots.members(slot).len() == lists.len()
-            && self
-                .slots
-                .members(slot)
-                .iter()
-                .zip(&lists)
-                .all(|(member, &list)| member.list == list);
-        if same_tags {
+        let new = self.lists_for(tags);
+        self.bytes = self.bytes - old_bytes + bytes;
+        if self.slots.lists(slot) == &new[..] {
             // The common case, a value refreshed under its old tags: no list changes.
             self.slots.set_entry(slot, entry);
-            self.bytes = self.bytes - old_bytes + bytes;
             if old_bytes != bytes {
-                for &list in &lists {
+                for list in new {
                     let list = self.lists.get_mut(list);
                     list.bytes = list.bytes - old_bytes + bytes;
                 }
@@ -177,58 +169,50 @@ impl<E: Copy + PartialEq> Index<E> {
             return slot;
         }
 
-        let old: Members = self.slots.members(slot).into();
-        // First the lists that stay or come, so that a list which only this entry holds is not dropped and made anew.
-        let mut members = Members::new();
-        for &list in &lists {
-            let kept = old.iter().find(|member| member.list == list).copied();
-            members.push(kept.unwrap_or(Member {
-                list,
-                pos: self.lists.get(list).ids.len(),
-            }));
-        }
-        let new_slot = if old.len() == members.len() {
-            self.slots.set_entry(slot, entry);
-            self.slots.members_mut(slot).copy_from_slice(&members);
-            slot
-        } else {
+        let old: ListIds = self.slots.lists(slot).into();
+        if !self.slots.set_lists(slot, &new) {
             let hits = self.slots.hits(slot);
-            self.slots.insert(entry, hits, &members)
-        };
-        for member in &members {
-            if old.iter().any(|o| o.list == member.list) {
-                let list = self.lists.get_mut(member.list);
-                list.ids.set(member.pos, new_slot.0);
+            let moved = self.slots.insert_above(slot, entry, hits, &new);
+            // First in, then out, so that a list which only this entry holds is not dropped and made anew.
+            for &list in &new {
+                self.enlist(list, moved, bytes);
+            }
+            for list in old {
+                self.delist(list, slot, old_bytes);
+            }
+            self.slots.remove(slot);
+            return moved;
+        }
+        self.slots.set_entry(slot, entry);
+        for &list in &new {
+            if old.contains(&list) {
+                let list = self.lists.get_mut(list);
                 list.bytes = list.bytes - old_bytes + bytes;
             } else {
-                self.enlist(member.list, new_slot, bytes);
+                self.enlist(list, slot, bytes);
             }
         }
-        for member in &old {
-            if !lists.contains(&member.list) {
-                self.delist(*member, old_bytes);
+        for list in old {
+            if !new.contains(&list) {
+                self.delist(list, slot, old_bytes);
             }
         }
-        if new_slot != slot {
-            self.slots.remove(slot);
-        }
-        self.bytes = self.bytes - old_bytes + bytes;
-        new_slot
+        slot
     }
 
     /// Takes an entry out. O(tags).
     pub(crate) fn remove(&mut self, slot: Slot, bytes: u64) -> Removed {
-        let members: Members = self.slots.members(slot).into();
+        let lists: ListIds = self.slots.lists(slot).into();
         let removed = Removed {
             hits: self.slots.hits(slot),
             was_gone: self.is_gone(slot),
         };
-        if self.lists.get(members[0].list).epoch != self.epoch {
+        if self.lists.get(lists[0]).epoch != self.epoch {
             self.flushed -= 1;
             self.flushed_bytes -= bytes;
         }
-        for member in members {
-            self.delist(member, bytes);
+        for list in lists {
+            self.delist(list, slot, bytes);
         }
         self.slots.remove(slot);
         self.bytes -= bytes;
@@ -237,16 +221,16 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Changes what an entry costs.
     pub(crate) fn resize(&mut self, slot: Slot, old_bytes: u64, bytes: u64) {
-        for at in 0..self.slots.members(slot).len() {
-            let list = self.lists.get_mut(self.slots.members(slot)[at].list);
+        for &list in self.slots.lists(slot) {
+            let list = self.lists.get_mut(list);
             list.bytes = list.bytes - old_bytes + bytes;
         }
         self.bytes = self.bytes - old_bytes + bytes;
     }
 
     /// The lists of these tags, made where there are none, each once and in order.
-    fn lists_for(&mut self, tags: &[&[u8]]) -> SmallVec<[u32; 8]> {
-        let mut lists = SmallVec::new();
+    fn lists_for(&mut self, tags: &[&[u8]]) -> ListIds {
+        let mut lists = ListIds::new();
         if tags.is_empty() {
             let list = self
                 .untagged
@@ -274,24 +258,17 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        let pos = self.lists.push(id, slot.0);
+        self.lists.change_ids(id, |ids| ids.insert(slot.0));
         let list = self.lists.get_mut(id);
         list.bytes += bytes;
-        if pos == 0 && !list.name.is_empty() {
+        if list.ids.len() == 1 && !list.name.is_empty() {
             self.populated += 1;
         }
     }
 
-    fn delist(&mut self, member: Member, bytes: u64) {
-        if let Some(moved) = self.lists.swap_remove(member.list, member.pos) {
-            self.slots
-                .members_mut(Slot(moved))
-                .iter_mut()
-                .find(|m| m.list == member.list)
-                .expect("invariant 1: a listed slot knows the list")
-                .pos = member.pos;
-        }
-        let list = self.lists.get_mut(member.list);
+    fn delist(&mut self, id: u32, slot: Slot, bytes: u64) {
+        self.lists.change_ids(id, |ids| ids.remove(slot.0));
+        let list = self.lists.get_mut(id);
         list.bytes -= bytes;
         if list.epoch != self.epoch {
             return; // `sweep` drops the list when it comes by.
@@ -301,20 +278,19 @@ impl<E: Copy + PartialEq> Index<E> {
             self.stale_bytes -= bytes;
             return; // It stands in `backlog`, which drops it.
         }
-        if list.ids.len() > 0 {
+        if !list.ids.is_empty() {
             return;
         }
-        let (hash, fading, named) = (list.hash, list.fading, !list.name.is_empty());
-        if named {
+        if list.name.is_empty() {
+            self.untagged = None;
+        } else {
             self.populated -= 1;
-            if fading {
+            if list.fading {
                 return;
             }
-            self.table.remove(hash, member.list);
-        } else {
-            self.untagged = None;
+            self.table.remove(list.hash, id);
         }
-        self.lists.destroy(member.list);
+        self.lists.destroy(id);
     }
 
     /// Whether this slot is this entry's.
@@ -329,8 +305,8 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Whether an entry was hard-invalidated. O(tags); callers skip it while [`Index::has_backlog`] is false.
     pub(crate) fn is_gone(&self, slot: Slot) -> bool {
-        self.slots.members(slot).iter().any(|member| {
-            let list = self.lists.get(member.list);
+        self.slots.lists(slot).iter().any(|&list| {
+            let list = self.lists.get(list);
             list.detached || list.epoch != self.epoch
         })
     }
@@ -346,9 +322,9 @@ impl<E: Copy + PartialEq> Index<E> {
     /// The tags of a visible entry, in the order in which they were given.
     pub(crate) fn tags(&self, slot: Slot) -> impl Iterator<Item = &[u8]> {
         self.slots
-            .members(slot)
+            .lists(slot)
             .iter()
-            .map(|member| &*self.lists.get(member.list).name)
+            .map(|&list| &*self.lists.get(list).name)
             .filter(|name| !name.is_empty())
     }
 
@@ -390,12 +366,18 @@ impl<E: Copy + PartialEq> Index<E> {
         self.stale_pairs += u64::from(list.ids.len());
         self.stale_bytes += list.bytes;
         self.populated -= 1;
-        // The newest first: a small tag that can be reclaimed inside the command does not wait behind a large one.
-        self.backlog.push_front(old);
+        self.queue(old);
         let new = self.lists.create(name, hash, self.epoch);
         self.lists.get_mut(new).invalidations = invalidations;
         self.table.replace(hash, old, new);
         new
+    }
+
+    /// Puts a detached list into the backlog: the newest first, so that a small tag that can be reclaimed inside the
+    /// command does not wait behind a large one.
+    fn queue(&mut self, list: u32) {
+        self.backlog.push_front(list);
+        self.reclaim_from = 0;
     }
 
     /// Detaches everything and returns how many entries were visible. O(1).
@@ -412,6 +394,7 @@ impl<E: Copy + PartialEq> Index<E> {
         self.flushed = self.slots.len() as u64;
         self.flushed_bytes = self.bytes;
         self.sweep = (self.lists.end() > 0).then_some(0);
+        self.reclaim_from = 0;
         visible
     }
 
@@ -435,7 +418,7 @@ impl<E: Copy + PartialEq> Index<E> {
             }
             self.fading.pop_front();
             list.fading = false;
-            if !detached && list.ids.len() == 0 {
+            if !detached && list.ids.is_empty() {
                 let hash = list.hash;
                 self.table.remove(hash, front.id);
                 self.lists.destroy(front.id);
@@ -451,9 +434,8 @@ impl<E: Copy + PartialEq> Index<E> {
     /// The next thing to reclaim. O(1).
     pub(crate) fn reclaim_step(&mut self) -> Step {
         if let Some(&id) = self.backlog.front() {
-            let len = self.lists.get(id).ids.len();
-            if len > 0 {
-                return Step::Gone(Slot(self.lists.get(id).ids.get(len - 1)));
+            if let Some(slot) = self.next_in(id) {
+                return Step::Gone(slot);
             }
             self.backlog.pop_front();
             self.lists.destroy(id);
@@ -466,18 +448,33 @@ impl<E: Copy + PartialEq> Index<E> {
         match self.lists.next_in_page(from) {
             Err(next) => self.sweep = (next < self.lists.end()).then_some(next),
             Ok(id) => {
-                let list = self.lists.get(id);
-                let len = list.ids.len();
-                if list.epoch != self.epoch && len > 0 {
-                    return Step::Gone(Slot(list.ids.get(len - 1)));
+                let is_old = self.lists.get(id).epoch != self.epoch;
+                if is_old && let Some(slot) = self.next_in(id) {
+                    return Step::Gone(slot);
                 }
                 self.sweep = Some(id + 1);
-                if list.epoch != self.epoch {
+                if is_old {
                     self.lists.destroy(id);
                 }
             }
         }
         Step::Working
+    }
+
+    /// The lowest slot of the list that is being reclaimed. It is looked for from where the last one was found, since
+    /// nothing is added to such a list.
+    fn next_in(&mut self, list: u32) -> Option<Slot> {
+        let ids = &self.lists.get(list).ids;
+        if ids.is_empty() {
+            self.reclaim_from = 0;
+            return None;
+        }
+        let slot = ids
+            .range(self.reclaim_from)
+            .next()
+            .or_else(|| ids.range(0).next())?;
+        self.reclaim_from = slot;
+        Some(Slot(slot))
     }
 
     fn shrink_queues(&mut self) {
@@ -537,8 +534,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Visits up to `count` entries of a tag from `cursor` on, and returns the next cursor: 0 starts and ends.
     ///
     /// An entry that carries the tag during the whole scan is visited at least once, whatever else changes meanwhile:
-    /// positions are visited downwards, a removal moves only the last, already visited, entry down, and a write under
-    /// the same tag keeps the position.
+    /// slots are visited upwards, and an entry keeps its slot or moves upwards.
     pub(crate) fn scan_tag(
         &self,
         tag: &[u8],
@@ -549,14 +545,18 @@ impl<E: Copy + PartialEq> Index<E> {
         let Some(id) = self.find(self.table.hash(tag), tag) else {
             return 0;
         };
-        let ids = &self.lists.get(id).ids;
-        let len = u64::from(ids.len());
-        let from = if cursor == 0 { len } else { cursor.min(len) };
-        let to = from.saturating_sub(count.max(1));
-        for pos in (to..from).rev() {
-            visit(Slot(ids.get(pos as u32)));
+        let Ok(from) = u32::try_from(cursor) else {
+            return 0;
+        };
+        let mut left = count.max(1);
+        for slot in self.lists.get(id).ids.range(from) {
+            if left == 0 {
+                return u64::from(slot);
+            }
+            visit(Slot(slot));
+            left -= 1;
         }
-        to
+        0
     }
 
     #[cfg(test)]
@@ -570,24 +570,17 @@ impl<E: Copy + PartialEq> Index<E> {
         for &slot in &slots {
             let cost = bytes_of(self.entry(slot));
             bytes += cost;
-            let members = self.slots.members(slot);
-            assert!(!members.is_empty(), "invariant 2");
-            let old = self.lists.get(members[0].list).epoch != self.epoch;
+            let lists = self.slots.lists(slot);
+            assert!(!lists.is_empty(), "invariant 2");
+            let old = self.lists.get(lists[0]).epoch != self.epoch;
             if old {
                 flushed += 1;
                 flushed_bytes += cost;
             }
-            for (at, member) in members.iter().enumerate() {
-                assert_eq!(
-                    self.lists.get(member.list).ids.get(member.pos),
-                    slot.0,
-                    "invariant 1"
-                );
-                assert!(
-                    !members[..at].iter().any(|m| m.list == member.list),
-                    "invariant 2"
-                );
-                let list = self.lists.get(member.list);
+            for (at, &id) in lists.iter().enumerate() {
+                let list = self.lists.get(id);
+                assert!(list.ids.contains(slot.0), "invariant 1");
+                assert!(!lists[..at].contains(&id), "invariant 2");
                 assert_eq!(
                     list.epoch != self.epoch,
                     old,
@@ -597,7 +590,7 @@ impl<E: Copy + PartialEq> Index<E> {
                     stale_pairs += 1;
                     stale_bytes += cost;
                 }
-                let seen = listed.entry(member.list).or_default();
+                let seen = listed.entry(id).or_default();
                 seen.0 += 1;
                 seen.1 += cost;
             }

@@ -82,7 +82,7 @@ impl Lists {
             .as_mut()
             .and_then(|page| page[offset_of(id)].take())
             .expect("the list exists");
-        debug_assert_eq!(list.ids.len(), 0);
+        debug_assert!(list.ids.is_empty());
         self.bytes -= list.name.len() + list.ids.heap_bytes();
         if self.map.release(id) {
             self.pages[number] = None;
@@ -116,24 +116,14 @@ impl Lists {
             .filter(|found| found.generation == list.generation)
     }
 
-    /// Adds a slot and returns its position.
-    pub(super) fn push(&mut self, id: u32, slot: u32) -> u32 {
-        let list = self.get_mut(id);
-        let before = list.ids.heap_bytes();
-        let pos = list.ids.push(slot);
-        let after = list.ids.heap_bytes();
+    /// Changes the ids of a list, and keeps the sum of bytes.
+    pub(super) fn change_ids<R>(&mut self, id: u32, change: impl FnOnce(&mut Ids) -> R) -> R {
+        let ids = &mut self.get_mut(id).ids;
+        let before = ids.heap_bytes();
+        let result = change(ids);
+        let after = ids.heap_bytes();
         self.bytes = self.bytes + after - before;
-        pos
-    }
-
-    /// Removes the slot at `pos`, and returns the one that took its place, if any.
-    pub(super) fn swap_remove(&mut self, id: u32, pos: u32) -> Option<u32> {
-        let list = self.get_mut(id);
-        let before = list.ids.heap_bytes();
-        let moved = list.ids.swap_remove(pos);
-        let after = list.ids.heap_bytes();
-        self.bytes = self.bytes + after - before;
-        moved
+        result
     }
 
     /// Takes the name out of a list that is to be detached.

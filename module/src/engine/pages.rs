@@ -54,13 +54,15 @@ impl PageMap {
         if self.open.len() <= kind as usize {
             self.open.resize_with(kind as usize + 1, Vec::new);
         }
-        let mut new_page = false;
-        let number = if let Some(&number) = self.open[kind as usize].last() {
-            number
-        } else {
-            new_page = true;
-            self.add_page(kind)
-        };
+        if let Some(&number) = self.open[kind as usize].last() {
+            return self.take(number, false);
+        }
+        let number = self.add_page(kind);
+        self.take(number, true)
+    }
+
+    /// Takes the first free id of an open page.
+    fn take(&mut self, number: u32, new_page: bool) -> Allocated {
         let page = self.pages[number as usize]
             .as_mut()
             .expect("an open page exists");
@@ -74,8 +76,9 @@ impl PageMap {
         page.live += 1;
         self.live += 1;
         if page.live as usize == PAGE {
+            let (kind, at) = (page.kind, page.open_at);
             page.open_at = FULL;
-            self.open[kind as usize].pop();
+            self.close(kind, at);
         }
         Allocated {
             id: number * PAGE as u32 + word as u32 * 64 + bit,
@@ -83,11 +86,50 @@ impl PageMap {
         }
     }
 
+    /// Takes a page out of the list of those that have room.
+    fn close(&mut self, kind: u8, at: u32) {
+        let open = &mut self.open[kind as usize];
+        open.swap_remove(at as usize);
+        if let Some(&moved) = open.get(at as usize) {
+            self.pages[moved as usize]
+                .as_mut()
+                .expect("an open page exists")
+                .open_at = at;
+        }
+    }
+
+    /// As [`PageMap::allocate`], on a page that lies above this one.
+    pub(super) fn allocate_above(&mut self, kind: u8, page: usize) -> Allocated {
+        /// How many open pages are looked at before a new one is made at the end.
+        const LOOKS: usize = 8;
+        if self.open.len() <= kind as usize {
+            self.open.resize_with(kind as usize + 1, Vec::new);
+        }
+        let open = &self.open[kind as usize];
+        let above = open
+            .iter()
+            .rev()
+            .take(LOOKS)
+            .find(|&&number| number as usize > page);
+        if let Some(&number) = above {
+            return self.take(number, false);
+        }
+        self.pages.push(None);
+        let number = self.pages.len() as u32 - 1;
+        self.open_page(number, kind);
+        self.take(number, true)
+    }
+
     fn add_page(&mut self, kind: u8) -> u32 {
         let number = self.vacant.pop().unwrap_or_else(|| {
             self.pages.push(None);
             self.pages.len() as u32 - 1
         });
+        self.open_page(number, kind);
+        number
+    }
+
+    fn open_page(&mut self, number: u32, kind: u8) {
         assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
         let open = &mut self.open[kind as usize];
         self.pages[number as usize] = Some(Page {
@@ -97,7 +139,6 @@ impl PageMap {
             open_at: open.len() as u32,
         });
         open.push(number);
-        number
     }
 
     /// Gives an id back. True if its page is empty now and was dropped: the caller drops its storage. O(1).
@@ -119,14 +160,8 @@ impl PageMap {
         if page.live > 0 {
             return false;
         }
-        let at = page.open_at as usize;
-        open.swap_remove(at);
-        if let Some(&moved) = open.get(at) {
-            self.pages[moved as usize]
-                .as_mut()
-                .expect("an open page exists")
-                .open_at = at as u32;
-        }
+        let (kind, at) = (page.kind, page.open_at);
+        self.close(kind, at);
         self.pages[number as usize] = None;
         self.vacant.push(number);
         if self.live == 0 {

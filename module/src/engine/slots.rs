@@ -1,10 +1,10 @@
-//! Where each entry of the index lives: its handle, its hit count, and its place in the list of each of its tags.
+//! Where each entry of the index lives: its handle, its hit count, and the lists of its tags.
 //!
-//! A slot's place in the lists is kept beside its page, not in the entry: an allocation that holds header, key and
-//! value alone more often stays inside a smaller size class of the allocator, and an entry that is only read is never
-//! written to, so that a forked child shares its page (hit counts lie together, 1 KiB for 256 entries).
+//! All this is kept beside the entry and not in it: an allocation that holds header, key and value alone more often
+//! stays inside a smaller size class of the allocator, and an entry that is only read is never written to, so that a
+//! forked child shares its page (hit counts lie together, 1 KiB for 256 entries).
 
-use super::pages::{PAGE, PageMap, offset_of, page_of};
+use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
 
 /// Number of an entry in the index of its database.
 ///
@@ -14,20 +14,16 @@ use super::pages::{PAGE, PageMap, offset_of, page_of};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// An entry's place in one list: `lists[list].ids[pos]` is the entry's slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Member {
-    pub(super) list: u32,
-    pub(super) pos: u32,
-}
-
-/// Up to this many tags, the places of a page's entries lie in one array. Rarer, larger numbers get one each.
+/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each.
 const INLINE: usize = 8;
+
+/// Fills the places behind an entry's lists.
+const NO_LIST: u32 = u32::MAX;
 
 #[derive(Debug)]
 enum Members {
-    Packed { each: usize, all: Box<[Member]> },
-    Boxed(Vec<Box<[Member]>>),
+    Packed { each: usize, all: Box<[u32]> },
+    Boxed(Vec<Box<[u32]>>),
 }
 
 #[derive(Debug)]
@@ -45,7 +41,7 @@ impl<E: Copy> Page<E> {
             members: if members <= INLINE {
                 Members::Packed {
                     each: members,
-                    all: vec![Member::default(); members * PAGE].into_boxed_slice(),
+                    all: vec![NO_LIST; members * PAGE].into_boxed_slice(),
                 }
             } else {
                 Members::Boxed(vec![Box::default(); PAGE])
@@ -55,17 +51,19 @@ impl<E: Copy> Page<E> {
 
     fn heap_bytes(&self) -> usize {
         let members = match &self.members {
-            Members::Packed { all, .. } => size_of_val::<[Member]>(all),
+            Members::Packed { all, .. } => size_of_val::<[u32]>(all),
             Members::Boxed(each) => {
-                PAGE * size_of::<Box<[Member]>>()
-                    + each
-                        .iter()
-                        .map(|m| size_of_val::<[Member]>(m))
-                        .sum::<usize>()
+                PAGE * size_of::<Box<[u32]>>()
+                    + each.iter().map(|m| size_of_val::<[u32]>(m)).sum::<usize>()
             }
         };
         PAGE * (size_of::<u32>() + size_of::<Option<E>>()) + members
     }
+}
+
+/// The kind of page for an entry in these lists.
+fn kind_of(lists: &[u32]) -> u8 {
+    lists.len().min(INLINE + 1) as u8
 }
 
 /// Hits that are written down together.
@@ -96,35 +94,57 @@ impl<E> Default for Slots<E> {
 }
 
 impl<E: Copy + PartialEq> Slots<E> {
-    /// Takes a slot for an entry with these places. The hit count starts at `hits`. O(places).
-    pub(super) fn insert(&mut self, entry: E, hits: u32, members: &[Member]) -> Slot {
-        let kind = members.len().min(INLINE + 1) as u8;
-        let allocated = self.map.allocate(kind);
+    /// Takes a slot for an entry in these lists. The hit count starts at `hits`. O(lists).
+    pub(super) fn insert(&mut self, entry: E, hits: u32, lists: &[u32]) -> Slot {
+        let allocated = self.map.allocate(kind_of(lists));
+        self.fill(allocated, entry, hits, lists)
+    }
+
+    /// As [`Slots::insert`], with a number above another slot's.
+    pub(super) fn insert_above(&mut self, slot: Slot, entry: E, hits: u32, lists: &[u32]) -> Slot {
+        let allocated = self.map.allocate_above(kind_of(lists), page_of(slot.0));
+        self.fill(allocated, entry, hits, lists)
+    }
+
+    fn fill(&mut self, allocated: Allocated, entry: E, hits: u32, lists: &[u32]) -> Slot {
         let number = page_of(allocated.id);
         if allocated.new_page {
             if self.pages.len() <= number {
                 self.pages.resize_with(number + 1, || None);
             }
-            let page = Page::new(members.len());
+            let page = Page::new(lists.len());
             self.bytes += page.heap_bytes();
             self.pages[number] = Some(page);
         }
-        let at = offset_of(allocated.id);
-        let page = self.pages[number]
-            .as_mut()
-            .expect("the page of an allocated slot exists");
-        page.entries[at] = Some(entry);
-        page.hits[at] = hits;
+        let slot = Slot(allocated.id);
+        let page = self.page_mut(slot);
+        page.entries[offset_of(slot.0)] = Some(entry);
+        page.hits[offset_of(slot.0)] = hits;
+        let fits = self.set_lists(slot, lists);
+        debug_assert!(fits, "the page was made for so many");
+        slot
+    }
+
+    /// Changes an entry's lists; false, and nothing done, if there are more than its page has room for.
+    pub(super) fn set_lists(&mut self, slot: Slot, lists: &[u32]) -> bool {
+        let at = offset_of(slot.0);
+        let page = self.page_mut(slot);
         match &mut page.members {
             Members::Packed { each, all } => {
-                all[at * *each..(at + 1) * *each].copy_from_slice(members);
+                let Some(rest) = each.checked_sub(lists.len()) else {
+                    return false;
+                };
+                let (used, unused) = all[at * *each..(at + 1) * *each].split_at_mut(*each - rest);
+                used.copy_from_slice(lists);
+                unused.fill(NO_LIST);
             }
             Members::Boxed(boxes) => {
-                self.bytes += size_of_val(members);
-                boxes[at] = members.into();
+                let before = size_of_val::<[u32]>(&boxes[at]);
+                boxes[at] = lists.into();
+                self.bytes = self.bytes + size_of_val(lists) - before;
             }
         }
-        Slot(allocated.id)
+        true
     }
 
     /// Gives the slot back.
@@ -135,7 +155,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         let at = offset_of(slot.0);
         page.entries[at] = None;
         if let Members::Boxed(boxes) = &mut page.members {
-            let freed = size_of_val::<[Member]>(&boxes[at]);
+            let freed = size_of_val::<[u32]>(&boxes[at]);
             boxes[at] = Box::default();
             self.bytes -= freed;
         }
@@ -204,19 +224,19 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.uncounted_len = 0;
     }
 
-    pub(super) fn members(&self, slot: Slot) -> &[Member] {
+    /// The lists that the entry stands in.
+    pub(super) fn lists(&self, slot: Slot) -> &[u32] {
         let at = offset_of(slot.0);
         match &self.page(slot).members {
-            Members::Packed { each, all } => &all[at * each..(at + 1) * each],
+            Members::Packed { each, all } => {
+                let places = &all[at * each..(at + 1) * each];
+                let used = places
+                    .iter()
+                    .position(|&list| list == NO_LIST)
+                    .unwrap_or(*each);
+                &places[..used]
+            }
             Members::Boxed(boxes) => &boxes[at],
-        }
-    }
-
-    pub(super) fn members_mut(&mut self, slot: Slot) -> &mut [Member] {
-        let at = offset_of(slot.0);
-        match &mut self.page_mut(slot).members {
-            Members::Packed { each, all } => &mut all[at * *each..(at + 1) * *each],
-            Members::Boxed(boxes) => &mut boxes[at],
         }
     }
 

@@ -88,13 +88,17 @@ unsafe extern "C" fn free_entry(value: *mut c_void) {
 }
 
 unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
-    guard(Place::Unlink, (), || {
-        // SAFETY: the server passes a live value, which it frees only afterwards, and a live context.
-        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
-        if let Some(entry) = entry {
-            unlinked(entry, u32::try_from(db).ok());
-        }
+    // SAFETY: the server passes a live value, which it frees only afterwards, and a live context.
+    let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
+    let Some(entry) = entry else { return };
+    let done = guard(Place::Unlink, false, || {
+        unlinked(entry, u32::try_from(db).ok());
+        true
     });
+    if !done {
+        // The index may still know the entry, and would find freed memory. A few bytes lost are the lesser evil.
+        entry.leak();
+    }
 }
 
 /// Takes an entry out of the index as it leaves the keyspace, and parks its tags in case it comes back elsewhere.

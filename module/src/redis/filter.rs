@@ -121,12 +121,13 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         if keys.is_empty() && !under_pressure() {
             return;
         }
-        // SAFETY: "v" takes an array of strings and its length; the reply is freed.
+        // SAFETY: "v" takes an array of strings and its length; the reply is freed. "!" lets through what the server
+        // propagates meanwhile: a key that has expired is deleted by the look at it, and replicas must hear of that.
         unsafe {
             let reply = api!(RedisModule_Call(
                 ctx,
                 c"cache.reclaim".as_ptr(),
-                c"v".as_ptr(),
+                c"!v".as_ptr(),
                 keys.as_mut_ptr(),
                 keys.len()
             ));
