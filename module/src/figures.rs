@@ -26,7 +26,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn of_all(databases: &[Database<Handle>]) -> Self {
+    pub(crate) fn of<'d>(databases: impl Iterator<Item = &'d Database<Handle>>) -> Self {
         let mut sums = Self::default();
         for database in databases {
             sums.entries += database.index.visible();

@@ -25,7 +25,7 @@ use crate::redis::{Args, Context, state};
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let figures = state::with(|state| Figures::of_all(std::slice::from_ref(state.database(db))));
+    let figures = state::with(|state| Figures::of(std::iter::once(&*state.database(db))));
     let list = figures.list();
     ctx.reply_map(list.len());
     for (name, figure) in list {

@@ -14,7 +14,7 @@ use super::context::Context;
 use super::filter;
 use super::key;
 use super::sizes;
-use super::state;
+use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use crate::entry::{Entry, Handle, NewEntry, Parts, TagBlock, free};
 
@@ -285,16 +285,17 @@ fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
     ))
 }
 
+/// The databases whose clocks are not at 0, and their readings.
+fn clocks(state: &State) -> Vec<(u32, u64)> {
+    let clocks = state
+        .databases()
+        .map(|(db, database)| (db, database.clock.reading()));
+    clocks.filter(|&(_, reading)| reading > 0).collect()
+}
+
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     guard(Place::Save, (), || {
-        let clocks: Vec<(usize, u64)> = state::with(|state| {
-            let clocks = state
-                .databases()
-                .iter()
-                .map(|db| db.clock.reading())
-                .enumerate();
-            clocks.filter(|&(_, reading)| reading > 0).collect()
-        });
+        let clocks = state::with(|state| clocks(state));
         if clocks.is_empty() && super::load::type_method_version() >= 5 {
             return; // Nothing written, nothing saved.
         }
@@ -304,7 +305,7 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
         };
         unsigned(clocks.len() as u64);
         for (db, reading) in clocks {
-            unsigned(db as u64);
+            unsigned(db.into());
             unsigned(reading);
         }
     });
@@ -392,14 +393,9 @@ fn rewrite_clocks(io: *mut raw::RedisModuleIO) {
         if std::mem::replace(&mut state.clocks_rewritten, true) {
             return Vec::new();
         }
-        let clocks = state
-            .databases()
-            .iter()
-            .enumerate()
-            .map(|(db, database)| (db, database.clock.reading()));
-        clocks
-            .filter(|&(_, reading)| reading > 0)
-            .flat_map(|(db, reading)| [db as i64, reading as i64])
+        clocks(state)
+            .into_iter()
+            .flat_map(|(db, reading)| [i64::from(db), reading as i64])
             .map(OwnedStr::from_number)
             .collect()
     });

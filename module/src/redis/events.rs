@@ -10,6 +10,7 @@ use super::context::{Context, now_ms};
 use super::propagation;
 use super::state;
 use super::string::Str;
+use crate::engine::{Counters, Database};
 
 /// Subscribes to everything that the index must hear of.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -82,11 +83,7 @@ unsafe extern "C" fn keyspace(
 }
 
 /// Counts an expiry or eviction, if what left under this name was a visible entry.
-fn count_departure(
-    ctx: &Context<'_>,
-    key: Str<'_>,
-    count: impl FnOnce(&mut crate::engine::Counters),
-) {
+fn count_departure(ctx: &Context<'_>, key: Str<'_>, count: impl FnOnce(&mut Counters)) {
     let db = ctx.db();
     state::with(|state| {
         if state.parked.is(db, key.bytes()) {
@@ -113,14 +110,12 @@ unsafe extern "C" fn flush(
         // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
         let taken: Vec<_> = state::with(|state| {
             state.parked.clear();
-            state.condemned.clear();
-            match u32::try_from(info.dbnum) {
-                Ok(db) => vec![state.database(db).take_index()],
-                Err(_) => state
-                    .databases_mut()
-                    .iter_mut()
-                    .map(crate::engine::Database::take_index)
-                    .collect(),
+            if let Ok(flushed) = u32::try_from(info.dbnum) {
+                state.condemned.retain(|&(db, _)| db != flushed);
+                vec![state.database(flushed).take_index()]
+            } else {
+                state.condemned.clear();
+                state.databases_mut().map(Database::take_index).collect()
             }
         });
         if info.sync == 0 {

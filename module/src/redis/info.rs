@@ -58,15 +58,11 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
         let section = Section(ctx);
         // A crash report may interrupt anything, also what holds the state.
         state::try_with(|state| {
-            for (name, figure) in Figures::of_all(state.databases()).list() {
+            let sums = Figures::of(state.databases().map(|(_, database)| database));
+            for (name, figure) in sums.list() {
                 section.figure(name, figure);
             }
-            for (number, database) in state
-                .databases()
-                .iter()
-                .enumerate()
-                .filter(|(_, db)| db.is_in_use())
-            {
+            for (number, database) in state.databases().filter(|(_, db)| db.is_in_use()) {
                 let Ok(name) = CString::new(format!("db{number}")) else {
                     continue;
                 };

@@ -133,11 +133,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 
 /// Removes a key in whichever databases it holds a gone entry. For [`filter`].
 pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) {
-    let count = state::with(|state| state.databases().len()) as u32;
-    for db in 0..count {
-        if !state::with(|state| state.database(db).index.has_backlog()) {
-            continue;
-        }
+    for db in state::with(|state| state.backlogged()) {
         ctx.select(db);
         let key = ctx.open(name, Mode::Upkeep);
         let Kind::Entry(entry) = key.kind() else {
@@ -159,18 +155,15 @@ pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) {
 /// Works until nothing is left, `enough` says so, or the budget of a slice is used up. The context must not be a
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
-    let (count, budget) = state::with(|state| {
+    let (databases, budget) = state::with(|state| {
         (
-            state.databases().len() as u32,
+            state.backlogged(),
             Duration::from_micros(state.config.reclaim_budget_us),
         )
     });
     let start = Instant::now();
     let mut steps = 0_u32;
-    for db in 0..count {
-        if !state::with(|state| state.database(db).index.has_backlog()) {
-            continue;
-        }
+    for db in databases {
         ctx.select(db);
         let from = Instant::now();
         let mut finished = false;

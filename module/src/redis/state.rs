@@ -9,7 +9,8 @@ use crate::entry::{Entry, Handle};
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    databases: Vec<Database<Handle>>,
+    /// By number; boxed, because servers may be set up for very many of which few are used.
+    databases: Vec<Option<Box<Database<Handle>>>>,
     pub(crate) config: Config,
     pub(crate) parked: Parked,
     /// A key is being removed by the module itself.
@@ -77,40 +78,64 @@ impl State {
     pub(crate) fn database(&mut self, number: u32) -> &mut Database<Handle> {
         let at = number as usize;
         if at >= self.databases.len() {
-            self.databases.resize_with(at + 1, Database::default);
+            self.databases.resize_with(at + 1, || None);
         }
-        &mut self.databases[at]
+        self.databases[at].get_or_insert_default()
     }
 
-    pub(crate) fn databases(&self) -> &[Database<Handle>] {
-        &self.databases
+    /// All databases that were ever used, with their numbers.
+    pub(crate) fn databases(&self) -> impl Iterator<Item = (u32, &Database<Handle>)> {
+        let numbered = (0..).zip(&self.databases);
+        numbered.filter_map(|(number, database)| Some((number, database.as_deref()?)))
     }
 
-    pub(crate) fn databases_mut(&mut self) -> &mut [Database<Handle>] {
-        &mut self.databases
+    pub(crate) fn databases_mut(&mut self) -> impl Iterator<Item = &mut Database<Handle>> {
+        self.databases.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// Numbers of the databases that have something to reclaim.
+    pub(crate) fn backlogged(&self) -> Vec<u32> {
+        self.databases()
+            .filter(|(_, database)| database.index.has_backlog())
+            .map(|(number, _)| number)
+            .collect()
     }
 
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
+        for (number, _) in &mut self.condemned {
+            *number = match *number {
+                n if n == first => second,
+                n if n == second => first,
+                n => n,
+            };
+        }
     }
 
     /// The database whose index holds this entry: `hint` if it is known, else a search.
     pub(crate) fn database_of(&self, entry: Entry<'_>, hint: Option<u32>) -> Option<(u32, Slot)> {
         let slot = Slot(entry.slot()?);
-        let holds = |number: u32| {
-            self.databases
+        let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
+        let hinted = hint.filter(|&number| {
+            let database = self
+                .databases
                 .get(number as usize)
-                .is_some_and(|db| db.index.holds(slot, entry.handle()))
-        };
-        hint.filter(|&number| holds(number))
-            .or_else(|| (0..self.databases.len() as u32).find(|&number| holds(number)))
+                .and_then(Option::as_deref);
+            database.is_some_and(holds)
+        });
+        hinted
+            .or_else(|| {
+                let mut all = self.databases();
+                all.find(|(_, database)| holds(database))
+                    .map(|(number, _)| number)
+            })
             .map(|number| (number, slot))
     }
 
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
-        !self.condemned.is_empty() || self.databases.iter().any(|db| db.index.has_backlog())
+        !self.condemned.is_empty() || self.databases().any(|(_, db)| db.index.has_backlog())
     }
 }
 
