@@ -1,4 +1,4 @@
-use crate::commands::visible_slot;
+use crate::commands::own_slot;
 use crate::error::Error;
 use crate::redis::context::Mode;
 use crate::redis::{Args, Context, Kind, state};
@@ -23,7 +23,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let Kind::Entry(entry) = key.kind() else {
             continue;
         };
-        let was_visible = state::with(|state| visible_slot(state.database(db), entry).is_some());
+        let was_visible = state::with(|state| own_slot(state.database(db), entry).is_some());
         key.delete();
         drop(key);
         ctx.signal_modified(name);

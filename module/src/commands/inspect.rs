@@ -1,4 +1,4 @@
-use crate::commands::visible_slot;
+use crate::commands::own_slot;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
@@ -29,7 +29,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let known = entry.and_then(|entry| {
         state::with(|state| {
             let database = state.database(db);
-            let slot = visible_slot(database, entry)?;
+            let slot = own_slot(database, entry)?;
             let tags: Vec<Vec<u8>> = database.index.tags(slot).map(<[u8]>::to_vec).collect();
             Some((entry, tags, database.index.hits(slot)))
         })

@@ -25,3 +25,13 @@ pub(crate) fn visible_slot(database: &Database<Handle>, entry: Entry<'_>) -> Opt
     let index = &database.index;
     (!index.has_backlog() || !index.is_gone(slot)).then_some(slot)
 }
+
+/// As [`visible_slot`], and sure that the slot is this entry's. For all that changes the index: there, a slot of
+/// another database would spoil it; a read would at most count a hit for another entry, and saves the look.
+pub(crate) fn own_slot(database: &Database<Handle>, entry: Entry<'_>) -> Option<Slot> {
+    let slot = Slot(entry.slot()?);
+    database
+        .index
+        .holds(slot, entry.handle())
+        .then(|| visible_slot(database, entry))?
+}

@@ -1,7 +1,6 @@
 use crate::args::{Cursor, Ttl, set_once};
-use crate::commands::visible_slot;
+use crate::commands::own_slot;
 use crate::config::Config;
-use crate::engine::Slot;
 use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{self, Mode, now_ms};
@@ -111,7 +110,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let held_before = held.is_some();
     let visible =
-        held.and_then(|entry| state::with(|state| visible_slot(state.database(db), entry)));
+        held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
     let unmet = if visible.is_some() {
         Condition::Absent
     } else {
@@ -135,17 +134,17 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if let Some(old) = held {
         let old_bytes = cost(old);
         let slot = state::with(|state| {
-            let database = state.database(db);
             if let Some(slot) = visible {
-                return database
-                    .index
-                    .replace(slot, new.handle(), asked.tags, old_bytes, bytes);
+                let index = &mut state.database(db).index;
+                return index.replace(slot, new.handle(), asked.tags, old_bytes, bytes);
             }
-            if let Some(gone) = old.slot() {
-                database.index.remove(Slot(gone), old_bytes);
+            if let Some((holder, gone)) = state.database_of(old, Some(db)) {
+                let database = state.database(holder);
+                database.index.remove(gone, old_bytes);
                 database.counters.reclaimed += 1;
             }
-            database
+            state
+                .database(db)
                 .index
                 .insert(new.handle(), asked.tags, bytes, asked.hits.unwrap_or(0))
         });

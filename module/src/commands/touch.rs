@@ -1,5 +1,5 @@
 use crate::args::{Cursor, Ttl, set_once};
-use crate::commands::visible_slot;
+use crate::commands::own_slot;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
@@ -41,7 +41,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let touched = state::with(|state| {
         let database = state.database(db);
-        let visible = entry.and_then(|entry| Some((entry, visible_slot(database, entry)?)));
+        let visible = entry.and_then(|entry| Some((entry, own_slot(database, entry)?)));
         if let Some((entry, slot)) = visible {
             let before = cost(entry);
             entry.set_has_ttl(deadline.is_some());

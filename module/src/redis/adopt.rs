@@ -27,7 +27,6 @@ const ARRIVAL_GUARD_MS: u64 = 5_000;
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
-    let db = ctx.db();
     // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();
@@ -38,6 +37,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
     if entry.slot().is_some() {
         return;
     }
+    let Some(db) = key.db() else { return };
     let tags: Option<Vec<Vec<u8>>> = if entry.is_marked_gone() {
         None
     } else if let Some(tags) = entry.carried_tags() {

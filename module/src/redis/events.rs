@@ -74,20 +74,20 @@ unsafe extern "C" fn keyspace(
             b"loaded" => adopt(&ctx, key, Arrival::Loaded),
             b"restore" => adopt(&ctx, key, Arrival::Restored),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
-            b"expired" => count_departure(&ctx, key, |counters| counters.expired += 1),
-            b"evicted" => count_departure(&ctx, key, |counters| counters.evicted += 1),
+            b"expired" => count_departure(key, |counters| counters.expired += 1),
+            b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
         }
     });
     raw::REDISMODULE_OK as c_int
 }
 
-/// Counts an expiry or eviction, if what left under this name was a visible entry.
-fn count_departure(ctx: &Context<'_>, key: Str<'_>, count: impl FnOnce(&mut Counters)) {
-    let db = ctx.db();
+/// Counts an expiry or eviction, if what left last was a visible entry of this name.
+fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters)) {
     state::with(|state| {
-        if state.parked.is(db, key.bytes()) {
+        if state.parked.is(key.bytes()) {
             if !state.parked.was_gone {
+                let db = state.parked.db;
                 count(&mut state.database(db).counters);
             }
             state.parked.clear();

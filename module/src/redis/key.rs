@@ -105,6 +105,15 @@ impl Key {
         state::with(|state| state.removing = false);
     }
 
+    /// The database that it is in. Inside MULTI, Valkey 9 does not tell the handler of an event by its context.
+    pub(crate) fn db(&self) -> Option<u32> {
+        if self.raw.is_null() {
+            return None;
+        }
+        // SAFETY: the key is open.
+        u32::try_from(unsafe { api!(RedisModule_GetDbIdFromModuleKey(self.raw)) }).ok()
+    }
+
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
         // SAFETY: the key is open.

@@ -68,8 +68,8 @@ impl Parked {
         self.entry = None;
     }
 
-    pub(crate) fn is(&self, db: u32, key: &[u8]) -> bool {
-        self.entry.is_some() && self.db == db && self.key == key
+    pub(crate) fn is(&self, key: &[u8]) -> bool {
+        self.entry.is_some() && self.key == key
     }
 }
 
