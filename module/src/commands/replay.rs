@@ -1,11 +1,11 @@
-use crate::args::{Cursor, parse_i64};
+use crate::args::{Cursor, Ttl, parse_i64};
 use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 
-/// `CACHE.REPLAY GONE key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
 /// and an append-only file may say it.
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
@@ -19,8 +19,15 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::OnlyReplayed);
     }
     if words[0].eq_ignore_ascii_case(b"GONE") {
-        let [_, name] = args.exactly::<2>()?;
-        hold_gone(ctx, name);
+        let [_, name] = args.first::<2>()?;
+        let mut cursor = Cursor::new(&words[2..]);
+        let deadline = match cursor.next_option() {
+            None => None,
+            Some(word) => Ttl::parse(word, &mut cursor)?
+                .ok_or(Error::Syntax)?
+                .deadline_ms(now_ms(), "cache.replay")?,
+        };
+        hold_gone(ctx, name, deadline);
     } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
         let mut cursor = Cursor::new(&words[1..]);
         while cursor.left() > 0 {
@@ -38,7 +45,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn hold_gone(ctx: &Context<'_>, name: Str<'_>) {
+fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {
     let mut key = ctx.open(name, Mode::Upkeep);
     if !matches!(key.kind(), Kind::Empty) {
         return; // Not reclaimed yet.
@@ -47,7 +54,7 @@ fn hold_gone(ctx: &Context<'_>, name: Str<'_>) {
         key: name.bytes(),
         value: &[],
         created_ms: now_ms(),
-        has_ttl: false,
+        has_ttl: deadline.is_some(),
     };
     let entry = key.create(NewEntry::new(parts));
     let db = ctx.db();
@@ -58,6 +65,9 @@ fn hold_gone(ctx: &Context<'_>, name: Str<'_>) {
             .insert_gone(entry.handle(), cost(entry))
     });
     entry.set_indexed(slot.0);
+    if deadline.is_some() {
+        key.set_deadline_ms(deadline);
+    }
     drop(key);
     reclaim::arm(ctx);
 }

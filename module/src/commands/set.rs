@@ -109,8 +109,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         Kind::Entry(entry) => Some(entry),
     };
     let held_before = held.is_some();
-    let visible =
-        held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
+    let visible = held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
     let unmet = if visible.is_some() {
         Condition::Absent
     } else {
@@ -143,10 +142,12 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 database.index.remove(gone, old_bytes);
                 database.counters.reclaimed += 1;
             }
-            state
-                .database(db)
-                .index
-                .insert(new.handle(), asked.tags, bytes, asked.hits.unwrap_or(0))
+            state.database(db).index.insert(
+                new.handle(),
+                asked.tags,
+                bytes,
+                asked.hits.unwrap_or(0),
+            )
         });
         new.as_entry().set_indexed(slot.0);
         key.replace(new);

@@ -15,7 +15,7 @@ use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard};
-use super::context::Context;
+use super::context::{Context, Mode};
 use super::reclaim;
 use super::string::{Args, OwnedStr};
 use crate::error::Error;
@@ -71,7 +71,14 @@ pub(super) fn announce_gone(db: u32, name: &[u8]) {
     let ctx = unsafe { Context::from_raw(ctx) };
     ctx.select(db);
     let (word, name) = (OwnedStr::new(b"GONE"), OwnedStr::new(name));
-    ctx.replicate(c"cache.replay", &[word.as_str(), name.as_str()]);
+    // Where the key is not removed but overwritten it is still there, and the command may keep its TTL.
+    let deadline = ctx.open(name.as_str(), Mode::Peek).deadline_ms();
+    let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
+    let mut parts = vec![word.as_str(), name.as_str()];
+    if let Some((word, ms)) = &at {
+        parts.extend([word.as_str(), ms.as_str()]);
+    }
+    ctx.replicate(c"cache.replay", &parts);
 }
 
 /// Whether the server is executing a MULTI block.
@@ -88,6 +95,11 @@ fn under_pressure() -> bool {
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
     guard(Place::Other, (), || {
+        if in_transaction() {
+            // A script that is called inside MULTI. Until the block ends, gone keys stay where they are: replicas
+            // are sent the script's commands, and those that were queued by themselves did not pass here either.
+            return;
+        }
         let ctx = CONTEXT.load(Ordering::Relaxed);
         // SAFETY: the server passes a live filter context; its arguments are alive during the call.
         let mut argv: SmallVec<[*mut raw::RedisModuleString; 16]> = unsafe {

@@ -116,6 +116,9 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        if self.raw.is_null() {
+            return None;
+        }
         // SAFETY: the key is open.
         let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.raw)) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
