@@ -1,7 +1,7 @@
 //! The settings: names, defaults, ranges.
 
 /// Values of all settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) default_ttl_ms: u64,
     pub(crate) top_keys: u32,

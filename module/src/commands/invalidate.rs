@@ -2,6 +2,7 @@ use crate::args::Cursor;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
+use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
@@ -15,11 +16,12 @@ use crate::redis::{Args, Context, reclaim, state};
 ///
 /// Raises the database's clock by one, also when nothing carried a tag, and replicates as this one command.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let words = args.words(1)?;
+    let mut storage = Words::new();
+    let words = args.words(1, &mut storage)?;
     access::check_all(ctx, args, Access::Write)?;
     let db = ctx.db();
     let dropped = state::with(|state| {
-        let tags = Cursor::new(&words).rest_as_tags(&state.config)?;
+        let tags = Cursor::new(words).rest_as_tags(&state.config)?;
         Ok(state
             .database(db)
             .invalidate(tags.iter().copied(), now_ms())

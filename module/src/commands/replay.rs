@@ -3,6 +3,7 @@ use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
+use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
@@ -14,7 +15,8 @@ use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 ///
 /// CLOCK: readings of the databases' clocks, from an append-only file that was rewritten without RDB preamble.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let words = args.words(2)?;
+    let mut storage = Words::new();
+    let words = args.words(2, &mut storage)?;
     if !ctx.is_replay() {
         return Err(Error::OnlyReplayed);
     }

@@ -5,7 +5,8 @@ use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{self, Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, Kind, OwnedStr, propagation, reclaim, state};
+use crate::redis::string::Words;
+use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, propagation, reclaim, state};
 
 const COMMAND: &str = "cache.set";
 
@@ -85,30 +86,75 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
 ///
 /// Replicates as what happened: TTLs as PXAT, conditions dropped, a refused write not at all.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let words = args.words(2)?;
-    let (asked, default_ttl_ms) =
-        state::with(|state| (parse(&words, &state.config), state.config.default_ttl_ms));
-    let asked = asked?;
+    let mut storage = Words::new();
+    let words = args.words(2, &mut storage)?;
+    let config = state::with(|state| state.config);
+    let asked = parse(words, &config)?;
+    let times = times(ctx, &asked, config.default_ttl_ms)?;
+    let [name] = args.first::<1>()?;
+    let mut key = ctx.open(name, Mode::Write);
+    let Some(deadline) = store(ctx, &mut key, name, &asked, times)? else {
+        ctx.reply_null();
+        return Ok(());
+    };
+    drop(key);
+    ctx.signal_modified(name);
+    ctx.notify(c"cache.set", name);
+    replicate(ctx, args, &asked, times, deadline);
+    ctx.reply_ok();
+    reclaim::help(ctx);
+    Ok(())
+}
+
+/// When a write happens, and when what it writes expires.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    now_ms: u64,
+    deadline_ms: Option<u64>,
+    /// The deadline comes from the configuration.
+    is_default: bool,
+}
+
+fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<Times, Error> {
+    let now_ms = now_ms();
     if (asked.created_ms.is_some() || asked.hits.is_some()) && !ctx.is_replay() {
         return Err(Error::Syntax);
     }
-    let now = now_ms();
-    let mut deadline = asked.ttl.unwrap_or(Ttl::Never).deadline_ms(now, COMMAND)?;
-    // What a primary or a log says is complete: a default of this node's own must not be added to it.
-    let takes_default = asked.ttl.is_none() && default_ttl_ms > 0 && !ctx.is_replay();
-    if takes_default {
-        deadline = Some(now + default_ttl_ms);
-    }
+    let Some(ttl) = asked.ttl else {
+        // What a primary or a log says is complete: a default of this node's own must not be added to it.
+        let is_default = default_ttl_ms > 0 && !ctx.is_replay();
+        return Ok(Times {
+            now_ms,
+            deadline_ms: is_default.then_some(now_ms + default_ttl_ms),
+            is_default,
+        });
+    };
+    Ok(Times {
+        now_ms,
+        deadline_ms: ttl.deadline_ms(now_ms, COMMAND)?,
+        is_default: false,
+    })
+}
 
-    let [name] = args.first::<1>()?;
+/// Puts the entry into keyspace and index, and returns when it expires; `None`, and nothing done, where NX or XX is
+/// not met.
+#[allow(
+    clippy::option_option,
+    reason = "written or not, and with or without a deadline"
+)]
+fn store(
+    ctx: &Context<'_>,
+    key: &mut Key,
+    name: Str<'_>,
+    asked: &SetArgs<'_>,
+    times: Times,
+) -> Result<Option<Option<u64>>, Error> {
     let db = ctx.db();
-    let mut key = ctx.open(name, Mode::Write);
     let held = match key.kind() {
         Kind::Other => return Err(Error::WrongType),
         Kind::Empty => None,
         Kind::Entry(entry) => Some(entry),
     };
-    let held_before = held.is_some();
     let visible = held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
     let unmet = if visible.is_some() {
         Condition::Absent
@@ -116,23 +162,26 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         Condition::Present
     };
     if asked.condition == Some(unmet) {
-        ctx.reply_null();
-        return Ok(());
+        return Ok(None);
     }
-    if asked.ttl == Some(Ttl::Keep) && visible.is_some() {
-        deadline = key.deadline_ms();
-    }
+    let deadline = if asked.ttl == Some(Ttl::Keep) && visible.is_some() {
+        key.deadline_ms()
+    } else {
+        times.deadline_ms
+    };
 
     let new = NewEntry::new(Parts {
         key: name.bytes(),
         value: asked.value,
-        created_ms: asked.created_ms.unwrap_or(now),
+        created_ms: asked.created_ms.unwrap_or(times.now_ms),
         has_ttl: deadline.is_some(),
     });
     let bytes = cost(new.as_entry());
+    let hits = asked.hits.unwrap_or(0);
     if let Some(old) = held {
         let old_bytes = cost(old);
         let slot = state::with(|state| {
+            state.database(db).counters.sets += 1;
             if let Some(slot) = visible {
                 let index = &mut state.database(db).index;
                 return index.replace(slot, new.handle(), asked.tags, old_bytes, bytes);
@@ -142,47 +191,28 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 database.index.remove(gone, old_bytes);
                 database.counters.reclaimed += 1;
             }
-            state.database(db).index.insert(
-                new.handle(),
-                asked.tags,
-                bytes,
-                asked.hits.unwrap_or(0),
-            )
+            let index = &mut state.database(db).index;
+            index.insert(new.handle(), asked.tags, bytes, hits)
         });
         new.as_entry().set_indexed(slot.0);
         key.replace(new);
+        key.set_deadline_ms(deadline);
     } else {
         // First the keyspace: whoever comes from the index must find the key.
         let entry = key.create(new);
         let slot = state::with(|state| {
-            state.database(db).index.insert(
-                entry.handle(),
-                asked.tags,
-                bytes,
-                asked.hits.unwrap_or(0),
-            )
+            let database = state.database(db);
+            database.counters.sets += 1;
+            database
+                .index
+                .insert(entry.handle(), asked.tags, bytes, hits)
         });
         entry.set_indexed(slot.0);
+        if deadline.is_some() {
+            key.set_deadline_ms(deadline);
+        }
     }
-    if deadline.is_some() || held_before {
-        key.set_deadline_ms(deadline);
-    }
-    drop(key);
-
-    state::with(|state| state.database(db).counters.sets += 1);
-    ctx.signal_modified(name);
-    ctx.notify(c"cache.set", name);
-    let as_given = asked.condition.is_none()
-        && !takes_default
-        && match asked.ttl {
-            None | Some(Ttl::At { .. } | Ttl::Never) => true,
-            Some(Ttl::In { .. }) => !propagation::has_receivers(),
-            Some(Ttl::Keep) => false,
-        };
-    replicate(ctx, args, &asked, deadline, as_given);
-    ctx.reply_ok();
-    reclaim::help(ctx);
-    Ok(())
+    Ok(Some(deadline))
 }
 
 /// Sends on what happened.
@@ -190,9 +220,16 @@ fn replicate(
     ctx: &Context<'_>,
     args: Args<'_>,
     asked: &SetArgs<'_>,
+    times: Times,
     deadline: Option<u64>,
-    as_given: bool,
 ) {
+    let as_given = asked.condition.is_none()
+        && !times.is_default
+        && match asked.ttl {
+            None | Some(Ttl::At { .. } | Ttl::Never) => true,
+            Some(Ttl::In { .. }) => !propagation::has_receivers(),
+            Some(Ttl::Keep) => false,
+        };
     if as_given {
         ctx.replicate_verbatim();
         return;

@@ -2,6 +2,7 @@ use crate::args::{Cursor, check_tag, parse_i64, set_once};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::state::entry_key;
+use crate::redis::string::Words;
 use crate::redis::{Args, Context, OwnedStr, state};
 
 const DEFAULT_COUNT: u64 = 10;
@@ -36,9 +37,10 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
 /// (default 10) is how many entries a call looks at. A user needs read permission for a key of the tag's name, else
 /// `NOPERM`. O(count).
 pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let words = args.words(2)?;
+    let mut storage = Words::new();
+    let words = args.words(2, &mut storage)?;
     access::check_tags(ctx, args.iter().take(1), Access::Read)?;
-    let (tag, from, count) = parse(&words)?;
+    let (tag, from, count) = parse(words)?;
     let db = ctx.db();
     let (next, names) = state::with(|state| {
         check_tag(tag, &state.config)?;

@@ -3,6 +3,7 @@ use crate::commands::own_slot;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
+use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, OwnedStr, state};
 
 const COMMAND: &str = "cache.touch";
@@ -29,8 +30,9 @@ fn parse(words: &[&[u8]]) -> Result<Ttl, Error> {
 /// Changes when an entry expires. EXAT and PXAT may lie in the past: the entry is expired at once. A key that holds
 /// another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs. Replicates as PXAT.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let words = args.words(2)?;
-    let deadline = parse(&words)?.deadline_ms(now_ms(), COMMAND)?;
+    let mut storage = Words::new();
+    let words = args.words(2, &mut storage)?;
+    let deadline = parse(words)?.deadline_ms(now_ms(), COMMAND)?;
     let [name] = args.first::<1>()?;
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Write);

@@ -36,7 +36,7 @@ pub(crate) mod string;
 pub(crate) use barrier::Place;
 pub(crate) use context::Context;
 pub(crate) use filter::reclaim_command;
-pub(crate) use key::Kind;
+pub(crate) use key::{Key, Kind};
 pub(crate) use load::{Command, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str};
 

@@ -148,10 +148,17 @@ impl<'a> Args<'a> {
     }
 
     /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
-    pub(crate) fn words(self, at_least: usize) -> Result<Words<'a>, Error> {
+    ///
+    /// They are put into the caller's storage, which is too large to be moved out of here at every command.
+    pub(crate) fn words<'w>(
+        self,
+        at_least: usize,
+        storage: &'w mut Words<'a>,
+    ) -> Result<&'w [&'a [u8]], Error> {
         if self.len() < at_least {
             return Err(Error::WrongArity);
         }
-        Ok(self.iter().map(Str::bytes).collect())
+        storage.extend(self.iter().map(Str::bytes));
+        Ok(storage)
     }
 }
