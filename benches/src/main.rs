@@ -81,5 +81,8 @@ fn print_conditions(options: &Options, client: &mut RawClient) {
         "{} keys of 13 bytes, values of 100 bytes, a TTL on all; seed {}, load average before {load}",
         options.keys, options.seed
     );
+    if load.parse().is_ok_and(|load: f64| load > 0.5) {
+        println!("Something else was running: on so few cores the figures say little.");
+    }
     println!();
 }
