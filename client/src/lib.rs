@@ -2,7 +2,7 @@
 //!
 //! **There is no client code here yet.** The local tier, the two-tier cache and typed commands will come to
 //! this crate; until then the module is used through the client that you already have, because its commands
-//! are ordinary Redis commands. With the [`redis`] crate:
+//! are ordinary Redis commands. With the `redis` crate:
 //!
 //! ```no_run
 //! # fn main() -> redis::RedisResult<()> {
@@ -38,6 +38,4 @@
 //! Keys, values and tags are byte strings: whatever the client can send as an argument may be one.
 //! `module/COMMANDS.md` in the repository is the reference of all commands, and the example `packages` of
 //! this crate a whole program (`make run` in the repository's root runs it).
-//!
-//! [`redis`]: https://docs.rs/redis
 #![forbid(unsafe_code)]
