@@ -247,7 +247,7 @@ fn replicate(
                 .take(asked.tags.len() + 2),
         );
     }
-    ctx.replicate(c"cache.set", &parts);
+    ctx.replicate(c"CACHE.SET", &parts);
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     match deadline {
         Some(ms) => {
             let (word, ms) = (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64));
-            ctx.replicate(c"cache.touch", &[name, word.as_str(), ms.as_str()]);
+            ctx.replicate(c"CACHE.TOUCH", &[name, word.as_str(), ms.as_str()]);
         }
         None => ctx.replicate_verbatim(),
     }

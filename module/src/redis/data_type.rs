@@ -377,7 +377,7 @@ unsafe extern "C" fn aof_rewrite(
         unsafe {
             api!(RedisModule_EmitAOF(
                 io,
-                c"cache.set".as_ptr(),
+                c"CACHE.SET".as_ptr(),
                 c"sv".as_ptr(),
                 key.as_raw(),
                 parts.as_mut_ptr(),
@@ -408,7 +408,7 @@ fn rewrite_clocks(io: *mut raw::RedisModuleIO) {
     unsafe {
         api!(RedisModule_EmitAOF(
             io,
-            c"cache.replay".as_ptr(),
+            c"CACHE.REPLAY".as_ptr(),
             c"cv".as_ptr(),
             c"CLOCK".as_ptr(),
             parts.as_mut_ptr(),

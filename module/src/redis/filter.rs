@@ -78,7 +78,7 @@ pub(super) fn announce_gone(db: u32, name: &[u8]) {
     if let Some((word, ms)) = &at {
         parts.extend([word.as_str(), ms.as_str()]);
     }
-    ctx.replicate(c"cache.replay", &parts);
+    ctx.replicate(c"CACHE.REPLAY", &parts);
 }
 
 /// Whether the server is executing a MULTI block.
