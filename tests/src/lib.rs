@@ -26,5 +26,5 @@ mod wait;
 pub use engine::{Engine, engines, for_all_engines, for_each_engine, on_both_protocols};
 pub use resp::{RawClient, Reply, ToArg};
 pub use rng::Rng;
-pub use server::{Server, ServerBuilder, module_path, panic_module_path};
+pub use server::{Server, ServerBuilder, free_port, module_path, panic_module_path};
 pub use wait::{DEADLINE, wait_until};

@@ -251,6 +251,15 @@ impl RawClient {
         self.send_bytes(&encode(args));
     }
 
+    /// Sends one command and answers its reply.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn try_call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> std::io::Result<Reply> {
+        self.stream.get_mut().write_all(&encode(args))?;
+        self.try_read()
+    }
+
     /// Sends bytes as they are, also when they are no protocol.
     ///
     /// # Panics

@@ -149,8 +149,10 @@ impl ServerBuilder {
     /// When it neither answers nor ends.
     pub fn try_start(self) -> Result<Server, String> {
         let dir = TempDir::new();
+        let mut attempts = 0;
         loop {
             let port = free_port();
+            attempts += 1;
             match spawn(&self, port, &dir.0) {
                 Ok(child) => {
                     return Ok(Server {
@@ -162,7 +164,7 @@ impl ServerBuilder {
                     });
                 }
                 // Somebody else took the port between our look and the server's.
-                Err(log) if log.contains("Address already in use") => {}
+                Err(log) if attempts < 5 && log.contains("Address already in use") => {}
                 Err(log) => return Err(log),
             }
         }
@@ -384,9 +386,8 @@ impl Drop for Server {
 fn end(child: &mut Child, port: u16) -> bool {
     if let Ok(mut client) = RawClient::connect(port) {
         client.set_read_timeout(Duration::from_secs(20));
-        client.send(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]);
         // No reply comes: the connection ends with the server.
-        let _ = client.try_read();
+        let _ = client.try_call(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]);
     }
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
@@ -469,15 +470,18 @@ fn answers(port: u16, pid: u32) -> bool {
         return false;
     };
     client.set_read_timeout(Duration::from_secs(10));
-    client.send(&["INFO", "everything"]);
-    let Ok(Reply::Bulk(info)) = client.try_read() else {
+    let Ok(Reply::Bulk(info)) = client.try_call(&["INFO", "everything"]) else {
         return false;
     };
     let info = String::from_utf8_lossy(&info);
     info.lines().any(|l| l == format!("process_id:{pid}")) && info.lines().any(|l| l == "loading:0")
 }
 
-fn free_port() -> u16 {
+/// A loopback port that nobody listens on at this moment.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
     listener
         .local_addr()

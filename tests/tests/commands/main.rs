@@ -1,7 +1,9 @@
 //! Every command of the contract, under RESP2 and RESP3.
 
+mod clients;
 mod databases;
 mod del;
+mod described;
 mod get;
 mod invalidate;
 mod look;

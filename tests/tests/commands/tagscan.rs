@@ -165,3 +165,43 @@ fn a_large_count_costs_no_more_than_the_tag_has() {
         assert_eq!(page.into_iter().collect::<BTreeSet<_>>(), keys);
     });
 }
+
+#[test]
+fn entries_that_are_there_all_the_time_are_returned_while_the_index_grows_and_shrinks_around_them()
+{
+    on_both_protocols(|_, client| {
+        // Between others that will go, so that there is much to move together.
+        let mut staying = BTreeSet::new();
+        for n in 0..20 {
+            fill(client, &format!("passing{n}-"), 1000, "b");
+            staying.extend(fill(client, &format!("staying{n}-"), 50, "a"));
+        }
+        let mut seen = BTreeSet::new();
+        let mut cursor = b"0".to_vec();
+        for round in 0.. {
+            let (next, page) = scan_page(&call!(client, "CACHE.TAGSCAN", "a", cursor, "COUNT", 50));
+            seen.extend(page);
+            if next == b"0" {
+                break;
+            }
+            cursor = next;
+            match round % 4 {
+                0 => drop(call!(client, "CACHE.INVALIDATE", "b")),
+                1 => drop(fill(client, "more", 5000, "a")),
+                2 => drop(
+                    client.pipeline(
+                        &(0..5000)
+                            .map(|n| args!["DEL", format!("more{n}")])
+                            .collect::<Vec<_>>(),
+                    ),
+                ),
+                _ => drop(fill(client, "passing", 3000, "b")),
+            }
+        }
+        let missed: Vec<_> = staying
+            .difference(&seen)
+            .map(|key| key.escape_ascii().to_string())
+            .collect();
+        assert!(missed.is_empty(), "missed {missed:?}");
+    });
+}

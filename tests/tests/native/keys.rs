@@ -1,7 +1,7 @@
 //! DEL, UNLINK, RENAME, COPY, MOVE, SWAPDB.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
-use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine};
 
 fn with_entries(test: impl Fn(&Server, &mut RawClient)) {
     for_each_engine(|engine| {
@@ -227,5 +227,81 @@ fn swapdb_swaps_entries_tags_clock_and_statistics() {
         has(client, "three", "3", &["a"]);
         assert_eq!(call!(client, "SWAPDB", 2, 2), Reply::ok());
         has(client, "three", "3", &["a"]);
+    });
+}
+
+#[test]
+fn copy_and_move_in_a_transaction_or_script_belong_to_the_other_database_as_well() {
+    for_all_engines(|engine| {
+        for nested in ["transaction", "script"] {
+            let server = Server::builder().engine(engine).start();
+            let mut client = server.raw();
+            call!(client, "CACHE.SET", "one", "1", "TAGS", 1, "a");
+            call!(client, "CACHE.SET", "two", "2", "TAGS", 1, "b");
+            call!(client, "SELECT", 1);
+            call!(client, "CACHE.SET", "old", "3", "TAGS", 1, "c");
+            call!(client, "SELECT", 0);
+            for command in [
+                args!["COPY", "one", "copied", "DB", 1],
+                args!["COPY", "two", "old", "DB", 1, "REPLACE"],
+                args!["MOVE", "two", 1],
+            ] {
+                let reply = if nested == "transaction" {
+                    let queued = [args!["MULTI"], command, args!["PING"], args!["EXEC"]];
+                    client.pipeline(&queued)[3].items()[0].clone()
+                } else {
+                    let eval = args!["EVAL", "return redis.call(unpack(ARGV))", 0];
+                    client.call(&[eval, command].concat())
+                };
+                assert_eq!(reply, Reply::Int(1), "{nested}");
+                assert_index_agrees(&server, &[0, 1], &[b"a", b"b", b"c"]);
+            }
+            call!(client, "SELECT", 1);
+            has(&mut client, "copied", "1", &["a"]);
+            has(&mut client, "old", "2", &["b"]);
+            has(&mut client, "two", "2", &["b"]);
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(2));
+            assert_eq!(
+                call!(client, "CACHE.SET", "old", "4", "TAGS", 1, "a"),
+                Reply::ok()
+            );
+            assert_index_agrees(&server, &[0, 1], &[b"a", b"b", b"c"]);
+        }
+    });
+}
+
+#[test]
+fn a_transaction_over_several_databases_keeps_each_command_in_its_own() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let queued = [
+            args!["MULTI"],
+            args!["CACHE.SET", "key", "0", "TAGS", 1, "a"],
+            args!["SELECT", 1],
+            args!["CACHE.SET", "key", "1", "TAGS", 1, "a"],
+            args!["RENAME", "key", "renamed"],
+            args!["SELECT", 2],
+            args!["CACHE.SET", "key", "2", "TAGS", 1, "a"],
+            args!["DEL", "key"],
+            args!["CACHE.SET", "key", "3", "PXAT", 1, "TAGS", 1, "a"],
+            args!["EXISTS", "key"],
+            args!["SELECT", 0],
+            args!["CACHE.INVALIDATE", "a"],
+            args!["CACHE.SET", "key", "4", "TAGS", 1, "a"],
+            args!["SWAPDB", 0, 3],
+            args!["CACHE.GET", "key"],
+            args!["EXEC"],
+        ];
+        let replies = client.pipeline(&queued);
+        let replies = replies[15].items();
+        assert!(replies.iter().all(|reply| !reply.is_error()), "{replies:?}");
+        assert_eq!(replies[10], Reply::Int(1));
+        assert!(replies[13].is_null());
+        assert_index_agrees(&server, &[0, 1, 2, 3], &[b"a"]);
+        call!(client, "SELECT", 3);
+        has(&mut client, "key", "4", &["a"]);
+        call!(client, "SELECT", 1);
+        has(&mut client, "renamed", "1", &["a"]);
     });
 }

@@ -1,5 +1,7 @@
 //! Native commands on entries: each does its job, and afterwards index and keyspace agree.
 
+mod cluster;
+mod defrag;
 mod dump;
 mod events;
 mod eviction;
@@ -7,6 +9,7 @@ mod expire;
 mod flush;
 mod gone;
 mod keys;
+mod lazy;
 mod looking;
 mod model;
 mod operation;

@@ -78,6 +78,7 @@ fn where_only_the_replica_still_has_the_gone_key() {
         );
         let mut client = primary.raw();
         for command in COMMANDS {
+            println!("{command:?}");
             prepare(&mut client);
             wait_synchronised(&primary, &replica);
             // Stopped, the replica gets all at once later: no timer of its own comes between.
@@ -99,6 +100,7 @@ fn where_only_the_primary_still_has_the_gone_key() {
         let (primary, replica) = pair(engine, &lazy, &["reclaim-inline", "100000"]);
         let mut client = primary.raw();
         for command in COMMANDS {
+            println!("{command:?}");
             prepare(&mut client);
             let replies = client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], command.to_vec()]);
             assert_eq!(replies[0], Reply::Int(600));
@@ -117,6 +119,7 @@ fn in_the_transaction_of_the_invalidation_itself() {
             let (primary, replica) = pair(engine, here, there);
             let mut client = primary.raw();
             for command in COMMANDS {
+                println!("{command:?}, primary {here:?}, replica {there:?}");
                 prepare(&mut client);
                 let replies = client.pipeline(&[
                     vec!["MULTI"],
@@ -141,6 +144,7 @@ fn where_the_invalidation_comes_between_queueing_and_exec() {
             let (primary, replica) = pair(engine, here, there);
             let (mut client, mut other) = (primary.raw(), primary.raw());
             for command in COMMANDS {
+                println!("{command:?}, primary {here:?}, replica {there:?}");
                 prepare(&mut client);
                 client.pipeline(&[vec!["MULTI"], command.to_vec()]);
                 assert_eq!(call!(other, "CACHE.INVALIDATE", "gone"), Reply::Int(600));
@@ -168,6 +172,7 @@ fn where_the_key_is_rewritten_after_the_invalidation() {
                 &["CACHE.TOUCH", "key0", "PERSIST"],
                 &["CACHE.TOUCH", "key0", "EX", "5"],
             ] {
+                println!("{set:?}, primary {here:?}, replica {there:?}");
                 prepare(&mut client);
                 client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], set.to_vec()]);
                 assert_same(&primary, &replica, &[0]);

@@ -1,0 +1,90 @@
+//! What servers and clients ask of commands: their keys, their flags.
+
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines};
+
+fn keys_of(client: &mut RawClient, command: &[&str]) -> Option<Vec<String>> {
+    let reply = client.call(&[&["COMMAND", "GETKEYS"], command].concat());
+    if reply.is_error() {
+        None
+    } else {
+        Some(reply.items().iter().map(Reply::text).collect())
+    }
+}
+
+#[test]
+fn keys_are_known_and_tags_are_none() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let with_keys: [(&[&str], &[&str]); 7] = [
+            (&["CACHE.SET", "key", "v", "TAGS", "1", "a"], &["key"]),
+            (&["CACHE.GET", "key"], &["key"]),
+            (
+                &["CACHE.MGET", "one", "two", "three"],
+                &["one", "two", "three"],
+            ),
+            (&["CACHE.DEL", "one", "two"], &["one", "two"]),
+            (&["CACHE.TOUCH", "key", "EX", "5"], &["key"]),
+            (&["CACHE.INSPECT", "key"], &["key"]),
+            (&["CACHE.GET", "TAGS"], &["TAGS"]),
+        ];
+        for (command, keys) in with_keys {
+            assert_eq!(
+                keys_of(&mut client, command).as_deref().unwrap_or_default(),
+                keys,
+                "{command:?}"
+            );
+        }
+        for command in [
+            &["CACHE.INVALIDATE", "a", "b"][..],
+            &["CACHE.FLUSH"],
+            &["CACHE.TAGINFO", "a"],
+            &["CACHE.TAGSCAN", "a", "0"],
+            &["CACHE.STATS"],
+            &["CACHE.RESETSTATS"],
+        ] {
+            assert_eq!(
+                keys_of(&mut client, command).unwrap_or_default(),
+                Vec::<String>::new(),
+                "{command:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn flags_say_what_reads_and_what_writes() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for (command, has, has_not) in [
+            ("cache.set", &["write", "denyoom"][..], &["readonly"][..]),
+            ("cache.get", &["readonly", "fast"], &["write", "denyoom"]),
+            ("cache.mget", &["readonly"], &["write", "denyoom"]),
+            ("cache.inspect", &["readonly"], &["write"]),
+            ("cache.taginfo", &["readonly"], &["write"]),
+            ("cache.tagscan", &["readonly"], &["write"]),
+            ("cache.del", &["write"], &["readonly", "denyoom"]),
+            ("cache.touch", &["write"], &["readonly"]),
+            ("cache.invalidate", &["write"], &["readonly", "denyoom"]),
+            ("cache.flush", &["write"], &["readonly", "denyoom"]),
+            ("cache.stats", &[], &["write", "denyoom"]),
+        ] {
+            let reply = call!(client, "COMMAND", "INFO", command);
+            let info = reply.items()[0].items();
+            let flags: Vec<_> = info[2].items().iter().map(Reply::text).collect();
+            for flag in has {
+                assert!(
+                    flags.iter().any(|f| f == flag),
+                    "{command} is not {flag}: {flags:?}"
+                );
+            }
+            for flag in has_not {
+                assert!(
+                    !flags.iter().any(|f| f == flag),
+                    "{command} is {flag}: {flags:?}"
+                );
+            }
+        }
+    });
+}

@@ -1,0 +1,227 @@
+//! Cluster mode: tags are no keys, slots move with their entries.
+
+use std::io::Write;
+
+use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, free_port, wait_until,
+};
+
+fn node(engine: &Engine) -> Server {
+    // The default, port + 10000, would be no port at all for most free ones.
+    let bus = free_port().to_string();
+    Server::builder()
+        .engine(engine)
+        .arg("--cluster-enabled", "yes")
+        .arg("--cluster-port", &bus)
+        .arg("--cluster-require-full-coverage", "no")
+        .start()
+}
+
+fn info_of_cluster(client: &mut RawClient, field: &str) -> String {
+    let text = call!(client, "CLUSTER", "INFO").text();
+    let found = text.lines().find_map(|line| {
+        line.strip_prefix(field)?
+            .strip_prefix(':')
+            .map(str::to_owned)
+    });
+    found.unwrap_or_else(|| panic!("no {field} in CLUSTER INFO: {text}"))
+}
+
+/// Two nodes that know each other, all slots on the first.
+fn pair(engine: &Engine) -> (Server, Server) {
+    let (first, second) = (node(engine), node(engine));
+    let (mut here, mut there) = (first.raw(), second.raw());
+    assert_eq!(
+        call!(here, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383),
+        Reply::ok()
+    );
+    let (_, bus) = addresses(&mut there);
+    assert_eq!(
+        call!(here, "CLUSTER", "MEET", "127.0.0.1", second.port(), bus),
+        Reply::ok()
+    );
+    for client in [&mut here, &mut there] {
+        wait_until("the nodes know each other", DEADLINE, || {
+            info_of_cluster(client, "cluster_known_nodes") == "2"
+                && info_of_cluster(client, "cluster_state") == "ok"
+        });
+    }
+    (first, second)
+}
+
+/// The id and the bus port of a node.
+fn addresses(client: &mut RawClient) -> (String, String) {
+    let id = call!(client, "CLUSTER", "MYID").text();
+    let bus = call!(client, "CONFIG", "GET", "cluster-port")
+        .field("cluster-port")
+        .text();
+    (id, bus)
+}
+
+#[test]
+fn tags_of_any_slot_are_invalidated_in_one_command() {
+    for_all_engines(|engine| {
+        let server = node(engine);
+        let mut client = server.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        for n in 0..300 {
+            let tags = [format!("one{}", n % 3), format!("two{n}")];
+            assert_eq!(
+                call!(client, "CACHE.SET", n, "v", "TAGS", 2, tags[0], tags[1]),
+                Reply::ok()
+            );
+        }
+        assert_eq!(
+            call!(
+                client,
+                "CACHE.INVALIDATE",
+                "one0",
+                "two1",
+                "two2",
+                "unknown"
+            ),
+            Reply::Int(102)
+        );
+        assert_eq!(
+            call!(client, "CACHE.TAGINFO", "one1").field("entries"),
+            Reply::Int(99)
+        );
+        let crossing = call!(client, "CACHE.MGET", 1, 2, 3);
+        assert!(
+            crossing
+                .error()
+                .is_some_and(|e| e.starts_with("CROSSSLOT ")),
+            "keys are keys: {crossing:?}"
+        );
+        assert!(!call!(client, "CACHE.MGET", "{x}1", "{x}2").is_error());
+        assert_index_agrees(&server, &[0], &[b"one0"]);
+    });
+}
+
+#[test]
+fn a_slot_moved_key_by_key_takes_its_entries_along() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        for n in 0..200 {
+            let reply = call!(
+                here,
+                "CACHE.SET",
+                format!("{{x}}{n}"),
+                n,
+                "EX",
+                10_000,
+                "TAGS",
+                2,
+                "a",
+                "b"
+            );
+            assert_eq!(reply, Reply::ok());
+        }
+        call!(here, "CACHE.SET", "elsewhere", "v", "TAGS", 1, "a");
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "{x}1").int();
+        let ((source, _), (target, _)) = (addresses(&mut here), addresses(&mut there));
+        assert_eq!(
+            call!(there, "CLUSTER", "SETSLOT", slot, "IMPORTING", source),
+            Reply::ok()
+        );
+        assert_eq!(
+            call!(here, "CLUSTER", "SETSLOT", slot, "MIGRATING", target),
+            Reply::ok()
+        );
+        loop {
+            let keys = call!(here, "CLUSTER", "GETKEYSINSLOT", slot, 50);
+            if keys.items().is_empty() {
+                break;
+            }
+            let mut migrate = args!["MIGRATE", "127.0.0.1", second.port(), "", 0, 20_000, "KEYS"];
+            migrate.extend(keys.items().iter().map(|key| key.bytes().to_vec()));
+            assert_eq!(here.call(&migrate), Reply::ok());
+        }
+        for client in [&mut there, &mut here] {
+            assert_eq!(
+                call!(client, "CLUSTER", "SETSLOT", slot, "NODE", target),
+                Reply::ok()
+            );
+        }
+        assert_index_agrees(&first, &[0], &[b"b"]);
+        assert_index_agrees(&second, &[0], &[]);
+        assert_eq!(
+            (stat(&mut here, "entries"), stat(&mut there, "entries")),
+            (1, 200)
+        );
+        assert_eq!(call!(there, "CACHE.GET", "{x}42"), Reply::bulk("42"));
+        assert!(inspect(&mut there, "{x}42").unwrap().expires);
+        assert_eq!(call!(there, "CACHE.INVALIDATE", "b"), Reply::Int(200));
+        assert_eq!(call!(here, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        if !(engine.is_valkey() && engine.version() >= (9, 0)) {
+            return;
+        }
+        for n in 0..500 {
+            let reply = call!(
+                here,
+                "CACHE.SET",
+                format!("{{x}}{n}"),
+                n,
+                "EX",
+                10_000,
+                "TAGS",
+                2,
+                "a",
+                "b"
+            );
+            assert_eq!(reply, Reply::ok());
+            call!(here, "CACHE.GET", format!("{{x}}{n}"));
+        }
+        call!(here, "CACHE.SET", "elsewhere", "v", "TAGS", 1, "a");
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "{x}1").int();
+        let (target, _) = addresses(&mut there);
+        let moved = call!(
+            here,
+            "CLUSTER",
+            "MIGRATESLOTS",
+            "SLOTSRANGE",
+            slot,
+            slot,
+            "NODE",
+            target
+        );
+        if moved
+            .error()
+            .is_some_and(|e| e.contains("does not support atomic slot migrations"))
+        {
+            // Said by the server, before anything is moved: slots can be moved key by key.
+            let notice = format!(
+                "\n!!! {}: no atomic slot migration with this module: SKIPPED !!!\n",
+                engine.name
+            );
+            let _ = std::io::stderr().write_all(notice.as_bytes());
+            return;
+        }
+        assert_eq!(moved, Reply::ok());
+        wait_until("the slot has moved", DEADLINE, || {
+            call!(there, "CACHE.GET", "{x}42") == Reply::bulk("42")
+        });
+        wait_until("the source has let go of it", DEADLINE, || {
+            call!(here, "DBSIZE") == Reply::Int(1)
+        });
+        assert_index_agrees(&first, &[0], &[b"b"]);
+        assert_index_agrees(&second, &[0], &[]);
+        let entry = inspect(&mut there, "{x}43").unwrap();
+        assert_eq!((entry.hits, entry.expires), (1, true));
+        assert_eq!(call!(there, "CACHE.INVALIDATE", "b"), Reply::Int(500));
+        assert_eq!(info_text(&mut there, "cluster_enabled"), "1");
+    });
+}
