@@ -3,7 +3,9 @@
 
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
-use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+use tagcache_tests::{
+    Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine,
+};
 
 use crate::fill;
 
@@ -178,6 +180,59 @@ fn where_the_key_is_rewritten_after_the_invalidation() {
                 assert_same(&primary, &replica, &[0]);
                 assert_index_agrees(&replica, &[0], &[b"gone"]);
             }
+        }
+    });
+}
+
+#[test]
+fn in_a_transaction_while_only_the_replica_has_a_backlog() {
+    for_each_engine(|engine| {
+        // The same settings on both. Here the tag has 100 entries, which is few; there it still has 400.
+        let (primary, replica) = pair(engine, &[], &[]);
+        let mut client = primary.raw();
+        for command in COMMANDS {
+            println!("{command:?}");
+            prepare(&mut client);
+            fill(&mut client, "both", 300, "first");
+            let tags = |n| {
+                args![
+                    "CACHE.SET",
+                    format!("both{n}"),
+                    "v",
+                    "TAGS",
+                    2,
+                    "first",
+                    "second"
+                ]
+            };
+            client.pipeline(&(0..300).map(tags).collect::<Vec<_>>());
+            let tag = |n| {
+                args![
+                    "CACHE.SET",
+                    format!("key{n}"),
+                    "v",
+                    "EX",
+                    10_000,
+                    "TAGS",
+                    1,
+                    "second"
+                ]
+            };
+            client.pipeline(&(0..100).map(tag).collect::<Vec<_>>());
+            wait_synchronised(&primary, &replica);
+            replica.pause();
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "first"), Reply::Int(300));
+            wait_reclaimed(&mut client);
+            let queued = [
+                vec!["MULTI"],
+                vec!["CACHE.INVALIDATE", "second"],
+                command.to_vec(),
+                vec!["EXEC"],
+            ];
+            assert_eq!(client.pipeline(&queued)[3].items()[0], Reply::Int(100));
+            replica.resume();
+            assert_same(&primary, &replica, &[0, 1]);
+            assert_index_agrees(&replica, &[0, 1], &[b"first", b"second"]);
         }
     });
 }
