@@ -8,7 +8,7 @@ use crate::redis::{Args, Context, reclaim, state};
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 ///
 /// The entries are gone for every command at once. Their memory is given back inside the command if they are no more
-/// than `tagcache.reclaim-inline`, else in the background; until then an entry that was dropped through one tag still
+/// than `tagcache.reclaim-inline` and this is not inside MULTI or a script, else in the background; until then an entry that was dropped through one tag still
 /// counts in the replies and figures of its other tags. A tag given twice counts once. Works when the server is out of
 /// memory. O(tags given), whatever the number of entries.
 ///

@@ -6,12 +6,14 @@ use crate::redis::sizes::cost;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CACHE.REPLAY DROP key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
 /// and an append-only file may say it.
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
 /// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside
 /// MULTI: they were queued before they could see that the key is gone (see `redis/filter.rs`).
+///
+/// DROP: the commands that follow were run by a script, before which a gone entry under this key was removed.
 ///
 /// CLOCK: readings of the databases' clocks, from an append-only file that was rewritten without RDB preamble.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -30,6 +32,9 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 .deadline_ms(now_ms(), "cache.replay")?,
         };
         hold_gone(ctx, name, deadline);
+    } else if words[0].eq_ignore_ascii_case(b"DROP") {
+        let [_, name] = args.exactly::<2>()?;
+        reclaim::reclaim_if_gone(ctx, name);
     } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
         let mut cursor = Cursor::new(&words[1..]);
         while cursor.left() > 0 {

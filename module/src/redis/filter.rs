@@ -164,9 +164,17 @@ fn is_own(argv: &mut [*mut raw::RedisModuleString]) -> bool {
 pub(crate) fn reclaim_command(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     for name in args.iter() {
-        reclaim::reclaim_key(ctx, name);
+        for dropped_in in reclaim::reclaim_key(ctx, name) {
+            if ctx.is_script() {
+                // A replica gets the script's commands as one MULTI block: they pass its filter before the
+                // invalidation among them is executed. So it is told where the key had to go.
+                ctx.select(dropped_in);
+                let word = OwnedStr::new(b"DROP");
+                ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
+            }
+        }
     }
-    if under_pressure() {
+    if under_pressure() && !ctx.is_script() {
         reclaim::slice(ctx, || !under_pressure());
     }
     ctx.select(db);

@@ -1,6 +1,7 @@
 //! Giving back the memory of gone entries, without ever holding the server up.
 //!
-//! A small invalidation is reclaimed inside its command. A larger one leaves a backlog, on which work: a timer, in
+//! A small invalidation is reclaimed inside its command, except inside MULTI and scripts, where what the rest of the
+//! block finds must not depend on a count that differs between nodes. A larger one leaves a backlog, on which work: a timer, in
 //! slices of `reclaim-budget-us`; every CACHE.SET, four entries each; and, while memory is short, every command
 //! ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for itself:
 //! nothing of this is replicated.
@@ -32,7 +33,8 @@ const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     let db = ctx.db();
-    if dropped <= state::with(|state| state.config.reclaim_inline).into() {
+    let is_small = dropped <= state::with(|state| state.config.reclaim_inline).into();
+    if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
     if !state::with(|state| state.database(db).index.has_backlog()) {
@@ -131,25 +133,33 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
     }
 }
 
-/// Removes a key in whichever databases it holds a gone entry. For [`filter`].
-pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) {
-    for db in state::with(|state| state.backlogged()) {
+/// Removes a key in whichever databases it holds a gone entry, and returns those. The context must not be a client's.
+pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) -> Vec<u32> {
+    let mut databases = state::with(|state| state.backlogged());
+    databases.retain(|&db| {
         ctx.select(db);
-        let key = ctx.open(name, Mode::Upkeep);
-        let Kind::Entry(entry) = key.kind() else {
-            continue;
-        };
-        let gone = entry.slot().map(Slot).filter(|&slot| {
-            state::with(|state| {
-                let index = &state.database(db).index;
-                index.holds(slot, entry.handle()) && index.is_gone(slot)
-            })
-        });
-        drop(key);
-        if let Some(slot) = gone {
-            reclaim_one(ctx, db, slot);
-        }
+        reclaim_if_gone(ctx, name)
+    });
+    databases
+}
+
+/// Removes a key of the context's database if it holds a gone entry.
+pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
+    let key = ctx.open(name, Mode::Upkeep);
+    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+        return false;
+    };
+    let gone = entry.slot().map(Slot).filter(|&slot| {
+        state::with(|state| {
+            let index = &state.database(db).index;
+            index.holds(slot, entry.handle()) && index.is_gone(slot)
+        })
+    });
+    drop(key);
+    if let Some(slot) = gone {
+        reclaim_one(ctx, db, slot);
     }
+    gone.is_some()
 }
 
 /// Works until nothing is left, `enough` says so, or the budget of a slice is used up. The context must not be a
