@@ -12,9 +12,12 @@
 //! - `TAGCACHE_ALL_ENGINES=1`: run every test on every engine, not only those about differences.
 #![forbid(unsafe_code)]
 
+mod builder;
 mod engine;
 pub mod look;
 pub mod payload;
+mod process;
+mod reply;
 mod resp;
 mod rng;
 mod server;
@@ -23,8 +26,11 @@ pub mod stream;
 pub mod traffic;
 mod wait;
 
+pub use builder::{ServerBuilder, module_path, panic_module_path};
 pub use engine::{Engine, engines, for_all_engines, for_each_engine, on_both_protocols};
-pub use resp::{RawClient, Reply, ToArg};
+pub use process::free_port;
+pub use reply::Reply;
+pub use resp::{RawClient, ToArg};
 pub use rng::Rng;
-pub use server::{Server, ServerBuilder, free_port, module_path, panic_module_path};
+pub use server::Server;
 pub use wait::{DEADLINE, wait_until};

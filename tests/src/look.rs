@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::resp::{RawClient, Reply};
+use crate::reply::Reply;
+use crate::resp::RawClient;
 use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
 use crate::{args, call};

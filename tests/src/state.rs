@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::call;
 use crate::look::{Inspected, entry_keys, info_text, inspect, stat};
-use crate::resp::{RawClient, Reply};
+use crate::reply::Reply;
+use crate::resp::RawClient;
 use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::resp::{RawClient, Reply};
+use crate::reply::Reply;
+use crate::resp::RawClient;
 use crate::server::Server;
 
 /// A command as it was propagated.

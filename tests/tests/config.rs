@@ -278,6 +278,7 @@ fn the_module_can_be_loaded_at_runtime_and_not_unloaded_under_its_entries() {
         let server = Server::builder()
             .engine(engine)
             .without_module()
+            .expect_complaints()
             .arg("--enable-module-command", "yes")
             .start();
         let mut client = server.raw();

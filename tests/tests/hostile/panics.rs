@@ -21,7 +21,7 @@ fn with_panicking_module(test: impl Fn(&mut Server, &mut RawClient)) {
         let mut server = Server::builder()
             .engine(engine)
             .module(&module)
-            .expect_panics()
+            .expect_complaints()
             .start();
         let mut client = server.raw();
         call!(client, "CACHE.SET", "kept", "value", "TAGS", 1, "kept");

@@ -99,7 +99,7 @@ fn reads_as_zero(bytes: &[u8]) -> bool {
 #[test]
 fn every_truncated_payload_is_refused_and_nothing_changes() {
     for_each_engine(|engine| {
-        let server = Server::builder().engine(engine).start();
+        let server = Server::builder().engine(engine).expect_complaints().start();
         let mut client = guards(&server);
         let originals = originals(&mut client);
         let before = Snapshot::take(&server, &[0, 1], &[b"a"]);
@@ -147,7 +147,7 @@ fn every_truncated_payload_is_refused_and_nothing_changes() {
 #[test]
 fn thousands_of_damaged_payloads_harm_nothing_else() {
     for_each_engine(|engine| {
-        let server = Server::builder().engine(engine).start();
+        let server = Server::builder().engine(engine).expect_complaints().start();
         let mut client = guards(&server);
         let originals = originals(&mut client);
         call!(client, "FLUSHDB");
@@ -236,7 +236,7 @@ fn restored_entries_are_entries(server: &Server, client: &mut RawClient) {
 #[test]
 fn a_payload_of_another_type_or_encoding_version_is_refused() {
     for_each_engine(|engine| {
-        let server = Server::builder().engine(engine).start();
+        let server = Server::builder().engine(engine).expect_complaints().start();
         let mut client = guards(&server);
         let original = originals(&mut client).remove(1);
         let before = Snapshot::take(&server, &[0, 1], &[]);
