@@ -149,16 +149,11 @@ fn a_command_stands_in_the_categories_that_fit() {
             "servers from 7.4 on know categories of modules"
         );
         if has_own {
-            let commands: Vec<_> = call!(admin, "ACL", "CAT", "cache")
-                .items()
-                .iter()
-                .map(Reply::text)
-                .collect();
-            for command in ["cache.set", "cache.get", "cache.invalidate", "cache.stats"] {
-                assert!(commands.iter().any(|c| c == command), "{commands:?}");
-            }
             let mut cache = user(&server, "cache", &["allkeys", "-@all", "+@cache"]);
             assert_eq!(call!(cache, "CACHE.SET", "key", "v"), Reply::ok());
+            assert_eq!(call!(cache, "CACHE.GET", "key"), Reply::bulk("v"));
+            assert_eq!(call!(cache, "CACHE.INVALIDATE", "tag"), Reply::Int(0));
+            assert!(!call!(cache, "CACHE.STATS").is_error());
             denied(&call!(cache, "SET", "other", "v"));
         }
     });
