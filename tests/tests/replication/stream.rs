@@ -291,3 +291,34 @@ fn a_transaction_and_a_script_replicate_each_write_once() {
         assert_eq!(names, ["cache.set", "cache.invalidate", "cache.set"]);
     });
 }
+
+#[test]
+fn a_command_that_fails_on_an_expired_gone_key_is_not_replicated() {
+    for_each_engine(|engine| {
+        let (server, mut client, mut stream) = listening(engine, &[]);
+        call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
+        for command in [
+            &["RENAME", "key", "other"][..],
+            &["RENAMENX", "key", "other"],
+            &["EXISTS", "key"],
+            &["GET", "key"],
+            &["COPY", "key", "other"],
+        ] {
+            call!(client, "CACHE.SET", "key", "v", "PXAT", 1, "TAGS", 1, "a");
+            seen(&mut stream, &server);
+            let queued = [
+                vec!["MULTI"],
+                vec!["CACHE.INVALIDATE", "a"],
+                command.to_vec(),
+                vec!["EXEC"],
+            ];
+            let replies = client.pipeline(&queued);
+            assert_eq!(replies[3].items()[0], Reply::Int(1));
+            let seen = seen(&mut stream, &server);
+            assert_eq!(seen[0], ["cache.invalidate", "a"]);
+            let name = command[0].to_lowercase();
+            let failed = seen.iter().any(|command| command[0] == name);
+            assert!(!failed, "{command:?} did nothing: {seen:?}");
+        }
+    });
+}
