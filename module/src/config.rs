@@ -30,6 +30,21 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// With the limits of tags as wide as any node may have set them: what a primary or a log says was accepted there.
+    pub(crate) fn without_limits(mut self) -> Self {
+        for setting in &SETTINGS {
+            if matches!(
+                setting.name.to_bytes(),
+                b"max-tag-bytes" | b"max-tags-per-entry"
+            ) {
+                (setting.set)(&mut self, setting.max);
+            }
+        }
+        self
+    }
+}
+
 /// One setting: the server shows it as `tagcache.<name>`.
 #[derive(Debug)]
 pub(crate) struct Setting {

@@ -35,3 +35,10 @@ pub(crate) enum Error {
     #[error("ERR internal error")]
     Internal,
 }
+
+impl Error {
+    /// Whether a limit of this node's configuration is the reason.
+    pub(crate) const fn is_limit(&self) -> bool {
+        matches!(self, Self::TooManyTags { .. } | Self::TagTooLong { .. })
+    }
+}

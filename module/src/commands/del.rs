@@ -18,6 +18,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let db = ctx.db();
     let mut removed = 0;
+    let mut any = false;
     for name in args.iter() {
         let mut key = ctx.open(name, Mode::Write);
         let Kind::Entry(entry) = key.kind() else {
@@ -25,6 +26,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         };
         let was_visible = state::with(|state| own_slot(state.database(db), entry).is_some());
         key.delete();
+        any = true;
         drop(key);
         ctx.signal_modified(name);
         if was_visible {
@@ -36,7 +38,9 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         state.parked.clear();
         state.database(db).counters.deletes += removed;
     });
-    if removed > 0 {
+    // Also where only gone entries were there: a replica may not have reclaimed them yet, and what follows in a MULTI
+    // block must find the same there.
+    if any {
         ctx.replicate_verbatim();
     }
     ctx.reply_integer(removed as i64);

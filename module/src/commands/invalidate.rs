@@ -20,13 +20,15 @@ pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
     let words = args.words(1, &mut storage)?;
     access::check_all(ctx, args, Access::Write)?;
     let db = ctx.db();
+    let config = state::with(|state| state.config);
+    let tags = match Cursor::new(words).rest_as_tags(&config) {
+        Err(error) if error.is_limit() && ctx.is_replay() => words,
+        tags => tags?,
+    };
     let dropped = state::with(|state| {
-        let tags = Cursor::new(words).rest_as_tags(&state.config)?;
-        Ok(state
-            .database(db)
-            .invalidate(tags.iter().copied(), now_ms())
-            .dropped)
-    })?;
+        let database = state.database(db);
+        database.invalidate(tags.iter().copied(), now_ms()).dropped
+    });
     ctx.replicate_verbatim();
     reclaim::after_invalidation(ctx, dropped);
     ctx.reply_integer(dropped as i64);

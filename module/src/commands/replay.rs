@@ -1,4 +1,4 @@
-use crate::args::{Cursor, Ttl, parse_i64};
+use crate::args::{Cursor, Ttl};
 use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
@@ -6,7 +6,11 @@ use crate::redis::sizes::cost;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CACHE.REPLAY DROP key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
+/// More databases than any server has.
+const MAX_DATABASES: u32 = 1 << 20;
+
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CACHE.REPLAY DROP key`,
+/// `CACHE.REPLAY REFUSE key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
 /// and an append-only file may say it.
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
@@ -14,6 +18,8 @@ use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 /// MULTI: they were queued before they could see that the key is gone (see `redis/filter.rs`).
 ///
 /// DROP: the commands that follow were run by a script, before which a gone entry under this key was removed.
+///
+/// REFUSE: the entry that arrives next under this key, by RESTORE, is gone: one of its tags was invalidated just before.
 ///
 /// CLOCK: readings of the databases' clocks, from an append-only file that was rewritten without RDB preamble.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -35,14 +41,19 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     } else if words[0].eq_ignore_ascii_case(b"DROP") {
         let [_, name] = args.exactly::<2>()?;
         reclaim::reclaim_if_gone(ctx, name);
+    } else if words[0].eq_ignore_ascii_case(b"REFUSE") {
+        let [_, name] = args.exactly::<2>()?;
+        let db = ctx.db();
+        state::with(|state| state.refused = Some((db, name.bytes().to_vec())));
     } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
         let mut cursor = Cursor::new(&words[1..]);
         while cursor.left() > 0 {
-            let db = parse_i64(cursor.next()?)
-                .and_then(|db| u16::try_from(db).ok())
-                .ok_or(Error::NotAnInteger)?;
+            let db = u32::try_from(cursor.next_i64()?)
+                .ok()
+                .filter(|&db| db < MAX_DATABASES);
+            let db = db.ok_or(Error::NotAnInteger)?;
             let reading = u64::try_from(cursor.next_i64()?).map_err(|_| Error::NotAnInteger)?;
-            state::with(|state| state.database(db.into()).clock.restore(reading));
+            state::with(|state| state.database(db).clock.restore(reading));
         }
     } else {
         return Err(Error::Syntax);

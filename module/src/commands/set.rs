@@ -89,7 +89,12 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
     let config = state::with(|state| state.config);
-    let asked = parse(words, &config)?;
+    let asked = match parse(words, &config) {
+        Err(error) if error.is_limit() && ctx.is_replay() => {
+            parse(words, &config.without_limits())?
+        }
+        parsed => parsed?,
+    };
     let times = times(ctx, &asked, config.default_ttl_ms)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);

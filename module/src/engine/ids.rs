@@ -97,6 +97,18 @@ impl Ids {
         }
     }
 
+    /// How many ids are in at least one of these.
+    pub(super) fn count_union<'a>(sets: impl Iterator<Item = &'a Self>) -> u64 {
+        let mut union = RoaringBitmap::new();
+        for set in sets {
+            match set {
+                Self::Few(ids) => union.extend(ids.iter().copied()),
+                Self::Many(many) => union |= &many.ids,
+            }
+        }
+        union.len()
+    }
+
     #[cfg(test)]
     pub(super) fn contains(&self, id: u32) -> bool {
         match self {

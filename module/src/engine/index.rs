@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
+use super::ids::Ids;
 use super::lists::{ListRef, Lists};
 use super::slots::{Slot, Slots};
 use super::table::TagTable;
@@ -122,6 +123,31 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn insert(&mut self, entry: E, tags: &[&[u8]], bytes: u64, hits: u32) -> Slot {
         let lists = self.lists_for(tags);
         let slot = self.slots.insert(entry, hits, &lists);
+        for list in lists {
+            self.enlist(list, slot, bytes);
+        }
+        self.bytes += bytes;
+        slot
+    }
+
+    /// As [`Index::insert`], in a slot that was vacated just before, or above it: for an entry that takes the name of
+    /// another, so that a scan in progress of a tag which both carry does not miss it.
+    pub(crate) fn insert_near(
+        &mut self,
+        place: Option<Slot>,
+        entry: E,
+        tags: &[&[u8]],
+        bytes: u64,
+        hits: u32,
+    ) -> Slot {
+        let Some(place) = place else {
+            return self.insert(entry, tags, bytes, hits);
+        };
+        let lists = self.lists_for(tags);
+        let slot = self
+            .slots
+            .insert_at(place, entry, hits, &lists)
+            .unwrap_or_else(|| self.slots.insert_above(place, entry, hits, &lists));
         for list in lists {
             self.enlist(list, slot, bytes);
         }
@@ -490,9 +516,20 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.len()
     }
 
-    /// Gone entries that wait to be reclaimed. An entry dropped through two tags counts twice until then.
+    /// Gone entries that wait to be reclaimed.
+    ///
+    /// Exact while no more than 64 invalidations wait; beyond, an entry that was dropped through two tags counts twice.
+    /// O(1) for one, and for several O(slots / 64): the bitmaps are united.
     pub(crate) fn backlog(&self) -> u64 {
-        (self.stale_pairs + self.flushed).min(self.slots.len() as u64)
+        /// Lists that are united to count an entry in several of them once.
+        const UNITED: usize = 64;
+        let stale = match self.backlog.len() {
+            2..=UNITED => {
+                Ids::count_union(self.backlog.iter().map(|&list| &self.lists.get(list).ids))
+            }
+            _ => self.stale_pairs,
+        };
+        (stale + self.flushed).min(self.slots.len() as u64)
     }
 
     /// Entries that can be seen.

@@ -120,6 +120,41 @@ impl PageMap {
         self.take(number, true)
     }
 
+    /// Takes this very id, if it is free and its page has room for entries of this kind, or can be made so.
+    pub(super) fn allocate_at(&mut self, id: u32, kind: u8) -> Option<Allocated> {
+        let number = page_of(id);
+        while self.pages.len() <= number {
+            self.vacant.push(self.pages.len() as u32);
+            self.pages.push(None);
+        }
+        if self.open.len() <= kind as usize {
+            self.open.resize_with(kind as usize + 1, Vec::new);
+        }
+        let new_page = self.pages[number].is_none();
+        if new_page {
+            let at = self
+                .vacant
+                .iter()
+                .rposition(|&vacant| vacant as usize == number)?;
+            self.vacant.swap_remove(at);
+            self.open_page(number as u32, kind);
+        }
+        let page = self.pages[number].as_mut()?;
+        let (word, bit) = (offset_of(id) / 64, offset_of(id) % 64);
+        if page.kind < kind || page.used[word] & (1 << bit) != 0 {
+            return None;
+        }
+        page.used[word] |= 1 << bit;
+        page.live += 1;
+        self.live += 1;
+        if page.live as usize == PAGE {
+            let (kind, at) = (page.kind, page.open_at);
+            page.open_at = FULL;
+            self.close(kind, at);
+        }
+        Some(Allocated { id, new_page })
+    }
+
     fn add_page(&mut self, kind: u8) -> u32 {
         let number = self.vacant.pop().unwrap_or_else(|| {
             self.pages.push(None);

@@ -106,6 +106,18 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.fill(allocated, entry, hits, lists)
     }
 
+    /// As [`Slots::insert`], with this very number, if it is free and its page has room for so many lists.
+    pub(super) fn insert_at(
+        &mut self,
+        slot: Slot,
+        entry: E,
+        hits: u32,
+        lists: &[u32],
+    ) -> Option<Slot> {
+        let allocated = self.map.allocate_at(slot.0, kind_of(lists))?;
+        Some(self.fill(allocated, entry, hits, lists))
+    }
+
     fn fill(&mut self, allocated: Allocated, entry: E, hits: u32, lists: &[u32]) -> Slot {
         let number = page_of(allocated.id);
         if allocated.new_page {

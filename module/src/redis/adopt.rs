@@ -46,7 +46,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
         // RENAME and MOVE: the object that `unlink` has just seen.
         state::with(|state| {
             let parked = &state.parked;
-            (parked.entry == Some(entry.handle())).then(|| parked.tags[..parked.tag_count].to_vec())
+            (parked.entry == Some(entry.handle())).then(|| parked.tags())
         })
     };
     let Some(tags) = tags else {
@@ -72,20 +72,19 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
     let adopted = NewEntry::new(parts);
     let entry = adopted.as_entry();
     let bytes = sizes::cost(entry);
-    let too_late =
-        arrival == Arrival::Restored && !ctx.is_replay() && invalidated_lately(db, &tags);
+    let too_late = arrival == Arrival::Restored && is_refused(ctx, db, name, &tags);
     state::with(|state| {
+        // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
+        // must not miss it: it goes to the same place, or above.
+        let place = state.parked.vacated(db, name.bytes());
         let index = &mut state.database(db).index;
         let slot = if too_late {
             index.insert_gone(entry.handle(), bytes)
         } else {
             let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-            index.insert(entry.handle(), &tags, bytes, hits)
+            index.insert_near(place, entry.handle(), &tags, bytes, hits)
         };
         entry.set_indexed(slot.0);
-        if too_late {
-            state.condemned.push((db, name.bytes().to_vec()));
-        }
         state.parked.clear();
     });
     key.replace(adopted);
@@ -93,6 +92,21 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
     if too_late {
         reclaim::arm(ctx);
     }
+}
+
+/// Whether an entry that arrives by RESTORE came too late. A primary decides, and says so in front of the RESTORE; its
+/// replicas, and a log that is being loaded, do as it said, whatever their own clocks say.
+fn is_refused(ctx: &Context<'_>, db: u32, name: Str<'_>, tags: &[Vec<u8>]) -> bool {
+    if ctx.is_replica() || ctx.is_loading() {
+        let refused = state::with(|state| state.refused.take());
+        return refused.is_some_and(|(refused_db, key)| refused_db == db && key == name.bytes());
+    }
+    let too_late = invalidated_lately(db, tags);
+    if too_late {
+        let word = OwnedStr::new(b"REFUSE");
+        ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
+    }
+    too_late
 }
 
 fn invalidated_lately(db: u32, tags: &[Vec<u8>]) -> bool {

@@ -71,6 +71,11 @@ impl Context<'_> {
             != 0
     }
 
+    /// Whether this server has a primary.
+    pub(crate) fn is_replica(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0
+    }
+
     /// Whether this server has a primary, or an append-only file.
     pub(crate) fn is_replica_or_logs(&self) -> bool {
         self.flags() & (raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF) != 0

@@ -111,9 +111,9 @@ fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         let database = state.database(db);
         let gone = database.index.has_backlog() && database.index.is_gone(slot);
         if gone {
-            place.set(entry.handle(), db, entry.key(), std::iter::empty());
+            place.set(entry, db, slot, std::iter::empty());
         } else {
-            place.set(entry.handle(), db, entry.key(), database.index.tags(slot));
+            place.set(entry, db, slot, database.index.tags(slot));
         }
         place.was_gone = gone;
         let removed = database.index.remove(slot, sizes::cost(entry));

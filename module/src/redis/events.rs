@@ -85,9 +85,8 @@ unsafe extern "C" fn keyspace(
 /// Counts an expiry or eviction, if what left last was a visible entry of this name.
 fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters)) {
     state::with(|state| {
-        if state.parked.is(key.bytes()) {
+        if let Some(db) = state.parked.db_of(key.bytes()) {
             if !state.parked.was_gone {
-                let db = state.parked.db;
                 count(&mut state.database(db).counters);
             }
             state.parked.clear();
@@ -111,10 +110,8 @@ unsafe extern "C" fn flush(
         let taken: Vec<_> = state::with(|state| {
             state.parked.clear();
             if let Ok(flushed) = u32::try_from(info.dbnum) {
-                state.condemned.retain(|&(db, _)| db != flushed);
                 vec![state.database(flushed).take_index()]
             } else {
-                state.condemned.clear();
                 state.databases_mut().map(Database::take_index).collect()
             }
         });

@@ -162,6 +162,10 @@ fn is_own(argv: &mut [*mut raw::RedisModuleString]) -> bool {
 /// memory is short, as many others as fit into one slice. Never replicated. Harmless if called by hand.
 #[allow(clippy::unnecessary_wraps, reason = "all commands have this form")]
 pub(crate) fn reclaim_command(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if in_transaction() {
+        ctx.reply_ok(); // Called by hand inside MULTI, where gone keys stay where they are.
+        return Ok(());
+    }
     let db = ctx.db();
     for name in args.iter() {
         for dropped_in in reclaim::reclaim_key(ctx, name) {

@@ -224,7 +224,6 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let ctx = unsafe { Context::from_raw(ctx) };
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
-        remove_condemned(&ctx);
         slice(&ctx, || false);
         state::with(|state| state.has_backlog()).then_some(1)
     });
@@ -235,27 +234,4 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
         }
         None => filter::remove(&ctx),
     });
-}
-
-/// Removes what arrived too late here and, since replicas took it for good, there.
-fn remove_condemned(ctx: &Context<'_>) {
-    for (db, name) in state::with(|state| std::mem::take(&mut state.condemned)) {
-        ctx.select(db);
-        let name = OwnedStr::new(&name);
-        let key = ctx.open(name.as_str(), Mode::Upkeep);
-        let Kind::Entry(entry) = key.kind() else {
-            continue;
-        };
-        let gone = entry
-            .slot()
-            .is_none_or(|slot| state::with(|state| state.database(db).index.is_gone(Slot(slot))));
-        if gone {
-            let mut key = key;
-            key.delete();
-            drop(key);
-            ctx.signal_modified(name.as_str());
-            ctx.replicate(c"UNLINK", &[name.as_str()]);
-        }
-    }
-    state::with(|state| state.parked.clear());
 }

@@ -19,8 +19,8 @@ pub(crate) struct State {
     pub(crate) clocks_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
-    /// Entries that arrived too late, to be removed here and on the replicas: database and key.
-    pub(crate) condemned: Vec<(u32, Vec<u8>)>,
+    /// The primary refused the entry that comes next by RESTORE: database and key.
+    pub(crate) refused: Option<(u32, Vec<u8>)>,
 }
 
 /// The entry that `unlink` saw last.
@@ -30,46 +30,81 @@ pub(crate) struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
     pub(crate) entry: Option<Handle>,
-    pub(crate) db: u32,
-    pub(crate) key: Vec<u8>,
-    /// Number and bytes of the tags, one after the other.
-    pub(crate) tags: Vec<Vec<u8>>,
-    pub(crate) tag_count: usize,
     pub(crate) was_gone: bool,
+    tags: Vec<Vec<u8>>,
+    tag_count: usize,
+    /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
+    /// the old.
+    places: [Vacated; 2],
+}
+
+/// The slot that an entry of this name had.
+#[derive(Debug, Default)]
+struct Vacated {
+    db: u32,
+    slot: u32,
+    key: Vec<u8>,
+}
+
+/// Puts bytes into a buffer that is used again and again, and does not keep a large one for small contents.
+fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    const KEPT: usize = 1024;
+    if buffer.capacity() > KEPT && bytes.len() <= KEPT {
+        *buffer = Vec::new();
+    }
+    buffer.clear();
+    buffer.extend_from_slice(bytes);
 }
 
 impl Parked {
-    /// Remembers an entry that leaves the keyspace. The buffers are reused: this runs for every expiry and eviction.
+    /// Remembers an entry that leaves the keyspace. This runs for every expiry and eviction, hence the buffers.
     pub(crate) fn set<'t>(
         &mut self,
-        entry: Handle,
+        entry: Entry<'_>,
         db: u32,
-        key: &[u8],
+        slot: Slot,
         tags: impl Iterator<Item = &'t [u8]>,
     ) {
-        self.entry = Some(entry);
-        self.db = db;
-        self.key.clear();
-        self.key.extend_from_slice(key);
+        const KEPT: usize = 16;
+        self.entry = Some(entry.handle());
+        self.places.swap(0, 1);
+        self.places[0].db = db;
+        self.places[0].slot = slot.0;
+        refill(&mut self.places[0].key, entry.key());
         self.tag_count = 0;
         for tag in tags {
             if self.tags.len() == self.tag_count {
                 self.tags.push(Vec::new());
             }
-            let buffer = &mut self.tags[self.tag_count];
-            buffer.clear();
-            buffer.extend_from_slice(tag);
+            refill(&mut self.tags[self.tag_count], tag);
             self.tag_count += 1;
         }
+        self.tags.truncate(self.tag_count.max(KEPT));
     }
 
-    /// Forgets it. Called by what removes entries itself, so that no later event is taken for theirs.
+    /// Forgets the entry, though not its place. Called by what removes entries itself, so that no later event is taken
+    /// for theirs.
     pub(crate) fn clear(&mut self) {
         self.entry = None;
     }
 
-    pub(crate) fn is(&self, key: &[u8]) -> bool {
-        self.entry.is_some() && self.key == key
+    /// The tags of the entry that was seen last.
+    pub(crate) fn tags(&self) -> Vec<Vec<u8>> {
+        self.tags[..self.tag_count].to_vec()
+    }
+
+    /// The database of the entry that was seen last, if this was its name.
+    pub(crate) fn db_of(&self, key: &[u8]) -> Option<u32> {
+        let last = &self.places[0];
+        (self.entry.is_some() && last.key == key).then_some(last.db)
+    }
+
+    /// The slot that an entry of this name had just before.
+    pub(crate) fn vacated(&self, db: u32, key: &[u8]) -> Option<Slot> {
+        let mut places = self.places.iter();
+        places
+            .find(|place| place.db == db && place.key == key)
+            .map(|place| Slot(place.slot))
     }
 }
 
@@ -104,13 +139,6 @@ impl State {
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
-        for (number, _) in &mut self.condemned {
-            *number = match *number {
-                n if n == first => second,
-                n if n == second => first,
-                n => n,
-            };
-        }
     }
 
     /// The database whose index holds this entry: `hint` if it is known, else a search.
@@ -135,7 +163,7 @@ impl State {
 
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
-        !self.condemned.is_empty() || self.databases().any(|(_, db)| db.index.has_backlog())
+        self.databases().any(|(_, db)| db.index.has_backlog())
     }
 }
 
