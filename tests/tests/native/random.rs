@@ -162,7 +162,16 @@ fn random_operations(seed: u64, module_args: &[&str]) {
         for number in 0..BATCHES {
             let groups = batch(&mut rng, &world);
             run(&mut client, &mut world, &groups);
-            with_backlog += i32::from(stat(&mut client, "reclaim_backlog") > 0);
+            let stats = call!(client, "CACHE.STATS");
+            with_backlog += i32::from(stats.field("reclaim_backlog").int() > 0);
+            let visible = world.database().entries().count();
+            // What is expired counts until the server comes across it.
+            let most = visible + world.database().expired.len();
+            let entries = stats.field("entries").int() as usize;
+            assert!(
+                (visible..=most).contains(&entries),
+                "{entries} entries, expected {visible} to {most}"
+            );
             if number % 40 == 0 {
                 check(&server, &mut client, &mut world);
             }

@@ -227,7 +227,13 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
         Operation::CacheFlush => {
             let expired = database.expired.len() as i64;
             let flushed = database.flush_entries();
-            matches!(reply, Reply::Int(n) if (flushed..=flushed + expired).contains(n))
+            let right = matches!(reply, Reply::Int(n) if (flushed..=flushed + expired).contains(n));
+            assert!(
+                right,
+                "CACHE.FLUSH: {reply:?}, expected {flushed} to {}",
+                flushed + expired
+            );
+            right
         }
         _ => native(database, operation, reply),
     }
