@@ -30,7 +30,8 @@ const fn aligned_size(size: usize, align: usize) -> usize {
 // multiple, larger ones are refused (null), as `GlobalAlloc` allows.
 unsafe impl GlobalAlloc for ServerAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the function pointer is set once, before any other thread exists.
+        // SAFETY: the function pointer is set once, when the server loads the module; no other thread runs the module's
+        // code by then.
         match unsafe { raw::RedisModule_Alloc } {
             _ if layout.align() > ALIGNED => std::ptr::null_mut(),
             // SAFETY: any size may be asked for.
