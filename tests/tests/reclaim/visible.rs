@@ -189,3 +189,56 @@ fn every_database_reclaims_its_own() {
         assert_index_agrees(&server, &[0, 1, 9], &[b"a"]);
     });
 }
+
+#[test]
+fn an_entry_dropped_through_several_tags_counts_once() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let set = |n| {
+            args![
+                "CACHE.SET",
+                format!("key{n}"),
+                "v",
+                "TAGS",
+                3,
+                "a",
+                "b",
+                format!("t{}", n % 10)
+            ]
+        };
+        client.pipeline(&(0..5000).map(set).collect::<Vec<_>>());
+        fill(&mut client, "live", 100, b"value", "live");
+        let queued = [
+            args!["MULTI"],
+            args!["CACHE.INVALIDATE", "t1", "t2"],
+            args!["CACHE.STATS"],
+            args!["CACHE.INVALIDATE", "a", "b"],
+            args!["CACHE.STATS"],
+            args!["CACHE.INVALIDATE", "t3"],
+            args!["CACHE.STATS"],
+            args!["CACHE.FLUSH"],
+            args!["CACHE.STATS"],
+            args!["EXEC"],
+        ];
+        let replies = client.pipeline(&queued);
+        let replies = replies[9].items();
+        assert_eq!(replies[0], Reply::Int(1000));
+        for (at, entries, backlog) in [
+            (1, 4100, 1000),
+            (3, 100, 5000),
+            (5, 100, 5000),
+            (7, 0, 5100),
+        ] {
+            let seen = (
+                replies[at].field("entries").int(),
+                replies[at].field("reclaim_backlog").int(),
+            );
+            assert_eq!(seen, (entries, backlog), "after invalidation {at}");
+        }
+        assert_eq!(replies[6], Reply::Int(100));
+        wait_reclaimed(&mut client);
+        assert_eq!(stat(&mut client, "reclaimed"), 5100);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
+    });
+}
