@@ -125,7 +125,7 @@ fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         (removed.was_gone && !state.removing).then_some(db)
     });
     if let Some(db) = met_gone.filter(|_| filter::in_transaction()) {
-        filter::announce_gone(db, entry.key());
+        filter::met_gone(db, entry.key());
     }
 }
 

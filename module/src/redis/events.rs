@@ -7,6 +7,7 @@ use redis_module::raw;
 use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
 use super::context::{Context, now_ms};
+use super::filter;
 use super::propagation;
 use super::state;
 use super::string::Str;
@@ -73,6 +74,7 @@ unsafe extern "C" fn keyspace(
         match event.to_bytes() {
             b"loaded" => adopt(&ctx, key, Arrival::Loaded),
             b"restore" => adopt(&ctx, key, Arrival::Restored),
+            b"rename_from" | b"move_from" => filter::announce_removed(key),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),

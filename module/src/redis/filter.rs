@@ -16,8 +16,10 @@ use smallvec::SmallVec;
 
 use super::barrier::{Place, guard};
 use super::context::{Context, Mode};
+use super::key::Kind;
 use super::reclaim;
-use super::string::{Args, OwnedStr};
+use super::state;
+use super::string::{Args, OwnedStr, Str};
 use crate::error::Error;
 
 /// The filter while it is installed, and the context that it calls commands with.
@@ -62,23 +64,47 @@ pub(super) fn remove(ctx: &Context<'_>) {
 /// A native command inside MULTI met a gone entry, which the filter could not see: the command was queued before. A
 /// replica, or this server when it loads its append-only file, may have no such key by then, and the command would do
 /// something else there. So it is told, in front of the command, to hold a gone entry under this key.
-pub(super) fn announce_gone(db: u32, name: &[u8]) {
-    let ctx = CONTEXT.load(Ordering::Relaxed);
-    if ctx.is_null() {
+///
+/// What overwrites the key is announced at once, with the TTL that the command may keep. What removes it may be the
+/// server itself, because the key has expired, and then nothing must be announced, or even a command that fails would
+/// be propagated. Of all others only RENAME and MOVE depend on the key, and [`announce_removed`] hears of these.
+pub(super) fn met_gone(db: u32, name: &[u8]) {
+    let Some(ctx) = own_context() else { return };
+    ctx.select(db);
+    let owned = OwnedStr::new(name);
+    let key = ctx.open(owned.as_str(), Mode::Peek);
+    if matches!(key.kind(), Kind::Empty) {
+        state::with(|state| state.removed_gone = Some((db, name.to_vec())));
         return;
     }
-    // SAFETY: made by `install`, and never freed.
-    let ctx = unsafe { Context::from_raw(ctx) };
-    ctx.select(db);
-    let (word, name) = (OwnedStr::new(b"GONE"), OwnedStr::new(name));
-    // Where the key is not removed but overwritten it is still there, and the command may keep its TTL.
-    let deadline = ctx.open(name.as_str(), Mode::Peek).deadline_ms();
-    let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
-    let mut parts = vec![word.as_str(), name.as_str()];
+    let at = key
+        .deadline_ms()
+        .map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
+    let word = OwnedStr::new(b"GONE");
+    let mut parts = vec![word.as_str(), owned.as_str()];
     if let Some((word, ms)) = &at {
         parts.extend([word.as_str(), ms.as_str()]);
     }
     ctx.replicate(c"CACHE.REPLAY", &parts);
+}
+
+/// RENAME or MOVE took a key away: if it was the gone one that [`met_gone`] saw last, that is announced.
+pub(super) fn announce_removed(name: Str<'_>) {
+    let removed = state::with(|state| state.removed_gone.take());
+    let Some((db, _)) = removed.filter(|(_, key)| key == name.bytes()) else {
+        return;
+    };
+    let Some(ctx) = own_context() else { return };
+    ctx.select(db);
+    let word = OwnedStr::new(b"GONE");
+    ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
+}
+
+/// The context of the module's own, made with the first backlog.
+fn own_context<'a>() -> Option<Context<'a>> {
+    let ctx = CONTEXT.load(Ordering::Relaxed);
+    // SAFETY: made by `install`, and never freed.
+    (!ctx.is_null()).then(|| unsafe { Context::from_raw(ctx) })
 }
 
 /// Whether the server is executing a MULTI block.

@@ -19,6 +19,8 @@ pub(crate) struct State {
     pub(crate) clocks_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
+    /// The gone entry that was removed last inside MULTI, by whatever: database and key.
+    pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The primary refused the entry that comes next by RESTORE: database and key.
     pub(crate) refused: Option<(u32, Vec<u8>)>,
 }
