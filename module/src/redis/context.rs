@@ -220,6 +220,12 @@ impl Context<'_> {
     }
 }
 
+/// The time that the running command goes by, unix ms, on servers that tell it (Redis 7.2 and newer, Valkey).
+pub(crate) fn command_time_ms() -> Option<u64> {
+    // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
+    unsafe { redis_module::raw::RedisModule_CachedMicroseconds.map(|now| now() as u64 / 1000) }
+}
+
 /// The time, unix ms.
 pub(crate) fn now_ms() -> u64 {
     // SAFETY: takes nothing.
