@@ -2,6 +2,7 @@
 
 mod aof;
 mod rdb;
+mod replay;
 
 use tagcache_tests::{RawClient, Server, call};
 
