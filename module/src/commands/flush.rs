@@ -8,7 +8,7 @@ use crate::redis::{Args, Context, reclaim, state};
 pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let dropped = state::with(|state| state.database(db).flush().dropped);
+    let dropped = state::with(|state| state.database(db).flush());
     ctx.replicate_verbatim();
     reclaim::after_invalidation(ctx, dropped);
     ctx.reply_integer(dropped as i64);

@@ -27,7 +27,7 @@ pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
     };
     let dropped = state::with(|state| {
         let database = state.database(db);
-        database.invalidate(tags.iter().copied(), now_ms()).dropped
+        database.invalidate(tags.iter().copied(), now_ms())
     });
     ctx.replicate_verbatim();
     reclaim::after_invalidation(ctx, dropped);

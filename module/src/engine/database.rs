@@ -4,13 +4,6 @@ use super::clock::Clock;
 use super::index::Index;
 use super::stats::Counters;
 
-/// What an invalidation did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Invalidation {
-    /// (entry, tag) pairs dropped; for one tag, entries.
-    pub(crate) dropped: u64,
-}
-
 /// Everything the module knows about one Redis database.
 #[derive(Debug)]
 pub(crate) struct Database<E> {
@@ -30,26 +23,26 @@ impl<E> Default for Database<E> {
 }
 
 impl<E: Copy + PartialEq> Database<E> {
-    /// Drops all entries that carry one of these tags. O(tags).
+    /// Drops all entries that carry one of these tags, and returns how many (entry, tag) pairs. O(tags).
     pub(crate) fn invalidate<'a>(
         &mut self,
         tags: impl Iterator<Item = &'a [u8]>,
         now_ms: u64,
-    ) -> Invalidation {
+    ) -> u64 {
         self.clock.tick();
         let dropped = tags.map(|tag| self.index.invalidate(tag, now_ms)).sum();
         self.counters.invalidations += 1;
         self.counters.invalidated += dropped;
-        Invalidation { dropped }
+        dropped
     }
 
-    /// Drops all entries. O(1).
-    pub(crate) fn flush(&mut self) -> Invalidation {
+    /// Drops all entries, and returns how many. O(1).
+    pub(crate) fn flush(&mut self) -> u64 {
         self.clock.tick();
         let dropped = self.index.flush();
         self.counters.invalidations += 1;
         self.counters.invalidated += dropped;
-        Invalidation { dropped }
+        dropped
     }
 
     /// Takes the whole index out, for a native flush, which empties the keyspace by itself. The clock goes on: it

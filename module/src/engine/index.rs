@@ -465,7 +465,9 @@ impl<E: Copy + PartialEq> Index<E> {
             }
             self.backlog.pop_front();
             self.lists.destroy(id);
-            self.shrink_queues();
+            if self.backlog.is_empty() {
+                self.backlog = VecDeque::new(); // Gives its memory back.
+            }
             return Step::Working;
         }
         let Some(from) = self.sweep else {
@@ -501,12 +503,6 @@ impl<E: Copy + PartialEq> Index<E> {
             .or_else(|| ids.range(0).next())?;
         self.reclaim_from = slot;
         Some(Slot(slot))
-    }
-
-    fn shrink_queues(&mut self) {
-        if self.backlog.is_empty() {
-            self.backlog = VecDeque::new();
-        }
     }
 
     // ---- figures ----

@@ -1,10 +1,10 @@
 //! Giving back the memory of gone entries, without ever holding the server up.
 //!
 //! A small invalidation is reclaimed inside its command, except inside MULTI and scripts, where what the rest of the
-//! block finds must not depend on a count that differs between nodes. A larger one leaves a backlog, on which work: a timer, in
-//! slices of `reclaim-budget-us`; every CACHE.SET, four entries each; and, while memory is short, every command
-//! ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for itself:
-//! nothing of this is replicated.
+//! block finds must not depend on a count that differs between nodes. A larger one leaves a backlog, on which work: a
+//! timer, in slices of `reclaim-budget-us`; every CACHE.SET, four entries each; and, while memory is short, every
+//! command ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for
+//! itself: nothing of this is replicated.
 
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
@@ -58,9 +58,11 @@ pub(crate) fn help(ctx: &Context<'_>) {
     }
 }
 
-/// Frees up to so many entries of the context's database.
+/// Frees up to so many entries of the context's database. Bookkeeping on the way is bounded as well: after a flush, there
+/// may be very many lists between one entry and the next. What is left is the timer's.
 fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     let mut freed = 0;
+    let mut bookkeeping = limit.saturating_mul(16).saturating_add(1024);
     loop {
         match state::with(|state| state.database(db).index.reclaim_step()) {
             Step::Gone(_) if freed == limit => return,
@@ -68,7 +70,8 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
                 reclaim_one(ctx, db, slot);
                 freed += 1;
             }
-            Step::Working => {}
+            Step::Working if bookkeeping == 0 => return,
+            Step::Working => bookkeeping -= 1,
             Step::Idle => return,
         }
     }
