@@ -39,3 +39,5 @@
 //! `module/COMMANDS.md` in the repository is the reference of all commands, and the example `packages` of
 //! this crate a whole program (`make run` in the repository's root runs it).
 #![forbid(unsafe_code)]
+
+pub mod local;
