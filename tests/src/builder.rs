@@ -24,6 +24,7 @@ pub struct ServerBuilder {
     pub(crate) module: Option<PathBuf>,
     pub(crate) module_args: Vec<String>,
     pub(crate) file: Option<String>,
+    pub(crate) rdb: Option<PathBuf>,
     pub(crate) args: Vec<(String, Vec<String>)>,
     pub(crate) complaints: Complaints,
 }
@@ -41,6 +42,7 @@ impl ServerBuilder {
             module: Some(module_path()),
             module_args: Vec::new(),
             file: None,
+            rdb: None,
             args: Vec::new(),
             complaints: Complaints::Fail,
         };
@@ -105,6 +107,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Starts with the dataset of this RDB file, which is copied.
+    #[must_use]
+    pub fn rdb(mut self, path: impl Into<PathBuf>) -> Self {
+        self.rdb = Some(path.into());
+        self
+    }
+
     /// Loads no module.
     #[must_use]
     pub fn without_module(mut self) -> Self {
@@ -144,6 +153,10 @@ impl ServerBuilder {
     /// When it neither answers nor ends.
     pub fn try_start(self) -> Result<Server, String> {
         let dir = TempDir::new();
+        if let Some(rdb) = &self.rdb {
+            std::fs::copy(rdb, dir.path().join("dump.rdb"))
+                .unwrap_or_else(|e| panic!("cannot copy {}: {e}", rdb.display()));
+        }
         let mut attempts = 0;
         loop {
             let port = free_port();

@@ -1,6 +1,7 @@
 //! What is saved comes back: RDB, AOF with and without preamble, after an orderly end and after none.
 
 mod aof;
+mod fixtures;
 mod rdb;
 mod replay;
 
