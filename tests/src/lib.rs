@@ -14,6 +14,7 @@
 
 mod builder;
 mod engine;
+pub mod fetch;
 pub mod look;
 pub mod payload;
 mod process;

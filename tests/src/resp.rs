@@ -60,6 +60,12 @@ macro_rules! call {
     ($client:expr, $($arg:expr),+ $(,)?) => { $client.call(&[$($crate::ToArg::to_arg(&$arg)),+]) };
 }
 
+/// Sends one command of any mix of strings, bytes and numbers through a [`RawClient`], and does not wait for its reply.
+#[macro_export]
+macro_rules! send {
+    ($client:expr, $($arg:expr),+ $(,)?) => { $client.send(&[$($crate::ToArg::to_arg(&$arg)),+]) };
+}
+
 /// A connection that speaks the protocol and nothing more.
 #[derive(Debug)]
 pub struct RawClient {

@@ -31,7 +31,7 @@ fn holds_the_dataset_of_encoding_1(server: &Server, client: &mut RawClient) {
     assert_eq!(call!(client, "CACHE.GET", "plain"), Reply::bulk("value"));
     assert!(text_tags(client, b"plain").is_empty());
     assert_eq!(text_tags(client, b"tagged"), ["a", "b"]);
-    let tagged = inspect(client, "tagged").unwrap();
+    let tagged = inspect(client, "tagged").expect("it is in the file");
     assert_eq!((tagged.hits, tagged.expires), (3, false));
     let timed = call!(client, "CACHE.INSPECT", "timed");
     assert!(
@@ -45,7 +45,7 @@ fn holds_the_dataset_of_encoding_1(server: &Server, client: &mut RawClient) {
         call!(client, "CACHE.GET", b"bin\0\r\n\xff"),
         Reply::bulk(all)
     );
-    let binary = inspect(client, b"bin\0\r\n\xff").unwrap();
+    let binary = inspect(client, b"bin\0\r\n\xff").expect("it is in the file");
     assert_eq!(
         binary.tags,
         [b"\0\xff\r\n".to_vec(), "t".repeat(512).into_bytes()]

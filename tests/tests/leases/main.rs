@@ -1,0 +1,18 @@
+//! Leases: one caller loads, the others wait or are served stale, and what was read too early is never written.
+
+mod counted;
+mod fetch;
+mod interleaved;
+mod lost;
+mod memory;
+mod race;
+mod refused;
+mod replicated;
+mod reshaped;
+mod stampede;
+mod unblocked;
+mod wait;
+
+const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+const SYNTAX: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";

@@ -1,0 +1,144 @@
+//! Leases and the marks of invalidated tags take bounded memory, and give it back.
+
+use tagcache_tests::look::{info, stat, wait_reclaimed};
+use tagcache_tests::{DEADLINE, RawClient, Server, args, call, for_each_engine, wait_until};
+
+fn used(client: &mut RawClient) -> i64 {
+    info(client, "used_memory")
+}
+
+/// Sends a command for each number, in pipelines.
+fn each(client: &mut RawClient, count: usize, command: impl Fn(usize) -> Vec<Vec<u8>>) {
+    let numbers: Vec<usize> = (0..count).collect();
+    for numbers in numbers.chunks(10_000) {
+        let commands: Vec<_> = numbers.iter().map(|n| command(*n)).collect();
+        for reply in client.pipeline(&commands) {
+            assert!(!reply.is_error(), "{reply:?}");
+        }
+    }
+}
+
+/// What a fresh server holds once its connection's buffers have grown.
+fn start(client: &mut RawClient) -> i64 {
+    each(client, 10_000, |n| {
+        args!["CACHE.FETCH", format!("a key that nobody loads {n}")]
+    });
+    used(client)
+}
+
+#[test]
+fn two_hundred_thousand_leases_run_out_and_their_memory_comes_back() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let before = start(&mut client);
+        let fetch = |n: usize| {
+            args![
+                "CACHE.FETCH",
+                format!("key that nobody loads {n}"),
+                "LEASE",
+                2000
+            ]
+        };
+        each(&mut client, 200_000, fetch);
+        let full = used(&mut client);
+        assert!(stat(&mut client, "leases") <= 200_000);
+        assert!(
+            full < before + 200_000 * 600,
+            "{} bytes a lease",
+            (full - before) / 200_000
+        );
+        wait_until("they have run out", DEADLINE * 2, || {
+            stat(&mut client, "leases") == 0
+        });
+        call!(client, "CACHE.FLUSH");
+        wait_reclaimed(&mut client);
+        let bound = before + (full - before) / 20;
+        wait_until("their memory is back", DEADLINE * 3, || {
+            used(&mut client) <= bound
+        });
+    });
+}
+
+#[test]
+fn leases_that_are_used_released_or_deleted_leave_nothing() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let before = start(&mut client);
+        let mut full = 0;
+        for round in 0..3 {
+            let fetch = |n: usize| args!["CACHE.FETCH", format!("key{n}"), "LEASE", 60_000];
+            let numbers: Vec<usize> = (0..30_000).collect();
+            let commands: Vec<_> = numbers.iter().map(|n| fetch(*n)).collect();
+            let tokens: Vec<i64> = client
+                .pipeline(&commands)
+                .iter()
+                .map(|reply| reply.items()[3].int())
+                .collect();
+            assert!(tokens.iter().all(|token| *token > 0));
+            full = full.max(used(&mut client));
+            each(&mut client, 30_000, |n| match (n + round) % 3 {
+                0 => args!["CACHE.SET", format!("key{n}"), "v", "LEASE", tokens[n]],
+                1 => args!["CACHE.RELEASE", format!("key{n}"), tokens[n]],
+                _ => args!["CACHE.DEL", format!("key{n}")],
+            });
+            assert_eq!(stat(&mut client, "leases"), 0);
+            assert_eq!(stat(&mut client, "entries"), 10_000);
+            call!(client, "CACHE.FLUSH");
+            wait_reclaimed(&mut client);
+        }
+        let bound = before + (full - before) / 10;
+        wait_until("the memory is back", DEADLINE * 3, || {
+            used(&mut client) <= bound
+        });
+    });
+}
+
+#[test]
+fn marks_of_invalidated_tags_do_not_grow_without_end() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let before = start(&mut client);
+        let mut most = 0;
+        for part in 0..4 {
+            each(&mut client, 120_000, |n| {
+                let command = if n % 2 == 0 {
+                    "CACHE.INVALIDATE"
+                } else {
+                    "CACHE.REVALIDATE"
+                };
+                args![command, format!("a tag without any entry {part} {n}")]
+            });
+            let now = used(&mut client);
+            if part == 0 {
+                most = now + (now - before) / 2;
+            }
+            assert!(now <= most, "part {part}: {before} {now}, at most {most}");
+        }
+    });
+}
+
+#[test]
+fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let token = tagcache_tests::fetch::lease(&mut client, "key");
+        let other = tagcache_tests::fetch::lease(&mut client, "other");
+        call!(client, "CACHE.INVALIDATE", "mine");
+        // So many invalidations that the first ones are forgotten.
+        each(&mut client, 400_000, |n| {
+            args!["CACHE.INVALIDATE", format!("tag{n}")]
+        });
+        assert!(
+            !tagcache_tests::fetch::set_leased(&mut client, "key", "old", token, &["mine"]),
+            "what is not known to be new is refused"
+        );
+        assert!(
+            tagcache_tests::fetch::set_leased(&mut client, "other", "v", other, &[]),
+            "a value without tags has no tag that was invalidated"
+        );
+    });
+}

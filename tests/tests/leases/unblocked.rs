@@ -1,0 +1,160 @@
+//! A waiter that goes away, is killed, paused or unblocked does no harm to the others.
+
+use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased, wait_for_waiters};
+use tagcache_tests::look::{info, stat};
+use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+
+/// A connection and its id.
+fn with_id(server: &tagcache_tests::Server) -> (RawClient, i64) {
+    let mut client = server.raw();
+    let id = call!(client, "CLIENT", "ID").int();
+    (client, id)
+}
+
+#[test]
+fn a_waiter_that_disconnects_is_forgotten() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let gone = Waiter::start(server, "key", 600_000);
+        let mut stays = Waiter::start(server, "key", 600_000);
+        let also_gone = Waiter::start(server, "key", 600_000);
+        drop((gone, also_gone));
+        wait_for_waiters(client, 1);
+        // Above all, the lease is not handed to somebody who is not there any more.
+        assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
+        let next = stays.answer();
+        assert!(next.is_miss_with_token(), "{next:?}");
+        assert!(set_leased(client, "key", "v", next.token, &[]));
+        assert_eq!(stat(client, "leases"), 0);
+    });
+}
+
+#[test]
+fn the_last_waiter_that_disconnects_leaves_the_lease_free() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        drop(Waiter::start(server, "key", 600_000));
+        wait_for_waiters(client, 0);
+        assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
+        assert_eq!(stat(client, "leases"), 0);
+        lease(client, "key");
+    });
+}
+
+#[test]
+fn a_waiter_that_is_killed_is_forgotten() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let (killed, id) = with_id(server);
+        let killed = Waiter::start_on(server, killed, "key", 600_000);
+        let mut stays = Waiter::start(server, "key", 600_000);
+        assert_eq!(call!(client, "CLIENT", "KILL", "ID", id), Reply::Int(1));
+        wait_for_waiters(client, 1);
+        assert!(set_leased(client, "key", "v", token, &[]));
+        assert!(stays.answer().is_hit("v"));
+        assert!(
+            killed.into_client().try_read().is_err(),
+            "its connection is closed"
+        );
+    });
+}
+
+#[test]
+fn client_unblock_ends_a_wait_as_its_time_out_would() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let (waiting, id) = with_id(server);
+        let mut waiting = Waiter::start_on(server, waiting, "key", 600_000);
+        let unblocked = call!(client, "CLIENT", "UNBLOCK", id, "TIMEOUT");
+        assert_eq!(unblocked, Reply::Int(1));
+        assert!(waiting.answer().is_miss());
+        wait_for_waiters(client, 0);
+        assert!(set_leased(client, "key", "v", token, &[]));
+        let mut client = waiting.into_client();
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+    });
+}
+
+#[test]
+fn client_unblock_with_an_error_ends_a_wait_with_it() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let (waiting, id) = with_id(server);
+        let mut waiting = Waiter::start_on(server, waiting, "key", 600_000);
+        let mut stays = Waiter::start(server, "key", 600_000);
+        let unblocked = call!(client, "CLIENT", "UNBLOCK", id, "ERROR");
+        assert_eq!(unblocked, Reply::Int(1));
+        let reply = waiting.reply();
+        let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(error.starts_with("UNBLOCKED "), "{error}");
+        wait_for_waiters(client, 1);
+        assert!(set_leased(client, "key", "v", token, &[]));
+        assert!(stays.answer().is_hit("v"));
+        let mut client = waiting.into_client();
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+    });
+}
+
+#[test]
+fn waiters_are_served_after_a_pause_of_writes_and_of_everything() {
+    on_both_protocols(|server, client| {
+        for mode in ["WRITE", "ALL"] {
+            let token = lease(client, "key");
+            let mut waiter = Waiter::start(server, "key", 600_000);
+            let mut setter = server.raw();
+            let paused = call!(client, "CLIENT", "PAUSE", 300, mode);
+            assert_eq!(paused, Reply::ok());
+            let reply = call!(setter, "CACHE.SET", "key", "v", "LEASE", token);
+            assert_eq!(reply, Reply::ok(), "{mode}");
+            assert!(waiter.answer().is_hit("v"), "{mode}");
+            call!(client, "CACHE.DEL", "key");
+        }
+    });
+}
+
+#[test]
+fn a_time_out_and_a_lease_that_runs_out_during_a_pause_are_made_up_for() {
+    on_both_protocols(|server, client| {
+        for mode in ["WRITE", "ALL"] {
+            assert!(call!(client, "CACHE.FETCH", "key", "LEASE", 400).items()[3].int() > 0);
+            let mut short = Waiter::start(server, "key", 200);
+            let mut long = Waiter::start(server, "key", 600_000);
+            assert_eq!(call!(client, "CLIENT", "PAUSE", 700, mode), Reply::ok());
+            let answer = short.answer();
+            assert!(
+                answer.is_miss() || answer.is_miss_with_token(),
+                "{mode}: {answer:?}"
+            );
+            let answer = if answer.token > 0 {
+                call!(client, "CACHE.RELEASE", "key", answer.token);
+                long.answer()
+            } else {
+                long.answer()
+            };
+            assert!(answer.is_miss_with_token(), "{mode}: {answer:?}");
+            call!(client, "CACHE.DEL", "key");
+            assert_eq!(stat(client, "lease_waiters"), 0);
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_waiters_that_come_and_go_leave_nothing_behind() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        for _ in 0..5 {
+            let mut callers: Vec<_> = (0..60).map(|_| server.raw()).collect();
+            for caller in &mut callers {
+                let fetch = ["CACHE.FETCH", "key", "LEASE", "1000", "WAIT", "600000"];
+                caller.send(&fetch);
+            }
+            wait_for_waiters(client, 60);
+            drop(callers);
+            wait_for_waiters(client, 0);
+        }
+        assert_eq!(info(client, "blocked_clients"), 0);
+        assert!(set_leased(client, "key", "v", token, &[]));
+        let hit = call!(client, "CACHE.FETCH", "key", "LEASE", 5, "WAIT", 5);
+        assert!(fetched(&hit).is_hit("v"));
+    });
+}
