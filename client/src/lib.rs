@@ -41,3 +41,5 @@
 #![forbid(unsafe_code)]
 
 pub mod local;
+#[cfg(feature = "monitor")]
+pub mod memory;

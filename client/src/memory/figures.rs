@@ -1,0 +1,186 @@
+//! What a sample consists of, and where it comes from.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::process::MemoryUsage;
+
+/// Where a [`MemoryMonitor`](super::MemoryMonitor) reads from. Called on the monitor's own thread, so it may block;
+/// it must bound how long.
+pub trait Source: Send + 'static {
+    /// Reads everything once.
+    fn read(&mut self) -> Reading;
+}
+
+/// What a [`Source`] reads.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Of the process that is watched.
+    pub memory: MemoryUsage,
+    /// Of the local tier, if there is one.
+    pub local: Option<LocalFigures>,
+    /// Of the server.
+    pub server: ServerState,
+}
+
+/// A [`Reading`] and when it was taken.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// By the system's clock, for people.
+    pub at: SystemTime,
+    /// Since the monitor started, by the monotonic clock: for differences.
+    pub since_start: Duration,
+    /// Of the process that is watched.
+    pub memory: MemoryUsage,
+    /// Of the local tier, if there is one.
+    pub local: Option<LocalFigures>,
+    /// Of the server.
+    pub server: ServerState,
+}
+
+/// A local tier as the monitor and the admin endpoint see it.
+pub trait LocalTier: Send + Sync {
+    /// Its figures now. O(1).
+    fn figures(&self) -> LocalFigures;
+    /// At most `limit` of its entries, the most read first.
+    fn entries(&self, limit: usize) -> Vec<LocalEntry>;
+    /// Drops everything.
+    fn clear(&self);
+    /// Drops what carries one of these tags.
+    fn invalidate(&self, tags: &[Vec<u8>]);
+}
+
+/// Figures of a local tier; counters since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalFigures {
+    /// Entries held.
+    pub entries: u64,
+    /// Bytes that they are accounted with, where the tier accounts for them.
+    pub bytes: Option<u64>,
+    /// Reads that found a value.
+    pub hits: u64,
+    /// Reads that found none.
+    pub misses: u64,
+    /// Entries dropped for want of room.
+    pub evictions: u64,
+    /// Invalidations by tag.
+    pub invalidations: u64,
+    /// The longest cleanup so far, in microseconds, where the tier cleans up in one go.
+    pub longest_cleanup_us: Option<u64>,
+}
+
+/// One entry of a local tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalEntry {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Reads that it answered, where the tier counts them.
+    pub hits: Option<u64>,
+    /// Bytes that it is accounted with.
+    pub bytes: Option<u64>,
+    /// Until it expires.
+    pub ttl: Option<Duration>,
+    /// Its tags.
+    pub tags: Vec<Vec<u8>>,
+}
+
+/// What a sample knows of the server.
+#[derive(Clone, Debug, Default)]
+pub enum ServerState {
+    /// None is watched.
+    #[default]
+    None,
+    /// It did not answer; why.
+    Unreachable(Arc<str>),
+    /// It answered.
+    Up(Arc<ServerFigures>),
+}
+
+impl ServerState {
+    /// The figures, if it answered.
+    pub fn figures(&self) -> Option<&ServerFigures> {
+        match self {
+            Self::Up(figures) => Some(figures),
+            Self::None | Self::Unreachable(_) => None,
+        }
+    }
+
+    /// Those of the module, if it answered and has the module.
+    pub fn cache(&self) -> Option<&CacheFigures> {
+        self.figures()?.cache.as_ref()
+    }
+}
+
+/// Figures of a server, from INFO and DBSIZE; bytes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerFigures {
+    /// What it calls itself, such as `redis 7.0.15`.
+    pub name: String,
+    /// Keys of the selected database, of any type.
+    pub key_count: u64,
+    /// `used_memory`.
+    pub used_memory: Option<u64>,
+    /// `used_memory_rss`.
+    pub rss: Option<u64>,
+    /// `used_memory_peak`.
+    pub peak_memory: Option<u64>,
+    /// `allocator_active`: what its allocator holds.
+    pub committed_memory: Option<u64>,
+    /// `maxmemory`, or the memory of its machine where that is 0.
+    pub memory_limit: Option<u64>,
+    /// Connected clients.
+    pub clients: Option<u64>,
+    /// Seconds since it started.
+    pub uptime_seconds: Option<u64>,
+    /// Of the module; `None` where it is not loaded.
+    pub cache: Option<CacheFigures>,
+}
+
+macro_rules! cache_figures {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// `CACHE.STATS` of the selected database: see `module/COMMANDS.md`. A field that this version of the
+        /// module does not know is 0.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        #[allow(missing_docs)] // The command's reference is theirs.
+        pub struct CacheFigures {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl CacheFigures {
+            /// Sets the field of this name; unknown names are ignored, a newer module may have more.
+            #[cfg_attr(not(feature = "remote"), allow(dead_code))]
+            pub(super) fn set(&mut self, name: &str, value: u64) {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => {}
+                }
+            }
+        }
+    };
+}
+
+cache_figures! {
+    entries,
+    tags,
+    bytes,
+    index_bytes,
+    hits,
+    misses,
+    stale_hits,
+    sets,
+    deletes,
+    expired,
+    evicted,
+    invalidations,
+    invalidated,
+    reclaim_backlog,
+    reclaimed,
+    reclaim_max_us,
+    leases,
+    lease_waiters,
+    leases_refused,
+    clock,
+}

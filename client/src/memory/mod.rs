@@ -1,0 +1,61 @@
+//! Process memory and cache figures over time: what the process uses, whether it grows, whether it is well.
+//!
+//! [`MemoryUsage::of_this_process`] reads once; a [`MemoryMonitor`] reads at an interval, keeps the last samples,
+//! judges them ([`Status`], [`Growth`], leak suspicion) and calls back when the judgement changes. Nothing runs
+//! unless a monitor is started.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tagcache::memory::{Event, MemoryMonitor, ProcessSource};
+//!
+//! let monitor = MemoryMonitor::builder(ProcessSource::default())
+//!     .interval(Duration::from_secs(10))
+//!     .on_event(|event| {
+//!         if let Event::Status { from, to, .. } = event {
+//!             eprintln!("memory: {from} -> {to}");
+//!         }
+//!     })
+//!     .start()
+//!     .expect("the interval is in range");
+//! let snapshot = monitor.sample_now();
+//! println!("{}: {:?} bytes", snapshot.status, snapshot.latest.memory.rss);
+//! ```
+//!
+//! # What the words mean
+//! | word | here |
+//! |---|---|
+//! | heap used | bytes that the allocator has handed out (jemalloc `stats.allocated`; glibc: arenas less free chunks, plus mapped chunks) |
+//! | heap committed | what the allocator holds for that (jemalloc `stats.resident`, glibc arenas and mapped chunks) |
+//! | limit | the tightest cgroup v2 `memory.max` above the process, else physical memory |
+//! | heap total | limit or committed, as [`HeapTotal`] says |
+//! | external | resident pages of mapped files and shared memory (`RssFile` + `RssShmem`) |
+//! | pause | longest cleanup of the local tier or reclaim slice of the module, whichever is longer |
+//!
+//! A figure that the system does not tell is `None`, never a guess. Without the feature `jemalloc` the heap figures
+//! are glibc's; an application with another global allocator turns them off with
+//! [`ProcessSource::without_heap`].
+
+mod figures;
+mod growth;
+mod heap;
+mod limit;
+mod metrics;
+mod monitor;
+mod process;
+#[cfg(feature = "remote")]
+mod server;
+mod snapshot;
+mod status;
+
+pub use figures::{
+    CacheFigures, LocalEntry, LocalFigures, LocalTier, Reading, Sample, ServerFigures, ServerState,
+    Source,
+};
+pub use growth::{Growth, fit};
+pub use metrics::{METRICS, Metric, Unit, metric};
+pub use monitor::{Builder, Event, MemoryMonitor, MonitorError};
+pub use process::{HeapTotal, MemoryUsage, ProcessSource};
+#[cfg(feature = "remote")]
+pub use server::{Server, ServerMemory, Subject};
+pub use snapshot::{Rates, Snapshot};
+pub use status::{Status, Thresholds};

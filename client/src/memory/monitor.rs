@@ -1,0 +1,395 @@
+//! Samples at an interval, judged and kept.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::figures::{Sample, Source};
+use super::growth::{Growth, fit};
+use super::process::HeapTotal;
+use super::snapshot::{Rates, Snapshot};
+use super::status::{Status, Thresholds};
+
+/// Shortest and longest interval between samples.
+const INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3600);
+/// Most samples that may be kept.
+const MAX_SAMPLES: usize = 100_000;
+
+/// What a monitor calls back with, on its own thread.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A sample was taken.
+    Sample(Snapshot),
+    /// The status changed.
+    Status {
+        /// What it was.
+        from: Status,
+        /// What it is.
+        to: Status,
+        /// Everything that is known at that moment.
+        snapshot: Snapshot,
+    },
+    /// Growth over the window looks like a leak.
+    LeakSuspected(Growth),
+    /// It no longer does.
+    LeakCleared,
+}
+
+type Callback = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// Why a monitor did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MonitorError {
+    /// The interval is out of range.
+    #[error("the interval is {0:?}, it must be from 10 ms to 1 h")]
+    Interval(Duration),
+    /// Too few or too many samples.
+    #[error("{0} samples are to be kept, it must be from 3 to {MAX_SAMPLES}")]
+    Samples(usize),
+    /// Thresholds are not in order.
+    #[error("thresholds must be 0 < warning < critical and hysteresis below warning, not {0:?}")]
+    Thresholds(Thresholds),
+    /// The leak window or rate cannot be used.
+    #[error("the leak rate is {0} MB a minute, it must be above 0")]
+    LeakRate(f64),
+    /// The system gave no thread.
+    #[error("no thread for the monitor: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// How a monitor is to run; made by [`MemoryMonitor::builder`].
+pub struct Builder {
+    source: Box<dyn Source>,
+    callbacks: Vec<Callback>,
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    interval: Duration,
+    samples: usize,
+    thresholds: Thresholds,
+    heap_total: HeapTotal,
+    window: Duration,
+    leak_rate: f64,
+}
+
+impl Builder {
+    /// Time between samples, 10 ms to 1 h. Default 10 s.
+    #[must_use]
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.settings.interval = interval;
+        self
+    }
+
+    /// How many samples are kept, 3 to 100,000; each takes about 500 bytes. Default 360.
+    #[must_use]
+    pub fn samples(mut self, samples: usize) -> Self {
+        self.settings.samples = samples;
+        self
+    }
+
+    /// When the status changes.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
+        self.settings.thresholds = thresholds;
+        self
+    }
+
+    /// What the heap is measured against.
+    #[must_use]
+    pub fn heap_total(mut self, total: HeapTotal) -> Self {
+        self.settings.heap_total = total;
+        self
+    }
+
+    /// Over which time rates and growth are computed; no leak is suspected before it is full. Default 10 min.
+    #[must_use]
+    pub fn window(mut self, window: Duration) -> Self {
+        self.settings.window = window;
+        self
+    }
+
+    /// Steady growth of at least so many MB a minute over a whole window is suspected to be a leak. Default 1.
+    #[must_use]
+    pub fn leak_rate(mut self, mb_per_minute: f64) -> Self {
+        self.settings.leak_rate = mb_per_minute;
+        self
+    }
+
+    /// Adds a callback. It runs on the monitor's thread: what takes long delays the next sample.
+    #[must_use]
+    pub fn on_event(mut self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.callbacks.push(Box::new(callback));
+        self
+    }
+
+    /// Takes the first sample and starts the thread that takes the others.
+    ///
+    /// # Errors
+    /// When a setting is out of range or there is no thread to be had.
+    pub fn start(self) -> Result<MemoryMonitor, MonitorError> {
+        self.settings.check()?;
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            settings: self.settings,
+            source: Mutex::new(self.source),
+            ring: Mutex::new(Ring::default()),
+            callbacks: self.callbacks,
+        });
+        shared.sample();
+        let (stop, stopped) = channel();
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("tagcache-monitor".into())
+            .spawn(move || for_thread.run(&stopped))?;
+        Ok(MemoryMonitor {
+            shared,
+            running: Mutex::new(Some((stop, thread))),
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), MonitorError> {
+        if !INTERVALS.contains(&self.interval) {
+            return Err(MonitorError::Interval(self.interval));
+        }
+        if !(3..=MAX_SAMPLES).contains(&self.samples) {
+            return Err(MonitorError::Samples(self.samples));
+        }
+        if !self.thresholds.valid() {
+            return Err(MonitorError::Thresholds(self.thresholds));
+        }
+        if self.leak_rate.is_nan() || self.leak_rate <= 0.0 {
+            return Err(MonitorError::LeakRate(self.leak_rate));
+        }
+        Ok(())
+    }
+}
+
+/// Watches the memory of a process and the figures of its cache; stops when dropped.
+///
+/// One sample a second costs about a hundredth of a percent of a core (`cargo bench -p tagcache --bench monitor`).
+pub struct MemoryMonitor {
+    shared: Arc<Shared>,
+    running: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+struct Shared {
+    started: Instant,
+    settings: Settings,
+    source: Mutex<Box<dyn Source>>,
+    ring: Mutex<Ring>,
+    callbacks: Vec<Callback>,
+}
+
+#[derive(Default)]
+struct Ring {
+    samples: VecDeque<Arc<Sample>>,
+    status: Status,
+    leak_suspected: bool,
+}
+
+impl MemoryMonitor {
+    /// A monitor of this source, to be configured and started.
+    pub fn builder(source: impl Source) -> Builder {
+        Builder {
+            source: Box::new(source),
+            callbacks: Vec::new(),
+            settings: Settings {
+                interval: Duration::from_secs(10),
+                samples: 360,
+                thresholds: Thresholds::default(),
+                heap_total: HeapTotal::default(),
+                window: Duration::from_secs(600),
+                leak_rate: 1.0,
+            },
+        }
+    }
+
+    /// What is known as of the last sample. O(samples in the window).
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// Takes a sample now, in addition to those at the interval, and answers with it. Callbacks run on this thread.
+    pub fn sample_now(&self) -> Snapshot {
+        self.shared.sample()
+    }
+
+    /// The samples that are kept, oldest first.
+    pub fn history(&self) -> Vec<Arc<Sample>> {
+        lock(&self.shared.ring).samples.iter().cloned().collect()
+    }
+
+    /// Time between samples.
+    pub fn interval(&self) -> Duration {
+        self.shared.settings.interval
+    }
+
+    /// Ends the thread, after a sample that it may be taking; what was sampled stays readable. Does nothing the
+    /// second time.
+    pub fn stop(&self) {
+        let running = lock(&self.running).take();
+        if let Some((stop, thread)) = running {
+            drop(stop);
+            // A callback that stops its own monitor must not wait for itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for MemoryMonitor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for MemoryMonitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryMonitor")
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn run(&self, stopped: &Receiver<()>) {
+        let mut due = Instant::now() + self.settings.interval;
+        loop {
+            let wait = due.saturating_duration_since(Instant::now());
+            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            self.sample();
+            // Samples that a slow source missed are not made up for.
+            due = (due + self.settings.interval).max(Instant::now());
+        }
+    }
+
+    fn sample(&self) -> Snapshot {
+        // Held until the sample is in the ring, so that samples are in the order of their times.
+        let mut source = lock(&self.source);
+        let reading = source.read();
+        let sample = Arc::new(Sample {
+            at: SystemTime::now(),
+            since_start: self.started.elapsed(),
+            memory: reading.memory,
+            local: reading.local,
+            server: reading.server,
+        });
+        let (snapshot, events) = lock(&self.ring).push(&sample, &self.settings);
+        drop(source);
+        for event in events {
+            for callback in &self.callbacks {
+                callback(&event);
+            }
+        }
+        snapshot
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let ring = lock(&self.ring);
+        let latest = ring
+            .samples
+            .back()
+            .expect("one is taken before the start returns");
+        ring.snapshot(latest, &self.settings, self.started.elapsed())
+    }
+}
+
+impl Ring {
+    fn push(&mut self, sample: &Arc<Sample>, settings: &Settings) -> (Snapshot, Vec<Event>) {
+        if self.samples.len() == settings.samples {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Arc::clone(sample));
+
+        let before = (self.status, self.leak_suspected);
+        let percent = sample.memory.heap_percent(settings.heap_total);
+        self.status = settings.thresholds.status(self.status, percent);
+        let growth = self.growth(settings);
+        // By 1 % of slack: the samples at the ends of a full window are a little less than a window apart.
+        let full = |growth: &Growth| growth.seconds >= settings.window.as_secs_f64() * 0.99;
+        self.leak_suspected = growth
+            .filter(full)
+            .is_some_and(|growth| growth.steady && growth.at_least() >= settings.leak_rate);
+
+        let snapshot = self.snapshot(sample, settings, sample.since_start);
+        let mut events = vec![Event::Sample(snapshot.clone())];
+        if before.0 != self.status {
+            events.push(Event::Status {
+                from: before.0,
+                to: self.status,
+                snapshot: snapshot.clone(),
+            });
+        }
+        match (before.1, self.leak_suspected, growth) {
+            (false, true, Some(growth)) => events.push(Event::LeakSuspected(growth)),
+            (true, false, _) => events.push(Event::LeakCleared),
+            _ => {}
+        }
+        (snapshot, events)
+    }
+
+    fn snapshot(&self, latest: &Arc<Sample>, settings: &Settings, uptime: Duration) -> Snapshot {
+        let first = self.window(settings).next().unwrap_or(latest);
+        Snapshot {
+            latest: Arc::clone(latest),
+            status: self.status,
+            growth: self.growth(settings),
+            leak_suspected: self.leak_suspected,
+            rates: Rates::between(first, latest),
+            heap_total: settings.heap_total,
+            uptime,
+        }
+    }
+
+    fn growth(&self, settings: &Settings) -> Option<Growth> {
+        let heap = self.samples.back()?.memory.heap_used.is_some();
+        let points: Vec<_> = self
+            .window(settings)
+            .filter_map(|sample| {
+                let memory = &sample.memory;
+                let bytes = if heap { memory.heap_used } else { memory.rss };
+                Some((sample.since_start, bytes?))
+            })
+            .collect();
+        fit(&points)
+    }
+
+    /// The samples of the window and the last one before it, oldest first: together they span the window.
+    fn window(&self, settings: &Settings) -> impl Iterator<Item = &Arc<Sample>> {
+        let last = self
+            .samples
+            .back()
+            .map_or(Duration::ZERO, |s| s.since_start);
+        let from = last.saturating_sub(settings.window);
+        let after = self.samples.partition_point(|s| s.since_start < from);
+        self.samples.range(after.saturating_sub(1)..)
+    }
+}
+
+/// A callback or source that panicked leaves nothing half done behind these locks.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "monitor_tests.rs"]
+mod tests;

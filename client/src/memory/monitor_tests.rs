@@ -1,0 +1,176 @@
+use std::sync::mpsc;
+
+use super::*;
+use crate::memory::MemoryUsage;
+use crate::memory::figures::Reading;
+
+const MB: u64 = 1024 * 1024;
+
+/// A process that uses so many MB of 1000, one figure a sample, the last one again and again.
+struct Script(Vec<u64>, usize);
+
+impl Source for Script {
+    fn read(&mut self) -> Reading {
+        let mb = self.0[self.1.min(self.0.len() - 1)];
+        self.1 += 1;
+        Reading {
+            memory: MemoryUsage {
+                heap_used: Some(mb * MB),
+                limit: Some(1000 * MB),
+                ..MemoryUsage::default()
+            },
+            ..Reading::default()
+        }
+    }
+}
+
+fn settings() -> Settings {
+    MemoryMonitor::builder(Script(vec![0], 0)).settings
+}
+
+/// What a ring says after these (seconds, MB), and the events on the way but for the samples.
+fn judge(
+    settings: &Settings,
+    points: impl IntoIterator<Item = (u64, u64)>,
+) -> (Snapshot, Vec<String>) {
+    let mut ring = Ring::default();
+    let mut seen = Vec::new();
+    let mut last = None;
+    for (secs, mb) in points {
+        let sample = Arc::new(Sample {
+            at: SystemTime::UNIX_EPOCH,
+            since_start: Duration::from_secs(secs),
+            memory: MemoryUsage {
+                heap_used: Some(mb * MB),
+                limit: Some(1000 * MB),
+                ..MemoryUsage::default()
+            },
+            local: None,
+            server: crate::memory::ServerState::None,
+        });
+        let (snapshot, events) = ring.push(&sample, settings);
+        last = Some(snapshot);
+        seen.extend(events.into_iter().filter_map(|event| match event {
+            Event::Sample(_) => None,
+            Event::Status { from, to, .. } => Some(format!("{from} to {to}")),
+            Event::LeakSuspected(_) => Some("leak".into()),
+            Event::LeakCleared => Some("no leak".into()),
+        }));
+    }
+    (last.unwrap(), seen)
+}
+
+#[test]
+fn status_changes_are_events() {
+    let points = [100, 810, 780, 960, 100].into_iter().enumerate();
+    let (last, seen) = judge(&settings(), points.map(|(i, mb)| (i as u64, mb)));
+    assert_eq!(
+        seen,
+        [
+            "healthy to warning",
+            "warning to critical",
+            "critical to healthy"
+        ]
+    );
+    assert_eq!(last.status, Status::Healthy);
+}
+
+#[test]
+fn steady_growth_over_a_whole_window_is_suspected_and_cleared_when_it_ends() {
+    let grow = (0..=60).map(|i| (i * 10, 100 + i)); // 6 MB a minute for the default window
+    let (_, seen) = judge(&settings(), grow.clone());
+    assert_eq!(seen, ["leak"]);
+    let (_, seen) = judge(&settings(), grow.chain((61..=120).map(|i| (i * 10, 160))));
+    assert_eq!(seen, ["leak", "no leak"]);
+}
+
+#[test]
+fn what_is_no_leak_is_not_suspected() {
+    // Too short, a single step, a saw, and slower than the rate.
+    let (last, seen) = judge(&settings(), (0..30).map(|i| (i * 10, 100 + i)));
+    assert!(seen.is_empty(), "{seen:?}");
+    assert!((last.growth.unwrap().mb_per_minute - 6.0).abs() < 1e-6);
+    let step = (0..=60).map(|i| (i * 10, if i > 30 { 300 } else { 100 }));
+    assert!(judge(&settings(), step).1.is_empty());
+    let saw = (0..=60).map(|i| (i * 10, 100 + i % 10 * 20));
+    assert!(judge(&settings(), saw).1.is_empty());
+    let slow = (0..=60).map(|i| (i * 10, 100 + i / 20));
+    assert!(judge(&settings(), slow).1.is_empty());
+}
+
+#[test]
+fn no_more_samples_are_kept_than_asked_for() {
+    let mut settings = settings();
+    settings.samples = 5;
+    let mut ring = Ring::default();
+    for secs in 0..20 {
+        let sample = Sample {
+            at: SystemTime::UNIX_EPOCH,
+            since_start: Duration::from_secs(secs),
+            memory: MemoryUsage::default(),
+            local: None,
+            server: crate::memory::ServerState::None,
+        };
+        ring.push(&Arc::new(sample), &settings);
+    }
+    assert_eq!(ring.samples.len(), 5);
+    assert_eq!(ring.samples[0].since_start, Duration::from_secs(15));
+}
+
+#[test]
+fn samples_arrive_until_it_is_stopped() {
+    let (sent, events) = mpsc::channel();
+    let monitor = MemoryMonitor::builder(Script(vec![100, 990], 0))
+        .interval(Duration::from_millis(10))
+        .on_event(move |event| {
+            if let Event::Status { to, .. } = event {
+                let _ = sent.send(*to);
+            }
+        })
+        .start()
+        .unwrap();
+    let status = events.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(status, Status::Critical);
+    assert_eq!(monitor.snapshot().status, Status::Critical);
+    assert!(monitor.history().len() >= 2);
+    monitor.stop();
+    let kept = monitor.history().len();
+    assert_eq!(monitor.sample_now().status, Status::Critical);
+    assert_eq!(monitor.history().len(), kept + 1);
+    monitor.stop();
+}
+
+#[test]
+fn a_monitor_may_be_dropped_by_its_own_callback() {
+    let (sent, dropped) = mpsc::channel();
+    let slot: Arc<Mutex<Option<MemoryMonitor>>> = Arc::default();
+    let held = Arc::clone(&slot);
+    let monitor = MemoryMonitor::builder(Script(vec![1], 0))
+        .interval(Duration::from_millis(10))
+        .on_event(move |_| {
+            let monitor = lock(&held).take();
+            if monitor.is_some() {
+                drop(monitor);
+                let _ = sent.send(());
+            }
+        })
+        .start()
+        .unwrap();
+    *lock(&slot) = Some(monitor);
+    dropped.recv_timeout(Duration::from_secs(30)).unwrap();
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
+    let refused = |builder: Builder| builder.start().unwrap_err().to_string();
+    assert!(refused(monitor().interval(Duration::ZERO)).contains("0ns"));
+    assert!(refused(monitor().samples(2)).starts_with("2 samples"));
+    assert!(refused(monitor().leak_rate(f64::NAN)).contains("NaN"));
+    let upside_down = Thresholds {
+        warning: 95.0,
+        critical: 80.0,
+        hysteresis: 1.0,
+    };
+    assert!(refused(monitor().thresholds(upside_down)).contains("95"));
+}

@@ -1,0 +1,198 @@
+//! Memory of this process.
+
+use super::figures::{LocalTier, Reading, ServerState, Source};
+use super::heap::{Heap, heap};
+use super::limit::memory_limit;
+use std::fmt;
+use std::sync::Arc;
+
+/// Memory of a process, in bytes; `None` where it cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryUsage {
+    /// Handed out by the allocator and not given back.
+    pub heap_used: Option<u64>,
+    /// Held by the allocator, used or not.
+    pub heap_committed: Option<u64>,
+    /// Resident pages of mapped files and shared memory.
+    pub external: Option<u64>,
+    /// Resident pages in all.
+    pub rss: Option<u64>,
+    /// The most that was ever resident.
+    pub peak_rss: Option<u64>,
+    /// What the process may use at most.
+    pub limit: Option<u64>,
+}
+
+impl MemoryUsage {
+    /// Reads it now. Costs some ten microseconds, more where glibc's heap has very many free chunks.
+    pub fn of_this_process() -> Self {
+        Self::with_heap(heap())
+    }
+
+    fn with_heap(heap: Heap) -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let external = kib_field(&status, "RssFile").zip(kib_field(&status, "RssShmem"));
+        Self {
+            heap_used: heap.used,
+            heap_committed: heap.committed,
+            external: external.map(|(files, shared)| files + shared),
+            rss: kib_field(&status, "VmRSS"),
+            peak_rss: kib_field(&status, "VmHWM"),
+            limit: memory_limit(),
+        }
+    }
+
+    /// What a percentage of the heap is a percentage of, in bytes.
+    pub fn heap_total(&self, total: HeapTotal) -> Option<u64> {
+        match total {
+            HeapTotal::Limit => self.limit.or(self.heap_committed),
+            HeapTotal::Committed => self.heap_committed,
+        }
+    }
+
+    /// Heap used as a percentage of `total`, 0 and up.
+    pub fn heap_percent(&self, total: HeapTotal) -> Option<f64> {
+        let total = self.heap_total(total).filter(|&total| total > 0)?;
+        Some(self.heap_used? as f64 * 100.0 / total as f64)
+    }
+}
+
+/// What the heap is measured against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeapTotal {
+    /// The limit of the process: 100 % is where the system ends it. The committed heap if there is no limit.
+    #[default]
+    Limit,
+    /// What the allocator holds, as Node.js's `heapTotal`. An allocator that wastes little is always near 100 %.
+    Committed,
+}
+
+/// Reads this process's memory and, where given, the figures of a local tier and a server.
+#[derive(Clone)]
+pub struct ProcessSource {
+    local: Option<Arc<dyn LocalTier>>,
+    #[cfg(feature = "remote")]
+    server: Option<super::Server>,
+    heap: fn() -> Heap,
+}
+
+impl Default for ProcessSource {
+    fn default() -> Self {
+        Self {
+            local: None,
+            #[cfg(feature = "remote")]
+            server: None,
+            heap,
+        }
+    }
+}
+
+impl ProcessSource {
+    /// Adds the figures of a local tier to each sample.
+    #[must_use]
+    pub fn local(mut self, local: Arc<dyn LocalTier>) -> Self {
+        self.local = Some(local);
+        self
+    }
+
+    /// Adds the figures of a server to each sample.
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn server(mut self, server: super::Server) -> Self {
+        self.server = Some(server);
+        self
+    }
+
+    /// Leaves the heap unknown: for applications whose global allocator is neither glibc's nor the jemalloc of the
+    /// feature `jemalloc`.
+    #[must_use]
+    pub fn without_heap(mut self) -> Self {
+        self.heap = Heap::default;
+        self
+    }
+}
+
+impl Source for ProcessSource {
+    fn read(&mut self) -> Reading {
+        Reading {
+            memory: MemoryUsage::with_heap((self.heap)()),
+            local: self.local.as_ref().map(|local| local.figures()),
+            server: self.server_state(),
+        }
+    }
+}
+
+impl ProcessSource {
+    #[cfg(feature = "remote")]
+    fn server_state(&self) -> ServerState {
+        let server = self.server.as_ref();
+        server.map_or(ServerState::None, super::Server::state)
+    }
+
+    #[cfg(not(feature = "remote"))]
+    #[allow(clippy::unused_self)]
+    fn server_state(&self) -> ServerState {
+        ServerState::None
+    }
+}
+
+impl fmt::Debug for ProcessSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessSource").finish_non_exhaustive()
+    }
+}
+
+/// The field of a `/proc` file that gives KiB, in bytes.
+pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_in_bytes_or_not_at_all() {
+        let status = "VmHWM:\t    1760 kB\nVmRSS:\t    1660 kB\nThreads:\t1\n";
+        assert_eq!(kib_field(status, "VmRSS"), Some(1660 * 1024));
+        assert_eq!(kib_field(status, "Vm"), None);
+        assert_eq!(kib_field(status, "Threads"), None);
+        assert_eq!(kib_field("VmRSS: x kB", "VmRSS"), None);
+    }
+
+    #[test]
+    fn the_heap_is_measured_against_limit_or_committed() {
+        let usage = MemoryUsage {
+            heap_used: Some(50),
+            heap_committed: Some(100),
+            limit: Some(1000),
+            ..MemoryUsage::default()
+        };
+        assert_eq!(usage.heap_percent(HeapTotal::Limit), Some(5.0));
+        assert_eq!(usage.heap_percent(HeapTotal::Committed), Some(50.0));
+        let unknown = MemoryUsage::default();
+        assert_eq!(unknown.heap_percent(HeapTotal::Limit), None);
+    }
+
+    #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "reads /proc")]
+    fn this_process_uses_memory_below_its_limit() {
+        let usage = MemoryUsage::of_this_process();
+        let rss = usage.rss.unwrap();
+        assert!(rss > 0 && rss <= usage.peak_rss.unwrap());
+        assert!(rss < usage.limit.unwrap());
+        assert!(usage.external.unwrap() <= rss);
+    }
+
+    #[test]
+    fn a_heap_that_is_turned_off_is_unknown() {
+        let reading = ProcessSource::default().without_heap().read();
+        assert_eq!(reading.memory.heap_used, None);
+        assert_eq!(reading.memory.heap_committed, None);
+    }
+}

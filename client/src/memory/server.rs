@@ -1,0 +1,227 @@
+//! A server with the module, as the monitor and the admin endpoint see it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{
+    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, RedisError, RedisResult, cmd,
+};
+
+use super::figures::{CacheFigures, Reading, ServerFigures, ServerState, Source};
+use super::process::{MemoryUsage, ProcessSource};
+
+/// How long a connection may take to be made and a command to be answered.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to one server that is made when it is needed and made again after it broke. Calls block up to
+/// 2 s for the connection and 2 s for a reply, one at a time. Clones share the connection.
+#[derive(Clone)]
+pub struct Server {
+    client: Client,
+    connection: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Server {
+    /// The server at this URL, such as `redis://127.0.0.1:6379/0`. Does not connect yet.
+    ///
+    /// # Errors
+    /// When it is not a URL of that kind.
+    pub fn open(url: &str) -> RedisResult<Self> {
+        Ok(Self {
+            client: Client::open(url)?,
+            connection: Arc::default(),
+        })
+    }
+
+    /// Its figures, or why there are none. Three commands in one round trip.
+    pub fn state(&self) -> ServerState {
+        match self.figures() {
+            Ok(figures) => ServerState::Up(Arc::new(figures)),
+            Err(error) => ServerState::Unreachable(error.to_string().into()),
+        }
+    }
+
+    /// Its figures.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn figures(&self) -> RedisResult<ServerFigures> {
+        self.with(|connection| {
+            let mut pipe = redis::pipe();
+            // Without the module CACHE.STATS is an error: of that command, not of the others.
+            pipe.ignore_errors();
+            pipe.cmd("INFO").cmd("DBSIZE").cmd("CACHE.STATS");
+            let (info, keys, stats): (
+                RedisResult<InfoDict>,
+                RedisResult<u64>,
+                RedisResult<HashMap<String, String>>,
+            ) = pipe.query(connection)?;
+            let mut figures = from_info(&info?);
+            figures.key_count = keys?;
+            figures.cache = stats.ok().map(|stats| from_stats(&stats));
+            Ok(figures)
+        })
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// When it is refused or the server does not answer.
+    pub fn command<T: FromRedisValue>(&self, name: &str, args: &[&[u8]]) -> RedisResult<T> {
+        self.with(|connection| cmd(name).arg(args).query(connection))
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
+        let mut slot = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = match slot.take() {
+            Some(connection) if connection.is_open() => connection,
+            _ => self.connect()?,
+        };
+        let result = run(&mut connection);
+        // After a time-out the reply to this command would be taken for the next one's.
+        if !result.as_ref().is_err_and(breaks_connection) {
+            *slot = Some(connection);
+        }
+        result
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
+        connection.set_write_timeout(Some(TIMEOUT))?;
+        Ok(connection)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the client: its connection settings hold the password.
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+fn breaks_connection(error: &RedisError) -> bool {
+    error.is_timeout() || error.is_io_error() || error.is_unrecoverable_error()
+}
+
+fn from_info(info: &InfoDict) -> ServerFigures {
+    let number = |name: &str| info.get::<u64>(name);
+    let name = |kind: &str, field: &str| {
+        let version = info.get::<String>(field)?;
+        Some(format!("{kind} {version}"))
+    };
+    let limit = number("maxmemory").filter(|&limit| limit > 0);
+    ServerFigures {
+        name: name("valkey", "valkey_version")
+            .or_else(|| name("redis", "redis_version"))
+            .unwrap_or_default(),
+        key_count: 0,
+        used_memory: number("used_memory"),
+        rss: number("used_memory_rss"),
+        peak_memory: number("used_memory_peak"),
+        committed_memory: number("allocator_active"),
+        memory_limit: limit.or_else(|| number("total_system_memory").filter(|&total| total > 0)),
+        clients: number("connected_clients"),
+        uptime_seconds: number("uptime_in_seconds"),
+        cache: None,
+    }
+}
+
+fn from_stats(stats: &HashMap<String, String>) -> CacheFigures {
+    let mut figures = CacheFigures::default();
+    for (name, value) in stats {
+        // hit_rate is no whole number, and follows from hits and misses.
+        if let Ok(value) = value.parse() {
+            figures.set(name, value);
+        }
+    }
+    figures
+}
+
+/// Which process's memory a [`ServerMemory`] source reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// The server's: heap used is `used_memory`, the limit `maxmemory` or its machine's memory.
+    #[default]
+    Server,
+    /// This process's.
+    Process,
+}
+
+/// Reads a server's figures without any local tier: for programs that watch a server from outside.
+#[derive(Clone, Debug)]
+pub struct ServerMemory {
+    server: Server,
+    subject: Subject,
+}
+
+impl ServerMemory {
+    /// Watches this server.
+    pub fn new(server: Server, subject: Subject) -> Self {
+        Self { server, subject }
+    }
+}
+
+impl Source for ServerMemory {
+    fn read(&mut self) -> Reading {
+        if self.subject == Subject::Process {
+            return ProcessSource::default().server(self.server.clone()).read();
+        }
+        let server = self.server.state();
+        let memory = server
+            .figures()
+            .map_or_else(MemoryUsage::default, memory_of);
+        Reading {
+            memory,
+            local: None,
+            server,
+        }
+    }
+}
+
+fn memory_of(figures: &ServerFigures) -> MemoryUsage {
+    MemoryUsage {
+        heap_used: figures.used_memory,
+        heap_committed: figures.committed_memory,
+        external: None,
+        rss: figures.rss,
+        // The server tells its peak of used_memory, not of resident memory.
+        peak_rss: None,
+        limit: figures.memory_limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_fractional_figures_are_left_out() {
+        let stats = [
+            ("entries", "3"),
+            ("hit_rate", "0.5"),
+            ("of_a_later_version", "9"),
+        ];
+        let stats = stats.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let expected = CacheFigures {
+            entries: 3,
+            ..CacheFigures::default()
+        };
+        assert_eq!(from_stats(&stats), expected);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_unreachable_and_its_password_not_shown() {
+        let server = Server::open("redis://:secret@127.0.0.1:1/").unwrap();
+        let ServerState::Unreachable(why) = server.state() else {
+            panic!("nothing listens on port 1");
+        };
+        assert!(!why.contains("secret"), "{why}");
+        assert!(!format!("{server:?}").contains("secret"));
+    }
+}
