@@ -1,0 +1,152 @@
+//! The end of grace: the entry is gone, whatever made it stale, and its memory comes back.
+
+use tagcache_tests::fetch::{State, fetch};
+use tagcache_tests::look::{assert_index_agrees, inspect, stat};
+use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, wait_until};
+
+use crate::LONG;
+
+#[test]
+fn an_entry_past_its_logical_time_and_grace_is_expired() {
+    on_both_protocols(|server, client| {
+        call!(
+            client,
+            "CACHE.SET",
+            "key",
+            "v",
+            "PX",
+            20,
+            "GRACE",
+            20,
+            "TAGS",
+            1,
+            "a"
+        );
+        wait_until("it is over", DEADLINE, || fetch(client, "key").is_miss());
+        assert!(inspect(client, "key").is_none());
+        wait_until("its memory is back", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(0)
+        });
+        assert_eq!(stat(client, "expired"), 1);
+        assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+#[test]
+fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
+    on_both_protocols(|server, client| {
+        // One that would live on for long, and one that would for ever.
+        call!(
+            client,
+            "CACHE.SET",
+            "long",
+            "v",
+            "PX",
+            LONG,
+            "GRACE",
+            300,
+            "TAGS",
+            1,
+            "a"
+        );
+        call!(
+            client,
+            "CACHE.SET",
+            "ever",
+            "v",
+            "GRACE",
+            300,
+            "TAGS",
+            1,
+            "a"
+        );
+        call!(client, "CACHE.REVALIDATE", "a");
+        for key in ["long", "ever"] {
+            wait_until("its grace is over", DEADLINE, || {
+                fetch(client, key).is_miss()
+            });
+            assert!(inspect(client, key).is_none());
+            assert!(call!(client, "CACHE.GET", key).is_null());
+            assert!(
+                call!(client, "DUMP", key).is_null(),
+                "{key} does not come back"
+            );
+            let copied = call!(client, "COPY", key, "copy");
+            assert_eq!(copied, Reply::Int(0), "{key} does not come back");
+        }
+        assert_eq!(stat(client, "entries"), 0);
+        wait_until("their memory is back", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(0)
+        });
+        assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+#[test]
+fn each_entry_has_its_own_grace() {
+    on_both_protocols(|server, client| {
+        call!(
+            client,
+            "CACHE.SET",
+            "short",
+            "v",
+            "GRACE",
+            1,
+            "TAGS",
+            1,
+            "a"
+        );
+        call!(
+            client,
+            "CACHE.SET",
+            "long",
+            "v",
+            "GRACE",
+            LONG,
+            "TAGS",
+            1,
+            "a"
+        );
+        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
+        wait_until("the short one is over", DEADLINE, || {
+            fetch(client, "short").state == State::Miss
+        });
+        assert!(fetch(client, "long").is_stale("v"));
+        wait_until("the memory of the short one is back", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(1)
+        });
+        assert_eq!(stat(client, "entries"), 1);
+        assert_index_agrees(server, &[0], &[]);
+    });
+}
+
+#[test]
+fn thousands_of_stale_entries_end_in_their_time() {
+    on_both_protocols(|server, client| {
+        let sets: Vec<_> = (0..5000)
+            .map(|n| {
+                let grace = if n % 5 == 0 { LONG } else { 1 + n % 500 };
+                args![
+                    "CACHE.SET",
+                    format!("key{n}"),
+                    "v",
+                    "GRACE",
+                    grace,
+                    "TAGS",
+                    2,
+                    "a",
+                    "b"
+                ]
+            })
+            .collect();
+        client.pipeline(&sets);
+        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(5000));
+        wait_until("four of five are over", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(1000)
+        });
+        assert_eq!(stat(client, "entries"), 1000);
+        assert!(fetch(client, "key5").is_stale("v"));
+        assert_index_agrees(server, &[0], &[b"a"]);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(1000));
+    });
+}
