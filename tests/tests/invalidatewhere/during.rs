@@ -1,0 +1,318 @@
+//! While a run goes on over many slices: what matched at its start is gone at its end, what came since stays.
+
+use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan, wait_reclaimed};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Rng, Server, args, call, for_each_engine, wait_until,
+};
+
+use crate::{LONG, Where};
+
+const MANY: usize = 150_000;
+
+/// Entries `key0` … with the tag `all` and one of `t0` to `t9`, on a server whose slices are short.
+fn filled(engine: &Engine, grace: i64) -> (Server, RawClient) {
+    let server = Server::builder()
+        .engine(engine)
+        .module_args(&["reclaim-budget-us", "50"])
+        .start();
+    let mut client = server.raw();
+    let numbers: Vec<usize> = (0..MANY).collect();
+    for numbers in numbers.chunks(10_000) {
+        let sets: Vec<_> = numbers
+            .iter()
+            .map(|n| {
+                let tag = format!("t{}", n % 10);
+                args![
+                    "CACHE.SET",
+                    format!("key{n}"),
+                    "old",
+                    "GRACE",
+                    grace,
+                    "TAGS",
+                    2,
+                    "all",
+                    tag
+                ]
+            })
+            .collect();
+        assert!(client.pipeline(&sets).iter().all(|r| *r == Reply::ok()));
+    }
+    (server, client)
+}
+
+/// Sends the command, and returns once its run goes on in the background, or is over already.
+fn begin(server: &Server, runner: &mut RawClient, command: &[Vec<u8>]) {
+    let mut look = server.raw();
+    runner.send(command);
+    let mut looks = 0;
+    wait_until("the run begins", DEADLINE, || {
+        looks += 1;
+        info(&mut look, "blocked_clients") > 0 || looks > 20
+    });
+}
+
+/// Runs the command on a connection of its own, works on another one meanwhile, and answers what it answered and how
+/// often there was work to do.
+fn while_running(
+    server: &Server,
+    what: &Where,
+    options: &[&str],
+    mut work: impl FnMut(&mut RawClient, usize),
+) -> (i64, usize) {
+    let (mut runner, mut worker) = (server.raw(), server.raw());
+    begin(server, &mut runner, &what.command(options));
+    let mut rounds = 0;
+    while info(&mut worker, "blocked_clients") == 1 {
+        work(&mut worker, rounds);
+        rounds += 1;
+    }
+    (runner.read().int(), rounds)
+}
+
+#[test]
+fn entries_written_meanwhile_stay_and_all_others_are_gone() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        let mut rng = Rng::from_env(91);
+        let mut written = std::collections::BTreeSet::new();
+        let (count, rounds) = while_running(&server, &Where::all(&["all"]), &[], |worker, _| {
+            let keys: Vec<usize> = (0..20).map(|_| rng.below(MANY + 1000)).collect();
+            let sets: Vec<_> = keys
+                .iter()
+                .map(|n| {
+                    args![
+                        "CACHE.SET",
+                        format!("key{n}"),
+                        "new",
+                        "TAGS",
+                        2,
+                        "all",
+                        "t0"
+                    ]
+                })
+                .collect();
+            assert!(worker.pipeline(&sets).iter().all(|r| *r == Reply::ok()));
+            written.extend(keys.iter().map(|n| format!("key{n}").into_bytes()));
+        });
+        assert!(
+            rounds > 0,
+            "the run was over before anything could be written"
+        );
+        // Some were overwritten before it came to them.
+        assert!(
+            (MANY as i64 - 20 * rounds as i64..=MANY as i64).contains(&count),
+            "{count}"
+        );
+        assert_eq!(tagscan(&mut client, b"all", 10_000), written);
+        let mget: Vec<_> = written.iter().map(|key| args!["CACHE.GET", key]).collect();
+        assert!(
+            client
+                .pipeline(&mget)
+                .iter()
+                .all(|r| *r == Reply::bulk("new"))
+        );
+        wait_reclaimed(&mut client);
+        assert_eq!(stat(&mut client, "entries"), written.len() as i64);
+        assert_index_agrees(&server, &[0], &[b"t0", b"t7"]);
+    });
+}
+
+#[test]
+fn entries_that_are_renamed_meanwhile_do_not_get_away() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        let (count, rounds) =
+            while_running(&server, &Where::all(&["all"]), &[], |worker, round| {
+                // From both ends to new names, and over each other.
+                let renames: Vec<_> = (0..20)
+                    .flat_map(|n| {
+                        let (low, high) = (round * 20 + n, MANY - 1 - round * 20 - n);
+                        [
+                            args!["RENAME", format!("key{high}"), format!("moved{high}")],
+                            args!["RENAME", format!("key{low}"), format!("key{}", high - 1)],
+                        ]
+                    })
+                    .collect();
+                worker.pipeline(&renames);
+            });
+        assert!(
+            rounds > 0,
+            "the run was over before anything could be renamed"
+        );
+        assert!(count <= MANY as i64 && count > 0, "{count}");
+        assert!(tagscan(&mut client, b"all", 10_000).is_empty());
+        assert_eq!(stat(&mut client, "entries"), 0);
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
+        assert_index_agrees(&server, &[0], &[b"all", b"t0"]);
+    });
+}
+
+#[test]
+fn entries_that_expire_are_deleted_or_dropped_otherwise_meanwhile_do_no_harm() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        call!(client, "CACHE.SET", "bystander", "v", "TAGS", 1, "other");
+        let what = Where::any(&["t1", "t2", "t3"]).and_none(&["t4"]);
+        let (_, rounds) = while_running(&server, &what, &[], |worker, round| {
+            let at = |n: usize| format!("key{}", MANY - 1 - (round * 50 + n));
+            let mut commands = vec![
+                args!["PEXPIREAT", at(0), 1],
+                args!["DEL", at(1)],
+                args!["CACHE.DEL", at(2), at(3)],
+                args!["SET", at(4), "native"],
+                args!["MOVE", at(5), 1],
+                args!["PEXPIRE", at(6), 1],
+            ];
+            if round == 5 {
+                commands.push(args!["CACHE.INVALIDATE", "t2"]);
+            }
+            if round == 9 {
+                commands.push(args!["CACHE.INVALIDATE", "t5"]);
+            }
+            worker.pipeline(&commands);
+        });
+        assert!(rounds > 0, "the run was over before anything could happen");
+        for tag in ["t1", "t2", "t3"] {
+            let left = tagscan(&mut client, tag.as_bytes(), 10_000);
+            assert!(left.is_empty(), "{tag}: {} entries are left", left.len());
+        }
+        assert!(!tagscan(&mut client, b"t4", 10_000).is_empty());
+        assert_eq!(call!(client, "CACHE.GET", "bystander"), Reply::bulk("v"));
+        assert_index_agrees(&server, &[0, 1], &[b"t1", b"t2", b"t3"]);
+    });
+}
+
+#[test]
+fn a_soft_run_leaves_what_was_there_stale_and_what_came_since_fresh() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, LONG);
+        let mut written = Vec::new();
+        let (count, rounds) = while_running(
+            &server,
+            &Where::all(&["all"]),
+            &["SOFT"],
+            |worker, round| {
+                let key = format!("key{}", (round * 7919) % MANY);
+                let set = args![
+                    "CACHE.SET",
+                    key,
+                    "new",
+                    "GRACE",
+                    LONG,
+                    "TAGS",
+                    2,
+                    "all",
+                    "t0"
+                ];
+                assert_eq!(worker.call(&set), Reply::ok());
+                written.push(key);
+            },
+        );
+        assert!(rounds > 0 && count > 0);
+        for key in &written {
+            assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk("new"), "{key}");
+        }
+        let gets: Vec<_> = (0..MANY)
+            .map(|n| args!["CACHE.GET", format!("key{n}")])
+            .collect();
+        let fresh = client.pipeline(&gets);
+        let fresh = fresh.iter().filter(|reply| !reply.is_null()).count();
+        written.sort();
+        written.dedup();
+        assert_eq!(fresh, written.len());
+        assert_eq!(stat(&mut client, "entries"), MANY as i64);
+        assert!(
+            tagcache_tests::fetch::fetch(&mut client, "key77777")
+                .value
+                .is_some()
+        );
+    });
+}
+
+#[test]
+fn others_are_served_while_a_run_goes_on() {
+    for_each_engine(|engine| {
+        let (server, _) = filled(engine, 0);
+        let mut served = 0;
+        // NONE alone has to look at every entry.
+        let (count, _) = while_running(&server, &Where::none(&["t0"]), &[], |worker, _| {
+            assert!(!call!(worker, "CACHE.GET", "key0").is_error());
+            served += 1;
+        });
+        assert_eq!(count, (MANY - MANY / 10) as i64);
+        assert!(served > 3, "served {served} times: it ran in one go");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_or_is_killed_leaves_the_server_sound() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        for how in ["drop", "kill", "unblock"] {
+            let mut runner = server.raw();
+            let id = call!(runner, "CLIENT", "ID").int();
+            let what = Where::any(&["t1", how]);
+            begin(&server, &mut runner, &what.command(&["DRYRUN"]));
+            match how {
+                "kill" => drop(call!(client, "CLIENT", "KILL", "ID", id)),
+                "unblock" => drop(call!(client, "CLIENT", "UNBLOCK", id, "ERROR")),
+                _ => drop(runner),
+            }
+        }
+        let mut runner = server.raw();
+        runner.send(&Where::all(&["all"]).and_none(&["t1"]).command(&[]));
+        drop(runner);
+        wait_until("nobody is blocked any more", DEADLINE, || {
+            info(&mut client, "blocked_clients") == 0
+        });
+        // Whether the run of a caller that went away goes on to its end is nowhere said.
+        Where::all(&["all"]).and_none(&["t1"]).run(&mut client, &[]);
+        assert_eq!(Where::all(&["t1"]).run(&mut client, &[]), MANY as i64 / 10);
+        assert_eq!(stat(&mut client, "entries"), 0);
+        assert_index_agrees(&server, &[0], &[b"all"]);
+    });
+}
+
+#[test]
+fn two_runs_and_a_flush_at_the_same_time_end_well() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        let (mut first, mut second) = (server.raw(), server.raw());
+        first.send(&Where::any(&["t1", "t2"]).command(&[]));
+        second.send(&Where::any(&["t2", "t3"]).command(&["SOFT"]));
+        let (one, two) = (first.read().int(), second.read().int());
+        let tenth = MANY as i64 / 10;
+        assert!(
+            one <= 2 * tenth && two <= 2 * tenth && one + two >= 3 * tenth,
+            "{one} {two}"
+        );
+        assert_eq!(stat(&mut client, "entries"), MANY as i64 - 3 * tenth);
+        first.send(&Where::all(&["all"]).command(&[]));
+        call!(client, "CACHE.FLUSH");
+        assert!(first.read().int() <= MANY as i64);
+        first.send(&Where::none(&["x"]).command(&[]));
+        call!(client, "FLUSHALL");
+        assert!(!first.read().is_null());
+        assert_eq!(stat(&mut client, "entries"), 0);
+        assert_index_agrees(&server, &[0], &[b"all"]);
+    });
+}
+
+#[test]
+fn an_entry_swapped_or_reloaded_meanwhile_does_not_crash_anybody() {
+    for_each_engine(|engine| {
+        let (server, mut client) = filled(engine, 0);
+        let mut runner = server.raw();
+        runner.send(&Where::all(&["all"]).command(&[]));
+        call!(client, "SWAPDB", 0, 3);
+        assert!(matches!(runner.read(), Reply::Int(_) | Reply::Error(_)));
+        assert_index_agrees(&server, &[0, 3], &[b"all"]);
+        call!(client, "SWAPDB", 0, 3);
+        let mut runner = server.raw();
+        runner.send(&Where::none(&["x"]).command(&[]));
+        assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
+        assert!(matches!(runner.read(), Reply::Int(_) | Reply::Error(_)));
+        assert_index_agrees(&server, &[0], &[b"all"]);
+    });
+}
