@@ -13,6 +13,8 @@ mod set;
 mod set_options;
 mod stats;
 mod tagscan;
+mod tagtop;
+mod tenants;
 mod touch;
 
 const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
