@@ -1,0 +1,254 @@
+//! `__cache@<db>__:invalidate`: one message for each INVALIDATE, REVALIDATE and FLUSH.
+
+use tagcache_tests::look::stat;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{
+    RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, on_both_protocols,
+};
+
+use crate::{message, subscribe};
+
+/// A message, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+struct Message {
+    database: u32,
+    kind: u8,
+    clock: u64,
+    tags: Vec<Vec<u8>>,
+}
+
+fn parse(channel: &str, payload: &[u8]) -> Message {
+    let database = channel
+        .strip_prefix("__cache@")
+        .and_then(|rest| rest.strip_suffix("__:invalidate"))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("not the channel: {channel}"));
+    let shown = payload.escape_ascii();
+    let [1, kind, rest @ ..] = payload else {
+        panic!("not version 1: {shown}")
+    };
+    let (clock, mut rest) = rest.split_first_chunk().expect("a clock of 8 bytes");
+    let mut tags = Vec::new();
+    while !rest.is_empty() {
+        let (len, more) = rest.split_first_chunk().expect("a length of 4 bytes");
+        let (tag, more) = more
+            .split_at_checked(u32::from_be_bytes(*len) as usize)
+            .unwrap_or_else(|| panic!("a tag is cut off: {shown}"));
+        tags.push(tag.to_vec());
+        rest = more;
+    }
+    Message {
+        database,
+        kind: *kind,
+        clock: u64::from_be_bytes(*clock),
+        tags,
+    }
+}
+
+fn next(subscriber: &mut RawClient) -> Message {
+    let (channel, payload) = message(subscriber);
+    parse(&channel, &payload)
+}
+
+fn expected(database: u32, kind: u8, clock: u64, tags: &[&[u8]]) -> Message {
+    let tags = tags.iter().map(|tag| tag.to_vec()).collect();
+    Message {
+        database,
+        kind,
+        clock,
+        tags,
+    }
+}
+
+fn subscribed(server: &Server) -> RawClient {
+    let mut subscriber = server.raw().resp3();
+    subscribe(&mut subscriber, "__cache@*__:invalidate");
+    subscriber
+}
+
+#[test]
+fn each_kind_has_its_message_byte_for_byte() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut subscriber = subscribed(&server);
+        let mut client = server.raw();
+        call!(client, "CACHE.INVALIDATE", "a", b"\0\xff");
+        let (channel, payload) = message(&mut subscriber);
+        assert_eq!(channel, "__cache@0__:invalidate");
+        let bytes = b"\x01I\0\0\0\0\0\0\0\x01\0\0\0\x01a\0\0\0\x02\0\xff";
+        assert_eq!(
+            payload.escape_ascii().to_string(),
+            bytes.escape_ascii().to_string()
+        );
+        call!(client, "SELECT", 7);
+        call!(client, "CACHE.REVALIDATE", "b");
+        let (channel, payload) = message(&mut subscriber);
+        assert_eq!(channel, "__cache@7__:invalidate");
+        assert_eq!(payload, b"\x01R\0\0\0\0\0\0\0\x01\0\0\0\x01b");
+        call!(client, "CACHE.FLUSH");
+        let (_, payload) = message(&mut subscriber);
+        assert_eq!(payload, b"\x01F\0\0\0\0\0\0\0\x02");
+    });
+}
+
+#[test]
+fn it_carries_the_clock_after_it_and_every_tag_given() {
+    on_both_protocols(|server, client| {
+        let mut subscriber = subscribed(server);
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        for clock in 1..=5 {
+            call!(client, "CACHE.INVALIDATE", "a", "unknown");
+            let seen = next(&mut subscriber);
+            assert_eq!(seen, expected(0, b'I', clock, &[b"a", b"unknown"]));
+            assert_eq!(stat(client, "clock"), clock as i64);
+        }
+        let long = "t".repeat(512);
+        let mut invalidate = args!["CACHE.INVALIDATE"];
+        let tags: Vec<Vec<u8>> = (0..1000)
+            .map(|n: i32| format!("{long}{n}").into_bytes())
+            .collect();
+        let tags: Vec<Vec<u8>> = tags
+            .into_iter()
+            .map(|tag| tag[tag.len() - 512..].to_vec())
+            .collect();
+        invalidate.extend(tags.iter().cloned());
+        assert!(!client.call(&invalidate).is_error());
+        let seen = next(&mut subscriber);
+        let distinct: std::collections::BTreeSet<_> = seen.tags.iter().cloned().collect();
+        assert_eq!(distinct, tags.into_iter().collect());
+    });
+}
+
+#[test]
+fn transactions_and_scripts_publish_as_they_execute() {
+    on_both_protocols(|server, client| {
+        let mut subscriber = subscribed(server);
+        call!(client, "MULTI");
+        call!(client, "CACHE.INVALIDATE", "a");
+        call!(client, "CACHE.REVALIDATE", "b");
+        call!(client, "CACHE.FLUSH");
+        call!(client, "EXEC");
+        let script = "redis.call('SELECT', 3); redis.call('CACHE.INVALIDATE', 'c')";
+        assert!(!call!(client, "EVAL", script, 0).is_error());
+        assert_eq!(next(&mut subscriber), expected(0, b'I', 1, &[b"a"]));
+        assert_eq!(next(&mut subscriber), expected(0, b'R', 2, &[b"b"]));
+        assert_eq!(next(&mut subscriber), expected(0, b'F', 3, &[]));
+        assert_eq!(next(&mut subscriber), expected(3, b'I', 1, &[b"c"]));
+    });
+}
+
+#[test]
+fn nothing_else_is_told_there() {
+    on_both_protocols(|server, client| {
+        let mut subscriber = subscribed(server);
+        for command in [
+            &["CACHE.SET", "key", "v", "GRACE", "1000", "TAGS", "1", "a"][..],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "SOFT"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "DRYRUN"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a"],
+            &["CACHE.DEL", "key"],
+            &["CACHE.GET", "key"],
+            &["CACHE.FETCH", "key", "LEASE", "5"],
+            &["CACHE.INVALIDATE"],
+            &["CACHE.REVALIDATE"],
+            &["CACHE.FLUSH", "x"],
+            &["DEL", "key"],
+        ] {
+            client.call(command);
+        }
+        call!(client, "CACHE.INVALIDATE", "last");
+        let seen = next(&mut subscriber);
+        assert_eq!(seen.tags, [b"last".to_vec()], "the first message: {seen:?}");
+    });
+}
+
+#[test]
+fn a_message_follows_the_invalidation_that_it_tells_of() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut reader, mut writer) = (subscribed(&server), server.raw());
+        for n in 0..50 {
+            call!(writer, "CACHE.SET", "key", n, "TAGS", 1, "a");
+            writer.send(&["CACHE.INVALIDATE", "a"]);
+            next(&mut reader);
+            // Whoever has the message and asks finds the entry gone.
+            assert!(call!(reader, "CACHE.GET", "key").is_null());
+            assert_eq!(writer.read(), Reply::Int(1));
+        }
+    });
+}
+
+#[test]
+fn replicas_tell_their_own_subscribers() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let (mut here, mut there) = (subscribed(&primary), subscribed(&replica));
+        let mut client = primary.raw();
+        call!(client, "SELECT", 2);
+        call!(client, "CACHE.INVALIDATE", "a", "b");
+        call!(client, "CACHE.REVALIDATE", "a");
+        call!(client, "MULTI");
+        call!(client, "CACHE.FLUSH");
+        call!(client, "EXEC");
+        call!(client, "CACHE.INVALIDATE", "end");
+        for subscriber in [&mut here, &mut there] {
+            // Once each: what is published is not replicated on top.
+            assert_eq!(next(subscriber), expected(2, b'I', 1, &[b"a", b"b"]));
+            assert_eq!(next(subscriber), expected(2, b'R', 2, &[b"a"]));
+            assert_eq!(next(subscriber), expected(2, b'F', 3, &[]));
+            assert_eq!(next(subscriber), expected(2, b'I', 4, &[b"end"]));
+        }
+    });
+}
+
+#[test]
+fn what_is_loaded_is_not_told_again() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--appendonly", "yes")
+            .start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        call!(client, "CACHE.INVALIDATE", "a");
+        call!(client, "CACHE.REVALIDATE", "a");
+        call!(client, "CACHE.FLUSH");
+        let mut subscriber = subscribed(&server);
+        assert_eq!(call!(client, "DEBUG", "LOADAOF"), Reply::ok());
+        call!(client, "CACHE.INVALIDATE", "new");
+        assert_eq!(next(&mut subscriber), expected(0, b'I', 4, &[b"new"]));
+    });
+}
+
+#[test]
+fn who_may_invalidate_needs_no_permission_for_the_channel() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut admin = server.raw();
+        let rules = [
+            "ACL",
+            "SETUSER",
+            "user",
+            "on",
+            "nopass",
+            "resetchannels",
+            "~t7:*",
+            "+@all",
+        ];
+        assert_eq!(admin.call(&rules), Reply::ok());
+        let mut subscriber = subscribed(&server);
+        let mut user = server.raw();
+        assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
+        assert_eq!(call!(user, "CACHE.INVALIDATE", "t7:a"), Reply::Int(0));
+        assert_eq!(next(&mut subscriber), expected(0, b'I', 1, &[b"t7:a"]));
+        // What was refused is not told.
+        assert!(call!(user, "CACHE.INVALIDATE", "t8:a").is_error());
+        call!(admin, "CACHE.INVALIDATE", "end");
+        assert_eq!(next(&mut subscriber), expected(0, b'I', 2, &[b"end"]));
+    });
+}

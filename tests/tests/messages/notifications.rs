@@ -1,0 +1,109 @@
+//! Keyspace notifications of the module's own, `cache.*`.
+
+use tagcache_tests::fetch::{lease, set_leased};
+use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+
+use crate::{message, subscribe};
+
+/// The events of the module's own and the key each is about, up to now.
+fn own_events(subscriber: &mut RawClient, client: &mut RawClient) -> Vec<(String, String)> {
+    call!(client, "SET", "marker", "v");
+    let mut events = Vec::new();
+    loop {
+        let (channel, key) = message(subscriber);
+        let event = channel
+            .strip_prefix("__keyevent@0__:")
+            .unwrap_or_else(|| panic!("the pattern does not ask for {channel}"));
+        let key = key.escape_ascii().to_string();
+        if key == "marker" {
+            return events;
+        }
+        if event.starts_with("cache.") {
+            events.push((event.to_owned(), key));
+        }
+    }
+}
+
+fn with_events(test: impl Fn(&mut RawClient, &mut RawClient)) {
+    on_both_protocols(|server, client| {
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "KEA");
+        let mut subscriber = server.raw().resp3();
+        subscribe(&mut subscriber, "__keyevent@0__:*");
+        test(&mut subscriber, client);
+    });
+}
+
+#[test]
+fn each_write_of_a_key_is_told_once_by_its_name() {
+    with_events(|subscriber, client| {
+        for (command, event) in [
+            (
+                &["CACHE.SET", "key", "v", "TAGS", "1", "a"][..],
+                "cache.set",
+            ),
+            (
+                &["CACHE.SET", "key", "v", "EX", "100", "GRACE", "5"],
+                "cache.set",
+            ),
+            (&["CACHE.TOUCH", "key", "EX", "100"], "cache.touch"),
+            (
+                &["CACHE.TOUCH", "key", "PERSIST", "GRACE", "7"],
+                "cache.touch",
+            ),
+            (&["CACHE.DEL", "key", "absent"], "cache.del"),
+        ] {
+            assert!(!client.call(command).is_error());
+            let seen = own_events(subscriber, client);
+            assert_eq!(seen, [(event.to_owned(), "key".to_owned())], "{command:?}");
+        }
+        let token = lease(client, "leased");
+        assert!(set_leased(client, "leased", "v", token, &[]));
+        let seen = own_events(subscriber, client);
+        assert_eq!(seen, [("cache.set".to_owned(), "leased".to_owned())]);
+    });
+}
+
+#[test]
+fn what_changed_nothing_is_not_told() {
+    with_events(|subscriber, client| {
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        let token = lease(client, "missing");
+        call!(client, "CACHE.DEL", "missing");
+        own_events(subscriber, client);
+        for command in [
+            &["CACHE.SET", "key", "v", "NX"][..],
+            &["CACHE.SET", "absent", "v", "XX"],
+            &["CACHE.SET", "missing", "v", "LEASE", &token.to_string()],
+            &["CACHE.TOUCH", "absent", "PERSIST"],
+            &["CACHE.DEL", "absent"],
+            &["CACHE.GET", "key"],
+            &["CACHE.MGET", "key", "absent"],
+            &["CACHE.FETCH", "key"],
+            &["CACHE.FETCH", "absent", "LEASE", "1"],
+            &["CACHE.RELEASE", "absent", "1"],
+            &["CACHE.INSPECT", "key"],
+            &["CACHE.TAGINFO", "a"],
+            &["CACHE.TAGSCAN", "a", "0"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "DRYRUN"],
+        ] {
+            assert!(!client.call(command).is_error(), "{command:?}");
+            let seen = own_events(subscriber, client);
+            assert_eq!(seen, [], "{command:?}");
+        }
+    });
+}
+
+#[test]
+fn they_are_of_the_class_of_modules() {
+    on_both_protocols(|server, client| {
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "Ed");
+        let mut subscriber = server.raw().resp3();
+        subscribe(&mut subscriber, "__keyevent@0__:*");
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        assert_eq!(message(&mut subscriber).0, "__keyevent@0__:cache.set");
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "E$");
+        call!(client, "CACHE.SET", "key", "v");
+        assert_eq!(call!(client, "SET", "string", "v"), Reply::ok());
+        assert_eq!(message(&mut subscriber).0, "__keyevent@0__:set");
+    });
+}
