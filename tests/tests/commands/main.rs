@@ -7,6 +7,7 @@ mod described;
 mod get;
 mod invalidate;
 mod look;
+mod metadata;
 mod permissions;
 mod rejected;
 mod set;
