@@ -1,0 +1,187 @@
+//! Channels that take a POST with JSON: any webhook, Slack and what understands its form, PagerDuty.
+
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use super::{Channel, Failure, TIMEOUT};
+use crate::alerts::message::{Message, Phase};
+use crate::alerts::rules::Severity;
+use crate::alerts::secret::Secret;
+
+/// PagerDuty's Events API, version 2.
+pub(super) const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
+
+/// The URL, if it is one that can be posted to.
+pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
+    let parsed: Result<ureq::http::Uri, _> = url.expose().parse();
+    match parsed {
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => {
+            Ok(url)
+        }
+        // The text may be a secret.
+        _ => Err("the URL is not http://… or https://…".into()),
+    }
+}
+
+struct Post {
+    agent: Agent,
+    url: Secret,
+    headers: Vec<(String, Secret)>,
+}
+
+impl Post {
+    fn new(url: Secret, headers: Vec<(String, Secret)>) -> Self {
+        let config = Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            // A redirect would carry secret headers to a place that nobody configured.
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .user_agent(concat!("tagcache/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self {
+            agent: config.into(),
+            url,
+            headers,
+        }
+    }
+
+    fn send(&self, body: &Value) -> Result<(), Failure> {
+        let mut request = self
+            .agent
+            .post(self.url.expose())
+            .content_type("application/json");
+        for (name, value) in &self.headers {
+            request = request.header(name, value.expose());
+        }
+        let response = request
+            .send(body.to_string())
+            .map_err(|error| Failure::Retry(self.without_url(&error.to_string())))?;
+        match response.status().as_u16() {
+            200..=299 => Ok(()),
+            status @ (408 | 425 | 429 | 500..=599) => {
+                Err(Failure::Retry(format!("status {status}")))
+            }
+            status => Err(Failure::Refused(format!("status {status}"))),
+        }
+    }
+
+    /// A webhook's URL is a secret: whoever knows it can post.
+    fn without_url(&self, text: &str) -> String {
+        text.replace(self.url.expose(), "the URL")
+    }
+}
+
+/// Takes the [`Message`] as it is.
+pub(super) struct Webhook(Post);
+
+impl Webhook {
+    pub(super) fn new(url: Secret, headers: Vec<(String, Secret)>) -> Self {
+        Self(Post::new(url, headers))
+    }
+}
+
+impl Channel for Webhook {
+    fn send(&self, message: &Message) -> Result<(), Failure> {
+        let values: serde_json::Map<String, Value> = message
+            .values
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)))
+            .collect();
+        self.0.send(&json!({
+            "name": message.name,
+            "phase": message.phase,
+            "severity": message.severity,
+            "condition": message.condition,
+            "values": values,
+            "instance": message.instance,
+            "at": message.at,
+            "key": message.key,
+            "summary": message.summary(),
+        }))
+    }
+}
+
+/// Slack's incoming webhooks, and Mattermost's, Rocket.Chat's and others' that take the same.
+pub(super) struct Slack(Post);
+
+impl Slack {
+    pub(super) fn new(url: Secret) -> Self {
+        Self(Post::new(url, Vec::new()))
+    }
+}
+
+impl Channel for Slack {
+    fn send(&self, message: &Message) -> Result<(), Failure> {
+        let colour = match (message.phase, message.severity) {
+            (Phase::Resolved, _) => "good",
+            (Phase::Firing, Severity::Info) => "#439FE0",
+            (Phase::Firing, Severity::Warning) => "warning",
+            (Phase::Firing, Severity::Error | Severity::Critical) => "danger",
+        };
+        let field = |title: &str, value: &str| json!({"title": title, "value": escape(value), "short": true});
+        self.0.send(&json!({
+            "text": escape(&message.summary()),
+            "attachments": [{
+                "color": colour,
+                "fallback": escape(&message.summary()),
+                "fields": [
+                    field("Condition", &message.condition),
+                    field("Values", &message.values_text()),
+                    field("Instance", &message.instance),
+                    field("Severity", message.severity.as_str()),
+                ],
+            }],
+        }))
+    }
+}
+
+/// Slack's three control characters; a condition holds two of them.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// PagerDuty's Events API, version 2: an alarm that ends resolves the incident that it opened.
+pub(super) struct Pagerduty {
+    post: Post,
+    routing_key: Secret,
+}
+
+impl Pagerduty {
+    pub(super) fn new(url: Secret, routing_key: Secret) -> Self {
+        Self {
+            post: Post::new(url, Vec::new()),
+            routing_key,
+        }
+    }
+}
+
+impl Channel for Pagerduty {
+    fn send(&self, message: &Message) -> Result<(), Failure> {
+        let mut body = json!({
+            "routing_key": self.routing_key.expose(),
+            "dedup_key": message.key,
+            "event_action": match message.phase {
+                Phase::Firing => "trigger",
+                Phase::Resolved => "resolve",
+            },
+        });
+        if message.phase == Phase::Firing {
+            // The API takes at most 1024 characters of summary.
+            let summary: String = message.summary().chars().take(1024).collect();
+            body["payload"] = json!({
+                "summary": summary,
+                "source": message.instance,
+                "severity": message.severity,
+                "timestamp": message.at,
+                "component": "tagcache",
+                "custom_details": {
+                    "condition": message.condition,
+                    "values": message.values_text(),
+                },
+            });
+        }
+        self.post.send(&body)
+    }
+}

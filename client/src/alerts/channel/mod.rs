@@ -1,0 +1,370 @@
+//! Where messages go: what a channel is called in YAML, and how one message is sent.
+
+mod email;
+mod http;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::message::Message;
+use super::secret::{Place, Secret};
+
+/// How long one attempt may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a message did not arrive.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Another attempt may succeed.
+    Retry(String),
+    /// The receiver will never take it.
+    Refused(String),
+}
+
+/// A channel that is ready to send. Blocks up to its time-out.
+pub(super) trait Channel: Send {
+    fn send(&self, message: &Message) -> Result<(), Failure>;
+}
+
+/// A channel as YAML gives it: the fields of all kinds, so that a mistake has a place.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChannelYaml {
+    #[serde(rename = "type")]
+    kind: Kind,
+    url: Option<Place>,
+    #[serde(default)]
+    headers: BTreeMap<String, Place>,
+    routing_key: Option<Place>,
+    host: Option<String>,
+    port: Option<u16>,
+    tls: Option<Tls>,
+    username: Option<String>,
+    password: Option<Place>,
+    from: Option<String>,
+    #[serde(default)]
+    to: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Log,
+    Webhook,
+    Slack,
+    Pagerduty,
+    Email,
+}
+
+/// How a mail server is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Tls {
+    /// TLS after STARTTLS, which the server must offer.
+    #[default]
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+    /// In the clear; with a password only to this machine.
+    None,
+}
+
+/// A channel whose fields are right; secrets are not read yet.
+#[derive(Clone, Debug)]
+pub(super) enum ChannelSpec {
+    Log,
+    Webhook {
+        url: Place,
+        headers: BTreeMap<String, Place>,
+    },
+    Slack {
+        url: Place,
+    },
+    Pagerduty {
+        routing_key: Place,
+        url: Place,
+    },
+    Email(Box<EmailSpec>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct EmailSpec {
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
+    pub(super) tls: Tls,
+    pub(super) login: Option<(String, Place)>,
+    pub(super) from: lettre::message::Mailbox,
+    pub(super) to: Vec<lettre::message::Mailbox>,
+}
+
+impl ChannelSpec {
+    pub(super) fn check(yaml: ChannelYaml) -> Result<Self, String> {
+        let given = yaml.given();
+        let allowed: &[&str] = match yaml.kind {
+            Kind::Log => &[],
+            Kind::Webhook => &["url", "headers"],
+            Kind::Slack => &["url"],
+            Kind::Pagerduty => &["routing_key", "url"],
+            Kind::Email => &["host", "port", "tls", "username", "password", "from", "to"],
+        };
+        if let Some(field) = given.iter().find(|field| !allowed.contains(field)) {
+            return Err(format!(
+                "`{field}` does not belong to a channel of this type"
+            ));
+        }
+        match yaml.kind {
+            Kind::Log => Ok(Self::Log),
+            Kind::Webhook => Ok(Self::Webhook {
+                url: yaml.url.ok_or("needs `url`")?,
+                headers: yaml.headers,
+            }),
+            Kind::Slack => Ok(Self::Slack {
+                url: secret("url", yaml.url)?,
+            }),
+            Kind::Pagerduty => Ok(Self::Pagerduty {
+                routing_key: secret("routing_key", yaml.routing_key)?,
+                url: yaml
+                    .url
+                    .unwrap_or_else(|| Place::Value(http::PAGERDUTY.to_owned())),
+            }),
+            Kind::Email => Ok(Self::Email(Box::new(email_spec(yaml)?))),
+        }
+    }
+
+    /// What a channel of this name is where the file does not describe it: `log` always, `email`, `slack` and
+    /// `pagerduty` where the environment describes them.
+    pub(super) fn of_environment(
+        name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, String> {
+        let var = |name: &str| {
+            env(name).ok_or_else(|| format!("describe it under `channels:` or set {name}"))
+        };
+        match name {
+            "log" => Ok(Self::Log),
+            "slack" => var("TAGCACHE_SLACK_URL").map(|_| Self::Slack {
+                url: Place::Env("TAGCACHE_SLACK_URL".into()),
+            }),
+            "pagerduty" => var("TAGCACHE_PAGERDUTY_KEY").map(|_| Self::Pagerduty {
+                routing_key: Place::Env("TAGCACHE_PAGERDUTY_KEY".into()),
+                url: Place::Value(
+                    env("TAGCACHE_PAGERDUTY_URL").unwrap_or_else(|| http::PAGERDUTY.into()),
+                ),
+            }),
+            "email" => {
+                let to = var("TAGCACHE_SMTP_TO")?;
+                let (host, port) = host_and_port(&var("TAGCACHE_SMTP_HOST")?)?;
+                let password = env("TAGCACHE_SMTP_PASSWORD");
+                email_spec(ChannelYaml {
+                    kind: Kind::Email,
+                    url: None,
+                    headers: BTreeMap::new(),
+                    routing_key: None,
+                    host: Some(host),
+                    port,
+                    tls: match env("TAGCACHE_SMTP_TLS").as_deref() {
+                        None | Some("starttls") => Some(Tls::Starttls),
+                        Some("implicit") => Some(Tls::Implicit),
+                        Some("none") => Some(Tls::None),
+                        Some(other) => {
+                            return Err(format!(
+                                "TAGCACHE_SMTP_TLS is `{other}`, not starttls, implicit or none"
+                            ));
+                        }
+                    },
+                    username: env("TAGCACHE_SMTP_USERNAME"),
+                    password: password.map(|_| Place::Env("TAGCACHE_SMTP_PASSWORD".into())),
+                    from: Some(var("TAGCACHE_SMTP_FROM")?),
+                    to: to.split(',').map(|to| to.trim().to_owned()).collect(),
+                })
+                .map(|spec| Self::Email(Box::new(spec)))
+            }
+            _ => Err("describe it under `channels:`".into()),
+        }
+    }
+
+    /// Reads the secrets.
+    pub(super) fn open(
+        &self,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Box<dyn Channel>, String> {
+        let url = |place: &Place| http::check_url(place.read(env)?);
+        Ok(match self {
+            Self::Log => Box::new(Log),
+            Self::Webhook {
+                url: place,
+                headers,
+            } => {
+                let headers = headers
+                    .iter()
+                    .map(|(name, place)| Ok((name.clone(), place.read(env)?)))
+                    .collect::<Result<Vec<(String, Secret)>, String>>()?;
+                Box::new(http::Webhook::new(url(place)?, headers))
+            }
+            Self::Slack { url: place } => Box::new(http::Slack::new(url(place)?)),
+            Self::Pagerduty {
+                routing_key,
+                url: place,
+            } => Box::new(http::Pagerduty::new(url(place)?, routing_key.read(env)?)),
+            Self::Email(spec) => Box::new(email::Email::open(spec, env)?),
+        })
+    }
+}
+
+impl ChannelYaml {
+    /// The names of the fields that are there, but for the type.
+    fn given(&self) -> Vec<&'static str> {
+        [
+            ("url", self.url.is_some()),
+            ("headers", !self.headers.is_empty()),
+            ("routing_key", self.routing_key.is_some()),
+            ("host", self.host.is_some()),
+            ("port", self.port.is_some()),
+            ("tls", self.tls.is_some()),
+            ("username", self.username.is_some()),
+            ("password", self.password.is_some()),
+            ("from", self.from.is_some()),
+            ("to", !self.to.is_empty()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect()
+    }
+}
+
+/// A secret must not stand in the file, which is likely to be kept with the source.
+fn secret(name: &str, place: Option<Place>) -> Result<Place, String> {
+    match place {
+        None => Err(format!("needs `{name}`")),
+        Some(Place::Value(_)) => Err(format!(
+            "`{name}` is a secret: give {{env: NAME}} or {{file: PATH}}"
+        )),
+        Some(place) => Ok(place),
+    }
+}
+
+fn email_spec(yaml: ChannelYaml) -> Result<EmailSpec, String> {
+    let address = |text: &str| {
+        text.parse()
+            .map_err(|error| format!("`{text}` is no address: {error}"))
+    };
+    let host = yaml.host.ok_or("needs `host`")?;
+    let tls = yaml.tls.unwrap_or_default();
+    let login = match (yaml.username, yaml.password) {
+        (None, None) => None,
+        (Some(username), password) => Some((username, secret("password", password)?)),
+        (None, Some(_)) => return Err("`password` without `username`".into()),
+    };
+    let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if tls == Tls::None && login.is_some() && !here {
+        return Err(
+            "a password would travel in the clear: `tls: starttls` or `tls: implicit`".into(),
+        );
+    }
+    if yaml.to.is_empty() {
+        return Err("needs `to`".into());
+    }
+    Ok(EmailSpec {
+        host,
+        port: yaml.port,
+        tls,
+        login,
+        from: address(&yaml.from.ok_or("needs `from`")?)?,
+        to: yaml
+            .to
+            .iter()
+            .map(|to| address(to))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    match text.rsplit_once(':') {
+        None => Ok((text.to_owned(), None)),
+        Some((host, port)) => {
+            let port = port
+                .parse()
+                .map_err(|_| format!("TAGCACHE_SMTP_HOST: `{port}` is no port"))?;
+            Ok((host.to_owned(), Some(port)))
+        }
+    }
+}
+
+/// Writes a line to standard error, which is where a service's log comes from.
+struct Log;
+
+impl Channel for Log {
+    fn send(&self, message: &Message) -> Result<(), Failure> {
+        use std::io::Write as _;
+        let line = format!("{} {}\n", message.at, message.summary());
+        std::io::stderr()
+            .write_all(line.as_bytes())
+            .map_err(|error| Failure::Refused(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str) -> Result<ChannelSpec, String> {
+        ChannelSpec::check(serde_saphyr::from_str(yaml).unwrap())
+    }
+
+    fn refused(yaml: &str) -> String {
+        check(yaml).unwrap_err()
+    }
+
+    #[test]
+    fn a_channel_takes_the_fields_of_its_type() {
+        assert!(check("{type: log}").is_ok());
+        assert!(
+            check("{type: webhook, url: 'http://127.0.0.1/', headers: {X-Key: {env: K}}}").is_ok()
+        );
+        assert!(check("{type: slack, url: {env: U}}").is_ok());
+        assert!(check("{type: pagerduty, routing_key: {file: /k}}").is_ok());
+        assert!(check("{type: email, host: h, from: a@b.c, to: [d@e.f]}").is_ok());
+        assert!(refused("{type: slack}").contains("needs `url`"));
+        assert!(refused("{type: log, url: x}").contains("does not belong"));
+        assert!(refused("{type: email, host: h, from: a@b.c}").contains("needs `to`"));
+        assert!(
+            refused("{type: email, host: h, from: nobody, to: [d@e.f]}").contains("no address")
+        );
+    }
+
+    #[test]
+    fn secrets_stand_in_no_file_and_travel_in_no_clear_text() {
+        assert!(refused("{type: slack, url: 'https://hooks/x'}").contains("is a secret"));
+        assert!(refused("{type: pagerduty, routing_key: abc}").contains("is a secret"));
+        let email =
+            "type: email, from: a@b.c, to: [d@e.f], tls: none, username: u, password: {env: P}";
+        assert!(refused(&format!("{{{email}, host: mail.example.org}}")).contains("in the clear"));
+        assert!(check(&format!("{{{email}, host: 127.0.0.1}}")).is_ok());
+    }
+
+    #[test]
+    fn channels_may_come_from_the_environment() {
+        let env = |name: &str| {
+            let value = match name {
+                "TAGCACHE_SMTP_HOST" => "127.0.0.1:2525",
+                "TAGCACHE_SMTP_FROM" => "a@b.c",
+                "TAGCACHE_SMTP_TO" => "d@e.f, g@h.i",
+                "TAGCACHE_SMTP_TLS" => "none",
+                "TAGCACHE_SLACK_URL" => "http://127.0.0.1/",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        assert!(ChannelSpec::of_environment("log", &env).is_ok());
+        assert!(ChannelSpec::of_environment("slack", &env).is_ok());
+        let Ok(ChannelSpec::Email(spec)) = ChannelSpec::of_environment("email", &env) else {
+            panic!("described");
+        };
+        assert_eq!((spec.port, spec.to.len()), (Some(2525), 2));
+        let missing = ChannelSpec::of_environment("pagerduty", &env).unwrap_err();
+        assert!(missing.contains("TAGCACHE_PAGERDUTY_KEY"), "{missing}");
+    }
+}

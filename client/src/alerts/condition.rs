@@ -1,0 +1,360 @@
+//! Conditions: `memory.heapPercent > 85 and (cache.hitRate < 70 or cache.redis.connected == 0)`.
+//!
+//! ```text
+//! condition  = conjunction { "or" conjunction }
+//! conjunction = term { "and" term }
+//! term       = "(" condition ")" | metric operator value
+//! operator   = ">" | ">=" | "<" | "<=" | "==" | "!="
+//! value      = number [ unit ] | "true" | "false" | "healthy" | "warning" | "critical"
+//! unit       = "%" | "B" | "KB" | "MB" | "GB" | "ms" | "s" | "m" | "h"
+//! ```
+//! A number without a unit is in the metric's own unit.
+
+use std::fmt;
+
+use crate::memory::{METRICS, Metric, Snapshot, Unit, metric};
+
+/// How deep parentheses may nest: a bound on the parser's recursion.
+const MAX_DEPTH: usize = 32;
+
+/// A parsed condition.
+#[derive(Clone, Debug)]
+pub(super) enum Condition {
+    Compare(Comparison),
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Comparison {
+    metric: &'static Metric,
+    operator: Operator,
+    /// In the metric's unit.
+    value: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Above,
+    AtLeast,
+    Below,
+    AtMost,
+    Equal,
+    NotEqual,
+}
+
+/// What is wrong with a condition, and how many characters into it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub(super) offset: usize,
+    pub(super) message: String,
+}
+
+impl Condition {
+    pub(super) fn parse(text: &str) -> Result<Self, Mistake> {
+        let mut parser = Parser {
+            rest: text,
+            text,
+            depth: 0,
+        };
+        let condition = parser.or()?;
+        match parser.peek() {
+            "" => Ok(condition),
+            word => Err(parser.mistake(format!("expected `and`, `or` or the end, not `{word}`"))),
+        }
+    }
+
+    /// Whether it holds; `None` where a figure that decides it cannot be known. With `slack` every threshold is
+    /// moved by so much towards holding.
+    pub(super) fn holds(&self, snapshot: &Snapshot, slack: f64) -> Option<bool> {
+        match self {
+            Self::Compare(comparison) => comparison.holds(snapshot, slack),
+            // Kleene's logic: one false decides a conjunction, whatever is unknown.
+            Self::And(parts) => decide(parts.iter().map(|part| part.holds(snapshot, slack)), false),
+            Self::Or(parts) => decide(parts.iter().map(|part| part.holds(snapshot, slack)), true),
+        }
+    }
+
+    /// The metrics that it looks at, in its order.
+    pub(super) fn metrics(&self) -> Vec<&'static Metric> {
+        match self {
+            Self::Compare(comparison) => vec![comparison.metric],
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::metrics).collect(),
+        }
+    }
+
+    /// The same in Prometheus's language.
+    pub(super) fn to_promql(&self) -> String {
+        let join = |parts: &[Self], word: &str| {
+            let parts: Vec<_> = parts
+                .iter()
+                .map(|part| match part {
+                    Self::Compare(_) => part.to_promql(),
+                    Self::And(_) | Self::Or(_) => format!("({})", part.to_promql()),
+                })
+                .collect();
+            parts.join(&format!(" {word} "))
+        };
+        match self {
+            Self::Compare(c) => {
+                let value = decimal(c.value * c.metric.unit.to_base());
+                format!("{} {} {value}", c.metric.prometheus, c.operator)
+            }
+            Self::And(parts) => join(parts, "and"),
+            Self::Or(parts) => join(parts, "or"),
+        }
+    }
+}
+
+fn decide(parts: impl Iterator<Item = Option<bool>>, decisive: bool) -> Option<bool> {
+    let mut unknown = false;
+    for part in parts {
+        match part {
+            Some(value) if value == decisive => return Some(decisive),
+            Some(_) => {}
+            None => unknown = true,
+        }
+    }
+    (!unknown).then_some(!decisive)
+}
+
+/// A number without the noise of binary fractions: 70 % is 0.7, not 0.7000000000000001.
+fn decimal(value: f64) -> String {
+    let text = format!("{value:.9}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+impl Comparison {
+    fn holds(&self, snapshot: &Snapshot, slack: f64) -> Option<bool> {
+        let is = self.metric.read(snapshot)?;
+        Some(match self.operator {
+            Operator::Above => is > self.value - slack,
+            Operator::AtLeast => is >= self.value - slack,
+            Operator::Below => is < self.value + slack,
+            Operator::AtMost => is <= self.value + slack,
+            Operator::Equal => (is - self.value).abs() < 1e-9,
+            Operator::NotEqual => (is - self.value).abs() >= 1e-9,
+        })
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Above => ">",
+            Self::AtLeast => ">=",
+            Self::Below => "<",
+            Self::AtMost => "<=",
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+        })
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    rest: &'a str,
+    depth: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn or(&mut self) -> Result<Condition, Mistake> {
+        self.list("or", Self::and, Condition::Or)
+    }
+
+    fn and(&mut self) -> Result<Condition, Mistake> {
+        self.list("and", Self::term, Condition::And)
+    }
+
+    fn list(
+        &mut self,
+        word: &str,
+        part: fn(&mut Self) -> Result<Condition, Mistake>,
+        all: fn(Vec<Condition>) -> Condition,
+    ) -> Result<Condition, Mistake> {
+        let mut parts = vec![part(self)?];
+        while self.peek().eq_ignore_ascii_case(word) {
+            self.next();
+            parts.push(part(self)?);
+        }
+        Ok(match parts.len() {
+            1 => parts.remove(0),
+            _ => all(parts),
+        })
+    }
+
+    fn term(&mut self) -> Result<Condition, Mistake> {
+        if self.peek() != "(" {
+            return self.comparison();
+        }
+        if self.depth == MAX_DEPTH {
+            return Err(self.mistake(format!(
+                "more than {MAX_DEPTH} parentheses within each other"
+            )));
+        }
+        self.next();
+        self.depth += 1;
+        let inner = self.or()?;
+        self.depth -= 1;
+        match self.peek() {
+            ")" => {
+                self.next();
+                Ok(inner)
+            }
+            "" => Err(self.mistake("a `(` is not closed".into())),
+            word => Err(self.mistake(format!("expected `and`, `or` or `)`, not `{word}`"))),
+        }
+    }
+
+    fn comparison(&mut self) -> Result<Condition, Mistake> {
+        let name = self.peek();
+        if name.is_empty() {
+            return Err(self.mistake("expected a metric, found the end".into()));
+        }
+        let Some(metric) = metric(name) else {
+            return Err(self.mistake(unknown_metric(name)));
+        };
+        self.next();
+        let operator = match self.peek() {
+            ">" => Operator::Above,
+            ">=" => Operator::AtLeast,
+            "<" => Operator::Below,
+            "<=" => Operator::AtMost,
+            "==" => Operator::Equal,
+            "!=" => Operator::NotEqual,
+            "" => return Err(self.mistake("expected an operator, found the end".into())),
+            word => {
+                return Err(self.mistake(format!("expected one of > >= < <= == !=, not `{word}`")));
+            }
+        };
+        self.next();
+        let value = self.value(metric)?;
+        Ok(Condition::Compare(Comparison {
+            metric,
+            operator,
+            value,
+        }))
+    }
+
+    fn value(&mut self, metric: &Metric) -> Result<f64, Mistake> {
+        let word = self.peek();
+        let named = match (word, metric.name) {
+            ("false", _) | ("healthy", "memory.status") => Some(0.0),
+            ("true", _) | ("warning", "memory.status") => Some(1.0),
+            ("critical", "memory.status") => Some(2.0),
+            _ => None,
+        };
+        if let Some(value) = named {
+            if metric.unit != Unit::State {
+                return Err(self.mistake(format!("{} is a number, not `{word}`", metric.name)));
+            }
+            self.next();
+            return Ok(value);
+        }
+        let (number, unit) = split_number(word);
+        let Ok(number) = number.parse::<f64>() else {
+            let found = if word.is_empty() {
+                "the end".into()
+            } else {
+                format!("`{word}`")
+            };
+            return Err(self.mistake(format!("expected a number, not {found}")));
+        };
+        let at = self.mistake(format!("`{unit}` is no unit of {}", metric.name));
+        self.next();
+        // `500 MB`: the unit may stand apart.
+        let unit = if unit.is_empty() && unit_factor(self.peek(), metric.unit).is_some() {
+            self.next()
+        } else {
+            unit
+        };
+        if unit.is_empty() {
+            return Ok(number);
+        }
+        unit_factor(unit, metric.unit)
+            .map(|factor| number * factor)
+            .ok_or(at)
+    }
+
+    /// The word that comes next, `""` at the end.
+    fn peek(&self) -> &'a str {
+        let rest = self.rest.trim_start();
+        let mut chars = rest.chars();
+        let len = match chars.next() {
+            None => 0,
+            Some('(' | ')') => 1,
+            Some('<' | '>' | '=' | '!') => {
+                rest.len() - rest.trim_start_matches(['<', '>', '=', '!']).len()
+            }
+            Some(_) => rest
+                .find(|c: char| c.is_whitespace() || "()<>=!".contains(c))
+                .unwrap_or(rest.len()),
+        };
+        &rest[..len]
+    }
+
+    fn next(&mut self) -> &'a str {
+        let word = self.peek();
+        self.rest = &self.rest.trim_start()[word.len()..];
+        word
+    }
+
+    fn mistake(&self, message: String) -> Mistake {
+        let at = self.text.len() - self.rest.trim_start().len();
+        Mistake {
+            offset: self.text[..at].chars().count(),
+            message,
+        }
+    }
+}
+
+fn split_number(word: &str) -> (&str, &str) {
+    let end = word
+        .find(|c: char| !(c.is_ascii_digit() || ".+-_".contains(c)))
+        .unwrap_or(word.len());
+    word.split_at(end)
+}
+
+/// What a number of this unit is multiplied with to be in the metric's.
+fn unit_factor(unit: &str, of: Unit) -> Option<f64> {
+    const KIB: f64 = 1024.0;
+    let factor = match (of, unit) {
+        (Unit::Percent, "%")
+        | (Unit::Bytes, "B")
+        | (Unit::Milliseconds, "ms")
+        | (Unit::Seconds, "s") => 1.0,
+        (Unit::Bytes, "KB") => KIB,
+        (Unit::Bytes, "MB") => KIB * KIB,
+        (Unit::Bytes, "GB") => KIB * KIB * KIB,
+        (Unit::Milliseconds, "s") => 1000.0,
+        (Unit::Seconds, "m") => 60.0,
+        (Unit::Seconds, "h") => 3600.0,
+        _ => return None,
+    };
+    Some(factor)
+}
+
+fn unknown_metric(name: &str) -> String {
+    let lower = name.to_ascii_lowercase();
+    let last = lower.rsplit('.').next().unwrap_or_default();
+    let near: Vec<_> = METRICS
+        .iter()
+        .map(|metric| metric.name)
+        .filter(|known| {
+            let known = known.to_ascii_lowercase();
+            known == lower || (!last.is_empty() && known.rsplit('.').next() == Some(last))
+        })
+        .collect();
+    if near.is_empty() {
+        format!("no metric is called `{name}`")
+    } else {
+        format!(
+            "no metric is called `{name}`; perhaps {}",
+            near.join(" or ")
+        )
+    }
+}
+
+#[cfg(test)]
+#[path = "condition_tests.rs"]
+mod tests;

@@ -1,0 +1,188 @@
+//! One thread a channel: a receiver that is slow or away delays no other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::channel::{Channel, Failure};
+use super::message::Message;
+
+/// Messages that may wait for one channel; more are dropped, and counted.
+const QUEUE: usize = 256;
+
+/// How failed messages are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Attempts in all, 1 and up. Default 6.
+    pub attempts: u32,
+    /// Pause after the first failure; it doubles from one to the next. Default 1 s.
+    pub first_pause: Duration,
+    /// The longest pause. Default 60 s.
+    pub longest_pause: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Retries {
+    fn pause_after(&self, failures: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
+        self.first_pause
+            .saturating_mul(doubled)
+            .min(self.longest_pause)
+    }
+}
+
+/// What became of a channel's messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelFigures {
+    /// Arrived.
+    pub sent: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Attempts that were made again.
+    pub retried: u64,
+    /// Not taken, because too many waited.
+    pub dropped: u64,
+    /// Why the last attempt that failed did; holds no secret.
+    pub last_error: Option<String>,
+}
+
+pub(super) struct Delivery {
+    queue: Option<SyncSender<Message>>,
+    /// Dropped to wake the thread out of a pause.
+    hurry: Option<Sender<()>>,
+    ending: Arc<AtomicBool>,
+    figures: Arc<Mutex<ChannelFigures>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Delivery {
+    pub(super) fn start(
+        name: &str,
+        to: Box<dyn Channel>,
+        retries: Retries,
+    ) -> std::io::Result<Self> {
+        let (queue, messages) = sync_channel(QUEUE);
+        let (hurry, hurried) = channel();
+        let figures = Arc::default();
+        let ending = Arc::new(AtomicBool::new(false));
+        let sender = Sending {
+            to,
+            retries,
+            hurried,
+            ending: Arc::clone(&ending),
+            figures: Arc::clone(&figures),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("tagcache-alerts-{name}"))
+            .spawn(move || sender.run(&messages))?;
+        Ok(Self {
+            queue: Some(queue),
+            hurry: Some(hurry),
+            ending,
+            figures,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn send(&self, message: Message) {
+        let taken = self
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.try_send(message).is_ok());
+        if !taken {
+            update(&self.figures, |figures| figures.dropped += 1);
+        }
+    }
+
+    pub(super) fn figures(&self) -> ChannelFigures {
+        let mut copy = ChannelFigures::default();
+        update(&self.figures, |figures| copy = figures.clone());
+        copy
+    }
+}
+
+/// What waits is tried once more each, without pauses.
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.queue = None;
+        self.hurry = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Sending {
+    to: Box<dyn Channel>,
+    retries: Retries,
+    hurried: Receiver<()>,
+    ending: Arc<AtomicBool>,
+    figures: Arc<Mutex<ChannelFigures>>,
+}
+
+impl Sending {
+    fn run(&self, messages: &Receiver<Message>) {
+        for message in messages {
+            self.deliver(&message);
+        }
+    }
+
+    fn deliver(&self, message: &Message) {
+        let mut failures = 0;
+        loop {
+            let error = match self.to.send(message) {
+                Ok(()) => return update(&self.figures, |figures| figures.sent += 1),
+                Err(Failure::Refused(error)) => (error, false),
+                Err(Failure::Retry(error)) => (error, true),
+            };
+            failures += 1;
+            let again =
+                error.1 && failures < self.retries.attempts && !self.ending.load(Ordering::Relaxed);
+            update(&self.figures, |figures| {
+                figures.last_error = Some(error.0);
+                *(if again {
+                    &mut figures.retried
+                } else {
+                    &mut figures.failed
+                }) += 1;
+            });
+            if !again {
+                return;
+            }
+            // Woken early at the end: then the next attempt is the last.
+            let _ = self
+                .hurried
+                .recv_timeout(self.retries.pause_after(failures));
+        }
+    }
+}
+
+fn update(figures: &Mutex<ChannelFigures>, change: impl FnOnce(&mut ChannelFigures)) {
+    change(&mut figures.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let retries = Retries::default();
+        let pauses: Vec<u64> = (1..=8).map(|n| retries.pause_after(n).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(retries.pause_after(u32::MAX), Duration::from_secs(60));
+    }
+}

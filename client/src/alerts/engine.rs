@@ -1,0 +1,258 @@
+//! Rules at work: snapshots in, messages out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, ChannelSpec};
+use super::delivery::{ChannelFigures, Delivery, Retries};
+use super::message::{Message, Phase, rfc3339};
+use super::rules::{Config, ConfigError, Problem, Rule, Severity};
+use super::state::{Change, RuleState, State};
+use crate::memory::Snapshot;
+
+type Env = Box<dyn Fn(&str) -> Option<String>>;
+
+/// How alerts are to run; made by [`Alerts::builder`].
+pub struct Builder {
+    config: Config,
+    instance: String,
+    retries: Retries,
+    env: Env,
+}
+
+impl Builder {
+    /// What this process is called in messages. Default `tagcache`.
+    #[must_use]
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = name.into();
+        self
+    }
+
+    /// How failed messages are tried again.
+    #[must_use]
+    pub fn retries(mut self, retries: Retries) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Where `{env: NAME}` and the variables of channels without a description are looked up. Default: the
+    /// process's environment.
+    #[must_use]
+    pub fn env(mut self, env: impl Fn(&str) -> Option<String> + 'static) -> Self {
+        self.env = Box::new(env);
+        self
+    }
+
+    /// Checks that every channel that a rule names can be opened, secrets included.
+    ///
+    /// # Errors
+    /// Each name that cannot, with line and column.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.open().map(drop)
+    }
+
+    /// Reads the secrets and starts a thread for each channel that a rule names.
+    ///
+    /// # Errors
+    /// Channels that cannot be opened, with line and column.
+    pub fn start(self) -> Result<Alerts, ConfigError> {
+        let mut channels = BTreeMap::new();
+        for (name, channel) in self.open()? {
+            let delivery = Delivery::start(&name, channel, self.retries).map_err(|error| {
+                ConfigError(vec![Problem {
+                    line: 0,
+                    column: 0,
+                    message: format!("no thread for channel `{name}`: {error}"),
+                }])
+            })?;
+            channels.insert(name, delivery);
+        }
+        let rules = self.config.rules.into_iter();
+        Ok(Alerts {
+            started: Instant::now(),
+            instance: self.instance,
+            rules: Mutex::new(rules.map(|rule| (rule, RuleState::default())).collect()),
+            channels,
+        })
+    }
+
+    /// Sends one message that says that it is a test, without retries.
+    ///
+    /// # Errors
+    /// Why it did not arrive.
+    pub fn send_test(&self, channel: &str) -> Result<(), String> {
+        let message = Message {
+            name: "Test of the channel".into(),
+            phase: Phase::Firing,
+            severity: Severity::Info,
+            condition: "tagcache alerts test".into(),
+            values: Vec::new(),
+            instance: self.instance.clone(),
+            at: rfc3339(std::time::SystemTime::now()),
+            key: format!("{}/test", self.instance),
+        };
+        let opened = self.spec(channel)?.open(&self.env)?;
+        opened.send(&message).map_err(|failure| match failure {
+            super::channel::Failure::Retry(error) | super::channel::Failure::Refused(error) => {
+                error
+            }
+        })
+    }
+
+    fn spec(&self, name: &str) -> Result<ChannelSpec, String> {
+        match self.config.channels.get(name) {
+            Some(spec) => Ok(spec.clone()),
+            None => ChannelSpec::of_environment(name, &self.env),
+        }
+    }
+
+    fn open(&self) -> Result<BTreeMap<String, Box<dyn Channel>>, ConfigError> {
+        let mut channels = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (name, location) in self.config.rules.iter().flat_map(|rule| &rule.channels) {
+            if channels.contains_key(name) {
+                continue;
+            }
+            match self.spec(name).and_then(|spec| spec.open(&self.env)) {
+                Ok(channel) => {
+                    channels.insert(name.clone(), channel);
+                }
+                Err(error) => {
+                    problems.push(Problem::at(*location, format!("channel `{name}`: {error}")));
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(channels)
+        } else {
+            Err(ConfigError(problems))
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Rules at work. When dropped, what still waits for a channel is tried once more.
+pub struct Alerts {
+    started: Instant,
+    instance: String,
+    rules: Mutex<Vec<(Rule, RuleState)>>,
+    channels: BTreeMap<String, Delivery>,
+}
+
+/// What a rule is doing.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleFigures {
+    /// Its name.
+    pub name: String,
+    /// Its severity.
+    pub severity: Severity,
+    /// Its condition.
+    pub condition: String,
+    /// `quiet`, `pending` (holds, but not long enough) or `firing`.
+    pub state: &'static str,
+    /// How long it has been pending or firing, in seconds.
+    pub seconds: Option<f64>,
+}
+
+impl Alerts {
+    /// Alerts by these rules, to be configured and started.
+    pub fn builder(config: Config) -> Builder {
+        Builder {
+            config,
+            instance: "tagcache".into(),
+            retries: Retries::default(),
+            env: Box::new(|name| std::env::var(name).ok()),
+        }
+    }
+
+    /// Judges a snapshot by every rule; messages go out in the background. O(rules).
+    pub fn observe(&self, snapshot: &Snapshot) {
+        let now = self.started.elapsed();
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        for (rule, state) in rules.iter_mut() {
+            let slack = if state.is_firing() {
+                rule.hysteresis
+            } else {
+                0.0
+            };
+            let holds = rule.condition.holds(snapshot, slack);
+            let phase = match state.step(now, holds, &rule.timing) {
+                Some(Change::Fired) => Phase::Firing,
+                Some(Change::Resolved) if rule.tell_resolved => Phase::Resolved,
+                Some(Change::Resolved) | None => continue,
+            };
+            self.tell(rule, phase, snapshot);
+        }
+    }
+
+    /// What every rule is doing, in the file's order.
+    pub fn rules(&self) -> Vec<RuleFigures> {
+        let now = self.started.elapsed();
+        let seconds = |since: Duration| Some(now.saturating_sub(since).as_secs_f64());
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let figures = |(rule, state): &(Rule, RuleState)| {
+            let (state, seconds) = match state.state {
+                State::Quiet => ("quiet", None),
+                State::Pending { since } => ("pending", seconds(since)),
+                State::Firing { since } => ("firing", seconds(since)),
+            };
+            RuleFigures {
+                name: rule.name.clone(),
+                severity: rule.severity,
+                condition: rule.text.clone(),
+                state,
+                seconds,
+            }
+        };
+        rules.iter().map(figures).collect()
+    }
+
+    /// What became of each channel's messages.
+    pub fn channels(&self) -> BTreeMap<String, ChannelFigures> {
+        let figures = |(name, delivery): (&String, &Delivery)| (name.clone(), delivery.figures());
+        self.channels.iter().map(figures).collect()
+    }
+
+    fn tell(&self, rule: &Rule, phase: Phase, snapshot: &Snapshot) {
+        let mut values: Vec<(String, Option<f64>)> = Vec::new();
+        for metric in rule.condition.metrics() {
+            if values.iter().all(|(name, _)| name != metric.name) {
+                values.push((metric.name.to_owned(), metric.read(snapshot)));
+            }
+        }
+        let message = Message {
+            name: rule.name.clone(),
+            phase,
+            severity: rule.severity,
+            condition: rule.text.clone(),
+            values,
+            instance: self.instance.clone(),
+            at: rfc3339(snapshot.latest.at),
+            key: format!("{}/{}", self.instance, rule.name),
+        };
+        for (name, _) in &rule.channels {
+            if let Some(delivery) = self.channels.get(name) {
+                delivery.send(message.clone());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Alerts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Alerts")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,69 @@
+//! What a channel is told.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::rules::Severity;
+
+/// Whether an alarm begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The condition holds.
+    Firing,
+    /// It no longer does.
+    Resolved,
+}
+
+/// One message about one rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Message {
+    /// The rule's name.
+    pub name: String,
+    /// Whether the alarm begins or ends.
+    pub phase: Phase,
+    /// The rule's severity.
+    pub severity: Severity,
+    /// The rule's condition.
+    pub condition: String,
+    /// The metrics that the condition looks at and what they are; null where that cannot be known.
+    pub values: Vec<(String, Option<f64>)>,
+    /// Which process this is about.
+    pub instance: String,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// The same for all messages of one rule of one instance.
+    pub key: String,
+}
+
+impl Message {
+    /// A line such as `[FIRING] critical: High Memory Usage on web-1 (memory.heapPercent > 85; memory.heapPercent =
+    /// 91.20)`.
+    pub fn summary(&self) -> String {
+        let phase = match self.phase {
+            Phase::Firing => "FIRING",
+            Phase::Resolved => "RESOLVED",
+        };
+        format!(
+            "[{phase}] {}: {} on {} ({}; {})",
+            self.severity,
+            self.name,
+            self.instance,
+            self.condition,
+            self.values_text()
+        )
+    }
+
+    pub(super) fn values_text(&self) -> String {
+        let value = |(name, value): &(String, Option<f64>)| match value {
+            Some(value) => format!("{name} = {value:.2}"),
+            None => format!("{name} unknown"),
+        };
+        self.values.iter().map(value).collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub(super) fn rfc3339(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}

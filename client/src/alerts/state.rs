@@ -1,0 +1,167 @@
+//! What a rule is doing: pure, time comes in.
+
+use std::time::Duration;
+
+/// When a rule fires, stays and falls silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timing {
+    /// The condition must hold for so long without a break.
+    pub(super) hold: Duration,
+    /// After a message that it is over, no new alarm for so long.
+    pub(super) cooldown: Duration,
+}
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Fired,
+    Resolved,
+}
+
+/// Times are since any fixed moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum State {
+    #[default]
+    Quiet,
+    /// Holds since then, but not long enough, or it cools down.
+    Pending {
+        since: Duration,
+    },
+    Firing {
+        since: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RuleState {
+    pub(super) state: State,
+    resolved: Option<Duration>,
+}
+
+impl RuleState {
+    pub(super) fn is_firing(&self) -> bool {
+        matches!(self.state, State::Firing { .. })
+    }
+
+    /// Goes on with whether the condition holds now. Unknown changes nothing: a server that does not answer neither
+    /// raises nor ends the alarms on its figures.
+    pub(super) fn step(
+        &mut self,
+        now: Duration,
+        holds: Option<bool>,
+        timing: &Timing,
+    ) -> Option<Change> {
+        match (self.state, holds?) {
+            (State::Quiet, false) | (State::Firing { .. }, true) => None,
+            (State::Pending { .. }, false) => {
+                self.state = State::Quiet;
+                None
+            }
+            (State::Firing { .. }, false) => {
+                self.state = State::Quiet;
+                self.resolved = Some(now);
+                Some(Change::Resolved)
+            }
+            (State::Quiet, true) => {
+                self.state = State::Pending { since: now };
+                self.fire(now, timing)
+            }
+            (State::Pending { .. }, true) => self.fire(now, timing),
+        }
+    }
+
+    fn fire(&mut self, now: Duration, timing: &Timing) -> Option<Change> {
+        let State::Pending { since } = self.state else {
+            return None;
+        };
+        let held = now.saturating_sub(since) >= timing.hold;
+        let cool = self
+            .resolved
+            .is_none_or(|resolved| now.saturating_sub(resolved) >= timing.cooldown);
+        (held && cool).then(|| {
+            self.state = State::Firing { since };
+            Change::Fired
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(timing: Timing, steps: &[(u64, Option<bool>)]) -> Vec<(u64, Change)> {
+        let mut rule = RuleState::default();
+        let step = |&(secs, holds): &(u64, Option<bool>)| {
+            let change = rule.step(Duration::from_secs(secs), holds, &timing)?;
+            Some((secs, change))
+        };
+        steps.iter().filter_map(step).collect()
+    }
+
+    fn timing(hold: u64, cooldown: u64) -> Timing {
+        Timing {
+            hold: Duration::from_secs(hold),
+            cooldown: Duration::from_secs(cooldown),
+        }
+    }
+
+    const YES: Option<bool> = Some(true);
+    const NO: Option<bool> = Some(false);
+
+    #[test]
+    fn it_fires_once_and_resolves_once() {
+        let seen = run(
+            timing(0, 0),
+            &[(0, NO), (1, YES), (2, YES), (3, NO), (4, NO), (5, YES)],
+        );
+        assert_eq!(
+            seen,
+            [
+                (1, Change::Fired),
+                (3, Change::Resolved),
+                (5, Change::Fired)
+            ]
+        );
+    }
+
+    #[test]
+    fn it_must_hold_without_a_break() {
+        let seen = run(
+            timing(10, 0),
+            &[(0, YES), (9, YES), (9, NO), (10, YES), (19, YES), (20, YES)],
+        );
+        assert_eq!(seen, [(20, Change::Fired)]);
+    }
+
+    #[test]
+    fn a_flapping_condition_is_told_again_only_after_the_cool_down() {
+        let steps = [
+            (0, YES),
+            (1, NO),
+            (2, YES),
+            (3, NO),
+            (4, YES),
+            (60, YES),
+            (61, YES),
+        ];
+        let seen = run(timing(0, 60), &steps);
+        assert_eq!(
+            seen,
+            [
+                (0, Change::Fired),
+                (1, Change::Resolved),
+                (61, Change::Fired)
+            ]
+        );
+    }
+
+    #[test]
+    fn unknown_neither_raises_nor_ends_an_alarm() {
+        assert!(run(timing(0, 0), &[(0, None), (1, None)]).is_empty());
+        let seen = run(
+            timing(0, 0),
+            &[(0, YES), (1, None), (2, None), (3, YES), (4, NO)],
+        );
+        assert_eq!(seen, [(0, Change::Fired), (4, Change::Resolved)]);
+    }
+}

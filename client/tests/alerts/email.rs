@@ -1,0 +1,60 @@
+use crate::smtp::Sink;
+use crate::{alerts, heap, one_rule};
+
+#[test]
+fn an_alarm_and_its_end_arrive_as_mails() {
+    let sink = Sink::start(0);
+    let channel = format!(
+        "{{type: email, host: 127.0.0.1, port: {}, tls: none, username: cache, password: {{env: PASSWORD}}, from: Cache <cache@example.org>, to: [ops@example.org, 'Night shift <night@example.org>']}}",
+        sink.port
+    );
+    let alerts = alerts(&one_rule(&channel), &[("PASSWORD", "s3cr3t")]);
+    alerts.observe(&heap(91));
+    let mail = sink.next();
+    assert_eq!(mail.from, "<cache@example.org>");
+    assert_eq!(mail.to, ["<ops@example.org>", "<night@example.org>"]);
+    let subject = "Subject: [FIRING] critical: High Memory Usage on web-1";
+    assert!(mail.text.contains(subject), "{}", mail.text);
+    assert!(
+        mail.text.contains("memory.heapPercent = 91.00"),
+        "{}",
+        mail.text
+    );
+    assert!(!mail.text.contains("s3cr3t"));
+    // PLAIN, base64 of NUL cache NUL s3cr3t.
+    assert_eq!(mail.auth.as_deref(), Some("PLAIN AGNhY2hlAHMzY3IzdA=="));
+
+    alerts.observe(&heap(80));
+    assert!(sink.next().text.contains("Subject: [RESOLVED]"));
+}
+
+#[test]
+fn a_mail_that_is_refused_for_the_moment_is_tried_again() {
+    let sink = Sink::start(2);
+    let channel = format!(
+        "{{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}",
+        sink.port
+    );
+    let alerts = alerts(&one_rule(&channel), &[]);
+    alerts.observe(&heap(91));
+    assert!(sink.next().text.contains("[FIRING]"));
+    tagcache_tests::wait_until("it is counted", tagcache_tests::DEADLINE, || {
+        let figures = &alerts.channels()["it"];
+        (figures.sent, figures.retried, figures.failed) == (1, 2, 0)
+    });
+}
+
+#[test]
+fn a_server_without_tls_gets_no_mail_that_was_to_be_encrypted() {
+    let sink = Sink::start(0);
+    let channel = format!(
+        "{{type: email, host: 127.0.0.1, port: {}, tls: starttls, from: a@example.org, to: [b@example.org]}}",
+        sink.port
+    );
+    let alerts = alerts(&one_rule(&channel), &[]);
+    alerts.observe(&heap(91));
+    tagcache_tests::wait_until("it is given up", tagcache_tests::DEADLINE, || {
+        alerts.channels()["it"].failed == 1
+    });
+    assert_eq!(alerts.channels()["it"].sent, 0);
+}
