@@ -12,6 +12,7 @@ pub const DATABASES: [u32; 3] = [0, 1, 2];
 /// One write, native or of the module; every kind that can meet an entry is among them.
 pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
     const FAR: i64 = 99_999_999_999_999;
+    const GRACE: i64 = 1_000_000_000;
     let key = format!("key{}", rng.below(KEYS));
     let other = format!("key{}", rng.below(KEYS));
     let (tag, more) = (
@@ -19,7 +20,7 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
         format!("tag{}", rng.below(8)),
     );
     let value = rng.next_u64();
-    match rng.below(44) {
+    match rng.below(54) {
         0..8 => args!["CACHE.SET", key, value, "TAGS", 2, tag, more],
         8..10 => args!["CACHE.SET", key, value, "EX", 100_000, "TAGS", 1, tag],
         10 => args!["CACHE.SET", key, value, "PXAT", FAR, "NX", "TAGS", 1, tag],
@@ -60,7 +61,55 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
             key,
             value
         ],
-        _ => args!["CACHE.GET", key],
+        44..46 => args![
+            "CACHE.SET",
+            key,
+            value,
+            "GRACE",
+            GRACE,
+            "TAGS",
+            2,
+            tag,
+            more
+        ],
+        46 => args![
+            "CACHE.SET",
+            key,
+            value,
+            "PX",
+            1,
+            "GRACE",
+            GRACE,
+            "TAGS",
+            1,
+            tag
+        ],
+        47 => args![
+            "CACHE.SET",
+            key,
+            value,
+            "KEEPTTL",
+            "GRACE",
+            GRACE,
+            "TAGS",
+            1,
+            tag
+        ],
+        48 => args!["CACHE.TOUCH", key, "PX", GRACE, "GRACE", GRACE],
+        49..51 => args!["CACHE.REVALIDATE", tag],
+        51 => args!["CACHE.REVALIDATE", tag, more, tag],
+        52 => args![
+            "CACHE.INVALIDATEWHERE",
+            "ALL",
+            1,
+            tag,
+            "ANY",
+            1,
+            more,
+            "SOFT"
+        ],
+        53 => args!["CACHE.INVALIDATEWHERE", "ALL", 2, tag, more],
+        _ => args!["CACHE.FETCH", key, "LEASE", 5],
     }
 }
 

@@ -17,9 +17,30 @@ pub(crate) type Bytes = Vec<u8>;
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) tags: Vec<Bytes>,
-    pub(crate) expires: bool,
+    /// None where no page says, such as what is left of a stale entry's time.
+    pub(crate) expires: Option<bool>,
+    /// Whether it may be stale instead of gone.
+    pub(crate) grace: bool,
+    pub(crate) state: State,
     /// None where no page says what they are, such as after COPY.
     pub(crate) hits: Option<i64>,
+}
+
+/// Whether GET serves an entry, or only FETCH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Fresh,
+    Stale,
+    /// Restored soon after a soft invalidation: fresh or stale, INSPECT says.
+    Unknown,
+}
+
+impl Entry {
+    /// Its tag was invalidated softly, and it has a grace.
+    pub(crate) fn soften(&mut self) {
+        self.state = State::Stale;
+        self.expires = None;
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -40,6 +61,8 @@ pub(crate) struct Database {
     /// None after native flushes, which no page says anything of.
     pub(crate) clock: Option<i64>,
     invalidated: BTreeMap<Bytes, Instant>,
+    /// The same, softly.
+    softened: BTreeMap<Bytes, Instant>,
     /// The last flush or reload, after which nothing is promised of tags invalidated before.
     forgot: Option<Instant>,
 }
@@ -62,6 +85,7 @@ impl Database {
             expired,
             clock: Some(0),
             invalidated,
+            softened: BTreeMap::new(),
             forgot: None,
         }
     }
@@ -153,6 +177,47 @@ impl Database {
         pairs
     }
 
+    /// The entries of these tags turn stale, those without grace are gone. Answers the number of pairs.
+    pub(crate) fn revalidate(&mut self, tags: &[Bytes]) -> i64 {
+        let tags: BTreeSet<&Bytes> = tags.iter().collect();
+        let mut pairs = 0;
+        let mut meant = BTreeSet::new();
+        for tag in tags {
+            let keys = self.keys_of_tag(tag);
+            pairs += keys.len() as i64;
+            meant.extend(keys);
+            self.softened.insert(tag.clone(), Instant::now());
+        }
+        for key in &meant {
+            self.soften(key);
+        }
+        self.clock = self.clock.map(|clock| clock + 1);
+        pairs
+    }
+
+    fn soften(&mut self, key: &[u8]) {
+        match self.entry_mut(key) {
+            Some(entry) if entry.grace => entry.soften(),
+            _ => self.lose(key),
+        }
+    }
+
+    /// CACHE.INVALIDATEWHERE: answers the number of entries.
+    pub(crate) fn invalidate_where(&mut self, meets: impl Fn(&Entry) -> bool, soft: bool) -> i64 {
+        let meant = self.entries().filter(|(_, entry)| meets(entry));
+        let keys: Vec<Bytes> = meant.map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            if soft {
+                self.soften(key);
+            } else {
+                self.lose(key);
+            }
+        }
+        // No page says whether it is one tick or many.
+        self.clock = None;
+        keys.len() as i64
+    }
+
     /// CACHE.FLUSH: answers the number of entries.
     pub(crate) fn flush_entries(&mut self) -> i64 {
         let keys: Vec<Bytes> = self.entries().map(|(key, _)| key.clone()).collect();
@@ -196,6 +261,17 @@ impl Database {
         }
     }
 
+    /// In which state an entry may arrive that was fresh when it was dumped, where a tag of it was softened since.
+    pub(crate) fn arrives_as(&self, entry: &Entry) -> State {
+        let near = |at: &Instant| at.elapsed() < Duration::from_secs_f64(6.0);
+        let softened = |tag: &Bytes| self.softened.get(tag).is_some_and(near);
+        if entry.state == State::Fresh && entry.tags.iter().any(softened) {
+            State::Unknown
+        } else {
+            entry.state
+        }
+    }
+
     /// Holds a reply of CACHE.INSPECT against what is known of the key, and learns the hits from it.
     pub(crate) fn check_inspected(&mut self, key: &[u8], reply: &Reply, at: &str) {
         let name = key.escape_ascii();
@@ -216,8 +292,25 @@ impl Database {
                     entry.value.len() as i64,
                     "{at}: bytes of {name}"
                 );
-                assert_eq!(seen.expires, entry.expires, "{at}: expiry of {name}");
-                assert_eq!(seen.state, "fresh", "{at}: state of {name}");
+                if entry.state == State::Unknown {
+                    entry.state = if seen.state == "stale" {
+                        State::Stale
+                    } else {
+                        State::Fresh
+                    };
+                }
+                let state = if entry.state == State::Stale {
+                    "stale"
+                } else {
+                    "fresh"
+                };
+                assert_eq!(seen.state, state, "{at}: state of {name}");
+                if entry.state == State::Stale {
+                    entry.expires = None;
+                } else {
+                    let expires = *entry.expires.get_or_insert(seen.expires);
+                    assert_eq!(seen.expires, expires, "{at}: expiry of {name}");
+                }
                 let hits = *entry.hits.get_or_insert(seen.hits);
                 assert_eq!(seen.hits, hits, "{at}: hits of {name}");
             }

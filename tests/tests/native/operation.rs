@@ -2,7 +2,10 @@
 
 use tagcache_tests::{Rng, args};
 
-use crate::model::{Bytes, Entry};
+use crate::model::{Bytes, Entry, State};
+
+/// The grace of those that have one: longer than any test, and short beside the time since 1970.
+const GRACE_MS: i64 = 1_000_000_000;
 
 pub(crate) const DATABASES: usize = 3;
 pub(crate) const KEYS: usize = 1500;
@@ -34,9 +37,12 @@ pub(crate) enum Operation {
     },
     Get(Bytes),
     Mget(Vec<Bytes>),
+    Fetch(Bytes),
     CacheDel(Vec<Bytes>),
     Touch(Bytes, Time),
     Invalidate(Vec<Bytes>),
+    Revalidate(Vec<Bytes>),
+    InvalidateWhere(Where),
     CacheFlush,
     Inspect(Bytes),
     Del(&'static str, Bytes),
@@ -69,6 +75,34 @@ pub(crate) enum Operation {
     Select(usize),
 }
 
+/// What CACHE.INVALIDATEWHERE asks for; an empty list asks for nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Where {
+    all: Vec<Bytes>,
+    none: Vec<Bytes>,
+    pub(crate) soft: bool,
+}
+
+impl Where {
+    fn any(rng: &mut Rng) -> Self {
+        let one = |rng: &mut Rng| tag(1 + rng.below(TAGS - 1));
+        Self {
+            all: vec![one(rng), one(rng)],
+            none: if rng.one_in(2) {
+                vec![one(rng)]
+            } else {
+                Vec::new()
+            },
+            soft: rng.one_in(2),
+        }
+    }
+
+    pub(crate) fn meets(&self, entry: &Entry) -> bool {
+        self.all.iter().all(|tag| entry.tags.contains(tag))
+            && !self.none.iter().any(|tag| entry.tags.contains(tag))
+    }
+}
+
 /// A payload and the entry in it; none where the entry was gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Dumped {
@@ -99,7 +133,9 @@ fn any_entry(rng: &mut Rng) -> Entry {
     Entry {
         value: rng.bytes(len),
         tags,
-        expires: false,
+        expires: Some(false),
+        grace: rng.one_in(3),
+        state: State::Fresh,
         hits: Some(0),
     }
 }
@@ -111,7 +147,8 @@ impl Operation {
         match rng.below(1000) {
             0..300 => Self::any_set(rng),
             300..400 => Self::Get(key),
-            400..420 => Self::Mget((0..5).map(|_| any_key(rng)).collect()),
+            400..410 => Self::Mget((0..5).map(|_| any_key(rng)).collect()),
+            410..420 => Self::Fetch(key),
             420..460 => Self::CacheDel((0..=rng.below(3)).map(|_| any_key(rng)).collect()),
             460..480 => Self::Touch(key, rng.pick(&[Time::Far, Time::None, Time::Past])),
             480..486 => Self::Invalidate(
@@ -121,6 +158,13 @@ impl Operation {
             ),
             486..488 => Self::Invalidate(vec![tag(0), tag(rng.below(TAGS + 2))]),
             488 if rng.one_in(4) => Self::CacheFlush,
+            489..494 => Self::Revalidate(
+                (0..=rng.below(2))
+                    .map(|_| tag(1 + rng.below(TAGS - 1)))
+                    .collect(),
+            ),
+            494 => Self::Revalidate(vec![tag(0), tag(rng.below(TAGS + 2))]),
+            495..500 => Self::InvalidateWhere(Where::any(rng)),
             506..546 => Self::Del(rng.pick(&["DEL", "UNLINK"]), key),
             546..576 => Self::Expire(key, rng.pick(&[Time::Far, Time::Past])),
             576..596 => Self::Persist(key),
@@ -204,6 +248,9 @@ impl Operation {
                     Time::Past => set.extend(args!["PXAT", 1]),
                     Time::Keep => set.extend(args!["KEEPTTL"]),
                 }
+                if entry.grace {
+                    set.extend(args!["GRACE", GRACE_MS]);
+                }
                 match condition {
                     Condition::Always => {}
                     Condition::Absent => set.extend(args!["NX"]),
@@ -222,6 +269,18 @@ impl Operation {
             Self::Touch(key, Time::Past) => args!["CACHE.TOUCH", key, "PXAT", 1],
             Self::Touch(key, _) => args!["CACHE.TOUCH", key, "PXAT", FAR],
             Self::Invalidate(tags) => [args!["CACHE.INVALIDATE"], tags.clone()].concat(),
+            Self::Revalidate(tags) => [args!["CACHE.REVALIDATE"], tags.clone()].concat(),
+            Self::InvalidateWhere(what) => {
+                let mut command = args!["CACHE.INVALIDATEWHERE", "ALL", what.all.len()];
+                command.extend(what.all.iter().cloned());
+                if !what.none.is_empty() {
+                    command.extend(args!["NONE", what.none.len()]);
+                    command.extend(what.none.iter().cloned());
+                }
+                command.extend(what.soft.then(|| b"SOFT".to_vec()));
+                command
+            }
+            Self::Fetch(key) => args!["CACHE.FETCH", key],
             Self::CacheFlush => args!["CACHE.FLUSH"],
             Self::Inspect(key) => args!["CACHE.INSPECT", key],
             Self::Del(command, key) => args![command, key],

@@ -1,9 +1,10 @@
 //! What each operation does to the model, and which replies it may have.
 
 use tagcache_tests::Reply;
+use tagcache_tests::fetch::{self, fetched};
 
 use crate::WRONGTYPE;
-use crate::model::{Arrival, Bytes, Database, Entry, Key};
+use crate::model::{Arrival, Bytes, Database, Entry, Key, State};
 use crate::operation::{Condition, DATABASES, Dumped, Operation, Time};
 
 /// All databases, the selected one, and payloads for later.
@@ -150,13 +151,16 @@ impl World {
             return true;
         };
         let entry = Entry {
-            expires: false,
+            expires: Some(false),
+            state: database.arrives_as(entry),
             ..entry.clone()
         };
         match database.arrival(&entry) {
-            Arrival::Visible => database.put(key, Key::Entry(entry)),
+            Arrival::Visible if entry.state != State::Unknown => {
+                database.put(key, Key::Entry(entry));
+            }
             Arrival::Gone => database.lose(key),
-            Arrival::Either => {
+            Arrival::Visible | Arrival::Either => {
                 database.lose(key);
                 self.unsettled = Some((key.to_vec(), entry));
             }
@@ -191,6 +195,8 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
             let values = keys.iter().map(|key| read(database, key)).collect();
             Reply::Array(values) == *reply
         }
+        Operation::Fetch(key) if database.other(key).is_some() => refused(reply, WRONGTYPE),
+        Operation::Fetch(key) => fetch(database, key, reply),
         Operation::CacheDel(keys) => {
             if keys.iter().any(|key| database.other(key).is_some()) {
                 return refused(reply, WRONGTYPE);
@@ -207,40 +213,75 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
             if *time == Time::Past {
                 database.expire(key);
             } else if let Some(entry) = database.entry_mut(key) {
-                entry.expires = *time == Time::Far;
+                entry.expires = Some(*time == Time::Far);
             }
             *reply == Reply::Int(known)
         }
+        // An entry that is gone still counts for its other tags until it is reclaimed, one that is expired until it is
+        // removed.
         Operation::Invalidate(tags) => {
-            // An entry that is gone still counts for its other tags until it is reclaimed, one that is expired
-            // until it is removed.
             let gone = (database.limbo.len() + database.expired.len()) as i64;
             let dropped = database.invalidate(tags);
-            let most = dropped + gone * tags.len() as i64;
-            let right = matches!(reply, Reply::Int(n) if (dropped..=most).contains(n));
-            assert!(
-                right,
-                "{operation:?}: {reply:?}, expected {dropped} to {most}"
-            );
-            right
+            counted(operation, reply, dropped, gone * tags.len() as i64)
+        }
+        Operation::Revalidate(tags) => {
+            let gone = (database.limbo.len() + database.expired.len()) as i64;
+            let dropped = database.revalidate(tags);
+            counted(operation, reply, dropped, gone * tags.len() as i64)
+        }
+        Operation::InvalidateWhere(what) => {
+            let expired = database.expired.len() as i64;
+            let dropped = database.invalidate_where(|entry| what.meets(entry), what.soft);
+            counted(operation, reply, dropped, expired)
         }
         Operation::CacheFlush => {
             let expired = database.expired.len() as i64;
             let flushed = database.flush_entries();
-            let right = matches!(reply, Reply::Int(n) if (flushed..=flushed + expired).contains(n));
-            assert!(
-                right,
-                "CACHE.FLUSH: {reply:?}, expected {flushed} to {}",
-                flushed + expired
-            );
-            right
+            counted(operation, reply, flushed, expired)
         }
         _ => native(database, operation, reply),
     }
 }
 
+/// Whether the reply is this number, or up to `more` above it.
+fn counted(operation: &Operation, reply: &Reply, least: i64, more: i64) -> bool {
+    let most = least + more;
+    let right = matches!(reply, Reply::Int(n) if (least..=most).contains(n));
+    assert!(
+        right,
+        "{operation:?}: {reply:?}, expected {least} to {most}"
+    );
+    right
+}
+
+fn fetch(database: &mut Database, key: &[u8], reply: &Reply) -> bool {
+    let answer = fetched(reply);
+    let Some(entry) = database.entry_mut(key) else {
+        return answer.is_miss();
+    };
+    if entry.state == State::Unknown {
+        entry.state = match answer.state {
+            fetch::State::Hit => State::Fresh,
+            _ => State::Stale,
+        };
+    }
+    if entry.state == State::Fresh {
+        entry.hits = entry.hits.map(|hits| hits + 1);
+        let right = entry
+            .expires
+            .is_none_or(|expires| expires == (answer.pttl >= 0));
+        return right && answer.is_hit(&entry.value) && answer.tags == entry.tags;
+    }
+    // Whether a stale value that was served counts for its entry is nowhere said.
+    entry.hits = None;
+    answer.is_stale(&entry.value) && answer.token == 0 && answer.tags == entry.tags
+}
+
 fn read(database: &mut Database, key: &[u8]) -> Reply {
-    database.entry_mut(key).map_or(Reply::Null, |entry| {
+    let fresh = database
+        .entry_mut(key)
+        .filter(|entry| entry.state != State::Stale);
+    fresh.map_or(Reply::Null, |entry| {
         entry.hits = entry.hits.map(|hits| hits + 1);
         Reply::bulk(&entry.value)
     })
@@ -267,7 +308,12 @@ fn set(
         return reply.is_null();
     }
     let hits = old.map_or(Some(0), |old| old.hits);
-    let expires = time == Time::Far || time == Time::Keep && old.is_some_and(|old| old.expires);
+    let expires = match time {
+        Time::Keep => old.map_or(Some(false), |old| old.expires),
+        _ => Some(time == Time::Far),
+    };
+    // Without one of its own the new value keeps the old one's grace together with its time.
+    let grace = entry.grace || time == Time::Keep && old.is_some_and(|old| old.grace);
     if time == Time::Past {
         database.remove(key);
         database.expired.insert(key.to_vec());
@@ -276,6 +322,7 @@ fn set(
             key,
             Key::Entry(Entry {
                 expires,
+                grace,
                 hits,
                 ..entry.clone()
             }),
@@ -297,7 +344,7 @@ fn native(database: &mut Database, operation: &Operation, reply: &Reply) -> bool
             if *time == Time::Past {
                 database.keys.remove(key);
             } else if let Some(entry) = database.entry_mut(key) {
-                entry.expires = true;
+                entry.expires = Some(true);
             }
             int(i64::from(known)) || unsure && int(1)
         }
@@ -305,10 +352,13 @@ fn native(database: &mut Database, operation: &Operation, reply: &Reply) -> bool
             if database.unsure(key) || database.other(key).is_some() {
                 return int(0) || int(1);
             }
-            let expired = database
-                .entry_mut(key)
-                .is_some_and(|entry| std::mem::replace(&mut entry.expires, false));
-            int(i64::from(expired))
+            let Some(entry) = database.entry_mut(key) else {
+                return int(0);
+            };
+            match entry.expires.replace(false) {
+                Some(expired) => int(i64::from(expired)),
+                None => int(0) || int(1),
+            }
         }
         Operation::Rename(from, to) => {
             let done = *reply == Reply::ok();
