@@ -1,7 +1,7 @@
 //! Arguments that no client sends by good will.
 
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, tagscan};
-use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols, send};
 
 const MB: usize = 1 << 20;
 
@@ -26,6 +26,91 @@ fn a_tag_of_10_mb_is_refused_or_unknown_everywhere_and_nothing_changes() {
             "{dropped:?}"
         );
         assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+#[test]
+fn a_key_of_any_bytes_can_be_leased_and_waited_for() {
+    on_both_protocols(|server, client| {
+        let all: Vec<u8> = (0..=255).collect();
+        let keys: [&[u8]; 5] = [b"", b"\0", b"\r\n", &all, &vec![b'k'; 100_000]];
+        for key in keys {
+            let miss = call!(client, "CACHE.FETCH", key, "LEASE", 60_000);
+            let token = miss.items()[3].int();
+            assert!(token > 0);
+            let mut waiter = server.raw();
+            send!(waiter, "CACHE.FETCH", key, "LEASE", 5, "WAIT", 600_000);
+            tagcache_tests::fetch::wait_for_waiters(client, 1);
+            let set = call!(
+                client,
+                "CACHE.SET",
+                key,
+                all,
+                "LEASE",
+                token,
+                "TAGS",
+                1,
+                all
+            );
+            assert_eq!(set, Reply::ok());
+            let hit = waiter.read();
+            assert_eq!(hit.items()[1], Reply::bulk(&all));
+            assert_eq!(hit.items()[4], Reply::Array(vec![Reply::bulk(&all)]));
+        }
+        assert_index_agrees(server, &[0], &[]);
+    });
+}
+
+#[test]
+fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
+    on_both_protocols(|server, client| {
+        call!(
+            client,
+            "CACHE.SET",
+            "key",
+            "v",
+            "GRACE",
+            1000,
+            "TAGS",
+            1,
+            "a"
+        );
+        for number in [
+            "0",
+            "-1",
+            "1",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "4611686018427387904",
+            "140737488355328",
+            "281474976710656",
+            "99999999999999999999",
+        ] {
+            for command in [
+                &["CACHE.FETCH", "key", "LEASE", number][..],
+                &["CACHE.FETCH", "absent", "LEASE", number],
+                &["CACHE.RELEASE", "absent", number],
+                &["CACHE.SET", "other", "v", "LEASE", number],
+                &["CACHE.SET", "other", "v", "GRACE", number],
+                &["CACHE.SET", "other", "v", "EX", "5", "GRACE", number],
+                &["CACHE.SET", "other", "v", "PX", number, "GRACE", number],
+                &["CACHE.TOUCH", "other", "PX", number, "GRACE", number],
+                &["CACHE.TOUCH", "other", "PERSIST", "GRACE", number],
+                &["CACHE.HITS", "key", number],
+                &["CACHE.TOP", number],
+                &["CACHE.TAGTOP", "LIMIT", number],
+                &["CACHE.INVALIDATEWHERE", "ALL", number, "x", "DRYRUN"],
+            ] {
+                let reply = client.call(command);
+                assert!(
+                    reply.error().is_none_or(known_prefix),
+                    "{command:?}: {reply:?}"
+                );
+            }
+            assert_index_agrees(server, &[0], &[b"a", b"x"]);
+        }
+        assert!(server.raw().call(&["PING"]) == Reply::Simple("PONG".to_owned()));
     });
 }
 
@@ -81,6 +166,10 @@ fn a_key_of_any_bytes_works_in_every_command() {
                 Reply::bulk("v")
             );
             assert_eq!(call!(client, "CACHE.TOUCH", key, "PERSIST"), Reply::Int(1));
+            assert_eq!(call!(client, "CACHE.HITS", key, 3), Reply::Int(1));
+            let fetched = call!(client, "CACHE.FETCH", key, "LEASE", 5, "WAIT", 5);
+            assert_eq!(fetched.items()[1], Reply::bulk("v"));
+            assert_eq!(call!(client, "CACHE.RELEASE", key, 5), Reply::Int(0));
             assert_eq!(inspect(client, key).unwrap().tags, [b"a"]);
         }
         let found: Vec<_> = tagscan(client, b"a", 3).into_iter().collect();
@@ -128,7 +217,18 @@ fn a_hundred_thousand_arguments_are_answered() {
             client.call(&many("CACHE.MGET", "key")).items().len(),
             100_000
         );
+        assert_eq!(
+            client.call(&many("CACHE.REVALIDATE", "none")),
+            Reply::Int(0)
+        );
         assert_eq!(client.call(&many("CACHE.INVALIDATE", "tag")), Reply::Int(1));
+        let mut hits = args!["CACHE.HITS"];
+        hits.extend((0..50_000).flat_map(|n| args![format!("key{n}"), 1]));
+        assert_eq!(client.call(&hits), Reply::Int(0));
+        let mut by_any = args!["CACHE.INVALIDATEWHERE", "ANY", 100_000];
+        by_any.extend((0..100_000).map(|n| format!("t{n}").into_bytes()));
+        let reply = client.call(&by_any);
+        assert!(reply.is_error() || reply == Reply::Int(0), "{reply:?}");
         assert_eq!(client.call(&many("CACHE.DEL", "key")), Reply::Int(0));
         let mut set = args!["CACHE.SET", "key", "v", "TAGS", 100_000];
         set.extend((0..100_000).map(|n| format!("t{n}").into_bytes()));
@@ -165,7 +265,7 @@ fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
 
 /// Any words in any order, from a vocabulary that gets far into every parser.
 fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
-    const COMMANDS: [&str; 12] = [
+    const COMMANDS: [&str; 22] = [
         "CACHE.SET",
         "CACHE.GET",
         "CACHE.MGET",
@@ -178,8 +278,18 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "CACHE.TAGSCAN",
         "CACHE.STATS",
         "CACHE.SET",
+        "CACHE.FETCH",
+        "CACHE.FETCH",
+        "CACHE.RELEASE",
+        "CACHE.REVALIDATE",
+        "CACHE.INVALIDATEWHERE",
+        "CACHE.INVALIDATEWHERE",
+        "CACHE.TOP",
+        "CACHE.HITS",
+        "CACHE.TAGTOP",
+        "CACHE.RESETSTATS",
     ];
-    const WORDS: [&str; 30] = [
+    const WORDS: [&str; 39] = [
         "EX",
         "PX",
         "EXAT",
@@ -192,6 +302,15 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "LEASE",
         "COUNT",
         "PERSIST",
+        "WAIT",
+        "ALL",
+        "ANY",
+        "NONE",
+        "SOFT",
+        "DRYRUN",
+        "BY",
+        "BYTES",
+        "LIMIT",
         "0",
         "1",
         "2",

@@ -34,6 +34,42 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
             "a",
             "guard"
         ],
+        args![
+            "CACHE.SET",
+            "grace",
+            "value",
+            "GRACE",
+            1_000_000,
+            "TAGS",
+            2,
+            "a",
+            "b"
+        ],
+        args![
+            "CACHE.SET",
+            "both",
+            "value",
+            "EX",
+            10_000,
+            "GRACE",
+            1_000_000,
+            "TAGS",
+            1,
+            "a"
+        ],
+        // The last but one is made stale below.
+        args![
+            "CACHE.SET",
+            "stale",
+            "value",
+            "EX",
+            10_000,
+            "GRACE",
+            1_000_000,
+            "TAGS",
+            1,
+            "softened"
+        ],
         many,
     ];
     let dump = |set: &Vec<Vec<u8>>| {
@@ -41,6 +77,7 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
         for _ in 0..300 {
             call!(client, "CACHE.GET", set[1]);
         }
+        call!(client, "CACHE.REVALIDATE", "softened");
         call!(client, "DUMP", set[1]).bytes().to_vec()
     };
     sets.iter().map(dump).collect()
