@@ -42,6 +42,23 @@
 
 #[cfg(feature = "alerts")]
 pub mod alerts;
+#[cfg(feature = "remote")]
+mod cache;
+mod entry;
 pub mod local;
 #[cfg(feature = "monitor")]
 pub mod memory;
+
+#[cfg(feature = "remote")]
+mod observe;
+#[cfg(feature = "remote")]
+mod remote;
+
+#[cfg(feature = "msgpack")]
+pub use cache::MessagePack;
+#[cfg(feature = "remote")]
+pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures, TopKey};
+pub use entry::{Entry, NoTags};
+pub use local::LocalCache;
+#[cfg(feature = "remote")]
+pub use remote::{Error, LoaderError, Remedy, ServerState, ServerStatus, Servers};

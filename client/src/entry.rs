@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+/// The type of an [`Entry`]'s tags where it has none.
+pub type NoTags = [&'static str; 0];
+
+/// How a value is to be kept: for how long, under which tags, and how much it weighs.
+///
+/// Describing an entry costs nothing: the tags are looked at only when a value is really stored, so a call such as
+/// [`LocalCache::get_or_insert_with`](crate::LocalCache::get_or_insert_with) that finds its key allocates nothing.
+///
+/// ```
+/// use std::time::Duration;
+/// use tagcache::Entry;
+///
+/// let minute = Entry::ttl(Duration::from_secs(60));
+/// let tagged = minute.grace(Duration::from_secs(30)).tags(["users", "tenant:7"]);
+/// let owned: Vec<String> = vec!["users".into()];
+/// let from_owned = minute.tags(&owned);
+/// # let _ = (tagged, from_owned);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<T = NoTags> {
+    pub(crate) ttl: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) weight: Option<u64>,
+    /// What only matters where values are loaded through a server.
+    #[cfg(feature = "remote")]
+    pub(crate) load: crate::cache::LoadOptions,
+    pub(crate) tags: T,
+}
+
+impl Entry {
+    /// An entry that is fresh for `ttl` from the moment at which it is stored.
+    ///
+    /// With [`Duration::ZERO`] nothing is stored. A TTL that reaches further than about 584 years, such as
+    /// [`Duration::MAX`], never expires.
+    pub const fn ttl(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            grace: Duration::ZERO,
+            weight: None,
+            #[cfg(feature = "remote")]
+            load: crate::cache::LoadOptions::DEFAULT,
+            tags: [],
+        }
+    }
+
+    /// An entry that never expires. It still leaves by eviction, by removal and through its tags.
+    pub const fn forever() -> Self {
+        Self::ttl(Duration::MAX)
+    }
+}
+
+impl<T> Entry<T> {
+    /// Keeps the value for `grace` after it stopped being fresh, to be served as stale where that is asked for.
+    ///
+    /// Plain reads never see a stale value. Default: zero.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// States the weight of the value in bytes instead of asking the cache's weigher.
+    ///
+    /// The cache adds what it needs itself for key, tags and bookkeeping.
+    #[must_use]
+    pub fn weight(mut self, bytes: u64) -> Self {
+        self.weight = Some(bytes);
+        self
+    }
+
+    /// Sets the tags, in place of those set before. Naming a tag twice is naming it once.
+    #[must_use]
+    pub fn tags<U>(self, tags: U) -> Entry<U>
+    where
+        U: IntoIterator<Item: AsRef<str>>,
+    {
+        Entry {
+            ttl: self.ttl,
+            grace: self.grace,
+            weight: self.weight,
+            #[cfg(feature = "remote")]
+            load: self.load,
+            tags,
+        }
+    }
+}

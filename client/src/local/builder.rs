@@ -1,0 +1,132 @@
+use std::{fmt, marker::PhantomData};
+
+use super::{LocalCache, bounds::Bounds, clock::Clock};
+
+pub(super) type Weigher<V> = dyn Fn(&str, &V) -> u64 + Send + Sync;
+
+/// The settings of a [`LocalCache`] that is about to be made, see [`LocalCache::builder`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LocalCacheBuilder<V> {
+    max_entries: usize,
+    max_bytes: Option<u64>,
+    max_tracked: usize,
+    shards: Option<usize>,
+    weigher: Option<Box<Weigher<V>>>,
+    pub(super) report_hits: bool,
+    pub(super) clock: Clock,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V> LocalCacheBuilder<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            max_entries: 100,
+            max_bytes: None,
+            max_tracked: 200,
+            shards: None,
+            weigher: None,
+            report_hits: false,
+            clock: Clock::system(),
+            value: PhantomData,
+        }
+    }
+
+    /// The most entries that are held at any time. Default: 100. With 0 nothing is ever stored; more than 2^40 is
+    /// taken as 2^40.
+    ///
+    /// A large cache is divided into shards (see [`shards`](Self::shards)), each of which evicts for itself once it
+    /// holds its share, so that eviction may begin some per cent before the cache as a whole is full.
+    pub fn max_entries(mut self, entries: usize) -> Self {
+        self.max_entries = entries;
+        self
+    }
+
+    /// The most bytes that all entries together may weigh. Default: no such limit.
+    ///
+    /// An entry weighs what the [`weigher`](Self::weigher) says of its value, plus its key, its tags and about 200
+    /// bytes of bookkeeping. Where both limits are given, an entry uses up the larger of its two shares: a cache
+    /// for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of these and 990 small ones.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The most keys whose hits [`LocalCache::top_accessed_keys`] lists. Default: 200. With 0 none are.
+    pub fn max_tracked(mut self, keys: usize) -> Self {
+        self.max_tracked = keys;
+        self
+    }
+
+    /// How many parts the cache is divided into, each with its lock and its share of both limits.
+    ///
+    /// Rounded down to a power of two between 1 and 1024. Default: one for each 512 entries that can be expected, up
+    /// to four for each processor. More shards mean less waiting between threads. Fewer shards mean that heavier
+    /// values are admitted, because an entry has to fit into one shard: see [`LocalCache::max_entry_bytes`].
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// How many bytes a value weighs, beside its key, its tags and the cache's bookkeeping.
+    ///
+    /// Called once for each value that is stored, with no lock held. Default: `size_of::<V>()`, which is right for
+    /// values without memory of their own elsewhere, and too little for strings, vectors and the like.
+    ///
+    /// ```
+    /// use tagcache::LocalCache;
+    ///
+    /// let pages: LocalCache<String> = LocalCache::builder()
+    ///     .max_entries(100_000)
+    ///     .max_bytes(64 << 20)
+    ///     .weigher(|_key, page: &String| (size_of::<String>() + page.capacity()) as u64)
+    ///     .build();
+    /// # let _ = pages;
+    /// ```
+    pub fn weigher(mut self, weigher: impl Fn(&str, &V) -> u64 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// Makes the cache. It is empty, and no thread is started.
+    pub fn build(self) -> LocalCache<V> {
+        let bounds = Bounds::new(self.max_entries, self.max_bytes, self.shards);
+        let weigher = self
+            .weigher
+            .unwrap_or_else(|| Box::new(|_, _| size_of::<V>() as u64));
+        LocalCache::assemble(
+            bounds,
+            weigher,
+            self.max_tracked,
+            self.report_hits,
+            self.clock,
+        )
+    }
+}
+
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+impl<V> LocalCacheBuilder<V> {
+    /// Collects hits for [`LocalCache::take_hits`].
+    pub(crate) fn report_hits(mut self, report: bool) -> Self {
+        self.report_hits = report;
+        self
+    }
+}
+
+#[cfg(test)]
+impl<V> LocalCacheBuilder<V> {
+    pub(super) fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+}
+
+impl<V> fmt::Debug for LocalCacheBuilder<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCacheBuilder")
+            .field("max_entries", &self.max_entries)
+            .field("max_bytes", &self.max_bytes)
+            .field("max_tracked", &self.max_tracked)
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
+}

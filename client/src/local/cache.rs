@@ -1,0 +1,486 @@
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    AccessedKey, EntryInfo, LocalCacheBuilder, LocalStats,
+    bounds::Bounds,
+    builder::Weigher,
+    cleanup::Cleaner,
+    clock::Clock,
+    flights::Flights,
+    inner::{Inner, Leaving},
+    marks::Marks,
+    report::Report,
+    stats::Counters,
+    stored::Freshness,
+    sync::{Mutex, Ordering, unpoisoned},
+    tags::TagTable,
+    tracker::Tracker,
+};
+use crate::Entry;
+
+/// A cache in this process: bounded, with a TTL and tags for each value, complete without any server.
+///
+/// A handle: cloning it is cheap, and all clones are the same cache. All calls take `&self`, may be made from any
+/// thread and from async code, and hold no lock for longer than it takes to look at one entry, except where they
+/// say so. Values are handed out as `Arc<V>` and never cloned.
+///
+/// The [module](super) tells what the promises are; this is what the calls look like:
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use serde_json::json;
+/// use tagcache::LocalCache;
+///
+/// let cache: LocalCache<serde_json::Value> = LocalCache::builder().max_entries(100).max_tracked(200).build();
+/// cache.set("key-1", json!({"data": 1}), Duration::from_secs(60), ["tag-a"]);
+/// cache.set("key-2", json!({"data": 2}), Duration::from_secs(60), []);
+///
+/// let hit: Option<Arc<serde_json::Value>> = cache.get("key-1");
+/// assert_eq!(hit.as_deref(), Some(&json!({"data": 1})));
+/// assert_eq!(cache.top_accessed_keys(1)[0].key, "key-1");
+///
+/// cache.invalidate_tag("tag-a");
+/// assert_eq!(cache.get("key-1"), None);
+/// assert!(cache.contains("key-2"));
+/// ```
+pub struct LocalCache<V> {
+    pub(super) inner: Arc<Inner<V>>,
+}
+
+impl<V> LocalCache<V> {
+    /// A cache for at most `max_entries` entries, everything else as [`builder`](Self::builder) has it.
+    pub fn new(max_entries: usize) -> Self {
+        Self::builder().max_entries(max_entries).build()
+    }
+
+    /// The settings, to be changed before [`build`](LocalCacheBuilder::build): 100 entries, no limit in bytes,
+    /// 200 tracked keys.
+    pub fn builder() -> LocalCacheBuilder<V> {
+        LocalCacheBuilder::new()
+    }
+
+    pub(super) fn assemble(
+        bounds: Bounds,
+        weigher: Box<Weigher<V>>,
+        max_tracked: usize,
+        report_hits: bool,
+        clock: Clock,
+    ) -> Self {
+        let entries = quick_cache::sync::Cache::with_options(
+            bounds.options(),
+            bounds.clone(),
+            quick_cache::DefaultHashBuilder::default(),
+            Leaving,
+        );
+        Self {
+            inner: Arc::new(Inner {
+                entries,
+                all: Marks::default(),
+                tracker: Tracker::new(max_tracked),
+                report: Report::new(report_hits, bounds.max_entries()),
+                clock,
+                tags: TagTable::new(),
+                flights: Flights::new(),
+                counters: Counters::default(),
+                bounds,
+                weigher,
+                cleaner: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// The value of `key` if it is fresh. Counts a hit or a miss, for the key and in all.
+    ///
+    /// O(tags of the entry): one hash lookup, one look at the clock.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// assert_eq!(cache.get("answer"), None);
+    /// cache.set("answer", 42, Duration::from_secs(1), []);
+    /// assert_eq!(cache.get("answer").as_deref(), Some(&42));
+    /// ```
+    #[inline]
+    pub fn get(&self, key: &str) -> Option<Arc<V>> {
+        self.inner.get(key)
+    }
+
+    /// The value of `key` if it is fresh or stale, that is in its [grace](Entry::grace): for when an old value is
+    /// better than none. Counts a hit if it is fresh, otherwise a miss.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::{Entry, LocalCache};
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(["numbers"]);
+    /// cache.set_with("answer", 42, entry);
+    /// cache.revalidate_tag("numbers");
+    /// assert_eq!(cache.get("answer"), None);
+    /// assert_eq!(cache.get_stale("answer").as_deref(), Some(&42));
+    /// ```
+    pub fn get_stale(&self, key: &str) -> Option<Arc<V>> {
+        self.inner.look_up(key).map(|(value, _)| value)
+    }
+
+    /// Stores `value` under `key` for `ttl`, with these tags (`[]` for none), in place of what was there.
+    ///
+    /// `ttl` counts from now: the value is fresh before, not at, its end. Zero stores nothing and removes what was
+    /// there; [`Duration::MAX`] never expires. A value that is too heavy (see
+    /// [`max_entry_bytes`](Self::max_entry_bytes)) is not stored either, nor is the old one kept. Tags that are not
+    /// `&str` can be given through [`set_with`](Self::set_with).
+    ///
+    /// O(tags), and whatever has to be evicted.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// cache.set("one", 1, Duration::from_secs(60), ["odd", "small"]);
+    /// cache.set("two", 2, Duration::from_secs(60), vec!["even"]);
+    /// cache.set("three", 3, Duration::from_secs(60), []);
+    /// ```
+    pub fn set<'t>(
+        &self,
+        key: &str,
+        value: V,
+        ttl: Duration,
+        tags: impl IntoIterator<Item = &'t str>,
+    ) {
+        self.set_with(key, value, Entry::ttl(ttl).tags(tags));
+    }
+
+    /// Stores `value` under `key` as `entry` says: see [`set`](Self::set), and [`Entry`] for grace and weight.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::{Entry, LocalCache};
+    /// let cache: LocalCache<Vec<u8>> = LocalCache::new(100);
+    /// let tags: Vec<String> = vec!["tenant:7".into()];
+    /// cache.set_with("page", vec![0; 5000], Entry::ttl(Duration::from_secs(60)).tags(&tags).weight(5000));
+    /// ```
+    pub fn set_with<T>(&self, key: &str, value: V, entry: Entry<T>)
+    where
+        T: IntoIterator<Item: AsRef<str>>,
+    {
+        let terms = self.inner.terms(entry);
+        self.inner.set(key, Arc::new(value), terms);
+    }
+
+    /// Whether `key` has a fresh value. Counts neither as a hit nor as a miss, and does not defer eviction.
+    pub fn contains(&self, key: &str) -> bool {
+        self.inner
+            .inspect(key)
+            .is_some_and(|found| found.freshness == Freshness::Fresh)
+    }
+
+    /// How long the value of `key` will be fresh: `None` if it is not, [`Duration::MAX`] if it never expires. Counts
+    /// neither as a hit nor as a miss.
+    pub fn remaining_ttl(&self, key: &str) -> Option<Duration> {
+        self.inner
+            .inspect(key)
+            .filter(|found| found.freshness == Freshness::Fresh)
+            .map(|found| found.left)
+    }
+
+    /// Removes `key`: its value, if it was fresh. What is being loaded for it at this time is not stored.
+    pub fn remove(&self, key: &str) -> Option<Arc<V>> {
+        let inner = &*self.inner;
+        // First, see `Flights`.
+        inner.flights.overtake(key, &inner.tags);
+        inner.take(key)
+    }
+
+    /// Makes every entry with this tag gone at once, stale ones too. What is being loaded with this tag at this time
+    /// is not stored.
+    ///
+    /// O(1), however many entries it concerns: they are reclaimed later, see [`run_cleanup`](Self::run_cleanup).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// cache.set("one", 1, Duration::from_secs(60), ["odd"]);
+    /// cache.set("two", 2, Duration::from_secs(60), ["even"]);
+    /// cache.invalidate_tag("odd");
+    /// assert!(!cache.contains("one") && cache.contains("two"));
+    /// ```
+    pub fn invalidate_tag(&self, tag: &str) {
+        self.mark(tag, Marks::drop_at);
+    }
+
+    /// [`invalidate_tag`](Self::invalidate_tag) for several tags, one after the other. O(tags given).
+    pub fn invalidate_tags(&self, tags: impl IntoIterator<Item: AsRef<str>>) {
+        for tag in tags {
+            self.invalidate_tag(tag.as_ref());
+        }
+    }
+
+    /// Makes every entry with this tag stale at once: no longer for [`get`](Self::get), but for
+    /// [`get_stale`](Self::get_stale) for as long as its grace, counted from now. Entries without grace are gone.
+    ///
+    /// Doing so again before an entry was replaced lets its grace begin anew, though not beyond the end of TTL and
+    /// grace together. O(1).
+    pub fn revalidate_tag(&self, tag: &str) {
+        let now = self.inner.clock.now();
+        self.mark(tag, |marks, epoch| marks.soften_at(epoch, now));
+    }
+
+    fn mark(&self, tag: &str, mark: impl FnOnce(&Marks, u64)) {
+        let inner = &*self.inner;
+        let epoch = inner.tags.next_epoch();
+        // A tag that nobody carries has to be remembered only for those who may come with an old value.
+        let marks = if inner.flights.is_idle() {
+            inner.tags.find(tag)
+        } else {
+            Some(inner.tags.find_or_remember(tag))
+        };
+        if let Some(marks) = marks {
+            mark(&marks, epoch);
+        }
+    }
+
+    /// Makes every entry gone at once, then reclaims them. What is being loaded at this time is not stored. Hit
+    /// counts and statistics stay.
+    ///
+    /// Nothing is served from before any more as soon as this begins, in O(1); reclaiming is O(entries), about 0.2 s
+    /// for a million, without holding anybody up.
+    pub fn invalidate_all(&self) {
+        self.forget_all();
+        self.inner.clean(|| false);
+    }
+
+    /// Up to `n` keys with the most hits, most first; equally often hit ones by key.
+    ///
+    /// A key's hits are the reads that found it fresh. They are counted on when it is overwritten, and, if it is
+    /// tracked, when it expires or is removed and stored again. Of the entries in the cache none that is missing
+    /// from this list has more hits than one that is in it, and every count is exact, except that hits may be
+    /// missing for a key that several threads overwrite at the same moment. Keys whose entries have left are listed
+    /// until the second cleanup after that. At most [`max_tracked`](LocalCacheBuilder::max_tracked) keys are known.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// cache.set("answer", 42, Duration::from_secs(60), []);
+    /// cache.get("answer");
+    /// cache.get("answer");
+    /// let top = cache.top_accessed_keys(1);
+    /// assert_eq!((top[0].key.as_str(), top[0].hits), ("answer", 2));
+    /// ```
+    pub fn top_accessed_keys(&self, n: usize) -> Vec<AccessedKey> {
+        self.inner.tracker.top(n)
+    }
+
+    /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(n).
+    pub fn entries(&self, n: usize) -> Vec<EntryInfo> {
+        let judge = self.inner.judge();
+        self.inner
+            .entries
+            .iter()
+            .filter_map(|(handle, _)| {
+                let found = handle.stored().found(judge)?;
+                Some(EntryInfo {
+                    key: handle.key().to_owned(),
+                    hits: found.hits,
+                    bytes: found.weight,
+                    is_fresh: found.freshness == Freshness::Fresh,
+                    left: found.left,
+                })
+            })
+            .take(n)
+            .collect()
+    }
+
+    /// Entries in memory, those that expired or were invalidated but are not yet reclaimed included. O(shards).
+    pub fn len(&self) -> usize {
+        self.inner.entries.len()
+    }
+
+    /// Whether there is no entry in memory.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The heaviest entry that is stored at all, in bytes and with the cache's bookkeeping: what one shard allows to
+    /// one entry. `u64::MAX` if only the number of entries is limited.
+    pub fn max_entry_bytes(&self) -> u64 {
+        self.inner.bounds.max_entry_bytes()
+    }
+
+    /// What the cache holds and what happened in it. O(shards).
+    pub fn stats(&self) -> LocalStats {
+        let Inner {
+            counters,
+            bounds,
+            tracker,
+            tags,
+            ..
+        } = &*self.inner;
+        let (hits, misses) = counters.hits_and_misses();
+        LocalStats {
+            entries: self.len(),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            max_entries: bounds.max_entries(),
+            max_bytes: bounds.max_bytes(),
+            tracked: tracker.len(),
+            tags: tags.len(),
+            hits,
+            misses,
+            insertions: counters.insertions.load(Ordering::Relaxed),
+            evictions: counters.evictions.load(Ordering::Relaxed),
+            expirations: counters.expirations.load(Ordering::Relaxed),
+            invalidated: counters.invalidated.load(Ordering::Relaxed),
+            rejected: counters.rejected.load(Ordering::Relaxed),
+            longest_cleanup: Duration::from_nanos(counters.longest_cleanup.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Reclaims every entry that nobody may be served with any more, forgets tags that no entry carries and keys
+    /// that have been without an entry for long: how many entries.
+    ///
+    /// O(entries), about 0.1 s for a million, with locks held for one entry at a time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// cache.set("one", 1, Duration::from_secs(60), ["odd"]);
+    /// cache.invalidate_tag("odd");
+    /// assert_eq!(cache.len(), 1);
+    /// assert_eq!(cache.run_cleanup(), 1);
+    /// assert_eq!(cache.len(), 0);
+    /// ```
+    pub fn run_cleanup(&self) -> u64 {
+        self.inner.clean(|| false)
+    }
+
+    /// Ends the background cleanup, at once even in the middle of one: when this returns, it has ended. Without
+    /// one, nothing happens.
+    pub fn stop_cleanup(&self) {
+        let cleaner = unpoisoned(self.inner.cleaner.lock()).take();
+        if let Some(cleaner) = cleaner {
+            cleaner.stop();
+        }
+    }
+}
+
+impl<V: Send + Sync + 'static> LocalCache<V> {
+    /// Starts a thread that runs a [cleanup](Self::run_cleanup) every `interval`, at least a millisecond. If one
+    /// runs already it is replaced.
+    ///
+    /// The thread ends with [`stop_cleanup`](Self::stop_cleanup), or when the last handle is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If the system cannot start a thread.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tagcache::LocalCache;
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// cache.start_cleanup(Duration::from_secs(60));
+    /// // ...
+    /// cache.stop_cleanup();
+    /// ```
+    pub fn start_cleanup(&self, interval: Duration) {
+        // Weak, so that the thread does not keep alive what it cleans.
+        let inner = Arc::downgrade(&self.inner);
+        let cleaner = Cleaner::start(interval.max(Duration::from_millis(1)), move |signal| {
+            let Some(inner) = inner.upgrade() else {
+                return false;
+            };
+            // A value whose Drop panics must not end all cleanup.
+            let _ = catch_unwind(AssertUnwindSafe(|| inner.clean(|| signal.is_stopped())));
+            true
+        })
+        .expect("a program that cannot start a thread is out of resources");
+        let before = unpoisoned(self.inner.cleaner.lock()).replace(cleaner);
+        if let Some(before) = before {
+            before.stop();
+        }
+    }
+}
+
+/// What the two-tier cache needs beyond what everybody may use.
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+impl<V> LocalCache<V> {
+    /// What `key` has, fresh or stale; counts a hit if it is fresh, otherwise a miss.
+    pub(crate) fn lookup(&self, key: &str) -> Lookup<V> {
+        match self.inner.look_up(key) {
+            Some((value, found)) if found.freshness == Freshness::Fresh => Lookup::Fresh {
+                value,
+                ttl: found.left,
+            },
+            Some((value, found)) => Lookup::Stale {
+                value,
+                left: found.left,
+            },
+            None => Lookup::Miss,
+        }
+    }
+
+    /// Makes every entry gone at once; [`run_cleanup`](Self::run_cleanup) reclaims them. O(1).
+    pub(crate) fn forget_all(&self) {
+        let inner = &*self.inner;
+        inner.all.drop_at(inner.tags.next_epoch());
+    }
+
+    /// Makes every entry stale at once, each for at most its grace. O(1).
+    pub(crate) fn revalidate_all(&self) {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        inner.all.soften_at(inner.tags.next_epoch(), now);
+    }
+
+    /// Hits since they were last taken, of up to `max` entries; exact, those of entries that have left included.
+    pub(crate) fn take_hits(&self, max: usize) -> Vec<(String, u64)> {
+        self.inner.report.take(max)
+    }
+}
+
+/// What [`LocalCache::lookup`] found.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+pub(crate) enum Lookup<V> {
+    Fresh {
+        value: Arc<V>,
+        /// Until it expires; `Duration::MAX` if it never does.
+        ttl: Duration,
+    },
+    Stale {
+        value: Arc<V>,
+        /// How long it may still be served.
+        left: Duration,
+    },
+    Miss,
+}
+
+impl<V> Clone for LocalCache<V> {
+    /// Another handle to the same cache.
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<V> Default for LocalCache<V> {
+    /// A cache as [`builder`](Self::builder) has it.
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
+
+impl<V> fmt::Debug for LocalCache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCache")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

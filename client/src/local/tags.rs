@@ -1,0 +1,162 @@
+//! The tags that entries carry, each once, found by name.
+
+use std::{
+    collections::HashMap,
+    hash::BuildHasher,
+    sync::{Arc, atomic::fence},
+};
+
+use quick_cache::DefaultHashBuilder;
+use smallvec::SmallVec;
+
+use super::{
+    marks::Marks,
+    sync::{AtomicU64, Ordering, RwLock, unpoisoned},
+};
+
+/// A tag is its marks: entries hold it, the table finds it by name.
+pub(super) type Tag = Arc<Marks>;
+
+/// The tags of one entry. Two of them, the usual number, need no allocation of their own.
+pub(super) type TagSet = SmallVec<[Tag; 2]>;
+
+/// Power of two: a shard is picked by bits of the hash.
+const SHARDS: usize = 16;
+
+/// Below this size a shard is never searched for tags without entries.
+const PURGE_FROM: usize = 64;
+
+/// All tags by name.
+///
+/// A tag that no entry holds stays only as long as its marks may matter to a value that is still being loaded.
+/// Forgetting one moves the shard's horizon up to its latest mark: a tag that is met for the first time (again)
+/// counts as invalidated at the horizon, so a value from before is refused. That errs on the safe side, it keeps
+/// the table bounded by twice the tags that entries hold, and it needs no knowledge of who is loading what.
+pub(super) struct TagTable {
+    shards: Box<[RwLock<Shard>]>,
+    hash_builder: DefaultHashBuilder,
+    /// One up for every invalidation, of whatever kind.
+    epoch: AtomicU64,
+}
+
+struct Shard {
+    by_name: HashMap<Box<str>, Tag, DefaultHashBuilder>,
+    /// Latest mark among the tags that were forgotten.
+    horizon: u64,
+    purge_at: usize,
+}
+
+impl TagTable {
+    pub(super) fn new() -> Self {
+        let hash_builder = DefaultHashBuilder::default();
+        let shards = (0..SHARDS)
+            .map(|_| {
+                RwLock::new(Shard {
+                    by_name: HashMap::with_hasher(hash_builder.clone()),
+                    horizon: 0,
+                    purge_at: PURGE_FROM,
+                })
+            })
+            .collect();
+        Self {
+            shards,
+            hash_builder,
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// The current epoch: the stamp of a value whose loading begins now.
+    pub(super) fn epoch(&self) -> u64 {
+        // SeqCst here and below: "an invalidation saw no load under way" and "a load saw no invalidation" must not
+        // both be true; see `Flights::is_idle`.
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Begins an invalidation: the epoch to mark it with.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn shard(&self, name: &str) -> &RwLock<Shard> {
+        &self.shards[self.hash_builder.hash_one(name) as usize % SHARDS]
+    }
+
+    /// The tags of these names.
+    pub(super) fn intern(&self, names: impl IntoIterator<Item: AsRef<str>>) -> TagSet {
+        let mut tags = TagSet::new();
+        for name in names {
+            let tag = self.intern_one(name.as_ref());
+            if !tags.iter().any(|known| Arc::ptr_eq(known, &tag)) {
+                tags.push(tag);
+            }
+        }
+        tags
+    }
+
+    fn intern_one(&self, name: &str) -> Tag {
+        let shard = self.shard(name);
+        if let Some(tag) = unpoisoned(shard.read()).by_name.get(name) {
+            return Arc::clone(tag);
+        }
+        unpoisoned(shard.write()).get_or_add(name)
+    }
+
+    /// The tag, if an entry holds it or its last invalidation is remembered.
+    pub(super) fn find(&self, name: &str) -> Option<Tag> {
+        unpoisoned(self.shard(name).read())
+            .by_name
+            .get(name)
+            .cloned()
+    }
+
+    /// The tag, remembered from now on if it was not known.
+    pub(super) fn find_or_remember(&self, name: &str) -> Tag {
+        self.intern_one(name)
+    }
+
+    /// Forgets all tags that no entry holds. O(tags), one shard at a time.
+    pub(super) fn purge(&self) {
+        for shard in &self.shards {
+            unpoisoned(shard.write()).purge();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| unpoisoned(shard.read()).by_name.len())
+            .sum()
+    }
+}
+
+impl Shard {
+    fn get_or_add(&mut self, name: &str) -> Tag {
+        // Another thread may have added it between the two locks.
+        if let Some(tag) = self.by_name.get(name) {
+            return Arc::clone(tag);
+        }
+        if self.by_name.len() >= self.purge_at {
+            self.purge();
+        }
+        let tag = Arc::new(Marks::not_after(self.horizon));
+        self.by_name.insert(name.into(), Arc::clone(&tag));
+        tag
+    }
+
+    fn purge(&mut self) {
+        let horizon = &mut self.horizon;
+        self.by_name.retain(|_, tag| {
+            // One reference is the table's own. Nobody can take another one while the shard is locked for writing.
+            let held = Arc::strong_count(tag) > 1;
+            if !held {
+                // Whoever gave up the last other reference may have marked the tag before: see that mark.
+                fence(Ordering::Acquire);
+                *horizon = (*horizon).max(tag.latest());
+            }
+            held
+        });
+        // Only after as many new tags as there are old ones is it worth looking again: O(1) an added tag.
+        self.purge_at = PURGE_FROM.max(self.by_name.len() * 2);
+        self.by_name.shrink_to(self.purge_at);
+    }
+}
