@@ -1,12 +1,12 @@
 //! Dropping a tag: how long the command takes, how long others wait meanwhile, and when the memory is back.
 
 use std::io::Result;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tagcache_tests::{RawClient, Reply, Server, call};
 
 use crate::options::Options;
+use crate::stall::{Stall, while_pinging};
 use crate::table::{Table, median, ms, thousands};
 use crate::targets::{Bound, Targets};
 use crate::wire::{Expect, Tape};
@@ -21,10 +21,8 @@ const BYSTANDER: usize = 20_000_000;
 const TAG: &str = "tenant:7";
 /// How long memory is waited for.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How long the PING loop runs before anything happens, to see what the machine itself does to it.
-const QUIET: Duration = Duration::from_millis(500);
 /// The module's default of `tagcache.reclaim-budget-us`.
-const RECLAIM_BUDGET: Duration = Duration::from_millis(1);
+pub(crate) const RECLAIM_BUDGET: Duration = Duration::from_millis(1);
 /// The size that the targets speak of.
 const TARGET_ENTRIES: usize = 1_000_000;
 
@@ -103,10 +101,8 @@ impl Drop {
 struct Measured {
     /// From sending the command, or the first of them, to the last reply.
     command: Duration,
-    /// The longest a PING took from then until the memory was back.
-    stall: Duration,
-    /// The longest a PING took before: what the machine itself does to it.
-    quiet: Duration,
+    /// Of a PING, from then until the memory was back.
+    stall: Stall,
     /// The longest slice of reclaiming, as the module measured it.
     slice: Duration,
     /// From sending the command until `used_memory` was within 1 % of what it was before the entries came, and
@@ -154,41 +150,20 @@ fn measure(server: &Server, drop: Drop, tape: &Tape, entries: usize) -> Result<M
     let reset = call!(client, "CACHE.RESETSTATS");
     assert!(!reset.is_error(), "CACHE.RESETSTATS: {reset:?}");
 
-    let longest_ns = AtomicU64::new(0);
-    let ended = AtomicBool::new(false);
-    let mut pinger = server.raw();
-    std::thread::scope(|scope| {
-        scope.spawn(|| ping_until(&ended, &mut pinger, &longest_ns));
-        std::thread::sleep(QUIET);
-        let quiet = Duration::from_nanos(longest_ns.swap(0, Ordering::Relaxed));
-
+    let ((command, memory_back), stall) = while_pinging(server, || {
         let start = Instant::now();
         let gone = drop.run(&mut client);
         let command = start.elapsed();
-        let memory_back = wait_for_memory(&mut watch, before, start);
-        let stall = Duration::from_nanos(longest_ns.load(Ordering::Relaxed));
-        ended.store(true, Ordering::Relaxed);
         assert_eq!(gone, entries, "{}", drop.name());
-        let slice_us = call!(client, "CACHE.STATS").field("reclaim_max_us").int();
-        let slice = Duration::from_micros(slice_us as u64);
-        Ok(Measured {
-            command,
-            stall,
-            quiet,
-            slice,
-            memory_back,
-        })
+        (command, wait_for_memory(&mut watch, before, start))
+    });
+    let slice_us = call!(client, "CACHE.STATS").field("reclaim_max_us").int();
+    Ok(Measured {
+        command,
+        stall,
+        slice: Duration::from_micros(slice_us as u64),
+        memory_back,
     })
-}
-
-/// Another client of the server, that wants its answers at once.
-fn ping_until(ended: &AtomicBool, client: &mut RawClient, longest_ns: &AtomicU64) {
-    while !ended.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        let reply = client.call(&["PING"]);
-        longest_ns.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        assert!(!reply.is_error(), "PING: {reply:?}");
-    }
 }
 
 fn wait_for_memory(client: &mut RawClient, before: i64, start: Instant) -> Option<Duration> {
@@ -226,9 +201,13 @@ fn print(measured: &[Vec<Measured>; 4]) {
                     format!("{} x", thousands(times_slower.round() as usize))
                 }
             },
-            ms(middle(rounds, |m| m.stall)),
-            ms(rounds.iter().map(|m| m.stall).max().unwrap_or_default()),
-            ms(middle(rounds, |m| m.quiet)),
+            ms(middle(rounds, |m| m.stall.during)),
+            ms(rounds
+                .iter()
+                .map(|m| m.stall.during)
+                .max()
+                .unwrap_or_default()),
+            ms(middle(rounds, |m| m.stall.quiet)),
             match drop {
                 Drop::Module | Drop::ModuleTwoTags => ms(middle(rounds, |m| m.slice)),
                 Drop::Lua | Drop::Client => "-".into(),
@@ -246,7 +225,7 @@ fn add_targets(targets: &mut Targets, measured: &[Vec<Measured>; 4]) {
         (module, "INVALIDATE of 1 M"),
         (two_tags, "the same with a 2nd tag"),
     ] {
-        let stall = middle(rounds, |m| m.stall).as_secs_f64() * 1000.0;
+        let stall = middle(rounds, |m| m.stall.during).as_secs_f64() * 1000.0;
         let back = memory_back(rounds).unwrap_or(DEADLINE).as_secs_f64();
         targets.add(
             format!("{name}: longest stall"),

@@ -1,14 +1,18 @@
 //! Measures the module against other ways of doing the job: native commands, a Lua script and a client that keep
-//! tag sets.
+//! tag sets, a lock that callers poll.
 //!
 //! Whatever is compared runs on one server in one run, in samples that alternate, and what is compared is the
 //! ratio of two samples of the same round: a shared machine is seldom equally fast for a minute, but mostly for a
 //! second. Figures are medians over the rounds. Nothing is asserted about them.
 #![forbid(unsafe_code)]
 
+mod fork;
 mod invalidate;
 mod memory;
 mod options;
+mod stall;
+mod stampede;
+mod sweep;
 mod table;
 mod targets;
 mod throughput;
@@ -45,8 +49,16 @@ fn main() -> ExitCode {
         let result = match part {
             Part::Get => throughput::get(&options, &server, &mut targets),
             Part::Set => throughput::set(&options, &server, &mut targets),
+            Part::Fetch => throughput::fetch(&options, &server, &mut targets),
+            Part::Stampede => {
+                stampede::run(&options, &server, &mut targets);
+                Ok(())
+            }
             Part::Invalidate => invalidate::run(&options, &server, &mut targets),
+            Part::TagTop => sweep::tagtop(&options, &server, &mut targets),
+            Part::Where => sweep::invalidatewhere(&options, &server, &mut targets),
             Part::Memory => memory::run(&options, &server, &mut targets),
+            Part::Fork => fork::run(&options, &server, &mut targets),
         };
         if let Err(error) = result {
             eprintln!("bench: {part:?}: {error}");

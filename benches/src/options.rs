@@ -7,21 +7,36 @@ use tagcache_tests::{Engine, engines};
 pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
-  --only PART    get, set, invalidate or memory; may be given several times
+  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, memory or fork; may be given several times
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
-  --rounds N     how often each figure is taken, default 11; INVALIDATE at most 5";
+  --rounds N     how often each figure is taken, default 11; what takes long at most 5";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Get,
     Set,
+    Fetch,
+    Stampede,
     Invalidate,
+    TagTop,
+    Where,
     Memory,
+    Fork,
 }
 
-const ALL_PARTS: [Part; 4] = [Part::Get, Part::Set, Part::Invalidate, Part::Memory];
+const ALL_PARTS: [Part; 9] = [
+    Part::Get,
+    Part::Set,
+    Part::Fetch,
+    Part::Stampede,
+    Part::Invalidate,
+    Part::TagTop,
+    Part::Where,
+    Part::Memory,
+    Part::Fork,
+];
 
 pub(crate) struct Options {
     pub(crate) parts: Vec<Part>,
@@ -35,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) inserts: usize,
     /// How many entries the invalidated tag has.
     pub(crate) invalidated: Vec<usize>,
+    /// How many tags and entries the commands have that look at all of them.
+    pub(crate) swept: usize,
 }
 
 impl Options {
@@ -49,6 +66,7 @@ impl Options {
             sample: Duration::from_millis(300),
             inserts: 200_000,
             invalidated: vec![1_000, 100_000, 1_000_000],
+            swept: 1_000_000,
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -74,6 +92,7 @@ impl Options {
         self.sample = Duration::from_millis(150);
         self.inserts = 50_000;
         self.invalidated = vec![1_000, 100_000];
+        self.swept = 100_000;
     }
 }
 
@@ -81,8 +100,9 @@ fn part(name: &str) -> Result<Part, String> {
     let part = ALL_PARTS
         .iter()
         .find(|part| format!("{part:?}").eq_ignore_ascii_case(name));
+    let names = ALL_PARTS.map(|part| format!("{part:?}").to_lowercase());
     part.copied()
-        .ok_or(format!("--only {name}: get, set, invalidate or memory"))
+        .ok_or(format!("--only {name}: {} are known", names.join(", ")))
 }
 
 fn engine(name: &str) -> Result<Engine, String> {

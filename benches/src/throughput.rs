@@ -2,14 +2,14 @@
 
 use std::io::Result;
 
-use tagcache_tests::Server;
+use tagcache_tests::{RawClient, Reply, Server, args, call};
 
 use crate::options::Options;
 use crate::table::{Table, median, thousands};
 use crate::targets::{Bound, Targets};
 use crate::wire::{Expect, Tape};
 use crate::workload::{
-    Driver, Sample, Until, Way, empty, gets, load_script, random_keys, sets, shuffled_keys,
+    Driver, Sample, Until, Way, empty, gets, load_script, random_keys, sets, shuffled_keys, value,
 };
 
 /// Commands a round trip.
@@ -72,6 +72,92 @@ pub(crate) fn get(options: &Options, server: &Server, targets: &mut Targets) -> 
         }
     }
     Ok(())
+}
+
+/// Reads that find their value, each way beside GET.
+pub(crate) fn fetch(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
+    let mut client = server.raw();
+    empty(&mut client);
+    let ways = [
+        Way::Native,
+        Way::Untagged,
+        Way::Fetch,
+        Way::FetchTwoTags,
+        Way::TwoTags,
+        Way::Marked,
+    ];
+    let mut lanes = Vec::new();
+    for way in ways {
+        let keys = random_keys(options.keys, TAPE_LEN, options.seed);
+        let mut lane = Lane::new(server, way, gets(way, keys))?;
+        fill(&mut lane, options, &[])?;
+        lanes.push(lane);
+    }
+    make_stale(&mut client, options.keys / 4);
+    for depth in DEPTHS {
+        sample_all(&mut lanes, options.rounds, |lane| {
+            lane.driver.run(
+                &lane.tape,
+                depth,
+                Until::Elapsed(options.sample),
+                Expect::Value,
+            )
+        })?;
+        println!("Reads that find their value, {depth} commands a round trip");
+        print(&lanes, Way::get_name);
+        if depth == TARGET_DEPTH {
+            let [native, _, fetch, fetch_tags, two_tags, marked] = &lanes[..] else {
+                return Ok(());
+            };
+            let mut add = |what: &str, lane, to, limit| {
+                targets.add(what, Bound::AtLeast(limit), ratio(lane, to), "");
+            };
+            add("CACHE.FETCH hit / GET", fetch, native, 0.85);
+            add(
+                "CACHE.FETCH hit, entries with 2 tags / GET",
+                fetch_tags,
+                native,
+                0.85,
+            );
+            // No entry that is read is stale: what is measured is that some are.
+            add(
+                "CACHE.GET with soft marks / without",
+                marked,
+                two_tags,
+                0.97,
+            );
+        }
+    }
+    empty(&mut client);
+    Ok(())
+}
+
+/// Adds entries that are stale to the database of [`Way::Marked`], by 32 soft invalidations one after the other.
+fn make_stale(client: &mut RawClient, count: usize) {
+    const MARKS: usize = 32;
+    assert_eq!(call!(client, "SELECT", Way::Marked.db()), Reply::ok());
+    for mark in 0..MARKS {
+        let tag = format!("soft:{mark}");
+        let set = |n: usize| {
+            args![
+                "CACHE.SET",
+                format!("stale:{mark}:{n}"),
+                value(n),
+                "GRACE",
+                3_600_000,
+                "TAGS",
+                1,
+                tag
+            ]
+        };
+        let sets: Vec<_> = (0..count / MARKS).map(set).collect();
+        for reply in client.pipeline(&sets) {
+            assert!(!reply.is_error(), "CACHE.SET: {reply:?}");
+        }
+        let softened = call!(client, "CACHE.REVALIDATE", tag);
+        assert_eq!(softened, Reply::Int((count / MARKS) as i64));
+    }
+    assert_eq!(call!(client, "SELECT", 0), Reply::ok());
 }
 
 pub(crate) fn set(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {

@@ -92,31 +92,9 @@ impl Wire {
     /// Skips one reply if it has been received as a whole.
     fn skip_reply(&mut self, expect: Expect) -> Result<bool> {
         let received = &self.buffer[self.start..self.end];
-        let Some(line_len) = received
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .map(|at| at + 1)
-        else {
+        let Some(len) = reply_len(received, expect)? else {
             return Ok(false);
         };
-        let line = &received[..line_len];
-        let text = || String::from_utf8_lossy(line).trim_end().to_owned();
-        let len = match line[0] {
-            b'+' | b':' => line_len,
-            b'$' if line[1] == b'-' && expect == Expect::Value => {
-                return Err(Error::other("nil reply"));
-            }
-            b'$' if line[1] == b'-' => line_len,
-            b'$' => {
-                let digits = line[1..line_len - 2].iter();
-                line_len + digits.fold(0, |len, digit| len * 10 + usize::from(digit - b'0')) + 2
-            }
-            b'-' => return Err(Error::other(text())),
-            _ => return Err(Error::other(format!("unexpected reply {}", text()))),
-        };
-        if len > received.len() {
-            return Ok(false);
-        }
         self.start += len;
         Ok(true)
     }
@@ -137,5 +115,59 @@ impl Wire {
                 Ok(())
             }
         }
+    }
+}
+
+/// How long the reply is that these bytes begin with; `None` if more is to come.
+fn reply_len(received: &[u8], expect: Expect) -> Result<Option<usize>> {
+    let Some(line_len) = received.iter().position(|&byte| byte == b'\n') else {
+        return Ok(None);
+    };
+    let line_len = line_len + 1;
+    let line = &received[..line_len];
+    let text = || String::from_utf8_lossy(line).trim_end().to_owned();
+    let number = || {
+        let digits = line[1..line_len - 2].iter();
+        digits.fold(0, |len, digit| len * 10 + usize::from(digit - b'0'))
+    };
+    let len = match line[0] {
+        b'+' | b':' => line_len,
+        b'$' if line[1] == b'-' && expect == Expect::Value => {
+            return Err(Error::other("nil reply"));
+        }
+        b'$' if line[1] == b'-' => line_len,
+        b'$' => line_len + number() + 2,
+        b'*' => {
+            let mut len = line_len;
+            for _ in 0..number() {
+                let Some(item) = reply_len(&received[len..], expect)? else {
+                    return Ok(None);
+                };
+                len += item;
+            }
+            len
+        }
+        b'-' => return Err(Error::other(text())),
+        _ => return Err(Error::other(format!("unexpected reply {}", text()))),
+    };
+    Ok((len <= received.len()).then_some(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expect, reply_len};
+
+    #[test]
+    fn a_reply_is_skipped_only_when_all_of_it_is_there() {
+        let reply = b"*5\r\n$3\r\nHIT\r\n$5\r\nvalue\r\n:-1\r\n:0\r\n*1\r\n$1\r\na\r\n";
+        for cut in 0..reply.len() {
+            let len = reply_len(&reply[..cut], Expect::Value).expect("no error in it");
+            assert_eq!(len, None, "{cut}");
+        }
+        let two = [&reply[..], b"+OK\r\n"].concat();
+        let len = reply_len(&two, Expect::Value).expect("no error in it");
+        assert_eq!(len, Some(reply.len()));
+        assert!(reply_len(b"*1\r\n$-1\r\n", Expect::Value).is_err());
+        assert!(reply_len(b"-ERR\r\n", Expect::NoError).is_err());
     }
 }

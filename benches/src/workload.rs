@@ -31,6 +31,12 @@ pub(crate) enum Way {
     TwoTags,
     /// `EVALSHA`: `SET PX` and two `SADD`
     Lua,
+    /// `CACHE.FETCH`, entries without tags
+    Fetch,
+    /// `CACHE.FETCH`, entries with two tags
+    FetchTwoTags,
+    /// `CACHE.GET`, entries with two tags, in a database with soft marks
+    Marked,
 }
 
 impl Way {
@@ -41,8 +47,8 @@ impl Way {
     pub(crate) fn set_name(self) -> &'static str {
         match self {
             Self::Native => "SET PX",
-            Self::Untagged => "CACHE.SET PX",
-            Self::TwoTags => "CACHE.SET PX TAGS 2",
+            Self::Untagged | Self::Fetch => "CACHE.SET PX",
+            Self::TwoTags | Self::FetchTwoTags | Self::Marked => "CACHE.SET PX TAGS 2",
             Self::Lua => "Lua: SET PX + 2 SADD",
         }
     }
@@ -52,6 +58,9 @@ impl Way {
             Self::Native | Self::Lua => "GET",
             Self::Untagged => "CACHE.GET",
             Self::TwoTags => "CACHE.GET, entries with 2 tags",
+            Self::Fetch => "CACHE.FETCH",
+            Self::FetchTwoTags => "CACHE.FETCH, entries with 2 tags",
+            Self::Marked => "CACHE.GET, entries with 2 tags, others stale",
         }
     }
 }
@@ -111,8 +120,10 @@ pub(crate) fn sets(way: Way, script: &[u8], numbers: impl Iterator<Item = usize>
         let (tenant, kind) = (tenant.as_bytes(), kind.as_bytes());
         match way {
             Way::Native => tape.push(&[b"SET", key, value, b"PX", TTL_MS]),
-            Way::Untagged => push_cache_set(&mut tape, key, value, &[]),
-            Way::TwoTags => push_cache_set(&mut tape, key, value, &[tenant, kind]),
+            Way::Untagged | Way::Fetch => push_cache_set(&mut tape, key, value, &[]),
+            Way::TwoTags | Way::FetchTwoTags | Way::Marked => {
+                push_cache_set(&mut tape, key, value, &[tenant, kind]);
+            }
             Way::Lua => tape.push(&[b"EVALSHA", script, b"3", key, tenant, kind, value, TTL_MS]),
         }
     }
@@ -123,10 +134,10 @@ pub(crate) fn sets(way: Way, script: &[u8], numbers: impl Iterator<Item = usize>
 pub(crate) fn gets(way: Way, numbers: impl Iterator<Item = usize>) -> Tape {
     let mut tape = Tape::default();
     for number in numbers {
-        let command: &[u8] = if way == Way::Native {
-            b"GET"
-        } else {
-            b"CACHE.GET"
+        let command: &[u8] = match way {
+            Way::Native | Way::Lua => b"GET",
+            Way::Untagged | Way::TwoTags | Way::Marked => b"CACHE.GET",
+            Way::Fetch | Way::FetchTwoTags => b"CACHE.FETCH",
         };
         tape.push(&[command, key(number).as_bytes()]);
     }

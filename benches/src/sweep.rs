@@ -1,0 +1,177 @@
+//! Commands that look at very many tags or entries: how long they take, and how long others wait meanwhile.
+
+use std::io::Result;
+use std::time::{Duration, Instant};
+
+use tagcache_tests::{RawClient, Reply, Server};
+
+use crate::invalidate::RECLAIM_BUDGET;
+use crate::options::Options;
+use crate::stall::{Stall, while_pinging};
+use crate::table::{Table, median, ms, thousands};
+use crate::targets::{Bound, Targets};
+use crate::wire::{Expect, Tape};
+use crate::workload::{Driver, Until, Way, empty, key, push_cache_set, settle, value};
+
+struct Measured {
+    command: Duration,
+    stall: Stall,
+}
+
+/// TAGTOP where each entry has a tag of its own and one of a hundred.
+pub(crate) fn tagtop(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
+    let mut client = server.raw();
+    println!("TAGTOP over {} tags", thousands(options.swept));
+    let mut tape = Tape::default();
+    for number in 0..options.swept {
+        let (own, shared) = (
+            format!("row:{number:09}"),
+            format!("kind:{:02}", number % 100),
+        );
+        let (key, value) = (key(number), value(number));
+        let tags = [own.as_bytes(), shared.as_bytes()];
+        push_cache_set(&mut tape, key.as_bytes(), value.as_bytes(), &tags);
+    }
+    fill(server, &tape)?;
+    let mut rows = Vec::new();
+    for order in ["ENTRIES", "BYTES"] {
+        let command = ["CACHE.TAGTOP", "BY", order, "LIMIT", "100"];
+        let expected = 100.min(options.swept);
+        let measured = repeat(options, || {
+            measure(server, &mut client, &command, |reply| {
+                reply.items().len() == expected
+            })
+        });
+        rows.push((command.join(" "), measured));
+    }
+    print(&rows);
+    add_targets(options, targets, &rows, "TAGTOP with 1 M tags");
+    empty(&mut client);
+    Ok(())
+}
+
+/// INVALIDATEWHERE over entries with two tags each, most of which are dropped.
+pub(crate) fn invalidatewhere(
+    options: &Options,
+    server: &Server,
+    targets: &mut Targets,
+) -> Result<()> {
+    let mut client = server.raw();
+    println!("INVALIDATEWHERE over {} entries", thousands(options.swept));
+    let mut tape = Tape::default();
+    for number in 0..options.swept {
+        let kind = format!("kind:{}", number % 10);
+        let (key, value) = (key(number), value(number));
+        let tags = [&b"tenant:7"[..], kind.as_bytes()];
+        push_cache_set(&mut tape, key.as_bytes(), value.as_bytes(), &tags);
+    }
+    let mut rows = Vec::new();
+    for (command, meets) in [
+        ("ALL 2 tenant:7 kind:3 DRYRUN", options.swept / 10),
+        ("ALL 2 tenant:7 kind:3", options.swept / 10),
+        (
+            "ALL 1 tenant:7 NONE 1 kind:3",
+            options.swept - options.swept / 10,
+        ),
+        ("NONE 1 kind:3", options.swept - options.swept / 10),
+        ("ANY 2 kind:1 kind:2 SOFT", options.swept / 5),
+    ] {
+        let command = format!("CACHE.INVALIDATEWHERE {command}");
+        let words: Vec<&str> = command.split(' ').collect();
+        let measured = repeat(options, || {
+            empty(&mut client);
+            fill(server, &tape).map(|()| {
+                measure(server, &mut client, &words, |reply| {
+                    *reply == Reply::Int(meets as i64)
+                })
+            })
+        });
+        let measured = measured.into_iter().collect::<Result<Vec<_>>>()?;
+        rows.push((command, measured));
+    }
+    print(&rows);
+    add_targets(options, targets, &rows, "INVALIDATEWHERE of 1 M");
+    empty(&mut client);
+    Ok(())
+}
+
+fn repeat<R>(options: &Options, mut round: impl FnMut() -> R) -> Vec<R> {
+    (0..options.rounds.min(3)).map(|_| round()).collect()
+}
+
+fn fill(server: &Server, tape: &Tape) -> Result<()> {
+    Driver::connect(server, Way::Native)?.run(tape, 16, Until::EndOfTape, Expect::NoError)?;
+    settle(&mut server.raw());
+    Ok(())
+}
+
+/// One command, and the time after it in which what it dropped is reclaimed.
+fn measure(
+    server: &Server,
+    client: &mut RawClient,
+    command: &[&str],
+    is_right: impl Fn(&Reply) -> bool,
+) -> Measured {
+    let mut watch = server.raw();
+    let (command, stall) = while_pinging(server, || {
+        let start = Instant::now();
+        let reply = client.call(command);
+        let time = start.elapsed();
+        assert!(is_right(&reply), "{command:?}: {reply:?}");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let backlog = |watch: &mut RawClient| watch.call(&["CACHE.STATS"]).field("reclaim_backlog");
+        while backlog(&mut watch).int() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        time
+    });
+    Measured { command, stall }
+}
+
+fn print(rows: &[(String, Vec<Measured>)]) {
+    let mut table = Table::new(&[
+        "",
+        "answered after",
+        "longest stall of a PING",
+        "worst round",
+        "before",
+    ]);
+    for (command, rounds) in rows {
+        let middle = |of: fn(&Measured) -> Duration| {
+            let times = rounds.iter().map(|m| of(m).as_secs_f64());
+            ms(Duration::from_secs_f64(median(times)))
+        };
+        let worst = rounds.iter().map(|m| m.stall.during).max();
+        table.row(vec![
+            command.clone(),
+            middle(|m| m.command),
+            middle(|m| m.stall.during),
+            ms(worst.unwrap_or_default()),
+            middle(|m| m.stall.quiet),
+        ]);
+    }
+    table.print();
+}
+
+/// The targets speak of a million.
+fn add_targets(
+    options: &Options,
+    targets: &mut Targets,
+    rows: &[(String, Vec<Measured>)],
+    what: &str,
+) {
+    if options.swept < 1_000_000 {
+        return;
+    }
+    let stalls = rows
+        .iter()
+        .map(|(_, rounds)| median(rounds.iter().map(|m| m.stall.during.as_secs_f64() * 1000.0)));
+    let longest = stalls.fold(0.0, f64::max);
+    let limit = 3.0 * RECLAIM_BUDGET.as_secs_f64() * 1000.0;
+    targets.add(
+        format!("{what}: longest stall"),
+        Bound::AtMost(limit),
+        longest,
+        " ms",
+    );
+}
