@@ -1,0 +1,268 @@
+//! How a cache is to be built.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::remote::{Error, Remote, Servers, Settings, Timeouts};
+
+use super::Cache;
+use super::codec::Json;
+use super::coherence::{Coherence, Ordering};
+use super::core::{Core, Options};
+use super::frame::Compression;
+use super::report;
+use super::stats::Counters;
+use super::tier::{Ears, Local, WhenLost};
+
+/// Settings of a [`Cache`] that is to be built: [`Cache::builder`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tagcache::{Cache, Servers};
+///
+/// # async fn run() -> Result<(), tagcache::Error> {
+/// let cache = Cache::builder(Servers::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]))
+///     .namespace("shop")
+///     .local_max_entries(100_000)
+///     .local_max_bytes(64 << 20)
+///     .command_timeout(Duration::from_millis(250))
+///     .serve_stale_while_unreachable(Duration::from_secs(60))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheBuilder<C = Json> {
+    servers: Servers,
+    codec: C,
+    namespace: String,
+    local_max_entries: usize,
+    local_max_bytes: Option<u64>,
+    local_ttl_max: Duration,
+    stale_bound: Duration,
+    load_timeout: Duration,
+    timeouts: Timeouts,
+    max_waiting_connections: usize,
+    hits_interval: Duration,
+    compression: Compression,
+    ordering: Ordering,
+    entering_delay: Duration,
+}
+
+impl CacheBuilder {
+    pub(super) fn new(servers: Servers) -> Self {
+        Self {
+            servers,
+            codec: Json,
+            namespace: String::new(),
+            local_max_entries: 10_000,
+            local_max_bytes: None,
+            local_ttl_max: Duration::from_secs(3600),
+            stale_bound: Duration::ZERO,
+            load_timeout: Duration::from_secs(10),
+            timeouts: Timeouts {
+                connect: Duration::from_secs(1),
+                command: Duration::from_secs(1),
+                probe_interval: Duration::from_secs(1),
+                probe: Duration::from_secs(1),
+            },
+            max_waiting_connections: 64,
+            hits_interval: Duration::from_secs(1),
+            compression: Compression::Off,
+            ordering: Ordering::Kept,
+            entering_delay: Duration::ZERO,
+        }
+    }
+}
+
+impl<C> CacheBuilder<C> {
+    /// Values are written and read by this codec instead of [`Json`].
+    pub fn codec<D>(self, codec: D) -> CacheBuilder<D> {
+        CacheBuilder {
+            servers: self.servers,
+            codec,
+            namespace: self.namespace,
+            local_max_entries: self.local_max_entries,
+            local_max_bytes: self.local_max_bytes,
+            local_ttl_max: self.local_ttl_max,
+            stale_bound: self.stale_bound,
+            load_timeout: self.load_timeout,
+            timeouts: self.timeouts,
+            max_waiting_connections: self.max_waiting_connections,
+            hits_interval: self.hits_interval,
+            compression: self.compression,
+            ordering: self.ordering,
+            entering_delay: self.entering_delay,
+        }
+    }
+
+    /// Puts keys and tags under a prefix of their own: with `shop`, the key `user:1` is `shop:user:1` on the server
+    /// and the tag `users` is `shop:users`. Each entry then also carries the tag `shop:`, by which
+    /// [`Cache::clear`] drops this namespace and nothing else. Default: none.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// The most entries in the local tier. Default: 10,000. With 0 there is no local tier.
+    pub fn local_max_entries(mut self, entries: usize) -> Self {
+        self.local_max_entries = entries;
+        self
+    }
+
+    /// The most bytes in the local tier, each value being taken to need twice its encoded length. Default: no limit.
+    pub fn local_max_bytes(mut self, bytes: u64) -> Self {
+        self.local_max_bytes = Some(bytes);
+        self
+    }
+
+    /// The longest that a value stays in the local tier, also if it lives longer on the server. Default: one hour.
+    pub fn local_ttl_max(mut self, ttl: Duration) -> Self {
+        self.local_ttl_max = ttl;
+        self
+    }
+
+    /// Lets values of the local tier be served for so long after they stopped being known to be right because the
+    /// connection broke, or expired while it was broken; and lets values that are loaded meanwhile be served for as
+    /// long. When the server is back they are dropped. Default: zero, the local tier is dropped with the connection.
+    pub fn serve_stale_while_unreachable(mut self, bound: Duration) -> Self {
+        self.stale_bound = bound;
+        self
+    }
+
+    /// How long a loader may take, and a caller wait for another process's loader. Default: 10 s. See
+    /// [`Entry::hard_timeout`](crate::Entry::hard_timeout) for single calls.
+    pub fn load_timeout(mut self, timeout: Duration) -> Self {
+        self.load_timeout = timeout;
+        self
+    }
+
+    /// How long setting up a connection may take, twice over for the handshake. Default: 1 s. [`Self::build`] waits
+    /// so long at most.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long a command may take. Default: 1 s.
+    pub fn command_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.command = timeout;
+        self
+    }
+
+    /// How often each connection is checked, and how long the answer may take. Default: 1 s both. Together they bound
+    /// for how long the local tier trusts a connection that is dead without saying so.
+    pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.timeouts.probe_interval = interval;
+        self.timeouts.probe = timeout;
+        self
+    }
+
+    /// The most connections to each server for waiting on other processes' loads, one for each key that is waited
+    /// for. They are opened when needed. Default: 64; at least 1.
+    pub fn max_waiting_connections(mut self, connections: usize) -> Self {
+        self.max_waiting_connections = connections.max(1);
+        self
+    }
+
+    /// How often hits of the local tier are reported to the server, whose counts and `CACHE.TOP` are those of the
+    /// whole fleet then. Default: 1 s. With zero they are not.
+    pub fn report_hits_every(mut self, interval: Duration) -> Self {
+        self.hits_interval = interval;
+        self
+    }
+
+    /// Compresses values (LZ4) whose encoding has at least so many bytes, where that makes them smaller. Who reads
+    /// them needs this crate with the feature `compression`. Default: none are.
+    #[cfg(feature = "compression")]
+    pub fn compress_from(mut self, bytes: usize) -> Self {
+        self.compression = Compression::From(bytes);
+        self
+    }
+
+    /// Breaks the promise of this crate, so that the test of the coherence checker can see it broken.
+    #[doc(hidden)]
+    pub fn without_ordering_rule(mut self) -> Self {
+        self.ordering = Ordering::Ignored;
+        self
+    }
+
+    /// Waits between an answer and its entering the local tier, so that tests need not wait for rare moments.
+    #[doc(hidden)]
+    pub fn entering_delay(mut self, delay: Duration) -> Self {
+        self.entering_delay = delay;
+        self
+    }
+
+    /// Starts to connect, and waits until each server has been tried once, but no longer than the connect time-out.
+    ///
+    /// That no server can be reached is no error: the cache goes on without it, and with it as soon as it is there.
+    /// [`Cache::ready`] says whether it is.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a setting cannot work, such as an address that is none.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn build(self) -> Result<Cache<C>, Error> {
+        let Self { timeouts, .. } = self;
+        let zero = [
+            timeouts.connect,
+            timeouts.command,
+            timeouts.probe,
+            timeouts.probe_interval,
+            self.load_timeout,
+        ]
+        .iter()
+        .any(Duration::is_zero);
+        if zero {
+            let message = "a time-out of zero would let nothing succeed".to_owned();
+            return Err(Error::Config { message });
+        }
+        let prefix = if self.namespace.is_empty() {
+            String::new()
+        } else {
+            format!("{}:", self.namespace)
+        };
+        let when_lost = if self.stale_bound.is_zero() {
+            WhenLost::Drop
+        } else {
+            WhenLost::KeepStale(self.stale_bound)
+        };
+        let local = Local::new(self.local_max_entries, self.local_max_bytes, when_lost);
+        let coherence = Arc::new(Coherence::new(local, self.ordering));
+        let counters = Arc::new(Counters::default());
+        let listener = Arc::new(Ears {
+            coherence: Arc::clone(&coherence),
+            prefix: prefix.clone(),
+            counters: Arc::clone(&counters),
+        });
+        let settings = Settings {
+            timeouts,
+            max_waiting_connections: self.max_waiting_connections,
+            listener,
+        };
+        let core = Arc::new(Core {
+            coherence,
+            remote: Remote::start(&self.servers, settings)?,
+            options: Options {
+                prefix,
+                compression: self.compression,
+                local_ttl_max: self.local_ttl_max,
+                stale_bound: self.stale_bound,
+                load_timeout: self.load_timeout,
+                entering_delay: self.entering_delay,
+            },
+            counters,
+            flights: Arc::default(),
+        });
+        report::start(&core, self.hits_interval);
+        core.remote.attempted(timeouts.connect).await;
+        Ok(Cache {
+            core,
+            codec: self.codec,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! How values become bytes.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The error of a codec.
+pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns values of type `T` into bytes and back.
+///
+/// All who read a key must use the same codec. Implementations for one's own formats are welcome:
+///
+/// ```
+/// use tagcache::{Codec, CodecError};
+///
+/// /// Numbers as eight bytes.
+/// #[derive(Clone, Copy, Debug)]
+/// struct BigEndian;
+///
+/// impl Codec<u64> for BigEndian {
+///     fn encode(&self, value: &u64) -> Result<Vec<u8>, CodecError> {
+///         Ok(value.to_be_bytes().to_vec())
+///     }
+///
+///     fn decode(&self, bytes: &[u8]) -> Result<u64, CodecError> {
+///         Ok(u64::from_be_bytes(bytes.try_into()?))
+///     }
+/// }
+/// ```
+pub trait Codec<T>: Clone + Send + Sync + 'static {
+    /// The bytes of a value.
+    ///
+    /// # Errors
+    /// When the value has no representation, such as a map with keys that are no strings in JSON.
+    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError>;
+
+    /// The value of bytes.
+    ///
+    /// # Errors
+    /// When they are not what [`Self::encode`] writes for this type.
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError>;
+}
+
+/// JSON by serde: the default. Other languages read it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json;
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+        Ok(serde_json::to_vec(value)?)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// `MessagePack` by serde, with field names: smaller and faster than JSON, and as tolerant of added fields.
+#[cfg(feature = "msgpack")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessagePack;
+
+#[cfg(feature = "msgpack")]
+impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+        Ok(rmp_serde::to_vec_named(value)?)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        Ok(rmp_serde::from_slice(bytes)?)
+    }
+}
+
+/// Bytes and strings as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytes;
+
+impl Codec<Vec<u8>> for Bytes {
+    fn encode(&self, value: &Vec<u8>) -> Result<Vec<u8>, CodecError> {
+        Ok(value.clone())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+        Ok(bytes.to_vec())
+    }
+}
+
+impl Codec<std::sync::Arc<[u8]>> for Bytes {
+    fn encode(&self, value: &std::sync::Arc<[u8]>) -> Result<Vec<u8>, CodecError> {
+        Ok(value.to_vec())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<std::sync::Arc<[u8]>, CodecError> {
+        Ok(bytes.into())
+    }
+}
+
+impl Codec<String> for Bytes {
+    fn encode(&self, value: &String) -> Result<Vec<u8>, CodecError> {
+        Ok(value.clone().into_bytes())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Ok(String::from_utf8(bytes.to_vec())?)
+    }
+}

@@ -1,0 +1,125 @@
+//! Single flight: of all who miss a key at the same time in this process, one loads and the others get its answer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::remote::Error;
+
+use super::coherence::Read;
+use super::tier::{Local, Stored};
+
+/// What a load answers to all who wait for it.
+pub(crate) type Landed = Result<Stored, Error>;
+
+/// The loads under way.
+#[derive(Default)]
+pub(crate) struct Flights {
+    under_way: Mutex<HashMap<Box<str>, Arc<Flight>>>,
+}
+
+struct Flight {
+    landed: watch::Receiver<Option<Landed>>,
+    /// Since when nothing may have been said about the key, or else its value is too old for who comes now.
+    since: Read<Local>,
+    tags: Vec<String>,
+}
+
+/// Who asks for a key.
+pub(crate) enum Seat {
+    /// Somebody loads it already.
+    Passenger(watch::Receiver<Option<Landed>>),
+    /// Nobody does, or what is being loaded is outdated already: the caller shall.
+    Pilot(Pilot),
+}
+
+/// The right and the duty to load a key. Dropped without an answer, its passengers get none.
+pub(crate) struct Pilot {
+    flights: Arc<Flights>,
+    key: Box<str>,
+    flight: Arc<Flight>,
+    land: watch::Sender<Option<Landed>>,
+}
+
+impl Flights {
+    /// A seat for `key`; `since` is a read of it that has just begun.
+    pub(crate) fn board(
+        self: &Arc<Self>,
+        key: &str,
+        tags: &[String],
+        since: impl FnOnce() -> Read<Local>,
+    ) -> Seat {
+        let mut under_way = self.lock();
+        if let Some(flight) = under_way.get(key)
+            && flight.since.is_current(&flight.tags)
+        {
+            return Seat::Passenger(flight.landed.clone());
+        }
+        let (land, landed) = watch::channel(None);
+        let flight = Arc::new(Flight {
+            landed,
+            since: since(),
+            tags: tags.to_vec(),
+        });
+        under_way.insert(key.into(), Arc::clone(&flight));
+        Seat::Pilot(Pilot {
+            flights: Arc::clone(self),
+            key: key.into(),
+            flight,
+            land,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight>>> {
+        // A map is whole after every operation on it.
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pilot {
+    pub(crate) fn seat(&self) -> watch::Receiver<Option<Landed>> {
+        self.flight.landed.clone()
+    }
+
+    /// Answers all who wait; whoever comes later starts anew. Only the first answer counts.
+    pub(crate) fn land(&self, landed: Landed) {
+        self.leave();
+        self.land.send_if_modified(|answer| {
+            let first = answer.is_none();
+            if first {
+                *answer = Some(landed);
+            }
+            first
+        });
+    }
+
+    pub(crate) fn has_landed(&self) -> bool {
+        self.land.borrow().is_some()
+    }
+
+    fn leave(&self) {
+        let mut under_way = self.flights.lock();
+        // A later flight may have taken the place of this one.
+        if under_way
+            .get(&*self.key)
+            .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
+        {
+            under_way.remove(&*self.key);
+        }
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Waits for the answer; `None` if the flight ended without one.
+pub(crate) async fn landed(mut seat: watch::Receiver<Option<Landed>>) -> Option<Landed> {
+    let answer = seat.wait_for(Option::is_some).await.ok()?;
+    answer.clone()
+}

@@ -1,0 +1,165 @@
+//! What stands around an encoded value on the server, where something has to.
+//!
+//! Most values stand there as the codec wrote them. One that does not begins with four bytes that neither UTF-8
+//! text nor `MessagePack` begins with, and a kind.
+
+use std::borrow::Cow;
+
+use super::codec::CodecError;
+
+const MAGIC: &[u8; 4] = b"\xc1tc1";
+/// Known to be absent; no payload.
+const NEGATIVE: u8 = b'N';
+/// The payload is a value that itself begins with the magic bytes.
+const RAW: u8 = b'R';
+/// The payload is an LZ4 block behind its uncompressed length (4 bytes, little-endian).
+#[cfg(feature = "compression")]
+const COMPRESSED: u8 = b'Z';
+/// A length before a block is believed up to here: it may come from anywhere.
+#[cfg(feature = "compression")]
+const MAX_LEN: usize = 512 << 20;
+
+/// When values are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Off,
+    /// Values of at least so many bytes, where it makes them smaller.
+    #[cfg(feature = "compression")]
+    From(usize),
+}
+
+/// What is stored for a value, or for its known absence.
+pub(crate) fn wrap(encoded: Option<Vec<u8>>, compression: Compression) -> Vec<u8> {
+    let Some(encoded) = encoded else {
+        return framed(NEGATIVE, &[]);
+    };
+    match compression {
+        #[cfg(feature = "compression")]
+        Compression::From(len) if encoded.len() >= len => {
+            let packed = lz4_flex::compress_prepend_size(&encoded);
+            if packed.len() + MAGIC.len() < encoded.len() {
+                return framed(COMPRESSED, &packed);
+            }
+        }
+        _ => {}
+    }
+    if encoded.starts_with(MAGIC) {
+        return framed(RAW, &encoded);
+    }
+    encoded
+}
+
+/// The encoded value that is stored, `None` for a known absence.
+pub(crate) fn unwrap(stored: &[u8]) -> Result<Option<Cow<'_, [u8]>>, CodecError> {
+    let Some(rest) = stored.strip_prefix(MAGIC) else {
+        return Ok(Some(Cow::Borrowed(stored)));
+    };
+    match rest {
+        [NEGATIVE] => Ok(None),
+        [RAW, payload @ ..] => Ok(Some(Cow::Borrowed(payload))),
+        #[cfg(feature = "compression")]
+        [COMPRESSED, payload @ ..] => {
+            let claimed = payload
+                .first_chunk::<4>()
+                .map(|len| u32::from_le_bytes(*len) as usize);
+            // LZ4 cannot make more than 255 bytes out of one.
+            let possible = (payload.len() * 255).min(MAX_LEN);
+            if claimed.is_none_or(|len| len > possible) {
+                return Err("a compressed value claims a length that it cannot have".into());
+            }
+            let value = lz4_flex::decompress_size_prepended(payload)?;
+            Ok(Some(Cow::Owned(value)))
+        }
+        #[cfg(not(feature = "compression"))]
+        [b'Z', ..] => Err("the value is compressed: enable the feature `compression`".into()),
+        _ => Err("the value was written by a newer version of this crate".into()),
+    }
+}
+
+fn framed(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(MAGIC.len() + 1 + payload.len());
+    stored.extend_from_slice(MAGIC);
+    stored.push(kind);
+    stored.extend_from_slice(payload);
+    stored
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_values_stand_as_they_are() {
+        assert_eq!(wrap(Some(b"{}".to_vec()), Compression::Off), b"{}");
+        assert_eq!(unwrap(b"{}").unwrap().as_deref(), Some(b"{}".as_slice()));
+    }
+
+    #[test]
+    fn absence_is_told_from_every_value() {
+        let absent = wrap(None, Compression::Off);
+        assert!(unwrap(&absent).unwrap().is_none());
+        let impostor = wrap(Some(absent.clone()), Compression::Off);
+        assert_eq!(
+            unwrap(&impostor).unwrap().as_deref(),
+            Some(absent.as_slice())
+        );
+    }
+
+    #[test]
+    fn frames_that_lie_are_errors() {
+        for lie in [
+            b"\xc1tc1".as_slice(),
+            b"\xc1tc1?",
+            b"\xc1tc1N.",
+            b"\xc1tc1Z",
+            b"\xc1tc1Z\xff\xff\xff\xff.",
+        ] {
+            assert!(unwrap(lie).is_err(), "{lie:?}");
+        }
+    }
+
+    #[cfg(feature = "compression")]
+    #[test]
+    fn large_values_are_compressed_where_it_helps() {
+        let text = "the same again and ".repeat(100).into_bytes();
+        let stored = wrap(Some(text.clone()), Compression::From(1000));
+        assert!(
+            stored.len() < text.len() / 4,
+            "{} of {}",
+            stored.len(),
+            text.len()
+        );
+        assert_eq!(unwrap(&stored).unwrap().as_deref(), Some(text.as_slice()));
+        assert_eq!(
+            wrap(Some(text.clone()), Compression::From(text.len() + 1)),
+            text
+        );
+        let mut rng = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..2000).map(|_| rng.u8(..)).collect();
+        assert!(wrap(Some(noise.clone()), Compression::From(1)) == noise);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(value: Vec<u8>, magic: bool) {
+            let value = if magic { [MAGIC.as_slice(), &value].concat() } else { value };
+            for compression in [
+                Compression::Off,
+                #[cfg(feature = "compression")]
+                Compression::From(0),
+            ] {
+                let stored = wrap(Some(value.clone()), compression);
+                let back = unwrap(&stored).unwrap();
+                prop_assert_eq!(back.as_deref(), Some(value.as_slice()));
+            }
+        }
+
+        #[test]
+        fn any_stored_bytes_are_read_or_refused(stored: Vec<u8>, kind: u8) {
+            let _ = unwrap(&stored);
+            let _ = unwrap(&framed(kind, &stored));
+        }
+    }
+}

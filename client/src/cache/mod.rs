@@ -1,0 +1,530 @@
+//! The two-tier cache.
+
+mod builder;
+mod codec;
+mod coherence;
+mod core;
+mod flight;
+mod frame;
+mod load;
+mod options;
+mod report;
+mod server_stats;
+mod stats;
+mod tier;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use crate::entry::Entry;
+use crate::remote::command::{self, Invalidation, Write};
+use crate::remote::{Error, LoaderError, Servers};
+
+pub use builder::CacheBuilder;
+#[cfg(feature = "msgpack")]
+pub use codec::MessagePack;
+pub use codec::{Bytes, Codec, CodecError, Json};
+pub(crate) use options::LoadOptions;
+pub use server_stats::ServerFigures;
+pub use stats::CacheStats;
+
+use self::core::{Core, Found};
+use flight::{Seat, landed};
+use load::Load;
+use options::Plan;
+use tier::{Known, Stored};
+
+/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
+/// processes share.
+///
+/// What is read often is answered from memory; what any process changes, removes or invalidates leaves the memory of
+/// all others as soon as the server's push arrives, and nothing enters it that an invalidation overtook. A missing
+/// value is loaded once in the whole fleet. Without a server, loaders go on and every call is bounded by time-outs;
+/// it heals by itself.
+///
+/// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tagcache::{Cache, Entry};
+///
+/// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
+/// # struct User { name: String }
+/// # async fn load() -> Result<User, std::io::Error> { Ok(User { name: "Ada".into() }) }
+/// # async fn run() -> Result<(), tagcache::Error> {
+/// let cache = Cache::builder("redis://127.0.0.1:6379")
+///     .namespace("shop")
+///     .local_max_entries(10_000)
+///     .build()
+///     .await?;
+/// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(["users", "tenant:7"]);
+/// let user: User = cache.get_or_load("user:1", entry, || async { load().await }).await?;
+/// let dropped: u64 = cache.invalidate_tags(["tenant:7"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Cache<C = Json> {
+    core: Arc<Core>,
+    codec: C,
+}
+
+impl<C: Clone> Clone for Cache<C> {
+    fn clone(&self) -> Self {
+        Self {
+            core: Arc::clone(&self.core),
+            codec: self.codec.clone(),
+        }
+    }
+}
+
+impl<C> std::fmt::Debug for Cache<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache")
+            .field("options", &self.core.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key and how often it was read, by [`Cache::top`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopKey {
+    /// The key without namespace.
+    pub key: String,
+    /// Reads that it answered, on servers and, as far as reported, in local tiers.
+    pub hits: u64,
+}
+
+impl Cache {
+    /// Settings of a cache at these servers: a URL for a single one, or [`Servers`].
+    pub fn builder(servers: impl Into<Servers>) -> CacheBuilder {
+        CacheBuilder::new(servers.into())
+    }
+}
+
+impl<C> Cache<C> {
+    /// Waits until every server that is known is connected, at most for `timeout`.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is not.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let servers = self.core.remote.status();
+            let down = servers.iter().find(|server| !server.is_connected());
+            if down.is_none() && !servers.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let unreached = || Error::Unreachable {
+                    node: down
+                        .map_or_else(|| "cluster".to_owned(), |server| server.address.clone()),
+                    reason: "not connected yet".to_owned(),
+                };
+                return Err(down
+                    .and_then(|server| server.last_error.clone())
+                    .unwrap_or_else(unreached));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Reads a fresh value: from memory in well under a microsecond, or in one round trip. Stale values (grace) and
+    /// known absences are `None`.
+    ///
+    /// A value in memory of another type than `T` counts as not there and is read anew.
+    ///
+    /// # Errors
+    /// When the server fails and memory holds nothing that may be served instead
+    /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value is no `T`.
+    pub async fn get<T>(&self, key: &str) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        if let Some(value) = self.core.coherence.tier().fresh(key) {
+            return Ok(value.into_option());
+        }
+        let cmd = command::fetch(&self.core.name(key));
+        let read = self.core.read(&self.codec, key, &cmd).await;
+        self.found(key, read.map(|(found, _)| found))
+    }
+
+    /// Reads several values: those that memory does not hold in one round trip to each server. The order is that of
+    /// the keys.
+    ///
+    /// # Errors
+    /// As [`Self::get`], for the first key that fails.
+    pub async fn get_many<T>(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<Vec<Option<T>>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let core = &self.core;
+        let mut values: Vec<Option<T>> = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            let held = core.coherence.tier().fresh(key.as_ref());
+            if held.is_none() {
+                missing.push((at, core.name(key.as_ref())));
+            }
+            values.push(held.and_then(Known::into_option));
+        }
+        if missing.is_empty() {
+            return Ok(values);
+        }
+        let reads: Vec<_> = missing
+            .iter()
+            .map(|(at, _)| core.coherence.begin(keys[*at].as_ref()))
+            .collect();
+        let sent = Instant::now();
+        let commands = missing
+            .iter()
+            .map(|(_, name)| (name.as_str(), command::fetch(name)));
+        let answers = core.remote.send_each(commands.collect()).await;
+        crate::observe::command(
+            "CACHE.FETCH",
+            sent.elapsed(),
+            answers.iter().find_map(|a| a.as_ref().err()),
+        );
+        for (((at, _), read), answer) in missing.iter().zip(reads).zip(answers) {
+            let key = keys[*at].as_ref();
+            let taken = answer.and_then(|answer| core.take(&self.codec, key, read, sent, answer));
+            values[*at] = self.found(key, taken.map(|(found, _)| found))?;
+        }
+        Ok(values)
+    }
+
+    /// The value of what was found; where the server failed, of what may be served instead.
+    fn found<T>(&self, key: &str, found: Result<Found, Error>) -> Result<Option<T>, Error>
+    where
+        T: Any + Clone + Send + Sync,
+    {
+        match found {
+            Ok(Found::Fresh(stored)) => self.value(key, &stored),
+            Ok(Found::Stale(_) | Found::Nothing) => Ok(None),
+            Err(error) if error.is_server_trouble() => {
+                self.core.counters.server_errors.up();
+                let stored = self.core.coherence.tier().stale(key).ok_or(error)?;
+                self.core.counters.fail_safe.up();
+                self.value(key, &stored)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    #[allow(
+        clippy::unused_self,
+        reason = "reads as the other methods where it is called"
+    )]
+    fn value<T: Any + Clone>(&self, key: &str, stored: &Stored) -> Result<Option<T>, Error> {
+        let known = stored.get().map(Known::into_option);
+        known.ok_or_else(|| Error::TypeConflict {
+            key: key.to_owned(),
+        })
+    }
+
+    /// Stores a value, whatever was there. It takes effect for all processes; in this one it is read from the server
+    /// next time, as from then on the server will say when it changes.
+    ///
+    /// With a TTL of zero the key is removed instead.
+    ///
+    /// # Errors
+    /// When the server fails or refuses, or the value cannot be encoded.
+    pub async fn set<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<(), Error>
+    where
+        C: Codec<T>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        if entry.ttl.is_zero() {
+            return self.remove(key).await.map(drop);
+        }
+        let encoded = self.core.encode(&self.codec, key, Some(value))?;
+        let plan = self.plan(entry);
+        let times = plan.times(false, Duration::ZERO, fastrand::f64);
+        let name = self.core.name(key);
+        let write = Write {
+            key: &name,
+            value: &encoded,
+            ttl: times.ttl,
+            grace: times.grace,
+            tags: &plan.tags,
+            token: 0,
+        };
+        let written = self.core.write(key, &write).await;
+        if written.is_err() {
+            self.core.counters.set_failures.up();
+        }
+        written.map(drop)
+    }
+
+    /// The value of a key, from memory, from the server, or from `loader`: of all processes and tasks that miss it
+    /// at the same time one runs its loader, and the others get the value.
+    ///
+    /// With grace ([`Entry::grace`]) an expired or softly invalidated value is served at once while one caller
+    /// refreshes it, and instead of an error when the loader fails. What a loader read before one of the tags or the
+    /// key was invalidated is never stored. Loader and value live in tasks of their own, so a caller may give up at
+    /// any time without disturbing the others.
+    ///
+    /// The loader answers a `Result` whose error is anything that can become a boxed error: an error type, a string,
+    /// `anyhow::Error`.
+    ///
+    /// # Errors
+    /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
+    /// [`Error::Codec`] and [`Error::Rejected`] when the value cannot be stored whatever the state of the server. A
+    /// server that cannot be reached is no error: the loader is asked, and nothing stored.
+    pub async fn get_or_load<T, I, F, L, E>(
+        &self,
+        key: &str,
+        entry: Entry<I>,
+        loader: L,
+    ) -> Result<T, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>>,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let value = if let Some(value) = self.core.coherence.tier().fresh(key) {
+            value.into_option()
+        } else {
+            let loader = async move || {
+                loader()
+                    .await
+                    .map(Some)
+                    .map_err(|e| LoaderError::from(e.into()))
+            };
+            self.load(key, entry, loader).await?
+        };
+        value.ok_or_else(|| Error::Absent {
+            key: key.to_owned(),
+        })
+    }
+
+    /// The same where there may be nothing: that the loader found `None` is cached too, for
+    /// [`Entry::negative_ttl`].
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`].
+    pub async fn get_or_load_optional<T, I, F, L, E>(
+        &self,
+        key: &str,
+        entry: Entry<I>,
+        loader: L,
+    ) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>>,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Option<T>, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        if let Some(value) = self.core.coherence.tier().fresh(key) {
+            return Ok(value.into_option());
+        }
+        let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
+        self.load(key, entry, loader).await
+    }
+
+    async fn load<T, I, F, L>(
+        &self,
+        key: &str,
+        entry: Entry<I>,
+        loader: L,
+    ) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>>,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
+    {
+        let plan = self.plan(entry);
+        let core = &self.core;
+        let seat = match core
+            .flights
+            .board(key, &plan.tags, || core.coherence.begin(key))
+        {
+            Seat::Passenger(seat) => {
+                core.counters.joined.up();
+                seat
+            }
+            Seat::Pilot(pilot) => {
+                let seat = pilot.seat();
+                let load = Load {
+                    core: Arc::clone(core),
+                    codec: self.codec.clone(),
+                    key: key.to_owned(),
+                    plan,
+                    pilot,
+                };
+                tokio::spawn(load.run(loader));
+                seat
+            }
+        };
+        // A flight without an answer panicked (in a codec, say) or its runtime is shutting down.
+        let lost = || {
+            Err(Error::LoaderPanicked {
+                key: key.to_owned(),
+            })
+        };
+        let stored = landed(seat).await.unwrap_or_else(lost)?;
+        self.value(key, &stored)
+    }
+
+    /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
+    /// the tags counting twice. O(number of tags).
+    ///
+    /// # Errors
+    /// [`Error::Partial`] when a server could not be reached: it is told as soon as it can be. Entries of such a
+    /// server may still be served to other processes until then; this one no longer holds any.
+    pub async fn invalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        self.invalidate(Invalidation::Hard, tags).await
+    }
+
+    /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
+    /// loads anew. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn revalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        self.invalidate(Invalidation::Soft, tags).await
+    }
+
+    async fn invalidate(
+        &self,
+        kind: Invalidation,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        let names = self.core.names(tags);
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let sent = Instant::now();
+        let dropped = self.core.remote.invalidate(kind, &names).await;
+        // The server's message may be on its way still; the caller shall not read what it has just invalidated.
+        self.core
+            .coherence
+            .tags_invalidated(names.iter().map(String::as_str));
+        crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), dropped.as_ref().err());
+        dropped
+    }
+
+    /// Removes an entry; answers whether there was one.
+    ///
+    /// # Errors
+    /// When the server fails or refuses.
+    pub async fn remove(&self, key: &str) -> Result<bool, Error> {
+        self.core.remove(key).await
+    }
+
+    /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
+    ///
+    /// # Errors
+    /// When the server fails or refuses.
+    pub async fn touch<I>(&self, key: &str, entry: Entry<I>) -> Result<bool, Error>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        if entry.ttl.is_zero() {
+            return self.remove(key).await;
+        }
+        let times = self.plan(entry).times(false, Duration::ZERO, fastrand::f64);
+        let name = self.core.name(key);
+        let cmd = command::touch(&name, times.ttl, times.grace);
+        self.core.change(key, &name, &cmd, "CACHE.TOUCH").await
+    }
+
+    /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
+    /// wants an administrator's rights. Answers how many there were.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn clear(&self) -> Result<u64, Error> {
+        let prefix = &self.core.options.prefix;
+        let dropped = if prefix.is_empty() {
+            self.core.remote.flush().await
+        } else {
+            self.core
+                .remote
+                .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
+                .await
+        };
+        self.core.coherence.everything_changed();
+        dropped
+    }
+
+    /// The keys of the namespace that were read most, most first, as far as the servers track them
+    /// (`tagcache.top-keys`); at most `count`. The server wants an administrator's rights for it.
+    ///
+    /// # Errors
+    /// When a server fails or refuses.
+    pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
+        let prefix = &self.core.options.prefix;
+        // Keys of other namespaces are among the server's.
+        let asked = if prefix.is_empty() {
+            count.max(1)
+        } else {
+            usize::MAX >> 1
+        };
+        let mut top = Vec::new();
+        for (node, answer) in self.core.remote.ask_all(&command::top(asked)).await {
+            let answer = answer?;
+            let odd = Error::unexpected(&node, "CACHE.TOP", &answer);
+            let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value(answer).map_err(|_| odd)?;
+            top.extend(pairs.into_iter().filter_map(|(key, hits)| {
+                let key = String::from_utf8(key).ok()?;
+                let key = key.strip_prefix(prefix.as_str())?.to_owned();
+                Some(TopKey { key, hits })
+            }));
+        }
+        top.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
+        top.truncate(count);
+        Ok(top)
+    }
+
+    /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
+    pub fn stats(&self) -> CacheStats {
+        let local = self.core.coherence.tier().cache().stats();
+        self.core.counters.read(local, self.core.remote.status())
+    }
+
+    /// What each server says of its database (`CACHE.STATS`), or why it does not.
+    pub async fn server_stats(&self) -> Vec<(String, Result<ServerFigures, Error>)> {
+        let answers = self.core.remote.ask_all(&command::stats()).await;
+        let read = |(node, answer): (String, Result<Value, Error>)| {
+            let figures = answer.and_then(|answer| ServerFigures::read(&node, answer));
+            (node, figures)
+        };
+        answers.into_iter().map(read).collect()
+    }
+
+    fn plan<I: IntoIterator<Item: AsRef<str>>>(&self, entry: Entry<I>) -> Plan {
+        Plan {
+            ttl: Some(entry.ttl),
+            grace: entry.grace,
+            tags: self.core.tags(entry.tags),
+            load: entry.load,
+            hard_timeout: entry
+                .load
+                .hard_timeout
+                .unwrap_or(self.core.options.load_timeout),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What an [`Entry`] says beyond a local tier's needs.
+
+use std::time::Duration;
+
+use crate::entry::Entry;
+
+/// How a value is loaded and how its times are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LoadOptions {
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) jitter: f64,
+    pub(crate) early_refresh: f64,
+    pub(crate) soft_timeout: Duration,
+    pub(crate) hard_timeout: Option<Duration>,
+}
+
+impl LoadOptions {
+    pub(crate) const DEFAULT: Self = Self {
+        negative_ttl: None,
+        jitter: 0.0,
+        early_refresh: 0.0,
+        soft_timeout: Duration::ZERO,
+        hard_timeout: None,
+    };
+}
+
+/// For [`Cache`](crate::Cache) only (feature `remote`); a [`LocalCache`](crate::LocalCache) ignores these.
+impl<T> Entry<T> {
+    /// How long it is remembered that the loader found nothing
+    /// ([`get_or_load_optional`](crate::Cache::get_or_load_optional)). Default: as long as a value.
+    #[must_use]
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.load.negative_ttl = Some(ttl);
+        self
+    }
+
+    /// Shortens each TTL by a random share of up to `share`, between 0 and 1, so that values that were stored
+    /// together do not expire together. Default: 0.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.load.jitter = share.clamp(0.0, 1.0);
+        self
+    }
+
+    /// Lets a loaded value be refreshed before it expires, earlier the longer its load took and the larger `beta`
+    /// is: 1 is a good start, 0 (the default) turns it off.
+    ///
+    /// For a time of β·δ·(1 + Exp(1)) before the TTL ends, δ being what the load took, `get_or_load` serves the
+    /// value while one caller of the fleet refreshes it. At most half of the TTL is given up for this. `get`
+    /// answers nothing in that time. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
+    /// Stampede Prevention*, VLDB 2015, with one draw by the writer instead of one by each reader: the lease makes
+    /// sure that only one loads.
+    #[must_use]
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.load.early_refresh = beta.max(0.0);
+        self
+    }
+
+    /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero, the stale
+    /// value is served at once. In any case the load goes on behind it.
+    #[must_use]
+    pub fn soft_timeout(mut self, timeout: Duration) -> Self {
+        self.load.soft_timeout = timeout;
+        self
+    }
+
+    /// How long a load may take in all: a loader that takes longer is dropped, and a caller that waits for
+    /// another process's load no longer than this. It is also the time for which the lease is taken, at most 60 s.
+    /// Default: the cache's
+    /// [`load_timeout`](crate::CacheBuilder::load_timeout).
+    #[must_use]
+    pub fn hard_timeout(mut self, timeout: Duration) -> Self {
+        self.load.hard_timeout = Some(timeout);
+        self
+    }
+}
+
+/// An entry as it goes to a server: all that a task needs to own.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// `None`: never.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) grace: Duration,
+    /// As they are called on the server.
+    pub(crate) tags: Vec<String>,
+    pub(crate) load: LoadOptions,
+    pub(crate) hard_timeout: Duration,
+}
+
+/// How long a value is fresh and how long it stays beyond that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) grace: Duration,
+}
+
+/// Longer than this the server takes no time (2^47 ms): such values never expire.
+const LONGEST: Duration = Duration::from_millis(1 << 46);
+
+impl Plan {
+    /// The times of one write: `draw` answers random numbers from 0 to below 1, `took` is what the load took.
+    pub(crate) fn times(
+        &self,
+        negative: bool,
+        took: Duration,
+        mut draw: impl FnMut() -> f64,
+    ) -> Times {
+        let ttl = match self.load.negative_ttl {
+            Some(ttl) if negative => Some(ttl),
+            _ => self.ttl,
+        };
+        let grace = self.grace.min(LONGEST);
+        let Some(ttl) = ttl.filter(|ttl| *ttl < LONGEST) else {
+            return Times { ttl: None, grace };
+        };
+        let ttl = ttl.mul_f64(1.0 - self.load.jitter * draw());
+        if self.load.early_refresh == 0.0 {
+            return Times {
+                ttl: Some(ttl),
+                grace,
+            };
+        }
+        // -ln(1 - u) is Exp(1) for u from 0 to below 1.
+        let scale = self.load.early_refresh * (1.0 - (1.0 - draw()).ln());
+        let cut = Duration::try_from_secs_f64(took.as_secs_f64() * scale)
+            .unwrap_or(ttl)
+            .min(ttl / 2);
+        Times {
+            ttl: Some(ttl.saturating_sub(cut)),
+            grace: grace + cut,
+        }
+    }
+
+    /// How long the lease of a load is taken.
+    pub(crate) fn lease(&self) -> Duration {
+        self.hard_timeout.min(Duration::from_secs(60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan(load: LoadOptions) -> Plan {
+        Plan {
+            ttl: Some(Duration::from_secs(100)),
+            grace: Duration::from_secs(5),
+            tags: Vec::new(),
+            load,
+            hard_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn without_options_times_are_as_they_were_given() {
+        let times = plan(LoadOptions::DEFAULT).times(false, Duration::from_secs(3), || 0.9);
+        let (ttl, grace) = (Some(Duration::from_secs(100)), Duration::from_secs(5));
+        assert_eq!(times, Times { ttl, grace });
+    }
+
+    #[test]
+    fn absence_has_a_time_of_its_own_where_one_was_given() {
+        let mut load = LoadOptions::DEFAULT;
+        assert_eq!(
+            plan(load).times(true, Duration::ZERO, || 0.0).ttl,
+            Some(Duration::from_secs(100))
+        );
+        load.negative_ttl = Some(Duration::from_secs(2));
+        assert_eq!(
+            plan(load).times(true, Duration::ZERO, || 0.0).ttl,
+            Some(Duration::from_secs(2))
+        );
+        assert_eq!(
+            plan(load).times(false, Duration::ZERO, || 0.0).ttl,
+            Some(Duration::from_secs(100))
+        );
+    }
+
+    #[test]
+    fn for_ever_stays_for_ever() {
+        let mut plan = plan(LoadOptions {
+            jitter: 0.5,
+            early_refresh: 1.0,
+            ..LoadOptions::DEFAULT
+        });
+        plan.ttl = Some(Duration::MAX);
+        assert_eq!(plan.times(false, Duration::from_secs(1), || 0.5).ttl, None);
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_and_early_refresh_keep_within_the_ttl(
+            jitter in 0.0..=1.0_f64, beta in 0.0..1e9_f64, took in 0..1_000_000_u64, draw in 0.0..1.0_f64,
+        ) {
+            let plan = plan(LoadOptions { jitter, early_refresh: beta, ..LoadOptions::DEFAULT });
+            let times = plan.times(false, Duration::from_millis(took), || draw);
+            let ttl = times.ttl.expect("it expires");
+            let longest = Duration::from_secs(100);
+            // Fresh and early together are what jitter left of the TTL.
+            let early = times.grace.saturating_sub(plan.grace);
+            let all = ttl + early;
+            prop_assert!(all <= longest);
+            prop_assert!(all >= longest.mul_f64((1.0 - jitter).max(0.0)).saturating_sub(Duration::from_micros(1)));
+            prop_assert!(ttl * 2 + Duration::from_nanos(1) >= all);
+            if beta > 0.0 {
+                let least = Duration::from_millis(took).mul_f64(beta.min(1e6));
+                prop_assert!(early >= least.min(all / 2).saturating_sub(Duration::from_micros(1)));
+            }
+        }
+    }
+}

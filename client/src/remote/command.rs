@@ -1,0 +1,267 @@
+//! The commands as functions, their answers as types.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+/// What CACHE.FETCH answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    pub(crate) state: State,
+    /// 0: none.
+    pub(crate) token: u64,
+    /// `None` if one of them is not UTF-8: then it was not set by this crate, and it cannot be kept track of here.
+    pub(crate) tags: Option<Vec<String>>,
+}
+
+/// The state of a fetched key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A fresh value and how long it stays so, `None` for as long as it is there.
+    Hit {
+        value: Vec<u8>,
+        ttl: Option<Duration>,
+    },
+    Stale {
+        value: Vec<u8>,
+    },
+    Miss,
+}
+
+pub(crate) fn fetch(key: &str) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.FETCH");
+    cmd.arg(key);
+    cmd
+}
+
+pub(crate) fn fetch_lease(key: &str, lease: Duration) -> Cmd {
+    let mut cmd = fetch(key);
+    cmd.arg("LEASE").arg(millis(lease));
+    cmd
+}
+
+pub(crate) fn fetch_wait(key: &str, lease: Duration, wait: Duration) -> Cmd {
+    let mut cmd = fetch_lease(key, lease);
+    cmd.arg("WAIT").arg(millis(wait));
+    cmd
+}
+
+/// Reads `[state, value, pttl, token, tags]`; `None` is an answer that the contract does not know.
+pub(crate) fn fetched(answer: Value) -> Option<Fetched> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    let [state, value, pttl, token, tags] = <[Value; 5]>::try_from(parts).ok()?;
+    let (Value::Int(pttl), Value::Int(token)) = (pttl, token) else {
+        return None;
+    };
+    let (Value::Array(tags) | Value::Set(tags)) = tags else {
+        return None;
+    };
+    let tags = tags.into_iter().map(text).collect::<Option<Vec<_>>>();
+    let state = match (text(state)?.as_str(), value) {
+        ("HIT", Value::BulkString(value)) => State::Hit {
+            value,
+            ttl: u64::try_from(pttl).ok().map(Duration::from_millis),
+        },
+        ("STALE", Value::BulkString(value)) => State::Stale { value },
+        ("MISS", Value::Nil) => State::Miss,
+        _ => return None,
+    };
+    Some(Fetched {
+        state,
+        token: u64::try_from(token).ok()?,
+        tags,
+    })
+}
+
+/// How an entry is to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) value: &'a [u8],
+    /// `None`: no expiry of its own, the server's default applies.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) grace: Duration,
+    pub(crate) tags: &'a [String],
+    /// 0: none.
+    pub(crate) token: u64,
+}
+
+pub(crate) fn set(write: &Write<'_>) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.SET");
+    cmd.arg(write.key).arg(write.value);
+    if let Some(ttl) = write.ttl {
+        cmd.arg("PX").arg(millis(ttl));
+    }
+    if !write.grace.is_zero() {
+        cmd.arg("GRACE").arg(millis(write.grace));
+    }
+    if write.token != 0 {
+        cmd.arg("LEASE").arg(write.token);
+    }
+    if !write.tags.is_empty() {
+        cmd.arg("TAGS").arg(write.tags.len()).arg(write.tags);
+    }
+    cmd
+}
+
+pub(crate) fn release(key: &str, token: u64) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.RELEASE");
+    cmd.arg(key).arg(token);
+    cmd
+}
+
+pub(crate) fn del(key: &str) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.DEL");
+    cmd.arg(key);
+    cmd
+}
+
+pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.TOUCH");
+    cmd.arg(key);
+    match ttl {
+        Some(ttl) => cmd.arg("PX").arg(millis(ttl)),
+        None => cmd.arg("PERSIST"),
+    };
+    if !grace.is_zero() {
+        cmd.arg("GRACE").arg(millis(grace));
+    }
+    cmd
+}
+
+pub(crate) fn top(count: usize) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.TOP");
+    cmd.arg(count);
+    cmd
+}
+
+pub(crate) fn stats() -> Cmd {
+    redis::cmd("CACHE.STATS")
+}
+
+/// How an invalidation takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Invalidation {
+    /// Entries are gone.
+    Hard,
+    /// Entries are stale for their grace.
+    Soft,
+}
+
+pub(crate) fn invalidate(kind: Invalidation, tags: &[String]) -> Cmd {
+    let mut cmd = redis::cmd(match kind {
+        Invalidation::Hard => "CACHE.INVALIDATE",
+        Invalidation::Soft => "CACHE.REVALIDATE",
+    });
+    cmd.arg(tags);
+    cmd
+}
+
+pub(crate) fn flush() -> Cmd {
+    redis::cmd("CACHE.FLUSH")
+}
+
+pub(crate) fn hits<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.HITS");
+    for (key, count) in counts {
+        cmd.arg(key).arg(count);
+    }
+    cmd
+}
+
+/// At least 1: the server takes no zero.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn the_three_states_are_read() {
+        let answer = |state, value, pttl, token, tags: &[&str]| {
+            fetched(Value::Array(vec![
+                bulk(state),
+                value,
+                Value::Int(pttl),
+                Value::Int(token),
+                Value::Array(tags.iter().map(|tag| bulk(tag)).collect()),
+            ]))
+        };
+        let hit = answer("HIT", bulk("v"), 1500, 0, &["a", "b"]).expect("a hit");
+        let ttl = Some(Duration::from_millis(1500));
+        assert_eq!(
+            hit.state,
+            State::Hit {
+                value: b"v".to_vec(),
+                ttl
+            }
+        );
+        assert_eq!(hit.tags, Some(vec!["a".to_owned(), "b".to_owned()]));
+        let eternal = answer("HIT", bulk("v"), -1, 0, &[]).expect("a hit");
+        assert_eq!(
+            eternal.state,
+            State::Hit {
+                value: b"v".to_vec(),
+                ttl: None
+            }
+        );
+        let stale = answer("STALE", bulk("v"), 0, 9, &[]).expect("a stale value");
+        assert_eq!(
+            (stale.state, stale.token),
+            (
+                State::Stale {
+                    value: b"v".to_vec()
+                },
+                9
+            )
+        );
+        let miss = answer("MISS", Value::Nil, -2, 7, &[]).expect("a miss");
+        assert_eq!((miss.state, miss.token), (State::Miss, 7));
+    }
+
+    #[test]
+    fn what_the_contract_does_not_know_is_refused() {
+        assert_eq!(fetched(Value::Nil), None);
+        assert_eq!(fetched(Value::Array(vec![bulk("HIT")])), None);
+        let no_tags = Value::Array(vec![]);
+        let odd = Value::Array(vec![
+            bulk("WARM"),
+            bulk("v"),
+            Value::Int(1),
+            Value::Int(0),
+            no_tags,
+        ]);
+        assert_eq!(fetched(odd), None);
+    }
+
+    #[test]
+    fn tags_that_are_no_text_are_told_apart_from_none() {
+        let tags = Value::Array(vec![Value::BulkString(vec![0xff])]);
+        let answer = Value::Array(vec![
+            bulk("HIT"),
+            bulk("v"),
+            Value::Int(1),
+            Value::Int(0),
+            tags,
+        ]);
+        assert_eq!(fetched(answer).expect("a hit").tags, None);
+    }
+}

@@ -1,0 +1,345 @@
+//! One tracked RESP3 connection to one server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value};
+use tokio::sync::Notify;
+
+use super::error::Error;
+use super::message::{self, Push};
+
+/// Who hears what servers say unasked. Called from the connection's driver, in the order of the wire: must not
+/// block, and must be done with it when it returns.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// These keys changed.
+    fn keys_changed(&self, keys: &[&[u8]]);
+    /// Entries with these tags changed.
+    fn tags_invalidated(&self, tags: &[&[u8]]);
+    /// Anything may have changed.
+    fn everything_changed(&self);
+    /// A connection is gone: what came through it is no longer kept true.
+    fn connection_lost(&self);
+    /// A server can be reached again.
+    fn connection_restored(&self);
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) command: Duration,
+    pub(crate) probe_interval: Duration,
+    pub(crate) probe: Duration,
+}
+
+/// What the handshake found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) role: Role,
+    pub(crate) module_version: u64,
+}
+
+/// What a server is to its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Primary,
+    Replica,
+}
+
+/// A connection with tracking and subscription, as long as it lasts.
+pub(crate) struct Connection {
+    inner: MultiplexedConnection,
+    fate: Arc<Fate>,
+    probes: AtomicU64,
+    pub(crate) greeting: Greeting,
+}
+
+/// Whether the connection still is; shared with the push sink, which is the first to know.
+struct Fate {
+    listener: Arc<dyn Listener>,
+    /// Values may have been read through it, so that its end matters.
+    established: AtomicBool,
+    over: AtomicBool,
+    ended: Notify,
+}
+
+impl Fate {
+    /// Reports the loss, the first time only.
+    fn end(&self) {
+        if !self.over.swap(true, Ordering::SeqCst) {
+            if self.established.load(Ordering::SeqCst) {
+                self.listener.connection_lost();
+            }
+            self.ended.notify_one();
+        }
+    }
+
+    /// From here on the end is reported; `false` if it has already come.
+    fn establish(&self) -> bool {
+        self.established.store(true, Ordering::SeqCst);
+        !self.over.load(Ordering::SeqCst)
+    }
+}
+
+/// Where the driver of redis-rs puts pushes. Dropped with the driver, whatever ended it.
+struct PushSink {
+    channel: String,
+    fate: Arc<Fate>,
+}
+
+impl redis::aio::AsyncPushSender for PushSink {
+    fn send(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
+        let listener = &self.fate.listener;
+        match message::read(&info, &self.channel) {
+            Push::Keys(keys) => listener.keys_changed(&keys),
+            Push::Tags(tags) => listener.tags_invalidated(&tags),
+            Push::Everything => listener.everything_changed(),
+            Push::Lost => self.fate.end(),
+            Push::Nothing => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PushSink {
+    fn drop(&mut self) {
+        self.fate.end();
+    }
+}
+
+impl Connection {
+    /// Connects, checks the module, turns tracking on and subscribes. Takes at most twice the connect time-out.
+    pub(crate) async fn open(
+        client: &Client,
+        node: &str,
+        timeouts: Timeouts,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Self, Error> {
+        let db = client.get_connection_info().redis_settings().db();
+        let fate = Arc::new(Fate {
+            listener,
+            established: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            ended: Notify::new(),
+        });
+        let channel = message::channel(db);
+        let sink = PushSink {
+            channel: channel.clone(),
+            fate: Arc::clone(&fate),
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(timeouts.command))
+            .set_push_sender(sink);
+        let failed = |error| Error::from_redis(node, None, timeouts.connect, &error);
+        let mut inner = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(failed)?;
+        // The configuration holds the sink as well, and would keep it alive.
+        drop(config);
+        let greeting = greet(&mut inner, node).await.map_err(|error| match error {
+            Greet::Failed(error) => failed(error),
+            Greet::Refused(error) => error,
+        })?;
+        let mut tracking = redis::cmd("CLIENT");
+        tracking.arg("TRACKING").arg("ON");
+        tracking.exec_async(&mut inner).await.map_err(failed)?;
+        inner.subscribe(&channel).await.map_err(failed)?;
+        let connection = Self {
+            inner,
+            fate,
+            probes: AtomicU64::new(0),
+            greeting,
+        };
+        check_commands(&connection, node).await?;
+        Ok(connection)
+    }
+
+    /// To be called once, before the first read: from here on the listener is told when the connection ends.
+    pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
+        if self.fate.establish() {
+            return Ok(());
+        }
+        Err(Error::Unreachable {
+            node: node.to_owned(),
+            reason: "the connection broke while it was set up".to_owned(),
+        })
+    }
+
+    /// Sends a command. Bounded by the command time-out.
+    pub(crate) async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
+        // An answer inside a pipeline is not turned into an error by redis-rs, and neither is one here.
+        let answer = self.inner.clone().send_packed_command(cmd).await?;
+        answer.extract_error()
+    }
+
+    /// Sends commands together; each has its own answer.
+    pub(crate) async fn send_all(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+        let count = commands.len();
+        let mut pipeline = redis::Pipeline::with_capacity(count);
+        for cmd in commands {
+            pipeline.add_command(cmd);
+        }
+        self.inner
+            .clone()
+            .send_packed_commands(&pipeline, 0, count)
+            .await
+    }
+
+    /// Asks whether it is alive, answers in step, and is to its peers what it was.
+    pub(crate) async fn probe(&self, node: &str, timeouts: Timeouts) -> Result<(), Error> {
+        let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
+        let mut ping = redis::cmd("PING");
+        ping.arg(&nonce);
+        let mut inner = self.inner.clone();
+        let asked = async {
+            let echo: String = ping.query_async(&mut inner).await.map_err(Greet::Failed)?;
+            if echo == nonce {
+                greet(&mut inner, node).await
+            } else {
+                Err(Greet::Refused(Error::Unreachable {
+                    node: node.to_owned(),
+                    reason: "its replies are out of step".to_owned(),
+                }))
+            }
+        };
+        let timeout = timeouts.probe;
+        let greeting = match tokio::time::timeout(timeout, asked).await {
+            Ok(Ok(greeting)) => greeting,
+            Ok(Err(Greet::Refused(error))) => return Err(error),
+            Ok(Err(Greet::Failed(error))) => {
+                return Err(Error::from_redis(node, None, timeout, &error));
+            }
+            Err(_) => {
+                let node = node.to_owned();
+                return Err(Error::Timeout { node, timeout });
+            }
+        };
+        if greeting == self.greeting {
+            Ok(())
+        } else {
+            Err(Error::Unreachable {
+                node: node.to_owned(),
+                reason: format!("it was {:?}, it is {greeting:?}", self.greeting),
+            })
+        }
+    }
+
+    /// Ends it, whatever is under way.
+    pub(crate) fn give_up(&self) {
+        self.fate.end();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.fate.over.load(Ordering::Acquire)
+    }
+
+    /// Returns when it is over. For one task only.
+    pub(crate) async fn ended(&self) {
+        while !self.is_over() {
+            self.fate.ended.notified().await;
+        }
+    }
+}
+
+/// Opens a connection without tracking, for calls that block.
+pub(crate) async fn open_plain(
+    client: &Client,
+    node: &str,
+    timeouts: Timeouts,
+) -> Result<MultiplexedConnection, Error> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeouts.connect))
+        .set_response_timeout(None);
+    let opened = client.get_multiplexed_async_connection_with_config(&config);
+    let opened = opened.await;
+    opened.map_err(|error| Error::from_redis(node, None, timeouts.connect, &error))
+}
+
+enum Greet {
+    Failed(redis::RedisError),
+    Refused(Error),
+}
+
+/// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.
+async fn greet(inner: &mut MultiplexedConnection, node: &str) -> Result<Greeting, Greet> {
+    let hello: Value = redis::cmd("HELLO")
+        .query_async(inner)
+        .await
+        .map_err(Greet::Failed)?;
+    let role = match field(&hello, "role").and_then(text) {
+        Some("master") => Role::Primary,
+        _ => Role::Replica,
+    };
+    let modules = match field(&hello, "modules") {
+        Some(Value::Array(modules)) => modules.as_slice(),
+        _ => &[],
+    };
+    let module = modules
+        .iter()
+        .find(|module| field(module, "name").and_then(text) == Some("tagcache"));
+    let Some(module) = module else {
+        let node = node.to_owned();
+        return Err(Greet::Refused(Error::ModuleMissing { node }));
+    };
+    let module_version = match field(module, "ver") {
+        Some(&Value::Int(version)) => version as u64,
+        _ => 0,
+    };
+    Ok(Greeting {
+        role,
+        module_version,
+    })
+}
+
+/// What this client cannot do without, and what came last into the module.
+const NEEDED: [&str; 2] = ["CACHE.FETCH", "CACHE.REVALIDATE"];
+
+/// Checks that the module knows the commands that this client needs. Who may not ask is believed.
+async fn check_commands(connection: &Connection, node: &str) -> Result<(), Error> {
+    let mut info = redis::cmd("COMMAND");
+    info.arg("INFO").arg(&NEEDED);
+    let Ok(Value::Array(known)) = connection.send(&info).await else {
+        return Ok(());
+    };
+    let missing = NEEDED
+        .iter()
+        .zip(&known)
+        .find(|(_, info)| matches!(info, Value::Nil));
+    match missing {
+        Some((command, _)) => Err(Error::ModuleTooOld {
+            node: node.to_owned(),
+            version: connection.greeting.module_version,
+            command: (*command).to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
+    match map {
+        Value::Map(pairs) => {
+            let found = pairs.iter().find(|(key, _)| text(key) == Some(name));
+            found.map(|(_, value)| value)
+        }
+        // Servers send the modules as flat arrays inside the map, whatever the protocol.
+        Value::Array(items) => {
+            let mut pairs = items.chunks_exact(2);
+            let found = pairs.find(|pair| text(&pair[0]) == Some(name));
+            found.map(|pair| &pair[1])
+        }
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! What can go wrong, and what the caller can do about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// The error of a loader, shared by all who waited for the load.
+pub type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] says what the caller can do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no connection to the server, or it broke before the answer came.
+    #[error("server {node} cannot be reached: {reason}")]
+    Unreachable {
+        /// Its address.
+        node: String,
+        /// What the last attempt said.
+        reason: String,
+    },
+    /// The server took longer than `command_timeout`. The command may still be executed.
+    #[error("server {node} did not answer within {timeout:?}")]
+    Timeout {
+        /// Its address.
+        node: String,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// The server cannot serve now, for instance because it loads its data or its cluster is down.
+    #[error("server {node} cannot serve at the moment: {message}")]
+    Unavailable {
+        /// Its address.
+        node: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// The server runs without the module.
+    #[error(
+        "server {node} runs without the tagcache module: start it with \
+         `--loadmodule /path/to/tagcache.so`, or put `loadmodule /path/to/tagcache.so` into its configuration"
+    )]
+    ModuleMissing {
+        /// Its address.
+        node: String,
+    },
+    /// The server's module does not know a command that this client needs.
+    #[error(
+        "the tagcache module of server {node} (version {version}) has no {command}: replace its \
+         tagcache.so by one that is at least as new as this client, and restart it"
+    )]
+    ModuleTooOld {
+        /// Its address.
+        node: String,
+        /// What the module calls its version, 0 if it was not asked.
+        version: u64,
+        /// The command that is missing.
+        command: String,
+    },
+    /// Wrong password, or the ACL user lacks a permission.
+    #[error("server {node} denies it: {message}")]
+    Denied {
+        /// Its address.
+        node: String,
+        /// In the server's words; names the command, key or channel.
+        message: String,
+    },
+    /// The server is a replica, or stopped taking writes because it cannot save them.
+    #[error("server {node} takes no writes: {message}")]
+    ReadOnly {
+        /// Its address.
+        node: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// The server has reached `maxmemory` and may not evict.
+    #[error("server {node} is out of memory: {message}")]
+    OutOfMemory {
+        /// Its address.
+        node: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// The key holds another type than an entry of the module, such as a string made by SET.
+    #[error(
+        "key {key:?} on server {node} holds another type than a cache entry: remove it, or use a namespace"
+    )]
+    WrongType {
+        /// Its address.
+        node: String,
+        /// The key on the server.
+        key: String,
+    },
+    /// The server refuses the arguments, for instance a tag that is too long.
+    #[error("server {node} refuses the command: {message}")]
+    Rejected {
+        /// Its address.
+        node: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// The server answered something that the command contract does not know.
+    #[error("server {node} answered what {command} should not answer: {answer}")]
+    UnexpectedAnswer {
+        /// Its address.
+        node: String,
+        /// The command.
+        command: &'static str,
+        /// The beginning of the answer.
+        answer: String,
+    },
+    /// An invalidation reached some servers and not all. It is sent to the others again until they have it or
+    /// leave the topology, unless `retried` is false.
+    #[error(
+        "invalidated {dropped} entries, but not on {missed:?}: {}",
+        if *.retried { "will be sent again until they have it" } else { "too much is waiting to be sent again" }
+    )]
+    Partial {
+        /// What the servers that were reached dropped.
+        dropped: u64,
+        /// The addresses of those that were not.
+        missed: Vec<String>,
+        /// Whether it will be sent again in the background.
+        retried: bool,
+    },
+    /// The value cannot be encoded, or what the server holds cannot be decoded as the type that was asked for.
+    #[error("value of key {key:?}: {source}")]
+    Codec {
+        /// The key without namespace.
+        key: String,
+        /// The codec's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The loader failed and there was no stale value to serve instead.
+    #[error("loading key {key:?}: {source}")]
+    Loader {
+        /// The key without namespace.
+        key: String,
+        /// What the loader returned.
+        source: LoaderError,
+    },
+    /// The loader panicked and there was no stale value to serve instead.
+    #[error("loading key {key:?}: the loader panicked")]
+    LoaderPanicked {
+        /// The key without namespace.
+        key: String,
+    },
+    /// The loader took longer than its hard time-out and there was no stale value to serve instead.
+    #[error("loading key {key:?}: no value within {timeout:?}")]
+    LoadTimeout {
+        /// The key without namespace.
+        key: String,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// Two calls loaded the same key at the same time as values of different types.
+    #[error("key {key:?} is being loaded as another type")]
+    TypeConflict {
+        /// The key without namespace.
+        key: String,
+    },
+    /// The key is cached as known to be absent, by
+    /// [`get_or_load_optional`](crate::Cache::get_or_load_optional), and was asked for as present.
+    #[error("key {key:?} is cached as absent: ask with `get_or_load_optional`")]
+    Absent {
+        /// The key without namespace.
+        key: String,
+    },
+    /// The builder was given something that cannot work.
+    #[error("{message}")]
+    Config {
+        /// What, and what would work.
+        message: String,
+    },
+}
+
+/// What the caller of a failed call can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Nothing is wrong with the call: the same call may succeed later. Connections heal by themselves.
+    Retry,
+    /// The call itself is at fault: another value, tag, key or type.
+    FixCall,
+    /// Somebody has to change the server or the configuration: load the module, grant a permission, add memory.
+    FixServer,
+    /// The loader's business.
+    Loader,
+}
+
+impl Error {
+    /// What the caller can do.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::Unavailable { .. }
+            | Self::ReadOnly { .. }
+            | Self::Partial { .. } => Remedy::Retry,
+            Self::ModuleMissing { .. }
+            | Self::ModuleTooOld { .. }
+            | Self::Denied { .. }
+            | Self::OutOfMemory { .. }
+            | Self::UnexpectedAnswer { .. } => Remedy::FixServer,
+            Self::WrongType { .. }
+            | Self::Rejected { .. }
+            | Self::Codec { .. }
+            | Self::TypeConflict { .. }
+            | Self::Absent { .. }
+            | Self::Config { .. } => Remedy::FixCall,
+            Self::Loader { .. } | Self::LoaderPanicked { .. } | Self::LoadTimeout { .. } => {
+                Remedy::Loader
+            }
+        }
+    }
+
+    /// Whether the server, not the call or the loader, is why it failed: such calls go on without the server
+    /// where they can.
+    pub(crate) fn is_server_trouble(&self) -> bool {
+        matches!(self.remedy(), Remedy::Retry | Remedy::FixServer)
+    }
+
+    /// Whether the command may have been executed, or may yet be.
+    pub(crate) fn outcome_is_unknown(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
+    }
+
+    /// An answer that the command contract does not know.
+    pub(crate) fn unexpected(node: &str, command: &'static str, answer: &redis::Value) -> Self {
+        Self::UnexpectedAnswer {
+            node: node.to_owned(),
+            command,
+            answer: format!("{answer:?}").chars().take(100).collect(),
+        }
+    }
+
+    /// From what redis-rs says about a command on `node`.
+    pub(crate) fn from_redis(
+        node: &str,
+        key: Option<&str>,
+        timeout: Duration,
+        error: &RedisError,
+    ) -> Self {
+        let (node, message) = (node.to_owned(), words(error));
+        if error.is_timeout() {
+            return Self::Timeout { node, timeout };
+        }
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => return Self::Denied { node, message },
+            ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
+                return Self::Config { message };
+            }
+            ErrorKind::Server(kind) => match kind {
+                ServerErrorKind::NoPerm => return Self::Denied { node, message },
+                ServerErrorKind::ReadOnly => return Self::ReadOnly { node, message },
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask => return Self::Unavailable { node, message },
+                _ => {}
+            },
+            ErrorKind::Extension => {}
+            _ => {
+                return Self::Unreachable {
+                    node,
+                    reason: message,
+                };
+            }
+        }
+        match error.code().unwrap_or_default() {
+            "NOAUTH" | "WRONGPASS" => Self::Denied { node, message },
+            "MISCONF" => Self::ReadOnly { node, message },
+            "BUSY" | "NOREPLICAS" | "UNBLOCKED" => Self::Unavailable { node, message },
+            "OOM" => Self::OutOfMemory { node, message },
+            "WRONGTYPE" => Self::WrongType {
+                node,
+                key: key.unwrap_or_default().to_owned(),
+            },
+            _ if message.contains("unknown command") => {
+                let command = message.split(['\'', '`']).nth(1).unwrap_or_default();
+                Self::ModuleTooOld {
+                    node,
+                    version: 0,
+                    command: command.to_owned(),
+                }
+            }
+            _ => Self::Rejected { node, message },
+        }
+    }
+}
+
+/// The server's own words, prefix first.
+fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}

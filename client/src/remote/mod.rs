@@ -1,0 +1,21 @@
+//! Typed commands over redis-rs, to one server, a cluster, or the primary that sentinels name.
+
+mod cluster;
+pub(crate) mod command;
+pub(crate) mod connection;
+mod error;
+mod message;
+mod missed;
+mod node;
+mod sentinel;
+mod servers;
+mod status;
+mod topology;
+
+pub use error::{Error, LoaderError, Remedy};
+pub use servers::Servers;
+pub use status::{ServerState, ServerStatus};
+
+pub(crate) use connection::{Listener, Timeouts};
+pub(crate) use node::Settings;
+pub(crate) use topology::{Answer, Remote};

@@ -1,0 +1,87 @@
+//! Asks sentinels where the primary is.
+
+use std::fmt;
+
+use redis::{Client, ConnectionAddr, ConnectionInfo};
+
+use super::connection::{Timeouts, open_plain};
+use super::error::Error;
+use super::servers::{Tls, client, with_address};
+
+/// The sentinels of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Sentinels {
+    pub(crate) service: String,
+    pub(crate) clients: Vec<Client>,
+    /// How primaries are spoken to; its address is replaced by theirs.
+    pub(crate) primary: ConnectionInfo,
+    pub(crate) tls: Tls,
+}
+
+impl Sentinels {
+    /// Asks one after the other until one knows.
+    pub(crate) async fn locate(&self, timeouts: Timeouts) -> Result<Client, Error> {
+        let mut last = None;
+        for sentinel in &self.clients {
+            match self.ask(sentinel, timeouts).await {
+                Ok(client) => return Ok(client),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Config {
+            message: "no sentinel was named".to_owned(),
+        }))
+    }
+
+    async fn ask(&self, sentinel: &Client, timeouts: Timeouts) -> Result<Client, Error> {
+        let name = sentinel.get_connection_info().addr().to_string();
+        let mut ask = redis::cmd("SENTINEL");
+        ask.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
+        let asking = async {
+            let mut connection = open_plain(sentinel, &name, timeouts).await?;
+            let answer: Result<Option<(String, u16)>, _> = ask.query_async(&mut connection).await;
+            answer.map_err(|error| Error::from_redis(&name, None, timeouts.command, &error))
+        };
+        let within = timeouts.connect + timeouts.command;
+        let answer = tokio::time::timeout(within, asking).await;
+        let Some((host, port)) = answer.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                node: name.clone(),
+                timeout: within,
+            })
+        })?
+        else {
+            return Err(Error::Unavailable {
+                node: name,
+                message: format!(
+                    "this sentinel knows no primary of a service {:?}",
+                    self.service
+                ),
+            });
+        };
+        client(with_address(&self.primary, host, port), &self.tls)
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "primary of {}", self.service)
+    }
+}
+
+/// The same connection to another host, by TLS if that one is.
+pub(crate) fn replace_host(address: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
+    match address {
+        ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    }
+}
