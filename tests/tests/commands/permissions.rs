@@ -178,6 +178,8 @@ fn a_replica_refuses_writes_and_serves_reads() {
             &["CACHE.DEL", "key"],
             &["CACHE.TOUCH", "key", "PERSIST"],
             &["CACHE.INVALIDATE", "a"],
+            &["CACHE.REVALIDATE", "a"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a"],
             &["CACHE.FLUSH"],
         ] {
             let reply = reader.call(command);
@@ -220,6 +222,9 @@ fn what_frees_memory_works_when_memory_is_full() {
         assert_eq!(call!(client, "CACHE.GET", "one"), Reply::bulk("v"));
         assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(1));
         assert_eq!(call!(client, "CACHE.DEL", "two"), Reply::Int(1));
+        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(0));
+        let fetched = call!(client, "CACHE.FETCH", "three", "LEASE", 5);
+        assert_eq!(fetched.items()[1], Reply::bulk("v"));
         assert_eq!(call!(client, "CACHE.FLUSH"), Reply::Int(1));
     });
 }

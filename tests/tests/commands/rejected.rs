@@ -51,7 +51,7 @@ fn refused(lines: &[(&str, &str)]) {
 
 #[test]
 fn wrong_arity() {
-    let commands: [(&str, &[usize]); 12] = [
+    let commands: [(&str, &[usize]); 17] = [
         ("cache.set", &[0, 1]),
         ("cache.get", &[0, 2]),
         ("cache.mget", &[0]),
@@ -64,6 +64,11 @@ fn wrong_arity() {
         ("cache.tagscan", &[0, 1]),
         ("cache.stats", &[1, 2]),
         ("cache.resetstats", &[1, 2]),
+        ("cache.fetch", &[0]),
+        ("cache.release", &[0, 1, 3]),
+        ("cache.revalidate", &[0]),
+        ("cache.invalidatewhere", &[0]),
+        ("cache.hits", &[0, 1]),
     ];
     let mut lines = Vec::new();
     for (name, counts) in commands {
@@ -279,35 +284,4 @@ fn duplicates_count_towards_the_limit_as_they_are_announced() {
     let same = vec![b"t".to_vec(); 129];
     let set = [&args!["CACHE.SET", "entry", "x", "TAGS", 129][..], &same].concat();
     refused_naming(&[(set, &["129", "128"])]);
-}
-
-#[test]
-fn options_that_are_to_come_are_refused_by_name() {
-    refused_naming(&[
-        (args!["CACHE.SET", "entry", "x", "GRACE", 1000], &["GRACE"]),
-        (
-            args![
-                "CACHE.SET",
-                "absent",
-                "x",
-                "EX",
-                5,
-                "grace",
-                1000,
-                "TAGS",
-                1,
-                "x"
-            ],
-            &["GRACE"],
-        ),
-        (args!["CACHE.SET", "entry", "x", "LEASE", 7], &["LEASE"]),
-        (
-            args!["CACHE.TOUCH", "entry", "EX", 5, "GRACE", 1000],
-            &["GRACE"],
-        ),
-        (
-            args!["CACHE.TOUCH", "entry", "PERSIST", "GRACE", 1000],
-            &["GRACE"],
-        ),
-    ]);
 }

@@ -3,11 +3,14 @@
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
 
 /// One way to change the entry `key` (tags `a`, `b`), and whether it does change it.
-const CHANGES: [(&[&str], bool); 16] = [
+const CHANGES: [(&[&str], bool); 25] = [
     (&["CACHE.SET", "key", "new"], true),
     (&["CACHE.DEL", "key"], true),
     (&["CACHE.TOUCH", "key", "EX", "100"], true),
     (&["CACHE.INVALIDATE", "a"], true),
+    (&["CACHE.REVALIDATE", "a"], true),
+    (&["CACHE.INVALIDATEWHERE", "ALL", "1", "a"], true),
+    (&["CACHE.INVALIDATEWHERE", "NONE", "1", "x"], true),
     (&["CACHE.FLUSH"], true),
     (&["DEL", "key"], true),
     (&["UNLINK", "key"], true),
@@ -20,6 +23,12 @@ const CHANGES: [(&[&str], bool); 16] = [
     (&["CACHE.SET", "key", "new", "TAGS", "0"], false),
     (&["CACHE.INVALIDATE", "unknown"], false),
     (&["CACHE.INSPECT", "key"], false),
+    (&["CACHE.REVALIDATE", "unknown"], false),
+    (&["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "DRYRUN"], false),
+    (&["CACHE.INVALIDATEWHERE", "NONE", "1", "a"], false),
+    (&["CACHE.FETCH", "key", "LEASE", "5"], false),
+    (&["CACHE.TOP"], false),
+    (&["CACHE.TAGTOP"], false),
 ];
 
 fn entry(client: &mut RawClient) {
@@ -53,7 +62,7 @@ fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
         let server = Server::builder().engine(engine).start();
         let (mut reader, mut other) = (server.raw().resp3(), server.raw());
         assert_eq!(call!(reader, "CLIENT", "TRACKING", "ON"), Reply::ok());
-        for read in ["CACHE.GET", "CACHE.MGET"] {
+        for read in ["CACHE.GET", "CACHE.MGET", "CACHE.FETCH"] {
             for (command, changes) in CHANGES {
                 entry(&mut other);
                 call!(reader, "PING");
@@ -89,6 +98,45 @@ fn tracking_tells_of_a_large_invalidation_when_its_entries_are_reclaimed() {
             assert_eq!(push[0].text(), "invalidate");
             told.extend(push[1].items().iter().map(Reply::text));
         }
+    });
+}
+
+#[test]
+fn tracking_tells_of_entries_that_a_condition_made_stale() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut reader, mut other) = (server.raw().resp3(), server.raw());
+        assert_eq!(call!(reader, "CLIENT", "TRACKING", "ON"), Reply::ok());
+        for n in 0..500 {
+            let key = format!("key{n}");
+            let tag = if n % 2 == 0 { "even" } else { "odd" };
+            call!(
+                other,
+                "CACHE.SET",
+                key,
+                "v",
+                "GRACE",
+                1_000_000,
+                "TAGS",
+                2,
+                "a",
+                tag
+            );
+            call!(reader, "CACHE.FETCH", key);
+        }
+        let dropped = call!(other, "CACHE.INVALIDATEWHERE", "ALL", 2, "a", "odd", "SOFT");
+        assert_eq!(dropped, Reply::Int(250));
+        let mut told = std::collections::BTreeSet::new();
+        while told.len() < 250 {
+            let push = reader.take_push();
+            assert_eq!(push[0].text(), "invalidate");
+            told.extend(push[1].items().iter().map(Reply::text));
+        }
+        call!(reader, "PING");
+        let rest = reader.kept_pushes();
+        assert!(rest.is_empty(), "{rest:?}");
+        let odd = |key: &String| key["key".len()..].parse::<i32>().is_ok_and(|n| n % 2 == 1);
+        assert!(told.iter().all(odd), "{told:?}");
     });
 }
 
@@ -173,7 +221,14 @@ fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
         assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
         for (command, changes) in CHANGES {
             // A flush tells no event of any key, an invalidation needs not: that is what makes them fast.
-            if ["FLUSHDB", "CACHE.FLUSH", "CACHE.INVALIDATE"].contains(&command[0]) {
+            let flushes = [
+                "FLUSHDB",
+                "CACHE.FLUSH",
+                "CACHE.INVALIDATE",
+                "CACHE.REVALIDATE",
+                "CACHE.INVALIDATEWHERE",
+            ];
+            if flushes.contains(&command[0]) {
                 continue;
             }
             entry(&mut client);

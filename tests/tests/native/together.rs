@@ -73,10 +73,19 @@ fn a_script_uses_every_command() {
             local page = redis.call('CACHE.TAGSCAN', 'b', '0')
             local dropped = redis.call('CACHE.INVALIDATE', 'a')
             local after = redis.call('CACHE.GET', 'key')
+            redis.call('CACHE.SET', 'graced', 'v', 'GRACE', 100000, 'TAGS', 2, 'c', 'd')
+            local softened = redis.call('CACHE.REVALIDATE', 'c')
+            local fetched = redis.call('CACHE.FETCH', 'graced', 'LEASE', 1000, 'WAIT', 1000)
+            local released = redis.call('CACHE.RELEASE', 'graced', fetched[4])
+            local counted = redis.call('CACHE.HITS', 'graced', 5)
+            local top = redis.call('CACHE.TOP', 1)
+            local tagtop = redis.call('CACHE.TAGTOP', 'BY', 'ENTRIES', 'LIMIT', 10)
+            local met = redis.call('CACHE.INVALIDATEWHERE', 'ALL', 2, 'c', 'd')
             local deleted = redis.call('CACHE.DEL', 'other')
             local flushed = redis.call('CACHE.FLUSH')
             local stats = redis.call('CACHE.STATS')
-            return {value, many[1], #many, info[2], #page[2], dropped, after == false, deleted, flushed, #inspected, #stats}
+            return {value, many[1], #many, info[2], #page[2], dropped, after == false, deleted, flushed, #inspected, #stats,
+                    softened, fetched[1], released, counted, top[1][1], #tagtop, met}
         ";
         let reply = call!(client, "EVAL", script, 0);
         let int = Reply::Int;
@@ -92,6 +101,13 @@ fn a_script_uses_every_command() {
             int(0),
             int(16),
             int(42),
+            int(1),
+            Reply::bulk("STALE"),
+            int(1),
+            int(1),
+            Reply::bulk("graced"),
+            int(3),
+            int(1),
         ];
         assert_eq!(reply.items(), expected);
         assert_index_agrees(&server, &[0], &[b"a", b"b"]);

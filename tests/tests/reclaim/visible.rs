@@ -63,6 +63,68 @@ fn two_hundred_thousand_entries_are_gone_for_every_command_at_once() {
 }
 
 #[test]
+fn two_hundred_thousand_entries_turn_stale_for_every_command_at_once() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let numbers: Vec<usize> = (0..MANY).collect();
+        for numbers in numbers.chunks(10_000) {
+            let set = |n: &usize| {
+                let grace = if n.is_multiple_of(2) {
+                    0
+                } else {
+                    1_000_000_000
+                };
+                args![
+                    "CACHE.SET",
+                    format!("key{n}"),
+                    "v",
+                    "GRACE",
+                    grace,
+                    "TAGS",
+                    1,
+                    "large"
+                ]
+            };
+            client.pipeline(&numbers.iter().map(set).collect::<Vec<_>>());
+        }
+        let queued = [
+            args!["MULTI"],
+            args!["CACHE.REVALIDATE", "large"],
+            args!["CACHE.MGET", "key0", "key1", "key199998", "key199999"],
+            args!["CACHE.FETCH", "key0"],
+            args!["CACHE.FETCH", "key1"],
+            args!["CACHE.SET", "key2", "new", "NX", "TAGS", 1, "large"],
+            args!["CACHE.SET", "key3", "new", "NX"],
+            args!["CACHE.GET", "key2"],
+            args!["CACHE.STATS"],
+            args!["EXEC"],
+        ];
+        let exec = client.pipeline(&queued).remove(9);
+        let replies = exec.items();
+        assert_eq!(replies[0], Reply::Int(MANY as i64));
+        assert!(replies[1].items().iter().all(Reply::is_null));
+        assert_eq!(replies[2].items()[0].bytes(), b"MISS");
+        assert_eq!(replies[3].items()[0].bytes(), b"STALE");
+        assert_eq!(replies[4], Reply::ok());
+        assert!(replies[5].is_null());
+        assert_eq!(replies[6], Reply::bulk("new"));
+        let entries = MANY as i64 / 2 + 1;
+        assert_eq!(replies[7].field("entries"), Reply::Int(entries));
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(entries));
+        assert_eq!(call!(client, "CACHE.GET", "key2"), Reply::bulk("new"));
+        assert_eq!(
+            call!(client, "CACHE.INVALIDATE", "large"),
+            Reply::Int(entries)
+        );
+        assert_eq!(stat(&mut client, "entries"), 0);
+        wait_reclaimed(&mut client);
+        assert_index_agrees(&server, &[0], &[b"large"]);
+    });
+}
+
+#[test]
 fn outside_of_transactions_they_are_gone_as_well_while_reclaiming_goes_on() {
     for_each_engine(|engine| {
         let server = Server::builder()
