@@ -1,5 +1,7 @@
 //! A cursor over a command's arguments, and what several commands have in common. No other file counts arguments.
 
+use std::ops::RangeInclusive;
+
 use crate::config::Config;
 use crate::error::Error;
 
@@ -36,6 +38,16 @@ impl<'a> Cursor<'a> {
         parse_i64(self.next()?).ok_or(Error::NotAnInteger)
     }
 
+    /// The next argument as a number in this range.
+    pub(crate) fn next_in(&mut self, range: RangeInclusive<u64>) -> Result<u64, Error> {
+        let number = u64::try_from(self.next_i64()?).map_err(|_| Error::NotAnInteger)?;
+        if range.contains(&number) {
+            Ok(number)
+        } else {
+            Err(Error::NotAnInteger)
+        }
+    }
+
     /// `count tag [tag ...]`, within the limits.
     pub(crate) fn next_tags(&mut self, config: &Config) -> Result<&'a [&'a [u8]], Error> {
         let count = self.next_i64()?;
@@ -54,6 +66,11 @@ impl<'a> Cursor<'a> {
             .ok_or(Error::Syntax)?;
         self.rest = rest;
         check_tags(tags, config)
+    }
+
+    /// All that is left.
+    pub(crate) const fn rest(self) -> &'a [&'a [u8]] {
+        self.rest
     }
 
     /// All that is left, as tags within the limits.
@@ -112,6 +129,29 @@ pub(crate) fn set_once<T>(option: &mut Option<T>, value: T) -> Result<(), Error>
     match option.replace(value) {
         None => Ok(()),
         Some(_) => Err(Error::Syntax),
+    }
+}
+
+/// The longest grace, ms: as long as the longest default time to live.
+const MAX_GRACE_MS: u64 = 1 << 47;
+
+/// Reads the number behind GRACE, ms.
+pub(crate) fn next_grace_ms(cursor: &mut Cursor<'_>) -> Result<u64, Error> {
+    cursor.next_in(0..=MAX_GRACE_MS)
+}
+
+/// A logical expiry and a grace as the deadline that the server sees, which comes after both.
+pub(crate) fn with_grace(
+    logical_ms: Option<u64>,
+    grace_ms: u64,
+    command: &'static str,
+) -> Result<Option<u64>, Error> {
+    let Some(logical_ms) = logical_ms else {
+        return Ok(None);
+    };
+    match logical_ms.checked_add(grace_ms) {
+        Some(deadline) if i64::try_from(deadline).is_ok() => Ok(Some(deadline)),
+        _ => Err(Error::InvalidExpire { command }),
     }
 }
 

@@ -8,9 +8,10 @@
 //! | 6 | when it was written, unix ms |
 //! | 1-10 | length of the value, LEB128 |
 //! | 1-10 | length of the key, LEB128 |
+//! | 0-10 | its grace in ms, LEB128, if it has one |
 //! | … | key |
 //! | … | value |
-//! | … | while not indexed yet: the tags, each as length and bytes |
+//! | … | while not indexed yet: since when it is stale, and the tags, each as length and bytes |
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
@@ -37,6 +38,7 @@ const HAS_TAGS: u8 = 2;
 const GONE: u8 = 4;
 const HAS_TTL: u8 = 8;
 const LEAKED: u8 = 16;
+const HAS_GRACE: u8 = 32;
 
 /// Identity of an entry: what the index stores. Compared, never dereferenced by the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +65,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) value: &'a [u8],
     pub(crate) created_ms: u64,
     pub(crate) has_ttl: bool,
+    /// How long it may be served as stale; 0: not at all.
+    pub(crate) grace_ms: u64,
 }
 
 /// An entry that is alive for as long as `'a`.
@@ -93,14 +97,19 @@ impl NewEntry {
     }
 
     fn build(parts: Parts<'_>, hits: u32, flags: u8, tags: Option<&TagBlock>) -> Self {
-        let mut header = [0; LENGTHS + 2 * leb128::MAX];
+        let mut header = [0; LENGTHS + 3 * leb128::MAX];
         header[ID..FLAGS].copy_from_slice(&hits.to_le_bytes());
-        header[FLAGS] = flags | if parts.has_ttl { HAS_TTL } else { 0 };
+        header[FLAGS] = flags
+            | if parts.has_ttl { HAS_TTL } else { 0 }
+            | if parts.grace_ms > 0 { HAS_GRACE } else { 0 };
         header[CREATED..LENGTHS]
             .copy_from_slice(&parts.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
         let mut len = LENGTHS;
         len += leb128::write(parts.value.len() as u64, &mut header[len..]);
         len += leb128::write(parts.key.len() as u64, &mut header[len..]);
+        if parts.grace_ms > 0 {
+            len += leb128::write(parts.grace_ms, &mut header[len..]);
+        }
         let pieces = [
             &header[..len],
             parts.key,
@@ -175,6 +184,7 @@ pub(crate) unsafe fn free(handle: Handle) {
 
 /// Where the parts of an entry lie.
 struct Extent {
+    grace_ms: u64,
     key: usize,
     value: usize,
     end: usize,
@@ -210,14 +220,21 @@ impl<'a> Entry<'a> {
     fn extent(self) -> Extent {
         let mut at = LENGTHS;
         let mut next_byte = || {
-            // SAFETY: `build` wrote two complete LEB128 numbers here, and `read` stops at the end of each.
+            // SAFETY: `build` wrote two complete LEB128 numbers here, a third with the flag for the grace, and `read`
+            // stops at the end of each.
             let byte = unsafe { self.ptr.as_ptr().add(at).read() };
             at += 1;
             Some(byte)
         };
         let value_len = leb128::read(&mut next_byte).unwrap_or(0) as usize;
         let key_len = leb128::read(&mut next_byte).unwrap_or(0) as usize;
+        let grace_ms = if self.has_grace() {
+            leb128::read(&mut next_byte).unwrap_or(0)
+        } else {
+            0
+        };
         Extent {
+            grace_ms,
             key: at,
             value: at + key_len,
             end: at + key_len + value_len,
@@ -240,8 +257,8 @@ impl<'a> Entry<'a> {
         self.slice(extent.key, extent.value)
     }
 
-    /// The tags that a pending entry carries.
-    pub(crate) fn carried_tags(self) -> Option<Vec<&'a [u8]>> {
+    /// What a pending entry carries: its tags, and since when it is stale by a soft invalidation.
+    pub(crate) fn carried(self) -> Option<Carried<&'a [u8]>> {
         if self.flags() & HAS_TAGS == 0 {
             return None;
         }
@@ -252,19 +269,19 @@ impl<'a> Entry<'a> {
                 at += 1;
                 Some(byte)
             })
-            .unwrap_or(0) as usize
+            .unwrap_or(0)
         };
+        let soft_since_ms = Some(number()).filter(|&ms| ms > 0);
         let count = number();
-        let lengths: Vec<usize> = (0..count).map(|_| number()).collect();
-        Some(
-            lengths
-                .into_iter()
-                .map(|len| {
-                    at += len;
-                    self.slice(at - len, at)
-                })
-                .collect(),
-        )
+        let lengths: Vec<usize> = (0..count).map(|_| number() as usize).collect();
+        let tags = lengths.into_iter().map(|len| {
+            at += len;
+            self.slice(at - len, at)
+        });
+        Some(Carried {
+            tags: tags.collect(),
+            soft_since_ms,
+        })
     }
 
     fn flags(self) -> u8 {
@@ -279,6 +296,19 @@ impl<'a> Entry<'a> {
         let mut bytes = [0; 8];
         bytes[..LENGTHS - CREATED].copy_from_slice(&self.read::<{ LENGTHS - CREATED }>(CREATED));
         u64::from_le_bytes(bytes)
+    }
+
+    fn has_grace(self) -> bool {
+        self.flags() & HAS_GRACE != 0
+    }
+
+    /// How long it may be served as stale, ms.
+    pub(crate) fn grace_ms(self) -> u64 {
+        if self.has_grace() {
+            self.extent().grace_ms
+        } else {
+            0
+        }
     }
 
     /// Whether it was written with a TTL.
@@ -331,36 +361,46 @@ impl<'a> Entry<'a> {
     /// Bytes of the allocation, as asked for.
     pub(crate) fn allocated(self) -> usize {
         let end = self.extent().end;
-        match self.carried_tags() {
+        match self.carried() {
             None => end,
-            Some(tags) => end + TagBlock::len_of(&tags),
+            Some(carried) => end + TagBlock::new(&carried).0.len(),
         }
     }
 }
 
-/// Tags in the form in which a pending entry carries them: count, lengths, bytes.
+/// What the index knows of an entry while it knows it, and the entry itself carries otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Carried<T> {
+    pub(crate) tags: Vec<T>,
+    /// Since when it is stale by a soft invalidation, unix ms.
+    pub(crate) soft_since_ms: Option<u64>,
+}
+
+impl Carried<&[u8]> {
+    pub(crate) fn to_owned(&self) -> Carried<Vec<u8>> {
+        Carried {
+            tags: self.tags.iter().map(|tag| tag.to_vec()).collect(),
+            soft_since_ms: self.soft_since_ms,
+        }
+    }
+}
+
+/// [`Carried`] in the form in which a pending entry has it: time, count, lengths, bytes.
 #[derive(Debug, Default)]
 pub(crate) struct TagBlock(Vec<u8>);
 
 impl TagBlock {
-    pub(crate) fn new<T: AsRef<[u8]>>(tags: &[T]) -> Self {
+    pub(crate) fn new<T: AsRef<[u8]>>(carried: &Carried<T>) -> Self {
         let mut block = Vec::new();
-        leb128::push(tags.len() as u64, &mut block);
-        for tag in tags {
+        leb128::push(carried.soft_since_ms.unwrap_or(0), &mut block);
+        leb128::push(carried.tags.len() as u64, &mut block);
+        for tag in &carried.tags {
             leb128::push(tag.as_ref().len() as u64, &mut block);
         }
-        for tag in tags {
+        for tag in &carried.tags {
             block.extend_from_slice(tag.as_ref());
         }
         Self(block)
-    }
-
-    fn len_of(tags: &[&[u8]]) -> usize {
-        leb128::len(tags.len() as u64)
-            + tags
-                .iter()
-                .map(|tag| leb128::len(tag.len() as u64) + tag.len())
-                .sum::<usize>()
     }
 }
 
@@ -377,13 +417,15 @@ mod tests {
             value in proptest::collection::vec(any::<u8>(), 0..300),
             tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..6),
             created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), hits in any::<u32>(), slot in any::<u32>(),
+            grace_ms in prop_oneof![Just(0), 1_u64..(1 << 48)], soft_since_ms in proptest::option::of(1_u64..(1 << 48)),
         ) {
-            let parts = Parts { key: &key, value: &value, created_ms, has_ttl };
+            let parts = Parts { key: &key, value: &value, created_ms, has_ttl, grace_ms };
             let plain = NewEntry::new(parts);
             let entry = plain.as_entry();
             prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
             prop_assert_eq!((entry.created_ms(), entry.has_ttl()), (created_ms, has_ttl));
-            prop_assert!(entry.slot().is_none() && entry.carried_tags().is_none());
+            prop_assert_eq!(entry.grace_ms(), grace_ms);
+            prop_assert!(entry.slot().is_none() && entry.carried().is_none());
             entry.set_indexed(slot);
             prop_assert_eq!(entry.slot(), Some(slot));
             entry.set_has_ttl(!has_ttl);
@@ -392,10 +434,11 @@ mod tests {
             prop_assert_eq!((entry.slot(), entry.carried_hits(), entry.is_marked_gone()), (None, hits, true));
             prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
 
-            let pending = NewEntry::pending(parts, hits, false, &TagBlock::new(&tags));
+            let expected = Carried { tags: tags.iter().map(Vec::as_slice).collect(), soft_since_ms };
+            let pending = NewEntry::pending(parts, hits, false, &TagBlock::new(&expected));
             let entry = pending.as_entry();
-            let expected: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-            prop_assert_eq!(entry.carried_tags(), Some(expected));
+            prop_assert_eq!(entry.carried(), Some(expected));
+            prop_assert_eq!(entry.grace_ms(), grace_ms);
             prop_assert_eq!((entry.carried_hits(), entry.is_marked_gone()), (hits, false));
             prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
         }
@@ -408,6 +451,7 @@ mod tests {
             value: &[b'v'; 100],
             created_ms: 1,
             has_ttl: true,
+            grace_ms: 0,
         });
         assert_eq!(entry.as_entry().allocated(), 13 + 13 + 100);
     }

@@ -30,8 +30,6 @@ pub(crate) enum Error {
     TagNotPermitted,
     #[error("ERR this command is only for replication and append-only files")]
     OnlyReplayed,
-    #[error("ERR {option} is not supported yet")]
-    NotYet { option: &'static str },
     #[error("ERR internal error")]
     Internal,
 }

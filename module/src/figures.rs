@@ -22,17 +22,25 @@ pub(crate) struct Figures {
     index_bytes: u64,
     reclaim_backlog: u64,
     clock: u64,
+    leases: u64,
+    lease_waiters: u64,
     counters: Counters,
 }
 
 impl Figures {
-    pub(crate) fn of<'d>(databases: impl Iterator<Item = &'d Database<Handle>>) -> Self {
+    /// `monotonic_ms`: the time that leases go by.
+    pub(crate) fn of<'d>(
+        databases: impl Iterator<Item = &'d Database<Handle>>,
+        monotonic_ms: u64,
+    ) -> Self {
         let mut sums = Self::default();
         for database in databases {
             sums.entries += database.index.visible();
             sums.tags += database.index.populated_tags() as u64;
             sums.bytes += database.index.visible_bytes();
-            sums.index_bytes += database.index.heap_bytes() as u64;
+            sums.index_bytes += (database.index.heap_bytes() + database.leases.heap_bytes()) as u64;
+            sums.leases += database.leases.held(monotonic_ms) as u64;
+            sums.lease_waiters += database.leases.waiting() as u64;
             sums.reclaim_backlog += database.index.backlog();
             sums.clock += database.clock.reading();
             sums.counters.add(&database.counters);
@@ -62,9 +70,8 @@ impl Figures {
             (c"reclaim_backlog", Figure::Count(self.reclaim_backlog)),
             (c"reclaimed", Figure::Count(counters.reclaimed)),
             (c"reclaim_max_us", Figure::Count(counters.reclaim_max_us)),
-            // Nothing grants leases yet, so there are none, and nobody waits for one.
-            (c"leases", Figure::Count(0)),
-            (c"lease_waiters", Figure::Count(0)),
+            (c"leases", Figure::Count(self.leases)),
+            (c"lease_waiters", Figure::Count(self.lease_waiters)),
             (c"leases_refused", Figure::Count(counters.leases_refused)),
             (c"clock", Figure::Count(self.clock)),
         ]

@@ -21,7 +21,10 @@ mod redis;
 
 use std::ffi::c_int;
 
-use commands::{del, flush, get, inspect, invalidate, replay, set, stats, taginfo, tagscan, touch};
+use commands::{
+    del, fetch, flush, get, hits, inspect, invalidate, invalidatewhere, replay, set, stats,
+    taginfo, tagscan, tagtop, top, touch,
+};
 use redis::{Command, command};
 
 /// No keys among the arguments.
@@ -42,6 +45,13 @@ static COMMANDS: &[Command] = &[
     command!(c"cache.touch",      touch::touch,           c"write fast",     ONE,  Change,  -3, c"O(tags)",            c"Changes when an entry expires."),
     command!(c"cache.invalidate", invalidate::invalidate, c"write fast",     NONE, Nothing, -2, c"O(tags given)",      c"Drops all entries that carry one of the tags."),
     command!(c"cache.flush",      flush::flush,           c"write admin",    NONE, Nothing,  1, c"O(1)",               c"Drops all entries of the database."),
+    command!(c"cache.fetch",      fetch::fetch,           c"readonly blocking", ONE, Read,  -2, c"O(tags)",            c"Returns a value, fresh or stale, or the right to load it."),
+    command!(c"cache.release",    fetch::release,         c"write fast",     ONE,  Change,   3, c"O(1)",               c"Gives back the right to load a value."),
+    command!(c"cache.revalidate", invalidate::revalidate, c"write fast",     NONE, Nothing, -2, c"O(tags given)",      c"Makes all entries that carry one of the tags stale."),
+    command!(c"cache.invalidatewhere", invalidatewhere::invalidatewhere, c"write", NONE, Nothing, -4, c"O(tags given + entries / 64)", c"Drops the entries that a condition on their tags selects."),
+    command!(c"cache.hits",       hits::hits,             c"write fast",     (1, -1, 2), Change, -3, c"O(keys)",          c"Adds hits that were served elsewhere."),
+    command!(c"cache.top",        top::top,               c"readonly admin", NONE, Nothing, -1, c"O(entries / 256)",   c"Returns the entries with the most hits."),
+    command!(c"cache.tagtop",     tagtop::tagtop,         c"readonly admin blocking", NONE, Nothing, -1, c"O(tags)",    c"Returns the largest tags."),
     command!(c"cache.inspect",    inspect::inspect,       c"readonly fast",  ONE,  Read,     2, c"O(tags)",            c"Tells what is known about an entry."),
     command!(c"cache.taginfo",    taginfo::taginfo,       c"readonly fast",  NONE, Nothing,  2, c"O(1)",               c"Tells what is known about a tag."),
     command!(c"cache.tagscan",    tagscan::tagscan,       c"readonly",       NONE, Nothing, -3, c"O(count) a call",    c"Iterates over the keys of a tag."),

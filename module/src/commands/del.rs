@@ -1,10 +1,11 @@
-use crate::commands::own_slot;
+use crate::commands::{Freshness, freshness, own_slot};
 use crate::error::Error;
-use crate::redis::context::Mode;
-use crate::redis::{Args, Context, Kind, state};
+use crate::redis::context::{Mode, now_ms};
+use crate::redis::{Args, Context, Kind, state, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
 ///
+/// Also ends the leases of these keys, where no entry exists as well: what is being loaded for them will not be written.
 /// A key that holds another type: `WRONGTYPE`, before anything is removed. Works when the server is out of memory.
 /// O(keys + their tags).
 pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -22,13 +23,22 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for name in args.iter() {
         let mut key = ctx.open(name, Mode::Write);
         let Kind::Entry(entry) = key.kind() else {
+            drop(key);
+            waiting::removed(ctx, db, name);
             continue;
         };
-        let was_visible = state::with(|state| own_slot(state.database(db), entry).is_some());
+        let was_visible = state::with(|state| {
+            let database = state.database(db);
+            own_slot(database, entry).is_some_and(|slot| {
+                let index = &database.index;
+                freshness(index, slot, &key, entry, now_ms) != Freshness::Over
+            })
+        });
         key.delete();
         any = true;
         drop(key);
         ctx.signal_modified(name);
+        waiting::removed(ctx, db, name);
         if was_visible {
             ctx.notify(c"cache.del", name);
             removed += 1;

@@ -1,6 +1,6 @@
-use crate::commands::visible_slot;
+use crate::commands::{Freshness, freshness, visible_slot};
 use crate::error::Error;
-use crate::redis::context::Mode;
+use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Kind, Str, state};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
@@ -46,6 +46,7 @@ fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
         let database = state.database(db);
         if let Some(entry) = entry
             && let Some(slot) = visible_slot(database, entry)
+            && freshness(&database.index, slot, &key, entry, now_ms) == Freshness::Fresh
         {
             database.index.hit(slot);
             database.counters.hits += 1;

@@ -1,4 +1,4 @@
-use crate::commands::own_slot;
+use crate::commands::{Freshness, freshness, logical_pttl, own_slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
@@ -8,13 +8,13 @@ use crate::redis::{Args, Context, Kind, state};
 ///
 /// | field | |
 /// |---|---|
-/// | `state` | `fresh` |
+/// | `state` | `fresh` or `stale` |
 /// | `tags` | its tags, in the order in which they were given |
 /// | `hits` | reads that it answered |
 /// | `bytes` | length of the value |
 /// | `memory` | bytes of memory: value, key, tags' places excepted (those are in `index_bytes`), the server's own cost |
-/// | `pttl` | ms to expiry, -1 for never |
-/// | `grace` | ms that it may be served as stale: 0 |
+/// | `pttl` | ms to logical expiry: 0 if it is stale, -1 for never |
+/// | `grace` | ms that it may be served as stale |
 /// | `age` | ms since it was written |
 ///
 /// Does not count as a hit. A key that holds another type: `WRONGTYPE`. O(tags).
@@ -26,25 +26,32 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         Kind::Entry(entry) => Some(entry),
     };
     let db = ctx.db();
+    let now = now_ms();
     let known = entry.and_then(|entry| {
         state::with(|state| {
-            let database = state.database(db);
-            let slot = own_slot(database, entry)?;
-            let tags: Vec<Vec<u8>> = database.index.tags(slot).map(<[u8]>::to_vec).collect();
-            Some((entry, tags, database.index.hits(slot)))
+            let slot = own_slot(state.database(db), entry)?;
+            let index = &mut state.database(db).index;
+            let word = match freshness(index, slot, &key, entry, || now) {
+                Freshness::Fresh => &b"fresh"[..],
+                Freshness::Stale => b"stale",
+                Freshness::Over => return None,
+            };
+            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+            Some((entry, word, tags, index.hits(slot)))
         })
     });
-    let Some((entry, tags, hits)) = known else {
+    let Some((entry, word, tags, hits)) = known else {
         ctx.reply_null();
         return Ok(());
     };
-    let now = now_ms();
-    let pttl = key
-        .deadline_ms()
-        .map_or(-1, |deadline| deadline.saturating_sub(now) as i64);
+    let pttl = if word == b"stale" {
+        0
+    } else {
+        logical_pttl(&key, entry, now)
+    };
     ctx.reply_map(8);
     ctx.reply_bytes(b"state");
-    ctx.reply_bytes(b"fresh");
+    ctx.reply_bytes(word);
     ctx.reply_bytes(b"tags");
     ctx.reply_array(tags.len());
     for tag in &tags {
@@ -55,7 +62,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (b"bytes", entry.value().len() as i64),
         (b"memory", cost(entry) as i64),
         (b"pttl", pttl),
-        (b"grace", 0),
+        (b"grace", entry.grace_ms() as i64),
         (b"age", now.saturating_sub(entry.created_ms()) as i64),
     ] {
         ctx.reply_bytes(name);

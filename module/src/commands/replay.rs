@@ -1,17 +1,21 @@
 use crate::args::{Cursor, Ttl};
+use crate::commands::invalidate::invalidate_now;
+use crate::commands::invalidatewhere;
+use crate::engine::Effect;
 use crate::entry::{NewEntry, Parts};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
+use crate::redis::state::Decision;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state};
 
 /// More databases than any server has.
 const MAX_DATABASES: u32 = 1 << 20;
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CACHE.REPLAY DROP key`,
-/// `CACHE.REPLAY REFUSE key` and `CACHE.REPLAY CLOCK db reading [db reading ...]` → OK. Internal: only a primary's stream
-/// and an append-only file may say it.
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `DROP key`, `REFUSE key [unix-ms]`, `CLOCK db reading [db reading ...]`,
+/// `REVALIDATE unix-ms tag [tag ...]` and `INVALIDATEWHERE unix-ms clause [clause ...]` → OK. Internal: only a primary's
+/// stream and an append-only file may say it.
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
 /// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside
@@ -19,9 +23,12 @@ const MAX_DATABASES: u32 = 1 << 20;
 ///
 /// DROP: the commands that follow were run by a script, before which a gone entry under this key was removed.
 ///
-/// REFUSE: the entry that arrives next under this key, by RESTORE, is gone: one of its tags was invalidated just before.
+/// REFUSE: the entry that arrives next under this key, by RESTORE, is gone, or stale since then: one of its tags was
+/// invalidated just before.
 ///
 /// CLOCK: readings of the databases' clocks, from an append-only file that was rewritten without RDB preamble.
+///
+/// REVALIDATE and INVALIDATEWHERE (the soft form): the commands of these names, with the time at which they happened.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -42,9 +49,14 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let [_, name] = args.exactly::<2>()?;
         reclaim::reclaim_if_gone(ctx, name);
     } else if words[0].eq_ignore_ascii_case(b"REFUSE") {
-        let [_, name] = args.exactly::<2>()?;
+        let [_, name] = args.first::<2>()?;
+        let mut cursor = Cursor::new(&words[2..]);
+        let decision = match cursor.left() {
+            0 => Decision::Gone,
+            _ => Decision::StaleSince(cursor.next_in(0..=u64::MAX)?),
+        };
         let db = ctx.db();
-        state::with(|state| state.refused = Some((db, name.bytes().to_vec())));
+        state::with(|state| state.decided = Some((db, name.bytes().to_vec(), decision)));
     } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
         let mut cursor = Cursor::new(&words[1..]);
         while cursor.left() > 0 {
@@ -55,6 +67,18 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             let reading = u64::try_from(cursor.next_i64()?).map_err(|_| Error::NotAnInteger)?;
             state::with(|state| state.database(db).clock.restore(reading));
         }
+    } else if words[0].eq_ignore_ascii_case(b"REVALIDATE") {
+        let mut cursor = Cursor::new(&words[1..]);
+        let at = cursor.next_in(0..=u64::MAX)?;
+        let dropped = invalidate_now(ctx, cursor.rest(), Effect::Stale, at);
+        reclaim::after_invalidation(ctx, dropped);
+    } else if words[0].eq_ignore_ascii_case(b"INVALIDATEWHERE") {
+        let mut cursor = Cursor::new(&words[1..]);
+        let at = cursor.next_in(0..=u64::MAX)?;
+        let config = state::with(|state| state.config.without_limits());
+        let asked = invalidatewhere::parse(cursor.rest(), &config)?;
+        let dropped = invalidatewhere::invalidate_now(ctx, asked.condition, Effect::Stale, at);
+        reclaim::after_invalidation(ctx, dropped);
     } else {
         return Err(Error::Syntax);
     }
@@ -73,6 +97,7 @@ fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {
         value: &[],
         created_ms: now_ms(),
         has_ttl: deadline.is_some(),
+        grace_ms: 0,
     };
     let entry = key.create(NewEntry::new(parts));
     let db = ctx.db();

@@ -1,14 +1,18 @@
-use crate::args::{Cursor, Ttl, set_once};
-use crate::commands::own_slot;
+use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
+use crate::commands::{Freshness, freshness, own_slot};
 use crate::config::Config;
-use crate::entry::{NewEntry, Parts};
+use crate::engine::{Incoming, Slot};
+use crate::entry::{Entry, NewEntry, Parts};
 use crate::error::Error;
-use crate::redis::context::{self, Mode, now_ms};
+use crate::redis::context::{self, Mode, monotonic_ms, now_ms};
 use crate::redis::sizes::cost;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, propagation, reclaim, state};
+use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, propagation, reclaim, state, waiting};
 
 const COMMAND: &str = "cache.set";
+
+/// What an entry has room for.
+const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// Which keys a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +28,24 @@ enum Condition {
 struct SetArgs<'a> {
     value: &'a [u8],
     ttl: Option<Ttl>,
+    grace_ms: Option<u64>,
     condition: Option<Condition>,
+    /// The lease under which the value was loaded.
+    token: Option<i64>,
     tags: &'a [&'a [u8]],
     /// Where the tags stand among the arguments.
     tags_at: usize,
-    /// From an append-only file: when it was written first, and its hits until then.
+    /// From an append-only file: when it was written first, its hits until then, and since when it is stale.
     created_ms: Option<u64>,
     hits: Option<u32>,
+    soft_since_ms: Option<u64>,
+}
+
+impl SetArgs<'_> {
+    /// Whether it says what only an append-only file may say.
+    const fn is_rewritten(&self) -> bool {
+        self.created_ms.is_some() || self.hits.is_some() || self.soft_since_ms.is_some()
+    }
 }
 
 fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Error> {
@@ -54,20 +69,17 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
             let given = cursor.next_tags(config)?;
             args.tags_at = words.len() - cursor.left() - given.len();
             set_once(&mut tags, given)?;
-        } else if word.eq_ignore_ascii_case(b"CREATED") {
-            set_once(
-                &mut args.created_ms,
-                u64::try_from(cursor.next_i64()?).map_err(|_| Error::Syntax)?,
-            )?;
-        } else if word.eq_ignore_ascii_case(b"HITS") {
-            set_once(
-                &mut args.hits,
-                u32::try_from(cursor.next_i64()?).map_err(|_| Error::Syntax)?,
-            )?;
         } else if word.eq_ignore_ascii_case(b"GRACE") {
-            return Err(Error::NotYet { option: "GRACE" });
+            set_once(&mut args.grace_ms, next_grace_ms(&mut cursor)?)?;
         } else if word.eq_ignore_ascii_case(b"LEASE") {
-            return Err(Error::NotYet { option: "LEASE" });
+            set_once(&mut args.token, cursor.next_i64()?)?;
+        } else if word.eq_ignore_ascii_case(b"CREATED") {
+            set_once(&mut args.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
+        } else if word.eq_ignore_ascii_case(b"HITS") {
+            let hits = cursor.next_in(0..=u32::MAX.into())?;
+            set_once(&mut args.hits, hits as u32)?;
+        } else if word.eq_ignore_ascii_case(b"SOFT") {
+            set_once(&mut args.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)?;
         } else {
             return Err(Error::Syntax);
         }
@@ -76,15 +88,22 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
     Ok(args)
 }
 
-/// `CACHE.SET key value [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL] [NX | XX] [TAGS count tag [tag ...]]`
-/// → OK; nil when NX or XX is not met.
+/// `CACHE.SET key value [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL] [GRACE ms] [NX | XX] [LEASE token]
+/// [TAGS count tag [tag ...]]` → OK; nil when NX or XX is not met, or when the lease was lost.
 ///
-/// Replaces value, tags and TTL of an entry, and keeps its hit count. NX and XX look at visible entries: one that was
-/// invalidated counts as absent. A key that holds another type: `WRONGTYPE`, and nothing is lost. A tag given twice is
-/// stored once. Without a TTL option `tagcache.default-ttl-ms` applies; EXAT and PXAT may lie in the past: the entry
-/// is expired at once. O(tags).
+/// Replaces value, tags and times of an entry, and keeps its hit count. NX and XX look at visible entries, fresh or
+/// stale: one that was invalidated counts as absent. A key that holds another type: `WRONGTYPE`, and nothing is lost. A
+/// tag given twice is stored once. Without a TTL option `tagcache.default-ttl-ms` applies; EXAT and PXAT may lie in the
+/// past: the entry is expired at once. KEEPTTL keeps the grace as well, unless GRACE is given. O(tags).
 ///
-/// Replicates as what happened: TTLs as PXAT, conditions dropped, a refused write not at all.
+/// GRACE: how long after its expiry, or after CACHE.REVALIDATE of one of its tags, CACHE.FETCH may serve the value as
+/// stale. The TTL that native commands see is the sum of both.
+///
+/// LEASE: the value was loaded under this lease of CACHE.FETCH. It is written only if no other lease was granted for the
+/// key since, nothing else was written to it, it was not removed by CACHE.DEL, DEL, UNLINK or a flush, and none of the
+/// given tags was invalidated, hard or soft. The lease is over then.
+///
+/// Replicates as what happened: TTLs as PXAT, conditions and lease dropped, a refused write not at all.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -98,14 +117,18 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let times = times(ctx, &asked, config.default_ttl_ms)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
-    let Some(deadline) = store(ctx, &mut key, name, &asked, times)? else {
+    let held = Held::of(ctx, &key, times.now_ms)?;
+    if !is_allowed(ctx, name, &asked, &held) {
         ctx.reply_null();
         return Ok(());
-    };
+    }
+    let written = written(&key, &asked, times, &held)?;
+    store(ctx, &mut key, name, &asked, written);
     drop(key);
     ctx.signal_modified(name);
+    waiting::written(ctx, ctx.db(), name);
     ctx.notify(c"cache.set", name);
-    replicate(ctx, args, &asked, times, deadline);
+    replicate(ctx, args, &asked, times, written);
     ctx.reply_ok();
     reclaim::help(ctx);
     Ok(())
@@ -115,14 +138,15 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 #[derive(Debug, Clone, Copy)]
 struct Times {
     now_ms: u64,
-    deadline_ms: Option<u64>,
-    /// The deadline comes from the configuration.
+    /// The logical expiry.
+    expires_ms: Option<u64>,
+    /// It comes from the configuration.
     is_default: bool,
 }
 
 fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<Times, Error> {
     let now_ms = now_ms();
-    if (asked.created_ms.is_some() || asked.hits.is_some()) && !ctx.is_replay() {
+    if asked.is_rewritten() && !ctx.is_replay() {
         return Err(Error::Syntax);
     }
     let Some(ttl) = asked.ttl else {
@@ -130,94 +154,155 @@ fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<
         let is_default = default_ttl_ms > 0 && !ctx.is_replay();
         return Ok(Times {
             now_ms,
-            deadline_ms: is_default.then_some(now_ms + default_ttl_ms),
+            expires_ms: is_default.then_some(now_ms + default_ttl_ms),
             is_default,
         });
     };
     Ok(Times {
         now_ms,
-        deadline_ms: ttl.deadline_ms(now_ms, COMMAND)?,
+        expires_ms: ttl.deadline_ms(now_ms, COMMAND)?,
         is_default: false,
     })
 }
 
-/// Puts the entry into keyspace and index, and returns when it expires; `None`, and nothing done, where NX or XX is
-/// not met.
-#[allow(
-    clippy::option_option,
-    reason = "written or not, and with or without a deadline"
-)]
-fn store(
-    ctx: &Context<'_>,
-    key: &mut Key,
-    name: Str<'_>,
-    asked: &SetArgs<'_>,
-    times: Times,
-) -> Result<Option<Option<u64>>, Error> {
-    let db = ctx.db();
-    let held = match key.kind() {
-        Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => None,
-        Kind::Entry(entry) => Some(entry),
-    };
-    let visible = held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
-    let unmet = if visible.is_some() {
+/// What the key holds before the write.
+struct Held {
+    /// Whether an entry can be seen.
+    is_visible: bool,
+}
+
+impl Held {
+    fn of(ctx: &Context<'_>, key: &Key, now_ms: u64) -> Result<Self, Error> {
+        let entry = match key.kind() {
+            Kind::Other => return Err(Error::WrongType),
+            Kind::Empty => return Ok(Self { is_visible: false }),
+            Kind::Entry(entry) => entry,
+        };
+        let db = ctx.db();
+        let is_visible = state::with(|state| {
+            let database = state.database(db);
+            own_slot(database, entry).is_some_and(|slot| {
+                let index = &database.index;
+                freshness(index, slot, key, entry, || now_ms) != Freshness::Over
+            })
+        });
+        Ok(Self { is_visible })
+    }
+}
+
+/// Whether the write may happen.
+fn is_allowed(ctx: &Context<'_>, name: Str<'_>, asked: &SetArgs<'_>, held: &Held) -> bool {
+    let unmet = if held.is_visible {
         Condition::Absent
     } else {
         Condition::Present
     };
     if asked.condition == Some(unmet) {
-        return Ok(None);
+        return false;
     }
-    let deadline = if asked.ttl == Some(Ttl::Keep) && visible.is_some() {
-        key.deadline_ms()
-    } else {
-        times.deadline_ms
+    let Some(token) = asked.token else {
+        return true;
     };
+    let (db, token) = (ctx.db(), token as u64);
+    let is_allowed = state::with(|state| {
+        let database = state.database(db);
+        let is_allowed = database.may_write(name.bytes(), token, asked.tags.iter().copied());
+        if !is_allowed {
+            database.counters.leases_refused += 1;
+            // A value that came too late is of no use to those who wait for it.
+            database.leases.release(name.bytes(), token, monotonic_ms());
+        }
+        is_allowed
+    });
+    if !is_allowed {
+        waiting::pass_on(ctx, db, name.bytes());
+    }
+    is_allowed
+}
 
+/// The times that an entry is written with.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    expires_ms: Option<u64>,
+    grace_ms: u64,
+    /// What the server sees: expiry and grace.
+    deadline_ms: Option<u64>,
+}
+
+fn written(key: &Key, asked: &SetArgs<'_>, times: Times, held: &Held) -> Result<Written, Error> {
+    let kept = match key.kind() {
+        Kind::Entry(entry) if held.is_visible && asked.ttl == Some(Ttl::Keep) => Some(entry),
+        _ => None,
+    };
+    let expires_ms = match kept {
+        None => times.expires_ms,
+        Some(entry) => key
+            .deadline_ms()
+            .map(|deadline| deadline.saturating_sub(entry.grace_ms())),
+    };
+    let grace_ms = asked
+        .grace_ms
+        .unwrap_or_else(|| kept.map_or(0, Entry::grace_ms));
+    Ok(Written {
+        expires_ms,
+        grace_ms,
+        deadline_ms: with_grace(expires_ms, grace_ms, COMMAND)?,
+    })
+}
+
+/// Puts the entry into keyspace and index.
+fn store(ctx: &Context<'_>, key: &mut Key, name: Str<'_>, asked: &SetArgs<'_>, written: Written) {
+    let db = ctx.db();
+    let held = match key.kind() {
+        Kind::Entry(entry) => Some(entry),
+        _ => None,
+    };
     let new = NewEntry::new(Parts {
         key: name.bytes(),
         value: asked.value,
-        created_ms: asked.created_ms.unwrap_or(times.now_ms),
-        has_ttl: deadline.is_some(),
+        created_ms: asked.created_ms.unwrap_or_else(now_ms),
+        has_ttl: written.deadline_ms.is_some(),
+        grace_ms: written.grace_ms,
     });
-    let bytes = cost(new.as_entry());
-    let hits = asked.hits.unwrap_or(0);
-    if let Some(old) = held {
-        let old_bytes = cost(old);
-        let slot = state::with(|state| {
-            state.database(db).counters.sets += 1;
-            if let Some(slot) = visible {
-                let index = &mut state.database(db).index;
-                return index.replace(slot, new.handle(), asked.tags, old_bytes, bytes);
-            }
-            if let Some((holder, gone)) = state.database_of(old, Some(db)) {
-                let database = state.database(holder);
-                database.index.remove(gone, old_bytes);
-                database.counters.reclaimed += 1;
-            }
-            let index = &mut state.database(db).index;
-            index.insert(new.handle(), asked.tags, bytes, hits)
-        });
-        new.as_entry().set_indexed(slot.0);
-        key.replace(new);
-        key.set_deadline_ms(deadline);
-    } else {
+    let incoming = Incoming {
+        entry: new.handle(),
+        tags: asked.tags,
+        bytes: cost(new.as_entry()),
+        hits: asked.hits.unwrap_or(0),
+        has_grace: written.grace_ms > 0,
+        soft_since_ms: asked.soft_since_ms,
+    };
+    let Some(old) = held else {
         // First the keyspace: whoever comes from the index must find the key.
         let entry = key.create(new);
         let slot = state::with(|state| {
             let database = state.database(db);
             database.counters.sets += 1;
-            database
-                .index
-                .insert(entry.handle(), asked.tags, bytes, hits)
+            database.index.insert(incoming)
         });
         entry.set_indexed(slot.0);
-        if deadline.is_some() {
-            key.set_deadline_ms(deadline);
+        if written.deadline_ms.is_some() {
+            key.set_deadline_ms(written.deadline_ms);
         }
-    }
-    Ok(Some(deadline))
+        return;
+    };
+    let old_bytes = cost(old);
+    let slot: Slot = state::with(|state| {
+        let database = state.database(db);
+        database.counters.sets += 1;
+        if let Some(slot) = own_slot(database, old) {
+            return database.index.replace(slot, old_bytes, incoming);
+        }
+        if let Some((holder, gone)) = state.database_of(old, Some(db)) {
+            let database = state.database(holder);
+            database.index.remove(gone, old_bytes);
+            database.counters.reclaimed += 1;
+        }
+        state.database(db).index.insert(incoming)
+    });
+    new.as_entry().set_indexed(slot.0);
+    key.replace(new);
+    key.set_deadline_ms(written.deadline_ms);
 }
 
 /// Sends on what happened.
@@ -226,9 +311,10 @@ fn replicate(
     args: Args<'_>,
     asked: &SetArgs<'_>,
     times: Times,
-    deadline: Option<u64>,
+    written: Written,
 ) {
     let as_given = asked.condition.is_none()
+        && asked.token.is_none()
         && !times.is_default
         && match asked.ttl {
             None | Some(Ttl::At { .. } | Ttl::Never) => true,
@@ -239,9 +325,11 @@ fn replicate(
         ctx.replicate_verbatim();
         return;
     }
-    let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
+    let option = |word: &[u8], ms: u64| (OwnedStr::new(word), OwnedStr::from_number(ms as i64));
+    let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
+    let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
     let mut parts: context::Parts<'_> = args.iter().take(2).collect();
-    if let Some((word, ms)) = &at {
+    for (word, ms) in at.iter().chain(&grace) {
         parts.extend([word.as_str(), ms.as_str()]);
     }
     if !asked.tags.is_empty() {

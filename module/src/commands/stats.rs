@@ -1,6 +1,7 @@
 use crate::engine::Counters;
 use crate::error::Error;
 use crate::figures::{Figure, Figures};
+use crate::redis::context::monotonic_ms;
 use crate::redis::{Args, Context, state};
 
 /// `CACHE.STATS` → figures of the selected database, as a map.
@@ -21,11 +22,13 @@ use crate::redis::{Args, Context, state};
 /// | `leases`, `lease_waiters`, `leases_refused` | leases out, callers that wait for one, writes that came too late |
 /// | `clock` | invalidating commands since the database began; persisted and replicated |
 ///
-/// Counters count since the start or the last CACHE.RESETSTATS. `INFO tagcache` shows the sums over all databases. O(1).
+/// Counters count since the start or the last CACHE.RESETSTATS. `INFO tagcache` shows the sums over all databases.
+/// O(leases).
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let figures = state::with(|state| Figures::of(std::iter::once(&*state.database(db))));
+    let now = monotonic_ms();
+    let figures = state::with(|state| Figures::of(std::iter::once(&*state.database(db)), now));
     let list = figures.list();
     ctx.reply_map(list.len());
     for (name, figure) in list {

@@ -9,10 +9,10 @@ use crate::redis::{Args, Context, state};
 /// |---|---|
 /// | `entries` | entries that carry it |
 /// | `bytes` | memory of those entries |
-/// | `invalidations` | how often it was invalidated since it became known |
+/// | `invalidations` | how often it was invalidated, hard or soft, since it became known |
 /// | `last_invalidated` | when, unix ms; 0: never |
 ///
-/// A tag is known while an entry carries it, and for 60 s after its last invalidation. A user needs read
+/// A tag is known while an entry carries it, and after its last invalidation for 60 s or `tagcache.lease-max-ms`, whichever is more. A user needs read
 /// permission for a key of the tag's name, else `NOPERM`. O(1).
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = args.only()?;
@@ -32,7 +32,10 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (&b"entries"[..], i64::from(info.entries)),
         (b"bytes", info.bytes as i64),
         (b"invalidations", i64::from(info.invalidations)),
-        (b"last_invalidated", info.last_invalidated_ms as i64),
+        (
+            b"last_invalidated",
+            info.last_hard_ms.max(info.last_soft_ms) as i64,
+        ),
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);

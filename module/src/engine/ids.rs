@@ -3,6 +3,8 @@
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
+use super::marks::bytes_of;
+
 /// Up to this many ids are one sorted array; beyond, a compressed bitmap.
 const FEW: usize = 32;
 
@@ -97,16 +99,38 @@ impl Ids {
         }
     }
 
-    /// How many ids are in at least one of these.
-    pub(super) fn count_union<'a>(sets: impl Iterator<Item = &'a Self>) -> u64 {
-        let mut union = RoaringBitmap::new();
-        for set in sets {
-            match set {
-                Self::Few(ids) => union.extend(ids.iter().copied()),
-                Self::Many(many) => union |= &many.ids,
-            }
+    /// Adds all ids to a bitmap.
+    pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
+        match self {
+            Self::Few(ids) => bitmap.extend(ids.iter().copied()),
+            Self::Many(many) => *bitmap |= &many.ids,
         }
-        union.len()
+    }
+
+    /// Takes all ids out of a bitmap.
+    pub(super) fn take_from(&self, bitmap: &mut RoaringBitmap) {
+        match self {
+            Self::Few(ids) => ids.iter().for_each(|&id| {
+                bitmap.remove(id);
+            }),
+            Self::Many(many) => *bitmap -= &many.ids,
+        }
+    }
+
+    /// Takes all other ids out of a bitmap.
+    pub(super) fn keep_in(&self, bitmap: &mut RoaringBitmap) {
+        match self {
+            Self::Few(_) => *bitmap &= self.to_bitmap(),
+            Self::Many(many) => *bitmap &= &many.ids,
+        }
+    }
+
+    /// All ids as a bitmap.
+    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
+        match self {
+            Self::Few(ids) => ids.iter().copied().collect(),
+            Self::Many(many) => many.ids.clone(),
+        }
     }
 
     #[cfg(test)]
@@ -142,12 +166,7 @@ impl Ids {
 impl Many {
     /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.
     fn recount(&mut self) {
-        /// A container's entry in the bitmap's own array.
-        const CONTAINER: usize = 32;
-        let statistics = self.ids.statistics();
-        self.bytes = size_of::<Self>()
-            + statistics.n_containers as usize * CONTAINER
-            + (statistics.n_bytes_array_containers + statistics.n_bytes_bitset_containers) as usize;
+        self.bytes = size_of::<Self>() + bytes_of(&self.ids);
         self.recount_below = self.len / 2;
         self.recount_above = self.len + self.len / 4;
     }

@@ -14,6 +14,7 @@
 //! 4. An attached list of this epoch is empty only while it is remembered for its last invalidation (`fading`).
 //! 5. A detached list of this epoch is in `backlog` exactly once; lists of older epochs lie at or above `sweep`.
 //! 6. The counts `populated`, `stale_pairs`, `flushed` and the byte sums are what a recount gives.
+//! 7. While `sweep` is set, `since_flush` holds the slots of this epoch's entries.
 //!
 //! Rejected: a clock comparison for each tag at each read (it would cost every read, and eight bytes an entry);
 //! raw pointers between lists and entries (an entry in a detached list was freed twice in a first sketch); arrays of
@@ -21,19 +22,23 @@
 //! also writes to the entry that takes the place); a list threaded through the entries (no stable place to resume
 //! TAGSCAN at).
 
+mod select;
+#[cfg(test)]
+mod validate;
+
 use std::collections::VecDeque;
 
+use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
-use super::ids::Ids;
-use super::lists::{ListRef, Lists};
+use super::lists::{History, ListRef, Lists, TagList};
+use super::marks::{Marks, bytes_of};
 use super::slots::{Slot, Slots};
 use super::table::TagTable;
 
-/// How long a tag without entries is remembered after its last invalidation.
-pub(crate) const REMEMBER_TAG_MS: u64 = 60_000;
+pub(crate) use select::{Condition, Effect};
 
-/// At most this many tags are remembered for that.
+/// At most this many tags without entries are remembered for their last invalidation.
 const REMEMBER_TAGS: usize = 100_000;
 
 /// The lists of an entry.
@@ -44,10 +49,20 @@ type ListIds = SmallVec<[u32; 8]>;
 pub(crate) enum Step {
     /// The entry in this slot is gone: take it out of the keyspace and [`Index::remove`] it.
     Gone(Slot),
+    /// The entry in this slot is stale since then (unix ms): its time to live ends with its grace.
+    Softened(Slot, u64),
     /// Some bookkeeping was done; there may be more.
     Working,
     /// Nothing is left to reclaim.
     Idle,
+}
+
+/// Whether one of an entry's lists is detached.
+fn is_in_detached(lists: &Lists, members: &[u32], epoch: u32) -> bool {
+    members.iter().any(|&list| {
+        let list = lists.get(list);
+        list.detached || list.epoch != epoch
+    })
 }
 
 /// What is known about a tag.
@@ -56,7 +71,42 @@ pub(crate) struct TagInfo {
     pub(crate) entries: u32,
     pub(crate) bytes: u64,
     pub(crate) invalidations: u32,
-    pub(crate) last_invalidated_ms: u64,
+    /// When it was last invalidated, hard and soft, unix ms; 0: never.
+    pub(crate) last_hard_ms: u64,
+    pub(crate) last_soft_ms: u64,
+}
+
+fn info_of(list: &TagList) -> TagInfo {
+    let past = list.past();
+    TagInfo {
+        entries: list.ids.len(),
+        bytes: list.bytes,
+        invalidations: past.invalidations,
+        last_hard_ms: past.last_hard_ms,
+        last_soft_ms: past.last_soft_ms,
+    }
+}
+
+/// An entry as the index takes it in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Incoming<'t, E> {
+    pub(crate) entry: E,
+    /// One that is given twice counts once.
+    pub(crate) tags: &'t [&'t [u8]],
+    /// What it costs.
+    pub(crate) bytes: u64,
+    pub(crate) hits: u32,
+    pub(crate) has_grace: bool,
+    /// Since when it is stale by a soft invalidation.
+    pub(crate) soft_since_ms: Option<u64>,
+}
+
+/// When an invalidation happens: the time, the database's clock after it, and until when its tags are remembered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) now_ms: u64,
+    pub(crate) clock: u64,
+    pub(crate) remember_until_ms: u64,
 }
 
 /// The entry that left a slot.
@@ -83,6 +133,13 @@ pub(crate) struct Index<E> {
     reclaim_from: u32,
     /// Tags to forget if they have no entries by then, oldest first.
     fading: VecDeque<ListRef>,
+    /// The latest clock of an invalidation whose tag was forgotten.
+    horizon: u64,
+    /// The clock of the last invalidation that concerned entries whatever tags they carry.
+    concerns_all: u64,
+    marks: Marks,
+    /// While a flush is worked off: the slots of the entries that came after it.
+    since_flush: RoaringBitmap,
     /// Tags with at least one entry.
     populated: usize,
     bytes: u64,
@@ -106,6 +163,10 @@ impl<E> Default for Index<E> {
             sweep: None,
             reclaim_from: 0,
             fading: VecDeque::new(),
+            horizon: 0,
+            concerns_all: 0,
+            marks: Marks::default(),
+            since_flush: RoaringBitmap::new(),
             populated: 0,
             bytes: 0,
             stale_pairs: 0,
@@ -119,40 +180,53 @@ impl<E> Default for Index<E> {
 impl<E: Copy + PartialEq> Index<E> {
     // ---- entries ----
 
-    /// Adds an entry that costs `bytes`. A tag given twice counts once. O(tags).
-    pub(crate) fn insert(&mut self, entry: E, tags: &[&[u8]], bytes: u64, hits: u32) -> Slot {
-        let lists = self.lists_for(tags);
-        let slot = self.slots.insert(entry, hits, &lists);
+    /// Adds an entry. O(tags).
+    pub(crate) fn insert(&mut self, incoming: Incoming<'_, E>) -> Slot {
+        self.insert_near(None, incoming)
+    }
+
+    /// As [`Index::insert`], in a place that an entry of that name just left, if it can be had, or above it: a scan of
+    /// a tag in progress, which goes upwards, does not miss the entry.
+    pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
+        let Incoming {
+            entry, bytes, hits, ..
+        } = incoming;
+        let lists = self.lists_for(incoming.tags);
+        let slot = match place {
+            None => self.slots.insert(entry, hits, &lists),
+            Some(place) => self
+                .slots
+                .insert_at(place, entry, hits, &lists)
+                .unwrap_or_else(|| self.slots.insert_above(place, entry, hits, &lists)),
+        };
         for list in lists {
             self.enlist(list, slot, bytes);
         }
         self.bytes += bytes;
+        self.mark(slot, &incoming);
         slot
     }
 
-    /// As [`Index::insert`], in a slot that was vacated just before, or above it: for an entry that takes the name of
-    /// another, so that a scan in progress of a tag which both carry does not miss it.
-    pub(crate) fn insert_near(
-        &mut self,
-        place: Option<Slot>,
-        entry: E,
-        tags: &[&[u8]],
-        bytes: u64,
-        hits: u32,
-    ) -> Slot {
-        let Some(place) = place else {
-            return self.insert(entry, tags, bytes, hits);
-        };
-        let lists = self.lists_for(tags);
-        let slot = self
-            .slots
-            .insert_at(place, entry, hits, &lists)
-            .unwrap_or_else(|| self.slots.insert_above(place, entry, hits, &lists));
-        for list in lists {
-            self.enlist(list, slot, bytes);
+    /// Marks a slot as its new entry is.
+    fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
+        if incoming.has_grace {
+            self.marks.set_graced(slot);
         }
-        self.bytes += bytes;
-        slot
+        if let Some(since_ms) = incoming.soft_since_ms {
+            self.marks
+                .soften(std::iter::once(slot.0).collect(), since_ms);
+        }
+        if self.sweep.is_some() {
+            self.since_flush.insert(slot.0);
+        }
+    }
+
+    /// Takes a slot out of everything that is known about single slots.
+    fn unmark(&mut self, slot: Slot) {
+        self.marks.forget(slot);
+        if self.sweep.is_some() {
+            self.since_flush.remove(slot.0);
+        }
     }
 
     /// Adds an entry that is gone already: it was invalidated before it arrived, and only waits to be reclaimed.
@@ -161,6 +235,9 @@ impl<E: Copy + PartialEq> Index<E> {
         self.lists.get_mut(list).detached = true;
         self.queue(list);
         let slot = self.slots.insert(entry, 0, &[list]);
+        if self.sweep.is_some() {
+            self.since_flush.insert(slot.0);
+        }
         self.enlist(list, slot, bytes);
         self.bytes += bytes;
         self.stale_pairs += 1;
@@ -175,13 +252,19 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn replace(
         &mut self,
         slot: Slot,
-        entry: E,
-        tags: &[&[u8]],
         old_bytes: u64,
-        bytes: u64,
+        incoming: Incoming<'_, E>,
     ) -> Slot {
         debug_assert!(!self.is_gone(slot));
-        let new = self.lists_for(tags);
+        self.unmark(slot);
+        let placed = self.replace_in_lists(slot, old_bytes, &incoming);
+        self.mark(placed, &incoming);
+        placed
+    }
+
+    fn replace_in_lists(&mut self, slot: Slot, old_bytes: u64, incoming: &Incoming<'_, E>) -> Slot {
+        let &Incoming { entry, bytes, .. } = incoming;
+        let new = self.lists_for(incoming.tags);
         self.bytes = self.bytes - old_bytes + bytes;
         if self.slots.lists(slot) == &new[..] {
             // The common case, a value refreshed under its old tags: no list changes.
@@ -241,6 +324,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.delist(list, slot, bytes);
         }
         self.slots.remove(slot);
+        self.unmark(slot);
         self.bytes -= bytes;
         removed
     }
@@ -314,8 +398,17 @@ impl<E: Copy + PartialEq> Index<E> {
             if list.fading {
                 return;
             }
-            self.table.remove(list.hash, id);
+            self.forget(id);
+            return;
         }
+        self.lists.destroy(id);
+    }
+
+    /// Forgets a tag that has no entries.
+    fn forget(&mut self, id: u32) {
+        let list = self.lists.get(id);
+        self.horizon = self.horizon.max(list.past().clock);
+        self.table.remove(list.hash, id);
         self.lists.destroy(id);
     }
 
@@ -331,14 +424,40 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Whether an entry was hard-invalidated. O(tags); callers skip it while [`Index::has_backlog`] is false.
     pub(crate) fn is_gone(&self, slot: Slot) -> bool {
-        self.slots.lists(slot).iter().any(|&list| {
-            let list = self.lists.get(list);
-            list.detached || list.epoch != self.epoch
-        })
+        let lists = self.slots.lists(slot);
+        self.marks.is_condemned(slot) || is_in_detached(&self.lists, lists, self.epoch)
+    }
+
+    /// Whether some entries are stale by a soft invalidation.
+    pub(crate) fn has_soft(&self) -> bool {
+        self.marks.has_soft()
+    }
+
+    /// Since when an entry is stale by a soft invalidation, unix ms. Callers skip it while [`Index::has_soft`] is false.
+    pub(crate) fn soft_since_ms(&self, slot: Slot) -> Option<u64> {
+        self.marks.soft_since_ms(slot)
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {
         self.slots.hit(slot);
+    }
+
+    /// Counts several hits.
+    pub(crate) fn add_hits(&mut self, slot: Slot, more: u32) {
+        self.slots.add_hits(slot, more);
+    }
+
+    /// The `count` visible entries with the most hits, most first, those without any left out: hits and slot.
+    /// O(slots / 256 + 256 count).
+    ///
+    /// Exact, except where more than 65,536 gone entries with many hits wait to be reclaimed.
+    pub(crate) fn top(&mut self, count: usize) -> Vec<(u32, Slot)> {
+        const LOOKS: usize = 65_536;
+        let (has_backlog, epoch) = (self.has_backlog(), self.epoch);
+        let (marks, lists) = (&self.marks, &self.lists);
+        self.slots.top(count, LOOKS, |slot, members| {
+            !has_backlog || !(marks.is_condemned(slot) || is_in_detached(lists, members, epoch))
+        })
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
@@ -356,45 +475,102 @@ impl<E: Copy + PartialEq> Index<E> {
 
     // ---- invalidation ----
 
+    /// Whether entries may have been invalidated since, whatever tags they carry.
+    pub(crate) fn is_invalidated_by_condition_after(&self, clock: u64) -> bool {
+        self.concerns_all > clock
+    }
+
     /// Detaches a tag's list and returns how many entries were in it. O(1).
-    pub(crate) fn invalidate(&mut self, tag: &[u8], now_ms: u64) -> u64 {
-        self.forget_tags(now_ms);
+    pub(crate) fn invalidate(&mut self, tag: &[u8], moment: Moment) -> u64 {
+        let list = self.list_of(tag, moment);
+        let dropped = self.lists.get(list).ids.len();
+        let current = if dropped == 0 {
+            list
+        } else {
+            self.detach(list)
+        };
+        let history = self.remember(current, moment);
+        history.invalidations = history.invalidations.saturating_add(1);
+        history.last_hard_ms = moment.now_ms;
+        u64::from(dropped)
+    }
+
+    /// Makes the entries of a tag stale, those without a grace gone, and returns how many carry it.
+    ///
+    /// O(1) where none of them has a grace, else O(slots / 64).
+    pub(crate) fn revalidate(&mut self, tag: &[u8], moment: Moment) -> u64 {
+        let list = self.list_of(tag, moment);
+        let ids = self.lists.get(list).ids.to_bitmap();
+        let graced = self.marks.graced_among(&ids);
+        let current = if !ids.is_empty() && graced.is_empty() {
+            self.detach(list)
+        } else {
+            self.marks.condemn(&(&ids - &graced));
+            self.marks.soften(graced, moment.now_ms);
+            list
+        };
+        let history = self.remember(current, moment);
+        history.invalidations = history.invalidations.saturating_add(1);
+        history.last_soft_ms = moment.now_ms;
+        ids.len()
+    }
+
+    /// Notes for the holders of leases that entries of a tag were invalidated, by another condition than the tag alone.
+    pub(crate) fn note(&mut self, tag: &[u8], moment: Moment) {
+        let list = self.list_of(tag, moment);
+        self.remember(list, moment);
+    }
+
+    /// The list of a tag that is invalidated.
+    ///
+    /// A tag that is not known is remembered all the same: an entry that carries it may still be on its way here (its
+    /// loader holds a lease, or a cluster moves it to this node after the node saw the invalidation).
+    fn list_of(&mut self, tag: &[u8], moment: Moment) -> u32 {
+        self.forget_tags(moment.now_ms);
         let hash = self.table.hash(tag);
-        // A tag that is not known is remembered all the same: an entry that carries it may still be on its way here
-        // (a key that a cluster moves to this node after the node saw the invalidation).
-        let old = self.find(hash, tag).unwrap_or_else(|| {
+        self.find(hash, tag).unwrap_or_else(|| {
             let list = self.lists.create(tag.into(), hash, self.epoch);
             self.table.insert(hash, list);
             list
-        });
-        let dropped = self.lists.get(old).ids.len();
-        let current = if dropped == 0 { old } else { self.detach(old) };
-        let list = self.lists.get_mut(current);
-        list.invalidations = list.invalidations.saturating_add(1);
-        list.last_invalidated_ms = now_ms;
+        })
+    }
+
+    /// Sees that a tag is remembered for its invalidation, also without entries.
+    fn remember(&mut self, id: u32, moment: Moment) -> &mut History {
+        let list = self.lists.get_mut(id);
         if !list.fading {
             list.fading = true;
-            let list = ListRef {
-                id: current,
-                generation: list.generation,
-            };
-            self.fading.push_back(list);
+            let generation = list.generation;
+            self.fading.push_back(ListRef { id, generation });
         }
-        u64::from(dropped)
+        let history = self.lists.history(id);
+        history.clock = moment.clock;
+        history.remember_until_ms = moment.remember_until_ms;
+        history
+    }
+
+    /// The database's clock after the last invalidation of a tag, if that may be later than `clock`: of a tag that is
+    /// not remembered it is only known that it was no later than that of any other which was forgotten.
+    pub(crate) fn is_invalidated_after(&self, tag: &[u8], clock: u64) -> bool {
+        match self.find(self.table.hash(tag), tag) {
+            Some(list) if self.lists.get(list).history.is_some() => {
+                self.lists.get(list).past().clock > clock
+            }
+            // What was forgotten with the tag's last entry, or to make room, cannot be told any more.
+            _ => self.horizon > clock,
+        }
     }
 
     /// Moves the name to a new list and leaves the old one to the backlog. Returns the new one.
     fn detach(&mut self, old: u32) -> u32 {
-        let name = self.lists.take_name(old);
+        let new = self.lists.renew(old);
         let list = self.lists.get_mut(old);
         list.detached = true;
-        let (hash, invalidations) = (list.hash, list.invalidations);
         self.stale_pairs += u64::from(list.ids.len());
         self.stale_bytes += list.bytes;
+        let hash = list.hash;
         self.populated -= 1;
         self.queue(old);
-        let new = self.lists.create(name, hash, self.epoch);
-        self.lists.get_mut(new).invalidations = invalidations;
         self.table.replace(hash, old, new);
         new
     }
@@ -411,6 +587,8 @@ impl<E: Copy + PartialEq> Index<E> {
         let visible = self.visible();
         self.epoch = self.epoch.wrapping_add(1);
         self.table.clear();
+        self.marks = Marks::default();
+        self.since_flush = RoaringBitmap::new();
         self.untagged = None;
         self.backlog.clear();
         self.fading.clear();
@@ -435,7 +613,7 @@ impl<E: Copy + PartialEq> Index<E> {
                 self.fading.pop_front();
                 continue;
             };
-            let due = list.last_invalidated_ms.saturating_add(REMEMBER_TAG_MS) <= now_ms;
+            let due = list.past().remember_until_ms <= now_ms;
             let detached = list.detached;
             if !due && !crowded && !detached {
                 // Invalidated again since it was queued: it may hide others behind it for a while, but no longer
@@ -445,16 +623,19 @@ impl<E: Copy + PartialEq> Index<E> {
             self.fading.pop_front();
             list.fading = false;
             if !detached && list.ids.is_empty() {
-                let hash = list.hash;
-                self.table.remove(hash, front.id);
-                self.lists.destroy(front.id);
+                self.forget(front.id);
             }
         }
     }
 
     /// Whether entries or lists wait to be reclaimed. While not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty() || self.sweep.is_some()
+        !self.backlog.is_empty() || self.sweep.is_some() || !self.marks.condemned().is_empty()
+    }
+
+    /// Whether [`Index::reclaim_step`] has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_backlog() || self.marks.has_unnamed()
     }
 
     /// The next thing to reclaim. O(1).
@@ -470,11 +651,19 @@ impl<E: Copy + PartialEq> Index<E> {
             }
             return Step::Working;
         }
+        if let Some(id) = self.marks.condemned().min() {
+            return Step::Gone(Slot(id));
+        }
         let Some(from) = self.sweep else {
-            return Step::Idle;
+            let softened = self.marks.next_softened();
+            return softened.map_or(Step::Idle, |(slot, since)| Step::Softened(slot, since));
         };
         match self.lists.next_in_page(from) {
-            Err(next) => self.sweep = (next < self.lists.end()).then_some(next),
+            Err(next) if next < self.lists.end() => self.sweep = Some(next),
+            Err(_) => {
+                self.sweep = None;
+                self.since_flush = RoaringBitmap::new();
+            }
             Ok(id) => {
                 let is_old = self.lists.get(id).epoch != self.epoch;
                 if is_old && let Some(slot) = self.next_in(id) {
@@ -519,11 +708,18 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn backlog(&self) -> u64 {
         /// Lists that are united to count an entry in several of them once.
         const UNITED: usize = 64;
+        let condemned = self.marks.condemned();
         let stale = match self.backlog.len() {
-            2..=UNITED => {
-                Ids::count_union(self.backlog.iter().map(|&list| &self.lists.get(list).ids))
+            0 => condemned.len(),
+            1 if condemned.is_empty() => self.stale_pairs,
+            1..=UNITED => {
+                let mut union = condemned.clone();
+                for &list in &self.backlog {
+                    self.lists.get(list).ids.add_to(&mut union);
+                }
+                union.len()
             }
-            _ => self.stale_pairs,
+            _ => self.stale_pairs + condemned.len(),
         };
         (stale + self.flushed).min(self.slots.len() as u64)
     }
@@ -549,6 +745,8 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.heap_bytes()
             + self.lists.heap_bytes()
             + self.table.heap_bytes()
+            + self.marks.heap_bytes()
+            + bytes_of(&self.since_flush)
             + self.backlog.capacity() * size_of::<u32>()
             + self.fading.capacity() * size_of::<ListRef>()
     }
@@ -556,11 +754,22 @@ impl<E: Copy + PartialEq> Index<E> {
     /// What is known about a tag; `None` if nothing is. O(1).
     pub(crate) fn tag_info(&self, tag: &[u8]) -> Option<TagInfo> {
         let list = self.lists.get(self.find(self.table.hash(tag), tag)?);
-        Some(TagInfo {
-            entries: list.ids.len(),
-            bytes: list.bytes,
-            invalidations: list.invalidations,
-            last_invalidated_ms: list.last_invalidated_ms,
+        Some(info_of(list))
+    }
+
+    /// Visits the tags that entries carry, from a number on, `limit` numbers at most; returns where to go on, `None` at
+    /// the end.
+    pub(crate) fn visit_tags(
+        &self,
+        from: u32,
+        limit: u32,
+        mut visit: impl FnMut(&[u8], TagInfo),
+    ) -> Option<u32> {
+        self.lists.visit(from, limit, |list| {
+            let is_tag = !list.name.is_empty() && list.epoch == self.epoch;
+            if is_tag && !list.ids.is_empty() {
+                visit(&list.name, info_of(list));
+            }
         })
     }
 
@@ -590,78 +799,5 @@ impl<E: Copy + PartialEq> Index<E> {
             left -= 1;
         }
         0
-    }
-
-    #[cfg(test)]
-    pub(super) fn validate(&self, bytes_of: impl Fn(E) -> u64) {
-        use std::collections::HashMap;
-
-        let slots = self.slots.validate();
-        let mut listed: HashMap<u32, (u32, u64)> = HashMap::new();
-        let (mut bytes, mut stale_pairs, mut stale_bytes, mut flushed, mut flushed_bytes) =
-            (0, 0, 0, 0, 0);
-        for &slot in &slots {
-            let cost = bytes_of(self.entry(slot));
-            bytes += cost;
-            let lists = self.slots.lists(slot);
-            assert!(!lists.is_empty(), "invariant 2");
-            let old = self.lists.get(lists[0]).epoch != self.epoch;
-            if old {
-                flushed += 1;
-                flushed_bytes += cost;
-            }
-            for (at, &id) in lists.iter().enumerate() {
-                let list = self.lists.get(id);
-                assert!(list.ids.contains(slot.0), "invariant 1");
-                assert!(!lists[..at].contains(&id), "invariant 2");
-                assert_eq!(
-                    list.epoch != self.epoch,
-                    old,
-                    "an entry's lists are of one epoch"
-                );
-                if list.detached && !old {
-                    stale_pairs += 1;
-                    stale_bytes += cost;
-                }
-                let seen = listed.entry(id).or_default();
-                seen.0 += 1;
-                seen.1 += cost;
-            }
-        }
-        assert_eq!(
-            (self.bytes, self.stale_pairs, self.stale_bytes),
-            (bytes, stale_pairs, stale_bytes),
-            "invariant 6"
-        );
-        assert_eq!(
-            (self.flushed, self.flushed_bytes),
-            (flushed, flushed_bytes),
-            "invariant 6"
-        );
-        let (mut populated, mut named) = (0, 0);
-        for id in self.lists.validate() {
-            let list = self.lists.get(id);
-            let (len, cost) = listed.get(&id).copied().unwrap_or_default();
-            assert_eq!((list.ids.len(), list.bytes), (len, cost), "invariant 1");
-            if list.epoch != self.epoch {
-                assert!(self.sweep.is_some_and(|from| from <= id), "invariant 5");
-            } else if list.detached {
-                assert_eq!(
-                    self.backlog.iter().filter(|&&b| b == id).count(),
-                    1,
-                    "invariant 5"
-                );
-            } else if list.name.is_empty() {
-                assert_eq!(self.untagged, Some(id));
-                assert!(len > 0, "invariant 4");
-            } else {
-                assert_eq!(self.find(list.hash, &list.name), Some(id), "invariant 3");
-                assert!(len > 0 || list.fading, "invariant 4");
-                named += 1;
-                populated += usize::from(len > 0);
-            }
-        }
-        assert_eq!(self.table.len(), named, "invariant 3");
-        assert_eq!(self.populated, populated, "invariant 6");
     }
 }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::index::{Index, REMEMBER_TAG_MS, Step};
+use super::index::{Condition, Effect, Incoming, Index, Moment, Step};
 use super::slots::Slot;
+
+/// How long the tests have tags remembered.
+const REMEMBER_MS: u64 = 60_000;
 
 /// Tags of the tests: few, so that they meet.
 const TAGS: [&[u8]; 12] = [
@@ -18,6 +21,7 @@ enum Op {
         key: u8,
         tags: Vec<u8>,
         bytes: u16,
+        grace: bool,
     },
     Del {
         key: u8,
@@ -31,6 +35,15 @@ enum Op {
     },
     Invalidate {
         tag: u8,
+    },
+    Revalidate {
+        tag: u8,
+    },
+    Where {
+        all: Option<Vec<u8>>,
+        any: Option<Vec<u8>>,
+        none: Option<Vec<u8>>,
+        effect: Effect,
     },
     Flush,
     Reclaim {
@@ -49,16 +62,56 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let tags = proptest::collection::vec(0..TAGS.len() as u8, 0..12);
     prop_oneof![
-        8 => (0_u8..40, tags, 1_u16..1000).prop_map(|(key, tags, bytes)| Op::Set { key, tags, bytes }),
+        8 => (0_u8..40, tags, 1_u16..1000, any::<bool>()).prop_map(|(key, tags, bytes, grace)| Op::Set { key, tags, bytes, grace }),
         3 => (0_u8..40).prop_map(|key| Op::Del { key }),
         2 => (0_u8..40).prop_map(|key| Op::Hit { key }),
         1 => (0_u8..40, 1_u16..1000).prop_map(|(key, bytes)| Op::Resize { key, bytes }),
-        4 => (0..TAGS.len() as u8).prop_map(|tag| Op::Invalidate { tag }),
+        3 => (0..TAGS.len() as u8).prop_map(|tag| Op::Invalidate { tag }),
+        3 => (0..TAGS.len() as u8).prop_map(|tag| Op::Revalidate { tag }),
+        2 => (clause(), clause(), clause(), any::<bool>()).prop_map(|(all, any, none, soft)| Op::Where {
+            all, any, none, effect: if soft { Effect::Stale } else { Effect::Gone },
+        }),
         1 => Just(Op::Flush),
         3 => (0_u8..20).prop_map(|steps| Op::Reclaim { steps }),
         1 => (0_u32..50_000).prop_map(|ms| Op::Wait { ms }),
         2 => (0_u8..40, proptest::collection::vec(0..TAGS.len() as u8, 0..12)).prop_map(|(key, tags)| Op::Restore { key, tags }),
     ]
+}
+
+/// A clause of a condition: most often none, else a few tags.
+fn clause() -> impl Strategy<Value = Option<Vec<u8>>> {
+    proptest::option::weighted(0.4, proptest::collection::vec(0..TAGS.len() as u8, 1..4))
+}
+
+fn names(tags: &[u8]) -> Vec<&'static [u8]> {
+    tags.iter().map(|&t| TAGS[t as usize]).collect()
+}
+
+/// A visible entry of the model.
+#[derive(Debug, Clone)]
+struct Seen {
+    handle: Handle,
+    tags: Vec<u8>,
+    hits: u32,
+    grace: bool,
+    soft_since_ms: Option<u64>,
+}
+
+impl Seen {
+    fn is_selected(&self, all: Option<&[u8]>, any: Option<&[u8]>, none: Option<&[u8]>) -> bool {
+        let has = |tag: &u8| self.tags.contains(tag);
+        all.is_none_or(|all| all.iter().all(has))
+            && any.is_none_or(|any| any.iter().any(has))
+            && !none.is_some_and(|none| none.iter().any(has))
+    }
+
+    /// Whether it stays visible, stale, after a soft invalidation.
+    fn soften(&mut self, now_ms: u64) -> bool {
+        if self.grace {
+            self.soft_since_ms.get_or_insert(now_ms);
+        }
+        self.grace
+    }
 }
 
 /// A handle as the module has them: an identity, with the key and the cost found through it.
@@ -71,8 +124,9 @@ struct Harness {
     next_handle: Handle,
     /// Every entry in the index, gone or not: key, cost, slot.
     stored: HashMap<Handle, (u8, u64, Slot)>,
-    /// What the model says can be seen: key to handle, tags, hits.
-    visible: BTreeMap<u8, (Handle, Vec<u8>, u32)>,
+    clock: u64,
+    /// What the model says can be seen.
+    visible: BTreeMap<u8, Seen>,
     /// The handle that the keyspace holds under a key, gone or not.
     keyspace: HashMap<u8, Handle>,
 }
@@ -83,73 +137,153 @@ impl Harness {
         let removed = self.index.remove(slot, bytes);
         self.keyspace.remove(&key);
         match self.visible.get(&key) {
-            Some((visible, _, hits)) if *visible == handle => {
+            Some(seen) if seen.handle == handle => {
                 assert!(!removed.was_gone);
-                assert_eq!(removed.hits, *hits);
+                assert_eq!(removed.hits, seen.hits);
                 self.visible.remove(&key);
             }
             _ => assert!(removed.was_gone),
         }
     }
 
-    fn apply(&mut self, op: &Op) {
-        match op {
-            Op::Set { key, tags, bytes } => {
-                let names: Vec<&[u8]> = tags.iter().map(|&t| TAGS[t as usize]).collect();
-                let bytes = u64::from(*bytes);
-                self.next_handle += 1;
-                let handle = self.next_handle;
-                let (slot, hits) = if let Some((old, _, hits)) = self.visible.get(key).cloned() {
-                    let (_, old_bytes, slot) = self.stored.remove(&old).expect("stored");
-                    (
-                        self.index.replace(slot, handle, &names, old_bytes, bytes),
-                        hits,
-                    )
-                } else {
-                    if let Some(&gone) = self.keyspace.get(key) {
-                        self.remove(gone);
-                    }
-                    (self.index.insert(handle, &names, bytes, 0), 0)
-                };
-                let mut unique = Vec::new();
-                for t in tags {
-                    if !unique.contains(t) {
-                        unique.push(*t);
-                    }
-                }
-                self.stored.insert(handle, (*key, bytes, slot));
-                self.keyspace.insert(*key, handle);
-                self.visible.insert(*key, (handle, unique, hits));
+    fn tick(&mut self) -> Moment {
+        self.clock += 1;
+        Moment {
+            now_ms: self.now_ms,
+            clock: self.clock,
+            remember_until_ms: self.now_ms + REMEMBER_MS,
+        }
+    }
+
+    fn set(&mut self, key: u8, tags: &[u8], bytes: u64, grace: bool) {
+        self.next_handle += 1;
+        let handle = self.next_handle;
+        let incoming = Incoming {
+            entry: handle,
+            tags: &names(tags),
+            bytes,
+            hits: 0,
+            has_grace: grace,
+            soft_since_ms: None,
+        };
+        let (slot, hits) = if let Some(old) = self.visible.get(&key).cloned() {
+            let (_, old_bytes, slot) = self.stored.remove(&old.handle).expect("stored");
+            (self.index.replace(slot, old_bytes, incoming), old.hits)
+        } else {
+            if let Some(&gone) = self.keyspace.get(&key) {
+                self.remove(gone);
             }
+            (self.index.insert(incoming), 0)
+        };
+        self.see(key, handle, tags, (bytes, slot), hits, grace);
+    }
+
+    /// Writes down in the model what the index was told.
+    fn see(
+        &mut self,
+        key: u8,
+        handle: Handle,
+        tags: &[u8],
+        (bytes, slot): (u64, Slot),
+        hits: u32,
+        grace: bool,
+    ) {
+        let mut unique = Vec::new();
+        for &tag in tags {
+            if !unique.contains(&tag) {
+                unique.push(tag);
+            }
+        }
+        self.stored.insert(handle, (key, bytes, slot));
+        self.keyspace.insert(key, handle);
+        let seen = Seen {
+            handle,
+            tags: unique,
+            hits,
+            grace,
+            soft_since_ms: None,
+        };
+        self.visible.insert(key, seen);
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let moment = self.tick();
+        match op {
+            Op::Set {
+                key,
+                tags,
+                bytes,
+                grace,
+            } => self.set(*key, tags, (*bytes).into(), *grace),
             Op::Del { key } => {
                 if let Some(&handle) = self.keyspace.get(key) {
                     self.remove(handle);
                 }
             }
             Op::Hit { key } => {
-                if let Some((handle, _, hits)) = self.visible.get_mut(key) {
-                    self.index.hit(self.stored[handle].2);
-                    *hits += 1;
+                if let Some(seen) = self.visible.get_mut(key) {
+                    self.index.hit(self.stored[&seen.handle].2);
+                    seen.hits += 1;
                 }
             }
             Op::Resize { key, bytes } => {
-                if let Some((handle, ..)) = self.visible.get(key) {
-                    let stored = self.stored.get_mut(handle).expect("stored");
+                if let Some(seen) = self.visible.get(key) {
+                    let stored = self.stored.get_mut(&seen.handle).expect("stored");
                     self.index.resize(stored.2, stored.1, u64::from(*bytes));
                     stored.1 = u64::from(*bytes);
                 }
             }
             Op::Invalidate { tag } => {
                 let before = self.visible.len();
-                self.visible.retain(|_, (_, tags, _)| !tags.contains(tag));
+                self.visible.retain(|_, seen| !seen.tags.contains(tag));
                 let expected = (before - self.visible.len()) as u64;
                 let quiet = !self.index.has_backlog();
-                let dropped = self.index.invalidate(TAGS[*tag as usize], self.now_ms);
+                let dropped = self.index.invalidate(TAGS[*tag as usize], moment);
                 // Entries that are gone through another tag count until they are reclaimed.
                 assert!(dropped >= expected);
                 if quiet {
                     assert_eq!(dropped, expected);
                 }
+            }
+            Op::Revalidate { tag } => {
+                let carriers = self.visible.values();
+                let expected = carriers.filter(|seen| seen.tags.contains(tag)).count() as u64;
+                let quiet = !self.index.has_backlog();
+                let dropped = self.index.revalidate(TAGS[*tag as usize], moment);
+                assert!(dropped >= expected);
+                if quiet {
+                    assert_eq!(dropped, expected);
+                }
+                let now = self.now_ms;
+                self.visible
+                    .retain(|_, seen| !seen.tags.contains(tag) || seen.soften(now));
+            }
+            Op::Where {
+                all,
+                any,
+                none,
+                effect,
+            } => {
+                let clauses = [all, any, none].map(|tags| tags.as_ref().map(|tags| names(tags)));
+                let [for_all, for_any, for_none] = &clauses;
+                let condition = Condition {
+                    all: for_all.as_deref(),
+                    any: for_any.as_deref(),
+                    none: for_none.as_deref(),
+                };
+                let mut expected = 0;
+                let now = self.now_ms;
+                self.visible.retain(|_, seen| {
+                    let selected =
+                        seen.is_selected(all.as_deref(), any.as_deref(), none.as_deref());
+                    expected += u64::from(selected);
+                    !selected || (*effect == Effect::Stale && seen.soften(now))
+                });
+                assert_eq!(self.index.count_where(condition), expected);
+                assert_eq!(
+                    self.index.invalidate_where(condition, *effect, moment),
+                    expected
+                );
             }
             Op::Flush => {
                 let dropped = self.index.flush();
@@ -167,23 +301,22 @@ impl Harness {
             Op::Restore { key, tags } => {
                 let place = self.keyspace.get(key).map(|handle| self.stored[handle].2);
                 self.apply(&Op::Del { key: *key });
-                let mut unique = Vec::new();
-                for t in tags {
-                    if !unique.contains(t) {
-                        unique.push(*t);
-                    }
-                }
-                let names: Vec<&[u8]> = tags.iter().map(|&t| TAGS[t as usize]).collect();
                 self.next_handle += 1;
                 let handle = self.next_handle;
-                let slot = self.index.insert_near(place, handle, &names, 7, 3);
+                let incoming = Incoming {
+                    entry: handle,
+                    tags: &names(tags),
+                    bytes: 7,
+                    hits: 3,
+                    has_grace: false,
+                    soft_since_ms: None,
+                };
+                let slot = self.index.insert_near(place, incoming);
                 assert!(
                     place.is_none_or(|place| slot >= place),
                     "the same place or above"
                 );
-                self.stored.insert(handle, (*key, 7, slot));
-                self.keyspace.insert(*key, handle);
-                self.visible.insert(*key, (handle, unique, 3));
+                self.see(*key, handle, tags, (7, slot), 3, false);
             }
             Op::Wait { ms } => {
                 self.now_ms += u64::from(*ms);
@@ -199,6 +332,9 @@ impl Harness {
             let handle = self.index.entry(slot);
             self.remove(handle);
         }
+        if let Step::Softened(slot, since_ms) = step {
+            assert_eq!(self.index.soft_since_ms(slot), Some(since_ms));
+        }
         step
     }
 
@@ -207,22 +343,41 @@ impl Harness {
         assert_eq!(self.index.len(), self.stored.len());
         for (&handle, &(key, _, slot)) in &self.stored {
             assert!(self.index.holds(slot, handle));
-            let visible = self.visible.get(&key).filter(|(h, ..)| *h == handle);
+            let visible = self.visible.get(&key).filter(|seen| seen.handle == handle);
             assert_eq!(self.index.is_gone(slot), visible.is_none());
-            if let Some((_, tags, hits)) = visible {
-                assert_eq!(self.index.hits(slot), *hits);
-                let expected: Vec<&[u8]> = tags.iter().map(|&t| TAGS[t as usize]).collect();
-                assert_eq!(self.index.tags(slot).collect::<Vec<_>>(), expected);
+            if let Some(seen) = visible {
+                assert_eq!(self.index.hits(slot), seen.hits);
+                assert_eq!(self.index.tags(slot).collect::<Vec<_>>(), names(&seen.tags));
+                // Joined marks may be earlier, never later.
+                let since = self.index.soft_since_ms(slot);
+                assert_eq!(since.is_some(), seen.soft_since_ms.is_some());
+                assert!(since <= seen.soft_since_ms);
             }
         }
         assert_eq!(self.index.visible(), self.visible.len() as u64);
+        let mut all: Vec<u32> = self.visible.values().map(|seen| seen.hits).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.retain(|&hits| hits > 0);
+        for count in [1, 3, 100] {
+            let top = self.index.top(count);
+            let hits: Vec<u32> = top.iter().map(|&(hits, _)| hits).collect();
+            assert_eq!(
+                hits,
+                all[..count.min(all.len())],
+                "exactly the highest counts"
+            );
+            for (hits, slot) in top {
+                let (key, ..) = self.stored[&self.index.entry(slot)];
+                assert_eq!(self.visible[&key].hits, hits);
+            }
+        }
         for (number, name) in TAGS.iter().enumerate() {
             let mut expected = BTreeSet::new();
             let mut bytes = 0;
-            for (handle, tags, _) in self.visible.values() {
-                if tags.contains(&(number as u8)) {
-                    expected.insert(self.stored[handle].2.0);
-                    bytes += self.stored[handle].1;
+            for seen in self.visible.values() {
+                if seen.tags.contains(&(number as u8)) {
+                    expected.insert(self.stored[&seen.handle].2.0);
+                    bytes += self.stored[&seen.handle].1;
                 }
             }
             let mut found = BTreeSet::new();
@@ -244,6 +399,26 @@ impl Harness {
     }
 }
 
+/// An entry of one byte.
+fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
+    Incoming {
+        entry,
+        tags,
+        bytes: 1,
+        hits: 0,
+        has_grace: false,
+        soft_since_ms: None,
+    }
+}
+
+fn moment(now_ms: u64) -> Moment {
+    Moment {
+        now_ms,
+        clock: now_ms,
+        remember_until_ms: now_ms + REMEMBER_MS,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
     #[test]
@@ -260,7 +435,7 @@ proptest! {
         for handle in handles {
             harness.remove(handle);
         }
-        harness.now_ms += REMEMBER_TAG_MS;
+        harness.now_ms += REMEMBER_MS;
         harness.index.forget_tags(harness.now_ms);
         harness.check();
         prop_assert_eq!(harness.index.tag_info(TAGS[0]), None);
@@ -277,7 +452,7 @@ proptest! {
         let mut index: Index<u64> = Index::default();
         let mut slots: HashMap<u64, Slot> = HashMap::new();
         for handle in 0..stay as u64 {
-            slots.insert(handle, index.insert(handle, &[b"t"], 1, 0));
+            slots.insert(handle, index.insert(plain(handle, &[b"t"])));
         }
         let mut next = stay as u64;
         let mut seen = BTreeSet::new();
@@ -290,13 +465,13 @@ proptest! {
             }
             for (add, which, tags) in churn.by_ref().take(5) {
                 if add {
-                    slots.insert(next, index.insert(next, &[b"t"], 1, 0));
+                    slots.insert(next, index.insert(plain(next, &[b"t"])));
                     next += 1;
                 } else if which < stay {
                     // Overwritten, with other tags beside the one that is scanned.
                     let tags: &[&[u8]] = match tags { 0 => &[b"t"], 1 => &[b"x", b"t"], 2 => &[b"t", b"y", b"z"], _ => &[b"z", b"t"] };
                     let handle = which as u64;
-                    let slot = index.replace(slots[&handle], handle, tags, 1, 1);
+                    let slot = index.replace(slots[&handle], 1, plain(handle, tags));
                     slots.insert(handle, slot);
                 } else if let Some(slot) = slots.remove(&(which as u64)) {
                     index.remove(slot, 1);
@@ -313,20 +488,20 @@ proptest! {
 #[test]
 fn a_tag_is_remembered_for_a_minute_after_its_last_invalidation_and_then_forgotten() {
     let mut index: Index<u64> = Index::default();
-    let slot = index.insert(1, &[b"t"], 10, 0);
-    assert_eq!(index.invalidate(b"t", 1_000), 1);
+    let slot = index.insert(plain(1, &[b"t"]));
+    assert_eq!(index.invalidate(b"t", moment(1_000)), 1);
     assert_eq!(index.reclaim_step(), Step::Gone(slot));
-    index.remove(slot, 10);
+    index.remove(slot, 1);
     assert_eq!(index.reclaim_step(), Step::Working);
     assert_eq!(index.reclaim_step(), Step::Idle);
     let info = index.tag_info(b"t").expect("remembered");
     assert_eq!(
-        (info.entries, info.invalidations, info.last_invalidated_ms),
+        (info.entries, info.invalidations, info.last_hard_ms),
         (0, 1, 1_000)
     );
-    index.forget_tags(1_000 + REMEMBER_TAG_MS - 1);
+    index.forget_tags(1_000 + REMEMBER_MS - 1);
     assert!(index.tag_info(b"t").is_some());
-    index.forget_tags(1_000 + REMEMBER_TAG_MS);
+    index.forget_tags(1_000 + REMEMBER_MS);
     assert!(index.tag_info(b"t").is_none());
 }
 
@@ -336,7 +511,7 @@ fn all_memory_is_given_back_when_everything_is_gone() {
     let count = if cfg!(miri) { 600 } else { 20_000 };
     let names: Vec<String> = (0..count).map(|i| format!("unique:{i}")).collect();
     for (i, name) in names.iter().enumerate() {
-        index.insert(i as u64, &[b"shared", name.as_bytes()], 1, 0);
+        index.insert(plain(i as u64, &[b"shared", name.as_bytes()]));
     }
     assert!(index.heap_bytes() > count * 28);
     index.flush();
@@ -345,10 +520,36 @@ fn all_memory_is_given_back_when_everything_is_gone() {
             Step::Gone(slot) => {
                 index.remove(slot, 1);
             }
-            Step::Working => {}
+            Step::Working | Step::Softened(..) => {}
             Step::Idle => break,
         }
     }
     assert_eq!(index.len(), 0);
     assert_eq!(index.heap_bytes(), 0);
+}
+
+#[test]
+fn an_invalidation_is_known_to_be_later_than_a_lease_or_taken_to_be() {
+    let mut index: Index<u64> = Index::default();
+    index.insert(plain(1, &[b"other"]));
+    let at = |clock| Moment {
+        clock,
+        ..moment(1_000)
+    };
+    index.invalidate(b"t", at(5));
+    index.revalidate(b"s", at(6));
+    for (tag, clock, expected) in [
+        (b"t", 4, true),
+        (b"t", 5, false),
+        (b"s", 5, true),
+        (b"s", 6, false),
+        (b"u", 0, false),
+    ] {
+        assert_eq!(index.is_invalidated_after(tag, clock), expected);
+    }
+    // Forgotten: nothing is known any more of what happened before.
+    index.forget_tags(1_000 + REMEMBER_MS);
+    for (tag, clock, expected) in [(b"t", 5, true), (b"u", 5, true), (b"u", 6, false)] {
+        assert_eq!(index.is_invalidated_after(tag, clock), expected);
+    }
 }

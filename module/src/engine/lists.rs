@@ -14,6 +14,19 @@ pub(super) struct ListRef {
     pub(super) generation: u32,
 }
 
+/// What happened to a tag.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct History {
+    pub(super) invalidations: u32,
+    /// When it was last invalidated, hard and soft, unix ms; 0: never.
+    pub(super) last_hard_ms: u64,
+    pub(super) last_soft_ms: u64,
+    /// The database's clock after its last invalidation of any kind.
+    pub(super) clock: u64,
+    /// Until when it is remembered without entries, unix ms.
+    pub(super) remember_until_ms: u64,
+}
+
 /// The entries of one tag, and what is known about the tag.
 #[derive(Debug)]
 pub(super) struct TagList {
@@ -29,8 +42,20 @@ pub(super) struct TagList {
     pub(super) ids: Ids,
     /// Memory of the entries in the list.
     pub(super) bytes: u64,
-    pub(super) invalidations: u32,
-    pub(super) last_invalidated_ms: u64,
+    /// There is none until the first invalidation: most tags never see one.
+    pub(super) history: Option<Box<History>>,
+}
+
+impl TagList {
+    fn heap_bytes(&self) -> usize {
+        let history = self.history.as_ref().map_or(0, |_| size_of::<History>());
+        self.name.len() + self.ids.heap_bytes() + history
+    }
+
+    /// What happened to the tag.
+    pub(super) fn past(&self) -> History {
+        self.history.as_deref().copied().unwrap_or_default()
+    }
 }
 
 /// All lists of a database.
@@ -69,8 +94,7 @@ impl Lists {
             fading: false,
             ids: Ids::default(),
             bytes: 0,
-            invalidations: 0,
-            last_invalidated_ms: 0,
+            history: None,
         });
         allocated.id
     }
@@ -83,7 +107,7 @@ impl Lists {
             .and_then(|page| page[offset_of(id)].take())
             .expect("the list exists");
         debug_assert!(list.ids.is_empty());
-        self.bytes -= list.name.len() + list.ids.heap_bytes();
+        self.bytes -= list.heap_bytes();
         if self.map.release(id) {
             self.pages[number] = None;
         }
@@ -126,11 +150,46 @@ impl Lists {
         result
     }
 
-    /// Takes the name out of a list that is to be detached.
-    pub(super) fn take_name(&mut self, id: u32) -> Box<[u8]> {
-        let name = std::mem::take(&mut self.get_mut(id).name);
+    /// What happened to the tag of a list; made where there was nothing yet.
+    pub(super) fn history(&mut self, id: u32) -> &mut History {
+        if self.get(id).history.is_none() {
+            self.bytes += size_of::<History>();
+        }
+        self.get_mut(id).history.get_or_insert_default()
+    }
+
+    /// Moves name and history of a list that is to be detached to a new one.
+    pub(super) fn renew(&mut self, old: u32) -> u32 {
+        let list = self.get_mut(old);
+        let (name, history) = (std::mem::take(&mut list.name), list.history.take());
+        let (hash, epoch) = (list.hash, list.epoch);
         self.bytes -= name.len();
-        name
+        let new = self.create(name, hash, epoch);
+        self.get_mut(new).history = history;
+        new
+    }
+
+    /// Visits lists from an id on, `limit` numbers at most, and returns where to go on; `None` at the end.
+    pub(super) fn visit(
+        &self,
+        from: u32,
+        limit: u32,
+        mut visit: impl FnMut(&TagList),
+    ) -> Option<u32> {
+        let end = self.end().min(from.saturating_add(limit));
+        let mut id = from;
+        while id < end {
+            match self.pages.get(page_of(id)).and_then(Option::as_ref) {
+                None => id = (page_of(id) as u32 + 1) * PAGE as u32,
+                Some(page) => {
+                    if let Some(list) = &page[offset_of(id)] {
+                        visit(list);
+                    }
+                    id += 1;
+                }
+            }
+        }
+        (id < self.end()).then_some(id)
     }
 
     /// See [`PageMap::next_in_page`].
@@ -161,7 +220,7 @@ impl Lists {
                 let list = page.as_ref().and_then(|page| page[at].as_ref());
                 assert_eq!(list.is_some(), self.map.is_used(id));
                 if let Some(list) = list {
-                    bytes += list.name.len() + list.ids.heap_bytes();
+                    bytes += list.heap_bytes();
                     ids.push(id);
                 }
             }

@@ -6,14 +6,17 @@ mod clock;
 mod database;
 mod ids;
 mod index;
+mod lease;
 mod lists;
+mod marks;
 mod pages;
 mod slots;
 mod stats;
 mod table;
 
 pub(crate) use database::Database;
-pub(crate) use index::{Index, Step};
+pub(crate) use index::{Condition, Effect, Incoming, Index, Step, TagInfo};
+pub(crate) use lease::{Grant, Token, Waiter};
 pub(crate) use slots::Slot;
 pub(crate) use stats::Counters;
 

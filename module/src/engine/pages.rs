@@ -3,6 +3,8 @@
 //! A growing `Vec` copies everything when it doubles: with a million entries that is a stall of milliseconds in the
 //! middle of a SET. Pages are added one at a time, and given back one at a time when their last number is released.
 
+use roaring::RoaringBitmap;
+
 /// How many ids a page holds.
 pub(super) const PAGE: usize = 256;
 const WORDS: usize = PAGE / 64;
@@ -174,6 +176,17 @@ impl PageMap {
             open_at: open.len() as u32,
         });
         open.push(number);
+    }
+
+    /// All ids in use. O(ids / 64).
+    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
+        let words = self.pages.iter().flat_map(|page| {
+            page.as_ref()
+                .map_or([0; WORDS], |page| page.used)
+                .map(u64::to_le_bytes)
+        });
+        let bits: Vec<u8> = words.flatten().collect();
+        RoaringBitmap::from_lsb0_bytes(0, &bits)
     }
 
     /// Gives an id back. True if its page is empty now and was dropped: the caller drops its storage. O(1).

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use redis_module::raw;
 
 use super::context::Context;
-use super::string::{Args, Str};
+use super::string::{Args, OwnedStr, Str};
 use crate::error::Error;
 
 /// What is to be done with a tag.
@@ -24,22 +24,8 @@ pub(crate) fn check_tags<'t>(
     let Some(user) = User::of(ctx)? else {
         return Ok(());
     };
-    let flags = match access {
-        Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
-        Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
-    };
     for tag in tags {
-        // SAFETY: user and tag are alive.
-        if unsafe {
-            api!(RedisModule_ACLCheckKeyPermissions(
-                user.0,
-                tag.as_raw(),
-                flags as c_int
-            ))
-        } != raw::REDISMODULE_OK as c_int
-        {
-            return Err(Error::TagNotPermitted);
-        }
+        user.check(tag, access)?;
     }
     Ok(())
 }
@@ -47,6 +33,28 @@ pub(crate) fn check_tags<'t>(
 /// [`check_tags`] for a command whose arguments are tags from the first on.
 pub(crate) fn check_all(ctx: &Context<'_>, args: Args<'_>, access: Access) -> Result<(), Error> {
     check_tags(ctx, args.iter(), access)
+}
+
+/// [`check_tags`] for tags of which each is for something else.
+pub(crate) fn check_pairs<'t>(
+    ctx: &Context<'_>,
+    tags: impl Iterator<Item = (&'t [u8], Access)>,
+) -> Result<(), Error> {
+    let Some(user) = User::of(ctx)? else {
+        return Ok(());
+    };
+    for (tag, access) in tags {
+        user.check(OwnedStr::new(tag).as_str(), access)?;
+    }
+    Ok(())
+}
+
+/// Refuses callers that may not write every key.
+pub(crate) fn check_everything(ctx: &Context<'_>) -> Result<(), Error> {
+    match User::of(ctx)? {
+        Some(user) if !user.has_all_keys() => Err(Error::TagNotPermitted),
+        _ => Ok(()),
+    }
 }
 
 /// The user on whose behalf a command runs.
@@ -78,6 +86,47 @@ impl User {
             } else {
                 Ok(Some(Self(user)))
             }
+        }
+    }
+}
+
+impl User {
+    fn check(&self, tag: Str<'_>, access: Access) -> Result<(), Error> {
+        let flags = match access {
+            Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
+            Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
+        };
+        // SAFETY: user and tag are alive.
+        let permitted = unsafe {
+            api!(RedisModule_ACLCheckKeyPermissions(
+                self.0,
+                tag.as_raw(),
+                flags as c_int
+            ))
+        };
+        if permitted == raw::REDISMODULE_OK as c_int {
+            Ok(())
+        } else {
+            Err(Error::TagNotPermitted)
+        }
+    }
+
+    /// Whether the user's own rules, selectors left aside, say `~*`.
+    fn has_all_keys(&self) -> bool {
+        // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
+        unsafe {
+            let Some(describe) = raw::RedisModule_GetModuleUserACLString else {
+                return false;
+            };
+            let rules = describe(self.0);
+            if rules.is_null() {
+                return false;
+            }
+            let text = Str::from_raw(rules).bytes();
+            let own = text.split(|&byte| byte == b'(').next().unwrap_or_default();
+            let has_all = own.split(|&byte| byte == b' ').any(|rule| rule == b"~*");
+            api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
+            has_all
         }
     }
 }

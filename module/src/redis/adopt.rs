@@ -6,9 +6,11 @@ use super::context::{Context, Mode, now_ms};
 use super::key::Kind;
 use super::reclaim;
 use super::sizes;
-use super::state;
+use super::state::{self, Decision};
 use super::string::{OwnedStr, Str};
-use crate::entry::{NewEntry, Parts};
+use super::waiting;
+use crate::engine::Incoming;
+use crate::entry::{Carried, NewEntry, Parts};
 
 /// How an entry came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,18 +40,18 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
         return;
     }
     let Some(db) = key.db() else { return };
-    let tags: Option<Vec<Vec<u8>>> = if entry.is_marked_gone() {
+    let carried: Option<Carried<Vec<u8>>> = if entry.is_marked_gone() {
         None
-    } else if let Some(tags) = entry.carried_tags() {
-        Some(tags.into_iter().map(<[u8]>::to_vec).collect())
+    } else if let Some(carried) = entry.carried() {
+        Some(carried.to_owned())
     } else {
         // RENAME and MOVE: the object that `unlink` has just seen.
         state::with(|state| {
             let parked = &state.parked;
-            (parked.entry == Some(entry.handle())).then(|| parked.tags())
+            (parked.entry == Some(entry.handle())).then(|| parked.carried())
         })
     };
-    let Some(tags) = tags else {
+    let Some(carried) = carried else {
         if !entry.is_marked_gone() {
             log(
                 c"warning",
@@ -60,63 +62,107 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
         return;
     };
 
-    // The key's name is part of the entry, so it is built anew.
+    let decision = if arrival == Arrival::Restored {
+        decision(ctx, db, name, &carried)
+    } else {
+        None
+    };
+    let soft_since_ms = match decision {
+        Some(Decision::StaleSince(ms)) => Some(ms),
+        _ => carried.soft_since_ms,
+    };
+    let is_gone = match decision {
+        Some(Decision::Gone) => true,
+        // Without a grace there is nothing between fresh and gone.
+        _ => soft_since_ms.is_some() && entry.grace_ms() == 0,
+    };
+    // The mark says how long it may be served as well, but only the time to live makes the server remove it.
     let deadline = key.deadline_ms();
-    let hits = entry.carried_hits();
-    let parts = Parts {
+    let over = soft_since_ms.map(|ms| ms.saturating_add(entry.grace_ms()));
+    let limited = deadline.into_iter().chain(over).min();
+
+    // The key's name is part of the entry, so it is built anew.
+    let adopted = NewEntry::new(Parts {
         key: name.bytes(),
         value: entry.value(),
         created_ms: entry.created_ms(),
-        has_ttl: deadline.is_some(),
-    };
-    let adopted = NewEntry::new(parts);
+        has_ttl: limited.is_some(),
+        grace_ms: entry.grace_ms(),
+    });
+    let hits = entry.carried_hits();
     let entry = adopted.as_entry();
     let bytes = sizes::cost(entry);
-    let too_late = arrival == Arrival::Restored && is_refused(ctx, db, name, &tags);
+    let tags: Vec<&[u8]> = carried.tags.iter().map(Vec::as_slice).collect();
     state::with(|state| {
         // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
         // must not miss it: it goes to the same place, or above.
         let place = state.parked.vacated(db, name.bytes());
         let index = &mut state.database(db).index;
-        let slot = if too_late {
+        let slot = if is_gone {
             index.insert_gone(entry.handle(), bytes)
         } else {
-            let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-            index.insert_near(place, entry.handle(), &tags, bytes, hits)
+            let incoming = Incoming {
+                entry: entry.handle(),
+                tags: &tags,
+                bytes,
+                hits,
+                has_grace: entry.grace_ms() > 0,
+                soft_since_ms,
+            };
+            index.insert_near(place, incoming)
         };
         entry.set_indexed(slot.0);
         state.parked.clear();
     });
     key.replace(adopted);
+    if limited != deadline {
+        key.set_deadline_ms(limited);
+    }
     drop(key);
-    if too_late {
+    waiting::written(ctx, db, name);
+    if is_gone {
         reclaim::arm(ctx);
     }
 }
 
-/// Whether an entry that arrives by RESTORE came too late. A primary decides, and says so in front of the RESTORE; its
-/// replicas, and a log that is being loaded, do as it said, whatever their own clocks say.
-fn is_refused(ctx: &Context<'_>, db: u32, name: Str<'_>, tags: &[Vec<u8>]) -> bool {
+/// What becomes of an entry that arrives by RESTORE, if one of its tags was invalidated just before. A primary decides,
+/// and says so in front of the RESTORE; its replicas, and a log that is being loaded, do as it said, whatever their own
+/// clocks say.
+fn decision(
+    ctx: &Context<'_>,
+    db: u32,
+    name: Str<'_>,
+    carried: &Carried<Vec<u8>>,
+) -> Option<Decision> {
     if ctx.is_replica() || ctx.is_loading() {
-        let refused = state::with(|state| state.refused.take());
-        return refused.is_some_and(|(refused_db, key)| refused_db == db && key == name.bytes());
+        let (decided_db, key, decision) = state::with(|state| state.decided.take())?;
+        return (decided_db == db && key == name.bytes()).then_some(decision);
     }
-    let too_late = invalidated_lately(db, tags);
-    if too_late {
-        let word = OwnedStr::new(b"REFUSE");
-        ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
+    let decision = decide(db, carried)?;
+    let mut words = vec![OwnedStr::new(b"REFUSE"), OwnedStr::new(name.bytes())];
+    if let Decision::StaleSince(ms) = decision {
+        words.push(OwnedStr::from_number(ms as i64));
     }
-    too_late
+    let parts: Vec<Str<'_>> = words.iter().map(OwnedStr::as_str).collect();
+    ctx.replicate(c"CACHE.REPLAY", &parts);
+    Some(decision)
 }
 
-fn invalidated_lately(db: u32, tags: &[Vec<u8>]) -> bool {
+fn decide(db: u32, carried: &Carried<Vec<u8>>) -> Option<Decision> {
     let now = now_ms();
+    let is_recent = |ms: u64| ms > 0 && ms + ARRIVAL_GUARD_MS > now;
     state::with(|state| {
         let index = &state.database(db).index;
-        tags.iter().any(|tag| {
-            index.tag_info(tag).is_some_and(|info| {
-                info.last_invalidated_ms > 0 && info.last_invalidated_ms + ARRIVAL_GUARD_MS > now
-            })
-        })
+        let mut soft = None;
+        for info in carried.tags.iter().filter_map(|tag| index.tag_info(tag)) {
+            if is_recent(info.last_hard_ms) {
+                return Some(Decision::Gone);
+            }
+            // What is stale already was so before, or because of the same invalidation.
+            if is_recent(info.last_soft_ms) && carried.soft_since_ms.is_none() {
+                soft = soft.max(Some(info.last_soft_ms));
+            }
+        }
+        soft.map(Decision::StaleSince)
     })
 }

@@ -96,6 +96,14 @@ impl Context<'_> {
         self.flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) != 0
     }
 
+    /// Whether the client may be made to wait: not inside MULTI, scripts and calls of other modules.
+    pub(crate) fn may_block(&self) -> bool {
+        let deny = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING
+            | raw::REDISMODULE_CTX_FLAGS_MULTI
+            | raw::REDISMODULE_CTX_FLAGS_LUA;
+        self.flags() & deny == 0
+    }
+
     pub(crate) fn open(&self, name: Str<'_>, mode: Mode) -> Key {
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
@@ -136,6 +144,18 @@ impl Context<'_> {
                 raw::REDISMODULE_NOTIFY_MODULE,
                 event.as_ptr(),
                 name.as_raw()
+            ))
+        };
+    }
+
+    /// Publishes a message on a channel, to the clients of this server and of its cluster.
+    pub(crate) fn publish(&self, channel: Str<'_>, message: Str<'_>) {
+        // SAFETY: context and strings are alive.
+        unsafe {
+            api!(RedisModule_PublishMessage(
+                self.raw,
+                channel.as_raw(),
+                message.as_raw()
             ))
         };
     }
@@ -230,4 +250,10 @@ pub(crate) fn command_time_ms() -> Option<u64> {
 pub(crate) fn now_ms() -> u64 {
     // SAFETY: takes nothing.
     unsafe { api!(RedisModule_Milliseconds()) as u64 }
+}
+
+/// A clock that only goes forward, ms: for what concerns this node alone.
+pub(crate) fn monotonic_ms() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_MonotonicMicroseconds()) / 1000 }
 }

@@ -1,9 +1,12 @@
 //! Callbacks of the data type `tagcache1`.
 //!
-//! # RDB encoding 1
-//! `flags`, `written at` (unix ms), `hits`, number of tags — unsigned each —, the tags, the value — strings. Flag 1: the
-//! entry was gone when it was saved, so it is gone wherever it is loaded. Key and TTL are the server's. Clocks of the
-//! databases are auxiliary data: a count, then database and reading for each.
+//! # RDB encoding 2
+//! `flags`, `written at` (unix ms), `hits`, `grace` (ms), `stale since` (unix ms, 0: not by a soft invalidation), number
+//! of tags — unsigned each —, the tags, the value — strings. Flag 1: the entry was gone when it was saved, so it is gone
+//! wherever it is loaded. Key and TTL are the server's. Clocks of the databases are auxiliary data: a count, then
+//! database and reading for each.
+//!
+//! Encoding 1 had neither `grace` nor `stale since`; it is still read.
 
 use std::ffi::{c_int, c_void};
 
@@ -16,9 +19,11 @@ use super::key;
 use super::sizes;
 use super::state::{self, State};
 use super::string::{OwnedStr, Str};
-use crate::entry::{Entry, Handle, NewEntry, Parts, TagBlock, free};
+use crate::entry::{Carried, Entry, Handle, NewEntry, Parts, TagBlock, free};
 
-const ENCODING: c_int = 1;
+const ENCODING: c_int = 2;
+/// The oldest that is still read.
+const OLDEST: c_int = 1;
 const SAVED_GONE: u64 = 1;
 
 /// Limits of what a payload may claim, the widest that the settings allow.
@@ -111,9 +116,10 @@ fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         let database = state.database(db);
         let gone = database.index.has_backlog() && database.index.is_gone(slot);
         if gone {
-            place.set(entry, db, slot, std::iter::empty());
+            place.set(entry, db, slot, std::iter::empty(), None);
         } else {
-            place.set(entry, db, slot, database.index.tags(slot));
+            let index = &database.index;
+            place.set(entry, db, slot, index.tags(slot), index.soft_since_ms(slot));
         }
         place.was_gone = gone;
         let removed = database.index.remove(slot, sizes::cost(entry));
@@ -151,10 +157,13 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
             };
         };
         with_tags(entry, u32::try_from(db).ok(), |saved| {
-            let tags = saved.as_ref().map_or(&[][..], |saved| &saved.tags);
             unsigned(if saved.is_none() { SAVED_GONE } else { 0 });
+            let Indexed { carried, hits } = saved.unwrap_or_default();
+            let tags = &carried.tags;
             unsigned(entry.created_ms());
-            unsigned(saved.as_ref().map_or(0, |saved| saved.hits).into());
+            unsigned(hits.into());
+            unsigned(entry.grace_ms());
+            unsigned(carried.soft_since_ms.unwrap_or(0));
             unsigned(tags.len() as u64);
             for tag in tags {
                 string(tag);
@@ -165,8 +174,9 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
 }
 
 /// What the index knows about a visible entry.
+#[derive(Default)]
 struct Indexed<'s> {
-    tags: Vec<&'s [u8]>,
+    carried: Carried<&'s [u8]>,
     hits: u32,
 }
 
@@ -184,10 +194,11 @@ fn with_tags<R>(
                 return None;
             }
             let hits = index.hits(slot);
-            Some(Indexed {
+            let carried = Carried {
                 tags: index.tags(slot).collect(),
-                hits,
-            })
+                soft_since_ms: index.soft_since_ms(slot),
+            };
+            Some(Indexed { carried, hits })
         });
         body(indexed)
     })
@@ -248,11 +259,11 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
 }
 
 fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
-    if encoding != ENCODING {
+    if !(OLDEST..=ENCODING).contains(&encoding) {
         log(
             c"warning",
             &format!(
-                "an entry has encoding {encoding}, this module knows {ENCODING}: update it first"
+                "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
             ),
         );
         return None;
@@ -260,6 +271,11 @@ fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
     let flags = reader.unsigned(SAVED_GONE)?;
     let created_ms = reader.unsigned(MAX_TIME_MS)?;
     let hits = reader.unsigned(u32::MAX.into())? as u32;
+    let (grace_ms, soft_since_ms) = if encoding >= 2 {
+        (reader.unsigned(MAX_TIME_MS)?, reader.unsigned(MAX_TIME_MS)?)
+    } else {
+        (0, 0)
+    };
     let count = reader.unsigned(MAX_TAGS)?;
     let mut tags: Vec<Buffer> = Vec::new();
     for _ in 0..count {
@@ -276,12 +292,17 @@ fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
         value: value.as_ref(),
         created_ms,
         has_ttl: false,
+        grace_ms,
+    };
+    let carried = Carried {
+        tags,
+        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
     };
     Some(NewEntry::pending(
         parts,
         hits,
         flags & SAVED_GONE != 0,
-        &TagBlock::new(&tags),
+        &TagBlock::new(&carried),
     ))
 }
 
@@ -317,10 +338,12 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
 
     let loaded = guard(Place::Load, None, || {
         let reader = Reader(io);
-        if encoding != ENCODING {
+        if !(OLDEST..=ENCODING).contains(&encoding) {
             log(
                 c"warning",
-                &format!("the clocks have encoding {encoding}, this module knows {ENCODING}"),
+                &format!(
+                    "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
+                ),
             );
             return None;
         }
@@ -357,15 +380,22 @@ unsafe extern "C" fn aof_rewrite(
         let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let indexed = indexed?; // A gone entry is not written at all.
             let mut words = vec![OwnedStr::new(entry.value())];
-            if !indexed.tags.is_empty() {
-                words.push(OwnedStr::new(b"TAGS"));
-                words.push(OwnedStr::from_number(indexed.tags.len() as i64));
-                words.extend(indexed.tags.iter().map(|tag| OwnedStr::new(tag)));
+            let option = |word: &[u8], number: u64| {
+                [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
+            };
+            let Indexed { carried, hits } = indexed;
+            if !carried.tags.is_empty() {
+                words.extend(option(b"TAGS", carried.tags.len() as u64));
+                words.extend(carried.tags.iter().map(|tag| OwnedStr::new(tag)));
             }
-            words.push(OwnedStr::new(b"CREATED"));
-            words.push(OwnedStr::from_number(entry.created_ms() as i64));
-            words.push(OwnedStr::new(b"HITS"));
-            words.push(OwnedStr::from_number(indexed.hits.into()));
+            if entry.grace_ms() > 0 {
+                words.extend(option(b"GRACE", entry.grace_ms()));
+            }
+            if let Some(ms) = carried.soft_since_ms {
+                words.extend(option(b"SOFT", ms));
+            }
+            words.extend(option(b"CREATED", entry.created_ms()));
+            words.extend(option(b"HITS", hits.into()));
             Some(words)
         });
         let Some(words) = words else { return };
@@ -436,12 +466,14 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
         };
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
             add(entry.value());
-            if let Some(mut indexed) = indexed {
+            if let Some(Indexed { mut carried, .. }) = indexed {
                 // The order of tags says nothing, and neither do hits and age, which are each node's own.
-                indexed.tags.sort_unstable();
-                for tag in indexed.tags {
+                carried.tags.sort_unstable();
+                for tag in carried.tags {
                     add(tag);
                 }
+                add(&entry.grace_ms().to_le_bytes());
+                add(&[u8::from(carried.soft_since_ms.is_some())]);
             }
             // SAFETY: the digest is alive.
             unsafe { api!(RedisModule_DigestEndSequence(md)) };
@@ -479,9 +511,10 @@ unsafe extern "C" fn copy(
                     value: entry.value(),
                     created_ms: entry.created_ms(),
                     has_ttl: entry.has_ttl(),
+                    grace_ms: entry.grace_ms(),
                 };
-                let copy =
-                    NewEntry::pending(parts, indexed.hits, false, &TagBlock::new(&indexed.tags));
+                let block = TagBlock::new(&indexed.carried);
+                let copy = NewEntry::pending(parts, indexed.hits, false, &block);
                 copy.into_handle().as_raw()
             })
         })

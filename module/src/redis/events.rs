@@ -6,11 +6,12 @@ use redis_module::raw;
 
 use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
-use super::context::{Context, now_ms};
+use super::context::{Context, monotonic_ms, now_ms};
 use super::filter;
 use super::propagation;
 use super::state;
 use super::string::Str;
+use super::waiting;
 use crate::engine::{Counters, Database};
 
 /// Subscribes to everything that the index must hear of.
@@ -76,6 +77,10 @@ unsafe extern "C" fn keyspace(
             b"restore" => adopt(&ctx, key, Arrival::Restored),
             b"rename_from" | b"move_from" => filter::announce_removed(key),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
+            b"del" => {
+                let db = ctx.db();
+                waiting::removed(&ctx, db, key);
+            }
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
@@ -97,7 +102,7 @@ fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters)) {
 }
 
 unsafe extern "C" fn flush(
-    _ctx: *mut raw::RedisModuleCtx,
+    ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
     subevent: u64,
     data: *mut c_void,
@@ -106,8 +111,13 @@ unsafe extern "C" fn flush(
         if subevent != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
             return;
         }
-        // SAFETY: this event's data is that struct, alive during the call.
-        let info = unsafe { data.cast::<raw::RedisModuleFlushInfo>().read() };
+        // SAFETY: this event's data is that struct, alive during the call, and the context is a live one.
+        let (info, ctx) = unsafe {
+            (
+                data.cast::<raw::RedisModuleFlushInfo>().read(),
+                Context::from_raw(ctx),
+            )
+        };
         // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
         let taken: Vec<_> = state::with(|state| {
             state.parked.clear();
@@ -117,6 +127,16 @@ unsafe extern "C" fn flush(
                 state.databases_mut().map(Database::take_index).collect()
             }
         });
+        // What is being loaded from before the flush must not be written after it.
+        let flushed = u32::try_from(info.dbnum).ok();
+        let numbers: Vec<u32> = state::with(|state| {
+            let all = state.databases().map(|(number, _)| number);
+            all.filter(|&number| flushed.is_none_or(|flushed| flushed == number))
+                .collect()
+        });
+        for db in numbers {
+            waiting::restart(&ctx, db);
+        }
         if info.sync == 0 {
             // FLUSHALL ASYNC frees the keys on a background thread: so with the index. Where no thread can be had, the
             // closure is dropped right here, and the index with it.
@@ -143,6 +163,9 @@ unsafe extern "C" fn swap(
             u32::try_from(info.dbnum_first),
             u32::try_from(info.dbnum_second),
         ) {
+            // Those who wait, wait for a key of the database that they selected, which is another now.
+            waiting::clear(first);
+            waiting::clear(second);
             state::with(|state| state.swap_databases(first, second));
         }
     });
@@ -197,7 +220,13 @@ unsafe extern "C" fn role(
     _subevent: u64,
     _data: *mut c_void,
 ) {
-    guard(Place::Event, (), propagation::expect_receivers);
+    guard(Place::Event, (), || {
+        propagation::expect_receivers();
+        // Leases from before a failover are not good any more.
+        let numbers: Vec<u32> =
+            state::with(|state| state.databases().map(|(number, _)| number).collect());
+        numbers.into_iter().for_each(waiting::clear);
+    });
 }
 
 unsafe extern "C" fn cron(
@@ -207,10 +236,11 @@ unsafe extern "C" fn cron(
     _data: *mut c_void,
 ) {
     guard(Place::Event, (), || {
-        let now = now_ms();
+        let (now, monotonic) = (now_ms(), monotonic_ms());
         state::with(|state| {
             for database in state.databases_mut() {
                 database.index.forget_tags(now);
+                database.leases.forget(monotonic, 1_024);
             }
         });
     });

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_int};
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
-use super::context::Context;
+use super::context::{Context, monotonic_ms};
 use super::state;
 use crate::figures::{Figure, Figures};
 
@@ -56,9 +56,10 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
             return; // Another section was asked for.
         }
         let section = Section(ctx);
+        let now = monotonic_ms();
         // A crash report may interrupt anything, also what holds the state.
         state::try_with(|state| {
-            let sums = Figures::of(state.databases().map(|(_, database)| database));
+            let sums = Figures::of(state.databases().map(|(_, database)| database), now);
             for (name, figure) in sums.list() {
                 section.figure(name, figure);
             }

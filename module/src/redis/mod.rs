@@ -18,6 +18,7 @@ pub(crate) mod adopt;
 #[cfg(not(test))]
 mod alloc;
 pub(crate) mod barrier;
+pub(crate) mod channel;
 pub(crate) mod context;
 mod data_type;
 mod describe;
@@ -29,8 +30,10 @@ mod load;
 pub(crate) mod propagation;
 pub(crate) mod reclaim;
 pub(crate) mod sizes;
+pub(crate) mod slices;
 pub(crate) mod state;
 pub(crate) mod string;
+pub(crate) mod waiting;
 
 #[cfg(feature = "panic-on-demand")]
 pub(crate) use barrier::Place;

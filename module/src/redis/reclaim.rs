@@ -37,7 +37,7 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
-    if !state::with(|state| state.database(db).index.has_backlog()) {
+    if !state::with(|state| state.database(db).index.has_work()) {
         return;
     }
     if ctx.is_loading() {
@@ -70,6 +70,13 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
                 reclaim_one(ctx, db, slot);
                 freed += 1;
             }
+            Step::Softened(slot, since_ms) => {
+                limit_life(ctx, db, slot, since_ms);
+                if freed == limit {
+                    return;
+                }
+                freed += 1;
+            }
             Step::Working if bookkeeping == 0 => return,
             Step::Working => bookkeeping -= 1,
             Step::Idle => return,
@@ -79,14 +86,7 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 
 /// Takes one gone entry out of the keyspace.
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
-    let (handle, name) = state::with(|state| {
-        let handle = state.database(db).index.entry(slot);
-        // SAFETY: invariant 1: an entry in the index is in the keyspace, and nothing is removed in between.
-        (
-            handle,
-            OwnedStr::new(unsafe { Entry::from_handle(handle) }.key()),
-        )
-    });
+    let (handle, name) = handle_and_name(db, slot);
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
@@ -98,6 +98,41 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
         remove_hidden(ctx, db, slot, handle, name);
     }
     state::with(|state| state.parked.clear());
+}
+
+/// Makes the time to live of an entry that became stale end with its grace, so that the server removes it then; and tells
+/// WATCH and CLIENT TRACKING. Each node does so for itself, as with memory. Until then, and where the time to live is
+/// changed afterwards, the mark in the index says how long it may be served.
+fn limit_life(ctx: &Context<'_>, db: u32, slot: Slot, since_ms: u64) {
+    let (handle, name) = handle_and_name(db, slot);
+    let name = name.as_str();
+    let mut key = ctx.open(name, Mode::Upkeep);
+    let Kind::Entry(entry) = key.kind() else {
+        return; // It expired meanwhile.
+    };
+    if entry.handle() != handle {
+        return;
+    }
+    let over = since_ms.saturating_add(entry.grace_ms());
+    if key.deadline_ms().is_none_or(|deadline| over < deadline) {
+        let before = sizes::cost(entry);
+        entry.set_has_ttl(true);
+        let after = sizes::cost(entry);
+        state::with(|state| state.database(db).index.resize(slot, before, after));
+        key.set_deadline_ms(Some(over));
+    }
+    drop(key);
+    ctx.signal_modified(name);
+}
+
+/// The entry in a slot that is in use, and its name.
+fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
+    state::with(|state| {
+        let handle = state.database(db).index.entry(slot);
+        // SAFETY: invariant 1: an entry in the index is in the keyspace, and nothing is removed in between.
+        let entry = unsafe { Entry::from_handle(handle) };
+        (handle, OwnedStr::new(entry.key()))
+    })
 }
 
 /// Opening the key did not show the entry. Either it expired and opening removed it: done. Or this is a replica, which
@@ -138,7 +173,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 
 /// Removes a key in whichever databases it holds a gone entry, and returns those. The context must not be a client's.
 pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) -> Vec<u32> {
-    let mut databases = state::with(|state| state.backlogged());
+    let mut databases = state::with(|state| state.with_work());
     databases.retain(|&db| {
         ctx.select(db);
         reclaim_if_gone(ctx, name)
@@ -170,7 +205,7 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let (databases, budget) = state::with(|state| {
         (
-            state.backlogged(),
+            state.with_work(),
             Duration::from_micros(state.config.reclaim_budget_us),
         )
     });
@@ -183,6 +218,7 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
         while !finished {
             match state::with(|state| state.database(db).index.reclaim_step()) {
                 Step::Gone(slot) => reclaim_one(ctx, db, slot),
+                Step::Softened(slot, since_ms) => limit_life(ctx, db, slot, since_ms),
                 Step::Working => {}
                 Step::Idle => break,
             }
@@ -203,7 +239,9 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
 
 /// Sees that a slice runs soon, and that commands meet no gone keys until the backlog is worked off.
 pub(crate) fn arm(ctx: &Context<'_>) {
-    filter::install(ctx);
+    if state::with(|state| state.has_backlog()) {
+        filter::install(ctx);
+    }
     arm_in(ctx, 1);
 }
 
@@ -228,13 +266,15 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         slice(&ctx, || false);
-        state::with(|state| state.has_backlog()).then_some(1)
+        state::with(|state| state.has_work()).then_some(1)
     });
-    guard(Place::Other, (), || match again {
-        Some(ms) => {
+    guard(Place::Other, (), || {
+        if !state::with(|state| state.has_backlog()) {
+            filter::remove(&ctx);
+        }
+        if let Some(ms) = again {
             state::with(|state| state.reclaim_armed = false);
             arm_in(&ctx, ms);
         }
-        None => filter::remove(&ctx),
     });
 }

@@ -2,9 +2,10 @@
 
 use std::cell::{RefCell, RefMut};
 
+use super::waiting::Waiters;
 use crate::config::Config;
 use crate::engine::{Database, Index, Slot};
-use crate::entry::{Entry, Handle};
+use crate::entry::{Carried, Entry, Handle};
 
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
@@ -21,8 +22,18 @@ pub(crate) struct State {
     pub(crate) reclaim_armed: bool,
     /// The gone entry that was removed last inside MULTI, by whatever: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
-    /// The primary refused the entry that comes next by RESTORE: database and key.
-    pub(crate) refused: Option<(u32, Vec<u8>)>,
+    /// What the primary decided of the entry that comes next by RESTORE: database, key, and what becomes of it.
+    pub(crate) decided: Option<(u32, Vec<u8>, Decision)>,
+    /// Clients that wait in CACHE.FETCH.
+    pub(crate) waiters: Waiters,
+}
+
+/// What becomes of an entry that arrives although one of its tags was invalidated just before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Gone,
+    /// It was a soft invalidation, then (unix ms).
+    StaleSince(u64),
 }
 
 /// The entry that `unlink` saw last.
@@ -35,6 +46,7 @@ pub(crate) struct Parked {
     pub(crate) was_gone: bool,
     tags: Vec<Vec<u8>>,
     tag_count: usize,
+    soft_since_ms: Option<u64>,
     /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
     /// the old.
     places: [Vacated; 2],
@@ -66,9 +78,11 @@ impl Parked {
         db: u32,
         slot: Slot,
         tags: impl Iterator<Item = &'t [u8]>,
+        soft_since_ms: Option<u64>,
     ) {
         const KEPT: usize = 16;
         self.entry = Some(entry.handle());
+        self.soft_since_ms = soft_since_ms;
         self.places.swap(0, 1);
         self.places[0].db = db;
         self.places[0].slot = slot.0;
@@ -90,9 +104,12 @@ impl Parked {
         self.entry = None;
     }
 
-    /// The tags of the entry that was seen last.
-    pub(crate) fn tags(&self) -> Vec<Vec<u8>> {
-        self.tags[..self.tag_count].to_vec()
+    /// What the entry that was seen last had with it.
+    pub(crate) fn carried(&self) -> Carried<Vec<u8>> {
+        Carried {
+            tags: self.tags[..self.tag_count].to_vec(),
+            soft_since_ms: self.soft_since_ms,
+        }
     }
 
     /// The database of the entry that was seen last, if this was its name.
@@ -130,10 +147,10 @@ impl State {
         self.databases.iter_mut().filter_map(Option::as_deref_mut)
     }
 
-    /// Numbers of the databases that have something to reclaim.
-    pub(crate) fn backlogged(&self) -> Vec<u32> {
+    /// Numbers of the databases that have something to do in the background.
+    pub(crate) fn with_work(&self) -> Vec<u32> {
         self.databases()
-            .filter(|(_, database)| database.index.has_backlog())
+            .filter(|(_, database)| database.index.has_work())
             .map(|(number, _)| number)
             .collect()
     }
@@ -166,6 +183,11 @@ impl State {
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
         self.databases().any(|(_, db)| db.index.has_backlog())
+    }
+
+    /// Whether some database has something to do in the background.
+    pub(crate) fn has_work(&self) -> bool {
+        self.databases().any(|(_, db)| db.index.has_work())
     }
 }
 

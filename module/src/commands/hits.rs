@@ -1,0 +1,50 @@
+use crate::commands::{Freshness, freshness, own_slot};
+use crate::error::Error;
+use crate::redis::context::{Mode, now_ms};
+use crate::redis::{Args, Context, Kind, Str, state};
+
+/// `CACHE.HITS key count [key count ...]` → how many entries were updated.
+///
+/// Adds hits that somebody else served, such as a local tier in an application, so that CACHE.TOP and CACHE.INSPECT
+/// tell those of the whole fleet. The counters of CACHE.STATS stay this server's own. A count is 0 to 4294967295. Keys
+/// without a visible entry, and those of other types, are passed over. Nothing is replicated: like those of CACHE.GET,
+/// hits are each node's own. O(keys).
+pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if args.len() == 0 || !args.len().is_multiple_of(2) {
+        return Err(Error::WrongArity);
+    }
+    for (_, count) in pairs(args) {
+        count?;
+    }
+    let db = ctx.db();
+    let mut updated = 0;
+    for (name, count) in pairs(args) {
+        let key = ctx.open(name, Mode::Peek);
+        let Kind::Entry(entry) = key.kind() else {
+            continue;
+        };
+        updated += state::with(|state| {
+            let database = state.database(db);
+            let slot = own_slot(database, entry)?;
+            if freshness(&database.index, slot, &key, entry, now_ms) == Freshness::Over {
+                return None;
+            }
+            database.index.add_hits(slot, count.ok()?);
+            Some(1)
+        })
+        .unwrap_or(0);
+    }
+    ctx.reply_integer(updated);
+    Ok(())
+}
+
+/// Keys and counts.
+fn pairs(args: Args<'_>) -> impl Iterator<Item = (Str<'_>, Result<u32, Error>)> {
+    let names = args.iter().step_by(2);
+    let counts = args.iter().skip(1).step_by(2).map(|count| {
+        let count = crate::args::parse_i64(count.bytes());
+        let count = count.and_then(|count| u32::try_from(count).ok());
+        count.ok_or(Error::NotAnInteger)
+    });
+    names.zip(counts)
+}

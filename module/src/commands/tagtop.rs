@@ -1,0 +1,158 @@
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::args::{Cursor, set_once};
+use crate::engine::TagInfo;
+use crate::error::Error;
+use crate::redis::slices::{self, Work};
+use crate::redis::string::Words;
+use crate::redis::{Args, Context, state};
+
+const DEFAULT_LIMIT: u64 = 10;
+const MAX_LIMIT: u64 = 10_000;
+
+/// Numbers of tags that one step looks at.
+const STEP: u32 = 256;
+
+/// What tags are ordered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Entries,
+    Bytes,
+}
+
+impl Measure {
+    fn of(self, info: &TagInfo) -> u64 {
+        match self {
+            Self::Entries => info.entries.into(),
+            Self::Bytes => info.bytes,
+        }
+    }
+}
+
+fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
+    let (mut measure, mut limit) = (None, None);
+    let mut cursor = Cursor::new(words);
+    while let Some(word) = cursor.next_option() {
+        if word.eq_ignore_ascii_case(b"BY") {
+            let given = match cursor.next()? {
+                word if word.eq_ignore_ascii_case(b"ENTRIES") => Measure::Entries,
+                word if word.eq_ignore_ascii_case(b"BYTES") => Measure::Bytes,
+                _ => return Err(Error::Syntax),
+            };
+            set_once(&mut measure, given)?;
+        } else if word.eq_ignore_ascii_case(b"LIMIT") {
+            set_once(&mut limit, cursor.next_in(1..=MAX_LIMIT)?)?;
+        } else {
+            return Err(Error::Syntax);
+        }
+    }
+    Ok((
+        measure.unwrap_or(Measure::Entries),
+        limit.unwrap_or(DEFAULT_LIMIT),
+    ))
+}
+
+/// `CACHE.TAGTOP [BY ENTRIES | BYTES] [LIMIT n]` → `[[tag, entries, bytes], ...]`: the largest tags, largest first.
+///
+/// BY: by the number of entries (the default), or by the memory of the entries that carry the tag. LIMIT: 1 to 10,000,
+/// default 10. All tags are looked at, in slices of `tagcache.reclaim-budget-us` while the caller waits; inside MULTI
+/// and scripts in one go. Tags that grow or shrink meanwhile may or may not be where they belong; the figures are those
+/// at the end. O(tags).
+pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let (measure, limit) = parse(args.words(0, &mut storage)?)?;
+    slices::run(
+        ctx,
+        TagTop {
+            db: ctx.db(),
+            measure,
+            limit: limit as usize,
+            next: 0,
+            found: BinaryHeap::new(),
+        },
+    );
+    Ok(())
+}
+
+/// The largest tags so far.
+#[derive(Debug)]
+struct TagTop {
+    db: u32,
+    measure: Measure,
+    limit: usize,
+    next: u32,
+    found: BinaryHeap<Reverse<(u64, Box<[u8]>)>>,
+}
+
+impl Work for TagTop {
+    fn step(&mut self) -> bool {
+        let (measure, limit, found) = (self.measure, self.limit, &mut self.found);
+        let next = state::with(|state| {
+            let index = &state.database(self.db).index;
+            index.visit_tags(self.next, STEP, |tag, info| {
+                let size = measure.of(&info);
+                if found.len() == limit {
+                    if found
+                        .peek()
+                        .is_some_and(|Reverse((least, _))| size <= *least)
+                    {
+                        return;
+                    }
+                    found.pop();
+                }
+                found.push(Reverse((size, tag.into())));
+            })
+        });
+        self.next = next.unwrap_or(0);
+        next.is_none()
+    }
+
+    fn reply(&mut self, ctx: &Context<'_>) {
+        let found = std::mem::take(&mut self.found).into_vec();
+        let mut rows: Vec<(Box<[u8]>, TagInfo)> = state::with(|state| {
+            let index = &state.database(self.db).index;
+            let known = found.into_iter().filter_map(|Reverse((_, tag))| {
+                let info = index.tag_info(&tag).filter(|info| info.entries > 0)?;
+                Some((tag, info))
+            });
+            known.collect()
+        });
+        rows.sort_unstable_by(|(a, a_info), (b, b_info)| {
+            let sizes = self.measure.of(b_info).cmp(&self.measure.of(a_info));
+            sizes.then_with(|| a.cmp(b))
+        });
+        ctx.reply_array(rows.len());
+        for (tag, info) in rows {
+            ctx.reply_array(3);
+            ctx.reply_bytes(&tag);
+            ctx.reply_integer(info.entries.into());
+            ctx.reply_integer(info.bytes as i64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_in_any_order_and_checked() {
+        assert_eq!(parse(&[]), Ok((Measure::Entries, 10)));
+        assert_eq!(
+            parse(&[b"limit", b"3", b"by", b"Bytes"]),
+            Ok((Measure::Bytes, 3))
+        );
+        assert_eq!(parse(&[b"BY", b"ENTRIES"]), Ok((Measure::Entries, 10)));
+        for (words, error) in [
+            (&[&b"BY"[..]][..], Error::Syntax),
+            (&[b"BY", b"SIZE"], Error::Syntax),
+            (&[b"BY", b"BYTES", b"BY", b"BYTES"], Error::Syntax),
+            (&[b"LIMIT", b"0"], Error::NotAnInteger),
+            (&[b"LIMIT", b"10001"], Error::NotAnInteger),
+            (&[b"5"], Error::Syntax),
+        ] {
+            assert_eq!(parse(words), Err(error), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+use crate::error::Error;
+use crate::redis::state::entry_key;
+use crate::redis::{Args, Context, OwnedStr, state};
+
+const DEFAULT_COUNT: u64 = 10;
+
+/// `CACHE.TOP [count]` → `[[key, hits], ...]`: the entries that answered most reads, most first.
+///
+/// Default 10, at most `tagcache.top-keys`. Entries without hits are left out. The counts are exact, and so is the
+/// order; of entries with equal counts any may be returned. O(entries / 256 + 256 count).
+pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut given = args.iter();
+    let count = match (given.next(), given.next()) {
+        (None, _) => DEFAULT_COUNT,
+        (Some(count), None) => crate::args::parse_i64(count.bytes())
+            .and_then(|count| u64::try_from(count).ok())
+            .ok_or(Error::NotAnInteger)?,
+        _ => return Err(Error::WrongArity),
+    };
+    let db = ctx.db();
+    let most = state::with(|state| u64::from(state.config.top_keys));
+    let count = count.min(most) as usize;
+
+    // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
+    // asked for until enough are left.
+    let mut asked = count;
+    let rows = loop {
+        let found = state::with(|state| {
+            let index = &mut state.database(db).index;
+            let top = index.top(asked).into_iter();
+            top.map(|(hits, slot)| (hits, OwnedStr::new(entry_key(index, slot))))
+                .collect::<Vec<_>>()
+        });
+        let is_all = found.len() < asked;
+        let mut rows = found;
+        rows.retain(|(_, name)| ctx.exists(name.as_str()));
+        rows.truncate(count);
+        if is_all || rows.len() == count {
+            break rows;
+        }
+        asked *= 2;
+    };
+    ctx.reply_array(rows.len());
+    for (hits, name) in &rows {
+        ctx.reply_array(2);
+        ctx.reply_bytes(name.as_str().bytes());
+        ctx.reply_integer((*hits).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Entries by a condition on their tags: set operations on the tags' bitmaps.
+
+use roaring::RoaringBitmap;
+
+use super::{Index, Moment};
+use crate::engine::Slot;
+
+/// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
+/// `None` says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Condition<'t> {
+    pub(crate) all: Option<&'t [&'t [u8]]>,
+    pub(crate) any: Option<&'t [&'t [u8]]>,
+    pub(crate) none: Option<&'t [&'t [u8]]>,
+}
+
+/// What becomes of entries that are invalidated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Gone,
+    /// Stale where they have a grace, else gone.
+    Stale,
+}
+
+impl<E: Copy + PartialEq> Index<E> {
+    /// How many visible entries a condition selects. Cost as [`Index::invalidate_where`].
+    pub(crate) fn count_where(&self, condition: Condition<'_>) -> u64 {
+        self.select(condition).len()
+    }
+
+    /// Makes the entries that a condition selects gone or stale, and returns how many they are.
+    ///
+    /// O(tags given + slots / 64): bitmaps are intersected and united word by word.
+    pub(crate) fn invalidate_where(
+        &mut self,
+        condition: Condition<'_>,
+        effect: Effect,
+        moment: Moment,
+    ) -> u64 {
+        let selected = self.select(condition);
+        match effect {
+            Effect::Gone => self.marks.condemn(&selected),
+            Effect::Stale => {
+                let graced = self.marks.graced_among(&selected);
+                self.marks.condemn(&(&selected - &graced));
+                self.marks.soften(graced, moment.now_ms);
+            }
+        }
+        // Each entry that was meant carries the first of `all`, or one of `any`, if there are such clauses.
+        match (condition.all, condition.any) {
+            (Some(&[first, ..]), _) => self.note(first, moment),
+            (_, Some(any)) => any.iter().for_each(|tag| self.note(tag, moment)),
+            _ => self.concerns_all = moment.clock,
+        }
+        selected.len()
+    }
+
+    fn select(&self, condition: Condition<'_>) -> RoaringBitmap {
+        let any = condition.any.map(|tags| self.union(tags));
+        let mut selected = match (condition.all, any) {
+            (Some(all), any) => {
+                let mut selected = self.intersection(all);
+                if let Some(any) = any {
+                    selected &= any;
+                }
+                selected
+            }
+            (None, Some(any)) => any,
+            (None, None) if self.sweep.is_some() => self.since_flush.clone(),
+            (None, None) => self.slots.to_bitmap(),
+        };
+        for ids in self.known(condition.none.unwrap_or_default()) {
+            self.lists.get(ids).ids.take_from(&mut selected);
+        }
+        self.take_gone_from(&mut selected);
+        selected
+    }
+
+    /// The lists of those tags that are known.
+    fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = u32> {
+        tags.iter()
+            .filter_map(|tag| self.find(self.table.hash(tag), tag))
+    }
+
+    fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
+        let mut union = RoaringBitmap::new();
+        for list in self.known(tags) {
+            self.lists.get(list).ids.add_to(&mut union);
+        }
+        union
+    }
+
+    /// Starts with the smallest, so that the work is in proportion to it.
+    fn intersection(&self, tags: &[&[u8]]) -> RoaringBitmap {
+        let mut lists: Vec<u32> = self.known(tags).collect();
+        if lists.len() < tags.len() {
+            return RoaringBitmap::new(); // Nothing carries a tag that is not known.
+        }
+        lists.sort_unstable_by_key(|&list| self.lists.get(list).ids.len());
+        let mut lists = lists.into_iter().map(|list| &self.lists.get(list).ids);
+        let Some(smallest) = lists.next() else {
+            return RoaringBitmap::new();
+        };
+        let mut selected = smallest.to_bitmap();
+        for ids in lists {
+            ids.keep_in(&mut selected);
+        }
+        selected
+    }
+
+    /// Takes entries out that are gone already but not reclaimed.
+    ///
+    /// Where very many invalidations wait and very many entries are selected, it leaves them in: they are counted once
+    /// more, and nothing else comes of it.
+    fn take_gone_from(&self, selected: &mut RoaringBitmap) {
+        const MANY_LISTS: usize = 1_024;
+        const MANY_ENTRIES: u64 = 65_536;
+        *selected -= self.marks.condemned();
+        if self.backlog.len() <= MANY_LISTS {
+            for &list in &self.backlog {
+                self.lists.get(list).ids.take_from(selected);
+            }
+        } else if selected.len() <= MANY_ENTRIES {
+            let gone = selected.iter().filter(|&id| self.is_gone(Slot(id)));
+            let gone: RoaringBitmap = gone.collect();
+            *selected -= gone;
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What single entries are marked with, beyond the lists that they stand in: sets of slots.
+//!
+//! A list can only be detached as a whole. Where a part of its entries is concerned (those that have no grace, those
+//! that a condition selects), the part is a bitmap, made by word-parallel set operations: for a million entries they
+//! take a few dozen microseconds.
+//!
+//! # Invariants
+//! 1. Every slot in a mark is in use, and leaves all marks with its entry.
+//! 2. The soft marks are disjoint (an entry that is stale already stays stale since then) and sorted by time.
+//! 3. No mark is empty, and there are at most [`MAX_SOFT`] soft ones.
+//!
+//! Rejected: a clock in every entry and in every tag (eight bytes an entry, and a comparison for each tag at each
+//! read); a list of its own for each soft invalidation of a tag, beside the current one (everything that looks at a
+//! tag would have to look at several lists).
+
+use roaring::RoaringBitmap;
+
+use super::slots::Slot;
+
+/// At most so many soft marks are kept apart; beyond, neighbours are joined.
+const MAX_SOFT: usize = 64;
+
+/// Entries that were soft-invalidated at one time.
+#[derive(Debug)]
+struct Soft {
+    since_ms: u64,
+    ids: RoaringBitmap,
+    /// Slots from here on were not named by [`Marks::next_softened`] yet.
+    unnamed_from: Option<u32>,
+}
+
+/// The marks of one database's entries.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// Entries that have a grace.
+    graced: RoaringBitmap,
+    /// Entries that are gone though none of their lists is detached.
+    condemned: RoaringBitmap,
+    soft: Vec<Soft>,
+    /// All ids of `soft`: one look for the many entries that are fresh.
+    softened: RoaringBitmap,
+}
+
+impl Marks {
+    /// Takes a slot out of all marks: its entry leaves, or is replaced by another.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        if !self.graced.is_empty() {
+            self.graced.remove(slot.0);
+        }
+        if !self.condemned.is_empty() {
+            self.condemned.remove(slot.0);
+            if self.condemned.is_empty() {
+                self.condemned = RoaringBitmap::new(); // Gives its memory back.
+            }
+        }
+        if !self.soft.is_empty() && self.softened.remove(slot.0) {
+            self.forget_soft(slot);
+        }
+    }
+
+    fn forget_soft(&mut self, slot: Slot) {
+        let mut softs = self.soft.iter_mut();
+        let Some(at) = softs.position(|soft| soft.ids.remove(slot.0)) else {
+            return;
+        };
+        if self.soft[at].ids.is_empty() {
+            self.soft.remove(at);
+        }
+        if self.soft.is_empty() {
+            self.softened = RoaringBitmap::new();
+        }
+    }
+
+    pub(super) fn set_graced(&mut self, slot: Slot) {
+        self.graced.insert(slot.0);
+    }
+
+    /// Of these slots, those whose entries have a grace.
+    pub(super) fn graced_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
+        &self.graced & ids
+    }
+
+    // ---- gone ----
+
+    /// Marks entries as gone.
+    pub(super) fn condemn(&mut self, ids: &RoaringBitmap) {
+        self.condemned |= ids;
+    }
+
+    pub(super) fn condemned(&self) -> &RoaringBitmap {
+        &self.condemned
+    }
+
+    pub(super) fn is_condemned(&self, slot: Slot) -> bool {
+        !self.condemned.is_empty() && self.condemned.contains(slot.0)
+    }
+
+    // ---- stale ----
+
+    /// Marks entries as stale since then; those that are already, stay so since before.
+    pub(super) fn soften(&mut self, mut ids: RoaringBitmap, since_ms: u64) {
+        ids -= &self.softened;
+        if ids.is_empty() {
+            return;
+        }
+        self.softened |= &ids;
+        let at = self.soft.partition_point(|soft| soft.since_ms < since_ms);
+        match self.soft.get_mut(at) {
+            Some(same) if same.since_ms == since_ms => {
+                same.ids |= ids;
+                same.unnamed_from = Some(0);
+            }
+            _ => self.soft.insert(
+                at,
+                Soft {
+                    since_ms,
+                    ids,
+                    unnamed_from: Some(0),
+                },
+            ),
+        }
+        if self.soft.len() > MAX_SOFT {
+            self.join_two();
+        }
+    }
+
+    /// Joins the two neighbours whose distance is the least in comparison with their age. The earlier time holds for
+    /// both, so that nothing is served beyond its grace; it is off by a few percent of the age.
+    fn join_two(&mut self) {
+        let newest = self.soft[self.soft.len() - 1].since_ms;
+        let distance = |pair: &[Soft]| {
+            let age = newest - pair[0].since_ms + 1;
+            (pair[1].since_ms - pair[0].since_ms) as f64 / age as f64
+        };
+        let pairs = self.soft.windows(2).enumerate();
+        let closest = pairs.min_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
+        let Some((at, _)) = closest else { return };
+        let later = self.soft.remove(at + 1);
+        let joined = &mut self.soft[at];
+        joined.ids |= later.ids;
+        if later.unnamed_from.is_some() {
+            joined.unnamed_from = Some(0);
+        }
+    }
+
+    pub(super) fn has_soft(&self) -> bool {
+        !self.soft.is_empty()
+    }
+
+    /// Since when an entry is stale by a soft invalidation, unix ms.
+    pub(super) fn soft_since_ms(&self, slot: Slot) -> Option<u64> {
+        if self.soft.is_empty() || !self.softened.contains(slot.0) {
+            return None;
+        }
+        let mut softs = self.soft.iter();
+        let soft = softs.find(|soft| soft.ids.contains(slot.0))?;
+        Some(soft.since_ms)
+    }
+
+    /// Whether [`Marks::next_softened`] has something to name.
+    pub(super) fn has_unnamed(&self) -> bool {
+        self.soft.iter().any(|soft| soft.unnamed_from.is_some())
+    }
+
+    /// The next entry that became stale, and since when; each is named at least once.
+    pub(super) fn next_softened(&mut self) -> Option<(Slot, u64)> {
+        let mut softs = self.soft.iter_mut();
+        let soft = softs.find(|soft| soft.unnamed_from.is_some())?;
+        let next = soft.ids.range(soft.unnamed_from?..).next();
+        soft.unnamed_from = next.and_then(|id| id.checked_add(1));
+        match next {
+            Some(id) => Some((Slot(id), soft.since_ms)),
+            None => self.next_softened(),
+        }
+    }
+
+    /// Bytes on the heap. O(slots / 65,536).
+    pub(super) fn heap_bytes(&self) -> usize {
+        let softs = self.soft.iter().map(|soft| bytes_of(&soft.ids));
+        bytes_of(&self.graced)
+            + bytes_of(&self.condemned)
+            + bytes_of(&self.softened)
+            + softs.sum::<usize>()
+            + self.soft.capacity() * size_of::<Soft>()
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate(&self, is_used: impl Fn(u32) -> bool) {
+        let mut seen = RoaringBitmap::new();
+        for soft in &self.soft {
+            assert!(!soft.ids.is_empty(), "invariant 3");
+            assert!(seen.is_disjoint(&soft.ids), "invariant 2");
+            seen |= &soft.ids;
+        }
+        assert!(
+            self.soft.is_sorted_by_key(|soft| soft.since_ms),
+            "invariant 2"
+        );
+        assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
+        assert_eq!(seen, self.softened);
+        seen |= &self.graced;
+        seen |= &self.condemned;
+        assert!(seen.iter().all(is_used), "invariant 1");
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_graced(&self, slot: Slot) -> bool {
+        self.graced.contains(slot.0)
+    }
+}
+
+/// Bytes that a bitmap takes on the heap.
+pub(super) fn bytes_of(ids: &RoaringBitmap) -> usize {
+    /// A container's entry in the bitmap's own array.
+    const CONTAINER: usize = 32;
+    let statistics = ids.statistics();
+    statistics.n_containers as usize * CONTAINER
+        + (statistics.n_bytes_array_containers
+            + statistics.n_bytes_bitset_containers
+            + statistics.n_bytes_run_containers) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(range: std::ops::Range<u32>) -> RoaringBitmap {
+        range.collect()
+    }
+
+    #[test]
+    fn an_entry_is_stale_since_its_first_soft_invalidation() {
+        let mut marks = Marks::default();
+        marks.soften(ids(0..10), 100);
+        marks.soften(ids(5..20), 200);
+        marks.soften(ids(20..30), 50);
+        let since = |marks: &Marks, id| marks.soft_since_ms(Slot(id));
+        assert_eq!(
+            [0, 9, 10, 25, 30].map(|id| since(&marks, id)),
+            [Some(100), Some(100), Some(200), Some(50), None]
+        );
+        marks.forget(Slot(9));
+        assert_eq!(since(&marks, 9), None);
+        marks.validate(|id| id != 9);
+    }
+
+    #[test]
+    fn every_softened_entry_is_named() {
+        let mut marks = Marks::default();
+        marks.soften(ids(0..3), 100);
+        assert_eq!(marks.next_softened(), Some((Slot(0), 100)));
+        marks.soften(ids(7..9), 200);
+        marks.forget(Slot(1));
+        let mut named = Vec::new();
+        while let Some((Slot(id), _)) = marks.next_softened() {
+            named.push(id);
+        }
+        assert_eq!(named, [2, 7, 8]);
+        assert!(!marks.has_unnamed());
+    }
+
+    #[test]
+    fn many_soft_marks_are_joined_and_never_become_younger() {
+        let mut marks = Marks::default();
+        for at in 0..1_000_u32 {
+            marks.soften(ids(at..at + 1), u64::from(at) * 1_000);
+            marks.validate(|_| true);
+        }
+        for at in 0..1_000 {
+            let since = marks.soft_since_ms(Slot(at)).expect("stale");
+            let (exact, newest) = (u64::from(at) * 1_000, 999_000);
+            assert!(since <= exact);
+            assert!(
+                exact - since <= (newest - since) / 8,
+                "{since} for {exact} is off by too much"
+            );
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The message that tells local tiers of an invalidation.
+//!
+//! Channel `__cache@<db>__:invalidate`. The message, version 1, numbers big-endian:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 1 | version: 1 |
+//! | 1 | kind: `I` CACHE.INVALIDATE, `R` CACHE.REVALIDATE, `F` CACHE.FLUSH, `W` and `w` CACHE.INVALIDATEWHERE, hard and soft |
+//! | 8 | the database's clock after it |
+//! | … | for `I` and `R` each tag: its length in 4 bytes, its bytes |
+//! | … | for `W` and `w` each clause: `A` (ALL), `O` (ANY) or `N` (NONE), the number of tags in 4 bytes, the tags as above |
+//!
+//! Who does not know a version or a kind drops everything of the database.
+
+use super::context::Context;
+use super::string::OwnedStr;
+use crate::engine::{Condition, Effect};
+
+const VERSION: u8 = 1;
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum News<'t> {
+    Tags(Effect, &'t [&'t [u8]]),
+    Where(Effect, Condition<'t>),
+    Flush,
+}
+
+/// Publishes what happened in the context's database. Nobody listens while the server is loading.
+pub(crate) fn publish(ctx: &Context<'_>, clock: u64, news: News<'_>) {
+    if ctx.is_loading() {
+        return;
+    }
+    let channel = format!("__cache@{}__:invalidate", ctx.db());
+    let channel = OwnedStr::new(channel.as_bytes());
+    let message = OwnedStr::new(&encode(clock, news));
+    ctx.publish(channel.as_str(), message.as_str());
+}
+
+fn encode(clock: u64, news: News<'_>) -> Vec<u8> {
+    let kind = match news {
+        News::Tags(Effect::Gone, _) => b'I',
+        News::Tags(Effect::Stale, _) => b'R',
+        News::Where(Effect::Gone, _) => b'W',
+        News::Where(Effect::Stale, _) => b'w',
+        News::Flush => b'F',
+    };
+    let mut message = vec![VERSION, kind];
+    message.extend(clock.to_be_bytes());
+    let number = |message: &mut Vec<u8>, n: usize| message.extend((n as u32).to_be_bytes());
+    let push_tags = |message: &mut Vec<u8>, tags: &[&[u8]]| {
+        for tag in tags {
+            number(message, tag.len());
+            message.extend_from_slice(tag);
+        }
+    };
+    match news {
+        News::Flush => {}
+        News::Tags(_, tags) => push_tags(&mut message, tags),
+        News::Where(_, condition) => {
+            let clauses = [
+                (b'A', condition.all),
+                (b'O', condition.any),
+                (b'N', condition.none),
+            ];
+            for (word, tags) in clauses {
+                let Some(tags) = tags else { continue };
+                message.push(word);
+                number(&mut message, tags.len());
+                push_tags(&mut message, tags);
+            }
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_the_documented_form() {
+        let tags: [&[u8]; 2] = [b"a", b"\0\r\n"];
+        assert_eq!(
+            encode(258, News::Tags(Effect::Gone, &tags)),
+            b"\x01I\0\0\0\0\0\0\x01\x02\0\0\0\x01a\0\0\0\x03\0\r\n"
+        );
+        assert_eq!(encode(1, News::Flush), b"\x01F\0\0\0\0\0\0\0\x01");
+        let condition = Condition {
+            all: Some(&tags[..1]),
+            any: None,
+            none: Some(&tags[..1]),
+        };
+        assert_eq!(
+            encode(1, News::Where(Effect::Stale, condition)),
+            b"\x01w\0\0\0\0\0\0\0\x01A\0\0\0\x01\0\0\0\x01aN\0\0\0\x01\0\0\0\x01a"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Commands whose work is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits.
+//!
+//! The first slice runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts,
+//! where nobody can wait, all of it does.
+
+use std::ffi::c_void;
+use std::time::{Duration, Instant};
+
+use redis_module::raw;
+
+use super::barrier::{Place, guard};
+use super::context::Context;
+use super::state;
+use crate::error::Error;
+
+/// Work that can be interrupted.
+pub(crate) trait Work {
+    /// Does a little of it, a few microseconds. True when all is done.
+    fn step(&mut self) -> bool;
+
+    /// Tells the caller.
+    fn reply(&mut self, ctx: &Context<'_>);
+}
+
+/// Work whose caller waits.
+struct Waited<W> {
+    work: W,
+    client: *mut raw::RedisModuleBlockedClient,
+}
+
+/// Does the work and replies, now or later.
+pub(crate) fn run<W: Work + 'static>(ctx: &Context<'_>, mut work: W) {
+    if !ctx.may_block() {
+        while !work.step() {}
+        work.reply(ctx);
+    } else if slice(&mut work) {
+        work.reply(ctx);
+    } else {
+        // SAFETY: the context is that of a command that may block. Without callbacks and without a time-out; the
+        // handle lives until `RedisModule_UnblockClient`, which `on_timer` calls once.
+        let client = unsafe { api!(RedisModule_BlockClient(ctx.as_raw(), None, None, None, 0)) };
+        arm(ctx, Box::new(Waited { work, client }));
+    }
+}
+
+/// Works for the budget of a slice. True when all is done.
+fn slice(work: &mut impl Work) -> bool {
+    let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
+    let start = Instant::now();
+    loop {
+        if work.step() {
+            return true;
+        }
+        if start.elapsed() >= budget {
+            return false;
+        }
+    }
+}
+
+fn arm<W: Work + 'static>(ctx: &Context<'_>, waited: Box<Waited<W>>) {
+    // SAFETY: the context is alive; the timer gets the box, and takes it back when it fires, which it does once.
+    unsafe {
+        api!(RedisModule_CreateTimer(
+            ctx.as_raw(),
+            1,
+            Some(on_timer::<W>),
+            Box::into_raw(waited).cast()
+        ))
+    };
+}
+
+unsafe extern "C" fn on_timer<W: Work + 'static>(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+    // SAFETY: the server passes a live context, and the box of `arm`.
+    let (ctx, mut waited) = unsafe {
+        (
+            Context::from_raw(ctx),
+            Box::from_raw(data.cast::<Waited<W>>()),
+        )
+    };
+    let client = waited.client;
+    let finished = guard(Place::Timer, true, || {
+        if !slice(&mut waited.work) {
+            arm(&ctx, waited);
+            return false;
+        }
+        answer(client, |ctx| waited.work.reply(ctx));
+        true
+    });
+    if finished {
+        // SAFETY: made by `run`, ended once.
+        unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
+    }
+}
+
+/// Replies to a client that waits.
+fn answer(client: *mut raw::RedisModuleBlockedClient, reply: impl FnOnce(&Context<'_>)) {
+    // SAFETY: the client is blocked, so its handle is alive; the context is freed once. All this is on the main thread.
+    unsafe {
+        let raw = api!(RedisModule_GetThreadSafeContext(client));
+        let ctx = Context::from_raw(raw);
+        if !guard(Place::Command, false, || {
+            reply(&ctx);
+            true
+        }) {
+            ctx.reply_error(&Error::Internal);
+        }
+        api!(RedisModule_FreeThreadSafeContext(raw));
+    }
+}
