@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, free_port, wait_until,
@@ -158,6 +159,93 @@ fn a_slot_moved_key_by_key_takes_its_entries_along() {
         assert!(inspect(&mut there, "{x}42").unwrap().expires);
         assert_eq!(call!(there, "CACHE.INVALIDATE", "b"), Reply::Int(200));
         assert_eq!(call!(here, "CACHE.INVALIDATE", "a"), Reply::Int(1));
+    });
+}
+
+/// Moves a slot without keys.
+fn move_slot(slot: i64, from: &mut RawClient, to: &mut RawClient) {
+    let ((source, _), (target, _)) = (addresses(from), addresses(to));
+    let importing = call!(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", source);
+    assert_eq!(importing, Reply::ok());
+    let migrating = call!(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", target);
+    assert_eq!(migrating, Reply::ok());
+    for client in [&mut *to, &mut *from] {
+        let moved = call!(client, "CLUSTER", "SETSLOT", slot, "NODE", target);
+        assert_eq!(moved, Reply::ok());
+    }
+}
+
+#[test]
+fn a_lease_does_not_survive_the_move_of_its_slot() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        let token = lease(&mut here, "key");
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "key").int();
+        move_slot(slot, &mut here, &mut there);
+        assert!(
+            !set_leased(&mut there, "key", "old", token, &[]),
+            "a lease of the node that had the slot before"
+        );
+        let own = lease(&mut there, "key");
+        assert!(set_leased(&mut there, "key", "new", own, &[]));
+        // Deleted where its slot is now: the first node cannot know.
+        assert_eq!(call!(there, "CACHE.DEL", "key"), Reply::Int(1));
+        move_slot(slot, &mut there, &mut here);
+        assert!(
+            !set_leased(&mut here, "key", "old", token, &[]),
+            "a lease from before the slot went away and came back"
+        );
+        let new = lease(&mut here, "key");
+        assert!(set_leased(&mut here, "key", "new", new, &[]));
+    });
+}
+
+#[test]
+fn an_entry_that_migrates_keeps_state_and_grace() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        for (key, tag) in [("{x}stale", "soft"), ("{x}fresh", "other")] {
+            let set = args![
+                "CACHE.SET",
+                key,
+                "v",
+                "EX",
+                10_000,
+                "GRACE",
+                1_000_000,
+                "TAGS",
+                1,
+                tag
+            ];
+            assert_eq!(here.call(&set), Reply::ok());
+        }
+        assert_eq!(call!(here, "CACHE.REVALIDATE", "soft"), Reply::Int(1));
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "{x}stale").int();
+        let ((source, _), (target, _)) = (addresses(&mut here), addresses(&mut there));
+        call!(there, "CLUSTER", "SETSLOT", slot, "IMPORTING", source);
+        call!(here, "CLUSTER", "SETSLOT", slot, "MIGRATING", target);
+        let migrate = args![
+            "MIGRATE",
+            "127.0.0.1",
+            second.port(),
+            "",
+            0,
+            20_000,
+            "KEYS",
+            "{x}stale",
+            "{x}fresh"
+        ];
+        assert_eq!(here.call(&migrate), Reply::ok());
+        for client in [&mut there, &mut here] {
+            call!(client, "CLUSTER", "SETSLOT", slot, "NODE", target);
+        }
+        assert!(fetch(&mut there, "{x}stale").is_stale("v"));
+        assert!(fetch(&mut there, "{x}fresh").is_hit("v"));
+        let grace = call!(there, "CACHE.INSPECT", "{x}stale").field("grace");
+        assert_eq!(grace, Reply::Int(1_000_000));
+        assert_index_agrees(&second, &[0], &[b"soft"]);
     });
 }
 
