@@ -40,7 +40,7 @@ pub enum Event {
     LeakCleared,
 }
 
-type Callback = Box<dyn Fn(&Event) + Send + Sync>;
+type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// Why a monitor did not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,7 @@ impl Builder {
     /// Adds a callback. It runs on the monitor's thread: what takes long delays the next sample.
     #[must_use]
     pub fn on_event(mut self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.callbacks.push(Box::new(callback));
+        self.callbacks.push(Arc::new(callback));
         self
     }
 
@@ -141,7 +141,7 @@ impl Builder {
             settings: self.settings,
             source: Mutex::new(self.source),
             ring: Mutex::new(Ring::default()),
-            callbacks: self.callbacks,
+            callbacks: Mutex::new(self.callbacks),
         });
         shared.sample();
         let (stop, stopped) = channel();
@@ -193,7 +193,7 @@ struct Shared {
     settings: Settings,
     source: Mutex<Box<dyn Source>>,
     ring: Mutex<Ring>,
-    callbacks: Vec<Callback>,
+    callbacks: Mutex<Vec<Callback>>,
 }
 
 #[derive(Default)]
@@ -233,6 +233,12 @@ impl MemoryMonitor {
     /// The samples that are kept, oldest first.
     pub fn history(&self) -> Vec<Arc<Sample>> {
         lock(&self.shared.ring).samples.iter().cloned().collect()
+    }
+
+    /// Adds a callback, as [`Builder::on_event`] does; it sees what happens from now on and is kept as long as the
+    /// monitor is.
+    pub fn on_event(&self, callback: impl Fn(&Event) + Send + Sync + 'static) {
+        lock(&self.shared.callbacks).push(Arc::new(callback));
     }
 
     /// Time between samples.
@@ -295,8 +301,10 @@ impl Shared {
         });
         let (snapshot, events) = lock(&self.ring).push(&sample, &self.settings);
         drop(source);
+        // A copy: a callback may add another one.
+        let callbacks = lock(&self.callbacks).clone();
         for event in events {
-            for callback in &self.callbacks {
+            for callback in &callbacks {
                 callback(&event);
             }
         }

@@ -1,0 +1,193 @@
+//! Who may do what.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header, uri::Authority};
+use subtle::ConstantTimeEq as _;
+
+use super::problem::Problem;
+
+/// Shortest token that is accepted: 16 characters of base64 are 96 bits.
+const MIN_TOKEN: usize = 16;
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Look at figures.
+    Read,
+    /// Look, clear, invalidate and dump profiles.
+    Admin,
+}
+
+/// Somebody who was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whom the rate limit counts for, such as a user's id.
+    pub name: String,
+    /// What they may do.
+    pub access: Access,
+}
+
+/// Why an [`Auth`] predicate lets somebody not in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Nobody is signed in: 401.
+    Unauthorized,
+    /// Somebody is, who may not: 403.
+    Forbidden,
+}
+
+/// Why a token is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// It could be guessed.
+    #[error("the admin token has {0} characters, at least {MIN_TOKEN} are needed")]
+    Short(usize),
+}
+
+type Predicate = dyn Fn(&Parts) -> Result<Caller, Denied> + Send + Sync;
+
+/// How callers are told apart.
+#[derive(Clone)]
+pub struct Auth(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Tokens(Vec<(Arc<str>, Access)>),
+    Predicate(Arc<Predicate>),
+    None,
+}
+
+impl Auth {
+    /// Whoever sends `Authorization: Bearer <token>` is an admin. Compared in constant time.
+    ///
+    /// # Errors
+    /// When the token has less than 16 characters.
+    pub fn bearer(token: &str) -> Result<Self, AuthError> {
+        Self(Kind::Tokens(Vec::new())).or_token(token, Access::Admin)
+    }
+
+    /// Lets in a second token that may only look; its holder gets 403 for everything else. Does nothing where
+    /// callers are not told apart by tokens.
+    ///
+    /// # Errors
+    /// When the token has less than 16 characters.
+    pub fn or_reader(self, token: &str) -> Result<Self, AuthError> {
+        self.or_token(token, Access::Read)
+    }
+
+    fn or_token(mut self, token: &str, access: Access) -> Result<Self, AuthError> {
+        let token = token.trim();
+        if token.len() < MIN_TOKEN {
+            return Err(AuthError::Short(token.len()));
+        }
+        if let Kind::Tokens(tokens) = &mut self.0 {
+            tokens.push((token.into(), access));
+        }
+        Ok(self)
+    }
+
+    /// The application decides, by its own sessions or users.
+    pub fn predicate(
+        predicate: impl Fn(&Parts) -> Result<Caller, Denied> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Kind::Predicate(Arc::new(predicate)))
+    }
+
+    /// Everybody on this machine is an admin. Requests must name a loopback host, so that a web page elsewhere cannot
+    /// reach it through the browser of somebody here (DNS rebinding); [`serve`](super::serve) refuses other
+    /// addresses than loopback ones.
+    pub fn insecure_on_loopback() -> Self {
+        Self(Kind::None)
+    }
+
+    pub(super) fn is_insecure(&self) -> bool {
+        matches!(self.0, Kind::None)
+    }
+
+    /// Lets a request in that needs this access.
+    pub(super) fn check(&self, request: &Parts, needed: Access) -> Result<Caller, Problem> {
+        let caller = match &self.0 {
+            Kind::Tokens(tokens) => {
+                by_token(tokens, &request.headers).ok_or_else(Problem::unauthorized)?
+            }
+            Kind::Predicate(predicate) => predicate(request).map_err(|denied| match denied {
+                Denied::Unauthorized => Problem::unauthorized(),
+                Denied::Forbidden => Problem::forbidden("This user may not use the admin endpoint"),
+            })?,
+            Kind::None if names_loopback(request) => Caller {
+                name: "loopback".into(),
+                access: Access::Admin,
+            },
+            Kind::None => {
+                return Err(Problem::forbidden(
+                    "Without authorisation only a loopback host name is answered",
+                ));
+            }
+        };
+        if needed == Access::Admin && from_another_site(&request.headers) {
+            return Err(Problem::forbidden(
+                "The request was made by a page of another site",
+            ));
+        }
+        if caller.access < needed {
+            return Err(Problem::forbidden("This caller may only look"));
+        }
+        Ok(caller)
+    }
+}
+
+fn by_token(tokens: &[(Arc<str>, Access)], headers: &HeaderMap) -> Option<Caller> {
+    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, given) = given.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let given = given.trim().as_bytes();
+    let mut found = None;
+    // All of them, whichever matches: the time tells nothing about the others.
+    for (i, (token, access)) in tokens.iter().enumerate() {
+        if bool::from(token.as_bytes().ct_eq(given)) {
+            found = Some(Caller {
+                name: format!("token {i}"),
+                access: *access,
+            });
+        }
+    }
+    found
+}
+
+/// Browsers say where a request comes from; what is no browser does not.
+fn from_another_site(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+fn names_loopback(request: &Parts) -> bool {
+    let host = request.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    host.is_some_and(|authority| {
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost")
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Tokens(_) => "Auth(bearer)",
+            Kind::Predicate(_) => "Auth(predicate)",
+            Kind::None => "Auth(none, loopback only)",
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Every instance publishes its figures into the server itself, as an entry with a tag and a TTL: one page, and
+//! `redis-cli`, show all of them, and one that ended disappears by itself.
+//!
+//! ```text
+//! CACHE.TAGSCAN tagcache:instances 0
+//! CACHE.GET tagcache:instance:web-1
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::RedisResult;
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{Event, MemoryMonitor, Server, Snapshot, Status};
+
+/// The tag that all instances' entries carry.
+const TAG: &str = "tagcache:instances";
+/// What an instance's key begins with.
+const KEY: &str = "tagcache:instance:";
+/// Instances that are listed at most.
+const MAX_INSTANCES: usize = 1000;
+/// Not published more often than this, however often samples are taken.
+const SHORTEST: Duration = Duration::from_secs(5);
+
+/// What an instance tells of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Its name.
+    pub instance: String,
+    /// How it is doing.
+    pub status: Status,
+    /// Heap used in percent of its total.
+    pub heap_percent: Option<f64>,
+    /// Heap used, bytes.
+    pub heap_used: Option<u64>,
+    /// Resident memory, bytes.
+    pub rss: Option<u64>,
+    /// Whether its growth looks like a leak.
+    pub leak_suspected: bool,
+    /// Entries of its local tier.
+    pub local_entries: Option<u64>,
+    /// Reads that either tier answered, in percent.
+    pub hit_rate: Option<f64>,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Of this crate.
+    pub version: String,
+}
+
+/// Publishes an instance's figures; made by [`Fleet::join`].
+#[derive(Debug)]
+pub struct Fleet;
+
+impl Fleet {
+    /// Publishes the monitor's figures under this name from now on, at most every 5 s, for as long as the monitor
+    /// runs. The entry lives for three intervals. A server that does not answer is tried again with the next sample.
+    pub fn join(monitor: &MemoryMonitor, server: Server, instance: &str) {
+        let interval = monitor.interval().max(SHORTEST);
+        let instance = instance.to_owned();
+        let published: Arc<Mutex<Option<Instant>>> = Arc::default();
+        publish(&server, &instance, &monitor.snapshot(), interval);
+        monitor.on_event(move |event| {
+            let Event::Sample(snapshot) = event else {
+                return;
+            };
+            let mut last = published.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_none_or(|last| last.elapsed() >= interval) {
+                *last = Some(Instant::now());
+                publish(&server, &instance, snapshot, interval);
+            }
+        });
+    }
+
+    /// All instances that have published lately, by name.
+    ///
+    /// # Errors
+    /// When the server does not answer or has no module.
+    pub fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
+        instances(server)
+    }
+}
+
+fn publish(server: &Server, name: &str, snapshot: &Snapshot, interval: Duration) {
+    let memory = &snapshot.latest.memory;
+    let instance = Instance {
+        instance: name.to_owned(),
+        status: snapshot.status,
+        heap_percent: snapshot.heap_percent(),
+        heap_used: memory.heap_used,
+        rss: memory.rss,
+        leak_suspected: snapshot.leak_suspected,
+        local_entries: snapshot.latest.local.map(|local| local.entries),
+        hit_rate: snapshot.rates.hit_rate,
+        uptime_seconds: snapshot.uptime.as_secs_f64(),
+        at: humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let Ok(value) = serde_json::to_vec(&instance) else {
+        return;
+    };
+    let key = format!("{KEY}{name}");
+    let ttl = (interval * 3).as_millis().to_string();
+    let args: [&[u8]; 7] = [
+        key.as_bytes(),
+        &value,
+        b"PX",
+        ttl.as_bytes(),
+        b"TAGS",
+        b"1",
+        TAG.as_bytes(),
+    ];
+    // What an instance cannot tell now it tells with its next sample.
+    let _ = server.command::<()>("CACHE.SET", &args);
+}
+
+pub(super) fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    let mut cursor = b"0".to_vec();
+    loop {
+        let args: [&[u8]; 4] = [TAG.as_bytes(), &cursor, b"COUNT", b"100"];
+        let (next, found): (Vec<u8>, Vec<Vec<u8>>) = server.command("CACHE.TAGSCAN", &args)?;
+        keys.extend(found);
+        cursor = next;
+        if cursor == b"0" || keys.len() >= MAX_INSTANCES {
+            break;
+        }
+    }
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let args: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let values: Vec<Option<Vec<u8>>> = server.command("CACHE.MGET", &args)?;
+    let parsed = values
+        .into_iter()
+        .flatten()
+        .filter_map(|value| serde_json::from_slice(&value).ok());
+    let mut instances: Vec<Instance> = parsed.collect();
+    // A scan may return a key twice.
+    instances.sort_by(|a, b| a.instance.cmp(&b.instance));
+    instances.dedup_by(|a, b| a.instance == b.instance);
+    Ok(instances)
+}

@@ -1,0 +1,54 @@
+//! The admin endpoint: memory statistics, cache control, metrics and the dashboard, as an [`axum::Router`] to mount
+//! or to [`serve`].
+//!
+//! | | |
+//! |---|---|
+//! | `GET /` | the dashboard; holds no data itself, so it needs no authorisation |
+//! | `GET /healthz` | 200 while the process answers; no authorisation |
+//! | `GET /metrics` | Prometheus text of process, local tier and server |
+//! | `GET /api/admin/memory-stats` | [`memory-stats.schema.json`](https://json-schema.org) in `client/schema` describes it |
+//! | `GET /api/admin/memory-stats/stream` | the same as server-sent events `stats`, one a sample |
+//! | `GET /api/admin/overview` | top keys, tags by memory, instances |
+//! | `GET /api/admin/charts/{name}` | SVG over the samples that are kept: `memory`, `hit-rate`, `invalidations`, `backlog` |
+//! | `POST /api/admin/cache/clear` | drops every entry of both tiers |
+//! | `POST /api/admin/cache/invalidate` | drops what carries a tag: `{"tags": ["tenant:7"], "soft": false}` |
+//! | `POST /api/admin/heap-profile` | pprof of this process's heap; with the feature `jemalloc` |
+//!
+//! Everything else under `/` is 404. Errors are `application/problem+json` (RFC 9457). Requests are limited per
+//! caller ([`Builder::requests_per_minute`]); beyond that the answer is 429 with `Retry-After`.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use tagcache::http::{Admin, Auth};
+//! use tagcache::memory::{MemoryMonitor, ProcessSource, Server};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::open("redis://127.0.0.1:6379/")?;
+//! let source = ProcessSource::default().server(server.clone());
+//! let monitor = Arc::new(MemoryMonitor::builder(source).start()?);
+//! let admin = Admin::builder(monitor, Auth::bearer(&std::env::var("ADMIN_TOKEN")?)?)
+//!     .server(server)
+//!     .build();
+//! let application = axum::Router::new().merge(admin.router());
+//! # Ok(())
+//! # }
+//! ```
+
+mod admin;
+mod auth;
+mod charts;
+mod control;
+mod fleet;
+mod limit;
+mod page;
+mod problem;
+mod profile;
+mod prometheus;
+mod serve;
+mod stats;
+mod stream;
+
+pub use admin::{Admin, Builder};
+pub use auth::{Access, Auth, AuthError, Caller, Denied};
+pub use fleet::{Fleet, Instance};
+pub use serve::{ServeError, serve};

@@ -1,0 +1,92 @@
+//! The body of `GET /api/admin/memory-stats`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::admin::Admin;
+use crate::memory::{LocalEntry, ServerState, Snapshot};
+
+/// Entries of the local tier that are listed, the most read first.
+const ENTRIES: usize = 50;
+
+/// The guide's shape: figures as texts with their units. `raw` holds the same and more as numbers. What cannot be
+/// known is null.
+pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> Value {
+    let memory = &snapshot.latest.memory;
+    let local = snapshot.latest.local;
+    let figures = snapshot.latest.server.figures();
+    let entries = admin
+        .local()
+        .map(|local| local.entries(ENTRIES))
+        .unwrap_or_default();
+    json!({
+        "status": snapshot.status,
+        "memory": {
+            "heapUsed": memory.heap_used.map(megabytes),
+            "heapTotal": memory.heap_total(snapshot.heap_total).map(megabytes),
+            "heapPercent": snapshot.heap_percent().map(|percent| format!("{percent:.2}%")),
+            "external": memory.external.map(megabytes),
+            "rss": memory.rss.map(megabytes),
+        },
+        "cache": {
+            "local": {
+                "totalEntries": local.map_or(0, |local| local.entries),
+                "entries": entries.iter().map(entry).collect::<Vec<_>>(),
+            },
+            "redis": {
+                "connected": figures.is_some(),
+                "keyCount": figures.map(|figures| figures.key_count),
+            },
+        },
+        "uptime": format!("{:.2} minutes", snapshot.uptime.as_secs_f64() / 60.0),
+        "timestamp": humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
+        "raw": raw(admin, snapshot),
+    })
+}
+
+fn raw(admin: &Admin, snapshot: &Snapshot) -> Value {
+    let memory = &snapshot.latest.memory;
+    let server = match &snapshot.latest.server {
+        ServerState::None => json!({"state": "none"}),
+        ServerState::Unreachable(error) => json!({"state": "unreachable", "error": **error}),
+        ServerState::Up(figures) => json!({"state": "up", "figures": **figures}),
+    };
+    let mut raw = json!({
+        "instance": admin.instance(),
+        "uptimeSeconds": snapshot.uptime.as_secs_f64(),
+        "intervalSeconds": admin.monitor().interval().as_secs_f64(),
+        "memory": memory,
+        "heapTotal": memory.heap_total(snapshot.heap_total),
+        "heapPercent": snapshot.heap_percent(),
+        "growth": snapshot.growth,
+        "leakSuspected": snapshot.leak_suspected,
+        "longestPauseMs": snapshot.longest_pause().map(milliseconds),
+        "rates": snapshot.rates,
+        "local": snapshot.latest.local,
+        "server": server,
+        "alerts": [],
+        "channels": {},
+    });
+    admin.add_alerts(&mut raw);
+    raw
+}
+
+fn entry(entry: &LocalEntry) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    json!({
+        "key": text(&entry.key),
+        "hits": entry.hits,
+        "bytes": entry.bytes,
+        "ttlMs": entry.ttl.map(milliseconds),
+        "tags": entry.tags.iter().map(|tag| text(tag)).collect::<Vec<_>>(),
+    })
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1_048_576.0)
+}

@@ -1,0 +1,170 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tagcache::memory::{LocalEntry, LocalFigures, LocalTier, ProcessSource, Server as Watched};
+use tagcache_tests::Server;
+
+use crate::endpoint::{Endpoint, builder};
+
+/// Counts what it is told to drop.
+#[derive(Default)]
+struct Counting {
+    cleared: AtomicU64,
+    tags: AtomicU64,
+}
+
+impl LocalTier for Counting {
+    fn figures(&self) -> LocalFigures {
+        LocalFigures {
+            entries: 5,
+            ..LocalFigures::default()
+        }
+    }
+
+    fn entries(&self, _: usize) -> Vec<LocalEntry> {
+        Vec::new()
+    }
+
+    fn clear(&self) {
+        self.cleared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn invalidate(&self, tags: &[Vec<u8>]) {
+        self.tags.fetch_add(tags.len() as u64, Ordering::Relaxed);
+    }
+}
+
+struct Setup {
+    server: Server,
+    local: Arc<Counting>,
+    endpoint: Endpoint,
+}
+
+fn setup() -> Setup {
+    let server = Server::start();
+    let mut connection = server.connection();
+    for (key, tag) in [("a", "red"), ("b", "red"), ("c", "blue")] {
+        redis::cmd("CACHE.SET")
+            .arg(key)
+            .arg("v")
+            .arg("TAGS")
+            .arg(1)
+            .arg(tag)
+            .exec(&mut connection)
+            .unwrap();
+    }
+    redis::cmd("SET")
+        .arg("other")
+        .arg("v")
+        .exec(&mut connection)
+        .unwrap();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let local = Arc::new(Counting::default());
+    let source = ProcessSource::default()
+        .server(watched.clone())
+        .local(Arc::<Counting>::clone(&local));
+    let admin = builder(source)
+        .server(watched)
+        .local(Arc::<Counting>::clone(&local))
+        .build();
+    Setup {
+        server,
+        local,
+        endpoint: Endpoint::start(admin),
+    }
+}
+
+fn get(server: &Server, command: &str, key: &str) -> Option<String> {
+    redis::cmd(command)
+        .arg(key)
+        .query(&mut server.connection())
+        .unwrap()
+}
+
+#[test]
+fn invalidating_drops_what_carries_a_tag_in_both_tiers() {
+    let Setup {
+        server,
+        local,
+        endpoint,
+    } = setup();
+    let answer = endpoint.post(
+        "/api/admin/cache/invalidate",
+        r#"{"tags": ["red", "none"]}"#,
+    );
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"invalidated": 2}))
+    );
+    assert_eq!(get(&server, "CACHE.GET", "a"), None);
+    assert_eq!(get(&server, "CACHE.GET", "c").as_deref(), Some("v"));
+    assert_eq!(local.tags.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn clearing_drops_every_entry_and_nothing_else() {
+    let Setup {
+        server,
+        local,
+        endpoint,
+    } = setup();
+    // As the guide's rollback does: no body, no content type.
+    let authorization = format!("Bearer {}", crate::endpoint::TOKEN);
+    let answer = endpoint.send(
+        "POST",
+        "/api/admin/cache/clear",
+        &[("authorization", &authorization)],
+        "",
+    );
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"cleared": {"local": 5, "redis": 3}}))
+    );
+    assert_eq!(get(&server, "CACHE.GET", "c"), None);
+    assert_eq!(get(&server, "GET", "other").as_deref(), Some("v"));
+    assert_eq!(local.cleared.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn requests_that_make_no_sense_change_nothing() {
+    let Setup {
+        server,
+        endpoint,
+        local,
+    } = setup();
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("{}", 422),
+        (r#"{"tags": []}"#, 422),
+        (r#"{"tags": ["red"], "hard": true}"#, 422),
+    ] {
+        let answer = endpoint.post("/api/admin/cache/invalidate", body);
+        assert_eq!(answer.status, status, "{body}: {}", answer.text);
+        assert_eq!(answer.kind, "application/problem+json", "{body}");
+    }
+    let refused = endpoint.post("/api/admin/cache/invalidate", r#"{"tags": [""]}"#);
+    assert_eq!(refused.status, 502, "{}", refused.text);
+    assert_eq!(endpoint.get("/api/admin/cache/clear").status, 405);
+    assert_eq!(get(&server, "CACHE.GET", "a").as_deref(), Some("v"));
+    assert_eq!(local.tags.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_server_that_is_away_is_told_and_the_local_tier_kept() {
+    let Setup {
+        mut server,
+        endpoint,
+        local,
+    } = setup();
+    server.stop();
+    let answer = endpoint.post("/api/admin/cache/clear", "");
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (502, "application/problem+json")
+    );
+    assert_eq!(local.cleared.load(Ordering::Relaxed), 0);
+    let overview = endpoint.get("/api/admin/overview").json();
+    assert_eq!(overview["instances"], Value::Null);
+}

@@ -1,0 +1,12 @@
+//! The admin endpoint over real connections, with a real server behind it.
+#![forbid(unsafe_code)]
+// A helper that cannot go on fails its test, as the test itself would.
+#![allow(clippy::unwrap_used)]
+
+mod auth;
+mod control;
+mod endpoint;
+mod fleet;
+mod metrics;
+mod stats;
+mod stream;

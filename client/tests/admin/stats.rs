@@ -1,0 +1,154 @@
+use std::sync::Arc;
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+use tagcache::alerts::{Alerts, Config};
+use tagcache::memory::{ProcessSource, Server as Watched};
+use tagcache_tests::{DEADLINE, Server, wait_until};
+
+use crate::endpoint::{Endpoint, Guide, Local, Unknown, builder};
+
+fn schema() -> Validator {
+    let text = include_str!("../../schema/memory-stats.schema.json");
+    jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()
+}
+
+fn check(stats: &Value) {
+    let errors: Vec<_> = schema()
+        .iter_errors(stats)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{stats:#}");
+}
+
+#[test]
+fn the_answer_has_the_guides_shape() {
+    let endpoint = Endpoint::start(builder(Guide).local(Arc::new(Local)).build());
+    let answer = endpoint.get("/api/admin/memory-stats");
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (200, "application/json")
+    );
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    let stats = answer.json();
+    check(&stats);
+    assert_eq!(stats["status"], "healthy");
+    assert_eq!(
+        stats["memory"],
+        json!({"heapUsed": "145.23 MB", "heapTotal": "200.00 MB", "heapPercent": "72.61%", "external": "5.42 MB", "rss": "185.67 MB"})
+    );
+    assert_eq!(
+        stats["cache"],
+        json!({
+            "local": {"totalEntries": 15, "entries": [{"key": "page:/\u{fffd}", "hits": 3, "bytes": 100, "ttlMs": 1500.0, "tags": ["tenant:7"]}]},
+            "redis": {"connected": false, "keyCount": null},
+        })
+    );
+    assert_eq!(stats["raw"]["longestPauseMs"], 1.5);
+    assert_eq!(stats["raw"]["local"]["hits"], 3);
+    assert_eq!(stats["raw"]["memory"]["limit"], 200 * 1024 * 1024);
+}
+
+#[test]
+fn what_cannot_be_known_is_null() {
+    let endpoint = Endpoint::start(builder(Unknown).build());
+    let stats = endpoint.get("/api/admin/memory-stats").json();
+    check(&stats);
+    let memory = stats["memory"].as_object().unwrap();
+    assert!(memory.values().all(Value::is_null), "{memory:?}");
+    assert_eq!(stats["raw"]["growth"], Value::Null);
+    assert_eq!(stats["raw"]["local"], Value::Null);
+}
+
+#[test]
+fn a_server_that_comes_and_goes_shows() {
+    let mut server = Server::start();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let source = ProcessSource::default().server(watched.clone());
+    let rules = "alerts: [{name: Away, condition: cache.redis.connected == false, severity: critical, channels: [log]}]";
+    let alerts = Arc::new(
+        Alerts::builder(Config::from_yaml(rules).unwrap())
+            .start()
+            .unwrap(),
+    );
+    let admin = builder(source)
+        .server(watched)
+        .alerts(Arc::clone(&alerts))
+        .build();
+    let endpoint = Endpoint::start(admin);
+    let mut connection = server.connection();
+    let set = |connection: &mut redis::Connection, key: &str| {
+        redis::cmd("CACHE.SET")
+            .arg(key)
+            .arg("v")
+            .arg("TAGS")
+            .arg(1)
+            .arg("t")
+            .exec(connection)
+            .unwrap();
+    };
+    set(&mut connection, "a");
+    redis::cmd("SET")
+        .arg("other")
+        .arg("1")
+        .exec(&mut connection)
+        .unwrap();
+
+    let stats = || {
+        let stats = endpoint.get("/api/admin/memory-stats").json();
+        check(&stats);
+        stats
+    };
+    wait_until("the entry shows", DEADLINE, || {
+        stats()["raw"]["server"]["figures"]["cache"]["entries"] == 1
+    });
+    let up = stats();
+    assert_eq!(
+        up["cache"]["redis"],
+        json!({"connected": true, "keyCount": 2})
+    );
+    assert!(
+        up["raw"]["server"]["figures"]["usedMemory"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    assert_eq!(up["raw"]["alerts"][0]["state"], "quiet");
+
+    server.stop();
+    wait_until("it is gone", DEADLINE, || {
+        stats()["cache"]["redis"]["connected"] == false
+    });
+    assert_eq!(stats()["raw"]["server"]["state"], "unreachable");
+    server.restart();
+    wait_until("it is back", DEADLINE, || {
+        stats()["cache"]["redis"]["connected"] == true
+    });
+}
+
+#[test]
+fn a_server_without_the_module_is_connected_and_has_no_cache() {
+    let server = Server::builder().without_module().start();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let endpoint = Endpoint::start(builder(ProcessSource::default().server(watched)).build());
+    let stats = endpoint.get("/api/admin/memory-stats").json();
+    check(&stats);
+    assert_eq!(stats["cache"]["redis"]["connected"], true);
+    assert_eq!(stats["raw"]["server"]["figures"]["cache"], Value::Null);
+}
+
+#[test]
+fn charts_are_drawn_from_the_samples_that_are_kept() {
+    let endpoint = Endpoint::start(builder(Guide).build());
+    let chart = || endpoint.get("/api/admin/charts/memory?width=300&height=100");
+    wait_until("there are samples", DEADLINE, || chart().status == 200);
+    let drawn = chart();
+    assert_eq!(drawn.kind, "image/svg+xml");
+    assert!(
+        drawn.text.contains("width=\"300\" height=\"100\""),
+        "{}",
+        drawn.text
+    );
+    assert_eq!(endpoint.get("/api/admin/charts/backlog").status, 204);
+    assert_eq!(endpoint.get("/api/admin/charts/nothing").status, 404);
+}
