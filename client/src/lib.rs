@@ -40,6 +40,8 @@
 //! this crate a whole program (`make run` in the repository's root runs it).
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "alerts")]
 pub mod alerts;
 #[cfg(feature = "remote")]
