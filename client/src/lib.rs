@@ -40,13 +40,13 @@
 //! this crate a whole program (`make run` in the repository's root runs it).
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "http")]
-pub mod http;
 #[cfg(feature = "alerts")]
 pub mod alerts;
 #[cfg(feature = "remote")]
 mod cache;
 mod entry;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod local;
 #[cfg(feature = "monitor")]
 pub mod memory;
