@@ -1,0 +1,381 @@
+//! Each call does what it says, and what a process holds goes when the server says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tagcache::{Bytes, Cache, Entry, Error, Remedy};
+use tagcache_tests::{Server, args, for_each_engine};
+
+use crate::support::{builder, cache_at, connected, eventually, is_local, long, on_server, run, warm};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct User {
+    name: String,
+    age: u8,
+}
+
+fn ada() -> User {
+    User { name: "Ada".to_owned(), age: 36 }
+}
+
+#[test]
+fn what_is_set_is_read_by_this_and_other_processes() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        run(async {
+            let (here, there) = (cache_at(&server).await, cache_at(&server).await);
+            here.set("user", &ada(), long().tags(["users"])).await.unwrap();
+            assert_eq!(here.get::<User>("user").await.unwrap(), Some(ada()));
+            assert_eq!(there.get::<User>("user").await.unwrap(), Some(ada()));
+            assert_eq!(there.get::<User>("nobody").await.unwrap(), None);
+            // Plain JSON, for whoever else reads it.
+            let json = on_server(&mut server.raw(), "user").unwrap();
+            assert_eq!(json, r#"{"name":"Ada","age":36}"#);
+        });
+    });
+}
+
+#[test]
+fn a_value_that_was_read_once_is_answered_without_the_server() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        let before = cache.stats();
+        for _ in 0..100 {
+            assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("value"));
+        }
+        let after = cache.stats();
+        assert_eq!(after.local.hits - before.local.hits, 100);
+        assert_eq!(after.server_hits, before.server_hits);
+    });
+}
+
+/// Something that makes an entry go, done by somebody else.
+type Change = (&'static str, Vec<Vec<u8>>);
+
+#[test]
+fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let changes: Vec<Change> = vec![
+            ("overwritten", args!["CACHE.SET", "key", r#""new""#]),
+            ("deleted", args!["CACHE.DEL", "key"]),
+            ("touched", args!["CACHE.TOUCH", "key", "EX", 900]),
+            ("invalidated by tag", args!["CACHE.INVALIDATE", "other", "tag"]),
+            ("invalidated softly", args!["CACHE.REVALIDATE", "tag"]),
+            ("invalidated by a condition", args!["CACHE.INVALIDATEWHERE", "ALL", 1, "tag"]),
+            ("flushed", args!["CACHE.FLUSH"]),
+            ("deleted natively", args!["DEL", "key"]),
+            ("unlinked", args!["UNLINK", "key"]),
+            ("renamed", args!["RENAME", "key", "elsewhere"]),
+            ("replaced by another", args!["RENAME", "another", "key"]),
+            ("overwritten by a string", args!["SET", "key", "string"]),
+            ("expired natively", args!["PEXPIRE", "key", 1]),
+            ("flushed natively", args!["FLUSHALL"]),
+            ("flushed natively in the background", args!["FLUSHALL", "ASYNC"]),
+            ("moved", args!["MOVE", "key", 5]),
+        ];
+        run(async {
+            let cache = cache_at(&server).await;
+            let mut other = server.raw();
+            for (how, change) in changes {
+                other.call(&args!["FLUSHALL"]);
+                other.call(&args!["CACHE.SET", "another", r#""b""#]);
+                cache.set("key", &"old".to_owned(), long().tags(["tag"])).await.unwrap();
+                assert_eq!(warm(&cache, "key").await.as_deref(), Some("old"), "{how}");
+                let reply = other.call(&change);
+                assert!(!reply.is_error(), "{how}: {reply:?}");
+                eventually(how, async || !is_local(&cache, "key").await).await;
+            }
+        });
+    });
+}
+
+#[test]
+fn a_caller_reads_its_own_writes_at_once() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        for n in 0..200 {
+            let value = n.to_string();
+            cache.set("key", &value, long().tags(["tag"])).await.unwrap();
+            assert_eq!(cache.get::<String>("key").await.unwrap(), Some(value));
+            let _: Option<String> = cache.get("key").await.unwrap();
+            match n % 3 {
+                0 => assert!(cache.remove("key").await.unwrap()),
+                1 => assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1),
+                _ => assert_eq!(cache.clear().await.unwrap(), 1),
+            }
+            assert_eq!(cache.get::<String>("key").await.unwrap(), None, "round {n}");
+        }
+    });
+}
+
+#[test]
+fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
+    let server = Server::start();
+    run(async {
+        let slow = connected(builder(server.port()).entering_delay(Duration::from_millis(200))).await;
+        let other = cache_at(&server).await;
+        for round in 0..3 {
+            other.set("key", &"old".to_owned(), long().tags(["tag"])).await.unwrap();
+            let before = slow.stats();
+            let read = tokio::spawn({
+                let slow = slow.clone();
+                async move { slow.get::<String>("key").await.unwrap() }
+            });
+            // The answer is there, its task sleeps. Now the server says that it is outdated.
+            eventually("the server was asked", async || {
+                let stats = other.server_stats().await.remove(0).1.unwrap();
+                stats.get("hits").unwrap() as u64 > round
+            })
+            .await;
+            match round {
+                0 => drop(other.invalidate_tags(["tag"]).await.unwrap()),
+                1 => drop(other.remove("key").await.unwrap()),
+                _ => drop(other.clear().await.unwrap()),
+            }
+            assert_eq!(read.await.unwrap().as_deref(), Some("old"));
+            let after = slow.stats();
+            assert_eq!((after.overtaken - before.overtaken, after.entered - before.entered), (1, 0));
+            assert_eq!(slow.get::<String>("key").await.unwrap(), None);
+        }
+    });
+}
+
+#[test]
+fn several_keys_are_read_together() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        for n in 0..50 {
+            cache.set(&format!("key{n}"), &n, long()).await.unwrap();
+        }
+        let keys: Vec<String> = (0..60).map(|n| format!("key{n}")).collect();
+        let expected: Vec<Option<i32>> = (0..60).map(|n| (n < 50).then_some(n)).collect();
+        assert_eq!(cache.get_many::<i32>(&keys).await.unwrap(), expected);
+        let before = cache.stats();
+        assert_eq!(cache.get_many::<i32>(&keys).await.unwrap(), expected);
+        let after = cache.stats();
+        assert_eq!(after.server_hits, before.server_hits, "what was found is held now");
+        assert_eq!(cache.get_many::<i32>(Vec::<&str>::new()).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn values_expire_here_no_later_than_there() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let brief = Entry::ttl(Duration::from_millis(150));
+        cache.set("key", &"value".to_owned(), brief).await.unwrap();
+        eventually("it expires", async || {
+            let held = cache.get::<String>("key").await.unwrap();
+            // Asked after it was read here: what is not there any more cannot have been read later.
+            let there = on_server(&mut server.raw(), "key");
+            assert!(held.is_none() || there.is_some() || cache.get::<String>("key").await.unwrap().is_none());
+            held.is_none()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn touch_gives_new_times_and_says_whether_there_was_something() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        assert!(!cache.touch("key", long()).await.unwrap());
+        cache.set("key", &1, long()).await.unwrap();
+        assert!(cache.touch("key", Entry::ttl(Duration::from_secs(5000))).await.unwrap());
+        let ttl = server.raw().call(&["TTL", "key"]).int();
+        assert!((4990..=5000).contains(&ttl), "{ttl}");
+        assert!(cache.touch("key", Entry::forever()).await.unwrap());
+        assert_eq!(server.raw().call(&["TTL", "key"]).int(), -1);
+        assert!(cache.touch("key", Entry::ttl(Duration::ZERO)).await.unwrap());
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn namespaces_share_a_server_and_nothing_else() {
+    let server = Server::start();
+    run(async {
+        let shop = connected(builder(server.port()).namespace("shop")).await;
+        let blog = connected(builder(server.port()).namespace("blog")).await;
+        for cache in [&shop, &blog] {
+            cache.set("key", &"value".to_owned(), long().tags(["tag"])).await.unwrap();
+            cache.set("other", &"value".to_owned(), long()).await.unwrap();
+            warm(cache, "key").await;
+        }
+        assert!(on_server(&mut server.raw(), "shop:key").is_some());
+        assert_eq!(shop.invalidate_tags(["tag"]).await.unwrap(), 1);
+        assert_eq!(shop.get::<String>("key").await.unwrap(), None);
+        assert!(is_local(&blog, "key").await);
+        assert_eq!(shop.clear().await.unwrap(), 1);
+        assert_eq!(blog.get::<String>("other").await.unwrap().as_deref(), Some("value"));
+        let top = blog.top(10).await.unwrap();
+        assert!(top.iter().all(|top| ["key", "other"].contains(&top.key.as_str())), "{top:?}");
+    });
+}
+
+#[test]
+fn a_tag_of_another_client_takes_entries_out_of_a_namespaced_tier() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).namespace("shop")).await;
+        let mut other = server.raw();
+        other.call(&args!["CACHE.SET", "shop:key", r#""value""#, "TAGS", 1, "foreign"]);
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        other.call(&args!["CACHE.INVALIDATE", "foreign"]);
+        eventually("it is gone", async || cache.get::<String>("key").await.unwrap().is_none()).await;
+    });
+}
+
+#[test]
+fn hits_of_the_local_tier_count_on_the_server() {
+    let server = Server::start();
+    run(async {
+        let often = Duration::from_millis(20);
+        let caches = [
+            connected(builder(server.port()).namespace("ns").report_hits_every(often)).await,
+            connected(builder(server.port()).namespace("ns").report_hits_every(often)).await,
+        ];
+        caches[0].set("cold", &"value".to_owned(), long()).await.unwrap();
+        caches[0].set("hot", &"value".to_owned(), long()).await.unwrap();
+        let mut reads = 0;
+        for cache in &caches {
+            for _ in 0..500 {
+                let _: Option<String> = cache.get("hot").await.unwrap();
+                reads += 1;
+            }
+        }
+        let _: Option<String> = caches[0].get("cold").await.unwrap();
+        eventually("all reads are counted", async || {
+            let top = caches[0].top(1).await.unwrap();
+            top[0].key == "hot" && top[0].hits == reads
+        })
+        .await;
+        let stats = [caches[0].stats(), caches[1].stats()];
+        let reported: u64 = stats.iter().map(|stats| stats.hits_reported).sum();
+        let local: u64 = stats.iter().map(|stats| stats.local.hits).sum();
+        assert_eq!(reported, local);
+        assert!(local > 900, "{local} of 1000 reads were answered here");
+    });
+}
+
+#[test]
+fn a_value_of_another_type_is_an_error_that_says_so() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache.set("key", &"text".to_owned(), long()).await.unwrap();
+        let error = cache.get::<User>("key").await.unwrap_err();
+        assert!(matches!(error, Error::Codec { .. }), "{error}");
+        assert_eq!(error.remedy(), Remedy::FixCall);
+        // Held as one type and asked for as another that it can be read as: the server is asked.
+        cache.set("number", &7_u8, long()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(cache.get::<u8>("number").await.unwrap(), Some(7));
+            assert_eq!(cache.get::<u64>("number").await.unwrap(), Some(7));
+        }
+        server.raw().call(&["SET", "string", "value"]);
+        let error = cache.get::<String>("string").await.unwrap_err();
+        assert!(matches!(error, Error::WrongType { .. }), "{error}");
+    });
+}
+
+#[test]
+fn what_the_server_refuses_is_the_callers_to_know() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let long_tag = "t".repeat(600);
+        let error = cache.set("key", &1, long().tags([&long_tag])).await.unwrap_err();
+        assert!(matches!(&error, Error::Rejected { message, .. } if message.contains("512")), "{error}");
+        assert_eq!(error.remedy(), Remedy::FixCall);
+        let loaded = cache.get_or_load("key", long().tags([&long_tag]), || async { Ok::<_, String>(1) }).await;
+        assert!(matches!(loaded, Err(Error::Rejected { .. })), "{loaded:?}");
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn bytes_are_stored_as_they_are() {
+    let server = Server::start();
+    run(async {
+        let cache: Cache<Bytes> = connected(builder(server.port()).codec(Bytes)).await;
+        let odd: Vec<Vec<u8>> = vec![vec![], vec![0, 255, 10, 13], b"\xc1tc1N".to_vec(), vec![7; 100_000]];
+        for bytes in &odd {
+            cache.set("key", bytes, long()).await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(cache.get::<Vec<u8>>("key").await.unwrap().as_ref(), Some(bytes));
+            }
+        }
+        cache.set("text", &"plain".to_owned(), long()).await.unwrap();
+        assert_eq!(on_server(&mut server.raw(), "text").as_deref(), Some("plain"));
+        let shared = cache.get::<Arc<[u8]>>("text").await.unwrap().unwrap();
+        assert_eq!(&*shared, b"plain");
+    });
+}
+
+#[cfg(feature = "msgpack")]
+#[test]
+fn message_pack_is_shorter_and_reads_back() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).codec(tagcache::MessagePack)).await;
+        cache.set("user", &ada(), long()).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(cache.get::<User>("user").await.unwrap(), Some(ada()));
+        }
+        let stored = server.raw().call(&["CACHE.GET", "user"]);
+        assert!(stored.bytes().len() < serde_json::to_vec(&ada()).unwrap().len());
+    });
+}
+
+#[cfg(feature = "compression")]
+#[test]
+fn large_values_are_smaller_on_the_server() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).compress_from(1000)).await;
+        let text = "again and ".repeat(1000);
+        cache.set("key", &text, long()).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(cache.get::<String>("key").await.unwrap().as_ref(), Some(&text));
+        }
+        let stored = server.raw().call(&["CACHE.GET", "key"]);
+        assert!(stored.bytes().len() < 1000);
+        // Who does not compress reads it all the same.
+        assert_eq!(cache_at(&server).await.get::<String>("key").await.unwrap(), Some(text));
+    });
+}
+
+#[test]
+fn without_a_local_tier_everything_still_works() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).local_max_entries(0)).await;
+        cache.set("key", &1, long()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(cache.get::<i32>("key").await.unwrap(), Some(1));
+        }
+        assert_eq!(cache.stats().local.hits, 0);
+        assert_eq!(cache.stats().server_hits, 3);
+    });
+}
+
+#[test]
+fn settings_that_cannot_work_are_said_at_once() {
+    run(async {
+        let config = |result: Result<Cache, Error>| matches!(result, Err(Error::Config { .. }));
+        assert!(config(Cache::builder("no address").build().await));
+        assert!(config(Cache::builder(tagcache::Servers::cluster(Vec::<String>::new())).build().await));
+        let zero = Cache::builder("redis://127.0.0.1:1").command_timeout(Duration::ZERO);
+        assert!(config(zero.build().await));
+    });
+}

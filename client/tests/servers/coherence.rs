@@ -1,0 +1,338 @@
+//! Several processes, one server, everything that can happen to it at random; then the checker reads what each
+//! process saw. And the same with the ordering rule switched off, where the checker must find wrong reads.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tagcache::{Cache, Entry, Error};
+use tagcache_tests::{RawClient, Rng, Server, args, for_each_engine};
+
+use crate::checker::{Event, NEVER, Record, Span, Time, Violation, check};
+use crate::support::{builder, connected, on_server, run};
+
+const KEYS: usize = 40;
+const TAGS: usize = 6;
+const PROCESSES: u64 = 3;
+const TASKS: u64 = 4;
+/// What a push may need on a machine where several processes share two cores, and connections that are dead without
+/// saying so are noticed within 0.6 s.
+const BOUND: Duration = Duration::from_millis(1500);
+
+/// Marks the process that the parent starts, and says what it shall do.
+const CHILD: &str = "TAGCACHE_COHERENCE_CHILD";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Kept,
+    Ignored,
+}
+
+/// What a child is told: port, number, seed, milliseconds of work, rule, file for its records.
+struct Task {
+    port: u16,
+    number: u64,
+    seed: u64,
+    work: Duration,
+    rule: Rule,
+    file: PathBuf,
+}
+
+impl Task {
+    fn to_env(&self) -> String {
+        let (work, rule) = (self.work.as_millis(), self.rule == Rule::Kept);
+        format!("{} {} {} {work} {rule} {}", self.port, self.number, self.seed, self.file.display())
+    }
+
+    fn from_env(text: &str) -> Self {
+        let words: Vec<&str> = text.splitn(6, ' ').collect();
+        let number = |at: usize| words[at].parse::<u64>().expect("a number");
+        Self {
+            port: number(0) as u16,
+            number: number(1),
+            seed: number(2),
+            work: Duration::from_millis(number(3)),
+            rule: if words[4] == "true" { Rule::Kept } else { Rule::Ignored },
+            file: words[5].into(),
+        }
+    }
+
+    fn start(&self) -> Child {
+        let program = std::env::current_exe().expect("the path of this program");
+        Command::new(program)
+            .args(["--exact", "coherence::child", "--include-ignored", "--nocapture"])
+            .env(CHILD, self.to_env())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("this program starts again")
+    }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("a clock after 1970").as_nanos() as Time
+}
+
+/// A value by its number, with some bulk so that memory has something to run out of.
+fn value_of(number: u64) -> String {
+    format!("{number:020}{}", "x".repeat(200))
+}
+
+fn number_of(value: &str) -> u64 {
+    value[..20].parse().expect("one of our values")
+}
+
+#[test]
+#[ignore = "started by the other tests of this module, in processes of their own"]
+fn child() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let task = Task::from_env(&task);
+    let records = run(work(&task));
+    let mut text = String::new();
+    for Record { span: Span { start, end }, event } in records {
+        let (kind, key, value, tags) = match event {
+            Event::Read { key, value } => ('r', key, value, 0),
+            Event::Write { key, value, tags } => ('w', key, value, tags),
+            Event::Remove { key } => ('d', key, 0, 0),
+            Event::Invalidate { tags } => ('i', 0, 0, tags),
+            Event::Flush => ('f', 0, 0, 0),
+        };
+        writeln!(text, "{kind} {key} {value} {tags} {start} {end}").expect("a string takes everything");
+    }
+    std::fs::write(&task.file, text).expect("a file in the parent's directory");
+}
+
+fn records_of(file: &Path) -> Vec<Record> {
+    let text = std::fs::read_to_string(file).expect("the records of a child");
+    let record = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let n = |at: usize| words[at].parse::<u64>().expect("a number");
+        let (key, value, tags) = (n(1) as u32, n(2), n(3) as u32);
+        let event = match words[0] {
+            "r" => Event::Read { key, value },
+            "w" => Event::Write { key, value, tags },
+            "d" => Event::Remove { key },
+            "i" => Event::Invalidate { tags },
+            _ => Event::Flush,
+        };
+        Record { span: Span { start: n(4), end: n(5) }, event }
+    };
+    text.lines().map(record).collect()
+}
+
+async fn work(task: &Task) -> Vec<Record> {
+    let mut building = builder(task.port)
+        .probe(Duration::from_millis(300), Duration::from_millis(300))
+        .command_timeout(Duration::from_secs(2))
+        .entering_delay(Duration::from_millis(3));
+    if task.rule == Rule::Ignored {
+        building = building.without_ordering_rule();
+    }
+    let cache = connected(building).await;
+    let values = Arc::new(AtomicU64::new(task.number << 32));
+    let deadline = Instant::now() + task.work;
+    let mut running = Vec::new();
+    for n in 0..TASKS {
+        let rng = Rng::new(task.seed ^ (task.number << 8 | n));
+        running.push(tokio::spawn(operate(cache.clone(), rng, Arc::clone(&values), deadline)));
+    }
+    let mut records = Vec::new();
+    for task in running {
+        records.extend(task.await.expect("no operation panics"));
+    }
+    records.extend(afterwards(&cache, task.port).await);
+    let stats = cache.stats();
+    eprintln!(
+        "child {}: {} operations, {} local hits, {} entered, {} overtaken, {} connections lost",
+        task.number,
+        records.len(),
+        stats.local.hits,
+        stats.entered,
+        stats.overtaken,
+        stats.connections_lost,
+    );
+    records
+}
+
+async fn operate(cache: Cache, mut rng: Rng, values: Arc<AtomicU64>, deadline: Instant) -> Vec<Record> {
+    let mut records = Vec::new();
+    while Instant::now() < deadline {
+        let key = rng.below(KEYS) as u32;
+        let name = format!("key{key}");
+        let start = now();
+        // What failed may have happened or may happen yet.
+        let span = |done: bool| Span { start, end: if done { now() } else { NEVER } };
+        let tags = 1 << rng.below(TAGS) | u32::from(rng.one_in(2)) << rng.below(TAGS);
+        let names = (0..TAGS).filter(|tag| tags & (1 << tag) != 0).map(|tag| format!("tag{tag}"));
+        // Few live so shortly that they expire under way.
+        let ttl = Duration::from_millis(if rng.one_in(5) { 30 + rng.below(300) as u64 } else { 60_000 });
+        let entry = Entry::ttl(ttl).tags(names.clone().collect::<Vec<_>>());
+        match rng.below(100) {
+            0..72 => {
+                let read: Result<Option<String>, Error> = cache.get(&name).await;
+                if let Ok(Some(value)) = read {
+                    let event = Event::Read { key, value: number_of(&value) };
+                    records.push(Record { span: span(true), event });
+                }
+            }
+            72..82 => {
+                let value = values.fetch_add(1, Ordering::SeqCst);
+                let done = cache.set(&name, &value_of(value), entry).await.is_ok();
+                records.push(Record { span: span(done), event: Event::Write { key, value, tags } });
+            }
+            82..90 => {
+                let value = values.fetch_add(1, Ordering::SeqCst);
+                let loader = move || async move {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    Ok::<_, String>(value_of(value))
+                };
+                let loaded: Result<String, Error> = cache.get_or_load(&name, entry, loader).await;
+                // Whether this value was loaded, and stored or refused, others' reads show. If it was stored, it was
+                // before this ended.
+                let done = loaded.is_ok();
+                records.push(Record { span: span(done), event: Event::Write { key, value, tags } });
+                if let Ok(loaded) = loaded {
+                    let event = Event::Read { key, value: number_of(&loaded) };
+                    records.push(Record { span: span(true), event });
+                }
+            }
+            90..94 => {
+                let done = cache.remove(&name).await.is_ok();
+                records.push(Record { span: span(done), event: Event::Remove { key } });
+            }
+            94..99 => {
+                let done = cache.invalidate_tags(names).await.is_ok();
+                records.push(Record { span: span(done), event: Event::Invalidate { tags } });
+            }
+            _ if rng.one_in(10) => {
+                let done = cache.clear().await.is_ok();
+                records.push(Record { span: span(done), event: Event::Flush });
+            }
+            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    records
+}
+
+/// When all is quiet nobody may hold what the server does not. Answers a read of a value that nobody wrote for each
+/// that is held wrongly.
+async fn afterwards(cache: &Cache, port: u16) -> Vec<Record> {
+    tokio::time::sleep(BOUND * 2).await;
+    let mut client = RawClient::connect(port).expect("a server that answers");
+    let mut records = Vec::new();
+    for key in 0..KEYS as u32 {
+        let name = format!("key{key}");
+        let start = now();
+        let mut held: Option<String> = cache.get(&name).await.expect("a server that answers");
+        let there = on_server(&mut client, &name);
+        if held != there {
+            // It expired between the two, perhaps.
+            held = cache.get(&name).await.expect("a server that answers");
+        }
+        if held != there {
+            eprintln!("{name} is held as {held:?}, the server has {there:?}");
+            let event = Event::Read { key, value: u64::MAX };
+            records.push(Record { span: Span { start, end: now() }, event });
+        }
+    }
+    records
+}
+
+/// Lets processes work on a server while `disturb` does what it does to it; answers what the checker finds, and
+/// how many reads there were.
+fn observe(server: &mut Server, rule: Rule, work: Duration, seed: u64, disturb: impl FnOnce(&mut Server) -> Vec<Record>) -> (Vec<Violation>, usize) {
+    let dir = server.dir().to_owned();
+    let tasks: Vec<Task> = (1..=PROCESSES)
+        .map(|number| Task {
+            port: server.port(),
+            number,
+            seed,
+            work,
+            rule,
+            file: dir.join(format!("records-{number}-{seed}")),
+        })
+        .collect();
+    let mut children: Vec<Child> = tasks.iter().map(Task::start).collect();
+    let mut records = disturb(server);
+    for child in &mut children {
+        let status = child.wait().expect("a child of ours");
+        assert!(status.success(), "a process of the test failed");
+    }
+    for task in &tasks {
+        records.extend(records_of(&task.file));
+    }
+    let reads = records.iter().filter(|record| matches!(record.event, Event::Read { .. })).count();
+    (check(&records, BOUND.as_nanos() as Time), reads)
+}
+
+/// Everything that can happen to a server.
+fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
+    let mut records = Vec::new();
+    let deadline = Instant::now() + work;
+    // Once, in the middle.
+    let restart_at = Instant::now() + work / 2;
+    let mut restarted = false;
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50 + rng.below(200) as u64));
+        if !restarted && Instant::now() > restart_at {
+            restarted = true;
+            let start = now();
+            server.restart();
+            records.push(Record { span: Span { start, end: now() }, event: Event::Flush });
+            continue;
+        }
+        let mut client = server.raw();
+        match rng.below(6) {
+            0 => drop(client.call(&["CLIENT", "KILL", "TYPE", "pubsub"])),
+            1 => drop(client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])),
+            2 => drop(client.call(&args!["CLIENT", "PAUSE", 50 + rng.below(200)])),
+            3 => {
+                let start = now();
+                client.call(&["FLUSHALL"]);
+                records.push(Record { span: Span { start, end: now() }, event: Event::Flush });
+            }
+            4 => {
+                // Some of the entries are evicted. (What is evicted is read by nobody afterwards, or it is wrong.)
+                let used = tagcache_tests::look::info_text(&mut client, "used_memory");
+                let used: u64 = used.parse().expect("a number of bytes");
+                client.call(&args!["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
+                client.call(&args!["CONFIG", "SET", "maxmemory", used.saturating_sub(10_000)]);
+                client.call(&args!["SET", "filler", "y".repeat(5000)]);
+                client.call(&args!["CONFIG", "SET", "maxmemory", 0]);
+            }
+            _ => {
+                server.pause();
+                std::thread::sleep(Duration::from_millis(rng.below(400) as u64));
+                server.resume();
+            }
+        }
+    }
+    records
+}
+
+#[test]
+fn no_process_reads_what_was_replaced_or_invalidated() {
+    for_each_engine(|engine| {
+        let mut server = Server::builder().engine(engine).start();
+        let mut rng = Rng::from_env(1);
+        let work = Duration::from_secs(8);
+        let seed = rng.next_u64();
+        let (violations, reads) = observe(&mut server, Rule::Kept, work, seed, |server| {
+            disturb(server, work, &mut rng)
+        });
+        assert!(reads > 1000, "only {reads} reads");
+        let shown: Vec<_> = violations.iter().take(3).collect();
+        assert!(violations.is_empty(), "{} of {reads} reads are wrong: {shown:#?}", violations.len());
+    });
+}
+
+#[test]
+fn without_the_ordering_rule_the_checker_finds_wrong_reads() {
+    let mut server = Server::start();
+    let (violations, reads) = observe(&mut server, Rule::Ignored, Duration::from_secs(5), 2, |_| Vec::new());
+    assert!(!violations.is_empty(), "{reads} reads, all of them right: the checker sees nothing");
+}

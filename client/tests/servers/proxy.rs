@@ -1,0 +1,133 @@
+//! A network that can be made bad: it stands between a cache and its server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// What the network does to everything that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weather {
+    Fair,
+    /// Connections break, new ones are closed at once.
+    Cut,
+    /// Nothing arrives, and nobody is told. What was under way is lost for good.
+    Silent,
+    /// Everything arrives late.
+    Slow(Duration),
+    /// Some of what the server says arrives as something else.
+    Garbled,
+}
+
+pub(crate) struct Proxy {
+    port: u16,
+    weather: watch::Sender<Weather>,
+    garbled: Arc<AtomicU64>,
+    task: AbortHandle,
+}
+
+impl Proxy {
+    /// Listens on a port of its own and passes everything on to `server`.
+    pub(crate) async fn before(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let (weather, watched) = watch::channel(Weather::Fair);
+        let garbled = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&garbled);
+        let accept = async move {
+            loop {
+                let Ok((client, _)) = listener.accept().await else { return };
+                if *watched.borrow() != Weather::Cut {
+                    tokio::spawn(pass(client, server, watched.clone(), Arc::clone(&count)));
+                }
+            }
+        };
+        let task = tokio::spawn(accept).abort_handle();
+        Self { port, weather, garbled, task }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn turn(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+
+    /// How many bytes arrived as others.
+    pub(crate) fn garbled(&self) -> u64 {
+        self.garbled.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.turn(Weather::Cut);
+    }
+}
+
+async fn pass(client: TcpStream, server: u16, weather: watch::Receiver<Weather>, garbled: Arc<AtomicU64>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // When one direction ends both do.
+    tokio::select! {
+        () = carry(from_client, to_server, weather.clone(), None) => {}
+        () = carry(from_server, to_client, weather, Some(garbled)) => {}
+    }
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut weather: watch::Receiver<Weather>,
+    garbled: Option<Arc<AtomicU64>>,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    let mut lost = false;
+    let mut rng = tagcache_tests::Rng::new(7);
+    loop {
+        let now = *weather.borrow_and_update();
+        // What was lost in the silence cannot be made up for.
+        if now == Weather::Cut || (lost && now != Weather::Silent) {
+            return;
+        }
+        let len = tokio::select! {
+            changed = weather.changed() => if changed.is_ok() { continue } else { return },
+            read = from.read(&mut buffer) => match read {
+                Ok(len) if len > 0 => len,
+                _ => return,
+            },
+        };
+        let now = *weather.borrow_and_update();
+        match now {
+            Weather::Silent => {
+                lost = true;
+                continue;
+            }
+            Weather::Slow(delay) => tokio::time::sleep(delay).await,
+            Weather::Garbled => {
+                if let Some(garbled) = &garbled {
+                    for byte in &mut buffer[..len] {
+                        if rng.one_in(50) {
+                            *byte = 0xff;
+                            garbled.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                }
+            }
+            Weather::Fair | Weather::Cut => {}
+        }
+        if to.write_all(&buffer[..len]).await.is_err() {
+            return;
+        }
+    }
+}
