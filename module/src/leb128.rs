@@ -21,10 +21,6 @@ pub(crate) fn push(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[..len]);
 }
 
-pub(crate) fn len(number: u64) -> usize {
-    write(number, &mut [0; MAX])
-}
-
 /// Reads a number byte by byte; `None` if the bytes end early or do not fit 64 bits.
 pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     let mut number = 0;
@@ -52,7 +48,6 @@ mod tests {
             let number = number >> shift;
             let mut bytes = Vec::new();
             super::push(number, &mut bytes);
-            prop_assert_eq!(bytes.len(), super::len(number));
             let mut bytes = bytes.into_iter();
             prop_assert_eq!(super::read(|| bytes.next()), Some(number));
             prop_assert_eq!(bytes.next(), None);

@@ -164,6 +164,7 @@ fn answer_stale(ctx: &Context<'_>, key: &Key, token: Option<Token>) -> bool {
 }
 
 /// What is said of a value: ms to its expiry, or who may load it.
+#[derive(Debug, Clone, Copy)]
 enum State {
     Hit(i64),
     Stale(Option<Token>),

@@ -222,6 +222,7 @@ fn is_allowed(ctx: &Context<'_>, name: Str<'_>, asked: &SetArgs<'_>, held: &Held
 
 /// The times that an entry is written with.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_field_names, reason = "the unit is a part of the name")]
 struct Written {
     expires_ms: Option<u64>,
     grace_ms: u64,

@@ -417,6 +417,11 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.holds(slot, entry)
     }
 
+    /// The entry in this slot has another handle now.
+    pub(crate) fn moved(&mut self, slot: Slot, entry: E) {
+        self.slots.set_entry(slot, entry);
+    }
+
     /// The handle of the entry in a slot that is in use.
     pub(crate) fn entry(&self, slot: Slot) -> E {
         self.slots.entry(slot)

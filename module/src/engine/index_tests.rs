@@ -206,6 +206,26 @@ impl Harness {
         self.visible.insert(key, seen);
     }
 
+    fn invalidate_where(&mut self, tags: [Option<&[u8]>; 3], effect: Effect, moment: Moment) {
+        let [all, any, none] = tags;
+        let clauses = tags.map(|tags| tags.map(names));
+        let [for_all, for_any, for_none] = &clauses;
+        let condition = Condition {
+            all: for_all.as_deref(),
+            any: for_any.as_deref(),
+            none: for_none.as_deref(),
+        };
+        let mut expected = 0;
+        self.visible.retain(|_, seen| {
+            let selected = seen.is_selected(all, any, none);
+            expected += u64::from(selected);
+            !selected || (effect == Effect::Stale && seen.soften(moment.now_ms))
+        });
+        assert_eq!(self.index.count_where(condition), expected);
+        let dropped = self.index.invalidate_where(condition, effect, moment);
+        assert_eq!(dropped, expected);
+    }
+
     fn apply(&mut self, op: &Op) {
         let moment = self.tick();
         match op {
@@ -263,28 +283,7 @@ impl Harness {
                 any,
                 none,
                 effect,
-            } => {
-                let clauses = [all, any, none].map(|tags| tags.as_ref().map(|tags| names(tags)));
-                let [for_all, for_any, for_none] = &clauses;
-                let condition = Condition {
-                    all: for_all.as_deref(),
-                    any: for_any.as_deref(),
-                    none: for_none.as_deref(),
-                };
-                let mut expected = 0;
-                let now = self.now_ms;
-                self.visible.retain(|_, seen| {
-                    let selected =
-                        seen.is_selected(all.as_deref(), any.as_deref(), none.as_deref());
-                    expected += u64::from(selected);
-                    !selected || (*effect == Effect::Stale && seen.soften(now))
-                });
-                assert_eq!(self.index.count_where(condition), expected);
-                assert_eq!(
-                    self.index.invalidate_where(condition, *effect, moment),
-                    expected
-                );
-            }
+            } => self.invalidate_where([all, any, none].map(Option::as_deref), *effect, moment),
             Op::Flush => {
                 let dropped = self.index.flush();
                 // No more than 64 invalidations wait here, so the count is exact.
@@ -420,7 +419,7 @@ fn moment(now_ms: u64) -> Moment {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
     #[test]
     fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 120 })) {
         let mut harness = Harness::default();

@@ -73,12 +73,15 @@ pub(crate) struct Released {
     pub(crate) ends_ms: u64,
 }
 
+/// When which lease of which key is forgotten.
+type End = (u64, Token, Box<[u8]>);
+
 /// All leases of a database.
 #[derive(Debug)]
 pub(crate) struct Leases {
     by_key: HashMap<Box<[u8]>, Lease, RandomState>,
     /// When each one is forgotten.
-    ends: BinaryHeap<Reverse<(u64, Token, Box<[u8]>)>>,
+    ends: BinaryHeap<Reverse<End>>,
     waiting: usize,
     /// State of the generator of tokens.
     seed: u64,
@@ -263,6 +266,9 @@ impl Leases {
         }
         let waiters = std::mem::take(&mut lease.waiters);
         self.waiting -= waiters.len();
+        if lease.token == NOBODY {
+            self.by_key.remove(key);
+        }
         let free = |w: Waiting| Released {
             waiter: w.waiter,
             token: None,
@@ -304,12 +310,12 @@ impl Leases {
             let Some(Reverse((_, token, key))) = due.then(|| self.ends.pop()).flatten() else {
                 break;
             };
-            if self
-                .by_key
-                .get(&key)
-                .is_some_and(|lease| lease.token == token && lease.waiters.is_empty())
-            {
-                self.by_key.remove(&key);
+            match self.by_key.get_mut(&key) {
+                Some(lease) if lease.token != token => {}
+                Some(lease) if !lease.waiters.is_empty() => lease.token = NOBODY,
+                _ => {
+                    self.by_key.remove(&key);
+                }
             }
         }
         self.tidy();
@@ -349,7 +355,7 @@ impl Leases {
     pub(crate) fn heap_bytes(&self) -> usize {
         const KEY: usize = 32;
         self.by_key.capacity() * (size_of::<(Box<[u8]>, Lease)>() + 1)
-            + self.ends.capacity() * size_of::<(u64, Token, Box<[u8]>)>()
+            + self.ends.capacity() * size_of::<End>()
             + (self.by_key.len() + self.ends.len()) * KEY
             + self.waiting * size_of::<Waiting>()
     }

@@ -202,11 +202,6 @@ impl Marks {
         seen |= &self.condemned;
         assert!(seen.iter().all(is_used), "invariant 1");
     }
-
-    #[cfg(test)]
-    pub(super) fn is_graced(&self, slot: Slot) -> bool {
-        self.graced.contains(slot.0)
-    }
 }
 
 /// Bytes that a bitmap takes on the heap.

@@ -22,3 +22,5 @@ pub(crate) use stats::Counters;
 
 #[cfg(test)]
 mod index_tests;
+#[cfg(test)]
+mod lease_tests;

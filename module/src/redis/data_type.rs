@@ -50,9 +50,9 @@ pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
         free_effort: None,
         unlink: None,
         copy: None,
-        defrag: None,
+        defrag: Some(defrag),
         mem_usage2: Some(mem_usage),
-        free_effort2: None,
+        free_effort2: Some(free_effort),
         unlink2: Some(unlink),
         copy2: Some(copy),
         aux_save2: (version >= 5).then_some(aux_save as _),
@@ -489,7 +489,7 @@ unsafe extern "C" fn mem_usage(
     guard(Place::Other, 0, || {
         // SAFETY: the server passes a live value.
         let entry = unsafe { entry(value) };
-        entry.map_or(0, |entry| sizes::value_cost(entry) as usize)
+        entry.map_or(0, |entry| sizes::usage(entry) as usize)
     })
 }
 
@@ -519,4 +519,53 @@ unsafe extern "C" fn copy(
             })
         })
     })
+}
+
+/// What it takes to free an entry: one call of `free`, which for a very large value gives its pages back to the system.
+/// From a few MiB on that is better done on a background thread.
+unsafe extern "C" fn free_effort(
+    _ctx: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+) -> usize {
+    /// The server leaves what is above 64 to a background thread.
+    const BYTES_EACH: usize = 64 * 1024;
+    guard(Place::Other, 1, || {
+        // SAFETY: the server passes a live value.
+        let entry = unsafe { entry(value) };
+        entry.map_or(1, |entry| 1 + entry.allocated() / BYTES_EACH)
+    })
+}
+
+/// Active defragmentation: the entry moves, and whoever knows it by its address is told.
+unsafe extern "C" fn defrag(
+    ctx: *mut raw::RedisModuleDefragCtx,
+    _key: *mut raw::RedisModuleString,
+    value: *mut *mut c_void,
+) -> c_int {
+    guard(Place::Other, (), || {
+        // SAFETY: the server passes a live context, and the place where it keeps a live value.
+        let (old, db) = unsafe { (entry(*value), api!(RedisModule_GetDbIdFromDefragCtx(ctx))) };
+        let Some(old) = old else { return };
+        let (handle, place) = (
+            old.handle(),
+            state::with(|state| state.database_of(old, u32::try_from(db).ok())),
+        );
+        // SAFETY: the entry is one allocation of the server's allocator, and nobody refers into it here. If it is moved,
+        // the old one is freed.
+        let moved = unsafe { api!(RedisModule_DefragAlloc(ctx, handle.as_raw())) };
+        let Some(new) = Handle::from_raw(moved) else {
+            return;
+        };
+        state::with(|state| {
+            if let Some((db, slot)) = place {
+                state.database(db).index.moved(slot, new);
+            }
+            if state.parked.entry == Some(handle) {
+                state.parked.entry = Some(new);
+            }
+        });
+        // SAFETY: as above; this is how the server learns of the new address.
+        unsafe { *value = new.as_raw() };
+    });
+    0 // Nothing is left to do.
 }

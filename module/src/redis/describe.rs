@@ -1,14 +1,15 @@
 //! Telling the server about a command beyond its name: arity, what it does to its keys, ACL categories.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 
 use redis_module::raw;
 
 use super::context::Context;
 use super::load::{Command, Use};
+use crate::syntax::{self, Arg, Kind};
 
 /// The ACL category of the module's own, on servers that let modules have one.
-const CATEGORY: &std::ffi::CStr = c"cache";
+const CATEGORY: &CStr = c"cache";
 
 /// Makes the category `@cache`, where the server knows categories of modules.
 pub(super) fn add_category(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -60,6 +61,7 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         specs[0].fk.range.keystep = step;
         specs[0].fk.range.limit = 0;
     }
+    let described = Args::new(&syntax::parse(command.syntax));
     let version = raw::RedisModuleCommandInfoVersion {
         version: 1,
         sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
@@ -72,20 +74,114 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         complexity: command.complexity.as_ptr(),
         since: c"0.1.0".as_ptr(),
         history: std::ptr::null_mut(),
-        tips: std::ptr::null(),
+        tips: command.tips.map_or(std::ptr::null(), CStr::as_ptr),
         arity: command.arity,
         key_specs: if flags.is_some() {
             specs.as_mut_ptr()
         } else {
             std::ptr::null_mut()
         },
-        args: std::ptr::null_mut(),
+        args: described.as_ptr(),
     };
-    // SAFETY: the command was just created; the server copies what the structure points to.
+    // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
     if unsafe { set_info(created, &raw const info) } != raw::REDISMODULE_OK as c_int {
         return Err("the server refused the description of a command");
     }
     Ok(())
+}
+
+/// Arguments in the form that the server takes, and what their pointers point to.
+struct Args {
+    /// Ends with a zeroed one.
+    list: Vec<raw::RedisModuleCommandArg>,
+    _texts: Vec<CString>,
+    _parts: Vec<Self>,
+}
+
+impl Args {
+    fn new(args: &[Arg]) -> Self {
+        let (mut list, mut texts, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        for arg in args {
+            let mut text = |text: &str| {
+                let text = CString::new(text).unwrap_or_default();
+                let pointer = text.as_ptr();
+                texts.push(text);
+                pointer
+            };
+            let name = text(&arg.name);
+            let token = arg.word.as_deref().map_or(std::ptr::null(), &mut text);
+            let subargs = if arg.parts.is_empty() {
+                std::ptr::null_mut()
+            } else {
+                let inner = Self::new(&arg.parts);
+                let pointer = inner.as_ptr();
+                parts.push(inner);
+                pointer
+            };
+            let optional = if arg.is_optional {
+                raw::REDISMODULE_CMD_ARG_OPTIONAL
+            } else {
+                0
+            };
+            let multiple = if arg.is_multiple {
+                raw::REDISMODULE_CMD_ARG_MULTIPLE
+            } else {
+                0
+            };
+            list.push(raw::RedisModuleCommandArg {
+                name,
+                type_: type_of(arg.kind),
+                key_spec_index: if arg.kind == Kind::Key { 0 } else { -1 },
+                token,
+                flags: (optional | multiple) as c_int,
+                subargs,
+                ..NO_ARG
+            });
+        }
+        if !list.is_empty() {
+            list.push(NO_ARG);
+        }
+        Self {
+            list,
+            _texts: texts,
+            _parts: parts,
+        }
+    }
+
+    /// Null where there are none. The server does not write to them, although it asks for a pointer that would allow it.
+    fn as_ptr(&self) -> *mut raw::RedisModuleCommandArg {
+        if self.list.is_empty() {
+            std::ptr::null_mut()
+        } else {
+            self.list.as_ptr().cast_mut()
+        }
+    }
+}
+
+/// What ends a list of arguments.
+const NO_ARG: raw::RedisModuleCommandArg = raw::RedisModuleCommandArg {
+    name: std::ptr::null(),
+    type_: 0,
+    key_spec_index: 0,
+    token: std::ptr::null(),
+    summary: std::ptr::null(),
+    since: std::ptr::null(),
+    flags: 0,
+    deprecated_since: std::ptr::null(),
+    subargs: std::ptr::null_mut(),
+    display_text: std::ptr::null(),
+};
+
+const fn type_of(kind: Kind) -> raw::RedisModuleCommandArgType {
+    match kind {
+        Kind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
+        Kind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
+        Kind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
+        Kind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
+        Kind::Word => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
+        Kind::OneOf => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
+        Kind::Block => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK,
+    }
 }
 
 fn set_categories(

@@ -39,13 +39,17 @@ pub(crate) struct Command {
     pub(crate) uses: Use,
     /// Number of arguments, the name included; negative: at least so many.
     pub(crate) arity: c_int,
+    /// Its arguments, as the reference writes them.
+    pub(crate) syntax: &'static str,
+    /// How a client of a cluster sends it, where keys do not say so.
+    pub(crate) tips: Option<&'static CStr>,
     pub(crate) complexity: &'static CStr,
     pub(crate) summary: &'static CStr,
 }
 
 /// Makes a row of the table of commands.
 macro_rules! command {
-    ($name:literal, $body:path, $flags:literal, $keys:expr, $uses:ident, $arity:literal, $complexity:literal, $summary:literal) => {{
+    ($name:literal, $body:path, $flags:literal, $keys:expr, $uses:ident, $arity:literal, $syntax:literal, $tips:expr, $complexity:literal, $summary:literal) => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
             argv: *mut *mut redis_module::raw::RedisModuleString,
@@ -61,6 +65,8 @@ macro_rules! command {
             keys: $keys,
             uses: $crate::redis::Use::$uses,
             arity: $arity,
+            syntax: $syntax,
+            tips: $tips,
             complexity: $complexity,
             summary: $summary,
         }

@@ -73,9 +73,11 @@ pub(crate) fn cost(entry: Entry<'_>) -> u64 {
         + if entry.has_ttl() { sizes.ttl } else { 0 }
 }
 
-/// What the entry's own allocation costs, with the type and pointer that the server keeps for it.
-pub(crate) fn value_cost(entry: Entry<'_>) -> u64 {
-    SIZES.get().map_or(0, |sizes| {
-        class(sizes, entry.allocated()) + class(sizes, 16)
-    })
+/// What the server must be told so that its MEMORY USAGE says [`cost`]: it adds the key's name and its row in the
+/// keyspace by itself, and nothing else.
+pub(crate) fn usage(entry: Entry<'_>) -> u64 {
+    let Some(sizes) = SIZES.get() else { return 0 };
+    // It counts the row as it is defined, not as it is allocated.
+    let added = class(sizes, string_size(entry.key().len())) + 24;
+    cost(entry) - added
 }

@@ -1,0 +1,265 @@
+//! How a command is called, as the reference writes it, taken apart for COMMAND DOCS and the hints of `redis-cli`.
+//!
+//! | written | means |
+//! |---|---|
+//! | `word` | an argument of that name |
+//! | `WORD` | this very word, alone or in front of the arguments that follow it |
+//! | `[ … ]` | may be left out |
+//! | `< … >` | belongs together |
+//! | `a \| b` | one of these, inside brackets |
+//! | `word [word ...]` | once or more often; so with several words |
+
+/// What an argument is, in the words of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    String,
+    Integer,
+    Key,
+    UnixTime,
+    /// A word that stands for itself.
+    Word,
+    OneOf,
+    Block,
+}
+
+/// An argument, or a group of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Arg {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// The word in front of it.
+    pub(crate) word: Option<String>,
+    pub(crate) is_optional: bool,
+    pub(crate) is_multiple: bool,
+    pub(crate) parts: Vec<Arg>,
+}
+
+impl Arg {
+    fn new(name: &str, kind: Kind, parts: Vec<Self>) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            word: None,
+            is_optional: false,
+            is_multiple: false,
+            parts,
+        }
+    }
+
+    fn word(word: &str) -> Self {
+        Self {
+            word: Some(word.to_owned()),
+            ..Self::new(&word.to_ascii_lowercase(), Kind::Word, Vec::new())
+        }
+    }
+
+    fn plain(name: &str) -> Self {
+        let kind = match name {
+            "key" => Kind::Key,
+            "seconds" | "milliseconds" | "count" | "token" | "n" => Kind::Integer,
+            "unix-time-seconds" | "unix-time-milliseconds" => Kind::UnixTime,
+            _ => Kind::String,
+        };
+        Self::new(name, kind, Vec::new())
+    }
+
+    /// What stands together as one argument.
+    fn group(mut parts: Vec<Self>) -> Self {
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let name = parts
+            .first()
+            .map_or(String::new(), |first| first.name.clone());
+        Self::new(&name, Kind::Block, parts)
+    }
+}
+
+/// Takes the syntax of a command apart.
+pub(crate) fn parse(syntax: &str) -> Vec<Arg> {
+    let spaced = ["[", "]", "<", ">", "|"]
+        .iter()
+        .fold(syntax.to_owned(), |text, mark| {
+            text.replace(mark, &format!(" {mark} "))
+        });
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let mut rest = &words[..];
+    sequence(&mut rest)
+}
+
+/// Reads up to the end, or to what closes or divides the brackets around it.
+fn sequence(rest: &mut &[&str]) -> Vec<Arg> {
+    let mut args: Vec<Arg> = Vec::new();
+    while let Some((&word, behind)) = rest.split_first() {
+        if let Some(len) = repetition(rest) {
+            *rest = &behind[len + 2..];
+            repeat_last(&mut args, len);
+            continue;
+        }
+        match word {
+            "]" | ">" | "|" => break,
+            "[" => {
+                *rest = behind;
+                let mut arg = alternatives(rest);
+                arg.is_optional = true;
+                args.push(arg);
+            }
+            "<" => {
+                *rest = behind;
+                args.push(alternatives(rest));
+            }
+            word if word.starts_with(char::is_uppercase) => {
+                *rest = behind;
+                args.push(behind_word(word, rest));
+            }
+            word => {
+                *rest = behind;
+                args.push(Arg::plain(word));
+            }
+        }
+    }
+    args
+}
+
+/// What follows a word and belongs to it: everything up to the next word or the end of the brackets.
+fn behind_word(word: &str, rest: &mut &[&str]) -> Arg {
+    let mut args: Vec<Arg> = Vec::new();
+    while let Some((&next, behind)) = rest.split_first() {
+        if let Some(len) = repetition(rest) {
+            *rest = &behind[len + 2..];
+            repeat_last(&mut args, len);
+            continue;
+        }
+        match next {
+            "<" => {
+                *rest = behind;
+                args.push(alternatives(rest));
+            }
+            next if next.starts_with(char::is_lowercase) => {
+                *rest = behind;
+                args.push(Arg::plain(next));
+            }
+            _ => break,
+        }
+    }
+    if args.is_empty() {
+        return Arg::word(word);
+    }
+    let mut arg = Arg::group(args);
+    if arg.kind == Kind::Block {
+        arg.name = word.to_ascii_lowercase();
+    }
+    arg.word = Some(word.to_owned());
+    arg
+}
+
+/// How many words stand in `[word ... ]`, if that is what comes.
+fn repetition(rest: &[&str]) -> Option<usize> {
+    let (&"[", behind) = rest.split_first()? else {
+        return None;
+    };
+    let len = behind.iter().position(|&word| word == "...")?;
+    let is_plain = behind[..len]
+        .iter()
+        .all(|word| word.starts_with(char::is_lowercase));
+    (is_plain && behind.get(len + 1) == Some(&"]")).then_some(len)
+}
+
+/// The last arguments may come more than once, together.
+fn repeat_last(args: &mut Vec<Arg>, count: usize) {
+    let repeated = args.split_off(args.len().saturating_sub(count));
+    let mut arg = Arg::group(repeated);
+    arg.is_multiple = true;
+    args.push(arg);
+}
+
+/// Reads what is inside brackets, and what closes them.
+fn alternatives(rest: &mut &[&str]) -> Arg {
+    let mut choices = Vec::new();
+    loop {
+        choices.push(Arg::group(sequence(rest)));
+        match rest.split_first() {
+            Some((&"|", behind)) => *rest = behind,
+            Some((_, behind)) => {
+                *rest = behind;
+                break;
+            }
+            None => break,
+        }
+    }
+    if choices.len() == 1 {
+        return choices.remove(0);
+    }
+    let names: Vec<&str> = choices.iter().map(|choice| &*choice.name).collect();
+    Arg::new(&names.join("-or-"), Kind::OneOf, choices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `redis-cli` would show it.
+    fn show(args: &[Arg]) -> String {
+        let shown: Vec<String> = args.iter().map(show_one).collect();
+        shown.join(" ")
+    }
+
+    fn show_one(arg: &Arg) -> String {
+        let inner = match arg.kind {
+            Kind::Word => String::new(),
+            Kind::OneOf => {
+                let parts: Vec<String> = arg.parts.iter().map(show_one).collect();
+                parts.join("|")
+            }
+            Kind::Block => show(&arg.parts),
+            _ => arg.name.clone(),
+        };
+        let inner = if arg.is_multiple {
+            format!("{inner} [{inner} ...]")
+        } else {
+            inner
+        };
+        let word = arg.word.clone().unwrap_or_default();
+        let whole = format!("{word} {inner}");
+        if arg.is_optional {
+            format!("[{}]", whole.trim())
+        } else {
+            whole.trim().to_owned()
+        }
+    }
+
+    #[test]
+    fn a_syntax_is_taken_apart() {
+        for (syntax, shown) in [
+            ("key [key ...]", "key [key ...]"),
+            ("key n [key n ...]", "key n [key n ...]"),
+            (
+                "key value [EX seconds | PX milliseconds | KEEPTTL] [NX | XX] [TAGS count tag [tag ...]]",
+                "key value [EX seconds|PX milliseconds|KEEPTTL] [NX|XX] [TAGS count tag [tag ...]]",
+            ),
+            (
+                "key <EX seconds | PERSIST> [GRACE milliseconds]",
+                "key EX seconds|PERSIST [GRACE milliseconds]",
+            ),
+            (
+                "[BY <ENTRIES | BYTES>] [LIMIT n]",
+                "[BY ENTRIES|BYTES] [LIMIT n]",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(show(&parse(syntax)), shown, "{syntax}");
+        }
+    }
+
+    #[test]
+    fn names_tell_the_kind() {
+        let kinds: Vec<Kind> = parse("key value count PXAT unix-time-milliseconds")
+            .into_iter()
+            .map(|arg| arg.kind)
+            .collect();
+        assert_eq!(
+            kinds,
+            [Kind::Key, Kind::String, Kind::Integer, Kind::UnixTime]
+        );
+    }
+}
