@@ -12,32 +12,57 @@ import sys
 from dataclasses import dataclass
 
 PATTERN = "__cache@*__:invalidate"
-KINDS = {b"I": "gone", b"R": "stale", b"F": "flushed"}
+KINDS = {b"I": "gone", b"R": "stale", b"F": "flushed", b"W": "gone", b"w": "stale"}
+CLAUSES = {b"A": "all of", b"O": "any of", b"N": "none of"}
 
 
 @dataclass
 class Invalidation:
-    """`what` became of the entries that carry one of `tags`; "unknown": drop everything you have of the database."""
+    """What became of the entries that carry one of `tags`, or that meet all `clauses`.
+
+    Where `what` is "unknown": drop everything you have of the database.
+    """
 
     database: int
     what: str
     clock: int = 0
     tags: tuple = ()
+    clauses: tuple = ()
+
+
+class Reader:
+    """Takes numbers (big-endian) and tags off the front of a message."""
+
+    def __init__(self, message: bytes):
+        self.message = message
+
+    def bytes(self, count: int) -> bytes:
+        taken, self.message = self.message[:count], self.message[count:]
+        return taken
+
+    def number(self, form: str) -> int:
+        return struct.unpack(form, self.bytes(struct.calcsize(form)))[0]
+
+    def tag(self) -> bytes:
+        return self.bytes(self.number(">I"))
 
 
 def decode(channel: bytes, message: bytes) -> Invalidation:
-    """Takes a message apart: version, kind, clock, then each tag behind its length. Numbers are big-endian."""
+    """Takes a message apart: version, kind, clock, then each tag behind its length, or each clause and its tags."""
     database = int(channel[len(b"__cache@") : channel.rindex(b"__:")])
-    if len(message) < 10 or message[0] != 1 or message[1:2] not in KINDS:
+    reader = Reader(message)
+    version, kind = reader.bytes(1), reader.bytes(1)
+    if version != b"\x01" or kind not in KINDS:
         # Of a later version: the only safe thing to do is to believe that everything was invalidated.
         return Invalidation(database, "unknown")
-    (clock,) = struct.unpack_from(">Q", message, 2)
-    tags, at = [], 10
-    while at < len(message):
-        (length,) = struct.unpack_from(">I", message, at)
-        tags.append(message[at + 4 : at + 4 + length])
-        at += 4 + length
-    return Invalidation(database, KINDS[message[1:2]], clock, tuple(tags))
+    seen = Invalidation(database, KINDS[kind], reader.number(">Q"))
+    while reader.message:
+        if kind in b"Ww":
+            clause = CLAUSES[reader.bytes(1)]
+            seen.clauses += ((clause, [reader.tag() for _ in range(reader.number(">I"))]),)
+        else:
+            seen.tags += (reader.tag(),)
+    return seen
 
 
 def main():
@@ -50,7 +75,8 @@ def main():
     subscriber.psubscribe(PATTERN)
     for message in subscriber.listen():
         seen = decode(message["channel"], message["data"])
-        print(f"database {seen.database}, clock {seen.clock}: {seen.what}", *seen.tags, flush=True)
+        words = [*seen.tags, *(f"{clause} {tags}" for clause, tags in seen.clauses)]
+        print(f"database {seen.database}, clock {seen.clock}: {seen.what}", *words, flush=True)
         left -= 1
         if left == 0:
             break

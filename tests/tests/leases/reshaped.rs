@@ -182,17 +182,3 @@ fn a_reload_in_place_leaves_waiters_and_server_alive() {
         assert_index_agrees(&server, &[0], &[b"a"]);
     });
 }
-
-#[test]
-fn a_waiter_with_an_entry_that_is_invalidated_the_moment_it_is_set_waits_for_the_next() {
-    on_both_protocols(|server, client| {
-        let (token, mut waiter) = waiting(server, client);
-        call!(client, "CACHE.INVALIDATE", "a");
-        assert!(!set_leased(client, "key", "old", token, &["a"]));
-        call!(client, "CACHE.DEL", "key");
-        let answer = waiter.answer();
-        assert!(answer.is_miss_with_token(), "{answer:?}");
-        assert!(set_leased(client, "key", "new", answer.token, &["a"]));
-        assert!(fetch(client, "key").is_hit("new"));
-    });
-}

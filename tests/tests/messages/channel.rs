@@ -1,4 +1,4 @@
-//! `__cache@<db>__:invalidate`: one message for each INVALIDATE, REVALIDATE and FLUSH.
+//! `__cache@<db>__:invalidate`: one message for each command that invalidates.
 
 use tagcache_tests::look::stat;
 use tagcache_tests::state::wait_synchronised;
@@ -88,6 +88,34 @@ fn each_kind_has_its_message_byte_for_byte() {
         call!(client, "CACHE.FLUSH");
         let (_, payload) = message(&mut subscriber);
         assert_eq!(payload, b"\x01F\0\0\0\0\0\0\0\x02");
+        let line = "CACHE.INVALIDATEWHERE ANY 2 x y NONE 1 z ALL 1 a";
+        for (options, kind, clock) in [("", b'W', 3), (" SOFT", b'w', 4)] {
+            let line = format!("{line}{options}");
+            let words: Vec<&str> = line.split(' ').collect();
+            assert_eq!(client.call(&words), Reply::Int(0));
+            let (channel, payload) = message(&mut subscriber);
+            assert_eq!(channel, "__cache@7__:invalidate");
+            assert_eq!(payload[..10], [1, kind, 0, 0, 0, 0, 0, 0, 0, clock]);
+            // The clauses come in whatever order.
+            let clauses = [
+                &b"A\0\0\0\x01\0\0\0\x01a"[..],
+                b"O\0\0\0\x02\0\0\0\x01x\0\0\0\x01y",
+                b"N\0\0\0\x01\0\0\0\x01z",
+            ];
+            let total: usize = clauses.iter().map(|clause| clause.len()).sum();
+            assert_eq!(payload.len(), 10 + total);
+            for clause in clauses {
+                let found = payload[10..]
+                    .windows(clause.len())
+                    .any(|part| part == clause);
+                assert!(
+                    found,
+                    "{} in {}",
+                    clause.escape_ascii(),
+                    payload.escape_ascii()
+                );
+            }
+        }
     });
 }
 
@@ -143,9 +171,9 @@ fn nothing_else_is_told_there() {
         let mut subscriber = subscribed(server);
         for command in [
             &["CACHE.SET", "key", "v", "GRACE", "1000", "TAGS", "1", "a"][..],
-            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "SOFT"],
             &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "DRYRUN"],
-            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "SOFT", "DRYRUN"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", ""],
             &["CACHE.DEL", "key"],
             &["CACHE.GET", "key"],
             &["CACHE.FETCH", "key", "LEASE", "5"],
