@@ -224,6 +224,7 @@ fn is_allowed(ctx: &Context<'_>, name: Str<'_>, asked: &SetArgs<'_>, held: &Held
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_field_names, reason = "the unit is a part of the name")]
 struct Written {
+    created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
     /// What the server sees: expiry and grace.
@@ -245,6 +246,7 @@ fn written(key: &Key, asked: &SetArgs<'_>, times: Times, held: &Held) -> Result<
         .grace_ms
         .unwrap_or_else(|| kept.map_or(0, Entry::grace_ms));
     Ok(Written {
+        created_ms: asked.created_ms.unwrap_or(times.now_ms),
         expires_ms,
         grace_ms,
         deadline_ms: with_grace(expires_ms, grace_ms, COMMAND)?,
@@ -261,7 +263,7 @@ fn store(ctx: &Context<'_>, key: &mut Key, name: Str<'_>, asked: &SetArgs<'_>, w
     let new = NewEntry::new(Parts {
         key: name.bytes(),
         value: asked.value,
-        created_ms: asked.created_ms.unwrap_or_else(now_ms),
+        created_ms: written.created_ms,
         has_ttl: written.deadline_ms.is_some(),
         grace_ms: written.grace_ms,
     });

@@ -6,10 +6,10 @@ use redis_module::raw;
 
 use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
-use super::context::{Context, monotonic_ms, now_ms};
+use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::propagation;
-use super::state;
+use super::state::{self, State};
 use super::string::Str;
 use super::waiting;
 use crate::engine::{Counters, Database};
@@ -77,16 +77,23 @@ unsafe extern "C" fn keyspace(
             b"restore" => adopt(&ctx, key, Arrival::Restored),
             b"rename_from" | b"move_from" => filter::announce_removed(key),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
-            b"del" => {
-                let db = ctx.db();
-                waiting::removed(&ctx, db, key);
-            }
+            b"del" => removed(&ctx, key),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
         }
     });
     raw::REDISMODULE_OK as c_int
+}
+
+/// A key was removed by DEL or UNLINK: ends its lease.
+fn removed(ctx: &Context<'_>, name: Str<'_>) {
+    let has_leases = |state: &mut State| state.databases().any(|(_, db)| !db.leases.is_empty());
+    if state::with(has_leases)
+        && let Some(db) = ctx.open(name, Mode::Upkeep).db()
+    {
+        waiting::removed(ctx, db, name);
+    }
 }
 
 /// Counts an expiry or eviction, if what left last was a visible entry of this name.
