@@ -51,6 +51,7 @@ test-engines: test-deps modules ## All tests on each server
 .PHONY: test-deps
 test-deps:
 	@scripts/install-deps build server python fmt clippy
+	@scripts/install-deps browser promtool || echo 'What needs them is skipped.'
 
 .PHONY: modules
 modules: build

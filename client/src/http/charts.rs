@@ -23,6 +23,8 @@ const GRID: RGBColor = RGBColor(3, 3, 3);
 const TEXT: RGBColor = RGBColor(4, 4, 4);
 /// More points than this in a line show nothing more.
 const POINTS: usize = 400;
+/// Over so long rates are taken.
+const WINDOW: Duration = Duration::from_secs(60);
 const MB: f64 = 1_048_576.0;
 
 #[derive(Deserialize)]
@@ -52,14 +54,13 @@ pub(super) async fn chart(
     Query(size): Query<Size>,
 ) -> Result<Response, Problem> {
     let history = admin.monitor().history();
-    let Some(mut chart) = of(&name, &history) else {
+    let Some(chart) = of(&name, &history) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "There is no chart of this name",
         ));
     };
-    chart.series.retain(|series| series.points.len() > 1);
-    if chart.series.is_empty() {
+    if chart.series.iter().all(|series| series.points.len() < 2) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let width = size.width.unwrap_or(600).clamp(200, 2000);
@@ -117,7 +118,7 @@ fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
         "invalidations" => chart(
             "Invalidations",
             "a minute",
-            1.0,
+            4.0,
             vec![of_pairs("invalidations", &|a, b| {
                 let rose = |read: fn(&CacheFigures) -> u64| {
                     Some(rise(read(a.server.cache()?), read(b.server.cache()?)))
@@ -131,7 +132,7 @@ fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
         "backlog" => chart(
             "Reclaim backlog",
             "entries",
-            1.0,
+            4.0,
             vec![of_samples("backlog", &|s| {
                 Some(s.server.cache()?.reclaim_backlog as f64)
             })],
@@ -140,7 +141,8 @@ fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
     })
 }
 
-/// The values of samples and those before them that have one, thinned out.
+/// The values of samples and of what was a minute before each (or the first sample), thinned out: a rate over a
+/// minute moves where one between two samples would jump.
 fn points(
     history: &[Arc<Sample>],
     read: impl Fn(Option<&Sample>, &Sample) -> Option<f64>,
@@ -149,20 +151,19 @@ fn points(
         return Vec::new();
     };
     let step = history.len().div_ceil(POINTS);
-    // From the end, so that the last sample is always shown.
-    let chosen: Vec<&Sample> = history
-        .iter()
-        .rev()
+    // Counted from the end, so that the last sample is always shown.
+    let first = (history.len() - 1) % step;
+    let point = |i: usize| {
+        let sample = &history[i];
+        let from = sample.since_start.saturating_sub(WINDOW);
+        let before = history[..i].partition_point(|other| other.since_start < from);
+        let value = read((before < i).then(|| &*history[before]), sample)?;
+        let ago = last.since_start.saturating_sub(sample.since_start);
+        Some((-ago.as_secs_f64(), value))
+    };
+    (first..history.len())
         .step_by(step)
-        .map(|sample| &**sample)
-        .collect();
-    let pairs = chosen.iter().enumerate().rev();
-    pairs
-        .filter_map(|(i, sample)| {
-            let before = last.since_start.saturating_sub(sample.since_start);
-            let value = read(chosen.get(i + 1).copied(), sample)?;
-            Some((-before.as_secs_f64(), value))
-        })
+        .filter_map(point)
         .collect()
 }
 
@@ -183,7 +184,7 @@ type DrawError = Box<dyn std::error::Error>;
 
 fn draw(chart: &Chart, size: (u32, u32)) -> Result<String, DrawError> {
     let all = || chart.series.iter().flat_map(|series| &series.points);
-    let first = all().map(|point| point.0).fold(0.0, f64::min).min(-1.0);
+    let first = all().map(|point| point.0).fold(0.0, f64::min).min(-10.0);
     let most = all().map(|point| point.1).fold(chart.at_least, f64::max);
     let most = if chart.unit == "%" { 100.0 } else { most * 1.1 };
     let mut svg = String::new();
@@ -202,9 +203,11 @@ fn axes(
     y: Range<f64>,
 ) -> Result<(), DrawError> {
     let text = ("sans-serif", 12).into_font().color(&TEXT);
-    let most = y.end;
+    // Entries and invalidations come whole.
+    let digits = usize::from(chart.unit == "MB" && y.end < 10.0);
     let mut context = ChartBuilder::on(root)
         .margin(6)
+        .margin_right(18)
         .x_label_area_size(22)
         .y_label_area_size(46)
         .build_cartesian_2d(x, y)?;
@@ -219,13 +222,7 @@ fn axes(
         .x_label_style(text.clone().pos(Pos::new(HPos::Center, VPos::Top)))
         .y_label_style(text)
         .x_label_formatter(&|x| ago(-x))
-        .y_label_formatter(&|y| {
-            if most < 10.0 {
-                format!("{y:.1}")
-            } else {
-                format!("{y:.0}")
-            }
-        })
+        .y_label_formatter(&|y| format!("{y:.digits$}"))
         .draw()?;
     for (series, colour) in chart.series.iter().zip(COLOURS) {
         let points = series.points.iter().copied();
@@ -253,7 +250,11 @@ fn described(chart: &Chart, svg: &str, first: f64) -> String {
         chart.title,
         ago(-first).trim_start_matches('-')
     );
-    for series in &chart.series {
+    for series in chart
+        .series
+        .iter()
+        .filter(|series| !series.points.is_empty())
+    {
         let values = || series.points.iter().map(|point| point.1);
         let (low, high) = (
             values().fold(f64::MAX, f64::min),
@@ -306,7 +307,7 @@ mod tests {
         assert!(svg.starts_with("<svg role=\"img\" "), "{svg}");
         assert!(
             svg.contains(
-                "<title>Memory over the last 2 h: heap used 1000.0 MB now, from 2.0 to 1000.0"
+                "<title>Memory over the last 2 h: heap used 1000.0 MB now, from 1.0 to 1000.0"
             ),
             "{svg}"
         );

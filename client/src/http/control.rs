@@ -13,7 +13,7 @@ use super::problem::Problem;
 use crate::memory::Server;
 
 /// Keys and tags that the overview lists.
-const LISTED: usize = 20;
+const LISTED: usize = 12;
 
 type Answer = Result<Json<Value>, Problem>;
 
@@ -105,8 +105,10 @@ pub(super) async fn overview(State(admin): State<Admin>) -> Answer {
 fn top_keys(server: &Server, count: usize) -> RedisResult<Value> {
     let count = count.to_string();
     let keys: Vec<(Vec<u8>, u64)> = server.command("CACHE.TOP", &[count.as_bytes()])?;
+    // What the fleet publishes is not what the application caches.
     Ok(keys
         .into_iter()
+        .filter(|(key, _)| !key.starts_with(super::fleet::KEY.as_bytes()))
         .map(|(key, hits)| json!({"key": String::from_utf8_lossy(&key), "hits": hits}))
         .collect())
 }
@@ -117,6 +119,7 @@ fn tags_by_memory(server: &Server, count: usize) -> RedisResult<Value> {
     let tags: Vec<(Vec<u8>, u64, u64)> = server.command("CACHE.TAGTOP", &args)?;
     Ok(tags
         .into_iter()
+        .filter(|(tag, ..)| tag != super::fleet::TAG.as_bytes())
         .map(|(tag, entries, bytes)| {
             json!({"tag": String::from_utf8_lossy(&tag), "entries": entries, "bytes": bytes})
         })

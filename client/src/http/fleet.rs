@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::memory::{Event, MemoryMonitor, Server, Snapshot, Status};
 
 /// The tag that all instances' entries carry.
-const TAG: &str = "tagcache:instances";
+pub(super) const TAG: &str = "tagcache:instances";
 /// What an instance's key begins with.
-const KEY: &str = "tagcache:instance:";
+pub(super) const KEY: &str = "tagcache:instance:";
 /// Instances that are listed at most.
 const MAX_INSTANCES: usize = 1000;
 /// Not published more often than this, however often samples are taken.
@@ -134,6 +134,7 @@ pub(super) fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
     }
     let args: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     let values: Vec<Option<Vec<u8>>> = server.command("CACHE.MGET", &args)?;
+    server.forget_hits(values.iter().flatten().count() as u64);
     let parsed = values
         .into_iter()
         .flatten()

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,24 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Server {
     client: Client,
     connection: Arc<Mutex<Option<Connection>>>,
+    own: Arc<Own>,
+}
+
+/// Reads that only look at the cache: they are not to count as its use.
+#[derive(Default)]
+struct Own {
+    hits: AtomicU64,
+    /// The server's counter as last seen: when it goes back, it started again.
+    seen: AtomicU64,
+}
+
+impl Own {
+    fn without(&self, hits: u64) -> u64 {
+        if hits < self.seen.swap(hits, Ordering::Relaxed) {
+            self.hits.store(0, Ordering::Relaxed);
+        }
+        hits.saturating_sub(self.hits.load(Ordering::Relaxed))
+    }
 }
 
 impl Server {
@@ -32,6 +51,7 @@ impl Server {
         Ok(Self {
             client: Client::open(url)?,
             connection: Arc::default(),
+            own: Arc::default(),
         })
     }
 
@@ -61,6 +81,9 @@ impl Server {
             let mut figures = from_info(&info?);
             figures.key_count = keys?;
             figures.cache = stats.ok().map(|stats| from_stats(&stats));
+            if let Some(cache) = &mut figures.cache {
+                cache.hits = self.own.without(cache.hits);
+            }
             Ok(figures)
         })
     }
@@ -71,6 +94,12 @@ impl Server {
     /// When it is refused or the server does not answer.
     pub fn command<T: FromRedisValue>(&self, name: &str, args: &[&[u8]]) -> RedisResult<T> {
         self.with(|connection| cmd(name).arg(args).query(connection))
+    }
+
+    /// Says that so many hits were looks of this endpoint's own; [`Self::figures`] leaves them out.
+    #[cfg(feature = "http")]
+    pub(crate) fn forget_hits(&self, hits: u64) {
+        self.own.hits.fetch_add(hits, Ordering::Relaxed);
     }
 
     fn with<T>(&self, run: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
@@ -213,6 +242,15 @@ mod tests {
             ..CacheFigures::default()
         };
         assert_eq!(from_stats(&stats), expected);
+    }
+
+    #[test]
+    fn own_reads_do_not_count_even_after_the_counter_started_again() {
+        let own = Own::default();
+        assert_eq!(own.without(10), 10);
+        own.hits.fetch_add(4, Ordering::Relaxed);
+        assert_eq!(own.without(20), 16);
+        assert_eq!(own.without(3), 3);
     }
 
     #[test]

@@ -141,8 +141,9 @@ function table(id, rows, empty, columns) {
   const body = result.createTBody();
   for (const row of rows) {
     const line = body.insertRow();
-    for (const [, value, kind] of columns) {
+    for (const [title, value, kind] of columns) {
       const cell = line.insertCell();
+      cell.dataset.title = title;
       if (typeof kind === "function") {
         const label = document.createElement("span");
         label.className = kind(row);
@@ -162,7 +163,7 @@ function fail(error) {
   const titles = { 403: "Not allowed", 429: "Too many requests" };
   text("failure-title", titles[error.status] ?? "Failed to fetch memory stats");
   const since = last ? ` Last figures: ${new Date(last.timestamp).toLocaleTimeString()}.` : "";
-  text("failure-detail", `${error.message || "The endpoint does not answer."}${since}`);
+  text("failure-detail", `${(error.message || "The endpoint does not answer").replace(/\.?$/, ".")}${since}`);
   $("failure").hidden = false;
   $("loading").hidden = true;
   text("live", "Not updated");
@@ -305,6 +306,9 @@ addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => last && refreshSlow(), 250);
 });
+
+// A laptop that wakes up, or a network that is back: look at once.
+addEventListener("online", () => { if ($("sign-in").hidden) load(); });
 
 async function start() {
   slowDue = 0;

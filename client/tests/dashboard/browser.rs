@@ -1,0 +1,160 @@
+//! A browser of the test's own: chromedriver on a free port, Chromium with an empty profile; both end with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fantoccini::wd::Capabilities;
+use fantoccini::{Client, ClientBuilder};
+use serde_json::json;
+
+/// High enough for the whole page: a picture shows what the window shows.
+const HEIGHT: u32 = 1900;
+
+/// Which of the page's themes the browser asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Theme {
+    Light,
+    Dark,
+}
+
+pub(crate) struct Browser {
+    pub(crate) client: Client,
+    driver: Child,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// `None`, with a message, where there is no browser.
+    pub(crate) async fn start(width: u32, theme: Theme) -> Option<Self> {
+        let profile = tempfile::tempdir().unwrap();
+        let driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut driver) = driver else {
+            eprintln!(
+                "skipped: chromedriver is not installed (Debian's packages chromium and chromium-driver)"
+            );
+            return None;
+        };
+        let port = port_of(&mut driver);
+        let mut args = vec![
+            "--headless=new".to_owned(),
+            "--no-sandbox".into(),
+            "--disable-gpu".into(),
+            "--disable-quic".into(),
+            "--no-first-run".into(),
+            "--disable-background-networking".into(),
+            "--disable-component-update".into(),
+            "--disable-sync".into(),
+            "--disable-dev-shm-usage".into(),
+            "--hide-scrollbars".into(),
+            format!("--window-size={width},{HEIGHT}"),
+            format!("--user-data-dir={}", profile.path().display()),
+        ];
+        if theme == Theme::Dark {
+            args.push("--blink-settings=preferredColorScheme=0".into());
+        }
+        let mut options = json!({"args": args});
+        if width < 500 {
+            // A window cannot be as narrow as a phone: the device is emulated.
+            options["mobileEmulation"] =
+                json!({"deviceMetrics": {"width": width, "height": 2 * HEIGHT, "pixelRatio": 1.0}});
+        }
+        let mut capabilities = Capabilities::new();
+        capabilities.insert("goog:chromeOptions".into(), options);
+        capabilities.insert("goog:loggingPrefs".into(), json!({"browser": "ALL"}));
+        let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        Some(Self {
+            client,
+            driver,
+            _profile: profile,
+        })
+    }
+
+    pub(crate) async fn open(&self, url: &str) {
+        self.client.goto(url).await.unwrap();
+    }
+
+    /// Runs a script's body and gives what it returns.
+    pub(crate) async fn run(&self, script: &str) -> serde_json::Value {
+        self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Waits until an expression is true on the page.
+    pub(crate) async fn wait_for(&self, expression: &str) {
+        let start = Instant::now();
+        loop {
+            let holds = self
+                .client
+                .execute(&format!("return !!({expression})"), Vec::new())
+                .await;
+            if holds.as_ref().is_ok_and(|value| value == &json!(true)) {
+                return;
+            }
+            if start.elapsed() > tagcache_tests::DEADLINE {
+                let page = self.run("return document.body.innerText").await;
+                panic!("waited in vain for {expression} ({holds:?}) on the page:\n{page}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The text of the element with this id.
+    pub(crate) async fn text(&self, id: &str) -> String {
+        let text = self
+            .run(&format!("return document.getElementById('{id}').innerText"))
+            .await;
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Keeps a picture of the whole page where `TAGCACHE_SCREENSHOTS` names a directory.
+    pub(crate) async fn picture(&self, name: &str) {
+        let Some(dir) = std::env::var_os("TAGCACHE_SCREENSHOTS") else {
+            return;
+        };
+        std::fs::create_dir_all(&dir).unwrap();
+        let body = self
+            .client
+            .find(fantoccini::Locator::Css("html"))
+            .await
+            .unwrap();
+        let png = body.screenshot().await.unwrap();
+        std::fs::write(Path::new(&dir).join(format!("{name}.png")), png).unwrap();
+    }
+
+    /// Ends it, after the page was found to fit its width and to have broken no rule of its policy.
+    pub(crate) async fn end(self) {
+        let wide = self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
+        assert_eq!(wide, json!(0), "the page is wider than its window");
+        self.client.clone().close().await.unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // chromedriver ends the browsers that it started.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+fn port_of(driver: &mut Child) -> u16 {
+    let output = BufReader::new(driver.stdout.take().unwrap());
+    let said = "was started successfully on port ";
+    let mut lines = output.lines().map_while(Result::ok);
+    let line = lines
+        .find(|line| line.contains(said))
+        .expect("chromedriver names its port");
+    // Its output must go on being read.
+    std::thread::spawn(move || lines.for_each(drop));
+    let port = line.split(said).nth(1).unwrap();
+    port.trim_end_matches('.').parse().unwrap()
+}

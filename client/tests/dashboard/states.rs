@@ -1,0 +1,312 @@
+use fantoccini::Locator;
+use tagcache::http::Auth;
+use tagcache_tests::Server;
+
+use crate::browser::{Browser, Theme};
+use crate::page::{Page, TOKEN};
+
+const DESKTOP: u32 = 1280;
+const PHONE: u32 = 390;
+
+/// A server with something in it that was read.
+fn server() -> Server {
+    let server = Server::start();
+    let mut connection = server.connection();
+    for i in 0..200 {
+        redis::cmd("CACHE.SET")
+            .arg(format!("page:/tenants/{}/invoices/{i}", i % 7))
+            .arg("x".repeat(100 + i % 50 * 40))
+            .arg("TAGS")
+            .arg(2)
+            .arg(format!("tenant:{}", i % 7))
+            .arg("kind:page")
+            .exec(&mut connection)
+            .unwrap();
+    }
+    server
+}
+
+fn read(server: &Server, times: usize) {
+    let mut connection = server.connection();
+    for i in 0..times {
+        let key = format!("page:/tenants/{}/invoices/{i}", i % 7);
+        let _: Option<String> = redis::cmd("CACHE.GET")
+            .arg(key)
+            .query(&mut connection)
+            .unwrap();
+    }
+}
+
+async fn sign_in(browser: &Browser, token: &str) {
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    let input = browser.client.find(Locator::Id("token")).await.unwrap();
+    input.send_keys(token).await.unwrap();
+    // By the keyboard, as a form should allow.
+    input.send_keys("\u{e007}").await.unwrap();
+}
+
+/// Opens the page and signs in; `None` where there is no browser.
+async fn shown(page: &Page, width: u32, theme: Theme) -> Option<Browser> {
+    let browser = Browser::start(width, theme).await?;
+    browser.open(&page.url()).await;
+    sign_in(&browser, TOKEN).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    Some(browser)
+}
+
+fn token() -> Auth {
+    Auth::bearer(TOKEN).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthy_shows_the_guides_figures_and_more() {
+    let server = server();
+    let page = Page::start(61.0, server.port(), token()).await;
+    read(&server, 250);
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    assert_eq!(browser.text("status").await, "HEALTHY");
+    assert!(browser.text("heap-used").await.ends_with(" MB"));
+    assert!(browser.text("heap-percent").await.starts_with("6"));
+    assert_eq!(browser.text("entries").await, "15");
+    assert_eq!(browser.text("redis").await, "Connected");
+    browser
+        .wait_for("document.getElementById('live').innerText.startsWith('Live')")
+        .await;
+    browser
+        .wait_for("document.getElementById('instances').innerText.includes('web-1')")
+        .await;
+    // Keys are data, never markup.
+    assert!(
+        browser
+            .text("local")
+            .await
+            .contains("<script>alert(1)</script>")
+    );
+    redis::cmd("CACHE.INVALIDATE")
+        .arg("tenant:1")
+        .exec(&mut server.connection())
+        .unwrap();
+    // Enough for lines in the charts, which the page then fetches anew.
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 3")
+        .await;
+    browser
+        .wait_for(
+            "document.querySelector('.chart title').textContent.startsWith('Memory over the last')",
+        )
+        .await;
+    browser.picture("healthy").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warning_and_critical_arrive_by_themselves() {
+    let server = server();
+    let page = Page::start(86.5, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Dark).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('status').innerText === 'WARNING'")
+        .await;
+    browser
+        .wait_for("document.getElementById('alerts').innerText.includes('firing')")
+        .await;
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 2")
+        .await;
+    browser
+        .wait_for("document.getElementById('status').innerText === 'WARNING'")
+        .await;
+    browser.picture("warning-dark").await;
+    page.set(97.0);
+    browser
+        .wait_for("document.getElementById('status').innerText === 'CRITICAL'")
+        .await;
+    browser
+        .wait_for("document.querySelector('#status.critical')")
+        .await;
+    browser.picture("critical-dark").await;
+    page.set(50.0);
+    browser
+        .wait_for("document.getElementById('status').innerText === 'HEALTHY'")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_shows_it_all_without_scrolling_sideways() {
+    let server = server();
+    let page = Page::start(97.5, server.port(), token()).await;
+    read(&server, 300);
+    let Some(browser) = shown(&page, PHONE, Theme::Light).await else {
+        return;
+    };
+    assert_eq!(browser.text("status").await, "CRITICAL");
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 2")
+        .await;
+    browser.picture("critical-phone").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_shows_and_so_does_its_return() {
+    let mut server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Connected'")
+        .await;
+    server.stop();
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Disconnected'")
+        .await;
+    browser
+        .wait_for("document.getElementById('redis-error').innerText !== ''")
+        .await;
+    assert_eq!(browser.text("status").await, "HEALTHY");
+    assert_eq!(browser.text("keys").await, "unknown");
+    browser
+        .wait_for("document.getElementById('alerts').innerText.includes('Redis Away')")
+        .await;
+    browser.picture("redis-down").await;
+    server.restart();
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Connected'")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unauthorised_asks_for_the_token_and_tells_nothing() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = Browser::start(DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    browser
+        .wait_for("document.activeElement.id === 'token'")
+        .await;
+    sign_in(&browser, "not-the-token-of-the-test").await;
+    browser
+        .wait_for("document.getElementById('sign-in-error').innerText !== ''")
+        .await;
+    let told = browser.run("return document.body.innerText").await;
+    assert!(!told.as_str().unwrap().contains("MB"), "{told}");
+    browser.picture("unauthorised").await;
+    sign_in(&browser, TOKEN).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    // Signing out forgets the token, also for the next load.
+    browser
+        .client
+        .find(Locator::Id("sign-out"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
+    let server = server();
+    let mut page = Page::start(40.0, server.port(), Auth::insecure_on_loopback()).await;
+    let Some(browser) = Browser::start(PHONE, Theme::Dark).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    page.stop();
+    // The page keeps what it has and says that it is old.
+    browser
+        .wait_for("!document.getElementById('failure').hidden")
+        .await;
+    assert_eq!(
+        browser.text("failure-title").await,
+        "Failed to fetch memory stats"
+    );
+    assert!(!browser.text("heap-used").await.is_empty());
+    browser.picture("failed-phone-dark").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_are_dropped_from_the_page_and_clearing_asks_first() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    let entries = || {
+        let stats: std::collections::HashMap<String, String> = redis::cmd("CACHE.STATS")
+            .query(&mut server.connection())
+            .unwrap();
+        stats["entries"].parse::<u64>().unwrap()
+    };
+    let before = entries();
+    let tag = browser.client.find(Locator::Id("tag")).await.unwrap();
+    tag.send_keys("tenant:3\u{e007}").await.unwrap();
+    browser
+        .wait_for("document.getElementById('control-result').innerText === '29 entries dropped.'")
+        .await;
+    assert_eq!(entries(), before - 29);
+
+    let click = async |css: &str| {
+        browser
+            .client
+            .find(Locator::Css(css))
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap()
+    };
+    click("#clear").await;
+    browser
+        .wait_for("document.getElementById('confirm').open")
+        .await;
+    browser.picture("confirm").await;
+    click("#confirm [value=no]").await;
+    browser
+        .wait_for("!document.getElementById('confirm').open")
+        .await;
+    assert!(entries() >= before - 29);
+    click("#clear").await;
+    click("#confirm [value=yes]").await;
+    browser
+        .wait_for(
+            "/^17[0-9] entries dropped/.test(document.getElementById('control-result').innerText)",
+        )
+        .await;
+    // The instance's own figures come back with its next sample.
+    assert!(entries() <= 1);
+    browser.end().await;
+}
