@@ -23,8 +23,6 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for name in args.iter() {
         let mut key = ctx.open(name, Mode::Write);
         let Kind::Entry(entry) = key.kind() else {
-            drop(key);
-            waiting::removed(ctx, db, name);
             continue;
         };
         let was_visible = state::with(|state| {
@@ -38,7 +36,6 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         any = true;
         drop(key);
         ctx.signal_modified(name);
-        waiting::removed(ctx, db, name);
         if was_visible {
             ctx.notify(c"cache.del", name);
             removed += 1;
@@ -48,6 +45,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         state.parked.clear();
         state.database(db).counters.deletes += removed;
     });
+    waiting::removed(ctx, db, args.iter());
     // Also where only gone entries were there: a replica may not have reclaimed them yet, and what follows in a MULTI
     // block must find the same there.
     if any {

@@ -117,16 +117,14 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let times = times(ctx, &asked, config.default_ttl_ms)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
-    let held = Held::of(ctx, &key, times.now_ms)?;
-    if !is_allowed(ctx, name, &asked, &held) {
+    let db = ctx.db();
+    let Some(written) = store(ctx, db, &mut key, name, &asked, times)? else {
         ctx.reply_null();
         return Ok(());
-    }
-    let written = written(&key, &asked, times, &held)?;
-    store(ctx, &mut key, name, &asked, written);
+    };
     drop(key);
     ctx.signal_modified(name);
-    waiting::written(ctx, ctx.db(), name);
+    waiting::written(ctx, db, name);
     ctx.notify(c"cache.set", name);
     replicate(ctx, args, &asked, times, written);
     ctx.reply_ok();
@@ -165,34 +163,15 @@ fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<
     })
 }
 
-/// What the key holds before the write.
-struct Held {
-    /// Whether an entry can be seen.
-    is_visible: bool,
-}
-
-impl Held {
-    fn of(ctx: &Context<'_>, key: &Key, now_ms: u64) -> Result<Self, Error> {
-        let entry = match key.kind() {
-            Kind::Other => return Err(Error::WrongType),
-            Kind::Empty => return Ok(Self { is_visible: false }),
-            Kind::Entry(entry) => entry,
-        };
-        let db = ctx.db();
-        let is_visible = state::with(|state| {
-            let database = state.database(db);
-            own_slot(database, entry).is_some_and(|slot| {
-                let index = &database.index;
-                freshness(index, slot, key, entry, || now_ms) != Freshness::Over
-            })
-        });
-        Ok(Self { is_visible })
-    }
-}
-
 /// Whether the write may happen.
-fn is_allowed(ctx: &Context<'_>, name: Str<'_>, asked: &SetArgs<'_>, held: &Held) -> bool {
-    let unmet = if held.is_visible {
+fn is_allowed(
+    ctx: &Context<'_>,
+    db: u32,
+    name: Str<'_>,
+    asked: &SetArgs<'_>,
+    is_visible: bool,
+) -> bool {
+    let unmet = if is_visible {
         Condition::Absent
     } else {
         Condition::Present
@@ -203,7 +182,7 @@ fn is_allowed(ctx: &Context<'_>, name: Str<'_>, asked: &SetArgs<'_>, held: &Held
     let Some(token) = asked.token else {
         return true;
     };
-    let (db, token) = (ctx.db(), token as u64);
+    let token = token as u64;
     let is_allowed = state::with(|state| {
         let database = state.database(db);
         let is_allowed = database.may_write(name.bytes(), token, asked.tags.iter().copied());
@@ -231,20 +210,39 @@ struct Written {
     deadline_ms: Option<u64>,
 }
 
-fn written(key: &Key, asked: &SetArgs<'_>, times: Times, held: &Held) -> Result<Written, Error> {
-    let kept = match key.kind() {
-        Kind::Entry(entry) if held.is_visible && asked.ttl == Some(Ttl::Keep) => Some(entry),
-        _ => None,
-    };
-    let expires_ms = match kept {
-        None => times.expires_ms,
-        Some(entry) => key
-            .deadline_ms()
-            .map(|deadline| deadline.saturating_sub(entry.grace_ms())),
-    };
+/// The times that KEEPTTL keeps.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    expires_ms: Option<u64>,
+    grace_ms: u64,
+}
+
+impl Kept {
+    /// Those of a visible entry. One that was soft-invalidated has only what is left of its grace: this is what it would
+    /// have lived, and its earlier time to live is not known any more.
+    fn of(db: u32, key: &Key, entry: Entry<'_>, slot: Slot) -> Self {
+        let grace_ms = entry.grace_ms();
+        let soft_since_ms = state::with(|state| state.database(db).index.soft_since_ms(slot));
+        let deadline = key.deadline_ms();
+        let expires_ms = match soft_since_ms {
+            None => deadline.map(|deadline| deadline.saturating_sub(grace_ms)),
+            Some(since_ms) => {
+                let over = since_ms.saturating_add(grace_ms);
+                Some(deadline.map_or(over, |deadline| deadline.min(over)))
+            }
+        };
+        Self {
+            expires_ms,
+            grace_ms,
+        }
+    }
+}
+
+fn written(asked: &SetArgs<'_>, times: Times, kept: Option<Kept>) -> Result<Written, Error> {
+    let expires_ms = kept.map_or(times.expires_ms, |kept| kept.expires_ms);
     let grace_ms = asked
         .grace_ms
-        .unwrap_or_else(|| kept.map_or(0, Entry::grace_ms));
+        .unwrap_or(kept.map_or(0, |kept| kept.grace_ms));
     Ok(Written {
         created_ms: asked.created_ms.unwrap_or(times.now_ms),
         expires_ms,
@@ -253,13 +251,38 @@ fn written(key: &Key, asked: &SetArgs<'_>, times: Times, held: &Held) -> Result<
     })
 }
 
-/// Puts the entry into keyspace and index.
-fn store(ctx: &Context<'_>, key: &mut Key, name: Str<'_>, asked: &SetArgs<'_>, written: Written) {
-    let db = ctx.db();
+/// Puts the entry into keyspace and index; `None`, and nothing done, where it may not be written.
+fn store(
+    ctx: &Context<'_>,
+    db: u32,
+    key: &mut Key,
+    name: Str<'_>,
+    asked: &SetArgs<'_>,
+    times: Times,
+) -> Result<Option<Written>, Error> {
     let held = match key.kind() {
+        Kind::Other => return Err(Error::WrongType),
+        Kind::Empty => None,
         Kind::Entry(entry) => Some(entry),
-        _ => None,
     };
+    // The place of what was not invalidated, and whether that can be seen: its grace may be over.
+    let slot = held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
+    let is_visible = held.zip(slot).is_some_and(|(entry, slot)| {
+        entry.grace_ms() == 0
+            || state::with(|state| {
+                let index = &state.database(db).index;
+                freshness(index, slot, key, entry, || times.now_ms) != Freshness::Over
+            })
+    });
+    if !is_allowed(ctx, db, name, asked, is_visible) {
+        return Ok(None);
+    }
+    let kept = held
+        .zip(slot)
+        .filter(|_| is_visible && asked.ttl == Some(Ttl::Keep))
+        .map(|(entry, slot)| Kept::of(db, key, entry, slot));
+    let written = written(asked, times, kept)?;
+
     let new = NewEntry::new(Parts {
         key: name.bytes(),
         value: asked.value,
@@ -287,14 +310,14 @@ fn store(ctx: &Context<'_>, key: &mut Key, name: Str<'_>, asked: &SetArgs<'_>, w
         if written.deadline_ms.is_some() {
             key.set_deadline_ms(written.deadline_ms);
         }
-        return;
+        return Ok(Some(written));
     };
     let old_bytes = cost(old);
     let slot: Slot = state::with(|state| {
-        let database = state.database(db);
-        database.counters.sets += 1;
-        if let Some(slot) = own_slot(database, old) {
-            return database.index.replace(slot, old_bytes, incoming);
+        state.database(db).counters.sets += 1;
+        if let Some(slot) = slot {
+            let index = &mut state.database(db).index;
+            return index.replace(slot, old_bytes, incoming);
         }
         if let Some((holder, gone)) = state.database_of(old, Some(db)) {
             let database = state.database(holder);
@@ -306,6 +329,7 @@ fn store(ctx: &Context<'_>, key: &mut Key, name: Str<'_>, asked: &SetArgs<'_>, w
     new.as_entry().set_indexed(slot.0);
     key.replace(new);
     key.set_deadline_ms(written.deadline_ms);
+    Ok(Some(written))
 }
 
 /// Sends on what happened.

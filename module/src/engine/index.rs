@@ -505,6 +505,9 @@ impl<E: Copy + PartialEq> Index<E> {
     /// O(1) where none of them has a grace, else O(slots / 64).
     pub(crate) fn revalidate(&mut self, tag: &[u8], moment: Moment) -> u64 {
         let list = self.list_of(tag, moment);
+        if self.lists.get(list).past().clock == moment.clock {
+            return 0; // The tag was given twice.
+        }
         let ids = self.lists.get(list).ids.to_bitmap();
         let graced = self.marks.graced_among(&ids);
         let current = if !ids.is_empty() && graced.is_empty() {

@@ -92,7 +92,7 @@ fn removed(ctx: &Context<'_>, name: Str<'_>) {
     if state::with(has_leases)
         && let Some(db) = ctx.open(name, Mode::Upkeep).db()
     {
-        waiting::removed(ctx, db, name);
+        waiting::removed(ctx, db, std::iter::once(name));
     }
 }
 

@@ -139,7 +139,7 @@ impl<'a> Args<'a> {
         Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
     }
 
-    pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> + Clone {
         // SAFETY: all strings of `argv` live for `'a`.
         self.argv
             .iter()

@@ -199,14 +199,23 @@ pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     }
 }
 
-/// The key was removed: what is being loaded for it must not be written, and the next in line loads anew.
-pub(crate) fn removed(ctx: &Context<'_>, db: u32, name: Str<'_>) {
-    let is_awaited = state::with(|state| {
+/// These keys were removed: what is being loaded for them must not be written, and the next in line load anew.
+pub(crate) fn removed<'n>(
+    ctx: &Context<'_>,
+    db: u32,
+    names: impl Iterator<Item = Str<'n>> + Clone,
+) {
+    let is_any_awaited = state::with(|state| {
         let leases = &mut state.database(db).leases;
-        !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
+        if leases.is_empty() {
+            return false;
+        }
+        let now = monotonic_ms();
+        let awaited = names.clone().filter(|name| leases.end(name.bytes(), now));
+        awaited.count() > 0
     });
-    if is_awaited {
-        pass_on(ctx, db, name.bytes());
+    if is_any_awaited {
+        names.for_each(|name| pass_on(ctx, db, name.bytes()));
     }
 }
 
