@@ -343,10 +343,11 @@ fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8
         );
     }
     let memory: i64 = entries.values().map(|entry| entry.memory).sum();
-    assert_eq!(
-        stats.field("bytes").int(),
-        memory,
-        "db {number}: STATS bytes against INSPECT memory"
+    // What INVALIDATEWHERE dropped counts until it is reclaimed.
+    let bytes = stats.field("bytes").int();
+    assert!(
+        bytes == memory || backlog > 0 && bytes > memory,
+        "db {number}: STATS bytes {bytes} against INSPECT memory {memory} (backlog {backlog})"
     );
 }
 

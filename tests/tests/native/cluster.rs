@@ -16,6 +16,8 @@ fn node(engine: &Engine) -> Server {
         .arg("--cluster-enabled", "yes")
         .arg("--cluster-port", &bus)
         .arg("--cluster-require-full-coverage", "no")
+        // A node that loses its last slot stays what it is.
+        .arg("--cluster-allow-replica-migration", "no")
         .start()
 }
 
