@@ -12,6 +12,7 @@
 //! - `TAGCACHE_ALL_ENGINES=1`: run every test on every engine, not only those about differences.
 #![forbid(unsafe_code)]
 
+mod agree;
 mod builder;
 mod engine;
 pub mod fetch;

@@ -1,12 +1,14 @@
-//! Looks at the module through its own commands, and holds what it says against the keyspace.
+//! Looks at the module through its own commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::call;
 use crate::reply::Reply;
 use crate::resp::RawClient;
 use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
-use crate::{args, call};
+
+pub use crate::agree::assert_index_agrees;
 
 /// The fields of `CACHE.STATS`, in the contract's order.
 pub const STATS_FIELDS: [&str; 21] = [
@@ -248,123 +250,4 @@ pub fn entry_keys(client: &mut RawClient) -> BTreeSet<Vec<u8>> {
         }
         cursor = next;
     }
-}
-
-/// Holds the index against the keyspace in these databases: every entry is found through each of its tags,
-/// no tag finds anything else, and all counts agree. Nobody else may write meanwhile; reclaiming may go on.
-///
-/// `tags` are looked at besides those that entries carry: they must be found empty.
-///
-/// # Panics
-/// When they disagree.
-pub fn assert_index_agrees(server: &Server, databases: &[u32], tags: &[&[u8]]) {
-    let mut client = server.raw();
-    for &number in databases {
-        assert_eq!(call!(client, "SELECT", number), Reply::ok());
-        assert_database_agrees(&mut client, number, tags);
-    }
-}
-
-fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8]]) {
-    let (keys, stats) = keys_and_stats(client);
-    let backlog = stats.field("reclaim_backlog").int();
-    let mut entries = BTreeMap::new();
-    let mut of_tag: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
-    for (key, reply) in keys.iter().zip(client.pipeline(&commands)) {
-        assert!(
-            !reply.is_error(),
-            "INSPECT of {}: {reply:?}",
-            key.escape_ascii()
-        );
-        let Some(entry) = inspected(&reply) else {
-            continue;
-        };
-        for tag in &entry.tags {
-            of_tag.entry(tag.clone()).or_default().insert(key.clone());
-        }
-        entries.insert(key.clone(), entry);
-    }
-    let visible = entries.len() as i64;
-    assert_eq!(
-        stats.field("entries").int(),
-        visible,
-        "db {number}: STATS entries against INSPECT of each key"
-    );
-    assert_eq!(
-        keys.len() as i64,
-        visible + backlog,
-        "db {number}: keys of type tagcache1 against entries + reclaim_backlog"
-    );
-    // An entry that is gone still counts for its other tags until it is reclaimed: exact then, bounds until then.
-    let about = |seen: i64, expected: i64, slack: i64, what: &str| {
-        let right =
-            seen == expected || backlog > 0 && (expected..=expected + slack).contains(&seen);
-        assert!(
-            right,
-            "db {number}: {what}: {seen}, expected {expected} (backlog {backlog})"
-        );
-    };
-    let tags_in_use = of_tag.len() as i64;
-    about(
-        stats.field("tags").int(),
-        tags_in_use,
-        i64::MAX / 2,
-        "STATS tags against INSPECT",
-    );
-    for tag in more_tags {
-        of_tag.entry(tag.to_vec()).or_default();
-    }
-    for (tag, keys) in &of_tag {
-        let name = tag.escape_ascii();
-        assert_eq!(
-            &tagscan(client, tag, 1000),
-            keys,
-            "db {number}: TAGSCAN of {name} against INSPECT"
-        );
-        let info = call!(client, "CACHE.TAGINFO", tag);
-        if info.is_null() {
-            assert!(keys.is_empty(), "db {number}: TAGINFO does not know {name}");
-            continue;
-        }
-        let count = keys.len() as i64;
-        about(
-            info.field("entries").int(),
-            count,
-            backlog,
-            &format!("TAGINFO entries of {name}"),
-        );
-        let memory: i64 = keys.iter().map(|key| entries[key].memory).sum();
-        about(
-            info.field("bytes").int(),
-            memory,
-            i64::MAX / 2,
-            &format!("TAGINFO bytes of {name} against INSPECT"),
-        );
-    }
-    let memory: i64 = entries.values().map(|entry| entry.memory).sum();
-    // What INVALIDATEWHERE dropped counts until it is reclaimed.
-    let bytes = stats.field("bytes").int();
-    assert!(
-        bytes == memory || backlog > 0 && bytes > memory,
-        "db {number}: STATS bytes {bytes} against INSPECT memory {memory} (backlog {backlog})"
-    );
-}
-
-/// Keys and statistics of one moment: reclaiming cannot come between.
-fn keys_and_stats(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply) {
-    let transaction = [
-        args!["MULTI"],
-        // A COUNT beyond any test's keyspace: one page holds everything.
-        args!["SCAN", 0, "COUNT", 100_000_000, "TYPE", "tagcache1"],
-        args!["CACHE.STATS"],
-        args!["EXEC"],
-    ];
-    let replies = client.pipeline(&transaction);
-    let [page, stats] = replies[3].items() else {
-        panic!("EXEC answers {:?}", replies[3])
-    };
-    let (cursor, keys) = scan_page(page);
-    assert_eq!(cursor, b"0", "one page holds everything");
-    (keys.into_iter().collect(), stats.clone())
 }

@@ -1,0 +1,166 @@
+//! Holds what the module says of its index against the keyspace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::look::{inspected, scan_page, tagscan};
+use crate::reply::Reply;
+use crate::resp::RawClient;
+use crate::server::Server;
+use crate::{args, call};
+
+/// How long sums of memory may take to agree: an entry that was softened costs more once the server knows when its
+/// grace ends, which the module tells it in the background.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Holds the index against the keyspace in these databases: every entry is found through each of its tags,
+/// no tag finds anything else, and all counts agree. Nobody else may write meanwhile; reclaiming may go on.
+///
+/// `tags` are looked at besides those that entries carry: they must be found empty.
+///
+/// # Panics
+/// When they disagree.
+pub fn assert_index_agrees(server: &Server, databases: &[u32], tags: &[&[u8]]) {
+    let mut client = server.raw();
+    for &number in databases {
+        assert_eq!(call!(client, "SELECT", number), Reply::ok());
+        assert_database_agrees(&mut client, number, tags);
+    }
+}
+
+fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8]]) {
+    let (keys, stats) = keys_and_stats(client);
+    let of_tag = assert_entries_agree(client, number, more_tags, &keys, &stats);
+    let start = Instant::now();
+    while let Err(difference) = memory_agrees(client, &of_tag) {
+        let settling = start.elapsed() < SETTLED_WITHIN;
+        assert!(settling, "db {number}: {difference}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The keys of each tag.
+type OfTag = BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>;
+
+/// An entry that is gone still counts for its other tags until it is reclaimed: exact then, bounds until then.
+fn about(seen: i64, expected: i64, slack: i64, backlog: i64) -> bool {
+    seen == expected || backlog > 0 && (expected..=expected + slack).contains(&seen)
+}
+
+fn assert_entries_agree(
+    client: &mut RawClient,
+    number: u32,
+    more_tags: &[&[u8]],
+    keys: &BTreeSet<Vec<u8>>,
+    stats: &Reply,
+) -> OfTag {
+    let backlog = stats.field("reclaim_backlog").int();
+    let mut of_tag = OfTag::new();
+    let mut visible = 0;
+    let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
+    for (key, reply) in keys.iter().zip(client.pipeline(&commands)) {
+        assert!(
+            !reply.is_error(),
+            "INSPECT of {}: {reply:?}",
+            key.escape_ascii()
+        );
+        let Some(entry) = inspected(&reply) else {
+            continue;
+        };
+        for tag in &entry.tags {
+            of_tag.entry(tag.clone()).or_default().insert(key.clone());
+        }
+        visible += 1;
+    }
+    assert_eq!(
+        stats.field("entries").int(),
+        visible,
+        "db {number}: STATS entries against INSPECT of each key"
+    );
+    assert_eq!(
+        keys.len() as i64,
+        visible + backlog,
+        "db {number}: keys of type tagcache1 against entries + reclaim_backlog"
+    );
+    let check = |seen: i64, expected: i64, slack: i64, what: &str| {
+        assert!(
+            about(seen, expected, slack, backlog),
+            "db {number}: {what}: {seen}, expected {expected} (backlog {backlog})"
+        );
+    };
+    let in_use = of_tag.len() as i64;
+    let seen = stats.field("tags").int();
+    check(seen, in_use, i64::MAX / 2, "STATS tags against INSPECT");
+    for tag in more_tags {
+        of_tag.entry(tag.to_vec()).or_default();
+    }
+    for (tag, keys) in &of_tag {
+        let name = tag.escape_ascii();
+        assert_eq!(
+            &tagscan(client, tag, 1000),
+            keys,
+            "db {number}: TAGSCAN of {name} against INSPECT"
+        );
+        let info = call!(client, "CACHE.TAGINFO", tag);
+        if info.is_null() {
+            assert!(keys.is_empty(), "db {number}: TAGINFO does not know {name}");
+            continue;
+        }
+        let (seen, count) = (info.field("entries").int(), keys.len() as i64);
+        check(seen, count, backlog, &format!("TAGINFO entries of {name}"));
+    }
+    of_tag
+}
+
+/// Holds the sums of memory against what each entry says of itself.
+fn memory_agrees(client: &mut RawClient, of_tag: &OfTag) -> Result<(), String> {
+    let (keys, stats) = keys_and_stats(client);
+    let backlog = stats.field("reclaim_backlog").int();
+    let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
+    let replies = client.pipeline(&commands).into_iter();
+    let memory: BTreeMap<_, _> = keys
+        .iter()
+        .zip(replies)
+        .filter_map(|(key, reply)| Some((key, inspected(&reply)?.memory)))
+        .collect();
+    let difference = |what: &str, seen: i64, expected: i64| {
+        let right = about(seen, expected, i64::MAX / 2, backlog);
+        (!right).then(|| format!("{what}: {seen}, expected {expected} (backlog {backlog})"))
+    };
+    // What INVALIDATEWHERE dropped counts until it is reclaimed.
+    let (seen, expected) = (stats.field("bytes").int(), memory.values().sum());
+    if let Some(difference) = difference("STATS bytes against INSPECT", seen, expected) {
+        return Err(difference);
+    }
+    for (tag, keys) in of_tag {
+        let info = call!(client, "CACHE.TAGINFO", tag);
+        if info.is_null() {
+            continue;
+        }
+        let seen = info.field("bytes").int();
+        let expected = keys.iter().filter_map(|key| memory.get(key)).sum();
+        let what = format!("TAGINFO bytes of {} against INSPECT", tag.escape_ascii());
+        if let Some(difference) = difference(&what, seen, expected) {
+            return Err(difference);
+        }
+    }
+    Ok(())
+}
+
+/// Keys and statistics of one moment: reclaiming cannot come between.
+fn keys_and_stats(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply) {
+    let transaction = [
+        args!["MULTI"],
+        // A COUNT beyond any test's keyspace: one page holds everything.
+        args!["SCAN", 0, "COUNT", 100_000_000, "TYPE", "tagcache1"],
+        args!["CACHE.STATS"],
+        args!["EXEC"],
+    ];
+    let replies = client.pipeline(&transaction);
+    let [page, stats] = replies[3].items() else {
+        panic!("EXEC answers {:?}", replies[3])
+    };
+    let (cursor, keys) = scan_page(page);
+    assert_eq!(cursor, b"0", "one page holds everything");
+    (keys.into_iter().collect(), stats.clone())
+}
