@@ -182,6 +182,7 @@ fn is_allowed(
     let Some(token) = asked.token else {
         return true;
     };
+    waiting::end_if_slots_moved(ctx);
     let token = token as u64;
     let is_allowed = state::with(|state| {
         let database = state.database(db);

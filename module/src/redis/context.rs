@@ -96,6 +96,37 @@ impl Context<'_> {
         self.flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) != 0
     }
 
+    /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
+    pub(crate) fn cluster_epoch(&self) -> Option<u64> {
+        if self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
+            return None;
+        }
+        // SAFETY: the context is alive; "c" takes a C string. The text lives as long as the reply, which is freed, once.
+        unsafe {
+            let reply = api!(RedisModule_Call(
+                self.raw,
+                c"CLUSTER".as_ptr(),
+                c"c".as_ptr(),
+                c"INFO".as_ptr()
+            ));
+            if reply.is_null() {
+                return None;
+            }
+            let mut len = 0;
+            let text = api!(RedisModule_CallReplyStringPtr(reply, &raw mut len));
+            let epoch = if text.is_null() {
+                None
+            } else {
+                let text = std::slice::from_raw_parts(text.cast::<u8>(), len);
+                String::from_utf8_lossy(text)
+                    .lines()
+                    .find_map(|line| line.strip_prefix("cluster_current_epoch:")?.parse().ok())
+            };
+            api!(RedisModule_FreeCallReply(reply));
+            epoch
+        }
+    }
+
     /// Whether the client may be made to wait: not inside MULTI, scripts and calls of other modules.
     pub(crate) fn may_block(&self) -> bool {
         let deny = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING

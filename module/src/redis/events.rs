@@ -9,7 +9,7 @@ use super::barrier::{Place, guard};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::propagation;
-use super::state::{self, State};
+use super::state;
 use super::string::Str;
 use super::waiting;
 use crate::engine::{Counters, Database};
@@ -88,8 +88,7 @@ unsafe extern "C" fn keyspace(
 
 /// A key was removed by DEL or UNLINK: ends its lease.
 fn removed(ctx: &Context<'_>, name: Str<'_>) {
-    let has_leases = |state: &mut State| state.databases().any(|(_, db)| !db.leases.is_empty());
-    if state::with(has_leases)
+    if state::with(|state| state.has_leases())
         && let Some(db) = ctx.open(name, Mode::Upkeep).db()
     {
         waiting::removed(ctx, db, std::iter::once(name));
@@ -237,12 +236,17 @@ unsafe extern "C" fn role(
 }
 
 unsafe extern "C" fn cron(
-    _ctx: *mut raw::RedisModuleCtx,
+    ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
     _subevent: u64,
     _data: *mut c_void,
 ) {
     guard(Place::Event, (), || {
+        // SAFETY: the server passes a live context.
+        let ctx = unsafe { Context::from_raw(ctx) };
+        if state::with(|state| state.has_leases() || state.cluster_epoch.is_none()) {
+            waiting::end_if_slots_moved(&ctx);
+        }
         let (now, monotonic) = (now_ms(), monotonic_ms());
         state::with(|state| {
             for database in state.databases_mut() {

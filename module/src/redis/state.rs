@@ -26,6 +26,8 @@ pub(crate) struct State {
     pub(crate) decided: Option<(u32, Vec<u8>, Decision)>,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
+    /// The epoch of the cluster when it was looked at last.
+    pub(crate) cluster_epoch: Option<u64>,
 }
 
 /// What becomes of an entry that arrives although one of its tags was invalidated just before.
@@ -183,6 +185,11 @@ impl State {
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
         self.databases().any(|(_, db)| db.index.has_backlog())
+    }
+
+    /// Whether some database knows of a lease.
+    pub(crate) fn has_leases(&self) -> bool {
+        self.databases().any(|(_, db)| !db.leases.is_empty())
     }
 
     /// Whether some database has something to do in the background.

@@ -180,6 +180,24 @@ pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     }
 }
 
+/// In a cluster: ends all leases if slots may have moved since they were granted.
+///
+/// A slot that goes to another node and comes back brings with it what happened there, which this node did not see.
+/// Nothing announces that, but each node that takes a slot over raises the cluster's epoch.
+pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
+    let Some(epoch) = ctx.cluster_epoch() else {
+        return;
+    };
+    let seen = state::with(|state| state.cluster_epoch.replace(epoch));
+    if seen.is_some_and(|seen| seen != epoch) {
+        let numbers: Vec<u32> =
+            state::with(|state| state.databases().map(|(number, _)| number).collect());
+        for db in numbers {
+            restart(ctx, db);
+        }
+    }
+}
+
 /// Ends all leases of a database, and all waits for them.
 pub(crate) fn clear(db: u32) {
     for waiter in state::with(|state| state.database(db).leases.clear()) {
