@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use tagcache::{Bytes, Cache, Entry, Error, Remedy};
 use tagcache_tests::{Server, args, for_each_engine};
 
-use crate::support::{builder, cache_at, connected, eventually, is_local, long, on_server, run, warm};
+use crate::support::{
+    builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct User {
@@ -16,7 +18,10 @@ struct User {
 }
 
 fn ada() -> User {
-    User { name: "Ada".to_owned(), age: 36 }
+    User {
+        name: "Ada".to_owned(),
+        age: 36,
+    }
 }
 
 #[test]
@@ -25,7 +30,9 @@ fn what_is_set_is_read_by_this_and_other_processes() {
         let server = Server::builder().engine(engine).start();
         run(async {
             let (here, there) = (cache_at(&server).await, cache_at(&server).await);
-            here.set("user", &ada(), long().tags(["users"])).await.unwrap();
+            here.set("user", &ada(), long().tags(["users"]))
+                .await
+                .unwrap();
             assert_eq!(here.get::<User>("user").await.unwrap(), Some(ada()));
             assert_eq!(there.get::<User>("user").await.unwrap(), Some(ada()));
             assert_eq!(there.get::<User>("nobody").await.unwrap(), None);
@@ -45,7 +52,10 @@ fn a_value_that_was_read_once_is_answered_without_the_server() {
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
         let before = cache.stats();
         for _ in 0..100 {
-            assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("value"));
+            assert_eq!(
+                cache.get::<String>("key").await.unwrap().as_deref(),
+                Some("value")
+            );
         }
         let after = cache.stats();
         assert_eq!(after.local.hits - before.local.hits, 100);
@@ -64,9 +74,15 @@ fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
             ("overwritten", args!["CACHE.SET", "key", r#""new""#]),
             ("deleted", args!["CACHE.DEL", "key"]),
             ("touched", args!["CACHE.TOUCH", "key", "EX", 900]),
-            ("invalidated by tag", args!["CACHE.INVALIDATE", "other", "tag"]),
+            (
+                "invalidated by tag",
+                args!["CACHE.INVALIDATE", "other", "tag"],
+            ),
             ("invalidated softly", args!["CACHE.REVALIDATE", "tag"]),
-            ("invalidated by a condition", args!["CACHE.INVALIDATEWHERE", "ALL", 1, "tag"]),
+            (
+                "invalidated by a condition",
+                args!["CACHE.INVALIDATEWHERE", "ALL", 1, "tag"],
+            ),
             ("flushed", args!["CACHE.FLUSH"]),
             ("deleted natively", args!["DEL", "key"]),
             ("unlinked", args!["UNLINK", "key"]),
@@ -75,7 +91,10 @@ fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
             ("overwritten by a string", args!["SET", "key", "string"]),
             ("expired natively", args!["PEXPIRE", "key", 1]),
             ("flushed natively", args!["FLUSHALL"]),
-            ("flushed natively in the background", args!["FLUSHALL", "ASYNC"]),
+            (
+                "flushed natively in the background",
+                args!["FLUSHALL", "ASYNC"],
+            ),
             ("moved", args!["MOVE", "key", 5]),
         ];
         run(async {
@@ -84,7 +103,10 @@ fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
             for (how, change) in changes {
                 other.call(&args!["FLUSHALL"]);
                 other.call(&args!["CACHE.SET", "another", r#""b""#]);
-                cache.set("key", &"old".to_owned(), long().tags(["tag"])).await.unwrap();
+                cache
+                    .set("key", &"old".to_owned(), long().tags(["tag"]))
+                    .await
+                    .unwrap();
                 assert_eq!(warm(&cache, "key").await.as_deref(), Some("old"), "{how}");
                 let reply = other.call(&change);
                 assert!(!reply.is_error(), "{how}: {reply:?}");
@@ -101,7 +123,10 @@ fn a_caller_reads_its_own_writes_at_once() {
         let cache = cache_at(&server).await;
         for n in 0..200 {
             let value = n.to_string();
-            cache.set("key", &value, long().tags(["tag"])).await.unwrap();
+            cache
+                .set("key", &value, long().tags(["tag"]))
+                .await
+                .unwrap();
             assert_eq!(cache.get::<String>("key").await.unwrap(), Some(value));
             let _: Option<String> = cache.get("key").await.unwrap();
             match n % 3 {
@@ -118,10 +143,14 @@ fn a_caller_reads_its_own_writes_at_once() {
 fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
     let server = Server::start();
     run(async {
-        let slow = connected(builder(server.port()).entering_delay(Duration::from_millis(200))).await;
+        let slow =
+            connected(builder(server.port()).entering_delay(Duration::from_millis(200))).await;
         let other = cache_at(&server).await;
         for round in 0..3 {
-            other.set("key", &"old".to_owned(), long().tags(["tag"])).await.unwrap();
+            other
+                .set("key", &"old".to_owned(), long().tags(["tag"]))
+                .await
+                .unwrap();
             let before = slow.stats();
             let read = tokio::spawn({
                 let slow = slow.clone();
@@ -140,7 +169,13 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
             }
             assert_eq!(read.await.unwrap().as_deref(), Some("old"));
             let after = slow.stats();
-            assert_eq!((after.overtaken - before.overtaken, after.entered - before.entered), (1, 0));
+            assert_eq!(
+                (
+                    after.overtaken - before.overtaken,
+                    after.entered - before.entered
+                ),
+                (1, 0)
+            );
             assert_eq!(slow.get::<String>("key").await.unwrap(), None);
         }
     });
@@ -160,7 +195,10 @@ fn several_keys_are_read_together() {
         let before = cache.stats();
         assert_eq!(cache.get_many::<i32>(&keys).await.unwrap(), expected);
         let after = cache.stats();
-        assert_eq!(after.server_hits, before.server_hits, "what was found is held now");
+        assert_eq!(
+            after.server_hits, before.server_hits,
+            "what was found is held now"
+        );
         assert_eq!(cache.get_many::<i32>(Vec::<&str>::new()).await.unwrap(), []);
     });
 }
@@ -176,7 +214,11 @@ fn values_expire_here_no_later_than_there() {
             let held = cache.get::<String>("key").await.unwrap();
             // Asked after it was read here: what is not there any more cannot have been read later.
             let there = on_server(&mut server.raw(), "key");
-            assert!(held.is_none() || there.is_some() || cache.get::<String>("key").await.unwrap().is_none());
+            assert!(
+                held.is_none()
+                    || there.is_some()
+                    || cache.get::<String>("key").await.unwrap().is_none()
+            );
             held.is_none()
         })
         .await;
@@ -190,12 +232,22 @@ fn touch_gives_new_times_and_says_whether_there_was_something() {
         let cache = cache_at(&server).await;
         assert!(!cache.touch("key", long()).await.unwrap());
         cache.set("key", &1, long()).await.unwrap();
-        assert!(cache.touch("key", Entry::ttl(Duration::from_secs(5000))).await.unwrap());
+        assert!(
+            cache
+                .touch("key", Entry::ttl(Duration::from_secs(5000)))
+                .await
+                .unwrap()
+        );
         let ttl = server.raw().call(&["TTL", "key"]).int();
         assert!((4990..=5000).contains(&ttl), "{ttl}");
         assert!(cache.touch("key", Entry::forever()).await.unwrap());
         assert_eq!(server.raw().call(&["TTL", "key"]).int(), -1);
-        assert!(cache.touch("key", Entry::ttl(Duration::ZERO)).await.unwrap());
+        assert!(
+            cache
+                .touch("key", Entry::ttl(Duration::ZERO))
+                .await
+                .unwrap()
+        );
         assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
     });
 }
@@ -207,8 +259,14 @@ fn namespaces_share_a_server_and_nothing_else() {
         let shop = connected(builder(server.port()).namespace("shop")).await;
         let blog = connected(builder(server.port()).namespace("blog")).await;
         for cache in [&shop, &blog] {
-            cache.set("key", &"value".to_owned(), long().tags(["tag"])).await.unwrap();
-            cache.set("other", &"value".to_owned(), long()).await.unwrap();
+            cache
+                .set("key", &"value".to_owned(), long().tags(["tag"]))
+                .await
+                .unwrap();
+            cache
+                .set("other", &"value".to_owned(), long())
+                .await
+                .unwrap();
             warm(cache, "key").await;
         }
         assert!(on_server(&mut server.raw(), "shop:key").is_some());
@@ -216,9 +274,16 @@ fn namespaces_share_a_server_and_nothing_else() {
         assert_eq!(shop.get::<String>("key").await.unwrap(), None);
         assert!(is_local(&blog, "key").await);
         assert_eq!(shop.clear().await.unwrap(), 1);
-        assert_eq!(blog.get::<String>("other").await.unwrap().as_deref(), Some("value"));
+        assert_eq!(
+            blog.get::<String>("other").await.unwrap().as_deref(),
+            Some("value")
+        );
         let top = blog.top(10).await.unwrap();
-        assert!(top.iter().all(|top| ["key", "other"].contains(&top.key.as_str())), "{top:?}");
+        assert!(
+            top.iter()
+                .all(|top| ["key", "other"].contains(&top.key.as_str())),
+            "{top:?}"
+        );
     });
 }
 
@@ -228,10 +293,20 @@ fn a_tag_of_another_client_takes_entries_out_of_a_namespaced_tier() {
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
         let mut other = server.raw();
-        other.call(&args!["CACHE.SET", "shop:key", r#""value""#, "TAGS", 1, "foreign"]);
+        other.call(&args![
+            "CACHE.SET",
+            "shop:key",
+            r#""value""#,
+            "TAGS",
+            1,
+            "foreign"
+        ]);
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
         other.call(&args!["CACHE.INVALIDATE", "foreign"]);
-        eventually("it is gone", async || cache.get::<String>("key").await.unwrap().is_none()).await;
+        eventually("it is gone", async || {
+            cache.get::<String>("key").await.unwrap().is_none()
+        })
+        .await;
     });
 }
 
@@ -241,11 +316,27 @@ fn hits_of_the_local_tier_count_on_the_server() {
     run(async {
         let often = Duration::from_millis(20);
         let caches = [
-            connected(builder(server.port()).namespace("ns").report_hits_every(often)).await,
-            connected(builder(server.port()).namespace("ns").report_hits_every(often)).await,
+            connected(
+                builder(server.port())
+                    .namespace("ns")
+                    .report_hits_every(often),
+            )
+            .await,
+            connected(
+                builder(server.port())
+                    .namespace("ns")
+                    .report_hits_every(often),
+            )
+            .await,
         ];
-        caches[0].set("cold", &"value".to_owned(), long()).await.unwrap();
-        caches[0].set("hot", &"value".to_owned(), long()).await.unwrap();
+        caches[0]
+            .set("cold", &"value".to_owned(), long())
+            .await
+            .unwrap();
+        caches[0]
+            .set("hot", &"value".to_owned(), long())
+            .await
+            .unwrap();
         let mut reads = 0;
         for cache in &caches {
             for _ in 0..500 {
@@ -294,10 +385,20 @@ fn what_the_server_refuses_is_the_callers_to_know() {
     run(async {
         let cache = cache_at(&server).await;
         let long_tag = "t".repeat(600);
-        let error = cache.set("key", &1, long().tags([&long_tag])).await.unwrap_err();
-        assert!(matches!(&error, Error::Rejected { message, .. } if message.contains("512")), "{error}");
+        let error = cache
+            .set("key", &1, long().tags([&long_tag]))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::Rejected { message, .. } if message.contains("512")),
+            "{error}"
+        );
         assert_eq!(error.remedy(), Remedy::FixCall);
-        let loaded = cache.get_or_load("key", long().tags([&long_tag]), || async { Ok::<_, String>(1) }).await;
+        let loaded = cache
+            .get_or_load("key", long().tags([&long_tag]), || async {
+                Ok::<_, String>(1)
+            })
+            .await;
         assert!(matches!(loaded, Err(Error::Rejected { .. })), "{loaded:?}");
         assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
     });
@@ -308,15 +409,29 @@ fn bytes_are_stored_as_they_are() {
     let server = Server::start();
     run(async {
         let cache: Cache<Bytes> = connected(builder(server.port()).codec(Bytes)).await;
-        let odd: Vec<Vec<u8>> = vec![vec![], vec![0, 255, 10, 13], b"\xc1tc1N".to_vec(), vec![7; 100_000]];
+        let odd: Vec<Vec<u8>> = vec![
+            vec![],
+            vec![0, 255, 10, 13],
+            b"\xc1tc1N".to_vec(),
+            vec![7; 100_000],
+        ];
         for bytes in &odd {
             cache.set("key", bytes, long()).await.unwrap();
             for _ in 0..2 {
-                assert_eq!(cache.get::<Vec<u8>>("key").await.unwrap().as_ref(), Some(bytes));
+                assert_eq!(
+                    cache.get::<Vec<u8>>("key").await.unwrap().as_ref(),
+                    Some(bytes)
+                );
             }
         }
-        cache.set("text", &"plain".to_owned(), long()).await.unwrap();
-        assert_eq!(on_server(&mut server.raw(), "text").as_deref(), Some("plain"));
+        cache
+            .set("text", &"plain".to_owned(), long())
+            .await
+            .unwrap();
+        assert_eq!(
+            on_server(&mut server.raw(), "text").as_deref(),
+            Some("plain")
+        );
         let shared = cache.get::<Arc<[u8]>>("text").await.unwrap().unwrap();
         assert_eq!(&*shared, b"plain");
     });
@@ -346,12 +461,18 @@ fn large_values_are_smaller_on_the_server() {
         let text = "again and ".repeat(1000);
         cache.set("key", &text, long()).await.unwrap();
         for _ in 0..2 {
-            assert_eq!(cache.get::<String>("key").await.unwrap().as_ref(), Some(&text));
+            assert_eq!(
+                cache.get::<String>("key").await.unwrap().as_ref(),
+                Some(&text)
+            );
         }
         let stored = server.raw().call(&["CACHE.GET", "key"]);
         assert!(stored.bytes().len() < 1000);
         // Who does not compress reads it all the same.
-        assert_eq!(cache_at(&server).await.get::<String>("key").await.unwrap(), Some(text));
+        assert_eq!(
+            cache_at(&server).await.get::<String>("key").await.unwrap(),
+            Some(text)
+        );
     });
 }
 
@@ -374,7 +495,11 @@ fn settings_that_cannot_work_are_said_at_once() {
     run(async {
         let config = |result: Result<Cache, Error>| matches!(result, Err(Error::Config { .. }));
         assert!(config(Cache::builder("no address").build().await));
-        assert!(config(Cache::builder(tagcache::Servers::cluster(Vec::<String>::new())).build().await));
+        assert!(config(
+            Cache::builder(tagcache::Servers::cluster(Vec::<String>::new()))
+                .build()
+                .await
+        ));
         let zero = Cache::builder("redis://127.0.0.1:1").command_timeout(Duration::ZERO);
         assert!(config(zero.build().await));
     });

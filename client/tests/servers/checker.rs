@@ -22,11 +22,22 @@ pub(crate) const NEVER: Time = Time::MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    Read { key: u32, value: u64 },
+    Read {
+        key: u32,
+        value: u64,
+    },
     /// Tags as bits.
-    Write { key: u32, value: u64, tags: u32 },
-    Remove { key: u32 },
-    Invalidate { tags: u32 },
+    Write {
+        key: u32,
+        value: u64,
+        tags: u32,
+    },
+    Remove {
+        key: u32,
+    },
+    Invalidate {
+        tags: u32,
+    },
     /// Everything is gone.
     Flush,
 }
@@ -113,19 +124,31 @@ pub(crate) fn check(records: &[Record], bound: Time) -> Vec<Violation> {
         };
         let Some(&(write, tags)) = writes.get(&value) else {
             // Nobody has ever written it.
-            violations.push(Violation { read: read.clone(), taken: None });
+            violations.push(Violation {
+                read: read.clone(),
+                taken: None,
+            });
             continue;
         };
         if write.end == NEVER {
             continue;
         }
-        let by_tag = of_tag.iter().enumerate().filter(|(tag, _)| tags & (1 << tag) != 0).map(|(_, takers)| takers);
+        let by_tag = of_tag
+            .iter()
+            .enumerate()
+            .filter(|(tag, _)| tags & (1 << tag) != 0)
+            .map(|(_, takers)| takers);
         let takers = of_key.get(&key).into_iter().chain(by_tag).chain([&of_all]);
-        let first = takers.filter_map(|takers| takers.first_after(write.end)).min_by_key(|span| span.end);
+        let first = takers
+            .filter_map(|takers| takers.first_after(write.end))
+            .min_by_key(|span| span.end);
         if let Some(taken) = first
             && taken.end.saturating_add(bound) < read.span.start
         {
-            violations.push(Violation { read: read.clone(), taken: Some(taken) });
+            violations.push(Violation {
+                read: read.clone(),
+                taken: Some(taken),
+            });
         }
     }
     violations
@@ -138,7 +161,10 @@ mod tests {
     const BOUND: Time = 100;
 
     fn at(start: Time, end: Time, event: Event) -> Record {
-        Record { span: Span { start, end }, event }
+        Record {
+            span: Span { start, end },
+            event,
+        }
     }
 
     fn wrong(records: &[Record]) -> usize {
@@ -146,7 +172,15 @@ mod tests {
     }
 
     fn write(start: Time, end: Time) -> Record {
-        at(start, end, Event::Write { key: 1, value: 7, tags: 0b101 })
+        at(
+            start,
+            end,
+            Event::Write {
+                key: 1,
+                value: 7,
+                tags: 0b101,
+            },
+        )
     }
 
     fn read(start: Time) -> Record {
@@ -156,25 +190,45 @@ mod tests {
     #[test]
     fn a_value_that_was_taken_away_long_before_is_wrong_to_read() {
         for taker in [
-            Event::Write { key: 1, value: 8, tags: 0 },
+            Event::Write {
+                key: 1,
+                value: 8,
+                tags: 0,
+            },
             Event::Remove { key: 1 },
             Event::Invalidate { tags: 0b100 },
             Event::Flush,
         ] {
             let taken = at(20, 30, taker.clone());
-            assert_eq!(wrong(&[write(0, 10), taken.clone(), read(131)]), 1, "{taker:?}");
-            assert_eq!(wrong(&[write(0, 10), taken, read(130)]), 0, "{taker:?} within the bound");
+            assert_eq!(
+                wrong(&[write(0, 10), taken.clone(), read(131)]),
+                1,
+                "{taker:?}"
+            );
+            assert_eq!(
+                wrong(&[write(0, 10), taken, read(130)]),
+                0,
+                "{taker:?} within the bound"
+            );
         }
     }
 
     #[test]
     fn what_is_about_others_takes_nothing_away() {
         for other in [
-            Event::Write { key: 2, value: 8, tags: 0b101 },
+            Event::Write {
+                key: 2,
+                value: 8,
+                tags: 0b101,
+            },
             Event::Remove { key: 2 },
             Event::Invalidate { tags: 0b010 },
         ] {
-            assert_eq!(wrong(&[write(0, 10), at(20, 30, other.clone()), read(500)]), 0, "{other:?}");
+            assert_eq!(
+                wrong(&[write(0, 10), at(20, 30, other.clone()), read(500)]),
+                0,
+                "{other:?}"
+            );
         }
     }
 
@@ -189,8 +243,14 @@ mod tests {
 
     #[test]
     fn what_failed_proves_nothing() {
-        assert_eq!(wrong(&[write(0, 10), at(20, NEVER, Event::Flush), read(500)]), 0);
-        assert_eq!(wrong(&[write(0, NEVER), at(20, 30, Event::Flush), read(500)]), 0);
+        assert_eq!(
+            wrong(&[write(0, 10), at(20, NEVER, Event::Flush), read(500)]),
+            0
+        );
+        assert_eq!(
+            wrong(&[write(0, NEVER), at(20, 30, Event::Flush), read(500)]),
+            0
+        );
     }
 
     #[test]

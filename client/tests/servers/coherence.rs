@@ -44,7 +44,13 @@ struct Task {
 impl Task {
     fn to_env(&self) -> String {
         let (work, rule) = (self.work.as_millis(), self.rule == Rule::Kept);
-        format!("{} {} {} {work} {rule} {}", self.port, self.number, self.seed, self.file.display())
+        format!(
+            "{} {} {} {work} {rule} {}",
+            self.port,
+            self.number,
+            self.seed,
+            self.file.display()
+        )
     }
 
     fn from_env(text: &str) -> Self {
@@ -55,7 +61,11 @@ impl Task {
             number: number(1),
             seed: number(2),
             work: Duration::from_millis(number(3)),
-            rule: if words[4] == "true" { Rule::Kept } else { Rule::Ignored },
+            rule: if words[4] == "true" {
+                Rule::Kept
+            } else {
+                Rule::Ignored
+            },
             file: words[5].into(),
         }
     }
@@ -63,7 +73,12 @@ impl Task {
     fn start(&self) -> Child {
         let program = std::env::current_exe().expect("the path of this program");
         Command::new(program)
-            .args(["--exact", "coherence::child", "--include-ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "coherence::child",
+                "--include-ignored",
+                "--nocapture",
+            ])
             .env(CHILD, self.to_env())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -89,11 +104,17 @@ fn number_of(value: &str) -> u64 {
 #[test]
 #[ignore = "started by the other tests of this module, in processes of their own"]
 fn child() {
-    let Ok(task) = std::env::var(CHILD) else { return };
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
     let task = Task::from_env(&task);
     let records = run(work(&task));
     let mut text = String::new();
-    for Record { span: Span { start, end }, event } in records {
+    for Record {
+        span: Span { start, end },
+        event,
+    } in records
+    {
         let (kind, key, value, tags) = match event {
             Event::Read { key, value } => ('r', key, value, 0),
             Event::Write { key, value, tags } => ('w', key, value, tags),
@@ -101,7 +122,8 @@ fn child() {
             Event::Invalidate { tags } => ('i', 0, 0, tags),
             Event::Flush => ('f', 0, 0, 0),
         };
-        writeln!(text, "{kind} {key} {value} {tags} {start} {end}").expect("a string takes everything");
+        writeln!(text, "{kind} {key} {value} {tags} {start} {end}")
+            .expect("a string takes everything");
     }
     std::fs::write(&task.file, text).expect("a file in the parent's directory");
 }
@@ -119,7 +141,13 @@ fn records_of(file: &Path) -> Vec<Record> {
             "i" => Event::Invalidate { tags },
             _ => Event::Flush,
         };
-        Record { span: Span { start: n(4), end: n(5) }, event }
+        Record {
+            span: Span {
+                start: n(4),
+                end: n(5),
+            },
+            event,
+        }
     };
     text.lines().map(record).collect()
 }
@@ -128,7 +156,7 @@ async fn work(task: &Task) -> Vec<Record> {
     let mut building = builder(task.port)
         .probe(Duration::from_millis(300), Duration::from_millis(300))
         .command_timeout(Duration::from_secs(2))
-        .entering_delay(Duration::from_millis(3));
+        .entering_delay(Duration::from_millis(2));
     if task.rule == Rule::Ignored {
         building = building.without_ordering_rule();
     }
@@ -138,7 +166,12 @@ async fn work(task: &Task) -> Vec<Record> {
     let mut running = Vec::new();
     for n in 0..TASKS {
         let rng = Rng::new(task.seed ^ (task.number << 8 | n));
-        running.push(tokio::spawn(operate(cache.clone(), rng, Arc::clone(&values), deadline)));
+        running.push(tokio::spawn(operate(
+            cache.clone(),
+            rng,
+            Arc::clone(&values),
+            deadline,
+        )));
     }
     let mut records = Vec::new();
     for task in running {
@@ -158,33 +191,73 @@ async fn work(task: &Task) -> Vec<Record> {
     records
 }
 
-async fn operate(cache: Cache, mut rng: Rng, values: Arc<AtomicU64>, deadline: Instant) -> Vec<Record> {
+async fn operate(
+    cache: Cache,
+    mut rng: Rng,
+    values: Arc<AtomicU64>,
+    deadline: Instant,
+) -> Vec<Record> {
     let mut records = Vec::new();
     while Instant::now() < deadline {
         let key = rng.below(KEYS) as u32;
         let name = format!("key{key}");
         let start = now();
         // What failed may have happened or may happen yet.
-        let span = |done: bool| Span { start, end: if done { now() } else { NEVER } };
+        let span = |done: bool| Span {
+            start,
+            end: if done { now() } else { NEVER },
+        };
         let tags = 1 << rng.below(TAGS) | u32::from(rng.one_in(2)) << rng.below(TAGS);
-        let names = (0..TAGS).filter(|tag| tags & (1 << tag) != 0).map(|tag| format!("tag{tag}"));
+        let names = (0..TAGS)
+            .filter(|tag| tags & (1 << tag) != 0)
+            .map(|tag| format!("tag{tag}"));
         // Few live so shortly that they expire under way.
-        let ttl = Duration::from_millis(if rng.one_in(5) { 30 + rng.below(300) as u64 } else { 60_000 });
+        let ttl = Duration::from_millis(if rng.one_in(5) {
+            30 + rng.below(300) as u64
+        } else {
+            60_000
+        });
         let entry = Entry::ttl(ttl).tags(names.clone().collect::<Vec<_>>());
-        match rng.below(100) {
-            0..72 => {
+        match rng.below(1000) {
+            0..800 => {
                 let read: Result<Option<String>, Error> = cache.get(&name).await;
                 if let Ok(Some(value)) = read {
-                    let event = Event::Read { key, value: number_of(&value) };
-                    records.push(Record { span: span(true), event });
+                    let event = Event::Read {
+                        key,
+                        value: number_of(&value),
+                    };
+                    records.push(Record {
+                        span: span(true),
+                        event,
+                    });
                 }
             }
-            72..82 => {
+            800..900 => {
+                let others: Vec<u32> = (0..5).map(|_| rng.below(KEYS) as u32).collect();
+                let names: Vec<String> = others.iter().map(|key| format!("key{key}")).collect();
+                let read: Result<Vec<Option<String>>, Error> = cache.get_many(names).await;
+                for (key, value) in others.iter().zip(read.unwrap_or_default()) {
+                    if let Some(value) = value {
+                        let event = Event::Read {
+                            key: *key,
+                            value: number_of(&value),
+                        };
+                        records.push(Record {
+                            span: span(true),
+                            event,
+                        });
+                    }
+                }
+            }
+            900..940 => {
                 let value = values.fetch_add(1, Ordering::SeqCst);
                 let done = cache.set(&name, &value_of(value), entry).await.is_ok();
-                records.push(Record { span: span(done), event: Event::Write { key, value, tags } });
+                records.push(Record {
+                    span: span(done),
+                    event: Event::Write { key, value, tags },
+                });
             }
-            82..90 => {
+            940..970 => {
                 let value = values.fetch_add(1, Ordering::SeqCst);
                 let loader = move || async move {
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -194,23 +267,41 @@ async fn operate(cache: Cache, mut rng: Rng, values: Arc<AtomicU64>, deadline: I
                 // Whether this value was loaded, and stored or refused, others' reads show. If it was stored, it was
                 // before this ended.
                 let done = loaded.is_ok();
-                records.push(Record { span: span(done), event: Event::Write { key, value, tags } });
+                records.push(Record {
+                    span: span(done),
+                    event: Event::Write { key, value, tags },
+                });
                 if let Ok(loaded) = loaded {
-                    let event = Event::Read { key, value: number_of(&loaded) };
-                    records.push(Record { span: span(true), event });
+                    let event = Event::Read {
+                        key,
+                        value: number_of(&loaded),
+                    };
+                    records.push(Record {
+                        span: span(true),
+                        event,
+                    });
                 }
             }
-            90..94 => {
+            970..980 => {
                 let done = cache.remove(&name).await.is_ok();
-                records.push(Record { span: span(done), event: Event::Remove { key } });
+                records.push(Record {
+                    span: span(done),
+                    event: Event::Remove { key },
+                });
             }
-            94..99 => {
+            980..998 => {
                 let done = cache.invalidate_tags(names).await.is_ok();
-                records.push(Record { span: span(done), event: Event::Invalidate { tags } });
+                records.push(Record {
+                    span: span(done),
+                    event: Event::Invalidate { tags },
+                });
             }
-            _ if rng.one_in(10) => {
+            _ if rng.one_in(4) => {
                 let done = cache.clear().await.is_ok();
-                records.push(Record { span: span(done), event: Event::Flush });
+                records.push(Record {
+                    span: span(done),
+                    event: Event::Flush,
+                });
             }
             _ => tokio::time::sleep(Duration::from_millis(1)).await,
         }
@@ -226,17 +317,29 @@ async fn afterwards(cache: &Cache, port: u16) -> Vec<Record> {
     let mut records = Vec::new();
     for key in 0..KEYS as u32 {
         let name = format!("key{key}");
+        let held = async || {
+            let value: Option<String> = cache.get(&name).await.expect("a server that answers");
+            value.as_deref().map(number_of)
+        };
         let start = now();
-        let mut held: Option<String> = cache.get(&name).await.expect("a server that answers");
+        let mut here = held().await;
         let there = on_server(&mut client, &name);
-        if held != there {
+        // JSON, with its quotes.
+        let there = there.map(|value| number_of(value.trim_matches('"')));
+        if here != there {
             // It expired between the two, perhaps.
-            held = cache.get(&name).await.expect("a server that answers");
+            here = held().await;
         }
-        if held != there {
-            eprintln!("{name} is held as {held:?}, the server has {there:?}");
-            let event = Event::Read { key, value: u64::MAX };
-            records.push(Record { span: Span { start, end: now() }, event });
+        if here != there {
+            eprintln!("{name} is held as {here:?}, the server has {there:?}");
+            let event = Event::Read {
+                key,
+                value: u64::MAX,
+            };
+            records.push(Record {
+                span: Span { start, end: now() },
+                event,
+            });
         }
     }
     records
@@ -244,7 +347,13 @@ async fn afterwards(cache: &Cache, port: u16) -> Vec<Record> {
 
 /// Lets processes work on a server while `disturb` does what it does to it; answers what the checker finds, and
 /// how many reads there were.
-fn observe(server: &mut Server, rule: Rule, work: Duration, seed: u64, disturb: impl FnOnce(&mut Server) -> Vec<Record>) -> (Vec<Violation>, usize) {
+fn observe(
+    server: &mut Server,
+    rule: Rule,
+    work: Duration,
+    seed: u64,
+    disturb: impl FnOnce(&mut Server) -> Vec<Record>,
+) -> (Vec<Violation>, usize) {
     let dir = server.dir().to_owned();
     let tasks: Vec<Task> = (1..=PROCESSES)
         .map(|number| Task {
@@ -265,7 +374,10 @@ fn observe(server: &mut Server, rule: Rule, work: Duration, seed: u64, disturb: 
     for task in &tasks {
         records.extend(records_of(&task.file));
     }
-    let reads = records.iter().filter(|record| matches!(record.event, Event::Read { .. })).count();
+    let reads = records
+        .iter()
+        .filter(|record| matches!(record.event, Event::Read { .. }))
+        .count();
     (check(&records, BOUND.as_nanos() as Time), reads)
 }
 
@@ -277,12 +389,15 @@ fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
     let restart_at = Instant::now() + work / 2;
     let mut restarted = false;
     while Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50 + rng.below(200) as u64));
+        std::thread::sleep(Duration::from_millis(150 + rng.below(400) as u64));
         if !restarted && Instant::now() > restart_at {
             restarted = true;
             let start = now();
             server.restart();
-            records.push(Record { span: Span { start, end: now() }, event: Event::Flush });
+            records.push(Record {
+                span: Span { start, end: now() },
+                event: Event::Flush,
+            });
             continue;
         }
         let mut client = server.raw();
@@ -293,14 +408,27 @@ fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
             3 => {
                 let start = now();
                 client.call(&["FLUSHALL"]);
-                records.push(Record { span: Span { start, end: now() }, event: Event::Flush });
+                records.push(Record {
+                    span: Span { start, end: now() },
+                    event: Event::Flush,
+                });
             }
             4 => {
                 // Some of the entries are evicted. (What is evicted is read by nobody afterwards, or it is wrong.)
                 let used = tagcache_tests::look::info_text(&mut client, "used_memory");
                 let used: u64 = used.parse().expect("a number of bytes");
-                client.call(&args!["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
-                client.call(&args!["CONFIG", "SET", "maxmemory", used.saturating_sub(10_000)]);
+                client.call(&args![
+                    "CONFIG",
+                    "SET",
+                    "maxmemory-policy",
+                    "allkeys-random"
+                ]);
+                client.call(&args![
+                    "CONFIG",
+                    "SET",
+                    "maxmemory",
+                    used.saturating_sub(10_000)
+                ]);
                 client.call(&args!["SET", "filler", "y".repeat(5000)]);
                 client.call(&args!["CONFIG", "SET", "maxmemory", 0]);
             }
@@ -326,13 +454,26 @@ fn no_process_reads_what_was_replaced_or_invalidated() {
         });
         assert!(reads > 1000, "only {reads} reads");
         let shown: Vec<_> = violations.iter().take(3).collect();
-        assert!(violations.is_empty(), "{} of {reads} reads are wrong: {shown:#?}", violations.len());
+        assert!(
+            violations.is_empty(),
+            "{} of {reads} reads are wrong: {shown:#?}",
+            violations.len()
+        );
     });
 }
 
 #[test]
 fn without_the_ordering_rule_the_checker_finds_wrong_reads() {
     let mut server = Server::start();
-    let (violations, reads) = observe(&mut server, Rule::Ignored, Duration::from_secs(5), 2, |_| Vec::new());
-    assert!(!violations.is_empty(), "{reads} reads, all of them right: the checker sees nothing");
+    let (violations, reads) = observe(
+        &mut server,
+        Rule::Ignored,
+        Duration::from_secs(5),
+        2,
+        |_| Vec::new(),
+    );
+    assert!(
+        !violations.is_empty(),
+        "{reads} reads, all of them right: the checker sees nothing"
+    );
 }

@@ -1,1 +1,531 @@
-//! Later.
+//! Servers and networks that fail: calls stay bounded, loaders and the local tier go on, and it heals by itself.
+
+use std::time::{Duration, Instant};
+
+use tagcache::{Cache, Entry, Error, Remedy, ServerState};
+use tagcache_tests::{DEADLINE, Rng, Server, args, free_port};
+
+use crate::proxy::{Proxy, Weather};
+use crate::support::{
+    Calls, builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
+};
+
+fn state(cache: &Cache) -> ServerState {
+    cache.stats().servers[0].state
+}
+
+async fn load(cache: &Cache, key: &str, value: &str) -> Result<String, Error> {
+    let value = value.to_owned();
+    cache
+        .get_or_load(key, long().tags(["tag"]), move || async move {
+            Ok::<_, String>(value)
+        })
+        .await
+}
+
+/// A cache behind a proxy, with time-outs that a test can wait for.
+async fn behind(proxy: &Proxy) -> Cache {
+    let building = builder(proxy.port())
+        .probe(Duration::from_millis(100), Duration::from_millis(400))
+        .command_timeout(Duration::from_millis(500));
+    connected(building).await
+}
+
+#[test]
+fn a_server_that_is_down_at_the_start_is_no_error_and_is_used_when_it_comes() {
+    let port = free_port();
+    run(async {
+        let cache = builder(port).build().await.unwrap();
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        assert_eq!(error.remedy(), Remedy::Retry);
+        assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "loaded");
+        assert_eq!(state(&cache), ServerState::Down);
+        assert!(cache.set("key", &1, long()).await.is_err());
+        let proxied = Server::start();
+        // Nobody else can start a server on that port: a proxy comes up there instead.
+        let passed = tokio::net::TcpListener::bind(("127.0.0.1", port))
+            .await
+            .unwrap();
+        let target = proxied.port();
+        let forward = tokio::spawn(async move {
+            while let Ok((mut client, _)) = passed.accept().await {
+                tokio::spawn(async move {
+                    let mut server = tokio::net::TcpStream::connect(("127.0.0.1", target))
+                        .await
+                        .unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        cache.ready(DEADLINE).await.unwrap();
+        assert_eq!(state(&cache), ServerState::Up);
+        assert_eq!(load(&cache, "key", "stored").await.unwrap(), "stored");
+        assert_eq!(
+            on_server(&mut proxied.raw(), "key").as_deref(),
+            Some(r#""stored""#)
+        );
+        forward.abort();
+    });
+}
+
+#[test]
+fn a_restarted_server_is_used_again_and_nothing_of_before_is_served() {
+    let mut server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache.set("key", &"old".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        server.stop();
+        eventually("the loss is noticed", async || {
+            state(&cache) == ServerState::Down
+        })
+        .await;
+        assert!(
+            cache.get::<String>("key").await.is_err(),
+            "the local tier went with the connection"
+        );
+        assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "loaded");
+        server.restart();
+        cache.ready(DEADLINE).await.unwrap();
+        assert_eq!(cache.get::<String>("key").await.unwrap(), None);
+        assert_eq!(load(&cache, "key", "new").await.unwrap(), "new");
+        let stats = cache.stats();
+        assert_eq!(stats.servers[0].connects, 2);
+        assert!(stats.connections_lost >= 1);
+    });
+}
+
+#[test]
+fn a_killed_connection_empties_the_local_tier() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        server
+            .raw()
+            .call(&args!["CLIENT", "KILL", "TYPE", "pubsub"]);
+        eventually("the loss is noticed", async || {
+            cache.stats().connections_lost == 1
+        })
+        .await;
+        cache.ready(DEADLINE).await.unwrap();
+        assert!(!is_local(&cache, "key").await);
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+    });
+}
+
+#[test]
+fn a_dead_connection_that_does_not_say_so_is_noticed() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        let other = cache_at(&server).await;
+        other.set("key", &"old".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        proxy.turn(Weather::Silent);
+        other.set("key", &"new".to_owned(), long()).await.unwrap();
+        // No push arrives. Only the probe can tell.
+        eventually("the probe fails", async || {
+            state(&cache) == ServerState::Down
+        })
+        .await;
+        assert!(
+            cache.get::<String>("key").await.is_err(),
+            "the old value is served no more"
+        );
+        proxy.turn(Weather::Fair);
+        cache.ready(DEADLINE).await.unwrap();
+        assert_eq!(
+            cache.get::<String>("key").await.unwrap().as_deref(),
+            Some("new")
+        );
+    });
+}
+
+#[test]
+fn calls_to_a_server_that_does_not_answer_are_bounded() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        proxy.turn(Weather::Silent);
+        let start = Instant::now();
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(
+            matches!(error, Error::Timeout { .. } | Error::Unreachable { .. }),
+            "{error}"
+        );
+        assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "loaded");
+        assert!(cache.invalidate_tags(["tag"]).await.is_err());
+        assert!(start.elapsed() < DEADLINE);
+        eventually("it is known to be down", async || {
+            state(&cache) == ServerState::Down
+        })
+        .await;
+        // From here on nobody waits for it.
+        for n in 0..1000 {
+            assert!(cache.get::<String>(&format!("key{n}")).await.is_err());
+        }
+    });
+}
+
+#[test]
+fn a_slow_server_is_slow_and_no_more() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        proxy.turn(Weather::Slow(Duration::from_millis(50)));
+        assert_eq!(load(&cache, "key", "value").await.unwrap(), "value");
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        // Far slower than a command may take.
+        proxy.turn(Weather::Slow(Duration::from_secs(3)));
+        assert_eq!(load(&cache, "other", "loaded").await.unwrap(), "loaded");
+        proxy.turn(Weather::Fair);
+        eventually("it is as before", async || {
+            cache.get::<String>("key").await.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn connections_that_break_all_the_time_cost_nobody_more_than_time() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        let working = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                let mut rng = Rng::new(3);
+                for n in 0..400 {
+                    let key = format!("key{}", rng.below(20));
+                    assert_eq!(load(&cache, &key, &key).await.unwrap(), key, "call {n}");
+                    let _ = cache.invalidate_tags(["tag"]).await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        });
+        while !working.is_finished() {
+            for weather in [Weather::Cut, Weather::Fair] {
+                proxy.turn(weather);
+                tokio::time::sleep(Duration::from_millis(80)).await;
+            }
+        }
+        working.await.unwrap();
+        proxy.turn(Weather::Fair);
+        cache.ready(DEADLINE).await.unwrap();
+        eventually("what was missed has been told", async || {
+            cache.stats().servers[0].missed_invalidations == 0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        for n in 0..200 {
+            // Once the connection is given up nothing more can be garbled.
+            if n % 5 == 0 {
+                proxy.turn(Weather::Fair);
+                cache.ready(DEADLINE).await.unwrap();
+                proxy.turn(Weather::Garbled);
+            }
+            let key = format!("key{n}");
+            // A value whose bytes were garbled cannot be decoded: 0xff is in no JSON.
+            match load(&cache, &key, &key).await {
+                Ok(value) => assert_eq!(value, key),
+                Err(error) => assert_ne!(error.remedy(), Remedy::Loader, "{error}"),
+            }
+            if let Ok(Some(value)) = cache.get::<String>(&key).await {
+                assert_eq!(value, key);
+            }
+            let _ = cache.get_many::<String>([&key, "other"]).await;
+            let _ = cache.invalidate_tags(["tag"]).await;
+            let _ = cache.top(3).await;
+            let _ = cache.server_stats().await;
+        }
+        assert!(
+            proxy.garbled() > 50,
+            "only {} bytes were garbled",
+            proxy.garbled()
+        );
+        proxy.turn(Weather::Fair);
+        eventually("it is as before", async || {
+            load(&cache, "key", "value").await.is_ok() && state(&cache) == ServerState::Up
+        })
+        .await;
+    });
+}
+
+#[test]
+fn stale_values_are_served_while_the_server_is_away_if_so_configured() {
+    let mut server = Server::start();
+    run(async {
+        let cache = connected(
+            builder(server.port()).serve_stale_while_unreachable(Duration::from_secs(600)),
+        )
+        .await;
+        cache
+            .set("key", &"old".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        cache
+            .set("other", &"old".to_owned(), long().tags(["other"]))
+            .await
+            .unwrap();
+        warm(&cache, "key").await;
+        warm(&cache, "other").await;
+        server.stop();
+        eventually("the loss is noticed", async || {
+            state(&cache) == ServerState::Down
+        })
+        .await;
+        assert_eq!(
+            cache.get::<String>("key").await.unwrap().as_deref(),
+            Some("old")
+        );
+        assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "old");
+        // What this process itself takes away is gone all the same.
+        assert!(cache.invalidate_tags(["other"]).await.is_err());
+        assert!(cache.get::<String>("other").await.is_err());
+        // And what is loaded meanwhile is kept, so that the loader's source is not flooded.
+        let calls = Calls::default();
+        for _ in 0..10 {
+            let calls = calls.clone();
+            let loader = move || async move {
+                calls.note();
+                Ok::<_, String>("loaded".to_owned())
+            };
+            assert_eq!(
+                cache.get_or_load("new", long(), loader).await.unwrap(),
+                "loaded"
+            );
+        }
+        assert_eq!(calls.count(), 1);
+        server.restart();
+        cache.ready(DEADLINE).await.unwrap();
+        for key in ["key", "other", "new"] {
+            assert_eq!(
+                cache.get::<String>(key).await.unwrap(),
+                None,
+                "{key} is of before"
+            );
+        }
+    });
+}
+
+#[test]
+fn stale_values_are_served_no_longer_than_the_bound() {
+    let mut server = Server::start();
+    run(async {
+        let cache = connected(
+            builder(server.port()).serve_stale_while_unreachable(Duration::from_millis(200)),
+        )
+        .await;
+        cache.set("key", &"old".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        server.stop();
+        eventually("it is too old", async || {
+            cache.get::<String>("key").await.is_err()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_server_without_the_module_is_told_from_one_that_is_down() {
+    let server = Server::builder().without_module().start();
+    run(async {
+        let cache = builder(server.port()).build().await.unwrap();
+        let error = cache.ready(Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, Error::ModuleMissing { .. }), "{error}");
+        assert!(error.to_string().contains("loadmodule"), "{error}");
+        assert_eq!(error.remedy(), Remedy::FixServer);
+        assert_eq!(state(&cache), ServerState::ModuleMissing);
+        assert!(matches!(
+            cache.get::<String>("key").await,
+            Err(Error::ModuleMissing { .. })
+        ));
+        assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "loaded");
+    });
+}
+
+#[test]
+fn a_server_that_gets_the_module_later_is_used_then() {
+    let mut server = Server::builder()
+        .without_module()
+        .arg("--enable-module-command", "yes")
+        .start();
+    run(async {
+        let cache = builder(server.port()).build().await.unwrap();
+        assert_eq!(state(&cache), ServerState::ModuleMissing);
+        let module = tagcache_tests::module_path().canonicalize().unwrap();
+        let loaded = server
+            .raw()
+            .call(&["MODULE", "LOAD", &module.display().to_string()]);
+        assert!(!loaded.is_error(), "{loaded:?}");
+        cache.ready(DEADLINE).await.unwrap();
+        assert_eq!(load(&cache, "key", "stored").await.unwrap(), "stored");
+        assert!(on_server(&mut server.raw(), "key").is_some());
+        assert!(server.is_alive());
+    });
+}
+
+#[test]
+fn a_server_whose_module_is_too_old_is_told_from_one_without() {
+    // The name is what such a module would be known by; its commands are hidden by renaming them away.
+    let server = Server::builder()
+        .config_file("rename-command CACHE.REVALIDATE \"\"")
+        .try_start();
+    let Ok(server) = server else {
+        println!("this server does not rename the commands of modules");
+        return;
+    };
+    run(async {
+        let cache = builder(server.port()).build().await.unwrap();
+        let error = cache.ready(Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, Error::ModuleTooOld { .. }), "{error}");
+        assert!(error.to_string().contains("CACHE.REVALIDATE"), "{error}");
+    });
+}
+
+#[test]
+fn a_server_that_is_out_of_memory_is_read_and_invalidated_and_loads_go_on() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache
+            .set("key", &"value".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        let mut client = server.raw();
+        client.call(&args!["CONFIG", "SET", "maxmemory", 1]);
+        let error = cache.set("other", &1, long()).await.unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+        assert_eq!(error.remedy(), Remedy::FixServer);
+        assert_eq!(state(&cache), ServerState::OutOfMemory);
+        assert_eq!(
+            cache.get::<String>("key").await.unwrap().as_deref(),
+            Some("value")
+        );
+        assert_eq!(load(&cache, "third", "loaded").await.unwrap(), "loaded");
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        client.call(&args!["CONFIG", "SET", "maxmemory", 0]);
+        cache.set("other", &1, long()).await.unwrap();
+        assert_eq!(state(&cache), ServerState::Up);
+    });
+}
+
+#[test]
+fn a_replica_is_read_and_loads_go_on_unstored() {
+    let primary = Server::start();
+    let replica = Server::builder().replica_of(&primary).start();
+    run(async {
+        let writer = cache_at(&primary).await;
+        writer
+            .set("key", &"value".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        let cache = cache_at(&replica).await;
+        assert_eq!(state(&cache), ServerState::ReadOnly);
+        eventually("the replica has it", async || {
+            cache.get::<String>("key").await.unwrap().is_some()
+        })
+        .await;
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        let error = cache.set("key", &1, long()).await.unwrap_err();
+        assert!(matches!(error, Error::ReadOnly { .. }), "{error}");
+        let quick = long().hard_timeout(Duration::from_millis(500));
+        let loaded = cache
+            .get_or_load("other", quick, || async {
+                Ok::<_, String>("loaded".to_owned())
+            })
+            .await;
+        assert_eq!(loaded.unwrap(), "loaded");
+        // What the primary invalidates leaves the tier of who reads the replica.
+        writer.invalidate_tags(["tag"]).await.unwrap();
+        eventually("the invalidation arrives", async || {
+            cache.get::<String>("key").await.unwrap().is_none()
+        })
+        .await;
+        // It becomes a primary.
+        replica.raw().call(&["REPLICAOF", "NO", "ONE"]);
+        eventually("the new role is noticed", async || {
+            state(&cache) == ServerState::Up
+        })
+        .await;
+        cache.set("key", &1, long()).await.unwrap();
+    });
+}
+
+#[test]
+fn an_invalidation_that_a_server_missed_is_told_when_it_is_back() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        let other = cache_at(&server).await;
+        for tag in ["hard", "soft"] {
+            let entry = long().grace(Duration::from_secs(300)).tags([tag]);
+            other.set(tag, &"value".to_owned(), entry).await.unwrap();
+        }
+        proxy.turn(Weather::Cut);
+        eventually("the loss is noticed", async || {
+            state(&cache) == ServerState::Down
+        })
+        .await;
+        let error = cache.invalidate_tags(["hard"]).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Partial { dropped: 0, missed, retried: true } if missed.len() == 1),
+            "{error}"
+        );
+        assert!(cache.revalidate_tags(["soft"]).await.is_err());
+        assert_eq!(cache.stats().servers[0].missed_invalidations, 2);
+        proxy.turn(Weather::Fair);
+        eventually("it is told", async || {
+            other.get::<String>("hard").await.unwrap().is_none()
+        })
+        .await;
+        eventually("it is told", async || {
+            other.get::<String>("soft").await.unwrap().is_none()
+        })
+        .await;
+        eventually("nothing is left to tell", async || {
+            cache.stats().servers[0].missed_invalidations == 0
+        })
+        .await;
+        let fetched = server.raw().call(&["CACHE.FETCH", "soft"]);
+        assert_eq!(fetched.items()[0].text(), "STALE");
+    });
+}
+
+#[test]
+fn entries_without_an_end_stay_no_longer_here_than_configured() {
+    let server = Server::start();
+    run(async {
+        let cache =
+            connected(builder(server.port()).local_ttl_max(Duration::from_millis(100))).await;
+        cache
+            .set("key", &"value".to_owned(), Entry::forever())
+            .await
+            .unwrap();
+        warm(&cache, "key").await;
+        eventually("it leaves the local tier", async || {
+            !is_local(&cache, "key").await
+        })
+        .await;
+        assert_eq!(
+            cache.get::<String>("key").await.unwrap().as_deref(),
+            Some("value")
+        );
+    });
+}

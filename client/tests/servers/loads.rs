@@ -25,9 +25,17 @@ impl Gate {
     }
 }
 
-fn load_from(cache: &Cache, gate: &Gate, entry: Entry) -> tokio::task::JoinHandle<Result<String, Error>> {
+fn load_from(
+    cache: &Cache,
+    gate: &Gate,
+    entry: Entry,
+) -> tokio::task::JoinHandle<Result<String, Error>> {
     let (cache, gate) = (cache.clone(), gate.clone());
-    tokio::spawn(async move { cache.get_or_load("key", entry, move || gate.pass("value")).await })
+    tokio::spawn(async move {
+        cache
+            .get_or_load("key", entry, move || gate.pass("value"))
+            .await
+    })
 }
 
 #[test]
@@ -45,7 +53,10 @@ fn of_many_tasks_that_miss_one_loads() {
                 assert_eq!(task.await.unwrap().unwrap(), "value");
             }
             assert_eq!(gate.calls.count(), 1);
-            assert_eq!(on_server(&mut server.raw(), "key").as_deref(), Some(r#""value""#));
+            assert_eq!(
+                on_server(&mut server.raw(), "key").as_deref(),
+                Some(r#""value""#)
+            );
         });
     });
 }
@@ -60,9 +71,16 @@ fn of_many_processes_that_miss_one_loads() {
                 caches.push(cache_at(&server).await);
             }
             let gate = Gate::default();
-            let tasks: Vec<_> = caches.iter().map(|cache| load_from(cache, &gate, long())).collect();
+            let tasks: Vec<_> = caches
+                .iter()
+                .map(|cache| load_from(cache, &gate, long()))
+                .collect();
             eventually("all but one wait for the lease", async || {
-                caches.iter().map(|cache| cache.stats().lease_waits).sum::<u64>() == 11
+                caches
+                    .iter()
+                    .map(|cache| cache.stats().lease_waits)
+                    .sum::<u64>()
+                    == 11
             })
             .await;
             gate.open.notify_one();
@@ -83,21 +101,32 @@ fn a_process_that_dies_while_it_loads_hands_over() {
         let gate = Gate::default();
         let entry = long().hard_timeout(Duration::from_millis(400));
         // Its runtime ends with the lease in its hands, as a process would.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.spawn({
             let (port, gate) = (server.port(), gate.clone());
             async move {
                 let cache = connected(builder(port)).await;
-                let _: Result<String, Error> = cache.get_or_load("key", entry, move || gate.pass("dead")).await;
+                let _: Result<String, Error> = cache
+                    .get_or_load("key", entry, move || gate.pass("dead"))
+                    .await;
             }
         });
         eventually("the loader runs", async || gate.calls.count() == 1).await;
         runtime.shutdown_background();
         let loaded: Result<String, Error> = heir
-            .get_or_load("key", long(), || async { Ok::<_, String>("alive".to_owned()) })
+            .get_or_load("key", long(), || async {
+                Ok::<_, String>("alive".to_owned())
+            })
             .await;
         assert_eq!(loaded.unwrap(), "alive");
-        assert_eq!(dying.get::<String>("key").await.unwrap().as_deref(), Some("alive"));
+        assert_eq!(
+            dying.get::<String>("key").await.unwrap().as_deref(),
+            Some("alive")
+        );
     });
 }
 
@@ -122,13 +151,25 @@ fn a_failed_load_is_an_error_for_all_who_wait_and_leaves_the_way_free() {
         eventually("one waits", async || cache.stats().joined == 1).await;
         let next = tokio::spawn({
             let other = other.clone();
-            async move { other.get_or_load("key", long(), || async { Ok::<_, String>("loaded".to_owned()) }).await }
+            async move {
+                other
+                    .get_or_load("key", long(), || async {
+                        Ok::<_, String>("loaded".to_owned())
+                    })
+                    .await
+            }
         });
-        eventually("the other process waits", async || other.stats().lease_waits == 1).await;
+        eventually("the other process waits", async || {
+            other.stats().lease_waits == 1
+        })
+        .await;
         start.notify_one();
         for task in failing {
             let error = task.await.unwrap().unwrap_err();
-            assert!(matches!(&error, Error::Loader { source, .. } if source.to_string() == "no database"), "{error}");
+            assert!(
+                matches!(&error, Error::Loader { source, .. } if source.to_string() == "no database"),
+                "{error}"
+            );
         }
         // The lease was handed on, long before it would have run out.
         assert_eq!(next.await.unwrap().unwrap(), "loaded");
@@ -141,10 +182,23 @@ fn a_loader_that_panics_is_an_error_and_no_more() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
-        let panicking = || async { if true { panic!("a bug in a loader, on purpose") } else { Ok::<String, String>(String::new()) } };
-        let error = cache.get_or_load("key", long(), panicking).await.unwrap_err();
+        let panicking = || async {
+            if true {
+                panic!("a bug in a loader, on purpose")
+            } else {
+                Ok::<String, String>(String::new())
+            }
+        };
+        let error = cache
+            .get_or_load("key", long(), panicking)
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::LoaderPanicked { .. }), "{error}");
-        let loaded = cache.get_or_load("key", long(), || async { Ok::<_, String>("fine".to_owned()) }).await;
+        let loaded = cache
+            .get_or_load("key", long(), || async {
+                Ok::<_, String>("fine".to_owned())
+            })
+            .await;
         assert_eq!(loaded.unwrap(), "fine");
     });
 }
@@ -158,7 +212,11 @@ fn a_loader_that_takes_too_long_is_dropped() {
         let entry = long().hard_timeout(Duration::from_millis(100));
         let error = load_from(&cache, &gate, entry).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::LoadTimeout { .. }), "{error}");
-        let loaded = cache.get_or_load("key", long(), || async { Ok::<_, String>("fine".to_owned()) }).await;
+        let loaded = cache
+            .get_or_load("key", long(), || async {
+                Ok::<_, String>("fine".to_owned())
+            })
+            .await;
         assert_eq!(loaded.unwrap(), "fine");
     });
 }
@@ -174,7 +232,11 @@ fn a_value_loaded_before_an_invalidation_is_never_stored() {
                 let gate = Gate::default();
                 let task = tokio::spawn({
                     let (cache, gate) = (cache.clone(), gate.clone());
-                    async move { cache.get_or_load("key", long().tags(["tag"]), move || gate.pass("old")).await }
+                    async move {
+                        cache
+                            .get_or_load("key", long().tags(["tag"]), move || gate.pass("old"))
+                            .await
+                    }
                 });
                 eventually("the loader runs", async || gate.calls.count() == 1).await;
                 match n {
@@ -202,20 +264,36 @@ fn who_asks_after_an_invalidation_gets_no_value_that_was_being_loaded_before() {
         let gate = Gate::default();
         let before = tokio::spawn({
             let (cache, gate) = (cache.clone(), gate.clone());
-            async move { cache.get_or_load("key", long().tags(["tag"]), move || gate.pass("old")).await }
+            async move {
+                cache
+                    .get_or_load("key", long().tags(["tag"]), move || gate.pass("old"))
+                    .await
+            }
         });
         eventually("the loader runs", async || gate.calls.count() == 1).await;
         cache.invalidate_tags(["tag"]).await.unwrap();
         let after = tokio::spawn({
             let cache = cache.clone();
-            async move { cache.get_or_load("key", long().tags(["tag"]), || async { Ok::<_, String>("new".to_owned()) }).await }
+            async move {
+                cache
+                    .get_or_load("key", long().tags(["tag"]), || async {
+                        Ok::<_, String>("new".to_owned())
+                    })
+                    .await
+            }
         });
-        eventually("it does not join the load that is outdated", async || cache.stats().lease_waits == 1).await;
+        eventually("it does not join the load that is outdated", async || {
+            cache.stats().lease_waits == 1
+        })
+        .await;
         gate.open.notify_one();
         assert_eq!(before.await.unwrap().unwrap(), "old");
         assert_eq!(after.await.unwrap().unwrap(), "new");
         assert_eq!(cache.stats().joined, 0);
-        assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("new"));
+        assert_eq!(
+            cache.get::<String>("key").await.unwrap().as_deref(),
+            Some("new")
+        );
     });
 }
 
@@ -250,7 +328,10 @@ fn what_is_not_there_is_remembered_as_such() {
                 calls.note();
                 Ok::<_, String>(None)
             };
-            cache.get_or_load_optional("key", entry, loader).await.unwrap()
+            cache
+                .get_or_load_optional("key", entry, loader)
+                .await
+                .unwrap()
         };
         for _ in 0..3 {
             assert_eq!(ask(&cache).await, None);
@@ -260,7 +341,11 @@ fn what_is_not_there_is_remembered_as_such() {
         let ttl = server.raw().call(&["TTL", "key"]).int();
         assert!((90..=100).contains(&ttl), "{ttl}");
         assert_eq!(cache.get::<String>("key").await.unwrap(), None);
-        let error = cache.get_or_load("key", long(), || async { Ok::<_, String>("value".to_owned()) }).await;
+        let error = cache
+            .get_or_load("key", long(), || async {
+                Ok::<_, String>("value".to_owned())
+            })
+            .await;
         assert!(matches!(error, Err(Error::Absent { .. })), "{error:?}");
         // And forgotten like any value.
         cache.invalidate_tags(["tag"]).await.unwrap();
@@ -276,11 +361,20 @@ fn a_value_that_nobody_can_read_any_more_is_loaded_anew() {
         let cache = cache_at(&server).await;
         for broken in ["{\"half", "\u{0}", "17"] {
             server.raw().call(&args!["CACHE.SET", "key", broken]);
-            eventually("it is seen", async || cache.get::<String>("key").await.is_err()).await;
-            let loaded: Result<String, Error> =
-                cache.get_or_load("key", long(), || async { Ok::<_, String>("whole".to_owned()) }).await;
+            eventually("it is seen", async || {
+                cache.get::<String>("key").await.is_err()
+            })
+            .await;
+            let loaded: Result<String, Error> = cache
+                .get_or_load("key", long(), || async {
+                    Ok::<_, String>("whole".to_owned())
+                })
+                .await;
             assert_eq!(loaded.unwrap(), "whole", "instead of {broken:?}");
-            assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("whole"));
+            assert_eq!(
+                cache.get::<String>("key").await.unwrap().as_deref(),
+                Some("whole")
+            );
         }
     });
 }
@@ -294,10 +388,16 @@ fn jitter_spreads_the_times_of_values_that_were_stored_together() {
         let mut ttls = Vec::new();
         for n in 0..50 {
             let key = format!("key{n}");
-            cache.set(&key, &n, Entry::ttl(Duration::from_secs(1000)).jitter(0.5)).await.unwrap();
+            cache
+                .set(&key, &n, Entry::ttl(Duration::from_secs(1000)).jitter(0.5))
+                .await
+                .unwrap();
             ttls.push(client.call(&["TTL", &key]).int());
         }
-        assert!(ttls.iter().all(|ttl| (490..=1000).contains(ttl)), "{ttls:?}");
+        assert!(
+            ttls.iter().all(|ttl| (490..=1000).contains(ttl)),
+            "{ttls:?}"
+        );
         let (least, most) = (ttls.iter().min().unwrap(), ttls.iter().max().unwrap());
         assert!(most - least > 200, "{ttls:?}");
     });

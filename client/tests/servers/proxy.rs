@@ -33,21 +33,30 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Listens on a port of its own and passes everything on to `server`.
     pub(crate) async fn before(server: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let (weather, watched) = watch::channel(Weather::Fair);
         let garbled = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&garbled);
         let accept = async move {
             loop {
-                let Ok((client, _)) = listener.accept().await else { return };
+                let Ok((client, _)) = listener.accept().await else {
+                    return;
+                };
                 if *watched.borrow() != Weather::Cut {
                     tokio::spawn(pass(client, server, watched.clone(), Arc::clone(&count)));
                 }
             }
         };
         let task = tokio::spawn(accept).abort_handle();
-        Self { port, weather, garbled, task }
+        Self {
+            port,
+            weather,
+            garbled,
+            task,
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -71,7 +80,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(client: TcpStream, server: u16, weather: watch::Receiver<Weather>, garbled: Arc<AtomicU64>) {
+async fn pass(
+    client: TcpStream,
+    server: u16,
+    weather: watch::Receiver<Weather>,
+    garbled: Arc<AtomicU64>,
+) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
         return;
     };
@@ -117,7 +131,7 @@ async fn carry(
             Weather::Garbled => {
                 if let Some(garbled) = &garbled {
                     for byte in &mut buffer[..len] {
-                        if rng.one_in(50) {
+                        if rng.one_in(200) {
                             *byte = 0xff;
                             garbled.fetch_add(1, Ordering::SeqCst);
                         }

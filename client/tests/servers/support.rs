@@ -47,7 +47,10 @@ pub(crate) fn run<F: Future>(test: F) -> F::Output {
 pub(crate) async fn eventually(what: &str, mut cond: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !cond().await {
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain for: {what}");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "waited {DEADLINE:?} in vain for: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -61,7 +64,10 @@ pub(crate) async fn warm(cache: &Cache, key: &str) -> Option<String> {
         if value.is_none() || cache.stats().local.hits > before {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "{key} never enters the local tier");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "{key} never enters the local tier"
+        );
     }
 }
 
