@@ -62,6 +62,10 @@ bench: build ## Measure against native commands, Lua and tag sets kept by a clie
 	@scripts/install-deps server
 	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- $(ARGS)
 
+.PHONY: bench-local
+bench-local: ## Measure the local tier against other in-process caches; ARGS=--quick for a short look
+	@$(CARGO) bench --quiet --locked -p tagcache-benches --bench local_ratios -- $(ARGS)
+
 .PHONY: fmt
 fmt: ## Format the code
 	@scripts/install-deps fmt
@@ -81,6 +85,11 @@ miri: ## The index's tests under Miri; needs a nightly toolchain with miri
 	  echo 'miri is missing: rustup toolchain install nightly --component miri,rust-src' >&2; exit 1; }
 	PROPTEST_CASES=$${PROPTEST_CASES:-8} MIRIFLAGS="$${MIRIFLAGS:-} -Zmiri-disable-isolation" \
 	  $(CARGO) +nightly miri test --locked -p tagcache-module engine::
+
+.PHONY: model
+model: ## The local tier under a model checker: threads in many orders; SHUTTLE_ITERATIONS=n for more of them
+	RUSTFLAGS="$${RUSTFLAGS:-} --cfg shuttle" $(CARGO) test --locked -p tagcache --lib \
+	  --target-dir "$${CARGO_TARGET_DIR:-target}/shuttle" local::shuttle_tests
 
 .PHONY: doc
 doc: ## The crates' documentation: target/doc

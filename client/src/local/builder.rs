@@ -112,7 +112,7 @@ impl<V> LocalCacheBuilder<V> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 impl<V> LocalCacheBuilder<V> {
     pub(super) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -82,7 +82,7 @@ impl<V> LocalCache<V> {
                 entries,
                 all: Marks::default(),
                 tracker: Tracker::new(max_tracked),
-                report: Report::new(report_hits, bounds.max_entries()),
+                report: Report::new(report_hits, bounds.max_entries().max(Report::LEAST)),
                 clock,
                 tags: TagTable::new(),
                 flights: Flights::new(),
@@ -224,8 +224,8 @@ impl<V> LocalCache<V> {
     /// Makes every entry with this tag stale at once: no longer for [`get`](Self::get), but for
     /// [`get_stale`](Self::get_stale) for as long as its grace, counted from now. Entries without grace are gone.
     ///
-    /// Doing so again before an entry was replaced lets its grace begin anew, though not beyond the end of TTL and
-    /// grace together. O(1).
+    /// Doing so again changes nothing for an entry that is stale already, except that one which was not replaced
+    /// through sixteen of them is gone. O(1).
     pub fn revalidate_tag(&self, tag: &str) {
         let now = self.inner.clock.now();
         self.mark(tag, |marks, epoch| marks.soften_at(epoch, now));
@@ -413,14 +413,8 @@ impl<V> LocalCache<V> {
     /// What `key` has, fresh or stale; counts a hit if it is fresh, otherwise a miss.
     pub(crate) fn lookup(&self, key: &str) -> Lookup<V> {
         match self.inner.look_up(key) {
-            Some((value, found)) if found.freshness == Freshness::Fresh => Lookup::Fresh {
-                value,
-                ttl: found.left,
-            },
-            Some((value, found)) => Lookup::Stale {
-                value,
-                left: found.left,
-            },
+            Some((value, found)) if found.freshness == Freshness::Fresh => Lookup::Fresh { value },
+            Some((value, _)) => Lookup::Stale { value },
             None => Lookup::Miss,
         }
     }
@@ -438,7 +432,9 @@ impl<V> LocalCache<V> {
         inner.all.soften_at(inner.tags.next_epoch(), now);
     }
 
-    /// Hits since they were last taken, of up to `max` entries; exact, those of entries that have left included.
+    /// Hits since they were last taken, of up to `max` entries, those of entries that have left included. Exact,
+    /// unless more entries than the cache holds (and more than 1024) were hit since: then hits of entries that have
+    /// left may be missing.
     pub(crate) fn take_hits(&self, max: usize) -> Vec<(String, u64)> {
         self.inner.report.take(max)
     }
@@ -448,16 +444,8 @@ impl<V> LocalCache<V> {
 #[derive(Debug)]
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
 pub(crate) enum Lookup<V> {
-    Fresh {
-        value: Arc<V>,
-        /// Until it expires; `Duration::MAX` if it never does.
-        ttl: Duration,
-    },
-    Stale {
-        value: Arc<V>,
-        /// How long it may still be served.
-        left: Duration,
-    },
+    Fresh { value: Arc<V> },
+    Stale { value: Arc<V> },
     Miss,
 }
 
@@ -482,5 +470,26 @@ impl<V> fmt::Debug for LocalCache<V> {
         f.debug_struct("LocalCache")
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl<V> LocalCache<V> {
+    /// Asserts what must hold whenever no other thread is at work.
+    pub(super) fn validate(&self) {
+        let inner = &*self.inner;
+        inner.tracker.validate();
+        let mut bytes = 0;
+        let mut tracked = 0;
+        for (handle, _) in inner.entries.iter() {
+            let word = handle.stored().hits.read();
+            assert!(!word.is_retired());
+            bytes += handle.stored().weight;
+            tracked += usize::from(word.is_tracked());
+        }
+        assert_eq!(inner.counters.bytes.load(Ordering::Relaxed), bytes);
+        assert!(tracked <= inner.tracker.len());
+        assert!(inner.entries.len() <= inner.bounds.max_entries());
+        assert!(inner.bounds.max_bytes().is_none_or(|max| bytes <= max));
     }
 }

@@ -8,7 +8,7 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) enum Clock {
     System(Instant),
     /// Time as a test sets it.
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
 
@@ -20,7 +20,7 @@ impl Clock {
     pub(super) fn now(&self) -> u64 {
         match self {
             Self::System(start) => nanos(start.elapsed()),
-            #[cfg(test)]
+            #[cfg(all(test, not(shuttle)))]
             Self::Manual(now) => now.load(std::sync::atomic::Ordering::SeqCst),
         }
     }

@@ -1,6 +1,6 @@
 //! One load for each missing key, however many ask for it at once.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
 use super::{
     LocalCache,
@@ -217,17 +217,32 @@ impl<V> Drop for Lead<V> {
     }
 }
 
-/// The right to store the value that is being fetched from elsewhere, for as long as nothing overtakes it.
+/// The right to store a value that is still being loaded, for as long as nothing overtakes it: see
+/// [`LocalCache::reserve`].
 ///
-/// Dropping it gives it up.
-#[cfg_attr(not(feature = "remote"), allow(dead_code))]
-pub(crate) struct Reservation<V>(Lead<V>);
+/// It borrows nothing and may be kept across an `await`. Dropping it gives it up.
+#[must_use = "it is given up when it is dropped"]
+pub struct Reservation<V>(Lead<V>);
 
-#[cfg_attr(not(feature = "remote"), allow(dead_code))]
 impl<V> Reservation<V> {
-    /// Stores the value, unless since the reservation its key was removed or overwritten, or everything or one of
-    /// these tags was invalidated, hard or soft. Whether it was stored.
-    pub(crate) fn fill<T>(self, value: Arc<V>, entry: Entry<T>) -> bool
+    /// Stores `value` as `entry` says, unless it was overtaken: whether it was stored.
+    ///
+    /// It was overtaken if, since the reservation was made, its key was removed or overwritten by
+    /// [`set`](LocalCache::set) and its like, everything was invalidated, or one of the tags that `entry` names was,
+    /// hard or soft. A tag that no entry has carried for some time may count as invalidated.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, time::Duration};
+    /// # use tagcache::{Entry, LocalCache};
+    /// let cache: LocalCache<u32> = LocalCache::new(100);
+    /// let minute = Entry::ttl(Duration::from_secs(60)).tags(["prices"]);
+    ///
+    /// let reservation = cache.reserve("price:1");
+    /// // Here the database is asked: 99. Meanwhile somebody changes the price and says so:
+    /// cache.invalidate_tag("prices");
+    /// assert!(!reservation.fill(Arc::new(99), minute), "99 is out of date");
+    /// ```
+    pub fn fill<T>(self, value: Arc<V>, entry: Entry<T>) -> bool
     where
         T: IntoIterator<Item: AsRef<str>>,
     {
@@ -235,19 +250,29 @@ impl<V> Reservation<V> {
         self.0.finish(value, terms)
     }
 
-    /// Whether neither the key nor everything has been invalidated since. Of the tags only
-    /// [`fill`](Self::fill) knows.
-    pub(crate) fn is_current(&self) -> bool {
+    /// Whether neither the key nor everything was overtaken so far. Of the tags only [`fill`](Self::fill) knows.
+    pub fn is_current(&self) -> bool {
         let Lead { inner, ticket, .. } = &self.0;
         inner.all.is_unchanged_since(ticket.stamp)
             && inner.flights.shard(&ticket.key).is_current(ticket)
     }
 }
 
-#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+impl<V> fmt::Debug for Reservation<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("key", &self.0.ticket.key)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<V> LocalCache<V> {
-    /// To be called before a value is asked for elsewhere, so that it can be stored when it arrives.
-    pub(crate) fn reserve(&self, key: &str) -> Reservation<V> {
+    /// Announces that a value for `key` is about to be loaded: to be called before the load begins.
+    ///
+    /// For loads that [`get_or_insert_with`](Self::get_or_insert_with) and its like do not fit, because tags or TTL
+    /// are known only afterwards, or several keys are loaded at once. Nobody waits for it: this says only whether
+    /// the value may be stored once it is there. O(1), and a little memory until it is filled or dropped.
+    pub fn reserve(&self, key: &str) -> Reservation<V> {
         let ticket = self.inner.flights.reserve(key, &self.inner.tags);
         Reservation(self.lead(ticket, None))
     }

@@ -5,7 +5,13 @@
 //! invalidations (their marks). An entry whose stamp is behind a mark is out of date. So an invalidation is two
 //! stores, however many entries it concerns, and whoever comes late with an old value is found out by its stamp.
 
-use super::sync::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+
+use super::sync::{AtomicU64, Mutex, Ordering, unpoisoned};
+
+/// How many soft invalidations are told apart. An entry that has sat through one more of them is gone: otherwise it
+/// could not be told when its grace began, and one that was gone already might come back.
+pub(super) const REMEMBERED: usize = if cfg!(test) { 3 } else { 16 };
 
 /// The latest invalidations of one tag, or of everything.
 #[derive(Debug, Default)]
@@ -14,14 +20,18 @@ pub(super) struct Marks {
     changed: AtomicU64,
     /// Latest hard invalidation: entries from before are gone.
     dropped: AtomicU64,
-    /// Time of the latest soft invalidation: from then on the entries from before it use up their grace.
-    softened_at: AtomicU64,
+    /// Soft invalidations, in the order of their epochs; most tags never have one.
+    softened: Mutex<Option<Box<Softened>>>,
 }
 
-/// Until when an entry may be served, as far as one [`Marks`] is concerned.
+/// Epoch and time of each soft invalidation that is remembered.
+type Softened = VecDeque<(u64, u64)>;
+
+/// What one [`Marks`] says of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Current,
+    /// Its grace began at this time.
     SoftenedAt(u64),
     Dropped,
 }
@@ -32,7 +42,7 @@ impl Marks {
         Self {
             changed: AtomicU64::new(epoch),
             dropped: AtomicU64::new(epoch),
-            softened_at: AtomicU64::new(0),
+            softened: Mutex::new(None),
         }
     }
 
@@ -45,7 +55,16 @@ impl Marks {
 
     /// Soft invalidation at `epoch`, at the time `now`.
     pub(super) fn soften_at(&self, epoch: u64, now: u64) {
-        self.softened_at.fetch_max(now, Ordering::AcqRel);
+        let mut softened = unpoisoned(self.softened.lock());
+        let softened = softened.get_or_insert_default();
+        let place = softened.partition_point(|(known, _)| *known < epoch);
+        softened.insert(place, (epoch, now));
+        if softened.len() > REMEMBERED
+            && let Some((oldest, _)) = softened.pop_front()
+        {
+            self.dropped.fetch_max(oldest, Ordering::AcqRel);
+        }
+        // Last, so that whoever sees it finds when it happened.
         self.changed.fetch_max(epoch, Ordering::AcqRel);
     }
 
@@ -60,7 +79,13 @@ impl Marks {
         } else if self.dropped.load(Ordering::Acquire) > stamp {
             Standing::Dropped
         } else {
-            Standing::SoftenedAt(self.softened_at.load(Ordering::Acquire))
+            let softened = unpoisoned(self.softened.lock());
+            let first = softened
+                .iter()
+                .flat_map(|softened| softened.iter())
+                .find(|(epoch, _)| *epoch > stamp);
+            // Nothing found: a hard one has just changed the one mark and not yet the other.
+            first.map_or(Standing::Dropped, |(_, time)| Standing::SoftenedAt(*time))
         }
     }
 

@@ -18,11 +18,17 @@ mod sync;
 mod tags;
 mod tracker;
 
+#[cfg(all(test, not(shuttle)))]
+mod model_tests;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
+
+#[cfg_attr(not(feature = "remote"), allow(unused_imports))]
+pub(crate) use self::cache::Lookup;
 pub use self::{
     builder::LocalCacheBuilder,
     cache::LocalCache,
+    loading::Reservation,
     stats::{EntryInfo, LocalStats},
     tracker::AccessedKey,
 };
-#[cfg_attr(not(feature = "remote"), allow(unused_imports))]
-pub(crate) use self::{cache::Lookup, loading::Reservation};

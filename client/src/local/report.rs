@@ -16,6 +16,9 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// The least that a queue should have room for, because entries of a small cache come and go quickly.
+    pub(super) const LEAST: usize = 1024;
+
     /// A queue for at most `capacity` entries. What does not fit is counted on and queues at a later hit.
     pub(super) fn new(enabled: bool, capacity: usize) -> Self {
         Self {

@@ -1,0 +1,473 @@
+//! The cache against a naive model of it, over random histories, with time that stands still unless told to pass.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::{LocalCache, Lookup, Reservation, clock::Clock, marks::REMEMBERED};
+use crate::Entry;
+
+const TAGS: [&str; 4] = ["a", "b", "c", "d"];
+
+#[derive(Debug, Clone)]
+enum Action {
+    Set {
+        key: u8,
+        ttl: u64,
+        grace: u64,
+        tags: Vec<usize>,
+    },
+    Get(u8),
+    LookUp(u8),
+    Remove(u8),
+    Invalidate(usize),
+    Revalidate(usize),
+    InvalidateAll,
+    ForgetAll,
+    RevalidateAll,
+    GetOrInsert {
+        key: u8,
+        ttl: u64,
+        tags: Vec<usize>,
+    },
+    Reserve(u8),
+    /// Ends the n-th reservation under way: with a value, or by giving up.
+    Fill {
+        which: usize,
+        ttl: u64,
+        grace: u64,
+        tags: Vec<usize>,
+    },
+    GiveUp(usize),
+    Pass(u64),
+    CleanUp,
+    TakeHits,
+}
+
+fn action(keys: u8) -> impl Strategy<Value = Action> {
+    use Action::*;
+    let key = || 0..keys;
+    // Zero, short, longer than a history, for ever.
+    let ttl =
+        || prop_oneof![1 => Just(0_u64), 6 => 1..20_u64, 2 => Just(1000), 1 => Just(u64::MAX)];
+    let grace = || prop_oneof![3 => Just(0_u64), 2 => 1..20_u64, 1 => Just(u64::MAX)];
+    let tags = || prop::collection::vec(0..TAGS.len(), 0..4);
+    prop_oneof![
+        8 => (key(), ttl(), grace(), tags())
+            .prop_map(|(key, ttl, grace, tags)| Set { key, ttl, grace, tags }),
+        12 => key().prop_map(Get),
+        4 => key().prop_map(LookUp),
+        2 => key().prop_map(Remove),
+        3 => (0..TAGS.len()).prop_map(Invalidate),
+        3 => (0..TAGS.len()).prop_map(Revalidate),
+        1 => Just(InvalidateAll),
+        1 => Just(ForgetAll),
+        1 => Just(RevalidateAll),
+        3 => (key(), ttl(), tags()).prop_map(|(key, ttl, tags)| GetOrInsert { key, ttl, tags }),
+        4 => key().prop_map(Reserve),
+        4 => (0..8_usize, ttl(), grace(), tags())
+            .prop_map(|(which, ttl, grace, tags)| Fill { which, ttl, grace, tags }),
+        1 => (0..8_usize).prop_map(GiveUp),
+        4 => (1..15_u64).prop_map(Pass),
+        2 => Just(CleanUp),
+        1 => Just(TakeHits),
+    ]
+}
+
+fn millis(ms: u64) -> Duration {
+    if ms == u64::MAX {
+        Duration::MAX
+    } else {
+        Duration::from_millis(ms)
+    }
+}
+
+/// What an entry is, told without marks and epochs: invalidations change the entries at once.
+#[derive(Debug, Clone)]
+struct ModelEntry {
+    value: u32,
+    expires: u64,
+    grace: u64,
+    /// Soft invalidations by each of its tags, and by everything (`None`).
+    softened: BTreeMap<Option<usize>, Vec<u64>>,
+    tags: BTreeSet<usize>,
+}
+
+#[derive(Debug, PartialEq, Clone, Copy)]
+enum State {
+    Fresh(u64),
+    Stale(u64),
+    Gone,
+}
+
+impl ModelEntry {
+    fn state(&self, now: u64) -> State {
+        if self.softened.is_empty() && (self.expires == u64::MAX || now < self.expires) {
+            return State::Fresh(self.expires);
+        }
+        if self.softened.values().any(|times| times.len() > REMEMBERED) {
+            return State::Gone;
+        }
+        let since = self
+            .softened
+            .values()
+            .fold(self.expires, |since, times| since.min(times[0]));
+        let end = since.saturating_add(self.grace);
+        if now < end {
+            State::Stale(end)
+        } else {
+            State::Gone
+        }
+    }
+}
+
+/// A reservation, and what has happened since.
+struct Pending {
+    key: u8,
+    reservation: Reservation<u32>,
+    overtaken: bool,
+    invalidated: BTreeSet<usize>,
+}
+
+struct World {
+    cache: LocalCache<u32>,
+    time: Arc<AtomicU64>,
+    model: BTreeMap<u8, ModelEntry>,
+    pending: Vec<Pending>,
+    next_value: u32,
+    hits: HashMap<u8, u64>,
+    reported: HashMap<u8, u64>,
+    reads: (u64, u64),
+}
+
+impl World {
+    fn new(max_entries: usize, max_tracked: usize) -> Self {
+        let time = Arc::new(AtomicU64::new(0));
+        let cache = LocalCache::builder()
+            .max_entries(max_entries)
+            .max_tracked(max_tracked)
+            .report_hits(true)
+            .clock(Clock::Manual(Arc::clone(&time)))
+            .build();
+        Self {
+            cache,
+            time,
+            model: BTreeMap::new(),
+            pending: Vec::new(),
+            next_value: 0,
+            hits: HashMap::new(),
+            reported: HashMap::new(),
+            reads: (0, 0),
+        }
+    }
+
+    /// Nanoseconds, as the cache counts.
+    fn now(&self) -> u64 {
+        self.time.load(Ordering::SeqCst)
+    }
+
+    fn fresh_value(&mut self) -> u32 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    fn state(&self, key: u8) -> State {
+        self.model
+            .get(&key)
+            .map_or(State::Gone, |entry| entry.state(self.now()))
+    }
+
+    fn count(&mut self, key: u8, is_hit: bool) {
+        if is_hit {
+            self.reads.0 += 1;
+            *self.hits.entry(key).or_default() += 1;
+            *self.reported.entry(key).or_default() += 1;
+        } else {
+            self.reads.1 += 1;
+        }
+    }
+
+    fn store(&mut self, key: u8, value: u32, ttl: u64, grace: u64, tags: &[usize]) {
+        let nanos = |ms: u64| ms.saturating_mul(1_000_000);
+        let entry = ModelEntry {
+            value,
+            expires: self.now().saturating_add(nanos(ttl)),
+            grace: nanos(grace),
+            softened: BTreeMap::new(),
+            tags: tags.iter().copied().collect(),
+        };
+        self.model.insert(key, entry);
+    }
+
+    fn overtake(&mut self, key: u8) {
+        for pending in &mut self.pending {
+            pending.overtaken |= pending.key == key;
+        }
+    }
+
+    /// Invalidates the entries with a tag, or all.
+    fn invalidate(&mut self, tag: Option<usize>, softly: bool) {
+        let now = self.now();
+        self.model.retain(|_, entry| {
+            if tag.is_some_and(|tag| !entry.tags.contains(&tag)) {
+                return true;
+            }
+            entry.softened.entry(tag).or_default().push(now);
+            softly
+        });
+    }
+
+    /// Does `action` on both; `may_forget`: the cache is too small, so a miss is always right.
+    fn step(&mut self, action: Action, may_forget: bool) -> Result<(), TestCaseError> {
+        let name = |key: u8| format!("key-{key}");
+        let names = |tags: &[usize]| tags.iter().map(|tag| TAGS[*tag]).collect::<Vec<_>>();
+        match action {
+            Action::Set {
+                key,
+                ttl,
+                grace,
+                tags,
+            } => {
+                let value = self.fresh_value();
+                let entry = Entry::ttl(millis(ttl))
+                    .grace(millis(grace))
+                    .tags(names(&tags));
+                self.cache.set_with(&name(key), value, entry);
+                self.overtake(key);
+                if ttl == 0 {
+                    self.model.remove(&key);
+                } else {
+                    self.store(key, value, ttl, grace, &tags);
+                }
+            }
+            Action::Get(key) => {
+                let got = self.cache.get(&name(key)).map(|value| *value);
+                let expected = match self.state(key) {
+                    State::Fresh(_) => Some(self.model[&key].value),
+                    _ => None,
+                };
+                prop_assert!(
+                    got == expected || may_forget && got.is_none(),
+                    "{got:?} {expected:?}"
+                );
+                self.count(key, got.is_some());
+            }
+            Action::LookUp(key) => {
+                let now = self.now();
+                let left = |end| match end {
+                    u64::MAX => Duration::MAX,
+                    end => Duration::from_nanos(end - now),
+                };
+                let expected = match self.state(key) {
+                    State::Fresh(end) => Some((true, self.model[&key].value, left(end))),
+                    State::Stale(end) => Some((false, self.model[&key].value, left(end))),
+                    State::Gone => None,
+                };
+                let left = self.cache.inner.inspect(&name(key)).map(|found| found.left);
+                let got = match self.cache.lookup(&name(key)) {
+                    Lookup::Fresh { value } => left.map(|left| (true, *value, left)),
+                    Lookup::Stale { value } => left.map(|left| (false, *value, left)),
+                    Lookup::Miss => None,
+                };
+                prop_assert!(
+                    got == expected || may_forget && got.is_none(),
+                    "{got:?} {expected:?}"
+                );
+                self.count(key, matches!(got, Some((true, ..))));
+            }
+            Action::Remove(key) => {
+                let got = self.cache.remove(&name(key)).map(|value| *value);
+                let expected = match self.state(key) {
+                    State::Fresh(_) => Some(self.model[&key].value),
+                    _ => None,
+                };
+                prop_assert!(got == expected || may_forget && got.is_none());
+                self.model.remove(&key);
+                self.overtake(key);
+            }
+            Action::Invalidate(tag) | Action::Revalidate(tag) => {
+                let softly = matches!(action, Action::Revalidate(_));
+                if softly {
+                    self.cache.revalidate_tag(TAGS[tag]);
+                } else {
+                    self.cache.invalidate_tag(TAGS[tag]);
+                }
+                self.invalidate(Some(tag), softly);
+                for pending in &mut self.pending {
+                    pending.invalidated.insert(tag);
+                }
+            }
+            Action::InvalidateAll | Action::ForgetAll | Action::RevalidateAll => {
+                let softly = matches!(action, Action::RevalidateAll);
+                match action {
+                    Action::InvalidateAll => self.cache.invalidate_all(),
+                    Action::ForgetAll => self.cache.forget_all(),
+                    _ => self.cache.revalidate_all(),
+                }
+                self.invalidate(None, softly);
+                if matches!(action, Action::InvalidateAll) {
+                    prop_assert!(self.cache.is_empty());
+                }
+                for pending in &mut self.pending {
+                    pending.overtaken = true;
+                }
+            }
+            Action::GetOrInsert { key, ttl, tags } => {
+                let value = self.fresh_value();
+                let entry = Entry::ttl(millis(ttl)).tags(names(&tags));
+                let mut loaded = false;
+                let got = self.cache.get_or_insert_with(&name(key), entry, || {
+                    loaded = true;
+                    value
+                });
+                match self.state(key) {
+                    State::Fresh(_) if !loaded => prop_assert_eq!(*got, self.model[&key].value),
+                    State::Fresh(_) => prop_assert!(may_forget),
+                    _ => prop_assert!(loaded),
+                }
+                self.count(key, !loaded);
+                if loaded {
+                    prop_assert_eq!(*got, value);
+                    if ttl != 0 {
+                        self.store(key, value, ttl, 0, &tags);
+                    }
+                }
+            }
+            Action::Reserve(key) => self.pending.push(Pending {
+                key,
+                reservation: self.cache.reserve(&name(key)),
+                overtaken: false,
+                invalidated: BTreeSet::new(),
+            }),
+            Action::Fill {
+                which,
+                ttl,
+                grace,
+                tags,
+            } => {
+                if which < self.pending.len() {
+                    let value = self.fresh_value();
+                    let pending = self.pending.remove(which);
+                    prop_assert_eq!(pending.reservation.is_current(), !pending.overtaken);
+                    let entry = Entry::ttl(millis(ttl))
+                        .grace(millis(grace))
+                        .tags(names(&tags));
+                    let stored = pending.reservation.fill(Arc::new(value), entry);
+                    let refuse = pending.overtaken
+                        || ttl == 0
+                        || tags.iter().any(|tag| pending.invalidated.contains(tag));
+                    // Refusing more is allowed where a tag was forgotten in between, which only cleanups do.
+                    prop_assert!(!(stored && refuse), "an overtaken value was stored");
+                    if stored {
+                        self.store(pending.key, value, ttl, grace, &tags);
+                    }
+                }
+            }
+            Action::GiveUp(which) => {
+                if which < self.pending.len() {
+                    self.pending.remove(which);
+                }
+            }
+            Action::Pass(ms) => {
+                self.time.fetch_add(ms * 1_000_000, Ordering::SeqCst);
+            }
+            Action::CleanUp => {
+                self.cache.run_cleanup();
+                let now = self.now();
+                self.model
+                    .retain(|_, entry| entry.state(now) != State::Gone);
+                if !may_forget {
+                    prop_assert_eq!(self.cache.len(), self.model.len());
+                }
+            }
+            Action::TakeHits => self.take_hits()?,
+        }
+        Ok(())
+    }
+
+    fn take_hits(&mut self) -> Result<(), TestCaseError> {
+        let taken: BTreeMap<String, u64> = self.cache.take_hits(usize::MAX).into_iter().collect();
+        let expected: BTreeMap<String, u64> = self
+            .reported
+            .drain()
+            .map(|(key, hits)| (format!("key-{key}"), hits))
+            .collect();
+        prop_assert_eq!(taken, expected);
+        Ok(())
+    }
+
+    fn check(&self, max_entries: usize, max_tracked: usize) -> Result<(), TestCaseError> {
+        self.cache.validate();
+        let stats = self.cache.stats();
+        prop_assert!(stats.entries <= max_entries);
+        prop_assert!(stats.tracked <= max_tracked);
+        prop_assert_eq!((stats.hits, stats.misses), self.reads);
+        // Nothing under way is forgotten, nothing else remembered.
+        let under_way: BTreeSet<u8> = self.pending.iter().map(|pending| pending.key).collect();
+        prop_assert_eq!(self.cache.inner.flights.len(), under_way.len());
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// With room for everything, the cache is the model, and counts every hit of every key for ever.
+    #[test]
+    fn a_cache_with_room_is_the_model(actions in prop::collection::vec(action(12), 1..200)) {
+        let mut world = World::new(64, 64);
+        for action in actions {
+            let cleaned = matches!(action, Action::CleanUp | Action::InvalidateAll);
+            world.step(action, false)?;
+            world.check(64, 64)?;
+            if cleaned {
+                // Keys without an entry may be forgotten, and start anew.
+                let known: BTreeSet<String> =
+                    world.cache.top_accessed_keys(64).into_iter().map(|key| key.key).collect();
+                world.hits.retain(|key, _| known.contains(&format!("key-{key}")));
+            }
+            let top: BTreeMap<String, u64> = world
+                .cache
+                .top_accessed_keys(64)
+                .into_iter()
+                .map(|key| (key.key, key.hits))
+                .collect();
+            let expected: BTreeMap<String, u64> =
+                world.hits.iter().map(|(key, hits)| (format!("key-{key}"), *hits)).collect();
+            prop_assert_eq!(top, expected);
+        }
+        drop(world.pending);
+        prop_assert_eq!(world.cache.inner.flights.len(), 0);
+        prop_assert!(world.cache.inner.flights.is_idle());
+    }
+
+    /// A cache that is too small forgets, and does nothing else wrong.
+    #[test]
+    fn a_cache_without_room_only_forgets(actions in prop::collection::vec(action(40), 1..300)) {
+        let mut world = World::new(8, 4);
+        for action in actions {
+            world.step(action, true)?;
+            world.check(8, 4)?;
+            // Whatever is resident and not listed has at most the smallest listed count.
+            let top = world.cache.top_accessed_keys(4);
+            prop_assert!(top.is_sorted_by(|a, b| a.hits >= b.hits));
+            for key in &top {
+                let number: u8 = key.key["key-".len()..].parse().expect("a key's number");
+                prop_assert!(key.hits <= world.hits[&number]);
+            }
+            if top.len() == 4 {
+                for entry in world.cache.inner.entries.iter() {
+                    let word = entry.0.stored().hits.read();
+                    prop_assert!(word.is_tracked() || word.count() <= top[3].hits);
+                }
+            }
+        }
+    }
+}

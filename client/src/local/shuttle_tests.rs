@@ -1,0 +1,281 @@
+//! What two or three threads may do to each other, in many of the orders in which they can. `make model` runs these.
+//!
+//! Every lock and every atomic of this tier, and the locks of `quick_cache`, are points at which the checker switches
+//! threads. It explores orders of sequentially consistent steps; what weaker memory could add is not looked at.
+
+use std::{sync::Arc, time::Duration};
+
+use shuttle::{
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+    thread,
+};
+
+use super::LocalCache;
+use crate::Entry;
+
+/// Runs `scenario` under random orders, and under orders with few switches at unlucky places.
+fn explore(scenario: impl Fn() + Send + Sync + Clone + 'static) {
+    let iterations = std::env::var("SHUTTLE_ITERATIONS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2000);
+    shuttle::check_random(scenario.clone(), iterations);
+    shuttle::check_pct(scenario, iterations, 3);
+}
+
+fn cache() -> LocalCache<u32> {
+    LocalCache::builder().max_entries(8).max_tracked(2).build()
+}
+
+fn tagged() -> Entry<[&'static str; 1]> {
+    Entry::forever().tags(["tag"])
+}
+
+/// A writer that changes the database and then invalidates as `invalidate` does, against a reader who loads through
+/// the cache: afterwards the cache must not hold the old value.
+fn no_old_value_survives(invalidate: impl Fn(&LocalCache<u32>) + Send + Sync + Clone + 'static) {
+    explore(move || {
+        let cache = cache();
+        let database = Arc::new(AtomicU32::new(1));
+        let reader = {
+            let (cache, database) = (cache.clone(), Arc::clone(&database));
+            thread::spawn(move || {
+                cache.get_or_insert_with("key", tagged(), || database.load(Ordering::SeqCst));
+            })
+        };
+        let writer = {
+            let (cache, database) = (cache.clone(), Arc::clone(&database));
+            let invalidate = invalidate.clone();
+            thread::spawn(move || {
+                database.store(2, Ordering::SeqCst);
+                invalidate(&cache);
+                // It began after the invalidation, so it must not be given the old value: neither from the cache
+                // nor by waiting for the other's load.
+                let value =
+                    cache.get_or_insert_with("key", tagged(), || database.load(Ordering::SeqCst));
+                assert_eq!(*value, 2);
+            })
+        };
+        reader.join().unwrap();
+        writer.join().unwrap();
+        assert_eq!(cache.get("key").as_deref(), Some(&2));
+        cache.validate();
+        assert!(cache.inner.flights.is_idle());
+        assert_eq!(cache.inner.flights.len(), 0);
+    });
+}
+
+#[test]
+fn a_value_loaded_before_its_tag_was_invalidated_is_never_served_after_it() {
+    no_old_value_survives(|cache| cache.invalidate_tag("tag"));
+}
+
+#[test]
+fn a_value_loaded_before_its_tag_was_softly_invalidated_is_never_served_after_it() {
+    no_old_value_survives(|cache| cache.revalidate_tag("tag"));
+}
+
+#[test]
+fn a_value_loaded_before_its_key_was_removed_is_never_served_after_it() {
+    no_old_value_survives(|cache| {
+        cache.remove("key");
+    });
+}
+
+#[test]
+fn a_value_loaded_before_everything_was_invalidated_is_never_served_after_it() {
+    no_old_value_survives(LocalCache::invalidate_all);
+}
+
+#[test]
+fn a_value_loaded_before_its_key_was_set_does_not_replace_what_was_set() {
+    no_old_value_survives(|cache| cache.set("key", 2, Duration::MAX, []));
+}
+
+/// The tag's entry in the table comes and goes while it is invalidated and a value with it is on its way.
+#[test]
+fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
+    explore(|| {
+        let cache = cache();
+        let reservation = cache.reserve("key");
+        let database = Arc::new(AtomicU32::new(1));
+        let threads = [
+            {
+                let database = Arc::clone(&database);
+                thread::spawn(move || {
+                    let value = database.load(Ordering::SeqCst);
+                    reservation.fill(std::sync::Arc::new(value), tagged());
+                })
+            },
+            {
+                let (cache, database) = (cache.clone(), Arc::clone(&database));
+                thread::spawn(move || {
+                    database.store(2, Ordering::SeqCst);
+                    cache.invalidate_tag("tag");
+                    assert_ne!(cache.get("key").as_deref(), Some(&1));
+                })
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    cache.run_cleanup();
+                })
+            },
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_ne!(cache.get("key").as_deref(), Some(&1));
+        cache.run_cleanup();
+        cache.validate();
+    });
+}
+
+/// Two ask for one missing key: one loads, both get the value.
+#[test]
+fn one_load_for_all_who_ask_at_once() {
+    explore(|| {
+        let cache = cache();
+        let loads = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let (cache, loads) = (cache.clone(), Arc::clone(&loads));
+                thread::spawn(move || {
+                    let value = cache.get_or_insert_with("key", tagged(), || {
+                        loads.fetch_add(1, Ordering::SeqCst);
+                        thread::yield_now();
+                        7
+                    });
+                    assert_eq!(*value, 7);
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(loads.load(Ordering::SeqCst), 1);
+        cache.validate();
+    });
+}
+
+/// The first fails: the second does not wait for ever, but loads.
+#[test]
+fn a_load_that_fails_is_taken_over() {
+    explore(|| {
+        let cache = cache();
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (cache, attempts) = (cache.clone(), Arc::clone(&attempts));
+                thread::spawn(move || {
+                    let value = cache.try_get_or_insert_with("key", tagged(), || {
+                        match attempts.fetch_add(1, Ordering::SeqCst) {
+                            0 => Err(()),
+                            _ => Ok(7),
+                        }
+                    });
+                    value.is_ok()
+                })
+            })
+            .collect();
+        let succeeded = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .filter(|succeeded| *succeeded)
+            .count();
+        assert_eq!(succeeded, 1);
+        assert_eq!(cache.get("key").as_deref(), Some(&7));
+        assert!(cache.inner.flights.is_idle());
+    });
+}
+
+/// Hits are counted while the tracker, which is too small for all, lets entries in and out, and while entries leave.
+#[test]
+fn no_hit_is_lost_and_the_leaders_are_tracked() {
+    explore(|| {
+        let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
+        cache.set("a", 1, Duration::MAX, []);
+        cache.set("b", 2, Duration::MAX, []);
+        let threads: Vec<_> = [("a", 3), ("b", 2), ("b", 2)]
+            .into_iter()
+            .map(|(key, reads)| {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    for _ in 0..reads {
+                        assert!(cache.get(key).is_some());
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let top = cache.top_accessed_keys(2);
+        assert_eq!(top.len(), 1);
+        assert_eq!((top[0].key.as_str(), top[0].hits), ("b", 4));
+        cache.validate();
+    });
+}
+
+/// Overwriting an entry moves its hits, whoever counts meanwhile.
+#[test]
+fn an_overwritten_entry_keeps_its_hits() {
+    explore(|| {
+        let cache = cache();
+        cache.set("a", 1, Duration::MAX, []);
+        cache.get("a");
+        let threads = [
+            {
+                let cache = cache.clone();
+                thread::spawn(move || cache.set("a", 2, Duration::MAX, []))
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    assert!(cache.get("a").is_some());
+                    assert!(cache.get("a").is_some());
+                })
+            },
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(cache.top_accessed_keys(1)[0].hits, 3);
+        cache.validate();
+    });
+}
+
+/// Entries that leave while they enter the tracker do not stay in it as if they were there.
+#[test]
+fn the_tracker_hears_of_every_departure() {
+    explore(|| {
+        let cache = cache();
+        cache.set("a", 1, Duration::MAX, []);
+        let threads = [
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    cache.get("a");
+                })
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    cache.remove("a");
+                })
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || cache.set("a", 2, Duration::MAX, []))
+            },
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        cache.validate();
+        cache.remove("a");
+        cache.run_cleanup();
+        cache.run_cleanup();
+        assert_eq!(cache.stats().tracked, 0);
+    });
+}
