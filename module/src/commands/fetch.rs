@@ -64,7 +64,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let db = ctx.db();
     let lease_ms = asked.lease_ms.filter(|_| !ctx.is_replica());
-    let token = lease_ms.and_then(|lease_ms| ask(db, name, lease_ms));
+    let token = lease_ms.and_then(|lease_ms| ask(ctx, db, name, lease_ms));
     if answer_stale(ctx, &key, token) {
         return Ok(());
     }
@@ -86,16 +86,19 @@ pub(crate) fn answer_waiter(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) ->
     if answer_hit(ctx, &key) {
         return Answer::Given;
     }
-    // What was set is gone or stale by now. If nobody loads the key, this caller is the next.
+    // What was set is gone or stale by now. If nobody loads the key, this caller is the next, or whoever behind it wants
+    // to load.
     let lease_ms = state::with(|state| {
+        let lease_ms = state.waiters.lease_ms(waiter);
         let leases = &state.database(db).leases;
         let is_held = leases.held_until_ms(name.bytes(), monotonic_ms()).is_some();
-        (!is_held).then(|| state.waiters.lease_ms(waiter))
+        let goes_on = is_held || (lease_ms.is_none() && leases.has_heir(name.bytes()));
+        (!goes_on).then_some(lease_ms)
     });
     let Some(lease_ms) = lease_ms else {
         return Answer::NotYet;
     };
-    let token = lease_ms.and_then(|lease_ms| ask(db, name, lease_ms));
+    let token = lease_ms.and_then(|lease_ms| ask(ctx, db, name, lease_ms));
     if !answer_stale(ctx, &key, token) {
         answer_miss(ctx, token);
     }
@@ -103,9 +106,9 @@ pub(crate) fn answer_waiter(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) ->
 }
 
 /// Asks for the lease of a key.
-fn ask(db: u32, name: Str<'_>, lease_ms: u64) -> Option<Token> {
+fn ask(ctx: &Context<'_>, db: u32, name: Str<'_>, lease_ms: u64) -> Option<Token> {
     let now = monotonic_ms();
-    state::with(|state| {
+    let token = state::with(|state| {
         let lease_ms = lease_ms.min(state.config.lease_max_ms);
         let database = state.database(db);
         let clock = database.clock.reading();
@@ -113,7 +116,11 @@ fn ask(db: u32, name: Str<'_>, lease_ms: u64) -> Option<Token> {
             Grant::Lease(token) => Some(token),
             Grant::Taken | Grant::Refused => None,
         }
-    })
+    });
+    if token.is_some() {
+        waiting::watch_new(ctx, db, name.bytes());
+    }
+    token
 }
 
 /// Answers HIT if the entry is fresh.

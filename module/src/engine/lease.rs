@@ -69,8 +69,6 @@ pub(crate) enum Grant {
 pub(crate) struct Released {
     pub(crate) waiter: Waiter,
     pub(crate) token: Option<Token>,
-    /// When its lease runs out.
-    pub(crate) ends_ms: u64,
 }
 
 /// When which lease of which key is forgotten.
@@ -124,7 +122,7 @@ impl Leases {
             Some(lease) if lease.ends_ms > now_ms => Grant::Taken,
             _ => self
                 .grant(key, clock, now_ms, lease_ms)
-                .map_or(Grant::Refused, |(token, _)| Grant::Lease(token)),
+                .map_or(Grant::Refused, Grant::Lease),
         }
     }
 
@@ -134,14 +132,21 @@ impl Leases {
         (ends_ms > now_ms).then_some(ends_ms)
     }
 
+    /// Whether some caller that waits for a key wants its lease.
+    pub(crate) fn has_heir(&self, key: &[u8]) -> bool {
+        self.by_key
+            .get(key)
+            .is_some_and(|lease| lease.waiters.iter().any(|w| w.lease_ms.is_some()))
+    }
+
+    /// When the lease of a key runs out, if callers wait for its holder.
+    pub(crate) fn awaited_until_ms(&self, key: &[u8], now_ms: u64) -> Option<u64> {
+        let lease = self.by_key.get(key)?;
+        (lease.ends_ms > now_ms && !lease.waiters.is_empty()).then_some(lease.ends_ms)
+    }
+
     /// Gives a key a new lease, whose waiters are those of the old one.
-    fn grant(
-        &mut self,
-        key: &[u8],
-        clock: u64,
-        now_ms: u64,
-        lease_ms: u64,
-    ) -> Option<(Token, u64)> {
+    fn grant(&mut self, key: &[u8], clock: u64, now_ms: u64, lease_ms: u64) -> Option<Token> {
         if self.by_key.len() >= MAX_LEASES && !self.by_key.contains_key(key) && !self.make_room() {
             return None;
         }
@@ -160,7 +165,7 @@ impl Leases {
         }
         let forgotten_ms = ends_ms.saturating_add(REMEMBER_MS);
         self.ends.push(Reverse((forgotten_ms, token, key.into())));
-        Some((token, ends_ms))
+        Some(token)
     }
 
     /// Forgets the lease that would be forgotten first. False if somebody waits for it.
@@ -260,8 +265,7 @@ impl Leases {
             let granted = self.grant(key, clock, now_ms, lease_ms.unwrap_or(0));
             return vec![Released {
                 waiter,
-                token: granted.map(|(token, _)| token),
-                ends_ms: granted.map_or(now_ms, |(_, ends_ms)| ends_ms),
+                token: granted,
             }];
         }
         let waiters = std::mem::take(&mut lease.waiters);
@@ -272,7 +276,6 @@ impl Leases {
         let free = |w: Waiting| Released {
             waiter: w.waiter,
             token: None,
-            ends_ms: now_ms,
         };
         waiters.into_iter().map(free).collect()
     }

@@ -78,7 +78,6 @@ impl Model {
             assert_eq!(released.len(), 1);
             assert_eq!(released[0].waiter, line[at].0, "first come, first served");
             let lease_ms = line[at].1.unwrap_or(0);
-            assert_eq!(released[0].ends_ms, self.now + lease_ms);
             self.keys[key].waiters = line;
             self.keys[key].waiters.remove(at);
             self.granted(key, released[0].token.expect("a lease"), lease_ms);
@@ -160,6 +159,13 @@ impl Model {
 
     fn check(&self) {
         self.leases.validate();
+        for (key, name) in KEYS.iter().enumerate() {
+            let held = self
+                .holder(key)
+                .filter(|_| !self.keys[key].waiters.is_empty());
+            let until = self.leases.awaited_until_ms(name, self.now);
+            assert_eq!(until, held.map(|(_, _, ends)| ends));
+        }
         let waiting: usize = self.keys.iter().map(|key| key.waiters.len()).sum();
         assert_eq!(self.leases.waiting(), waiting);
         let held = (0..KEYS.len()).filter(|&key| self.holder(key).is_some());

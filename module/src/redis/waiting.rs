@@ -153,12 +153,20 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
         }
         released
     });
+    if !released.is_empty() {
+        watch_new(ctx, db, key);
+    }
     for released in released {
-        if released.ends_ms > now {
-            // The others go on waiting, for this one.
-            watch(ctx, db, key, released.ends_ms - now);
-        }
         end(released.waiter);
+    }
+}
+
+/// A lease was granted: if callers wait who waited for the one before, sees that it is passed on as well.
+pub(crate) fn watch_new(ctx: &Context<'_>, db: u32, key: &[u8]) {
+    let now = monotonic_ms();
+    let until = state::with(|state| state.database(db).leases.awaited_until_ms(key, now));
+    if let Some(until) = until {
+        watch(ctx, db, key, until - now);
     }
 }
 
