@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod dpkg;
+#[path = "../../src/bin/tagcache/process.rs"]
 mod server;
 mod tour;
 

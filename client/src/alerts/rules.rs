@@ -170,6 +170,15 @@ impl Config {
         self.rules.iter().map(|rule| rule.name.as_str()).collect()
     }
 
+    /// Names of the channels that rules tell, each once.
+    pub fn channel_names(&self) -> Vec<String> {
+        let names = self.rules.iter().flat_map(|rule| &rule.channels);
+        let mut names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     fn check_names(&self, problems: &mut Vec<Problem>) {
         for (i, rule) in self.rules.iter().enumerate() {
             if self.rules[..i].iter().any(|other| other.name == rule.name) {

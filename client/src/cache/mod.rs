@@ -515,6 +515,12 @@ impl<C> Cache<C> {
         answers.into_iter().map(read).collect()
     }
 
+    /// What the monitor looks at and the admin endpoint empties.
+    #[cfg(feature = "monitor")]
+    pub(crate) fn coherence(&self) -> &Arc<coherence::Coherence<tier::Local>> {
+        &self.core.coherence
+    }
+
     fn plan<I: IntoIterator<Item: AsRef<str>>>(&self, entry: Entry<I>) -> Plan {
         Plan {
             ttl: Some(entry.ttl),

@@ -79,7 +79,7 @@ fn entry(entry: &LocalEntry) -> Value {
         "hits": entry.hits,
         "bytes": entry.bytes,
         "ttlMs": entry.ttl.map(milliseconds),
-        "tags": entry.tags.iter().map(|tag| text(tag)).collect::<Vec<_>>(),
+        "tags": entry.tags.as_ref().map(|tags| tags.iter().map(|tag| text(tag)).collect::<Vec<_>>()),
     })
 }
 

@@ -42,7 +42,7 @@ pub struct Sample {
 pub trait LocalTier: Send + Sync {
     /// Its figures now. O(1).
     fn figures(&self) -> LocalFigures;
-    /// At most `limit` of its entries, the most read first.
+    /// At most `limit` of its entries, the most read first as far as the tier knows.
     fn entries(&self, limit: usize) -> Vec<LocalEntry>;
     /// Drops everything.
     fn clear(&self);
@@ -64,8 +64,8 @@ pub struct LocalFigures {
     pub misses: u64,
     /// Entries dropped for want of room.
     pub evictions: u64,
-    /// Invalidations by tag.
-    pub invalidations: u64,
+    /// Entries that invalidations dropped.
+    pub invalidated: u64,
     /// The longest cleanup so far, in microseconds, where the tier cleans up in one go.
     pub longest_cleanup_us: Option<u64>,
 }
@@ -81,8 +81,8 @@ pub struct LocalEntry {
     pub bytes: Option<u64>,
     /// Until it expires.
     pub ttl: Option<Duration>,
-    /// Its tags.
-    pub tags: Vec<Vec<u8>>,
+    /// Its tags, where the tier tells them.
+    pub tags: Option<Vec<Vec<u8>>>,
 }
 
 /// What a sample knows of the server.

@@ -39,6 +39,7 @@ mod figures;
 mod growth;
 mod heap;
 mod limit;
+mod local;
 mod metrics;
 mod monitor;
 mod process;

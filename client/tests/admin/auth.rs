@@ -120,21 +120,24 @@ fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
 
 #[test]
 fn the_application_may_decide_by_itself() {
-    let auth =
-        Auth::predicate(
-            |request| match request.headers.get("x-user").map(|v| v.as_bytes()) {
-                None => Err(Denied::Unauthorized),
-                Some(b"mallory") => Err(Denied::Forbidden),
-                Some(b"root") => Ok(Caller {
-                    name: "root".into(),
-                    access: Access::Admin,
-                }),
-                Some(_) => Ok(Caller {
-                    name: "user".into(),
-                    access: Access::Read,
-                }),
-            },
-        );
+    let auth = Auth::predicate(|request| {
+        match request
+            .headers
+            .get("x-user")
+            .map(ureq::http::HeaderValue::as_bytes)
+        {
+            None => Err(Denied::Unauthorized),
+            Some(b"mallory") => Err(Denied::Forbidden),
+            Some(b"root") => Ok(Caller {
+                name: "root".into(),
+                access: Access::Admin,
+            }),
+            Some(_) => Ok(Caller {
+                name: "user".into(),
+                access: Access::Read,
+            }),
+        }
+    });
     let endpoint = Endpoint::start(Admin::builder(monitor(Guide), auth).build());
     is_problem(&endpoint.send("GET", STATS, &[], ""), 401);
     is_problem(

@@ -176,7 +176,7 @@ impl LocalTier for Local {
             hits: Some(3),
             bytes: Some(100),
             ttl: Some(Duration::from_millis(1500)),
-            tags: vec![b"tenant:7".to_vec()],
+            tags: Some(vec![b"tenant:7".to_vec()]),
         };
         vec![entry; limit.min(1)]
     }

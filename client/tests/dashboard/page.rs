@@ -66,7 +66,7 @@ impl LocalTier for Local {
             hits: Some(hits),
             bytes: Some(1024),
             ttl: Some(Duration::from_secs(60)),
-            tags: vec![b"tenant:7".to_vec(), b"kind:page".to_vec()],
+            tags: Some(vec![b"tenant:7".to_vec(), b"kind:page".to_vec()]),
         };
         vec![
             entry("page:/tenants/7/invoices", 620),

@@ -72,7 +72,7 @@ async fn healthy_shows_the_guides_figures_and_more() {
     };
     assert_eq!(browser.text("status").await, "HEALTHY");
     assert!(browser.text("heap-used").await.ends_with(" MB"));
-    assert!(browser.text("heap-percent").await.starts_with("6"));
+    assert!(browser.text("heap-percent").await.starts_with('6'));
     assert_eq!(browser.text("entries").await, "15");
     assert_eq!(browser.text("redis").await, "Connected");
     browser
@@ -287,7 +287,7 @@ async fn entries_are_dropped_from_the_page_and_clearing_asks_first() {
             .unwrap()
             .click()
             .await
-            .unwrap()
+            .unwrap();
     };
     click("#clear").await;
     browser

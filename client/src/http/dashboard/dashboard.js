@@ -96,7 +96,7 @@ function show(stats) {
       ["Key", (e) => e.key, "key-name"],
       ["Hits", (e) => number(e.hits) ?? "–", "number"],
       ["Bytes", (e) => number(e.bytes) ?? "–", "number"],
-      ["Tags", (e) => e.tags.join(", "), "key-name"],
+      ["Tags", (e) => e.tags?.join(", ") ?? "–", "key-name"],
     ]);
   }
   $("failure").hidden = true;

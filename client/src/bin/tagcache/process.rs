@@ -1,4 +1,5 @@
-//! A server with the module on a loopback port, in a directory of its own, gone when dropped.
+//! A server with the module on a loopback port, in a directory of its own, gone when dropped. Also part of the
+//! example `packages`.
 
 use std::error::Error;
 use std::fs::{DirBuilder, File};
@@ -171,7 +172,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.shut_down() {
-            eprintln!("packages: {error}");
+            eprintln!("{error}");
         }
     }
 }
@@ -184,7 +185,7 @@ struct TempDir(PathBuf);
 
 impl TempDir {
     fn new() -> std::io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("tagcache-demo-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("tagcache-{}", std::process::id()));
         // Fails if it is there already, so that nobody else's directory is used or removed.
         DirBuilder::new().mode(0o700).create(&dir)?;
         Ok(Self(dir))

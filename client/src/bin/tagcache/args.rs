@@ -1,0 +1,312 @@
+//! What can be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the answer is no (nothing found, a check failed, memory grows); 2 wrong usage; 3 the server or \
+the endpoint does not answer or refuses; 4 a rules file is wrong or a channel cannot be opened.";
+
+/// Cache with tags on Redis: start, watch, try and control it.
+#[derive(Debug, Parser)]
+#[command(name = "tagcache", version, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// Answer in JSON, one document, or one a line where it goes on.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a server with the module on loopback, and the dashboard beside it. Ctrl-C ends both.
+    Up(Up),
+    /// Serve dashboard and admin endpoint for a server that is there.
+    Serve(Serve),
+    /// Show the figures of a server.
+    Stats(At),
+    /// Show the keys that were read most.
+    Top(Top),
+    /// Show the tags by memory or entries.
+    Tags(Tags),
+    /// Show what the server knows of one entry. Does not count as a read.
+    Inspect(Inspect),
+    /// Drop every entry that carries one of these tags.
+    Invalidate(Invalidate),
+    /// Drop every entry of the database. Asks first.
+    Flush(Flush),
+    /// Show the figures live. Ctrl-C ends it.
+    Watch(Watch),
+    /// Ask an endpoint again and again, or a server for entries; show latencies and memory.
+    LoadTest(LoadTest),
+    /// Read, write and invalidate for a while; say whether memory grows.
+    Soak(Soak),
+    /// Check the success criteria: heap, leaks, hit rate, dashboard, authorisation, alerts.
+    Verify(Verify),
+    /// Check, export and try alert rules.
+    Alerts(Alerts),
+    /// Write a shell's completions to standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which server.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct At {
+    /// The server. A password is better given by the environment variable than here.
+    #[arg(
+        long,
+        env = "TAGCACHE_REDIS",
+        default_value = "redis://127.0.0.1:6379/0",
+        hide_env_values = true
+    )]
+    pub(crate) redis: String,
+}
+
+/// Where the endpoint listens and whom it lets in.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Endpoint {
+    /// Where the dashboard and the admin endpoint listen.
+    #[arg(long, default_value = "127.0.0.1:3000")]
+    pub(crate) listen: SocketAddr,
+    /// File with the admin token, at least 16 characters.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+    /// File with a token that may only look.
+    #[arg(long, value_name = "FILE", requires = "admin_token_file")]
+    pub(crate) reader_token_file: Option<PathBuf>,
+    /// Let everybody on this machine in. Loopback only.
+    #[arg(long, conflicts_with = "admin_token_file")]
+    pub(crate) insecure_no_auth: bool,
+    /// Alert rules (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) alerts: Option<PathBuf>,
+    /// What this instance is called.
+    #[arg(long, default_value_t = process_name())]
+    pub(crate) instance: String,
+    /// Time between samples.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) interval: Duration,
+    /// Whose memory is watched: the server's or this program's.
+    #[arg(long, value_enum, default_value_t = Memory::Server)]
+    pub(crate) memory: Memory,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Memory {
+    Server,
+    Process,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+    /// The server's port on loopback. Default: a free one.
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// The module. Default: beside this program, or target/release/tagcache.so.
+    #[arg(long, env = "TAGCACHE_MODULE", value_name = "FILE")]
+    pub(crate) module: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Top {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// How many.
+    #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) count: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tags {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Which are first.
+    #[arg(long, value_enum, default_value_t = By::Bytes)]
+    pub(crate) by: By,
+    /// How many.
+    #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Bytes,
+    Entries,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The entry's key.
+    pub(crate) key: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Invalidate {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The tags.
+    #[arg(required = true)]
+    pub(crate) tags: Vec<String>,
+    /// Entries turn stale instead of gone, as long as their grace lets them.
+    #[arg(long)]
+    pub(crate) soft: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Flush {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Do not ask.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// Time between looks.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) interval: Duration,
+    /// End after so many looks.
+    #[arg(long, short = 'n', value_name = "LOOKS")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadTest {
+    /// The endpoint that is asked for memory-stats.
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:3000",
+        conflicts_with = "redis"
+    )]
+    pub(crate) url: String,
+    /// File with the endpoint's token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Read and write entries of this server instead.
+    #[arg(long, env = "TAGCACHE_LOAD_REDIS", hide_env_values = true)]
+    pub(crate) redis: Option<String>,
+    /// Requests in all.
+    #[arg(long, short = 'n', default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) iterations: u64,
+    /// Requests at once.
+    #[arg(long, short = 'c', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) concurrency: u32,
+    /// Pause after each batch of that many requests, for an endpoint.
+    #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) pause: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Soak {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) work: Work,
+}
+
+/// How long and how hard.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Work {
+    /// How long, 2s to 24h and more.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+    /// Connections.
+    #[arg(long, short = 'c', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) concurrency: u32,
+    /// Different keys that are read.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub(crate) keys: u32,
+    /// Bytes a value.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) value_bytes: u32,
+    /// Growth above this is a leak, in MB a minute.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) leak_rate: f64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) at: At,
+    #[command(flatten)]
+    pub(crate) work: Work,
+    /// Alert rules to check. Default: the guide's (85 % warning, 95 % critical).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) alerts: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Alerts {
+    #[command(subcommand)]
+    pub(crate) command: AlertsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsCommand {
+    /// Check a rules file, and that its channels can be opened.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Check syntax, conditions and names only: secrets need not be there.
+        #[arg(long)]
+        syntax_only: bool,
+    },
+    /// Write the rules in Prometheus's form, or a Grafana dashboard over the same metrics, to standard output.
+    Export {
+        /// The rules file.
+        #[arg(required_unless_present = "grafana")]
+        file: Option<PathBuf>,
+        /// The dashboard instead of rules.
+        #[arg(long)]
+        grafana: bool,
+    },
+    /// Send a test message through a channel.
+    Test {
+        /// The rules file that describes it.
+        file: PathBuf,
+        /// Which one. Default: every channel that a rule names.
+        #[arg(long)]
+        channel: Vec<String>,
+    },
+    /// List the metrics that conditions may use.
+    Metrics,
+}
+
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(
+        shell,
+        &mut Args::command(),
+        "tagcache",
+        &mut std::io::stdout(),
+    );
+}
+
+/// The machine's name and this process: unique in a fleet.
+fn process_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "tagcache" } else { host };
+    format!("{host}-{}", std::process::id())
+}

@@ -1,0 +1,46 @@
+//! Commands that drop entries.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use serde_json::json;
+
+use crate::args::{Flush, Invalidate};
+use crate::connect::server;
+use crate::output::{Failure, show};
+
+pub(crate) fn invalidate(args: &Invalidate, json: bool) -> Result<(), Failure> {
+    let command = if args.soft {
+        "CACHE.REVALIDATE"
+    } else {
+        "CACHE.INVALIDATE"
+    };
+    let tags: Vec<&[u8]> = args.tags.iter().map(String::as_bytes).collect();
+    let dropped: u64 = server(&args.at)?.command(command, &tags)?;
+    let done = if args.soft { "are stale" } else { "are gone" };
+    show(json, &json!({"invalidated": dropped}), || {
+        format!("{dropped} entries {done}\n")
+    })
+}
+
+pub(crate) fn flush(args: &Flush, json: bool) -> Result<(), Failure> {
+    let server = server(&args.at)?;
+    if !args.yes {
+        let entries = server.figures()?.cache.map_or(0, |cache| cache.entries);
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::Usage(format!(
+                "would drop {entries} entries: say --yes where nobody can be asked"
+            )));
+        }
+        eprint!("Drop all {entries} entries? [y/N] ");
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Err(Failure::Because("nothing was dropped".into()));
+        }
+    }
+    let dropped: u64 = server.command("CACHE.FLUSH", &[])?;
+    show(json, &json!({"flushed": dropped}), || {
+        format!("{dropped} entries are gone\n")
+    })
+}

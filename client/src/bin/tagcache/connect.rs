@@ -1,0 +1,18 @@
+//! The server that was named.
+
+use tagcache::memory::Server;
+
+use crate::args::At;
+use crate::output::Failure;
+
+pub(crate) fn server(at: &At) -> Result<Server, Failure> {
+    open(&at.redis)
+}
+
+/// Checks that it answers: what follows would only say so later.
+pub(crate) fn open(url: &str) -> Result<Server, Failure> {
+    // The URL may hold a password.
+    let server = Server::open(url).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
+    server.command::<String>("PING", &[])?;
+    Ok(server)
+}

@@ -1,0 +1,256 @@
+//! `tagcache load-test`: the guide's, against the endpoint, or entries against a server.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::args::LoadTest;
+use crate::output::{Failure, show};
+use crate::text::{maybe_bytes, ms, percent};
+use crate::traffic::{Traffic, Until, histogram};
+use crate::{connect, token};
+
+/// Different keys and bytes a value when a server is loaded.
+const KEYS: u32 = 10_000;
+const VALUE_BYTES: u32 = 200;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: &LoadTest, json: bool) -> Result<(), Failure> {
+    match &args.redis {
+        Some(redis) => server(args, redis, json),
+        None => endpoint(args, json),
+    }
+}
+
+/// As the guide does it: batches of requests at once, a line about the first of each, a pause.
+fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
+    let token = args.token_file.as_deref().map(token::read).transpose()?;
+    let client = Client::new(&args.url, token);
+    let before = client.stats()?;
+    let bar = bar(args.iterations, json);
+    let mut latencies = histogram();
+    let mut refused = 0;
+    let mut done = 0;
+    let start = Instant::now();
+    while done < args.iterations {
+        let batch = u64::from(args.concurrency).min(args.iterations - done);
+        let answers = client.batch(batch);
+        done += batch;
+        bar.inc(batch);
+        for (took, answer) in &answers {
+            latencies.saturating_record(took.as_micros() as u64);
+            refused += u64::from(answer.is_err());
+        }
+        if !json && let Some((_, Ok(stats))) = answers.first() {
+            bar.suspend(|| {
+                let (percent, status) = (
+                    text(&stats["memory"]["heapPercent"]),
+                    text(&stats["status"]),
+                );
+                let line = format!(
+                    "[{done}/{}] Heap: {percent} | Status: {status}\n",
+                    args.iterations
+                );
+                let _ = std::io::stdout().write_all(line.as_bytes());
+            });
+        }
+        if done < args.iterations {
+            std::thread::sleep(args.pause);
+        }
+    }
+    bar.finish_and_clear();
+    let took = start.elapsed();
+    let after = client.stats()?;
+    let value = json!({
+        "target": args.url,
+        "requests": args.iterations,
+        "failed": refused,
+        "seconds": took.as_secs_f64(),
+        "latencyMs": latency_json(&latencies),
+        "heapBefore": before["raw"]["memory"]["heapUsed"],
+        "heapAfter": after["raw"]["memory"]["heapUsed"],
+        "status": after["status"],
+    });
+    show(json, &value, || {
+        let memory = |stats: &Value| {
+            format!(
+                "{} ({})",
+                text(&stats["memory"]["heapUsed"]),
+                text(&stats["memory"]["heapPercent"])
+            )
+        };
+        format!(
+            "Load test complete: {} requests in {:.2} s, {refused} failed\nlatency  {}\nheap     before {}, after {}\n",
+            args.iterations,
+            took.as_secs_f64(),
+            latency_text(&latencies),
+            memory(&before),
+            memory(&after)
+        )
+    })?;
+    if refused > 0 {
+        return Err(Failure::Because(format!(
+            "{refused} of {} requests failed",
+            args.iterations
+        )));
+    }
+    Ok(())
+}
+
+fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
+    let watched = connect::open(redis)?;
+    let before = watched.figures()?;
+    let traffic = Traffic {
+        redis: redis.to_owned(),
+        connections: args.concurrency,
+        keys: KEYS,
+        value_bytes: VALUE_BYTES,
+        until: Until::Reads(args.iterations),
+    };
+    let running = traffic.start()?;
+    let bar = bar(args.iterations, json);
+    while !running.is_over() {
+        bar.set_position(running.progress.reads().min(args.iterations));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bar.finish_and_clear();
+    // While its entries are still there.
+    let during = watched.figures()?;
+    let outcome = running.outcome()?;
+    let value = json!({
+        "target": "server",
+        "reads": outcome.reads,
+        "invalidations": outcome.invalidations,
+        "seconds": outcome.took.as_secs_f64(),
+        "hitPercent": outcome.hit_percent(),
+        "latencyMs": latency_json(&outcome.latencies),
+        "memoryBefore": before.used_memory,
+        "memoryAfter": during.used_memory,
+    });
+    show(json, &value, || {
+        format!(
+            "Load test complete: {} reads in {:.2} s ({:.0} a second), {} invalidations\nlatency   {}\nhit rate  {}\nmemory    before {}, after {}\n",
+            outcome.reads,
+            outcome.took.as_secs_f64(),
+            outcome.reads as f64 / outcome.took.as_secs_f64(),
+            outcome.invalidations,
+            latency_text(&outcome.latencies),
+            percent(outcome.hit_percent()),
+            maybe_bytes(before.used_memory),
+            maybe_bytes(during.used_memory)
+        )
+    })
+}
+
+/// A client of an admin endpoint.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    url: String,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: Option<String>) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            .max_idle_connections_per_host(1000)
+            .build();
+        Self {
+            agent: config.into(),
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+        }
+    }
+
+    /// Status and body.
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+        let mut request = self.agent.get(format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let failed = |error: ureq::Error| Failure::Server(format!("{}: {error}", self.url));
+        let mut response = request.call().map_err(failed)?;
+        let status = response.status().as_u16();
+        Ok((
+            status,
+            response.body_mut().read_to_string().map_err(failed)?,
+        ))
+    }
+
+    pub(crate) fn stats(&self) -> Result<Value, Failure> {
+        let (status, body) = self.get("/api/admin/memory-stats")?;
+        if status != 200 {
+            let hint = if status == 401 {
+                "; --token-file names the token"
+            } else {
+                ""
+            };
+            return Err(Failure::Server(format!(
+                "{}: status {status}{hint}",
+                self.url
+            )));
+        }
+        serde_json::from_str(&body)
+            .map_err(|error| Failure::Server(format!("{}: {error}", self.url)))
+    }
+
+    /// So many at once, in the order in which they were sent.
+    fn batch(&self, n: u64) -> Vec<(Duration, Result<Value, Failure>)> {
+        let one = || {
+            let start = Instant::now();
+            let answer = self.stats();
+            (start.elapsed(), answer)
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..n).map(|_| scope.spawn(one)).collect();
+            let joined = threads.into_iter().filter_map(|thread| thread.join().ok());
+            joined.collect()
+        })
+    }
+}
+
+fn bar(length: u64, json: bool) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    // Drawn on standard error, and only where that is a terminal.
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} ({eta} left)");
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+pub(crate) fn latency_json(latencies: &Histogram<u64>) -> Value {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let mut value: serde_json::Map<String, Value> = PERCENTILES
+        .iter()
+        .map(|(name, quantile)| {
+            (
+                (*name).to_owned(),
+                json!(ms(latencies.value_at_quantile(*quantile))),
+            )
+        })
+        .collect();
+    value.insert("max".into(), json!(ms(latencies.max())));
+    Value::Object(value)
+}
+
+pub(crate) fn latency_text(latencies: &Histogram<u64>) -> String {
+    let time = |us| ms(Duration::from_micros(us));
+    let parts = PERCENTILES
+        .iter()
+        .map(|(name, quantile)| format!("{name} {}", time(latencies.value_at_quantile(*quantile))));
+    let parts: Vec<_> = parts
+        .chain([format!("max {}", time(latencies.max()))])
+        .collect();
+    parts.join(", ")
+}
+
+/// A text of the answer, or that it cannot be known.
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("unknown")
+}

@@ -1,0 +1,222 @@
+//! `tagcache soak`: does the server's memory grow under a load that should not make it grow?
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tagcache::memory::{Growth, MemoryMonitor, Sample, Server, ServerMemory, Subject, fit};
+
+use crate::args::{Soak, Work};
+use crate::connect;
+use crate::load::{latency_json, latency_text};
+use crate::output::{Failure, show};
+use crate::text::{bytes, maybe_bytes, ms, percent};
+use crate::traffic::{Outcome, Traffic, Until};
+
+/// Samples that a run is to have.
+const SAMPLES: u32 = 400;
+/// The part at the beginning that does not count: the server and its clients take what they need.
+const WARM_UP: f64 = 0.3;
+/// How long the memory of what was dropped may take to come back.
+const RECLAIM: Duration = Duration::from_secs(10);
+
+/// What a soak found.
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// Of the part after the warm-up.
+    pub(crate) growth: Option<Growth>,
+    pub(crate) leaks: bool,
+    pub(crate) before: Option<u64>,
+    /// The most of the whole run.
+    pub(crate) most: Option<u64>,
+    /// After everything that was stored was dropped.
+    pub(crate) after: Option<u64>,
+    /// Highest heap percent of the server.
+    pub(crate) heap_percent: Option<f64>,
+    pub(crate) longest_slice: Option<Duration>,
+    pub(crate) samples: usize,
+}
+
+pub(crate) fn run(args: &Soak, json: bool) -> Result<(), Failure> {
+    let server = connect::server(&args.at)?;
+    let verdict = soak(&server, &args.at.redis, &args.work, !json)?;
+    show(json, &to_json(&verdict), || to_text(&verdict))?;
+    if verdict.leaks {
+        Err(Failure::No)
+    } else {
+        Ok(())
+    }
+}
+
+pub(crate) fn soak(
+    server: &Server,
+    redis: &str,
+    work: &Work,
+    tell: bool,
+) -> Result<Verdict, Failure> {
+    if work.duration < Duration::from_secs(2) {
+        return Err(Failure::Usage(
+            "--duration must be 2s or more: growth needs time to show".into(),
+        ));
+    }
+    let before = server.figures()?;
+    let traffic = Traffic {
+        redis: redis.to_owned(),
+        connections: work.concurrency,
+        keys: work.keys,
+        value_bytes: work.value_bytes,
+        until: Until::Time(work.duration),
+    };
+    if before.cache.is_none() {
+        return Err(Failure::Server(
+            "the server has not loaded the module".into(),
+        ));
+    }
+    traffic.fill()?;
+    let interval =
+        (work.duration / SAMPLES).clamp(Duration::from_millis(20), Duration::from_secs(60));
+    let monitor = MemoryMonitor::builder(ServerMemory::new(server.clone(), Subject::Server))
+        .interval(interval)
+        .samples(100_000)
+        .start()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let running = traffic.start()?;
+    let mut told = Instant::now();
+    while !running.is_over() {
+        std::thread::sleep(Duration::from_millis(20));
+        // Every minute or so a line, so that nobody wonders during a day.
+        if tell && told.elapsed() > Duration::from_secs(60).min(work.duration / 4) {
+            told = Instant::now();
+            let snapshot = monitor.snapshot();
+            let growth = snapshot.growth.map_or(0.0, |growth| growth.mb_per_minute);
+            eprintln!(
+                "{:>6.0} s  {:>12} reads  {:>10}  {growth:+.3} MB/min",
+                snapshot.uptime.as_secs_f64(),
+                running.progress.reads(),
+                maybe_bytes(snapshot.latest.memory.heap_used),
+            );
+        }
+    }
+    monitor.stop();
+    let history = monitor.history();
+    let outcome = running.outcome()?;
+    let after = reclaimed(server)?;
+    Ok(judge(&history, outcome, work, before.used_memory, after))
+}
+
+/// The memory once what was dropped has come back.
+fn reclaimed(server: &Server) -> Result<Option<u64>, Failure> {
+    let start = Instant::now();
+    loop {
+        let figures = server.figures()?;
+        let backlog = figures.cache.map_or(0, |cache| cache.reclaim_backlog);
+        if backlog == 0 || start.elapsed() > RECLAIM {
+            return Ok(figures.used_memory);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn judge(
+    history: &[Arc<Sample>],
+    outcome: Outcome,
+    work: &Work,
+    before: Option<u64>,
+    after: Option<u64>,
+) -> Verdict {
+    let warm = work.duration.mul_f64(WARM_UP);
+    let points: Vec<(Duration, u64)> = history
+        .iter()
+        .filter(|sample| sample.since_start >= warm)
+        .filter_map(|sample| Some((sample.since_start, sample.memory.heap_used?)))
+        .collect();
+    let growth = fit(&points);
+    let caches = history.iter().filter_map(|sample| sample.server.cache());
+    let percents = history.iter().filter_map(|sample| {
+        sample
+            .memory
+            .heap_percent(tagcache::memory::HeapTotal::Limit)
+    });
+    Verdict {
+        outcome,
+        growth,
+        leaks: growth.is_some_and(|growth| growth.steady && growth.at_least() >= work.leak_rate),
+        before,
+        most: history
+            .iter()
+            .filter_map(|sample| sample.memory.heap_used)
+            .max(),
+        after,
+        heap_percent: percents.reduce(f64::max),
+        longest_slice: caches
+            .map(|cache| Duration::from_micros(cache.reclaim_max_us))
+            .max(),
+        samples: points.len(),
+    }
+}
+
+pub(crate) fn to_json(verdict: &Verdict) -> Value {
+    json!({
+        "leak": verdict.leaks,
+        "growth": verdict.growth,
+        "samples": verdict.samples,
+        "memoryBefore": verdict.before,
+        "memoryMost": verdict.most,
+        "memoryAfter": verdict.after,
+        "heapPercentMost": verdict.heap_percent,
+        "reads": verdict.outcome.reads,
+        "hitPercent": verdict.outcome.hit_percent(),
+        "invalidations": verdict.outcome.invalidations,
+        "seconds": verdict.outcome.took.as_secs_f64(),
+        "latencyMs": latency_json(&verdict.outcome.latencies),
+        "longestReclaimSliceMs": verdict.longest_slice.map(|slice| slice.as_secs_f64() * 1000.0),
+    })
+}
+
+fn to_text(verdict: &Verdict) -> String {
+    let outcome = &verdict.outcome;
+    format!(
+        "{} reads in {:.1} s, {} invalidations, hit rate {}\nlatency  {}\nmemory   before {}, at most {}, after everything was dropped {}\ngrowth   {}\nslices   longest {}\n{}\n",
+        outcome.reads,
+        outcome.took.as_secs_f64(),
+        outcome.invalidations,
+        percent(outcome.hit_percent()),
+        latency_text(&outcome.latencies),
+        maybe_bytes(verdict.before),
+        maybe_bytes(verdict.most),
+        maybe_bytes(verdict.after),
+        growth_text(verdict),
+        verdict.longest_slice.map_or_else(crate::text::unknown, ms),
+        if verdict.leaks {
+            "MEMORY GROWS"
+        } else {
+            "No leak found."
+        }
+    )
+}
+
+pub(crate) fn growth_text(verdict: &Verdict) -> String {
+    verdict.growth.map_or_else(
+        || "too few samples after the warm-up".into(),
+        |growth| {
+            format!(
+                "{:+.3} ± {:.3} MB/min over {:.0} s after the warm-up ({} samples{})",
+                growth.mb_per_minute,
+                growth.margin,
+                growth.seconds,
+                growth.samples,
+                if growth.steady {
+                    ", steady"
+                } else {
+                    ", not steady"
+                }
+            )
+        },
+    )
+}
+
+/// For `verify`.
+pub(crate) fn memory_text(verdict: &Verdict) -> String {
+    let most = verdict.most.map_or_else(crate::text::unknown, bytes);
+    format!("at most {} ({most})", percent(verdict.heap_percent))
+}

@@ -1,0 +1,105 @@
+//! The crate's own local tiers, as the monitor sees them.
+
+use std::time::Duration;
+
+use super::figures::{LocalEntry, LocalFigures, LocalTier};
+use crate::local::{LocalCache, LocalStats};
+
+/// Entries that are looked at to find the most read ones: a bound on what listing them costs.
+const LOOKED_AT: usize = 1000;
+
+impl<V: Send + Sync + 'static> LocalTier for LocalCache<V> {
+    fn figures(&self) -> LocalFigures {
+        figures(&self.stats())
+    }
+
+    fn entries(&self, limit: usize) -> Vec<LocalEntry> {
+        entries(self, limit)
+    }
+
+    fn clear(&self) {
+        self.invalidate_all();
+    }
+
+    fn invalidate(&self, tags: &[Vec<u8>]) {
+        self.invalidate_tags(texts(tags));
+    }
+}
+
+/// The local tier in front of the servers. Tags are the servers' names, with the namespace.
+#[cfg(feature = "remote")]
+impl<C: Send + Sync + 'static> LocalTier for crate::Cache<C> {
+    fn figures(&self) -> LocalFigures {
+        figures(&self.coherence().tier().cache().stats())
+    }
+
+    fn entries(&self, limit: usize) -> Vec<LocalEntry> {
+        entries(self.coherence().tier().cache(), limit)
+    }
+
+    fn clear(&self) {
+        // Not the tier alone: what is being read now must not enter it either.
+        self.coherence().everything_changed();
+    }
+
+    fn invalidate(&self, tags: &[Vec<u8>]) {
+        self.coherence().tags_invalidated(texts(tags));
+    }
+}
+
+fn figures(stats: &LocalStats) -> LocalFigures {
+    LocalFigures {
+        entries: stats.entries as u64,
+        bytes: Some(stats.bytes),
+        hits: stats.hits,
+        misses: stats.misses,
+        evictions: stats.evictions,
+        invalidated: stats.invalidated,
+        longest_cleanup_us: Some(stats.longest_cleanup.as_micros() as u64),
+    }
+}
+
+fn entries<V: Send + Sync + 'static>(cache: &LocalCache<V>, limit: usize) -> Vec<LocalEntry> {
+    let mut found = cache.entries(LOOKED_AT.max(limit));
+    found.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
+    found.truncate(limit);
+    let entry = |info: crate::local::EntryInfo| LocalEntry {
+        key: info.key.into_bytes(),
+        hits: Some(info.hits),
+        bytes: Some(info.bytes),
+        ttl: (info.left != Duration::MAX).then_some(info.left),
+        tags: None,
+    };
+    found.into_iter().map(entry).collect()
+}
+
+/// A local tier's tags are text: others are none of its.
+fn texts(tags: &[Vec<u8>]) -> impl Iterator<Item = &str> {
+    tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_cache_tells_its_figures_and_is_emptied() {
+        let cache = LocalCache::new(100);
+        cache.set("a", 1, Duration::from_secs(60), ["red"]);
+        cache.set("b", 2, Duration::from_secs(60), ["blue"]);
+        cache.get("b");
+        cache.get("none");
+        let tier: &dyn LocalTier = &cache;
+        let figures = tier.figures();
+        assert_eq!((figures.entries, figures.hits, figures.misses), (2, 1, 1));
+        let keys: Vec<_> = tier.entries(1).into_iter().map(|entry| entry.key).collect();
+        assert_eq!(keys, [b"b"]);
+        tier.invalidate(&[b"red".to_vec(), vec![0xff]]);
+        assert_eq!(
+            (cache.get("a"), cache.get("b").as_deref()),
+            (None, Some(&2))
+        );
+        tier.clear();
+        assert_eq!(cache.get("b"), None);
+    }
+}

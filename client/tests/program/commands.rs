@@ -1,0 +1,179 @@
+use redis::cmd;
+use serde_json::json;
+use tagcache_tests::Server;
+
+use crate::run::{run, url};
+
+/// Three entries, one of them read twice.
+fn filled() -> Server {
+    let server = Server::start();
+    let mut connection = server.connection();
+    for (key, tag) in [("a", "red"), ("b", "red"), ("c\x1b[2J", "blue")] {
+        cmd("CACHE.SET")
+            .arg(key)
+            .arg("value")
+            .arg("TAGS")
+            .arg(1)
+            .arg(tag)
+            .exec(&mut connection)
+            .unwrap();
+    }
+    for _ in 0..2 {
+        let _: Option<String> = cmd("CACHE.GET").arg("a").query(&mut connection).unwrap();
+    }
+    server
+}
+
+/// With runs of blanks as one.
+fn squeezed(text: &str) -> String {
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn figures_are_shown_for_people_and_for_programs() {
+    let server = filled();
+    let redis = url(&server);
+    let json = run(&["stats", "--json", "--redis", &redis]).ok().json();
+    assert_eq!(
+        (&json["cache"]["entries"], &json["cache"]["hits"]),
+        (&json!(3), &json!(2))
+    );
+    let text = run(&["stats", "--redis", &redis]).ok().out;
+    assert!(squeezed(&text).contains("hit rate 100.00%\n"), "{text}");
+    let tags = run(&["tags", "--json", "--by", "entries", "--redis", &redis])
+        .ok()
+        .json();
+    assert_eq!(
+        (&tags[0]["tag"], &tags[0]["entries"]),
+        (&json!("red"), &json!(2))
+    );
+    let top = run(&["top", "--json", "-n", "1", "--redis", &redis])
+        .ok()
+        .json();
+    assert_eq!(top, json!([{"key": "a", "hits": 2}]));
+    let inspected = run(&["inspect", "a", "--json", "--redis", &redis])
+        .ok()
+        .json();
+    assert_eq!(
+        (&inspected["tags"], &inspected["hits"]),
+        (&json!(["red"]), &json!(2))
+    );
+}
+
+#[test]
+fn a_key_cannot_control_the_terminal() {
+    let server = filled();
+    let _: Option<String> = cmd("CACHE.GET")
+        .arg("c\x1b[2J")
+        .query(&mut server.connection())
+        .unwrap();
+    let text = run(&["top", "--redis", &url(&server)]).ok().out;
+    assert!(
+        text.contains("c\\u{1b}[2J") && !text.contains('\x1b'),
+        "{text}"
+    );
+}
+
+#[test]
+fn invalidate_drops_a_tag_and_flush_asks_first() {
+    let server = filled();
+    let redis = url(&server);
+    let dropped = run(&["invalidate", "red", "--json", "--redis", &redis])
+        .ok()
+        .json();
+    assert_eq!(dropped, json!({"invalidated": 2}));
+    let asked = run(&["flush", "--redis", &redis]);
+    assert_eq!(asked.code, 2);
+    assert!(asked.err.contains("1 entries"), "{}", asked.err);
+    let left =
+        || run(&["stats", "--json", "--redis", &redis]).ok().json()["cache"]["entries"].clone();
+    assert_eq!(left(), 1);
+    assert_eq!(
+        run(&["flush", "-y", "--json", "--redis", &redis])
+            .ok()
+            .json(),
+        json!({"flushed": 1})
+    );
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn exit_codes_say_what_is_wrong() {
+    let server = filled();
+    let redis = url(&server);
+    assert_eq!(run(&["inspect", "nothing", "--redis", &redis]).code, 1);
+    assert_eq!(run(&["stats", "--colour"]).code, 2);
+    assert_eq!(run(&["stats", "--redis", "nonsense"]).code, 2);
+    // Nothing listens on port 1.
+    let away = run(&["stats", "--redis", "redis://:s3cr3t@127.0.0.1:1/"]);
+    assert_eq!(away.code, 3);
+    assert!(!away.err.contains("s3cr3t"), "{}", away.err);
+    let without = Server::builder().without_module().start();
+    assert_eq!(run(&["stats", "--redis", &url(&without)]).code, 3);
+    assert_eq!(run(&["alerts", "check", "/no/such/file"]).code, 4);
+}
+
+#[test]
+fn watch_shows_as_many_looks_as_asked_for() {
+    let server = filled();
+    let args = [
+        "watch",
+        "--json",
+        "-n",
+        "3",
+        "--interval",
+        "1ms",
+        "--redis",
+        &url(&server),
+    ];
+    let lines = run(&args).ok().out;
+    let looks: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(looks.len(), 3);
+    assert!(
+        looks
+            .iter()
+            .all(|look| look["server"]["cache"]["entries"] == 3),
+        "{looks:?}"
+    );
+    let text = run(&["watch", "-n", "1", "--redis", &url(&server)])
+        .ok()
+        .out;
+    assert!(
+        text.starts_with("tagcache  HEALTHY") && squeezed(&text).contains("\nentries 3\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn help_and_completions_name_every_command() {
+    let help = run(&["--help"]).ok().out;
+    let bash = run(&["completions", "bash"]).ok().out;
+    let commands = [
+        "up",
+        "serve",
+        "stats",
+        "top",
+        "tags",
+        "inspect",
+        "invalidate",
+        "flush",
+        "watch",
+        "load-test",
+        "soak",
+        "verify",
+        "alerts",
+        "completions",
+    ];
+    for command in commands {
+        assert!(
+            help.contains(&format!("\n  {command} ")),
+            "{command} in {help}"
+        );
+        assert!(bash.contains(command), "{command}");
+    }
+    assert!(help.contains("Exit codes: 0 done"), "{help}");
+}

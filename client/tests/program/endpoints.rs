@@ -1,0 +1,142 @@
+use serde_json::Value;
+use tagcache::memory::Server as Watched;
+use tagcache_tests::{DEADLINE, Server, free_port, module_path, wait_until};
+
+use crate::run::{Running, get, run, url};
+
+const TOKEN: &str = "a-token-for-the-program";
+
+#[test]
+fn serve_shows_a_server_to_whom_has_the_token() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let rules = dir.path().join("rules.yaml");
+    std::fs::write(
+        &rules,
+        "alerts: [{name: Any, condition: memory.heapUsed > 0, severity: info, channels: [log]}]",
+    )
+    .unwrap();
+    let (file, rules) = (file.to_str().unwrap(), rules.to_str().unwrap());
+    let redis = url(&server);
+    let serving = Running::start(&[
+        "serve",
+        "--redis",
+        &redis,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-token-file",
+        file,
+        "--alerts",
+        rules,
+        "--interval",
+        "100ms",
+        "--instance",
+        "web-1",
+    ]);
+    let stats = format!("{}api/admin/memory-stats", serving.text("dashboard"));
+    assert_eq!(get(&stats, None).0, 401);
+    wait_until("the rule fires", DEADLINE, || {
+        let (status, body) = get(&stats, Some(TOKEN));
+        assert_eq!(status, 200);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        // The memory that it shows is the server's.
+        assert!(
+            body["raw"]["server"]["figures"]["usedMemory"]
+                .as_u64()
+                .unwrap()
+                > 0
+        );
+        assert_eq!(body["cache"]["redis"]["connected"], true);
+        body["raw"]["alerts"][0]["state"] == "firing"
+    });
+    let instances = tagcache::http::Fleet::instances(&Watched::open(&redis).unwrap()).unwrap();
+    assert_eq!(instances[0].instance, "web-1");
+    assert!(serving.end("-TERM").success());
+}
+
+#[test]
+fn serve_does_not_start_without_authorisation() {
+    let server = Server::start();
+    let redis = url(&server);
+    let refused = run(&["serve", "--redis", &redis, "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 2);
+    assert!(
+        refused.err.contains("--admin-token-file"),
+        "{}",
+        refused.err
+    );
+    let open = run(&[
+        "serve",
+        "--redis",
+        &redis,
+        "--listen",
+        "0.0.0.0:0",
+        "--insecure-no-auth",
+    ]);
+    assert_eq!(open.code, 2);
+    assert!(open.err.contains("loopback only"), "{}", open.err);
+    let dir = tempfile::tempdir().unwrap();
+    let short = dir.path().join("short");
+    std::fs::write(&short, "short").unwrap();
+    let guessable = [
+        "serve",
+        "--redis",
+        &redis,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-token-file",
+        short.to_str().unwrap(),
+    ];
+    assert_eq!(run(&guessable).code, 2);
+}
+
+#[test]
+fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
+    let module = module_path().canonicalize().unwrap();
+    let port = free_port().to_string();
+    let up = Running::start(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--port",
+        &port,
+        "--module",
+        module.to_str().unwrap(),
+    ]);
+    let redis = up.text("redis").to_owned();
+    let dashboard = up.text("dashboard").to_owned();
+    assert_eq!(get(&dashboard, None).0, 200);
+    let stats = format!("{dashboard}api/admin/memory-stats");
+    assert_eq!(get(&stats, None).0, 401);
+    assert_eq!(get(&stats, Some(up.text("token"))).0, 200);
+    assert_eq!(run(&["stats", "--redis", &redis]).code, 0);
+    let directory = std::path::PathBuf::from(up.text("directory"));
+    assert!(directory.exists());
+    assert!(up.end("-INT").success());
+    assert_eq!(run(&["stats", "--redis", &redis]).code, 3);
+    assert!(!directory.exists());
+}
+
+#[test]
+fn up_tells_what_is_missing() {
+    let missing = run(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--module",
+        "/no/such/module.so",
+    ]);
+    assert_eq!(missing.code, 2);
+    assert!(
+        missing.err.contains("/no/such/module.so"),
+        "{}",
+        missing.err
+    );
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = run(&["up", "--listen", &address]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains(&address), "{}", refused.err);
+}

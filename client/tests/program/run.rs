@@ -1,0 +1,141 @@
+//! The program, started and listened to.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+use tagcache_tests::{DEADLINE, Server, wait_until};
+
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ended {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|e| panic!("{e}: {}\n{}", self.out, self.err))
+    }
+
+    /// Succeeded, which is told with its output where it did not.
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.out, self.err);
+        self
+    }
+}
+
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tagcache"));
+    command.stdin(Stdio::null());
+    for name in [
+        "TAGCACHE_REDIS",
+        "TAGCACHE_LOAD_REDIS",
+        "TAGCACHE_SLACK_URL",
+        "TAGCACHE_PAGERDUTY_KEY",
+        "TAGCACHE_SMTP_TO",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn run(args: &[&str]) -> Ended {
+    ended(program().args(args))
+}
+
+pub(crate) fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+pub(crate) fn url(server: &Server) -> String {
+    format!("redis://127.0.0.1:{}/", server.port())
+}
+
+/// A program that goes on until it is told to end.
+pub(crate) struct Running {
+    child: Child,
+    /// The first document that it wrote.
+    pub(crate) first: Value,
+}
+
+impl Running {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = program()
+            .arg("--json")
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let Some(Ok(line)) = lines.next() else {
+            let mut told = String::new();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut told)
+                .unwrap();
+            panic!("it ended: {told}");
+        };
+        // What it writes later must be read, or it would wait for its reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            first: serde_json::from_str(&line).unwrap(),
+        }
+    }
+
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.first[field].as_str().unwrap()
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn end(mut self, signal: &str) -> ExitStatus {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        let mut status = None;
+        wait_until("it ends", DEADLINE, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            // In order, so that a server that it started ends as well.
+            let _ = Command::new("kill")
+                .arg(self.child.id().to_string())
+                .status();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Status and body of a GET.
+pub(crate) fn get(url: &str, token: Option<&str>) -> (u16, String) {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let mut request = agent.get(url);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let mut response = request.call().unwrap();
+    (
+        response.status().as_u16(),
+        response.body_mut().read_to_string().unwrap(),
+    )
+}
