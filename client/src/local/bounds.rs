@@ -22,6 +22,9 @@ const SHARD_ENTRIES: u64 = 512;
 /// `bytes_estimate_what_the_allocator_gives` in the tests.
 pub(super) const ENTRY_BYTES: u64 = 192;
 
+/// What a heavier entry is taken to weigh, so that sums of weights cannot overflow: a tebibyte.
+pub(super) const MAX_WEIGHT: u64 = 1 << 40;
+
 /// Bytes of an entry for each of its tags.
 pub(super) const TAG_BYTES: u64 = 16;
 
@@ -110,8 +113,9 @@ impl<V> Weighter<Handle, V> for Bounds {
     fn weight(&self, key: &Handle, _value: &V) -> u64 {
         // Rounded up, so that the costs' sum errs on the safe side. More than the whole cache is as good as infinitely
         // much; cut off there, sums of costs cannot overflow.
-        let cost = (key.stored().weight as f64 * self.cost_of_byte) as u64 + 1;
-        cost.clamp(ENTRY_COST, self.max_entries * ENTRY_COST + ENTRY_COST)
+        let cost = (key.stored().weight as f64 * self.cost_of_byte) as u64;
+        cost.saturating_add(1)
+            .clamp(ENTRY_COST, self.max_entries * ENTRY_COST + ENTRY_COST)
     }
 }
 

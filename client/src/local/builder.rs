@@ -44,7 +44,7 @@ impl<V> LocalCacheBuilder<V> {
     /// The most bytes that all entries together may weigh. Default: no such limit.
     ///
     /// An entry weighs what the [`weigher`](Self::weigher) says of its value, plus its key, its tags and about 200
-    /// bytes of bookkeeping. Where both limits are given, an entry uses up the larger of its two shares: a cache
+    /// bytes of bookkeeping; more than 1 TiB counts as 1 TiB. Where both limits are given, an entry uses up the larger of its two shares: a cache
     /// for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of these and 990 small ones.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);

@@ -6,7 +6,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle};
 use smallvec::SmallVec;
 
 use super::{
-    bounds::{Bounds, ENTRY_BYTES, TAG_BYTES},
+    bounds::{Bounds, ENTRY_BYTES, MAX_WEIGHT, TAG_BYTES},
     builder::Weigher,
     cleanup::Cleaner,
     clock::{Clock, nanos},
@@ -201,7 +201,8 @@ impl<V> Inner<V> {
         let weight = terms
             .weight
             .unwrap_or_else(|| (self.weigher)(key, value))
-            .saturating_add(ENTRY_BYTES + key.len() as u64 + TAG_BYTES * terms.tags.len() as u64);
+            .saturating_add(ENTRY_BYTES + key.len() as u64 + TAG_BYTES * terms.tags.len() as u64)
+            .min(MAX_WEIGHT);
         Handle::new(
             key,
             Stored {

@@ -14,6 +14,9 @@ use proptest::prelude::*;
 use super::{LocalCache, Lookup, Reservation, clock::Clock, marks::REMEMBERED};
 use crate::Entry;
 
+/// So many keys or less are used.
+const KEYS: usize = 40;
+
 const TAGS: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Debug, Clone)]
@@ -145,6 +148,8 @@ struct World {
     hits: HashMap<u8, u64>,
     reported: HashMap<u8, u64>,
     reads: (u64, u64),
+    /// The cache is too small for all keys, so a miss is always right.
+    may_forget: bool,
 }
 
 impl World {
@@ -165,6 +170,7 @@ impl World {
             hits: HashMap::new(),
             reported: HashMap::new(),
             reads: (0, 0),
+            may_forget: max_entries < KEYS,
         }
     }
 
@@ -224,8 +230,10 @@ impl World {
         });
     }
 
-    /// Does `action` on both; `may_forget`: the cache is too small, so a miss is always right.
-    fn step(&mut self, action: Action, may_forget: bool) -> Result<(), TestCaseError> {
+    /// Does `action` on both.
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
+    fn step(&mut self, action: Action) -> Result<(), TestCaseError> {
+        let may_forget = self.may_forget;
         let name = |key: u8| format!("key-{key}");
         let names = |tags: &[usize]| tags.iter().map(|tag| TAGS[*tag]).collect::<Vec<_>>();
         match action {
@@ -425,7 +433,7 @@ proptest! {
         let mut world = World::new(64, 64);
         for action in actions {
             let cleaned = matches!(action, Action::CleanUp | Action::InvalidateAll);
-            world.step(action, false)?;
+            world.step(action)?;
             world.check(64, 64)?;
             if cleaned {
                 // Keys without an entry may be forgotten, and start anew.
@@ -453,7 +461,7 @@ proptest! {
     fn a_cache_without_room_only_forgets(actions in prop::collection::vec(action(40), 1..300)) {
         let mut world = World::new(8, 4);
         for action in actions {
-            world.step(action, true)?;
+            world.step(action)?;
             world.check(8, 4)?;
             // Whatever is resident and not listed has at most the smallest listed count.
             let top = world.cache.top_accessed_keys(4);
