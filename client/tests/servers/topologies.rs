@@ -1,1 +1,403 @@
-//! Later.
+//! A cluster, and a primary that sentinels name.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tagcache::{Cache, Error, ServerState, Servers};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, call, for_each_engine, free_port, wait_until,
+};
+
+use crate::support::{connected, eventually, is_local, long, run, warm};
+
+fn node(engine: &Engine) -> Server {
+    // The default, port + 10000, would be no port at all for most free ones.
+    Server::builder()
+        .engine(engine)
+        .arg("--cluster-enabled", "yes")
+        .arg("--cluster-port", &free_port().to_string())
+        .arg("--cluster-require-full-coverage", "no")
+        .arg("--cluster-node-timeout", "2000")
+        .start()
+}
+
+fn cluster_info(client: &mut RawClient, field: &str) -> String {
+    let text = call!(client, "CLUSTER", "INFO").text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in CLUSTER INFO: {text}"))
+        .to_owned()
+}
+
+fn bus(client: &mut RawClient) -> String {
+    call!(client, "CONFIG", "GET", "cluster-port")
+        .field("cluster-port")
+        .text()
+}
+
+/// Nodes that know each other; the first `primaries` of them share the slots.
+fn cluster(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
+    let servers: Vec<Server> = (0..nodes).map(|_| node(engine)).collect();
+    let share = 16_384 / primaries;
+    for (n, server) in servers.iter().enumerate() {
+        let mut client = server.raw();
+        if n < primaries {
+            let last = if n + 1 == primaries {
+                16_383
+            } else {
+                (n + 1) * share - 1
+            };
+            assert_eq!(
+                call!(client, "CLUSTER", "ADDSLOTSRANGE", n * share, last),
+                Reply::ok()
+            );
+        }
+        call!(client, "CLUSTER", "SET-CONFIG-EPOCH", n + 1);
+    }
+    for server in &servers[1..] {
+        let bus = bus(&mut server.raw());
+        assert_eq!(
+            call!(
+                servers[0].raw(),
+                "CLUSTER",
+                "MEET",
+                "127.0.0.1",
+                server.port(),
+                bus
+            ),
+            Reply::ok()
+        );
+    }
+    for server in &servers {
+        let mut client = server.raw();
+        wait_until("the nodes know each other", DEADLINE, || {
+            cluster_info(&mut client, "cluster_known_nodes") == nodes.to_string()
+                // Leases end when the epoch changes.
+                && cluster_info(&mut client, "cluster_current_epoch") == nodes.to_string()
+                && cluster_info(&mut client, "cluster_slots_ok") == "16384"
+                && cluster_info(&mut client, "cluster_state") == "ok"
+        });
+    }
+    servers
+}
+
+async fn cache_of(servers: &[Server]) -> Cache {
+    let urls = servers
+        .iter()
+        .map(|server| format!("redis://127.0.0.1:{}", server.port()));
+    let building = Cache::builder(Servers::cluster(urls))
+        .connect_timeout(Duration::from_secs(5))
+        .command_timeout(Duration::from_secs(1))
+        .probe(Duration::from_millis(100), Duration::from_millis(500));
+    connected(building).await
+}
+
+#[test]
+fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
+    for_each_engine(|engine| {
+        let servers = cluster(engine, 3, 3);
+        run(async {
+            // One node is enough to find the others.
+            let cache = cache_of(&servers[..1]).await;
+            let other = cache_of(&servers[2..]).await;
+            assert_eq!(cache.stats().servers.len(), 3);
+            let keys: Vec<String> = (0..60).map(|n| format!("key{n}")).collect();
+            for key in &keys {
+                cache.set(key, key, long().tags(["tag"])).await.unwrap();
+            }
+            for server in &servers {
+                assert!(server.raw().call(&["DBSIZE"]).int() > 5, "keys are spread");
+            }
+            let values = other.get_many::<String>(&keys).await.unwrap();
+            assert!(
+                values
+                    .iter()
+                    .zip(&keys)
+                    .all(|(value, key)| value.as_ref() == Some(key))
+            );
+            for key in &keys {
+                assert!(is_local(&other, key).await);
+            }
+            let loaded = cache.get_or_load("loaded", long().tags(["tag"]), || async {
+                Ok::<_, String>(1)
+            });
+            assert_eq!(loaded.await.unwrap(), 1);
+            assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 61);
+            eventually("all of them are gone from the other tier", async || {
+                other
+                    .get_many::<String>(&keys)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Option::is_none)
+            })
+            .await;
+        });
+    });
+}
+
+#[test]
+fn a_node_that_misses_an_invalidation_is_named_and_told_later() {
+    let servers = cluster(&Engine::default_engine(), 3, 3);
+    run(async {
+        let cache = cache_of(&servers).await;
+        for n in 0..60 {
+            cache
+                .set(&format!("key{n}"), &n, long().tags(["tag"]))
+                .await
+                .unwrap();
+        }
+        let held: Vec<i64> = servers
+            .iter()
+            .map(|server| server.raw().call(&["DBSIZE"]).int())
+            .collect();
+        servers[1].pause();
+        let error = cache.invalidate_tags(["tag"]).await.unwrap_err();
+        let Error::Partial {
+            dropped,
+            missed,
+            retried,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(dropped as i64, held[0] + held[2]);
+        assert_eq!(missed, [format!("127.0.0.1:{}", servers[1].port())]);
+        assert!(retried);
+        servers[1].resume();
+        eventually("it is told", async || {
+            let tag = servers[1].raw().call(&["CACHE.TAGINFO", "tag"]);
+            !tag.is_null() && tag.field("entries").int() == 0
+        })
+        .await;
+        eventually("nothing is left to tell", async || {
+            let servers = cache.stats().servers;
+            servers
+                .iter()
+                .all(|server| server.missed_invalidations == 0)
+        })
+        .await;
+    });
+}
+
+fn id(client: &mut RawClient) -> String {
+    call!(client, "CLUSTER", "MYID").text()
+}
+
+#[test]
+fn a_key_that_moves_to_another_node_is_followed() {
+    let servers = cluster(&Engine::default_engine(), 2, 2);
+    run(async {
+        let cache = cache_of(&servers).await;
+        let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
+        let slot = call!(first, "CLUSTER", "KEYSLOT", "{a}1").int();
+        let (mut from, mut to) = if slot < 8192 {
+            (&mut first, &mut second)
+        } else {
+            (&mut second, &mut first)
+        };
+        let target = if slot < 8192 {
+            servers[1].port()
+        } else {
+            servers[0].port()
+        };
+        cache
+            .set("{a}1", &"one".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        cache
+            .set("{a}2", &"two".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        warm(&cache, "{a}1").await;
+        let (from_id, to_id) = (id(&mut from), id(&mut to));
+        assert_eq!(
+            call!(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from_id),
+            Reply::ok()
+        );
+        assert_eq!(
+            call!(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to_id.clone()),
+            Reply::ok()
+        );
+        assert_eq!(
+            call!(from, "MIGRATE", "127.0.0.1", target, "{a}1", 0, 5000),
+            Reply::ok()
+        );
+        // Half moved: one key here, one there.
+        for _ in 0..3 {
+            assert_eq!(
+                cache.get::<String>("{a}1").await.unwrap().as_deref(),
+                Some("one")
+            );
+            assert_eq!(
+                cache.get::<String>("{a}2").await.unwrap().as_deref(),
+                Some("two")
+            );
+        }
+        assert!(
+            !is_local(&cache, "{a}1").await,
+            "what has not arrived for good is not kept"
+        );
+        assert_eq!(
+            call!(from, "MIGRATE", "127.0.0.1", target, "{a}2", 0, 5000),
+            Reply::ok()
+        );
+        for client in [&mut to, &mut from] {
+            assert_eq!(
+                call!(client, "CLUSTER", "SETSLOT", slot, "NODE", to_id.clone()),
+                Reply::ok()
+            );
+        }
+        for key in ["{a}1", "{a}2"] {
+            warm(&cache, key).await;
+        }
+        // From now on the new node's pushes count.
+        call!(to, "CACHE.SET", "{a}1", r#""new""#);
+        eventually("the change is heard", async || {
+            cache.get::<String>("{a}1").await.unwrap().as_deref() == Some("new")
+        })
+        .await;
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        assert_eq!(cache.get::<String>("{a}2").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_replica_that_takes_over_is_followed() {
+    let servers = cluster(&Engine::default_engine(), 2, 1);
+    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
+    let primary = id(&mut first);
+    assert_eq!(call!(second, "CLUSTER", "REPLICATE", primary), Reply::ok());
+    wait_until("it is a replica", DEADLINE, || {
+        tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
+    });
+    run(async {
+        let cache = cache_of(&servers).await;
+        cache.set("key", &"old".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        eventually("it is replicated", async || {
+            servers[1].raw().call(&["DBSIZE"]).int() == 1
+        })
+        .await;
+        assert_eq!(
+            call!(second, "CLUSTER", "FAILOVER", "TAKEOVER"),
+            Reply::ok()
+        );
+        eventually("writes go to the new primary", async || {
+            cache.set("key", &"new".to_owned(), long()).await.is_ok()
+                && cache.stats().servers[0].address == format!("127.0.0.1:{}", servers[1].port())
+        })
+        .await;
+        eventually("the new value is read", async || {
+            cache
+                .get::<String>("key")
+                .await
+                .is_ok_and(|value| value.as_deref() == Some("new"))
+        })
+        .await;
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("new"));
+    });
+}
+
+/// A sentinel of our own, ended when dropped.
+struct Sentinel {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Sentinel {
+    fn watching(engine: &Engine, primary: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, port) = (dir.path().join("sentinel.conf"), free_port());
+        let lines = format!(
+            "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor cache 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds cache 500\nsentinel failover-timeout cache 5000\n",
+            dir.path().display(),
+        );
+        std::fs::write(&config, lines).unwrap();
+        let mut words = engine.command.split_whitespace();
+        let child = Command::new(words.next().unwrap())
+            .args(words)
+            .arg(&config)
+            .arg("--sentinel")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sentinel = Self {
+            child,
+            port,
+            _dir: dir,
+        };
+        wait_until("the sentinel answers", DEADLINE, || {
+            RawClient::connect(port).is_ok()
+        });
+        sentinel
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_primary_that_sentinels_name_is_followed() {
+    for_each_engine(|engine| {
+        let mut primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        let sentinel = Sentinel::watching(engine, primary.port());
+        run(async {
+            let url = format!("redis://127.0.0.1:{}", sentinel.port);
+            // The first sentinel is not there.
+            let urls = [format!("redis://127.0.0.1:{}", free_port()), url];
+            let building = Cache::builder(Servers::sentinel("cache", urls))
+                .connect_timeout(Duration::from_secs(5))
+                .probe(Duration::from_millis(100), Duration::from_millis(500));
+            let cache = connected(building).await;
+            cache.set("key", &"old".to_owned(), long()).await.unwrap();
+            assert_eq!(warm(&cache, "key").await.as_deref(), Some("old"));
+            eventually(
+                "the sentinel knows the replica, and it has the key",
+                async || {
+                    let known = RawClient::connect(sentinel.port)
+                        .unwrap()
+                        .call(&["SENTINEL", "REPLICAS", "cache"]);
+                    known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
+                },
+            )
+            .await;
+            primary.kill_9();
+            eventually("the replica has taken over and is used", async || {
+                cache.set("key", &"new".to_owned(), long()).await.is_ok()
+            })
+            .await;
+            let servers = cache.stats().servers;
+            assert_eq!(servers[0].address, format!("127.0.0.1:{}", replica.port()));
+            assert_eq!(servers[0].state, ServerState::Up);
+            assert_eq!(warm(&cache, "key").await.as_deref(), Some("new"));
+        });
+    });
+}
+
+#[test]
+fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
+    let primary = Server::start();
+    let sentinel = Sentinel::watching(primary.engine(), primary.port());
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let cache = Cache::builder(Servers::sentinel("other", [url]))
+            .build()
+            .await
+            .unwrap();
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(error.to_string().contains("\"other\""), "{error}");
+    });
+}
