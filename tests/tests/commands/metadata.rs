@@ -250,8 +250,7 @@ fn each_command_is_documented_with_its_arguments() {
                 "cache.invalidatewhere" => &["ALL", "ANY", "NONE", "SOFT", "DRYRUN"],
                 "cache.tagscan" => &["TAG", "CURSOR", "COUNT"],
                 "cache.tagtop" => &["BY", "ENTRIES", "BYTES", "LIMIT"],
-                "cache.hits" => &["KEY", "COUNT"],
-                "cache.top" => &["COUNT"],
+                "cache.hits" => &["KEY"],
                 _ => &[],
             };
             if expected.is_empty() {

@@ -67,12 +67,15 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
             });
             assert!(inspect(client, key).is_none());
             assert!(call!(client, "CACHE.GET", key).is_null());
-            assert!(
-                call!(client, "DUMP", key).is_null(),
-                "{key} does not come back"
-            );
-            let copied = call!(client, "COPY", key, "copy");
-            assert_eq!(copied, Reply::Int(0), "{key} does not come back");
+            // The server may see its end a millisecond later than the module does; it does not come back by that.
+            let payload = call!(client, "DUMP", key);
+            if !payload.is_null() {
+                call!(client, "RESTORE", "restored", 0, payload.bytes());
+            }
+            call!(client, "COPY", key, "copied");
+            for back in ["restored", "copied"] {
+                assert!(fetch(client, back).is_miss(), "{key} comes back");
+            }
         }
         assert_eq!(stat(client, "entries"), 0);
         wait_until("their memory is back", DEADLINE, || {
