@@ -91,7 +91,7 @@ pub(crate) fn answer_waiter(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) ->
     let lease_ms = state::with(|state| {
         let lease_ms = state.waiters.lease_ms(waiter);
         let leases = &state.database(db).leases;
-        let is_held = leases.held_until_ms(name.bytes(), monotonic_ms()).is_some();
+        let is_held = leases.is_held(name.bytes(), monotonic_ms());
         let goes_on = is_held || (lease_ms.is_none() && leases.has_heir(name.bytes()));
         (!goes_on).then_some(lease_ms)
     });
@@ -118,7 +118,7 @@ fn ask(ctx: &Context<'_>, db: u32, name: Str<'_>, lease_ms: u64) -> Option<Token
         }
     });
     if token.is_some() {
-        waiting::watch_new(ctx, db, name.bytes());
+        waiting::watch(ctx);
     }
     token
 }

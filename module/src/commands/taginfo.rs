@@ -32,10 +32,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (&b"entries"[..], i64::from(info.entries)),
         (b"bytes", info.bytes as i64),
         (b"invalidations", i64::from(info.invalidations)),
-        (
-            b"last_invalidated",
-            info.last_hard_ms.max(info.last_soft_ms) as i64,
-        ),
+        (b"last_invalidated", info.last_ms as i64),
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, state};
+use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, reclaim, state};
 
 const COMMAND: &str = "cache.touch";
 
@@ -59,6 +59,9 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     change(ctx, &mut key, deadline.is_some(), grace_ms, soft_since_ms);
     key.set_deadline_ms(deadline_of(deadline, grace_ms, soft_since_ms));
     drop(key);
+    if soft_since_ms.is_some() && grace_ms == 0 {
+        reclaim::arm(ctx); // It lost the grace that kept it: it is gone.
+    }
     ctx.signal_modified(name);
     ctx.notify(c"cache.touch", name);
     replicate(ctx, name, expires_ms, given_grace_ms);
@@ -135,7 +138,11 @@ fn change(
             has_grace: grace_ms > 0,
             soft_since_ms,
         };
-        Some(index.replace(slot, before, incoming))
+        let slot = index.replace(slot, before, incoming);
+        if soft_since_ms.is_some() && grace_ms == 0 {
+            index.condemn(slot);
+        }
+        Some(slot)
     });
     if let Some(slot) = slot {
         new.as_entry().set_indexed(slot.0);

@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
-use super::lists::{ListRef, Lists, TagList};
+use super::lists::{History, ListRef, Lists, TagList};
 use super::marks::Marks;
 use super::slots::{Slot, Slots};
 use super::table::TagTable;
@@ -73,9 +73,8 @@ pub(crate) struct TagInfo {
     pub(crate) entries: u32,
     pub(crate) bytes: u64,
     pub(crate) invalidations: u32,
-    /// When it was last invalidated, hard and soft, unix ms; 0: never.
-    pub(crate) last_hard_ms: u64,
-    pub(crate) last_soft_ms: u64,
+    /// When it was last invalidated, unix ms; 0: never.
+    pub(crate) last_ms: u64,
 }
 
 fn info_of(list: &TagList) -> TagInfo {
@@ -84,8 +83,7 @@ fn info_of(list: &TagList) -> TagInfo {
         entries: list.ids.len(),
         bytes: list.bytes,
         invalidations: past.invalidations,
-        last_hard_ms: past.last_hard_ms,
-        last_soft_ms: past.last_soft_ms,
+        last_ms: past.last_ms,
     }
 }
 
@@ -137,8 +135,10 @@ pub(crate) struct Index<E> {
     fading: VecDeque<ListRef>,
     /// The latest clock of an invalidation whose tag was forgotten.
     horizon: u64,
-    /// The clock of the last invalidation that concerned entries whatever tags they carry.
-    concerns_all: u64,
+    /// The last invalidation that concerned entries whatever tags they carry.
+    concerns_all: History,
+    /// When a tag was last invalidated hard, unix ms.
+    last_hard_ms: u64,
     marks: Marks,
     /// While a flush is worked off: the slots of the entries that came after it.
     since_flush: RoaringBitmap,
@@ -166,7 +166,8 @@ impl<E> Default for Index<E> {
             reclaim_from: 0,
             fading: VecDeque::new(),
             horizon: 0,
-            concerns_all: 0,
+            concerns_all: History::default(),
+            last_hard_ms: 0,
             marks: Marks::default(),
             since_flush: RoaringBitmap::new(),
             populated: 0,
@@ -415,6 +416,11 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether this slot is this entry's.
     pub(crate) fn holds(&self, slot: Slot, entry: E) -> bool {
         self.slots.holds(slot, entry)
+    }
+
+    /// Makes a single entry gone.
+    pub(crate) fn condemn(&mut self, slot: Slot) {
+        self.marks.condemn(&std::iter::once(slot.0).collect());
     }
 
     /// The entry in this slot has another handle now.

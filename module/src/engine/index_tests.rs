@@ -495,7 +495,7 @@ fn a_tag_is_remembered_for_a_minute_after_its_last_invalidation_and_then_forgott
     assert_eq!(index.reclaim_step(), Step::Idle);
     let info = index.tag_info(b"t").expect("remembered");
     assert_eq!(
-        (info.entries, info.invalidations, info.last_hard_ms),
+        (info.entries, info.invalidations, info.last_ms),
         (0, 1, 1_000)
     );
     index.forget_tags(1_000 + REMEMBER_MS - 1);

@@ -15,9 +15,10 @@
 //! # Invariants ([`Leases::validate`])
 //! 1. Every lease but those of nobody stands in `ends` under its token; other rows there are of leases that are over.
 //! 2. `waiting` is the number of waiters in all leases.
+//! 3. `awaited` holds the leases that have waiters, those of nobody as well.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 use ahash::RandomState;
 
@@ -44,6 +45,35 @@ struct Lease {
     clock: u64,
     ends_ms: u64,
     waiters: VecDeque<Waiting>,
+    /// It stands in `awaited`.
+    is_watched: bool,
+}
+
+/// The keys that callers wait for, by the time at which the lease runs out, or was over.
+type Awaited = BTreeSet<(u64, Box<[u8]>)>;
+
+impl Lease {
+    fn watch(&mut self, key: &[u8], awaited: &mut Awaited) {
+        if !self.is_watched && !self.waiters.is_empty() {
+            awaited.insert((self.ends_ms, key.into()));
+            self.is_watched = true;
+        }
+    }
+
+    fn unwatch(&mut self, key: &[u8], awaited: &mut Awaited) {
+        if self.is_watched {
+            awaited.remove(&(self.ends_ms, key.into()));
+            self.is_watched = false;
+        }
+    }
+
+    /// It is over, and nobody holds it.
+    fn end(&mut self, key: &[u8], now_ms: u64, awaited: &mut Awaited) {
+        self.unwatch(key, awaited);
+        self.token = NOBODY;
+        self.ends_ms = now_ms;
+        self.watch(key, awaited);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +110,7 @@ pub(crate) struct Leases {
     by_key: HashMap<Box<[u8]>, Lease, RandomState>,
     /// When each one is forgotten.
     ends: BinaryHeap<Reverse<End>>,
+    awaited: Awaited,
     waiting: usize,
     /// State of the generator of tokens.
     seed: u64,
@@ -97,6 +128,7 @@ impl Leases {
         Self {
             by_key: HashMap::default(),
             ends: BinaryHeap::new(),
+            awaited: Awaited::new(),
             waiting: 0,
             seed,
         }
@@ -126,10 +158,11 @@ impl Leases {
         }
     }
 
-    /// When the lease of a key runs out, if somebody holds it.
-    pub(crate) fn held_until_ms(&self, key: &[u8], now_ms: u64) -> Option<u64> {
-        let ends_ms = self.by_key.get(key)?.ends_ms;
-        (ends_ms > now_ms).then_some(ends_ms)
+    /// Whether somebody holds the lease of a key.
+    pub(crate) fn is_held(&self, key: &[u8], now_ms: u64) -> bool {
+        self.by_key
+            .get(key)
+            .is_some_and(|lease| lease.ends_ms > now_ms)
     }
 
     /// Whether some caller that waits for a key wants its lease.
@@ -139,10 +172,15 @@ impl Leases {
             .is_some_and(|lease| lease.waiters.iter().any(|w| w.lease_ms.is_some()))
     }
 
-    /// When the lease of a key runs out, if callers wait for its holder.
-    pub(crate) fn awaited_until_ms(&self, key: &[u8], now_ms: u64) -> Option<u64> {
-        let lease = self.by_key.get(key)?;
-        (lease.ends_ms > now_ms && !lease.waiters.is_empty()).then_some(lease.ends_ms)
+    /// When the next lease runs out that callers wait for; in the past where one is over and they were not told yet.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.awaited.first().map(|&(ends_ms, _)| ends_ms)
+    }
+
+    /// The key of a lease that has run out while callers wait for it: to be passed on.
+    pub(crate) fn due(&self, now_ms: u64) -> Option<Box<[u8]>> {
+        let (ends_ms, key) = self.awaited.first()?;
+        (*ends_ms <= now_ms).then(|| key.clone())
     }
 
     /// Gives a key a new lease, whose waiters are those of the old one.
@@ -157,11 +195,14 @@ impl Leases {
             clock,
             ends_ms,
             waiters: VecDeque::new(),
+            is_watched: false,
         };
-        if let Some(old) = self.by_key.insert(key.into(), lease)
+        if let Some(mut old) = self.by_key.insert(key.into(), lease)
             && let Some(new) = self.by_key.get_mut(key)
         {
+            old.unwatch(key, &mut self.awaited);
             new.waiters = old.waiters;
+            new.watch(key, &mut self.awaited);
         }
         let forgotten_ms = ends_ms.saturating_add(REMEMBER_MS);
         self.ends.push(Reverse((forgotten_ms, token, key.into())));
@@ -193,14 +234,13 @@ impl Leases {
         (token != NOBODY && lease.token == token).then_some(lease.clock)
     }
 
-    /// Adds a caller that waits for the holder of the key's lease. True if it is the first. O(1).
-    pub(crate) fn wait(&mut self, key: &[u8], waiter: Waiter, lease_ms: Option<u64>) -> bool {
-        let Some(lease) = self.by_key.get_mut(key) else {
-            return false;
-        };
-        lease.waiters.push_back(Waiting { waiter, lease_ms });
-        self.waiting += 1;
-        lease.waiters.len() == 1
+    /// Adds a caller that waits for the holder of the key's lease. O(1), and O(log leases) for the first.
+    pub(crate) fn wait(&mut self, key: &[u8], waiter: Waiter, lease_ms: Option<u64>) {
+        if let Some(lease) = self.by_key.get_mut(key) {
+            lease.waiters.push_back(Waiting { waiter, lease_ms });
+            lease.watch(key, &mut self.awaited);
+            self.waiting += 1;
+        }
     }
 
     /// Forgets a caller that waits no longer. O(its place in the line).
@@ -213,8 +253,11 @@ impl Leases {
         };
         lease.waiters.remove(at);
         self.waiting -= 1;
-        if lease.token == NOBODY && lease.waiters.is_empty() {
-            self.by_key.remove(key);
+        if lease.waiters.is_empty() {
+            lease.unwatch(key, &mut self.awaited);
+            if lease.token == NOBODY {
+                self.by_key.remove(key);
+            }
         }
     }
 
@@ -228,8 +271,7 @@ impl Leases {
         };
         let is_awaited = !lease.waiters.is_empty();
         if is_awaited {
-            lease.token = NOBODY;
-            lease.ends_ms = now_ms;
+            lease.end(key, now_ms, &mut self.awaited);
         } else {
             self.by_key.remove(key);
         }
@@ -269,6 +311,7 @@ impl Leases {
             }];
         }
         let waiters = std::mem::take(&mut lease.waiters);
+        lease.unwatch(key, &mut self.awaited);
         self.waiting -= waiters.len();
         if lease.token == NOBODY {
             self.by_key.remove(key);
@@ -285,8 +328,7 @@ impl Leases {
         self.by_key.retain(|_, lease| !lease.waiters.is_empty());
         let mut awaited = Vec::with_capacity(self.by_key.len());
         for (key, lease) in &mut self.by_key {
-            lease.token = NOBODY;
-            lease.ends_ms = now_ms;
+            lease.end(key, now_ms, &mut self.awaited);
             awaited.push(key.clone());
         }
         self.tidy();
@@ -297,6 +339,7 @@ impl Leases {
     pub(crate) fn clear(&mut self) -> Vec<Waiter> {
         let leases = std::mem::take(&mut self.by_key).into_values();
         self.ends = BinaryHeap::new();
+        self.awaited = Awaited::new();
         self.waiting = 0;
         leases
             .flat_map(|lease| lease.waiters.into_iter().map(|w| w.waiter))
@@ -359,7 +402,8 @@ impl Leases {
         const KEY: usize = 32;
         self.by_key.capacity() * (size_of::<(Box<[u8]>, Lease)>() + 1)
             + self.ends.capacity() * size_of::<End>()
-            + (self.by_key.len() + self.ends.len()) * KEY
+            + self.awaited.len() * size_of::<End>()
+            + (self.by_key.len() + self.ends.len() + self.awaited.len()) * KEY
             + self.waiting * size_of::<Waiting>()
     }
 }
@@ -381,6 +425,13 @@ impl Leases {
             waiting += lease.waiters.len();
         }
         assert_eq!(self.waiting, waiting, "invariant 2");
+        let mut awaited = Awaited::new();
+        for (key, lease) in &self.by_key {
+            if !lease.waiters.is_empty() {
+                awaited.insert((lease.ends_ms, key.clone()));
+            }
+        }
+        assert_eq!(self.awaited, awaited, "invariant 3");
         assert!(self.by_key.len() <= MAX_LEASES);
     }
 }

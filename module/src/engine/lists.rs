@@ -17,11 +17,13 @@ pub(super) struct ListRef {
 /// What happened to a tag.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct History {
+    /// How often it was invalidated by its name, hard or soft, and when last, unix ms.
     pub(super) invalidations: u32,
-    /// When it was last invalidated, hard and soft, unix ms; 0: never.
-    pub(super) last_hard_ms: u64,
-    pub(super) last_soft_ms: u64,
-    /// The database's clock after its last invalidation of any kind.
+    pub(super) last_ms: u64,
+    /// When entries that carry it were last invalidated in whatever way, hard and soft, unix ms; 0: never.
+    pub(super) hard_ms: u64,
+    pub(super) soft_ms: u64,
+    /// The database's clock after the last of these.
     pub(super) clock: u64,
     /// Until when it is remembered without entries, unix ms.
     pub(super) remember_until_ms: u64,

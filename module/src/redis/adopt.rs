@@ -151,18 +151,15 @@ fn decision(
 fn decide(db: u32, carried: &Carried<Vec<u8>>) -> Option<Decision> {
     let now = now_ms();
     let is_recent = |ms: u64| ms > 0 && ms + ARRIVAL_GUARD_MS > now;
-    state::with(|state| {
-        let index = &state.database(db).index;
-        let mut soft = None;
-        for info in carried.tags.iter().filter_map(|tag| index.tag_info(tag)) {
-            if is_recent(info.last_hard_ms) {
-                return Some(Decision::Gone);
-            }
-            // What is stale already was so before, or because of the same invalidation.
-            if is_recent(info.last_soft_ms) && carried.soft_since_ms.is_none() {
-                soft = soft.max(Some(info.last_soft_ms));
-            }
-        }
-        soft.map(Decision::StaleSince)
-    })
+    let tags = carried.tags.iter().map(Vec::as_slice);
+    let (hard_ms, soft_ms) =
+        state::with(|state| state.database(db).index.last_invalidated_ms(tags));
+    if is_recent(hard_ms) {
+        Some(Decision::Gone)
+    } else if is_recent(soft_ms) && carried.soft_since_ms.is_none() {
+        Some(Decision::StaleSince(soft_ms))
+    } else {
+        // What is stale already was so before, or because of the same invalidation.
+        None
+    }
 }

@@ -9,6 +9,7 @@ use super::barrier::{Place, guard};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::propagation;
+use super::reclaim;
 use super::state;
 use super::string::Str;
 use super::waiting;
@@ -78,6 +79,7 @@ unsafe extern "C" fn keyspace(
             b"rename_from" | b"move_from" => filter::announce_removed(key),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
             b"del" => removed(&ctx, key),
+            b"expire" | b"persist" => reclaim::limit_again(&ctx, key),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}

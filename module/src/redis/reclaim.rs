@@ -18,6 +18,7 @@ use super::key::Kind;
 use super::sizes;
 use super::state;
 use super::string::{OwnedStr, Str};
+use crate::commands::own_slot;
 use crate::engine::{Slot, Step};
 use crate::entry::{Entry, Handle};
 
@@ -123,6 +124,28 @@ fn limit_life(ctx: &Context<'_>, db: u32, slot: Slot, since_ms: u64) {
     }
     drop(key);
     ctx.signal_modified(name);
+}
+
+/// A native command changed when a key expires: an entry that is stale by a soft invalidation lives no longer than its
+/// grace all the same.
+pub(super) fn limit_again(ctx: &Context<'_>, name: Str<'_>) {
+    if !state::with(|state| state.databases().any(|(_, db)| db.index.has_soft())) {
+        return;
+    }
+    let key = ctx.open(name, Mode::Upkeep);
+    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+        return;
+    };
+    let softened = state::with(|state| {
+        let slot = own_slot(state.database(db), entry)?;
+        let since_ms = state.database(db).index.soft_since_ms(slot)?;
+        Some((slot, since_ms))
+    });
+    drop(key);
+    if let Some((slot, since_ms)) = softened {
+        ctx.select(db);
+        limit_life(ctx, db, slot, since_ms);
+    }
 }
 
 /// The entry in a slot that is in use, and its name.

@@ -26,7 +26,15 @@ use crate::error::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     last: Waiter,
+    timer: Option<Timer>,
     blocked: HashMap<Waiter, Blocked, RandomState>,
+}
+
+/// The timer for the next lease that runs out.
+#[derive(Debug)]
+struct Timer {
+    id: raw::RedisModuleTimerID,
+    at_ms: u64,
 }
 
 #[derive(Debug)]
@@ -58,13 +66,13 @@ pub(crate) enum Answer {
 pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, lease_ms: Option<u64>) -> bool {
     let db = ctx.db();
     let now = monotonic_ms();
-    let held_until = state::with(|state| {
+    let is_held = state::with(|state| {
         let leases = &state.database(db).leases;
-        leases.held_until_ms(name.bytes(), now)
+        leases.is_held(name.bytes(), now)
     });
-    let Some(held_until) = held_until else {
+    if !is_held {
         return false;
-    };
+    }
     let waiter = state::with(|state| {
         state.waiters.last += 1;
         state.waiters.last
@@ -92,7 +100,7 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, lease_ms: Op
         ));
         client
     };
-    let is_first = state::with(|state| {
+    state::with(|state| {
         let lease_ms = lease_ms.map(|ms| ms.min(state.config.lease_max_ms));
         let blocked = Blocked {
             client,
@@ -103,39 +111,65 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, lease_ms: Op
         };
         state.waiters.blocked.insert(waiter, blocked);
         let leases = &mut state.database(db).leases;
-        leases.wait(name.bytes(), waiter, lease_ms)
+        leases.wait(name.bytes(), waiter, lease_ms);
     });
-    if is_first {
-        watch(ctx, db, name.bytes(), held_until - now);
-    }
+    watch(ctx);
     true
 }
 
-/// Sees that a lease which others wait for is passed on when it has run out.
-fn watch(ctx: &Context<'_>, db: u32, key: &[u8], in_ms: u64) {
-    let data: Box<(u32, Box<[u8]>)> = Box::new((db, key.into()));
-    // SAFETY: the context is alive; the timer gets the box, and takes it back when it fires, which it does once.
-    unsafe {
+/// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
+/// that others wait for, and when somebody begins to wait.
+pub(crate) fn watch(ctx: &Context<'_>) {
+    let due = state::with(|state| {
+        let next = state
+            .databases()
+            .filter_map(|(_, db)| db.leases.next_due_ms())
+            .min()?;
+        let is_later = |timer: &Timer| timer.at_ms > next;
+        let stale = match &state.waiters.timer {
+            Some(timer) if !is_later(timer) => return None,
+            timer => timer.as_ref().map(|timer| timer.id),
+        };
+        Some((next, stale))
+    });
+    let Some((at_ms, stale)) = due else { return };
+    let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
+    // SAFETY: the context is alive. The timers have no data, and the one that is stopped has not fired: `on_timer`
+    // forgets it.
+    let id = unsafe {
+        if let Some(id) = stale {
+            api!(RedisModule_StopTimer(
+                ctx.as_raw(),
+                id,
+                std::ptr::null_mut()
+            ));
+        }
         api!(RedisModule_CreateTimer(
             ctx.as_raw(),
-            in_ms as i64 + 1,
-            Some(on_run_out),
-            Box::into_raw(data).cast()
+            in_ms as i64,
+            Some(on_timer),
+            std::ptr::null_mut()
         ))
     };
+    state::with(|state| state.waiters.timer = Some(Timer { id, at_ms }));
 }
 
-unsafe extern "C" fn on_run_out(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
     guard(Place::Timer, (), || {
-        // SAFETY: the server passes a live context, and the box of `watch`.
-        let (ctx, data) = unsafe {
-            (
-                Context::from_raw(ctx),
-                Box::from_raw(data.cast::<(u32, Box<[u8]>)>()),
-            )
+        // SAFETY: the server passes a live context.
+        let ctx = unsafe { Context::from_raw(ctx) };
+        state::with(|state| state.waiters.timer = None);
+        let now = monotonic_ms();
+        let next_due = || {
+            state::with(|state| {
+                let mut all = state.databases();
+                all.find_map(|(db, database)| Some((db, database.leases.due(now)?)))
+            })
         };
-        let (db, key) = *data;
-        pass_on(&ctx, db, &key);
+        while let Some((db, key)) = next_due() {
+            pass_on(&ctx, db, &key);
+        }
+        watch(&ctx);
     });
 }
 
@@ -154,19 +188,10 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
         released
     });
     if !released.is_empty() {
-        watch_new(ctx, db, key);
+        watch(ctx);
     }
     for released in released {
         end(released.waiter);
-    }
-}
-
-/// A lease was granted: if callers wait who waited for the one before, sees that it is passed on as well.
-pub(crate) fn watch_new(ctx: &Context<'_>, db: u32, key: &[u8]) {
-    let now = monotonic_ms();
-    let until = state::with(|state| state.database(db).leases.awaited_until_ms(key, now));
-    if let Some(until) = until {
-        watch(ctx, db, key, until - now);
     }
 }
 
@@ -222,6 +247,8 @@ pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     if is_awaited {
         // SAFETY: the context is alive, and so is the name.
         unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
+        // The key may leave again before they are served, in the same MULTI block.
+        watch(ctx);
     }
 }
 

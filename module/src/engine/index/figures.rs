@@ -16,20 +16,24 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Exact while no more than 64 invalidations wait; beyond, an entry that was dropped through two tags counts twice.
     /// O(1) for one, and for several O(slots / 64): the bitmaps are united.
     pub(crate) fn backlog(&self) -> u64 {
-        /// Lists that are united to count an entry in several of them once.
         const UNITED: usize = 64;
+        self.backlog_of(UNITED)
+    }
+
+    /// [`Index::backlog`], exact while no more than `united` invalidations wait.
+    pub(super) fn backlog_of(&self, united: usize) -> u64 {
         let condemned = self.marks.condemned();
         let stale = match self.backlog.len() {
             0 => condemned.len(),
             1 if condemned.is_empty() => self.stale_pairs,
-            1..=UNITED => {
+            len if len > united => self.stale_pairs + condemned.len(),
+            _ => {
                 let mut union = condemned.clone();
                 for &list in &self.backlog {
                     self.lists.get(list).ids.add_to(&mut union);
                 }
                 union.len()
             }
-            _ => self.stale_pairs + condemned.len(),
         };
         (stale + self.flushed).min(self.slots.len() as u64)
     }
@@ -64,7 +68,9 @@ impl<E: Copy + PartialEq> Index<E> {
     /// What is known about a tag; `None` if nothing is. O(1).
     pub(crate) fn tag_info(&self, tag: &[u8]) -> Option<TagInfo> {
         let list = self.lists.get(self.find(self.table.hash(tag), tag)?);
-        Some(info_of(list))
+        let info = info_of(list);
+        // One that was only named in a condition is remembered, but not known.
+        (info.entries > 0 || info.invalidations > 0).then_some(info)
     }
 
     /// Visits the tags that entries carry, from a number on, `limit` numbers at most; returns where to go on, `None` at

@@ -4,29 +4,57 @@ use std::collections::VecDeque;
 
 use roaring::RoaringBitmap;
 
-use super::{Index, Moment, REMEMBER_TAGS, Step};
+use super::{Effect, Index, Moment, REMEMBER_TAGS, Step};
 use crate::engine::lists::{History, ListRef};
 use crate::engine::marks::Marks;
 use crate::engine::slots::Slot;
 
+/// So many lists in the backlog are united, so that a flush counts each entry once.
+const MANY_LISTS: usize = 65_536;
+
+impl History {
+    pub(super) fn invalidated(&mut self, moment: Moment, effect: Effect) {
+        self.clock = moment.clock;
+        self.remember_until_ms = moment.remember_until_ms;
+        match effect {
+            Effect::Gone => self.hard_ms = moment.now_ms,
+            Effect::Stale => self.soft_ms = moment.now_ms,
+        }
+    }
+}
+
 impl<E: Copy + PartialEq> Index<E> {
     /// Whether entries may have been invalidated since, whatever tags they carry.
     pub(crate) fn is_invalidated_by_condition_after(&self, clock: u64) -> bool {
-        self.concerns_all > clock
+        self.concerns_all.clock > clock
+    }
+
+    /// When entries with one of these tags were last invalidated here, hard and soft, unix ms; 0: not that it is known.
+    pub(crate) fn last_invalidated_ms<'t>(
+        &self,
+        tags: impl Iterator<Item = &'t [u8]>,
+    ) -> (u64, u64) {
+        let all = &self.concerns_all;
+        tags.filter_map(|tag| self.find(self.table.hash(tag), tag))
+            .map(|list| self.lists.get(list).past())
+            .fold((all.hard_ms, all.soft_ms), |(hard, soft), past| {
+                (hard.max(past.hard_ms), soft.max(past.soft_ms))
+            })
     }
 
     /// Detaches a tag's list and returns how many entries were in it. O(1).
     pub(crate) fn invalidate(&mut self, tag: &[u8], moment: Moment) -> u64 {
         let list = self.list_of(tag, moment);
+        self.last_hard_ms = moment.now_ms;
         let dropped = self.lists.get(list).ids.len();
         let current = if dropped == 0 {
             list
         } else {
             self.detach(list)
         };
-        let history = self.remember(current, moment);
+        let history = self.remember(current, moment, Effect::Gone);
         history.invalidations = history.invalidations.saturating_add(1);
-        history.last_hard_ms = moment.now_ms;
+        history.last_ms = moment.now_ms;
         u64::from(dropped)
     }
 
@@ -47,16 +75,17 @@ impl<E: Copy + PartialEq> Index<E> {
             self.marks.soften(graced, moment.now_ms);
             list
         };
-        let history = self.remember(current, moment);
+        let history = self.remember(current, moment, Effect::Stale);
         history.invalidations = history.invalidations.saturating_add(1);
-        history.last_soft_ms = moment.now_ms;
+        history.last_ms = moment.now_ms;
         ids.len()
     }
 
-    /// Notes for the holders of leases that entries of a tag were invalidated, by another condition than the tag alone.
-    pub(crate) fn note(&mut self, tag: &[u8], moment: Moment) {
+    /// Notes that entries of a tag were invalidated by another condition than the tag alone: for the holders of leases,
+    /// and for entries that arrive.
+    pub(super) fn note(&mut self, tag: &[u8], moment: Moment, effect: Effect) {
         let list = self.list_of(tag, moment);
-        self.remember(list, moment);
+        self.remember(list, moment, effect);
     }
 
     /// The list of a tag that is invalidated.
@@ -74,7 +103,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Sees that a tag is remembered for its invalidation, also without entries.
-    pub(super) fn remember(&mut self, id: u32, moment: Moment) -> &mut History {
+    pub(super) fn remember(&mut self, id: u32, moment: Moment, effect: Effect) -> &mut History {
         let list = self.lists.get_mut(id);
         if !list.fading {
             list.fading = true;
@@ -82,8 +111,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.fading.push_back(ListRef { id, generation });
         }
         let history = self.lists.history(id);
-        history.clock = moment.clock;
-        history.remember_until_ms = moment.remember_until_ms;
+        history.invalidated(moment, effect);
         history
     }
 
@@ -120,9 +148,11 @@ impl<E: Copy + PartialEq> Index<E> {
         self.reclaim_from = 0;
     }
 
-    /// Detaches everything and returns how many entries were visible. O(1).
+    /// Detaches everything and returns how many entries were visible. O(lists in the backlog).
     pub(crate) fn flush(&mut self) -> u64 {
-        let visible = self.visible();
+        let visible = self.slots.len() as u64 - self.backlog_of(MANY_LISTS);
+        // Tags are forgotten, but not that entries which are still on their way may carry an invalidated one.
+        self.concerns_all.hard_ms = self.concerns_all.hard_ms.max(self.last_hard_ms);
         self.epoch = self.epoch.wrapping_add(1);
         self.table.clear();
         self.marks = Marks::default();

@@ -48,9 +48,9 @@ impl<E: Copy + PartialEq> Index<E> {
         }
         // Each entry that was meant carries the first of `all`, or one of `any`, if there are such clauses.
         match (condition.all, condition.any) {
-            (Some(&[first, ..]), _) => self.note(first, moment),
-            (_, Some(any)) => any.iter().for_each(|tag| self.note(tag, moment)),
-            _ => self.concerns_all = moment.clock,
+            (Some(&[first, ..]), _) => self.note(first, moment, effect),
+            (_, Some(any)) => any.iter().for_each(|tag| self.note(tag, moment, effect)),
+            _ => self.concerns_all.invalidated(moment, effect),
         }
         selected.len()
     }
