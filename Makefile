@@ -77,6 +77,8 @@ lint: ## Formatting and clippy, without changing anything
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p tagcache-module --all-targets --locked --features panic-on-demand -- -D warnings
+	$(CARGO) clippy -p tagcache --lib --locked --no-default-features -- -D warnings
+	$(CARGO) clippy -p tagcache --lib --bins --locked --all-features -- -D warnings
 
 .PHONY: miri
 miri: ## The index's tests under Miri; needs a nightly toolchain with miri

@@ -9,6 +9,7 @@ use tagcache::http::{Admin, Auth, Builder, serve};
 use tagcache::memory::{
     LocalEntry, LocalFigures, LocalTier, MemoryMonitor, MemoryUsage, Reading, ServerState, Source,
 };
+use tokio::net::TcpListener;
 
 pub(crate) const TOKEN: &str = "an-admin-token-of-the-test";
 pub(crate) const READER: &str = "a-reader-token-of-the-test";
@@ -34,16 +35,29 @@ impl Answer {
 
 impl Endpoint {
     pub(crate) fn start(admin: Admin) -> Self {
+        Self::run(|listener| async {
+            serve(listener, admin, std::future::pending())
+                .await
+                .unwrap()
+        })
+    }
+
+    /// Of an application that mounts the router.
+    pub(crate) fn serve(router: axum::Router) -> Self {
+        Self::run(|listener| async { axum::serve(listener, router).await.unwrap() })
+    }
+
+    fn run<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(TcpListener) -> F) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))
+            .block_on(TcpListener::bind(("127.0.0.1", 0)))
             .unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(serve(listener, admin, std::future::pending()));
+        runtime.spawn(serve(listener));
         Self {
             address,
             runtime: Some(runtime),

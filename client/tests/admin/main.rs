@@ -10,3 +10,4 @@ mod fleet;
 mod metrics;
 mod stats;
 mod stream;
+mod two_tiers;
