@@ -42,6 +42,22 @@ fn a_value_read_before_an_invalidation_is_never_written_after_it() {
                 &[&["CACHE.DEL", "absent", "key"]],
             ),
             (
+                "by a condition that its tags meet",
+                &[&["CACHE.INVALIDATEWHERE", "ALL", "2", "a", "b"]],
+            ),
+            (
+                "by one that one of them meets",
+                &[&["CACHE.INVALIDATEWHERE", "ANY", "2", "b", "x"]],
+            ),
+            (
+                "by one that they meet by not being there",
+                &[&["CACHE.INVALIDATEWHERE", "NONE", "1", "x"]],
+            ),
+            (
+                "softly by a condition",
+                &[&["CACHE.INVALIDATEWHERE", "ALL", "1", "b", "SOFT"]],
+            ),
+            (
                 "long ago",
                 &[
                     &["CACHE.INVALIDATE", "a"],
@@ -100,6 +116,14 @@ fn what_does_not_concern_the_value_costs_no_lease() {
                 &[&["CACHE.INVALIDATE", "x", "unrelated"]],
             ),
             ("softly", &[&["CACHE.REVALIDATE", "unrelated"]]),
+            (
+                "a condition that they do not meet",
+                &[&["CACHE.INVALIDATEWHERE", "ALL", "1", "x"]],
+            ),
+            (
+                "a condition that was only tried",
+                &[&["CACHE.INVALIDATEWHERE", "ALL", "2", "a", "b", "DRYRUN"]],
+            ),
             ("another key", &[&["CACHE.DEL", "other", "absent"]]),
             (
                 "other keys of these tags",

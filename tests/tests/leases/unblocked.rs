@@ -2,10 +2,10 @@
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{info, stat};
-use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_protocols};
 
 /// A connection and its id.
-fn with_id(server: &tagcache_tests::Server) -> (RawClient, i64) {
+fn with_id(server: &Server) -> (RawClient, i64) {
     let mut client = server.raw();
     let id = call!(client, "CLIENT", "ID").int();
     (client, id)
@@ -156,5 +156,43 @@ fn hundreds_of_waiters_that_come_and_go_leave_nothing_behind() {
         assert!(set_leased(client, "key", "v", token, &[]));
         let hit = call!(client, "CACHE.FETCH", "key", "LEASE", 5, "WAIT", 5);
         assert!(fetched(&hit).is_hit("v"));
+    });
+}
+
+#[test]
+fn a_server_with_waiters_shuts_down_and_starts_again() {
+    for_each_engine(|engine| {
+        let mut server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let token = lease(&mut client, "key");
+        let waiters: Vec<_> = (0..20)
+            .map(|_| Waiter::start(&server, "key", 600_000))
+            .collect();
+        server.stop();
+        for waiter in waiters {
+            assert!(waiter.into_client().try_read().is_err());
+        }
+        server.restart();
+        let mut client = server.raw();
+        assert_eq!(stat(&mut client, "lease_waiters"), 0);
+        assert!(!set_leased(&mut client, "key", "old", token, &[]));
+    });
+}
+
+#[test]
+fn a_user_that_is_deleted_while_it_waits_is_forgotten() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
+        assert_eq!(client.call(&rules), Reply::ok());
+        let mut user = server.raw();
+        assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
+        let gone = Waiter::start_on(server, user, "key", 600_000);
+        let mut stays = Waiter::start(server, "key", 600_000);
+        assert_eq!(call!(client, "ACL", "DELUSER", "user"), Reply::Int(1));
+        wait_for_waiters(client, 1);
+        assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
+        assert!(stays.answer().is_miss_with_token());
+        assert!(gone.into_client().try_read().is_err());
     });
 }

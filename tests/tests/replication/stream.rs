@@ -48,6 +48,76 @@ fn one_invalidation_is_one_command_and_reclaiming_none() {
 }
 
 #[test]
+fn one_soft_invalidation_and_one_condition_are_one_command_each() {
+    for_all_engines(|engine| {
+        let (server, mut client, mut stream) = listening(engine, &[]);
+        let set = |n: i32| {
+            let grace = if n % 2 == 0 { 0 } else { 1_000_000_000 };
+            args![
+                "CACHE.SET",
+                format!("key{n}"),
+                n,
+                "GRACE",
+                grace,
+                "TAGS",
+                2,
+                "a",
+                "all"
+            ]
+        };
+        for command in [
+            &["CACHE.REVALIDATE", "a"][..],
+            &["CACHE.INVALIDATEWHERE", "ALL", "2", "a", "all"],
+            &["CACHE.INVALIDATEWHERE", "NONE", "1", "x", "SOFT"],
+        ] {
+            client.pipeline(&(0..3000).map(set).collect::<Vec<_>>());
+            seen(&mut stream, &server);
+            assert_eq!(client.call(command), Reply::Int(3000), "{command:?}");
+            wait_reclaimed(&mut client);
+            // The server learns in the background when each one's grace is over.
+            wait_until("the times to live are set", DEADLINE, || {
+                call!(client, "PTTL", "key2999") != Reply::Int(-1)
+            });
+            let seen = seen(&mut stream, &server);
+            assert_eq!(seen.len(), 1, "{command:?}: {seen:?}");
+            call!(client, "CACHE.FLUSH");
+        }
+    });
+}
+
+#[test]
+fn grace_is_replicated_with_absolute_times() {
+    for_each_engine(|engine| {
+        let (server, mut client, mut stream) = listening(engine, &["default-ttl-ms", "50000"]);
+        let now = call!(client, "TIME").items()[0].int() * 1000;
+        for (options, ttl) in [
+            (&["EX", "100", "GRACE", "7000"][..], 100_000),
+            (&["GRACE", "7000"], 50_000),
+            (&["KEEPTTL", "GRACE", "7000"], 50_000),
+        ] {
+            let set = [&["CACHE.SET", "key", "v"], options].concat();
+            assert_eq!(client.call(&set), Reply::ok());
+            let seen = seen(&mut stream, &server);
+            assert_eq!(seen.len(), 1, "{options:?}: {seen:?}");
+            let at = seen[0].iter().position(|word| word == "GRACE");
+            let at = at.unwrap_or_else(|| panic!("no grace: {seen:?}"));
+            assert_eq!(seen[0][at + 1], "7000", "{options:?}");
+            let logical = absolute_ms(&seen[0]).unwrap_or_else(|| panic!("{seen:?}"));
+            assert!(
+                (now + ttl - 20_000..now + ttl + 60_000).contains(&logical),
+                "{options:?}: {logical}"
+            );
+            assert_explicit(&seen[0][3..]);
+        }
+        call!(client, "CACHE.TOUCH", "key", "EX", 200, "GRACE", 9000);
+        let touch = seen(&mut stream, &server);
+        assert_eq!(touch.len(), 1);
+        assert!(absolute_ms(&touch[0]).is_some(), "{touch:?}");
+        assert!(touch[0].contains(&"9000".to_owned()), "{touch:?}");
+    });
+}
+
+#[test]
 fn one_flush_is_one_command() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
@@ -235,6 +305,14 @@ fn what_changed_nothing_is_not_replicated() {
             &["CACHE.TAGSCAN", "a", "0"],
             &["CACHE.STATS"],
             &["CACHE.RESETSTATS"],
+            &["CACHE.FETCH", "key"],
+            &["CACHE.FETCH", "absent", "LEASE", "1000"],
+            &["CACHE.RELEASE", "absent", "1"],
+            &["CACHE.SET", "key", "w", "LEASE", "1"],
+            &["CACHE.HITS", "key", "5"],
+            &["CACHE.TOP"],
+            &["CACHE.TAGTOP"],
+            &["CACHE.INVALIDATEWHERE", "ALL", "1", "a", "DRYRUN"],
         ] {
             client.call(command);
         }
