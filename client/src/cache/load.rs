@@ -265,7 +265,11 @@ impl<C> Load<C> {
         let stored = Stored::new(value, encoded.len());
         match written {
             Ok(true) => {}
-            Ok(false) => self.core.counters.sets_refused.up(),
+            Ok(false) => {
+                self.core.counters.sets_refused.up();
+                // Whoever waits for this lease need not wait until it runs out.
+                self.release(token).await;
+            }
             Err(error) => {
                 self.core.counters.set_failures.up();
                 if !error.is_server_trouble() {

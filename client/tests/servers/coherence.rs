@@ -14,10 +14,10 @@ use tagcache_tests::{RawClient, Rng, Server, args, for_each_engine};
 use crate::checker::{Event, NEVER, Record, Span, Time, Violation, check};
 use crate::support::{builder, connected, on_server, run};
 
-const KEYS: usize = 40;
-const TAGS: usize = 6;
+const KEYS: usize = 200;
+const TAGS: usize = 20;
 const PROCESSES: u64 = 3;
-const TASKS: u64 = 4;
+const TASKS: u64 = 8;
 /// What a push may need on a machine where several processes share two cores, and connections that are dead without
 /// saying so are noticed within 0.6 s.
 const BOUND: Duration = Duration::from_millis(1500);
@@ -156,7 +156,7 @@ async fn work(task: &Task) -> Vec<Record> {
     let mut building = builder(task.port)
         .probe(Duration::from_millis(300), Duration::from_millis(300))
         .command_timeout(Duration::from_secs(2))
-        .entering_delay(Duration::from_millis(2));
+        .entering_delay(Duration::from_millis(10));
     if task.rule == Rule::Ignored {
         building = building.without_ordering_rule();
     }
@@ -191,6 +191,7 @@ async fn work(task: &Task) -> Vec<Record> {
     records
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each operation")]
 async fn operate(
     cache: Cache,
     mut rng: Rng,
@@ -249,7 +250,7 @@ async fn operate(
                     }
                 }
             }
-            900..940 => {
+            900..950 => {
                 let value = values.fetch_add(1, Ordering::SeqCst);
                 let done = cache.set(&name, &value_of(value), entry).await.is_ok();
                 records.push(Record {
@@ -257,7 +258,7 @@ async fn operate(
                     event: Event::Write { key, value, tags },
                 });
             }
-            940..970 => {
+            950..985 => {
                 let value = values.fetch_add(1, Ordering::SeqCst);
                 let loader = move || async move {
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -282,21 +283,21 @@ async fn operate(
                     });
                 }
             }
-            970..980 => {
+            985..990 => {
                 let done = cache.remove(&name).await.is_ok();
                 records.push(Record {
                     span: span(done),
                     event: Event::Remove { key },
                 });
             }
-            980..998 => {
+            990..993 => {
                 let done = cache.invalidate_tags(names).await.is_ok();
                 records.push(Record {
                     span: span(done),
                     event: Event::Invalidate { tags },
                 });
             }
-            _ if rng.one_in(4) => {
+            _ if rng.one_in(200) => {
                 let done = cache.clear().await.is_ok();
                 records.push(Record {
                     span: span(done),

@@ -2,8 +2,9 @@
 //!
 //! All suites are one program, because linking is most of what building them costs.
 #![allow(
-    clippy::missing_panics_doc,
-    reason = "tests panic to say what is wrong"
+    clippy::unwrap_used,
+    clippy::useless_vec,
+    reason = "helpers of tests may panic as tests do; `args!` makes vectors of any mix of types"
 )]
 
 mod support;
