@@ -35,7 +35,7 @@ pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    access::check_all(ctx, args, Access::Write)?;
+    access::check_tags(ctx, args, args.iter(), Access::Write)?;
     let config = state::with(|state| state.config);
     let tags = match Cursor::new(words).rest_as_tags(&config) {
         Err(error) if error.is_limit() && ctx.is_replay() => words,

@@ -2,7 +2,7 @@ use crate::args::{Cursor, set_once};
 use crate::config::Config;
 use crate::engine::{Condition, Effect};
 use crate::error::Error;
-use crate::redis::access::{self, Access};
+use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
 use crate::redis::context::now_ms;
 use crate::redis::string::Words;
@@ -89,10 +89,12 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         }
         parsed => parsed?,
     };
-    access::check_pairs(ctx, asked.tags())?;
-    if asked.condition.all.or(asked.condition.any).is_none() {
-        access::check_everything(ctx)?;
-    }
+    let reach = if asked.condition.all.or(asked.condition.any).is_some() {
+        Reach::Tags
+    } else {
+        Reach::Everything
+    };
+    access::check_pairs(ctx, args, asked.tags(), reach)?;
     let db = ctx.db();
     if asked.is_dry_run {
         let count = state::with(|state| state.database(db).index.count_where(asked.condition));

@@ -16,7 +16,7 @@ use crate::redis::{Args, Context, state};
 /// permission for a key of the tag's name, else `NOPERM`. O(1).
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = args.only()?;
-    access::check_tags(ctx, [tag].into_iter(), Access::Read)?;
+    access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
     let tag = tag.bytes();
     let db = ctx.db();
     let info = state::with(|state| {

@@ -39,7 +39,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
 pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    access::check_tags(ctx, args.iter().take(1), Access::Read)?;
+    access::check_tags(ctx, args, args.iter().take(1), Access::Read)?;
     let (tag, from, count) = parse(words)?;
     let db = ctx.db();
     let (next, names) = state::with(|state| {

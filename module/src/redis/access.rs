@@ -1,10 +1,17 @@
 //! Tags obey key patterns: who may not touch a key of that name may not touch the tag.
+//!
+//! A user may have selectors, sets of rules that each allow by themselves. As with keys, one and the same set must allow
+//! the command and all of its tags. The server answers for a tag whether *any* set allows it, which is all there is to
+//! know of a user without selectors; others are looked at set by set. Whether a user has some is remembered for a second,
+//! since finding out means to have all rules written out.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 
 use redis_module::raw;
+use smallvec::SmallVec;
 
-use super::context::Context;
+use super::context::{Context, monotonic_ms};
+use super::state;
 use super::string::{Args, OwnedStr, Str};
 use crate::error::Error;
 
@@ -15,50 +22,57 @@ pub(crate) enum Access {
     Write,
 }
 
+/// What a command reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Entries that carry the tags that it names.
+    Tags,
+    /// Any entry.
+    Everything,
+}
+
 /// Refuses tags that the caller's key patterns do not match.
 pub(crate) fn check_tags<'t>(
     ctx: &Context<'_>,
+    args: Args<'_>,
     tags: impl Iterator<Item = Str<'t>>,
     access: Access,
 ) -> Result<(), Error> {
     let Some(user) = User::of(ctx)? else {
         return Ok(());
     };
-    for tag in tags {
-        user.check(tag, access)?;
-    }
-    Ok(())
+    let tags: Tags<'_> = tags.map(|tag| (tag, access)).collect();
+    user.permits(args, &tags, Reach::Tags)
 }
 
-/// [`check_tags`] for a command whose arguments are tags from the first on.
-pub(crate) fn check_all(ctx: &Context<'_>, args: Args<'_>, access: Access) -> Result<(), Error> {
-    check_tags(ctx, args.iter(), access)
-}
-
-/// [`check_tags`] for tags of which each is for something else.
+/// [`check_tags`] for tags of which each is for something else, and for a command that may reach every entry.
 pub(crate) fn check_pairs<'t>(
     ctx: &Context<'_>,
+    args: Args<'_>,
     tags: impl Iterator<Item = (&'t [u8], Access)>,
+    reach: Reach,
 ) -> Result<(), Error> {
     let Some(user) = User::of(ctx)? else {
         return Ok(());
     };
-    for (tag, access) in tags {
-        user.check(OwnedStr::new(tag).as_str(), access)?;
-    }
-    Ok(())
+    let owned: Vec<(OwnedStr, Access)> = tags
+        .map(|(tag, access)| (OwnedStr::new(tag), access))
+        .collect();
+    let tags: Tags<'_> = owned
+        .iter()
+        .map(|(tag, access)| (tag.as_str(), *access))
+        .collect();
+    user.permits(args, &tags, reach)
 }
 
-/// Refuses callers that may not write every key.
-pub(crate) fn check_everything(ctx: &Context<'_>) -> Result<(), Error> {
-    match User::of(ctx)? {
-        Some(user) if !user.has_all_keys() => Err(Error::TagNotPermitted),
-        _ => Ok(()),
-    }
-}
+/// Tags, and what is to be done with each.
+type Tags<'t> = SmallVec<[(Str<'t>, Access); 8]>;
 
 /// The user on whose behalf a command runs.
-struct User(*mut raw::RedisModuleUser);
+struct User {
+    rules: Rules,
+    name: Vec<u8>,
+}
 
 impl User {
     /// `None` for what no user asked for: the stream of a primary, a log being loaded, another module.
@@ -66,9 +80,9 @@ impl User {
         if ctx.is_replay() {
             return Ok(None);
         }
-        // SAFETY: the context is alive; names and user are freed, once. Outside of scripts the name is asked for by
-        // the client's number, since Redis 7.0 does not check that the client of a context has a user at all; inside,
-        // the context's client is the script's, which has no number but always the user of its caller.
+        // SAFETY: the context is alive; the name is freed, once. Outside of scripts the name is asked for by the
+        // client's number, since Redis 7.0 does not check that the client of a context has a user at all; inside, the
+        // context's client is the script's, which has no number but always the user of its caller.
         unsafe {
             let name = if ctx.is_script() {
                 api!(RedisModule_GetCurrentUserName(ctx.as_raw()))
@@ -80,60 +94,172 @@ impl User {
                 return Ok(None);
             }
             let user = api!(RedisModule_GetModuleUserFromUserName(name));
+            let bytes = Str::from_raw(name).bytes().to_vec();
             api!(RedisModule_FreeString(ctx.as_raw(), name));
             if user.is_null() {
                 Err(Error::TagNotPermitted)
             } else {
-                Ok(Some(Self(user)))
+                Ok(Some(Self {
+                    rules: Rules(user),
+                    name: bytes,
+                }))
             }
         }
     }
-}
 
-impl User {
-    fn check(&self, tag: Str<'_>, access: Access) -> Result<(), Error> {
-        let flags = match access {
-            Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
-            Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
-        };
-        // SAFETY: user and tag are alive.
-        let permitted = unsafe {
-            api!(RedisModule_ACLCheckKeyPermissions(
-                self.0,
-                tag.as_raw(),
-                flags as c_int
-            ))
-        };
-        if permitted == raw::REDISMODULE_OK as c_int {
+    fn permits(&self, args: Args<'_>, tags: &Tags<'_>, reach: Reach) -> Result<(), Error> {
+        if !self.rules.permit(tags) {
+            return Err(Error::TagNotPermitted);
+        }
+        if reach == Reach::Tags && !self.has_selectors() {
+            return Ok(());
+        }
+        let permitted = self.rules.sets().iter().any(|set| {
+            if reach == Reach::Everything && !writes_every_key(set) {
+                return false;
+            }
+            Rules::from_text(set)
+                .is_some_and(|rules| rules.permit_command(args) && rules.permit(tags))
+        });
+        if permitted {
             Ok(())
         } else {
             Err(Error::TagNotPermitted)
         }
     }
 
-    /// Whether the user's own rules, selectors left aside, say `~*`.
-    fn has_all_keys(&self) -> bool {
-        // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
-        unsafe {
-            let Some(describe) = raw::RedisModule_GetModuleUserACLString else {
-                return false;
-            };
-            let rules = describe(self.0);
-            if rules.is_null() {
-                return false;
-            }
-            let text = Str::from_raw(rules).bytes();
-            let own = text.split(|&byte| byte == b'(').next().unwrap_or_default();
-            let has_all = own.split(|&byte| byte == b' ').any(|rule| rule == b"~*");
-            api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
-            has_all
+    fn has_selectors(&self) -> bool {
+        const REMEMBERED_MS: u64 = 1_000;
+        const MANY: usize = 1_024;
+        let now = monotonic_ms();
+        let known = state::with(|state| state.selectors.get(&self.name).copied());
+        if let Some((at_ms, has)) = known
+            && at_ms + REMEMBERED_MS > now
+        {
+            return has;
         }
+        let has = self.rules.sets().len() > 1;
+        state::with(|state| {
+            if state.selectors.len() >= MANY {
+                state.selectors.clear();
+            }
+            state.selectors.insert(self.name.clone(), (now, has));
+        });
+        has
     }
 }
 
-impl Drop for User {
+/// The rules of a user, or one set of them.
+struct Rules(*mut raw::RedisModuleUser);
+
+impl Rules {
+    /// `None` if the server does not take them, or cannot.
+    fn from_text(text: &[u8]) -> Option<Self> {
+        let text = CString::new(text).ok()?;
+        // SAFETY: looked up because the first servers of 7.0 lack it. The user is freed by its drop.
+        unsafe {
+            let set = raw::RedisModule_SetModuleUserACLString?;
+            let rules = Self(api!(RedisModule_CreateModuleUser(c"".as_ptr())));
+            let nowhere = std::ptr::null_mut();
+            let taken = set(nowhere, rules.0, text.as_ptr(), std::ptr::null_mut());
+            (taken == raw::REDISMODULE_OK as c_int).then_some(rules)
+        }
+    }
+
+    /// The user's own rules, and those of each selector. Empty on servers that do not tell them.
+    fn sets(&self) -> Vec<Vec<u8>> {
+        // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
+        unsafe {
+            let Some(describe) = raw::RedisModule_GetModuleUserACLString else {
+                return Vec::new();
+            };
+            let rules = describe(self.0);
+            if rules.is_null() {
+                return Vec::new();
+            }
+            let sets = split(Str::from_raw(rules).bytes());
+            api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
+            sets
+        }
+    }
+
+    fn permit(&self, tags: &Tags<'_>) -> bool {
+        tags.iter().all(|(tag, access)| {
+            let flags = match access {
+                Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
+                Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
+            };
+            // SAFETY: user and tag are alive.
+            let permitted = unsafe {
+                api!(RedisModule_ACLCheckKeyPermissions(
+                    self.0,
+                    tag.as_raw(),
+                    flags as c_int
+                ))
+            };
+            permitted == raw::REDISMODULE_OK as c_int
+        })
+    }
+
+    fn permit_command(&self, args: Args<'_>) -> bool {
+        let (argv, argc) = args.as_raw();
+        // SAFETY: user and arguments are alive.
+        let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
+        permitted == raw::REDISMODULE_OK as c_int
+    }
+}
+
+impl Drop for Rules {
     fn drop(&mut self) {
-        // SAFETY: made by `of`; this frees the handle, not the user.
+        // SAFETY: made by `User::of` or `from_text`. Of a user that the server knows this frees the handle alone.
         unsafe { api!(RedisModule_FreeModuleUser(self.0)) };
+    }
+}
+
+/// A user's rules as the server writes them, taken apart into its own and those in brackets.
+fn split(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut sets = vec![Vec::new()];
+    for rule in text.split(|&byte| byte == b' ') {
+        let rule = rule.strip_prefix(b"(").map_or(rule, |first| {
+            sets.push(Vec::new());
+            first
+        });
+        let is_selector = sets.len() > 1;
+        let rule = match rule.strip_suffix(b")") {
+            Some(last) if is_selector => last,
+            _ => rule,
+        };
+        if let Some(set) = sets.last_mut() {
+            if !set.is_empty() {
+                set.push(b' ');
+            }
+            set.extend_from_slice(rule);
+        }
+    }
+    sets
+}
+
+/// Whether a set of rules allows to write every key.
+fn writes_every_key(rules: &[u8]) -> bool {
+    let mut rules = rules.split(|&byte| byte == b' ');
+    rules.any(|rule| matches!(rule, b"~*" | b"%W~*" | b"%RW~*"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_told_from_the_rules_of_the_user() {
+        let sets =
+            split(b"on #12 ~* -@all +cache.get (~x:* -@all +cache.invalidate) (%R~y -@all +get)");
+        let expected: [&[u8]; 3] = [
+            b"on #12 ~* -@all +cache.get",
+            b"~x:* -@all +cache.invalidate",
+            b"%R~y -@all +get",
+        ];
+        assert_eq!(sets, expected);
+        assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
+        assert_eq!(split(b"on nopass ~a)b +@all").len(), 1);
     }
 }

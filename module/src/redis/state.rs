@@ -1,6 +1,9 @@
 //! What the module knows, and the one way to it.
 
 use std::cell::{RefCell, RefMut};
+use std::collections::HashMap;
+
+use ahash::RandomState;
 
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -26,6 +29,8 @@ pub(crate) struct State {
     pub(crate) decided: Option<(u32, Vec<u8>, Decision)>,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
+    /// Users that were looked at lately: when, and whether they have selectors.
+    pub(crate) selectors: HashMap<Vec<u8>, (u64, bool), RandomState>,
     /// The epoch of the cluster when it was looked at last.
     pub(crate) cluster_epoch: Option<u64>,
 }

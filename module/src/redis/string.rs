@@ -99,6 +99,11 @@ impl<'a> Args<'a> {
         Self { argv }
     }
 
+    /// All of them, the name first, as the server takes them.
+    pub(crate) const fn as_raw(self) -> (*mut *mut raw::RedisModuleString, c_int) {
+        (self.argv.as_ptr().cast_mut(), self.argv.len() as c_int)
+    }
+
     /// The command's name as it was sent.
     pub(crate) fn name(self) -> Option<&'a [u8]> {
         // SAFETY: all strings of `argv` live for `'a`.
