@@ -13,6 +13,7 @@ mod basics;
 mod checker;
 mod coherence;
 mod degradation;
+mod examples;
 mod fleet;
 mod loads;
 mod observed;

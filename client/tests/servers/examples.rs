@@ -1,0 +1,98 @@
+//! The examples do what they say.
+
+use tagcache_tests::Server;
+
+use crate::support::{builder, connected, run};
+
+#[path = "../../examples/quick_start.rs"]
+#[allow(dead_code, unused_attributes, reason = "its `main` is not called here")]
+mod quick_start;
+
+#[path = "../../examples/web/shop.rs"]
+mod shop;
+
+#[test]
+fn the_quick_start_runs_through() {
+    let server = Server::start();
+    run(quick_start::tour(&format!(
+        "redis://127.0.0.1:{}",
+        server.port()
+    )))
+    .unwrap();
+}
+
+/// Asks the application over the network, as a browser would.
+fn ask(url: &str) -> (u16, serde_json::Value) {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let mut response = agent.get(url).call().unwrap();
+    let status = response.status().as_u16();
+    let text = response.body_mut().read_to_string().unwrap();
+    (status, serde_json::from_str(&text).unwrap_or_default())
+}
+
+#[test]
+fn a_write_to_the_shop_is_on_every_page_of_every_instance_at_once() {
+    let server = Server::start();
+    run(async {
+        let mut instances = Vec::new();
+        for _ in 0..2 {
+            let cache = connected(builder(server.port()).namespace("shop")).await;
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+                .await
+                .unwrap();
+            instances.push(format!("http://{}", listener.local_addr().unwrap()));
+            tokio::spawn(async move { axum::serve(listener, shop::app(cache)).await });
+        }
+        tokio::task::spawn_blocking(move || visit(&instances))
+            .await
+            .unwrap();
+    });
+}
+
+fn visit(instances: &[String]) {
+    let [here, there] = instances else {
+        panic!("two instances")
+    };
+    // Each instance has a database of its own, so what the second answers can only have come through the cache.
+    let product = shop::Product {
+        id: 1,
+        name: "golden teapot".to_owned(),
+        category: "kitchen".to_owned(),
+        cents: 99_900,
+    };
+    assert_eq!(ask(&format!("{here}/products/1")).1["name"], "teapot");
+    assert_eq!(ask(&format!("{there}/products/1")).1["name"], "teapot");
+    assert_eq!(
+        ask(&format!("{here}/products?category=kitchen"))
+            .1
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let saved = ureq::put(format!("{here}/products/1"))
+        .send_json(&product)
+        .unwrap();
+    assert_eq!(saved.status().as_u16(), 204);
+    assert_eq!(
+        ask(&format!("{here}/products/1")).1["name"],
+        "golden teapot"
+    );
+    assert_eq!(
+        ask(&format!("{here}/products?category=kitchen")).1[0]["cents"],
+        99_900
+    );
+    tagcache_tests::wait_until(
+        "the other instance hears of it",
+        tagcache_tests::DEADLINE,
+        || ask(&format!("{there}/products/1")).1["name"] == "golden teapot",
+    );
+    assert_eq!(ask(&format!("{here}/products/77")).0, 404);
+    assert_eq!(ask(&format!("{there}/products/77")).0, 404);
+    // The first loaded product 1 twice, the list twice and product 77 once; the second nothing.
+    assert_eq!(ask(&format!("{here}/stats")).1["loads"], 5);
+    assert_eq!(ask(&format!("{there}/stats")).1["loads"], 0);
+}
