@@ -1,7 +1,8 @@
 //! Five hundred callers ask for one missing value: by CACHE.FETCH, and by a lock that is polled.
+//!
+//! One thread plays them all, so that it is the server's part that is measured and not how five hundred threads share
+//! a machine: it sends for each caller what that would send, and reads what each is answered.
 
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tagcache_tests::{RawClient, Reply, Server, call};
@@ -26,18 +27,12 @@ enum Way {
     Lock,
 }
 
-#[derive(Default)]
-struct Counters {
-    loads: AtomicUsize,
-    commands: AtomicUsize,
-}
-
 struct Measured {
     loads: f64,
     commands: f64,
     /// From the start to the last caller's answer.
     all_answered: Duration,
-    /// From the moment the value is sent to the server until the last caller has it.
+    /// From the moment the value was loaded until the last caller has it.
     after_load: Duration,
 }
 
@@ -62,7 +57,13 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) {
         (Way::Lock, "SET NX lock and polling"),
     ] {
         let measured: Vec<_> = (0..rounds)
-            .map(|_| measure(server, way, &mut callers))
+            .map(|_| {
+                empty(&mut server.raw());
+                match way {
+                    Way::Lease => by_lease(&mut callers),
+                    Way::Lock => by_lock(&mut callers),
+                }
+            })
             .collect();
         let middle = |of: fn(&Measured) -> f64| median(measured.iter().map(of));
         let time = |of: fn(&Measured) -> f64| ms(Duration::from_secs_f64(middle(of)));
@@ -84,96 +85,98 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) {
     empty(&mut server.raw());
 }
 
-fn measure(server: &Server, way: Way, callers: &mut [RawClient]) -> Measured {
-    empty(&mut server.raw());
-    let counters = Counters::default();
-    let barrier = Barrier::new(callers.len() + 1);
-    let (start, loaded, last) = std::thread::scope(|scope| {
-        let (counters, barrier) = (&counters, &barrier);
-        let threads: Vec<_> = callers
-            .iter_mut()
-            .map(|caller| {
-                let body = move || {
-                    barrier.wait();
-                    let loaded = match way {
-                        Way::Lease => by_lease(caller, counters),
-                        Way::Lock => by_lock(caller, counters),
-                    };
-                    (loaded, Instant::now())
-                };
-                let thread = std::thread::Builder::new().stack_size(256 << 10);
-                thread
-                    .spawn_scoped(scope, body)
-                    .expect("a thread for each caller")
-            })
-            .collect();
-        barrier.wait();
-        let start = Instant::now();
-        let answers = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a caller that gets its value"));
-        answers.fold((start, start, start), |(start, loaded, last), answer| {
-            let loads = answer.0.unwrap_or(loaded);
-            (start, loads.max(loaded), answer.1.max(last))
-        })
-    });
-    Measured {
-        loads: counters.loads.load(Ordering::Relaxed) as f64,
-        commands: counters.commands.load(Ordering::Relaxed) as f64,
-        all_answered: last - start,
-        after_load: last - loaded,
+fn by_lease(callers: &mut [RawClient]) -> Measured {
+    const FETCH: [&str; 6] = ["CACHE.FETCH", "key", "LEASE", "10000", "WAIT", "10000"];
+    let start = Instant::now();
+    let (first, others) = callers.split_first_mut().expect("hundreds of callers");
+    first.send(&FETCH);
+    for caller in others.iter_mut() {
+        caller.send(&FETCH);
     }
-}
-
-/// What the application has to do; answers when it was done.
-fn load(counters: &Counters) -> Instant {
-    counters.loads.fetch_add(1, Ordering::Relaxed);
+    let token = first.read().items()[3].int();
+    assert!(token > 0, "the first caller loads");
     std::thread::sleep(LOAD);
-    Instant::now()
-}
-
-fn by_lease(caller: &mut RawClient, counters: &Counters) -> Option<Instant> {
-    loop {
-        counters.commands.fetch_add(1, Ordering::Relaxed);
-        let answer = call!(
-            caller,
-            "CACHE.FETCH",
-            "key",
-            "LEASE",
-            10_000,
-            "WAIT",
-            10_000
-        );
+    let loaded = Instant::now();
+    let set = call!(first, "CACHE.SET", "key", VALUE, "LEASE", token);
+    assert_eq!(set, Reply::ok());
+    let mut loads = 1;
+    for caller in others.iter_mut() {
+        let answer = caller.read();
         let [_, value, _, token, _] = answer.items() else {
             panic!("CACHE.FETCH: {answer:?}")
         };
-        if !value.is_null() {
-            return None;
-        }
-        if token.int() > 0 {
-            let loaded = load(counters);
-            counters.commands.fetch_add(1, Ordering::Relaxed);
-            let set = call!(caller, "CACHE.SET", "key", VALUE, "LEASE", token.int());
-            assert_eq!(set, Reply::ok());
-            return Some(loaded);
-        }
+        loads += usize::from(token.int() > 0);
+        assert_eq!(*value, Reply::bulk(VALUE));
+    }
+    Measured {
+        loads: loads as f64,
+        commands: callers.len() as f64 + 1.0,
+        all_answered: start.elapsed(),
+        after_load: loaded.elapsed(),
     }
 }
 
-fn by_lock(caller: &mut RawClient, counters: &Counters) -> Option<Instant> {
+/// All look at the same moments: on average each waits half the pause longer than it had to, as with clocks of their
+/// own, and the last one all of it.
+fn by_lock(callers: &mut [RawClient]) -> Measured {
+    let start = Instant::now();
+    let mut commands = 0;
+    // Who loads, and until when.
+    let mut loading: Option<(usize, Instant)> = None;
+    let mut loaded = start;
+    let mut loads = 0;
+    let mut waiting: Vec<usize> = (0..callers.len()).collect();
     loop {
-        counters.commands.fetch_add(1, Ordering::Relaxed);
-        if !call!(caller, "GET", "key").is_null() {
-            return None;
+        let asking = || waiting.iter().copied();
+        let found = ask(callers, asking(), &["GET", "key"]);
+        commands += found.len();
+        waiting = asking()
+            .zip(found)
+            .filter_map(|(caller, value)| value.is_null().then_some(caller))
+            .collect();
+        let locking = ask(
+            callers,
+            waiting.iter().copied(),
+            &["SET", "lock", "1", "NX", "PX", "10000"],
+        );
+        commands += locking.len();
+        for (caller, lock) in waiting.iter().zip(locking) {
+            if lock == Reply::ok() {
+                loads += 1;
+                loading = Some((*caller, Instant::now() + LOAD));
+            }
         }
-        counters.commands.fetch_add(1, Ordering::Relaxed);
-        if call!(caller, "SET", "lock", "1", "NX", "PX", 10_000) == Reply::ok() {
-            let loaded = load(counters);
-            counters.commands.fetch_add(2, Ordering::Relaxed);
-            assert_eq!(call!(caller, "SET", "key", VALUE), Reply::ok());
-            call!(caller, "DEL", "lock");
-            return Some(loaded);
+        let next = Instant::now() + POLL;
+        if let Some((caller, until)) = loading.filter(|(_, until)| *until <= next) {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            loaded = Instant::now();
+            commands += 2;
+            assert_eq!(call!(callers[caller], "SET", "key", VALUE), Reply::ok());
+            call!(callers[caller], "DEL", "lock");
+            waiting.retain(|other| *other != caller);
+            loading = None;
         }
-        std::thread::sleep(POLL);
+        if waiting.is_empty() {
+            break;
+        }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
+    Measured {
+        loads: f64::from(loads),
+        commands: commands as f64,
+        all_answered: start.elapsed(),
+        after_load: loaded.elapsed(),
+    }
+}
+
+/// Sends a command for each of these callers, then reads what each is answered.
+fn ask(
+    callers: &mut [RawClient],
+    who: impl Iterator<Item = usize> + Clone,
+    command: &[&str],
+) -> Vec<Reply> {
+    for caller in who.clone() {
+        callers[caller].send(command);
+    }
+    who.map(|caller| callers[caller].read()).collect()
 }
