@@ -1,0 +1,206 @@
+//! The two-tier cache with a server on the same machine: what a local hit costs against a round trip, and what a
+//! load costs.
+//!
+//! ```text
+//! make build && cargo bench -p tagcache-benches --bench two_tier
+//! ```
+//! At the end it prints how many times faster a local hit is than a round trip: measured in alternating samples in
+//! one run, the median of the ratios.
+#![allow(missing_docs, reason = "criterion's macros document nothing")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group};
+use tagcache::{Cache, Entry};
+use tagcache_tests::{DEADLINE, Server};
+use tokio::runtime::Runtime;
+
+const VALUE: &str = "a value of a hundred bytes, which is what most of the other figures of this project were taken with....";
+
+/// A cache of two tiers, one that always asks the server, and what they run on.
+struct World {
+    runtime: Runtime,
+    two_tier: Cache,
+    server_only: Cache,
+    _server: Server,
+}
+
+impl World {
+    fn new() -> Self {
+        let server = Server::start();
+        let runtime = Runtime::new().expect("a runtime");
+        let url = format!("redis://127.0.0.1:{}", server.port());
+        let (two_tier, server_only) = runtime.block_on(async {
+            let two_tier = Cache::builder(url.as_str())
+                .build()
+                .await
+                .expect("an address");
+            let server_only = Cache::builder(url.as_str())
+                .local_max_entries(0)
+                .build()
+                .await
+                .expect("an address");
+            two_tier.ready(DEADLINE).await.expect("a server of our own");
+            server_only
+                .ready(DEADLINE)
+                .await
+                .expect("a server of our own");
+            two_tier
+                .set("key", &VALUE.to_owned(), long())
+                .await
+                .expect("it is stored");
+            while two_tier.stats().local.hits == 0 {
+                let _: Option<String> = two_tier.get("key").await.expect("it is read");
+            }
+            (two_tier, server_only)
+        });
+        Self {
+            runtime,
+            two_tier,
+            server_only,
+            _server: server,
+        }
+    }
+
+    fn read(&self, cache: &Cache, times: u64) -> Duration {
+        self.runtime.block_on(async {
+            let start = Instant::now();
+            for _ in 0..times {
+                let value: Option<String> = cache
+                    .get(black_box("key"))
+                    .await
+                    .expect("a server of our own");
+                assert!(black_box(value).is_some());
+            }
+            start.elapsed()
+        })
+    }
+}
+
+fn long() -> Entry {
+    Entry::ttl(Duration::from_secs(3600))
+}
+
+fn reads(c: &mut Criterion) {
+    let world = World::new();
+    let mut group = c.benchmark_group("get");
+    group.bench_function("local hit", |b| {
+        b.iter_custom(|times| world.read(&world.two_tier, times));
+    });
+    group.bench_function("server round trip", |b| {
+        b.iter_custom(|times| world.read(&world.server_only, times));
+    });
+    group.finish();
+
+    let keys: Vec<String> = (0..100).map(|n| format!("many:{n}")).collect();
+    world.runtime.block_on(async {
+        for key in &keys {
+            world
+                .two_tier
+                .set(key, &VALUE.to_owned(), long())
+                .await
+                .expect("it is stored");
+        }
+    });
+    let many = |cache: &Cache, times: u64| {
+        world.runtime.block_on(async {
+            let start = Instant::now();
+            for _ in 0..times {
+                black_box(
+                    cache
+                        .get_many::<String>(&keys)
+                        .await
+                        .expect("a server of our own"),
+                );
+            }
+            start.elapsed()
+        })
+    };
+    let mut group = c.benchmark_group("get_many of 100");
+    group.bench_function("local hits", |b| {
+        b.iter_custom(|times| many(&world.two_tier, times));
+    });
+    group.bench_function("one round trip", |b| {
+        b.iter_custom(|times| many(&world.server_only, times));
+    });
+    group.finish();
+}
+
+fn loads(c: &mut Criterion) {
+    let world = World::new();
+    let mut group = c.benchmark_group("get_or_load");
+    let mut next = 0_u64;
+    let entry = long().tags(["tag"]);
+    group.bench_function("local hit", |b| {
+        b.iter_custom(|times| {
+            world.runtime.block_on(async {
+                let start = Instant::now();
+                for _ in 0..times {
+                    let loader = || async { Ok::<_, String>(VALUE.to_owned()) };
+                    let value: String = world
+                        .two_tier
+                        .get_or_load("key", entry, loader)
+                        .await
+                        .expect("it is there");
+                    black_box(value);
+                }
+                start.elapsed()
+            })
+        });
+    });
+    // Lease, loader (which takes no time) and write: two round trips.
+    group.bench_function("miss, with 1 tag", |b| {
+        b.iter_custom(|times| {
+            world.runtime.block_on(async {
+                let start = Instant::now();
+                for _ in 0..times {
+                    next += 1;
+                    let loader = || async { Ok::<_, String>(VALUE.to_owned()) };
+                    let value: String = world
+                        .two_tier
+                        .get_or_load(&format!("load:{next}"), entry, loader)
+                        .await
+                        .expect("it is loaded");
+                    black_box(value);
+                }
+                start.elapsed()
+            })
+        });
+    });
+    group.finish();
+}
+
+/// How many times faster a local hit is.
+fn ratio() {
+    let world = World::new();
+    let (hits, trips) = (200_000, 1000);
+    let mut ratios: Vec<f64> = (0..11)
+        .map(|_| {
+            let hit = world.read(&world.two_tier, hits).as_secs_f64() / hits as f64;
+            let trip = world.read(&world.server_only, trips).as_secs_f64() / trips as f64;
+            trip / hit
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let reached = if ratios[5] >= 200.0 {
+        "reached"
+    } else {
+        "not reached"
+    };
+    println!(
+        "a local hit is {:.0} x faster than a round trip ({:.0} to {:.0} in 11 samples); wanted 200: {reached}",
+        ratios[5], ratios[0], ratios[10]
+    );
+}
+
+criterion_group!(benches, reads, loads);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    // `cargo test` runs benches once with `--test`, and a name picks some of them: then nobody asked for this.
+    if std::env::args().any(|arg| arg == "--bench") && std::env::args().count() == 2 {
+        ratio();
+    }
+}
