@@ -1,14 +1,15 @@
 //! One thread a channel: a receiver that is slow or away delays no other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Failure};
 use super::message::Message;
 
+/// How long the end may take: what is not delivered by then is dropped.
+const END: Duration = Duration::from_secs(5);
 /// Messages that may wait for one channel; more are dropped, and counted.
 const QUEUE: usize = 256;
 
@@ -62,7 +63,7 @@ pub(super) struct Delivery {
     queue: Option<SyncSender<Message>>,
     /// Dropped to wake the thread out of a pause.
     hurry: Option<Sender<()>>,
-    ending: Arc<AtomicBool>,
+    ending: Arc<OnceLock<Instant>>,
     figures: Arc<Mutex<ChannelFigures>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,7 +77,7 @@ impl Delivery {
         let (queue, messages) = sync_channel(QUEUE);
         let (hurry, hurried) = channel();
         let figures = Arc::default();
-        let ending = Arc::new(AtomicBool::new(false));
+        let ending = Arc::default();
         let sender = Sending {
             to,
             retries,
@@ -113,10 +114,10 @@ impl Delivery {
     }
 }
 
-/// What waits is tried once more each, without pauses.
+/// What waits is tried once more each, without pauses, for 5 s and the attempt that is under way then.
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
+        let _ = self.ending.set(Instant::now());
         self.queue = None;
         self.hurry = None;
         if let Some(thread) = self.thread.take() {
@@ -129,14 +130,18 @@ struct Sending {
     to: Box<dyn Channel>,
     retries: Retries,
     hurried: Receiver<()>,
-    ending: Arc<AtomicBool>,
+    ending: Arc<OnceLock<Instant>>,
     figures: Arc<Mutex<ChannelFigures>>,
 }
 
 impl Sending {
     fn run(&self, messages: &Receiver<Message>) {
         for message in messages {
-            self.deliver(&message);
+            if self.ending.get().is_some_and(|since| since.elapsed() > END) {
+                update(&self.figures, |figures| figures.dropped += 1);
+            } else {
+                self.deliver(&message);
+            }
         }
     }
 
@@ -149,8 +154,7 @@ impl Sending {
                 Err(Failure::Retry(error)) => (error, true),
             };
             failures += 1;
-            let again =
-                error.1 && failures < self.retries.attempts && !self.ending.load(Ordering::Relaxed);
+            let again = error.1 && failures < self.retries.attempts && self.ending.get().is_none();
             update(&self.figures, |figures| {
                 figures.last_error = Some(error.0);
                 *(if again {

@@ -91,6 +91,8 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
+    /// Where the name stands.
+    place: Location,
     pub(super) text: String,
     pub(super) condition: Condition,
     pub(super) severity: Severity,
@@ -182,11 +184,8 @@ impl Config {
     fn check_names(&self, problems: &mut Vec<Problem>) {
         for (i, rule) in self.rules.iter().enumerate() {
             if self.rules[..i].iter().any(|other| other.name == rule.name) {
-                problems.push(Problem {
-                    line: 0,
-                    column: 0,
-                    message: format!("two rules are called `{}`", rule.name),
-                });
+                let message = format!("two rules are called `{}`", rule.name);
+                problems.push(Problem::at(rule.place, message));
             }
         }
     }
@@ -235,6 +234,7 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
     }
     let channels = yaml.channels.into_iter();
     Some(Rule {
+        place: yaml.name.referenced,
         name: yaml.name.value,
         text: yaml.condition.value,
         condition: condition?,
@@ -346,7 +346,10 @@ mod tests {
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[2].starts_with("line 4, "), "{found:?}");
         let twice = "alerts:\n  - {name: a, condition: memory.rss > 1, severity: info}\n  - {name: a, condition: memory.rss > 2, severity: info}\n";
-        assert_eq!(problems(twice), ["two rules are called `a`"]);
+        assert_eq!(
+            problems(twice),
+            ["line 3, column 12: two rules are called `a`"]
+        );
     }
 
     #[test]

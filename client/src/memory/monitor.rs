@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -282,7 +283,8 @@ impl Shared {
             if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            self.sample();
+            // A source or callback that panics has said so by the panic hook; the next sample may do better.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.sample()));
             // Samples that a slow source missed are not made up for.
             due = (due + self.settings.interval).max(Instant::now());
         }

@@ -161,6 +161,23 @@ fn a_monitor_may_be_dropped_by_its_own_callback() {
 }
 
 #[test]
+fn a_callback_that_panics_ends_no_monitor() {
+    let (sent, samples) = mpsc::channel();
+    let monitor = MemoryMonitor::builder(Script(vec![1], 0))
+        .interval(Duration::from_millis(10))
+        .start()
+        .unwrap();
+    monitor.on_event(move |_| {
+        sent.send(()).unwrap();
+        panic!("as the test wants it");
+    });
+    for _ in 0..3 {
+        samples.recv_timeout(Duration::from_secs(30)).unwrap();
+    }
+    drop(monitor);
+}
+
+#[test]
 fn settings_out_of_range_are_refused() {
     let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
     let refused = |builder: Builder| builder.start().unwrap_err().to_string();

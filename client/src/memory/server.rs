@@ -31,14 +31,18 @@ struct Own {
     hits: AtomicU64,
     /// The server's counter as last seen: when it goes back, it started again.
     seen: AtomicU64,
+    /// What was last answered: a look that is counted before it is forgotten must not make a counter go back.
+    told: AtomicU64,
 }
 
 impl Own {
     fn without(&self, hits: u64) -> u64 {
         if hits < self.seen.swap(hits, Ordering::Relaxed) {
             self.hits.store(0, Ordering::Relaxed);
+            self.told.store(0, Ordering::Relaxed);
         }
-        hits.saturating_sub(self.hits.load(Ordering::Relaxed))
+        let others = hits.saturating_sub(self.hits.load(Ordering::Relaxed));
+        self.told.fetch_max(others, Ordering::Relaxed).max(others)
     }
 }
 
@@ -250,6 +254,8 @@ mod tests {
         assert_eq!(own.without(10), 10);
         own.hits.fetch_add(4, Ordering::Relaxed);
         assert_eq!(own.without(20), 16);
+        own.hits.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(own.without(20), 16, "a counter does not go back");
         assert_eq!(own.without(3), 3);
     }
 

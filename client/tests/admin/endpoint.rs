@@ -38,7 +38,7 @@ impl Endpoint {
         Self::run(|listener| async {
             serve(listener, admin, std::future::pending())
                 .await
-                .unwrap()
+                .unwrap();
         })
     }
 
