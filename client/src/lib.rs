@@ -1,43 +1,35 @@
-//! The client side of tagcache, a cache with tags inside Redis.
+//! Caches with tags: in this process, and in two tiers with a server that runs the tagcache module.
 //!
-//! **There is no client code here yet.** The local tier, the two-tier cache and typed commands will come to
-//! this crate; until then the module is used through the client that you already have, because its commands
-//! are ordinary Redis commands. With the `redis` crate:
+//! - [`LocalCache`]: bounded, with TTL, tags and counts. It needs no server and no async runtime.
+//! - `Cache` (feature `remote`, on by default): a local tier in front of a Redis or Valkey server that all
+//!   processes share. A value that is missing is loaded once in the whole fleet, and what one process invalidates
+//!   is gone in all of them.
 //!
-//! ```no_run
-//! # fn main() -> redis::RedisResult<()> {
-//! let client = redis::Client::open("redis://127.0.0.1:6379/")?;
-//! let mut connection = client.get_connection()?;
+//! ```
+//! use std::time::Duration;
+//! use tagcache::LocalCache;
 //!
-//! // A value for five minutes, with two tags.
-//! redis::cmd("CACHE.SET")
-//!     .arg("page:/tenants/7/invoices")
-//!     .arg("<html>…</html>")
-//!     .arg("EX").arg(300)
-//!     .arg("TAGS").arg(2).arg("tenant:7").arg("kind:page")
-//!     .exec(&mut connection)?;
+//! let pages: LocalCache<String> = LocalCache::builder().max_entries(10_000).build();
+//! pages.set("invoices", "<html>…</html>".into(), Duration::from_secs(300), ["tenant:7", "kind:page"]);
+//! assert!(pages.get("invoices").is_some());
 //!
-//! // `None` is a miss: never set, expired, or one of its tags was invalidated.
-//! let page: Option<String> = redis::cmd("CACHE.GET")
-//!     .arg("page:/tenants/7/invoices")
-//!     .query(&mut connection)?;
-//! assert!(page.is_some());
-//!
-//! // Everything of tenant 7 is gone when this answers, however much it is.
-//! let dropped: u64 = redis::cmd("CACHE.INVALIDATE").arg("tenant:7").query(&mut connection)?;
-//! println!("{dropped} entries dropped");
-//!
-//! // The answers of CACHE.STATS, CACHE.TAGINFO and CACHE.INSPECT are maps.
-//! let stats: std::collections::HashMap<String, String> =
-//!     redis::cmd("CACHE.STATS").query(&mut connection)?;
-//! println!("{} entries, hit rate {}", stats["entries"], stats["hit_rate"]);
-//! # Ok(())
-//! # }
+//! // Everything of tenant 7 is gone when this returns, however much it is.
+//! pages.invalidate_tag("tenant:7");
+//! assert!(pages.get("invoices").is_none());
 //! ```
 //!
-//! Keys, values and tags are byte strings: whatever the client can send as an argument may be one.
-//! `module/COMMANDS.md` in the repository is the reference of all commands, and the example `packages` of
-//! this crate a whole program (`make run` in the repository's root runs it).
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `remote` | yes | `Cache`, on tokio |
+//! | `tls` | yes | `rediss://` addresses, by rustls |
+//! | `monitor` | yes | memory of the process, its growth and status |
+//! | `msgpack`, `compression` | | `MessagePack` as a codec; large values compressed |
+//! | `metrics`, `tracing` | | what a `Cache` does, for operators |
+//! | `alerts`, `http`, `cli` | | rules over the figures, the admin endpoint and dashboard, the `tagcache` program |
+//!
+#![cfg_attr(feature = "remote", doc = include_str!("cache/overview.md"))]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "alerts")]

@@ -35,7 +35,7 @@ pub(crate) fn slot(key: &str) -> u16 {
 #[derive(Default)]
 pub(crate) struct Map {
     pub(crate) nodes: BTreeMap<String, Member>,
-    /// First and last slot, and whose they are.
+    /// First and last slot, and whose they are; in order.
     ranges: Vec<(u16, u16, String)>,
 }
 
@@ -46,11 +46,13 @@ pub(crate) struct Member {
 
 impl Map {
     pub(crate) fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
-        let range = self
-            .ranges
-            .iter()
-            .find(|(first, last, _)| (*first..=*last).contains(&slot));
-        range.and_then(|(_, _, address)| self.node(address))
+        let behind = self.ranges.partition_point(|(first, _, _)| *first <= slot);
+        let (_, last, address) = self.ranges.get(behind.checked_sub(1)?)?;
+        if slot <= *last {
+            self.node(address)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn node(&self, address: &str) -> Option<&Arc<Node>> {
@@ -112,7 +114,7 @@ impl Cluster {
     pub(crate) fn close(&self) {
         for member in self.map.swap(Arc::default()).nodes.values() {
             member.task.abort();
-            member.node.retire();
+            drop(member.node.retire());
         }
     }
 
@@ -189,12 +191,18 @@ impl Cluster {
             }
             map.ranges.push((first, last, address));
         }
+        map.ranges.sort_unstable();
         let map = Arc::new(map);
         self.map.store(Arc::clone(&map));
         for (address, member) in &old.nodes {
             if !map.nodes.contains_key(address) {
                 member.task.abort();
-                member.node.retire();
+                // Its replica has taken over without having been told either. Which one that is does not matter: an
+                // invalidation too many does no harm.
+                let missed = member.node.retire();
+                for heir in map.nodes.values() {
+                    heir.node.inherit(&missed);
+                }
             }
         }
     }

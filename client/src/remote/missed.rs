@@ -12,7 +12,7 @@ const MAX_TAGS: usize = 100_000;
 const BATCH: usize = 1000;
 
 /// What one server missed, merged: an invalidation that comes late or twice drops too much, never too little.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Missed {
     flush: bool,
     hard: BTreeSet<String>,

@@ -1,5 +1,6 @@
 //! One primary: its connection is kept up, probed and replaced; calls that block have connections of their own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     client: ArcSwapOption<Client>,
     record: Mutex<Record>,
     missed: Mutex<Missed>,
+    /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
+    retired: AtomicBool,
     /// Something went wrong with a call, or there is something to be told: look at once.
     look: Notify,
     /// How many attempts to connect have ended.
@@ -75,6 +78,7 @@ impl Node {
             client: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
+            retired: AtomicBool::new(false),
             look: Notify::new(),
             attempts: watch::Sender::new(0),
             waiting,
@@ -116,12 +120,26 @@ impl Node {
         }
     }
 
-    /// Lets go of the server for good.
-    pub(crate) fn retire(&self) {
+    /// Lets go of the server for good; answers what it has missed, which whoever takes its place must be told.
+    pub(crate) fn retire(&self) -> Missed {
         if let Some(connection) = self.connection.swap(None) {
             connection.give_up();
         }
-        *lock(&self.missed) = Missed::default();
+        let mut missed = lock(&self.missed);
+        self.retired.store(true, Ordering::Release);
+        std::mem::take(&mut *missed)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Keeps what another node has missed until this one has it.
+    pub(crate) fn inherit(&self, missed: &Missed) {
+        if missed.len() > 0 {
+            lock(&self.missed).put_back(missed.clone());
+            self.look.notify_one();
+        }
     }
 
     /// Returns when the first attempt to connect has ended, well or badly.
@@ -334,17 +352,23 @@ impl Node {
         }
     }
 
-    /// Keeps an invalidation until the server has it; `false` when there is too much to keep.
+    /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.
     pub(crate) fn miss(&self, kind: Invalidation, tags: &[String]) -> bool {
-        let kept = lock(&self.missed).add(kind, tags);
+        let mut missed = lock(&self.missed);
+        let kept = !self.is_retired() && missed.add(kind, tags);
         self.look.notify_one();
         kept
     }
 
-    /// Keeps a flush until the server has it.
-    pub(crate) fn miss_flush(&self) {
-        lock(&self.missed).add_flush();
+    /// Keeps a flush until the server has it; `false` when nobody is left to tell.
+    pub(crate) fn miss_flush(&self) -> bool {
+        let mut missed = lock(&self.missed);
+        let kept = !self.is_retired();
+        if kept {
+            missed.add_flush();
+        }
         self.look.notify_one();
+        kept
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -250,11 +250,7 @@ impl Remote {
 
     /// Flushes every primary. Who cannot be reached is told later.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        let keep = |node: &Node| {
-            node.miss_flush();
-            true
-        };
-        self.tell_all(&command::flush(), keep).await
+        self.tell_all(&command::flush(), Node::miss_flush).await
     }
 
     async fn tell_all(&self, cmd: &Cmd, keep: impl Fn(&Node) -> bool) -> Result<u64, Error> {
@@ -282,7 +278,7 @@ impl Remote {
             // What a server refuses for good it would refuse again.
             if error.remedy() == super::error::Remedy::Retry || !node.is_up() {
                 missed.push(node.address());
-                retried &= keep(node);
+                retried &= keep(node) || node.is_retired() && self.all_keep(&keep);
             } else {
                 refused = Some(error);
             }
@@ -299,6 +295,14 @@ impl Remote {
             missed,
             retried,
         })
+    }
+
+    /// The node that missed something has left while it was told: those that are left are told instead.
+    fn all_keep(&self, keep: &impl Fn(&Node) -> bool) -> bool {
+        let heirs = self.primaries();
+        // All of them, also behind one that does not keep it.
+        let kept = heirs.iter().filter(|heir| keep(heir)).count();
+        kept > 0 && kept == heirs.len()
     }
 
     /// Sends a command to every primary that is up.
@@ -414,7 +418,7 @@ impl Drop for Remote {
             task.abort();
         }
         match &self.servers {
-            Primaries::One(node) => node.retire(),
+            Primaries::One(node) => drop(node.retire()),
             Primaries::Cluster(cluster) => cluster.close(),
         }
     }

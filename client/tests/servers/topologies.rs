@@ -307,6 +307,48 @@ fn a_replica_that_takes_over_is_followed() {
     });
 }
 
+#[test]
+fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
+    let servers = cluster(&Engine::default_engine(), 2, 1);
+    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
+    let primary = id(&mut first);
+    assert_eq!(call!(second, "CLUSTER", "REPLICATE", primary), Reply::ok());
+    wait_until("it is a replica", DEADLINE, || {
+        tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
+    });
+    run(async {
+        let cache = cache_of(&servers).await;
+        cache
+            .set("key", &"old".to_owned(), long().tags(["tag"]))
+            .await
+            .unwrap();
+        eventually("it is replicated", async || {
+            servers[1].raw().call(&["DBSIZE"]).int() == 1
+        })
+        .await;
+        servers[0].pause();
+        let error = cache.invalidate_tags(["tag"]).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Partial { retried: true, .. }),
+            "{error}"
+        );
+        assert_eq!(
+            call!(second, "CLUSTER", "FAILOVER", "TAKEOVER"),
+            Reply::ok()
+        );
+        eventually("the new primary is told", async || {
+            cache
+                .get::<String>("key")
+                .await
+                .is_ok_and(|value| value.is_none())
+        })
+        .await;
+        let there = call!(servers[1].raw(), "CACHE.GET", "key");
+        assert!(there.is_null(), "{there:?}");
+        servers[0].resume();
+    });
+}
+
 /// A sentinel of our own, ended when dropped.
 struct Sentinel {
     child: Child,
