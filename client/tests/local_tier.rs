@@ -482,6 +482,21 @@ fn counts_survive_expiry_but_not_oblivion() {
     assert_eq!(cache.stats().tracked, 0);
 }
 
+#[test]
+fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
+    cache.set("leader", 1, MINUTE, []);
+    cache.set("other", 1, MINUTE, []);
+    assert!(read("leader", 5) && read("other", 2));
+    cache.set("other", 2, MINUTE, []);
+    assert!(read("other", 3));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "leader");
+    assert!(read("other", 1));
+    let top = cache.top_accessed_keys(9);
+    assert_eq!((top.len(), top[0].key.as_str(), top[0].hits), (1, "other", 6));
+}
+
 mod values_that_misbehave {
     use super::*;
 

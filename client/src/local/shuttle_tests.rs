@@ -58,7 +58,8 @@ fn no_old_value_survives(invalidate: impl Fn(&LocalCache<u32>) + Send + Sync + C
         };
         reader.join().unwrap();
         writer.join().unwrap();
-        assert_eq!(cache.get("key").as_deref(), Some(&2));
+        // It may hold nothing: a removal may take out a newer value that has just come in.
+        assert_ne!(cache.get("key").as_deref(), Some(&1));
         cache.validate();
         assert!(cache.inner.flights.is_idle());
         assert_eq!(cache.inner.flights.len(), 0);
