@@ -1,5 +1,6 @@
 //! Leases: one caller loads, the others wait or are served stale, and what was read too early is never written.
 
+mod chaos;
 mod counted;
 mod fetch;
 mod interleaved;
