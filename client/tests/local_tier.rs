@@ -392,53 +392,60 @@ mod loads {
 #[test]
 fn no_read_returns_what_was_invalidated_before_it_began() {
     const KEYS: usize = 8;
-    const ROUNDS: usize = 20_000;
-    let cache: LocalCache<u64> = LocalCache::new(4);
+    const READS: usize = 40_000;
+    let cache: LocalCache<u64> = LocalCache::new(6);
     let database: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
-    // What the database held when the last invalidation of the key was over.
+    // What the database held before the last invalidation of the key that is over began.
     let settled: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let readers = AtomicUsize::new(2);
+    let (cache, database, settled, readers) = (&cache, &database, &settled, &readers);
     thread::scope(|scope| {
         for writer in 0..2 {
-            let (cache, database, settled) = (&cache, &database, &settled);
             scope.spawn(move || {
-                for round in 0..ROUNDS {
+                let mut round = writer;
+                while readers.load(Ordering::SeqCst) != 0 {
+                    round += 1;
                     let key = round * 7 % KEYS;
+                    let (name, tag) = (format!("key-{key}"), format!("tag-{key}"));
                     let version = database[key].fetch_add(1, Ordering::SeqCst) + 1;
-                    match (round + writer) % 5 {
-                        0 => drop(cache.remove(&format!("key-{key}"))),
-                        1 => cache.revalidate_tag(&format!("tag-{key}")),
-                        2 if round % 50 == 0 => cache.invalidate_all(),
-                        3 if round % 20 == 0 => drop(cache.run_cleanup()),
-                        _ => {}
+                    match round % 10 {
+                        0 => cache.invalidate_all(),
+                        1..=3 => drop(cache.remove(&name)),
+                        4..=6 => cache.revalidate_tag(&tag),
+                        _ => cache.invalidate_tag(&tag),
                     }
-                    cache.invalidate_tag(&format!("tag-{key}"));
                     settled[key].fetch_max(version, Ordering::SeqCst);
+                    if round % 50 == 0 {
+                        cache.run_cleanup();
+                    }
+                    thread::yield_now();
                 }
             });
         }
         for reader in 0..2 {
-            let (cache, database, settled) = (&cache, &database, &settled);
             scope.spawn(move || {
-                for round in 0..2 * ROUNDS {
-                    let key = (round * 5 + reader) % KEYS;
+                let mut outdated = 0;
+                for round in 0..READS {
+                    let key = (round / 3 * 5 + reader) % KEYS;
+                    let (name, tag) = (format!("key-{key}"), format!("tag-{key}"));
                     let least = settled[key].load(Ordering::SeqCst);
-                    let tag = format!("tag-{key}");
-                    let name = format!("key-{key}");
                     let seen = if round % 3 == 0 {
-                        cache.get(&name)
-                    } else {
                         let entry = Entry::ttl(MINUTE).tags([tag]);
                         Some(cache.get_or_insert_with(&name, entry, || {
-                            database[key].load(Ordering::SeqCst)
+                            let value = database[key].load(Ordering::SeqCst);
+                            thread::yield_now();
+                            value
                         }))
+                    } else {
+                        cache.get(&name)
                     };
-                    assert!(seen.is_none_or(|seen| *seen >= least));
+                    outdated += usize::from(seen.is_some_and(|seen| *seen < least));
                 }
+                readers.fetch_sub(1, Ordering::SeqCst);
+                assert_eq!(outdated, 0);
             });
         }
     });
-    let stats = cache.stats();
-    assert!(stats.hits > 0 && stats.invalidated > 0, "{stats:?}");
 }
 
 #[test]
@@ -494,7 +501,10 @@ fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
     assert_eq!(cache.top_accessed_keys(9)[0].key, "leader");
     assert!(read("other", 1));
     let top = cache.top_accessed_keys(9);
-    assert_eq!((top.len(), top[0].key.as_str(), top[0].hits), (1, "other", 6));
+    assert_eq!(
+        (top.len(), top[0].key.as_str(), top[0].hits),
+        (1, "other", 6)
+    );
 }
 
 mod values_that_misbehave {

@@ -82,7 +82,11 @@ impl<V> LocalCache<V> {
                 entries,
                 all: Marks::default(),
                 tracker: Tracker::new(max_tracked),
-                report: Report::new(report_hits, bounds.max_entries().max(Report::LEAST)),
+                report: Report::new(if report_hits {
+                    bounds.max_entries().max(Report::LEAST)
+                } else {
+                    0
+                }),
                 clock,
                 tags: TagTable::new(),
                 flights: Flights::new(),

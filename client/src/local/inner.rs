@@ -81,7 +81,7 @@ impl<V> Inner<V> {
     fn audience(&self) -> Audience {
         Audience {
             tracked_above: self.tracker.floor(),
-            reporting: self.report.is_enabled(),
+            reporting: self.report.has_room(),
         }
     }
 
@@ -316,6 +316,7 @@ impl<V> Inner<V> {
         const STRIDE: u64 = 256;
 
         let begin = self.clock.now();
+        let mut now = begin;
         self.tracker.begin_cleanup();
         let (mut seen, mut reclaimed) = (0_u64, 0);
         // Locks for one entry at a time. A scan of a whole shard would be faster, and hold up all who use the shard.
@@ -323,11 +324,14 @@ impl<V> Inner<V> {
             // It may be the last reference, and no lock is held now.
             drop(value);
             seen += 1;
-            if seen.is_multiple_of(STRIDE) && is_stopped() {
-                break;
+            if seen.is_multiple_of(STRIDE) {
+                if is_stopped() {
+                    break;
+                }
+                now = self.clock.now();
             }
             let stored = handle.stored();
-            if stored.freshness(self.clock.now(), &self.all) == Freshness::Gone {
+            if stored.freshness(now, &self.all) == Freshness::Gone {
                 reclaimed += u64::from(self.reclaim(handle.key_bytes()));
             } else if stored.hits.read().count() > self.tracker.floor() {
                 self.tracker.offer(&handle);

@@ -37,7 +37,7 @@
 //!   [`get_stale`](LocalCache::get_stale) returns it.
 //! - **Bounds.** Never more than `max_entries` entries, never more than `max_bytes` bytes of weight, at any moment.
 //!   Eviction is `quick_cache`'s: scan-resistant, by recency and frequency. The memory of tags is bounded by twice
-//!   the tags that entries carry, that of hit counts by `max_tracked`.
+//!   the tags that entries carry (or about a thousand tags), that of hit counts by `max_tracked`.
 //! - **One load a key.** Of all who miss a key at the same time, one loads.
 //! - **Counts.** Hits and misses are exact; [`top_accessed_keys`](LocalCache::top_accessed_keys) says what it
 //!   guarantees for single keys.

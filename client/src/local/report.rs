@@ -4,14 +4,16 @@ use std::collections::HashMap;
 
 use super::{
     stored::Handle,
-    sync::{Mutex, unpoisoned},
+    sync::{AtomicUsize, Mutex, Ordering, unpoisoned},
 };
 
 /// Entries with hits that were not handed out yet, each once. An entry that leaves the cache stays here until its
 /// hits are taken.
 pub(super) struct Report {
-    enabled: bool,
+    /// 0 where hits are not reported.
     capacity: usize,
+    /// Length of the queue, for those who only want to know whether there is room.
+    queued: AtomicUsize,
     queue: Mutex<Vec<Handle>>,
 }
 
@@ -19,27 +21,29 @@ impl Report {
     /// The least that a queue should have room for, because entries of a small cache come and go quickly.
     pub(super) const LEAST: usize = 1024;
 
-    /// A queue for at most `capacity` entries. What does not fit is counted on and queues at a later hit.
-    pub(super) fn new(enabled: bool, capacity: usize) -> Self {
+    /// A queue for at most `capacity` entries, 0 for none at all. What does not fit is counted on and queues at a later hit.
+    pub(super) fn new(capacity: usize) -> Self {
         Self {
-            enabled,
             capacity,
+            queued: AtomicUsize::new(0),
             queue: Mutex::new(Vec::new()),
         }
     }
 
-    pub(super) fn is_enabled(&self) -> bool {
-        self.enabled
+    /// Whether to be told of hits. While nobody takes them away, hits must not be held up here.
+    pub(super) fn has_room(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) < self.capacity
     }
 
     /// The entry was hit and is not queued.
     pub(super) fn note(&self, handle: &Handle) {
-        if !self.enabled {
+        if !self.has_room() {
             return;
         }
         let mut queue = unpoisoned(self.queue.lock());
         if queue.len() < self.capacity && !handle.stored().hits.queue().is_queued() {
             queue.push(handle.clone());
+            self.queued.store(queue.len(), Ordering::Relaxed);
         }
     }
 
@@ -48,6 +52,7 @@ impl Report {
         let mut queue = unpoisoned(self.queue.lock());
         let from = queue.len().saturating_sub(max);
         let taken = queue.split_off(from);
+        self.queued.store(queue.len(), Ordering::Relaxed);
         drop(queue);
 
         // An entry and its successor are queued separately.

@@ -44,6 +44,8 @@ struct State {
     /// One item a slot, by a count that was once the slot's: a lower bound, put right when it comes to the top.
     by_count: BinaryHeap<Reverse<(u64, usize)>>,
     departed: HashMap<Box<str>, usize>,
+    /// Slots of resident entries by where the entry lies, which no other can while the slot holds it.
+    resident: HashMap<usize, usize>,
 }
 
 enum Slot {
@@ -182,11 +184,19 @@ impl Tracker {
 }
 
 impl State {
-    /// O(tracked): a comparison of pointers each.
     fn slot_of(&self, handle: &Handle) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| matches!(slot, Slot::Resident(tracked) if tracked.is(handle)))
+        self.resident.get(&handle.address()).copied()
+    }
+
+    /// Puts the entry into `slot`, which is empty or the next new one.
+    fn put(&mut self, slot: usize, handle: &Handle) {
+        self.resident.insert(handle.address(), slot);
+        let taken = Slot::Resident(handle.clone());
+        if slot == self.slots.len() {
+            self.slots.push(taken);
+        } else {
+            self.slots[slot] = taken;
+        }
     }
 
     fn offer(&mut self, handle: &Handle, capacity: usize) {
@@ -220,11 +230,7 @@ impl State {
             }
             return;
         }
-        if slot == self.slots.len() {
-            self.slots.push(Slot::Resident(handle.clone()));
-        } else {
-            self.slots[slot] = Slot::Resident(handle.clone());
-        }
+        self.put(slot, handle);
         self.by_count.push(Reverse((word.count(), slot)));
     }
 
@@ -256,6 +262,7 @@ impl State {
                     self.by_count.push(Reverse((word.count(), slot)));
                     return false;
                 }
+                self.resident.remove(&handle.address());
             }
             Slot::Departed { key, .. } => {
                 self.departed.remove(key);
@@ -266,6 +273,7 @@ impl State {
 
     /// The entry in `slot` has left.
     fn depart(&mut self, slot: usize, handle: &Handle) {
+        self.resident.remove(&handle.address());
         let key: Box<str> = handle.key().into();
         let mut count = handle.stored().hits.read().count();
         if let Some(&twin) = self.departed.get(&key) {
@@ -299,6 +307,9 @@ impl State {
 
     /// Puts `new` in the slot of an entry that has left with `hits`.
     fn occupy(&mut self, slot: usize, hits: u64, new: &Handle) {
+        if let Slot::Resident(old) = &self.slots[slot] {
+            self.resident.remove(&old.address());
+        }
         let word = new.stored().hits.track();
         new.stored().carry(hits);
         if word.is_tracked() {
@@ -306,7 +317,7 @@ impl State {
             self.slots.swap_remove(slot);
             self.rebuild();
         } else {
-            self.slots[slot] = Slot::Resident(new.clone());
+            self.put(slot, new);
             if word.is_retired() {
                 self.depart(slot, new);
             }
@@ -316,10 +327,12 @@ impl State {
     /// After slots have changed places.
     fn rebuild(&mut self) {
         self.departed.clear();
+        self.resident.clear();
         for (index, slot) in self.slots.iter().enumerate() {
-            if let Slot::Departed { key, .. } = slot {
-                self.departed.insert(key.clone(), index);
-            }
+            match slot {
+                Slot::Resident(handle) => self.resident.insert(handle.address(), index),
+                Slot::Departed { key, .. } => self.departed.insert(key.clone(), index),
+            };
         }
         self.by_count = self
             .slots
@@ -346,6 +359,7 @@ impl Tracker {
                 Slot::Resident(handle) => {
                     let word = handle.stored().hits.read();
                     assert!(word.is_tracked() && !word.is_retired());
+                    assert_eq!(state.slot_of(handle), Some(index));
                 }
                 Slot::Departed { key, .. } => {
                     departed += 1;
@@ -354,6 +368,7 @@ impl Tracker {
             }
         }
         assert_eq!(departed, state.departed.len());
+        assert_eq!(state.slots.len() - departed, state.resident.len());
         assert_eq!(departed, self.departed.load(Ordering::Relaxed));
         if state.slots.len() == self.capacity {
             let least = state.slots.iter().map(Slot::count).min();
