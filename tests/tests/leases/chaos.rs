@@ -139,6 +139,12 @@ fn assert_calm(server: &Server, client: &mut RawClient) {
         wait_until("all leases have run out", DEADLINE * 3, || {
             stat(client, "leases") == 0
         });
+        // All that expires does so within a moment.
+        wait_until("what expires has expired", DEADLINE, || {
+            let keys = call!(client, "KEYS", "*");
+            let expires = |key: &Reply| call!(client, "PTTL", key.bytes()).int() >= 0;
+            !keys.items().iter().any(expires)
+        });
         wait_reclaimed(client);
         // And it goes on as if nothing had been.
         call!(client, "CACHE.DEL", "calm");
