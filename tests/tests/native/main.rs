@@ -12,6 +12,7 @@ mod keys;
 mod lazy;
 mod looking;
 mod model;
+mod natively;
 mod operation;
 mod overwrite;
 mod random;
