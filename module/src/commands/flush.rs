@@ -15,7 +15,7 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (database.flush(), database.clock.reading())
     });
     waiting::restart(ctx, db);
-    channel::publish(ctx, clock, News::Flush);
+    channel::publish(ctx, db, clock, News::Flush);
     ctx.replicate_verbatim();
     reclaim::after_invalidation(ctx, dropped);
     ctx.reply_integer(dropped as i64);

@@ -83,6 +83,6 @@ pub(crate) fn invalidate_now(
     for tag in tags {
         ctx.notify(event, OwnedStr::new(tag).as_str());
     }
-    channel::publish(ctx, clock, News::Tags(effect, tags));
+    channel::publish(ctx, db, clock, News::Tags(effect, tags));
     dropped
 }

@@ -136,7 +136,7 @@ pub(crate) fn invalidate_now(
         let dropped = database.invalidate_where(condition, effect, now_ms, lease_max_ms);
         (dropped, database.clock.reading())
     });
-    channel::publish(ctx, clock, News::Where(effect, condition));
+    channel::publish(ctx, db, clock, News::Where(effect, condition));
     dropped
 }
 

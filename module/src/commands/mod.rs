@@ -22,6 +22,7 @@ pub(crate) mod touch;
 use crate::engine::{Database, Index, Slot};
 use crate::entry::{Entry, Handle};
 use crate::redis::Key;
+use crate::redis::state::entry_in;
 
 /// The slot of an entry that was not hard-invalidated; `None` if it is gone.
 ///
@@ -80,6 +81,20 @@ pub(crate) fn freshness(
         Some(deadline) if deadline.saturating_sub(grace_ms) <= now_ms() => Freshness::Stale,
         _ => Freshness::Fresh,
     }
+}
+
+/// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
+/// is not over.
+pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
+    if index.has_backlog() && index.is_gone(slot) {
+        return false;
+    }
+    if !index.has_soft() {
+        return true;
+    }
+    index
+        .soft_since_ms(slot)
+        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(entry_in(index, slot).grace_ms()))
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

@@ -219,21 +219,11 @@ struct Kept {
 }
 
 impl Kept {
-    /// Those of a visible entry. One that was soft-invalidated has only what is left of its grace: this is what it would
-    /// have lived, and its earlier time to live is not known any more.
-    fn of(db: u32, key: &Key, entry: Entry<'_>, slot: Slot) -> Self {
+    fn of(key: &Key, entry: Entry<'_>) -> Self {
         let grace_ms = entry.grace_ms();
-        let soft_since_ms = state::with(|state| state.database(db).index.soft_since_ms(slot));
         let deadline = key.deadline_ms();
-        let expires_ms = match soft_since_ms {
-            None => deadline.map(|deadline| deadline.saturating_sub(grace_ms)),
-            Some(since_ms) => {
-                let over = since_ms.saturating_add(grace_ms);
-                Some(deadline.map_or(over, |deadline| deadline.min(over)))
-            }
-        };
         Self {
-            expires_ms,
+            expires_ms: deadline.map(|deadline| deadline.saturating_sub(grace_ms)),
             grace_ms,
         }
     }
@@ -279,9 +269,8 @@ fn store(
         return Ok(None);
     }
     let kept = held
-        .zip(slot)
         .filter(|_| is_visible && asked.ttl == Some(Ttl::Keep))
-        .map(|(entry, slot)| Kept::of(db, key, entry, slot));
+        .map(|entry| Kept::of(key, entry));
     let written = written(asked, times, kept)?;
 
     let new = NewEntry::new(Parts {

@@ -1,6 +1,8 @@
 use crate::args::{Cursor, check_tag, parse_i64, set_once};
+use crate::commands::is_visible;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
+use crate::redis::context::now_ms;
 use crate::redis::state::entry_key;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, OwnedStr, state};
@@ -42,12 +44,13 @@ pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     access::check_tags(ctx, args, args.iter().take(1), Access::Read)?;
     let (tag, from, count) = parse(words)?;
     let db = ctx.db();
+    let now = now_ms();
     let (next, names) = state::with(|state| {
         check_tag(tag, &state.config)?;
         let index = &state.database(db).index;
         let mut names = Vec::new();
         let next = index.scan_tag(tag, from, count, |slot| {
-            if !(index.has_backlog() && index.is_gone(slot)) {
+            if is_visible(index, slot, now) {
                 names.push(OwnedStr::new(entry_key(index, slot)));
             }
         });

@@ -1,4 +1,6 @@
+use crate::commands::is_visible;
 use crate::error::Error;
+use crate::redis::context::now_ms;
 use crate::redis::state::entry_key;
 use crate::redis::{Args, Context, OwnedStr, state};
 
@@ -24,15 +26,19 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
     // asked for until enough are left.
     let mut asked = count;
+    let now = now_ms();
     let rows = loop {
         let found = state::with(|state| {
             let index = &mut state.database(db).index;
-            let top = index.top(asked).into_iter();
-            top.map(|(hits, slot)| (hits, OwnedStr::new(entry_key(index, slot))))
-                .collect::<Vec<_>>()
+            let top = index.top(asked);
+            let is_all = top.len() < asked;
+            let visible = top
+                .into_iter()
+                .filter(|&(_, slot)| is_visible(index, slot, now));
+            let rows = visible.map(|(hits, slot)| (hits, OwnedStr::new(entry_key(index, slot))));
+            (rows.collect::<Vec<_>>(), is_all)
         });
-        let is_all = found.len() < asked;
-        let mut rows = found;
+        let (mut rows, is_all) = found;
         rows.retain(|(_, name)| ctx.exists(name.as_str()));
         rows.truncate(count);
         if is_all || rows.len() == count {

@@ -57,7 +57,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     };
     change(ctx, &mut key, deadline.is_some(), grace_ms, soft_since_ms);
-    key.set_deadline_ms(deadline_of(deadline, grace_ms, soft_since_ms));
+    key.set_deadline_ms(deadline);
     drop(key);
     if soft_since_ms.is_some() && grace_ms == 0 {
         reclaim::arm(ctx); // It lost the grace that kept it: it is gone.
@@ -87,12 +87,6 @@ fn visible(ctx: &Context<'_>, key: &Key, entry: Entry<'_>, now: u64) -> Option<O
     (fresh != Freshness::Over || ctx.is_replay()).then_some(soft_since_ms)
 }
 
-/// No later than the end of the grace after a soft invalidation.
-fn deadline_of(deadline: Option<u64>, grace_ms: u64, soft_since_ms: Option<u64>) -> Option<u64> {
-    let over = soft_since_ms.map(|since| since.saturating_add(grace_ms));
-    deadline.into_iter().chain(over).min()
-}
-
 /// Changes what the entry itself knows of its times. The grace is a part of its allocation, so it is built anew for
 /// another.
 fn change(
@@ -106,7 +100,6 @@ fn change(
         return;
     };
     let db = ctx.db();
-    let has_ttl = has_ttl || soft_since_ms.is_some();
     let before = cost(entry);
     if entry.grace_ms() == grace_ms {
         entry.set_has_ttl(has_ttl);

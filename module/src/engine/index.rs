@@ -34,7 +34,7 @@ use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::lists::{History, ListRef, Lists, TagList};
-use super::marks::Marks;
+use super::marks::{Marks, Softened};
 use super::slots::{Slot, Slots};
 use super::table::TagTable;
 
@@ -51,8 +51,9 @@ type ListIds = SmallVec<[u32; 8]>;
 pub(crate) enum Step {
     /// The entry in this slot is gone: take it out of the keyspace and [`Index::remove`] it.
     Gone(Slot),
-    /// The entry in this slot is stale since then (unix ms): its time to live ends with its grace.
-    Softened(Slot, u64),
+    /// This entry is stale: to be told to those who hold copies, if it is new, and to be removed when its grace is over,
+    /// else [`Index::grace_ends`] is to be told.
+    Softened(Softened),
     /// Some bookkeeping was done; there may be more.
     Working,
     /// Nothing is left to reclaim.
@@ -442,6 +443,11 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether some entries are stale by a soft invalidation.
     pub(crate) fn has_soft(&self) -> bool {
         self.marks.has_soft()
+    }
+
+    /// The grace of an entry that [`Index::reclaim_step`] named ends then, unix ms.
+    pub(crate) fn grace_ends(&mut self, softened: Softened, at_ms: u64) {
+        self.marks.ends(softened, at_ms);
     }
 
     /// Since when an entry is stale by a soft invalidation, unix ms. Callers skip it while [`Index::has_soft`] is false.

@@ -325,14 +325,15 @@ impl Harness {
     }
 
     fn reclaim(&mut self) -> Step {
-        let step = self.index.reclaim_step();
+        let step = self.index.reclaim_step(self.now_ms);
         if let Step::Gone(slot) = step {
             assert!(self.index.is_gone(slot));
             let handle = self.index.entry(slot);
             self.remove(handle);
         }
-        if let Step::Softened(slot, since_ms) = step {
-            assert_eq!(self.index.soft_since_ms(slot), Some(since_ms));
+        if let Step::Softened(softened) = step {
+            let since = self.index.soft_since_ms(softened.slot);
+            assert_eq!(since, Some(softened.since_ms));
         }
         step
     }
@@ -489,10 +490,10 @@ fn a_tag_is_remembered_for_a_minute_after_its_last_invalidation_and_then_forgott
     let mut index: Index<u64> = Index::default();
     let slot = index.insert(plain(1, &[b"t"]));
     assert_eq!(index.invalidate(b"t", moment(1_000)), 1);
-    assert_eq!(index.reclaim_step(), Step::Gone(slot));
+    assert_eq!(index.reclaim_step(0), Step::Gone(slot));
     index.remove(slot, 1);
-    assert_eq!(index.reclaim_step(), Step::Working);
-    assert_eq!(index.reclaim_step(), Step::Idle);
+    assert_eq!(index.reclaim_step(0), Step::Working);
+    assert_eq!(index.reclaim_step(0), Step::Idle);
     let info = index.tag_info(b"t").expect("remembered");
     assert_eq!(
         (info.entries, info.invalidations, info.last_ms),
@@ -515,7 +516,7 @@ fn all_memory_is_given_back_when_everything_is_gone() {
     assert!(index.heap_bytes() > count * 28);
     index.flush();
     loop {
-        match index.reclaim_step() {
+        match index.reclaim_step(0) {
             Step::Gone(slot) => {
                 index.remove(slot, 1);
             }

@@ -25,8 +25,77 @@ const MAX_SOFT: usize = 64;
 struct Soft {
     since_ms: u64,
     ids: RoaringBitmap,
-    /// Slots from here on were not named by [`Marks::next_softened`] yet.
-    unnamed_from: Option<u32>,
+    /// [`Marks::next_softened`] goes through all of them, again and again: when it begins anew, and where it is.
+    next_round_ms: u64,
+    round_at: Option<u32>,
+    /// Some of them were not named in any round.
+    has_new: bool,
+    /// The first end of a grace that is still to come, as far as this round has told.
+    soonest_ms: Option<u64>,
+}
+
+impl Soft {
+    fn new(since_ms: u64, ids: RoaringBitmap) -> Self {
+        let mut soft = Self {
+            since_ms,
+            ids,
+            next_round_ms: 0,
+            round_at: None,
+            has_new: false,
+            soonest_ms: None,
+        };
+        soft.start_anew();
+        soft
+    }
+
+    /// Entries were added: all are named at once.
+    fn start_anew(&mut self) {
+        self.next_round_ms = 0;
+        self.round_at = None;
+        self.has_new = true;
+    }
+
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.round_at.is_some() || self.next_round_ms <= now_ms
+    }
+
+    /// The next entry of the round; `None`, and the time of the next round is set, at its end.
+    fn next(&mut self, now_ms: u64) -> Option<Softened> {
+        if self.round_at.is_none() {
+            self.soonest_ms = None;
+        }
+        let next = self.ids.range(self.round_at.unwrap_or(0)..).next();
+        if let Some(id) = next {
+            self.round_at = id.checked_add(1);
+            if self.round_at.is_some() {
+                return Some(Softened {
+                    slot: Slot(id),
+                    since_ms: self.since_ms,
+                    is_new: self.has_new,
+                });
+            }
+        }
+        // Not too often: rounds get rarer with age, so that all of them together cost a few looks at each entry.
+        let age_ms = now_ms.saturating_sub(self.since_ms);
+        let pause_ms = (age_ms / 8).max(MIN_PAUSE_MS);
+        self.next_round_ms = self.soonest_ms.unwrap_or(0).max(now_ms + pause_ms);
+        self.round_at = None;
+        self.has_new = false;
+        None
+    }
+}
+
+/// Rounds over soft-invalidated entries are at least so long apart.
+const MIN_PAUSE_MS: u64 = 100;
+
+/// An entry that is stale by a soft invalidation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Softened {
+    pub(crate) slot: Slot,
+    /// Since when, unix ms.
+    pub(crate) since_ms: u64,
+    /// It may not have been named before.
+    pub(crate) is_new: bool,
 }
 
 /// The marks of one database's entries.
@@ -108,16 +177,9 @@ impl Marks {
         match self.soft.get_mut(at) {
             Some(same) if same.since_ms == since_ms => {
                 same.ids |= ids;
-                same.unnamed_from = Some(0);
+                same.start_anew();
             }
-            _ => self.soft.insert(
-                at,
-                Soft {
-                    since_ms,
-                    ids,
-                    unnamed_from: Some(0),
-                },
-            ),
+            _ => self.soft.insert(at, Soft::new(since_ms, ids)),
         }
         if self.soft.len() > MAX_SOFT {
             self.join_two();
@@ -138,9 +200,7 @@ impl Marks {
         let later = self.soft.remove(at + 1);
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
-        if later.unnamed_from.is_some() {
-            joined.unnamed_from = Some(0);
-        }
+        joined.start_anew();
     }
 
     pub(super) fn has_soft(&self) -> bool {
@@ -158,19 +218,22 @@ impl Marks {
     }
 
     /// Whether [`Marks::next_softened`] has something to name.
-    pub(super) fn has_unnamed(&self) -> bool {
-        self.soft.iter().any(|soft| soft.unnamed_from.is_some())
+    pub(super) fn has_due(&self, now_ms: u64) -> bool {
+        self.soft.iter().any(|soft| soft.is_due(now_ms))
     }
 
-    /// The next entry that became stale, and since when; each is named at least once.
-    pub(super) fn next_softened(&mut self) -> Option<(Slot, u64)> {
+    /// The next entry to look at: each one soon after it became stale, and again about when the first grace of its mark
+    /// is over, of which the caller tells by [`Marks::ends`].
+    pub(super) fn next_softened(&mut self, now_ms: u64) -> Option<Softened> {
+        let mut due = self.soft.iter_mut().filter(|soft| soft.is_due(now_ms));
+        due.find_map(|soft| soft.next(now_ms))
+    }
+
+    /// The grace of an entry that was named ends then.
+    pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
-        let soft = softs.find(|soft| soft.unnamed_from.is_some())?;
-        let next = soft.ids.range(soft.unnamed_from?..).next();
-        soft.unnamed_from = next.and_then(|id| id.checked_add(1));
-        match next {
-            Some(id) => Some((Slot(id), soft.since_ms)),
-            None => self.next_softened(),
+        if let Some(soft) = softs.find(|soft| soft.since_ms == softened.since_ms) {
+            soft.soonest_ms = Some(soft.soonest_ms.map_or(at_ms, |other| other.min(at_ms)));
         }
     }
 
@@ -240,18 +303,30 @@ mod tests {
     }
 
     #[test]
-    fn every_softened_entry_is_named() {
+    fn every_softened_entry_is_named_and_again_when_its_grace_is_over() {
         let mut marks = Marks::default();
         marks.soften(ids(0..3), 100);
-        assert_eq!(marks.next_softened(), Some((Slot(0), 100)));
-        marks.soften(ids(7..9), 200);
+        let round = |marks: &mut Marks, now_ms: u64, grace_ms: u64| {
+            let mut named = Vec::new();
+            while let Some(softened) = marks.next_softened(now_ms) {
+                let ends_ms = softened.since_ms + grace_ms;
+                if ends_ms > now_ms {
+                    marks.ends(softened, ends_ms);
+                }
+                named.push((softened.slot.0, softened.is_new));
+            }
+            named
+        };
         marks.forget(Slot(1));
-        let mut named = Vec::new();
-        while let Some((Slot(id), _)) = marks.next_softened() {
-            named.push(id);
-        }
-        assert_eq!(named, [2, 7, 8]);
-        assert!(!marks.has_unnamed());
+        assert_eq!(round(&mut marks, 100, 5_000), [(0, true), (2, true)]);
+        assert!(!marks.has_due(5_099) && marks.has_due(5_100));
+        assert_eq!(round(&mut marks, 5_099, 5_000), []);
+        assert_eq!(round(&mut marks, 5_100, 5_000), [(0, false), (2, false)]);
+        // Whoever is still there is named again, though not at once.
+        assert!(!marks.has_due(5_100 + 600) && marks.has_due(5_100 + 700));
+        marks.soften(ids(7..9), 100);
+        let all = [(0, true), (2, true), (7, true), (8, true)];
+        assert_eq!(round(&mut marks, 5_200, 5_000), all);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod table;
 pub(crate) use database::Database;
 pub(crate) use index::{Condition, Effect, Incoming, Index, Step, TagInfo};
 pub(crate) use lease::{Grant, Token, Waiter};
+pub(crate) use marks::Softened;
 pub(crate) use slots::Slot;
 pub(crate) use stats::Counters;
 

@@ -76,17 +76,13 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
         // Without a grace there is nothing between fresh and gone.
         _ => soft_since_ms.is_some() && entry.grace_ms() == 0,
     };
-    // The mark says how long it may be served as well, but only the time to live makes the server remove it.
-    let deadline = key.deadline_ms();
-    let over = soft_since_ms.map(|ms| ms.saturating_add(entry.grace_ms()));
-    let limited = deadline.into_iter().chain(over).min();
 
     // The key's name is part of the entry, so it is built anew.
     let adopted = NewEntry::new(Parts {
         key: name.bytes(),
         value: entry.value(),
         created_ms: entry.created_ms(),
-        has_ttl: limited.is_some(),
+        has_ttl: key.deadline_ms().is_some(),
         grace_ms: entry.grace_ms(),
     });
     let hits = entry.carried_hits();
@@ -115,12 +111,9 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, arrival: Arrival) {
         state.parked.clear();
     });
     key.replace(adopted);
-    if limited != deadline {
-        key.set_deadline_ms(limited);
-    }
     drop(key);
     waiting::written(ctx, db, name);
-    if is_gone {
+    if is_gone || soft_since_ms.is_some() {
         reclaim::arm(ctx);
     }
 }

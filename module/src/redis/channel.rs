@@ -5,7 +5,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 1 | version: 1 |
-//! | 1 | kind: `I` CACHE.INVALIDATE, `R` CACHE.REVALIDATE, `F` CACHE.FLUSH, `W` and `w` CACHE.INVALIDATEWHERE, hard and soft |
+//! | 1 | kind: `I` CACHE.INVALIDATE, `R` CACHE.REVALIDATE, `F` CACHE.FLUSH and SWAPDB, `W` and `w` CACHE.INVALIDATEWHERE, hard and soft |
 //! | 8 | the database's clock after it |
 //! | … | for `I` and `R` each tag: its length in 4 bytes, its bytes |
 //! | … | for `W` and `w` each clause: `A` (ALL), `O` (ANY) or `N` (NONE), the number of tags in 4 bytes, the tags as above |
@@ -26,12 +26,12 @@ pub(crate) enum News<'t> {
     Flush,
 }
 
-/// Publishes what happened in the context's database. Nobody listens while the server is loading.
-pub(crate) fn publish(ctx: &Context<'_>, clock: u64, news: News<'_>) {
+/// Publishes what happened in a database. Nobody listens while the server is loading.
+pub(crate) fn publish(ctx: &Context<'_>, db: u32, clock: u64, news: News<'_>) {
     if ctx.is_loading() {
         return;
     }
-    let channel = format!("__cache@{}__:invalidate", ctx.db());
+    let channel = format!("__cache@{db}__:invalidate");
     let channel = OwnedStr::new(channel.as_bytes());
     let message = OwnedStr::new(&encode(clock, news));
     ctx.publish(channel.as_str(), message.as_str());

@@ -6,6 +6,7 @@ use redis_module::raw;
 
 use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
+use super::channel::{self, News};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::propagation;
@@ -79,7 +80,6 @@ unsafe extern "C" fn keyspace(
             b"rename_from" | b"move_from" => filter::announce_removed(key),
             b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
             b"del" => removed(&ctx, key),
-            b"expire" | b"persist" => reclaim::limit_again(&ctx, key),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
@@ -156,7 +156,7 @@ unsafe extern "C" fn flush(
 }
 
 unsafe extern "C" fn swap(
-    _ctx: *mut raw::RedisModuleCtx,
+    ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
     _subevent: u64,
     data: *mut c_void,
@@ -175,6 +175,13 @@ unsafe extern "C" fn swap(
             waiting::clear(first);
             waiting::clear(second);
             state::with(|state| state.swap_databases(first, second));
+            // Nothing else tells local tiers: the server sends clients that track keys no word of it.
+            // SAFETY: the server passes a live context.
+            let ctx = unsafe { Context::from_raw(ctx) };
+            for db in [first, second] {
+                let clock = state::with(|state| state.database(db).clock.reading());
+                channel::publish(&ctx, db, clock, News::Flush);
+            }
         }
     });
 }
@@ -250,6 +257,9 @@ unsafe extern "C" fn cron(
             waiting::end_if_slots_moved(&ctx);
         }
         let (now, monotonic) = (now_ms(), monotonic_ms());
+        if state::with(|state| state.has_work(now)) {
+            reclaim::arm(&ctx);
+        }
         state::with(|state| {
             for database in state.databases_mut() {
                 database.index.forget_tags(now);

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
-use super::context::{Context, Mode};
+use super::context::{Context, Mode, now_ms};
 use super::filter;
 use super::key::Kind;
 use super::sizes;
-use super::state;
+use super::state::{self, entry_in, entry_key};
 use super::string::{OwnedStr, Str};
-use crate::commands::own_slot;
-use crate::engine::{Slot, Step};
+use crate::engine::{Slot, Softened, Step};
 use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -38,7 +37,8 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
-    if !state::with(|state| state.database(db).index.has_work()) {
+    let now = now_ms();
+    if !state::with(|state| state.database(db).index.has_work(now)) {
         return;
     }
     if ctx.is_loading() {
@@ -64,15 +64,16 @@ pub(crate) fn help(ctx: &Context<'_>) {
 fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     let mut freed = 0;
     let mut bookkeeping = limit.saturating_mul(16).saturating_add(1024);
+    let now = now_ms();
     loop {
-        match state::with(|state| state.database(db).index.reclaim_step()) {
+        match state::with(|state| state.database(db).index.reclaim_step(now)) {
             Step::Gone(_) if freed == limit => return,
             Step::Gone(slot) => {
                 reclaim_one(ctx, db, slot);
                 freed += 1;
             }
-            Step::Softened(slot, since_ms) => {
-                limit_life(ctx, db, slot, since_ms);
+            Step::Softened(softened) => {
+                look_after(ctx, db, softened, now);
                 if freed == limit {
                     return;
                 }
@@ -101,60 +102,56 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     state::with(|state| state.parked.clear());
 }
 
-/// Makes the time to live of an entry that became stale end with its grace, so that the server removes it then; and tells
-/// WATCH and CLIENT TRACKING. Each node does so for itself, as with memory. Until then, and where the time to live is
-/// changed afterwards, the mark in the index says how long it may be served.
-fn limit_life(ctx: &Context<'_>, db: u32, slot: Slot, since_ms: u64) {
+/// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
+/// TRACKING. When its grace is over, a primary gives it a time to live that is over as well: so the server removes it
+/// as it removes what expires, and tells the replicas. Before that the time to live is left alone, since what native
+/// commands make of it must be the same on all nodes.
+fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
+    let Softened {
+        slot,
+        since_ms,
+        is_new,
+    } = softened;
+    let over_ms = state::with(|state| {
+        let index = &mut state.database(db).index;
+        let over_ms = since_ms.saturating_add(entry_in(index, slot).grace_ms());
+        if over_ms > now_ms {
+            index.grace_ends(softened, over_ms);
+        }
+        over_ms
+    });
+    if over_ms > now_ms {
+        if is_new {
+            let (_, name) = handle_and_name(db, slot);
+            ctx.signal_modified(name.as_str());
+        }
+    } else if !ctx.is_replica() && !ctx.is_loading() {
+        expire(ctx, db, slot, over_ms);
+    }
+}
+
+/// Makes the server see that an entry has expired.
+fn expire(ctx: &Context<'_>, db: u32, slot: Slot, at_ms: u64) {
     let (handle, name) = handle_and_name(db, slot);
-    let name = name.as_str();
-    let mut key = ctx.open(name, Mode::Upkeep);
+    let mut key = ctx.open(name.as_str(), Mode::Upkeep);
     let Kind::Entry(entry) = key.kind() else {
-        return; // It expired meanwhile.
+        return; // It had expired already.
     };
     if entry.handle() != handle {
         return;
     }
-    let over = since_ms.saturating_add(entry.grace_ms());
-    if key.deadline_ms().is_none_or(|deadline| over < deadline) {
-        let before = sizes::cost(entry);
-        entry.set_has_ttl(true);
-        let after = sizes::cost(entry);
-        state::with(|state| state.database(db).index.resize(slot, before, after));
-        key.set_deadline_ms(Some(over));
-    }
-    drop(key);
-    ctx.signal_modified(name);
-}
-
-/// A native command changed when a key expires: an entry that is stale by a soft invalidation lives no longer than its
-/// grace all the same.
-pub(super) fn limit_again(ctx: &Context<'_>, name: Str<'_>) {
-    if !state::with(|state| state.databases().any(|(_, db)| db.index.has_soft())) {
-        return;
-    }
-    let key = ctx.open(name, Mode::Upkeep);
-    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
-        return;
-    };
-    let softened = state::with(|state| {
-        let slot = own_slot(state.database(db), entry)?;
-        let since_ms = state.database(db).index.soft_since_ms(slot)?;
-        Some((slot, since_ms))
-    });
-    drop(key);
-    if let Some((slot, since_ms)) = softened {
-        ctx.select(db);
-        limit_life(ctx, db, slot, since_ms);
-    }
+    let before = sizes::cost(entry);
+    entry.set_has_ttl(true);
+    let after = sizes::cost(entry);
+    state::with(|state| state.database(db).index.resize(slot, before, after));
+    key.set_deadline_ms(Some(at_ms));
 }
 
 /// The entry in a slot that is in use, and its name.
 fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
     state::with(|state| {
-        let handle = state.database(db).index.entry(slot);
-        // SAFETY: invariant 1: an entry in the index is in the keyspace, and nothing is removed in between.
-        let entry = unsafe { Entry::from_handle(handle) };
-        (handle, OwnedStr::new(entry.key()))
+        let index = &state.database(db).index;
+        (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
     })
 }
 
@@ -196,7 +193,8 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 
 /// Removes a key in whichever databases it holds a gone entry, and returns those. The context must not be a client's.
 pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) -> Vec<u32> {
-    let mut databases = state::with(|state| state.with_work());
+    let now = now_ms();
+    let mut databases = state::with(|state| state.with_work(now));
     databases.retain(|&db| {
         ctx.select(db);
         reclaim_if_gone(ctx, name)
@@ -226,9 +224,10 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
 /// Works until nothing is left, `enough` says so, or the budget of a slice is used up. The context must not be a
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
+    let now = now_ms();
     let (databases, budget) = state::with(|state| {
         (
-            state.with_work(),
+            state.with_work(now),
             Duration::from_micros(state.config.reclaim_budget_us),
         )
     });
@@ -239,9 +238,9 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
         let from = Instant::now();
         let mut finished = false;
         while !finished {
-            match state::with(|state| state.database(db).index.reclaim_step()) {
+            match state::with(|state| state.database(db).index.reclaim_step(now)) {
                 Step::Gone(slot) => reclaim_one(ctx, db, slot),
-                Step::Softened(slot, since_ms) => limit_life(ctx, db, slot, since_ms),
+                Step::Softened(softened) => look_after(ctx, db, softened, now),
                 Step::Working => {}
                 Step::Idle => break,
             }
@@ -289,7 +288,8 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         slice(&ctx, || false);
-        state::with(|state| state.has_work()).then_some(1)
+        let now = now_ms();
+        state::with(|state| state.has_work(now)).then_some(1)
     });
     guard(Place::Other, (), || {
         if !state::with(|state| state.has_backlog()) {

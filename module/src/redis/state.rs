@@ -155,9 +155,9 @@ impl State {
     }
 
     /// Numbers of the databases that have something to do in the background.
-    pub(crate) fn with_work(&self) -> Vec<u32> {
+    pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
         self.databases()
-            .filter(|(_, database)| database.index.has_work())
+            .filter(|(_, database)| database.index.has_work(now_ms))
             .map(|(number, _)| number)
             .collect()
     }
@@ -198,8 +198,8 @@ impl State {
     }
 
     /// Whether some database has something to do in the background.
-    pub(crate) fn has_work(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_work())
+    pub(crate) fn has_work(&self, now_ms: u64) -> bool {
+        self.databases().any(|(_, db)| db.index.has_work(now_ms))
     }
 }
 
@@ -237,8 +237,13 @@ pub(crate) fn try_with<R>(body: impl FnOnce(&mut State) -> R) -> Option<R> {
     borrow().map(|mut state| body(&mut state))
 }
 
+/// The entry in a slot that is in use.
+pub(crate) fn entry_in(index: &Index<Handle>, slot: Slot) -> Entry<'_> {
+    // SAFETY: invariant 1: an entry in the index is in the keyspace, and it can leave only through `&mut Index`.
+    unsafe { Entry::from_handle(index.entry(slot)) }
+}
+
 /// The key of the entry in a slot that is in use.
 pub(crate) fn entry_key(index: &Index<Handle>, slot: Slot) -> &[u8] {
-    // SAFETY: invariant 1: an entry in the index is in the keyspace, and it can leave only through `&mut Index`.
-    unsafe { Entry::from_handle(index.entry(slot)) }.key()
+    entry_in(index, slot).key()
 }

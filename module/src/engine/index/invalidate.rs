@@ -202,12 +202,12 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Whether [`Index::reclaim_step`] has something to do.
-    pub(crate) fn has_work(&self) -> bool {
-        self.has_backlog() || self.marks.has_unnamed()
+    pub(crate) fn has_work(&self, now_ms: u64) -> bool {
+        self.has_backlog() || self.marks.has_due(now_ms)
     }
 
     /// The next thing to reclaim. O(1).
-    pub(crate) fn reclaim_step(&mut self) -> Step {
+    pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
         if let Some(&id) = self.backlog.front() {
             if let Some(slot) = self.next_in(id) {
                 return Step::Gone(slot);
@@ -223,8 +223,8 @@ impl<E: Copy + PartialEq> Index<E> {
             return Step::Gone(Slot(id));
         }
         let Some(from) = self.sweep else {
-            let softened = self.marks.next_softened();
-            return softened.map_or(Step::Idle, |(slot, since)| Step::Softened(slot, since));
+            let softened = self.marks.next_softened(now_ms);
+            return softened.map_or(Step::Idle, Step::Softened);
         };
         match self.lists.next_in_page(from) {
             Err(next) if next < self.lists.end() => self.sweep = Some(next),
