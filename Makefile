@@ -31,6 +31,11 @@ run: build ## Start a server with the module and this machine's package list in 
 	@scripts/install-deps server
 	@exec $(CARGO) run --quiet --locked -p tagcache --example packages -- $(ARGS)
 
+.PHONY: up
+up: build ## Start an empty server with the module, and the dashboard beside it; Ctrl-C ends both
+	@scripts/install-deps server
+	@exec $(CARGO) run --release --quiet --locked -p tagcache --features cli --bin tagcache -- up $(ARGS)
+
 .PHONY: demo
 demo: build ## The same, but end after the tour, with a status that says whether all was as expected
 	@scripts/install-deps server

@@ -299,6 +299,26 @@ mod tests {
         assert_eq!(names, ["email", "slack", "pagerduty"]);
     }
 
+    /// The first block of YAML in a text.
+    fn yaml_in(text: &str) -> String {
+        let block = text.split("```yaml\n").nth(1).unwrap();
+        block.split("```").next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn documented_rules_are_right() {
+        let module: String = include_str!("mod.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//!"))
+            .flat_map(|line| [line.strip_prefix(' ').unwrap_or(line), "\n"])
+            .collect();
+        let config = Config::from_yaml(&yaml_in(&module)).unwrap();
+        assert_eq!((config.rules.len(), config.channels.len()), (1, 4));
+        let page = yaml_in(include_str!("../../docs/alerts.md"));
+        let rule = &Config::from_yaml(&page).unwrap().rules[0];
+        assert_eq!(rule.timing.cooldown, Duration::from_secs(600));
+    }
+
     #[test]
     fn a_rule_may_say_more() {
         let config = Config::from_yaml(

@@ -3,8 +3,10 @@ use std::sync::Arc;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use tagcache::alerts::{Alerts, Config};
-use tagcache::memory::{ProcessSource, Server as Watched};
-use tagcache_tests::{DEADLINE, Server, wait_until};
+use tagcache::memory::{
+    HeapTotal, ProcessSource, Server as Watched, ServerMemory, Source as _, Subject,
+};
+use tagcache_tests::{DEADLINE, Server, for_all_engines, wait_until};
 
 use crate::endpoint::{Endpoint, Guide, Local, Unknown, builder};
 
@@ -135,6 +137,40 @@ fn a_server_without_the_module_is_connected_and_has_no_cache() {
     check(&stats);
     assert_eq!(stats["cache"]["redis"]["connected"], true);
     assert_eq!(stats["raw"]["server"]["figures"]["cache"], Value::Null);
+}
+
+#[test]
+fn every_server_tells_its_figures() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+        let figures = watched.figures().unwrap();
+        let kind = if engine.is_valkey() {
+            "valkey "
+        } else {
+            "redis "
+        };
+        assert!(figures.name.starts_with(kind), "{figures:?}");
+        let known = [
+            figures.used_memory,
+            figures.rss,
+            figures.peak_memory,
+            figures.memory_limit,
+            figures.clients,
+            figures.uptime_seconds,
+        ];
+        assert!(known.iter().all(Option::is_some), "{figures:?}");
+        assert_eq!(
+            figures.cache.map(|cache| cache.entries),
+            Some(0),
+            "{figures:?}"
+        );
+        let memory = ServerMemory::new(watched, Subject::Server).read().memory;
+        assert!(
+            memory.heap_percent(HeapTotal::Limit).unwrap() > 0.0,
+            "{memory:?}"
+        );
+    });
 }
 
 #[test]
