@@ -48,11 +48,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `count tag [tag ...]`, within the limits.
-    pub(crate) fn next_tags(&mut self, config: &Config) -> Result<&'a [&'a [u8]], Error> {
+    /// `count tag [tag ...]` behind this option, within the limits.
+    pub(crate) fn next_tags(
+        &mut self,
+        option: &'static str,
+        config: &Config,
+    ) -> Result<&'a [&'a [u8]], Error> {
         let count = self.next_i64()?;
         if count < 1 {
-            return Err(Error::NoTags);
+            return Err(Error::NoTags { option });
         }
         if count > i64::from(config.max_tags_per_entry) {
             return Err(Error::TooManyTags {
@@ -305,7 +309,7 @@ mod tests {
         let args: [&[u8]; 2] = [b"4294967296", b"a"];
         assert_eq!(
             Cursor::new(&args)
-                .next_tags(&config)
+                .next_tags("TAGS", &config)
                 .unwrap_err()
                 .to_string(),
             "ERR 4294967296 tags given, the limit is 128 (tagcache.max-tags-per-entry)"

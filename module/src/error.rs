@@ -18,8 +18,8 @@ pub(crate) enum Error {
     InvalidExpire { command: &'static str },
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
-    #[error("ERR TAGS count must be at least 1")]
-    NoTags,
+    #[error("ERR {option} count must be at least 1")]
+    NoTags { option: &'static str },
     #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
     TooManyTags { given: i64, limit: u32 },
     #[error("ERR tag is empty, a tag has 1 to {limit} bytes (tagcache.max-tag-bytes)")]

@@ -22,11 +22,11 @@ pub(crate) fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<WhereA
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.eq_ignore_ascii_case(b"ALL") {
-            set_once(&mut condition.all, cursor.next_tags(config)?)?;
+            set_once(&mut condition.all, cursor.next_tags("ALL", config)?)?;
         } else if word.eq_ignore_ascii_case(b"ANY") {
-            set_once(&mut condition.any, cursor.next_tags(config)?)?;
+            set_once(&mut condition.any, cursor.next_tags("ANY", config)?)?;
         } else if word.eq_ignore_ascii_case(b"NONE") {
-            set_once(&mut condition.none, cursor.next_tags(config)?)?;
+            set_once(&mut condition.none, cursor.next_tags("NONE", config)?)?;
         } else if word.eq_ignore_ascii_case(b"SOFT") {
             set_once(&mut soft, ())?;
         } else if word.eq_ignore_ascii_case(b"DRYRUN") {

@@ -66,7 +66,7 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
         } else if word.eq_ignore_ascii_case(b"XX") {
             set_once(&mut args.condition, Condition::Present)?;
         } else if word.eq_ignore_ascii_case(b"TAGS") {
-            let given = cursor.next_tags(config)?;
+            let given = cursor.next_tags("TAGS", config)?;
             args.tags_at = words.len() - cursor.left() - given.len();
             set_once(&mut tags, given)?;
         } else if word.eq_ignore_ascii_case(b"GRACE") {

@@ -6,6 +6,9 @@ use crate::redis::{Args, Context, OwnedStr, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
+/// So many expired entries are looked past.
+const MANY: usize = 1_024;
+
 /// `CACHE.TOP [count]` → `[[key, hits], ...]`: the entries that answered most reads, most first.
 ///
 /// Default 10, at most `tagcache.top-keys`. Entries without hits are left out. The counts are exact, and so is the
@@ -41,10 +44,10 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let (mut rows, is_all) = found;
         rows.retain(|(_, name)| ctx.exists(name.as_str()));
         rows.truncate(count);
-        if is_all || rows.len() == count {
+        if is_all || rows.len() == count || asked >= count + MANY {
             break rows;
         }
-        asked *= 2;
+        asked = (asked * 2).min(count + MANY);
     };
     ctx.reply_array(rows.len());
     for (hits, name) in &rows {
