@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tagcache_tests::Reply;
 use tagcache_tests::look::{Inspected, inspected};
 
+use crate::operation::Where;
+
 pub(crate) type Bytes = Vec<u8>;
 
 /// An entry, as the model knows it.
@@ -63,6 +65,8 @@ pub(crate) struct Database {
     invalidated: BTreeMap<Bytes, Instant>,
     /// The same, softly.
     softened: BTreeMap<Bytes, Instant>,
+    /// Tags by which a condition selected entries: what arrives with one of them may be taken for one that was meant.
+    conditioned: BTreeMap<Bytes, Instant>,
     /// The last flush or reload, after which nothing is promised of tags invalidated before.
     forgot: Option<Instant>,
 }
@@ -86,6 +90,7 @@ impl Database {
             clock: Some(0),
             invalidated,
             softened: BTreeMap::new(),
+            conditioned: BTreeMap::new(),
             forgot: None,
         }
     }
@@ -203,18 +208,20 @@ impl Database {
     }
 
     /// CACHE.INVALIDATEWHERE: answers the number of entries.
-    pub(crate) fn invalidate_where(&mut self, meets: impl Fn(&Entry) -> bool, soft: bool) -> i64 {
-        let meant = self.entries().filter(|(_, entry)| meets(entry));
+    pub(crate) fn invalidate_where(&mut self, what: &Where) -> i64 {
+        let meant = self.entries().filter(|(_, entry)| what.meets(entry));
         let keys: Vec<Bytes> = meant.map(|(key, _)| key.clone()).collect();
         for key in &keys {
-            if soft {
+            if what.soft {
                 self.soften(key);
             } else {
                 self.lose(key);
             }
         }
-        // No page says whether it is one tick or many.
-        self.clock = None;
+        for tag in &what.all {
+            self.conditioned.insert(tag.clone(), Instant::now());
+        }
+        self.clock = self.clock.map(|clock| clock + 1);
         keys.len() as i64
     }
 
@@ -247,6 +254,7 @@ impl Database {
     /// that moment, and soon after a flush or reload, nobody can say.
     pub(crate) fn arrival(&self, entry: &Entry) -> Arrival {
         let near = |at: &Instant, secs: f64| at.elapsed() < Duration::from_secs_f64(secs);
+        let conditioned = |tag: &Bytes| self.conditioned.get(tag).is_some_and(|at| near(at, 6.0));
         let last = entry
             .tags
             .iter()
@@ -256,6 +264,7 @@ impl Database {
             (Some(last), Some(forgot)) if near(last, 6.0) && forgot >= last => Arrival::Either,
             (Some(last), _) if near(last, 4.0) => Arrival::Gone,
             (Some(last), _) if near(last, 6.0) => Arrival::Either,
+            _ if entry.tags.iter().any(conditioned) => Arrival::Either,
             (_, Some(forgot)) if near(forgot, 6.0) => Arrival::Either,
             _ => Arrival::Visible,
         }
@@ -264,7 +273,10 @@ impl Database {
     /// In which state an entry may arrive that was fresh when it was dumped, where a tag of it was softened since.
     pub(crate) fn arrives_as(&self, entry: &Entry) -> State {
         let near = |at: &Instant| at.elapsed() < Duration::from_secs_f64(6.0);
-        let softened = |tag: &Bytes| self.softened.get(tag).is_some_and(near);
+        let softened = |tag: &Bytes| {
+            let marks = [self.softened.get(tag), self.conditioned.get(tag)];
+            marks.into_iter().flatten().any(near)
+        };
         if entry.state == State::Fresh && entry.tags.iter().any(softened) {
             State::Unknown
         } else {

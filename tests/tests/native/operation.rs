@@ -78,7 +78,7 @@ pub(crate) enum Operation {
 /// What CACHE.INVALIDATEWHERE asks for; an empty list asks for nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Where {
-    all: Vec<Bytes>,
+    pub(crate) all: Vec<Bytes>,
     none: Vec<Bytes>,
     pub(crate) soft: bool,
 }

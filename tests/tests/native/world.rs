@@ -232,7 +232,7 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
         }
         Operation::InvalidateWhere(what) => {
             let expired = database.expired.len() as i64;
-            let dropped = database.invalidate_where(|entry| what.meets(entry), what.soft);
+            let dropped = database.invalidate_where(what);
             counted(operation, reply, dropped, expired)
         }
         Operation::CacheFlush => {
