@@ -59,6 +59,7 @@ fn they_count_for_a_stale_entry_and_change_nothing_else() {
         let entry = inspect(client, "key").unwrap();
         assert_eq!((entry.state.as_str(), entry.hits), ("stale", 4));
         assert_eq!(stat(client, "entries"), 1);
+        assert_eq!(call!(client, "PTTL", "key"), Reply::Int(-1));
     });
 }
 

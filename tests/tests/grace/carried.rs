@@ -168,7 +168,15 @@ fn the_stream_and_a_partial_sync_hand_them_over() {
             1,
             "late"
         );
-        call!(client, "CACHE.TOUCH", "lasting", "EX", 1000, "GRACE", 77);
+        call!(
+            client,
+            "CACHE.TOUCH",
+            "lasting",
+            "EX",
+            1000,
+            "GRACE",
+            77_000
+        );
         call!(client, "CACHE.REVALIDATE", "late", "kept");
         assert_same(&primary, &replica, &[0]);
         assert!(fetch(&mut there, "late").is_stale("v"));

@@ -121,6 +121,40 @@ fn grace_counts_from_the_first_moment_the_entry_is_stale() {
 }
 
 #[test]
+fn native_times_to_live_stay_what_they_are() {
+    on_both_protocols(|_, client| {
+        set(client, "ever", LONG, &["a"]);
+        let timed = args![
+            "CACHE.SET",
+            "timed",
+            "v",
+            "PX",
+            LONG,
+            "GRACE",
+            5000,
+            "TAGS",
+            1,
+            "a"
+        ];
+        assert_eq!(client.call(&timed), Reply::ok());
+        let before = call!(client, "PEXPIRETIME", "timed");
+        call!(client, "CACHE.REVALIDATE", "a");
+        assert!(fetch(client, "ever").is_stale("v"));
+        assert_eq!(call!(client, "PTTL", "ever"), Reply::Int(-1));
+        assert_eq!(call!(client, "PEXPIRETIME", "timed"), before);
+        // So what is written anew with KEEPTTL has the time that was left, and is fresh.
+        for key in ["ever", "timed"] {
+            let reply = call!(client, "CACHE.SET", key, "new", "KEEPTTL", "TAGS", 1, "a");
+            assert_eq!(reply, Reply::ok());
+            assert!(fetch(client, key).is_hit("new"), "{key}");
+        }
+        assert_eq!(fetch(client, "ever").pttl, -1);
+        let pttl = fetch(client, "timed").pttl;
+        assert!((LONG - 10_000_000..=LONG).contains(&pttl), "{pttl}");
+    });
+}
+
+#[test]
 fn an_entry_that_has_expired_gets_no_second_grace() {
     on_both_protocols(|_, client| {
         call!(

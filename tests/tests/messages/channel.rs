@@ -191,6 +191,22 @@ fn nothing_else_is_told_there() {
 }
 
 #[test]
+fn swapped_databases_are_told_to_drop_everything() {
+    on_both_protocols(|server, client| {
+        let mut subscriber = subscribed(server);
+        call!(client, "SELECT", 2);
+        call!(client, "CACHE.INVALIDATE", "a");
+        next(&mut subscriber);
+        assert_eq!(call!(client, "SWAPDB", 2, 5), Reply::ok());
+        let mut told: Vec<_> = (0..2).map(|_| next(&mut subscriber)).collect();
+        told.sort_by_key(|message| message.database);
+        // Each with the clock that it has now.
+        assert_eq!(told[0], expected(2, b'F', 0, &[]));
+        assert_eq!(told[1], expected(5, b'F', 1, &[]));
+    });
+}
+
+#[test]
 fn a_message_follows_the_invalidation_that_it_tells_of() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();

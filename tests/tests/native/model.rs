@@ -19,7 +19,7 @@ pub(crate) type Bytes = Vec<u8>;
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) tags: Vec<Bytes>,
-    /// None where no page says, such as what is left of a stale entry's time.
+    /// None where no page says.
     pub(crate) expires: Option<bool>,
     /// Whether it may be stale instead of gone.
     pub(crate) grace: bool,
@@ -41,7 +41,6 @@ impl Entry {
     /// Its tag was invalidated softly, and it has a grace.
     pub(crate) fn soften(&mut self) {
         self.state = State::Stale;
-        self.expires = None;
     }
 }
 
@@ -317,9 +316,8 @@ impl Database {
                     "fresh"
                 };
                 assert_eq!(seen.state, state, "{at}: state of {name}");
-                if entry.state == State::Stale {
-                    entry.expires = None;
-                } else {
+                // Of a stale one INSPECT says no time; the native one stays what it was.
+                if entry.state == State::Fresh {
                     let expires = *entry.expires.get_or_insert(seen.expires);
                     assert_eq!(seen.expires, expires, "{at}: expiry of {name}");
                 }
