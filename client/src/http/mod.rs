@@ -6,7 +6,7 @@
 //! | `GET /` | the dashboard; holds no data itself, so it needs no authorisation |
 //! | `GET /healthz` | 200 while the process answers; no authorisation |
 //! | `GET /metrics` | Prometheus text of process, local tier and server |
-//! | `GET /api/admin/memory-stats` | [`memory-stats.schema.json`](https://json-schema.org) in `client/schema` describes it |
+//! | `GET /api/admin/memory-stats` | the statistics; `client/schema/memory-stats.schema.json` describes them |
 //! | `GET /api/admin/memory-stats/stream` | the same as server-sent events `stats`, one a sample |
 //! | `GET /api/admin/overview` | top keys, tags by memory, instances |
 //! | `GET /api/admin/charts/{name}` | SVG over the samples that are kept: `memory`, `hit-rate`, `invalidations`, `backlog` |

@@ -46,6 +46,7 @@ fn text(admin: &Admin) -> String {
 }
 
 /// A label's value, with what the format escapes.
+#[cfg(feature = "alerts")]
 pub(super) fn label(value: &str) -> String {
     value
         .replace('\\', "\\\\")

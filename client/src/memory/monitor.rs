@@ -183,7 +183,8 @@ impl Settings {
 
 /// Watches the memory of a process and the figures of its cache; stops when dropped.
 ///
-/// One sample a second costs about a hundredth of a percent of a core (`cargo bench -p tagcache --bench monitor`).
+/// One sample a second costs less than a tenth of a percent of a core (`cargo bench -p tagcache-benches --bench
+/// monitor` measures it).
 pub struct MemoryMonitor {
     shared: Arc<Shared>,
     running: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,

@@ -5,6 +5,12 @@ use super::heap::{Heap, heap};
 use super::limit::memory_limit;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Reading the heap may take one part in so many of the time.
+const HEAP_SHARE: u32 = 2000;
+/// Limits change seldom, and four files say what they are.
+const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Memory of a process, in bytes; `None` where it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -25,12 +31,13 @@ pub struct MemoryUsage {
 }
 
 impl MemoryUsage {
-    /// Reads it now. Costs some ten microseconds, more where glibc's heap has very many free chunks.
+    /// Reads it now. Costs a tenth of a millisecond; much more where glibc's heap has very many free chunks, which
+    /// it walks through while it holds up whoever allocates (100,000: tens of milliseconds).
     pub fn of_this_process() -> Self {
-        Self::with_heap(heap())
+        Self::with(heap(), memory_limit())
     }
 
-    fn with_heap(heap: Heap) -> Self {
+    fn with(heap: Heap, limit: Option<u64>) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let external = kib_field(&status, "RssFile").zip(kib_field(&status, "RssShmem"));
         Self {
@@ -39,7 +46,7 @@ impl MemoryUsage {
             external: external.map(|(files, shared)| files + shared),
             rss: kib_field(&status, "VmRSS"),
             peak_rss: kib_field(&status, "VmHWM"),
-            limit: memory_limit(),
+            limit,
         }
     }
 
@@ -69,12 +76,42 @@ pub enum HeapTotal {
 }
 
 /// Reads this process's memory and, where given, the figures of a local tier and a server.
+///
+/// Where reading the heap takes long (see [`MemoryUsage::of_this_process`]) it is read less often, so that it takes
+/// no more than 1/2000 of the time: the heap figures may then be older than the sample. The limit is read again every
+/// 30 s.
 #[derive(Clone)]
 pub struct ProcessSource {
     local: Option<Arc<dyn LocalTier>>,
     #[cfg(feature = "remote")]
     server: Option<super::Server>,
-    heap: fn() -> Heap,
+    heap: Paced<Heap>,
+    limit: Paced<Option<u64>>,
+}
+
+/// A figure that is read again only after a pause: what it costs stays a small part of the time.
+#[derive(Clone)]
+struct Paced<T> {
+    read: fn() -> T,
+    /// So many times as long as reading took.
+    share: u32,
+    shortest_pause: Duration,
+    last: Option<(T, Instant)>,
+}
+
+impl<T: Copy> Paced<T> {
+    fn read(&mut self) -> T {
+        let start = Instant::now();
+        match self.last {
+            Some((value, due)) if start < due => value,
+            _ => {
+                let value = (self.read)();
+                let pause = start.elapsed().saturating_mul(self.share);
+                self.last = Some((value, start + pause.max(self.shortest_pause)));
+                value
+            }
+        }
+    }
 }
 
 impl Default for ProcessSource {
@@ -83,7 +120,18 @@ impl Default for ProcessSource {
             local: None,
             #[cfg(feature = "remote")]
             server: None,
-            heap,
+            heap: Paced {
+                read: heap,
+                share: HEAP_SHARE,
+                shortest_pause: Duration::ZERO,
+                last: None,
+            },
+            limit: Paced {
+                read: memory_limit,
+                share: 0,
+                shortest_pause: LIMIT_PAUSE,
+                last: None,
+            },
         }
     }
 }
@@ -108,7 +156,7 @@ impl ProcessSource {
     /// feature `jemalloc`.
     #[must_use]
     pub fn without_heap(mut self) -> Self {
-        self.heap = Heap::default;
+        self.heap.read = Heap::default;
         self
     }
 }
@@ -116,7 +164,7 @@ impl ProcessSource {
 impl Source for ProcessSource {
     fn read(&mut self) -> Reading {
         Reading {
-            memory: MemoryUsage::with_heap((self.heap)()),
+            memory: MemoryUsage::with(self.heap.read(), self.limit.read()),
             local: self.local.as_ref().map(|local| local.figures()),
             server: self.server_state(),
         }
@@ -187,6 +235,26 @@ mod tests {
         assert!(rss > 0 && rss <= usage.peak_rss.unwrap());
         assert!(rss < usage.limit.unwrap());
         assert!(usage.external.unwrap() <= rss);
+    }
+
+    #[test]
+    fn a_figure_that_takes_long_is_read_less_often() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static READS: AtomicU32 = AtomicU32::new(0);
+        let read = || {
+            std::thread::sleep(Duration::from_millis(5));
+            READS.fetch_add(1, Ordering::Relaxed)
+        };
+        let paced = |share| Paced {
+            read,
+            share,
+            shortest_pause: Duration::ZERO,
+            last: None,
+        };
+        let mut seldom = paced(1_000_000);
+        assert_eq!([seldom.read(), seldom.read(), seldom.read()], [0; 3]);
+        let mut always = paced(0);
+        assert_eq!([always.read(), always.read()], [1, 2]);
     }
 
     #[test]
