@@ -18,6 +18,9 @@
 //! assert!(pages.get("invoices").is_none());
 //! ```
 //!
+//! [`local`] tells what it promises and costs, and has a table of the memory optimization guide's `cacheService`
+//! calls with what stands for them here.
+//!
 //! # Features
 //!
 //! | feature | default | |
