@@ -9,8 +9,8 @@ use crate::resp::RawClient;
 use crate::server::Server;
 use crate::{args, call};
 
-/// How long sums of memory may take to agree: an entry that was softened costs more once the server knows when its
-/// grace ends, which the module tells it in the background.
+/// How long figures may take to agree: an entry whose grace is over after a soft invalidation counts until the module
+/// has the server expire it, in the background.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Holds the index against the keyspace in these databases: every entry is found through each of its tags,
@@ -29,7 +29,7 @@ pub fn assert_index_agrees(server: &Server, databases: &[u32], tags: &[&[u8]]) {
 }
 
 fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8]]) {
-    let (keys, stats) = keys_and_stats(client);
+    let (keys, stats) = settled_keys_and_stats(client);
     let of_tag = assert_entries_agree(client, number, more_tags, &keys, &stats);
     let start = Instant::now();
     while let Err(difference) = memory_agrees(client, &of_tag) {
@@ -145,6 +145,22 @@ fn memory_agrees(client: &mut RawClient, of_tag: &OfTag) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Keys and statistics once every entry that counts is visible, or when they should have been.
+fn settled_keys_and_stats(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply) {
+    let start = Instant::now();
+    loop {
+        let (keys, stats) = keys_and_stats(client);
+        let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
+        let replies = client.pipeline(&commands);
+        let visible = replies.iter().filter(|reply| !reply.is_null()).count();
+        let counted = stats.field("entries").int() as usize;
+        if counted == visible || start.elapsed() > SETTLED_WITHIN {
+            return (keys, stats);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Keys and statistics of one moment: reclaiming cannot come between.

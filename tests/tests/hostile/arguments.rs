@@ -265,7 +265,7 @@ fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
 
 /// Any words in any order, from a vocabulary that gets far into every parser.
 fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
-    const COMMANDS: [&str; 22] = [
+    const COMMANDS: [&str; 24] = [
         "CACHE.SET",
         "CACHE.GET",
         "CACHE.MGET",
@@ -288,6 +288,8 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "CACHE.HITS",
         "CACHE.TAGTOP",
         "CACHE.RESETSTATS",
+        "CACHE.RECLAIM",
+        "CACHE.REPLAY",
     ];
     const WORDS: [&str; 39] = [
         "EX",
