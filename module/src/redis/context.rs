@@ -96,6 +96,26 @@ impl Context<'_> {
         self.flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) != 0
     }
 
+    /// Major and minor of a version that `INFO server` shows under this name.
+    pub(crate) fn version(&self, field: &str) -> Option<(u32, u32)> {
+        let field = CString::new(field).ok()?;
+        // SAFETY: the context is alive; section and field are C strings. The information is freed, once, and with it the
+        // text, which is read before.
+        unsafe {
+            let info = api!(RedisModule_GetServerInfo(self.raw, c"server".as_ptr()));
+            let text = api!(RedisModule_ServerInfoGetFieldC(info, field.as_ptr()));
+            let version = if text.is_null() {
+                None
+            } else {
+                let text = CStr::from_ptr(text).to_string_lossy();
+                let mut numbers = text.split('.').map(|number| number.parse().ok());
+                numbers.next().flatten().zip(numbers.next().flatten())
+            };
+            api!(RedisModule_FreeServerInfo(self.raw, info));
+            version
+        }
+    }
+
     /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
     pub(crate) fn cluster_epoch(&self) -> Option<u64> {
         if self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {

@@ -123,7 +123,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 }
 
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
-    sizes::probe();
+    sizes::probe(ctx);
     state::init(*config);
     let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
         | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;

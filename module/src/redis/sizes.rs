@@ -2,10 +2,34 @@
 
 use std::sync::OnceLock;
 
+use super::context::Context;
 use crate::entry::Entry;
 
-/// Hash tables of the server have between one and two buckets, a pointer each, for a row.
+/// How a server keeps a key, its name and its time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// An object, a string for the name, a row of a hash table for both, another for the time to live: Redis up to 8.0.
+    Rows,
+    /// An object, and a row that holds the name; another row for the time to live: Valkey 8.
+    RowWithName,
+    /// An object that holds name and time to live, and no rows: Redis from 8.2 on, Valkey from 9 on.
+    ObjectWithName,
+}
+
+/// Hash tables of rows have between one and two buckets, a pointer each, for a row.
 const BUCKET: u64 = 12;
+
+/// A place in a hash table without rows: 64 bytes for seven places in Valkey, a bucket in Redis and now and then a row
+/// where two objects meet, each at the filling of half the time.
+const PLACE: u64 = 17;
+
+/// A row that holds a name, without the name.
+const ROW_WITH_NAME: usize = 21;
+
+/// An object, and the length of what stands before a name in it.
+const OBJECT: usize = 16;
+const BEFORE_NAME: usize = 1;
+const TTL_IN_OBJECT: usize = 8;
 
 /// Up to this size the allocator is asked once, at load, what it really hands out.
 const PROBED: usize = 512;
@@ -14,16 +38,13 @@ const STEP: usize = 8;
 #[derive(Debug)]
 struct Sizes {
     probed: [u16; PROBED / STEP + 1],
-    /// What the server keeps for every key beside name and value.
-    fixed: u64,
-    /// What it keeps for a time to live.
-    ttl: u64,
+    layout: Layout,
 }
 
 static SIZES: OnceLock<Sizes> = OnceLock::new();
 
-/// Asks the allocator for its size classes. Called once, by `load`.
-pub(crate) fn probe() {
+/// Asks the allocator for its size classes, and the server for its version. Called once, by `load`.
+pub(crate) fn probe(ctx: &Context<'_>) {
     let probed: [u16; PROBED / STEP + 1] = std::array::from_fn(|i| {
         // SAFETY: allocated, measured and freed at once.
         unsafe {
@@ -33,13 +54,14 @@ pub(crate) fn probe() {
             size as u16
         }
     });
-    let class = |size: usize| u64::from(probed[size.div_ceil(STEP)]);
-    // An object and the value's type and pointer, 16 bytes each; a row of a hash table, 24 bytes, and its bucket.
-    let _ = SIZES.set(Sizes {
-        probed,
-        fixed: 2 * class(16) + class(24) + BUCKET,
-        ttl: class(24) + BUCKET,
-    });
+    let (redis, valkey) = (ctx.version("redis_version"), ctx.version("valkey_version"));
+    let layout = match (redis, valkey) {
+        (_, Some(version)) if version >= (9, 0) => Layout::ObjectWithName,
+        (_, Some(version)) if version >= (8, 0) => Layout::RowWithName,
+        (Some(version), None) if version >= (8, 2) => Layout::ObjectWithName,
+        _ => Layout::Rows,
+    };
+    let _ = SIZES.set(Sizes { probed, layout });
 }
 
 /// What the allocator hands out for so many bytes: jemalloc has four classes between powers of two.
@@ -61,23 +83,49 @@ const fn string_size(len: usize) -> usize {
         }
 }
 
+impl Sizes {
+    /// What the server keeps under the key's name, and counts in MEMORY USAGE beside what the module says.
+    fn named(&self, key: &[u8], has_ttl: bool) -> u64 {
+        /// A row is counted as it is defined, not as it is allocated.
+        const ROW: u64 = 24;
+        match self.layout {
+            Layout::Rows => class(self, string_size(key.len())) + ROW,
+            Layout::RowWithName => class(self, ROW_WITH_NAME + key.len()),
+            Layout::ObjectWithName => {
+                let ttl = if has_ttl { TTL_IN_OBJECT } else { 0 };
+                class(self, OBJECT + BEFORE_NAME + string_size(key.len()) + ttl)
+            }
+        }
+    }
+
+    /// What it keeps beside that.
+    fn unnamed(&self, has_ttl: bool) -> u64 {
+        let row = class(self, 24) + BUCKET;
+        let value = class(self, 16);
+        match (self.layout, has_ttl) {
+            (Layout::Rows, false) => class(self, OBJECT) + value + row - 24,
+            (Layout::Rows, true) => class(self, OBJECT) + value + 2 * row - 24,
+            (Layout::RowWithName, false) => class(self, OBJECT) + value + BUCKET,
+            (Layout::RowWithName, true) => class(self, OBJECT) + value + BUCKET + row,
+            (Layout::ObjectWithName, false) => value + PLACE,
+            (Layout::ObjectWithName, true) => value + 2 * PLACE,
+        }
+    }
+}
+
 /// All that an entry costs: its allocation, the key's name, and the server's bookkeeping for both.
 ///
 /// The same for the same key, value and TTL at any time, so that sums kept by adding and subtracting stay exact.
 /// The index itself is counted apart (`index_bytes`).
 pub(crate) fn cost(entry: Entry<'_>) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    class(sizes, entry.allocated())
-        + class(sizes, string_size(entry.key().len()))
-        + sizes.fixed
-        + if entry.has_ttl() { sizes.ttl } else { 0 }
+    let has_ttl = entry.has_ttl();
+    class(sizes, entry.allocated()) + sizes.named(entry.key(), has_ttl) + sizes.unnamed(has_ttl)
 }
 
-/// What the server must be told so that its MEMORY USAGE says [`cost`]: it adds the key's name and its row in the
-/// keyspace by itself, and nothing else.
+/// What the server must be told so that its MEMORY USAGE says [`cost`].
 pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    // It counts the row as it is defined, not as it is allocated.
-    let added = class(sizes, string_size(entry.key().len())) + 24;
-    cost(entry) - added
+    let has_ttl = entry.has_ttl();
+    class(sizes, entry.allocated()) + sizes.unnamed(has_ttl)
 }

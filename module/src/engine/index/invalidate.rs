@@ -158,8 +158,8 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks = Marks::default();
         self.since_flush = RoaringBitmap::new();
         self.untagged = None;
-        self.backlog.clear();
-        self.fading.clear();
+        self.backlog = VecDeque::new();
+        self.fading = VecDeque::new();
         self.populated = 0;
         self.stale_pairs = 0;
         self.stale_bytes = 0;
