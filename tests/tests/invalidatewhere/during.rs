@@ -7,7 +7,7 @@ use tagcache_tests::{
 
 use crate::{LONG, Where};
 
-const MANY: usize = 50_000;
+const MANY: usize = 30_000;
 
 /// Entries `key0` … with the tag `all` and one of `t0` to `t9`, on a server whose slices are short.
 fn filled(engine: &Engine, grace: i64) -> (Server, RawClient) {

@@ -83,11 +83,11 @@ fn writes_between_the_slices_reach_the_replica_in_their_place() {
         let (primary, replica) = pair(engine, &["reclaim-budget-us", "50"]);
         let mut client = primary.raw();
         let mut runner = primary.raw();
-        for round in 0..3 {
-            fill(&mut client, 60_000);
+        for round in 0..2 {
+            fill(&mut client, 12_000);
             runner.send(&Where::any(&["a0", "b1", "b2"]).command(&[]));
             for n in 0..200 {
-                let key = format!("key{}", (n * 7919 + round) % 60_000);
+                let key = format!("key{}", (n * 7919 + round) % 12_000);
                 call!(client, "CACHE.SET", key, "new", "TAGS", 2, "a0", "b1");
             }
             runner.read();
