@@ -507,6 +507,20 @@ fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
     );
 }
 
+#[test]
+fn a_key_whose_entry_has_left_keeps_its_place_by_its_hits() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
+    cache.set("gone", 1, MINUTE, []);
+    cache.set("there", 1, MINUTE, []);
+    assert!(read("gone", 5));
+    cache.remove("gone");
+    assert!(read("there", 5));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "gone");
+    assert!(read("there", 1));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "there");
+}
+
 mod values_that_misbehave {
     use super::*;
 

@@ -262,10 +262,13 @@ impl<V> LocalCache<V> {
     /// Up to `n` keys with the most hits, most first; equally often hit ones by key.
     ///
     /// A key's hits are the reads that found it fresh. They are counted on when it is overwritten, and, if it is
-    /// tracked, when it expires or is removed and stored again. Of the entries in the cache none that is missing
-    /// from this list has more hits than one that is in it, and every count is exact, except that hits may be
-    /// missing for a key that several threads overwrite at the same moment. Keys whose entries have left are listed
-    /// until the second cleanup after that. At most [`max_tracked`](LocalCacheBuilder::max_tracked) keys are known.
+    /// tracked, when it expires, is evicted or removed, and is stored again. Counts are exact, and no entry in the
+    /// cache that is missing from the tracked keys has more hits than one of them. While threads race, two things
+    /// are left open: hits may be missing for a key that several of them overwrite at the same moment, and an entry
+    /// that lost its place to one that left at that moment is taken in with its next hit or by the next cleanup.
+    ///
+    /// Keys whose entries have left are listed until the second cleanup after that. At most
+    /// [`max_tracked`](LocalCacheBuilder::max_tracked) keys are known. O(tracked · log tracked).
     ///
     /// ```
     /// # use std::time::Duration;

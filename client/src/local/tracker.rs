@@ -208,16 +208,9 @@ impl State {
         let slot = if self.slots.len() < capacity {
             self.slots.len()
         } else {
-            let Some((least, slot)) = self.least() else {
+            let Some(slot) = self.make_room(word.count()) else {
                 return;
             };
-            if word.count() <= least {
-                return;
-            }
-            if !self.evict(slot) {
-                // It was hit at this moment and may not be the least any more: the next hit asks again.
-                return;
-            }
             slot
         };
         let word = hits.track();
@@ -234,41 +227,37 @@ impl State {
         self.by_count.push(Reverse((word.count(), slot)));
     }
 
-    /// The slot with the fewest hits, and how many; its item goes to the top of the heap.
-    fn least(&mut self) -> Option<(u64, usize)> {
+    /// Empties the slot with the fewest hits, if it has fewer than `count`.
+    ///
+    /// Entries are hit meanwhile. Each turn of the loop records a count that has grown and ends it once the smallest
+    /// reaches `count`, so it ends soon, however busy the entries are.
+    fn make_room(&mut self, count: u64) -> Option<usize> {
         loop {
             let &Reverse((recorded, slot)) = self.by_count.peek()?;
-            let count = self.slots[slot].count();
-            if count == recorded {
-                return Some((count, slot));
+            if recorded >= count {
+                return None;
             }
             self.by_count.pop();
-            self.by_count.push(Reverse((count, slot)));
-        }
-    }
-
-    /// Empties the slot at the top of the heap, whose recorded count is right as far as anybody knows. False if it
-    /// has just been hit.
-    fn evict(&mut self, slot: usize) -> bool {
-        let Some(Reverse((recorded, _))) = self.by_count.pop() else {
-            return false;
-        };
-        match &self.slots[slot] {
-            Slot::Resident(handle) => {
-                let hits = &handle.stored().hits;
-                // From here on its own hits bring it back. Those that came before are in the word.
-                let word = hits.untrack();
-                if word.count() > recorded && !hits.track().is_retired() {
-                    self.by_count.push(Reverse((word.count(), slot)));
-                    return false;
+            let mut now = self.slots[slot].count();
+            if now == recorded {
+                match &self.slots[slot] {
+                    Slot::Departed { key, .. } => {
+                        self.departed.remove(key);
+                        return Some(slot);
+                    }
+                    Slot::Resident(handle) => {
+                        let hits = &handle.stored().hits;
+                        // From here on its own hits bring it back. Those that came before are in the word.
+                        now = hits.untrack().count();
+                        if now == recorded || hits.track().is_retired() {
+                            self.resident.remove(&handle.address());
+                            return Some(slot);
+                        }
+                    }
                 }
-                self.resident.remove(&handle.address());
             }
-            Slot::Departed { key, .. } => {
-                self.departed.remove(key);
-            }
+            self.by_count.push(Reverse((now, slot)));
         }
-        true
     }
 
     /// The entry in `slot` has left.
