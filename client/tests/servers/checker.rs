@@ -32,6 +32,12 @@ pub(crate) enum Event {
         value: u64,
         tags: u32,
     },
+    /// A value that may have been stored, and if so before this ended; or nothing was.
+    Load {
+        key: u32,
+        value: u64,
+        tags: u32,
+    },
     Remove {
         key: u32,
     },
@@ -101,6 +107,10 @@ pub(crate) fn check(records: &[Record], bound: Time) -> Vec<Violation> {
             Event::Write { key, value, tags } => {
                 writes.insert(value, (span, tags));
                 of_key.entry(key).or_default().add(span);
+            }
+            // It may have taken nothing away.
+            Event::Load { value, tags, .. } => {
+                writes.insert(value, (span, tags));
             }
             Event::Remove { key } => of_key.entry(key).or_default().add(span),
             Event::Invalidate { tags } => {
@@ -251,6 +261,18 @@ mod tests {
             wrong(&[write(0, NEVER), at(20, 30, Event::Flush), read(500)]),
             0
         );
+    }
+
+    #[test]
+    fn a_load_may_have_stored_its_value_and_takes_nothing_away() {
+        let load = |value| Event::Load {
+            key: 1,
+            value,
+            tags: 0b1,
+        };
+        assert_eq!(wrong(&[write(0, 10), at(20, 30, load(8)), read(500)]), 0);
+        let flushed = at(20, 30, Event::Flush);
+        assert_eq!(wrong(&[at(0, 10, load(7)), flushed, read(500)]), 1);
     }
 
     #[test]
