@@ -25,68 +25,70 @@ const MAX_SOFT: usize = 64;
 struct Soft {
     since_ms: u64,
     ids: RoaringBitmap,
-    /// [`Marks::next_softened`] goes through all of them, again and again: when it begins anew, and where it is.
+    /// Those that [`Marks::next_softened`] did not name yet.
+    untold: RoaringBitmap,
+    /// Afterwards it goes through all of them in rounds: when the next begins, and where this one is.
     next_round_ms: u64,
     round_at: Option<u32>,
-    /// Some of them were not named in any round.
-    has_new: bool,
-    /// The first end of a grace that is still to come, as far as this round has told.
-    soonest_ms: Option<u64>,
+    /// The first end of a grace that this round has found still to come.
+    soonest_ms: u64,
 }
 
 impl Soft {
     fn new(since_ms: u64, ids: RoaringBitmap) -> Self {
-        let mut soft = Self {
+        Self {
             since_ms,
+            untold: ids.clone(),
             ids,
-            next_round_ms: 0,
+            next_round_ms: u64::MAX,
             round_at: None,
-            has_new: false,
-            soonest_ms: None,
-        };
-        soft.start_anew();
-        soft
+            soonest_ms: u64::MAX,
+        }
     }
 
-    /// Entries were added: all are named at once.
-    fn start_anew(&mut self) {
-        self.next_round_ms = 0;
-        self.round_at = None;
-        self.has_new = true;
+    fn forget(&mut self, slot: Slot) -> bool {
+        self.untold.remove(slot.0);
+        self.ids.remove(slot.0)
     }
 
     fn is_due(&self, now_ms: u64) -> bool {
-        self.round_at.is_some() || self.next_round_ms <= now_ms
+        !self.untold.is_empty() || self.round_at.is_some() || self.next_round_ms <= now_ms
     }
 
-    /// The next entry of the round; `None`, and the time of the next round is set, at its end.
+    /// The next entry; `None` at the end of a round, and the time of the next is set.
     fn next(&mut self, now_ms: u64) -> Option<Softened> {
+        let named = |id, is_new| {
+            let slot = Slot(id);
+            Some(Softened {
+                slot,
+                since_ms: self.since_ms,
+                is_new,
+            })
+        };
+        if let Some(id) = self.untold.min() {
+            self.untold.remove(id);
+            return named(id, true);
+        }
         if self.round_at.is_none() {
-            self.soonest_ms = None;
+            self.soonest_ms = u64::MAX;
         }
         let next = self.ids.range(self.round_at.unwrap_or(0)..).next();
-        if let Some(id) = next {
-            self.round_at = id.checked_add(1);
-            if self.round_at.is_some() {
-                return Some(Softened {
-                    slot: Slot(id),
-                    since_ms: self.since_ms,
-                    is_new: self.has_new,
-                });
-            }
+        if let Some((id, behind)) = next.and_then(|id| Some((id, id.checked_add(1)?))) {
+            self.round_at = Some(behind);
+            return named(id, false);
         }
-        // Not too often: rounds get rarer with age, so that all of them together cost a few looks at each entry.
+        // Not too often: while graces end one by one, rounds get rarer with age, up to a pause of some seconds.
         let age_ms = now_ms.saturating_sub(self.since_ms);
-        let pause_ms = (age_ms / 8).max(MIN_PAUSE_MS);
-        self.next_round_ms = self.soonest_ms.unwrap_or(0).max(now_ms + pause_ms);
+        let pause_ms = (age_ms / 8).clamp(MIN_PAUSE_MS, MAX_PAUSE_MS);
+        self.next_round_ms = self.soonest_ms.max(now_ms + pause_ms);
         self.round_at = None;
-        self.has_new = false;
         None
     }
 }
 
-/// Rounds over soft-invalidated entries are at least so long apart.
+/// Rounds over soft-invalidated entries are at least so long apart, and need not be further apart than that.
 const MIN_PAUSE_MS: u64 = 100;
+const MAX_PAUSE_MS: u64 = 5_000;
 
 /// An entry that is stale by a soft invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,7 @@ pub(crate) struct Softened {
     pub(crate) slot: Slot,
     /// Since when, unix ms.
     pub(crate) since_ms: u64,
-    /// It may not have been named before.
+    /// It was not named before.
     pub(crate) is_new: bool,
 }
 
@@ -129,7 +131,7 @@ impl Marks {
 
     fn forget_soft(&mut self, slot: Slot) {
         let mut softs = self.soft.iter_mut();
-        let Some(at) = softs.position(|soft| soft.ids.remove(slot.0)) else {
+        let Some(at) = softs.position(|soft| soft.forget(slot)) else {
             return;
         };
         if self.soft[at].ids.is_empty() {
@@ -176,8 +178,8 @@ impl Marks {
         let at = self.soft.partition_point(|soft| soft.since_ms < since_ms);
         match self.soft.get_mut(at) {
             Some(same) if same.since_ms == since_ms => {
+                same.untold |= &ids;
                 same.ids |= ids;
-                same.start_anew();
             }
             _ => self.soft.insert(at, Soft::new(since_ms, ids)),
         }
@@ -200,7 +202,10 @@ impl Marks {
         let later = self.soft.remove(at + 1);
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
-        joined.start_anew();
+        joined.untold |= later.untold;
+        // Those of the later one end sooner now: a round tells when.
+        joined.next_round_ms = 0;
+        joined.round_at = None;
     }
 
     pub(super) fn has_soft(&self) -> bool {
@@ -233,13 +238,17 @@ impl Marks {
     pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
         if let Some(soft) = softs.find(|soft| soft.since_ms == softened.since_ms) {
-            soft.soonest_ms = Some(soft.soonest_ms.map_or(at_ms, |other| other.min(at_ms)));
+            soft.soonest_ms = soft.soonest_ms.min(at_ms);
+            if softened.is_new {
+                soft.next_round_ms = soft.next_round_ms.min(at_ms);
+            }
         }
     }
 
     /// Bytes on the heap. O(slots / 65,536).
     pub(super) fn heap_bytes(&self) -> usize {
-        let softs = self.soft.iter().map(|soft| bytes_of(&soft.ids));
+        let softs = self.soft.iter();
+        let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.untold));
         bytes_of(&self.graced)
             + bytes_of(&self.condemned)
             + bytes_of(&self.softened)
@@ -252,6 +261,7 @@ impl Marks {
         let mut seen = RoaringBitmap::new();
         for soft in &self.soft {
             assert!(!soft.ids.is_empty(), "invariant 3");
+            assert!(soft.untold.is_subset(&soft.ids));
             assert!(seen.is_disjoint(&soft.ids), "invariant 2");
             seen |= &soft.ids;
         }
@@ -321,12 +331,12 @@ mod tests {
         assert_eq!(round(&mut marks, 100, 5_000), [(0, true), (2, true)]);
         assert!(!marks.has_due(5_099) && marks.has_due(5_100));
         assert_eq!(round(&mut marks, 5_099, 5_000), []);
-        assert_eq!(round(&mut marks, 5_100, 5_000), [(0, false), (2, false)]);
-        // Whoever is still there is named again, though not at once.
-        assert!(!marks.has_due(5_100 + 600) && marks.has_due(5_100 + 700));
+        // Some have a longer grace: there is another round for them.
+        assert_eq!(round(&mut marks, 5_100, 6_000), [(0, false), (2, false)]);
+        assert!(!marks.has_due(6_099) && marks.has_due(6_100));
+        // What comes later is named once, and the others are not named for that.
         marks.soften(ids(7..9), 100);
-        let all = [(0, true), (2, true), (7, true), (8, true)];
-        assert_eq!(round(&mut marks, 5_200, 5_000), all);
+        assert_eq!(round(&mut marks, 5_200, 5_050), [(7, true), (8, true)]);
     }
 
     #[test]

@@ -153,16 +153,19 @@ impl User {
 struct Rules(*mut raw::RedisModuleUser);
 
 impl Rules {
-    /// `None` if the server does not take them, or cannot.
+    /// `None` if the server does not take them.
     fn from_text(text: &[u8]) -> Option<Self> {
-        let text = CString::new(text).ok()?;
-        // SAFETY: looked up because the first servers of 7.0 lack it. The user is freed by its drop.
+        // SAFETY: the user is freed by its drop; each rule is a C string.
         unsafe {
-            let set = raw::RedisModule_SetModuleUserACLString?;
             let rules = Self(api!(RedisModule_CreateModuleUser(c"".as_ptr())));
-            let nowhere = std::ptr::null_mut();
-            let taken = set(nowhere, rules.0, text.as_ptr(), std::ptr::null_mut());
-            (taken == raw::REDISMODULE_OK as c_int).then_some(rules)
+            for rule in text.split(|&byte| byte == b' ') {
+                let rule = CString::new(rule).ok()?;
+                let taken = api!(RedisModule_SetModuleUserACL(rules.0, rule.as_ptr()));
+                if taken != raw::REDISMODULE_OK as c_int {
+                    return None;
+                }
+            }
+            Some(rules)
         }
     }
 
@@ -218,22 +221,20 @@ impl Drop for Rules {
 
 /// A user's rules as the server writes them, taken apart into its own and those in brackets.
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
-    let mut sets = vec![Vec::new()];
+    let mut sets: Vec<Vec<u8>> = vec![Vec::new()];
     for rule in text.split(|&byte| byte == b' ') {
-        let rule = rule.strip_prefix(b"(").map_or(rule, |first| {
-            sets.push(Vec::new());
-            first
-        });
-        let is_selector = sets.len() > 1;
-        let rule = match rule.strip_suffix(b")") {
-            Some(last) if is_selector => last,
-            _ => rule,
-        };
-        if let Some(set) = sets.last_mut() {
+        if let Some(first) = rule.strip_prefix(b"(") {
+            sets.push(first.to_vec());
+        } else if let Some(set) = sets.last_mut() {
             if !set.is_empty() {
                 set.push(b' ');
             }
             set.extend_from_slice(rule);
+        }
+    }
+    for selector in sets.iter_mut().skip(1) {
+        if selector.last() == Some(&b')') {
+            selector.pop();
         }
     }
     sets
@@ -260,6 +261,7 @@ mod tests {
         ];
         assert_eq!(sets, expected);
         assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
-        assert_eq!(split(b"on nopass ~a)b +@all").len(), 1);
+        assert_eq!(split(b"on nopass ~a) +@all"), [b"on nopass ~a) +@all"]);
+        assert_eq!(split(b"on (~*) +get)")[1], b"~*) +get");
     }
 }
