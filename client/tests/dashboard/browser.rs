@@ -1,6 +1,7 @@
 //! A browser of the test's own: chromedriver on a free port, Chromium with an empty profile; both end with the test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub(crate) enum Theme {
 pub(crate) struct Browser {
     pub(crate) client: Client,
     driver: Child,
+    port: u16,
     _profile: tempfile::TempDir,
 }
 
@@ -29,18 +31,7 @@ impl Browser {
     /// `None`, with a message, where there is no browser.
     pub(crate) async fn start(width: u32, theme: Theme) -> Option<Self> {
         let profile = tempfile::tempdir().unwrap();
-        let driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(mut driver) = driver else {
-            eprintln!(
-                "skipped: chromedriver is not installed (Debian's packages chromium and chromium-driver)"
-            );
-            return None;
-        };
-        let port = port_of(&mut driver);
+        let (driver, port) = start_driver()?;
         let mut args = vec![
             "--headless=new".to_owned(),
             "--no-sandbox".into(),
@@ -75,6 +66,7 @@ impl Browser {
         Some(Self {
             client,
             driver,
+            port,
             _profile: profile,
         })
     }
@@ -140,21 +132,54 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // chromedriver ends the browsers that it started.
+        // Asked in order it ends the browser that it started as well; killed it would not.
+        let asked = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
+            stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        });
+        let start = Instant::now();
+        while asked.is_ok() && start.elapsed() < tagcache_tests::DEADLINE {
+            if !matches!(self.driver.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
 
-fn port_of(driver: &mut Child) -> u16 {
+/// chromedriver and its port; `None`, with a message, where it is not installed.
+fn start_driver() -> Option<(Child, u16)> {
+    for _ in 0..5 {
+        let driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut driver) = driver else {
+            eprintln!(
+                "skipped: chromedriver is not installed (Debian's packages chromium and chromium-driver)"
+            );
+            return None;
+        };
+        if let Some(port) = port_of(&mut driver) {
+            return Some((driver, port));
+        }
+        // Somebody else took the port between its look for a free one and its use of it.
+        let status = driver.wait().unwrap();
+        eprintln!("chromedriver ended ({status}) before it named its port: once more");
+    }
+    panic!("chromedriver does not start");
+}
+
+/// `None` where it ended instead.
+fn port_of(driver: &mut Child) -> Option<u16> {
     let output = BufReader::new(driver.stdout.take().unwrap());
     let said = "was started successfully on port ";
     let mut lines = output.lines().map_while(Result::ok);
-    let line = lines
-        .find(|line| line.contains(said))
-        .expect("chromedriver names its port");
+    let line = lines.find(|line| line.contains(said))?;
     // Its output must go on being read.
     std::thread::spawn(move || lines.for_each(drop));
-    let port = line.split(said).nth(1).unwrap();
-    port.trim_end_matches('.').parse().unwrap()
+    let port = line.split(said).nth(1)?;
+    port.trim_end_matches('.').parse().ok()
 }
