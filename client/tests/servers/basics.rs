@@ -96,6 +96,7 @@ fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
                 args!["FLUSHALL", "ASYNC"],
             ),
             ("moved", args!["MOVE", "key", 5]),
+            ("exchanged with another database", args!["SWAPDB", 0, 6]),
         ];
         run(async {
             let cache = cache_at(&server).await;

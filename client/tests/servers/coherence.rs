@@ -216,6 +216,7 @@ async fn operate(
     let mut records = Vec::new();
     while Instant::now() < deadline {
         let act = rng.below(1000);
+        let before = records.len();
         let key = match owned {
             // What others change leaves a process only if it is told: its own writes shall not do that by the way.
             Some(process) if act >= 900 => {
@@ -326,7 +327,11 @@ async fn operate(
                     event: Event::Flush,
                 });
             }
-            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => {}
+        }
+        if records.len() == before {
+            // Nothing there, or nobody to ask: asking at once again would only keep the others from working.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     records
@@ -475,7 +480,7 @@ fn no_process_reads_what_was_replaced_or_invalidated() {
         let (violations, reads) = observe(&mut server, Rule::Kept, work, seed, |server| {
             disturb(server, work, &mut rng)
         });
-        assert!(reads > 1000, "only {reads} reads");
+        assert!(reads > 300, "only {reads} reads");
         let shown: Vec<_> = violations.iter().take(3).collect();
         assert!(
             violations.is_empty(),
