@@ -45,7 +45,6 @@ pub mod http;
 pub mod local;
 #[cfg(feature = "monitor")]
 pub mod memory;
-
 #[cfg(feature = "remote")]
 mod observe;
 #[cfg(feature = "remote")]
@@ -54,7 +53,9 @@ mod remote;
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]
-pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures, TopKey};
+pub use cache::{
+    Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures, TopKey,
+};
 pub use entry::{Entry, NoTags};
 pub use local::LocalCache;
 #[cfg(feature = "remote")]
