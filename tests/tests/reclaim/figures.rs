@@ -1,7 +1,9 @@
 //! What the module says it takes is what the server's memory grew by.
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_all_engines, wait_until};
+use tagcache_tests::{
+    Engine, RawClient, Reply, Rng, Server, args, call, for_all_engines, for_each_engine, wait_until,
+};
 
 const ENTRIES: usize = 100_000;
 
@@ -34,102 +36,106 @@ fn within(what: &str, said: i64, grown: i64) {
     assert!(off <= 0.03, "{what}: {said} said, {grown} grown: {off}");
 }
 
-fn figures_agree(shape: &str, set: impl Fn(&mut Rng, usize) -> Vec<Vec<u8>>) {
-    for_all_engines(|engine| {
-        let server = Server::builder().engine(engine).start();
-        let mut client = server.raw();
-        let mut rng = Rng::new(17);
-        // What the first of everything brings along is no part of an entry.
-        let warm = |client: &mut RawClient| {
-            let sets: Vec<_> = (0..500).map(|n| set(&mut Rng::new(1), n)).collect();
-            send_all(client, &sets);
-            call!(client, "CACHE.FLUSH");
-            wait_reclaimed(client);
-            call!(client, "FLUSHALL");
-        };
-        warm(&mut client);
-        let before = settled(&mut client);
-        let index_before = stat(&mut client, "index_bytes");
-        let sets: Vec<_> = (0..ENTRIES).map(|n| set(&mut rng, n)).collect();
-        let keys: Vec<_> = sets.iter().map(|set| set[1].clone()).collect();
-        assert!(
-            send_all(&mut client, &sets)
-                .iter()
-                .all(|r| *r == Reply::ok())
-        );
-        let grown = settled(&mut client) - before;
-        let index = stat(&mut client, "index_bytes") - index_before;
-        let inspects: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
-        let memory: i64 = send_all(&mut client, &inspects)
+fn figures_agree(engine: &Engine, shape: &str, set: impl Fn(&mut Rng, usize) -> Vec<Vec<u8>>) {
+    let server = Server::builder().engine(engine).start();
+    let mut client = server.raw();
+    let mut rng = Rng::new(17);
+    // What the first of everything brings along is no part of an entry.
+    let warm = |client: &mut RawClient| {
+        let sets: Vec<_> = (0..500).map(|n| set(&mut Rng::new(1), n)).collect();
+        send_all(client, &sets);
+        call!(client, "CACHE.FLUSH");
+        wait_reclaimed(client);
+        call!(client, "FLUSHALL");
+    };
+    warm(&mut client);
+    let before = settled(&mut client);
+    let index_before = stat(&mut client, "index_bytes");
+    let sets: Vec<_> = (0..ENTRIES).map(|n| set(&mut rng, n)).collect();
+    let keys: Vec<_> = sets.iter().map(|set| set[1].clone()).collect();
+    assert!(
+        send_all(&mut client, &sets)
             .iter()
-            .map(|reply| reply.field("memory").int())
-            .sum();
-        let at = format!("{} {shape}", engine.name);
-        within(&format!("{at}, INSPECT and index"), memory + index, grown);
-        assert_eq!(stat(&mut client, "bytes"), memory, "{at}");
-        let usages: Vec<_> = keys
-            .iter()
-            .map(|key| args!["MEMORY", "USAGE", key])
-            .collect();
-        let usage: i64 = send_all(&mut client, &usages).iter().map(Reply::int).sum();
-        within(
-            &format!("{at}, MEMORY USAGE and index"),
-            usage + index,
-            grown,
-        );
-    });
+            .all(|r| *r == Reply::ok())
+    );
+    let grown = settled(&mut client) - before;
+    let index = stat(&mut client, "index_bytes") - index_before;
+    let inspects: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
+    let memory: i64 = send_all(&mut client, &inspects)
+        .iter()
+        .map(|reply| reply.field("memory").int())
+        .sum();
+    let at = format!("{} {shape}", engine.name);
+    within(&format!("{at}, INSPECT and index"), memory + index, grown);
+    assert_eq!(stat(&mut client, "bytes"), memory, "{at}");
+    let usages: Vec<_> = keys
+        .iter()
+        .map(|key| args!["MEMORY", "USAGE", key])
+        .collect();
+    let usage: i64 = send_all(&mut client, &usages).iter().map(Reply::int).sum();
+    within(
+        &format!("{at}, MEMORY USAGE and index"),
+        usage + index,
+        grown,
+    );
 }
 
 #[test]
 fn entries_without_tags() {
-    figures_agree("without tags", |rng, n| {
-        let len = rng.below(200);
-        args![
-            "CACHE.SET",
-            format!("key:{n:09}"),
-            rng.bytes(len),
-            "EX",
-            100_000
-        ]
+    for_each_engine(|engine| {
+        figures_agree(engine, "without tags", |rng, n| {
+            let len = rng.below(200);
+            args![
+                "CACHE.SET",
+                format!("key:{n:09}"),
+                rng.bytes(len),
+                "EX",
+                100_000
+            ]
+        });
     });
 }
 
 #[test]
 fn entries_with_shared_tags() {
-    figures_agree("shared tags", |rng, n| {
-        let (one, two) = (
-            format!("tenant:{:03}", n % 1000),
-            format!("kind:{:02}", n % 64),
-        );
-        args![
-            "CACHE.SET",
-            format!("key:{n:09}"),
-            rng.bytes(100),
-            "TAGS",
-            2,
-            one,
-            two
-        ]
+    for_each_engine(|engine| {
+        figures_agree(engine, "shared tags", |rng, n| {
+            let (one, two) = (
+                format!("tenant:{:03}", n % 1000),
+                format!("kind:{:02}", n % 64),
+            );
+            args![
+                "CACHE.SET",
+                format!("key:{n:09}"),
+                rng.bytes(100),
+                "TAGS",
+                2,
+                one,
+                two
+            ]
+        });
     });
 }
 
 #[test]
 fn entries_with_tags_of_their_own_and_grace() {
-    figures_agree("own tags and grace", |rng, n| {
-        let (own, shared) = (format!("only:{n:09}"), format!("kind:{:02}", n % 64));
-        let len = 50 + rng.below(500);
-        args![
-            "CACHE.SET",
-            format!("key:{n:09}"),
-            rng.bytes(len),
-            "EX",
-            100_000,
-            "GRACE",
-            100_000,
-            "TAGS",
-            2,
-            own,
-            shared
-        ]
+    for_all_engines(|engine| {
+        figures_agree(engine, "own tags and grace", |rng, n| {
+            let (own, shared) = (format!("only:{n:09}"), format!("kind:{:02}", n % 64));
+            let len = 50 + rng.below(500);
+            args![
+                "CACHE.SET",
+                format!("key:{n:09}"),
+                rng.bytes(len),
+                "EX",
+                100_000,
+                "GRACE",
+                100_000,
+                "TAGS",
+                2,
+                own,
+                shared
+            ]
+        });
     });
 }
