@@ -9,7 +9,7 @@ mod contenders;
 
 use std::time::{Duration, Instant};
 
-use contenders::{Contender, Under, VALUE_BYTES, contenders, keys, time, zipf};
+use contenders::{Contender, Took, Under, VALUE_BYTES, contenders, keys, time, zipf};
 use tagcache::{LocalCache, memory::MemoryUsage};
 
 const KEYS: usize = 100_000;
@@ -119,28 +119,25 @@ fn alternate(
         }
     }
     println!(
-        "| | ns each | ratio | lowest | highest | CPU ns each | by CPU |\n|---|---:|---:|---:|---:|---:|---:|"
+        "| | ns each | ratio | lowest | highest | CPU ns each | by CPU | times LocalCache, by CPU |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|"
     );
+    let ratios = |index: usize, base: usize, seconds: fn(&Took) -> f64| {
+        let samples = took[index].iter().zip(&took[base]);
+        spread(samples.map(|(one, base)| seconds(one) / seconds(base)))
+    };
+    let wall = |took: &Took| took.wall.as_secs_f64();
+    let cpu = |took: &Took| took.cpu.as_secs_f64();
     for (index, (contender, _)) in caches.iter().enumerate() {
-        let walls = took[index].iter().map(|took| took.wall.as_secs_f64());
-        let cpus = took[index].iter().map(|took| took.cpu.as_secs_f64());
-        let (low, ratio, high) = spread(
-            walls
-                .clone()
-                .zip(&took[0])
-                .map(|(wall, base)| wall / base.wall.as_secs_f64()),
-        );
-        let (_, by_cpu, _) = spread(
-            cpus.clone()
-                .zip(&took[0])
-                .map(|(cpu, base)| cpu / base.cpu.as_secs_f64()),
-        );
+        let (low, ratio, high) = ratios(index, 0, wall);
         let each = 1e9 / accesses as f64;
         println!(
-            "| {} | {:.0} | {ratio:.2} | {low:.2} | {high:.2} | {:.0} | {by_cpu:.2} |",
+            "| {} | {:.0} | {ratio:.2} | {low:.2} | {high:.2} | {:.0} | {:.2} | {:.2} |",
             contender.name(),
-            spread(walls).1 * each,
-            spread(cpus).1 * each,
+            spread(took[index].iter().map(wall)).1 * each,
+            spread(took[index].iter().map(cpu)).1 * each,
+            ratios(index, 0, cpu).1,
+            ratios(index, 1, cpu).1,
         );
     }
     println!();

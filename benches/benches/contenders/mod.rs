@@ -178,6 +178,7 @@ impl Under for MokaUnder {
     }
 }
 
+/// All of them: first what others are compared to, then `LocalCache`.
 pub(crate) fn contenders() -> [Box<dyn Contender>; 4] {
     [
         Box::new(QuickCache),
