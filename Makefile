@@ -27,19 +27,19 @@ build: ## Build the module: target/release/tagcache.so
 	@scripts/build-module '$(MODULE)'
 
 .PHONY: run
-run: build ## Start a server with the module and this machine's package list in it; Ctrl-C ends it
+run: build ## Start a server with this machine's package list in it, and the dashboard; Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache --example packages -- $(ARGS)
+	@exec $(CARGO) run --quiet --locked -p tagcache --features cli --bin tagcache -- up --tour $(ARGS)
 
 .PHONY: up
-up: build ## Start an empty server with the module, and the dashboard beside it; Ctrl-C ends both
+up: build ## Start an empty server with the module, and the dashboard (release build); Ctrl-C ends both
 	@scripts/install-deps server
 	@exec $(CARGO) run --release --quiet --locked -p tagcache --features cli --bin tagcache -- up $(ARGS)
 
 .PHONY: demo
-demo: build ## The same, but end after the tour, with a status that says whether all was as expected
+demo: build ## The tour of run alone, with a status that says whether all was as expected
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache --example packages -- --exit $(ARGS)
+	@exec $(CARGO) run --quiet --locked -p tagcache --features cli --bin tagcache -- up --tour --exit $(ARGS)
 
 .PHONY: test
 test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server

@@ -120,6 +120,70 @@ fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
 }
 
 #[test]
+fn up_with_a_tour_fills_the_server_and_goes_on() {
+    let module = module_path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("status");
+    std::fs::write(&file, PACKAGES).unwrap();
+    let up = Running::start(&[
+        "up",
+        "--tour",
+        "--listen",
+        "127.0.0.1:0",
+        "--input",
+        file.to_str().unwrap(),
+        "--module",
+        module.to_str().unwrap(),
+    ]);
+    assert_eq!(up.first["tour"]["packages"], 3);
+    assert_eq!(up.first["tour"]["differences"], serde_json::json!([]));
+    let at = up.next();
+    let redis = at["redis"].as_str().unwrap();
+    let dashboard = at["dashboard"].as_str().unwrap();
+    let stats = format!("{dashboard}api/admin/memory-stats");
+    assert_eq!(get(&stats, at["token"].as_str()).0, 200);
+    // The tour drops the largest section and leaves the other.
+    assert_eq!(run(&["inspect", "--redis", redis, "pkg:a"]).code, 1);
+    let kept = run(&["inspect", "--redis", redis, "pkg:c"]);
+    assert!(kept.ok().out.contains("section:net"));
+    assert!(up.end("-INT").success());
+}
+
+#[test]
+fn a_tour_alone_says_whether_all_was_as_expected() {
+    let module = module_path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("status");
+    let tour = |packages: &str| {
+        std::fs::write(&file, packages).unwrap();
+        let (file, module) = (file.to_str().unwrap(), module.to_str().unwrap());
+        run(&[
+            "up", "--tour", "--exit", "--input", file, "--module", module,
+        ])
+    };
+    let shown = tour(PACKAGES).ok().out;
+    assert!(
+        shown.contains("> CACHE.INVALIDATE section:libs\n  2 entries gone in "),
+        "{shown}"
+    );
+    assert!(shown.ends_with("Server stopped, its directory removed.\n"));
+    // There is nothing to invalidate here, so the tour cannot show what it is to show.
+    let without = tour("Package: a\n");
+    assert_eq!(without.code, 1, "{}", without.err);
+    assert!(
+        without
+            .out
+            .contains("NOT AS EXPECTED: no package has a section"),
+        "{}",
+        without.out
+    );
+    assert_eq!(tour("no package\n").code, 2);
+}
+
+const PACKAGES: &str =
+    "Package: a\nSection: libs\n\nPackage: b\nSection: libs\n\nPackage: c\nSection: net\n";
+
+#[test]
 fn up_tells_what_is_missing() {
     let missing = run(&[
         "up",

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 use tagcache_tests::{DEADLINE, Server, wait_until};
@@ -62,6 +63,7 @@ pub(crate) struct Running {
     child: Child,
     /// The first document that it wrote.
     pub(crate) first: Value,
+    later: Receiver<String>,
 }
 
 impl Running {
@@ -85,11 +87,24 @@ impl Running {
             panic!("it ended: {told}");
         };
         // What it writes later must be read, or it would wait for its reader.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (sender, later) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                // Whoever started it may not care.
+                let _ = sender.send(line);
+            }
+        });
         Self {
             child,
             first: serde_json::from_str(&line).unwrap(),
+            later,
         }
+    }
+
+    /// The next document that it writes.
+    pub(crate) fn next(&self) -> Value {
+        let line = self.later.recv_timeout(DEADLINE).unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 
     pub(crate) fn text(&self, field: &str) -> &str {

@@ -1,11 +1,12 @@
 //! What can be said on the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the answer is no (nothing found, a check failed, memory grows); 2 wrong usage; 3 the server or \
 the endpoint does not answer or refuses; 4 a rules file is wrong or a channel cannot be opened.";
@@ -72,9 +73,10 @@ pub(crate) struct At {
 /// Where the endpoint listens and whom it lets in.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Endpoint {
-    /// Where the dashboard and the admin endpoint listen.
-    #[arg(long, default_value = "127.0.0.1:3000")]
-    pub(crate) listen: SocketAddr,
+    /// Where the dashboard and the admin endpoint listen. Default: 127.0.0.1:3000; `up` takes a free port where that
+    /// one is taken.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
     /// File with the admin token, at least 16 characters.
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
@@ -98,6 +100,13 @@ pub(crate) struct Endpoint {
     pub(crate) memory: Memory,
 }
 
+impl Endpoint {
+    /// Where it is to listen.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen.unwrap_or(DEFAULT_LISTEN)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Memory {
     Server,
@@ -114,6 +123,15 @@ pub(crate) struct Up {
     /// The module. Default: beside this program, or target/release/tagcache.so.
     #[arg(long, env = "TAGCACHE_MODULE", value_name = "FILE")]
     pub(crate) module: Option<PathBuf>,
+    /// First fill the server from this machine's package database and show what the commands answer.
+    #[arg(long)]
+    pub(crate) tour: bool,
+    /// What the tour reads. Default: /var/lib/dpkg/status, or a sample where there is none.
+    #[arg(long, value_name = "FILE", requires = "tour")]
+    pub(crate) input: Option<PathBuf>,
+    /// End after the tour, without the dashboard; 1 where an answer was not the expected one.
+    #[arg(long, requires = "tour")]
+    pub(crate) exit: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -77,8 +77,19 @@ pub(crate) fn serve(
 
 /// Binds first: an address that is taken is told before anything is started.
 pub(crate) fn bind(endpoint: &Endpoint) -> Result<std::net::TcpListener, Failure> {
-    std::net::TcpListener::bind(endpoint.listen)
-        .map_err(|error| Failure::Usage(format!("--listen {}: {error}", endpoint.listen)))
+    let address = endpoint.address();
+    std::net::TcpListener::bind(address)
+        .map_err(|error| Failure::Usage(format!("--listen {address}: {error}")))
+}
+
+/// As `bind`, but where no address was named and the default one is taken, on a free port.
+pub(crate) fn bind_anywhere(endpoint: &Endpoint) -> Result<std::net::TcpListener, Failure> {
+    bind(endpoint).or_else(|failure| {
+        if endpoint.listen.is_some() {
+            return Err(failure);
+        }
+        Ok(std::net::TcpListener::bind((endpoint.address().ip(), 0))?)
+    })
 }
 
 async fn signalled(ended: &AtomicBool) {

@@ -15,6 +15,7 @@ mod serve;
 mod soak;
 mod text;
 mod token;
+mod tour;
 mod traffic;
 mod up;
 mod verify;

@@ -1,5 +1,4 @@
-//! A server with the module on a loopback port, in a directory of its own, gone when dropped. Also part of the
-//! example `packages`.
+//! A server with the module on a loopback port, in a directory of its own, gone when dropped.
 
 use std::error::Error;
 use std::fs::{DirBuilder, File};
@@ -132,11 +131,11 @@ impl Server {
     }
 
     /// Its status, if it ended by itself.
-    pub(crate) fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
+    fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    pub(crate) fn log(&self) -> String {
+    fn log(&self) -> String {
         std::fs::read_to_string(self.dir.0.join("server.log")).unwrap_or_default()
     }
 

@@ -24,8 +24,8 @@ pub(crate) fn read(file: &Path) -> Result<String, Failure> {
 /// By the files that were named; `None` where none was and it was not said that none is needed.
 pub(crate) fn auth(endpoint: &Endpoint) -> Result<Option<Auth>, Failure> {
     if endpoint.insecure_no_auth {
-        if !endpoint.listen.ip().is_loopback() {
-            let listen = endpoint.listen;
+        if !endpoint.address().ip().is_loopback() {
+            let listen = endpoint.address();
             return Err(Failure::Usage(format!(
                 "--insecure-no-auth is for loopback only, not for {listen}: everybody there would be an admin"
             )));

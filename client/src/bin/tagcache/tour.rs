@@ -1,14 +1,21 @@
-//! What the demo shows, and the figures it expects.
+//! `tagcache up --tour`: caches this machine's package database, one entry a package, tagged by section, priority and
+//! maintainer, shows what the commands answer, and compares that with what is expected.
+
+mod dpkg;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, RedisResult, cmd, pipe};
+use redis::{Connection, cmd, pipe};
 
-use crate::dpkg::Package;
+use crate::output::Failure;
+use dpkg::Package;
 
+/// The machine's own list of packages, on Debian and what comes from it.
+const DPKG_STATUS: &str = "/var/lib/dpkg/status";
 /// How long an entry lives here, in seconds.
 const TTL_S: u32 = 86_400;
 /// Commands a round trip while loading.
@@ -18,55 +25,103 @@ const RECLAIM_DEADLINE: Duration = Duration::from_secs(5);
 
 type Fields = HashMap<String, String>;
 
-/// Shows everything and answers what was not as expected.
+/// What the tour is shown on.
+pub(crate) struct Input {
+    source: String,
+    packages: Vec<Package>,
+}
+
+impl Input {
+    /// Reads a file of that format; without one this machine's own, or where it has none a made-up sample.
+    pub(crate) fn read(file: Option<&Path>) -> Result<Self, Failure> {
+        let file = file.or_else(|| Some(Path::new(DPKG_STATUS)).filter(|path| path.exists()));
+        let (source, text) = match file {
+            Some(file) => {
+                let source = file.display().to_string();
+                let text = std::fs::read(file)
+                    .map_err(|error| Failure::Usage(format!("{source}: {error}")))?;
+                (source, String::from_utf8_lossy(&text).into_owned())
+            }
+            None => ("a sample".into(), dpkg::SAMPLE.into()),
+        };
+        let packages = dpkg::parse(&text);
+        if packages.is_empty() {
+            return Err(Failure::Usage(format!("{source}: no package in it")));
+        }
+        Ok(Self { source, packages })
+    }
+
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// How many packages.
+    pub(crate) fn len(&self) -> usize {
+        self.packages.len()
+    }
+}
+
+/// Writes everything to `out` and answers what was not as expected of a server that was empty.
 pub(crate) fn show(
     connection: &mut Connection,
-    packages: &[Package],
-    input: &Path,
-) -> RedisResult<Vec<String>> {
+    input: &Input,
+    out: &mut dyn Write,
+) -> Result<Vec<String>, Failure> {
     let mut tour = Tour {
         connection,
-        packages,
+        packages: &input.packages,
+        out,
         differences: Vec::new(),
     };
-    tour.load(input)?;
-    let Some((section, members)) = sections(packages).into_iter().next() else {
-        tour.differences.push("no package has a section".into());
-        return Ok(tour.differences);
-    };
-    tour.look_at(&section, members.len())?;
-    tour.read(&members)?;
-    tour.invalidate(&section, &members)?;
+    tour.all(&input.source)?;
+    for difference in &tour.differences {
+        writeln!(tour.out, "NOT AS EXPECTED: {difference}")?;
+    }
     Ok(tour.differences)
 }
 
-/// The commands to try while the server runs.
-pub(crate) fn suggest(port: u16, packages: &[Package]) {
-    println!("The server stays in the foreground. In another terminal:\n");
-    let sections = sections(packages);
+/// The commands to try while the server runs, a line each.
+pub(crate) fn suggestions(port: u16, input: &Input) -> String {
+    let mut commands = Vec::new();
+    let sections = sections(&input.packages);
     // The largest section was invalidated: the second largest still has its entries.
     if let Some((section, members)) = sections.get(1).or(sections.first()) {
         let key = &members[0].key;
-        println!("  redis-cli -p {port} CACHE.GET {key}");
-        println!("  redis-cli -p {port} CACHE.INSPECT {key}");
-        println!("  redis-cli -p {port} CACHE.TAGINFO section:{section}");
-        println!("  redis-cli -p {port} CACHE.TAGSCAN section:{section} 0 COUNT 20");
-        println!("  redis-cli -p {port} CACHE.INVALIDATE section:{section}");
-        println!("  redis-cli -p {port} CACHE.GET {key}");
+        commands.extend([
+            format!("CACHE.GET {key}"),
+            format!("CACHE.INSPECT {key}"),
+            format!("CACHE.TAGINFO section:{section}"),
+            format!("CACHE.TAGSCAN section:{section} 0 COUNT 20"),
+            format!("CACHE.INVALIDATE section:{section}"),
+            format!("CACHE.GET {key}"),
+        ]);
     }
-    println!("  redis-cli -p {port} CACHE.SET greeting hello EX 60 TAGS 2 lang:en page:1");
-    println!("  redis-cli -p {port} CACHE.STATS\n");
-    println!("Ctrl-C ends it.");
+    commands.push("CACHE.SET greeting hello EX 60 TAGS 2 lang:en page:1".into());
+    commands.push("CACHE.STATS".into());
+    let line = |command: &String| format!("  redis-cli -p {port} {command}\n");
+    commands.iter().map(line).collect()
 }
 
 struct Tour<'a> {
     connection: &'a mut Connection,
     packages: &'a [Package],
+    out: &'a mut dyn Write,
     differences: Vec<String>,
 }
 
 impl Tour<'_> {
-    fn load(&mut self, input: &Path) -> RedisResult<()> {
+    fn all(&mut self, source: &str) -> Result<(), Failure> {
+        self.load(source)?;
+        let Some((section, members)) = sections(self.packages).into_iter().next() else {
+            self.differences.push("no package has a section".into());
+            return Ok(());
+        };
+        self.look_at(&section, members.len())?;
+        self.read(&members)?;
+        self.invalidate(&section, &members)
+    }
+
+    fn load(&mut self, source: &str) -> Result<(), Failure> {
         let start = Instant::now();
         for batch in self.packages.chunks(BATCH) {
             let mut pipe = pipe();
@@ -85,45 +140,54 @@ impl Tour<'_> {
             pipe.exec(self.connection)?;
         }
         let took = start.elapsed();
-        println!(
+        writeln!(
+            self.out,
             "{} packages from {}, one entry each:",
             self.packages.len(),
-            input.display()
-        );
-        println!(
+            source
+        )?;
+        writeln!(
+            self.out,
             "  CACHE.SET pkg:<name> <stanza> EX {TTL_S} TAGS 3 section:<…> priority:<…> maintainer:<…>"
-        );
-        println!("  took {}, {BATCH} commands a round trip\n", ms(took));
+        )?;
+        writeln!(
+            self.out,
+            "  took {}, {BATCH} commands a round trip\n",
+            ms(took)
+        )?;
 
         let stats = self.fields("CACHE.STATS", &[])?;
         print_fields(
+            self.out,
             "CACHE.STATS",
             &stats,
             &["entries", "tags", "bytes", "index_bytes"],
-        );
+        )?;
         let tags: BTreeSet<&String> = self.packages.iter().flat_map(|p| &p.tags).collect();
         self.expect("entries", stats.get("entries"), self.packages.len());
         self.expect("tags", stats.get("tags"), tags.len());
         Ok(())
     }
 
-    fn look_at(&mut self, section: &str, members: usize) -> RedisResult<()> {
-        println!(
+    fn look_at(&mut self, section: &str, members: usize) -> Result<(), Failure> {
+        writeln!(
+            self.out,
             "The largest of {} sections is {section}:",
             sections(self.packages).len()
-        );
+        )?;
         let tag = format!("section:{section}");
         let info = self.fields("CACHE.TAGINFO", &[&tag])?;
         print_fields(
+            self.out,
             &format!("CACHE.TAGINFO {tag}"),
             &info,
             &["entries", "bytes", "invalidations"],
-        );
+        )?;
         self.expect("entries of the tag", info.get("entries"), members);
         Ok(())
     }
 
-    fn read(&mut self, members: &[&Package]) -> RedisResult<()> {
+    fn read(&mut self, members: &[&Package]) -> Result<(), Failure> {
         let read: Vec<_> = members.iter().take(10).collect();
         for package in read.iter().chain(&read) {
             let value: Option<String> =
@@ -142,24 +206,34 @@ impl Tour<'_> {
             "None",
         );
 
-        println!(
+        writeln!(
+            self.out,
             "CACHE.GET of {} of them, twice, and of pkg:no-such-package:",
             read.len()
-        );
+        )?;
         let stats = self.fields("CACHE.STATS", &[])?;
-        print_fields("CACHE.STATS", &stats, &["hits", "misses", "hit_rate"]);
+        print_fields(
+            self.out,
+            "CACHE.STATS",
+            &stats,
+            &["hits", "misses", "hit_rate"],
+        )?;
         self.expect("hits", stats.get("hits"), 2 * read.len());
         self.expect("misses", stats.get("misses"), 1);
         Ok(())
     }
 
-    fn invalidate(&mut self, section: &str, members: &[&Package]) -> RedisResult<()> {
+    fn invalidate(&mut self, section: &str, members: &[&Package]) -> Result<(), Failure> {
         let tag = format!("section:{section}");
         let start = Instant::now();
         let gone: usize = cmd("CACHE.INVALIDATE").arg(&tag).query(self.connection)?;
         let took = start.elapsed();
-        println!("> CACHE.INVALIDATE {tag}");
-        println!("  {gone} entries gone in {} (round trip)\n", ms(took));
+        writeln!(self.out, "> CACHE.INVALIDATE {tag}")?;
+        writeln!(
+            self.out,
+            "  {gone} entries gone in {} (round trip)\n",
+            ms(took)
+        )?;
         self.expect(
             "entries invalidated",
             Some(&gone.to_string()),
@@ -177,15 +251,16 @@ impl Tour<'_> {
                     .push(format!("{} is there: {}", package.key, value.is_some()));
             }
         }
-        println!(
+        writeln!(
+            self.out,
             "CACHE.MGET of all {} packages: {kept} values, {} nil\n",
             values.len(),
             values.len() - kept
-        );
+        )?;
 
         let info = self.fields("CACHE.TAGINFO", &[&tag])?;
         let shown = ["entries", "bytes", "invalidations", "last_invalidated"];
-        print_fields(&format!("CACHE.TAGINFO {tag}"), &info, &shown);
+        print_fields(self.out, &format!("CACHE.TAGINFO {tag}"), &info, &shown)?;
         self.expect("entries of the tag afterwards", info.get("entries"), 0);
         self.expect("invalidations of the tag", info.get("invalidations"), 1);
 
@@ -202,10 +277,11 @@ impl Tour<'_> {
             "clock",
         ];
         print_fields(
+            self.out,
             &format!("CACHE.STATS, {} later", ms(waited)),
             &stats,
             &shown,
-        );
+        )?;
         self.expect(
             "entries afterwards",
             stats.get("entries"),
@@ -218,7 +294,7 @@ impl Tour<'_> {
     }
 
     /// Waits until everything invalidated has given its memory back; how long that was after `start`.
-    fn wait_for_memory(&mut self, start: Instant) -> RedisResult<Duration> {
+    fn wait_for_memory(&mut self, start: Instant) -> Result<Duration, Failure> {
         while start.elapsed() < RECLAIM_DEADLINE {
             if self
                 .fields("CACHE.STATS", &[])?
@@ -232,7 +308,7 @@ impl Tour<'_> {
         Ok(start.elapsed())
     }
 
-    fn fields(&mut self, command: &str, args: &[&str]) -> RedisResult<Fields> {
+    fn fields(&mut self, command: &str, args: &[&str]) -> Result<Fields, Failure> {
         // An unknown tag is nil: no fields.
         let fields: Option<Fields> = cmd(command).arg(args).query(self.connection)?;
         Ok(fields.unwrap_or_default())
@@ -265,15 +341,22 @@ fn sections(packages: &[Package]) -> Vec<(String, Vec<&Package>)> {
     sections
 }
 
-fn print_fields(title: &str, fields: &Fields, names: &[&str]) {
-    println!("> {title}");
+fn print_fields(
+    out: &mut dyn Write,
+    title: &str,
+    fields: &Fields,
+    names: &[&str],
+) -> Result<(), Failure> {
+    writeln!(out, "> {title}")?;
     for name in names {
-        println!(
+        writeln!(
+            out,
             "  {name:<16} {}",
             fields.get(*name).map_or("-", String::as_str)
-        );
+        )?;
     }
-    println!();
+    writeln!(out)?;
+    Ok(())
 }
 
 fn ms(time: Duration) -> String {

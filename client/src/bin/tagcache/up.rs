@@ -1,5 +1,6 @@
 //! `tagcache up`: a server with the module and the dashboard beside it, for this machine alone.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,7 @@ use tagcache::memory;
 use crate::args::Up;
 use crate::output::{Failure, show};
 use crate::process::Server;
-use crate::{endpoint, token};
+use crate::{endpoint, token, tour};
 
 pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
     // Before the server starts: from here on a signal ends the program in order, and takes the server along.
@@ -20,6 +21,38 @@ pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
+    let input = args
+        .tour
+        .then(|| tour::Input::read(args.input.as_deref()))
+        .transpose()?;
+    let module = module(args.module.as_deref())?;
+    let outcome = if let (Some(input), true) = (&input, args.exit) {
+        let server = start(&module, args.port, &ended)?;
+        let outcome = tour(&server, &module, input, json);
+        stop(server, json)?;
+        outcome?
+    } else {
+        stay(args, &module, input.as_ref(), &ended, json)?
+    };
+    match outcome {
+        Outcome::AsExpected => Ok(()),
+        Outcome::Differs => Err(Failure::No),
+    }
+}
+
+enum Outcome {
+    AsExpected,
+    Differs,
+}
+
+/// Server and dashboard, until a signal.
+fn stay(
+    args: &Up,
+    module: &Path,
+    input: Option<&tour::Input>,
+    ended: &Arc<AtomicBool>,
+    json: bool,
+) -> Result<Outcome, Failure> {
     let (auth, made) = if let Some(auth) = token::auth(&args.endpoint)? {
         (auth, None)
     } else {
@@ -27,11 +60,14 @@ pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
         let auth = Auth::bearer(&token).map_err(|error| Failure::Because(error.to_string()))?;
         (auth, Some(token))
     };
-    let listener = endpoint::bind(&args.endpoint)?;
-    let module = module(args.module.as_deref())?;
-    let failed = |error: Box<dyn std::error::Error>| Failure::Server(error.to_string());
-    let server = Server::start(&module, args.port, &ended).map_err(failed)?;
+    let listener = endpoint::bind_anywhere(&args.endpoint)?;
+    let server = start(module, args.port, ended)?;
     let redis = format!("redis://127.0.0.1:{}/", server.port());
+    // Before the dashboard looks at the server: that publishes an entry of its own, and the tour's figures are exact.
+    let outcome = match input {
+        Some(input) => tour(&server, module, input, json)?,
+        None => Outcome::AsExpected,
+    };
     let watched = memory::Server::open(&redis)?;
     let admin = endpoint::build(&args.endpoint, &watched, auth)?;
     let url = format!("http://{}/", listener.local_addr()?);
@@ -42,18 +78,71 @@ pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
         let token = made
             .as_ref()
             .map_or_else(String::new, |token| format!("Token:     {token}\n"));
+        let commands = match input {
+            Some(input) => tour::suggestions(port, input),
+            None => format!(
+                "  redis-cli -p {port} CACHE.SET greeting hello EX 60 TAGS 2 lang:en page:1\n  \
+                 redis-cli -p {port} CACHE.GET greeting\n  \
+                 tagcache stats --redis {redis}\n  \
+                 tagcache invalidate --redis {redis} lang:en\n  \
+                 tagcache load-test --redis {redis} -n 100000\n"
+            ),
+        };
         format!(
-            "{version} with {}\nServer:    {redis}\nDashboard: {url}\n{token}\nIn another terminal:\n\n  \
-             redis-cli -p {port} CACHE.SET greeting hello EX 60 TAGS 2 lang:en page:1\n  \
-             redis-cli -p {port} CACHE.GET greeting\n  \
-             tagcache stats --redis {redis}\n  \
-             tagcache invalidate --redis {redis} lang:en\n  \
-             tagcache load-test --redis {redis} -n 100000\n\nCtrl-C ends it.\n",
-            module.display()
+            "{}Server:    {redis}\nDashboard: {url}\n{token}\nIn another terminal:\n\n\
+             {commands}\nCtrl-C ends it.\n",
+            // The tour has said it already.
+            if input.is_none() {
+                heading(&version, module)
+            } else {
+                String::new()
+            }
         )
     })?;
-    endpoint::serve(listener, admin, &ended)?;
-    server.stop().map_err(failed)?;
+    endpoint::serve(listener, admin, ended)?;
+    stop(server, json)?;
+    Ok(outcome)
+}
+
+fn heading(version: &str, module: &Path) -> String {
+    format!("{version} with {}\n", module.display())
+}
+
+/// Shows the tour: as text, or in JSON its outcome.
+fn tour(
+    server: &Server,
+    module: &Path,
+    input: &tour::Input,
+    json: bool,
+) -> Result<Outcome, Failure> {
+    let mut connection = server.connection()?;
+    let differences = if json {
+        tour::show(&mut connection, input, &mut std::io::sink())?
+    } else {
+        let mut out = std::io::stdout().lock();
+        let version = server.version()?;
+        writeln!(out, "{}", heading(&version, module))?;
+        tour::show(&mut connection, input, &mut out)?
+    };
+    if json {
+        let value = json!({"tour": {"source": input.source(), "packages": input.len(), "differences": differences}});
+        show(json, &value, String::new)?;
+    }
+    Ok(if differences.is_empty() {
+        Outcome::AsExpected
+    } else {
+        Outcome::Differs
+    })
+}
+
+fn start(module: &Path, port: Option<u16>, ended: &AtomicBool) -> Result<Server, Failure> {
+    Server::start(module, port, ended).map_err(|error| Failure::Server(error.to_string()))
+}
+
+fn stop(server: Server, json: bool) -> Result<(), Failure> {
+    server
+        .stop()
+        .map_err(|error| Failure::Server(error.to_string()))?;
     show(json, &json!({"stopped": true}), || {
         "\nServer stopped, its directory removed.\n".into()
     })

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+/// Made-up packages, for machines that have no such database.
+pub(crate) const SAMPLE: &str = include_str!("packages");
+
 /// One package, as it will be cached.
 pub(crate) struct Package {
     /// `pkg:<name>`, or `pkg:<name>:<architecture>` for the second of that name.
@@ -66,7 +69,7 @@ fn address(maintainer: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{SAMPLE, parse};
 
     const STATUS: &str = "Package: a\nSection: libs\nPriority: optional\nMaintainer: Team A <a@example.org>\nDescription: one\n Section: not this\n\nPackage: a\nArchitecture: i386\nSection: libs\n\n\nStatus: no name\n\nPackage: b\nMaintainer: nobody\n";
 
@@ -91,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_sample_holds_several_sections() {
-        let packages = parse(include_str!("../data/packages"));
+        let packages = parse(SAMPLE);
         let sections: std::collections::HashSet<_> = packages.iter().map(|p| &p.section).collect();
         assert!(packages.len() >= 12 && sections.len() >= 3);
     }
