@@ -20,6 +20,7 @@ struct User {
 /// What takes long: the database.
 async fn load_user(id: u32) -> Result<User, std::io::Error> {
     println!("  (asking the database for user {id})");
+    tokio::time::sleep(Duration::from_millis(20)).await;
     Ok(User {
         name: format!("user {id}"),
         tenant: 7,

@@ -17,15 +17,15 @@ fn bytes_estimate_what_the_allocator_gives_and_gets_back() {
     const ENTRIES: u64 = 50_000;
     for (tags, value_bytes) in [(0, 50), (2, 100), (2, 1000), (4, 4000)] {
         let before = allocated();
-        let cache: LocalCache<Box<[u8]>> = LocalCache::builder()
+        let cache: LocalCache<Vec<u8>> = LocalCache::builder()
             .max_entries(ENTRIES as usize * 5 / 4)
-            .weigher(|_, value: &Box<[u8]>| (size_of_val(value) + value.len()) as u64)
+            .weigher(|_, value: &Vec<u8>| (size_of_val(value) + value.capacity()) as u64)
             .build();
         for i in 0..ENTRIES {
             let tags = (0..tags).map(|tag| ["users", "pages", "tenant:7", "kind:page"][tag]);
             cache.set(
                 &format!("page:{i:08}"),
-                vec![7; value_bytes].into(),
+                vec![7; value_bytes],
                 Duration::MAX,
                 tags,
             );
