@@ -135,29 +135,60 @@ impl Under for QuickCacheUnder {
     }
 }
 
-/// `moka` with the cheapest of its expirations, one TTL for all entries.
-pub(crate) struct Moka;
+/// `moka` with one of its expirations.
+pub(crate) enum Moka {
+    /// The cheapest: one TTL for all entries.
+    TimeToLive,
+    /// A TTL for each entry, as the others here have.
+    Expiry,
+}
 
-struct MokaUnder(moka::sync::Cache<String, Value>);
+struct MokaUnder(moka::sync::Cache<String, (Duration, Value)>);
+
+/// The TTL that stands beside the value.
+struct OwnTtl;
+
+impl moka::Expiry<String, (Duration, Value)> for OwnTtl {
+    fn expire_after_create(
+        &self,
+        _: &String,
+        entry: &(Duration, Value),
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(entry.0)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        entry: &(Duration, Value),
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.0)
+    }
+}
 
 impl Contender for Moka {
     fn name(&self) -> &'static str {
-        "moka, time_to_live"
+        match self {
+            Self::TimeToLive => "moka, one TTL for all",
+            Self::Expiry => "moka, TTL an entry",
+        }
     }
 
     fn create(&self, entries: usize) -> Box<dyn Under> {
-        Box::new(MokaUnder(
-            moka::sync::Cache::builder()
-                .max_capacity(entries as u64)
-                .time_to_live(TTL)
-                .build(),
-        ))
+        let builder = moka::sync::Cache::builder().max_capacity(entries as u64);
+        Box::new(MokaUnder(match self {
+            Self::TimeToLive => builder.time_to_live(TTL).build(),
+            Self::Expiry => builder.expire_after(OwnTtl).build(),
+        }))
     }
 }
 
 impl Under for MokaUnder {
     fn set(&self, key: &str) {
-        self.0.insert(key.into(), value());
+        self.0.insert(key.into(), (TTL, value()));
     }
 
     fn get_all(&self, keys: &[&str]) -> usize {
@@ -171,7 +202,7 @@ impl Under for MokaUnder {
         for key in keys {
             std::hint::black_box(self.0.get_with_by_ref(*key, || {
                 missing += 1;
-                value()
+                (TTL, value())
             }));
         }
         missing
@@ -179,12 +210,13 @@ impl Under for MokaUnder {
 }
 
 /// All of them: first what others are compared to, then `LocalCache`.
-pub(crate) fn contenders() -> [Box<dyn Contender>; 4] {
+pub(crate) fn contenders() -> [Box<dyn Contender>; 5] {
     [
         Box::new(QuickCache),
         Box::new(Tagcache { tags: 0 }),
         Box::new(Tagcache { tags: 2 }),
-        Box::new(Moka),
+        Box::new(Moka::TimeToLive),
+        Box::new(Moka::Expiry),
     ]
 }
 
