@@ -84,7 +84,7 @@ static COMMANDS: &[Command] = &[
         ALL_SUM, c"O(tags given + entries / 64)", c"Drops the entries that a condition on their tags selects."),
     command!(c"cache.flush", flush::flush, c"write admin", NONE, Nothing, 1,
         "",
-        ALL_SUM, c"O(1)", c"Drops all entries of the database."),
+        ALL_SUM, c"O(1 + invalidations whose memory is not back yet)", c"Drops all entries of the database."),
     command!(c"cache.inspect", inspect::inspect, c"readonly fast", ONE, Read, 2,
         "key",
         None, c"O(tags)", c"Tells what is known about an entry."),

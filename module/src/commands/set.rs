@@ -94,7 +94,7 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
 /// Replaces value, tags and times of an entry, and keeps its hit count. NX and XX look at visible entries, fresh or
 /// stale: one that was invalidated counts as absent. A key that holds another type: `WRONGTYPE`, and nothing is lost. A
 /// tag given twice is stored once. Without a TTL option `tagcache.default-ttl-ms` applies; EXAT and PXAT may lie in the
-/// past: the entry is expired at once. KEEPTTL keeps the grace as well, unless GRACE is given. O(tags).
+/// past: the entry is stale at once, or expired if it has no grace. KEEPTTL keeps the grace as well, unless GRACE is given. O(tags).
 ///
 /// GRACE: how long after its expiry, or after CACHE.REVALIDATE of one of its tags, CACHE.FETCH may serve the value as
 /// stale. The TTL that native commands see is the sum of both.

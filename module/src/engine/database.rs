@@ -76,7 +76,7 @@ impl<E: Copy + PartialEq> Database<E> {
         self.count(dropped)
     }
 
-    /// Drops all entries, and returns how many. O(1). The caller ends the leases.
+    /// Drops all entries, and returns how many. O(lists in the backlog). The caller ends the leases.
     pub(crate) fn flush(&mut self) -> u64 {
         self.clock.tick();
         let dropped = self.index.flush();

@@ -253,9 +253,8 @@ unsafe extern "C" fn cron(
     guard(Place::Event, (), || {
         // SAFETY: the server passes a live context.
         let ctx = unsafe { Context::from_raw(ctx) };
-        if state::with(|state| state.has_leases() || state.cluster_epoch.is_none()) {
-            waiting::end_if_slots_moved(&ctx);
-        }
+        // Also without leases: one that is granted later must not be taken for one from before.
+        waiting::end_if_slots_moved(&ctx);
         let (now, monotonic) = (now_ms(), monotonic_ms());
         if state::with(|state| state.has_work(now)) {
             reclaim::arm(&ctx);
