@@ -32,7 +32,7 @@ pub use builder::{ServerBuilder, module_path, panic_module_path};
 pub use engine::{Engine, engines, for_all_engines, for_each_engine, on_both_protocols};
 pub use process::free_port;
 pub use reply::Reply;
-pub use resp::{RawClient, ToArg};
+pub use resp::{RawClient, ToArg, split};
 pub use rng::Rng;
 pub use server::Server;
 pub use wait::{DEADLINE, wait_until};

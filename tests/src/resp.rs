@@ -60,6 +60,31 @@ macro_rules! call {
     ($client:expr, $($arg:expr),+ $(,)?) => { $client.call(&[$($crate::ToArg::to_arg(&$arg)),+]) };
 }
 
+/// The arguments of one command, written as one line of words between blanks; `{name}` stands for a variable, as in
+/// `format!`.
+#[macro_export]
+macro_rules! command {
+    ($line:literal) => {
+        $crate::split(&format!($line))
+    };
+}
+
+/// Sends one command, written as one line as in [`command!`], through a [`RawClient`], and answers its reply.
+#[macro_export]
+macro_rules! run {
+    ($client:expr, $line:literal) => {
+        $client.call(&$crate::command!($line))
+    };
+}
+
+/// The words of a line.
+#[must_use]
+pub fn split(line: &str) -> Vec<Vec<u8>> {
+    line.split_whitespace()
+        .map(|word| word.as_bytes().to_vec())
+        .collect()
+}
+
 /// Sends one command of any mix of strings, bytes and numbers through a [`RawClient`], and does not wait for its reply.
 #[macro_export]
 macro_rules! send {

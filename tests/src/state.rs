@@ -3,11 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::call;
+use crate::engine::Engine;
 use crate::look::{Inspected, entry_keys, info_text, inspect, stat};
 use crate::reply::Reply;
 use crate::resp::RawClient;
 use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
+
+/// A primary and its replica, which has all that the primary had.
+///
+/// # Panics
+/// When one of them does not start, or they do not get together.
+pub fn replicated(engine: &Engine) -> (Server, Server) {
+    let primary = Server::builder().engine(engine).start();
+    let replica = Server::builder()
+        .engine(engine)
+        .replica_of(&primary)
+        .start();
+    wait_synchronised(&primary, &replica);
+    (primary, replica)
+}
 
 /// The digest of the dataset and, for each database, its clock, its number of tags and its entries.
 #[derive(Clone, Debug)]

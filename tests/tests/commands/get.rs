@@ -1,7 +1,7 @@
 //! CACHE.GET and CACHE.MGET.
 
 use tagcache_tests::look::{inspect, stat};
-use tagcache_tests::{Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols, run};
 
 use crate::WRONGTYPE;
 
@@ -37,16 +37,7 @@ fn mget_answers_each_key_in_its_place() {
         call!(client, "SET", "string", "v");
         call!(client, "CACHE.SET", "gone", "4", "TAGS", 1, "dropped");
         call!(client, "CACHE.INVALIDATE", "dropped");
-        let reply = call!(
-            client,
-            "CACHE.MGET",
-            "a",
-            "absent",
-            "string",
-            "b",
-            "gone",
-            "a"
-        );
+        let reply = run!(client, "CACHE.MGET a absent string b gone a");
         let (one, two) = (Reply::bulk("1"), Reply::bulk("2"));
         let expected = vec![one.clone(), Reply::Null, Reply::Null, two, Reply::Null, one];
         assert_eq!(reply, Reply::Array(expected));

@@ -1,7 +1,7 @@
 //! CACHE.INSPECT and CACHE.TAGINFO.
 
 use tagcache_tests::look::{inspect, stat};
-use tagcache_tests::{DEADLINE, Reply, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, Reply, call, on_both_protocols, run, wait_until};
 
 use crate::WRONGTYPE;
 
@@ -12,18 +12,7 @@ fn names(reply: &Reply) -> Vec<String> {
 #[test]
 fn inspect_shows_an_entry_in_full() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "12345",
-            "PX",
-            100_000,
-            "TAGS",
-            2,
-            "b",
-            "a"
-        );
+        run!(client, "CACHE.SET key 12345 PX 100000 TAGS 2 b a");
         let reply = call!(client, "CACHE.INSPECT", "key");
         let expected = [
             "state", "tags", "hits", "bytes", "memory", "pttl", "grace", "age",

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run};
 
 /// Name, arity, and positions of keys (first, last, step).
 type Known = (&'static str, i64, (i64, i64, i64));
@@ -326,17 +326,7 @@ fn redis_cli_looks_for_big_and_hot_keys_without_a_complaint() {
         for _ in 0..2000 {
             call!(client, "CACHE.GET", "key499");
         }
-        call!(
-            client,
-            "CACHE.SET",
-            "stale",
-            "v",
-            "GRACE",
-            100_000,
-            "TAGS",
-            1,
-            "s"
-        );
+        run!(client, "CACHE.SET stale v GRACE 100000 TAGS 1 s");
         call!(client, "CACHE.REVALIDATE", "s");
         let big = redis_cli(&server, "--bigkeys");
         assert!(big.contains("Sampled 502 keys"), "{big}");

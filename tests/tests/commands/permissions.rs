@@ -1,6 +1,6 @@
 //! ACL: categories, key patterns, and tags that obey key patterns.
 
-use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines};
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, run};
 
 /// A second connection that is this user.
 fn user(server: &Server, name: &str, rules: &[&str]) -> RawClient {
@@ -50,16 +50,7 @@ fn tags_obey_key_patterns_as_though_they_were_keys() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
-        call!(
-            admin,
-            "CACHE.SET",
-            "t8:key",
-            "v",
-            "TAGS",
-            2,
-            "t8:tag",
-            "t7:shared"
-        );
+        run!(admin, "CACHE.SET t8:key v TAGS 2 t8:tag t7:shared");
         let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
         for command in [
             &["CACHE.INVALIDATE", "t8:tag"][..],
@@ -207,15 +198,7 @@ fn what_frees_memory_works_when_memory_is_full() {
         call!(client, "CACHE.SET", "one", "v", "TAGS", 1, "a");
         call!(client, "CACHE.SET", "two", "v", "TAGS", 1, "b");
         call!(client, "CACHE.SET", "three", "v");
-        call!(
-            client,
-            "CONFIG",
-            "SET",
-            "maxmemory-policy",
-            "noeviction",
-            "maxmemory",
-            1
-        );
+        run!(client, "CONFIG SET maxmemory-policy noeviction maxmemory 1");
         let full = call!(client, "CACHE.SET", "four", "v");
         let words = "OOM command not allowed when used memory > 'maxmemory'.";
         assert_eq!(full, Reply::Error(words.to_owned()));

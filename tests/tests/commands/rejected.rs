@@ -1,7 +1,7 @@
 //! A rejected command answers Redis's own words and changes nothing.
 
 use tagcache_tests::look::Snapshot;
-use tagcache_tests::{RawClient, Reply, args, call, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, args, call, on_both_protocols, run};
 
 use crate::{NOT_AN_INTEGER, SYNTAX, WRONGTYPE};
 
@@ -10,18 +10,7 @@ const TOUCH_TIME: &str = "ERR invalid expire time in 'cache.touch' command";
 
 fn prepare(client: &mut RawClient) {
     call!(client, "SET", "string", "v");
-    call!(
-        client,
-        "CACHE.SET",
-        "entry",
-        "v",
-        "EX",
-        10_000,
-        "TAGS",
-        2,
-        "a",
-        "b"
-    );
+    run!(client, "CACHE.SET entry v EX 10000 TAGS 2 a b");
     call!(client, "CACHE.SET", "plain", "v");
     call!(client, "CACHE.GET", "entry");
     call!(client, "CACHE.SET", "gone", "v", "TAGS", 1, "dropped");

@@ -1,7 +1,7 @@
 //! CACHE.SET: what it stores, replaces and keeps.
 
 use tagcache_tests::look::{inspect, tagscan};
-use tagcache_tests::{Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols, run};
 
 use crate::WRONGTYPE;
 
@@ -39,18 +39,7 @@ fn a_value_comes_back_as_it_was_set() {
 #[test]
 fn an_overwrite_replaces_value_tags_and_times() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "EX",
-            100,
-            "TAGS",
-            2,
-            "a",
-            "b"
-        );
+        run!(client, "CACHE.SET key old EX 100 TAGS 2 a b");
         assert_eq!(
             call!(client, "CACHE.SET", "key", "new", "TAGS", 2, "b", "c"),
             Reply::ok()
@@ -143,20 +132,7 @@ fn nx_and_xx_see_no_entry_once_it_is_invalidated_or_expired() {
 #[test]
 fn duplicate_tags_are_stored_once_in_the_order_given() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "TAGS",
-            6,
-            "c",
-            "a",
-            "c",
-            "b",
-            "a",
-            "c"
-        );
+        run!(client, "CACHE.SET key v TAGS 6 c a c b a c");
         assert_eq!(inspect(client, "key").unwrap().tags, [b"c", b"a", b"b"]);
         assert_eq!(call!(client, "CACHE.STATS").field("tags"), Reply::Int(3));
         assert_eq!(

@@ -1,7 +1,7 @@
 //! CACHE.SET: options in every order and combination, and what they do to the time to live.
 
 use tagcache_tests::look::inspect;
-use tagcache_tests::{RawClient, Reply, ToArg, call, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, ToArg, call, on_both_protocols, run};
 
 use crate::unix_ms;
 
@@ -94,17 +94,7 @@ fn check(client: &mut RawClient, case: &Case, existing: bool) {
     let shown = format!("{} (existing: {existing})", shown.join(" "));
     call!(client, "CACHE.DEL", "key");
     if existing {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "PX",
-            OLD_TTL_MS,
-            "TAGS",
-            1,
-            "old"
-        );
+        run!(client, "CACHE.SET key old PX {OLD_TTL_MS} TAGS 1 old");
         call!(client, "CACHE.GET", "key");
     }
     let mut set = tagcache_tests::args!["CACHE.SET", "key", "new"];
@@ -172,17 +162,7 @@ fn options_work_in_every_order_and_combination() {
 #[test]
 fn keepttl_keeps_neither_the_ttl_nor_the_hits_of_an_entry_that_is_gone() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "EX",
-            1000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key old EX 1000 TAGS 1 a");
         call!(client, "CACHE.GET", "key");
         call!(client, "CACHE.INVALIDATE", "a");
         assert_eq!(
@@ -205,17 +185,7 @@ fn a_time_in_the_past_is_accepted_and_the_entry_is_expired_at_once() {
             ("PXAT", 1_000_000_000_000),
         ] {
             call!(client, "CACHE.SET", "key", "old", "TAGS", 1, "a");
-            let reply = call!(
-                client,
-                "CACHE.SET",
-                "key",
-                "new",
-                option,
-                time,
-                "TAGS",
-                1,
-                "a"
-            );
+            let reply = run!(client, "CACHE.SET key new {option} {time} TAGS 1 a");
             assert_eq!(reply, Reply::ok());
             assert!(
                 call!(client, "CACHE.GET", "key").is_null(),

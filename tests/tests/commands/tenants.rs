@@ -1,7 +1,7 @@
 //! Two tenants on one server: nothing is shown or dropped across their patterns, whatever way a command is sent.
 
 use tagcache_tests::look::Snapshot;
-use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, for_all_engines};
+use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// Every command that names a key or a tag, here those of the other tenant, `t8`.
 const FOREIGN: [&[&str]; 36] = [
@@ -105,18 +105,7 @@ fn tenants(engine: &Engine) -> (Server, RawClient) {
     let mut admin = server.raw();
     for tenant in ["t7", "t8"] {
         let (key, tag) = (format!("{tenant}:key"), format!("{tenant}:tag"));
-        let set = args![
-            "CACHE.SET",
-            key,
-            "v",
-            "EX",
-            10_000,
-            "GRACE",
-            10_000,
-            "TAGS",
-            1,
-            tag
-        ];
+        let set = command!("CACHE.SET {key} v EX 10000 GRACE 10000 TAGS 1 {tag}");
         assert_eq!(admin.call(&set), Reply::ok());
     }
     let rules = [

@@ -1,7 +1,7 @@
 //! CACHE.HITS: hits that a local tier served.
 
 use tagcache_tests::look::{inspect, stat};
-use tagcache_tests::{Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols, run};
 
 use crate::top;
 
@@ -13,18 +13,7 @@ fn hits_are_added_to_those_of_the_entries_that_are_there() {
         }
         call!(client, "CACHE.GET", "one");
         call!(client, "CACHE.INVALIDATE", "three");
-        let reply = call!(
-            client,
-            "CACHE.HITS",
-            "one",
-            10,
-            "absent",
-            5,
-            "two",
-            3,
-            "three",
-            7
-        );
+        let reply = run!(client, "CACHE.HITS one 10 absent 5 two 3 three 7");
         assert_eq!(reply, Reply::Int(2));
         assert_eq!(inspect(client, "one").unwrap().hits, 11);
         assert_eq!(inspect(client, "two").unwrap().hits, 3);

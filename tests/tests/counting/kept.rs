@@ -3,7 +3,7 @@
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{info, inspect};
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, for_all_engines, for_each_engine, wait_until,
+    DEADLINE, RawClient, Reply, Server, call, for_all_engines, for_each_engine, run, wait_until,
 };
 
 use crate::{read, top};
@@ -143,17 +143,7 @@ fn reads_that_found_an_entry_stale_leave_its_count_where_it_can_be_explained() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "GRACE",
-            1_000_000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v GRACE 1000000 TAGS 1 a");
         read(&mut client, "key", 3);
         call!(client, "CACHE.REVALIDATE", "a");
         read(&mut client, "key", 5);

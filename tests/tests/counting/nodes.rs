@@ -1,8 +1,8 @@
 //! Counting in transactions, in scripts and on replicas.
 
 use tagcache_tests::look::inspect;
-use tagcache_tests::state::{assert_same, wait_synchronised};
-use tagcache_tests::{Reply, Server, call, for_each_engine, on_both_protocols};
+use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
+use tagcache_tests::{Reply, call, for_each_engine, on_both_protocols};
 
 use crate::{read, top};
 
@@ -25,12 +25,7 @@ fn transactions_and_scripts_count_and_list() {
 #[test]
 fn a_replica_counts_its_own_reads() {
     for_each_engine(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = replicated(engine);
         let (mut client, mut reader) = (primary.raw(), replica.raw());
         call!(client, "CACHE.SET", "key", "v");
         call!(client, "CACHE.SET", "other", "v");

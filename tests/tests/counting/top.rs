@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tagcache_tests::look::inspect;
-use tagcache_tests::{Rng, Server, args, call, for_each_engine, on_both_protocols};
+use tagcache_tests::{Rng, Server, args, call, for_each_engine, on_both_protocols, run};
 
 use crate::{read, top, top_of};
 
@@ -54,17 +54,7 @@ fn only_visible_entries_of_the_selected_database_are_listed() {
             ("deleted", "k"),
             ("stale", "s"),
         ] {
-            call!(
-                client,
-                "CACHE.SET",
-                key,
-                "v",
-                "GRACE",
-                1_000_000,
-                "TAGS",
-                1,
-                tag
-            );
+            run!(client, "CACHE.SET {key} v GRACE 1000000 TAGS 1 {tag}");
             read(client, key, 5);
         }
         call!(client, "CACHE.SET", "expired", "v");

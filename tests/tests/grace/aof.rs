@@ -3,8 +3,8 @@
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{assert_index_agrees, info, info_text, stat};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine,
-    wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines,
+    for_each_engine, run, wait_until,
 };
 
 use crate::{LONG, dataset, holds_dataset};
@@ -56,17 +56,7 @@ fn a_rewritten_file_holds_state_grace_and_hits() {
             let mut client = server.raw();
             dataset(&mut client);
             rewrite(&mut client);
-            call!(
-                client,
-                "CACHE.SET",
-                "after",
-                "v",
-                "GRACE",
-                LONG,
-                "TAGS",
-                1,
-                "after"
-            );
+            run!(client, "CACHE.SET after v GRACE {LONG} TAGS 1 after");
             call!(client, "CACHE.REVALIDATE", "after");
             server.kill_9();
             server.restart();
@@ -93,30 +83,8 @@ fn grace_does_not_begin_anew_by_being_rewritten() {
             let mut client = server.raw();
             let sets = [
                 args!["CACHE.SET", "ever", "v", "GRACE", 1500, "TAGS", 1, "a"],
-                args![
-                    "CACHE.SET",
-                    "long",
-                    "v",
-                    "PX",
-                    LONG,
-                    "GRACE",
-                    1500,
-                    "TAGS",
-                    1,
-                    "a"
-                ],
-                args![
-                    "CACHE.SET",
-                    "timed",
-                    "v",
-                    "PX",
-                    1,
-                    "GRACE",
-                    1500,
-                    "TAGS",
-                    1,
-                    "b"
-                ],
+                command!("CACHE.SET long v PX {LONG} GRACE 1500 TAGS 1 a"),
+                command!("CACHE.SET timed v PX 1 GRACE 1500 TAGS 1 b"),
                 args!["CACHE.SET", "stays", "v", "GRACE", LONG, "TAGS", 1, "a"],
                 args!["CACHE.REVALIDATE", "a"],
             ];

@@ -2,9 +2,9 @@
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{assert_index_agrees, stat};
-use tagcache_tests::state::{assert_same, wait_synchronised};
+use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::{
-    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, wait_until,
+    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, run, wait_until,
 };
 
 use crate::{LONG, dataset, holds_dataset};
@@ -40,54 +40,10 @@ fn grace_that_runs_out_while_the_server_is_down_is_over_when_it_is_back() {
     for_each_engine(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        call!(
-            client,
-            "CACHE.SET",
-            "long",
-            "v",
-            "PX",
-            LONG,
-            "GRACE",
-            1500,
-            "TAGS",
-            1,
-            "a"
-        );
-        call!(
-            client,
-            "CACHE.SET",
-            "ever",
-            "v",
-            "GRACE",
-            1500,
-            "TAGS",
-            1,
-            "a"
-        );
-        call!(
-            client,
-            "CACHE.SET",
-            "timed",
-            "v",
-            "PX",
-            1,
-            "GRACE",
-            1500,
-            "TAGS",
-            1,
-            "a"
-        );
-        call!(
-            client,
-            "CACHE.SET",
-            "stays",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET long v PX {LONG} GRACE 1500 TAGS 1 a");
+        run!(client, "CACHE.SET ever v GRACE 1500 TAGS 1 a");
+        run!(client, "CACHE.SET timed v PX 1 GRACE 1500 TAGS 1 a");
+        run!(client, "CACHE.SET stays v GRACE {LONG} TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         let start = std::time::Instant::now();
         assert_eq!(call!(client, "SAVE"), Reply::ok());
@@ -157,26 +113,8 @@ fn the_stream_and_a_partial_sync_hand_them_over() {
             call!(there, "CLIENT", "KILL", "TYPE", "master"),
             Reply::Int(1)
         );
-        call!(
-            client,
-            "CACHE.SET",
-            "late",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "late"
-        );
-        call!(
-            client,
-            "CACHE.TOUCH",
-            "lasting",
-            "EX",
-            1000,
-            "GRACE",
-            77_000
-        );
+        run!(client, "CACHE.SET late v GRACE {LONG} TAGS 1 late");
+        run!(client, "CACHE.TOUCH lasting EX 1000 GRACE 77000");
         call!(client, "CACHE.REVALIDATE", "late", "kept");
         assert_same(&primary, &replica, &[0]);
         assert!(fetch(&mut there, "late").is_stale("v"));
@@ -190,12 +128,7 @@ fn the_stream_and_a_partial_sync_hand_them_over() {
 #[test]
 fn what_ends_on_the_primary_ends_on_its_replicas_without_them_deciding() {
     for_each_engine(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
         let sets: Vec<_> = (0..500)
             .map(|n| {

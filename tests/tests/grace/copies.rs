@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{Fetched, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, tagscan};
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, run, wait_until};
 
 use crate::{LONG, dataset};
 
@@ -173,17 +173,7 @@ fn a_copy_has_no_longer_grace_than_its_original() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "GRACE",
-            800,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v GRACE 800 TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         let mut rounds = 0;
         wait_until("its grace is over", DEADLINE, || {

@@ -2,26 +2,14 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
-use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, run, wait_until};
 
 use crate::LONG;
 
 #[test]
 fn an_entry_past_its_logical_time_and_grace_is_expired() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "PX",
-            20,
-            "GRACE",
-            20,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v PX 20 GRACE 20 TAGS 1 a");
         wait_until("it is over", DEADLINE, || fetch(client, "key").is_miss());
         assert!(inspect(client, "key").is_none());
         wait_until("its memory is back", DEADLINE, || {
@@ -36,30 +24,8 @@ fn an_entry_past_its_logical_time_and_grace_is_expired() {
 fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
     on_both_protocols(|server, client| {
         // One that would live on for long, and one that would for ever.
-        call!(
-            client,
-            "CACHE.SET",
-            "long",
-            "v",
-            "PX",
-            LONG,
-            "GRACE",
-            300,
-            "TAGS",
-            1,
-            "a"
-        );
-        call!(
-            client,
-            "CACHE.SET",
-            "ever",
-            "v",
-            "GRACE",
-            300,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET long v PX {LONG} GRACE 300 TAGS 1 a");
+        run!(client, "CACHE.SET ever v GRACE 300 TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         for key in ["long", "ever"] {
             wait_until("its grace is over", DEADLINE, || {
@@ -88,28 +54,8 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
 #[test]
 fn each_entry_has_its_own_grace() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "short",
-            "v",
-            "GRACE",
-            1,
-            "TAGS",
-            1,
-            "a"
-        );
-        call!(
-            client,
-            "CACHE.SET",
-            "long",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET short v GRACE 1 TAGS 1 a");
+        run!(client, "CACHE.SET long v GRACE {LONG} TAGS 1 a");
         assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
         wait_until("the short one is over", DEADLINE, || {
             fetch(client, "short").state == State::Miss

@@ -10,7 +10,7 @@ mod touch;
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::inspect;
-use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, command, wait_until};
 
 /// Longer than any test takes.
 const LONG: i64 = 1_000_000_000;
@@ -18,39 +18,9 @@ const LONG: i64 = 1_000_000_000;
 /// What became stale in either way, what never had any grace, and what is fresh, beside each other.
 fn dataset(client: &mut RawClient) {
     let sets = [
-        args![
-            "CACHE.SET",
-            "fresh",
-            "v",
-            "PX",
-            LONG,
-            "GRACE",
-            5000,
-            "TAGS",
-            1,
-            "kept"
-        ],
-        args![
-            "CACHE.SET",
-            "lasting",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "kept"
-        ],
-        args![
-            "CACHE.SET",
-            "soft",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            2,
-            "soft",
-            "kept"
-        ],
+        command!("CACHE.SET fresh v PX {LONG} GRACE 5000 TAGS 1 kept"),
+        command!("CACHE.SET lasting v GRACE {LONG} TAGS 1 kept"),
+        command!("CACHE.SET soft v GRACE {LONG} TAGS 2 soft kept"),
         args![
             "CACHE.SET",
             "soft timed",
@@ -64,30 +34,8 @@ fn dataset(client: &mut RawClient) {
             "soft"
         ],
         args!["CACHE.SET", "no grace", "v", "PX", LONG, "TAGS", 1, "soft"],
-        args![
-            "CACHE.SET",
-            "expired",
-            "v",
-            "PX",
-            1,
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "kept"
-        ],
-        args![
-            "CACHE.SET",
-            "hard",
-            "v",
-            "PX",
-            LONG,
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "hard"
-        ],
+        command!("CACHE.SET expired v PX 1 GRACE {LONG} TAGS 1 kept"),
+        command!("CACHE.SET hard v PX {LONG} GRACE {LONG} TAGS 1 hard"),
     ];
     for (set, reply) in sets.iter().zip(client.pipeline(&sets)) {
         assert_eq!(reply, Reply::ok(), "{}", set[1].escape_ascii());

@@ -2,7 +2,9 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, on_both_protocols, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, args, call, command, on_both_protocols, run, wait_until,
+};
 
 use crate::LONG;
 
@@ -124,18 +126,7 @@ fn grace_counts_from_the_first_moment_the_entry_is_stale() {
 fn native_times_to_live_stay_what_they_are() {
     on_both_protocols(|_, client| {
         set(client, "ever", LONG, &["a"]);
-        let timed = args![
-            "CACHE.SET",
-            "timed",
-            "v",
-            "PX",
-            LONG,
-            "GRACE",
-            5000,
-            "TAGS",
-            1,
-            "a"
-        ];
+        let timed = command!("CACHE.SET timed v PX {LONG} GRACE 5000 TAGS 1 a");
         assert_eq!(client.call(&timed), Reply::ok());
         let before = call!(client, "PEXPIRETIME", "timed");
         call!(client, "CACHE.REVALIDATE", "a");
@@ -157,19 +148,7 @@ fn native_times_to_live_stay_what_they_are() {
 #[test]
 fn an_entry_that_has_expired_gets_no_second_grace() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "PX",
-            1,
-            "GRACE",
-            700,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v PX 1 GRACE 700 TAGS 1 a");
         wait_until("its logical time is over", DEADLINE, || {
             call!(client, "CACHE.GET", "key").is_null()
         });

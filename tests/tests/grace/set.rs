@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
-use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, run, wait_until};
 
 use crate::LONG;
 
@@ -12,19 +12,7 @@ fn field(client: &mut RawClient, key: &str, name: &str) -> i64 {
 
 /// An entry whose logical time is over.
 fn stale(client: &mut RawClient, key: &str) {
-    let set = call!(
-        client,
-        "CACHE.SET",
-        key,
-        "old",
-        "PX",
-        1,
-        "GRACE",
-        LONG,
-        "TAGS",
-        1,
-        "a"
-    );
+    let set = run!(client, "CACHE.SET {key} old PX 1 GRACE {LONG} TAGS 1 a");
     assert_eq!(set, Reply::ok());
     wait_until("its logical time is over", DEADLINE, || {
         fetch(client, key).state == State::Stale
@@ -78,16 +66,7 @@ fn a_default_time_to_live_is_logical_too() {
 #[test]
 fn keepttl_keeps_the_logical_time_and_takes_the_new_grace() {
     on_both_protocols(|_, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "PX",
-            100_000,
-            "GRACE",
-            10_000
-        );
+        run!(client, "CACHE.SET key v PX 100000 GRACE 10000");
         call!(client, "CACHE.SET", "key", "w", "KEEPTTL", "GRACE", 500_000);
         let logical = field(client, "key", "pttl");
         assert!((40_000..=100_000).contains(&logical), "{logical}");
@@ -132,17 +111,7 @@ fn nx_and_xx_see_a_stale_entry_as_there() {
         assert!(fetch(client, "key").is_stale("old"));
         assert_eq!(call!(client, "CACHE.SET", "key", "new", "XX"), Reply::ok());
         assert!(fetch(client, "key").is_hit("new"));
-        call!(
-            client,
-            "CACHE.SET",
-            "soft",
-            "old",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET soft old GRACE {LONG} TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         assert!(call!(client, "CACHE.SET", "soft", "new", "NX").is_null());
         assert!(fetch(client, "soft").is_stale("old"));
@@ -158,18 +127,7 @@ fn nx_and_xx_see_a_stale_entry_as_there() {
 #[test]
 fn a_stale_entry_that_is_set_anew_keeps_its_hits_and_is_fresh() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "GRACE",
-            LONG,
-            "TAGS",
-            2,
-            "a",
-            "b"
-        );
+        run!(client, "CACHE.SET key old GRACE {LONG} TAGS 2 a b");
         for _ in 0..5 {
             call!(client, "CACHE.GET", "key");
         }
@@ -192,17 +150,7 @@ fn a_stale_entry_that_is_set_anew_keeps_its_hits_and_is_fresh() {
 fn a_stale_entry_is_deleted_and_counted_as_any_visible_one() {
     on_both_protocols(|server, client| {
         stale(client, "one");
-        call!(
-            client,
-            "CACHE.SET",
-            "two",
-            "v",
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET two v GRACE {LONG} TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         assert_eq!(call!(client, "CACHE.DEL", "one", "two"), Reply::Int(2));
         assert_eq!(stat(client, "deletes"), 2);
@@ -219,19 +167,7 @@ fn a_stale_entry_is_deleted_and_counted_as_any_visible_one() {
 #[test]
 fn wrong_graces_are_refused_and_change_nothing() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "EX",
-            1000,
-            "GRACE",
-            1000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v EX 1000 GRACE 1000 TAGS 1 a");
         let before = tagcache_tests::look::Snapshot::take(server, &[0], &[]);
         for (line, error) in [
             ("CACHE.SET key x GRACE", "ERR syntax error"),

@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect};
-use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, run, wait_until};
 
 use crate::LONG;
 
@@ -47,19 +47,7 @@ fn touch_sets_time_and_grace() {
 #[test]
 fn touch_gives_what_has_expired_a_new_time_and_it_is_fresh() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "PX",
-            1,
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v PX 1 GRACE {LONG} TAGS 1 a");
         wait_until("its logical time is over", DEADLINE, || {
             fetch(client, "key").state == State::Stale
         });
@@ -81,19 +69,7 @@ fn touch_does_not_make_fresh_what_was_invalidated() {
             &["EXPIRE", "key", "1000"],
             &["PERSIST", "key"],
         ] {
-            call!(
-                client,
-                "CACHE.SET",
-                "key",
-                "v",
-                "EX",
-                500,
-                "GRACE",
-                LONG,
-                "TAGS",
-                1,
-                "a"
-            );
+            run!(client, "CACHE.SET key v EX 500 GRACE {LONG} TAGS 1 a");
             call!(client, "CACHE.REVALIDATE", "a");
             client.call(touch);
             assert!(call!(client, "CACHE.GET", "key").is_null(), "{touch:?}");
@@ -145,19 +121,7 @@ fn touch_into_the_past_leaves_a_stale_entry_for_its_grace() {
 #[test]
 fn native_expire_moves_the_end_of_the_entry_and_persist_removes_it() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "EX",
-            1000,
-            "GRACE",
-            500_000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 a");
         assert_eq!(call!(client, "PEXPIRE", "key", 300_000), Reply::Int(1));
         let native = call!(client, "PTTL", "key").int();
         assert!((290_000..=300_000).contains(&native), "{native}");

@@ -1,7 +1,7 @@
 //! Arguments that no client sends by good will.
 
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, tagscan};
-use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols, send};
+use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols, run, send};
 
 const MB: usize = 1 << 20;
 
@@ -64,17 +64,7 @@ fn a_key_of_any_bytes_can_be_leased_and_waited_for() {
 #[test]
 fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "GRACE",
-            1000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key v GRACE 1000 TAGS 1 a");
         for number in [
             "0",
             "-1",

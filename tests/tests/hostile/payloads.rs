@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tagcache_tests::look::{Snapshot, assert_index_agrees, entry_keys, inspect, wait_reclaimed};
 use tagcache_tests::payload::{body, with_footer};
-use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, command, for_each_engine};
 
 /// Type byte and module id, which Redis itself reads: behind them the module's own loader begins.
 const HEAD: usize = 10;
@@ -36,42 +36,10 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
             "a",
             "guard"
         ],
-        args![
-            "CACHE.SET",
-            "grace",
-            "value",
-            "GRACE",
-            1_000_000,
-            "TAGS",
-            2,
-            "a",
-            "b"
-        ],
-        args![
-            "CACHE.SET",
-            "both",
-            "value",
-            "EX",
-            10_000,
-            "GRACE",
-            1_000_000,
-            "TAGS",
-            1,
-            "a"
-        ],
+        command!("CACHE.SET grace value GRACE 1000000 TAGS 2 a b"),
+        command!("CACHE.SET both value EX 10000 GRACE 1000000 TAGS 1 a"),
         // The last but one is made stale below.
-        args![
-            "CACHE.SET",
-            "stale",
-            "value",
-            "EX",
-            10_000,
-            "GRACE",
-            1_000_000,
-            "TAGS",
-            1,
-            "softened"
-        ],
+        command!("CACHE.SET stale value EX 10000 GRACE 1000000 TAGS 1 softened"),
         many,
     ];
     let dump = |set: &Vec<Vec<u8>>| {

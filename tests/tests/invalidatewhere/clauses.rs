@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, stat, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, Server, args, call, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, Server, args, call, on_both_protocols, run};
 
 use crate::{LONG, Where, set, visible};
 
@@ -249,15 +249,7 @@ fn a_dry_run_changes_nothing_at_all() {
 fn it_works_when_memory_is_full_and_says_what_it_did_in_the_figures() {
     on_both_protocols(|_, client| {
         prepare(client);
-        let full = call!(
-            client,
-            "CONFIG",
-            "SET",
-            "maxmemory-policy",
-            "noeviction",
-            "maxmemory",
-            1
-        );
+        let full = run!(client, "CONFIG SET maxmemory-policy noeviction maxmemory 1");
         assert_eq!(full, Reply::ok());
         assert_eq!(Where::all(&["a"]).run(client, &[]), 4);
         wait_reclaimed(client);

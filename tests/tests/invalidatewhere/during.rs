@@ -2,7 +2,8 @@
 
 use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan, wait_reclaimed};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Rng, Server, args, call, for_each_engine, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Rng, Server, args, call, command, for_each_engine,
+    wait_until,
 };
 
 use crate::{LONG, Where};
@@ -181,17 +182,7 @@ fn a_soft_run_leaves_what_was_there_stale_and_what_came_since_fresh() {
             &["SOFT"],
             |worker, round| {
                 let key = format!("key{}", (round * 7919) % MANY);
-                let set = args![
-                    "CACHE.SET",
-                    key,
-                    "new",
-                    "GRACE",
-                    LONG,
-                    "TAGS",
-                    2,
-                    "all",
-                    "t0"
-                ];
+                let set = command!("CACHE.SET {key} new GRACE {LONG} TAGS 2 all t0");
                 assert_eq!(worker.call(&set), Reply::ok());
                 written.push(key);
             },

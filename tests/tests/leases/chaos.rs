@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tagcache_tests::fetch::{fetch, waiters};
 use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Rng, Server, args, call, for_each_engine, wait_until,
+    DEADLINE, RawClient, Reply, Rng, Server, args, call, command, for_each_engine, wait_until,
 };
 
 const KEYS: usize = 12;
@@ -40,20 +40,7 @@ fn caller_step(client: &mut RawClient, rng: &mut Rng) -> std::io::Result<()> {
         0 => args!["CACHE.RELEASE", key, token],
         1 => return Ok(()), // It forgets.
         2 => args!["CACHE.SET", key, "v", "LEASE", token, "NX", "PX", 5],
-        _ => args![
-            "CACHE.SET",
-            key,
-            "v",
-            "LEASE",
-            token,
-            "GRACE",
-            20,
-            "PX",
-            30,
-            "TAGS",
-            1,
-            tag
-        ],
+        _ => command!("CACHE.SET {key} v LEASE {token} GRACE 20 PX 30 TAGS 1 {tag}"),
     };
     client.try_call(&set).map(drop)
 }

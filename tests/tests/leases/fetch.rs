@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{State, fetch, fetch_lease, fetched, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
-use tagcache_tests::{DEADLINE, Reply, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, Reply, call, on_both_protocols, run, wait_until};
 
 use crate::WRONGTYPE;
 
@@ -106,18 +106,7 @@ fn each_key_and_each_database_has_its_own_lease_and_no_token_comes_twice() {
 #[test]
 fn a_stale_value_goes_to_everybody_and_the_lease_to_one() {
     on_both_protocols(|server, client| {
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "GRACE",
-            100_000,
-            "TAGS",
-            2,
-            "b",
-            "a"
-        );
+        run!(client, "CACHE.SET key old GRACE 100000 TAGS 2 b a");
         call!(client, "CACHE.REVALIDATE", "a");
         let without = fetch(client, "key");
         assert!(without.is_stale("old") && without.token == 0, "{without:?}");
@@ -127,15 +116,7 @@ fn a_stale_value_goes_to_everybody_and_the_lease_to_one() {
         assert_eq!(holding.tags, [b"b".to_vec(), b"a".to_vec()]);
         for _ in 0..5 {
             // WAIT is for a MISS: a stale value is at hand.
-            let other = fetched(&call!(
-                client,
-                "CACHE.FETCH",
-                "key",
-                "LEASE",
-                1000,
-                "WAIT",
-                60_000
-            ));
+            let other = fetched(&run!(client, "CACHE.FETCH key LEASE 1000 WAIT 60000"));
             assert!(other.is_stale("old") && other.token == 0, "{other:?}");
         }
         assert!(set_leased(&mut holder, "key", "new", holding.token, &["a"]));
@@ -184,17 +165,7 @@ fn no_lease_lasts_longer_than_the_setting_allows() {
 fn a_hit_counts_a_hit_a_stale_value_a_stale_hit_and_a_miss_a_miss() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "fresh", "v");
-        call!(
-            client,
-            "CACHE.SET",
-            "stale",
-            "v",
-            "GRACE",
-            100_000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET stale v GRACE 100000 TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         for _ in 0..3 {
             assert_eq!(fetch(client, "fresh").state, State::Hit);

@@ -1,7 +1,7 @@
 //! Every order of a few callers' steps, held against a model of what the contract says.
 
 use tagcache_tests::fetch::{State, fetch, fetch_lease, set_leased};
-use tagcache_tests::{RawClient, Server, args, call, for_each_engine};
+use tagcache_tests::{RawClient, Server, args, call, command, for_each_engine};
 
 const KEY: &str = "key";
 const TAG: &str = "tag";
@@ -263,17 +263,7 @@ fn interleavings(sequences: &[&[Step]]) -> Vec<Vec<Step>> {
 fn prepare(client: &mut RawClient, start: Start) {
     call!(client, "FLUSHALL");
     if start != Start::Missing {
-        let set = args![
-            "CACHE.SET",
-            KEY,
-            "start",
-            "GRACE",
-            600_000,
-            "TAGS",
-            2,
-            TAG,
-            "start"
-        ];
+        let set = command!("CACHE.SET {KEY} start GRACE 600000 TAGS 2 {TAG} start");
         assert!(!client.call(&set).is_error());
     }
     if start == Start::Stale {

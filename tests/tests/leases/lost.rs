@@ -2,7 +2,9 @@
 
 use tagcache_tests::fetch::{fetch, fetch_lease, lease, set_leased};
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, stat};
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, on_both_protocols, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, call, on_both_protocols, run, wait_until,
+};
 
 /// What somebody else does between the grant of a lease of `key` and the SET under it with tags `a` and `b`.
 type Meanwhile = (&'static str, &'static [&'static [&'static str]]);
@@ -334,17 +336,7 @@ fn conditions_are_checked_beside_the_lease() {
         let token = lease(client, "key");
         let xx = call!(client, "CACHE.SET", "key", "v", "XX", "LEASE", token);
         assert!(xx.is_null(), "there is none to replace: {xx:?}");
-        let nx = call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "v",
-            "LEASE",
-            token,
-            "NX",
-            "PX",
-            100_000
-        );
+        let nx = run!(client, "CACHE.SET key v LEASE {token} NX PX 100000");
         assert_eq!(nx, Reply::ok());
         assert!(inspect(client, "key").unwrap().expires);
     });

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tagcache_tests::fetch::{State, fetched};
-use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine, run};
 
 const KEYS: usize = 4;
 const READERS: usize = 5;
@@ -99,15 +99,7 @@ fn read(client: &mut RawClient, database: &Database, rng: &mut Rng) -> usize {
         return 0;
     }
     let lease = rng.pick(&[2, 5, 60_000]);
-    let answer = fetched(&call!(
-        client,
-        "CACHE.FETCH",
-        name,
-        "LEASE",
-        lease,
-        "WAIT",
-        60_000
-    ));
+    let answer = fetched(&run!(client, "CACHE.FETCH {name} LEASE {lease} WAIT 60000"));
     if let Some(value) = &answer.value {
         let version = version_of(value);
         let least = if answer.state == State::Stale {

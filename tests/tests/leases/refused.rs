@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{lease, set_leased};
 use tagcache_tests::look::{Snapshot, stat};
-use tagcache_tests::{Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols, run};
 
 use crate::{NOT_AN_INTEGER, SYNTAX, WRONGTYPE};
 
@@ -106,20 +106,9 @@ fn fetch_and_set_take_their_options_in_any_order_and_case() {
         let reply = call!(client, "cache.fetch", "key", "wait", 5, "Lease", 60_000);
         let token = tagcache_tests::fetch::fetched(&reply).token;
         assert!(token > 0);
-        let set = call!(
+        let set = run!(
             client,
-            "cache.set",
-            "key",
-            "v",
-            "Tags",
-            1,
-            "a",
-            "lease",
-            token,
-            "grace",
-            1000,
-            "ex",
-            100
+            "cache.set key v Tags 1 a lease {token} grace 1000 ex 100"
         );
         assert_eq!(set, Reply::ok());
         let inspected = call!(client, "CACHE.INSPECT", "key");

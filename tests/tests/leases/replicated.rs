@@ -2,21 +2,11 @@
 
 use tagcache_tests::fetch::{Waiter, fetch, fetch_lease, fetched, lease, set_leased, waiters};
 use tagcache_tests::look::{info_text, stat};
-use tagcache_tests::state::{assert_same, wait_synchronised};
+use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::stream::{ReplicationStream, words};
 use tagcache_tests::{
-    DEADLINE, Engine, Reply, Server, call, for_all_engines, for_each_engine, wait_until,
+    DEADLINE, Reply, Server, call, for_all_engines, for_each_engine, run, wait_until,
 };
-
-fn pair(engine: &Engine) -> (Server, Server) {
-    let primary = Server::builder().engine(engine).start();
-    let replica = Server::builder()
-        .engine(engine)
-        .replica_of(&primary)
-        .start();
-    wait_synchronised(&primary, &replica);
-    (primary, replica)
-}
 
 fn says_lease(command: &[String]) -> bool {
     command
@@ -27,7 +17,7 @@ fn says_lease(command: &[String]) -> bool {
 #[test]
 fn a_replica_grants_no_lease_and_lets_nobody_wait() {
     for_all_engines(|engine| {
-        let (primary, replica) = pair(engine);
+        let (primary, replica) = replicated(engine);
         let (mut client, mut reader) = (primary.raw(), replica.raw());
         call!(client, "CACHE.SET", "there", "v", "TAGS", 1, "a");
         let stale = [
@@ -81,18 +71,7 @@ fn a_set_under_a_lease_is_replicated_as_a_plain_set_and_a_refused_one_not_at_all
         let second = lease(&mut client, "second");
         call!(client, "CACHE.RELEASE", "second", second);
         let third = lease(&mut client, "third");
-        call!(
-            client,
-            "CACHE.SET",
-            "third",
-            "v",
-            "LEASE",
-            third,
-            "GRACE",
-            500,
-            "EX",
-            1000
-        );
+        run!(client, "CACHE.SET third v LEASE {third} GRACE 500 EX 1000");
         let seen: Vec<_> = stream.commands(&server).iter().map(words).collect();
         assert_eq!(seen[0], ["cache.invalidate", "a"]);
         assert_eq!(seen[1][..3], ["cache.set", "key", "new"]);
@@ -106,7 +85,7 @@ fn a_set_under_a_lease_is_replicated_as_a_plain_set_and_a_refused_one_not_at_all
 #[test]
 fn a_set_that_a_lease_refused_on_the_primary_is_nowhere() {
     for_each_engine(|engine| {
-        let (primary, replica) = pair(engine);
+        let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
         for n in 0..100 {
             let key = format!("key{n}");
@@ -128,7 +107,7 @@ fn a_set_that_a_lease_refused_on_the_primary_is_nowhere() {
 #[test]
 fn a_token_of_the_old_primary_is_refused_by_the_new_one() {
     for_all_engines(|engine| {
-        let (mut primary, replica) = pair(engine);
+        let (mut primary, replica) = replicated(engine);
         let (mut client, mut there) = (primary.raw(), replica.raw());
         let old: Vec<_> = (0..20)
             .map(|n| lease(&mut client, &format!("key{n}")))

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use tagcache_tests::fetch::{Fetched, fetch, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::stat;
 use tagcache_tests::{
-    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, on_both_protocols, send,
-    wait_until,
+    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, on_both_protocols, run,
+    send, wait_until,
 };
 
 const CALLERS: usize = 500;
@@ -123,17 +123,7 @@ fn a_stampede_on_a_stale_key_waits_for_nobody() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "GRACE",
-            600_000,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key old GRACE 600000 TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
         let fetches = vec![args!["CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 600_000]; 500];
         let answers: Vec<_> = client.pipeline(&fetches).iter().map(fetched).collect();

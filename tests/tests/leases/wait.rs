@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{Waiter, fetch, fetched, lease, set_leased, wait_for_waiters, waiters};
 use tagcache_tests::look::{info, stat};
-use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, send, wait_until};
+use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, run, send, wait_until};
 
 #[test]
 fn a_waiter_gets_the_value_as_soon_as_it_is_set() {
@@ -145,26 +145,10 @@ fn nobody_waits_where_there_is_nothing_to_wait_for() {
         // Nobody loads it: with LEASE the caller is to, without it nobody would ever wake it.
         let free = fetched(&call!(client, "CACHE.FETCH", "free", "WAIT", 600_000));
         assert!(free.is_miss(), "{free:?}");
-        let own = fetched(&call!(
-            client,
-            "CACHE.FETCH",
-            "own",
-            "LEASE",
-            60_000,
-            "WAIT",
-            600_000
-        ));
+        let own = fetched(&run!(client, "CACHE.FETCH own LEASE 60000 WAIT 600000"));
         assert!(own.is_miss_with_token(), "{own:?}");
         call!(client, "CACHE.SET", "there", "v");
-        let hit = fetched(&call!(
-            client,
-            "CACHE.FETCH",
-            "there",
-            "LEASE",
-            60_000,
-            "WAIT",
-            600_000
-        ));
+        let hit = fetched(&run!(client, "CACHE.FETCH there LEASE 60000 WAIT 600000"));
         assert!(hit.is_hit("v"));
         assert_eq!(waiters(&mut server.raw()), 0);
     });
@@ -287,17 +271,7 @@ fn a_value_that_is_gone_again_before_a_waiter_is_served_is_not_served() {
         let mut waiter = Waiter::start(server, "key", 600_000);
         // One transaction: nobody can be served between its commands.
         call!(client, "MULTI");
-        call!(
-            client,
-            "CACHE.SET",
-            "key",
-            "old",
-            "LEASE",
-            token,
-            "TAGS",
-            1,
-            "a"
-        );
+        run!(client, "CACHE.SET key old LEASE {token} TAGS 1 a");
         call!(client, "CACHE.INVALIDATE", "a");
         let replies = call!(client, "EXEC");
         assert_eq!(replies.items(), [Reply::ok(), Reply::Int(1)]);

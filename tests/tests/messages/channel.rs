@@ -1,7 +1,7 @@
 //! `__cache@<db>__:invalidate`: one message for each command that invalidates.
 
 use tagcache_tests::look::stat;
-use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::state::replicated;
 use tagcache_tests::{
     RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, on_both_protocols,
 };
@@ -225,12 +225,7 @@ fn a_message_follows_the_invalidation_that_it_tells_of() {
 #[test]
 fn replicas_tell_their_own_subscribers() {
     for_all_engines(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (subscribed(&primary), subscribed(&replica));
         let mut client = primary.raw();
         call!(client, "SELECT", 2);

@@ -5,7 +5,8 @@ use std::io::Write;
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, free_port, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, free_port,
+    run, wait_until,
 };
 
 fn node(engine: &Engine) -> Server {
@@ -79,14 +80,7 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
             );
         }
         assert_eq!(
-            call!(
-                client,
-                "CACHE.INVALIDATE",
-                "one0",
-                "two1",
-                "two2",
-                "unknown"
-            ),
+            run!(client, "CACHE.INVALIDATE one0 two1 two2 unknown"),
             Reply::Int(102)
         );
         assert_eq!(
@@ -209,18 +203,7 @@ fn an_entry_that_migrates_keeps_state_and_grace() {
         let (first, second) = pair(engine);
         let (mut here, mut there) = (first.raw(), second.raw());
         for (key, tag) in [("{x}stale", "soft"), ("{x}fresh", "other")] {
-            let set = args![
-                "CACHE.SET",
-                key,
-                "v",
-                "EX",
-                10_000,
-                "GRACE",
-                1_000_000,
-                "TAGS",
-                1,
-                tag
-            ];
+            let set = command!("CACHE.SET {key} v EX 10000 GRACE 1000000 TAGS 1 {tag}");
             assert_eq!(here.call(&set), Reply::ok());
         }
         assert_eq!(call!(here, "CACHE.REVALIDATE", "soft"), Reply::Int(1));
@@ -278,15 +261,9 @@ fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
         call!(here, "CACHE.SET", "elsewhere", "v", "TAGS", 1, "a");
         let slot = call!(here, "CLUSTER", "KEYSLOT", "{x}1").int();
         let (target, _) = addresses(&mut there);
-        let moved = call!(
+        let moved = run!(
             here,
-            "CLUSTER",
-            "MIGRATESLOTS",
-            "SLOTSRANGE",
-            slot,
-            slot,
-            "NODE",
-            target
+            "CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {target}"
         );
         if moved
             .error()

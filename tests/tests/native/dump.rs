@@ -1,7 +1,7 @@
 //! DUMP, RESTORE and MIGRATE.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, run, wait_until};
 
 fn start(engine: &tagcache_tests::Engine) -> (Server, RawClient) {
     let server = Server::builder().engine(engine).start();
@@ -10,18 +10,7 @@ fn start(engine: &tagcache_tests::Engine) -> (Server, RawClient) {
 }
 
 fn dumped(client: &mut RawClient) -> Vec<u8> {
-    call!(
-        client,
-        "CACHE.SET",
-        "key",
-        "value",
-        "EX",
-        10_000,
-        "TAGS",
-        2,
-        "b",
-        "a"
-    );
+    run!(client, "CACHE.SET key value EX 10000 TAGS 2 b a");
     call!(client, "CACHE.GET", "key");
     call!(client, "DUMP", "key").bytes().to_vec()
 }
@@ -215,16 +204,7 @@ fn migrate_moves_copies_and_replaces_between_servers() {
             "it is there already"
         );
         assert_eq!(
-            call!(
-                here,
-                "MIGRATE",
-                "127.0.0.1",
-                port,
-                "42",
-                0,
-                20_000,
-                "REPLACE"
-            ),
+            run!(here, "MIGRATE 127.0.0.1 {port} 42 0 20000 REPLACE"),
             Reply::ok()
         );
         assert_eq!(call!(there, "CACHE.GET", 42), Reply::bulk("newer"));

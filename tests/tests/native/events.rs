@@ -1,6 +1,6 @@
 //! WATCH, CLIENT TRACKING and keyspace notifications.
 
-use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine, run};
 
 /// One way to change the entry `key` (tags `a`, `b`), and whether it does change it.
 const CHANGES: [(&[&str], bool); 25] = [
@@ -110,18 +110,7 @@ fn tracking_tells_of_entries_that_a_condition_made_stale() {
         for n in 0..500 {
             let key = format!("key{n}");
             let tag = if n % 2 == 0 { "even" } else { "odd" };
-            call!(
-                other,
-                "CACHE.SET",
-                key,
-                "v",
-                "GRACE",
-                1_000_000,
-                "TAGS",
-                2,
-                "a",
-                tag
-            );
+            run!(other, "CACHE.SET {key} v GRACE 1000000 TAGS 2 a {tag}");
             call!(reader, "CACHE.FETCH", key);
         }
         let dropped = call!(other, "CACHE.INVALIDATEWHERE", "ALL", 2, "a", "odd", "SOFT");

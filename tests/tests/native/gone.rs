@@ -1,23 +1,12 @@
 //! Native commands on entries that are gone and not reclaimed yet: nothing comes back by them.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, run, wait_until};
 
 /// Runs the command in the same transaction as the invalidation of `key`, where no reclaiming can come
 /// between, and answers its reply.
 fn after_invalidation(client: &mut RawClient, command: &[&str]) -> Reply {
-    call!(
-        client,
-        "CACHE.SET",
-        "key",
-        "old",
-        "EX",
-        10_000,
-        "TAGS",
-        2,
-        "a",
-        "b"
-    );
+    run!(client, "CACHE.SET key old EX 10000 TAGS 2 a b");
     call!(client, "CACHE.SET", "live", "v", "TAGS", 1, "b");
     call!(client, "MULTI");
     call!(client, "CACHE.INVALIDATE", "a");

@@ -1,24 +1,13 @@
 //! DEL, UNLINK, RENAME, COPY, MOVE, SWAPDB.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
-use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run};
 
 fn with_entries(test: impl Fn(&Server, &mut RawClient)) {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        call!(
-            client,
-            "CACHE.SET",
-            "one",
-            "1",
-            "EX",
-            10_000,
-            "TAGS",
-            2,
-            "a",
-            "b"
-        );
+        run!(client, "CACHE.SET one 1 EX 10000 TAGS 2 a b");
         call!(client, "CACHE.SET", "two", "2", "TAGS", 2, "b", "c");
         call!(client, "SET", "string", "v");
         call!(client, "CACHE.GET", "one");

@@ -6,7 +6,7 @@ use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{
     assert_index_agrees, entry_keys, inspect, stat, tagscan, wait_reclaimed,
 };
-use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, for_all_engines};
+use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// Thousands of years, ms: what is stale in the files stays so.
 const LONG: i64 = 1 << 46;
@@ -141,29 +141,8 @@ fn write_dataset_of_encoding_2(client: &mut RawClient) {
             "b"
         ],
         args!["CACHE.SET", "timed", "far", "PXAT", FAR, "TAGS", 1, "a"],
-        args![
-            "CACHE.SET",
-            "graced",
-            "g",
-            "PXAT",
-            FAR,
-            "GRACE",
-            5000,
-            "TAGS",
-            1,
-            "b"
-        ],
-        args![
-            "CACHE.SET",
-            "soft",
-            "s",
-            "GRACE",
-            LONG,
-            "TAGS",
-            2,
-            "a",
-            "soft"
-        ],
+        command!("CACHE.SET graced g PXAT {FAR} GRACE 5000 TAGS 1 b"),
+        command!("CACHE.SET soft s GRACE {LONG} TAGS 2 a soft"),
         args![
             "CACHE.SET",
             "soft timed",
@@ -176,18 +155,7 @@ fn write_dataset_of_encoding_2(client: &mut RawClient) {
             1,
             "soft"
         ],
-        args![
-            "CACHE.SET",
-            "expired",
-            "e",
-            "PXAT",
-            1,
-            "GRACE",
-            LONG,
-            "TAGS",
-            1,
-            "b"
-        ],
+        command!("CACHE.SET expired e PXAT 1 GRACE {LONG} TAGS 1 b"),
         args!["CACHE.SET", b"bin\0\r\n\xff", all, "TAGS", 1, b"\0\xff\r\n"],
         args!["CACHE.SET", "bare", "gone", "TAGS", 1, "soft"],
         args!["SET", "native", "string"],

@@ -3,7 +3,7 @@
 use tagcache_tests::look::{assert_index_agrees, info, info_text, inspect, stat, wait_reclaimed};
 use tagcache_tests::state::{Hits, State};
 use tagcache_tests::{
-    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, wait_until,
+    DEADLINE, Reply, Server, args, call, for_all_engines, for_each_engine, run, wait_until,
 };
 
 use crate::{TAGS, bulk, dataset};
@@ -151,17 +151,7 @@ fn an_entry_that_expires_while_the_server_is_down_leaves_no_trace() {
                 "short"
             );
         }
-        call!(
-            client,
-            "CACHE.SET",
-            "long",
-            "v",
-            "EX",
-            100_000,
-            "TAGS",
-            1,
-            "long"
-        );
+        run!(client, "CACHE.SET long v EX 100000 TAGS 1 long");
         assert_eq!(call!(client, "SAVE"), Reply::ok());
         server.kill_9();
         let over = || {

@@ -1,7 +1,7 @@
 //! Full and partial resync, chains, promotion.
 
 use tagcache_tests::look::{assert_index_agrees, info, inspect, stat};
-use tagcache_tests::state::{Hits, State, assert_same, wait_synchronised};
+use tagcache_tests::state::{Hits, State, assert_same, replicated, wait_synchronised};
 use tagcache_tests::traffic::{DATABASES, write};
 use tagcache_tests::{
     DEADLINE, Reply, Rng, Server, args, call, for_all_engines, for_each_engine, wait_until,
@@ -250,12 +250,7 @@ fn a_promoted_replica_goes_on_where_the_primary_stopped() {
 #[test]
 fn an_invalidation_is_seen_on_the_replica_by_every_reader_at_once() {
     for_each_engine(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
         fill(&mut client, "key", 5000, "tag1");
         wait_synchronised(&primary, &replica);
