@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
-        Arc, Barrier,
+        Arc, Barrier, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tagcache::{Entry, LocalCache};
+use tagcache::{Entry, LocalCache, local::Reservation};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -146,6 +146,80 @@ mod bounds {
     }
 
     #[test]
+    fn more_shards_than_entries_do_not_shut_entries_out() {
+        for (max_entries, max_bytes) in [(1, None), (10, None), (100, None), (1000, Some(20_000))] {
+            let mut builder = LocalCache::builder()
+                .max_entries(max_entries)
+                .shards(1024)
+                .weigher(|_, _: &u64| 8);
+            if let Some(bytes) = max_bytes {
+                builder = builder.max_bytes(bytes);
+            }
+            let cache = builder.build();
+            for i in 0..10 * max_entries as u64 {
+                cache.set(&i.to_string(), i, MINUTE, []);
+            }
+            let stats = cache.stats();
+            // At least half of what the limits allow: shares are rounded down to whole entries.
+            let most = max_bytes.map_or(max_entries, |bytes| bytes as usize / 204);
+            assert!(
+                stats.entries >= most / 2 && stats.entries <= most,
+                "{stats:?}"
+            );
+        }
+    }
+
+    /// What is refused, overwritten or evicted at that moment does not show as held.
+    #[test]
+    fn no_figure_is_beyond_its_limit_or_runs_backwards_while_threads_write() {
+        const MAX: u64 = 1 << 20;
+        let cache: LocalCache<u64> = LocalCache::builder()
+            .max_entries(500)
+            .max_bytes(MAX)
+            .weigher(|_, weight| *weight)
+            .build();
+        let writers = AtomicUsize::new(3);
+        thread::scope(|scope| {
+            for writer in 0..3 {
+                let (cache, writers) = (&cache, &writers);
+                scope.spawn(move || {
+                    for i in 0..30_000_u64 {
+                        let weight = if i % 5 == 0 { u64::MAX } else { i * 7 % 8000 };
+                        cache.set(&(i * (writer + 1) % 2000).to_string(), weight, MINUTE, []);
+                    }
+                    writers.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            let mut before = cache.stats();
+            while writers.load(Ordering::SeqCst) != 0 {
+                let stats = cache.stats();
+                assert!(stats.bytes <= MAX && stats.entries <= 500, "{stats:?}");
+                assert!(
+                    stats.insertions >= before.insertions && stats.rejected >= before.rejected,
+                    "{before:?} {stats:?}"
+                );
+                before = stats;
+            }
+        });
+        let stats = cache.stats();
+        assert_eq!(stats.insertions + stats.rejected, 90_000);
+        assert_eq!(stats.rejected, 18_000);
+    }
+
+    /// With a cost of tags squared this would take minutes.
+    #[test]
+    fn an_entry_may_have_very_many_tags() {
+        const TAGS: usize = 300_000;
+        let cache: LocalCache<u32> = LocalCache::new(10);
+        let tags: Vec<String> = (0..TAGS).map(|i| format!("tag {}", i / 2)).collect();
+        cache.set_with("key", 1, Entry::ttl(MINUTE).tags(&tags));
+        assert_eq!(cache.stats().tags, TAGS / 2);
+        assert!(cache.contains("key"));
+        cache.invalidate_tag("tag 77777");
+        assert!(!cache.contains("key"));
+    }
+
+    #[test]
     fn a_storm_of_tags_is_forgotten() {
         const TAGS: usize = 1_000_000;
         let cache: LocalCache<usize> = LocalCache::new(1000);
@@ -201,6 +275,32 @@ mod time {
         }
         cache.run_cleanup();
         assert_eq!(cache.len(), 4);
+    }
+
+    /// Whichever call reads it, and it is counted as what it was.
+    #[test]
+    fn a_read_reclaims_what_is_gone_and_leaves_what_is_stale() {
+        let cache: LocalCache<u32> = LocalCache::new(10);
+        let reads: [fn(&LocalCache<u32>, &str) -> Option<Arc<u32>>; 2] = [
+            |cache, key| cache.get(key),
+            |cache, key| cache.get_stale(key),
+        ];
+        for (round, read) in (1..).zip(reads) {
+            cache.set("gone", 1, Duration::from_nanos(1), []);
+            cache.set("dropped", 1, MINUTE, ["tag"]);
+            let minute = Entry::ttl(Duration::from_nanos(1)).grace(MINUTE);
+            cache.set_with("stale", 1, minute);
+            cache.invalidate_tag("tag");
+            wait_until("a nanosecond has passed", || !cache.contains("stale"));
+            for key in ["gone", "dropped", "stale"] {
+                read(&cache, key);
+            }
+            let stats = cache.stats();
+            assert_eq!(
+                (stats.entries, stats.expirations, stats.invalidated),
+                (1, round, round)
+            );
+        }
     }
 
     #[test]
@@ -311,6 +411,46 @@ mod loads {
             2
         });
         assert_eq!((*value, cache.contains("key")), (2, false));
+    }
+
+    /// The load begins while the new value is still being weighed: what it brings is older than what was set.
+    #[test]
+    fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set() {
+        type Slot<T> = Arc<Mutex<Option<T>>>;
+        let handle: Slot<LocalCache<u32>> = Slot::default();
+        let reservation: Slot<Reservation<u32>> = Slot::default();
+        let cache = LocalCache::builder()
+            .weigher({
+                let (handle, reservation) = (Arc::clone(&handle), Arc::clone(&reservation));
+                move |key, value| {
+                    if let (5, Some(cache)) = (value, &*handle.lock().unwrap()) {
+                        *reservation.lock().unwrap() = Some(cache.reserve(key));
+                    }
+                    1
+                }
+            })
+            .build();
+        *handle.lock().unwrap() = Some(cache.clone());
+
+        cache.set("key", 5, MINUTE, []);
+
+        let reservation = reservation.lock().unwrap().take().unwrap();
+        assert!(!reservation.is_current());
+        assert!(!reservation.fill(Arc::new(0), Entry::ttl(MINUTE)));
+        assert_eq!(cache.get("key").as_deref(), Some(&5));
+        *handle.lock().unwrap() = None;
+    }
+
+    #[test]
+    fn a_load_is_not_shared_with_who_names_a_tag_that_was_invalidated_since_it_began() {
+        let cache: LocalCache<u32> = LocalCache::new(10);
+        let mut first =
+            Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
+        assert!(poll(&mut first).is_pending());
+        cache.invalidate_tag("tag");
+        let tagged = Entry::ttl(MINUTE).tags(["tag"]);
+        let mut second = Box::pin(cache.get_or_insert_async("key", tagged, || async { 2 }));
+        assert!(matches!(poll(&mut second), Poll::Ready(value) if *value == 2));
     }
 
     fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {

@@ -42,7 +42,8 @@ impl Bounds {
         let max_entries = (max_entries as u64).min(MAX_ENTRIES);
         let likely = max_entries.min(max_bytes.map_or(MAX_ENTRIES, |bytes| bytes / ENTRY_BYTES));
         let shards = match shards {
-            Some(shards) => (shards as u64).clamp(1, 1 << 10),
+            // A shard without room for an entry would refuse them all.
+            Some(shards) => (shards as u64).min(likely).clamp(1, 1 << 10),
             None => (likely / SHARD_ENTRIES).clamp(1, 4 * parallelism()),
         };
         // Rounded down to a power of two, because quick_cache would round up, to shards with less in them.

@@ -44,8 +44,9 @@ impl<V> LocalCacheBuilder<V> {
     /// The most bytes that all entries together may weigh. Default: no such limit.
     ///
     /// An entry weighs what the [`weigher`](Self::weigher) says of its value, plus its key, its tags and about 200
-    /// bytes of bookkeeping; more than 1 TiB counts as 1 TiB. Where both limits are given, an entry uses up the larger of its two shares: a cache
-    /// for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of these and 990 small ones.
+    /// bytes of bookkeeping; more than 1 TiB counts as 1 TiB. Where both limits are given, an entry uses up the larger
+    /// of its two shares: a cache for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of
+    /// these and 990 small ones.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -59,7 +60,7 @@ impl<V> LocalCacheBuilder<V> {
 
     /// How many parts the cache is divided into, each with its lock and its share of both limits.
     ///
-    /// Rounded down to a power of two between 1 and 1024. Default: one for each 512 entries that can be expected, up
+    /// Rounded down to a power of two between 1 and 1024, and not more than there can be entries. Default: one for each 512 entries that can be expected, up
     /// to four for each processor. More shards mean less waiting between threads. Fewer shards mean that heavier
     /// values are admitted, because an entry has to fit into one shard: see [`LocalCache::max_entry_bytes`].
     pub fn shards(mut self, shards: usize) -> Self {

@@ -15,13 +15,13 @@ use super::{
 };
 
 /// Power of two: a shard is picked by bits of the hash.
-const SHARDS: usize = 16;
+const SHARDS: usize = 64;
 
 /// All keys that are being loaded. Bounded by the number of loads under way.
 ///
-/// This is what closes the race between a load and the removal of its key: a removal notes itself here before it
-/// touches the cache, and a result is stored under the same lock that the note is made under. So either the note
-/// comes first, and the result is refused, or the result does, and the removal that follows removes it.
+/// This is what closes the race between a load and the removal of its key: whoever begins a load, stores its result,
+/// or removes or overwrites the key does so under the lock of the key's shard. So of a removal and a load one comes
+/// first: the load ends before the removal, begins after it, or is told that it has been overtaken.
 pub(super) struct Flights<V> {
     shards: Box<[Mutex<Shard<V>>]>,
     hash_builder: DefaultHashBuilder,
@@ -92,8 +92,7 @@ impl<V> Flights<V> {
         self.shard(key).reserve(key, tags)
     }
 
-    /// Begins a load, unless one is under way whose result is as good: `is_current` judges by the epoch in which it
-    /// began and by its tags.
+    /// Begins a load, unless one is under way whose result is as good, which `is_current` judges.
     pub(super) fn join_or_lead(
         &self,
         key: &str,
@@ -123,15 +122,15 @@ impl<V> Flights<V> {
     }
 
     /// The key is removed or overwritten: what is being loaded for it is for its callers alone, and whoever comes
-    /// from now on waits for none of it. To be called before the cache is changed.
-    pub(super) fn overtake(&self, key: &str, tags: &TagTable) {
-        if self.is_idle() {
-            return;
-        }
-        if let Some(flight) = self.shard(key).by_key.get_mut(key) {
+    /// from now on waits for none of it. The cache is to be changed while the lock that this returns is held.
+    #[must_use = "no load may begin before the cache is changed"]
+    pub(super) fn overtake(&self, key: &str, tags: &TagTable) -> MutexGuard<'_, Shard<V>> {
+        let mut shard = self.shard(key);
+        if let Some(flight) = shard.by_key.get_mut(key) {
             flight.removed = tags.next_epoch();
             flight.load = None;
         }
+        shard
     }
 
     /// Ends a load, whatever came of it.
@@ -188,13 +187,6 @@ impl<V> Shard<V> {
         {
             state.load = None;
         }
-    }
-}
-
-impl<V> Load<V> {
-    /// Whether no tag of what is being loaded was invalidated since it began.
-    pub(super) fn is_current(&self) -> bool {
-        are_unchanged_since(&self.tags, self.stamp)
     }
 }
 

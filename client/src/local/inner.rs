@@ -91,7 +91,7 @@ impl<V> Inner<V> {
             key,
             judge: self.judge(),
             audience: self.audience(),
-            out_of_date: Cell::new(false),
+            gone: Cell::new(false),
             notable: Cell::new(None),
         };
         let value = self.entries.get(&probe);
@@ -102,7 +102,7 @@ impl<V> Inner<V> {
             }
         } else {
             self.counters.miss();
-            if probe.out_of_date.get() {
+            if probe.gone.get() {
                 self.reclaim(key.as_bytes());
             }
         }
@@ -115,6 +115,9 @@ impl<V> Inner<V> {
         let value = self.entries.get(&probe);
         if let Some(handle) = probe.notable.take() {
             self.note(&handle);
+        }
+        if probe.gone.get() {
+            self.reclaim(key.as_bytes());
         }
         let found = value.zip(probe.found.get());
         match &found {
@@ -164,7 +167,6 @@ impl<V> Inner<V> {
 
     /// Stores a value, whatever was there before.
     pub(super) fn set(&self, key: &str, value: Arc<V>, terms: Terms) {
-        self.flights.overtake(key, &self.tags);
         if terms.ttl.is_zero() {
             self.take(key);
             return;
@@ -173,7 +175,9 @@ impl<V> Inner<V> {
         // later than now.
         let stamp = self.tags.epoch();
         let handle = self.describe(key, &value, stamp, terms);
+        let flight = self.flights.overtake(key, &self.tags);
         let leavers = self.place(&handle, value);
+        drop(flight);
         self.settle(&handle, &leavers);
     }
 
@@ -218,7 +222,6 @@ impl<V> Inner<V> {
     }
 
     fn place(&self, handle: &Handle, value: Arc<V>) -> Leavers<V> {
-        self.counters.insertions.fetch_add(1, Ordering::Relaxed);
         // Before it is in, because it may be out again before this thread goes on.
         self.counters
             .bytes
@@ -232,10 +235,10 @@ impl<V> Inner<V> {
     /// Does the books after `placed` was put in.
     fn settle(&self, placed: &Handle, leavers: &Leavers<V>) {
         let mut is_known = false;
+        let mut placing = &self.counters.insertions;
         for (handle, _) in &leavers.0 {
             if handle.is(placed) {
-                self.counters.insertions.fetch_sub(1, Ordering::Relaxed);
-                self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+                placing = &self.counters.rejected;
                 self.retire(handle);
             } else if handle == placed {
                 is_known = true;
@@ -245,6 +248,7 @@ impl<V> Inner<V> {
                 self.retire(handle);
             }
         }
+        placing.fetch_add(1, Ordering::Relaxed);
         if !is_known {
             self.tracker.arrive(placed);
         }
@@ -288,9 +292,12 @@ impl<V> Inner<V> {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the entry out, whatever its state: the value if it was fresh.
+    /// Takes the entry out, whatever its state: the value if it was fresh. What is being loaded for it is not stored.
     pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
-        let (handle, value) = self.entries.remove(&ByKey(key))?;
+        let flight = self.flights.overtake(key, &self.tags);
+        let taken = self.entries.remove(&ByKey(key));
+        drop(flight);
+        let (handle, value) = taken?;
         let is_fresh = handle.stored().is_fresh(&self.clock, &self.all);
         self.retire(&handle);
         is_fresh.then_some(value)

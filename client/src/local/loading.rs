@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
 use super::{
     LocalCache,
-    flights::{Role, Ticket},
+    flights::{Role, Ticket, are_unchanged_since},
     inner::{Inner, Terms},
     load::Load,
     sync::{ThreadId, thread},
@@ -19,7 +19,7 @@ impl<V> LocalCache<V> {
     /// wait for each other.
     ///
     /// A value is given only to those who asked before its key was removed or overwritten, or one of its tags
-    /// invalidated; and in that case it is not stored. So a value that `load` read before an invalidation is never
+    /// (or of those that they name themselves) invalidated; and in that case it is not stored. So a value that `load` read before an invalidation is never
     /// served to anybody who asks after it.
     ///
     /// `load` may use the cache. If it asks for the very key that it is loading, it gets a value from its own
@@ -171,7 +171,11 @@ impl<V> LocalCache<V> {
         inner.flights.join_or_lead(
             key,
             &inner.tags,
-            |load| inner.all.is_unchanged_since(load.stamp) && load.is_current(),
+            |load| {
+                inner.all.is_unchanged_since(load.stamp)
+                    && are_unchanged_since(&load.tags, load.stamp)
+                    && are_unchanged_since(&terms.tags, load.stamp)
+            },
             |stamp| Load::new(stamp, terms.tags.clone(), thread),
         )
     }

@@ -32,7 +32,7 @@
 //!   and its like and those announced by [`reserve`](LocalCache::reserve); for a plain
 //!   [`set`](LocalCache::set) only the caller can know how old the value is.
 //! - **Time.** A value is fresh before, not at, the end of its TTL, by the monotonic clock; setting the wall clock
-//!   changes nothing. A TTL of zero stores nothing, one of more than 584 years never ends. After that, and after
+//!   changes nothing, and on systems whose monotonic clock stands still while the machine sleeps, so does the TTL. A TTL of zero stores nothing, one of more than 584 years never ends. After that, and after
 //!   [`revalidate_tag`](LocalCache::revalidate_tag), a value is stale for its [grace](crate::Entry::grace), in which only
 //!   [`get_stale`](LocalCache::get_stale) returns it.
 //! - **Bounds.** Never more than `max_entries` entries, never more than `max_bytes` bytes of weight, at any moment.

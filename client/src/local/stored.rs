@@ -176,8 +176,8 @@ pub(super) struct Judge<'a> {
 pub(super) struct Fresh<'a> {
     pub(super) key: &'a str,
     pub(super) judge: Judge<'a>,
-    /// The entry is there but may not be served as fresh.
-    pub(super) out_of_date: Cell<bool>,
+    /// The entry is there, but nobody may be served with it any more.
+    pub(super) gone: Cell<bool>,
     /// Who has to hear of which hits.
     pub(super) audience: Audience,
     /// The entry, where somebody has to hear of this hit; that happens outside the lock.
@@ -206,7 +206,8 @@ impl Equivalent<Handle> for Fresh<'_> {
         }
         let stored = handle.stored();
         if !stored.is_fresh(self.judge.clock, self.judge.all) {
-            self.out_of_date.set(true);
+            let freshness = stored.freshness(self.judge.clock.now(), self.judge.all);
+            self.gone.set(freshness == Freshness::Gone);
             return false;
         }
         if self.audience.must_hear(stored.hits.count_one()) {
@@ -231,6 +232,7 @@ pub(super) struct Servable<'a> {
     pub(super) audience: Option<Audience>,
     pub(super) notable: Cell<Option<Handle>>,
     pub(super) found: Cell<Option<Found>>,
+    pub(super) gone: Cell<bool>,
 }
 
 /// What a [`Servable`] found.
@@ -250,6 +252,7 @@ impl<'a> Servable<'a> {
             audience,
             notable: Cell::new(None),
             found: Cell::new(None),
+            gone: Cell::new(false),
         }
     }
 }
@@ -266,6 +269,7 @@ impl Equivalent<Handle> for Servable<'_> {
             return false;
         }
         let Some(found) = handle.stored().found(self.judge) else {
+            self.gone.set(true);
             return false;
         };
         self.found.set(Some(found));

@@ -20,11 +20,12 @@ pub(super) type Tag = Arc<Marks>;
 /// The tags of one entry. Two of them, the usual number, need no allocation of their own.
 pub(super) type TagSet = SmallVec<[Tag; 2]>;
 
-/// Power of two: a shard is picked by bits of the hash.
-const SHARDS: usize = 16;
+/// Power of two: a shard is picked by bits of the hash. So many that none has too many tags to be searched under its
+/// lock: with a million tags, a millisecond or two.
+const SHARDS: usize = 64;
 
 /// Below this size a shard is never searched for tags without entries.
-const PURGE_FROM: usize = 64;
+const PURGE_FROM: usize = 16;
 
 /// All tags by name.
 ///
@@ -81,15 +82,12 @@ impl TagTable {
         &self.shards[self.hash_builder.hash_one(name) as usize % SHARDS]
     }
 
-    /// The tags of these names.
+    /// The tags of these names, each once. O(n log n).
     pub(super) fn intern(&self, names: impl IntoIterator<Item: AsRef<str>>) -> TagSet {
-        let mut tags = TagSet::new();
-        for name in names {
-            let tag = self.intern_one(name.as_ref());
-            if !tags.iter().any(|known| Arc::ptr_eq(known, &tag)) {
-                tags.push(tag);
-            }
-        }
+        let names = names.into_iter();
+        let mut tags: TagSet = names.map(|name| self.intern_one(name.as_ref())).collect();
+        tags.sort_unstable_by_key(Arc::as_ptr);
+        tags.dedup_by(|one, other| Arc::ptr_eq(one, other));
         tags
     }
 
