@@ -280,11 +280,9 @@ mod time {
     /// Whichever call reads it, and it is counted as what it was.
     #[test]
     fn a_read_reclaims_what_is_gone_and_leaves_what_is_stale() {
+        type Read = fn(&LocalCache<u32>, &str) -> Option<Arc<u32>>;
         let cache: LocalCache<u32> = LocalCache::new(10);
-        let reads: [fn(&LocalCache<u32>, &str) -> Option<Arc<u32>>; 2] = [
-            |cache, key| cache.get(key),
-            |cache, key| cache.get_stale(key),
-        ];
+        let reads: [Read; 2] = [LocalCache::get, LocalCache::get_stale];
         for (round, read) in (1..).zip(reads) {
             cache.set("gone", 1, Duration::from_nanos(1), []);
             cache.set("dropped", 1, MINUTE, ["tag"]);

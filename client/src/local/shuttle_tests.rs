@@ -93,6 +93,25 @@ fn a_value_loaded_before_its_key_was_set_does_not_replace_what_was_set() {
     no_old_value_survives(|cache| cache.set("key", 2, Duration::MAX, []));
 }
 
+/// The cache is all there is: no database tells the load what was set.
+#[test]
+fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
+    explore(|| {
+        let cache = cache();
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                cache.get_or_insert_with("key", tagged(), || 1);
+            })
+        };
+        cache.set("key", 2, Duration::MAX, []);
+        assert_eq!(cache.get("key").as_deref(), Some(&2));
+        reader.join().unwrap();
+        assert_eq!(cache.get("key").as_deref(), Some(&2));
+        cache.validate();
+    });
+}
+
 /// The tag's entry in the table comes and goes while it is invalidated and a value with it is on its way.
 #[test]
 fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
