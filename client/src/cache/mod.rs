@@ -412,12 +412,20 @@ impl<C> Cache<C> {
         kind: Invalidation,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<u64, Error> {
-        let names = self.core.names(tags);
+        self.invalidate_names(kind, &self.core.names(tags)).await
+    }
+
+    /// The same by what the tags are called on the servers.
+    pub(crate) async fn invalidate_names(
+        &self,
+        kind: Invalidation,
+        names: &[String],
+    ) -> Result<u64, Error> {
         if names.is_empty() {
             return Ok(0);
         }
         let sent = Instant::now();
-        let dropped = self.core.remote.invalidate(kind, &names).await;
+        let dropped = self.core.remote.invalidate(kind, names).await;
         // The server's message may be on its way still; the caller shall not read what it has just invalidated.
         self.core
             .coherence

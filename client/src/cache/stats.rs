@@ -25,6 +25,14 @@ macro_rules! counters {
             pub servers: Vec<ServerStatus>,
         }
 
+        #[cfg(feature = "http")]
+        impl CacheStats {
+            /// All counts: name, what is counted, count.
+            pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),+).trim_start(), self.$name),)+]
+            }
+        }
+
         impl Counters {
             pub(crate) fn read(&self, local: LocalStats, servers: Vec<ServerStatus>) -> CacheStats {
                 CacheStats { $($name: self.$name.get(),)+ local, servers }

@@ -1,22 +1,26 @@
 //! The endpoint's parts and its routes.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::middleware;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::auth::{Access, Auth};
-use super::limit::Limit;
+use super::auth::Auth;
+use super::limit::{ClientAddress, Limit, of_connection};
+use super::overview::Overview;
 use super::problem::Problem;
 use super::stats::memory_stats;
 use super::stream::Streams;
-use super::{charts, control, page, profile, prometheus, stream};
+use super::tiers::TwoTiers;
+use super::{charts, control, guard, overview, page, profile, prometheus, stream};
+use crate::Cache;
 use crate::memory::{LocalTier, MemoryMonitor, Server};
 
 /// Requests a minute that one caller may make: the guide's load test (100 at once) passes, a loop does not.
@@ -27,22 +31,35 @@ pub struct Builder {
     monitor: Arc<MemoryMonitor>,
     auth: Auth,
     local: Option<Arc<dyn LocalTier>>,
+    tiers: Option<Arc<dyn TwoTiers>>,
     server: Option<Server>,
     #[cfg(feature = "alerts")]
     alerts: Option<Arc<crate::alerts::Alerts>>,
     instance: String,
     per_minute: NonZeroU32,
+    client_address: Box<ClientAddress>,
 }
 
 impl Builder {
-    /// The local tier, to be listed, cleared and invalidated.
+    /// The application's cache: its local tier is listed, its counts are shown, and clearing and invalidating go
+    /// through it, to all its servers. Clearing drops what [`Cache::clear`] does, so its namespace alone.
+    #[must_use]
+    pub fn cache<C: Send + Sync + 'static>(mut self, cache: Cache<C>) -> Self {
+        let cache = Arc::new(cache);
+        self.local = Some(Arc::<Cache<C>>::clone(&cache));
+        self.tiers = Some(cache);
+        self
+    }
+
+    /// The local tier of an application without a [`Cache`], to be listed, cleared and invalidated.
     #[must_use]
     pub fn local(mut self, local: Arc<dyn LocalTier>) -> Self {
         self.local = Some(local);
         self
     }
 
-    /// The server, to be looked into, cleared and invalidated.
+    /// The server, to be looked into: top keys, tags, instances. Without a [`Self::cache`] it is also cleared and
+    /// invalidated.
     #[must_use]
     pub fn server(mut self, server: Server) -> Self {
         self.server = Some(server);
@@ -71,10 +88,28 @@ impl Builder {
         self
     }
 
+    /// Tells a caller's address, by which guessing is limited. By default it is the connection's: behind a proxy
+    /// everybody's is the proxy's. Name a header here only if the proxy sets it whatever the caller sends.
+    ///
+    /// ```
+    /// # fn with(builder: tagcache::http::Builder) -> tagcache::http::Builder {
+    /// builder.client_address(|request| request.headers.get("x-real-ip")?.to_str().ok()?.parse().ok())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn client_address(
+        mut self,
+        address: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.client_address = Box::new(address);
+        self
+    }
+
     /// Puts it together.
     pub fn build(self) -> Admin {
         Admin(Arc::new(Inner {
             streams: Streams::of(&self.monitor),
+            overview: Overview::default(),
             limit: Limit::new(self.per_minute),
             parts: self,
         }))
@@ -97,6 +132,7 @@ pub struct Admin(Arc<Inner>);
 struct Inner {
     parts: Builder,
     limit: Limit,
+    overview: Overview,
     streams: Streams,
 }
 
@@ -107,11 +143,13 @@ impl Admin {
             monitor,
             auth,
             local: None,
+            tiers: None,
             server: None,
             #[cfg(feature = "alerts")]
             alerts: None,
             instance: "tagcache".into(),
             per_minute: PER_MINUTE,
+            client_address: Box::new(of_connection),
         }
     }
 
@@ -122,22 +160,27 @@ impl Admin {
             .route("/metrics", get(prometheus::metrics))
             .route("/api/admin/memory-stats", get(stats))
             .route("/api/admin/memory-stats/stream", get(stream::stream))
-            .route("/api/admin/overview", get(control::overview))
+            .route("/api/admin/overview", get(overview::overview))
             .route("/api/admin/charts/{name}", get(charts::chart))
             .route("/api/admin/cache/clear", post(control::clear))
             .route("/api/admin/cache/invalidate", post(control::invalidate))
             .route("/api/admin/heap-profile", post(profile::heap_profile))
-            .method_not_allowed_fallback(async || {
-                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Another method is needed")
-            })
-            .route_layer(middleware::from_fn_with_state(self.clone(), guard));
+            .method_not_allowed_fallback(method)
+            .route_layer(middleware::from_fn_with_state(self.clone(), guard::guard));
         guarded
             .route("/", get(page::page))
             .route("/assets/dashboard.css", get(page::style))
             .route("/assets/dashboard.js", get(page::script))
             .route("/healthz", get(async || "ok\n"))
-            .layer(middleware::map_response(no_sniff))
+            .method_not_allowed_fallback(method)
+            .layer(middleware::map_response(guard::headers))
             .with_state(self.clone())
+    }
+
+    /// Ends the streams that are open and refuses new ones: for the shutdown of an application that mounts the
+    /// router, which would wait for them for ever. [`serve`](super::serve) does so by itself.
+    pub fn end_streams(&self) {
+        self.0.streams.end();
     }
 
     pub(super) fn monitor(&self) -> &MemoryMonitor {
@@ -146,6 +189,26 @@ impl Admin {
 
     pub(super) fn local(&self) -> Option<&Arc<dyn LocalTier>> {
         self.0.parts.local.as_ref()
+    }
+
+    pub(super) fn tiers(&self) -> Option<&Arc<dyn TwoTiers>> {
+        self.0.parts.tiers.as_ref()
+    }
+
+    pub(super) fn auth(&self) -> &Auth {
+        &self.0.parts.auth
+    }
+
+    pub(super) fn limit(&self) -> &Limit {
+        &self.0.limit
+    }
+
+    pub(super) fn client_address(&self, request: &Parts) -> Option<IpAddr> {
+        (self.0.parts.client_address)(request)
+    }
+
+    pub(super) fn overview(&self) -> &Overview {
+        &self.0.overview
     }
 
     pub(super) fn server(&self) -> Option<&Server> {
@@ -160,12 +223,9 @@ impl Admin {
         &self.0.streams
     }
 
-    pub(super) fn is_insecure(&self) -> bool {
-        self.0.parts.auth.is_insecure()
-    }
-
     /// Shows a change at once instead of with the next sample.
-    pub(super) fn sample_soon(&self) {
+    pub(super) fn changed(&self) {
+        self.0.overview.outdate();
         let monitor = Arc::clone(&self.0.parts.monitor);
         tokio::task::spawn_blocking(move || monitor.sample_now());
     }
@@ -189,10 +249,7 @@ impl Admin {
         if let Some(alerts) = &self.0.parts.alerts {
             use std::fmt::Write as _;
             let name = "tagcache_alert_firing";
-            let _ = write!(
-                text,
-                "# HELP {name} 1 while the rule's condition holds.\n# TYPE {name} gauge\n"
-            );
+            prometheus::head(text, name, "gauge", "1 while the rule fires.");
             for rule in alerts.rules() {
                 let firing = u8::from(rule.state == "firing");
                 let rule_name = prometheus::label(&rule.name);
@@ -218,35 +275,6 @@ async fn stats(State(admin): State<Admin>) -> Json<Value> {
     Json(memory_stats(&admin, &admin.monitor().snapshot()))
 }
 
-/// Address, caller, access: in this order, so that guessing tokens is limited too.
-async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let inner = &admin.0;
-    let needed = if parts.method == Method::GET || parts.method == Method::HEAD {
-        Access::Read
-    } else {
-        Access::Admin
-    };
-    let let_in = || {
-        inner.limit.address(&parts)?;
-        let caller = inner.parts.auth.check(&parts, needed)?;
-        inner.limit.caller(&caller.name)
-    };
-    let mut response = match let_in() {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(problem) => problem.into_response(),
-    };
-    // Figures of an admin endpoint belong into nobody's cache.
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-async fn no_sniff(mut response: Response) -> Response {
-    response.headers_mut().insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
+async fn method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Another method is needed")
 }

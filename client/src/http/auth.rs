@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header, uri::Authority};
-use subtle::ConstantTimeEq as _;
+use axum::http::{HeaderMap, Uri, header, uri::Authority};
+use subtle::{Choice, ConstantTimeEq as _};
 
 use super::problem::Problem;
 
@@ -46,6 +46,9 @@ pub enum AuthError {
     /// It could be guessed.
     #[error("the admin token has {0} characters, at least {MIN_TOKEN} are needed")]
     Short(usize),
+    /// It cannot be sent as a header.
+    #[error("the admin token has a character other than the printable ones of ASCII")]
+    NotAscii,
 }
 
 type Predicate = dyn Fn(&Parts) -> Result<Caller, Denied> + Send + Sync;
@@ -62,10 +65,11 @@ enum Kind {
 }
 
 impl Auth {
-    /// Whoever sends `Authorization: Bearer <token>` is an admin. Compared in constant time.
+    /// Whoever sends `Authorization: Bearer <token>` is an admin. How long the comparison takes tells nothing about
+    /// the token, its length included.
     ///
     /// # Errors
-    /// When the token has less than 16 characters.
+    /// When the token has less than 16 characters, or others than the printable ones of ASCII.
     pub fn bearer(token: &str) -> Result<Self, AuthError> {
         Self(Kind::Tokens(Vec::new())).or_token(token, Access::Admin)
     }
@@ -74,15 +78,18 @@ impl Auth {
     /// callers are not told apart by tokens.
     ///
     /// # Errors
-    /// When the token has less than 16 characters.
+    /// As [`Self::bearer`].
     pub fn or_reader(self, token: &str) -> Result<Self, AuthError> {
         self.or_token(token, Access::Read)
     }
 
     fn or_token(mut self, token: &str, access: Access) -> Result<Self, AuthError> {
         let token = token.trim();
-        if token.len() < MIN_TOKEN {
-            return Err(AuthError::Short(token.len()));
+        if token.chars().count() < MIN_TOKEN {
+            return Err(AuthError::Short(token.chars().count()));
+        }
+        if !token.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return Err(AuthError::NotAscii);
         }
         if let Kind::Tokens(tokens) = &mut self.0 {
             tokens.push((token.into(), access));
@@ -104,6 +111,10 @@ impl Auth {
         Self(Kind::None)
     }
 
+    pub(super) fn is_by_token(&self) -> bool {
+        matches!(self.0, Kind::Tokens(_))
+    }
+
     pub(super) fn is_insecure(&self) -> bool {
         matches!(self.0, Kind::None)
     }
@@ -112,7 +123,8 @@ impl Auth {
     pub(super) fn check(&self, request: &Parts, needed: Access) -> Result<Caller, Problem> {
         let caller = match &self.0 {
             Kind::Tokens(tokens) => {
-                by_token(tokens, &request.headers).ok_or_else(Problem::unauthorized)?
+                let given = token_of(&request.headers).ok_or_else(Problem::unauthorized)?;
+                by_token(tokens, given).ok_or_else(Problem::wrong_token)?
             }
             Kind::Predicate(predicate) => predicate(request).map_err(|denied| match denied {
                 Denied::Unauthorized => Problem::unauthorized(),
@@ -128,7 +140,7 @@ impl Auth {
                 ));
             }
         };
-        if needed == Access::Admin && from_another_site(&request.headers) {
+        if needed == Access::Admin && self.is_cross_site(request) {
             return Err(Problem::forbidden(
                 "The request was made by a page of another site",
             ));
@@ -138,19 +150,40 @@ impl Auth {
         }
         Ok(caller)
     }
+
+    /// Browsers say where a request comes from; what is no browser does not.
+    fn is_cross_site(&self, request: &Parts) -> bool {
+        if let Some(site) = request.headers.get("sec-fetch-site") {
+            return site != "same-origin" && site != "none";
+        }
+        // Older browsers, and all of them where the page came by plain HTTP, name the origin alone. A token no browser
+        // adds by itself, and a proxy may have changed the host: there the origin proves nothing.
+        let Some(origin) = request.headers.get(header::ORIGIN) else {
+            return false;
+        };
+        let origin = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.parse::<Uri>().ok());
+        let origin = origin.as_ref().and_then(Uri::authority);
+        !self.is_by_token() && (origin.is_none() || origin != host_of(request).as_ref())
+    }
 }
 
-fn by_token(tokens: &[(Arc<str>, Access)], headers: &HeaderMap) -> Option<Caller> {
+fn token_of(headers: &HeaderMap) -> Option<&str> {
     let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, given) = given.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let given = given.trim().as_bytes();
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| given.trim())
+        .filter(|given| !given.is_empty())
+}
+
+fn by_token(tokens: &[(Arc<str>, Access)], given: &str) -> Option<Caller> {
     let mut found = None;
     // All of them, whichever matches: the time tells nothing about the others.
     for (i, (token, access)) in tokens.iter().enumerate() {
-        if bool::from(token.as_bytes().ct_eq(given)) {
+        if bool::from(same(token.as_bytes(), given.as_bytes())) {
             found = Some(Caller {
                 name: format!("token {i}"),
                 access: *access,
@@ -160,17 +193,28 @@ fn by_token(tokens: &[(Arc<str>, Access)], headers: &HeaderMap) -> Option<Caller
     found
 }
 
-/// Browsers say where a request comes from; what is no browser does not.
-fn from_another_site(headers: &HeaderMap) -> bool {
-    headers
-        .get("sec-fetch-site")
-        .is_some_and(|site| site != "same-origin" && site != "none")
+/// Takes as long as `given` is, however much of it is right. Slices of other lengths `ct_eq` refuses at once, which
+/// would tell the token's length.
+fn same(token: &[u8], given: &[u8]) -> Choice {
+    let mut same = token.len().ct_eq(&given.len());
+    for (byte, right) in given.iter().zip(token.iter().cycle()) {
+        same &= byte.ct_eq(right);
+    }
+    same
+}
+
+/// Whom the request is for: a browser's page cannot make up that header.
+fn host_of(request: &Parts) -> Option<Authority> {
+    let host = request.headers.get(header::HOST);
+    host.map_or_else(
+        // HTTP/2 has no such header.
+        || request.uri.authority().cloned(),
+        |host| host.to_str().ok()?.parse().ok(),
+    )
 }
 
 fn names_loopback(request: &Parts) -> bool {
-    let host = request.headers.get(header::HOST);
-    let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    host.is_some_and(|authority| {
+    host_of(request).is_some_and(|authority| {
         let host = authority
             .host()
             .trim_start_matches('[')

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -51,8 +52,10 @@ struct Series {
 pub(super) async fn chart(
     State(admin): State<Admin>,
     Path(name): Path<String>,
-    Query(size): Query<Size>,
+    size: Result<Query<Size>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(size) =
+        size.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let history = admin.monitor().history();
     let Some(chart) = of(&name, &history) else {
         return Err(Problem::new(

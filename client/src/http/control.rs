@@ -1,8 +1,9 @@
-//! What changes the cache, and what looks into the server.
+//! What changes the cache: through the application's own, where there is one, else on the server that is watched.
+
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use redis::{FromRedisValue, RedisResult};
 use serde::Deserialize;
@@ -11,25 +12,29 @@ use serde_json::{Value, json};
 use super::admin::Admin;
 use super::problem::Problem;
 use crate::memory::Server;
+use crate::remote::command::Invalidation;
 
-/// Keys and tags that the overview lists.
-const LISTED: usize = 12;
+/// For a body to arrive.
+const BODY: Duration = Duration::from_secs(10);
 
 type Answer = Result<Json<Value>, Problem>;
 
 /// Drops every entry: on the server first, so that the local tier cannot be filled from what is about to go.
 pub(super) async fn clear(State(admin): State<Admin>) -> Answer {
-    let server = match admin.server().cloned() {
-        Some(server) => Some(blocking(move || server.command::<u64>("CACHE.FLUSH", &[])).await?),
-        None => None,
+    let held = admin.local().map(|local| local.figures().entries);
+    let server = if let Some(tiers) = admin.tiers() {
+        Some(tiers.clear().await.map_err(|error| Problem::cache(&error)))
+    } else if let Some(server) = admin.server().cloned() {
+        Some(blocking(move || server.command::<u64>("CACHE.FLUSH", &[])).await)
+    } else {
+        None
     };
-    let local = admin.local().map(|local| {
-        let entries = local.figures().entries;
+    let server = server.transpose()?;
+    if let (Some(local), None) = (admin.local(), admin.tiers()) {
         local.clear();
-        entries
-    });
-    admin.sample_soon();
-    Ok(Json(json!({"cleared": {"local": local, "redis": server}})))
+    }
+    admin.changed();
+    Ok(Json(json!({"cleared": {"local": held, "redis": server}})))
 }
 
 #[derive(Deserialize)]
@@ -41,89 +46,56 @@ pub(super) struct Invalidate {
     soft: bool,
 }
 
-pub(super) async fn invalidate(
-    State(admin): State<Admin>,
-    body: Result<Json<Invalidate>, JsonRejection>,
-) -> Answer {
-    let Json(body) =
-        body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    if body.tags.is_empty() {
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "`tags` names no tag",
-        ));
-    }
-    let tags: Vec<Vec<u8>> = body.tags.into_iter().map(String::into_bytes).collect();
-    let server = match admin.server().cloned() {
-        Some(server) => {
-            let command = if body.soft {
-                "CACHE.REVALIDATE"
-            } else {
-                "CACHE.INVALIDATE"
-            };
-            let tags = tags.clone();
-            Some(
-                blocking(move || {
-                    let args: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-                    server.command::<u64>(command, &args)
-                })
-                .await?,
-            )
+pub(super) async fn invalidate(State(admin): State<Admin>, request: Request) -> Answer {
+    let Invalidate { tags, soft } = body(request).await?;
+    let kind = if soft {
+        Invalidation::Soft
+    } else {
+        Invalidation::Hard
+    };
+    let dropped = if let Some(tiers) = admin.tiers() {
+        let dropped = tiers.invalidate(kind, &tags).await;
+        Some(dropped.map_err(|error| Problem::cache(&error))?)
+    } else {
+        let tags: Vec<Vec<u8>> = tags.into_iter().map(String::into_bytes).collect();
+        let dropped = match admin.server().cloned() {
+            Some(server) => Some(on_server(server, kind, tags.clone()).await?),
+            None => None,
+        };
+        if let Some(local) = admin.local() {
+            local.invalidate(&tags);
         }
-        None => None,
+        dropped
     };
-    if let Some(local) = admin.local() {
-        local.invalidate(&tags);
+    admin.changed();
+    Ok(Json(json!({"invalidated": dropped})))
+}
+
+async fn body(request: Request) -> Result<Invalidate, Problem> {
+    let body = tokio::time::timeout(BODY, Json::<Invalidate>::from_request(request, &())).await;
+    let Json(body) = body
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The body took too long"))?
+        .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let refuse = |why| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why));
+    if body.tags.is_empty() {
+        return refuse("`tags` names no tag");
     }
-    admin.sample_soon();
-    Ok(Json(json!({"invalidated": server})))
+    if body.tags.iter().any(String::is_empty) {
+        return refuse("a tag is empty");
+    }
+    Ok(body)
 }
 
-/// Top keys, tags by memory and instances. A part that the server does not give is null.
-pub(super) async fn overview(State(admin): State<Admin>) -> Answer {
-    let Some(server) = admin.server().cloned() else {
-        return Ok(Json(
-            json!({"topKeys": null, "tags": null, "instances": null}),
-        ));
+async fn on_server(server: Server, kind: Invalidation, tags: Vec<Vec<u8>>) -> Result<u64, Problem> {
+    let command = match kind {
+        Invalidation::Hard => "CACHE.INVALIDATE",
+        Invalidation::Soft => "CACHE.REVALIDATE",
     };
-    let overview = tokio::task::spawn_blocking(move || {
-        json!({
-            "topKeys": top_keys(&server, LISTED).ok(),
-            "tags": tags_by_memory(&server, LISTED).ok(),
-            "instances": super::fleet::instances(&server).ok(),
-        })
-    });
-    let overview = overview.await.map_err(|error| {
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the look-up ended: {error}"),
-        )
-    })?;
-    Ok(Json(overview))
-}
-
-fn top_keys(server: &Server, count: usize) -> RedisResult<Value> {
-    let count = count.to_string();
-    let keys: Vec<(Vec<u8>, u64)> = server.command("CACHE.TOP", &[count.as_bytes()])?;
-    // What the fleet publishes is not what the application caches.
-    Ok(keys
-        .into_iter()
-        .filter(|(key, _)| !key.starts_with(super::fleet::KEY.as_bytes()))
-        .map(|(key, hits)| json!({"key": String::from_utf8_lossy(&key), "hits": hits}))
-        .collect())
-}
-
-fn tags_by_memory(server: &Server, count: usize) -> RedisResult<Value> {
-    let count = count.to_string();
-    let args: [&[u8]; 4] = [b"BY", b"BYTES", b"LIMIT", count.as_bytes()];
-    let tags: Vec<(Vec<u8>, u64, u64)> = server.command("CACHE.TAGTOP", &args)?;
-    Ok(tags
-        .into_iter()
-        .filter(|(tag, ..)| tag != super::fleet::TAG.as_bytes())
-        .map(|(tag, entries, bytes)| {
-            json!({"tag": String::from_utf8_lossy(&tag), "entries": entries, "bytes": bytes})
-        })
-        .collect())
+    blocking(move || {
+        let args: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+        server.command(command, &args)
+    })
+    .await
 }
 
 /// Runs a call that waits for the server where it holds up nothing else.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::RedisResult;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::memory::{Event, MemoryMonitor, Server, Snapshot, Status};
 
@@ -19,7 +19,7 @@ pub(super) const TAG: &str = "tagcache:instances";
 /// What an instance's key begins with.
 pub(super) const KEY: &str = "tagcache:instance:";
 /// Instances that are listed at most.
-const MAX_INSTANCES: usize = 1000;
+pub(super) const MAX_INSTANCES: usize = 1000;
 /// Not published more often than this, however often samples are taken.
 const SHORTEST: Duration = Duration::from_secs(5);
 
@@ -29,7 +29,8 @@ const SHORTEST: Duration = Duration::from_secs(5);
 pub struct Instance {
     /// Its name.
     pub instance: String,
-    /// How it is doing.
+    /// How it is doing. What a later version may call otherwise is a warning here: it is not known to be well.
+    #[serde(deserialize_with = "known_status")]
     pub status: Status,
     /// Heap used in percent of its total.
     pub heap_percent: Option<f64>,
@@ -38,17 +39,28 @@ pub struct Instance {
     /// Resident memory, bytes.
     pub rss: Option<u64>,
     /// Whether its growth looks like a leak.
+    #[serde(default)]
     pub leak_suspected: bool,
     /// Entries of its local tier.
     pub local_entries: Option<u64>,
     /// Reads that either tier answered, in percent.
     pub hit_rate: Option<f64>,
     /// Seconds since it started.
+    #[serde(default)]
     pub uptime_seconds: f64,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC, by its own clock.
+    #[serde(default)]
     pub at: String,
     /// Of this crate.
+    #[serde(default)]
     pub version: String,
+}
+
+fn known_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = [Status::Healthy, Status::Warning, Status::Critical];
+    let status = known.into_iter().find(|status| status.as_str() == text);
+    Ok(status.unwrap_or(Status::Warning))
 }
 
 /// Publishes an instance's figures; made by [`Fleet::join`].
@@ -58,6 +70,7 @@ pub struct Fleet;
 impl Fleet {
     /// Publishes the monitor's figures under this name from now on, at most every 5 s, for as long as the monitor
     /// runs. The entry lives for three intervals. A server that does not answer is tried again with the next sample.
+    /// Each instance needs a name of its own: of two that share one, the list shows who published last.
     pub fn join(monitor: &MemoryMonitor, server: Server, instance: &str) {
         let interval = monitor.interval().max(SHORTEST);
         let instance = instance.to_owned();
@@ -129,6 +142,10 @@ pub(super) fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
             break;
         }
     }
+    // A scan may return a key twice.
+    keys.sort_unstable();
+    keys.dedup();
+    keys.truncate(MAX_INSTANCES);
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -140,8 +157,6 @@ pub(super) fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
         .flatten()
         .filter_map(|value| serde_json::from_slice(&value).ok());
     let mut instances: Vec<Instance> = parsed.collect();
-    // A scan may return a key twice.
     instances.sort_by(|a, b| a.instance.cmp(&b.instance));
-    instances.dedup_by(|a, b| a.instance == b.instance);
     Ok(instances)
 }

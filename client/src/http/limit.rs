@@ -1,6 +1,7 @@
 //! So many requests a minute and caller, by the generic cell rate algorithm.
 
-use std::net::SocketAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use axum::extract::ConnectInfo;
@@ -15,9 +16,18 @@ const MANY: usize = 10_000;
 /// How much more one address may ask for than one caller: several callers may share it.
 const PER_ADDRESS: u32 = 10;
 
+/// Tells a caller's address.
+pub(super) type ClientAddress = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+
+/// The address at the other end of the connection; `None` where the application serves without connection info.
+pub(super) fn of_connection(request: &Parts) -> Option<IpAddr> {
+    let info = request.extensions.get::<ConnectInfo<SocketAddr>>();
+    info.map(|info| info.0.ip())
+}
+
 pub(super) struct Limit {
-    callers: DefaultKeyedRateLimiter<String>,
-    addresses: DefaultKeyedRateLimiter<String>,
+    callers: DefaultKeyedRateLimiter<(String, Option<IpAddr>)>,
+    addresses: DefaultKeyedRateLimiter<Option<IpAddr>>,
     clock: DefaultClock,
 }
 
@@ -31,28 +41,64 @@ impl Limit {
         }
     }
 
-    /// Before anybody is let in: bounds how fast tokens can be tried.
-    pub(super) fn address(&self, request: &Parts) -> Result<(), Problem> {
-        // A router that was mounted without connection info knows no addresses: then all share one.
-        let address = request
-            .extensions
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or_else(String::new, |info| info.0.ip().to_string());
-        self.take(&self.addresses, &address)
+    /// Before anybody is let in: bounds how fast tokens can be tried. Those without a known address share one.
+    pub(super) fn address(&self, address: Option<IpAddr>) -> Result<(), Problem> {
+        self.take(&self.addresses, &address.map(network))
     }
 
-    pub(super) fn caller(&self, name: &str) -> Result<(), Problem> {
-        self.take(&self.callers, &name.to_owned())
+    pub(super) fn caller(&self, name: &str, shared_by: Option<IpAddr>) -> Result<(), Problem> {
+        self.take(&self.callers, &(name.to_owned(), shared_by.map(network)))
     }
 
-    // governor wants a reference to the key's own type.
-    #[allow(clippy::ptr_arg)]
-    fn take(&self, limiter: &DefaultKeyedRateLimiter<String>, key: &String) -> Result<(), Problem> {
+    fn take<K: Hash + Eq + Clone>(
+        &self,
+        limiter: &DefaultKeyedRateLimiter<K>,
+        key: &K,
+    ) -> Result<(), Problem> {
         if limiter.len() > MANY {
             limiter.retain_recent();
         }
         limiter
             .check_key(key)
             .map_err(|until| Problem::too_many(until.wait_time_from(self.clock.now())))
+    }
+}
+
+/// One caller's addresses: of IPv6 each has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_of_many_addresses_is_one_caller() {
+        let limit = Limit::new(NonZeroU32::MIN);
+        let from = |address: &str| limit.address(Some(address.parse().unwrap())).is_ok();
+        let tries: Vec<bool> = (0..20).map(|i| from(&format!("2001:db8::{i:x}"))).collect();
+        assert_eq!(tries.iter().filter(|let_in| **let_in).count(), 10);
+        assert!(from("2001:db8:0:1::1"), "another network");
+        for _ in 0..10 {
+            assert!(from("192.0.2.1"));
+        }
+        assert!(!from("::ffff:192.0.2.1"), "the same address");
+        assert!(from("192.0.2.2"));
+    }
+
+    #[test]
+    fn those_who_share_a_token_do_not_share_a_limit() {
+        let limit = Limit::new(NonZeroU32::MIN);
+        let from = |address: &str| limit.caller("token 0", address.parse().ok()).is_ok();
+        assert!(from("192.0.2.1"));
+        assert!(!from("192.0.2.1"));
+        assert!(from("192.0.2.2"));
     }
 }

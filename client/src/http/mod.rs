@@ -39,7 +39,9 @@ mod auth;
 mod charts;
 mod control;
 mod fleet;
+mod guard;
 mod limit;
+mod overview;
 mod page;
 mod problem;
 mod profile;
@@ -47,6 +49,7 @@ mod prometheus;
 mod serve;
 mod stats;
 mod stream;
+mod tiers;
 
 pub use admin::{Admin, Builder};
 pub use auth::{Access, Auth, AuthError, Caller, Denied};

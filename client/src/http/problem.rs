@@ -6,13 +6,20 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::{Error, Remedy};
+
 /// What went wrong with a request.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
+    challenge: &'static str,
 }
+
+/// A request that brought no token is not told that something is wrong with it (RFC 6750, 3.1).
+const CHALLENGE: &str = "Bearer realm=\"tagcache\"";
+const WRONG_TOKEN: &str = "Bearer realm=\"tagcache\", error=\"invalid_token\"";
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
@@ -20,6 +27,7 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
+            challenge: CHALLENGE,
         }
     }
 
@@ -28,6 +36,16 @@ impl Problem {
             StatusCode::UNAUTHORIZED,
             "An admin token is needed: Authorization: Bearer …",
         )
+    }
+
+    pub(super) fn wrong_token() -> Self {
+        Self {
+            challenge: WRONG_TOKEN,
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "This token is not one of this endpoint's",
+            )
+        }
     }
 
     pub(super) fn forbidden(detail: &str) -> Self {
@@ -46,10 +64,25 @@ impl Problem {
 
     /// The server behind this one did not do as asked.
     pub(super) fn server(error: &redis::RedisError) -> Self {
-        Self::new(
-            StatusCode::BAD_GATEWAY,
-            format!("The cache server: {error}"),
-        )
+        match (error.code(), error.detail()) {
+            // What it has against the arguments, in its own words.
+            (Some("ERR"), Some(detail)) if !detail.starts_with("unknown command") => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            }
+            _ => Self::new(
+                StatusCode::BAD_GATEWAY,
+                format!("The cache server: {error}"),
+            ),
+        }
+    }
+
+    /// The cache, or a server behind it, did not do as asked.
+    pub(super) fn cache(error: &Error) -> Self {
+        let status = match error.remedy() {
+            Remedy::FixCall => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, format!("The cache: {error}"))
     }
 }
 
@@ -68,7 +101,10 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(self.challenge),
+            );
         }
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up: a caller that comes back then is let in.

@@ -8,8 +8,11 @@ use super::problem::Problem;
 /// jemalloc and that was started with `_RJEM_MALLOC_CONF=prof:true,prof_active:true`.
 #[cfg(feature = "jemalloc")]
 pub(super) async fn heap_profile() -> Result<Response, Problem> {
+    use std::sync::Arc;
+
     use axum::http::{StatusCode, header};
     use axum::response::IntoResponse as _;
+    use jemalloc_pprof::PROF_CTL;
 
     let off = || {
         Problem::new(
@@ -17,19 +20,22 @@ pub(super) async fn heap_profile() -> Result<Response, Problem> {
             "Heap profiling is off: start the process with _RJEM_MALLOC_CONF=prof:true,prof_active:true",
         )
     };
-    let mut control = match jemalloc_pprof::PROF_CTL.as_ref() {
-        Some(control) => control.lock().await,
-        None => return Err(off()),
-    };
+    let control = Arc::clone(PROF_CTL.as_ref().ok_or_else(off)?);
+    let mut control = control.lock_owned().await;
     if !control.activated() {
         return Err(off());
     }
-    let profile = control.dump_pprof().map_err(|error| {
+    // The dump goes through a file: not where others wait.
+    let dump = tokio::task::spawn_blocking(move || control.dump_pprof()).await;
+    let failed = |error: String| {
         Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("no profile: {error}"),
         )
-    })?;
+    };
+    let profile = dump
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
         (

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::admin::Admin;
-use crate::memory::{LocalEntry, ServerState, Snapshot};
+use super::tiers;
+use crate::memory::{LocalEntry, LocalFigures, ServerState, Snapshot};
 
 /// Entries of the local tier that are listed, the most read first.
 const ENTRIES: usize = 50;
@@ -14,7 +15,7 @@ const ENTRIES: usize = 50;
 /// known is null.
 pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> Value {
     let memory = &snapshot.latest.memory;
-    let local = snapshot.latest.local;
+    let local = local_figures(admin, snapshot);
     let figures = snapshot.latest.server.figures();
     let entries = admin
         .local()
@@ -45,6 +46,12 @@ pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> Value {
     })
 }
 
+/// As sampled; where the monitor was not given the tier that the endpoint was, as they are now.
+fn local_figures(admin: &Admin, snapshot: &Snapshot) -> Option<LocalFigures> {
+    let now = || admin.local().map(|local| local.figures());
+    snapshot.latest.local.or_else(now)
+}
+
 fn raw(admin: &Admin, snapshot: &Snapshot) -> Value {
     let memory = &snapshot.latest.memory;
     let server = match &snapshot.latest.server {
@@ -63,7 +70,8 @@ fn raw(admin: &Admin, snapshot: &Snapshot) -> Value {
         "leakSuspected": snapshot.leak_suspected,
         "longestPauseMs": snapshot.longest_pause().map(milliseconds),
         "rates": snapshot.rates,
-        "local": snapshot.latest.local,
+        "local": local_figures(admin, snapshot),
+        "client": admin.tiers().map(|tiers| tiers::figures(&tiers.stats())),
         "server": server,
         "alerts": [],
         "channels": {},

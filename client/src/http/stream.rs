@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use tokio::sync::{Semaphore, watch};
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{Semaphore, TryAcquireError, watch};
 use tokio_stream::wrappers::WatchStream;
-use tokio_stream::{Stream, StreamExt as _};
 
 use super::admin::Admin;
 use super::problem::Problem;
@@ -20,11 +20,14 @@ use crate::memory;
 const STREAMS: usize = 32;
 /// A comment is sent when nothing else was, so that a connection that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// After so long a stream ends, and its reader asks again: whoever lost the right to look loses the stream as well.
+const LIFE: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Streams {
     /// How many samples were taken; its value says nothing, its changes everything.
     samples: watch::Receiver<u64>,
     open: Arc<Semaphore>,
+    ended: watch::Sender<bool>,
 }
 
 impl Streams {
@@ -38,7 +41,13 @@ impl Streams {
         Self {
             samples,
             open: Arc::new(Semaphore::new(STREAMS)),
+            ended: watch::Sender::new(false),
         }
+    }
+
+    pub(super) fn end(&self) {
+        self.open.close();
+        self.ended.send_replace(true);
     }
 }
 
@@ -46,17 +55,25 @@ pub(super) async fn stream(
     State(admin): State<Admin>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let streams = admin.streams();
-    let place = Arc::clone(&streams.open).try_acquire_owned().map_err(|_| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{STREAMS} streams are open already"),
-        )
-    })?;
+    let place = Arc::clone(&streams.open)
+        .try_acquire_owned()
+        .map_err(|error| {
+            let why = match error {
+                TryAcquireError::NoPermits => format!("{STREAMS} streams are open already"),
+                TryAcquireError::Closed => "The endpoint is ending".to_owned(),
+            };
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        })?;
+    let mut ended = streams.ended.subscribe();
+    let end = async move {
+        let _ = tokio::time::timeout(LIFE, ended.wait_for(|ended| *ended)).await;
+    };
     let events = WatchStream::new(streams.samples.clone()).map(move |_| {
         // Given back when the stream is dropped.
         let _held = &place;
         let stats = memory_stats(&admin, &admin.monitor().snapshot());
         Ok(Event::default().event("stats").data(stats.to_string()))
     });
+    let events = events.take_until(end);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

@@ -34,10 +34,22 @@ fn without_the_token_nothing_is_told_and_nothing_is_done() {
             &[("authorization", TOKEN)],
             &[("authorization", "Basic YTpi")],
             &[("authorization", "Bearer ")],
+            &[("authorization", &format!("Bearer {TOKEN}x"))],
+            &[("authorization", &format!("Bearer {}", &TOKEN[1..]))],
+            &[("authorization", &format!("Bearer {TOKEN}{TOKEN}"))],
         ] {
             let answer = endpoint.send(method, path, headers, "");
             is_problem(&answer, 401);
-            assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            let told = answer.headers["www-authenticate"].to_str().unwrap();
+            let wrong = headers
+                .iter()
+                .any(|(_, value)| value.starts_with("Bearer ") && value.len() > 7);
+            let expected = if wrong {
+                ", error=\"invalid_token\""
+            } else {
+                ""
+            };
+            assert_eq!(told, format!("Bearer realm=\"tagcache\"{expected}"));
         }
     }
 }
@@ -66,8 +78,87 @@ fn a_page_of_another_site_cannot_change_anything() {
         endpoint.send("POST", "/api/admin/cache/clear", &headers, "")
     };
     is_problem(&post("cross-site"), 403);
+    is_problem(&post("something-new"), 403);
     is_problem(&post("same-site"), 403);
     assert_eq!(post("same-origin").status, 200);
+}
+
+#[test]
+fn where_browsers_add_the_credentials_the_origin_must_be_this_one() {
+    // As with a session's cookie: whoever makes the browser send a request sends it as this user.
+    let auth = Auth::predicate(|_| {
+        Ok(Caller {
+            name: "ada".into(),
+            access: Access::Admin,
+        })
+    });
+    for auth in [auth, Auth::insecure_on_loopback()] {
+        let endpoint = Endpoint::start(Admin::builder(monitor(Guide), auth).build());
+        let post = |origin: &str| {
+            let headers = [("host", "localhost:3000"), ("origin", origin)];
+            endpoint.send("POST", "/api/admin/cache/clear", &headers, "")
+        };
+        for foreign in [
+            "http://elsewhere.example",
+            "http://localhost:4000",
+            "http://localhost",
+            "null",
+            "",
+        ] {
+            is_problem(&post(foreign), 403);
+        }
+        assert_eq!(post("http://localhost:3000").status, 200);
+    }
+}
+
+#[test]
+fn an_address_is_what_the_application_says_it_is() {
+    let admin = builder(Guide)
+        .requests_per_minute(NonZeroU32::MIN)
+        .client_address(|request| {
+            request
+                .headers
+                .get("x-real-ip")?
+                .to_str()
+                .ok()?
+                .parse()
+                .ok()
+        })
+        .build();
+    let endpoint = Endpoint::start(admin);
+    let guess = |from: &str| {
+        let headers = [
+            ("authorization", "Bearer a-guess-of-some-length"),
+            ("x-real-ip", from),
+            ("x-forwarded-for", "192.0.2.99"),
+        ];
+        endpoint.send("GET", STATS, &headers, "").status
+    };
+    let statuses: Vec<u16> = (0..20).map(|_| guess("192.0.2.1")).collect();
+    assert!(
+        statuses.starts_with(&[401]) && statuses.ends_with(&[429]),
+        "{statuses:?}"
+    );
+    assert_eq!(guess("192.0.2.2"), 401);
+}
+
+#[test]
+fn a_header_does_not_make_another_caller() {
+    let admin = builder(Guide).requests_per_minute(NonZeroU32::MIN).build();
+    let endpoint = Endpoint::start(admin);
+    let statuses: Vec<u16> = (0..20)
+        .map(|i| {
+            let from = format!("192.0.2.{i}");
+            let headers = [
+                ("authorization", "Bearer a-guess-of-some-length"),
+                ("x-forwarded-for", from.as_str()),
+                ("forwarded", from.as_str()),
+                ("x-real-ip", from.as_str()),
+            ];
+            endpoint.send("GET", STATS, &headers, "").status
+        })
+        .collect();
+    assert!(statuses.ends_with(&[429]), "{statuses:?}");
 }
 
 #[test]
@@ -203,5 +294,9 @@ fn a_token_that_could_be_guessed_is_refused() {
             .contains("5 characters")
     );
     assert!(tokens().or_reader("").is_err());
+    for unsendable in ["a-tøken-of-some-length", "a-token-of\nsome-length"] {
+        let refused = Auth::bearer(unsendable).unwrap_err().to_string();
+        assert!(refused.contains("ASCII"), "{refused}");
+    }
     assert!(!format!("{:?}", tokens()).contains(TOKEN));
 }

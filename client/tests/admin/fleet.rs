@@ -65,3 +65,63 @@ fn an_instance_publishes_again_after_the_server_came_back() {
         Fleet::instances(&watched).is_ok_and(|instances| instances.len() == 1)
     });
 }
+
+#[test]
+fn what_others_have_written_there_is_shown_or_left_out_and_breaks_nothing() {
+    let server = Server::start();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let hostile = "<img src=x onerror=alert(1)>\"\n\u{202e}\u{0}";
+    Fleet::join(&monitor(Guide), watched.clone(), hostile);
+    let mut connection = server.connection();
+    let mut write = |key: &str, value: &str| {
+        redis::cmd("CACHE.SET")
+            .arg(format!("tagcache:instance:{key}"))
+            .arg(value)
+            .arg("TAGS")
+            .arg(1)
+            .arg("tagcache:instances")
+            .exec(&mut connection)
+            .unwrap();
+    };
+    write(
+        "later",
+        r#"{"instance": "later", "status": "degraded", "uptimeDays": {"a": [1]}, "heapPercent": 5}"#,
+    );
+    write(
+        "first-of-two",
+        r#"{"instance": "two", "status": "healthy"}"#,
+    );
+    write(
+        "second-of-two",
+        r#"{"instance": "two", "status": "critical"}"#,
+    );
+    for (i, odd) in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "\u{0}",
+        r#"{"instance": 1, "status": "healthy"}"#,
+        r#"{"instance": "x", "status": 7}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(&i.to_string(), odd);
+    }
+    write("deep", &"[".repeat(100_000));
+    let instances = Fleet::instances(&watched).unwrap();
+    let seen: Vec<_> = instances
+        .iter()
+        .map(|i| (i.instance.as_str(), i.status))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (hostile, Status::Healthy),
+            ("later", Status::Warning),
+            ("two", Status::Healthy),
+            ("two", Status::Critical)
+        ]
+    );
+}

@@ -3,7 +3,9 @@
 // A helper that cannot go on fails its test, as the test itself would.
 #![allow(clippy::unwrap_used)]
 
+mod answers;
 mod auth;
+mod connections;
 mod control;
 mod endpoint;
 mod fleet;

@@ -60,7 +60,11 @@ fn prometheus_accepts_the_text() {
         "{}",
         answer.text
     );
+    promtool(&answer.text);
+}
 
+/// What Prometheus's own check says of names, units, help and types: nothing.
+pub(crate) fn promtool(text: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -75,7 +79,7 @@ fn prometheus_accepts_the_text() {
         .stdin
         .take()
         .unwrap()
-        .write_all(answer.text.as_bytes())
+        .write_all(text.as_bytes())
         .unwrap();
     let output = promtool.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);

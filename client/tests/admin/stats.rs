@@ -15,7 +15,7 @@ fn schema() -> Validator {
     jsonschema::validator_for(&serde_json::from_str(text).unwrap()).unwrap()
 }
 
-fn check(stats: &Value) {
+pub(crate) fn check(stats: &Value) {
     let errors: Vec<_> = schema()
         .iter_errors(stats)
         .map(|error| format!("{}: {error}", error.instance_path()))
@@ -49,6 +49,84 @@ fn the_answer_has_the_guides_shape() {
     assert_eq!(stats["raw"]["longestPauseMs"], 1.5);
     assert_eq!(stats["raw"]["local"]["hits"], 3);
     assert_eq!(stats["raw"]["memory"]["limit"], 200 * 1024 * 1024);
+}
+
+#[test]
+fn the_schema_refuses_what_is_not_of_this_shape() {
+    let endpoint = Endpoint::start(builder(Guide).local(Arc::new(Local)).build());
+    let right = endpoint.get("/api/admin/memory-stats").json();
+    let schema = schema();
+    assert!(schema.is_valid(&right));
+    // Each field of the guide and each of `raw` is needed, and each object takes only what it knows.
+    let mut objects = vec![
+        "",
+        "/memory",
+        "/cache",
+        "/cache/local",
+        "/cache/redis",
+        "/raw",
+    ];
+    objects.extend(["/raw/memory", "/raw/rates", "/raw/local", "/raw/server"]);
+    for at in objects {
+        let names: Vec<String> = right
+            .pointer(at)
+            .unwrap()
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        for name in names {
+            let mut wrong = right.clone();
+            wrong
+                .pointer_mut(at)
+                .unwrap()
+                .as_object_mut()
+                .unwrap()
+                .remove(&name);
+            assert!(!schema.is_valid(&wrong), "without {at}/{name}");
+        }
+        let mut wrong = right.clone();
+        wrong.pointer_mut(at).unwrap()["surprise"] = json!("text");
+        assert!(!schema.is_valid(&wrong), "with {at}/surprise");
+    }
+    for (at, value) in [
+        ("/status", json!("fine")),
+        ("/status", json!(null)),
+        ("/memory/heapUsed", json!("145.2 MB")),
+        ("/memory/heapUsed", json!("145.23MB")),
+        ("/memory/heapUsed", json!(152_284_692)),
+        ("/memory/rss", json!("-1.00 MB")),
+        ("/memory/heapPercent", json!("72.6%")),
+        ("/memory/heapPercent", json!("72.61")),
+        ("/cache/local/totalEntries", json!("15")),
+        ("/cache/local/totalEntries", json!(-1)),
+        ("/cache/local/entries/0/tags", json!([1])),
+        ("/cache/redis/connected", json!(null)),
+        ("/cache/redis/keyCount", json!(1.5)),
+        ("/uptime", json!("15 minutes")),
+        ("/timestamp", json!("2025-11-21T10:30:00Z")),
+        ("/timestamp", json!(1_763_720_000)),
+        ("/raw/server/state", json!("up")),
+        ("/raw/server/state", json!("unreachable")),
+        ("/raw/server/state", json!("away")),
+        ("/raw/rates/hitRate", json!("90%")),
+        ("/raw/alerts", json!([{"name": "a"}])),
+        ("/raw/client", json!({})),
+    ] {
+        let mut wrong = right.clone();
+        *wrong.pointer_mut(at).unwrap() = value.clone();
+        assert!(!schema.is_valid(&wrong), "{at} = {value}");
+    }
+}
+
+#[test]
+fn a_tier_that_only_the_endpoint_knows_is_counted_as_it_is_listed() {
+    let endpoint = Endpoint::start(builder(Unknown).local(Arc::new(Local)).build());
+    let stats = endpoint.get("/api/admin/memory-stats").json();
+    check(&stats);
+    assert_eq!(stats["cache"]["local"]["totalEntries"], 15);
+    assert_eq!(stats["raw"]["local"]["hits"], 3);
 }
 
 #[test]
