@@ -10,6 +10,7 @@ use super::codec::Json;
 use super::coherence::{Coherence, Ordering};
 use super::core::{Core, Options};
 use super::frame::Compression;
+use super::options::LONGEST_TIMEOUT;
 use super::report;
 use super::stats::Counters;
 use super::tier::{Ears, Local, WhenLost};
@@ -207,7 +208,13 @@ impl<C> CacheBuilder<C> {
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn build(self) -> Result<Cache<C>, Error> {
-        let Self { timeouts, .. } = self;
+        let bounded = |timeout: Duration| timeout.min(LONGEST_TIMEOUT);
+        let timeouts = Timeouts {
+            connect: bounded(self.timeouts.connect),
+            command: bounded(self.timeouts.command),
+            probe_interval: bounded(self.timeouts.probe_interval),
+            probe: bounded(self.timeouts.probe),
+        };
         let zero = [
             timeouts.connect,
             timeouts.command,
@@ -253,6 +260,7 @@ impl<C> CacheBuilder<C> {
                 local_ttl_max: self.local_ttl_max,
                 stale_bound: self.stale_bound,
                 load_timeout: self.load_timeout,
+                command_timeout: timeouts.command,
                 entering_delay: self.entering_delay,
             },
             counters,

@@ -218,16 +218,16 @@ impl<T: Tier> Read<T> {
         !marks.is_overtaken(&self.key, self.begun, tags)
     }
 
-    /// Lets `enter` put the value into the tier, unless it was overtaken. `enter` runs under the lock: it must do
+    /// Lets `put` put the value into the tier, unless it was overtaken. `put` runs under the lock: it must do
     /// no more than that.
-    pub(crate) fn finish(self, tags: &[String], enter: impl FnOnce(&T)) -> Outcome {
+    pub(crate) fn enter(&self, tags: &[String], put: impl FnOnce(&T)) -> Outcome {
         let marks = self.coherence.lock();
         let overtaken = marks.is_overtaken(&self.key, self.begun, tags);
         if overtaken && self.coherence.ordering == Ordering::Kept {
             drop(marks);
             return Outcome::Overtaken;
         }
-        enter(&self.coherence.tier);
+        put(&self.coherence.tier);
         drop(marks);
         Outcome::Entered
     }

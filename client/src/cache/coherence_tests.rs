@@ -186,7 +186,7 @@ impl World {
                     let key = read.key.to_string();
                     if let Reply::Here(Some(version)) = reply {
                         let tags = version.1.clone();
-                        read.finish(&tags, |held| held.put(&key, version));
+                        read.enter(&tags, |held| held.put(&key, version));
                     }
                 }
             }
@@ -283,8 +283,9 @@ fn marks_stay_bounded_however_long_a_read_takes() {
         drop(coherence.begin("quick"));
         assert!(coherence.lock().tags.len() <= MAX_TAG_MARKS);
     }
-    let outcome = slow.finish(&["tag1".to_owned()], |_| {});
+    let outcome = slow.enter(&["tag1".to_owned()], |_| {});
     assert_eq!(outcome, Outcome::Overtaken);
+    drop(slow);
     coherence.tags_invalidated(["last"]);
     assert!(coherence.lock().tags.is_empty());
 }

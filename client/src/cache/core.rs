@@ -11,16 +11,15 @@ use crate::remote::{Answer, Error, Remote};
 
 use super::codec::Codec;
 use super::coherence::{Coherence, Outcome, Read};
-use super::flight::Flights;
+use super::flight::{Flights, Landing};
 use super::frame::{self, Compression};
-use super::options::Plan;
 use super::stats::Counters;
 use super::tier::{Local, Stored};
 
 /// What a read of a server found.
 pub(crate) enum Found {
-    Fresh(Stored),
-    Stale(Stored),
+    Fresh(Landing),
+    Stale(Landing),
     Nothing,
 }
 
@@ -32,6 +31,7 @@ pub(crate) struct Options {
     pub(crate) local_ttl_max: Duration,
     pub(crate) stale_bound: Duration,
     pub(crate) load_timeout: Duration,
+    pub(crate) command_timeout: Duration,
     /// Between an answer and its entering the local tier; only tests want one.
     pub(crate) entering_delay: Duration,
 }
@@ -45,16 +45,22 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// How a key or tag is called on the server.
+    /// How a key is called on the server.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.options.prefix)
     }
 
-    /// How tags are called on the server.
+    /// How tags are called on the server. An empty one, which is none, stays so and is refused there: with the
+    /// prefix it would be the tag of the whole namespace.
     pub(crate) fn names(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
-        tags.into_iter()
-            .map(|tag| self.name(tag.as_ref()))
-            .collect()
+        let name = |tag: &str| {
+            if tag.is_empty() {
+                String::new()
+            } else {
+                self.name(tag)
+            }
+        };
+        tags.into_iter().map(|tag| name(tag.as_ref())).collect()
     }
 
     /// The tags of an entry to be written, the namespace's own among them.
@@ -84,7 +90,7 @@ impl Core {
         if !self.options.entering_delay.is_zero() {
             tokio::time::sleep(self.options.entering_delay).await;
         }
-        self.take(codec, key, read, sent, answer?)
+        self.take(codec, key, &read, sent, answer?)
     }
 
     /// What an answer to CACHE.FETCH holds; lets it enter the local tier.
@@ -92,7 +98,7 @@ impl Core {
         &self,
         codec: &C,
         key: &str,
-        read: Read<Local>,
+        read: &Read<Local>,
         sent: Instant,
         answer: Answer,
     ) -> Result<(Found, Option<u64>), Error>
@@ -114,11 +120,12 @@ impl Core {
                 if let (true, Some(tags)) = (answer.tracked, &tags) {
                     self.enter(key, read, &stored, ttl, sent, tags);
                 }
-                Found::Fresh(stored)
+                Found::Fresh(Landing::found(stored, tags.unwrap_or_default()))
             }
             State::Stale { value } => {
                 self.counters.misses.up();
-                Found::Stale(self.decode(codec, key, &value)?)
+                let stored = self.decode(codec, key, &value)?;
+                Found::Stale(Landing::found(stored, tags.unwrap_or_default()))
             }
             State::Miss => {
                 self.counters.misses.up();
@@ -131,7 +138,7 @@ impl Core {
     fn enter(
         &self,
         key: &str,
-        read: Read<Local>,
+        read: &Read<Local>,
         stored: &Stored,
         ttl: Option<Duration>,
         sent: Instant,
@@ -147,23 +154,9 @@ impl Core {
             return;
         }
         let stored = stored.clone();
-        match read.finish(tags, |local| local.put(key, stored, ttl, tags)) {
+        match read.enter(tags, |local| local.put(key, stored, ttl, tags)) {
             Outcome::Entered => self.counters.entered.up(),
             Outcome::Overtaken => self.counters.overtaken.up(),
-        }
-    }
-
-    /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
-    /// from the start: no server tracks it, so it must not be served once one can be asked.
-    pub(crate) fn keep_alone(&self, key: &str, stored: &Stored, plan: &Plan, took: Duration) {
-        let bound = self.options.stale_bound;
-        let ttl = plan.times(stored.is_negative(), took, fastrand::f64).ttl;
-        let bound = ttl.unwrap_or(bound).min(bound);
-        if !bound.is_zero() {
-            let read = self.coherence.begin(key);
-            read.finish(&plan.tags, |local| {
-                local.put_stale(key, stored.clone(), bound, &plan.tags);
-            });
         }
     }
 

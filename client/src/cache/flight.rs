@@ -7,11 +7,19 @@ use tokio::sync::watch;
 
 use crate::remote::Error;
 
-use super::coherence::Read;
+use super::coherence::{Outcome, Read};
 use super::tier::{Local, Stored};
 
 /// What a load answers to all who wait for it.
-pub(crate) type Landed = Result<Stored, Error>;
+pub(crate) type Landed = Result<Landing, Error>;
+
+/// A value that was found or loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct Landing {
+    pub(crate) stored: Stored,
+    /// The tags that the value was found with on a server; none for one that was loaded.
+    tags: Arc<[String]>,
+}
 
 /// The loads under way.
 #[derive(Default)]
@@ -29,10 +37,13 @@ struct Flight {
 /// Who asks for a key.
 pub(crate) enum Seat {
     /// Somebody loads it already.
-    Passenger(watch::Receiver<Option<Landed>>),
+    Passenger(Passenger),
     /// Nobody does, or what is being loaded is outdated already: the caller shall.
     Pilot(Pilot),
 }
+
+/// Waits for what somebody else loads.
+pub(crate) struct Passenger(Arc<Flight>);
 
 /// The right and the duty to load a key. Dropped without an answer, its passengers get none.
 pub(crate) struct Pilot {
@@ -40,6 +51,21 @@ pub(crate) struct Pilot {
     key: Box<str>,
     flight: Arc<Flight>,
     land: watch::Sender<Option<Landed>>,
+}
+
+impl Landing {
+    /// A value that a server had, with these tags.
+    pub(crate) fn found(stored: Stored, tags: Vec<String>) -> Self {
+        Self {
+            stored,
+            tags: tags.into(),
+        }
+    }
+
+    /// A value that a loader answered, or that is served without a server.
+    pub(crate) fn loaded(stored: Stored) -> Self {
+        Self::found(stored, Vec::new())
+    }
 }
 
 impl Flights {
@@ -54,7 +80,7 @@ impl Flights {
         if let Some(flight) = under_way.get(key)
             && flight.since.is_current(&flight.tags)
         {
-            return Seat::Passenger(flight.landed.clone());
+            return Seat::Passenger(Passenger(Arc::clone(flight)));
         }
         let (land, landed) = watch::channel(None);
         let flight = Arc::new(Flight {
@@ -80,8 +106,9 @@ impl Flights {
 }
 
 impl Pilot {
-    pub(crate) fn seat(&self) -> watch::Receiver<Option<Landed>> {
-        self.flight.landed.clone()
+    /// A seat beside the pilot.
+    pub(crate) fn seat(&self) -> Passenger {
+        Passenger(Arc::clone(&self.flight))
     }
 
     /// Answers all who wait; whoever comes later starts anew. Only the first answer counts.
@@ -98,6 +125,11 @@ impl Pilot {
 
     pub(crate) fn has_landed(&self) -> bool {
         self.land.borrow().is_some()
+    }
+
+    /// Lets `put` put the value into the local tier, unless something was said about it since the load began.
+    pub(crate) fn enter(&self, tags: &[String], put: impl FnOnce(&Local)) -> Outcome {
+        self.flight.since.enter(tags, put)
     }
 
     fn leave(&self) {
@@ -118,8 +150,17 @@ impl Drop for Pilot {
     }
 }
 
-/// Waits for the answer; `None` if the flight ended without one.
-pub(crate) async fn landed(mut seat: watch::Receiver<Option<Landed>>) -> Option<Landed> {
-    let answer = seat.wait_for(Option::is_some).await.ok()?;
-    answer.clone()
+impl Passenger {
+    /// Waits for the answer; `None` if the flight ended without one.
+    pub(crate) async fn landed(&self) -> Option<Landed> {
+        let mut landed = self.0.landed.clone();
+        let answer = landed.wait_for(Option::is_some).await.ok()?;
+        answer.clone()
+    }
+
+    /// Whether what was found may be had by one who boarded after the flight had begun. Its tags were not known
+    /// then: one of them may have been invalidated before.
+    pub(crate) fn may_have(&self, landing: &Landing) -> bool {
+        landing.tags.is_empty() || self.0.since.is_current(&landing.tags)
+    }
 }

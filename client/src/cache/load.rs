@@ -9,7 +9,7 @@ use crate::remote::{Answer, Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{Core, Found};
-use super::flight::Pilot;
+use super::flight::{Landing, Pilot};
 use super::options::Plan;
 use super::tier::Stored;
 
@@ -28,9 +28,9 @@ pub(crate) struct Load<C> {
 /// What the servers say to a load.
 enum Look {
     /// Somebody has stored it.
-    Found(Stored),
+    Found(Landing),
     /// A stale value; with a lease, this caller refreshes it.
-    Stale(Stored, Option<u64>),
+    Stale(Landing, Option<u64>),
     /// Nothing, and this caller loads it.
     Lease(u64),
     /// Nothing, and no lease to be had: load, do not store.
@@ -57,9 +57,9 @@ impl<C> Load<C> {
             Err(error) => return self.pilot.land(Err(error)),
         };
         match look {
-            Look::Found(stored) => self.pilot.land(Ok(stored)),
-            Look::Stale(stored, None) => self.serve_stale(stored),
-            Look::Stale(stored, Some(token)) => self.refresh(stored, token, loader).await,
+            Look::Found(landing) => self.pilot.land(Ok(landing)),
+            Look::Stale(landing, None) => self.serve_stale(landing),
+            Look::Stale(landing, Some(token)) => self.refresh(landing, token, loader).await,
             Look::Lease(token) => match self.call(loader).await {
                 Ok((value, took)) => self.store(value, took, token).await,
                 Err(error) => {
@@ -71,7 +71,7 @@ impl<C> Load<C> {
                 self.core.counters.loads_unstored.up();
                 let answer = self.call(loader).await;
                 self.pilot
-                    .land(answer.map(|(value, _)| Stored::new(value, 0)));
+                    .land(answer.map(|(value, _)| Landing::loaded(Stored::new(value, 0))));
             }
             Look::NoServer => self.load_alone(loader).await,
         }
@@ -83,54 +83,49 @@ impl<C> Load<C> {
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        let deadline = Instant::now() + self.plan.hard_timeout;
-        let mut look = self.first_look::<T>().await?;
+        let look = self.look_once::<T>().await;
+        let Err(Error::Codec { .. }) = look else {
+            return look;
+        };
         // One value that nobody can read any more is taken away, so that a lease can be had.
-        if let Err(Error::Codec { .. }) = look {
-            self.core.remove(&self.key).await?;
-            look = self.first_look::<T>().await?;
-        }
-        let look = look?;
-        match look {
-            Look::NoLease => self.wait::<T>(deadline).await,
-            look => Ok(look),
-        }
+        self.core.remove(&self.key).await?;
+        self.look_once::<T>().await
     }
 
-    /// Through the main connection: what it answers may enter the local tier. The inner error is the value's.
-    async fn first_look<T>(&self) -> Result<Result<Look, Error>, Error>
+    async fn look_once<T>(&self) -> Result<Look, Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
         let name = self.core.name(&self.key);
         let cmd = command::fetch_lease(&name, self.plan.lease());
-        let (found, token) = match self.core.read(&self.codec, &self.key, &cmd).await {
-            Err(error @ Error::Codec { .. }) => return Ok(Err(error)),
-            read => read?,
-        };
-        Ok(Ok(match found {
-            Found::Fresh(stored) => Look::Found(stored),
-            Found::Stale(stored) => Look::Stale(stored, token),
-            Found::Nothing => token.map_or(Look::NoLease, Look::Lease),
-        }))
+        // Through the main connection: what it answers may enter the local tier.
+        let (found, token) = self.core.read(&self.codec, &self.key, &cmd).await?;
+        match (found, token) {
+            (Found::Fresh(landing), _) => Ok(Look::Found(landing)),
+            (Found::Stale(landing), token) => Ok(Look::Stale(landing, token)),
+            (Found::Nothing, Some(token)) => Ok(Look::Lease(token)),
+            (Found::Nothing, None) => self.wait::<T>(&name).await,
+        }
     }
 
     /// Somebody else loads: wait for the value, or for the lease.
-    async fn wait<T>(&self, deadline: Instant) -> Result<Look, Error>
+    async fn wait<T>(&self, name: &str) -> Result<Look, Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        let name = self.core.name(&self.key);
         self.core.counters.lease_waits.up();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let cmd = command::fetch_wait(&name, self.plan.lease(), left);
-        let value = self.core.remote.send_blocking(&name, &cmd, left).await?;
+        let patience = self.plan.patience;
+        let cmd = command::fetch_wait(name, self.plan.lease(), patience);
+        let value = self.core.remote.send_blocking(name, &cmd, patience).await?;
         let odd = Error::unexpected("server", "CACHE.FETCH", &value);
-        let Fetched { state, token, .. } = command::fetched(value).ok_or(odd)?;
+        let Fetched { state, token, tags } = command::fetched(value).ok_or(odd)?;
         let token = (token != 0).then_some(token);
-        let decode = |value: &[u8]| self.core.decode(&self.codec, &self.key, value);
+        let decode = |value: &[u8]| {
+            let stored = self.core.decode(&self.codec, &self.key, value)?;
+            Ok::<_, Error>(Landing::found(stored, tags.unwrap_or_default()))
+        };
         Ok(match state {
             // Whether it is still right is not known on this connection: it goes to the callers and no further.
             State::Hit { value, .. } => Look::Found(decode(&value)?),
@@ -139,13 +134,13 @@ impl<C> Load<C> {
         })
     }
 
-    fn serve_stale(&self, stored: Stored) {
+    fn serve_stale(&self, stale: Landing) {
         self.core.counters.stale_served.up();
-        self.pilot.land(Ok(stored));
+        self.pilot.land(Ok(stale));
     }
 
     /// Loads behind a stale value, which is served when the soft time-out is over or the load fails.
-    async fn refresh<T, F, L>(&self, stale: Stored, token: u64, loader: L)
+    async fn refresh<T, F, L>(&self, stale: Landing, token: u64, loader: L)
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
@@ -187,7 +182,7 @@ impl<C> Load<C> {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.coherence.tier().stale(&self.key) {
             self.core.counters.fail_safe.up();
-            return self.pilot.land(Ok(stored));
+            return self.pilot.land(Ok(Landing::loaded(stored)));
         }
         self.core.counters.loads_unstored.up();
         match self.call(loader).await {
@@ -196,10 +191,24 @@ impl<C> Load<C> {
                     Ok(encoded) => Stored::new(value, encoded.len()),
                     Err(error) => return self.pilot.land(Err(error)),
                 };
-                self.core.keep_alone(&self.key, &stored, &self.plan, took);
-                self.pilot.land(Ok(stored));
+                self.keep_alone(&stored, took);
+                self.pilot.land(Ok(Landing::loaded(stored)));
             }
             Err(error) => self.pilot.land(Err(error)),
+        }
+    }
+
+    /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
+    /// from the start: no server tracks it, so it must not be served once one can be asked.
+    fn keep_alone(&self, stored: &Stored, took: Duration) {
+        let Plan { tags, .. } = &self.plan;
+        let times = self.plan.times(stored.is_negative(), took, fastrand::f64);
+        let bound = self.core.options.stale_bound;
+        let bound = times.ttl.unwrap_or(bound).min(bound);
+        if !bound.is_zero() {
+            self.pilot.enter(tags, |local| {
+                local.put_stale(&self.key, stored.clone(), bound, tags);
+            });
         }
     }
 
@@ -249,6 +258,15 @@ impl<C> Load<C> {
                 return self.pilot.land(Err(error));
             }
         };
+        if !self.plan.is_stored(value.is_none()) {
+            // A stale value that may be there goes, and with it the lease: the next in line loads.
+            let removed = self.core.remove(&self.key).await;
+            if let Err(error) = removed {
+                self.note_failed_write(&error);
+            }
+            let stored = Stored::new(value, encoded.len());
+            return self.pilot.land(Ok(Landing::loaded(stored)));
+        }
         let times = self.plan.times(value.is_none(), took, fastrand::f64);
         let name = self.core.name(&self.key);
         let write = Write {
@@ -271,17 +289,23 @@ impl<C> Load<C> {
                 self.release(token).await;
             }
             Err(error) => {
-                self.core.counters.set_failures.up();
+                self.note_failed_write(&error);
                 if !error.is_server_trouble() {
                     return self.pilot.land(Err(error));
                 }
-                self.core.counters.server_errors.up();
                 if !error.outcome_is_unknown() {
                     self.release(token).await;
                 }
             }
         }
-        self.pilot.land(Ok(stored));
+        self.pilot.land(Ok(Landing::loaded(stored)));
+    }
+
+    fn note_failed_write(&self, error: &Error) {
+        self.core.counters.set_failures.up();
+        if error.is_server_trouble() {
+            self.core.counters.server_errors.up();
+        }
     }
 
     /// Gives the lease back, so that the next in line can try.

@@ -32,9 +32,9 @@ pub use server_stats::ServerFigures;
 pub use stats::CacheStats;
 
 use self::core::{Core, Found};
-use flight::{Seat, landed};
+use flight::{Landing, Seat};
 use load::Load;
-use options::Plan;
+use options::{LONGEST_TIMEOUT, Plan};
 use tier::{Known, Stored};
 
 /// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
@@ -111,7 +111,7 @@ impl<C> Cache<C> {
     /// # Errors
     /// What is wrong with the first that is not.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(LONGEST_TIMEOUT);
         loop {
             let servers = self.core.remote.status();
             let down = servers.iter().find(|server| !server.is_connected());
@@ -196,7 +196,7 @@ impl<C> Cache<C> {
         );
         for (((at, _), read), answer) in missing.iter().zip(reads).zip(answers) {
             let key = keys[*at].as_ref();
-            let taken = answer.and_then(|answer| core.take(&self.codec, key, read, sent, answer));
+            let taken = answer.and_then(|answer| core.take(&self.codec, key, &read, sent, answer));
             values[*at] = self.found(key, taken.map(|(found, _)| found))?;
         }
         Ok(values)
@@ -208,7 +208,7 @@ impl<C> Cache<C> {
         T: Any + Clone + Send + Sync,
     {
         match found {
-            Ok(Found::Fresh(stored)) => self.value(key, &stored),
+            Ok(Found::Fresh(Landing { stored, .. })) => self.value(key, &stored),
             Ok(Found::Stale(_) | Found::Nothing) => Ok(None),
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
@@ -351,35 +351,37 @@ impl<C> Cache<C> {
     {
         let plan = self.plan(entry);
         let core = &self.core;
-        let seat = match core
-            .flights
-            .board(key, &plan.tags, || core.coherence.begin(key))
-        {
-            Seat::Passenger(seat) => {
-                core.counters.joined.up();
-                seat
-            }
-            Seat::Pilot(pilot) => {
-                let seat = pilot.seat();
-                let load = Load {
-                    core: Arc::clone(core),
-                    codec: self.codec.clone(),
-                    key: key.to_owned(),
-                    plan,
-                    pilot,
-                };
-                tokio::spawn(load.run(loader));
-                seat
+        let pilot = loop {
+            let begin = || core.coherence.begin(key);
+            match core.flights.board(key, &plan.tags, begin) {
+                Seat::Pilot(pilot) => break pilot,
+                Seat::Passenger(seat) => {
+                    core.counters.joined.up();
+                    match seat.landed().await {
+                        Some(Ok(landing)) if !seat.may_have(&landing) => {}
+                        Some(landed) => return self.value(key, &landed?.stored),
+                        // Its runtime has ended, or a codec panicked.
+                        None => {}
+                    }
+                }
             }
         };
-        // A flight without an answer panicked (in a codec, say) or its runtime is shutting down.
+        let seat = pilot.seat();
+        let load = Load {
+            core: Arc::clone(core),
+            codec: self.codec.clone(),
+            key: key.to_owned(),
+            plan,
+            pilot,
+        };
+        tokio::spawn(load.run(loader));
         let lost = || {
             Err(Error::LoaderPanicked {
                 key: key.to_owned(),
             })
         };
-        let stored = landed(seat).await.unwrap_or_else(lost)?;
-        self.value(key, &stored)
+        let landing = seat.landed().await.unwrap_or_else(lost)?;
+        self.value(key, &landing.stored)
     }
 
     /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
@@ -530,15 +532,17 @@ impl<C> Cache<C> {
     }
 
     fn plan<I: IntoIterator<Item: AsRef<str>>>(&self, entry: Entry<I>) -> Plan {
+        let options = &self.core.options;
+        let hard_timeout = entry.load.hard_timeout.unwrap_or(options.load_timeout);
+        let hard_timeout = hard_timeout.min(LONGEST_TIMEOUT);
         Plan {
             ttl: Some(entry.ttl),
             grace: entry.grace,
             tags: self.core.tags(entry.tags),
             load: entry.load,
-            hard_timeout: entry
-                .load
-                .hard_timeout
-                .unwrap_or(self.core.options.load_timeout),
+            hard_timeout,
+            // Before the loader runs its lease is answered, and afterwards its value is stored.
+            patience: hard_timeout + 2 * options.command_timeout,
         }
     }
 }

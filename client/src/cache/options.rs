@@ -27,7 +27,8 @@ impl LoadOptions {
 /// For [`Cache`](crate::Cache) only (feature `remote`); a [`LocalCache`](crate::LocalCache) ignores these.
 impl<T> Entry<T> {
     /// How long it is remembered that the loader found nothing
-    /// ([`get_or_load_optional`](crate::Cache::get_or_load_optional)). Default: as long as a value.
+    /// ([`get_or_load_optional`](crate::Cache::get_or_load_optional)); with zero it is not. Default: as long as a
+    /// value. The grace is that of a value.
     #[must_use]
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.load.negative_ttl = Some(ttl);
@@ -35,10 +36,10 @@ impl<T> Entry<T> {
     }
 
     /// Shortens each TTL by a random share of up to `share`, between 0 and 1, so that values that were stored
-    /// together do not expire together. Default: 0.
+    /// together do not expire together. Default: 0, which is also what NaN counts as.
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
-        self.load.jitter = share.clamp(0.0, 1.0);
+        self.load.jitter = if share > 0.0 { share.min(1.0) } else { 0.0 };
         self
     }
 
@@ -47,7 +48,8 @@ impl<T> Entry<T> {
     ///
     /// For a time of β·δ·(1 + Exp(1)) before the TTL ends, δ being what the load took, `get_or_load` serves the
     /// value while one caller of the fleet refreshes it. At most half of the TTL is given up for this. `get`
-    /// answers nothing in that time. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
+    /// answers nothing in that time, and a soft invalidation leaves the value to be served as stale for as long,
+    /// beyond the grace that was given. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
     /// Stampede Prevention*, VLDB 2015, with one draw by the writer instead of one by each reader: the lease makes
     /// sure that only one loads.
     #[must_use]
@@ -64,10 +66,13 @@ impl<T> Entry<T> {
         self
     }
 
-    /// How long a load may take in all: a loader that takes longer is dropped, and a caller that waits for
-    /// another process's load no longer than this. It is also the time for which the lease is taken, at most 60 s.
-    /// Default: the cache's
-    /// [`load_timeout`](crate::CacheBuilder::load_timeout).
+    /// How long a loader may take: one that takes longer is dropped. A caller waits for another process's load as
+    /// long, and what its own commands may take; one whose wait is over runs its own loader, so that a call takes at
+    /// most about twice this. Default: the cache's [`load_timeout`](crate::CacheBuilder::load_timeout).
+    ///
+    /// The lease is taken for as long as a load may take, but for 60 s at most
+    /// (or the server's `tagcache.lease-max-ms`). Where a loader takes longer than that and others ask for the key
+    /// meanwhile, one of them loads too, and what the first has loaded is answered but not stored.
     #[must_use]
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.load.hard_timeout = Some(timeout);
@@ -84,7 +89,10 @@ pub(crate) struct Plan {
     /// As they are called on the server.
     pub(crate) tags: Vec<String>,
     pub(crate) load: LoadOptions,
+    /// How long the loader may take.
     pub(crate) hard_timeout: Duration,
+    /// How long a load of somebody else is waited for: what it may take, commands included.
+    pub(crate) patience: Duration,
 }
 
 /// How long a value is fresh and how long it stays beyond that.
@@ -94,10 +102,25 @@ pub(crate) struct Times {
     pub(crate) grace: Duration,
 }
 
+/// A time-out that is longer counts as this, which a clock can still add to the present.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Longer than this the server takes no time (2^47 ms): such values never expire.
 const LONGEST: Duration = Duration::from_millis(1 << 46);
 
 impl Plan {
+    /// Whether a value, or its absence, is to be stored at all.
+    pub(crate) fn is_stored(&self, negative: bool) -> bool {
+        self.ttl_of(negative).is_none_or(|ttl| !ttl.is_zero())
+    }
+
+    fn ttl_of(&self, negative: bool) -> Option<Duration> {
+        match self.load.negative_ttl {
+            Some(ttl) if negative => Some(ttl),
+            _ => self.ttl,
+        }
+    }
+
     /// The times of one write: `draw` answers random numbers from 0 to below 1, `took` is what the load took.
     pub(crate) fn times(
         &self,
@@ -105,12 +128,8 @@ impl Plan {
         took: Duration,
         mut draw: impl FnMut() -> f64,
     ) -> Times {
-        let ttl = match self.load.negative_ttl {
-            Some(ttl) if negative => Some(ttl),
-            _ => self.ttl,
-        };
         let grace = self.grace.min(LONGEST);
-        let Some(ttl) = ttl.filter(|ttl| *ttl < LONGEST) else {
+        let Some(ttl) = self.ttl_of(negative).filter(|ttl| *ttl < LONGEST) else {
             return Times { ttl: None, grace };
         };
         let ttl = ttl.mul_f64(1.0 - self.load.jitter * draw());
@@ -133,7 +152,7 @@ impl Plan {
 
     /// How long the lease of a load is taken.
     pub(crate) fn lease(&self) -> Duration {
-        self.hard_timeout.min(Duration::from_secs(60))
+        self.patience.min(Duration::from_secs(60))
     }
 }
 
@@ -150,6 +169,7 @@ mod tests {
             tags: Vec::new(),
             load,
             hard_timeout: Duration::from_secs(10),
+            patience: Duration::from_secs(12),
         }
     }
 

@@ -125,9 +125,7 @@ pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
         Some(ttl) => cmd.arg("PX").arg(millis(ttl)),
         None => cmd.arg("PERSIST"),
     };
-    if !grace.is_zero() {
-        cmd.arg("GRACE").arg(millis(grace));
-    }
+    cmd.arg("GRACE").arg(grace.as_millis());
     cmd
 }
 

@@ -4,7 +4,8 @@
 //! time after it had ended, by one clock. Every value is written once, so a value names its write. A read of value
 //! `v` is **wrong** if something that took `v` away (another write of the key, its removal, an invalidation of one of
 //! the tags that `v` was written with, a flush) began after the write of `v` had ended and itself had ended longer
-//! than the push delay bound before the read began. Nothing else can be said for sure, so nothing else is reported.
+//! than the push delay bound before the read began, or if the TTL of `v` had, counted from the end of its write.
+//! Nothing else can be said for sure, so nothing else is reported.
 
 use std::collections::HashMap;
 
@@ -31,12 +32,14 @@ pub(crate) enum Event {
         key: u32,
         value: u64,
         tags: u32,
+        ttl: Time,
     },
     /// A value that may have been stored, and if so before this ended; or nothing was.
     Load {
         key: u32,
         value: u64,
         tags: u32,
+        ttl: Time,
     },
     Remove {
         key: u32,
@@ -94,23 +97,37 @@ impl Takers {
     }
 }
 
+/// How a value was written.
+struct Written {
+    span: Span,
+    tags: u32,
+    ttl: Time,
+}
+
 /// Finds the wrong reads among what all processes did.
 pub(crate) fn check(records: &[Record], bound: Time) -> Vec<Violation> {
     let mut of_key: HashMap<u32, Takers> = HashMap::new();
     let mut of_tag: Vec<Takers> = (0..32).map(|_| Takers::default()).collect();
     let mut of_all = Takers::default();
-    let mut writes: HashMap<u64, (Span, u32)> = HashMap::new();
+    let mut writes: HashMap<u64, Written> = HashMap::new();
     for record in records {
         let span = record.span;
         match record.event {
             Event::Read { .. } => {}
-            Event::Write { key, value, tags } => {
-                writes.insert(value, (span, tags));
+            Event::Write {
+                key,
+                value,
+                tags,
+                ttl,
+            } => {
+                writes.insert(value, Written { span, tags, ttl });
                 of_key.entry(key).or_default().add(span);
             }
             // It may have taken nothing away.
-            Event::Load { value, tags, .. } => {
-                writes.insert(value, (span, tags));
+            Event::Load {
+                value, tags, ttl, ..
+            } => {
+                writes.insert(value, Written { span, tags, ttl });
             }
             Event::Remove { key } => of_key.entry(key).or_default().add(span),
             Event::Invalidate { tags } => {
@@ -132,7 +149,7 @@ pub(crate) fn check(records: &[Record], bound: Time) -> Vec<Violation> {
         let Event::Read { key, value } = read.event else {
             continue;
         };
-        let Some(&(write, tags)) = writes.get(&value) else {
+        let Some(write) = writes.get(&value) else {
             // Nobody has ever written it.
             violations.push(Violation {
                 read: read.clone(),
@@ -140,17 +157,22 @@ pub(crate) fn check(records: &[Record], bound: Time) -> Vec<Violation> {
             });
             continue;
         };
-        if write.end == NEVER {
+        if write.span.end == NEVER {
             continue;
         }
+        let expired = Span {
+            start: write.span.end,
+            end: write.span.end.saturating_add(write.ttl),
+        };
         let by_tag = of_tag
             .iter()
             .enumerate()
-            .filter(|(tag, _)| tags & (1 << tag) != 0)
+            .filter(|(tag, _)| write.tags & (1 << tag) != 0)
             .map(|(_, takers)| takers);
         let takers = of_key.get(&key).into_iter().chain(by_tag).chain([&of_all]);
         let first = takers
-            .filter_map(|takers| takers.first_after(write.end))
+            .filter_map(|takers| takers.first_after(write.span.end))
+            .chain([expired])
             .min_by_key(|span| span.end);
         if let Some(taken) = first
             && taken.end.saturating_add(bound) < read.span.start
@@ -189,6 +211,7 @@ mod tests {
                 key: 1,
                 value: 7,
                 tags: 0b101,
+                ttl: 1000,
             },
         )
     }
@@ -204,6 +227,7 @@ mod tests {
                 key: 1,
                 value: 8,
                 tags: 0,
+                ttl: 1000,
             },
             Event::Remove { key: 1 },
             Event::Invalidate { tags: 0b100 },
@@ -230,6 +254,7 @@ mod tests {
                 key: 2,
                 value: 8,
                 tags: 0b101,
+                ttl: 1000,
             },
             Event::Remove { key: 2 },
             Event::Invalidate { tags: 0b010 },
@@ -269,10 +294,18 @@ mod tests {
             key: 1,
             value,
             tags: 0b1,
+            ttl: 1000,
         };
         assert_eq!(wrong(&[write(0, 10), at(20, 30, load(8)), read(500)]), 0);
         let flushed = at(20, 30, Event::Flush);
         assert_eq!(wrong(&[at(0, 10, load(7)), flushed, read(500)]), 1);
+    }
+
+    #[test]
+    fn a_value_that_has_expired_long_before_is_wrong_to_read() {
+        assert_eq!(wrong(&[write(0, 10), read(1110)]), 0, "within the bound");
+        assert_eq!(wrong(&[write(0, 10), read(1111)]), 1);
+        assert_eq!(wrong(&[write(0, NEVER), read(5000)]), 0);
     }
 
     #[test]

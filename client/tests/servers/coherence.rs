@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tagcache::{Cache, Entry, Error};
-use tagcache_tests::{RawClient, Rng, Server, args, for_each_engine};
+use tagcache_tests::{RawClient, Rng, Server, args, for_each_engine, look};
 
 use crate::checker::{Event, NEVER, Record, Span, Time, Violation, check};
 use crate::support::{builder, connected, on_server, run};
@@ -116,15 +116,25 @@ fn child() {
         event,
     } in records
     {
-        let (kind, key, value, tags) = match event {
-            Event::Read { key, value } => ('r', key, value, 0),
-            Event::Write { key, value, tags } => ('w', key, value, tags),
-            Event::Load { key, value, tags } => ('l', key, value, tags),
-            Event::Remove { key } => ('d', key, 0, 0),
-            Event::Invalidate { tags } => ('i', 0, 0, tags),
-            Event::Flush => ('f', 0, 0, 0),
+        let (kind, key, value, tags, ttl) = match event {
+            Event::Read { key, value } => ('r', key, value, 0, 0),
+            Event::Write {
+                key,
+                value,
+                tags,
+                ttl,
+            } => ('w', key, value, tags, ttl),
+            Event::Load {
+                key,
+                value,
+                tags,
+                ttl,
+            } => ('l', key, value, tags, ttl),
+            Event::Remove { key } => ('d', key, 0, 0, 0),
+            Event::Invalidate { tags } => ('i', 0, 0, tags, 0),
+            Event::Flush => ('f', 0, 0, 0, 0),
         };
-        writeln!(text, "{kind} {key} {value} {tags} {start} {end}")
+        writeln!(text, "{kind} {key} {value} {tags} {ttl} {start} {end}")
             .expect("a string takes everything");
     }
     std::fs::write(&task.file, text).expect("a file in the parent's directory");
@@ -135,19 +145,29 @@ fn records_of(file: &Path) -> Vec<Record> {
     let record = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let n = |at: usize| words[at].parse::<u64>().expect("a number");
-        let (key, value, tags) = (n(1) as u32, n(2), n(3) as u32);
+        let (key, value, tags, ttl) = (n(1) as u32, n(2), n(3) as u32, n(4));
         let event = match words[0] {
             "r" => Event::Read { key, value },
-            "w" => Event::Write { key, value, tags },
-            "l" => Event::Load { key, value, tags },
+            "w" => Event::Write {
+                key,
+                value,
+                tags,
+                ttl,
+            },
+            "l" => Event::Load {
+                key,
+                value,
+                tags,
+                ttl,
+            },
             "d" => Event::Remove { key },
             "i" => Event::Invalidate { tags },
             _ => Event::Flush,
         };
         Record {
             span: Span {
-                start: n(4),
-                end: n(5),
+                start: n(5),
+                end: n(6),
             },
             event,
         }
@@ -242,6 +262,7 @@ async fn operate(
             60_000
         });
         let entry = Entry::ttl(ttl).tags(names.clone().collect::<Vec<_>>());
+        let ttl = ttl.as_nanos() as Time;
         match act {
             0..800 => {
                 let read: Result<Option<String>, Error> = cache.get(&name).await;
@@ -278,7 +299,12 @@ async fn operate(
                 let done = cache.set(&name, &value_of(value), entry).await.is_ok();
                 records.push(Record {
                     span: span(done),
-                    event: Event::Write { key, value, tags },
+                    event: Event::Write {
+                        key,
+                        value,
+                        tags,
+                        ttl,
+                    },
                 });
             }
             950..985 => {
@@ -293,7 +319,12 @@ async fn operate(
                 let done = loaded.is_ok();
                 records.push(Record {
                     span: span(done),
-                    event: Event::Load { key, value, tags },
+                    event: Event::Load {
+                        key,
+                        value,
+                        tags,
+                        ttl,
+                    },
                 });
                 if let Ok(loaded) = loaded {
                     let event = Event::Read {
@@ -314,7 +345,12 @@ async fn operate(
                 });
             }
             990..993 => {
-                let done = cache.invalidate_tags(names).await.is_ok();
+                // No entry has a grace, so the soft form takes them away as well.
+                let done = if rng.one_in(3) {
+                    cache.revalidate_tags(names).await.is_ok()
+                } else {
+                    cache.invalidate_tags(names).await.is_ok()
+                };
                 records.push(Record {
                     span: span(done),
                     event: Event::Invalidate { tags },
@@ -409,9 +445,13 @@ fn observe(
     (check(&records, BOUND.as_nanos() as Time), reads)
 }
 
-/// Everything that can happen to a server.
+/// Everything that can happen to a server, each at least once if there is time, and changes by clients that know
+/// nothing of this crate.
+#[allow(clippy::too_many_lines, reason = "one arm for each of them")]
 fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
     let mut records = Vec::new();
+    let mut left: Vec<usize> = Vec::new();
+    let mut evicted = 0;
     let deadline = Instant::now() + work;
     // Once, in the middle.
     let restart_at = Instant::now() + work / 2;
@@ -428,8 +468,12 @@ fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
             });
             continue;
         }
+        if left.is_empty() {
+            left.extend(0..8);
+        }
+        let next = left.swap_remove(rng.below(left.len()));
         let mut client = server.raw();
-        match rng.below(6) {
+        match next {
             0 => drop(client.call(&["CLIENT", "KILL", "TYPE", "pubsub"])),
             1 => drop(client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])),
             2 => drop(client.call(&args!["CLIENT", "PAUSE", 50 + rng.below(200)])),
@@ -443,22 +487,42 @@ fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
             }
             4 => {
                 // Some of the entries are evicted. (What is evicted is read by nobody afterwards, or it is wrong.)
-                let used = tagcache_tests::look::info_text(&mut client, "used_memory");
-                let used: u64 = used.parse().expect("a number of bytes");
+                let used = look::info(&mut client, "used_memory");
+                let before = look::info(&mut client, "evicted_keys");
                 client.call(&args![
                     "CONFIG",
                     "SET",
                     "maxmemory-policy",
                     "allkeys-random"
                 ]);
-                client.call(&args![
-                    "CONFIG",
-                    "SET",
-                    "maxmemory",
-                    used.saturating_sub(10_000)
-                ]);
+                client.call(&args!["CONFIG", "SET", "maxmemory", (used - 10_000).max(1)]);
                 client.call(&args!["SET", "filler", "y".repeat(5000)]);
                 client.call(&args!["CONFIG", "SET", "maxmemory", 0]);
+                evicted += look::info(&mut client, "evicted_keys") - before;
+            }
+            5 => {
+                let keys: Vec<u32> = (0..KEYS / 10).map(|_| rng.below(KEYS) as u32).collect();
+                let command = rng.pick(&["DEL", "UNLINK", "CACHE.DEL"]).to_owned();
+                let names = keys.iter().map(|key| format!("key{key}"));
+                let words: Vec<String> = std::iter::once(command).chain(names).collect();
+                let start = now();
+                client.call(&words);
+                let span = Span { start, end: now() };
+                let event = |key| Event::Remove { key };
+                records.extend(keys.iter().map(|&key| Record {
+                    span,
+                    event: event(key),
+                }));
+            }
+            6 => {
+                let tag = rng.below(TAGS);
+                let name = format!("tag{tag}");
+                let start = now();
+                client.call(&args!["CACHE.INVALIDATEWHERE", "ANY", 1, name]);
+                records.push(Record {
+                    span: Span { start, end: now() },
+                    event: Event::Invalidate { tags: 1 << tag },
+                });
             }
             _ => {
                 server.pause();
@@ -467,6 +531,7 @@ fn disturb(server: &mut Server, work: Duration, rng: &mut Rng) -> Vec<Record> {
             }
         }
     }
+    assert!(evicted > 0, "nothing was evicted");
     records
 }
 
