@@ -94,3 +94,26 @@ impl Marks {
         self.changed.load(Ordering::Acquire)
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    /// Two threads take their epochs in one order and arrive here in the other.
+    #[test]
+    fn invalidations_count_in_the_order_of_their_epochs_however_they_arrive() {
+        let marks = Marks::default();
+        marks.soften_at(5, 500);
+        marks.soften_at(3, 300);
+        assert_eq!(marks.standing_of(2), Standing::SoftenedAt(300));
+        assert_eq!(marks.standing_of(4), Standing::SoftenedAt(500));
+        assert_eq!(marks.standing_of(5), Standing::Current);
+
+        marks.drop_at(9);
+        marks.drop_at(7);
+        marks.soften_at(8, 800);
+        assert_eq!(marks.standing_of(8), Standing::Dropped);
+        assert_eq!(marks.standing_of(9), Standing::Current);
+        assert_eq!(marks.latest(), 9);
+    }
+}

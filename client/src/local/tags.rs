@@ -158,3 +158,30 @@ impl Shard {
         self.by_name.shrink_to(self.purge_at);
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naming_a_tag_twice_is_naming_it_once() {
+        let table = TagTable::new();
+        let tags = table.intern(["a", "b", "a", "c", "b", "a"]);
+        assert_eq!((tags.len(), table.len()), (3, 3));
+    }
+
+    #[test]
+    fn the_room_of_tags_that_were_forgotten_is_given_back() {
+        let table = TagTable::new();
+        let tags = table.intern((0..100_000).map(|i| i.to_string()));
+        table.purge();
+        assert_eq!(table.len(), tags.len());
+        drop(tags);
+        table.purge();
+        assert_eq!(table.len(), 0);
+        for shard in &table.shards {
+            let capacity = unpoisoned(shard.read()).by_name.capacity();
+            assert!(capacity <= 4 * PURGE_FROM, "{capacity}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Hits, in all and by key.
+
+use std::thread;
+
+use tagcache::LocalCache;
+
+use crate::MINUTE;
+
+#[test]
+fn every_hit_of_every_thread_is_counted() {
+    let cache: LocalCache<usize> = LocalCache::new(100);
+    for i in 0..50 {
+        cache.set(&i.to_string(), i, MINUTE, []);
+    }
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..5000 {
+                    cache.get(&(round % 50).to_string());
+                    cache.get("missing");
+                }
+            });
+        }
+    });
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses), (20_000, 20_000));
+    assert_eq!(stats.hit_rate(), Some(0.5));
+    let top = cache.top_accessed_keys(usize::MAX);
+    assert_eq!(top.len(), 50);
+    assert!(top.iter().all(|key| key.hits == 400));
+}
+
+#[test]
+fn counts_survive_expiry_but_not_oblivion() {
+    let cache: LocalCache<u32> = LocalCache::new(100);
+    for _ in 0..3 {
+        cache.set("hot", 1, MINUTE, ["tag"]);
+        cache.get("hot");
+        cache.invalidate_tag("tag");
+        cache.run_cleanup();
+        assert!(cache.is_empty());
+    }
+    assert_eq!(cache.top_accessed_keys(1)[0].hits, 3);
+    cache.run_cleanup();
+    cache.run_cleanup();
+    assert_eq!(cache.top_accessed_keys(1), []);
+    assert_eq!(cache.stats().tracked, 0);
+}
+
+#[test]
+fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
+    cache.set("leader", 1, MINUTE, []);
+    cache.set("other", 1, MINUTE, []);
+    assert!(read("leader", 5) && read("other", 2));
+    cache.set("other", 2, MINUTE, []);
+    assert!(read("other", 3));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "leader");
+    assert!(read("other", 1));
+    let top = cache.top_accessed_keys(9);
+    assert_eq!(
+        (top.len(), top[0].key.as_str(), top[0].hits),
+        (1, "other", 6)
+    );
+}
+
+#[test]
+fn a_key_whose_entry_has_left_keeps_its_place_by_its_hits() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
+    cache.set("gone", 1, MINUTE, []);
+    cache.set("there", 1, MINUTE, []);
+    assert!(read("gone", 5));
+    cache.remove("gone");
+    assert!(read("there", 5));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "gone");
+    assert!(read("there", 1));
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "there");
+}

@@ -1,0 +1,213 @@
+//! One load for all who ask, by threads and by tasks.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use tagcache::{Entry, LocalCache, local::Reservation};
+
+use crate::MINUTE;
+
+#[test]
+fn one_load_however_many_ask_at_once() {
+    const THREADS: usize = 16;
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let loads = AtomicUsize::new(0);
+    let start = Barrier::new(THREADS);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                start.wait();
+                let value = cache.get_or_insert_with("key", Entry::ttl(MINUTE), || {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(Duration::from_millis(20));
+                    7
+                });
+                assert_eq!(*value, 7);
+            });
+        }
+    });
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_load_that_panics_is_taken_over() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let (entered, has_entered) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                cache.get_or_insert_with("key", Entry::ttl(MINUTE), move || {
+                    entered.send(()).unwrap();
+                    may_go.recv().unwrap();
+                    panic!("the loader's own");
+                })
+            }))
+        });
+        has_entered.recv().unwrap();
+        let second = scope.spawn(|| cache.get_or_insert_with("key", Entry::ttl(MINUTE), || 2));
+        go.send(()).unwrap();
+        assert!(first.join().unwrap().is_err());
+        assert_eq!(*second.join().unwrap(), 2);
+    });
+    assert_eq!(cache.get("key").as_deref(), Some(&2));
+}
+
+#[test]
+fn an_error_goes_to_its_caller_and_is_not_stored() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let failed = cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), || Err("down"));
+    assert_eq!(failed, Err("down"));
+    let loaded = cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), || Ok::<_, ()>(1));
+    assert_eq!(loaded.as_deref(), Ok(&1));
+}
+
+#[test]
+fn a_load_may_use_the_cache_even_for_its_own_key() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let value = cache.get_or_insert_with("outer", Entry::ttl(MINUTE), || {
+        let inner = cache.get_or_insert_with("inner", Entry::ttl(MINUTE), || 1);
+        let own = cache.get_or_insert_with("outer", Entry::ttl(MINUTE), || 2);
+        cache.invalidate_tag("whatever");
+        cache.set("other", 3, MINUTE, []);
+        *inner + *own
+    });
+    assert_eq!((*value, cache.get("outer").as_deref()), (3, Some(&3)));
+}
+
+#[test]
+fn a_load_that_removes_its_own_key_is_not_stored() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let value = cache.get_or_insert_with("key", Entry::ttl(MINUTE).tags(["tag"]), || {
+        cache.remove("key");
+        1
+    });
+    assert_eq!((*value, cache.contains("key")), (1, false));
+    let value = cache.get_or_insert_with("key", Entry::ttl(MINUTE).tags(["tag"]), || {
+        cache.invalidate_tag("tag");
+        2
+    });
+    assert_eq!((*value, cache.contains("key")), (2, false));
+}
+
+/// The load begins while the new value is still being weighed: what it brings is older than what was set.
+#[test]
+fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set() {
+    type Slot<T> = Arc<Mutex<Option<T>>>;
+    let handle: Slot<LocalCache<u32>> = Slot::default();
+    let reservation: Slot<Reservation<u32>> = Slot::default();
+    let cache = LocalCache::builder()
+        .weigher({
+            let (handle, reservation) = (Arc::clone(&handle), Arc::clone(&reservation));
+            move |key, value| {
+                if let (5, Some(cache)) = (value, &*handle.lock().unwrap()) {
+                    *reservation.lock().unwrap() = Some(cache.reserve(key));
+                }
+                1
+            }
+        })
+        .build();
+    *handle.lock().unwrap() = Some(cache.clone());
+
+    cache.set("key", 5, MINUTE, []);
+
+    let reservation = reservation.lock().unwrap().take().unwrap();
+    assert!(!reservation.is_current());
+    assert!(!reservation.fill(Arc::new(0), Entry::ttl(MINUTE)));
+    assert_eq!(cache.get("key").as_deref(), Some(&5));
+    *handle.lock().unwrap() = None;
+}
+
+#[test]
+fn a_load_is_not_shared_with_who_names_a_tag_that_was_invalidated_since_it_began() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let mut first =
+        Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
+    assert!(poll(&mut first).is_pending());
+    cache.invalidate_tag("tag");
+    let tagged = Entry::ttl(MINUTE).tags(["tag"]);
+    let mut second = Box::pin(cache.get_or_insert_async("key", tagged, || async { 2 }));
+    assert!(matches!(poll(&mut second), Poll::Ready(value) if *value == 2));
+}
+
+fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_task_that_is_dropped_while_it_loads_is_taken_over() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let mut first =
+        Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
+    let mut second = Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 2 }));
+    let mut third = Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 3 }));
+    assert!(poll(&mut first).is_pending());
+    assert!(poll(&mut second).is_pending());
+    assert!(poll(&mut third).is_pending());
+    drop(third);
+    assert!(poll(&mut second).is_pending(), "one loads at a time");
+    drop(first);
+    match poll(&mut second) {
+        Poll::Ready(value) => assert_eq!(*value, 2),
+        Poll::Pending => panic!("nobody loads any more"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_share_a_load_and_are_woken() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let loads = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let (cache, loads) = (cache.clone(), Arc::clone(&loads));
+            tokio::spawn(async move {
+                let load = || async {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Ok::<_, ()>(7)
+                };
+                let value = cache
+                    .try_get_or_insert_async("key", Entry::ttl(MINUTE), load)
+                    .await;
+                assert_eq!(value.as_deref(), Ok(&7));
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn threads_and_tasks_wait_for_each_other() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let (go, may_go) = mpsc::channel::<()>();
+    let (entered, has_entered) = mpsc::channel();
+    thread::scope(|scope| {
+        let loader = scope.spawn(|| {
+            cache.get_or_insert_with("key", Entry::ttl(MINUTE), move || {
+                entered.send(()).unwrap();
+                may_go.recv().unwrap();
+                7
+            })
+        });
+        has_entered.recv().unwrap();
+        let mut task = pin!(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 8 }));
+        assert!(poll(&mut task).is_pending());
+        go.send(()).unwrap();
+        assert_eq!(*loader.join().unwrap(), 7);
+        assert!(matches!(poll(&mut task), Poll::Ready(value) if *value == 7));
+    });
+}
