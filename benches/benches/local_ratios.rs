@@ -26,7 +26,7 @@ const WINDOWS: usize = 10;
 
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let rounds = if quick { 20 } else { 100 };
+    let rounds = if quick { 10 } else { 40 };
     println!(
         "Keys of 13 bytes, values of {VALUE_BYTES} bytes, a TTL on all, accesses by Zipf 0.99; {rounds} rounds, \
          load average before {}\n",
@@ -211,7 +211,7 @@ fn tags() {
             assert!(cache.is_empty());
         }
         println!(
-            "| {entries} | {:.1} | {:.1} | {:.2} |",
+            "| {entries} | {:.2} | {:.2} | {:.2} |",
             spread(drops).1,
             spread(reads).1,
             spread(cleanups).1
