@@ -122,11 +122,34 @@ impl Browser {
         std::fs::write(Path::new(&dir).join(format!("{name}.png")), png).unwrap();
     }
 
-    /// Ends it, after the page was found to fit its width and to have broken no rule of its policy.
+    /// Ends it, after the page was found to fit its width, to have broken no rule of its policy and to have thrown
+    /// nothing.
     pub(crate) async fn end(self) {
         let wide = self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
         assert_eq!(wide, json!(0), "the page is wider than its window");
+        let complaints = self.complaints().await;
+        let complaints: Vec<_> = complaints
+            .iter()
+            .filter(|entry| {
+                let message = entry["message"].as_str().unwrap_or_default();
+                // That an endpoint is away or refuses is what some tests are about.
+                let serious = entry["level"] == "SEVERE" || entry["level"] == "WARNING";
+                serious && !message.contains("Failed to load resource")
+            })
+            .collect();
+        assert!(complaints.is_empty(), "{complaints:#?}");
         self.client.clone().close().await.unwrap();
+    }
+
+    /// What the browser has logged: broken policies, exceptions that nobody caught, warnings.
+    async fn complaints(&self) -> Vec<serde_json::Value> {
+        let session = self.client.session_id().await.unwrap().unwrap();
+        let log = format!("http://127.0.0.1:{}/session/{session}/se/log", self.port);
+        let mut answer = ureq::post(&log)
+            .send_json(json!({"type": "browser"}))
+            .unwrap();
+        let answer: serde_json::Value = answer.body_mut().read_json().unwrap();
+        answer["value"].as_array().unwrap().clone()
     }
 }
 

@@ -83,6 +83,7 @@ pub(crate) struct Page {
     pub(crate) address: SocketAddr,
     percent: Arc<Mutex<f64>>,
     monitor: Arc<MemoryMonitor>,
+    admin: Admin,
     /// The endpoint's own, so that it can be ended with all its connections.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -122,28 +123,21 @@ impl Page {
             // Pages that are loaded again and again.
             .requests_per_minute(10_000.try_into().unwrap())
             .build();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let (bound, address) = tokio::sync::oneshot::channel();
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-                .await
-                .unwrap();
-            bound.send(listener.local_addr().unwrap()).unwrap();
-            serve(listener, admin, std::future::pending())
-                .await
-                .unwrap();
-        });
-        let address = address.await.unwrap();
+        let (runtime, address) = serving(admin.clone(), ([127, 0, 0, 1], 0).into()).await;
         Self {
             address,
             percent,
             monitor,
+            admin,
             runtime: Some(runtime),
         }
+    }
+
+    /// Serves again where it did.
+    pub(crate) async fn restart(&mut self) {
+        self.stop();
+        let (runtime, _) = serving(self.admin.clone(), self.address).await;
+        self.runtime = Some(runtime);
     }
 
     /// Ends the endpoint, open connections included.
@@ -171,4 +165,22 @@ impl Drop for Page {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+async fn serving(admin: Admin, address: SocketAddr) -> (tokio::runtime::Runtime, SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (bound, address_bound) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        bound.send(listener.local_addr().unwrap()).unwrap();
+        serve(listener, admin, std::future::pending())
+            .await
+            .unwrap();
+    });
+    let address = address_bound.await.unwrap();
+    (runtime, address)
 }

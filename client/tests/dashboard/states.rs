@@ -1,12 +1,12 @@
 use fantoccini::Locator;
-use tagcache::http::Auth;
+use tagcache::http::{Auth, Denied};
 use tagcache_tests::Server;
 
 use crate::browser::{Browser, Theme};
 use crate::page::{Page, TOKEN};
 
 const DESKTOP: u32 = 1280;
-const PHONE: u32 = 390;
+const PHONE: u32 = 360;
 
 /// A server with something in it that was read.
 fn server() -> Server {
@@ -255,6 +255,149 @@ async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
     );
     assert!(!browser.text("heap-used").await.is_empty());
     browser.picture("failed-phone-dark").await;
+    // Live again by itself, not only looked at once a minute.
+    page.restart().await;
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    browser
+        .wait_for("document.getElementById('failure').hidden")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_look_is_told_so() {
+    let server = server();
+    let auth = Auth::predicate(|_| Err(Denied::Forbidden));
+    let page = Page::start(40.0, server.port(), auth).await;
+    let Some(browser) = Browser::start(DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.getElementById('failure-title').innerText === 'Not allowed'")
+        .await;
+    assert_eq!(browser.text("heap-used").await, "");
+    assert_eq!(
+        browser
+            .run("return document.getElementById('content').hidden")
+            .await,
+        true
+    );
+    browser.picture("forbidden").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_in_the_cache_is_text_and_stays_in_its_place() {
+    let server = server();
+    let markup = "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>";
+    let page = Page::start(40.0, server.port(), token()).await;
+    let mut connection = server.connection();
+    let long = "k".repeat(10_000);
+    for key in [markup, &long, "\u{202e}gnp.exe", "مفتاح/7", "a\nb"] {
+        let tag: String = key.chars().take(400).collect();
+        redis::cmd("CACHE.SET")
+            .arg(key)
+            .arg("v".repeat(9_000))
+            .arg("TAGS")
+            .arg(1)
+            .arg(tag)
+            .exec(&mut connection)
+            .unwrap();
+        redis::cmd("CACHE.GET")
+            .arg(key)
+            .exec(&mut connection)
+            .unwrap();
+    }
+    let instance = serde_json::json!({"instance": markup, "status": "healthy"});
+    redis::cmd("CACHE.SET")
+        .arg("tagcache:instance:of-somebody-else")
+        .arg(instance.to_string())
+        .arg(&["TAGS", "1", "tagcache:instances"])
+        .exec(&mut connection)
+        .unwrap();
+    let Some(browser) = shown(&page, PHONE, Theme::Dark).await else {
+        return;
+    };
+    for id in ["top", "tags", "instances"] {
+        browser
+            .wait_for(&format!(
+                "document.getElementById('{id}').innerText.includes('<script>window.broken')"
+            ))
+            .await;
+    }
+    let found = browser
+        .run("return [window.broken ?? null, document.querySelectorAll('main img, main script').length]")
+        .await;
+    assert_eq!(found, serde_json::json!([null, 0]));
+    // The longest key takes some lines, not the page; it is reached by keyboard.
+    let tallest = browser
+        .run("return Math.max(...[...document.querySelectorAll('td bdi')].map((e) => e.clientHeight))")
+        .await;
+    assert!(tallest.as_f64().unwrap() < 150.0, "{tallest}");
+    browser
+        .wait_for("[...document.querySelectorAll('#top bdi')].some((e) => e.tabIndex === 0)")
+        .await;
+    browser.picture("hostile-phone-dark").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_screen_reader_hears_of_changes_and_not_of_every_sample() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    browser
+        .run(
+            "window.heard = []; window.samples = 0;
+             const see = (e, note) => new MutationObserver(note).observe(e, {childList: true, characterData: true, subtree: true});
+             document.querySelectorAll('[role=status], [role=alert]').forEach((e) => see(e, () => heard.push(e.id)));
+             see(document.getElementById('heap-used'), () => samples++);",
+        )
+        .await;
+    browser.wait_for("samples > 10").await;
+    assert_eq!(browser.run("return heard").await, serde_json::json!([]));
+    page.set(97.0);
+    browser.wait_for("heard.includes('status')").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_reaches_everything_and_one_sees_where_it_is() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    let mut stops = Vec::new();
+    for _ in 0..7 {
+        let active = browser.client.active_element().await.unwrap();
+        active.send_keys("\u{e004}").await.unwrap();
+        let stop = browser
+            .run(
+                "const e = document.activeElement, box = e.getBoundingClientRect();
+                 const seen = box.width > 0 && box.right > 0 && getComputedStyle(e).outlineStyle !== 'none';
+                 return (e.id || e.className || e.innerText) + (seen ? '' : ' unseen');",
+            )
+            .await;
+        stops.push(stop.as_str().unwrap().to_owned());
+    }
+    // Tables that fit are no stops.
+    assert_eq!(
+        stops[..6],
+        ["skip", "sign-out", "tag", "Invalidate", "clear", "soft"]
+    );
     browser.end().await;
 }
 

@@ -1,6 +1,8 @@
 // The dashboard: shows what api/admin/memory-stats says, live by its stream, else once a minute.
 const REFRESH_MS = 60_000;
-const RECONNECT_MS = 3_000;
+const RETRY_MS = 3_000; // after a failure, twice as long after the next one, at most half a minute
+const SILENCE_MS = 35_000; // the stream says something every 15 s: then it is dead
+const TIMEOUT_MS = 15_000; // for any other answer
 const SLOW_MS = 10_000; // charts and tables are fetched at most so often
 const TOKEN = "tagcache-token";
 
@@ -8,20 +10,22 @@ const $ = (id) => document.getElementById(id);
 // A session's own storage: the token is gone with the tab.
 let token = sessionStorage.getItem(TOKEN);
 let last = null;
-let stream = null;
 let slowDue = 0;
 
 class HttpError extends Error {
-  constructor(status, detail) { super(detail); this.status = status; }
+  constructor(status, detail, retryAfter = 0) { super(detail); this.status = status; this.retryAfter = retryAfter; }
 }
 
 async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
-  const response = await fetch(`api/admin/${path}`, { ...options, headers, cache: "no-store" });
+  const signal = options.signal ?? AbortSignal.timeout(TIMEOUT_MS);
+  const response = await fetch(`api/admin/${path}`, { ...options, headers, signal, cache: "no-store" }).catch((error) => {
+    throw error.name === "AbortError" ? error : new HttpError(0, "The endpoint cannot be reached");
+  });
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new HttpError(response.status, problem.detail ?? response.statusText);
+    throw new HttpError(response.status, problem.detail ?? response.statusText, Number(response.headers.get("Retry-After")) || 0);
   }
   return response;
 }
@@ -31,6 +35,13 @@ async function request(path, options = {}) {
 function only(part) {
   for (const id of ["loading", "sign-in", "content"]) $(id).hidden = id !== part;
   $("sign-out").hidden = !token || part === "sign-in";
+}
+
+// What says that figures are live or not is told by screen readers when it changes; the time beside it is not.
+function live(state) {
+  text("live", state);
+  text("at", last ? new Date(last.timestamp).toLocaleTimeString() : "");
+  $("content").classList.toggle("old", state === "Not updated");
 }
 
 function text(id, value) {
@@ -49,6 +60,10 @@ const bytes = (n) => {
   return `${number(n, unit ? 2 : 0)} ${units[unit]}`;
 };
 const percent = (n) => (n == null ? null : `${number(n, 1)}%`);
+const growth = (mb) => {
+  const sign = mb >= 0.005 ? "+" : mb <= -0.005 ? "−" : "";
+  return `${sign}${number(Math.abs(mb), 2)} MB/min`;
+};
 const duration = (s) => {
   if (s == null) return null;
   if (s < 120) return `${number(s)} s`;
@@ -66,23 +81,28 @@ function show(stats) {
   const up = stats.cache.redis.connected;
   const figures = up ? raw.server.figures : null;
   const cache = figures?.cache ?? null;
-  badge($("status"), stats.status.toUpperCase(), stats.status);
+  // Judged by the heap: of one that cannot be known nothing is said.
+  const known = raw.heapPercent != null;
+  badge($("status"), known ? stats.status.toUpperCase() : "UNKNOWN", known ? stats.status : "");
   text("instance", raw.instance);
+  document.title = `${stats.status === "healthy" ? "" : `${stats.status.toUpperCase()}: `}${raw.instance} – tagcache`;
   text("heap-used", stats.memory.heapUsed);
+  text("heap-total", stats.memory.heapTotal);
   text("heap-percent", stats.memory.heapPercent);
-  $("heap-meter").hidden = raw.heapPercent == null;
-  if (raw.heapPercent != null) {
+  $("heap-meter").hidden = !known;
+  if (known) {
     $("heap-meter").value = raw.heapPercent;
     $("heap-meter").textContent = stats.memory.heapPercent;
+    $("heap-meter").className = stats.status;
   }
   // Without a local tier the entries are the server's.
   text("entries", number(raw.local ? stats.cache.local.totalEntries : cache?.entries ?? (up ? 0 : null)));
   const watched = raw.server.state !== "none";
   badge($("redis"), !watched ? "Not watched" : up ? "Connected" : "Disconnected", !watched ? "" : up ? "connected" : "disconnected");
-  $("redis-error").textContent = raw.server.state === "unreachable" ? raw.server.error : "";
+  text("redis-error", raw.server.state === "unreachable" ? raw.server.error : "");
 
   text("hit-rate", percent(raw.rates.hitRate) ?? "no reads");
-  text("growth", raw.growth ? `${raw.growth.mbPerMinute >= 0 ? "+" : "−"}${number(Math.abs(raw.growth.mbPerMinute), 2)} MB/min` : null);
+  text("growth", raw.growth ? growth(raw.growth.mbPerMinute) : "not yet known");
   text("rss", stats.memory.rss);
   text("pause", raw.longestPauseMs == null ? null : `${number(raw.longestPauseMs, 2)} ms`);
   text("keys", number(stats.cache.redis.keyCount));
@@ -95,10 +115,11 @@ function show(stats) {
     table("local", stats.cache.local.entries, "The local tier is empty.", [
       ["Key", (e) => e.key, "key-name"],
       ["Hits", (e) => number(e.hits) ?? "–", "number"],
-      ["Bytes", (e) => number(e.bytes) ?? "–", "number"],
-      ["Tags", (e) => e.tags?.join(", ") ?? "–", "key-name"],
+      ["Memory", (e) => bytes(e.bytes) ?? "–", "number"],
+      ["Fresh for", (e) => duration(e.ttlMs == null ? null : e.ttlMs / 1000) ?? "–", "number"],
     ]);
   }
+  showClient(raw.client);
   $("failure").hidden = true;
   only("content");
   if (Date.now() >= slowDue) refreshSlow();
@@ -110,7 +131,8 @@ function showAlerts(raw) {
     const rate = raw.growth ? number(raw.growth.mbPerMinute, 2) : "?";
     rules.unshift({ name: "Memory leak suspected", severity: "warning", condition: `steady growth of ${rate} MB/min`, state: "firing", kind: "firing", seconds: null });
   }
-  rules.sort((a, b) => (b.state === "firing") - (a.state === "firing"));
+  const order = ["firing", "pending", "quiet"];
+  rules.sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state));
   table("alerts", rules, "No rules are loaded.", [
     ["State", (r) => r.state, (r) => `badge ${r.kind}`],
     ["Rule", (r) => r.name],
@@ -120,14 +142,44 @@ function showAlerts(raw) {
   ]);
 }
 
+// The application's own cache: what it did, and its servers as it sees them.
+function showClient(client) {
+  $("client-section").hidden = !client;
+  if (!client) return;
+  const names = {
+    loads: "Loads", joined: "Waited for a load here", leaseWaits: "Waited for a load elsewhere", staleServed: "Stale values served",
+    loadFailures: "Loads failed", failSafe: "Stale values instead of errors", overtaken: "Kept out, as overtaken", serverErrors: "Calls without the server",
+  };
+  table("counts", Object.keys(names), "", [["Since the start", (n) => names[n]], ["Count", (n) => number(client.counts[n]) ?? "–", "number"]]);
+  const words = (state) => state.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+  table("servers", client.servers, "No server is known yet.", [
+    ["Server", (n) => n.address, "key-name"],
+    ["State", (n) => words(n.state), (n) => `badge ${n.state === "up" ? "healthy" : n.connected ? "warning" : "critical"}`],
+    ["For", (n) => duration(n.seconds), "number"],
+    ["Untold invalidations", (n) => number(n.missedInvalidations), "number"],
+    ["Last error", (n) => n.lastError ?? "none", "key-name"],
+  ]);
+}
+
+// What each table shows: one that has not changed is not touched, so that a selection or a scrolled place stays.
+const shown = new Map();
+
 // Columns: title, text of a row, and a class for the cell or, as a function, for a badge in it.
 function table(id, rows, empty, columns) {
   const place = $(id);
-  if (rows == null || rows.length === 0) {
+  const cells = rows?.map((row) => columns.map(([title, value, kind]) => {
+    const badge = typeof kind === "function";
+    return { title, value: value(row), kind: badge ? kind(row) : kind ?? "", badge };
+  }));
+  const state = JSON.stringify(cells ?? null);
+  if (shown.get(id) === state) return;
+  shown.set(id, state);
+  if (cells == null || cells.length === 0) {
     const p = document.createElement("p");
     p.className = "empty";
-    p.textContent = rows == null ? "The server does not tell." : empty;
-    return place.replaceChildren(p);
+    p.textContent = cells == null ? "The server does not tell." : empty;
+    place.replaceChildren(p);
+    return reachable(place);
   }
   const result = document.createElement("table");
   const head = result.createTHead().insertRow();
@@ -139,92 +191,131 @@ function table(id, rows, empty, columns) {
     head.append(cell);
   }
   const body = result.createTBody();
-  for (const row of rows) {
+  for (const row of cells) {
     const line = body.insertRow();
-    for (const [title, value, kind] of columns) {
+    for (const { title, value, kind, badge } of row) {
       const cell = line.insertCell();
       cell.dataset.title = title;
-      if (typeof kind === "function") {
-        const label = document.createElement("span");
-        label.className = kind(row);
-        label.textContent = value(row);
-        cell.append(label);
-      } else {
-        cell.textContent = value(row);
-        if (kind) cell.className = kind;
-      }
+      if (!badge) cell.className = kind;
+      // Of its own direction, whatever is written in it.
+      const inside = document.createElement("bdi");
+      inside.textContent = value;
+      if (badge) inside.className = kind;
+      cell.append(inside);
     }
   }
   place.replaceChildren(result);
+  reachable(place);
+  place.querySelectorAll(".key-name bdi").forEach(reachable);
+}
+
+// What scrolls can be reached by keyboard, and what does not is no stop on the way.
+function reachable(place) {
+  if (place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight) place.tabIndex = 0;
+  else place.removeAttribute("tabindex");
 }
 
 function fail(error) {
-  if (error.status === 401) return askForToken(token ? "This token is not accepted." : "");
   const titles = { 403: "Not allowed", 429: "Too many requests" };
   text("failure-title", titles[error.status] ?? "Failed to fetch memory stats");
   const since = last ? ` Last figures: ${new Date(last.timestamp).toLocaleTimeString()}.` : "";
   text("failure-detail", `${(error.message || "The endpoint does not answer").replace(/\.?$/, ".")}${since}`);
+  if (error.retryAfter) $("failure-detail").append(` Next try in ${duration(error.retryAfter)}.`);
   $("failure").hidden = false;
   $("loading").hidden = true;
-  text("live", "Not updated");
+  $("sign-out").hidden = !token;
+  live("Not updated");
 }
 
 function askForToken(error) {
+  run += 1;
+  stream?.abort();
   sessionStorage.removeItem(TOKEN);
   token = null;
   last = null;
-  stream?.abort();
+  document.title = "tagcache";
   $("failure").hidden = true;
   only("sign-in");
-  text("live", "Not signed in");
-  $("sign-in-error").textContent = error;
+  live("Not signed in");
+  text("sign-in-error", error);
   $("token").value = "";
   $("token").focus();
 }
 
 // ---- where it comes from ----
 
-async function load() {
-  try {
-    show(await (await request("memory-stats")).json());
-    text("live", `Updated ${new Date(last.timestamp).toLocaleTimeString()}`);
-    return true;
-  } catch (error) {
-    fail(error);
-    return false;
+let run = 0; // a sign-out or a new token ends the loop before
+let stream = null;
+let heard = 0;
+let wake = () => {};
+
+const sleep = (ms) => new Promise((done) => { const timer = setTimeout(done, ms); wake = () => { clearTimeout(timer); done(); }; });
+
+async function load(state) {
+  show(await (await request("memory-stats")).json());
+  live(state);
+}
+
+// A look, then the stream for as long as it lasts, and so on; failures are told and tried again.
+async function start() {
+  const mine = ++run;
+  slowDue = 0;
+  let wait = RETRY_MS;
+  while (mine === run) {
+    const began = Date.now();
+    let pause = 0;
+    let looked = false;
+    try {
+      await load("Updated");
+      looked = true;
+      await follow();
+    } catch (error) {
+      if (mine !== run) return;
+      if (error.status === 401) return askForToken(token ? "This token is not accepted." : "");
+      if (looked && error.status === 503) pause = REFRESH_MS; // no stream to be had: a look once a minute
+      else if (error.name !== "AbortError") fail(error);
+      pause = Math.max(pause, error.retryAfter * 1000 || 0);
+    }
+    if (mine !== run) return;
+    if (Date.now() - began > REFRESH_MS) wait = RETRY_MS;
+    await sleep(Math.max(pause, wait));
+    wait = Math.min(wait * 2, REFRESH_MS / 2);
   }
 }
 
 // EventSource cannot send a token, so the stream is read by hand.
 async function follow() {
-  stream?.abort();
   const mine = (stream = new AbortController());
-  try {
-    const response = await request("memory-stats/stream", { signal: mine.signal });
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) break;
-      const events = (rest + value).split("\n\n");
-      rest = events.pop();
-      for (const event of events) {
-        const data = event.split("\n").filter((l) => l.startsWith("data:")).map((l) => l.slice(5)).join("\n");
-        if (data) {
-          show(JSON.parse(data));
-          text("live", `Live, ${new Date(last.timestamp).toLocaleTimeString()}`);
-        }
+  heard = Date.now();
+  const response = await request("memory-stats/stream", { signal: mine.signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    if (done || mine.signal.aborted) return;
+    heard = Date.now();
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const data = event.split("\n").filter((l) => l.startsWith("data:")).map((l) => l.slice(5)).join("\n");
+      if (data) {
+        show(JSON.parse(data));
+        live("Live");
       }
     }
-  } catch (error) {
-    if (mine.signal.aborted) return;
-    if (error.status === 401) return fail(error);
   }
-  // It ended: one look tells whether the endpoint is there at all.
-  if (stream === mine) setTimeout(async () => { if (stream === mine && (await load()) && stream === mine) follow(); }, RECONNECT_MS);
+}
+
+// A laptop that wakes up, a tab that is looked at again, a network that is back: at once, not after the pause.
+function lookNow() {
+  if (document.hidden || !$("sign-in").hidden) return;
+  if (Date.now() - heard > SILENCE_MS / 2) stream?.abort();
+  wake();
+  if (last) refreshSlow();
 }
 
 async function refreshSlow() {
+  if (document.hidden) return;
   slowDue = Date.now() + SLOW_MS;
   await Promise.all([overview(), ...[...document.querySelectorAll("[data-chart]")].map(chart)]);
 }
@@ -258,7 +349,7 @@ async function chart(place) {
     const width = Math.max(200, Math.round(place.clientWidth));
     const response = await request(`charts/${place.dataset.chart}?width=${width}&height=200`);
     if (response.status === 204) {
-      if (!place.querySelector("svg")) place.textContent = "Not enough figures yet.";
+      if (!place.querySelector("svg")) text(place.id, "Nothing to draw yet.");
       return;
     }
     const drawing = new DOMParser().parseFromString(await response.text(), "image/svg+xml");
@@ -275,7 +366,7 @@ async function change(path, body, done) {
     text("control-result", done(await (await request(path, options)).json()));
     slowDue = 0;
   } catch (error) {
-    if (error.status === 401) return fail(error);
+    if (error.status === 401) return askForToken("This token is not accepted.");
     text("control-result", `Failed: ${error.message}`);
   }
 }
@@ -284,7 +375,7 @@ const entries = (n) => (n == null ? "No server is watched." : `${number(n)} ${n 
 
 $("invalidate-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  change("cache/invalidate", { tags: [$("tag").value] }, (answer) => entries(answer.invalidated));
+  change("cache/invalidate", { tags: [$("tag").value], soft: $("soft").checked }, (answer) => entries(answer.invalidated));
 });
 $("clear").addEventListener("click", () => {
   $("confirm").returnValue = "";
@@ -296,25 +387,28 @@ $("confirm").addEventListener("close", () => {
 $("sign-in-form").addEventListener("submit", (event) => {
   event.preventDefault();
   token = $("token").value.trim();
+  if (!/^[ -~]+$/.test(token)) return askForToken("A token consists of letters, digits and signs of ASCII.");
   sessionStorage.setItem(TOKEN, token);
+  text("sign-in-error", "");
   only("loading");
+  live("Loading…");
   start();
 });
-$("sign-out").addEventListener("click", () => askForToken(""));
+$("sign-out").addEventListener("click", () => {
+  // The figures go with the token, out of the page's memory as well.
+  sessionStorage.removeItem(TOKEN);
+  location.reload();
+});
 let resized = 0;
 addEventListener("resize", () => {
   clearTimeout(resized);
-  resized = setTimeout(() => last && refreshSlow(), 250);
+  resized = setTimeout(() => {
+    document.querySelectorAll(".scroll, .key-name bdi").forEach(reachable);
+    if (last) refreshSlow();
+  }, 250);
 });
-
-// A laptop that wakes up, or a network that is back: look at once.
-addEventListener("online", () => { if ($("sign-in").hidden) load(); });
-
-async function start() {
-  slowDue = 0;
-  if (await load()) follow();
-}
+addEventListener("online", lookNow);
+document.addEventListener("visibilitychange", lookNow);
+setInterval(() => { if (Date.now() - heard > SILENCE_MS) stream?.abort(); }, 5_000);
 
 start();
-// The stream may be cut by what lies between: once a minute a look of our own.
-setInterval(() => { if ($("sign-in").hidden) load().then((ok) => { if (ok && (!stream || stream.signal.aborted)) follow(); }); }, REFRESH_MS);
