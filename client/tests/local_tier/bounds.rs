@@ -95,6 +95,31 @@ fn the_heaviest_entry_is_kept_and_a_heavier_one_is_not() {
 }
 
 #[test]
+fn an_entry_weighs_its_value_its_key_and_its_tags() {
+    let bytes = |key: &str, entry: Entry<Vec<String>>| {
+        let cache: LocalCache<u32> = LocalCache::builder().weigher(|_, _| 1000).build();
+        cache.set_with(key, 1, entry);
+        cache.stats().bytes
+    };
+    let tags = |count: usize| (0..count).map(|i| i.to_string()).collect::<Vec<_>>();
+    let bare = bytes("k", Entry::ttl(MINUTE).tags(tags(0)));
+    assert!((1100..1300).contains(&bare), "{bare}");
+    assert_eq!(
+        bytes(&"k".repeat(501), Entry::ttl(MINUTE).tags(tags(0))),
+        bare + 500
+    );
+    assert_eq!(
+        bytes("k", Entry::ttl(MINUTE).tags(tags(50))),
+        bare + 50 * 16
+    );
+    // What is stated replaces only the weigher's answer.
+    assert_eq!(
+        bytes("k", Entry::ttl(MINUTE).weight(7).tags(tags(0))),
+        bare - 993
+    );
+}
+
+#[test]
 fn absurd_weights_and_limits_do_no_harm() {
     let cache: LocalCache<u64> = LocalCache::builder()
         .max_entries(usize::MAX)

@@ -6,6 +6,8 @@ use tagcache::LocalCache;
 
 use crate::wait_until;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task")
         .into_iter()
@@ -20,7 +22,6 @@ fn threads() -> usize {
 /// One test, because what it counts are the threads of this process.
 #[test]
 fn the_thread_reclaims_is_replaced_stops_at_once_and_ends_with_the_cache() {
-    const HOUR: Duration = Duration::from_secs(3600);
     let others = threads();
     let cache: LocalCache<u32> = LocalCache::new(100);
     cache.stop_cleanup();
@@ -45,6 +46,33 @@ fn the_thread_reclaims_is_replaced_stops_at_once_and_ends_with_the_cache() {
     if cfg!(target_os = "linux") {
         wait_until("the threads have ended", || threads() <= others);
     }
+}
+
+/// Stops the cleanup that drops it.
+struct Stopper(LocalCache<Stopper>);
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.0.stop_cleanup();
+    }
+}
+
+#[test]
+fn a_cleanup_ends_where_it_is_told_to_even_by_itself() {
+    const ENTRIES: usize = 2000;
+    let cache: LocalCache<Stopper> = LocalCache::new(2 * ENTRIES);
+    for i in 0..ENTRIES {
+        cache.set(&i.to_string(), Stopper(cache.clone()), HOUR, ["tag"]);
+    }
+    cache.invalidate_tag("tag");
+    cache.start_cleanup(Duration::from_millis(1));
+    wait_until("the cleanup has ended", || {
+        cache.stats().longest_cleanup != Duration::ZERO
+    });
+    let left = cache.len();
+    assert!(left > ENTRIES / 2 && left < ENTRIES, "{left}");
+    // Nor does it begin again; what it left is still there to be reclaimed.
+    assert_eq!(cache.run_cleanup(), left as u64);
 }
 
 #[test]

@@ -78,3 +78,35 @@ fn a_key_whose_entry_has_left_keeps_its_place_by_its_hits() {
     assert!(read("there", 1));
     assert_eq!(cache.top_accessed_keys(9)[0].key, "there");
 }
+
+#[test]
+fn a_key_that_comes_back_goes_on_with_its_hits_though_all_places_are_taken() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    for hits in 1..10 {
+        cache.set("key", 1, MINUTE, []);
+        // Cleanups do not forget a key that has come back, be it read or not.
+        cache.run_cleanup();
+        cache.run_cleanup();
+        cache.get("key");
+        assert_eq!(cache.top_accessed_keys(9)[0].hits, hits);
+        cache.remove("key");
+        cache.run_cleanup();
+    }
+}
+
+/// A cleanup forgets keys that have been gone for long, and gives their places to what was in their shadow.
+#[test]
+fn a_cleanup_tracks_entries_that_had_fewer_hits_than_those_it_forgets() {
+    let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
+    cache.set("gone", 1, MINUTE, []);
+    cache.set("there", 1, MINUTE, []);
+    for (key, times) in [("gone", 5), ("there", 4)] {
+        assert!((0..times).all(|_| cache.get(key).is_some()));
+    }
+    cache.remove("gone");
+    cache.run_cleanup();
+    assert_eq!(cache.top_accessed_keys(9)[0].key, "gone");
+    cache.run_cleanup();
+    let top = cache.top_accessed_keys(9);
+    assert_eq!((top[0].key.as_str(), top[0].hits), ("there", 4));
+}
