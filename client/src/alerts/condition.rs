@@ -66,6 +66,7 @@ impl Condition {
 
     /// Whether it holds; `None` where a figure that decides it cannot be known. With `slack` every threshold is
     /// moved by so much towards holding.
+    /// States have no threshold that could be moved.
     pub(super) fn holds(&self, snapshot: &Snapshot, slack: f64) -> Option<bool> {
         match self {
             Self::Compare(comparison) => comparison.holds(snapshot, slack),
@@ -75,12 +76,40 @@ impl Condition {
         }
     }
 
+    /// Why this hysteresis makes no sense here, if it does not.
+    pub(super) fn refuses_hysteresis(&self, slack: f64) -> Option<String> {
+        if slack <= 0.0 {
+            return None;
+        }
+        let moved: Vec<_> = self
+            .comparisons()
+            .into_iter()
+            .filter(|c| c.moves())
+            .collect();
+        let Some(first) = moved.first() else {
+            return Some("nothing in the condition has a threshold that hysteresis moves".into());
+        };
+        if let Some(other) = moved.iter().find(|c| c.metric.unit != first.metric.unit) {
+            return Some(format!(
+                "hysteresis is one number, but {} and {} have different units: make two rules of it",
+                first.metric.name, other.metric.name
+            ));
+        }
+        moved.iter().find_map(|c| c.never_ends(slack))
+    }
+
+    fn comparisons(&self) -> Vec<&Comparison> {
+        match self {
+            Self::Compare(comparison) => vec![comparison],
+            Self::And(parts) | Self::Or(parts) => {
+                parts.iter().flat_map(Self::comparisons).collect()
+            }
+        }
+    }
+
     /// The metrics that it looks at, in its order.
     pub(super) fn metrics(&self) -> Vec<&'static Metric> {
-        match self {
-            Self::Compare(comparison) => vec![comparison.metric],
-            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::metrics).collect(),
-        }
+        self.comparisons().iter().map(|c| c.metric).collect()
     }
 
     /// The same in Prometheus's language.
@@ -97,7 +126,7 @@ impl Condition {
         };
         match self {
             Self::Compare(c) => {
-                let value = decimal(c.value * c.metric.unit.to_base());
+                let value = c.metric.unit.to_base(c.value);
                 format!("{} {} {value}", c.metric.prometheus, c.operator)
             }
             Self::And(parts) => join(parts, "and"),
@@ -118,15 +147,10 @@ fn decide(parts: impl Iterator<Item = Option<bool>>, decisive: bool) -> Option<b
     (!unknown).then_some(!decisive)
 }
 
-/// A number without the noise of binary fractions: 70 % is 0.7, not 0.7000000000000001.
-fn decimal(value: f64) -> String {
-    let text = format!("{value:.9}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 impl Comparison {
     fn holds(&self, snapshot: &Snapshot, slack: f64) -> Option<bool> {
         let is = self.metric.read(snapshot)?;
+        let slack = if self.moves() { slack } else { 0.0 };
         Some(match self.operator {
             Operator::Above => is > self.value - slack,
             Operator::AtLeast => is >= self.value - slack,
@@ -134,6 +158,35 @@ impl Comparison {
             Operator::AtMost => is <= self.value + slack,
             Operator::Equal => (is - self.value).abs() < 1e-9,
             Operator::NotEqual => (is - self.value).abs() >= 1e-9,
+        })
+    }
+}
+
+impl Comparison {
+    /// Whether hysteresis moves its threshold.
+    fn moves(&self) -> bool {
+        let ordered = !matches!(self.operator, Operator::Equal | Operator::NotEqual);
+        ordered && self.metric.unit != Unit::State
+    }
+
+    /// Says so if the metric cannot leave the range in which the alarm stays: only growth is ever below 0, and no
+    /// more than all reads can hit.
+    fn never_ends(&self, slack: f64) -> Option<String> {
+        let (lowest, highest) = (self.value - slack, self.value + slack);
+        let name = self.metric.name;
+        let signed = self.metric.unit == Unit::MbPerMinute;
+        let ends = match self.operator {
+            Operator::Above => signed || lowest >= 0.0,
+            Operator::AtLeast => signed || lowest > 0.0,
+            Operator::Below => !name.ends_with("hitRate") || highest <= 100.0,
+            Operator::AtMost => !name.ends_with("hitRate") || highest < 100.0,
+            Operator::Equal | Operator::NotEqual => true,
+        };
+        (!ends).then(|| {
+            format!(
+                "with hysteresis {slack} the alarm of `{name} {} {}` would never end",
+                self.operator, self.value
+            )
         })
     }
 }
@@ -260,7 +313,10 @@ impl<'a> Parser<'a> {
             };
             return Err(self.mistake(format!("expected a number, not {found}")));
         };
-        let at = self.mistake(format!("`{unit}` is no unit of {}", metric.name));
+        if !number.is_finite() {
+            return Err(self.mistake("the number is too large".into()));
+        }
+        let place = self.rest;
         self.next();
         // `500 MB`: the unit may stand apart.
         let unit = if unit.is_empty() && unit_factor(self.peek(), metric.unit).is_some() {
@@ -273,7 +329,10 @@ impl<'a> Parser<'a> {
         }
         unit_factor(unit, metric.unit)
             .map(|factor| number * factor)
-            .ok_or(at)
+            .ok_or_else(|| {
+                self.rest = place;
+                self.mistake(format!("`{unit}` is no unit of {}", metric.name))
+            })
     }
 
     /// The word that comes next, `""` at the end.
@@ -308,11 +367,18 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// A number, with an exponent where it has one, and what comes behind it.
 fn split_number(word: &str) -> (&str, &str) {
-    let end = word
-        .find(|c: char| !(c.is_ascii_digit() || ".+-_".contains(c)))
-        .unwrap_or(word.len());
-    word.split_at(end)
+    let plain = |text: &str| {
+        text.find(|c: char| !(c.is_ascii_digit() || ".+-_".contains(c)))
+            .unwrap_or(text.len())
+    };
+    let end = plain(word);
+    let exponent = word[end..]
+        .strip_prefix(['e', 'E'])
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c)))
+        .map_or(0, |rest| 1 + plain(rest));
+    word.split_at(end + exponent)
 }
 
 /// What a number of this unit is multiplied with to be in the metric's.
@@ -334,25 +400,33 @@ fn unit_factor(unit: &str, of: Unit) -> Option<f64> {
     Some(factor)
 }
 
+/// Names that differ from what was written by so many letters, at most, are what may have been meant.
+const TYPING_ERRORS: usize = 3;
+
 fn unknown_metric(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let last = lower.rsplit('.').next().unwrap_or_default();
-    let near: Vec<_> = METRICS
+    let mut near: Vec<(usize, &str)> = METRICS
         .iter()
-        .map(|metric| metric.name)
-        .filter(|known| {
-            let known = known.to_ascii_lowercase();
-            known == lower || (!last.is_empty() && known.rsplit('.').next() == Some(last))
+        .filter_map(|metric| {
+            let known = metric.name.to_ascii_lowercase();
+            let errors = strsim::osa_distance(&lower, &known);
+            let same_end = !last.is_empty() && known.rsplit('.').next() == Some(last);
+            (same_end || errors <= TYPING_ERRORS).then_some((errors, metric.name))
         })
         .collect();
+    near.sort_unstable();
+    // Only capitals are wrong: nothing else was meant.
+    let exact = near.first().is_some_and(|&(errors, _)| errors == 0);
+    near.truncate(if exact { 1 } else { 3 });
     if near.is_empty() {
-        format!("no metric is called `{name}`")
-    } else {
-        format!(
-            "no metric is called `{name}`; perhaps {}",
-            near.join(" or ")
-        )
+        return format!("no metric is called `{name}`; `tagcache alerts metrics` lists them");
     }
+    let near: Vec<_> = near.into_iter().map(|(_, name)| name).collect();
+    format!(
+        "no metric is called `{name}`; perhaps {}",
+        near.join(" or ")
+    )
 }
 
 #[cfg(test)]

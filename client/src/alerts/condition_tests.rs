@@ -57,6 +57,56 @@ fn a_slack_moves_thresholds_towards_holding() {
 }
 
 #[test]
+fn hysteresis_moves_no_state() {
+    let mut leaks = heap(50.0);
+    let text = "memory.leakSuspected > 0 or memory.heapPercent > 85";
+    let condition = Condition::parse(text).unwrap();
+    assert_eq!(condition.holds(&leaks, 5.0), Some(false));
+    leaks.leak_suspected = true;
+    assert_eq!(condition.holds(&leaks, 5.0), Some(true));
+}
+
+#[test]
+fn a_hysteresis_that_makes_no_sense_is_refused() {
+    let refused = |text: &str, slack| Condition::parse(text).unwrap().refuses_hysteresis(slack);
+    let right = [
+        ("memory.heapPercent > 85", 5.0),
+        ("memory.heapPercent > 5", 5.0),
+        ("memory.growth > 1", 5.0),
+        ("cache.hitRate < 95", 5.0),
+        ("cache.redis.clients < 5", 500.0),
+        ("memory.heapPercent > 85 or memory.leakSuspected > 0", 5.0),
+        ("memory.rss == 5", 0.0),
+    ];
+    for (text, slack) in right {
+        assert_eq!(refused(text, slack), None, "{text}");
+    }
+    let wrong = [
+        ("memory.heapPercent > 3", "would never end"),
+        ("memory.heapPercent >= 5", "would never end"),
+        ("cache.hitRate < 96", "would never end"),
+        ("cache.hitRate <= 95", "would never end"),
+        (
+            "memory.rss > 100 and memory.heapPercent > 85",
+            "memory.rss and memory.heapPercent",
+        ),
+        ("memory.status >= warning", "has a threshold"),
+        ("memory.rss == 100", "has a threshold"),
+    ];
+    for (text, why) in wrong {
+        let found = refused(text, 5.0).unwrap_or_default();
+        assert!(found.contains(why), "{text}: {found}");
+    }
+}
+
+#[test]
+fn a_long_condition_is_read_in_one_go() {
+    // Quadratic work would take minutes.
+    let text = vec!["memory.heapPercent > 40"; 200_000].join(" and ");
+    assert_eq!(holds(&text, &heap(50.0)), Some(true));
+}
+
+#[test]
 fn numbers_may_carry_the_metrics_units() {
     let value = |text: &str| match Condition::parse(text).unwrap() {
         Condition::Compare(comparison) => comparison.value,
@@ -71,6 +121,9 @@ fn numbers_may_carry_the_metrics_units() {
     near("memory.status == critical", 2.0);
     near("cache.redis.connected == false", 0.0);
     near("memory.growth > -1.5", -1.5);
+    near("memory.rss > 1e9", 1e9);
+    near("memory.rss > 1.5E+3 KB", 1.5e3 * 1024.0);
+    near("memory.growth < -1e-3", -1e-3);
 }
 
 #[test]
@@ -80,8 +133,17 @@ fn mistakes_say_where_they_are() {
         (
             "memory.heapPercnt > 85",
             0,
-            "no metric is called `memory.heapPercnt`",
+            "no metric is called `memory.heapPercnt`; perhaps memory.heapPercent",
         ),
+        (
+            "cache.redis.hitrate < 70",
+            0,
+            "called `cache.redis.hitrate`; perhaps cache.redis.hitRate",
+        ),
+        ("colour > 1", 0, "`tagcache alerts metrics` lists them"),
+        ("memory.rss > 1e", 13, "`e` is no unit"),
+        ("memory.rss > 1e999", 13, "too large"),
+        ("not memory.rss > 1", 0, "no metric is called `not`"),
         ("heapPercent > 85", 0, "perhaps memory.heapPercent"),
         ("memory.heapPercent 85", 19, "not `85`"),
         ("memory.heapPercent => 85", 19, "not `=>`"),

@@ -2,14 +2,13 @@
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Failure};
 use super::message::Message;
 
 /// How long the end may take: what is not delivered by then is dropped.
-const END: Duration = Duration::from_secs(5);
+pub(super) const END: Duration = Duration::from_secs(5);
 /// Messages that may wait for one channel; more are dropped, and counted.
 const QUEUE: usize = 256;
 
@@ -60,12 +59,18 @@ pub struct ChannelFigures {
 }
 
 pub(super) struct Delivery {
-    queue: Option<SyncSender<Message>>,
-    /// Dropped to wake the thread out of a pause.
-    hurry: Option<Sender<()>>,
+    /// `None` once it ends.
+    open: Mutex<Option<Open>>,
     ending: Arc<OnceLock<Instant>>,
     figures: Arc<Mutex<ChannelFigures>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+struct Open {
+    queue: SyncSender<Message>,
+    /// Dropped to wake the thread out of a pause.
+    _hurry: Sender<()>,
 }
 
 impl Delivery {
@@ -76,6 +81,7 @@ impl Delivery {
     ) -> std::io::Result<Self> {
         let (queue, messages) = sync_channel(QUEUE);
         let (hurry, hurried) = channel();
+        let (alive, ended) = channel();
         let figures = Arc::default();
         let ending = Arc::default();
         let sender = Sending {
@@ -85,23 +91,29 @@ impl Delivery {
             ending: Arc::clone(&ending),
             figures: Arc::clone(&figures),
         };
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(format!("tagcache-alerts-{name}"))
-            .spawn(move || sender.run(&messages))?;
+            .spawn(move || {
+                let _alive: Sender<()> = alive;
+                sender.run(&messages);
+            })?;
+        let open = Open {
+            queue,
+            _hurry: hurry,
+        };
         Ok(Self {
-            queue: Some(queue),
-            hurry: Some(hurry),
+            open: Mutex::new(Some(open)),
             ending,
             figures,
-            thread: Some(thread),
+            ended: Mutex::new(ended),
         })
     }
 
     pub(super) fn send(&self, message: Message) {
-        let taken = self
-            .queue
+        let open = lock(&self.open);
+        let taken = open
             .as_ref()
-            .is_some_and(|queue| queue.try_send(message).is_ok());
+            .is_some_and(|open| open.queue.try_send(message).is_ok());
         if !taken {
             update(&self.figures, |figures| figures.dropped += 1);
         }
@@ -112,17 +124,17 @@ impl Delivery {
         update(&self.figures, |figures| copy = figures.clone());
         copy
     }
-}
 
-/// What waits is tried once more each, without pauses, for 5 s and the attempt that is under way then.
-impl Drop for Delivery {
-    fn drop(&mut self) {
+    /// Takes nothing more. What waits is tried once more each, without pauses, for [`END`]; does not wait for that.
+    pub(super) fn end(&self) {
         let _ = self.ending.set(Instant::now());
-        self.queue = None;
-        self.hurry = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        *lock(&self.open) = None;
+    }
+
+    /// Waits until it has ended, or `deadline`: a receiver that answers a byte now and then is left alone then.
+    pub(super) fn wait_until(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = lock(&self.ended).recv_timeout(left);
     }
 }
 
@@ -175,7 +187,11 @@ impl Sending {
 }
 
 fn update(figures: &Mutex<ChannelFigures>, change: impl FnOnce(&mut ChannelFigures)) {
-    change(&mut figures.lock().unwrap_or_else(PoisonError::into_inner));
+    change(&mut lock(figures));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

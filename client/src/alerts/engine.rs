@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, ChannelSpec};
-use super::delivery::{ChannelFigures, Delivery, Retries};
+use super::channel::{Channel, ChannelSpec, TIMEOUT};
+use super::delivery::{ChannelFigures, Delivery, END, Retries};
 use super::message::{Message, Phase, rfc3339};
 use super::rules::{Config, ConfigError, Problem, Rule, Severity};
 use super::state::{Change, RuleState, State};
@@ -141,7 +141,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Rules at work. When dropped, what still waits for a channel is tried once more.
+/// Rules at work. Stops when dropped: see [`Self::stop`].
 pub struct Alerts {
     started: Instant,
     instance: String,
@@ -196,6 +196,18 @@ impl Alerts {
         }
     }
 
+    /// Takes no more messages and tries once more to deliver those that wait, all channels at once, for 5 s and the
+    /// attempt that is under way then: 15 s at most. Does nothing the second time.
+    pub fn stop(&self) {
+        for delivery in self.channels.values() {
+            delivery.end();
+        }
+        let deadline = Instant::now() + END + TIMEOUT;
+        for delivery in self.channels.values() {
+            delivery.wait_until(deadline);
+        }
+    }
+
     /// What every rule is doing, in the file's order.
     pub fn rules(&self) -> Vec<RuleFigures> {
         let now = self.started.elapsed();
@@ -246,6 +258,12 @@ impl Alerts {
                 delivery.send(message.clone());
             }
         }
+    }
+}
+
+impl Drop for Alerts {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

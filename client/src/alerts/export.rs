@@ -24,7 +24,10 @@ impl Config {
                 text,
                 "        labels:\n          severity: {}\n        annotations:\n          summary: {}\n          condition: {}\n",
                 rule.severity,
-                quoted("{{ $labels.alertname }} on {{ $labels.instance }}"),
+                quoted(&format!(
+                    "{} on {{{{ $labels.instance }}}}",
+                    untemplated(&rule.name)
+                )),
                 quoted(&rule.text)
             );
         }
@@ -33,6 +36,11 @@ impl Config {
         }
         text
     }
+}
+
+/// A name in an annotation, which is a template there: `$labels` has no alert's name.
+fn untemplated(name: &str) -> String {
+    name.replace("{{", r#"{{ "{{" }}"#)
 }
 
 /// A JSON string is a YAML string.

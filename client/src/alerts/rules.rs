@@ -1,6 +1,6 @@
 //! Rules and channels in YAML, checked with line and column.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use super::state::Timing;
 
 /// Cool-down of a rule that names none.
 const COOLDOWN: Duration = Duration::from_secs(300);
+/// Longest name of a rule, in characters.
+const MAX_NAME: usize = 128;
 
 /// How bad it is when a rule fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
@@ -182,8 +184,9 @@ impl Config {
     }
 
     fn check_names(&self, problems: &mut Vec<Problem>) {
-        for (i, rule) in self.rules.iter().enumerate() {
-            if self.rules[..i].iter().any(|other| other.name == rule.name) {
+        let mut seen = HashSet::new();
+        for rule in &self.rules {
+            if !seen.insert(&rule.name) {
                 let message = format!("two rules are called `{}`", rule.name);
                 problems.push(Problem::at(rule.place, message));
             }
@@ -193,15 +196,18 @@ impl Config {
 
 fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule> {
     let before = problems.len();
-    if yaml.name.value.trim().is_empty() {
-        problems.push(Problem::at(yaml.name.referenced, "a rule needs a name"));
+    if let Some(message) = wrong_name(&yaml.name.value) {
+        problems.push(Problem::at(yaml.name.referenced, message));
     }
     let condition = match Condition::parse(&yaml.condition.value) {
         Ok(condition) => Some(condition),
         Err(mistake) => {
-            let mut problem = Problem::at(yaml.condition.referenced, mistake.message);
-            problem.column += into_scalar(text, yaml.condition.referenced, mistake.offset);
-            problems.push(problem);
+            let (line, column) = within_scalar(text, yaml.condition.referenced, mistake.offset);
+            problems.push(Problem {
+                line,
+                column,
+                message: mistake.message,
+            });
             None
         }
     };
@@ -226,9 +232,19 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
                 hysteresis.referenced,
                 "hysteresis must be 0 or more",
             ));
+        } else if let Some(condition) = &condition
+            && let Some(message) = condition.refuses_hysteresis(hysteresis.value)
+        {
+            problems.push(Problem::at(hysteresis.referenced, message));
         }
         hysteresis.value
     });
+    for (i, channel) in yaml.channels.iter().enumerate() {
+        if yaml.channels[..i].iter().any(|c| c.value == channel.value) {
+            let message = format!("channel `{}` is named twice", channel.value);
+            problems.push(Problem::at(channel.referenced, message));
+        }
+    }
     if problems.len() > before {
         return None;
     }
@@ -246,22 +262,60 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
     })
 }
 
-/// How many columns right of a scalar's start its character `offset` stands; 0 for scalars of several lines, where a
-/// column of the first line would mislead.
-fn into_scalar(text: &str, start: Location, offset: usize) -> u64 {
-    let line = usize::try_from(start.line()).unwrap_or(0).checked_sub(1);
-    let column = usize::try_from(start.column()).unwrap_or(0).checked_sub(1);
-    let first = line
-        .zip(column)
-        .and_then(|(line, column)| text.lines().nth(line)?.chars().nth(column));
-    match first {
-        None | Some('|' | '>') => 0,
-        Some('"' | '\'') => offset as u64 + 1,
-        Some(_) => offset as u64,
+/// A rule's name is a subject of mails, a line of a log, and a part of PagerDuty's keys, which are short.
+fn wrong_name(name: &str) -> Option<String> {
+    let length = name.chars().count();
+    if name.trim().is_empty() {
+        Some("a rule needs a name".into())
+    } else if length > MAX_NAME {
+        Some(format!(
+            "the name has {length} characters, at most {MAX_NAME} are allowed"
+        ))
+    } else if name.contains(char::is_control) {
+        Some("a name is one line, without control characters".into())
+    } else {
+        None
     }
 }
 
-/// The first line of the parser's message, without the place, which stands in front already.
+/// Line and column of a scalar's character `offset`. A plain or quoted scalar may go on over several lines, which are
+/// one blank each; of a block scalar it is the place where it begins, because its indentation is not known here.
+fn within_scalar(text: &str, start: Location, offset: usize) -> (u64, u64) {
+    let begins = (start.line(), start.column());
+    let index = |n: u64| usize::try_from(n).ok()?.checked_sub(1);
+    let Some((first, column)) = index(begins.0).zip(index(begins.1)) else {
+        return begins;
+    };
+    let mut lines = text.lines().skip(first);
+    let mut rest = lines.next().unwrap_or_default().chars();
+    rest.by_ref().take(column).for_each(drop);
+    let (mut line, mut column) = begins;
+    match rest.clone().next() {
+        None | Some('|' | '>') => return begins,
+        Some('"' | '\'') => {
+            rest.next();
+            column += 1;
+        }
+        Some(_) => {}
+    }
+    for _ in 0..offset {
+        let at_end = rest.clone().next().is_none_or(char::is_whitespace)
+            && rest.as_str().trim_start().is_empty();
+        if !at_end {
+            rest.next();
+            column += 1;
+        } else if let Some(next) = lines.next() {
+            let trimmed = next.trim_start();
+            line += 1;
+            column = 1 + (next.chars().count() - trimmed.chars().count()) as u64;
+            rest = trimmed.chars();
+        }
+    }
+    (line, column)
+}
+
+/// The first line of the parser's message, without the place, which stands in front already, and without advice for
+/// those who call the parser.
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
@@ -269,7 +323,11 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
     let place = line
         .strip_prefix("line ")
         .and_then(|rest| rest.split_once(": "));
-    place.map_or(line, |(_, message)| message).to_owned()
+    let mut message = place.map_or(line, |(_, message)| message);
+    for behind in [", set ", "; use ", " (defined at line ", " at line "] {
+        message = message.split(behind).next().unwrap_or_default();
+    }
+    message.to_owned()
 }
 
 #[cfg(test)]
@@ -370,6 +428,93 @@ mod tests {
             problems(twice),
             ["line 3, column 12: two rules are called `a`"]
         );
+    }
+
+    #[test]
+    fn a_mistake_in_a_later_line_of_a_condition_is_told_there() {
+        let rule = |condition: &str| {
+            format!("alerts:\n  - name: x\n    condition: {condition}\n    severity: info\n")
+        };
+        let plain = problems(&rule("memory.rss > 1\n      and memory.foo > 1"));
+        assert!(
+            plain[0].starts_with("line 4, column 11: no metric"),
+            "{plain:?}"
+        );
+        let quoted = problems(&rule("\"memory.rss > 1  \n      and memory.foo > 1\""));
+        assert!(
+            quoted[0].starts_with("line 4, column 11: no metric"),
+            "{quoted:?}"
+        );
+        let block = problems(&rule(">\n      memory.rss > 1\n      and memory.foo > 1"));
+        assert!(block[0].starts_with("line "), "{block:?}");
+    }
+
+    #[test]
+    fn names_are_one_short_line() {
+        let rule = |name: &str| {
+            format!("alerts: [{{name: \"{name}\", condition: memory.rss > 1, severity: info}}]")
+        };
+        assert!(Config::from_yaml(&rule(&"é".repeat(128))).is_ok());
+        assert!(problems(&rule(&"é".repeat(129)))[0].contains("129 characters"));
+        for name in ["a\\nBcc: x@y.z", "a\\u001b[2J", "a\\rb"] {
+            assert!(problems(&rule(name))[0].contains("one line"), "{name}");
+        }
+        assert!(problems(&rule(" "))[0].contains("needs a name"));
+    }
+
+    #[test]
+    fn a_channel_is_named_once() {
+        let text =
+            "alerts: [{name: a, condition: memory.rss > 1, severity: info, channels: [log, log]}]";
+        assert_eq!(
+            problems(text),
+            ["line 1, column 79: channel `log` is named twice"]
+        );
+    }
+
+    #[test]
+    fn hysteresis_fits_the_condition() {
+        let text =
+            "alerts: [{name: a, condition: memory.heapPercent > 3, severity: info, hysteresis: 5}]";
+        let found = problems(text);
+        assert!(
+            found[0].starts_with("line 1, column 83: with hysteresis 5"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn the_parsers_words_are_for_the_rules_author() {
+        let twice = problems("alerts:\n  - name: x\n    name: y\n");
+        assert_eq!(twice, ["line 3, column 5: duplicate mapping key: name"]);
+        let missing = problems("channels: {}\n");
+        assert_eq!(missing, ["line 1, column 1: missing field `alerts`"]);
+    }
+
+    #[test]
+    fn hostile_files_are_refused_soon() {
+        // "Billion laughs", nesting, and more than a file of rules has.
+        let mut laughs = "channels: {}\nalerts:\n  - &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (name, before) in "bcdefghijk".chars().zip("abcdefghij".chars()) {
+            let nine = vec![format!("*{before}"); 9].join(", ");
+            laughs.extend(["  - &", &name.to_string(), " [", &nine, "]\n"]);
+        }
+        let nested = format!("alerts: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let parentheses = format!(
+            "alerts: [{{name: a, condition: {}memory.rss > 1, severity: info}}]",
+            "(".repeat(100_000)
+        );
+        for text in [laughs, nested, parentheses] {
+            assert_eq!(problems(&text).len(), 1);
+        }
+    }
+
+    #[test]
+    fn files_of_other_editors_are_read() {
+        let rule = "alerts:\n  - name: x\n    condition: memory.rss > 1\n    severity: info\n";
+        for text in [format!("\u{feff}{rule}"), rule.replace('\n', "\r\n")] {
+            assert_eq!(Config::from_yaml(&text).unwrap().rule_names(), ["x"]);
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn text(admin: &Admin) -> String {
             "gauge"
         };
         let name = metric.prometheus;
-        let value = value * metric.unit.to_base();
+        let value = metric.unit.to_base(value);
         head(&mut text, name, kind, &format!("{}.", metric.help));
         let _ = writeln!(text, "{name} {value}");
     }

@@ -1,5 +1,8 @@
 //! What the allocator says of itself.
 
+use std::hint::black_box;
+use std::sync::OnceLock;
+
 /// Bytes of the heap; `None` where the allocator does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heap {
@@ -7,9 +10,40 @@ pub(super) struct Heap {
     pub(super) committed: Option<u64>,
 }
 
+/// What the process's allocator says of itself, if it is one that can be asked.
+///
+/// The first call finds out whether jemalloc or glibc is the one that this process's memory comes from: an allocator
+/// that is linked in and not used answers, too, with figures that have nothing to do with the process.
+pub(super) fn heap() -> Heap {
+    static READ: OnceLock<fn() -> Heap> = OnceLock::new();
+    READ.get_or_init(|| {
+        let known: [fn() -> Heap; 2] = [jemalloc, glibc];
+        let used = known.into_iter().find(|&read| is_used(read));
+        used.unwrap_or(Heap::default)
+    })()
+}
+
+/// Whether what this process allocates shows in these figures.
+fn is_used(read: impl Fn() -> Heap) -> bool {
+    // Never written to, so it costs address space only; larger than what other threads are likely to free meanwhile.
+    const PROBE: usize = 64 * 1024 * 1024;
+    (0..3).any(|_| {
+        let Some(before) = read().used else {
+            return false;
+        };
+        let mut probe: Vec<u8> = Vec::new();
+        if probe.try_reserve_exact(PROBE).is_err() {
+            return false;
+        }
+        let with = read().used;
+        drop(black_box(probe));
+        with.is_some_and(|with| with >= before + PROBE as u64 / 2)
+    })
+}
+
 /// jemalloc's own figures, after it was told to bring them up to date.
 #[cfg(feature = "jemalloc")]
-pub(super) fn heap() -> Heap {
+fn jemalloc() -> Heap {
     use tikv_jemalloc_ctl::{epoch, stats};
     if epoch::advance().is_err() {
         return Heap::default();
@@ -20,20 +54,24 @@ pub(super) fn heap() -> Heap {
     }
 }
 
+#[cfg(not(feature = "jemalloc"))]
+fn jemalloc() -> Heap {
+    Heap::default()
+}
+
 /// glibc's figures over all arenas. Walks the free lists under each arena's lock: its cost grows with the number of
 /// free chunks, not with the heap.
-#[cfg(all(not(feature = "jemalloc"), target_os = "linux", target_env = "gnu"))]
-pub(super) fn heap() -> Heap {
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn glibc() -> Heap {
     malloc_info::malloc_info().map_or_else(|_| Heap::default(), |info| from_glibc(&info))
 }
 
-#[cfg(not(any(feature = "jemalloc", all(target_os = "linux", target_env = "gnu"))))]
-pub(super) fn heap() -> Heap {
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn glibc() -> Heap {
     Heap::default()
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[cfg_attr(feature = "jemalloc", allow(dead_code))]
 fn from_glibc(info: &malloc_info::info::Malloc) -> Heap {
     use malloc_info::info::{SystemType, TotalType};
     let total = |kind: TotalType| {
@@ -60,6 +98,25 @@ fn from_glibc(info: &malloc_info::info::Malloc) -> Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allocator_that_is_not_used_is_not_asked() {
+        let another = || Heap {
+            used: Some(4096),
+            committed: Some(8192),
+        };
+        assert!(!is_used(another));
+        assert!(!is_used(Heap::default));
+        let all = std::cell::Cell::new(0);
+        let grows = || {
+            all.set(all.get() + 64 * 1024 * 1024);
+            Heap {
+                used: Some(all.get()),
+                committed: None,
+            }
+        };
+        assert!(is_used(grows));
+    }
 
     #[test]
     #[cfg_attr(

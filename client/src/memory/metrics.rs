@@ -26,13 +26,14 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// What a value is multiplied with to give Prometheus's base unit.
-    pub fn to_base(self) -> f64 {
+    /// A value in Prometheus's base unit. 70 % is 0.7 as it is written, so that a rule over there draws the line where
+    /// this crate's does.
+    pub fn to_base(self, value: f64) -> f64 {
         match self {
-            Self::Percent => 0.01,
-            Self::Milliseconds => 0.001,
-            Self::MbPerMinute => 1_048_576.0 / 60.0,
-            Self::Bytes | Self::Seconds | Self::Count | Self::Total | Self::State => 1.0,
+            Self::Percent => value / 100.0,
+            Self::Milliseconds => value / 1000.0,
+            Self::MbPerMinute => value * 1_048_576.0 / 60.0,
+            Self::Bytes | Self::Seconds | Self::Count | Self::Total | Self::State => value,
         }
     }
 }

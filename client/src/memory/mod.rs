@@ -26,14 +26,16 @@
 //! |---|---|
 //! | heap used | bytes that the allocator has handed out (jemalloc `stats.allocated`; glibc: arenas less free chunks, plus mapped chunks) |
 //! | heap committed | what the allocator holds for that (jemalloc `stats.resident`, glibc arenas and mapped chunks) |
-//! | limit | the tightest cgroup v2 `memory.max` above the process, else physical memory |
+//! | limit | the tightest limit of the cgroups above the process (v2 `memory.max`, v1 `memory.limit_in_bytes`), else physical memory |
 //! | heap total | limit or committed, as [`HeapTotal`] says |
 //! | external | resident pages of mapped files and shared memory (`RssFile` + `RssShmem`) |
 //! | pause | longest cleanup of the local tier or reclaim slice of the module, whichever is longer |
 //!
-//! A figure that the system does not tell is `None`, never a guess. Without the feature `jemalloc` the heap figures
-//! are glibc's; an application with another global allocator turns them off with
-//! [`ProcessSource::without_heap`].
+//! A figure that the system does not tell is `None`, never a guess. The heap figures are those of the allocator that the
+//! process really uses: jemalloc (feature `jemalloc`) or glibc. Of another global allocator they are unknown.
+//!
+//! Growth that looks like a leak need not be one: a cache that fills looks the same until it is full. Take a window
+//! longer than that, or look at the local tier's own bytes beside the heap.
 
 mod figures;
 mod growth;

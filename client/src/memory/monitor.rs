@@ -17,6 +17,8 @@ use super::status::{Status, Thresholds};
 /// Shortest and longest interval between samples.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(3600);
+/// Fewest samples that are kept unless told otherwise: an hour at the default interval.
+const DEFAULT_SAMPLES: usize = 360;
 /// Most samples that may be kept.
 const MAX_SAMPLES: usize = 100_000;
 
@@ -53,6 +55,18 @@ pub enum MonitorError {
     /// Too few or too many samples.
     #[error("{0} samples are to be kept, it must be from 3 to {MAX_SAMPLES}")]
     Samples(usize),
+    /// The samples that are kept do not reach back as far as the window: no leak would ever be suspected.
+    #[error(
+        "{samples} samples, one each {interval:?}, do not fill the window of {window:?}: keep more, or make it shorter"
+    )]
+    Window {
+        /// How many are to be kept.
+        samples: usize,
+        /// Time between them.
+        interval: Duration,
+        /// What they are to fill.
+        window: Duration,
+    },
     /// Thresholds are not in order.
     #[error("thresholds must be 0 < warning < critical and hysteresis below warning, not {0:?}")]
     Thresholds(Thresholds),
@@ -74,7 +88,8 @@ pub struct Builder {
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     interval: Duration,
-    samples: usize,
+    /// `None`: as many as the window needs, but no fewer than [`DEFAULT_SAMPLES`].
+    samples: Option<usize>,
     thresholds: Thresholds,
     heap_total: HeapTotal,
     window: Duration,
@@ -89,10 +104,11 @@ impl Builder {
         self
     }
 
-    /// How many samples are kept, 3 to 100,000; each takes about 500 bytes. Default 360.
+    /// How many samples are kept, 3 to 100,000 and enough for the window; each takes about 500 bytes. Default: those
+    /// of the window, but at least 360.
     #[must_use]
     pub fn samples(mut self, samples: usize) -> Self {
-        self.settings.samples = samples;
+        self.settings.samples = Some(samples);
         self
     }
 
@@ -144,16 +160,12 @@ impl Builder {
             ring: Mutex::new(Ring::default()),
             callbacks: Mutex::new(self.callbacks),
         });
-        shared.sample();
-        let (stop, stopped) = channel();
-        let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("tagcache-monitor".into())
-            .spawn(move || for_thread.run(&stopped))?;
-        Ok(MemoryMonitor {
+        let monitor = MemoryMonitor {
             shared,
-            running: Mutex::new(Some((stop, thread))),
-        })
+            running: Mutex::new(None),
+        };
+        monitor.start()?;
+        Ok(monitor)
     }
 }
 
@@ -164,12 +176,31 @@ impl fmt::Debug for Builder {
 }
 
 impl Settings {
+    /// How many samples are kept.
+    fn kept(&self) -> usize {
+        let enough = usize::try_from(self.samples_of_window()).unwrap_or(usize::MAX);
+        self.samples.unwrap_or(enough.max(DEFAULT_SAMPLES))
+    }
+
+    /// How many it takes to span the window: one at each of its ends, and one more for those that come late.
+    fn samples_of_window(&self) -> u128 {
+        self.window.as_nanos() / self.interval.as_nanos().max(1) + 2
+    }
+
     fn check(&self) -> Result<(), MonitorError> {
         if !INTERVALS.contains(&self.interval) {
             return Err(MonitorError::Interval(self.interval));
         }
-        if !(3..=MAX_SAMPLES).contains(&self.samples) {
-            return Err(MonitorError::Samples(self.samples));
+        let samples = self.kept();
+        if !(3..=MAX_SAMPLES).contains(&samples) {
+            return Err(MonitorError::Samples(samples));
+        }
+        if self.samples_of_window() > samples as u128 {
+            return Err(MonitorError::Window {
+                samples,
+                interval: self.interval,
+                window: self.window,
+            });
         }
         if !self.thresholds.valid() {
             return Err(MonitorError::Thresholds(self.thresholds));
@@ -182,6 +213,8 @@ impl Settings {
 }
 
 /// Watches the memory of a process and the figures of its cache; stops when dropped.
+///
+/// Its clock is the monotonic one: a system clock that is set moves no judgement.
 ///
 /// One sample a second costs less than a tenth of a percent of a core (`cargo bench -p tagcache-benches --bench
 /// monitor` measures it).
@@ -213,13 +246,34 @@ impl MemoryMonitor {
             callbacks: Vec::new(),
             settings: Settings {
                 interval: Duration::from_secs(10),
-                samples: 360,
+                samples: None,
                 thresholds: Thresholds::default(),
                 heap_total: HeapTotal::default(),
                 window: Duration::from_secs(600),
                 leak_rate: 1.0,
             },
         }
+    }
+
+    /// Goes on after [`Self::stop`]: takes a sample and starts the thread that takes the others. What was sampled
+    /// before is kept. Does nothing while it runs.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(&self) -> Result<(), MonitorError> {
+        let mut running = lock(&self.running);
+        if running.is_some() {
+            return Ok(());
+        }
+        let (stop, stopped) = channel();
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name("tagcache-monitor".into())
+            .spawn(move || shared.run(&stopped))?;
+        *running = Some((stop, thread));
+        drop(running);
+        self.shared.sample();
+        Ok(())
     }
 
     /// What is known as of the last sample. O(samples in the window).
@@ -326,7 +380,7 @@ impl Shared {
 
 impl Ring {
     fn push(&mut self, sample: &Arc<Sample>, settings: &Settings) -> (Snapshot, Vec<Event>) {
-        if self.samples.len() == settings.samples {
+        if self.samples.len() >= settings.kept() {
             self.samples.pop_front();
         }
         self.samples.push_back(Arc::clone(sample));

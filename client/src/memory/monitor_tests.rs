@@ -101,7 +101,7 @@ fn what_is_no_leak_is_not_suspected() {
 #[test]
 fn no_more_samples_are_kept_than_asked_for() {
     let mut settings = settings();
-    settings.samples = 5;
+    settings.samples = Some(5);
     let mut ring = Ring::default();
     for secs in 0..20 {
         let sample = Sample {
@@ -190,4 +190,73 @@ fn settings_out_of_range_are_refused() {
         hysteresis: 1.0,
     };
     assert!(refused(monitor().thresholds(upside_down)).contains("95"));
+}
+
+#[test]
+fn the_samples_that_are_kept_fill_the_window() {
+    let settings = |builder: Builder| builder.settings;
+    let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
+    let second = Duration::from_secs(1);
+    // Ten minutes of one a second are more than the default.
+    assert_eq!(settings(monitor().interval(second)).kept(), 602);
+    assert_eq!(settings(monitor()).kept(), 360);
+    let short = monitor().interval(second).samples(360).start();
+    assert!(short.unwrap_err().to_string().contains("360 samples"));
+    let enough = monitor().interval(second).samples(360).window(second * 300);
+    assert!(enough.start().is_ok());
+    let day = monitor()
+        .interval(Duration::from_millis(10))
+        .window(second * 86_400);
+    assert!(matches!(day.start(), Err(MonitorError::Samples(_))));
+    // A window shorter than the interval: for those who take samples themselves.
+    let seldom = monitor().interval(second * 3600).window(second * 60);
+    assert!(seldom.start().is_ok());
+}
+
+#[test]
+fn a_leak_is_found_at_one_sample_a_second_with_the_defaults() {
+    let settings = MemoryMonitor::builder(Script(vec![0], 0))
+        .interval(Duration::from_secs(1))
+        .settings;
+    // Up 3 MB a minute, with a saw of 40 MB on it.
+    let leak = (0..=700).map(|i| (i, 200 + i / 20 + i % 40));
+    assert_eq!(judge(&settings, leak).1, ["leak"]);
+    let none = (0..=700).map(|i| (i, 200 + i % 40));
+    assert!(judge(&settings, none).1.is_empty());
+}
+
+#[test]
+fn it_goes_on_after_a_stop() {
+    let monitor = MemoryMonitor::builder(Script(vec![100], 0))
+        .interval(Duration::from_millis(10))
+        .start()
+        .unwrap();
+    let (sent, samples) = mpsc::channel();
+    monitor.on_event(move |_| {
+        let _ = sent.send(());
+    });
+    for _ in 0..3 {
+        monitor.stop();
+        let kept = monitor.history().len();
+        while samples.try_recv().is_ok() {}
+        monitor.start().unwrap();
+        // While it runs another start does nothing, or two threads would sample.
+        monitor.start().unwrap();
+        for _ in 0..3 {
+            samples.recv_timeout(Duration::from_secs(30)).unwrap();
+        }
+        assert!(monitor.history().len() > kept);
+    }
+}
+
+#[test]
+fn a_monitor_that_is_dropped_ends_its_thread() {
+    let monitor = MemoryMonitor::builder(Script(vec![1], 0))
+        .interval(Duration::from_secs(3600))
+        .start()
+        .unwrap();
+    let shared = Arc::downgrade(&monitor.shared);
+    drop(monitor);
+    // The thread held the other half.
+    assert_eq!(shared.strong_count(), 0);
 }

@@ -152,8 +152,7 @@ impl ProcessSource {
         self
     }
 
-    /// Leaves the heap unknown: for applications whose global allocator is neither glibc's nor the jemalloc of the
-    /// feature `jemalloc`.
+    /// Leaves the heap unknown, and costs nothing for it.
     #[must_use]
     pub fn without_heap(mut self) -> Self {
         self.heap.read = Heap::default;

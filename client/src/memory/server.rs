@@ -190,20 +190,25 @@ pub enum Subject {
 #[derive(Clone, Debug)]
 pub struct ServerMemory {
     server: Server,
-    subject: Subject,
+    /// Where this process's memory is read from, if that is the subject.
+    process: Option<ProcessSource>,
 }
 
 impl ServerMemory {
     /// Watches this server.
     pub fn new(server: Server, subject: Subject) -> Self {
-        Self { server, subject }
+        let process = match subject {
+            Subject::Server => None,
+            Subject::Process => Some(ProcessSource::default().server(server.clone())),
+        };
+        Self { server, process }
     }
 }
 
 impl Source for ServerMemory {
     fn read(&mut self) -> Reading {
-        if self.subject == Subject::Process {
-            return ProcessSource::default().server(self.server.clone()).read();
+        if let Some(process) = &mut self.process {
+            return process.read();
         }
         let server = self.server.state();
         let memory = server

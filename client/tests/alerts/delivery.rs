@@ -1,5 +1,8 @@
+use std::io::Write as _;
+use std::time::Duration;
+
 use serde_json::json;
-use tagcache::alerts::{Alerts, Config};
+use tagcache::alerts::{Alerts, Config, Retries};
 use tagcache_tests::{DEADLINE, wait_until};
 
 use crate::receiver::Receiver;
@@ -182,4 +185,109 @@ fn channels_that_cannot_be_opened_are_told_at_the_start() {
         told.contains("environment variable NOWHERE is not set"),
         "{told}"
     );
+}
+
+/// Rules at work whose receivers are tried again after an hour only.
+fn patient(yaml: &str) -> Alerts {
+    Alerts::builder(Config::from_yaml(yaml).unwrap())
+        .retries(Retries {
+            attempts: 6,
+            first_pause: Duration::from_secs(3600),
+            longest_pause: Duration::from_secs(3600),
+        })
+        .start()
+        .unwrap()
+}
+
+#[test]
+fn at_the_end_what_waits_is_tried_once_more() {
+    let (a, b) = (Receiver::start(&[503, 200]), Receiver::start(&[503]));
+    let yaml = format!(
+        "channels:\n  a: {{type: webhook, url: '{}'}}\n  b: {{type: webhook, url: '{}'}}\nalerts:\n  - {{name: x, condition: memory.heapPercent > 85, severity: info, channels: [a, b], cooldown: 0s}}\n",
+        a.url, b.url
+    );
+    let alerts = patient(&yaml);
+    alerts.observe(&heap(99));
+    for channel in ["a", "b"] {
+        wait_until("it is in its pause", DEADLINE, || {
+            alerts.channels()[channel].retried == 1
+        });
+    }
+    // Waits behind the other.
+    alerts.observe(&heap(10));
+    alerts.stop();
+    let figures = alerts.channels();
+    assert_eq!((figures["a"].sent, figures["a"].failed), (2, 0));
+    assert_eq!((figures["b"].sent, figures["b"].failed), (0, 2));
+    let phases: Vec<_> = (0..3).map(|_| a.next().body["phase"].clone()).collect();
+    assert_eq!(phases, ["firing", "firing", "resolved"]);
+
+    // After the end nothing is taken any more, and a second end does nothing.
+    alerts.observe(&heap(99));
+    assert_eq!(alerts.channels()["a"].dropped, 1);
+    alerts.stop();
+    assert!(a.is_quiet());
+}
+
+#[test]
+fn no_more_messages_wait_than_the_queue_holds() {
+    // Connections are made, and never answered.
+    let stuck = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/", stuck.local_addr().unwrap());
+    let alerts = patient(&one_rule(&format!("{{type: webhook, url: '{url}'}}")));
+    for _ in 0..200 {
+        alerts.observe(&heap(99));
+        alerts.observe(&heap(10));
+    }
+    // 256 wait and one is on its way, if it was taken out of the queue already.
+    let dropped = alerts.channels()["it"].dropped;
+    assert!((143..=144).contains(&dropped), "{dropped}");
+    drop(stuck);
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let receiver = Receiver::start(&[307]);
+    let alerts = alerts(
+        &one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)),
+        &[],
+    );
+    alerts.observe(&heap(99));
+    wait_until("it is given up", DEADLINE, || {
+        alerts.channels()["it"].failed == 1
+    });
+    assert_eq!(
+        alerts.channels()["it"].last_error.as_deref(),
+        Some("status 307")
+    );
+}
+
+#[test]
+fn a_receiver_that_talks_nonsense_is_tried_again_and_its_url_not_told() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream
+                .unwrap()
+                .write_all(b"220 this is no HTTP, and no TLS\r\n");
+        }
+    });
+    for scheme in ["http", "https"] {
+        let url: &'static str =
+            Box::leak(format!("{scheme}://user:pass-word@{address}/secret-part").into_boxed_str());
+        let env: &'static [(&str, &str)] = Box::leak(Box::new([("URL", url)]));
+        let alerts = alerts(&one_rule("{type: slack, url: {env: URL}}"), env);
+        alerts.observe(&heap(99));
+        wait_until("it is given up", DEADLINE, || {
+            alerts.channels()["it"].failed == 1
+        });
+        let figures = &alerts.channels()["it"];
+        assert_eq!(figures.retried, 3, "{figures:?}");
+        let told = figures.last_error.as_deref().unwrap();
+        assert!(
+            !told.contains("secret-part") && !told.contains("pass-word"),
+            "{told}"
+        );
+    }
 }

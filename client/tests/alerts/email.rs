@@ -58,3 +58,30 @@ fn a_server_without_tls_gets_no_mail_that_was_to_be_encrypted() {
     });
     assert_eq!(alerts.channels()["it"].sent, 0);
 }
+
+#[test]
+fn a_subject_of_any_letters_is_one_header() {
+    let sink = Sink::start(0);
+    let yaml = format!(
+        "channels:\n  it: {{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}\nalerts:\n  - {{name: 'Speicher über 85 %: {}', condition: memory.heapPercent > 85, severity: info, channels: [it]}}\n",
+        sink.port,
+        "値".repeat(60)
+    );
+    let alerts = alerts(&yaml, &[]);
+    alerts.observe(&heap(91));
+    let mail = sink.next();
+    let (head, _) = mail.text.split_once("\n\n").unwrap();
+    assert!(head.is_ascii(), "{head}");
+    let names: Vec<_> = head
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        names.iter().filter(|name| **name == "Subject").count(),
+        1,
+        "{head}"
+    );
+    assert!(head.contains("Subject: [FIRING] info: "), "{head}");
+    assert!(head.contains("=?utf-8?b?"), "{head}");
+}

@@ -1,8 +1,11 @@
+use std::io::Write as _;
+use std::process::Stdio;
+
 use redis::cmd;
 use serde_json::json;
 use tagcache_tests::Server;
 
-use crate::run::{run, url};
+use crate::run::{ended, program, run, url};
 
 /// Three entries, one of them read twice.
 fn filled() -> Server {
@@ -115,6 +118,113 @@ fn exit_codes_say_what_is_wrong() {
 }
 
 #[test]
+fn a_key_may_be_any_bytes() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let server = Server::start();
+    let (key, tag) = (b"k\xff\n".as_slice(), b"t\xfe".as_slice());
+    cmd("CACHE.SET")
+        .arg(key)
+        .arg("value")
+        .arg("TAGS")
+        .arg(1)
+        .arg(tag)
+        .exec(&mut server.connection())
+        .unwrap();
+    let with = |command: &str, bytes: &[u8]| {
+        let bytes = std::ffi::OsStr::from_bytes(bytes);
+        let redis = url(&server);
+        ended(program().args([command, "--redis", &redis]).arg(bytes))
+    };
+    with("inspect", key).ok();
+    assert_eq!(with("invalidate", tag).ok().out, "1 entries are gone\n");
+    let gone = with("inspect", key);
+    assert_eq!(gone.code, 1);
+    assert!(!gone.err.contains("\n:"), "{}", gone.err);
+}
+
+#[test]
+fn stats_tells_the_versions() {
+    let server = filled();
+    let json = run(&["stats", "--json", "--redis", &url(&server)])
+        .ok()
+        .json();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(json["module"], version);
+    let text = squeezed(&run(&["stats", "--redis", &url(&server)]).ok().out);
+    assert!(text.contains(&format!("\nmodule {version}\n")), "{text}");
+    assert_eq!(
+        run(&["--version"]).ok().out,
+        format!("tagcache {version}\n")
+    );
+}
+
+#[test]
+fn as_many_tags_and_keys_as_may_be_asked_for_are_listed() {
+    let server = filled();
+    for command in ["tags", "top"] {
+        run(&[command, "-n", "10000", "--redis", &url(&server)]).ok();
+        assert_eq!(
+            run(&[command, "-n", "10001", "--redis", &url(&server)]).code,
+            2
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let server = filled();
+    let redis = url(&server);
+    for args in [
+        vec!["watch", "--interval", "1ms", "--redis", &redis],
+        vec!["watch", "--interval", "1ms", "--json", "--redis", &redis],
+        vec!["completions", "bash"],
+    ] {
+        let mut child = program()
+            .args(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // As `head` does.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_is_a_failure() {
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for args in [["completions", "zsh"], ["alerts", "metrics"]] {
+        let ended = ended(program().args(args).stdout(full()));
+        assert_eq!(ended.code, 1, "{args:?}");
+        assert!(ended.err.starts_with("tagcache: "), "{}", ended.err);
+    }
+    // Nobody can be told, which is no reason to break off.
+    let status = program()
+        .args(["stats", "--redis", "redis://127.0.0.1:1/"])
+        .stderr(full())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(3));
+}
+
+#[test]
+fn the_server_that_does_not_answer_is_named() {
+    let away = run(&["stats", "--redis", "redis://user:s3cr3t@127.0.0.1:1/"]);
+    assert!(away.err.contains("127.0.0.1:1"), "{}", away.err);
+    assert!(!away.err.contains("s3cr3t"), "{}", away.err);
+    let watched = run(&["watch", "-n", "1", "--redis", "redis://127.0.0.1:1/"]);
+    assert_eq!(watched.code, 3);
+    assert!(watched.out.contains("Disconnected:"), "{}", watched.out);
+}
+
+#[test]
 fn watch_shows_as_many_looks_as_asked_for() {
     let server = filled();
     let args = [
@@ -176,4 +286,13 @@ fn help_and_completions_name_every_command() {
         assert!(bash.contains(command), "{command}");
     }
     assert!(help.contains("Exit codes: 0 done"), "{help}");
+    let mut checked = std::process::Command::new("bash")
+        .arg("-n")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut script = checked.stdin.take().unwrap();
+    script.write_all(bash.as_bytes()).unwrap();
+    drop(script);
+    assert!(checked.wait().unwrap().success());
 }

@@ -2,7 +2,7 @@ use serde_json::Value;
 use tagcache::memory::Server as Watched;
 use tagcache_tests::{DEADLINE, Server, free_port, module_path, wait_until};
 
-use crate::run::{Running, get, run, url};
+use crate::run::{Running, get, kill, run, url};
 
 const TOKEN: &str = "a-token-for-the-program";
 
@@ -117,6 +117,122 @@ fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
     assert!(up.end("-INT").success());
     assert_eq!(run(&["stats", "--redis", &redis]).code, 3);
     assert!(!directory.exists());
+}
+
+/// `up` with nothing else, and its server's process number.
+fn up_and_its_server() -> (Running, u32) {
+    let module = module_path().canonicalize().unwrap();
+    let args = [
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--module",
+        module.to_str().unwrap(),
+    ];
+    let up = Running::start(&args);
+    let client = redis::Client::open(up.text("redis")).unwrap();
+    let info: redis::InfoDict = redis::cmd("INFO")
+        .arg("server")
+        .query(&mut client.get_connection().unwrap())
+        .unwrap();
+    let process = info.get("process_id").unwrap();
+    (up, process)
+}
+
+#[test]
+fn up_ends_when_its_server_does() {
+    let (up, server) = up_and_its_server();
+    let directory = std::path::PathBuf::from(up.text("directory"));
+    kill("-KILL", server);
+    assert_eq!(up.ends().code(), Some(3));
+    assert!(!directory.exists());
+}
+
+#[test]
+fn up_that_is_killed_takes_its_server_along() {
+    let (up, _) = up_and_its_server();
+    let directory = std::path::PathBuf::from(up.text("directory"));
+    let redis = up.text("redis").to_owned();
+    up.end("-KILL");
+    wait_until("the server is gone", DEADLINE, || {
+        run(&["stats", "--redis", &redis]).code == 3 && !directory.exists()
+    });
+}
+
+#[test]
+fn two_at_once_do_not_get_in_each_others_way() {
+    let ((a, first), (b, second)) = (up_and_its_server(), up_and_its_server());
+    assert_ne!(first, second);
+    assert_ne!(a.id(), b.id());
+    assert_eq!(run(&["stats", "--redis", a.text("redis")]).code, 0);
+    assert!(a.end("-INT").success());
+    assert_eq!(run(&["stats", "--redis", b.text("redis")]).code, 0);
+    assert!(b.end("-HUP").success());
+}
+
+#[test]
+fn an_instance_keeps_its_name_over_a_restart() {
+    let server = Server::start();
+    let redis = url(&server);
+    let listen = format!("127.0.0.1:{}", free_port());
+    let serve = [
+        "serve",
+        "--redis",
+        &redis,
+        "--listen",
+        &listen,
+        "--insecure-no-auth",
+    ];
+    let first = Running::start(&serve);
+    let name = first.text("instance").to_owned();
+    assert!(first.end("-TERM").success());
+    assert!(
+        name.ends_with(listen.trim_start_matches("127.0.0.1")),
+        "{name}"
+    );
+    assert_eq!(Running::start(&serve).text("instance"), name);
+}
+
+#[test]
+fn an_alarm_of_the_last_moment_is_delivered() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let hook = receiver.local_addr().unwrap();
+    let rules = dir.path().join("rules.yaml");
+    std::fs::write(
+        &rules,
+        format!("channels: {{hook: {{type: webhook, url: 'http://{hook}/'}}}}\nalerts: [{{name: Any, condition: memory.heapUsed > 0, severity: info, channels: [hook]}}]"),
+    )
+    .unwrap();
+    let redis = url(&server);
+    let serving = Running::start(&[
+        "serve",
+        "--redis",
+        &redis,
+        "--listen",
+        "127.0.0.1:0",
+        "--insecure-no-auth",
+        "--interval",
+        "50ms",
+        "--alerts",
+        rules.to_str().unwrap(),
+    ]);
+    // The message is on its way, and not answered yet, when the program is told to end.
+    let (mut stream, _) = receiver.accept().unwrap();
+    kill("-TERM", serving.id());
+    // It must not end before the answer: no answer may come from a program that is gone.
+    let answered = std::thread::spawn(move || {
+        let mut head = [0; 1024];
+        let _ = std::io::Read::read(&mut stream, &mut head).unwrap();
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        // The client closes the connection in order, or reuses it; it does not break it off.
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut rest)
+    });
+    assert!(serving.ends().success());
+    assert!(answered.join().unwrap().is_ok());
 }
 
 #[test]

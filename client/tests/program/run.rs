@@ -14,6 +14,14 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    fn of(output: &std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|e| panic!("{e}: {}\n{}", self.out, self.err))
@@ -46,12 +54,7 @@ pub(crate) fn run(args: &[&str]) -> Ended {
 }
 
 pub(crate) fn ended(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
-    Ended {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ended::of(&command.output().unwrap())
 }
 
 pub(crate) fn url(server: &Server) -> String {
@@ -112,17 +115,24 @@ impl Running {
     }
 
     /// Sends a signal and waits for the end.
-    pub(crate) fn end(mut self, signal: &str) -> ExitStatus {
-        let sent = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
-            .status();
-        assert!(sent.unwrap().success());
+    pub(crate) fn end(self, signal: &str) -> ExitStatus {
+        kill(signal, self.child.id());
+        self.ends()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn ends(mut self) -> ExitStatus {
         let mut status = None;
         wait_until("it ends", DEADLINE, || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
         status.unwrap()
+    }
+
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -136,6 +146,28 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Sends a signal to a process that this test started.
+pub(crate) fn kill(signal: &str, process: u32) {
+    let sent = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// Runs the program, sends it the signal once `now` says so, and waits for its end.
+pub(crate) fn interrupted(args: &[&str], signal: &str, mut now: impl FnMut() -> bool) -> Ended {
+    let child = program()
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("it is under way", DEADLINE, &mut now);
+    kill(signal, child.id());
+    let output = child.wait_with_output().unwrap();
+    Ended::of(&output)
 }
 
 /// Status and body of a GET.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use ureq::Agent;
+use ureq::http::{HeaderName, HeaderValue};
 
 use super::{Channel, Failure, TIMEOUT};
 use crate::alerts::message::{Message, Phase};
@@ -23,14 +24,34 @@ pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
     }
 }
 
+/// The headers, if they can be sent.
+pub(super) fn check_headers(
+    headers: Vec<(String, Secret)>,
+) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let header = |(name, value): (String, Secret)| {
+        let wrong = |what: &str| format!("header `{name}`: {what}");
+        let checked = name
+            .parse()
+            .map_err(|_| wrong("this is no header's name"))?;
+        // The value may be a secret.
+        let mut value: HeaderValue = value
+            .expose()
+            .parse()
+            .map_err(|_| wrong("the value has characters that no header may have"))?;
+        value.set_sensitive(true);
+        Ok((checked, value))
+    };
+    headers.into_iter().map(header).collect()
+}
+
 struct Post {
     agent: Agent,
     url: Secret,
-    headers: Vec<(String, Secret)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Post {
-    fn new(url: Secret, headers: Vec<(String, Secret)>) -> Self {
+    fn new(url: Secret, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             // A redirect would carry secret headers to a place that nobody configured.
@@ -51,7 +72,7 @@ impl Post {
             .post(self.url.expose())
             .content_type("application/json");
         for (name, value) in &self.headers {
-            request = request.header(name, value.expose());
+            request = request.header(name, value);
         }
         let response = request
             .send(body.to_string())
@@ -75,7 +96,7 @@ impl Post {
 pub(super) struct Webhook(Post);
 
 impl Webhook {
-    pub(super) fn new(url: Secret, headers: Vec<(String, Secret)>) -> Self {
+    pub(super) fn new(url: Secret, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self(Post::new(url, headers))
     }
 }
@@ -157,11 +178,17 @@ impl Pagerduty {
     }
 }
 
+/// The API takes at most 255 characters. The rule's name, which tells one rule's incidents from another's, is the end.
+fn dedup_key(key: &str) -> String {
+    let more = key.chars().count().saturating_sub(255);
+    key.chars().skip(more).collect()
+}
+
 impl Channel for Pagerduty {
     fn send(&self, message: &Message) -> Result<(), Failure> {
         let mut body = json!({
             "routing_key": self.routing_key.expose(),
-            "dedup_key": message.key,
+            "dedup_key": dedup_key(&message.key),
             "event_action": match message.phase {
                 Phase::Firing => "trigger",
                 Phase::Resolved => "resolve",
@@ -183,5 +210,19 @@ impl Channel for Pagerduty {
             });
         }
         self.post.send(&body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incident_has_a_key_that_the_api_takes() {
+        assert_eq!(dedup_key("web-1/High Memory"), "web-1/High Memory");
+        let long = format!("{}/High Memory", "é".repeat(300));
+        let key = dedup_key(&long);
+        assert_eq!(key.chars().count(), 255);
+        assert!(key.ends_with("é/High Memory"));
     }
 }

@@ -13,7 +13,7 @@ use super::message::Message;
 use super::secret::{Place, Secret};
 
 /// How long one attempt may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a message did not arrive.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,10 +117,20 @@ impl ChannelSpec {
         }
         match yaml.kind {
             Kind::Log => Ok(Self::Log),
-            Kind::Webhook => Ok(Self::Webhook {
-                url: yaml.url.ok_or("needs `url`")?,
-                headers: yaml.headers,
-            }),
+            Kind::Webhook => {
+                for name in ["authorization", "proxy-authorization", "cookie"] {
+                    let literal = yaml.headers.iter().find(|(header, place)| {
+                        header.eq_ignore_ascii_case(name) && matches!(place, Place::Value(_))
+                    });
+                    if let Some((header, place)) = literal {
+                        secret(header, Some(place.clone()))?;
+                    }
+                }
+                Ok(Self::Webhook {
+                    url: yaml.url.ok_or("needs `url`")?,
+                    headers: yaml.headers,
+                })
+            }
             Kind::Slack => Ok(Self::Slack {
                 url: secret("url", yaml.url)?,
             }),
@@ -202,7 +212,10 @@ impl ChannelSpec {
                     .iter()
                     .map(|(name, place)| Ok((name.clone(), place.read(env)?)))
                     .collect::<Result<Vec<(String, Secret)>, String>>()?;
-                Box::new(http::Webhook::new(url(place)?, headers))
+                Box::new(http::Webhook::new(
+                    url(place)?,
+                    http::check_headers(headers)?,
+                ))
             }
             Self::Slack { url: place } => Box::new(http::Slack::new(url(place)?)),
             Self::Pagerduty {
@@ -299,7 +312,9 @@ struct Log;
 impl Channel for Log {
     fn send(&self, message: &Message) -> Result<(), Failure> {
         use std::io::Write as _;
-        let line = format!("{} {}\n", message.at, message.summary());
+        // One message is one line, whatever the instance is called.
+        let summary = message.summary().replace(char::is_control, " ");
+        let line = format!("{} {summary}\n", message.at);
         std::io::stderr()
             .write_all(line.as_bytes())
             .map_err(|error| Failure::Refused(error.to_string()))
@@ -339,10 +354,30 @@ mod tests {
     fn secrets_stand_in_no_file_and_travel_in_no_clear_text() {
         assert!(refused("{type: slack, url: 'https://hooks/x'}").contains("is a secret"));
         assert!(refused("{type: pagerduty, routing_key: abc}").contains("is a secret"));
+        let hook =
+            |headers: &str| format!("{{type: webhook, url: 'http://h/', headers: {headers}}}");
+        assert!(refused(&hook("{authorization: Bearer abc}")).contains("is a secret"));
+        assert!(check(&hook("{X-Team: cache}")).is_ok());
         let email =
             "type: email, from: a@b.c, to: [d@e.f], tls: none, username: u, password: {env: P}";
         assert!(refused(&format!("{{{email}, host: mail.example.org}}")).contains("in the clear"));
         assert!(check(&format!("{{{email}, host: 127.0.0.1}}")).is_ok());
+    }
+
+    #[test]
+    fn headers_that_cannot_be_sent_are_told_at_the_start() {
+        let open = |headers: &str| {
+            let yaml = format!("{{type: webhook, url: 'http://h/', headers: {headers}}}");
+            let env = |name: &str| Some(format!("s3cr3t\n{name}"));
+            check(&yaml).unwrap().open(&env).err()
+        };
+        assert_eq!(open("{X-Key: v}"), None);
+        assert!(open("{X Key: v}").unwrap().contains("`X Key`"));
+        let value = open("{X-Key: {env: K}}").unwrap();
+        assert!(
+            value.contains("`X-Key`") && !value.contains("s3cr3t"),
+            "{value}"
+        );
     }
 
     #[test]

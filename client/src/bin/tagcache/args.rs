@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,9 +90,10 @@ pub(crate) struct Endpoint {
     /// Alert rules (YAML).
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,
-    /// What this instance is called.
-    #[arg(long, default_value_t = process_name())]
-    pub(crate) instance: String,
+    /// What this instance is called, in the fleet and in alerts. Default: the machine's name and the port, which stay
+    /// the same over a restart.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
     /// Time between samples.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) interval: Duration,
@@ -104,6 +106,16 @@ impl Endpoint {
     /// Where it is to listen.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen.unwrap_or(DEFAULT_LISTEN)
+    }
+
+    /// What the instance that listens on this port is called.
+    pub(crate) fn instance(&self, port: u16) -> String {
+        self.instance.clone().unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host = host.trim();
+            let host = if host.is_empty() { "tagcache" } else { host };
+            format!("{host}:{port}")
+        })
     }
 }
 
@@ -159,7 +171,7 @@ pub(crate) struct Tags {
     #[arg(long, value_enum, default_value_t = By::Bytes)]
     pub(crate) by: By,
     /// How many.
-    #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) count: u32,
 }
 
@@ -174,7 +186,7 @@ pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) at: At,
     /// The entry's key.
-    pub(crate) key: String,
+    pub(crate) key: OsString,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,7 +195,7 @@ pub(crate) struct Invalidate {
     pub(crate) at: At,
     /// The tags.
     #[arg(required = true)]
-    pub(crate) tags: Vec<String>,
+    pub(crate) tags: Vec<OsString>,
     /// Entries turn stale instead of gone, as long as their grace lets them.
     #[arg(long)]
     pub(crate) soft: bool,
@@ -260,7 +272,7 @@ pub(crate) struct Work {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) value_bytes: u32,
     /// Growth above this is a leak, in MB a minute.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = rate)]
     pub(crate) leak_rate: f64,
 }
 
@@ -312,19 +324,18 @@ pub(crate) enum AlertsCommand {
     Metrics,
 }
 
-pub(crate) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(
-        shell,
-        &mut Args::command(),
-        "tagcache",
-        &mut std::io::stdout(),
-    );
+/// A rate that growth can be held against.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if rate.is_finite() && rate > 0.0 {
+        Ok(rate)
+    } else {
+        Err("it must be above 0".into())
+    }
 }
 
-/// The machine's name and this process: unique in a fleet.
-fn process_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    let host = if host.is_empty() { "tagcache" } else { host };
-    format!("{host}-{}", std::process::id())
+pub(crate) fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "tagcache", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }

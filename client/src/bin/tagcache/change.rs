@@ -1,12 +1,13 @@
 //! Commands that drop entries.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
+use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::json;
 
 use crate::args::{Flush, Invalidate};
 use crate::connect::server;
-use crate::output::{Failure, show};
+use crate::output::{Failure, note, show};
 
 pub(crate) fn invalidate(args: &Invalidate, json: bool) -> Result<(), Failure> {
     let command = if args.soft {
@@ -14,7 +15,7 @@ pub(crate) fn invalidate(args: &Invalidate, json: bool) -> Result<(), Failure> {
     } else {
         "CACHE.INVALIDATE"
     };
-    let tags: Vec<&[u8]> = args.tags.iter().map(String::as_bytes).collect();
+    let tags: Vec<&[u8]> = args.tags.iter().map(|tag| tag.as_bytes()).collect();
     let dropped: u64 = server(&args.at)?.command(command, &tags)?;
     let done = if args.soft { "are stale" } else { "are gone" };
     show(json, &json!({"invalidated": dropped}), || {
@@ -31,8 +32,7 @@ pub(crate) fn flush(args: &Flush, json: bool) -> Result<(), Failure> {
                 "would drop {entries} entries: say --yes where nobody can be asked"
             )));
         }
-        eprint!("Drop all {entries} entries? [y/N] ");
-        std::io::stderr().flush()?;
+        note(&format!("Drop all {entries} entries? [y/N] "));
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -1,43 +1,63 @@
 //! Monitor, alerts and endpoint, put together and served until a signal ends it.
 
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tagcache::alerts::{Alerts, Config};
 use tagcache::http::{Admin, Auth, Fleet};
 use tagcache::memory::{Event, MemoryMonitor, Server, ServerMemory, Subject};
-use tokio::net::TcpListener;
 
 use crate::args::{Endpoint, Memory};
 use crate::output::Failure;
 
-/// Everything but the listener.
-pub(crate) fn build(endpoint: &Endpoint, server: &Server, auth: Auth) -> Result<Admin, Failure> {
+/// How often it is looked whether it is over.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long requests that are being answered may take at the end.
+const END: Duration = Duration::from_secs(6);
+
+/// Everything that is to be served, and where.
+pub(crate) struct Built {
+    listener: TcpListener,
+    admin: Admin,
+    alerts: Option<Arc<Alerts>>,
+    /// What this instance is called.
+    pub(crate) instance: String,
+}
+
+impl Built {
+    /// Where the dashboard is.
+    pub(crate) fn url(&self) -> std::io::Result<String> {
+        Ok(format!("http://{}/", self.listener.local_addr()?))
+    }
+}
+
+pub(crate) fn build(
+    endpoint: &Endpoint,
+    listener: TcpListener,
+    server: &Server,
+    auth: Auth,
+) -> Result<Built, Failure> {
+    let instance = endpoint.instance(listener.local_addr()?.port());
     let subject = match endpoint.memory {
         Memory::Server => Subject::Server,
         Memory::Process => Subject::Process,
     };
+    let alerts = endpoint
+        .alerts
+        .as_deref()
+        .map(|file| alerts(file, &instance))
+        .transpose()?;
     let source = ServerMemory::new(server.clone(), subject);
     let monitor = MemoryMonitor::builder(source)
         .interval(endpoint.interval)
-        // An hour at the default interval.
-        .samples(720)
         .start()
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let monitor = Arc::new(monitor);
     let mut admin = Admin::builder(Arc::clone(&monitor), auth)
-        .instance(&endpoint.instance)
+        .instance(&instance)
         .server(server.clone());
-    if let Some(file) = &endpoint.alerts {
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Failure::Rules(format!("{}: {error}", file.display())))?;
-        let in_file = |error: tagcache::alerts::ConfigError| Failure::rules(file, &error);
-        let config = Config::from_yaml(&text).map_err(in_file)?;
-        let alerts = Alerts::builder(config)
-            .instance(&endpoint.instance)
-            .start()
-            .map_err(in_file)?;
-        let alerts = Arc::new(alerts);
+    if let Some(alerts) = alerts.clone() {
         admin = admin.alerts(Arc::clone(&alerts));
         monitor.on_event(move |event| {
             if let Event::Sample(snapshot) = event {
@@ -45,78 +65,86 @@ pub(crate) fn build(endpoint: &Endpoint, server: &Server, auth: Auth) -> Result<
             }
         });
     }
-    Fleet::join(&monitor, server.clone(), &endpoint.instance);
-    Ok(admin.build())
+    Fleet::join(&monitor, server.clone(), &instance);
+    Ok(Built {
+        listener,
+        admin: admin.build(),
+        alerts,
+        instance,
+    })
 }
 
-/// Serves until Ctrl-C or SIGTERM.
-///
-/// `ended` is set where a signal came before this was called.
+fn alerts(file: &std::path::Path, instance: &str) -> Result<Arc<Alerts>, Failure> {
+    let config = rules(file)?.map_err(|error| Failure::rules(file, &error))?;
+    let alerts = Alerts::builder(config).instance(instance).start();
+    Ok(Arc::new(
+        alerts.map_err(|error| Failure::rules(file, &error))?,
+    ))
+}
+
+/// Reads a rules file; what is wrong with the rules is the inner error.
+pub(crate) fn rules(
+    file: &std::path::Path,
+) -> Result<Result<Config, tagcache::alerts::ConfigError>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Rules(format!("{}: {error}", file.display())))?;
+    Ok(Config::from_yaml(&text))
+}
+
+/// Serves until `over` says that, and how, it ends. Then the messages that alerts have still to deliver go out.
 pub(crate) fn serve(
-    listener: std::net::TcpListener,
-    admin: Admin,
-    ended: &AtomicBool,
+    built: Built,
+    mut over: impl FnMut() -> Option<Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    listener.set_nonblocking(true)?;
-    let served = runtime.block_on(async {
-        let listener = TcpListener::from_std(listener)?;
-        let mut end = Box::pin(signalled(ended));
-        // A stream goes on for ever: at the end it is cut, not waited for.
+    built.listener.set_nonblocking(true)?;
+    let outcome = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(built.listener)?;
+        let end = async {
+            loop {
+                if let Some(outcome) = over() {
+                    return outcome;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let (leave, left) = tokio::sync::oneshot::channel::<()>();
+        let leaving = async {
+            let _ = left.await;
+        };
+        let mut serving = std::pin::pin!(tagcache::http::serve(listener, built.admin, leaving));
         tokio::select! {
-            served = tagcache::http::serve(listener, admin, std::future::pending()) => served,
-            () = &mut end => Ok(()),
+            served = &mut serving => served.map_err(|error| Failure::Usage(error.to_string())),
+            outcome = end => {
+                drop(leave);
+                let _ = tokio::time::timeout(END, serving).await;
+                outcome
+            }
         }
     });
-    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
-    served.map_err(|error| Failure::Usage(error.to_string()))
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(alerts) = built.alerts {
+        alerts.stop();
+    }
+    outcome
 }
 
 /// Binds first: an address that is taken is told before anything is started.
-pub(crate) fn bind(endpoint: &Endpoint) -> Result<std::net::TcpListener, Failure> {
+pub(crate) fn bind(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
     let address = endpoint.address();
-    std::net::TcpListener::bind(address)
+    TcpListener::bind(address)
         .map_err(|error| Failure::Usage(format!("--listen {address}: {error}")))
 }
 
 /// As `bind`, but where no address was named and the default one is taken, on a free port.
-pub(crate) fn bind_anywhere(endpoint: &Endpoint) -> Result<std::net::TcpListener, Failure> {
+pub(crate) fn bind_anywhere(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
     bind(endpoint).or_else(|failure| {
         if endpoint.listen.is_some() {
             return Err(failure);
         }
-        Ok(std::net::TcpListener::bind((endpoint.address().ip(), 0))?)
+        Ok(TcpListener::bind((endpoint.address().ip(), 0))?)
     })
-}
-
-async fn signalled(ended: &AtomicBool) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut signals = Vec::new();
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
-        // Without a handler a signal ends the process as it always does.
-        if let Ok(signal) = signal(kind) {
-            signals.push(signal);
-        }
-    }
-    if ended.load(Ordering::Relaxed) {
-        return;
-    }
-    std::future::poll_fn(|context| {
-        if signals
-            .iter_mut()
-            .any(|signal| signal.poll_recv(context).is_ready())
-        {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
 }

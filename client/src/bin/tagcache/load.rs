@@ -1,6 +1,8 @@
 //! `tagcache load-test`: the guide's, against the endpoint, or entries against a server.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -11,7 +13,7 @@ use crate::args::LoadTest;
 use crate::output::{Failure, show};
 use crate::text::{maybe_bytes, ms, percent};
 use crate::traffic::{Traffic, Until, histogram};
-use crate::{connect, token};
+use crate::{connect, signals, token};
 
 /// Different keys and bytes a value when a server is loaded.
 const KEYS: u32 = 10_000;
@@ -30,32 +32,35 @@ fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
     let token = args.token_file.as_deref().map(token::read).transpose()?;
     let client = Client::new(&args.url, token);
     let before = client.stats()?;
+    let ended = signals::ended_or_killed()?;
     let bar = bar(args.iterations, json);
     let mut latencies = histogram();
-    let mut refused = 0;
+    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
     let mut done = 0;
     let start = Instant::now();
-    while done < args.iterations {
+    while done < args.iterations && !ended.load(Ordering::Relaxed) {
         let batch = u64::from(args.concurrency).min(args.iterations - done);
         let answers = client.batch(batch);
         done += batch;
         bar.inc(batch);
         for (took, answer) in &answers {
-            latencies.saturating_record(took.as_micros() as u64);
-            refused += u64::from(answer.is_err());
+            match answer {
+                Ok(_) => latencies.saturating_record(took.as_micros() as u64),
+                // How fast something is refused is no latency of the answer.
+                Err(why) => *failures.entry(why.clone()).or_default() += 1,
+            }
         }
-        if !json && let Some((_, Ok(stats))) = answers.first() {
-            bar.suspend(|| {
-                let (percent, status) = (
+        if !json && let Some((_, first)) = answers.first() {
+            let line = match first {
+                Ok(stats) => format!(
+                    "Heap: {} | Status: {}",
                     text(&stats["memory"]["heapPercent"]),
-                    text(&stats["status"]),
-                );
-                let line = format!(
-                    "[{done}/{}] Heap: {percent} | Status: {status}\n",
-                    args.iterations
-                );
-                let _ = std::io::stdout().write_all(line.as_bytes());
-            });
+                    text(&stats["status"])
+                ),
+                Err(why) => format!("failed: {why}"),
+            };
+            let line = format!("[{done}/{}] {line}\n", args.iterations);
+            bar.suspend(|| std::io::stdout().write_all(line.as_bytes()))?;
         }
         if done < args.iterations {
             std::thread::sleep(args.pause);
@@ -63,11 +68,14 @@ fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     let took = start.elapsed();
-    let after = client.stats()?;
+    // Null where it does not answer any more.
+    let after = client.stats().unwrap_or_default();
+    let failed: u64 = failures.values().sum();
     let value = json!({
-        "target": args.url,
-        "requests": args.iterations,
-        "failed": refused,
+        "target": client.shown,
+        "requests": done,
+        "failed": failed,
+        "failures": failures,
         "seconds": took.as_secs_f64(),
         "latencyMs": latency_json(&latencies),
         "heapBefore": before["raw"]["memory"]["heapUsed"],
@@ -83,21 +91,30 @@ fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
             )
         };
         format!(
-            "Load test complete: {} requests in {:.2} s, {refused} failed\nlatency  {}\nheap     before {}, after {}\n",
-            args.iterations,
+            "Load test {}: {done} requests in {:.2} s, {failed} failed\nlatency  {}\nheap     before {}, after {}\n",
+            complete(done, args.iterations),
             took.as_secs_f64(),
             latency_text(&latencies),
             memory(&before),
             memory(&after)
         )
     })?;
-    if refused > 0 {
+    if failed > 0 {
+        let kind = |(why, n): (&String, &u64)| format!("\n{n} × {why}");
+        let kinds: String = failures.iter().map(kind).collect();
         return Err(Failure::Because(format!(
-            "{refused} of {} requests failed",
-            args.iterations
+            "{failed} of {done} requests failed{kinds}"
         )));
     }
     Ok(())
+}
+
+fn complete(done: u64, asked: u64) -> &'static str {
+    if done < asked {
+        "ended early"
+    } else {
+        "complete"
+    }
 }
 
 fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
@@ -110,16 +127,20 @@ fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
         value_bytes: VALUE_BYTES,
         until: Until::Reads(args.iterations),
     };
+    let ended = signals::ended_or_killed()?;
     let running = traffic.start()?;
     let bar = bar(args.iterations, json);
     while !running.is_over() {
+        if ended.load(Ordering::Relaxed) {
+            running.progress.stop();
+        }
         bar.set_position(running.progress.reads().min(args.iterations));
         std::thread::sleep(Duration::from_millis(20));
     }
     bar.finish_and_clear();
-    // While its entries are still there.
-    let during = watched.figures()?;
-    let outcome = running.outcome()?;
+    // While its entries are still there. Unknown where the server is gone.
+    let during = watched.figures().unwrap_or_default();
+    let mut outcome = running.outcome();
     let value = json!({
         "target": "server",
         "reads": outcome.reads,
@@ -132,7 +153,8 @@ fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
     });
     show(json, &value, || {
         format!(
-            "Load test complete: {} reads in {:.2} s ({:.0} a second), {} invalidations\nlatency   {}\nhit rate  {}\nmemory    before {}, after {}\n",
+            "Load test {}: {} reads in {:.2} s ({:.0} a second), {} invalidations\nlatency   {}\nhit rate  {}\nmemory    before {}, after {}\n",
+            complete(outcome.reads, args.iterations),
             outcome.reads,
             outcome.took.as_secs_f64(),
             outcome.reads as f64 / outcome.took.as_secs_f64(),
@@ -142,13 +164,16 @@ fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
             maybe_bytes(before.used_memory),
             maybe_bytes(during.used_memory)
         )
-    })
+    })?;
+    outcome.failed.take().map_or(Ok(()), Err)
 }
 
 /// A client of an admin endpoint.
 pub(crate) struct Client {
     agent: ureq::Agent,
     url: String,
+    /// The URL without a password that may stand in it.
+    shown: String,
     token: Option<String>,
 }
 
@@ -162,17 +187,18 @@ impl Client {
         Self {
             agent: config.into(),
             url: url.trim_end_matches('/').to_owned(),
+            shown: without_login(url),
             token,
         }
     }
 
     /// Status and body.
-    pub(crate) fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String), String> {
         let mut request = self.agent.get(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let failed = |error: ureq::Error| Failure::Server(format!("{}: {error}", self.url));
+        let failed = |error: ureq::Error| error.to_string().replace(&self.url, &self.shown);
         let mut response = request.call().map_err(failed)?;
         let status = response.status().as_u16();
         Ok((
@@ -181,28 +207,26 @@ impl Client {
         ))
     }
 
-    pub(crate) fn stats(&self) -> Result<Value, Failure> {
+    fn stats(&self) -> Result<Value, Failure> {
+        self.memory_stats()
+            .map_err(|why| Failure::Server(format!("{}: {why}", self.shown)))
+    }
+
+    fn memory_stats(&self) -> Result<Value, String> {
         let (status, body) = self.get("/api/admin/memory-stats")?;
-        if status != 200 {
-            let hint = if status == 401 {
-                "; --token-file names the token"
-            } else {
-                ""
-            };
-            return Err(Failure::Server(format!(
-                "{}: status {status}{hint}",
-                self.url
-            )));
+        match status {
+            200 => serde_json::from_str(&body).map_err(|error| error.to_string()),
+            401 => Err("status 401; --token-file names the token".into()),
+            429 => Err("status 429: more requests a minute than the endpoint allows".into()),
+            _ => Err(format!("status {status}")),
         }
-        serde_json::from_str(&body)
-            .map_err(|error| Failure::Server(format!("{}: {error}", self.url)))
     }
 
     /// So many at once, in the order in which they were sent.
-    fn batch(&self, n: u64) -> Vec<(Duration, Result<Value, Failure>)> {
+    fn batch(&self, n: u64) -> Vec<(Duration, Result<Value, String>)> {
         let one = || {
             let start = Instant::now();
-            let answer = self.stats();
+            let answer = self.memory_stats();
             (start.elapsed(), answer)
         };
         std::thread::scope(|scope| {
@@ -211,6 +235,18 @@ impl Client {
             joined.collect()
         })
     }
+}
+
+/// `http://user:password@host/` as `http://host/`.
+fn without_login(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{}", &rest[authority.len()..])
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 fn bar(length: u64, json: bool) -> ProgressBar {

@@ -1,10 +1,11 @@
 //! Commands that only look.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
 
 use redis::Value as Reply;
 use serde_json::{Value, json};
-use tagcache::memory::ServerFigures;
+use tagcache::memory::{Server, ServerFigures};
 
 use crate::args::{At, By, Inspect, Tags, Top};
 use crate::connect::server;
@@ -12,8 +13,18 @@ use crate::output::{Failure, show};
 use crate::text::{self, bytes, maybe_bytes, name, table};
 
 pub(crate) fn stats(at: &At, json: bool) -> Result<(), Failure> {
-    let figures = server(at)?.figures()?;
-    show(json, &json!(figures), || stats_text(&figures))?;
+    let server = server(at)?;
+    let figures = server.figures()?;
+    let module = module_version(&server);
+    let mut value = json!(figures);
+    value["module"] = json!(module);
+    show(json, &value, || {
+        let mut rows = rows(&figures);
+        let module = module.clone().unwrap_or_else(text::unknown);
+        rows.insert(1, ["module".into(), module]);
+        rows.insert(2, ["this program".into(), env!("CARGO_PKG_VERSION").into()]);
+        lines(&rows)
+    })?;
     if figures.cache.is_none() {
         return Err(Failure::Server(
             "the server has not loaded the module".into(),
@@ -22,7 +33,26 @@ pub(crate) fn stats(at: &At, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The module's version: loaded modules are listed as `module:name=tagcache,ver=100,…`, the number being 0.1.0.
+pub(crate) fn module_version(server: &Server) -> Option<String> {
+    let modules: String = server.command("INFO", &[b"modules"]).ok()?;
+    let version = modules
+        .lines()
+        .find_map(|line| line.strip_prefix("module:name=tagcache,ver="))?;
+    let number: u64 = version.split(',').next()?.parse().ok()?;
+    Some(format!(
+        "{}.{}.{}",
+        number / 10_000,
+        number / 100 % 100,
+        number % 100
+    ))
+}
+
 pub(crate) fn stats_text(figures: &ServerFigures) -> String {
+    lines(&rows(figures))
+}
+
+fn rows(figures: &ServerFigures) -> Vec<[String; 2]> {
     let mut rows = vec![
         ["server", &figures.name].map(str::to_owned),
         ["keys of any type".into(), figures.key_count.to_string()],
@@ -68,6 +98,10 @@ pub(crate) fn stats_text(figures: &ServerFigures) -> String {
             ],
         ]);
     }
+    rows
+}
+
+fn lines(rows: &[[String; 2]]) -> String {
     let width = rows
         .iter()
         .map(|[label, _]| label.chars().count())
@@ -124,7 +158,7 @@ pub(crate) fn inspect(args: &Inspect, json: bool) -> Result<(), Failure> {
     let Some(fields) = fields else {
         return Err(Failure::Because(format!(
             "{}: no entry is visible",
-            args.key
+            args.key.display()
         )));
     };
     let mut fields: Vec<(String, Value)> = fields

@@ -12,6 +12,7 @@ mod look;
 mod output;
 mod process;
 mod serve;
+mod signals;
 mod soak;
 mod text;
 mod token;
@@ -58,9 +59,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Soak(soak) => soak::run(soak, args.json),
         Command::Verify(verify) => verify::run(verify, args.json),
         Command::Alerts(alerts) => alerts::run(alerts, args.json),
-        Command::Completions { shell } => {
-            args::completions(*shell);
-            Ok(())
-        }
+        Command::Completions { shell } => output::show(false, &serde_json::Value::Null, || {
+            args::completions(*shell)
+        }),
     }
 }

@@ -1,10 +1,12 @@
 //! What the program writes, and how it ends.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use serde_json::Value;
 use tagcache::alerts::{ConfigError, Problem};
+
+use crate::text::name;
 
 /// Why the program ends with something else than 0.
 #[derive(Debug)]
@@ -19,11 +21,14 @@ pub(crate) enum Failure {
     Server(String),
     /// A rules file is wrong.
     Rules(String),
+    /// Who read the output has had enough, as `head` has: no failure, and nothing more to say.
+    HungUp,
 }
 
 impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
+            Self::HungUp => 0,
             Self::No | Self::Because(_) => 1,
             Self::Usage(_) => 2,
             Self::Server(_) => 3,
@@ -37,12 +42,22 @@ impl Failure {
         Self::Rules(error.0.iter().map(line).collect::<Vec<_>>().concat())
     }
 
+    /// What a server's error says.
+    pub(crate) fn told(error: &redis::RedisError) -> String {
+        if error.is_timeout() {
+            return "no answer in time".into();
+        }
+        // A pipeline tells the error of each of its commands: the first ones say it all.
+        error.to_string().chars().take(300).collect()
+    }
+
     pub(crate) fn print(&self) {
         match self {
-            Self::No => {}
+            Self::No | Self::HungUp => {}
             Self::Because(text) | Self::Usage(text) | Self::Server(text) | Self::Rules(text) => {
                 for line in text.lines() {
-                    eprintln!("tagcache: {line}");
+                    // A server's words are in it, and a server may be anybody's.
+                    note(&format!("tagcache: {}\n", name(line.as_bytes())));
                 }
             }
         }
@@ -51,9 +66,7 @@ impl Failure {
 
 impl From<redis::RedisError> for Failure {
     fn from(error: redis::RedisError) -> Self {
-        // A pipeline tells the error of each of its commands: the first ones say it all.
-        let told: String = error.to_string().chars().take(300).collect();
-        Self::Server(format!("the server: {told}"))
+        Self::Server(format!("the server: {}", Self::told(&error)))
     }
 }
 
@@ -65,9 +78,16 @@ impl From<ConfigError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        // `tagcache … | head` is no failure of this program's, but its output is not complete.
-        Self::Because(error.to_string())
+        match error.kind() {
+            ErrorKind::BrokenPipe => Self::HungUp,
+            _ => Self::Because(error.to_string()),
+        }
     }
+}
+
+/// Writes to standard error; where nobody reads it, there is nobody to be told that.
+pub(crate) fn note(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Writes a document, or its text for people.

@@ -10,12 +10,21 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::output::note;
+
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a server that is starting or ending is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Lines of the log that tell why a server did not start, or ended.
+const TOLD: usize = 12;
+/// Waits until the pipe to it is closed, then ends the server and removes its directory.
+const GUARD: &str = r#"read -r _; kill -KILL "$1" 2>/dev/null; rm -rf -- "$2""#;
+
 pub(crate) struct Server {
     child: Child,
+    /// Ends the server where this program is killed and cannot do it itself.
+    guard: Option<Child>,
     port: u16,
     dir: TempDir,
 }
@@ -38,7 +47,7 @@ impl Server {
             match server.wait_until_it_answers(ended) {
                 // Somebody else took the port between our look and the server's.
                 Err(_) if port.is_none() && server.log().contains("Address already in use") => {}
-                Err(error) => return Err(format!("{error}\n{}", server.log()).into()),
+                Err(error) => return Err(format!("{error}\n{}", server.end_of_log()).into()),
                 Ok(()) => return Ok(server),
             }
         }
@@ -68,10 +77,31 @@ impl Server {
             .stdout(log)
             // Ctrl-C reaches every process of the terminal's group: the server is to be ended by us, once.
             .process_group(0);
-        let child = command
+        let child = command.spawn().map_err(|e| {
+            format!(
+                "cannot run {program}: {e}\ninstall redis-server, or name the program in TAGCACHE_SERVER"
+            )
+        })?;
+        let mut server = Self {
+            child,
+            guard: None,
+            port,
+            dir,
+        };
+        server.guard = Some(server.guard()?);
+        Ok(server)
+    }
+
+    fn guard(&self) -> std::io::Result<Child> {
+        Command::new("/bin/sh")
+            .args(["-c", GUARD, "tagcache-guard"])
+            .arg(self.child.id().to_string())
+            .arg(&self.dir.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
-            .map_err(|e| format!("cannot run {program}: {e}"))?;
-        Ok(Self { child, port, dir })
     }
 
     fn wait_until_it_answers(&mut self, ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
@@ -131,12 +161,19 @@ impl Server {
     }
 
     /// Its status, if it ended by itself.
-    fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
+    pub(crate) fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.dir.0.join("server.log")).unwrap_or_default()
+    }
+
+    /// What it said last.
+    pub(crate) fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(TOLD)..].join("\n")
     }
 
     /// Ends it and removes its directory.
@@ -171,7 +208,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.shut_down() {
-            eprintln!("{error}");
+            note(&format!("{error}\n"));
+        }
+        // Before the server's number may be another process's.
+        if let Some(mut guard) = self.guard.take() {
+            let _ = guard.kill();
+            let _ = guard.wait();
         }
     }
 }

@@ -1,13 +1,13 @@
 //! `tagcache serve`: dashboard and admin endpoint for a server that is there, or will be.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 use tagcache::memory::Server;
 
 use crate::args::Serve;
 use crate::output::{Failure, show};
-use crate::{endpoint, token};
+use crate::{endpoint, signals, token};
 
 pub(crate) fn run(args: &Serve, json: bool) -> Result<(), Failure> {
     let Some(auth) = token::auth(&args.endpoint)? else {
@@ -16,16 +16,17 @@ pub(crate) fn run(args: &Serve, json: bool) -> Result<(), Failure> {
                 .into(),
         ));
     };
+    let ended = signals::ended()?;
     let listener = endpoint::bind(&args.endpoint)?;
     // A server that is away is shown as such, and so is its return.
     let server = Server::open(&args.at.redis)
         .map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
-    let admin = endpoint::build(&args.endpoint, &server, auth)?;
-    let url = format!("http://{}/", listener.local_addr()?);
+    let built = endpoint::build(&args.endpoint, listener, &server, auth)?;
+    let url = built.url()?;
     show(
         json,
-        &json!({"dashboard": url, "instance": args.endpoint.instance}),
+        &json!({"dashboard": url, "instance": built.instance}),
         || format!("Dashboard: {url}\nCtrl-C ends it.\n"),
     )?;
-    endpoint::serve(listener, admin, &AtomicBool::new(false))
+    endpoint::serve(built, || ended.load(Ordering::Relaxed).then_some(Ok(())))
 }

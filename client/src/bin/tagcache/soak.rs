@@ -1,17 +1,18 @@
 //! `tagcache soak`: does the server's memory grow under a load that should not make it grow?
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tagcache::memory::{Growth, MemoryMonitor, Sample, Server, ServerMemory, Subject, fit};
 
 use crate::args::{Soak, Work};
-use crate::connect;
 use crate::load::{latency_json, latency_text};
-use crate::output::{Failure, show};
+use crate::output::{Failure, note, show};
 use crate::text::{bytes, maybe_bytes, ms, percent};
 use crate::traffic::{Outcome, Traffic, Until};
+use crate::{connect, signals};
 
 /// Samples that a run is to have.
 const SAMPLES: u32 = 400;
@@ -35,12 +36,18 @@ pub(crate) struct Verdict {
     pub(crate) heap_percent: Option<f64>,
     pub(crate) longest_slice: Option<Duration>,
     pub(crate) samples: usize,
+    /// Whether a signal ended it early.
+    pub(crate) interrupted: bool,
 }
 
 pub(crate) fn run(args: &Soak, json: bool) -> Result<(), Failure> {
     let server = connect::server(&args.at)?;
-    let verdict = soak(&server, &args.at.redis, &args.work, !json)?;
+    let ended = signals::ended_or_killed()?;
+    let mut verdict = soak(&server, &args.at.redis, &args.work, &ended, !json)?;
     show(json, &to_json(&verdict), || to_text(&verdict))?;
+    if let Some(failure) = verdict.outcome.failed.take() {
+        return Err(failure);
+    }
     if verdict.leaks {
         Err(Failure::No)
     } else {
@@ -52,6 +59,7 @@ pub(crate) fn soak(
     server: &Server,
     redis: &str,
     work: &Work,
+    ended: &AtomicBool,
     tell: bool,
 ) -> Result<Verdict, Failure> {
     if work.duration < Duration::from_secs(2) {
@@ -84,24 +92,30 @@ pub(crate) fn soak(
     let mut told = Instant::now();
     while !running.is_over() {
         std::thread::sleep(Duration::from_millis(20));
+        if ended.load(Ordering::Relaxed) {
+            running.progress.stop();
+        }
         // Every minute or so a line, so that nobody wonders during a day.
         if tell && told.elapsed() > Duration::from_secs(60).min(work.duration / 4) {
             told = Instant::now();
             let snapshot = monitor.snapshot();
             let growth = snapshot.growth.map_or(0.0, |growth| growth.mb_per_minute);
-            eprintln!(
-                "{:>6.0} s  {:>12} reads  {:>10}  {growth:+.3} MB/min",
+            note(&format!(
+                "{:>6.0} s  {:>12} reads  {:>10}  {growth:+.3} MB/min\n",
                 snapshot.uptime.as_secs_f64(),
                 running.progress.reads(),
                 maybe_bytes(snapshot.latest.memory.heap_used),
-            );
+            ));
         }
     }
     monitor.stop();
     let history = monitor.history();
-    let outcome = running.outcome()?;
-    let after = reclaimed(server)?;
-    Ok(judge(&history, outcome, work, before.used_memory, after))
+    let outcome = running.outcome();
+    // Unknown where the server is gone: what was measured before that stands.
+    let after = reclaimed(server).ok().flatten();
+    let mut verdict = judge(&history, outcome, work, before.used_memory, after);
+    verdict.interrupted = ended.load(Ordering::Relaxed);
+    Ok(verdict)
 }
 
 /// The memory once what was dropped has come back.
@@ -124,7 +138,8 @@ fn judge(
     before: Option<u64>,
     after: Option<u64>,
 ) -> Verdict {
-    let warm = work.duration.mul_f64(WARM_UP);
+    // Of what it took, which is less than what was asked for where it was ended early.
+    let warm = work.duration.min(outcome.took).mul_f64(WARM_UP);
     let points: Vec<(Duration, u64)> = history
         .iter()
         .filter(|sample| sample.since_start >= warm)
@@ -152,12 +167,14 @@ fn judge(
             .map(|cache| Duration::from_micros(cache.reclaim_max_us))
             .max(),
         samples: points.len(),
+        interrupted: false,
     }
 }
 
 pub(crate) fn to_json(verdict: &Verdict) -> Value {
     json!({
         "leak": verdict.leaks,
+        "interrupted": verdict.interrupted,
         "growth": verdict.growth,
         "samples": verdict.samples,
         "memoryBefore": verdict.before,
@@ -176,9 +193,14 @@ pub(crate) fn to_json(verdict: &Verdict) -> Value {
 fn to_text(verdict: &Verdict) -> String {
     let outcome = &verdict.outcome;
     format!(
-        "{} reads in {:.1} s, {} invalidations, hit rate {}\nlatency  {}\nmemory   before {}, at most {}, after everything was dropped {}\ngrowth   {}\nslices   longest {}\n{}\n",
+        "{} reads in {:.1} s{}, {} invalidations, hit rate {}\nlatency  {}\nmemory   before {}, at most {}, after everything was dropped {}\ngrowth   {}\nslices   longest {}\n{}\n",
         outcome.reads,
         outcome.took.as_secs_f64(),
+        if verdict.interrupted {
+            " (ended early)"
+        } else {
+            ""
+        },
         outcome.invalidations,
         percent(outcome.hit_percent()),
         latency_text(&outcome.latencies),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use console::{Alignment, measure_text_width, pad_str};
+
 /// Bytes with a unit: `1.50 MB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
@@ -37,17 +39,21 @@ pub(crate) fn unknown() -> String {
 /// Columns as wide as their widest cell; the first is left-aligned, the others are numbers.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |i: usize| {
-        let cells = rows.iter().map(|row| row[i].chars().count());
-        cells.chain([head[i].chars().count()]).max().unwrap_or(0)
+        let cells = rows.iter().map(|row| measure_text_width(&row[i]));
+        cells
+            .chain([measure_text_width(head[i])])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let cell = |(i, cell): (usize, &str)| {
-            if i == 0 {
-                format!("{cell:<0$}", widths[0])
+            let side = if i == 0 {
+                Alignment::Left
             } else {
-                format!("{cell:>0$}", widths[i])
-            }
+                Alignment::Right
+            };
+            pad_str(cell, widths[i], side, None).into_owned()
         };
         let cells: Vec<String> = cells.enumerate().map(cell).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
@@ -59,18 +65,23 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A key or tag for a terminal: what would control it is written as an escape.
+/// A key or tag for a terminal: what would control it, or turn the direction of writing, is written as an escape.
 pub(crate) fn name(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars()
         .map(|c| {
-            if c.is_control() {
+            if c.is_control() || is_direction(c) {
                 c.escape_default().to_string()
             } else {
                 c.to_string()
             }
         })
         .collect()
+}
+
+/// Unicode's marks that reorder what is shown: `a<RLO>gpj.exe` looks like another name.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -87,11 +98,15 @@ mod tests {
             table(&["Key", "Hits"], &rows),
             "Key      Hits\na           1\nlonger  1,000\n"
         );
+        let wide = [vec!["値".into(), "1".into()]];
+        assert_eq!(table(&["K", "H"], &wide), "K   H\n値  1\n");
     }
 
     #[test]
     fn a_name_cannot_control_the_terminal() {
         assert_eq!(name(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
+        assert_eq!(name("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(name("Käse 値".as_bytes()), "Käse 値");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// Round trips of all commands, in microseconds.
     pub(crate) latencies: Histogram<u64>,
+    /// Why it ended before its time, if it did: what was counted until then stands.
+    pub(crate) failed: Option<Failure>,
 }
 
 impl Outcome {
@@ -76,7 +78,7 @@ impl Progress {
 /// Work that runs in the background.
 pub(crate) struct Running {
     pub(crate) progress: Arc<Progress>,
-    threads: Vec<std::thread::JoinHandle<RedisResult<Worker>>>,
+    threads: Vec<std::thread::JoinHandle<(Worker, RedisResult<()>)>>,
     started: Instant,
     redis: String,
 }
@@ -85,6 +87,15 @@ impl Traffic {
     /// Stores every key once, so that what follows finds the cache as full as it gets.
     pub(crate) fn fill(&self) -> Result<(), Failure> {
         let mut connection = connect(&self.redis)?;
+        let filled = self.fill_through(&mut connection);
+        if filled.is_err() {
+            // What did fit, where the server is full, is not to stay.
+            let _ = sweep(&mut connection);
+        }
+        Ok(filled?)
+    }
+
+    fn fill_through(&self, connection: &mut Connection) -> RedisResult<()> {
         let value = vec![b'x'; self.value_bytes as usize];
         let own = own_tag();
         for first in (0..self.keys).step_by(FILL_BATCH) {
@@ -93,7 +104,7 @@ impl Traffic {
             for i in first..last {
                 pipe.add_command(set(&own, i, &value)).ignore();
             }
-            pipe.exec(&mut connection)?;
+            pipe.exec(connection)?;
         }
         Ok(())
     }
@@ -109,11 +120,12 @@ impl Traffic {
             // The same keys in the same order each time: runs can be compared.
             let rng = fastrand::Rng::with_seed(u64::from(i) + 1);
             threads.push(std::thread::spawn(move || {
-                let outcome = Worker::new(connection, rng).run(&traffic, &progress, started);
-                if outcome.is_err() {
+                let mut worker = Worker::new(connection, rng);
+                let result = worker.run(&traffic, &progress, started);
+                if result.is_err() {
                     progress.stop();
                 }
-                outcome
+                (worker, result)
             }));
         }
         Ok(Running {
@@ -133,33 +145,34 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub(crate) fn outcome(self) -> Result<Outcome, Failure> {
+    pub(crate) fn outcome(self) -> Outcome {
         let mut all = Outcome {
             reads: 0,
             hits: 0,
             invalidations: 0,
             took: Duration::ZERO,
             latencies: histogram(),
+            failed: None,
         };
-        let mut failed = None;
         for thread in self.threads {
-            match thread.join() {
-                Ok(Ok(worker)) => {
-                    all.reads += worker.reads;
-                    all.hits += worker.hits;
-                    all.invalidations += worker.invalidations;
-                    let _ = all.latencies.add(&worker.latencies);
-                }
-                Ok(Err(error)) => failed = Some(Failure::from(error)),
-                Err(_) => failed = Some(Failure::Because("a worker panicked".into())),
+            let Ok((worker, result)) = thread.join() else {
+                all.failed = Some(Failure::Because("a worker panicked".into()));
+                continue;
+            };
+            all.reads += worker.reads;
+            all.hits += worker.hits;
+            all.invalidations += worker.invalidations;
+            let _ = all.latencies.add(&worker.latencies);
+            if let Err(error) = result {
+                all.failed = Some(error.into());
             }
         }
         all.took = self.started.elapsed();
         let swept = connect(&self.redis).and_then(|mut connection| Ok(sweep(&mut connection)?));
-        match failed {
-            Some(failure) => Err(failure),
-            None => swept.map(|()| all),
+        if let Err(failure) = swept {
+            all.failed.get_or_insert(failure);
         }
+        all
     }
 }
 
@@ -220,12 +233,7 @@ impl Worker {
         }
     }
 
-    fn run(
-        mut self,
-        traffic: &Traffic,
-        progress: &Progress,
-        started: Instant,
-    ) -> RedisResult<Self> {
+    fn run(&mut self, traffic: &Traffic, progress: &Progress, started: Instant) -> RedisResult<()> {
         let value = vec![b'x'; traffic.value_bytes as usize];
         let own = own_tag();
         let over = |reads: u64| match traffic.until {
@@ -244,7 +252,7 @@ impl Worker {
                 self.invalidations += 1;
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     fn read(&mut self, keys: u32, own: &str, value: &[u8]) -> RedisResult<()> {

@@ -2,25 +2,20 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tagcache::http::Auth;
 use tagcache::memory;
 
 use crate::args::Up;
 use crate::output::{Failure, show};
 use crate::process::Server;
-use crate::{endpoint, token, tour};
+use crate::{endpoint, signals, token, tour};
 
 pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
     // Before the server starts: from here on a signal ends the program in order, and takes the server along.
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    let ended = signals::ended()?;
     let input = args
         .tour
         .then(|| tour::Input::read(args.input.as_deref()))
@@ -50,7 +45,7 @@ fn stay(
     args: &Up,
     module: &Path,
     input: Option<&tour::Input>,
-    ended: &Arc<AtomicBool>,
+    ended: &AtomicBool,
     json: bool,
 ) -> Result<Outcome, Failure> {
     let (auth, made) = if let Some(auth) = token::auth(&args.endpoint)? {
@@ -61,7 +56,7 @@ fn stay(
         (auth, Some(token))
     };
     let listener = endpoint::bind_anywhere(&args.endpoint)?;
-    let server = start(module, args.port, ended)?;
+    let mut server = start(module, args.port, ended)?;
     let redis = format!("redis://127.0.0.1:{}/", server.port());
     // Before the dashboard looks at the server: that publishes an entry of its own, and the tour's figures are exact.
     let outcome = match input {
@@ -69,8 +64,8 @@ fn stay(
         None => Outcome::AsExpected,
     };
     let watched = memory::Server::open(&redis)?;
-    let admin = endpoint::build(&args.endpoint, &watched, auth)?;
-    let url = format!("http://{}/", listener.local_addr()?);
+    let built = endpoint::build(&args.endpoint, listener, &watched, auth)?;
+    let url = built.url()?;
     let version = server.version()?;
     let value = json!({"dashboard": url, "redis": redis, "token": made, "module": module, "server": version, "directory": server.dir()});
     show(json, &value, || {
@@ -99,7 +94,16 @@ fn stay(
             }
         )
     })?;
-    endpoint::serve(listener, admin, ended)?;
+    endpoint::serve(built, || {
+        if ended.load(Ordering::Relaxed) {
+            return Some(Ok(()));
+        }
+        let status = server.exited().ok().flatten()?;
+        Some(Err(Failure::Server(format!(
+            "the server ended by itself ({status}):\n{}",
+            server.end_of_log()
+        ))))
+    })?;
     stop(server, json)?;
     Ok(outcome)
 }

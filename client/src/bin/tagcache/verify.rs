@@ -1,17 +1,19 @@
 //! `tagcache verify`: the success criteria, each with what was measured.
 
 mod alarms;
+mod behaviours;
 mod dashboard;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::args::Verify;
-use crate::connect;
-use crate::output::{Failure, show};
+use crate::output::{Failure, note, show};
 use crate::soak::{self, Verdict};
 use crate::text::{ms, percent, unknown};
+use crate::{connect, signals};
 
 /// Most of the heap that may be used under load, in percent.
 const HEAP: f64 = 80.0;
@@ -24,57 +26,37 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Check {
     what: &'static str,
-    result: Judgement,
+    met: bool,
     measured: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judgement {
-    Met,
-    NotMet,
-    /// Cannot be told here.
-    NotChecked,
 }
 
 impl Check {
     pub(crate) fn new(what: &'static str, met: bool, measured: impl Into<String>) -> Self {
         Self {
             what,
-            result: if met {
-                Judgement::Met
-            } else {
-                Judgement::NotMet
-            },
+            met,
             measured: measured.into(),
         }
     }
 
     pub(crate) fn of(what: &'static str, result: Result<String, String>) -> Self {
-        match result {
-            Ok(measured) => Self::new(what, true, measured),
-            Err(measured) => Self::new(what, false, measured),
-        }
-    }
-
-    fn not_checked(what: &'static str, why: &str) -> Self {
-        Self {
-            what,
-            result: Judgement::NotChecked,
-            measured: why.into(),
-        }
+        let met = result.is_ok();
+        let (Ok(measured) | Err(measured)) = result;
+        Self::new(what, met, measured)
     }
 }
 
 pub(crate) fn run(args: &Verify, json: bool) -> Result<(), Failure> {
     let server = connect::server(&args.at)?;
-    let figures = server.figures()?;
+    let ended = signals::ended_or_killed()?;
     if !json {
-        eprintln!(
-            "Load for {} …",
-            humantime::format_duration(args.work.duration)
-        );
+        let lasts = humantime::format_duration(args.work.duration);
+        note(&format!("Load for {lasts} …\n"));
     }
-    let verdict = soak::soak(&server, &args.at.redis, &args.work, !json)?;
+    let mut verdict = soak::soak(&server, &args.at.redis, &args.work, &ended, !json)?;
+    if let Some(failure) = verdict.outcome.failed.take() {
+        return Err(failure);
+    }
     let mut checks = of_soak(&verdict, args.work.duration);
     checks.extend(dashboard::checks(&server)?);
     checks.push(Check::of(
@@ -87,21 +69,14 @@ pub(crate) fn run(args: &Verify, json: bool) -> Result<(), Failure> {
             alarms::check_file(file),
         ));
     }
-    checks.push(Check::not_checked(
-        "All unit tests pass",
-        "run `make test` in the repository",
-    ));
-    let deployed = format!(
-        "{} with the module, {} keys",
-        figures.name, figures.key_count
-    );
-    checks.push(Check::new(
-        "Server deployed",
-        figures.cache.is_some(),
-        deployed,
-    ));
+    checks.extend(behaviours::checks(&server, &args.at.redis)?);
+    if verdict.interrupted || ended.load(Ordering::Relaxed) {
+        return Err(Failure::Because(
+            "ended before everything was checked".into(),
+        ));
+    }
 
-    let met = checks.iter().all(|check| check.result != Judgement::NotMet);
+    let met = checks.iter().all(|check| check.met);
     show(json, &to_json(&checks, &verdict, met), || {
         to_text(&checks, met)
     })?;
@@ -138,30 +113,19 @@ fn of_soak(verdict: &Verdict, duration: Duration) -> Vec<Check> {
 }
 
 fn to_json(checks: &[Check], verdict: &Verdict, met: bool) -> Value {
-    let check = |check: &Check| {
-        let met = match check.result {
-            Judgement::Met => Some(true),
-            Judgement::NotMet => Some(false),
-            Judgement::NotChecked => None,
-        };
-        json!({"criterion": check.what, "met": met, "measured": check.measured})
-    };
+    let check = |check: &Check| json!({"criterion": check.what, "met": check.met, "measured": check.measured});
     let checks: Value = checks.iter().map(check).collect();
     json!({"met": met, "checks": checks, "soak": soak::to_json(verdict)})
 }
 
 fn to_text(checks: &[Check], met: bool) -> String {
     let line = |check: &Check| {
-        let mark = match check.result {
-            Judgement::Met => "[x]",
-            Judgement::NotMet => "[ ] NOT MET:",
-            Judgement::NotChecked => "[?] not checked:",
-        };
+        let mark = if check.met { "[x]" } else { "[ ] NOT MET:" };
         format!("- {mark} {}: {}\n", check.what, check.measured)
     };
     let mut text: String = checks.iter().map(line).collect();
     text += if met {
-        "\nAll that was checked is met.\n"
+        "\nAll is met.\n"
     } else {
         "\nNot all is met.\n"
     };

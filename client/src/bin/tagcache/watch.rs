@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use console::{Term, style};
+use console::{Term, style, truncate_str};
 use serde_json::json;
 use tagcache::memory::{
     MemoryMonitor, Server, ServerMemory, ServerState, Snapshot, Status, Subject,
@@ -37,14 +37,30 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
             let screen = screen(&server, &snapshot, args);
             if term.is_term() {
                 term.clear_screen()?;
+                term.write_str(&fitted(&screen, term.size()))?;
+            } else {
+                term.write_str(&screen)?;
             }
-            term.write_str(&screen)?;
         }
         if args.count.is_some_and(|count| looks >= count) {
-            return Ok(());
+            return match &snapshot.latest.server {
+                ServerState::Unreachable(why) => Err(Failure::Server(format!("the server: {why}"))),
+                ServerState::None | ServerState::Up(_) => Ok(()),
+            };
         }
         std::thread::sleep(args.interval);
     }
+}
+
+/// What fits a terminal of so many rows and columns: a line that wraps, or a screen that scrolls, would not stand still.
+fn fitted(screen: &str, (rows, columns): (u16, u16)) -> String {
+    let lines: Vec<_> = screen
+        .lines()
+        // The last row is where the cursor stays.
+        .take(usize::from(rows).saturating_sub(1))
+        .map(|line| truncate_str(line, usize::from(columns), "…"))
+        .collect();
+    lines.join("\n") + "\n"
 }
 
 fn line(snapshot: &Snapshot) -> serde_json::Value {
@@ -100,4 +116,21 @@ fn screen(server: &Server, snapshot: &Snapshot, args: &Watch) -> String {
         let _ = write!(text, "\n{}", table(&["Top keys", "Hits"], &rows));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_screen_fits_its_terminal() {
+        let screen = format!(
+            "{}\n\nthird\nfourth\n",
+            style("A long line").green().force_styling(true)
+        );
+        let shown = fitted(&screen, (3, 6));
+        assert_eq!(console::strip_ansi_codes(&shown), "A lon…\n\n");
+        assert_eq!(fitted("a\nb\n", (24, 80)), "a\nb\n");
+        assert_eq!(fitted("a\n", (0, 0)), "\n");
+    }
 }

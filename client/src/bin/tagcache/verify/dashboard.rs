@@ -65,7 +65,7 @@ fn functional(client: &Client) -> Result<String, String> {
     let get = |path: &str| match client.get(path) {
         Ok((200, body)) => Ok(body),
         Ok((status, _)) => Err(format!("{path}: status {status}")),
-        Err(_) => Err(format!("{path}: no answer")),
+        Err(why) => Err(format!("{path}: {why}")),
     };
     let page = get("/")?;
     if !page.contains("Memory Usage") {
@@ -106,7 +106,7 @@ fn secured(url: &str) -> Result<String, String> {
                 Ok((status, _)) => {
                     return Err(format!("{path} answers {status} without the token"));
                 }
-                Err(_) => return Err(format!("{path}: no answer")),
+                Err(why) => return Err(format!("{path}: {why}")),
             }
         }
     }
