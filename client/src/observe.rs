@@ -7,7 +7,82 @@
 
 use std::time::Duration;
 
+use redis::Cmd;
+
+#[cfg(feature = "metrics")]
+use crate::remote::ServerStatus;
 use crate::remote::{Error, ServerState};
+
+/// Lets a command be executed in a span of its own.
+pub(crate) fn in_command<F: Future>(cmd: &Cmd, future: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "tracing")]
+    return tracing::Instrument::instrument(
+        future,
+        // Neither key nor value: only the name.
+        tracing::debug_span!("command", name = %name(cmd)),
+    );
+    #[cfg(not(feature = "tracing"))]
+    future
+}
+
+/// Lets a loader run in a span of its own. To be called in the span of who loads.
+pub(crate) fn in_load<F: Future>(key: &str, future: F) -> impl Future<Output = F::Output> + use<F> {
+    #[cfg(feature = "tracing")]
+    return tracing::Instrument::instrument(future, tracing::info_span!("load", key));
+    #[cfg(not(feature = "tracing"))]
+    future
+}
+
+/// Takes the caller's span along into another task.
+pub(crate) fn in_caller<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "tracing")]
+    return tracing::Instrument::in_current_span(future);
+    #[cfg(not(feature = "tracing"))]
+    future
+}
+
+#[cfg(feature = "tracing")]
+fn name(cmd: &Cmd) -> String {
+    match cmd.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Says what is counted and measured, and in which unit.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::Unit::{Bytes, Count, Seconds};
+        metrics::describe_gauge!(
+            "tagcache_server_up",
+            Count,
+            "1 while there is a connection to this server"
+        );
+        metrics::describe_counter!(
+            "tagcache_invalidations_missed_total",
+            Count,
+            "Invalidations that a server has to be told again"
+        );
+        metrics::describe_histogram!("tagcache_load_seconds", Seconds, "How long loaders take");
+        metrics::describe_histogram!(
+            "tagcache_command_seconds",
+            Seconds,
+            "How long servers take to answer, as seen from here"
+        );
+        metrics::describe_gauge!("tagcache_local_entries", Count, "Entries in the local tier");
+        metrics::describe_gauge!("tagcache_local_bytes", Bytes, "Weight of the local tier");
+    }
+}
+
+/// Says of each server whether it can be reached: also to a recorder that came later than the last change.
+#[cfg(feature = "metrics")]
+pub(crate) fn servers(servers: &[ServerStatus]) {
+    for server in servers {
+        let up = if server.is_connected() { 1.0 } else { 0.0 };
+        metrics::gauge!("tagcache_server_up", "server" => server.address.clone()).set(up);
+    }
+}
 
 /// A server changed its state as seen from here.
 pub(crate) fn server_state(
@@ -25,7 +100,7 @@ pub(crate) fn server_state(
     }
     #[cfg(feature = "metrics")]
     {
-        let up = if to == ServerState::Up { 1.0 } else { 0.0 };
+        let up = if to.is_connected() { 1.0 } else { 0.0 };
         metrics::gauge!("tagcache_server_up", "server" => address.to_owned()).set(up);
     }
 }
@@ -36,10 +111,24 @@ pub(crate) fn local_tier_dropped(why: &'static str) {
     tracing::info!(why, "local tier dropped");
 }
 
-/// Some servers have yet to be told of an invalidation.
-pub(crate) fn invalidation_missed(servers: &[String], retried: bool) {
+/// A server that counted is none of ours any more.
+pub(crate) fn server_left(address: &str) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(?servers, retried, "invalidation missed");
+    tracing::info!(server = address, "server left");
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("tagcache_server_up", "server" => address.to_owned()).set(0.0);
+}
+
+/// A server that serves otherwise denies a command, or does not know it.
+pub(crate) fn command_refused(server: &str, error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(server, %error, "command refused");
+}
+
+/// Some servers have yet to be told of an invalidation.
+pub(crate) fn invalidation_missed(servers: &[String], retried: bool, reason: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(?servers, retried, %reason, "invalidation missed");
     #[cfg(feature = "metrics")]
     metrics::counter!("tagcache_invalidations_missed_total").increment(servers.len() as u64);
 }
@@ -50,10 +139,16 @@ pub(crate) fn invalidation_refused(server: &str, error: &Error) {
     tracing::error!(server, %error, "missed invalidation refused");
 }
 
-/// A node of a cluster does not say which nodes there are.
-pub(crate) fn no_topology(server: &str, error: &Error) {
+/// The cache is dropped before servers were told so many tags that they had missed.
+pub(crate) fn invalidations_lost(tags: usize) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(server, %error, "no topology");
+    tracing::error!(tags, "missed invalidations lost");
+}
+
+/// A node of a cluster does not say which nodes there are; others are asked.
+pub(crate) fn no_topology(error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(%error, "no topology");
 }
 
 /// A loader ended.

@@ -1,8 +1,8 @@
 //! A cluster's primaries and which slots are whose.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use redis::{Client, ConnectionInfo, Value};
@@ -10,15 +10,18 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::connection::open_plain;
-use super::error::Error;
-use super::node::{Node, Place, Settings};
+use super::error::{Error, Remedy};
+use super::lock;
+use super::missed::Recent;
+use super::node::{Backoff, Node, Place, Settings};
 use super::servers::{Tls, client, with_address};
+use super::status::{Record, ServerState, ServerStatus};
 
 const SLOTS: usize = 16_384;
 /// The map is looked at so often even when nobody complains, so that new primaries are tracked and told.
 const REFRESH: Duration = Duration::from_secs(15);
-/// However many complain, it is not looked at more often.
-const PAUSE: Duration = Duration::from_millis(50);
+/// A primary that calls were sent to while slots were moving to it stays, without slots, so long after the last one.
+const GUEST: Duration = Duration::from_secs(60);
 
 /// The slot of a key: CRC16 of what stands between the first `{` and the next `}`, or of all of it.
 pub(crate) fn slot(key: &str) -> u16 {
@@ -31,6 +34,13 @@ pub(crate) fn slot(key: &str) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(bytes)) % SLOTS as u16
 }
 
+/// Whether a look at the map changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    None,
+    Some,
+}
+
 /// The primaries at one moment.
 #[derive(Default)]
 pub(crate) struct Map {
@@ -39,6 +49,7 @@ pub(crate) struct Map {
     ranges: Vec<(u16, u16, String)>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
     task: AbortHandle,
@@ -60,25 +71,45 @@ impl Map {
     }
 }
 
+#[derive(Default)]
+struct Guests {
+    seen: BTreeMap<String, Instant>,
+    /// Nobody is there to use a map any more.
+    closed: bool,
+}
+
 /// The cluster as it changes.
 pub(crate) struct Cluster {
     seeds: Vec<ConnectionInfo>,
     tls: Tls,
     settings: Settings,
+    recent: Arc<Mutex<Recent>>,
     pub(crate) map: ArcSwap<Map>,
     complaint: Notify,
+    /// How the cluster as a whole is, as far as somebody can be asked which primaries it has.
+    record: Mutex<Record>,
+    /// Primaries without slots, and when a call was last sent to them. Held while the map changes.
+    guests: Mutex<Guests>,
     /// How many looks at the map have ended.
     looks: watch::Sender<u64>,
 }
 
 impl Cluster {
-    pub(crate) fn new(seeds: Vec<ConnectionInfo>, tls: Tls, settings: Settings) -> Self {
+    pub(crate) fn new(
+        seeds: Vec<ConnectionInfo>,
+        tls: Tls,
+        settings: Settings,
+        recent: Arc<Mutex<Recent>>,
+    ) -> Self {
         Self {
             seeds,
             tls,
             settings,
+            recent,
             map: ArcSwap::default(),
             complaint: Notify::new(),
+            record: Mutex::new(Record::new()),
+            guests: Mutex::default(),
             looks: watch::Sender::new(0),
         }
     }
@@ -96,30 +127,99 @@ impl Cluster {
         let _ = looks.changed().await;
     }
 
+    /// What it is called as a whole.
+    pub(crate) fn name(&self) -> String {
+        let first = self.seeds.first().map(|seed| seed.addr().to_string());
+        format!("cluster of {}", first.unwrap_or_default())
+    }
+
+    /// Why no primary is known.
+    pub(crate) fn why_unknown(&self) -> Error {
+        match &lock(&self.record).last_error {
+            Some(error) if error.is_server_trouble() => error.clone(),
+            _ => Error::Unreachable {
+                node: self.name(),
+                reason: "no node of it has been reached yet".to_owned(),
+            },
+        }
+    }
+
+    /// Its state while no primary is known.
+    pub(crate) fn status(&self) -> ServerStatus {
+        lock(&self.record).status(self.name(), 0)
+    }
+
     /// Keeps the map for as long as the task lives.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::new();
         loop {
-            if let Some(ranges) = self.discover().await {
-                self.adopt(ranges);
-            }
+            let news = match self.discover().await {
+                Ok(ranges) => {
+                    lock(&self.record).enter(ServerState::Up, &self.name());
+                    self.adopt(ranges)
+                }
+                Err(error) => {
+                    lock(&self.record).failed(&error, &self.name());
+                    News::None
+                }
+            };
             self.looks.send_modify(|looks| *looks += 1);
-            tokio::time::sleep(PAUSE).await;
+            // However many complain: as long as looking brings nothing new, it is done less and less often.
+            if news == News::Some {
+                backoff = Backoff::new();
+            }
+            let pause = backoff.pause();
+            tokio::time::sleep(pause).await;
             let missing = self.map.load().nodes.is_empty();
-            let wait = if missing { PAUSE * 4 } else { REFRESH };
-            let _ = tokio::time::timeout(wait, self.complaint.notified()).await;
+            let wait = if missing { Duration::ZERO } else { REFRESH };
+            if tokio::time::timeout(wait, self.complaint.notified())
+                .await
+                .is_err()
+                && !missing
+            {
+                backoff = Backoff::new();
+            }
         }
     }
 
-    /// Ends all connections and the tasks that keep them.
-    pub(crate) fn close(&self) {
-        for member in self.map.swap(Arc::default()).nodes.values() {
+    /// Ends all connections and the tasks that keep them. Answers how many tags its primaries were yet to be told.
+    pub(crate) fn close(&self) -> usize {
+        lock(&self.guests).closed = true;
+        let map = self.map.swap(Arc::default());
+        let untold = map.nodes.values().map(|member| {
             member.task.abort();
-            drop(member.node.retire());
-        }
+            member.node.retire().len()
+        });
+        untold.max().unwrap_or_default()
     }
 
-    /// The ranges as the first node that answers knows them.
-    async fn discover(&self) -> Option<Vec<(u16, u16, String, u16)>> {
+    /// The node of this address, which is a primary, also where the map does not know it.
+    pub(crate) fn guest(&self, address: &str) -> Option<Arc<Node>> {
+        let mut guests = lock(&self.guests);
+        let map = self.map.load_full();
+        if let Some(node) = map.node(address) {
+            if let Some(seen) = guests.seen.get_mut(address) {
+                *seen = Instant::now();
+            }
+            return Some(Arc::clone(node));
+        }
+        if guests.closed {
+            return None;
+        }
+        let (host, port) = address.rsplit_once(':')?;
+        let member = self.start(host.to_owned(), port.parse().ok()?)?;
+        let node = Arc::clone(&member.node);
+        let mut nodes = map.nodes.clone();
+        nodes.insert(address.to_owned(), member);
+        guests.seen.insert(address.to_owned(), Instant::now());
+        let ranges = map.ranges.clone();
+        self.map.store(Arc::new(Map { nodes, ranges }));
+        Some(node)
+    }
+
+    /// The ranges as the first node that answers knows them. In an order of its own each time: what is cut off from the
+    /// others may still answer, and would be believed for ever.
+    async fn discover(&self) -> Result<Vec<(u16, u16, String, u16)>, Error> {
         let known = Arc::clone(&self.map.load());
         let members = known.nodes.keys().filter_map(|address| {
             let (host, port) = address.rsplit_once(':')?;
@@ -129,20 +229,31 @@ impl Cluster {
                 port.parse().ok()?,
             ))
         });
-        for info in members.chain(self.seeds.iter().cloned()) {
-            let Ok(client) = client(info, &self.tls) else {
-                continue;
+        let (mut members, mut seeds) = (members.collect::<Vec<_>>(), self.seeds.clone());
+        fastrand::shuffle(&mut members);
+        fastrand::shuffle(&mut seeds);
+        let mut last = Error::Unavailable {
+            node: self.name(),
+            message: "none of its nodes knows a primary with slots".to_owned(),
+        };
+        for info in members.into_iter().chain(seeds) {
+            let answer = match client(info, &self.tls) {
+                Ok(client) => self.ask(&client).await,
+                Err(error) => Err(error),
             };
-            match self.ask(&client).await {
-                Ok(ranges) if !ranges.is_empty() => return Some(ranges),
+            match answer {
+                Ok(ranges) if !ranges.is_empty() => return Ok(ranges),
                 Ok(_) => {}
                 Err(error) => {
-                    let address = client.get_connection_info().addr().to_string();
-                    crate::observe::no_topology(&address, &error);
+                    crate::observe::no_topology(&error);
+                    // What somebody has to put right says more than that somebody else is away.
+                    if last.remedy() != Remedy::FixServer {
+                        last = error;
+                    }
                 }
             }
         }
-        None
+        Err(last)
     }
 
     async fn ask(&self, client: &Client) -> Result<Vec<(u16, u16, String, u16)>, Error> {
@@ -153,7 +264,7 @@ impl Cluster {
             let mut ask = redis::cmd("CLUSTER");
             ask.arg("SLOTS");
             let answer: Result<Value, _> = ask.query_async(&mut connection).await;
-            answer.map_err(|error| Error::from_redis(&name, None, timeouts.command, &error))
+            answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
         };
         let within = timeouts.connect + timeouts.command;
         let answer = tokio::time::timeout(within, asking).await;
@@ -171,17 +282,18 @@ impl Cluster {
     }
 
     /// Starts what is new, keeps what is known, lets go of what is no primary any more.
-    fn adopt(&self, found: Vec<(u16, u16, String, u16)>) {
+    fn adopt(&self, found: Vec<(u16, u16, String, u16)>) -> News {
+        let mut guests = lock(&self.guests);
+        if guests.closed {
+            return News::None;
+        }
         let old = self.map.load_full();
         let mut map = Map::default();
         for (first, last, host, port) in found {
             let address = format!("{host}:{port}");
             if !map.nodes.contains_key(&address) {
                 let member = match old.nodes.get(&address) {
-                    Some(member) => Member {
-                        node: Arc::clone(&member.node),
-                        task: member.task.clone(),
-                    },
+                    Some(member) => member.clone(),
                     None => match self.start(host, port) {
                         Some(member) => member,
                         None => continue,
@@ -192,6 +304,19 @@ impl Cluster {
             map.ranges.push((first, last, address));
         }
         map.ranges.sort_unstable();
+        guests
+            .seen
+            .retain(|address, seen| !map.nodes.contains_key(address) && seen.elapsed() < GUEST);
+        for address in guests.seen.keys() {
+            if let Some(member) = old.nodes.get(address) {
+                map.nodes.insert(address.clone(), member.clone());
+            }
+        }
+        let news = if map.ranges == old.ranges {
+            News::None
+        } else {
+            News::Some
+        };
         let map = Arc::new(map);
         self.map.store(Arc::clone(&map));
         for (address, member) in &old.nodes {
@@ -205,11 +330,16 @@ impl Cluster {
                 }
             }
         }
+        news
     }
 
     fn start(&self, host: String, port: u16) -> Option<Member> {
         let client = client(with_address(self.seeds.first()?, host, port), &self.tls).ok()?;
-        let node = Arc::new(Node::new(Place::Primary(client), self.settings.clone()));
+        let (settings, recent) = (self.settings.clone(), Arc::clone(&self.recent));
+        let node = Arc::new(Node::new(Place::Primary(client), settings, recent));
+        // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
+        let recent = lock(&self.recent).all(Instant::now());
+        node.inherit(&recent);
         let task = tokio::spawn(Arc::clone(&node).run()).abort_handle();
         Some(Member { node, task })
     }

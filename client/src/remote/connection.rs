@@ -54,7 +54,11 @@ pub(crate) struct Connection {
     inner: MultiplexedConnection,
     fate: Arc<Fate>,
     probes: AtomicU64,
+    /// How long a command may take; probes and the handshake have times of their own.
+    timeout: Duration,
     pub(crate) greeting: Greeting,
+    /// That the server cannot save its data, and takes no writes therefore, as it said at the start.
+    pub(crate) cannot_save: Option<Error>,
 }
 
 /// Whether the connection still is; shared with the push sink, which is the first to know.
@@ -132,19 +136,25 @@ impl Connection {
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeouts.connect))
-            .set_response_timeout(Some(timeouts.command))
+            .set_response_timeout(None)
             .set_push_sender(sink);
-        let failed = |error| Error::from_redis(node, None, timeouts.connect, &error);
+        let failed = |error| Error::from_handshake(node, Some(&channel), timeouts.connect, &error);
         let mut inner = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(failed)?;
         // The configuration holds the sink as well, and would keep it alive.
         drop(config);
-        let greeting = greet(&mut inner, node).await.map_err(|error| match error {
+        let explained = |error| match error {
             Greet::Failed(error) => failed(error),
             Greet::Refused(error) => error,
-        })?;
+        };
+        let greeting = greet(&mut inner, node).await.map_err(explained)?;
+        // HELLO, tracking and subscriptions are granted by servers that cannot serve yet (LOADING, say), or not to this
+        // user; PING is not.
+        let cannot_save = ping(&mut inner, node, "tagcache")
+            .await
+            .map_err(explained)?;
         let mut tracking = redis::cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON");
         tracking.exec_async(&mut inner).await.map_err(failed)?;
@@ -153,7 +163,9 @@ impl Connection {
             inner,
             fate,
             probes: AtomicU64::new(0),
+            timeout: timeouts.command,
             greeting,
+            cannot_save,
         };
         check_commands(&connection, node).await?;
         Ok(connection)
@@ -172,9 +184,11 @@ impl Connection {
 
     /// Sends a command. Bounded by the command time-out.
     pub(crate) async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
+        let mut inner = self.inner.clone();
         // An answer inside a pipeline is not turned into an error by redis-rs, and neither is one here.
-        let answer = self.inner.clone().send_packed_command(cmd).await?;
-        answer.extract_error()
+        self.in_time(inner.send_packed_command(cmd))
+            .await?
+            .extract_error()
     }
 
     /// Sends commands together; each has its own answer.
@@ -184,32 +198,32 @@ impl Connection {
         for cmd in commands {
             pipeline.add_command(cmd);
         }
-        self.inner
-            .clone()
-            .send_packed_commands(&pipeline, 0, count)
+        let mut inner = self.inner.clone();
+        self.in_time(inner.send_packed_commands(&pipeline, 0, count))
             .await
     }
 
-    /// Asks whether it is alive, answers in step, and is to its peers what it was.
-    pub(crate) async fn probe(&self, node: &str, timeouts: Timeouts) -> Result<(), Error> {
+    async fn in_time<T>(&self, sending: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let sent = tokio::time::timeout(self.timeout, sending).await;
+        sent.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    }
+
+    /// Asks whether it is alive, answers in step, and is to its peers what it was. Answers that it cannot save its data,
+    /// where that is so.
+    pub(crate) async fn probe(
+        &self,
+        node: &str,
+        timeouts: Timeouts,
+    ) -> Result<Option<Error>, Error> {
         let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
-        let mut ping = redis::cmd("PING");
-        ping.arg(&nonce);
         let mut inner = self.inner.clone();
         let asked = async {
-            let echo: String = ping.query_async(&mut inner).await.map_err(Greet::Failed)?;
-            if echo == nonce {
-                greet(&mut inner, node).await
-            } else {
-                Err(Greet::Refused(Error::Unreachable {
-                    node: node.to_owned(),
-                    reason: "its replies are out of step".to_owned(),
-                }))
-            }
+            let cannot_save = ping(&mut inner, node, &nonce).await?;
+            Ok((greet(&mut inner, node).await?, cannot_save))
         };
         let timeout = timeouts.probe;
-        let greeting = match tokio::time::timeout(timeout, asked).await {
-            Ok(Ok(greeting)) => greeting,
+        let (greeting, cannot_save) = match tokio::time::timeout(timeout, asked).await {
+            Ok(Ok(answers)) => answers,
             Ok(Err(Greet::Refused(error))) => return Err(error),
             Ok(Err(Greet::Failed(error))) => {
                 return Err(Error::from_redis(node, None, timeout, &error));
@@ -220,7 +234,7 @@ impl Connection {
             }
         };
         if greeting == self.greeting {
-            Ok(())
+            Ok(cannot_save)
         } else {
             Err(Error::Unreachable {
                 node: node.to_owned(),
@@ -257,12 +271,35 @@ pub(crate) async fn open_plain(
         .set_response_timeout(None);
     let opened = client.get_multiplexed_async_connection_with_config(&config);
     let opened = opened.await;
-    opened.map_err(|error| Error::from_redis(node, None, timeouts.connect, &error))
+    opened.map_err(|error| Error::from_handshake(node, None, timeouts.connect, &error))
 }
 
 enum Greet {
     Failed(redis::RedisError),
     Refused(Error),
+}
+
+/// Whether it serves, and answers in step. A server that cannot save its data objects to PING as to writes (MISCONF),
+/// and serves reads all the same: its objection is the answer then.
+async fn ping(
+    inner: &mut MultiplexedConnection,
+    node: &str,
+    nonce: &str,
+) -> Result<Option<Error>, Greet> {
+    let mut ping = redis::cmd("PING");
+    ping.arg(nonce);
+    let echo: RedisResult<String> = ping.query_async(inner).await;
+    match echo {
+        Ok(echo) if echo == nonce => Ok(None),
+        Ok(_) => Err(Greet::Refused(Error::Unreachable {
+            node: node.to_owned(),
+            reason: "its replies are out of step".to_owned(),
+        })),
+        Err(error) => match Error::from_redis(node, None, Duration::ZERO, &error) {
+            cannot_save @ Error::ReadOnly { .. } => Ok(Some(cannot_save)),
+            _ => Err(Greet::Failed(error)),
+        },
+    }
 }
 
 /// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.

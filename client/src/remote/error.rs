@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+/// The most characters of what a server says.
+const MAX_WORDS: usize = 300;
+
 /// The error of a loader, shared by all who waited for the load.
 pub type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 
@@ -110,10 +113,11 @@ pub enum Error {
         /// The beginning of the answer.
         answer: String,
     },
-    /// An invalidation reached some servers and not all. It is sent to the others again until they have it or
-    /// leave the topology, unless `retried` is false.
+    /// An invalidation did not reach all servers, or some did not take it. It is sent to them again until they have it
+    /// or leave the topology, unless `retried` is false. What waits to be sent is held in memory: it does not outlive
+    /// this process.
     #[error(
-        "invalidated {dropped} entries, but not on {missed:?}: {}",
+        "invalidated {dropped} entries, but not on {missed:?} ({reason}): {}",
         if *.retried { "will be sent again until they have it" } else { "too much is waiting to be sent again" }
     )]
     Partial {
@@ -123,6 +127,8 @@ pub enum Error {
         missed: Vec<String>,
         /// Whether it will be sent again in the background.
         retried: bool,
+        /// What the first of them said.
+        reason: Box<Error>,
     },
     /// The value cannot be encoded, or what the server holds cannot be decoded as the type that was asked for.
     #[error("value of key {key:?}: {source}")]
@@ -196,8 +202,8 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Timeout { .. }
             | Self::Unavailable { .. }
-            | Self::ReadOnly { .. }
-            | Self::Partial { .. } => Remedy::Retry,
+            | Self::ReadOnly { .. } => Remedy::Retry,
+            Self::Partial { reason, .. } => reason.remedy(),
             Self::ModuleMissing { .. }
             | Self::ModuleTooOld { .. }
             | Self::Denied { .. }
@@ -226,6 +232,39 @@ impl Error {
         matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
     }
 
+    /// The same about setting up a connection: whatever a server objects to there is no fault of the call that needs
+    /// the connection.
+    pub(crate) fn from_handshake(
+        node: &str,
+        channel: Option<&str>,
+        timeout: Duration,
+        error: &RedisError,
+    ) -> Self {
+        match Self::from_redis(node, None, timeout, error) {
+            Self::Rejected { node, message } => Self::Unavailable { node, message },
+            Self::Config { message } => Self::Unavailable {
+                node: node.to_owned(),
+                message,
+            },
+            Self::Denied { node, message } if message.contains("channels") => Self::Denied {
+                node,
+                message: match channel {
+                    Some(channel) => format!("{message} (channel {channel:?})"),
+                    None => message,
+                },
+            },
+            Self::Unreachable { node, reason }
+                if error.is_connection_dropped() && !error.is_connection_refusal() =>
+            {
+                let reason = format!(
+                    "{reason}: it ended the connection before it answered (`maxclients` reached, protected mode, or TLS?)"
+                );
+                Self::Unreachable { node, reason }
+            }
+            error => error,
+        }
+    }
+
     /// An answer that the command contract does not know.
     pub(crate) fn unexpected(node: &str, command: &'static str, answer: &redis::Value) -> Self {
         Self::UnexpectedAnswer {
@@ -252,7 +291,14 @@ impl Error {
                 return Self::Config { message };
             }
             ErrorKind::Server(kind) => match kind {
-                ServerErrorKind::NoPerm => return Self::Denied { node, message },
+                ServerErrorKind::NoPerm => {
+                    // Servers name the command that is denied, but not the key.
+                    let message = match key {
+                        Some(key) if message.contains("keys") => format!("{message} (key {key:?})"),
+                        _ => message,
+                    };
+                    return Self::Denied { node, message };
+                }
                 ServerErrorKind::ReadOnly => return Self::ReadOnly { node, message },
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::ClusterDown
@@ -271,7 +317,7 @@ impl Error {
             }
         }
         match error.code().unwrap_or_default() {
-            "NOAUTH" | "WRONGPASS" => Self::Denied { node, message },
+            "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Denied { node, message },
             "MISCONF" => Self::ReadOnly { node, message },
             "BUSY" | "NOREPLICAS" | "UNBLOCKED" => Self::Unavailable { node, message },
             "OOM" => Self::OutOfMemory { node, message },
@@ -292,10 +338,12 @@ impl Error {
     }
 }
 
-/// The server's own words, prefix first.
+/// The server's own words, prefix first, in one line of bounded length: who says them may be no server at all.
 fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
+    let words = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
-    }
+    };
+    let words: Vec<_> = words.split_whitespace().collect();
+    words.join(" ").chars().take(MAX_WORDS).collect()
 }

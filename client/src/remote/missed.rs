@@ -1,6 +1,7 @@
 //! Invalidations that a server has yet to be told.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
@@ -40,8 +41,15 @@ impl Missed {
         self.flush = true;
     }
 
-    /// Takes out the next command to be sent, and what it tells.
-    pub(crate) fn take(&mut self) -> Option<(Cmd, Self)> {
+    /// Adds all of another, however much that is.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.flush |= other.flush;
+        self.hard.extend(other.hard);
+        self.soft.extend(other.soft);
+    }
+
+    /// Takes out the next command to be sent, of at most so many tags, and what it tells.
+    fn take(&mut self, most: usize) -> Option<(Cmd, Self)> {
         let mut taken = Self::default();
         if self.flush {
             taken.flush = std::mem::take(&mut self.flush);
@@ -52,7 +60,7 @@ impl Missed {
         } else {
             (Invalidation::Hard, &mut self.hard, &mut taken.hard)
         };
-        while to.len() < BATCH {
+        while to.len() < most {
             let Some(tag) = from.pop_first() else { break };
             to.insert(tag);
         }
@@ -62,12 +70,134 @@ impl Missed {
         let tags: Vec<String> = to.iter().cloned().collect();
         Some((command::invalidate(kind, &tags), taken))
     }
+}
 
-    /// Puts back what could not be sent.
-    pub(crate) fn put_back(&mut self, taken: Self) {
-        self.flush |= taken.flush;
-        self.hard.extend(taken.hard);
-        self.soft.extend(taken.soft);
+/// What one server has yet to be told, and what it is being told.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    waiting: Missed,
+    /// Kept until the answer is there: whoever takes over meanwhile must be told as well.
+    telling: Missed,
+    /// Tags in the next command.
+    batch: usize,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            waiting: Missed::default(),
+            telling: Missed::default(),
+            batch: BATCH,
+        }
+    }
+}
+
+impl Backlog {
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.telling.len()
+    }
+
+    /// What is to be kept goes in here.
+    pub(crate) fn waiting(&mut self) -> &mut Missed {
+        &mut self.waiting
+    }
+
+    /// The next command to be sent. What comes of it is to be said by one of the next three.
+    pub(crate) fn next(&mut self) -> Option<Cmd> {
+        self.put_back();
+        let (cmd, taken) = self.waiting.take(self.batch)?;
+        self.telling = taken;
+        Some(cmd)
+    }
+
+    /// The server has it.
+    pub(crate) fn told(&mut self) {
+        self.telling = Missed::default();
+        self.batch = (self.batch * 2).min(BATCH);
+    }
+
+    /// The server has not got it: it is to be sent again.
+    pub(crate) fn put_back(&mut self) {
+        self.waiting.merge(std::mem::take(&mut self.telling));
+    }
+
+    /// The server will never take it. One bad tag shall not keep the others from it, so they go in smaller batches from
+    /// here on; a command that cannot be smaller is dropped: `false`.
+    pub(crate) fn refused(&mut self) -> bool {
+        let count = self.telling.len();
+        if count > 1 {
+            self.batch = count / 2;
+            self.put_back();
+            return true;
+        }
+        self.told();
+        false
+    }
+
+    /// Takes out everything, also what is being told.
+    pub(crate) fn take_all(&mut self) -> Missed {
+        self.put_back();
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+/// The invalidations of the last minute or two. Who becomes a primary meanwhile is told them: its keys may have come
+/// from elsewhere before it could be told, or it took over from one that took an invalidation with it.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    current: Missed,
+    before: Missed,
+    turned: Instant,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            current: Missed::default(),
+            before: Missed::default(),
+            turned: Instant::now(),
+        }
+    }
+}
+
+impl Recent {
+    const KEPT: Duration = Duration::from_secs(60);
+
+    pub(crate) fn add(&mut self, kind: Invalidation, tags: &[String], now: Instant) {
+        self.turn(now);
+        if !self.current.add(kind, tags) {
+            self.before = std::mem::take(&mut self.current);
+            self.turned = now;
+            // More at once than is ever kept: what fits.
+            self.current.add(kind, &tags[..tags.len().min(MAX_TAGS)]);
+        }
+    }
+
+    pub(crate) fn add_flush(&mut self, now: Instant) {
+        self.turn(now);
+        self.current.add_flush();
+    }
+
+    /// All that is kept.
+    pub(crate) fn all(&mut self, now: Instant) -> Missed {
+        self.turn(now);
+        let mut all = self.before.clone();
+        all.merge(self.current.clone());
+        all
+    }
+
+    /// Forgets what is old.
+    fn turn(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.turned);
+        if age >= Self::KEPT {
+            let last = std::mem::take(&mut self.current);
+            self.before = if age < Self::KEPT * 2 {
+                last
+            } else {
+                Missed::default()
+            };
+            self.turned = now;
+        }
     }
 }
 
@@ -84,26 +214,39 @@ mod tests {
             .collect()
     }
 
+    fn tags(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn told(backlog: &mut Backlog) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Some(cmd) = backlog.next() {
+            told.push(words(&cmd).join(" "));
+            backlog.told();
+        }
+        told
+    }
+
     #[test]
     fn what_was_missed_is_merged_and_told_once() {
-        let mut missed = Missed::default();
-        assert!(missed.add(Invalidation::Soft, &["s".to_owned()]));
-        assert!(missed.add(Invalidation::Hard, &["b".to_owned(), "a".to_owned()]));
-        assert!(missed.add(Invalidation::Hard, &["a".to_owned()]));
-        assert_eq!(missed.len(), 3);
-        let (cmd, taken) = missed.take().unwrap();
-        assert_eq!(words(&cmd), ["CACHE.INVALIDATE", "a", "b"]);
-        missed.put_back(taken);
-        missed.add_flush();
-        let mut told = Vec::new();
-        while let Some((cmd, _)) = missed.take() {
-            told.push(words(&cmd).join(" "));
-        }
+        let mut backlog = Backlog::default();
+        let waiting = backlog.waiting();
+        assert!(waiting.add(Invalidation::Soft, &tags(&["s"])));
+        assert!(waiting.add(Invalidation::Hard, &tags(&["b", "a"])));
+        assert!(waiting.add(Invalidation::Hard, &tags(&["a"])));
+        assert_eq!(backlog.len(), 3);
         assert_eq!(
-            told,
+            words(&backlog.next().unwrap()),
+            ["CACHE.INVALIDATE", "a", "b"]
+        );
+        assert_eq!(backlog.len(), 3, "it has not been told yet");
+        backlog.put_back();
+        backlog.waiting().add_flush();
+        assert_eq!(
+            told(&mut backlog),
             ["CACHE.FLUSH", "CACHE.INVALIDATE a b", "CACHE.REVALIDATE s"]
         );
-        assert_eq!(missed.len(), 0);
+        assert_eq!(backlog.len(), 0);
     }
 
     #[test]
@@ -111,7 +254,60 @@ mod tests {
         let mut missed = Missed::default();
         let many: Vec<String> = (0..MAX_TAGS).map(|n| n.to_string()).collect();
         assert!(missed.add(Invalidation::Hard, &many));
-        assert!(!missed.add(Invalidation::Soft, &["one more".to_owned()]));
+        assert!(!missed.add(Invalidation::Soft, &tags(&["one more"])));
         assert_eq!(missed.len(), MAX_TAGS);
+    }
+
+    #[test]
+    fn what_is_being_told_is_part_of_what_others_take_over() {
+        let mut backlog = Backlog::default();
+        backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
+        assert!(backlog.next().is_some());
+        // Missed once more while the first telling has no answer: that answer must not count for both.
+        backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
+        backlog.told();
+        assert_eq!(backlog.len(), 1);
+        assert!(backlog.next().is_some());
+        backlog.waiting().add(Invalidation::Soft, &tags(&["s"]));
+        assert_eq!(backlog.take_all().len(), 2);
+        assert_eq!(backlog.len(), 0);
+    }
+
+    #[test]
+    fn a_tag_that_is_refused_keeps_no_other_from_being_told() {
+        let mut backlog = Backlog::default();
+        let many: Vec<String> = (1000..3500).map(|n| n.to_string()).collect();
+        backlog.waiting().add(Invalidation::Hard, &many);
+        let (mut told, mut dropped, mut commands) = (BTreeSet::new(), Vec::new(), 0);
+        while let Some(cmd) = backlog.next() {
+            commands += 1;
+            let words = words(&cmd);
+            if !words.iter().any(|word| word == "1777") {
+                told.extend(words.into_iter().skip(1));
+                backlog.told();
+            } else if !backlog.refused() {
+                dropped.push(words[1].clone());
+            }
+        }
+        assert_eq!(told.len(), 2499);
+        assert_eq!(dropped, ["1777"]);
+        assert!(commands < 60, "{commands} commands");
+    }
+
+    #[test]
+    fn recent_invalidations_are_forgotten_after_a_while() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut recent = Recent::default();
+        recent.add(Invalidation::Hard, &tags(&["a"]), after(50));
+        recent.add(Invalidation::Soft, &tags(&["b"]), after(70));
+        assert_eq!(recent.all(after(100)).len(), 2);
+        recent.add_flush(after(131));
+        assert_eq!(recent.all(after(131)).len(), 2, "a is gone");
+        assert_eq!(recent.all(after(400)).len(), 0);
+        let many: Vec<String> = (0..MAX_TAGS + 1).map(|n| n.to_string()).collect();
+        recent.add(Invalidation::Hard, &many, after(401));
+        recent.add(Invalidation::Hard, &tags(&["c"]), after(402));
+        assert_eq!(recent.all(after(402)).len(), MAX_TAGS + 1);
     }
 }

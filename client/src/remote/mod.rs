@@ -10,7 +10,9 @@ mod node;
 mod sentinel;
 mod servers;
 mod status;
+mod telling;
 mod topology;
+mod waiting;
 
 pub use error::{Error, LoaderError, Remedy};
 pub use servers::Servers;
@@ -19,3 +21,10 @@ pub use status::{ServerState, ServerStatus};
 pub(crate) use connection::{Listener, Timeouts};
 pub(crate) use node::Settings;
 pub(crate) use topology::{Answer, Remote};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks can leave what they hold half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,20 +1,20 @@
 //! One primary: its connection is kept up, probed and replaced; calls that block have connections of their own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, RedisResult, Value};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
-use super::command::Invalidation;
-use super::connection::{Connection, Listener, Role, Timeouts, open_plain};
-use super::error::Error;
-use super::missed::Missed;
+use super::connection::{Connection, Listener, Role, Timeouts};
+use super::error::{Error, Remedy};
+use super::lock;
+use super::missed::{Backlog, Missed, Recent};
 use super::sentinel::Sentinels;
 use super::status::{Record, ServerState, ServerStatus};
+use super::waiting::Waiting;
 
 /// Where a node is.
 pub(crate) enum Place {
@@ -34,6 +34,13 @@ pub(crate) struct Settings {
     pub(crate) listener: Arc<dyn Listener>,
 }
 
+/// Whether a server takes writes as far as invalidations show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TakesWrites {
+    Yes,
+    No,
+}
+
 /// One primary.
 pub(crate) struct Node {
     place: Place,
@@ -43,25 +50,30 @@ pub(crate) struct Node {
     /// Where the last connection went to.
     client: ArcSwapOption<Client>,
     record: Mutex<Record>,
-    missed: Mutex<Missed>,
+    missed: Mutex<Backlog>,
+    /// What was invalidated lately, by whichever node.
+    recent: Arc<Mutex<Recent>>,
     /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
     retired: AtomicBool,
     /// Something went wrong with a call, or there is something to be told: look at once.
     look: Notify,
     /// How many attempts to connect have ended.
     attempts: watch::Sender<u64>,
-    waiting: Semaphore,
-    idle: Mutex<Vec<MultiplexedConnection>>,
+    waiting: Waiting,
 }
 
-/// Pauses between attempts to connect: doubled up to a bound, and spread so that a fleet does not come all at once.
-struct Backoff(Duration);
+/// Pauses between attempts: doubled up to a bound, and spread so that a fleet does not come all at once.
+pub(crate) struct Backoff(Duration);
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(25);
     const LONGEST: Duration = Duration::from_secs(2);
 
-    fn pause(&mut self) -> Duration {
+    pub(crate) fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.0.mul_f64(0.5 + fastrand::f64());
         self.0 = (self.0 * 2).min(Self::LONGEST);
         pause
@@ -69,8 +81,8 @@ impl Backoff {
 }
 
 impl Node {
-    pub(crate) fn new(place: Place, settings: Settings) -> Self {
-        let waiting = Semaphore::new(settings.max_waiting_connections);
+    pub(crate) fn new(place: Place, settings: Settings, recent: Arc<Mutex<Recent>>) -> Self {
+        let waiting = Waiting::new(settings.max_waiting_connections);
         Self {
             place,
             settings,
@@ -78,11 +90,11 @@ impl Node {
             client: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
+            recent,
             retired: AtomicBool::new(false),
             look: Notify::new(),
             attempts: watch::Sender::new(0),
             waiting,
-            idle: Mutex::default(),
         }
     }
 
@@ -98,17 +110,21 @@ impl Node {
 
     /// Keeps the connection up for as long as the task lives.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff(Backoff::FIRST);
+        let mut backoff = Backoff::new();
         loop {
             match self.connect().await {
                 Ok(connection) => {
-                    backoff = Backoff(Backoff::FIRST);
+                    let since = Instant::now();
                     self.attempts.send_modify(|attempts| *attempts += 1);
                     let end = self.serve(&connection).await;
                     // In this order: whoever takes the connection now began to read before the loss is announced.
                     self.connection.store(None);
                     connection.give_up();
-                    lock(&self.idle).clear();
+                    self.waiting.clear();
+                    // One that breaks as soon as it is there is no success.
+                    if since.elapsed() > Backoff::LONGEST {
+                        backoff = Backoff::new();
+                    }
                     lock(&self.record).failed(&end, &self.address());
                 }
                 Err(error) => {
@@ -127,7 +143,8 @@ impl Node {
         }
         let mut missed = lock(&self.missed);
         self.retired.store(true, Ordering::Release);
-        std::mem::take(&mut *missed)
+        crate::observe::server_left(&self.address());
+        missed.take_all()
     }
 
     pub(crate) fn is_retired(&self) -> bool {
@@ -137,7 +154,7 @@ impl Node {
     /// Keeps what another node has missed until this one has it.
     pub(crate) fn inherit(&self, missed: &Missed) {
         if missed.len() > 0 {
-            lock(&self.missed).put_back(missed.clone());
+            lock(&self.missed).waiting().merge(missed.clone());
             self.look.notify_one();
         }
     }
@@ -158,6 +175,11 @@ impl Node {
             Place::Sentinel(sentinels) => sentinels.locate(*timeouts).await?,
         };
         let name = client.get_connection_info().addr().to_string();
+        if self.client.load().is_some() && name != self.address() {
+            // It has taken over, perhaps without what the one before was told last.
+            let recent = lock(&self.recent).all(Instant::now());
+            self.inherit(&recent);
+        }
         self.client.store(Some(Arc::new(client.clone())));
         let opening = Connection::open(&client, &name, *timeouts, Arc::clone(listener));
         let within = timeouts.connect * 2;
@@ -179,16 +201,20 @@ impl Node {
             });
         }
         connection.establish(&name)?;
-        if role == Role::Primary {
-            self.tell_missed(&connection, &name).await?;
-        }
+        let takes_writes = self.tell_missed(&connection, &name).await?;
         // What is left of the time before is dropped before anybody can read through the new connection.
         listener.connection_restored();
-        let state = match role {
-            Role::Primary => ServerState::Up,
-            Role::Replica => ServerState::ReadOnly,
+        let state = match (role, takes_writes) {
+            (Role::Primary, TakesWrites::Yes) => ServerState::Up,
+            _ => ServerState::ReadOnly,
         };
-        lock(&self.record).connected(&connection.greeting, state, &name);
+        {
+            let mut record = lock(&self.record);
+            record.connected(&connection.greeting, state, &name);
+            if let Some(cannot_save) = &connection.cannot_save {
+                record.refused(cannot_save, true, &name);
+            }
+        }
         self.connection.store(Some(Arc::clone(&connection)));
         Ok(connection)
     }
@@ -204,53 +230,66 @@ impl Node {
                 () = tokio::time::sleep(self.settings.timeouts.probe_interval) => {}
                 () = self.look.notified() => {}
             }
-            if let Err(error) = connection.probe(&name, self.settings.timeouts).await {
-                return error;
+            match connection.probe(&name, self.settings.timeouts).await {
+                Ok(None) => {}
+                Ok(Some(cannot_save)) => lock(&self.record).refused(&cannot_save, true, &name),
+                Err(error) => return error,
             }
-            // Connections that a burst of waits has left behind are closed bit by bit.
-            lock(&self.idle).pop();
-            if connection.greeting.role == Role::Primary
-                && let Err(error) = self.tell_missed(connection, &name).await
-                && error.outcome_is_unknown()
-            {
+            self.waiting.shrink();
+            if let Err(error) = self.tell_missed(connection, &name).await {
                 return error;
             }
         }
     }
 
-    /// Tells the server what it missed. What it refuses for good is not kept.
-    async fn tell_missed(&self, connection: &Connection, name: &str) -> Result<(), Error> {
+    /// Tells the server what it missed. What it will never take is dropped; what it does not take now is kept. Fails
+    /// when it does not answer.
+    async fn tell_missed(&self, connection: &Connection, name: &str) -> Result<TakesWrites, Error> {
+        if connection.greeting.role == Role::Replica {
+            return Ok(TakesWrites::No);
+        }
         loop {
-            let Some((cmd, taken)) = lock(&self.missed).take() else {
-                return Ok(());
+            let next = lock(&self.missed).next();
+            let Some(cmd) = next else {
+                return Ok(TakesWrites::Yes);
             };
-            let sent = connection.send(&cmd).await;
-            if let Err(error) = sent {
-                let error = self.explain(name, None, &error);
-                if error.remedy() == super::error::Remedy::Retry {
-                    lock(&self.missed).put_back(taken);
-                    return Err(error);
+            let Err(error) = connection.send(&cmd).await else {
+                lock(&self.missed).told();
+                self.wrote();
+                continue;
+            };
+            let error = self.explain(name, None, &error);
+            if error.remedy() == Remedy::FixCall {
+                if !lock(&self.missed).refused() {
+                    crate::observe::invalidation_refused(name, &error);
                 }
-                crate::observe::invalidation_refused(name, &error);
+                continue;
             }
+            lock(&self.missed).put_back();
+            return match error {
+                error if error.outcome_is_unknown() => Err(error),
+                Error::ReadOnly { .. } => Ok(TakesWrites::No),
+                _ => Ok(TakesWrites::Yes),
+            };
         }
     }
 
     /// The connection, or why there is none.
     fn connection(&self) -> Result<Arc<Connection>, Error> {
-        if let Some(connection) = self.connection.load_full()
-            && !connection.is_over()
-        {
-            return Ok(connection);
+        match self.connection.load_full() {
+            Some(connection) if !connection.is_over() => Ok(connection),
+            _ => Err(self.why_not()),
         }
-        let last = lock(&self.record).last_error.clone();
-        Err(match last {
-            Some(error) if error.is_server_trouble() => error,
+    }
+
+    fn why_not(&self) -> Error {
+        match &lock(&self.record).last_error {
+            Some(error) if error.is_server_trouble() => error.clone(),
             _ => Error::Unreachable {
                 node: self.address(),
                 reason: "not connected yet".to_owned(),
             },
-        })
+        }
     }
 
     /// Sends a command through the main connection. Never blocks on the server longer than the command time-out;
@@ -281,7 +320,7 @@ impl Node {
         }
     }
 
-    /// What an error of redis-rs means; remembers that the server takes no writes.
+    /// What an error of redis-rs means; remembers what the server does not do for us.
     pub(crate) fn explain(
         &self,
         name: &str,
@@ -289,26 +328,15 @@ impl Node {
         error: &redis::RedisError,
     ) -> Error {
         let error = Error::from_redis(name, key, self.settings.timeouts.command, error);
-        let state = match error {
-            Error::ReadOnly { .. } => ServerState::ReadOnly,
-            Error::OutOfMemory { .. } => ServerState::OutOfMemory,
-            _ => return error,
-        };
-        let mut record = lock(&self.record);
-        record.last_error = Some(error.clone());
-        if self.connection.load().is_some() {
-            record.enter(state, name);
-        }
+        let connected = self.connection.load().is_some();
+        lock(&self.record).refused(&error, connected, name);
         error
     }
 
-    /// A write succeeded: whatever kept the server from taking writes is over.
+    /// A write succeeded: what kept the server from taking writes may be over.
     pub(crate) fn wrote(&self) {
         let mut record = lock(&self.record);
-        if matches!(
-            record.state,
-            ServerState::ReadOnly | ServerState::OutOfMemory
-        ) {
+        if record.may_recover() {
             record.enter(ServerState::Up, &self.address());
         }
     }
@@ -320,78 +348,24 @@ impl Node {
         wait: Duration,
     ) -> Result<RedisResult<Value>, Error> {
         self.connection()?;
-        let name = self.address();
-        let bound = wait + self.settings.timeouts.command;
-        let sending = async {
-            let Ok(_permit) = self.waiting.acquire().await else {
-                return Err(Error::Unreachable {
-                    node: name.clone(),
-                    reason: "closed".to_owned(),
-                });
-            };
-            let idle = lock(&self.idle).pop();
-            let mut connection = match (idle, self.client.load_full()) {
-                (Some(connection), _) => connection,
-                (None, Some(client)) => open_plain(&client, &name, self.settings.timeouts).await?,
-                (None, None) => return self.connection().map(|_| Ok(Value::Nil)),
-            };
-            let sent = connection.send_packed_command(cmd).await;
-            let sent = sent.and_then(Value::extract_error);
-            // One that failed may still have an answer to come.
-            if sent.is_ok() {
-                lock(&self.idle).push(connection);
-            }
-            Ok(sent)
+        let (name, timeouts) = (self.address(), self.settings.timeouts);
+        let Some(client) = self.client.load_full() else {
+            return Err(self.why_not());
         };
-        match tokio::time::timeout(bound, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Error::Timeout {
-                node: name,
-                timeout: bound,
-            }),
-        }
+        self.waiting.send(&client, &name, cmd, wait, timeouts).await
     }
 
     /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.
-    pub(crate) fn miss(&self, kind: Invalidation, tags: &[String]) -> bool {
+    pub(crate) fn miss(&self, keep: impl FnOnce(&mut Missed) -> bool) -> bool {
         let mut missed = lock(&self.missed);
-        let kept = !self.is_retired() && missed.add(kind, tags);
+        let kept = !self.is_retired() && keep(missed.waiting());
         self.look.notify_one();
         kept
-    }
-
-    /// Keeps a flush until the server has it; `false` when nobody is left to tell.
-    pub(crate) fn miss_flush(&self) -> bool {
-        let mut missed = lock(&self.missed);
-        let kept = !self.is_retired();
-        if kept {
-            missed.add_flush();
-        }
-        self.look.notify_one();
-        kept
-    }
-
-    pub(crate) fn is_up(&self) -> bool {
-        self.connection().is_ok()
     }
 
     pub(crate) fn status(&self) -> ServerStatus {
         let missed_invalidations = lock(&self.missed).len();
         let address = self.address();
-        let record = lock(&self.record);
-        ServerStatus {
-            address,
-            state: record.state,
-            since: record.changed.elapsed(),
-            last_error: record.last_error.clone(),
-            connects: record.connects,
-            module_version: record.module_version,
-            missed_invalidations,
-        }
+        lock(&self.record).status(address, missed_invalidations)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that is done under these locks can leave them half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,8 @@
 //! Asks sentinels where the primary is.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redis::{Client, ConnectionAddr, ConnectionInfo};
 
@@ -13,16 +15,20 @@ use super::servers::{Tls, client, with_address};
 pub(crate) struct Sentinels {
     pub(crate) service: String,
     pub(crate) clients: Vec<Client>,
+    /// How often somebody was asked.
+    pub(crate) asked: Arc<AtomicUsize>,
     /// How primaries are spoken to; its address is replaced by theirs.
     pub(crate) primary: ConnectionInfo,
     pub(crate) tls: Tls,
 }
 
 impl Sentinels {
-    /// Asks one after the other until one knows.
+    /// Asks one after the other until one knows. The next time it begins with another one: what this one names may be
+    /// no primary any more, because it is cut off from the others.
     pub(crate) async fn locate(&self, timeouts: Timeouts) -> Result<Client, Error> {
         let mut last = None;
-        for sentinel in &self.clients {
+        let begin = self.asked.fetch_add(1, Ordering::Relaxed) % self.clients.len().max(1);
+        for sentinel in self.clients[begin..].iter().chain(&self.clients[..begin]) {
             match self.ask(sentinel, timeouts).await {
                 Ok(client) => return Ok(client),
                 Err(error) => last = Some(error),
@@ -40,7 +46,7 @@ impl Sentinels {
         let asking = async {
             let mut connection = open_plain(sentinel, &name, timeouts).await?;
             let answer: Result<Option<(String, u16)>, _> = ask.query_async(&mut connection).await;
-            answer.map_err(|error| Error::from_redis(&name, None, timeouts.command, &error))
+            answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
         };
         let within = timeouts.connect + timeouts.command;
         let answer = tokio::time::timeout(within, asking).await;

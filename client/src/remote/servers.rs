@@ -8,14 +8,16 @@ use super::sentinel::replace_host;
 /// Which servers a [`Cache`](crate::Cache) talks to: one, a cluster, or the primary that sentinels name.
 ///
 /// Addresses are URLs: `redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS (feature `tls`),
-/// `unix:///path/to/socket?db=0&user=…&pass=…`. A string converts into a single server.
+/// `unix:///path/to/socket?db=0&user=…&pass=…`. Special characters in user and password are percent-encoded (`@` is
+/// `%40`), an IPv6 address stands in brackets. A string converts into a single server. `Debug` shows no user and no
+/// password.
 #[derive(Clone, Debug)]
 pub struct Servers {
     pub(crate) kind: Kind,
     pub(crate) tls: Tls,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Kind {
     Single(String),
     Cluster(Vec<String>),
@@ -24,6 +26,30 @@ pub(crate) enum Kind {
         sentinels: Vec<String>,
         primary: Option<String>,
     },
+}
+
+/// Addresses without user and password.
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = |url: &String| match parse(url) {
+            Ok(info) => info.addr().to_string(),
+            Err(_) => "<no address>".to_owned(),
+        };
+        let addresses = |urls: &[String]| urls.iter().map(address).collect::<Vec<_>>();
+        match self {
+            Self::Single(url) => f.debug_tuple("Single").field(&address(url)).finish(),
+            Self::Cluster(urls) => f.debug_tuple("Cluster").field(&addresses(urls)).finish(),
+            Self::Sentinel {
+                service,
+                sentinels,
+                primary: _,
+            } => f
+                .debug_struct("Sentinel")
+                .field("service", service)
+                .field("sentinels", &addresses(sentinels))
+                .finish_non_exhaustive(),
+        }
+    }
 }
 
 /// Certificates for TLS, in PEM.
@@ -115,7 +141,9 @@ impl From<String> for Servers {
 pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
     let info = url.into_connection_info().map_err(|error| Error::Config {
         // The URL itself may hold a password.
-        message: format!("not an address of a server: {error}"),
+        message: format!(
+            "not an address of a server (special characters of a password are written as %40): {error}"
+        ),
     })?;
     if !info.addr().is_supported() {
         let message = "this address needs the feature `tls` (or, for a socket, Unix)".to_owned();
@@ -150,6 +178,14 @@ pub(crate) fn client(info: ConnectionInfo, tls: &Tls) -> Result<Client, Error> {
                 client_cert: cert.clone(),
                 client_key: key.clone(),
             });
+        if let Some(root) = &tls.root {
+            use rustls::pki_types::{CertificateDer, pem::PemObject};
+            // Without one that can be read nothing would be trusted, and each server would be blamed for it.
+            if !CertificateDer::pem_slice_iter(root).any(|certificate| certificate.is_ok()) {
+                let message = "the root certificates hold no certificate in PEM".to_owned();
+                return Err(Error::Config { message });
+            }
+        }
         let certificates = redis::TlsCertificates {
             client_tls,
             root_cert: tls.root.clone(),

@@ -1,5 +1,6 @@
 //! What is known of a server at this moment.
 
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use super::connection::Greeting;
@@ -17,7 +18,8 @@ pub enum ServerState {
     ReadOnly,
     /// Up, but the last write found it out of memory: reads and invalidations go on.
     OutOfMemory,
-    /// Not reached, or not answering; retried all the time.
+    /// Not reached, not answering, or not able to serve (it loads its data, a script keeps it busy, it has no room for
+    /// another client): [`ServerStatus::last_error`] says which. Retried all the time.
     Down,
     /// Reached, but it has no tagcache module; retried all the time.
     ModuleMissing,
@@ -50,10 +52,13 @@ pub struct ServerStatus {
 impl ServerStatus {
     /// Whether there is a connection: reads go to the server, and the local tier is kept true.
     pub fn is_connected(&self) -> bool {
-        matches!(
-            self.state,
-            ServerState::Up | ServerState::ReadOnly | ServerState::OutOfMemory
-        )
+        self.state.is_connected()
+    }
+}
+
+impl ServerState {
+    pub(crate) fn is_connected(self) -> bool {
+        matches!(self, Self::Up | Self::ReadOnly | Self::OutOfMemory)
     }
 }
 
@@ -65,7 +70,13 @@ pub(crate) struct Record {
     pub(crate) last_error: Option<Error>,
     pub(crate) connects: u64,
     pub(crate) module_version: u64,
+    /// When it last refused a write.
+    refused: Option<Instant>,
 }
+
+/// A server that now takes writes and now does not, because it is at the limit of its memory say, is in the state of
+/// one that does not: no change, and no event, for each command.
+const CALM: Duration = Duration::from_secs(1);
 
 impl Record {
     pub(crate) fn new() -> Self {
@@ -75,7 +86,49 @@ impl Record {
             last_error: None,
             connects: 0,
             module_version: 0,
+            refused: None,
         }
+    }
+
+    /// A command came back with this error; notes those that concern the server and not the call.
+    pub(crate) fn refused(&mut self, error: &Error, connected: bool, address: &str) {
+        let state = match error {
+            Error::ReadOnly { .. } => ServerState::ReadOnly,
+            Error::OutOfMemory { .. } => ServerState::OutOfMemory,
+            Error::Denied { .. } | Error::ModuleTooOld { .. } => {
+                // It serves otherwise, so its state stays.
+                if !matches!(&self.last_error, Some(last) if discriminant(last) == discriminant(error))
+                {
+                    crate::observe::command_refused(address, error);
+                }
+                self.last_error = Some(error.clone());
+                return;
+            }
+            _ => return,
+        };
+        self.refused = Some(Instant::now());
+        self.last_error = Some(error.clone());
+        if connected {
+            self.enter(state, address);
+        }
+    }
+
+    pub(crate) fn status(&self, address: String, missed_invalidations: usize) -> ServerStatus {
+        ServerStatus {
+            address,
+            state: self.state,
+            since: self.changed.elapsed(),
+            last_error: self.last_error.clone(),
+            connects: self.connects,
+            module_version: self.module_version,
+            missed_invalidations,
+        }
+    }
+
+    /// Whether a write that succeeded shows that the server takes writes again.
+    pub(crate) fn may_recover(&self) -> bool {
+        let calm = self.refused.is_none_or(|refused| refused.elapsed() >= CALM);
+        calm && matches!(self.state, ServerState::ReadOnly | ServerState::OutOfMemory)
     }
 
     pub(crate) fn enter(&mut self, state: ServerState, address: &str) {
@@ -101,5 +154,38 @@ impl Record {
         };
         self.last_error = Some(error.clone());
         self.enter(state, address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_at_its_limit_does_not_change_its_state_with_every_command() {
+        let full = || Error::OutOfMemory {
+            node: "server".to_owned(),
+            message: "OOM".to_owned(),
+        };
+        let mut record = Record::new();
+        record.enter(ServerState::Up, "server");
+        assert!(!record.may_recover(), "it is up");
+        record.refused(&full(), true, "server");
+        assert_eq!(record.state, ServerState::OutOfMemory);
+        assert!(!record.may_recover(), "it has only just refused a write");
+        record.refused = Instant::now().checked_sub(CALM);
+        assert!(record.may_recover());
+    }
+
+    #[test]
+    fn what_a_server_refuses_while_it_is_away_does_not_make_it_connected() {
+        let mut record = Record::new();
+        let error = Error::ReadOnly {
+            node: "server".to_owned(),
+            message: "READONLY".to_owned(),
+        };
+        record.refused(&error, false, "server");
+        assert_eq!(record.state, ServerState::Connecting);
+        assert!(record.last_error.is_some());
     }
 }

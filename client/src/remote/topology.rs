@@ -1,6 +1,6 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -8,9 +8,9 @@ use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::task::AbortHandle;
 
 use super::cluster::{Cluster, slot};
-use super::command::{self, Invalidation};
 use super::connection::Timeouts;
 use super::error::Error;
+use super::missed::Recent;
 use super::node::{Node, Place, Settings};
 use super::sentinel::Sentinels;
 use super::servers::{Kind, Servers, client, parse};
@@ -26,8 +26,10 @@ pub(crate) struct Answer {
 /// The servers as one.
 pub(crate) struct Remote {
     servers: Primaries,
-    tasks: Vec<AbortHandle>,
+    task: AbortHandle,
     timeouts: Timeouts,
+    /// What was invalidated lately.
+    pub(super) recent: Arc<Mutex<Recent>>,
 }
 
 enum Primaries {
@@ -42,9 +44,14 @@ impl Remote {
     /// Starts to connect, in the background.
     pub(crate) fn start(servers: &Servers, settings: Settings) -> Result<Self, Error> {
         let timeouts = settings.timeouts;
+        let recent = Arc::<Mutex<Recent>>::default();
+        crate::observe::describe();
         let tls = &servers.tls;
         let (servers, task) = match &servers.kind {
-            Kind::Single(url) => one(Place::Fixed(client(parse(url)?, tls)?), settings),
+            Kind::Single(url) => {
+                let place = Place::Fixed(client(parse(url)?, tls)?);
+                one(place, settings, Arc::clone(&recent))
+            }
             Kind::Sentinel {
                 service,
                 sentinels,
@@ -60,10 +67,11 @@ impl Remote {
                 let place = Sentinels {
                     service: service.clone(),
                     clients,
+                    asked: Arc::default(),
                     primary,
                     tls: tls.clone(),
                 };
-                one(Place::Sentinel(place), settings)
+                one(Place::Sentinel(place), settings, Arc::clone(&recent))
             }
             Kind::Cluster(urls) => {
                 let seeds = urls
@@ -77,15 +85,21 @@ impl Remote {
                     // What cannot work shall be said now, not by the background.
                     client(seed.clone(), tls)?;
                 }
-                let cluster = Arc::new(Cluster::new(seeds, tls.clone(), settings));
+                let cluster = Arc::new(Cluster::new(
+                    seeds,
+                    tls.clone(),
+                    settings,
+                    Arc::clone(&recent),
+                ));
                 let task = tokio::spawn(Arc::clone(&cluster).run()).abort_handle();
                 (Primaries::Cluster(cluster), task)
             }
         };
         Ok(Self {
             servers,
-            tasks: vec![task],
+            task,
             timeouts,
+            recent,
         })
     }
 
@@ -126,10 +140,27 @@ impl Remote {
                     return Ok(Arc::clone(node));
                 }
                 cluster.complain();
+                if map.nodes.is_empty() {
+                    return Err(cluster.why_unknown());
+                }
                 Err(Error::Unavailable {
-                    node: "cluster".to_owned(),
+                    node: cluster.name(),
                     message: format!("no primary serves slot {}", slot(key)),
                 })
+            }
+        }
+    }
+
+    /// Why there is no server to send anything to.
+    pub(super) fn nobody_known(&self) -> Error {
+        match &self.servers {
+            Primaries::One(node) => Error::Unreachable {
+                node: node.address(),
+                reason: "not connected yet".to_owned(),
+            },
+            Primaries::Cluster(cluster) => {
+                cluster.complain();
+                cluster.why_unknown()
             }
         }
     }
@@ -140,6 +171,10 @@ impl Remote {
 
     /// Sends a command to where its key is, through the main connection; follows redirections.
     pub(crate) async fn send(&self, key: &str, cmd: &Cmd) -> Result<Answer, Error> {
+        crate::observe::in_command(cmd, self.send_following(key, cmd)).await
+    }
+
+    async fn send_following(&self, key: &str, cmd: &Cmd) -> Result<Answer, Error> {
         let mut node = self.owner(key)?;
         for attempt in 0..REDIRECTIONS {
             let error = match self.reached(node.send(cmd).await)? {
@@ -172,7 +207,7 @@ impl Remote {
         wait: Duration,
     ) -> Result<Value, Error> {
         let node = self.owner(key)?;
-        let sent = node.send_blocking(cmd, wait).await;
+        let sent = crate::observe::in_command(cmd, node.send_blocking(cmd, wait)).await;
         self.reached(sent)?
             .map_err(|error| node.explain(&node.address(), Some(key), &error))
     }
@@ -195,10 +230,11 @@ impl Remote {
             }
         }
         let sending = groups.iter().map(|(node, members)| {
-            let batch = members.iter().map(|&at| commands[at].1.clone()).collect();
-            async move { node.send_all(batch).await }
+            let batch: Vec<_> = members.iter().map(|&at| commands[at].1.clone()).collect();
+            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch))
         });
         let sent = join_all(sending).await;
+        let mut redirected = Vec::new();
         for ((node, members), sent) in groups.iter().zip(sent) {
             let values = match self.reached(sent) {
                 Ok(Ok(values)) => values,
@@ -217,16 +253,25 @@ impl Remote {
                 }
             };
             for (&at, value) in members.iter().zip(values) {
-                let (key, cmd) = &commands[at];
-                answers[at] = Some(match value.extract_error() {
-                    Ok(value) => Ok(Answer {
-                        value,
-                        tracked: true,
-                    }),
-                    Err(error) if is_redirection(&error) => self.send(key, cmd).await,
-                    Err(error) => Err(node.explain(&node.address(), Some(key), &error)),
-                });
+                match value.extract_error() {
+                    Ok(value) => {
+                        let tracked = true;
+                        answers[at] = Some(Ok(Answer { value, tracked }));
+                    }
+                    Err(error) if is_redirection(&error) => redirected.push(at),
+                    Err(error) => {
+                        let key = commands[at].0;
+                        answers[at] = Some(Err(node.explain(&node.address(), Some(key), &error)));
+                    }
+                }
             }
+        }
+        let again = redirected.iter().map(|&at| {
+            let (key, cmd) = &commands[at];
+            self.send(key, cmd)
+        });
+        for (&at, answer) in redirected.iter().zip(join_all(again).await) {
+            answers[at] = Some(answer);
         }
         let unanswered = || Error::Unavailable {
             node: "servers".to_owned(),
@@ -236,73 +281,6 @@ impl Remote {
             .into_iter()
             .map(|answer| answer.unwrap_or_else(|| Err(unanswered())))
             .collect()
-    }
-
-    /// Invalidates on every primary. Who cannot be reached is told later.
-    pub(crate) async fn invalidate(
-        &self,
-        kind: Invalidation,
-        tags: &[String],
-    ) -> Result<u64, Error> {
-        let cmd = command::invalidate(kind, tags);
-        self.tell_all(&cmd, |node| node.miss(kind, tags)).await
-    }
-
-    /// Flushes every primary. Who cannot be reached is told later.
-    pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        self.tell_all(&command::flush(), Node::miss_flush).await
-    }
-
-    async fn tell_all(&self, cmd: &Cmd, keep: impl Fn(&Node) -> bool) -> Result<u64, Error> {
-        let nodes = self.primaries();
-        if nodes.is_empty() {
-            return Err(Error::Unreachable {
-                node: "cluster".to_owned(),
-                reason: "no node of it has been reached yet".to_owned(),
-            });
-        }
-        let sent = join_all(nodes.iter().map(|node| node.send(cmd))).await;
-        let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
-        let mut refused = None;
-        for (node, sent) in nodes.iter().zip(sent) {
-            let error = match self.reached(sent) {
-                Ok(Ok(Value::Int(count))) => {
-                    dropped += u64::try_from(count).unwrap_or_default();
-                    node.wrote();
-                    continue;
-                }
-                Ok(Ok(odd)) => unexpected(node, "CACHE.INVALIDATE", &odd),
-                Ok(Err(error)) => node.explain(&node.address(), None, &error),
-                Err(error) => error,
-            };
-            // What a server refuses for good it would refuse again.
-            if error.remedy() == super::error::Remedy::Retry || !node.is_up() {
-                missed.push(node.address());
-                retried &= keep(node) || node.is_retired() && self.all_keep(&keep);
-            } else {
-                refused = Some(error);
-            }
-        }
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        if missed.is_empty() {
-            return Ok(dropped);
-        }
-        crate::observe::invalidation_missed(&missed, retried);
-        Err(Error::Partial {
-            dropped,
-            missed,
-            retried,
-        })
-    }
-
-    /// The node that missed something has left while it was told: those that are left are told instead.
-    fn all_keep(&self, keep: &impl Fn(&Node) -> bool) -> bool {
-        let heirs = self.primaries();
-        // All of them, also behind one that does not keep it.
-        let kept = heirs.iter().filter(|heir| keep(heir)).count();
-        kept > 0 && kept == heirs.len()
     }
 
     /// Sends a command to every primary that is up.
@@ -327,11 +305,19 @@ impl Remote {
     }
 
     pub(crate) fn status(&self) -> Vec<ServerStatus> {
-        self.primaries().iter().map(|node| node.status()).collect()
+        let known: Vec<_> = self.primaries().iter().map(|node| node.status()).collect();
+        match &self.servers {
+            // Without a map there is the cluster as a whole.
+            Primaries::Cluster(cluster) if known.is_empty() => vec![cluster.status()],
+            _ => known,
+        }
     }
 
     /// Passes on what a node answered; one that cannot be reached is a reason to look at the cluster again.
-    fn reached<T>(&self, sent: Result<RedisResult<T>, Error>) -> Result<RedisResult<T>, Error> {
+    pub(super) fn reached<T>(
+        &self,
+        sent: Result<RedisResult<T>, Error>,
+    ) -> Result<RedisResult<T>, Error> {
         let lost = match &sent {
             Ok(Ok(_)) => false,
             Ok(Err(error)) => {
@@ -379,11 +365,11 @@ impl Remote {
                 self.owner(key).map_or(Redirected::No, Redirected::To)
             }
             ServerErrorKind::Ask => {
-                let Some(node) =
-                    target.and_then(|address| cluster.map.load().node(&address).cloned())
-                else {
+                // A primary that has no slots yet is in no map.
+                let Some(node) = target.and_then(|address| cluster.guest(&address)) else {
                     return Redirected::No;
                 };
+                let _ = tokio::time::timeout(self.timeouts.connect, node.attempted()).await;
                 let sent = node.send_all(vec![redis::cmd("ASKING"), cmd.clone()]).await;
                 let answer = match sent {
                     Ok(Ok(mut values)) => values.pop().unwrap_or(Value::Nil).extract_error(),
@@ -414,12 +400,13 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-        match &self.servers {
-            Primaries::One(node) => drop(node.retire()),
+        self.task.abort();
+        let untold = match &self.servers {
+            Primaries::One(node) => node.retire().len(),
             Primaries::Cluster(cluster) => cluster.close(),
+        };
+        if untold > 0 {
+            crate::observe::invalidations_lost(untold);
         }
     }
 }
@@ -434,13 +421,17 @@ fn is_redirection(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Server(
-            ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
         )
     )
 }
 
-fn one(place: Place, settings: Settings) -> (Primaries, AbortHandle) {
-    let node = Arc::new(Node::new(place, settings));
+fn one(place: Place, settings: Settings, recent: Arc<Mutex<Recent>>) -> (Primaries, AbortHandle) {
+    let node = Arc::new(Node::new(place, settings, recent));
     let task = tokio::spawn(Arc::clone(&node).run()).abort_handle();
     (Primaries::One(node), task)
 }
@@ -449,8 +440,4 @@ fn nobody_named(what: &str) -> Error {
     Error::Config {
         message: format!("no {what} was named"),
     }
-}
-
-fn unexpected(node: &Node, command: &'static str, answer: &Value) -> Error {
-    Error::unexpected(&node.address(), command, answer)
 }

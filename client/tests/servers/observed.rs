@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tagcache_tests::Server;
 
@@ -29,25 +30,55 @@ impl Write for Log {
 
 #[cfg(feature = "tracing")]
 #[test]
-fn a_server_that_goes_and_comes_is_in_the_log() {
+fn what_happens_is_in_the_log_once_and_no_secret_is() {
+    use tagcache::{Cache, Servers};
+    use tagcache_tests::free_port;
+    use tracing::Instrument;
+    use tracing_subscriber::fmt::format::FmtSpan;
+
+    use crate::support::{builder, connected, long};
+
     let mut server = Server::start();
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(FmtSpan::CLOSE)
         .with_writer(move || writer.clone())
         .finish();
     // For all threads: what a thread without a subscriber comes across first may be taken to interest nobody.
     tracing::subscriber::set_global_default(subscriber).expect("no other test sets one");
-    let port = server.port().to_string();
-    let of_server = |what: &str| {
+    let lines = |whose: &str, what: &str| {
         let text = log.text();
         text.lines()
-            .filter(|line| line.contains(&port) && line.contains(what))
+            .filter(|line| line.contains(whose) && line.contains(what))
             .count()
     };
+    let address = format!("127.0.0.1:{}", server.port());
+    let of_server = |what: &str| lines(&address, what);
     run(async {
-        let cache = cache_at(&server).await;
+        let url = format!("redis://default:pa55word@{address}");
+        let cache = connected(
+            Cache::builder(url).probe(Duration::from_millis(100), Duration::from_secs(2)),
+        )
+        .await;
+        let loader = || async {
+            tracing::info!("asking the database");
+            Ok::<_, String>("pr1vate".to_owned())
+        };
+        let request = tracing::info_span!("request", id = 7);
+        let loading = cache.get_or_load("key", long(), loader);
+        loading.instrument(request).await.unwrap();
+        assert_eq!(
+            lines("asking the database", "request{id=7}:load{key=\"key\"}"),
+            1,
+            "the loader runs in its caller's span"
+        );
+        for name in ["CACHE.FETCH", "CACHE.SET"] {
+            let span = format!("request{{id=7}}:command{{name={name}}}");
+            eventually("its span is closed", async || lines(&span, "close") == 1).await;
+        }
         server.stop();
         eventually("the loss is logged", async || of_server("to=Down") == 1).await;
         assert!(cache.invalidate_tags(["tag"]).await.is_err());
@@ -55,7 +86,37 @@ fn a_server_that_goes_and_comes_is_in_the_log() {
         eventually("the return is logged", async || of_server("to=Up") == 2).await;
         assert_eq!(of_server("invalidation missed"), 1);
         assert!(log.text().contains("local tier dropped"));
+        eventually("it is told", async || {
+            cache.stats().servers[0].missed_invalidations == 0
+        })
+        .await;
+        drop(cache);
+        eventually("it is told goodbye", async || of_server("server left") == 1).await;
+
+        // A process that ends takes along what servers have missed: that is said.
+        server.stop();
+        let alone = builder(server.port()).build().await.unwrap();
+        assert!(alone.invalidate_tags(["a", "b"]).await.is_err());
+        drop(alone);
+        eventually("the loss is logged", async || {
+            lines("missed invalidations lost", "tags=2") == 1
+        })
+        .await;
+
+        // However often nodes of a cluster are asked in vain, it is said once.
+        let nowhere = format!("127.0.0.1:{}", free_port());
+        let servers = Servers::cluster([format!("redis://{nowhere}")]);
+        let cluster = Cache::builder(servers).build().await.unwrap();
+        eventually("it is asked again and again", async || {
+            let _ = cluster.get::<String>("key").await;
+            lines(&nowhere, "no topology") >= 4
+        })
+        .await;
+        assert_eq!(lines(&nowhere, " WARN "), 1, "{}", log.text());
     });
+    for secret in ["pa55word", "pr1vate"] {
+        assert!(!log.text().contains(secret), "{}", log.text());
+    }
 }
 
 #[cfg(feature = "metrics")]

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tagcache::{Cache, Error, Servers};
-use tagcache_tests::{DEADLINE, Engine, Server, ServerBuilder, args, for_each_engine, free_port};
+use tagcache_tests::{
+    DEADLINE, Engine, Server, ServerBuilder, args, command as cmd, for_each_engine, free_port,
+};
 
 use crate::support::{cache_at, connected, long, on_server, run, warm};
 
@@ -12,6 +14,8 @@ struct Certificates {
     root: String,
     server: (String, String),
     client: (String, String),
+    /// Of the same server, and no longer valid.
+    expired: (String, String),
 }
 
 fn certificates() -> Certificates {
@@ -21,8 +25,9 @@ fn certificates() -> Certificates {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
     let root = CertifiedIssuer::self_signed(params, key).expect("a root");
-    let signed = |name: &str| {
+    let signed = |name: &str, until: i32| {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &root).expect("a certificate");
@@ -30,8 +35,9 @@ fn certificates() -> Certificates {
     };
     Certificates {
         root: root.pem(),
-        server: signed("localhost"),
-        client: signed("client"),
+        server: signed("localhost", 4096),
+        client: signed("client", 4096),
+        expired: signed("localhost", 2001),
     }
 }
 
@@ -91,49 +97,69 @@ fn connections_can_be_encrypted_and_certificates_are_checked() {
                 cache.get::<String>("key").await.unwrap().is_none()
             })
             .await;
-            let distrustful = Cache::builder(Servers::single(&url)).build().await.unwrap();
-            assert!(
-                distrustful.get::<String>("key").await.is_err(),
-                "a root that nobody trusts"
-            );
-            let nameless = Cache::builder(servers).build().await.unwrap();
-            assert!(
-                nameless.get::<String>("key").await.is_err(),
-                "a client without a certificate"
-            );
+            let (client, key) = certificates.client.clone();
+            let elsewhere = Servers::single(format!("rediss://127.0.0.1:{port}"))
+                .root_certificates(certificates.root.clone())
+                .client_certificate(client, key);
+            for (servers, reason) in [
+                (Servers::single(&url), "UnknownIssuer"),
+                (servers, "CertificateRequired"),
+                (elsewhere, "not valid for name"),
+            ] {
+                let refusal = refusal(servers).await;
+                assert!(refusal.contains(reason), "{reason}: {refusal}");
+            }
         });
     });
 }
 
+/// What is said of servers that cannot be used.
+async fn refusal(servers: Servers) -> String {
+    let cache = Cache::builder(servers).build().await.unwrap();
+    let error = cache.get::<String>("key").await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    error.to_string()
+}
+
 #[test]
-fn a_user_with_just_the_rights_that_the_readme_names_can_do_everything_but_administer() {
-    let server = Server::start();
-    let rules = [
-        "ACL",
-        "SETUSER",
-        "app",
-        "on",
-        ">secret",
-        "~shop:*",
-        "&__cache@0__:invalidate",
-        "-@all",
-        "+@connection",
-        "+client|tracking",
-        "+subscribe",
-        "+cache.fetch",
-        "+cache.set",
-        "+cache.del",
-        "+cache.touch",
-        "+cache.release",
-        "+cache.hits",
-        "+cache.invalidate",
-        "+cache.revalidate",
-    ];
+fn a_certificate_that_is_no_longer_valid_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut certificates, port) = (certificates(), free_port());
+    certificates.server = certificates.expired.clone();
+    let engine = Engine::default_engine();
+    let builder = tls_server(&engine, dir.path(), &certificates, port, "no");
+    let _server = builder.try_start().unwrap();
+    run(async {
+        let servers = Servers::single(format!("rediss://localhost:{port}"));
+        let refusal = refusal(servers.root_certificates(certificates.root.clone())).await;
+        assert!(refusal.to_lowercase().contains("expired"), "{refusal}");
+    });
+}
+
+#[test]
+fn certificates_that_are_none_are_a_mistake_that_is_said_at_once() {
+    run(async {
+        let servers = Servers::single("rediss://localhost:1").root_certificates("no certificate");
+        let error = Cache::builder(servers).build().await.unwrap_err();
+        assert!(matches!(error, Error::Config { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_user_with_just_the_rights_that_the_docs_name_can_do_everything_but_administer() {
+    for_each_engine(|engine| can_do_everything(&Server::builder().engine(engine).start()));
+}
+
+fn can_do_everything(server: &Server) {
+    let rules = cmd!(
+        "ACL SETUSER app on >secret ~shop:* &__cache@0__:invalidate -@all +ping +client|tracking +subscribe \
+         +cache.fetch +cache.set +cache.del +cache.touch +cache.release +cache.hits +cache.invalidate +cache.revalidate"
+    );
     let set = server.raw().call(&rules);
     assert!(!set.is_error(), "{set:?}");
     run(async {
         let url = format!("redis://app:secret@127.0.0.1:{}", server.port());
-        let cache = connected(Cache::builder(url).namespace("shop")).await;
+        let cache = connected(Cache::builder(&*url).namespace("shop")).await;
         let loaded = cache.get_or_load("key", long().tags(["tag"]), || async {
             Ok::<_, String>("value".to_owned())
         });
@@ -144,9 +170,16 @@ fn a_user_with_just_the_rights_that_the_readme_names_can_do_everything_but_admin
         cache.set("key", &1, long()).await.unwrap();
         assert_eq!(cache.clear().await.unwrap(), 1);
         assert!(!cache.remove("key").await.unwrap());
+        assert_eq!(cache.revalidate_tags(["tag"]).await.unwrap(), 0);
         let error = cache.top(1).await.unwrap_err();
         assert!(
             matches!(&error, Error::Denied { message, .. } if message.contains("cache.top")),
+            "{error}"
+        );
+        let elsewhere = connected(Cache::builder(&*url).namespace("other")).await;
+        let error = elsewhere.get::<String>("key").await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Denied { message, .. } if message.contains("\"other:key\"")),
             "{error}"
         );
     });
@@ -170,7 +203,7 @@ fn what_a_user_may_not_is_said_by_name() {
         let deaf = Cache::builder(url("deaf:secret")).build().await.unwrap();
         let error = deaf.get::<String>("key").await.unwrap_err();
         assert!(
-            matches!(&error, Error::Denied { message, .. } if message.contains("channel")),
+            matches!(&error, Error::Denied { message, .. } if message.contains("__cache@0__:invalidate")),
             "{error}"
         );
         let wrong = Cache::builder(url("deaf:wrong")).build().await.unwrap();
@@ -211,5 +244,63 @@ fn a_socket_and_another_database_serve_as_well() {
             cache.get::<String>("key").await.unwrap().is_none()
         })
         .await;
+    });
+}
+
+#[test]
+fn passwords_may_hold_any_character_and_are_shown_nowhere() {
+    let server = Server::start();
+    let password = "p@:/?#[]% \u{e9}";
+    let mut rule = b">".to_vec();
+    rule.extend_from_slice(password.as_bytes());
+    let set = server.raw().call(&args![
+        "ACL", "SETUSER", "app", "on", rule, "~*", "&*", "+@all"
+    ]);
+    assert!(!set.is_error(), "{set:?}");
+    run(async {
+        let encoded = "p%40%3A%2F%3F%23%5B%5D%25%20%C3%A9";
+        // The protocol is the crate's to choose.
+        let url = format!(
+            "redis://app:{encoded}@127.0.0.1:{}/?protocol=resp2",
+            server.port()
+        );
+        let building = Cache::builder(&*url);
+        let servers = [
+            Servers::single(&url),
+            Servers::cluster([&url]),
+            Servers::sentinel("service", [&url]).primary(&url),
+            Servers::single("redis://user:p%40@host:port"),
+        ];
+        let cache = connected(building.clone()).await;
+        let shown = format!("{building:?} {servers:?} {cache:?} {:?}", cache.stats());
+        for secret in [password, encoded, "app", "p%40", "p@"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains(&server.port().to_string()), "{shown}");
+        for unreadable in [
+            "redis://user:se cret@[::1",
+            "redis://user:secret@host:port",
+            "nonsense",
+        ] {
+            let error = Cache::builder(unreadable).build().await.unwrap_err();
+            assert!(matches!(error, Error::Config { .. }), "{error}");
+            assert!(!format!("{error} {error:?}").contains("cret"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn servers_may_have_addresses_of_the_sixth_version() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("no IPv6 here: skipped");
+        return;
+    }
+    let server = Server::builder()
+        .args("--bind", &["127.0.0.1", "::1"])
+        .start();
+    run(async {
+        let cache = connected(Cache::builder(format!("redis://[::1]:{}", server.port()))).await;
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
     });
 }

@@ -37,7 +37,7 @@ fn bus(client: &mut RawClient) -> String {
 }
 
 /// Nodes that know each other; the first `primaries` of them share the slots.
-fn cluster(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
+pub(crate) fn cluster(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
     let servers: Vec<Server> = (0..nodes).map(|_| node(engine)).collect();
     let share = 16_384 / primaries;
     for (n, server) in servers.iter().enumerate() {
@@ -82,7 +82,7 @@ fn cluster(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
     servers
 }
 
-async fn cache_of(servers: &[Server]) -> Cache {
+pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
     let urls = servers
         .iter()
         .map(|server| format!("redis://127.0.0.1:{}", server.port()));
@@ -164,6 +164,7 @@ fn a_node_that_misses_an_invalidation_is_named_and_told_later() {
             dropped,
             missed,
             retried,
+            ..
         } = error
         else {
             panic!("{error}");
@@ -187,7 +188,7 @@ fn a_node_that_misses_an_invalidation_is_named_and_told_later() {
     });
 }
 
-fn id(client: &mut RawClient) -> String {
+pub(crate) fn id(client: &mut RawClient) -> String {
     call!(client, "CLUSTER", "MYID").text()
 }
 

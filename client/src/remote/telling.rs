@@ -1,0 +1,136 @@
+//! Invalidations go to every primary; who does not get one is told later.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use redis::{Cmd, Value};
+
+use super::command::{self, Invalidation};
+use super::error::{Error, Remedy};
+use super::lock;
+use super::missed::Missed;
+use super::node::Node;
+use super::topology::Remote;
+
+/// What is to be told, as it is kept for those that miss it; `false` where there is too much to keep.
+type Keep<'a> = &'a (dyn Fn(&mut Missed) -> bool + Send + Sync);
+
+impl Remote {
+    /// Invalidates on every primary. Who cannot be reached is told later.
+    pub(crate) async fn invalidate(
+        &self,
+        kind: Invalidation,
+        tags: &[String],
+    ) -> Result<u64, Error> {
+        lock(&self.recent).add(kind, tags, Instant::now());
+        let cmd = command::invalidate(kind, tags);
+        self.tell_all(&cmd, &|missed| missed.add(kind, tags)).await
+    }
+
+    /// Flushes every primary. Who cannot be reached is told later.
+    pub(crate) async fn flush(&self) -> Result<u64, Error> {
+        lock(&self.recent).add_flush(Instant::now());
+        let keep = |missed: &mut Missed| {
+            missed.add_flush();
+            true
+        };
+        self.tell_all(&command::flush(), &keep).await
+    }
+
+    async fn tell_all(&self, cmd: &Cmd, keep: Keep<'_>) -> Result<u64, Error> {
+        let nodes = self.primaries();
+        if nodes.is_empty() {
+            return Err(self.nobody_known());
+        }
+        let telling = join_all(nodes.iter().map(|node| self.tell(node, cmd, keep)));
+        let told = crate::observe::in_command(cmd, telling).await;
+        let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
+        let (mut reason, mut at_fault) = (None, None);
+        for (node, told) in nodes.iter().zip(told) {
+            match told {
+                Told::Took(count) => dropped += count,
+                Told::Missed { error, kept } => {
+                    missed.push(node.address());
+                    retried &= kept;
+                    reason.get_or_insert(error);
+                }
+                Told::AtFault(error) => at_fault = Some(error),
+            }
+        }
+        if let Some(error) = at_fault {
+            return Err(error);
+        }
+        let Some(reason) = reason else {
+            return Ok(dropped);
+        };
+        crate::observe::invalidation_missed(&missed, retried, &reason);
+        Err(Error::Partial {
+            dropped,
+            missed,
+            retried,
+            reason: Box::new(reason),
+        })
+    }
+
+    async fn tell(&self, node: &Arc<Node>, cmd: &Cmd, keep: Keep<'_>) -> Told {
+        let mut untold = Untold {
+            remote: self,
+            node,
+            keep: Some(keep),
+        };
+        let error = match self.reached(node.send(cmd).await) {
+            Ok(Ok(Value::Int(count))) => {
+                untold.keep = None;
+                node.wrote();
+                return Told::Took(u64::try_from(count).unwrap_or_default());
+            }
+            Ok(Ok(odd)) => Error::unexpected(&node.address(), "CACHE.INVALIDATE", &odd),
+            Ok(Err(error)) => node.explain(&node.address(), None, &error),
+            Err(error) => error,
+        };
+        // What is wrong with the call would be wrong with it again.
+        if error.remedy() == Remedy::FixCall {
+            untold.keep = None;
+            return Told::AtFault(error);
+        }
+        let kept = untold.keep_for_later();
+        Told::Missed { error, kept }
+    }
+
+    /// The node that missed something has left while it was told: those that are left are told instead.
+    fn all_keep(&self, keep: Keep<'_>) -> bool {
+        let heirs = self.primaries();
+        // All of them, also behind one that does not keep it.
+        let kept = heirs.iter().filter(|heir| heir.miss(keep)).count();
+        kept > 0 && kept == heirs.len()
+    }
+}
+
+/// What became of telling one node.
+enum Told {
+    Took(u64),
+    Missed { error: Error, kept: bool },
+    AtFault(Error),
+}
+
+/// A node that has yet to answer. When the caller gives up before it does, it counts as missed: nobody knows.
+struct Untold<'a> {
+    remote: &'a Remote,
+    node: &'a Arc<Node>,
+    keep: Option<Keep<'a>>,
+}
+
+impl Untold<'_> {
+    fn keep_for_later(&mut self) -> bool {
+        self.keep.take().is_some_and(|keep| {
+            self.node.miss(keep) || self.node.is_retired() && self.remote.all_keep(keep)
+        })
+    }
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.keep_for_later();
+    }
+}

@@ -1,0 +1,103 @@
+//! The connections of one server that calls wait on: one call at a time each.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Cmd, RedisResult, Value};
+use tokio::sync::Semaphore;
+
+use super::connection::{Timeouts, open_plain};
+use super::error::Error;
+use super::lock;
+
+/// At most so many, opened when needed.
+pub(crate) struct Waiting {
+    permits: Semaphore,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    connections: Vec<MultiplexedConnection>,
+    /// Raised when the server is lost: what was opened before may lead elsewhere.
+    generation: u64,
+}
+
+impl Waiting {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            permits: Semaphore::new(most),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Closes all that are idle, and those in use when they are done.
+    pub(crate) fn clear(&self) {
+        let mut idle = lock(&self.idle);
+        idle.generation += 1;
+        idle.connections.clear();
+    }
+
+    /// Closes half of what a burst has left behind, so that none grows old.
+    pub(crate) fn shrink(&self) {
+        let connections = &mut lock(&self.idle).connections;
+        // The oldest first; they were put back first.
+        let half = connections.len().div_ceil(2);
+        connections.drain(..half);
+    }
+
+    /// Sends a command that blocks for up to `wait`.
+    pub(crate) async fn send(
+        &self,
+        client: &Client,
+        name: &str,
+        cmd: &Cmd,
+        wait: Duration,
+        timeouts: Timeouts,
+    ) -> Result<RedisResult<Value>, Error> {
+        let sending = async {
+            let closed = |_| Error::Unreachable {
+                node: name.to_owned(),
+                reason: "closed".to_owned(),
+            };
+            let _permit = self.permits.acquire().await.map_err(closed)?;
+            loop {
+                let (idle, generation) = {
+                    let mut idle = lock(&self.idle);
+                    (idle.connections.pop(), idle.generation)
+                };
+                let used = idle.is_some();
+                let mut connection = match idle {
+                    Some(connection) => connection,
+                    None => open_plain(client, name, timeouts).await?,
+                };
+                let sent = connection.send_packed_command(cmd).await;
+                let sent = sent.and_then(Value::extract_error);
+                match &sent {
+                    Ok(_) => self.put_back(connection, generation),
+                    // A server, or whatever is in between, may have closed it while it was idle: the next one.
+                    Err(error) if used && error.is_io_error() => continue,
+                    // One that failed may still have an answer to come.
+                    Err(_) => {}
+                }
+                return Ok(sent);
+            }
+        };
+        let timeout = wait.saturating_add(timeouts.command);
+        match tokio::time::timeout(timeout, sending).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Error::Timeout {
+                node: name.to_owned(),
+                timeout,
+            }),
+        }
+    }
+
+    fn put_back(&self, connection: MultiplexedConnection, generation: u64) {
+        let mut idle = lock(&self.idle);
+        if idle.generation == generation {
+            idle.connections.push(connection);
+        }
+    }
+}

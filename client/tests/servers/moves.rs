@@ -1,0 +1,221 @@
+//! Clusters whose primaries come, go and cannot be asked.
+
+use std::time::Duration;
+
+use tagcache::{Cache, Error, Remedy, ServerState, Servers};
+use tagcache_tests::{DEADLINE, Engine, RawClient, Reply, Server, call, free_port, run as cmd};
+
+use crate::support::{connected, eventually, is_local, long, run, warm};
+use crate::topologies::{cache_of, cluster, id};
+
+/// A slot whose keys move from one node to another.
+struct Move {
+    slot: i64,
+    from: RawClient,
+    to: RawClient,
+    from_id: String,
+    to_id: String,
+    target: u16,
+}
+
+impl Move {
+    /// Of this key, from the one of two primaries that has it to `to`.
+    fn begin(key: &str, servers: &[Server], to: &Server) -> Self {
+        let slot = call!(to.raw(), "CLUSTER", "KEYSLOT", key).int();
+        let mut from = servers[usize::from(slot >= 8192)].raw();
+        let mut client = to.raw();
+        let (from_id, to_id) = (id(&mut from), id(&mut client));
+        let importing = cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}");
+        assert_eq!(importing, Reply::ok());
+        let migrating = cmd!(from, "CLUSTER SETSLOT {slot} MIGRATING {to_id}");
+        assert_eq!(migrating, Reply::ok());
+        Self {
+            slot,
+            from,
+            to: client,
+            from_id,
+            to_id,
+            target: to.port(),
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        let target = self.target;
+        let moved = cmd!(self.from, "MIGRATE 127.0.0.1 {target} {key} 0 5000");
+        assert_eq!(moved, Reply::ok());
+    }
+
+    fn end(&mut self) {
+        let (slot, to_id) = (self.slot, &self.to_id);
+        assert_ne!(self.from_id, self.to_id);
+        for client in [&mut self.to, &mut self.from] {
+            assert_eq!(
+                cmd!(client, "CLUSTER SETSLOT {slot} NODE {to_id}"),
+                Reply::ok()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_primary_that_had_no_slots_is_told_what_was_invalidated_before_it_was_known() {
+    let servers = cluster(&Engine::default_engine(), 3, 2);
+    run(async {
+        let cache = cache_of(&servers[..1]).await;
+        assert_eq!(cache.stats().servers.len(), 2);
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        let mut moving = Move::begin("key", &servers, &servers[2]);
+        moving.key("key");
+        moving.end();
+        // Both that are known are told, and neither has it any more.
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 0);
+        assert!(!call!(moving.to, "CACHE.GET", "key").is_null());
+        eventually("the third is known", async || {
+            let read = cache.get::<String>("key").await;
+            assert!(!matches!(read, Ok(Some(_))), "what was invalidated is read");
+            read.is_ok()
+        })
+        .await;
+        assert_eq!(cache.stats().servers.len(), 3);
+        assert!(call!(moving.to, "CACHE.GET", "key").is_null());
+    });
+}
+
+#[test]
+fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
+    let servers = cluster(&Engine::default_engine(), 3, 2);
+    run(async {
+        let cache = cache_of(&servers[..2]).await;
+        for key in ["{a}1", "{a}2"] {
+            let entry = long().tags(["tag"]);
+            cache.set(key, &key.to_owned(), entry).await.unwrap();
+        }
+        let mut moving = Move::begin("{a}1", &servers, &servers[2]);
+        moving.key("{a}1");
+        for key in ["{a}1", "{a}2", "{a}1"] {
+            assert_eq!(
+                cache.get::<String>(key).await.unwrap().as_deref(),
+                Some(key)
+            );
+        }
+        assert!(!is_local(&cache, "{a}1").await);
+        // It is told as the others are, although no slot is its own.
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 2);
+        call!(moving.to, "ASKING");
+        assert!(call!(moving.to, "CACHE.GET", "{a}1").is_null());
+        moving.end();
+        cache.set("{a}1", &"new".to_owned(), long()).await.unwrap();
+        assert_eq!(warm(&cache, "{a}1").await.as_deref(), Some("new"));
+    });
+}
+
+#[test]
+fn a_primary_that_is_gone_for_good_takes_only_its_own_keys_along() {
+    let mut servers = cluster(&Engine::default_engine(), 2, 2);
+    run(async {
+        let cache = cache_of(&servers).await;
+        for n in 0..40 {
+            let entry = long().tags(["tag"]);
+            cache.set(&format!("key{n}"), &n, entry).await.unwrap();
+        }
+        let left = servers[0].raw().call(&["DBSIZE"]).int();
+        servers[1].kill_9();
+        eventually("the loss is noticed", async || {
+            let servers = cache.stats().servers;
+            servers.iter().any(|s| s.state == ServerState::Down)
+        })
+        .await;
+        let mut read = 0;
+        for n in 0..40 {
+            match cache.get::<i32>(&format!("key{n}")).await {
+                Ok(value) => {
+                    assert_eq!(value, Some(n));
+                    read += 1;
+                }
+                Err(error) => assert_eq!(error.remedy(), Remedy::Retry, "{error}"),
+            }
+        }
+        assert_eq!(read, left);
+        let error = cache.invalidate_tags(["tag"]).await.unwrap_err();
+        let Error::Partial {
+            dropped,
+            missed,
+            retried: true,
+            ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(dropped as i64, left);
+        assert_eq!(missed, [format!("127.0.0.1:{}", servers[1].port())]);
+    });
+}
+
+#[test]
+fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
+    let servers = cluster(&Engine::default_engine(), 2, 2);
+    let grant = |rules: &str| {
+        for server in &servers {
+            let set = cmd!(server.raw(), "ACL SETUSER app {rules}");
+            assert_eq!(set, Reply::ok());
+        }
+    };
+    grant("on >secret ~shop:* &__cache@0__:invalidate -@all +ping +client|tracking +subscribe");
+    grant("+cache.fetch +cache.set +cache.del +cache.touch +cache.release +cache.hits");
+    grant("+cache.invalidate +cache.revalidate");
+    let url = |user: &str| format!("redis://{user}@127.0.0.1:{}", servers[0].port());
+    run(async {
+        let building = Cache::builder(Servers::cluster([url("app:secret")])).namespace("shop");
+        let cache = building.build().await.unwrap();
+        for error in [
+            cache.get::<String>("key").await.unwrap_err(),
+            cache.invalidate_tags(["tag"]).await.unwrap_err(),
+            cache.ready(Duration::ZERO).await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(&error, Error::Denied { message, .. } if message.contains("cluster|slots")),
+                "{error}"
+            );
+        }
+        assert_eq!(cache.stats().servers[0].state, ServerState::Denied);
+        grant("+cluster|slots");
+        cache.ready(DEADLINE).await.unwrap();
+        for n in 0..20 {
+            let (key, entry) = (format!("key{n}"), long().tags(["tag"]));
+            cache.set(&key, &"value".to_owned(), entry).await.unwrap();
+            assert_eq!(warm(&cache, &key).await.as_deref(), Some("value"));
+        }
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 20);
+        let wrong = Cache::builder(Servers::cluster([url("app:wrong")]));
+        let error = wrong.build().await.unwrap().get::<String>("key").await;
+        assert!(matches!(error, Err(Error::Denied { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn a_server_that_is_no_cluster_says_so_and_one_that_is_away_may_come() {
+    let server = Server::start();
+    run(async {
+        let urls = [
+            format!("redis://127.0.0.1:{}", free_port()),
+            format!("redis://127.0.0.1:{}", server.port()),
+        ];
+        for urls in [&urls[1..], &urls[..]] {
+            let building = Cache::builder(Servers::cluster(urls.iter().cloned()));
+            let cache = building.build().await.unwrap();
+            eventually("somebody was asked", async || {
+                let error = cache.get::<String>("key").await.unwrap_err();
+                error.to_string().contains("cluster support disabled")
+                    || urls.len() == 2 && error.to_string().contains("refused")
+            })
+            .await;
+            assert_eq!(cache.stats().servers[0].state, ServerState::Down);
+        }
+        // Both ways to the same cluster, one of them is not there.
+        let nodes = cluster(server.engine(), 2, 2);
+        let there = format!("redis://127.0.0.1:{}", nodes[1].port());
+        let either = Servers::cluster([urls[0].clone(), there]);
+        connected(Cache::builder(either)).await;
+    });
+}
