@@ -229,6 +229,17 @@ impl<V> Inner<V> {
         let mut leavers = Leavers::default();
         self.entries
             .insert_with_lifecycle(handle.clone(), value, &mut leavers);
+        // A key that is known from before takes the place that it had, or that those have which came back, and may be
+        // the first to leave it: at once, where a shard holds few entries. Evicted as a resident it is still known,
+        // evicted after a return it is not; and a newcomer does not leave at once, unless it is too heavy.
+        for _ in 0..2 {
+            let Some(index) = leavers.0.iter().position(|(left, _)| left.is(handle)) else {
+                break;
+            };
+            let (handle, value) = leavers.0.swap_remove(index);
+            self.entries
+                .insert_with_lifecycle(handle, value, &mut leavers);
+        }
         leavers
     }
 

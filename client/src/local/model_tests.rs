@@ -11,7 +11,12 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{LocalCache, Lookup, Reservation, clock::Clock, marks::REMEMBERED};
+use super::{
+    LocalCache, Lookup, Reservation,
+    bounds::{ENTRY_BYTES, MAX_WEIGHT},
+    clock::Clock,
+    marks::REMEMBERED,
+};
 use crate::Entry;
 
 /// So many keys or less are used.
@@ -475,6 +480,41 @@ proptest! {
                     let word = entry.0.stored().hits.read();
                     prop_assert!(word.is_tracked() || word.count() <= top[3].hits);
                 }
+            }
+        }
+    }
+
+    /// Whatever the limits and the weights are, both limits hold, and what is not too heavy is stored.
+    #[test]
+    fn limits_hold_and_what_fits_is_stored(
+        max_entries in prop_oneof![0..5_usize, 0..200_usize],
+        max_bytes in prop::option::of(prop_oneof![0..2000_u64, 0..100_000_u64, Just(u64::MAX)]),
+        shards in prop::option::of(0..40_usize),
+        weights in prop::collection::vec(
+            (0..40_u8, prop_oneof![0..100_u64, 0..3000_u64, 0..100_000_u64, Just(u64::MAX)]),
+            1..200,
+        ),
+    ) {
+        let mut builder = LocalCache::builder().max_entries(max_entries);
+        if let Some(bytes) = max_bytes {
+            builder = builder.max_bytes(bytes);
+        }
+        if let Some(shards) = shards {
+            builder = builder.shards(shards);
+        }
+        let cache = builder.build();
+        let heaviest = cache.max_entry_bytes();
+        prop_assert!(max_bytes.is_none_or(|max| heaviest <= max));
+        for (key, weight) in weights {
+            let key = key.to_string();
+            let own = ENTRY_BYTES + key.len() as u64;
+            cache.set_with(&key, (), Entry::forever().weight(weight));
+            cache.validate();
+            let total = weight.saturating_add(own).min(MAX_WEIGHT);
+            if total <= heaviest {
+                prop_assert!(cache.contains(&key), "{total} of {heaviest}");
+            } else if total > heaviest + heaviest / 100 {
+                prop_assert!(!cache.contains(&key), "{total} of {heaviest}");
             }
         }
     }
