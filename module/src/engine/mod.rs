@@ -4,6 +4,7 @@
 
 mod clock;
 mod database;
+mod hits;
 mod ids;
 mod index;
 mod lease;

@@ -2,13 +2,14 @@
 //!
 //! All this is kept beside the entry and not in it: an allocation that holds header, key and value alone more often
 //! stays inside a smaller size class of the allocator, and an entry that is only read is never written to, so that a
-//! forked child shares its page (hit counts lie together, 1 KiB for 256 entries).
+//! forked child shares its page.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use roaring::RoaringBitmap;
 
+use super::hits::Hits;
 use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
 
 /// Number of an entry in the index of its database.
@@ -33,7 +34,6 @@ enum Members {
 
 #[derive(Debug)]
 struct Page<E> {
-    hits: Box<[u32]>,
     entries: Box<[Option<E>]>,
     members: Members,
 }
@@ -41,7 +41,6 @@ struct Page<E> {
 impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
-            hits: vec![0; PAGE].into_boxed_slice(),
             entries: vec![None; PAGE].into_boxed_slice(),
             members: if members <= INLINE {
                 Members::Packed {
@@ -62,7 +61,7 @@ impl<E: Copy> Page<E> {
                     + each.iter().map(|m| size_of_val::<[u32]>(m)).sum::<usize>()
             }
         };
-        PAGE * (size_of::<u32>() + size_of::<Option<E>>()) + members
+        PAGE * size_of::<Option<E>>() + members
     }
 }
 
@@ -71,21 +70,13 @@ fn kind_of(lists: &[u32]) -> u8 {
     lists.len().min(INLINE + 1) as u8
 }
 
-/// Hits that are written down together.
-const BATCH: usize = 64;
-
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug)]
 pub(super) struct Slots<E> {
     map: PageMap,
     pages: Vec<Option<Page<E>>>,
-    /// For each page, no less than the highest hit count on it.
-    maxima: Vec<u32>,
+    hits: Hits,
     bytes: usize,
-    /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
-    /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
-    uncounted: [u32; BATCH],
-    uncounted_len: usize,
 }
 
 impl<E> Default for Slots<E> {
@@ -93,10 +84,8 @@ impl<E> Default for Slots<E> {
         Self {
             map: PageMap::default(),
             pages: Vec::new(),
-            maxima: Vec::new(),
+            hits: Hits::default(),
             bytes: 0,
-            uncounted: [0; BATCH],
-            uncounted_len: 0,
         }
     }
 }
@@ -131,18 +120,15 @@ impl<E: Copy + PartialEq> Slots<E> {
         if allocated.new_page {
             if self.pages.len() <= number {
                 self.pages.resize_with(number + 1, || None);
-                self.maxima.resize(number + 1, 0);
             }
-            self.maxima[number] = 0;
+            self.hits.add_page(number);
             let page = Page::new(lists.len());
             self.bytes += page.heap_bytes();
             self.pages[number] = Some(page);
         }
         let slot = Slot(allocated.id);
-        let page = self.page_mut(slot);
-        page.entries[offset_of(slot.0)] = Some(entry);
-        page.hits[offset_of(slot.0)] = hits;
-        self.maxima[number] = self.maxima[number].max(hits);
+        self.set_entry(slot, entry);
+        self.hits.set(slot.0, hits);
         let fits = self.set_lists(slot, lists);
         debug_assert!(fits, "the page was made for so many");
         slot
@@ -172,7 +158,7 @@ impl<E: Copy + PartialEq> Slots<E> {
 
     /// Gives the slot back.
     pub(super) fn remove(&mut self, slot: Slot) {
-        self.count();
+        self.hits.count();
         let number = page_of(slot.0);
         let page = self.page_mut(slot);
         let at = offset_of(slot.0);
@@ -186,10 +172,11 @@ impl<E: Copy + PartialEq> Slots<E> {
             && let Some(page) = self.pages[number].take()
         {
             self.bytes -= page.heap_bytes();
+            self.hits.remove_page(number);
         }
         if self.map.live() == 0 {
             self.pages = Vec::new();
-            self.maxima = Vec::new();
+            self.hits.clear();
         }
     }
 
@@ -222,36 +209,17 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     pub(super) fn hits(&mut self, slot: Slot) -> u32 {
-        self.count();
-        self.page(slot).hits[offset_of(slot.0)]
+        self.hits.get(slot.0)
     }
 
     /// Counts a hit.
     pub(super) fn hit(&mut self, slot: Slot) {
-        self.uncounted[self.uncounted_len] = slot.0;
-        self.uncounted_len += 1;
-        if self.uncounted_len == BATCH {
-            self.count();
-        }
-    }
-
-    /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
-    /// Counts stop at `u32::MAX` instead of starting anew.
-    fn count(&mut self) {
-        for at in 0..self.uncounted_len {
-            self.add_hits(Slot(self.uncounted[at]), 1);
-        }
-        self.uncounted_len = 0;
+        self.hits.hit(slot.0);
     }
 
     /// Counts several hits.
     pub(super) fn add_hits(&mut self, slot: Slot, more: u32) {
-        let number = page_of(slot.0);
-        if let Some(page) = &mut self.pages[number] {
-            let hits = &mut page.hits[offset_of(slot.0)];
-            *hits = hits.saturating_add(more);
-            self.maxima[number] = self.maxima[number].max(*hits);
-        }
+        self.hits.add(slot.0, more);
     }
 
     /// The `count` wanted entries (by slot and lists) with the most hits, most first; those without any are left out.
@@ -265,9 +233,9 @@ impl<E: Copy + PartialEq> Slots<E> {
         mut looks: usize,
         mut is_wanted: impl FnMut(Slot, &[u32]) -> bool,
     ) -> Vec<(u32, Slot)> {
-        self.count();
+        self.hits.count();
         let mut pages: BinaryHeap<(u32, Reverse<usize>)> = (0..)
-            .zip(&self.maxima)
+            .zip(self.hits.maxima())
             .filter(|&(_, &max)| max > 0)
             .map(|(number, &max)| (max, Reverse(number)))
             .collect();
@@ -285,8 +253,8 @@ impl<E: Copy + PartialEq> Slots<E> {
                 continue;
             };
             let mut exact = 0;
-            for at in 0..PAGE {
-                let (hits, slot) = (page.hits[at], Slot((number * PAGE + at) as u32));
+            for (at, &hits) in self.hits.page(number).iter().enumerate() {
+                let slot = Slot((number * PAGE + at) as u32);
                 if hits == 0 || page.entries[at].is_none() {
                     continue;
                 }
@@ -304,7 +272,7 @@ impl<E: Copy + PartialEq> Slots<E> {
                 }
                 found.push(row);
             }
-            self.maxima[number] = exact;
+            self.hits.set_maximum(number, exact);
             if looks == 0 || count == 0 {
                 break;
             }
@@ -344,7 +312,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
             + self.pages.capacity() * size_of::<Option<Page<E>>>()
-            + self.maxima.capacity() * size_of::<u32>()
+            + self.hits.heap_bytes()
             + self.map.heap_bytes()
     }
 
@@ -353,6 +321,9 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.map.validate();
         let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
         assert_eq!(bytes, self.bytes);
+        let pages = self.pages.iter().enumerate();
+        self.hits
+            .validate(pages.filter_map(|(number, page)| page.is_some().then_some(number)));
         let mut slots = Vec::new();
         for (number, page) in self.pages.iter().enumerate() {
             for at in 0..PAGE {
@@ -360,8 +331,7 @@ impl<E: Copy + PartialEq> Slots<E> {
                 let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
                 assert_eq!(held, self.map.is_used(id));
                 if held {
-                    let hits = page.as_ref().map_or(0, |page| page.hits[at]);
-                    assert!(hits <= self.maxima[number]);
+                    assert!(self.hits.page(number)[at] <= self.hits.maxima()[number]);
                     slots.push(Slot(id));
                 }
             }
