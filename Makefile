@@ -45,6 +45,7 @@ demo: build ## The tour of run alone, with a status that says whether all was as
 test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  $(CARGO) test --workspace --locked --no-fail-fast
+	$(CARGO) test -p tagcache --features jemalloc --locked --test heap_profile
 	scripts/test-python '$(MODULE)'
 	$(MAKE) demo
 

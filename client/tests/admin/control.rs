@@ -174,3 +174,15 @@ fn a_server_that_is_away_is_told_and_the_local_tier_kept() {
     let overview = endpoint.get("/api/admin/overview").json();
     assert_eq!(overview["instances"], Value::Null);
 }
+
+#[test]
+#[cfg(not(feature = "jemalloc"))]
+fn a_build_without_heap_profiles_says_what_it_lacks() {
+    let Setup { endpoint, .. } = setup();
+    let answer = endpoint.post("/api/admin/heap-profile", "");
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (501, "application/problem+json")
+    );
+    assert!(answer.text.contains("jemalloc"), "{}", answer.text);
+}
