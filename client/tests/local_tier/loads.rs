@@ -3,13 +3,13 @@
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -130,19 +130,52 @@ fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set()
 }
 
 #[test]
-fn a_load_is_not_shared_with_who_names_a_tag_that_was_invalidated_since_it_began() {
+fn a_load_is_not_shared_once_a_tag_of_it_or_of_who_asks_is_invalidated() {
+    let none: &[&str] = &[];
+    for (loaded, asked) in [(none, &["tag"][..]), (&["tag"], none), (&["tag"], &["tag"])] {
+        let cache: LocalCache<u32> = LocalCache::new(10);
+        let entry = |tags| Entry::ttl(MINUTE).tags(tags);
+        let mut first =
+            Box::pin(cache.get_or_insert_async("key", entry(loaded), std::future::pending));
+        assert!(poll(&mut first).is_pending());
+        cache.invalidate_tag("tag");
+        let mut second = Box::pin(cache.get_or_insert_async("key", entry(asked), || async { 2 }));
+        assert!(matches!(poll(&mut second), Poll::Ready(value) if *value == 2));
+    }
+}
+
+/// Somebody else's reservation keeps the key's loads in mind, but not those that have ended.
+#[test]
+fn nobody_is_given_the_result_of_a_load_that_has_ended() {
     let cache: LocalCache<u32> = LocalCache::new(10);
-    let mut first =
-        Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
-    assert!(poll(&mut first).is_pending());
-    cache.invalidate_tag("tag");
+    let reservation = cache.reserve("key");
+    for value in 1..3 {
+        let load = || async { value };
+        let mut loaded =
+            Box::pin(cache.get_or_insert_async("key", Entry::ttl(Duration::ZERO), load));
+        assert!(matches!(poll(&mut loaded), Poll::Ready(loaded) if *loaded == value));
+    }
+    assert!(reservation.fill(Arc::new(3), Entry::ttl(MINUTE)));
+}
+
+#[test]
+fn the_end_of_an_overtaken_load_does_not_hide_the_one_that_replaced_it() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
     let tagged = Entry::ttl(MINUTE).tags(["tag"]);
-    let mut second = Box::pin(cache.get_or_insert_async("key", tagged, || async { 2 }));
-    assert!(matches!(poll(&mut second), Poll::Ready(value) if *value == 2));
+    let mut overtaken = Box::pin(cache.get_or_insert_async("key", tagged, std::future::pending));
+    assert!(poll(&mut overtaken).is_pending());
+    cache.invalidate_tag("tag");
+    let mut second = Box::pin(cache.get_or_insert_async("key", tagged, std::future::pending));
+    assert!(poll(&mut second).is_pending());
+    drop(overtaken);
+    let mut third = Box::pin(cache.get_or_insert_async("key", tagged, || async { 3 }));
+    assert!(poll(&mut third).is_pending(), "it waits for the second");
+    drop(second);
+    assert!(matches!(poll(&mut third), Poll::Ready(value) if *value == 3));
 }
 
 fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
-    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[test]
@@ -162,6 +195,42 @@ fn a_task_that_is_dropped_while_it_loads_is_taken_over() {
         Poll::Ready(value) => assert_eq!(*value, 2),
         Poll::Pending => panic!("nobody loads any more"),
     }
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn poll_with<T>(bell: &Arc<Bell>, future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+    let waker = Waker::from(Arc::clone(bell));
+    Pin::new(future).poll(&mut Context::from_waker(&waker))
+}
+
+#[test]
+fn who_waits_is_woken_where_it_waited_last_and_leaves_nothing_behind() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let bells: [Arc<Bell>; 3] = std::array::from_fn(|_| Arc::default());
+    let wait = || Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 2 }));
+    let mut loader =
+        Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
+    assert!(poll(&mut loader).is_pending());
+    let (mut moves, mut gives_up) = (wait(), wait());
+    assert!(poll_with(&bells[0], &mut moves).is_pending());
+    assert!(poll_with(&bells[1], &mut moves).is_pending());
+    assert!(poll_with(&bells[2], &mut gives_up).is_pending());
+    drop(gives_up);
+    assert_eq!(Arc::strong_count(&bells[0]), 1);
+    assert_eq!(Arc::strong_count(&bells[2]), 1);
+
+    drop(loader);
+    assert_eq!(bells.map(|bell| bell.0.load(Ordering::SeqCst)), [0, 1, 0]);
+    assert!(matches!(poll(&mut moves), Poll::Ready(value) if *value == 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
