@@ -101,7 +101,12 @@ impl<C> CacheBuilder<C> {
 
     /// Puts keys and tags under a prefix of their own: with `shop`, the key `user:1` is `shop:user:1` on the server
     /// and the tag `users` is `shop:users`. Each entry then also carries the tag `shop:`, by which
-    /// [`Cache::clear`] drops this namespace and nothing else. Default: none.
+    /// [`Cache::clear`] drops this namespace and nothing else, so that one tag fewer is left to it. Default: none.
+    ///
+    /// Two namespaces share nothing unless one is the beginning of the other, up to a colon: the key `eu:1` in
+    /// `shop` is the key `1` in `shop:eu`, though `clear` of neither drops the other's entries. To change a type in
+    /// a deployment that runs beside the old one, change the namespace too (`shop-2`); otherwise both load and
+    /// replace each other's values.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
@@ -261,12 +266,13 @@ impl<C> CacheBuilder<C> {
                 stale_bound: self.stale_bound,
                 load_timeout: self.load_timeout,
                 command_timeout: timeouts.command,
+                hits_interval: self.hits_interval,
                 entering_delay: self.entering_delay,
             },
             counters,
             flights: Arc::default(),
         });
-        report::start(&core, self.hits_interval);
+        report::start(&core);
         core.remote.attempted(timeouts.connect).await;
         Ok(Cache {
             core,

@@ -67,6 +67,8 @@ enum Step {
     Resume(usize),
     /// A task that waits for its reply gives up.
     Abandon(usize),
+    /// The connection breaks, and another takes its place.
+    Break,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -80,6 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         7 => Just(Step::Drive),
         4 => (0..8_usize).prop_map(Step::Resume),
         1 => (0..8_usize).prop_map(Step::Abandon),
+        1 => Just(Step::Break),
     ]
 }
 
@@ -197,6 +200,15 @@ impl World {
                     self.reads.remove(number);
                 }
             }
+            // What was on its way is lost. Who has a reply already may still go on with it.
+            Step::Break => {
+                self.requests.clear();
+                self.wire.clear();
+                self.tracked.clear();
+                self.coherence.lost();
+                self.reads
+                    .retain(|_, (_, reply)| matches!(reply, Reply::Here(_)));
+            }
         }
     }
 
@@ -283,9 +295,35 @@ fn marks_stay_bounded_however_long_a_read_takes() {
         drop(coherence.begin("quick"));
         assert!(coherence.lock().tags.len() <= MAX_TAG_MARKS);
     }
-    let outcome = slow.enter(&["tag1".to_owned()], |_| {});
-    assert_eq!(outcome, Outcome::Overtaken);
+    for tag in [1, 3 * MAX_TAG_MARKS - 1] {
+        let outcome = slow.enter(&[format!("tag{tag}")], |_| {});
+        assert_eq!(outcome, Outcome::Overtaken, "tag{tag}");
+    }
     drop(slow);
     coherence.tags_invalidated(["last"]);
     assert!(coherence.lock().tags.is_empty());
+}
+
+#[test]
+fn a_mark_that_somebody_may_ask_for_is_not_pruned() {
+    let coherence = Arc::new(Coherence::new(Held::default(), Ordering::Kept));
+    let read = coherence.begin("key");
+    for n in 0..1000 {
+        coherence.tags_invalidated([format!("tag{n}").as_str()]);
+    }
+    for n in [0, 1, 500, 999] {
+        let outcome = read.enter(&[format!("tag{n}")], |_| {});
+        assert_eq!(outcome, Outcome::Overtaken, "tag{n}");
+    }
+    assert_eq!(read.enter(&["other".to_owned()], |_| {}), Outcome::Entered);
+}
+
+#[test]
+fn nothing_can_be_said_between_the_question_and_the_entering() {
+    let coherence = Arc::new(Coherence::new(Held::default(), Ordering::Kept));
+    let outcome = coherence.begin("key").enter(&[], |_| {
+        let said_meanwhile = coherence.marks.try_lock();
+        assert!(said_meanwhile.is_err(), "whoever says something must wait");
+    });
+    assert_eq!(outcome, Outcome::Entered);
 }

@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) stale_bound: Duration,
     pub(crate) load_timeout: Duration,
     pub(crate) command_timeout: Duration,
+    /// Zero: hits of the local tier are not reported.
+    pub(crate) hits_interval: Duration,
     /// Between an answer and its entering the local tier; only tests want one.
     pub(crate) entering_delay: Duration,
 }
@@ -87,10 +89,15 @@ impl Core {
         let sent = Instant::now();
         let answer = self.remote.send(&self.name(key), cmd).await;
         crate::observe::command("CACHE.FETCH", sent.elapsed(), answer.as_ref().err());
+        self.hesitate().await;
+        self.take(codec, key, &read, sent, answer?)
+    }
+
+    /// Waits between an answer and its entering the local tier, in tests that want rare moments to be long.
+    pub(crate) async fn hesitate(&self) {
         if !self.options.entering_delay.is_zero() {
             tokio::time::sleep(self.options.entering_delay).await;
         }
-        self.take(codec, key, &read, sent, answer?)
     }
 
     /// What an answer to CACHE.FETCH holds; lets it enter the local tier.
@@ -164,8 +171,11 @@ impl Core {
     pub(crate) async fn write(&self, key: &str, write: &Write<'_>) -> Result<bool, Error> {
         let sent = Instant::now();
         let answer = self.remote.send(write.key, &command::set(write)).await;
-        // Before the caller goes on, whatever came of it: it shall not read what it has replaced.
-        self.coherence.key_changed(key);
+        // Before the caller goes on, whatever came of it: it shall not read what it has replaced. A refusal is sure to
+        // have replaced nothing, and must not outdate the load that has taken over.
+        if !matches!(&answer, Ok(answer) if answer.value == Value::Nil) {
+            self.coherence.key_changed(key);
+        }
         crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
         match answer?.value {
             Value::Okay => {

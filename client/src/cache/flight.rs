@@ -25,6 +25,8 @@ pub(crate) struct Landing {
 #[derive(Default)]
 pub(crate) struct Flights {
     under_way: Mutex<HashMap<Box<str>, Arc<Flight>>>,
+    /// How many pilots there are: loads go on behind their answers.
+    pilots: watch::Sender<usize>,
 }
 
 struct Flight {
@@ -89,12 +91,20 @@ impl Flights {
             tags: tags.to_vec(),
         });
         under_way.insert(key.into(), Arc::clone(&flight));
+        self.pilots.send_modify(|pilots| *pilots += 1);
         Seat::Pilot(Pilot {
             flights: Arc::clone(self),
             key: key.into(),
             flight,
             land,
         })
+    }
+
+    /// Returns when no load is under way.
+    pub(crate) async fn ended(&self) {
+        let mut pilots = self.pilots.subscribe();
+        // The sender lives as long as these flights.
+        let _ = pilots.wait_for(|&pilots| pilots == 0).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Flight>>> {
@@ -147,6 +157,7 @@ impl Pilot {
 impl Drop for Pilot {
     fn drop(&mut self) {
         self.leave();
+        self.flights.pilots.send_modify(|pilots| *pilots -= 1);
     }
 }
 

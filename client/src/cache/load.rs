@@ -221,7 +221,9 @@ impl<C> Load<C> {
     {
         self.core.counters.loads.up();
         let start = Instant::now();
-        let mut task = tokio::spawn(async move { loader().await });
+        let mut task = tokio::spawn(crate::observe::in_load(&self.key, async move {
+            loader().await
+        }));
         let timeout = self.plan.hard_timeout;
         let key = || self.key.clone();
         let loaded = match tokio::time::timeout(timeout, &mut task).await {
@@ -283,11 +285,8 @@ impl<C> Load<C> {
         let stored = Stored::new(value, encoded.len());
         match written {
             Ok(true) => {}
-            Ok(false) => {
-                self.core.counters.sets_refused.up();
-                // Whoever waits for this lease need not wait until it runs out.
-                self.release(token).await;
-            }
+            // The refusal has ended the lease.
+            Ok(false) => self.core.counters.sets_refused.up(),
             Err(error) => {
                 self.note_failed_write(&error);
                 if !error.is_server_trouble() {

@@ -21,7 +21,7 @@ use redis::Value;
 
 use crate::entry::Entry;
 use crate::remote::command::{self, Invalidation, Write};
-use crate::remote::{Error, LoaderError, Servers};
+use crate::remote::{Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
 #[cfg(feature = "msgpack")]
@@ -45,7 +45,8 @@ use tier::{Known, Stored};
 /// value is loaded once in the whole fleet. Without a server, loaders go on and every call is bounded by time-outs;
 /// it heals by itself.
 ///
-/// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime.
+/// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime; the one in which
+/// the cache was built must live as long as the cache.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -132,6 +133,24 @@ impl<C> Cache<C> {
         }
     }
 
+    /// Ends well what goes on in the background: waits until running loads have stored their values and servers that
+    /// missed an invalidation have it, and reports the hits of the local tier that are still to be reported. At most
+    /// for `timeout`; answers whether all that was done.
+    ///
+    /// To be called before the runtime ends: dropping the cache does none of it. The cache can be used on.
+    pub async fn finish_pending(&self, timeout: Duration) -> bool {
+        let core = &self.core;
+        let pending = async {
+            core.flights.ended().await;
+            report::report_all_hits(core).await;
+            let is_missed = |server: &ServerStatus| server.missed_invalidations > 0;
+            while core.remote.status().iter().any(is_missed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(timeout, pending).await.is_ok()
+    }
+
     /// Reads a fresh value: from memory in well under a microsecond, or in one round trip. Stale values (grace) and
     /// known absences are `None`.
     ///
@@ -194,6 +213,7 @@ impl<C> Cache<C> {
             sent.elapsed(),
             answers.iter().find_map(|a| a.as_ref().err()),
         );
+        core.hesitate().await;
         for (((at, _), read), answer) in missing.iter().zip(reads).zip(answers) {
             let key = keys[*at].as_ref();
             let taken = answer.and_then(|answer| core.take(&self.codec, key, &read, sent, answer));
@@ -273,12 +293,16 @@ impl<C> Cache<C> {
     /// key was invalidated is never stored. Loader and value live in tasks of their own, so a caller may give up at
     /// any time without disturbing the others.
     ///
+    /// A loader may load other keys. One that asks for its own key, or for one whose loader asks for this, waits for
+    /// itself, until the hard time-out ends it.
+    ///
     /// The loader answers a `Result` whose error is anything that can become a boxed error: an error type, a string,
     /// `anyhow::Error`.
     ///
     /// # Errors
     /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
-    /// [`Error::Codec`] and [`Error::Rejected`] when the value cannot be stored whatever the state of the server. A
+    /// [`Error::Absent`] when the key is cached as absent by [`Self::get_or_load_optional`]; [`Error::TypeConflict`]
+    /// when it is being loaded as another type at this moment; [`Error::Codec`] and [`Error::Rejected`] when the value cannot be stored whatever the state of the server. A
     /// server that cannot be reached is no error: the loader is asked, and nothing stored.
     pub async fn get_or_load<T, I, F, L, E>(
         &self,
@@ -374,7 +398,7 @@ impl<C> Cache<C> {
             plan,
             pilot,
         };
-        tokio::spawn(load.run(loader));
+        tokio::spawn(crate::observe::in_caller(load.run(loader)));
         let lost = || {
             Err(Error::LoaderPanicked {
                 key: key.to_owned(),

@@ -17,12 +17,15 @@ const SWEEP: Duration = Duration::from_secs(30);
 const PUBLISH: Duration = Duration::from_secs(1);
 
 /// Starts the tasks; they end with the last clone of the cache.
-pub(crate) fn start(core: &Arc<Core>, hits_interval: Duration) {
+pub(crate) fn start(core: &Arc<Core>) {
+    let hits_interval = core.options.hits_interval;
     if !hits_interval.is_zero() {
         tokio::spawn(every(
             hits_interval,
             Arc::downgrade(core),
-            async |core: Arc<Core>| report_hits(&core).await,
+            async |core: Arc<Core>| {
+                report_hits(&core).await;
+            },
         ));
     }
     tokio::spawn(every(
@@ -52,7 +55,13 @@ async fn every<F: Future<Output = ()>>(
     }
 }
 
-async fn report_hits(core: &Core) {
+/// Reports all hits that have not been.
+pub(crate) async fn report_all_hits(core: &Core) {
+    while !core.options.hits_interval.is_zero() && report_hits(core).await > 0 {}
+}
+
+/// Reports the hits of some entries: of how many.
+async fn report_hits(core: &Core) -> usize {
     let hits = core.coherence.tier().cache().take_hits(MAX_REPORTED);
     let named: Vec<(String, u64)> = hits
         .into_iter()
@@ -73,6 +82,7 @@ async fn report_hits(core: &Core) {
             Err(_) => core.counters.hits_unreported.add(sum),
         }
     }
+    named.len()
 }
 
 #[cfg(feature = "metrics")]
@@ -85,4 +95,5 @@ fn publish(core: &Core) {
     metrics::counter!("tagcache_local_evictions_total").absolute(local.evictions);
     metrics::gauge!("tagcache_local_entries").set(local.entries as f64);
     metrics::gauge!("tagcache_local_bytes").set(local.bytes as f64);
+    crate::observe::servers(&core.remote.status());
 }

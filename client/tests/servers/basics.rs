@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tagcache::{Bytes, Cache, Entry, Error, Remedy};
-use tagcache_tests::{Server, args, for_each_engine};
+use tagcache_tests::{DEADLINE, Server, args, for_each_engine};
 
 use crate::support::{
     builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
@@ -147,7 +147,7 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
         let slow =
             connected(builder(server.port()).entering_delay(Duration::from_millis(200))).await;
         let other = cache_at(&server).await;
-        for round in 0..3 {
+        for (round, how) in (0..6).map(|round| (round, round % 3)) {
             other
                 .set("key", &"old".to_owned(), long().tags(["tag"]))
                 .await
@@ -155,7 +155,12 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
             let before = slow.stats();
             let read = tokio::spawn({
                 let slow = slow.clone();
-                async move { slow.get::<String>("key").await.unwrap() }
+                async move {
+                    if round < 3 {
+                        return slow.get::<String>("key").await.unwrap();
+                    }
+                    slow.get_many(["key"]).await.unwrap().remove(0)
+                }
             });
             // The answer is there, its task sleeps. Now the server says that it is outdated.
             eventually("the server was asked", async || {
@@ -163,7 +168,7 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
                 stats.get("hits").unwrap() as u64 > round
             })
             .await;
-            match round {
+            match how {
                 0 => drop(other.invalidate_tags(["tag"]).await.unwrap()),
                 1 => drop(other.remove("key").await.unwrap()),
                 _ => drop(other.clear().await.unwrap()),
@@ -208,8 +213,10 @@ fn several_keys_are_read_together() {
 fn values_expire_here_no_later_than_there() {
     let server = Server::start();
     run(async {
-        let cache = cache_at(&server).await;
-        let brief = Entry::ttl(Duration::from_millis(150));
+        // The value enters late, and has lived for as long by then.
+        let delay = Duration::from_millis(300);
+        let cache = connected(builder(server.port()).entering_delay(delay)).await;
+        let brief = Entry::ttl(Duration::from_millis(500));
         cache.set("key", &"value".to_owned(), brief).await.unwrap();
         eventually("it expires", async || {
             let held = cache.get::<String>("key").await.unwrap();
@@ -223,6 +230,60 @@ fn values_expire_here_no_later_than_there() {
             held.is_none()
         })
         .await;
+    });
+}
+
+#[test]
+fn nothing_is_held_here_for_longer_than_the_longest_local_time() {
+    let server = Server::start();
+    run(async {
+        let brief = builder(server.port()).local_ttl_max(Duration::from_millis(50));
+        let cache = connected(brief).await;
+        let value = "value".to_owned();
+        cache.set("key", &value, Entry::forever()).await.unwrap();
+        for round in 1..4 {
+            eventually("the server is asked again", async || {
+                assert_eq!(cache.get("key").await.unwrap(), Some(value.clone()));
+                cache.stats().server_hits >= round
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
+    let server = Server::start();
+    run(async {
+        // The connection is not given up while the server says nothing.
+        let patient = builder(server.port())
+            .command_timeout(Duration::from_millis(200))
+            .probe(Duration::from_secs(100), Duration::from_secs(100));
+        let cache = connected(patient).await;
+        for how in 0..5 {
+            let old = "old".to_owned();
+            cache.set("key", &old, long().tags(["tag"])).await.unwrap();
+            warm(&cache, "key").await;
+            server.pause();
+            assert_eq!(cache.get::<String>("key").await.unwrap(), Some(old));
+            let failed = match how {
+                0 => cache.set("key", &"new".to_owned(), long()).await.is_err(),
+                1 => cache.remove("key").await.is_err(),
+                2 => cache.touch("key", long()).await.is_err(),
+                3 => cache.invalidate_tags(["tag"]).await.is_err(),
+                _ => cache.clear().await.is_err(),
+            };
+            assert!(failed, "{how}: a server that is stopped answers");
+            let read = cache.get::<String>("key").await;
+            assert!(read.is_err(), "{how}: {read:?}");
+            server.resume();
+            eventually("it answers again", async || {
+                cache.get::<String>("key").await.is_ok()
+            })
+            .await;
+            // What it missed is told again, and shall not come in the middle of the next round.
+            assert!(cache.finish_pending(DEADLINE).await);
+        }
     });
 }
 
@@ -289,7 +350,7 @@ fn namespaces_share_a_server_and_nothing_else() {
 }
 
 #[test]
-fn a_tag_of_another_client_takes_entries_out_of_a_namespaced_tier() {
+fn other_clients_take_entries_out_of_a_namespaced_tier() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
@@ -303,6 +364,19 @@ fn a_tag_of_another_client_takes_entries_out_of_a_namespaced_tier() {
             "foreign"
         ]);
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        other.call(&args![
+            "CACHE.SET",
+            "shop:key",
+            r#""new""#,
+            "TAGS",
+            1,
+            "foreign"
+        ]);
+        eventually("it is replaced", async || {
+            cache.get::<String>("key").await.unwrap().as_deref() == Some("new")
+        })
+        .await;
+        warm(&cache, "key").await;
         other.call(&args!["CACHE.INVALIDATE", "foreign"]);
         eventually("it is gone", async || {
             cache.get::<String>("key").await.unwrap().is_none()

@@ -1,10 +1,11 @@
 //! Single flight in a process: who may have what is being loaded, and what ends a flight.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagcache::{Cache, Entry, Error};
-use tagcache_tests::{Server, args};
+use tagcache::{Cache, Codec, CodecError, Entry, Error, ServerState};
+use tagcache_tests::{DEADLINE, Server, args};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -89,6 +90,30 @@ fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either
             assert_eq!(load(&cache, entry, "newer").await, "new");
             cache.remove("key").await.unwrap_err();
         }
+        server.resume();
+    });
+}
+
+#[test]
+fn what_was_loaded_without_a_server_is_kept_no_longer_than_its_ttl() {
+    let server = Server::start();
+    run(async {
+        let stale = builder(server.port())
+            .command_timeout(Duration::from_millis(200))
+            .probe(Duration::from_millis(50), Duration::from_millis(200))
+            .serve_stale_while_unreachable(Duration::from_secs(600));
+        let cache = connected(stale).await;
+        server.pause();
+        eventually("the server is away", async || {
+            !cache.stats().servers[0].is_connected()
+        })
+        .await;
+        let brief = Entry::ttl(Duration::from_millis(300)).tags(["tag"]);
+        assert_eq!(load(&cache, brief, "first").await, "first");
+        eventually("it expires", async || {
+            load(&cache, brief, "third").await == "third"
+        })
+        .await;
         server.resume();
     });
 }
@@ -182,5 +207,169 @@ fn a_load_inside_a_load_of_the_same_key_ends_with_the_hard_time_out() {
         let error = cache.get_or_load("key", entry, loader).await.unwrap_err();
         assert!(matches!(error, Error::LoadTimeout { .. }), "{error}");
         assert_eq!(load(&cache, long().tags(["tag"]), "value").await, "value");
+    });
+}
+
+#[test]
+fn what_is_pending_can_be_finished() {
+    let server = Server::start();
+    run(async {
+        let seldom = builder(server.port()).report_hits_every(Duration::from_secs(3600));
+        let cache = connected(seldom).await;
+        let open = Arc::new(Notify::new());
+        cache.set("hot", &1, long()).await.unwrap();
+        for _ in 0..100 {
+            assert_eq!(cache.get("hot").await.unwrap(), Some(1));
+        }
+        let loading = load_when(&cache, long().tags(["tag"]), "value", &open);
+        eventually("it is being loaded", async || cache.stats().loads == 1).await;
+        loading.abort();
+        let brief = Duration::from_millis(50);
+        assert!(!cache.finish_pending(brief).await, "the loader still runs");
+        assert!(on_server(&mut server.raw(), "key").is_none());
+        open.notify_one();
+        assert!(cache.finish_pending(DEADLINE).await);
+        let mut other = server.raw();
+        let top = cache.top(1).await.unwrap();
+        assert_eq!((top[0].key.as_str(), top[0].hits), ("hot", 100));
+        assert!(on_server(&mut other, "key").is_some());
+
+        server.pause();
+        eventually("the server is away", async || {
+            !cache.stats().servers[0].is_connected()
+        })
+        .await;
+        cache.invalidate_tags(["tag"]).await.unwrap_err();
+        assert!(!cache.finish_pending(brief).await, "it has not been told");
+        server.resume();
+        assert!(cache.finish_pending(DEADLINE).await);
+        assert!(on_server(&mut other, "key").is_none());
+    });
+}
+
+/// No lease is held at the server, long before one would have run out.
+async fn no_lease_is_left(cache: &Cache) {
+    eventually("no lease is left", async || {
+        let stats = cache.server_stats().await.remove(0).1.unwrap();
+        stats.get("leases") == Some(0.0)
+    })
+    .await;
+}
+
+#[test]
+fn a_value_that_cannot_be_stored_gives_its_lease_back() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let entry = long().hard_timeout(2 * DEADLINE);
+        // JSON has no such keys.
+        let odd = || async { Ok::<_, String>(HashMap::from([((1, 2), 3)])) };
+        let error = cache.get_or_load("key", entry, odd).await.unwrap_err();
+        assert!(matches!(error, Error::Codec { .. }), "{error}");
+        no_lease_is_left(&cache).await;
+
+        let mut other = server.raw();
+        other.call(&["CONFIG", "SET", "maxmemory", "1"]);
+        let tagged = entry.tags(["tag"]);
+        assert_eq!(load(&cache, tagged, "value").await, "value");
+        assert!(on_server(&mut other, "key").is_none());
+        no_lease_is_left(&cache).await;
+        assert_eq!(cache.stats().servers[0].state, ServerState::OutOfMemory);
+        other.call(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(load(&cache, tagged, "value").await, "value");
+        assert!(on_server(&mut other, "key").is_some());
+        eventually("it is seen to take writes again", async || {
+            cache.set("other", &1, long()).await.unwrap();
+            cache.stats().servers[0].state == ServerState::Up
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_flight_that_another_has_overtaken_leaves_the_other_alone() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let entry = long().tags(["tag"]);
+        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let overtaken = load_when(&cache, entry, "old", &first);
+        eventually("it is being loaded", async || cache.stats().loads == 1).await;
+        cache.remove("key").await.unwrap();
+        let current = load_when(&cache, entry, "new", &second);
+        eventually("it is being loaded anew", async || cache.stats().loads == 2).await;
+        first.notify_one();
+        assert_eq!(overtaken.await.unwrap().unwrap(), "old");
+        let late = load_when(&cache, entry, "never loaded", &second);
+        eventually("the third joins the second", async || {
+            cache.stats().joined == 1
+        })
+        .await;
+        second.notify_one();
+        assert_eq!(current.await.unwrap().unwrap(), "new");
+        assert_eq!(late.await.unwrap().unwrap(), "new");
+    });
+}
+
+/// Panics where it has to do with the number 13.
+#[derive(Clone, Copy, Debug)]
+struct Superstitious;
+
+impl Codec<u8> for Superstitious {
+    fn encode(&self, value: &u8) -> Result<Vec<u8>, CodecError> {
+        assert_ne!(*value, 13, "a bug in a codec, on purpose");
+        Ok(vec![*value])
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<u8, CodecError> {
+        Ok(bytes[0])
+    }
+}
+
+#[test]
+fn a_codec_that_panics_is_an_error_and_no_more() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).codec(Superstitious)).await;
+        let load = async |value: u8| {
+            let entry = long().hard_timeout(Duration::from_millis(200));
+            let loader = move || async move { Ok::<_, String>(value) };
+            cache.get_or_load("key", entry, loader).await
+        };
+        let error = load(13).await.unwrap_err();
+        assert!(matches!(error, Error::LoaderPanicked { .. }), "{error}");
+        assert_eq!(load(7).await.unwrap(), 7);
+    });
+}
+
+#[test]
+fn what_was_held_while_the_server_was_away_is_gone_when_it_is_back() {
+    let server = Server::start();
+    run(async {
+        let stale = builder(server.port())
+            .command_timeout(Duration::from_millis(200))
+            .probe(Duration::from_secs(100), Duration::from_secs(100))
+            .serve_stale_while_unreachable(Duration::from_secs(600));
+        let cache = connected(stale).await;
+        let entry = long().tags(["tag"]);
+        assert_eq!(load(&cache, entry, "old").await, "old");
+        eventually("it is held", async || {
+            cache.get::<String>("key").await.unwrap();
+            cache.stats().local.hits > 0
+        })
+        .await;
+        let mut other = server.raw();
+        other.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        other.call(&args!["CACHE.SET", "key", r#""new""#]);
+        eventually("it is connected again", async || {
+            let server = &cache.stats().servers[0];
+            server.connects == 2 && server.is_connected()
+        })
+        .await;
+        // Now the connection is there and answers nothing.
+        server.pause();
+        let read = cache.get::<String>("key").await;
+        server.resume();
+        assert!(read.is_err(), "{read:?}");
     });
 }

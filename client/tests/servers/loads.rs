@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tagcache::{Cache, Entry, Error};
-use tagcache_tests::{Server, args, for_each_engine};
+use tagcache_tests::{DEADLINE, Server, args, for_each_engine};
 use tokio::sync::Notify;
 
 use std::sync::Arc;
@@ -144,7 +144,8 @@ fn a_failed_load_is_an_error_for_all_who_wait_and_leaves_the_way_free() {
                     start.notified().await;
                     Err::<String, _>("no database")
                 };
-                cache.get_or_load("key", long(), loader).await
+                let entry = long().hard_timeout(2 * DEADLINE);
+                cache.get_or_load("key", entry, loader).await
             })
         };
         let failing = [fail(&cache), fail(&cache)];
@@ -152,8 +153,9 @@ fn a_failed_load_is_an_error_for_all_who_wait_and_leaves_the_way_free() {
         let next = tokio::spawn({
             let other = other.clone();
             async move {
+                let entry = long().hard_timeout(2 * DEADLINE);
                 other
-                    .get_or_load("key", long(), || async {
+                    .get_or_load("key", entry, || async {
                         Ok::<_, String>("loaded".to_owned())
                     })
                     .await
@@ -172,7 +174,8 @@ fn a_failed_load_is_an_error_for_all_who_wait_and_leaves_the_way_free() {
             );
         }
         // The lease was handed on, long before it would have run out.
-        assert_eq!(next.await.unwrap().unwrap(), "loaded");
+        let next = tokio::time::timeout(DEADLINE, next).await.expect("a lease");
+        assert_eq!(next.unwrap().unwrap(), "loaded");
         assert_eq!(cache.stats().load_failures, 1);
     });
 }
@@ -208,10 +211,17 @@ fn a_loader_that_takes_too_long_is_dropped() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
-        let gate = Gate::default();
+        let held = Arc::new(());
+        let guard = Arc::clone(&held);
+        let loader = move || async move {
+            std::future::pending::<()>().await;
+            drop(guard);
+            Ok::<_, String>(String::new())
+        };
         let entry = long().hard_timeout(Duration::from_millis(100));
-        let error = load_from(&cache, &gate, entry).await.unwrap().unwrap_err();
+        let error = cache.get_or_load("key", entry, loader).await.unwrap_err();
         assert!(matches!(error, Error::LoadTimeout { .. }), "{error}");
+        eventually("it is dropped", async || Arc::strong_count(&held) == 1).await;
         let loaded = cache
             .get_or_load("key", long(), || async {
                 Ok::<_, String>("fine".to_owned())

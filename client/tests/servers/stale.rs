@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tagcache::{Cache, Entry, Error};
-use tagcache_tests::Server;
+use tagcache_tests::{DEADLINE, Server};
 use tokio::sync::Notify;
 
 use crate::support::{Calls, cache_at, eventually, on_server, run};
@@ -142,15 +142,17 @@ fn a_loader_that_fails_leaves_the_stale_value_and_is_not_hammered() {
         let cache = cache_at(&server).await;
         let calls = Calls::default();
         gone_stale(&cache, &server).await;
+        // A lease that is not given back would hold everybody up for longer than this test waits.
+        let patient = entry()
+            .soft_timeout(Duration::from_secs(20))
+            .hard_timeout(2 * DEADLINE);
         let fail = async |cache: &Cache| -> Result<String, Error> {
             let calls = calls.clone();
             let loader = move || async move {
                 calls.note();
                 Err::<String, _>("no database")
             };
-            cache
-                .get_or_load("key", entry().soft_timeout(Duration::from_secs(20)), loader)
-                .await
+            cache.get_or_load("key", patient, loader).await
         };
         for _ in 0..200 {
             assert_eq!(fail(&cache).await.unwrap(), "old");
