@@ -20,6 +20,8 @@ use super::status::{Record, ServerState, ServerStatus};
 const SLOTS: usize = 16_384;
 /// The map is looked at so often even when nobody complains, so that new primaries are tracked and told.
 const REFRESH: Duration = Duration::from_secs(15);
+/// Between looks, however many complain, as long as they bring nothing new.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A primary that calls were sent to while slots were moving to it stays, without slots, so long after the last one.
 const GUEST: Duration = Duration::from_secs(60);
 
@@ -151,7 +153,7 @@ impl Cluster {
 
     /// Keeps the map for as long as the task lives.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         loop {
             let news = match self.discover().await {
                 Ok(ranges) => {
@@ -166,7 +168,7 @@ impl Cluster {
             self.looks.send_modify(|looks| *looks += 1);
             // However many complain: as long as looking brings nothing new, it is done less and less often.
             if news == News::Some {
-                backoff = Backoff::new();
+                backoff.restart();
             }
             let pause = backoff.pause();
             tokio::time::sleep(pause).await;
@@ -177,7 +179,7 @@ impl Cluster {
                 .is_err()
                 && !missing
             {
-                backoff = Backoff::new();
+                backoff.restart();
             }
         }
     }
@@ -185,6 +187,7 @@ impl Cluster {
     /// Ends all connections and the tasks that keep them. Answers how many tags its primaries were yet to be told.
     pub(crate) fn close(&self) -> usize {
         lock(&self.guests).closed = true;
+        crate::observe::server_left(&self.name());
         let map = self.map.swap(Arc::default());
         let untold = map.nodes.values().map(|member| {
             member.task.abort();

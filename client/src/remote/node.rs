@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     pub(crate) listener: Arc<dyn Listener>,
 }
 
+/// Between attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Whether a server takes writes as far as invalidations show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TakesWrites {
@@ -63,19 +66,28 @@ pub(crate) struct Node {
 }
 
 /// Pauses between attempts: doubled up to a bound, and spread so that a fleet does not come all at once.
-pub(crate) struct Backoff(Duration);
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(25);
-    const LONGEST: Duration = Duration::from_secs(2);
 
-    pub(crate) fn new() -> Self {
-        Self(Self::FIRST)
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self {
+            next: Self::FIRST,
+            longest,
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.next = Self::FIRST;
     }
 
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.0.mul_f64(0.5 + fastrand::f64());
-        self.0 = (self.0 * 2).min(Self::LONGEST);
+        let pause = self.next.mul_f64(0.5 + fastrand::f64());
+        self.next = (self.next * 2).min(self.longest);
         pause
     }
 }
@@ -110,7 +122,7 @@ impl Node {
 
     /// Keeps the connection up for as long as the task lives.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         loop {
             match self.connect().await {
                 Ok(connection) => {
@@ -122,8 +134,8 @@ impl Node {
                     connection.give_up();
                     self.waiting.clear();
                     // One that breaks as soon as it is there is no success.
-                    if since.elapsed() > Backoff::LONGEST {
-                        backoff = Backoff::new();
+                    if since.elapsed() > LONGEST_PAUSE {
+                        backoff.restart();
                     }
                     lock(&self.record).failed(&end, &self.address());
                 }
@@ -145,6 +157,11 @@ impl Node {
         self.retired.store(true, Ordering::Release);
         crate::observe::server_left(&self.address());
         missed.take_all()
+    }
+
+    /// Whether it is now here and now there.
+    pub(crate) fn moves(&self) -> bool {
+        matches!(self.place, Place::Sentinel(_))
     }
 
     pub(crate) fn is_retired(&self) -> bool {
@@ -222,6 +239,7 @@ impl Node {
     /// Probes until something is wrong; answers what.
     async fn serve(&self, connection: &Connection) -> Error {
         let name = self.address();
+        let mut saves = connection.cannot_save.is_none();
         loop {
             tokio::select! {
                 () = connection.ended() => {
@@ -231,8 +249,15 @@ impl Node {
                 () = self.look.notified() => {}
             }
             match connection.probe(&name, self.settings.timeouts).await {
-                Ok(None) => {}
-                Ok(Some(cannot_save)) => lock(&self.record).refused(&cannot_save, true, &name),
+                Ok(None) if saves => {}
+                Ok(None) => {
+                    saves = true;
+                    lock(&self.record).enter(ServerState::Up, &name);
+                }
+                Ok(Some(cannot_save)) => {
+                    saves = false;
+                    lock(&self.record).refused(&cannot_save, true, &name);
+                }
                 Err(error) => return error,
             }
             self.waiting.shrink();

@@ -1,6 +1,5 @@
 //! What is known of a server at this moment.
 
-use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use super::connection::Greeting;
@@ -72,11 +71,15 @@ pub(crate) struct Record {
     pub(crate) module_version: u64,
     /// When it last refused a write.
     refused: Option<Instant>,
+    /// When it was last said that it denies a command.
+    complained: Option<Instant>,
 }
 
 /// A server that now takes writes and now does not, because it is at the limit of its memory say, is in the state of
 /// one that does not: no change, and no event, for each command.
 const CALM: Duration = Duration::from_secs(1);
+/// That a server denies a command is said so often at most.
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 impl Record {
     pub(crate) fn new() -> Self {
@@ -87,6 +90,7 @@ impl Record {
             connects: 0,
             module_version: 0,
             refused: None,
+            complained: None,
         }
     }
 
@@ -97,8 +101,8 @@ impl Record {
             Error::OutOfMemory { .. } => ServerState::OutOfMemory,
             Error::Denied { .. } | Error::ModuleTooOld { .. } => {
                 // It serves otherwise, so its state stays.
-                if !matches!(&self.last_error, Some(last) if discriminant(last) == discriminant(error))
-                {
+                if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                    self.complained = Some(Instant::now());
                     crate::observe::command_refused(address, error);
                 }
                 self.last_error = Some(error.clone());

@@ -23,14 +23,18 @@ impl Remote {
         kind: Invalidation,
         tags: &[String],
     ) -> Result<u64, Error> {
-        lock(&self.recent).add(kind, tags, Instant::now());
+        if self.moves() {
+            lock(&self.recent).add(kind, tags, Instant::now());
+        }
         let cmd = command::invalidate(kind, tags);
         self.tell_all(&cmd, &|missed| missed.add(kind, tags)).await
     }
 
     /// Flushes every primary. Who cannot be reached is told later.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        lock(&self.recent).add_flush(Instant::now());
+        if self.moves() {
+            lock(&self.recent).add_flush(Instant::now());
+        }
         let keep = |missed: &mut Missed| {
             missed.add_flush();
             true

@@ -165,6 +165,14 @@ impl Remote {
         }
     }
 
+    /// Whether others may become primaries.
+    pub(super) fn moves(&self) -> bool {
+        match &self.servers {
+            Primaries::One(node) => node.moves(),
+            Primaries::Cluster(_) => true,
+        }
+    }
+
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.servers, Primaries::Cluster(_))
     }

@@ -232,7 +232,7 @@ fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
     run(async {
         let proxy = Proxy::before(server.port()).await;
         let cache = behind(&proxy).await;
-        for n in 0..200 {
+        for n in 0..100 {
             // Once the connection is given up nothing more can be garbled.
             if n % 5 == 0 {
                 proxy.turn(Weather::Fair);

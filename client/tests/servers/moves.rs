@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tagcache::{Cache, Error, Remedy, ServerState, Servers};
-use tagcache_tests::{DEADLINE, Engine, RawClient, Reply, Server, call, free_port, run as cmd};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, call, free_port, look, run as cmd, wait_until,
+};
 
 use crate::support::{connected, eventually, is_local, long, run, warm};
 use crate::topologies::{cache_of, cluster, id};
@@ -152,6 +154,45 @@ fn a_primary_that_is_gone_for_good_takes_only_its_own_keys_along() {
     });
 }
 
+/// Lets a replica hear no more from its primary.
+pub(crate) fn deafen(primary: &Server, replica: &Server) {
+    let mut client = replica.raw();
+    cmd!(client, "CONFIG SET masteruser nobody masterauth none");
+    cmd!(primary.raw(), "CLIENT KILL TYPE replica");
+    wait_until("it hears no more", DEADLINE, || {
+        look::info_text(&mut client, "master_link_status") == "down"
+    });
+}
+
+#[test]
+fn a_replica_that_takes_over_without_the_last_invalidation_is_told_it() {
+    let servers = cluster(&Engine::default_engine(), 2, 1);
+    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
+    let primary = id(&mut first);
+    assert_eq!(cmd!(second, "CLUSTER REPLICATE {primary}"), Reply::ok());
+    run(async {
+        let cache = cache_of(&servers).await;
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        eventually("it is replicated", async || {
+            call!(second, "DBSIZE").int() == 1
+        })
+        .await;
+        deafen(&servers[0], &servers[1]);
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        assert_eq!(cmd!(second, "CLUSTER FAILOVER TAKEOVER"), Reply::ok());
+        assert!(!call!(second, "CACHE.GET", "key").is_null());
+        let address = format!("127.0.0.1:{}", servers[1].port());
+        eventually("the new primary is used", async || {
+            let read = cache.get::<String>("key").await;
+            assert!(!matches!(read, Ok(Some(_))), "what was invalidated is read");
+            cache.stats().servers[0].address == address && read.is_ok()
+        })
+        .await;
+        assert!(call!(second, "CACHE.GET", "key").is_null());
+    });
+}
+
 #[test]
 fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
@@ -166,8 +207,12 @@ fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
     grant("+cache.invalidate +cache.revalidate");
     let url = |user: &str| format!("redis://{user}@127.0.0.1:{}", servers[0].port());
     run(async {
-        let building = Cache::builder(Servers::cluster([url("app:secret")])).namespace("shop");
-        let cache = building.build().await.unwrap();
+        let building = |user: &str| {
+            Cache::builder(Servers::cluster([url(user)]))
+                .namespace("shop")
+                .connect_timeout(DEADLINE)
+        };
+        let cache = building("app:secret").build().await.unwrap();
         for error in [
             cache.get::<String>("key").await.unwrap_err(),
             cache.invalidate_tags(["tag"]).await.unwrap_err(),
@@ -187,8 +232,8 @@ fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
             assert_eq!(warm(&cache, &key).await.as_deref(), Some("value"));
         }
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 20);
-        let wrong = Cache::builder(Servers::cluster([url("app:wrong")]));
-        let error = wrong.build().await.unwrap().get::<String>("key").await;
+        let wrong = building("app:wrong").build().await.unwrap();
+        let error = wrong.get::<String>("key").await;
         assert!(matches!(error, Err(Error::Denied { .. })), "{error:?}");
     });
 }

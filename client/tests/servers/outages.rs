@@ -153,6 +153,28 @@ fn a_tag_that_the_server_refuses_keeps_no_other_from_being_told() {
 }
 
 #[test]
+fn nothing_is_read_through_a_new_connection_before_the_server_was_told_what_it_missed() {
+    let server = Server::start();
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = behind(&proxy).await;
+        let other = cache_at(&server).await;
+        let entry = long().tags(["tag"]);
+        other.set("key", &"value".to_owned(), entry).await.unwrap();
+        cut(&proxy, &cache).await;
+        assert!(cache.invalidate_tags(["tag"]).await.is_err());
+        // So that what is sent first is executed well before what is sent next.
+        proxy.turn(Weather::Slow(Duration::from_millis(40)));
+        eventually("it is read again", async || {
+            let read = cache.get::<String>("key").await;
+            assert!(!matches!(read, Ok(Some(_))), "what was invalidated is read");
+            read.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
 fn an_invalidation_that_is_denied_is_told_when_the_right_is_granted() {
     let server = Server::start();
     let mut admin = server.raw();
@@ -245,9 +267,18 @@ fn a_connection_that_died_while_nobody_waited_on_it_costs_no_load() {
             assert_eq!(load.await.unwrap().unwrap(), "value");
             assert_eq!(wait.await.unwrap().unwrap(), "value");
             // The main connections are subscribers; what is left are those that are waited on.
-            cmd!(admin, "CLIENT KILL TYPE normal SKIPME yes");
+            if key == "first" {
+                cmd!(admin, "CLIENT KILL TYPE normal SKIPME yes");
+            }
         }
         assert_eq!(calls.count(), 0, "the one that waited loaded");
+        // None is kept for long.
+        let mut admin = server.raw();
+        eventually("the connections are closed", async || {
+            let clients = cmd!(admin, "CLIENT LIST TYPE normal").text();
+            clients.lines().count() == 1
+        })
+        .await;
     });
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tagcache::{Cache, Error, Remedy, ServerState};
+use tagcache_tests::DEADLINE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -88,10 +89,9 @@ fn a_service_that_asks_for_nothing_that_we_can_give_is_denied() {
         // HELLO and what comes with it.
         let words = "-NOAUTH HELLO must be called with the client already authenticated\r\n";
         let port = stranger(words.repeat(3).into_bytes()).await;
-        let cache = Cache::builder(format!("redis://127.0.0.1:{port}"))
-            .build()
-            .await
-            .unwrap();
+        let building =
+            Cache::builder(format!("redis://127.0.0.1:{port}")).connect_timeout(DEADLINE);
+        let cache = building.build().await.unwrap();
         let error = cache.get::<String>("key").await.unwrap_err();
         assert!(matches!(error, Error::Denied { .. }), "{error}");
         assert_eq!(cache.stats().servers[0].state, ServerState::Denied);

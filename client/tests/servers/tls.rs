@@ -115,7 +115,8 @@ fn connections_can_be_encrypted_and_certificates_are_checked() {
 
 /// What is said of servers that cannot be used.
 async fn refusal(servers: Servers) -> String {
-    let cache = Cache::builder(servers).build().await.unwrap();
+    let building = Cache::builder(servers).connect_timeout(DEADLINE);
+    let cache = building.build().await.unwrap();
     let error = cache.get::<String>("key").await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     error.to_string()

@@ -451,3 +451,65 @@ fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
         assert!(error.to_string().contains("\"other\""), "{error}");
     });
 }
+
+#[test]
+fn a_replica_that_is_named_as_primary_is_not_used_as_one() {
+    let elsewhere = free_port().to_string();
+    let replica = Server::builder()
+        .args("--replicaof", &["127.0.0.1", &elsewhere])
+        .start();
+    let sentinel = Sentinel::watching(replica.engine(), replica.port());
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let building = Cache::builder(Servers::sentinel("cache", [url])).connect_timeout(DEADLINE);
+        let cache = building.build().await.unwrap();
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(error.to_string().contains("it is a replica"), "{error}");
+        assert_eq!(cache.stats().servers[0].state, ServerState::Down);
+        call!(replica.raw(), "REPLICAOF", "NO", "ONE");
+        cache.ready(DEADLINE).await.unwrap();
+    });
+}
+
+#[test]
+fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
+    let primary = Server::start();
+    let engine = primary.engine();
+    // It still names a primary that is gone.
+    let cut_off = Sentinel::watching(engine, free_port());
+    let sentinel = Sentinel::watching(engine, primary.port());
+    run(async {
+        let urls = [cut_off.port, sentinel.port].map(|port| format!("redis://127.0.0.1:{port}"));
+        connected(Cache::builder(Servers::sentinel("cache", urls))).await;
+    });
+}
+
+#[test]
+fn what_a_primary_took_along_its_successor_is_told() {
+    let mut primary = Server::start();
+    let replica = Server::builder().replica_of(&primary).start();
+    let sentinel = Sentinel::watching(primary.engine(), primary.port());
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let cache = connected(Cache::builder(Servers::sentinel("cache", [url]))).await;
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        eventually("the sentinel knows the replica", async || {
+            let mut asking = RawClient::connect(sentinel.port).unwrap();
+            let known = call!(asking, "SENTINEL", "REPLICAS", "cache");
+            known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
+        })
+        .await;
+        crate::moves::deafen(&primary, &replica);
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        primary.kill_9();
+        let address = format!("127.0.0.1:{}", replica.port());
+        eventually("the replica has taken over and is used", async || {
+            let read = cache.get::<String>("key").await;
+            assert!(!matches!(read, Ok(Some(_))), "what was invalidated is read");
+            cache.stats().servers[0].address == address && read.is_ok()
+        })
+        .await;
+        assert!(call!(replica.raw(), "CACHE.GET", "key").is_null());
+    });
+}
