@@ -11,16 +11,21 @@ pub(super) struct Heap {
 }
 
 /// What the process's allocator says of itself, if it is one that can be asked.
+pub(super) fn heap() -> Heap {
+    reader()()
+}
+
+/// How this process's allocator is asked.
 ///
 /// The first call finds out whether jemalloc or glibc is the one that this process's memory comes from: an allocator
 /// that is linked in and not used answers, too, with figures that have nothing to do with the process.
-pub(super) fn heap() -> Heap {
-    static READ: OnceLock<fn() -> Heap> = OnceLock::new();
-    READ.get_or_init(|| {
+pub(super) fn reader() -> fn() -> Heap {
+    static READER: OnceLock<fn() -> Heap> = OnceLock::new();
+    *READER.get_or_init(|| {
         let known: [fn() -> Heap; 2] = [jemalloc, glibc];
         let used = known.into_iter().find(|&read| is_used(read));
         used.unwrap_or(Heap::default)
-    })()
+    })
 }
 
 /// Whether what this process allocates shows in these figures.

@@ -93,6 +93,7 @@ metrics! {
     "memory.heapUsed" "tagcache_memory_heap_used_bytes" Bytes "Heap in use" |s| bytes(s.latest.memory.heap_used);
     "memory.heapTotal" "tagcache_memory_heap_total_bytes" Bytes "What the heap is measured against" |s| bytes(s.latest.memory.heap_total(s.heap_total));
     "memory.heapPercent" "tagcache_memory_heap_ratio" Percent "Heap in use, of the heap total" |s| s.heap_percent();
+    "memory.heapCommitted" "tagcache_memory_heap_committed_bytes" Bytes "What the allocator holds" |s| bytes(s.latest.memory.heap_committed);
     "memory.external" "tagcache_memory_external_bytes" Bytes "Resident pages of mapped files and shared memory" |s| bytes(s.latest.memory.external);
     "memory.rss" "tagcache_memory_resident_bytes" Bytes "Resident memory" |s| bytes(s.latest.memory.rss);
     "memory.peakRss" "tagcache_memory_resident_peak_bytes" Bytes "The most memory that was resident" |s| bytes(s.latest.memory.peak_rss);
@@ -117,6 +118,8 @@ metrics! {
     "cache.redis.hitRate" "tagcache_server_hit_ratio" Percent "Reads that the server's cache answered, over the window" |s| s.rates.server_hit_rate;
     "cache.redis.keyCount" "tagcache_server_keys" Count "Keys of the server's database, of any type" |s| server(s, |r| Some(r.key_count));
     "cache.redis.usedMemory" "tagcache_server_used_memory_bytes" Bytes "The server's used_memory" |s| server(s, |r| r.used_memory);
+    "cache.redis.rss" "tagcache_server_resident_bytes" Bytes "The server's resident memory" |s| server(s, |r| r.rss);
+    "cache.redis.uptimeSeconds" "tagcache_server_uptime_seconds" Seconds "Since the server started" |s| server(s, |r| r.uptime_seconds);
     "cache.redis.memoryLimit" "tagcache_server_memory_limit_bytes" Bytes "The server's maxmemory, or its machine's memory" |s| server(s, |r| r.memory_limit);
     "cache.redis.memoryPercent" "tagcache_server_memory_ratio" Percent "The server's used_memory, of its limit" |s| {
         let figures = s.latest.server.figures()?;
@@ -132,6 +135,7 @@ metrics! {
     "cache.redis.misses" "tagcache_misses_total" Total "Reads that found nothing" |s| cache(s, |c| c.misses);
     "cache.redis.staleHits" "tagcache_stale_hits_total" Total "Reads that found a stale value" |s| cache(s, |c| c.stale_hits);
     "cache.redis.sets" "tagcache_sets_total" Total "Entries written" |s| cache(s, |c| c.sets);
+    "cache.redis.deletes" "tagcache_deletes_total" Total "Entries deleted by key" |s| cache(s, |c| c.deletes);
     "cache.redis.expired" "tagcache_expired_total" Total "Entries that expired" |s| cache(s, |c| c.expired);
     "cache.redis.evicted" "tagcache_evicted_total" Total "Entries that the server evicted for want of memory" |s| cache(s, |c| c.evicted);
     "cache.redis.evictionsPerMinute" "tagcache_evictions_per_minute" Count "Entries that the server evicted, a minute over the window" |s| s.rates.evictions_per_minute;
@@ -141,6 +145,7 @@ metrics! {
     "cache.redis.reclaimBacklog" "tagcache_reclaim_backlog" Count "Gone entries whose memory is still to be given back" |s| cache(s, |c| c.reclaim_backlog);
     "cache.redis.reclaimed" "tagcache_reclaimed_total" Total "Gone entries whose memory was given back" |s| cache(s, |c| c.reclaimed);
     "cache.redis.leases" "tagcache_leases" Count "Leases held" |s| cache(s, |c| c.leases);
+    "cache.redis.leasesRefused" "tagcache_leases_refused_total" Total "Writes under a lease that came too late" |s| cache(s, |c| c.leases_refused);
     "cache.redis.leaseWaiters" "tagcache_lease_waiters" Count "Callers that wait for a lease" |s| cache(s, |c| c.lease_waiters);
 }
 

@@ -250,6 +250,19 @@ fn it_goes_on_after_a_stop() {
 }
 
 #[test]
+fn a_start_while_it_runs_does_nothing() {
+    let monitor = MemoryMonitor::builder(Script(vec![1], 0))
+        .interval(Duration::from_secs(3600))
+        .start()
+        .unwrap();
+    monitor.start().unwrap();
+    assert_eq!(monitor.history().len(), 1);
+    monitor.stop();
+    monitor.start().unwrap();
+    assert_eq!(monitor.history().len(), 2);
+}
+
+#[test]
 fn a_monitor_that_is_dropped_ends_its_thread() {
     let monitor = MemoryMonitor::builder(Script(vec![1], 0))
         .interval(Duration::from_secs(3600))

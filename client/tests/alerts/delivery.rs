@@ -122,6 +122,41 @@ fn slack_gets_its_form() {
         body["attachments"][0]["fields"][0]["value"],
         "memory.heapPercent &gt; 85"
     );
+    alerts.observe(&heap(10));
+    assert_eq!(receiver.next().body["attachments"][0]["color"], "good");
+}
+
+#[test]
+fn what_slack_takes_for_its_own_is_text() {
+    let receiver = Receiver::start(&[200]);
+    let url: &'static str = Box::leak(receiver.url.clone().into_boxed_str());
+    let env: &'static [(&str, &str)] = Box::leak(Box::new([("URL", url)]));
+    let yaml = one_rule("{type: slack, url: {env: URL}}")
+        .replace("High Memory Usage", "'<!channel> & <@U1>'");
+    let alerts = alerts(&yaml, env);
+    alerts.observe(&heap(99));
+    let body = receiver.next().body;
+    let text = body["text"].as_str().unwrap();
+    assert!(
+        text.contains("&lt;!channel&gt; &amp; &lt;@U1&gt;"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_end_that_is_not_to_be_told_is_not() {
+    let receiver = Receiver::start(&[200]);
+    let yaml =
+        one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)) + "    resolve: false\n";
+    let alerts = alerts(&yaml, &[]);
+    for percent in [99, 10, 99] {
+        alerts.observe(&heap(percent));
+    }
+    alerts.stop();
+    assert_eq!(alerts.channels()["it"].sent, 2);
+    for _ in 0..2 {
+        assert_eq!(receiver.next().body["phase"], "firing");
+    }
 }
 
 #[test]
@@ -219,6 +254,8 @@ fn at_the_end_what_waits_is_tried_once_more() {
     let figures = alerts.channels();
     assert_eq!((figures["a"].sent, figures["a"].failed), (2, 0));
     assert_eq!((figures["b"].sent, figures["b"].failed), (0, 2));
+    // Once more each, not six times.
+    assert_eq!(figures["b"].retried, 1);
     let phases: Vec<_> = (0..3).map(|_| a.next().body["phase"].clone()).collect();
     assert_eq!(phases, ["firing", "firing", "resolved"]);
 

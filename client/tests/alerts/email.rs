@@ -45,6 +45,29 @@ fn a_mail_that_is_refused_for_the_moment_is_tried_again() {
 }
 
 #[test]
+fn a_mail_that_is_refused_for_good_is_not_tried_again() {
+    let sink = Sink::refusing(9, "550 no such sender");
+    let channel = format!(
+        "{{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}",
+        sink.port
+    );
+    let alerts = alerts(&one_rule(&channel), &[]);
+    alerts.observe(&heap(91));
+    tagcache_tests::wait_until("it is given up", tagcache_tests::DEADLINE, || {
+        alerts.channels()["it"].failed == 1
+    });
+    let figures = &alerts.channels()["it"];
+    assert_eq!(figures.retried, 0);
+    assert!(
+        figures
+            .last_error
+            .as_deref()
+            .unwrap()
+            .contains("no such sender")
+    );
+}
+
+#[test]
 fn a_server_without_tls_gets_no_mail_that_was_to_be_encrypted() {
     let sink = Sink::start(0);
     let channel = format!(

@@ -23,6 +23,11 @@ pub(crate) struct Sink {
 impl Sink {
     /// Refuses so many mails for the moment before it takes one.
     pub(crate) fn start(refusals: usize) -> Self {
+        Self::refusing(refusals, "451 not now")
+    }
+
+    /// Refuses so many mails with this reply.
+    pub(crate) fn refusing(refusals: usize, reply: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (sender, mails) = channel();
@@ -30,7 +35,7 @@ impl Sink {
             let mut left = refusals;
             for stream in listener.incoming() {
                 // A client that hangs up ends its session, not the server.
-                let _ = session(&stream.unwrap(), &mut left, &sender);
+                let _ = session(&stream.unwrap(), &mut left, reply, &sender);
             }
         });
         Self { port, mails }
@@ -43,7 +48,12 @@ impl Sink {
     }
 }
 
-fn session(stream: &TcpStream, refusals: &mut usize, mails: &Sender<Mail>) -> std::io::Result<()> {
+fn session(
+    stream: &TcpStream,
+    refusals: &mut usize,
+    refusal: &str,
+    mails: &Sender<Mail>,
+) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let mut writer = stream;
     writer.write_all(b"220 sink\r\n")?;
@@ -59,7 +69,8 @@ fn session(stream: &TcpStream, refusals: &mut usize, mails: &Sender<Mail>) -> st
         } else if upper.starts_with("MAIL FROM") {
             if *refusals > 0 {
                 *refusals -= 1;
-                b"451 not now\r\n"
+                writer.write_all(refusal.as_bytes())?;
+                b"\r\n"
             } else {
                 mail.from = line[10..].into();
                 b"250 fine\r\n"

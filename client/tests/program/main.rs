@@ -5,6 +5,7 @@
 
 mod alerts;
 mod commands;
+mod encrypted;
 mod endpoints;
 mod run;
 mod trials;

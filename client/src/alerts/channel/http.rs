@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::{HeaderName, HeaderValue};
+use ureq::tls::{RootCerts, TlsConfig};
 
 use super::{Channel, Failure, TIMEOUT};
 use crate::alerts::message::{Message, Phase};
@@ -22,6 +23,13 @@ pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
         // The text may be a secret.
         _ => Err("the URL is not http://… or https://…".into()),
     }
+}
+
+/// ureq's default is a list of its own, which has no company's authority in it.
+fn trusting_what_the_system_trusts() -> TlsConfig {
+    TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .build()
 }
 
 /// The headers, if they can be sent.
@@ -57,6 +65,7 @@ impl Post {
             // A redirect would carry secret headers to a place that nobody configured.
             .max_redirects(0)
             .http_status_as_error(false)
+            .tls_config(trusting_what_the_system_trusts())
             .user_agent(concat!("tagcache/", env!("CARGO_PKG_VERSION")))
             .build();
         Self {
@@ -216,6 +225,13 @@ impl Channel for Pagerduty {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_names_the_url_does_not_tell_it() {
+        let post = Post::new(Secret::new("http://h/secret-part"), Vec::new());
+        let told = post.without_url("bad uri: http://h/secret-part");
+        assert_eq!(told, "bad uri: the URL");
+    }
 
     #[test]
     fn an_incident_has_a_key_that_the_api_takes() {

@@ -312,13 +312,16 @@ struct Log;
 impl Channel for Log {
     fn send(&self, message: &Message) -> Result<(), Failure> {
         use std::io::Write as _;
-        // One message is one line, whatever the instance is called.
-        let summary = message.summary().replace(char::is_control, " ");
-        let line = format!("{} {summary}\n", message.at);
         std::io::stderr()
-            .write_all(line.as_bytes())
+            .write_all(log_line(message).as_bytes())
             .map_err(|error| Failure::Refused(error.to_string()))
     }
+}
+
+/// One message is one line, whatever the instance is called.
+fn log_line(message: &Message) -> String {
+    let summary = message.summary().replace(char::is_control, " ");
+    format!("{} {summary}\n", message.at)
 }
 
 #[cfg(test)]
@@ -362,6 +365,24 @@ mod tests {
             "type: email, from: a@b.c, to: [d@e.f], tls: none, username: u, password: {env: P}";
         assert!(refused(&format!("{{{email}, host: mail.example.org}}")).contains("in the clear"));
         assert!(check(&format!("{{{email}, host: 127.0.0.1}}")).is_ok());
+    }
+
+    #[test]
+    fn a_message_is_one_line_of_the_log() {
+        let message = Message {
+            name: "High".into(),
+            phase: crate::alerts::Phase::Firing,
+            severity: crate::alerts::Severity::Info,
+            condition: "memory.rss > 1".into(),
+            values: vec![("memory.rss".into(), None)],
+            instance: "web\n1\x1b[2J".into(),
+            at: "2025-11-21T10:30:00.000Z".into(),
+            key: "k".into(),
+        };
+        assert_eq!(
+            log_line(&message),
+            "2025-11-21T10:30:00.000Z [FIRING] info: High on web 1 [2J (memory.rss > 1; memory.rss unknown)\n"
+        );
     }
 
     #[test]

@@ -11,6 +11,8 @@ use tagcache::memory::{Event, MemoryMonitor, Server, ServerMemory, Subject};
 use crate::args::{Endpoint, Memory};
 use crate::output::Failure;
 
+/// Over which time growth and rates are computed.
+const WINDOW: Duration = Duration::from_secs(600);
 /// How often it is looked whether it is over.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long requests that are being answered may take at the end.
@@ -49,8 +51,12 @@ pub(crate) fn build(
         .map(|file| alerts(file, &instance))
         .transpose()?;
     let source = ServerMemory::new(server.clone(), subject);
+    let in_window = WINDOW.as_nanos() / endpoint.interval.as_nanos().max(1) + 2;
     let monitor = MemoryMonitor::builder(source)
         .interval(endpoint.interval)
+        .window(WINDOW)
+        // For the charts: an hour at the default interval.
+        .samples(usize::try_from(in_window).unwrap_or(usize::MAX).max(720))
         .start()
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let monitor = Arc::new(monitor);

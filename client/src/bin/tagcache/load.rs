@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::args::LoadTest;
 use crate::output::{Failure, show};
@@ -183,6 +184,12 @@ impl Client {
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .max_idle_connections_per_host(1000)
+            // As the system trusts, not as a list of ureq's does.
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(RootCerts::PlatformVerifier)
+                    .build(),
+            )
             .build();
         Self {
             agent: config.into(),

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -226,10 +227,15 @@ struct TempDir(PathBuf);
 
 impl TempDir {
     fn new() -> std::io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("tagcache-{}", std::process::id()));
-        // Fails if it is there already, so that nobody else's directory is used or removed.
-        DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self(dir))
+        loop {
+            let name = format!("tagcache-{}-{:08x}", std::process::id(), fastrand::u32(..));
+            let dir = std::env::temp_dir().join(name);
+            // One that is there already is somebody else's: not to be used, nor removed.
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                created => return created.map(|()| Self(dir)),
+            }
+        }
     }
 }
 

@@ -1,0 +1,248 @@
+//! Alerts over encrypted connections, to receivers whose certificate is trusted, or is not.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tagcache_tests::DEADLINE;
+
+use crate::run::{Ended, ended, program};
+
+/// A root's certificate in PEM, and what a server of `localhost` needs that it vouches for.
+fn certificates() -> (String, Arc<ServerConfig>) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &root).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    (root.pem(), Arc::new(config))
+}
+
+/// What a receiver was told before and after encryption began.
+#[derive(Debug, Default)]
+struct Heard {
+    plain: Vec<String>,
+    encrypted: Vec<String>,
+}
+
+/// A receiver of one connection.
+struct Sink {
+    port: u16,
+    heard: Receiver<Heard>,
+}
+
+impl Sink {
+    fn start(
+        config: Arc<ServerConfig>,
+        serve: fn(TcpStream, Arc<ServerConfig>, &mut Heard) -> std::io::Result<()>,
+    ) -> Self {
+        let listener = TcpListener::bind(("localhost", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, heard) = channel();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut heard = Heard::default();
+            // A client that does not trust us hangs up.
+            let _ = serve(stream, config, &mut heard);
+            let _ = sender.send(heard);
+        });
+        Self { port, heard }
+    }
+
+    fn heard(&self) -> Heard {
+        self.heard.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+fn encrypted(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> StreamOwned<ServerConnection, TcpStream> {
+    StreamOwned::new(ServerConnection::new(config).unwrap(), stream)
+}
+
+/// A line without its end; empty at the end.
+fn line(stream: &mut impl Read) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(b"\n") && stream.read(&mut byte)? == 1 {
+        bytes.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+fn starttls(
+    mut stream: TcpStream,
+    config: Arc<ServerConfig>,
+    heard: &mut Heard,
+) -> std::io::Result<()> {
+    stream.write_all(b"220 sink\r\n")?;
+    loop {
+        let told = line(&mut stream)?;
+        heard.plain.push(told.clone());
+        match told.split(' ').next().unwrap_or_default() {
+            "EHLO" => stream.write_all(b"250-sink\r\n250 STARTTLS\r\n")?,
+            "STARTTLS" => {
+                stream.write_all(b"220 go on\r\n")?;
+                return mail(&mut encrypted(stream, config), heard);
+            }
+            "" => return Ok(()),
+            _ => stream.write_all(b"500 encrypt first\r\n")?,
+        }
+    }
+}
+
+fn implicit(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    heard: &mut Heard,
+) -> std::io::Result<()> {
+    let mut stream = encrypted(stream, config);
+    stream.write_all(b"220 sink\r\n")?;
+    mail(&mut stream, heard)
+}
+
+fn mail(stream: &mut (impl Read + Write), heard: &mut Heard) -> std::io::Result<()> {
+    let mut in_text = false;
+    loop {
+        let told = line(stream)?;
+        heard.encrypted.push(told.clone());
+        let reply: &[u8] = match told.split(' ').next().unwrap_or_default() {
+            "." => {
+                in_text = false;
+                b"250 taken\r\n"
+            }
+            _ if in_text => continue,
+            "EHLO" => b"250-sink\r\n250 AUTH PLAIN LOGIN\r\n",
+            "AUTH" => b"235 fine\r\n",
+            "DATA" => {
+                in_text = true;
+                b"354 go on\r\n"
+            }
+            "QUIT" => return stream.write_all(b"221 bye\r\n"),
+            "" => return Ok(()),
+            _ => b"250 fine\r\n",
+        };
+        stream.write_all(reply)?;
+    }
+}
+
+fn https(stream: TcpStream, config: Arc<ServerConfig>, heard: &mut Heard) -> std::io::Result<()> {
+    let mut stream = encrypted(stream, config);
+    loop {
+        let told = line(&mut stream)?;
+        if told.is_empty() {
+            break;
+        }
+        heard.encrypted.push(told);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+/// `alerts test` of this channel, which trusts this root or what the machine trusts.
+fn test(channel: &str, root: Option<&str>) -> Ended {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules.yaml");
+    std::fs::write(&rules, format!("channels: {{it: {channel}}}\nalerts: []\n")).unwrap();
+    let mut command = program();
+    command
+        .args(["alerts", "test", "--channel", "it"])
+        .arg(&rules)
+        .env("PASSWORD", "s3cr3t")
+        .env_remove("SSL_CERT_DIR");
+    if let Some(root) = root {
+        let file = dir.path().join("root.pem");
+        std::fs::write(&file, root).unwrap();
+        command.env("SSL_CERT_FILE", file);
+    }
+    ended(&mut command)
+}
+
+#[test]
+fn a_mail_with_a_password_goes_out_encrypted_or_not_at_all() {
+    let (root, config) = certificates();
+    for (tls, serve) in [
+        ("starttls", starttls as fn(_, _, &mut _) -> _),
+        ("implicit", implicit),
+    ] {
+        let channel = |port: u16| {
+            format!(
+                "{{type: email, host: localhost, port: {port}, tls: {tls}, username: cache, password: {{env: PASSWORD}}, from: a@example.org, to: [b@example.org]}}"
+            )
+        };
+        let sink = Sink::start(Arc::clone(&config), serve);
+        assert_eq!(
+            test(&channel(sink.port), Some(&root)).ok().out,
+            "it: arrived\n"
+        );
+        let heard = sink.heard();
+        let begins = |lines: &[String], word: &str| lines.iter().any(|line| line.starts_with(word));
+        assert!(
+            !begins(&heard.plain, "AUTH") && !begins(&heard.plain, "MAIL"),
+            "{heard:?}"
+        );
+        // PLAIN, base64 of NUL cache NUL s3cr3t.
+        assert!(
+            begins(&heard.encrypted, "AUTH PLAIN AGNhY2hlAHMzY3IzdA=="),
+            "{heard:?}"
+        );
+        assert!(
+            begins(
+                &heard.encrypted,
+                "Subject: [FIRING] info: Test of the channel"
+            ),
+            "{heard:?}"
+        );
+
+        let stranger = Sink::start(Arc::clone(&config), serve);
+        let refused = test(&channel(stranger.port), None);
+        assert_eq!(refused.code, 1);
+        assert!(!(refused.out + &refused.err).contains("s3cr3t"));
+        assert_eq!(stranger.heard().encrypted, [""; 0]);
+    }
+}
+
+#[test]
+fn a_webhook_is_told_only_if_it_is_who_it_says() {
+    let (root, config) = certificates();
+    let channel = |port: u16| {
+        format!(
+            "{{type: webhook, url: 'https://localhost:{port}/hook', headers: {{X-Key: {{env: PASSWORD}}}}}}"
+        )
+    };
+    let sink = Sink::start(Arc::clone(&config), https);
+    assert_eq!(
+        test(&channel(sink.port), Some(&root)).ok().out,
+        "it: arrived\n"
+    );
+    let heard = sink.heard().encrypted;
+    assert_eq!(heard[0], "POST /hook HTTP/1.1");
+    assert!(
+        heard
+            .iter()
+            .any(|line| line.eq_ignore_ascii_case("x-key: s3cr3t")),
+        "{heard:?}"
+    );
+
+    let stranger = Sink::start(config, https);
+    let refused = test(&channel(stranger.port), None);
+    assert_eq!(refused.code, 1);
+    assert!(!(refused.out + &refused.err).contains("s3cr3t"));
+    assert_eq!(stranger.heard().encrypted, [""; 0]);
+}
