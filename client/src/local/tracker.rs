@@ -202,7 +202,7 @@ impl State {
     fn offer(&mut self, handle: &Handle, capacity: usize) {
         let hits = &handle.stored().hits;
         let word = hits.read();
-        if word.is_tracked() || word.is_retired() || word.count() == 0 {
+        if word.is_tracked() || word.is_retired() {
             return;
         }
         let slot = if self.slots.len() < capacity {
