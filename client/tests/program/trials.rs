@@ -130,6 +130,27 @@ fn a_load_on_a_server_leaves_nothing_behind() {
 }
 
 #[test]
+fn entries_that_cannot_be_dropped_are_told() {
+    let server = Server::start();
+    cmd("ACL")
+        .arg("SETUSER")
+        .arg("keeper")
+        .arg("on")
+        .arg("nopass")
+        .arg("~*")
+        .arg("&*")
+        .arg("+@all")
+        .arg("-cache.invalidate")
+        .exec(&mut server.connection())
+        .unwrap();
+    let redis = format!("redis://keeper:any@127.0.0.1:{}/", server.port());
+    let kept = run(&["load-test", "--json", "--redis", &redis, "-n", "100"]);
+    assert_eq!(kept.code, 3, "{}", kept.err);
+    assert_eq!(kept.json()["reads"], 100);
+    assert!(entries(&server) > 0);
+}
+
+#[test]
 fn a_soak_tells_growth_in_numbers() {
     let server = Server::start();
     let args = [
@@ -439,6 +460,10 @@ fn verify_prints_the_guides_checklist_with_figures() {
         ("Heap usage remains below 80%", "at most "),
         ("No memory leaks", " MB/min"),
         ("Cache hit rate above 70%", " reads"),
+        (
+            "Pauses below 100 ms",
+            "a local tier of 1000 expired entries",
+        ),
         ("Memory monitoring dashboard functional", "status "),
         ("Alerts trigger correctly at thresholds", "86% warning"),
         (

@@ -242,3 +242,69 @@ pub(crate) fn memory_text(verdict: &Verdict) -> String {
     let most = verdict.most.map_or_else(crate::text::unknown, bytes);
     format!("at most {} ({most})", percent(verdict.heap_percent))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tagcache::memory::{MemoryUsage, ServerState};
+
+    use super::*;
+    use crate::traffic::histogram;
+
+    /// The verdict on 100 s in which so many MB were used at each second, ended after `took`.
+    fn verdict(took: u64, used: impl Fn(u64) -> u64) -> Verdict {
+        let sample = |second| Sample {
+            at: SystemTime::UNIX_EPOCH,
+            since_start: Duration::from_secs(second),
+            memory: MemoryUsage {
+                heap_used: Some(used(second) * 1024 * 1024),
+                limit: Some(1000 * 1024 * 1024),
+                ..MemoryUsage::default()
+            },
+            local: None,
+            server: ServerState::None,
+        };
+        let history: Vec<_> = (0..=took).map(|second| Arc::new(sample(second))).collect();
+        let outcome = Outcome {
+            reads: 4,
+            hits: 3,
+            invalidations: 0,
+            took: Duration::from_secs(took),
+            latencies: histogram(),
+            failed: None,
+        };
+        let work = Work {
+            duration: Duration::from_secs(100),
+            concurrency: 1,
+            keys: 100,
+            value_bytes: 1,
+            leak_rate: 1.0,
+        };
+        judge(&history, outcome, &work, Some(1), None)
+    }
+
+    #[test]
+    fn steady_growth_after_the_warm_up_is_a_leak() {
+        let leak = verdict(100, |second| 100 + second);
+        assert!(leak.leaks);
+        assert_eq!(leak.samples, 71);
+        assert!((leak.growth.unwrap().mb_per_minute - 60.0).abs() < 1e-6);
+        assert!((leak.heap_percent.unwrap() - 20.0).abs() < 1e-6);
+        assert_eq!(leak.most, Some(200 * 1024 * 1024));
+    }
+
+    #[test]
+    fn a_step_and_a_warm_up_are_none() {
+        assert!(!verdict(100, |second| if second > 60 { 200 } else { 100 }).leaks);
+        assert!(!verdict(100, |second| 100 + second.min(29)).leaks);
+        assert!(!verdict(100, |_| 100).leaks);
+    }
+
+    #[test]
+    fn what_ended_early_has_a_shorter_warm_up() {
+        let early = verdict(20, |second| 100 + second);
+        assert!(early.leaks);
+        assert_eq!(early.samples, 15);
+    }
+}

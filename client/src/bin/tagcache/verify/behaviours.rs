@@ -72,6 +72,17 @@ fn at_most(found: usize, most: usize) -> Differs {
     }
 }
 
+/// How long a local tier's cleanup takes that finds so many entries expired.
+pub(super) fn longest_cleanup(entries: u32) -> Duration {
+    let cache: LocalCache<u32> = LocalCache::builder().max_entries(entries as usize).build();
+    for i in 0..entries {
+        cache.set(&i.to_string(), i, Duration::from_millis(1), []);
+    }
+    std::thread::sleep(Duration::from_millis(2));
+    cache.run_cleanup();
+    cache.stats().longest_cleanup
+}
+
 fn in_local_tier() -> Vec<(&'static str, Differs)> {
     let new = || -> LocalCache<Value> {
         LocalCache::builder()
