@@ -282,7 +282,7 @@ fn described(chart: &Chart, svg: &str, first: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{MemoryUsage, ServerState};
+    use crate::memory::{LocalFigures, MemoryUsage, ServerFigures, ServerState};
     use std::time::SystemTime;
 
     fn history(samples: u64) -> Vec<Arc<Sample>> {
@@ -317,6 +317,39 @@ mod tests {
         // The page's policy forbids inline styles.
         assert!(!svg.contains("style="), "{svg}");
         assert!(svg.contains("stroke=\"#010101\""), "{svg}");
+    }
+
+    #[test]
+    fn rates_are_those_of_the_minute_before() {
+        let sample = |i: u64| Sample {
+            at: SystemTime::UNIX_EPOCH,
+            since_start: Duration::from_secs(i * 20),
+            memory: MemoryUsage::default(),
+            // All reads are misses for two minutes, then three of four are hits.
+            local: Some(LocalFigures {
+                hits: i.saturating_sub(6) * 3,
+                misses: if i <= 6 { i * 4 } else { 24 + (i - 6) },
+                ..LocalFigures::default()
+            }),
+            server: ServerState::Up(Arc::new(ServerFigures {
+                cache: Some(CacheFigures {
+                    invalidations: i * 2,
+                    ..CacheFigures::default()
+                }),
+                ..ServerFigures::default()
+            })),
+        };
+        let history: Vec<_> = (0..13).map(|i| Arc::new(sample(i))).collect();
+        let last = |chart: &str| {
+            of(chart, &history).unwrap().series[0]
+                .points
+                .last()
+                .copied()
+        };
+        assert_eq!(last("hit-rate"), Some((0.0, 75.0)));
+        assert_eq!(last("invalidations"), Some((0.0, 6.0)));
+        let first = of("hit-rate", &history).unwrap().series[0].points[0];
+        assert_eq!(first, (-220.0, 0.0));
     }
 
     #[test]

@@ -1,21 +1,32 @@
 //! The dashboard's page: three files that are part of the program. Its addresses are relative, so that it works under
-//! any prefix that ends in a slash.
+//! any prefix.
 
+use axum::extract::OriginalUri;
 use axum::http::header::{self, HeaderName};
 use axum::response::IntoResponse;
+
+const PAGE: &str = include_str!("dashboard/index.html");
 
 /// Nothing from elsewhere, nothing inline, no frames around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(super) async fn page() -> impl IntoResponse {
+pub(super) async fn page(OriginalUri(uri): OriginalUri) -> impl IntoResponse {
     let headers: [(HeaderName, &str); 4] = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, include_str!("dashboard/index.html"))
+    // Of `/ops` and `/ops/` a browser takes the first without its last part for where the page lies.
+    let last = uri.path().rsplit('/').next().unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
+    let page = if last.is_empty() || !last.bytes().all(plain) {
+        PAGE.to_owned()
+    } else {
+        PAGE.replace("\"assets/", &format!("\"{last}/assets/"))
+    };
+    (headers, page)
 }
 
 pub(super) async fn style() -> impl IntoResponse {

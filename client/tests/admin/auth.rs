@@ -140,6 +140,18 @@ fn an_address_is_what_the_application_says_it_is() {
         "{statuses:?}"
     );
     assert_eq!(guess("192.0.2.2"), 401);
+    // Who share a token do not use up each other's requests.
+    let look = |from: &str| {
+        let authorization = format!("Bearer {TOKEN}");
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("x-real-ip", from),
+        ];
+        endpoint.send("GET", STATS, &headers, "").status
+    };
+    assert_eq!(look("192.0.2.3"), 200);
+    assert_eq!(look("192.0.2.3"), 429);
+    assert_eq!(look("192.0.2.4"), 200);
 }
 
 #[test]

@@ -127,6 +127,55 @@ fn clearing_drops_every_entry_and_nothing_else() {
 }
 
 #[test]
+fn softly_invalidated_entries_are_stale_and_not_gone() {
+    let Setup {
+        server, endpoint, ..
+    } = setup();
+    redis::cmd("CACHE.SET")
+        .arg("kept")
+        .arg("v")
+        .arg(&["EX", "600", "GRACE", "600000", "TAGS", "1", "green"])
+        .exec(&mut server.connection())
+        .unwrap();
+    let answer = endpoint.post(
+        "/api/admin/cache/invalidate",
+        r#"{"tags": ["green"], "soft": true}"#,
+    );
+    assert_eq!(answer.json(), json!({"invalidated": 1}));
+    let (state, value): (String, Option<String>) = redis::cmd("CACHE.FETCH")
+        .arg("kept")
+        .query::<Vec<redis::Value>>(&mut server.connection())
+        .map(|reply| {
+            let text = |at: usize| redis::from_redis_value(reply[at].clone()).ok();
+            (text(0).unwrap_or_default(), text(1))
+        })
+        .unwrap();
+    assert_eq!((state.as_str(), value.as_deref()), ("STALE", Some("v")));
+}
+
+#[test]
+fn the_overview_knows_of_a_change_at_once() {
+    let Setup {
+        server: _server,
+        endpoint,
+        ..
+    } = setup();
+    let tags = || {
+        let tags = endpoint.get("/api/admin/overview").json()["tags"].clone();
+        let tags: Vec<String> = tags
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tag| tag["tag"].as_str().unwrap().to_owned())
+            .collect();
+        tags
+    };
+    assert!(tags().contains(&"red".to_owned()));
+    endpoint.post("/api/admin/cache/invalidate", r#"{"tags": ["red"]}"#);
+    assert_eq!(tags(), ["blue"]);
+}
+
+#[test]
 fn requests_that_make_no_sense_change_nothing() {
     let Setup {
         server,

@@ -125,3 +125,43 @@ fn what_others_have_written_there_is_shown_or_left_out_and_breaks_nothing() {
         ]
     );
 }
+
+#[test]
+fn what_the_fleet_publishes_is_not_what_the_application_caches() {
+    let server = Server::start();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let mut connection = server.connection();
+    let mut call = |name: &str, args: &[&str]| {
+        redis::cmd(name).arg(args).exec(&mut connection).unwrap();
+    };
+    let instance = r#"{"instance": "web", "status": "healthy"}"#;
+    for i in 0..30 {
+        let key = format!("tagcache:instance:web-{i}");
+        call(
+            "CACHE.SET",
+            &[&key, instance, "TAGS", "1", "tagcache:instances"],
+        );
+        call(
+            "CACHE.SET",
+            &[&format!("page:{i}"), "v", "TAGS", "1", &format!("tag:{i}")],
+        );
+    }
+    for _ in 0..5 {
+        assert_eq!(Fleet::instances(&watched).unwrap().len(), 30);
+    }
+    call("CACHE.GET", &["page:7"]);
+    assert_eq!(watched.figures().unwrap().cache.unwrap().hits, 1);
+    let endpoint = Endpoint::start(builder(Guide).server(watched).build());
+    let overview = endpoint.get("/api/admin/overview").json();
+    assert_eq!(
+        overview["topKeys"],
+        serde_json::json!([{"key": "page:7", "hits": 1}])
+    );
+    let tags = overview["tags"].as_array().unwrap();
+    assert_eq!(tags.len(), 12);
+    assert!(
+        tags.iter()
+            .all(|tag| tag["tag"].as_str().unwrap().starts_with("tag:"))
+    );
+    assert_eq!(overview["instances"].as_array().unwrap().len(), 30);
+}

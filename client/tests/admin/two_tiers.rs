@@ -171,7 +171,7 @@ fn a_namespace_is_cleared_alone_and_tags_are_called_as_the_server_calls_them() {
 
 #[test]
 fn in_a_cluster_all_primaries_are_emptied() {
-    let nodes: Vec<Server> = (0..2)
+    let mut nodes: Vec<Server> = (0..2)
         .map(|_| {
             Server::builder()
                 .arg("--cluster-enabled", "yes")
@@ -240,6 +240,13 @@ fn in_a_cluster_all_primaries_are_emptied() {
     let cleared = endpoint.post("/api/admin/cache/clear", "").json();
     assert_eq!(cleared["cleared"]["redis"], 20, "{cleared}");
     wait_until("both are empty", DEADLINE, || held() == [0, 0]);
+    // Who was not reached is named: the caller knows what is still served where.
+    let lost = nodes.pop().unwrap();
+    let address = format!("127.0.0.1:{}", lost.port());
+    drop(lost);
+    let partial = endpoint.post("/api/admin/cache/invalidate", r#"{"tags": ["half:0"]}"#);
+    assert_eq!(partial.status, 502, "{}", partial.text);
+    assert!(partial.text.contains(&address), "{}", partial.text);
 }
 
 #[test]
@@ -266,24 +273,25 @@ fn the_local_cache_alone_has_an_endpoint_too() {
 
 #[test]
 fn the_router_works_below_a_prefix() {
-    let nested = Router::new().nest("/ops/", builder(Guide).build().router());
-    let endpoint = Endpoint::serve(nested);
-    let page = endpoint.send("GET", "/ops/", &[], "");
-    assert_eq!(page.status, 200);
-    // The page's addresses are relative to its own.
-    assert!(
-        page.text.contains("href=\"assets/dashboard.css\""),
-        "{}",
-        page.text
-    );
-    assert_eq!(
-        endpoint
-            .send("GET", "/ops/assets/dashboard.css", &[], "")
-            .status,
-        200
-    );
-    assert_eq!(
-        endpoint.get_as(TOKEN, "/ops/api/admin/memory-stats").status,
-        200
-    );
+    for (prefix, page, link) in [
+        ("/ops/", "/ops/", "assets/dashboard.css"),
+        ("/ops", "/ops", "ops/assets/dashboard.css"),
+        ("/a/ops", "/a/ops", "ops/assets/dashboard.css"),
+    ] {
+        let nested = Router::new().nest(prefix, builder(Guide).build().router());
+        let endpoint = Endpoint::serve(nested);
+        let answer = endpoint.send("GET", page, &[], "");
+        assert_eq!(answer.status, 200, "{page}");
+        // The page's addresses are relative to its own.
+        assert!(
+            answer.text.contains(&format!("href=\"{link}\"")),
+            "{}",
+            answer.text
+        );
+        let prefix = prefix.trim_end_matches('/');
+        let style = endpoint.send("GET", &format!("{prefix}/assets/dashboard.css"), &[], "");
+        assert_eq!(style.status, 200, "{prefix}");
+        let stats = endpoint.get_as(TOKEN, &format!("{prefix}/api/admin/memory-stats"));
+        assert_eq!(stats.status, 200, "{prefix}");
+    }
 }

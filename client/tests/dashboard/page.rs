@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tagcache::Cache;
 use tagcache::alerts::{Alerts, Config};
-use tagcache::http::{Admin, Auth, Fleet, serve};
+use tagcache::http::{Admin, Auth, Builder, Fleet, serve};
 use tagcache::memory::{
     Event, LocalEntry, LocalFigures, LocalTier, MemoryMonitor, MemoryUsage, ProcessSource, Reading,
     Server as Watched, Source,
@@ -90,6 +91,20 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) async fn start(percent: f64, port: u16, auth: Auth) -> Self {
+        Self::of(percent, port, auth, |admin| admin.local(Arc::new(Local))).await
+    }
+
+    /// Of an application with the two-tier cache.
+    pub(crate) async fn with_cache(cache: Cache, port: u16, auth: Auth) -> Self {
+        Self::of(40.0, port, auth, |admin| admin.cache(cache)).await
+    }
+
+    async fn of(
+        percent: f64,
+        port: u16,
+        auth: Auth,
+        tiers: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let watched = Watched::open(&format!("redis://127.0.0.1:{port}/")).unwrap();
         let percent = Arc::new(Mutex::new(percent));
         let source = Scripted {
@@ -115,9 +130,8 @@ impl Page {
             .unwrap();
         let monitor = Arc::new(monitor);
         Fleet::join(&monitor, watched.clone(), "web-1");
-        let admin = Admin::builder(Arc::clone(&monitor), auth)
+        let admin = tiers(Admin::builder(Arc::clone(&monitor), auth))
             .instance("web-1")
-            .local(Arc::new(Local))
             .server(watched)
             .alerts(alerts)
             // Pages that are loaded again and again.

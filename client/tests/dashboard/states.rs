@@ -1,5 +1,6 @@
 use fantoccini::Locator;
 use tagcache::http::{Auth, Denied};
+use tagcache::{Cache, Entry};
 use tagcache_tests::Server;
 
 use crate::browser::{Browser, Theme};
@@ -263,6 +264,39 @@ async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
     browser
         .wait_for("document.getElementById('failure').hidden")
         .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_applications_cache_shows_what_it_did_and_which_server_it_misses() {
+    let mut server = server();
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let cache = Cache::builder(url.as_str()).build().await.unwrap();
+    cache.ready(tagcache_tests::DEADLINE).await.unwrap();
+    let entry = Entry::ttl(std::time::Duration::from_secs(60)).tags(["kind:report"]);
+    let load = async || Ok::<_, std::io::Error>(7);
+    cache.get_or_load("report", entry, load).await.unwrap();
+    let page = Page::with_cache(cache.clone(), server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    let loads = "[...document.querySelectorAll('#counts tr')].find((row) => row.innerText.startsWith('Loads\\t')).innerText";
+    browser.wait_for(&format!("{loads} === 'Loads\\t1'")).await;
+    browser
+        .wait_for("document.querySelector('#servers .badge.healthy')?.innerText === 'up'")
+        .await;
+    // Through the cache: the tag's entry leaves the server.
+    let tag = browser.client.find(Locator::Id("tag")).await.unwrap();
+    tag.send_keys("kind:report\u{e007}").await.unwrap();
+    browser
+        .wait_for("document.getElementById('control-result').innerText === '1 entry dropped.'")
+        .await;
+    assert_eq!(cache.get::<i32>("report").await.unwrap(), None);
+    server.stop();
+    browser
+        .wait_for("document.querySelector('#servers .badge.critical')?.innerText === 'down'")
+        .await;
+    browser.picture("application-server-down").await;
     browser.end().await;
 }
 

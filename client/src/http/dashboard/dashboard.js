@@ -5,6 +5,7 @@ const SILENCE_MS = 35_000; // the stream says something every 15 s: then it is d
 const TIMEOUT_MS = 15_000; // for any other answer
 const SLOW_MS = 10_000; // charts and tables are fetched at most so often
 const TOKEN = "tagcache-token";
+const API = new URL("../api/admin/", import.meta.url);
 
 const $ = (id) => document.getElementById(id);
 // A session's own storage: the token is gone with the tab.
@@ -20,7 +21,7 @@ async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
   const signal = options.signal ?? AbortSignal.timeout(TIMEOUT_MS);
-  const response = await fetch(`api/admin/${path}`, { ...options, headers, signal, cache: "no-store" }).catch((error) => {
+  const response = await fetch(`${API}${path}`, { ...options, headers, signal, cache: "no-store" }).catch((error) => {
     throw error.name === "AbortError" ? error : new HttpError(0, "The endpoint cannot be reached");
   });
   if (!response.ok) {
