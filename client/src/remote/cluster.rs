@@ -157,8 +157,10 @@ impl Cluster {
         loop {
             let news = match self.discover().await {
                 Ok(ranges) => {
+                    let news = self.adopt(ranges);
+                    // In this order: without a map it is not up, whatever its nodes say.
                     lock(&self.record).enter(ServerState::Up, &self.name());
-                    self.adopt(ranges)
+                    news
                 }
                 Err(error) => {
                     lock(&self.record).failed(&error, &self.name());
@@ -391,6 +393,9 @@ fn ranges(answer: &Value, own: &str) -> Vec<(u16, u16, String, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Invalidation;
+    use super::super::connection::{Listener, Timeouts};
+    use super::super::servers::parse;
     use super::*;
 
     #[test]
@@ -402,6 +407,89 @@ mod tests {
             crc16::State::<crc16::XMODEM>::calculate(b"{}x") % 16_384
         );
         assert_eq!(slot("a{{b}c}"), slot("{b"));
+    }
+
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn keys_changed(&self, _: &[&[u8]]) {}
+        fn tags_invalidated(&self, _: &[&[u8]]) {}
+        fn everything_changed(&self) {}
+        fn connection_lost(&self) {}
+        fn connection_restored(&self) {}
+    }
+
+    /// A cluster of which nobody can be reached.
+    fn cluster() -> Cluster {
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            timeouts: Timeouts {
+                connect: second,
+                command: second,
+                probe_interval: second,
+                probe: second,
+            },
+            max_waiting_connections: 1,
+            listener: Arc::new(Deaf),
+        };
+        let seed = parse("redis://127.0.0.1:1").expect("an address");
+        Cluster::new(vec![seed], Tls::default(), settings, Arc::default())
+    }
+
+    fn all_slots_at(port: u16) -> Vec<(u16, u16, String, u16)> {
+        vec![(0, 16_383, "127.0.0.1".to_owned(), port)]
+    }
+
+    fn addresses(cluster: &Cluster) -> Vec<String> {
+        cluster.map.load().nodes.keys().cloned().collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_primary_that_leaves_has_missed_those_that_are_left_are_told() {
+        let cluster = cluster();
+        assert_eq!(cluster.adopt(all_slots_at(1)), News::Some);
+        assert_eq!(cluster.adopt(all_slots_at(1)), News::None);
+        let first = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
+        let tags = ["tag".to_owned()];
+        assert!(first.miss(|missed| missed.add(Invalidation::Hard, &tags)));
+        assert_eq!(cluster.adopt(all_slots_at(2)), News::Some);
+        assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
+        let heir = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
+        assert_eq!(heir.status().missed_invalidations, 1);
+        let late = first.miss(|missed| missed.add(Invalidation::Hard, &tags));
+        assert!(!late && first.is_retired(), "nobody will tell it");
+        assert_eq!(cluster.close(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_guest_stays_until_it_has_slots_and_nobody_comes_after_the_end() {
+        let cluster = cluster();
+        cluster.adopt(all_slots_at(1));
+        let guest = cluster.guest("127.0.0.1:2").expect("an address");
+        cluster.adopt(all_slots_at(1));
+        assert_eq!(addresses(&cluster), ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert!(
+            cluster
+                .map
+                .load()
+                .owner(7)
+                .is_some_and(|node| !Arc::ptr_eq(node, &guest))
+        );
+        cluster.adopt(all_slots_at(2));
+        assert!(
+            cluster
+                .map
+                .load()
+                .owner(7)
+                .is_some_and(|node| Arc::ptr_eq(node, &guest))
+        );
+        assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
+        cluster.adopt(all_slots_at(1));
+        assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
+        cluster.close();
+        assert!(cluster.guest("127.0.0.1:3").is_none());
+        assert_eq!(cluster.adopt(all_slots_at(3)), News::None);
+        assert_eq!(addresses(&cluster), [""; 0]);
     }
 
     #[test]

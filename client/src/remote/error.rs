@@ -246,7 +246,7 @@ impl Error {
                 node: node.to_owned(),
                 message,
             },
-            Self::Denied { node, message } if message.contains("channels") => Self::Denied {
+            Self::Denied { node, message } if message.contains(" channel") => Self::Denied {
                 node,
                 message: match channel {
                     Some(channel) => format!("{message} (channel {channel:?})"),
@@ -292,9 +292,9 @@ impl Error {
             }
             ErrorKind::Server(kind) => match kind {
                 ServerErrorKind::NoPerm => {
-                    // Servers name the command that is denied, but not the key.
+                    // Servers name the command that is denied, but not the key ("a key", "one of the keys").
                     let message = match key {
-                        Some(key) if message.contains("keys") => format!("{message} (key {key:?})"),
+                        Some(key) if message.contains(" key") => format!("{message} (key {key:?})"),
                         _ => message,
                     };
                     return Self::Denied { node, message };

@@ -156,6 +156,11 @@ mod tests {
             read(&push(PushKind::Disconnection, vec![]), &channel),
             Push::Lost
         );
+        // It would hear of no tag any more.
+        assert_eq!(
+            read(&push(PushKind::Unsubscribe, vec![]), &channel),
+            Push::Lost
+        );
         let other = PushKind::Other("tracking-redir-broken".to_owned());
         assert_eq!(read(&push(other, vec![]), &channel), Push::Everything);
         assert_eq!(

@@ -93,8 +93,11 @@ fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
             let entry = long().tags(["tag"]);
             cache.set(key, &key.to_owned(), entry).await.unwrap();
         }
+        let other = cache_of(&servers[..2]).await;
         let mut moving = Move::begin("{a}1", &servers, &servers[2]);
         moving.key("{a}1");
+        let both = other.get_many::<String>(["{a}1", "{a}2"]).await.unwrap();
+        assert_eq!(both, ["{a}1", "{a}2"].map(|key| Some(key.to_owned())));
         for key in ["{a}1", "{a}2", "{a}1"] {
             assert_eq!(
                 cache.get::<String>(key).await.unwrap().as_deref(),
@@ -109,6 +112,8 @@ fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
         moving.end();
         cache.set("{a}1", &"new".to_owned(), long()).await.unwrap();
         assert_eq!(warm(&cache, "{a}1").await.as_deref(), Some("new"));
+        let both = other.get_many::<String>(["{a}1", "{a}2"]).await.unwrap();
+        assert_eq!(both, [Some("new".to_owned()), None]);
     });
 }
 

@@ -1,13 +1,15 @@
 //! What listens there is no server, or a hostile one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tagcache::{Cache, Error, Remedy, ServerState};
 use tagcache_tests::DEADLINE;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{eventually, long, run};
+use crate::support::{builder, connected, eventually, long, run};
 
 /// Says this to everybody who says anything, and then nothing more. Answers the port.
 async fn stranger(words: Vec<u8>) -> u16 {
@@ -24,6 +26,104 @@ async fn stranger(words: Vec<u8>) -> u16 {
         }
     });
     port
+}
+
+/// A server that answers each command as it is told, by its words. Answers the port.
+async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut client = BufReader::new(client);
+                while let Some(words) = words(&mut client).await {
+                    let answer = answer(&words);
+                    client.write_all(answer.as_bytes()).await.ok()?;
+                }
+                Some(())
+            });
+        }
+    });
+    port
+}
+
+/// One command.
+async fn words(client: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+    let mut line = String::new();
+    client.read_line(&mut line).await.ok()?;
+    let count: usize = line.trim().strip_prefix('*')?.parse().ok()?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        line.clear();
+        client.read_line(&mut line).await.ok()?;
+        let len: usize = line.trim().strip_prefix('$')?.parse().ok()?;
+        let mut word = vec![0; len + 2];
+        client.read_exact(&mut word).await.ok()?;
+        word.truncate(len);
+        words.push(String::from_utf8(word).ok()?);
+    }
+    Some(words)
+}
+
+/// What a primary with the module answers to the commands by which a connection is set up and looked after.
+fn like_a_primary(words: &[String]) -> String {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["HELLO", ..] => {
+            "%2\r\n+role\r\n+master\r\n+modules\r\n*1\r\n*4\r\n+name\r\n+tagcache\r\n+ver\r\n:7\r\n"
+                .into()
+        }
+        ["PING", nonce] => format!("+{nonce}\r\n"),
+        ["SUBSCRIBE", channel] => format!(">3\r\n+subscribe\r\n+{channel}\r\n:1\r\n"),
+        ["COMMAND", "INFO", names @ ..] => {
+            format!("*{}\r\n{}", names.len(), "*0\r\n".repeat(names.len()))
+        }
+        _ => "+OK\r\n".into(),
+    }
+}
+
+#[test]
+fn a_module_that_is_too_old_is_named_with_its_version_and_the_command_it_lacks() {
+    run(async {
+        let port = scripted(|words| match words[0].as_str() {
+            "COMMAND" => "*2\r\n*0\r\n_\r\n".into(),
+            _ => like_a_primary(words),
+        })
+        .await;
+        let cache = builder(port).build().await.unwrap();
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(
+            matches!(&error, Error::ModuleTooOld { version: 7, command, .. } if command == "CACHE.REVALIDATE"),
+            "{error}"
+        );
+        assert_eq!(error.remedy(), Remedy::FixServer);
+        assert_eq!(cache.stats().servers[0].state, ServerState::ModuleTooOld);
+        let loader = || async { Ok::<_, String>("loaded".to_owned()) };
+        let loaded = cache.get_or_load("key", long(), loader).await;
+        assert_eq!(loaded.unwrap(), "loaded");
+    });
+}
+
+#[test]
+fn a_server_whose_answers_are_out_of_step_is_left() {
+    run(async {
+        let pings = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&pings);
+        let port = scripted(move |words| match words[0].as_str() {
+            // The first is the handshake's.
+            "PING" if count.fetch_add(1, Ordering::SeqCst) == 1 => "+another\r\n".into(),
+            _ => like_a_primary(words),
+        })
+        .await;
+        let cache = connected(builder(port)).await;
+        eventually("another connection is set up", async || {
+            cache.stats().servers[0].connects == 2
+        })
+        .await;
+        let error = cache.stats().servers[0].last_error.clone().unwrap();
+        assert!(error.to_string().contains("out of step"), "{error}");
+    });
 }
 
 fn largest_memory() -> u64 {
