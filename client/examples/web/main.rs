@@ -12,6 +12,8 @@
 
 mod shop;
 
+use std::time::Duration;
+
 use tagcache::Cache;
 
 #[tokio::main]
@@ -25,6 +27,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = Cache::builder(url).namespace("shop").build().await?;
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, shop::app(cache)).await?;
+    axum::serve(listener, shop::app(cache.clone()))
+        .with_graceful_shutdown(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await?;
+    // What is being loaded is stored, what could not be invalidated is tried again, and hits are reported.
+    if !cache.finish_pending(Duration::from_secs(5)).await {
+        eprintln!("not everything was finished: {:?}", cache.stats().servers);
+    }
     Ok(())
 }

@@ -175,3 +175,36 @@ impl Passenger {
         landing.tags.is_empty() || self.0.since.is_current(&landing.tags)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::coherence::{Coherence, Ordering};
+    use super::super::tier::WhenLost;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_passenger_may_not_have_what_was_invalidated_by_a_tag_that_only_the_value_has() {
+        let local = Local::new(10, None, WhenLost::Drop);
+        let coherence = Arc::new(Coherence::new(local, Ordering::Kept));
+        let flights = Arc::new(Flights::default());
+        let board = || flights.board("key", &["mine".to_owned()], || coherence.begin("key"));
+        let Seat::Pilot(pilot) = board() else {
+            panic!("nobody else flies");
+        };
+        coherence.tags_invalidated(["theirs"]);
+        let Seat::Passenger(late) = board() else {
+            panic!("nothing is known against this flight");
+        };
+        let stored = Stored::new(Some(7), 1);
+        pilot.land(Ok(Landing::found(stored, vec!["theirs".to_owned()])));
+        let landing = late.landed().await.expect("it has landed").unwrap();
+        assert!(!late.may_have(&landing));
+        assert!(late.may_have(&Landing::found(landing.stored, vec!["other".to_owned()])));
+        // And by a tag that was known the flight is not even joined.
+        let Seat::Pilot(_flight) = board() else {
+            panic!("the first has landed");
+        };
+        coherence.tags_invalidated(["mine"]);
+        assert!(matches!(board(), Seat::Pilot(_)));
+    }
+}

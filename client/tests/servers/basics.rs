@@ -239,14 +239,16 @@ fn nothing_is_held_here_for_longer_than_the_longest_local_time() {
     run(async {
         let brief = builder(server.port()).local_ttl_max(Duration::from_millis(50));
         let cache = connected(brief).await;
-        let value = "value".to_owned();
-        cache.set("key", &value, Entry::forever()).await.unwrap();
-        for round in 1..4 {
-            eventually("the server is asked again", async || {
-                assert_eq!(cache.get("key").await.unwrap(), Some(value.clone()));
-                cache.stats().server_hits >= round
-            })
-            .await;
+        for entry in [long(), Entry::forever()] {
+            cache.set("key", &1, entry).await.unwrap();
+            let before = cache.stats().server_hits;
+            for round in 1..4 {
+                eventually("the server is asked again", async || {
+                    assert_eq!(cache.get("key").await.unwrap(), Some(1));
+                    cache.stats().server_hits - before >= round
+                })
+                .await;
+            }
         }
     });
 }
@@ -335,6 +337,15 @@ fn namespaces_share_a_server_and_nothing_else() {
         assert_eq!(shop.invalidate_tags(["tag"]).await.unwrap(), 1);
         assert_eq!(shop.get::<String>("key").await.unwrap(), None);
         assert!(is_local(&blog, "key").await);
+        // No tag is none, and not that of the whole namespace.
+        let refused = shop.invalidate_tags([""]).await.unwrap_err();
+        assert_eq!(refused.remedy(), Remedy::FixCall, "{refused}");
+        let value = "value".to_owned();
+        let refused = shop
+            .set("key", &value, long().tags([""]))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.remedy(), Remedy::FixCall, "{refused}");
         assert_eq!(shop.clear().await.unwrap(), 1);
         assert_eq!(
             blog.get::<String>("other").await.unwrap().as_deref(),
