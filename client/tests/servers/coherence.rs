@@ -24,6 +24,11 @@ const TASKS: u64 = 8;
 /// saying so are noticed within 0.6 s.
 const BOUND: Duration = Duration::from_millis(1500);
 
+/// What each task does at least, also where the machine has so little time for it that the work takes longer, up to
+/// so much longer.
+const LEAST: usize = 50;
+const LONGER: Duration = Duration::from_secs(20);
+
 /// Marks the process that the parent starts, and says what it shall do.
 const CHILD: &str = "TAGCACHE_COHERENCE_CHILD";
 
@@ -71,6 +76,12 @@ impl Task {
             rule: [Rule::Kept, Rule::KeptLate, Rule::IgnoredLate][number(4) as usize],
             file: words[5].into(),
         }
+    }
+
+    /// Exists when that process (the parent is number 0) changes nothing any more.
+    fn done(&self, number: u64) -> PathBuf {
+        let name = format!("done-{number}-{}", self.seed);
+        self.file.with_file_name(name)
     }
 
     fn start(&self) -> Child {
@@ -213,6 +224,11 @@ async fn work(task: &Task) -> Vec<Record> {
     for task in running {
         records.extend(task.await.expect("no operation panics"));
     }
+    std::fs::write(task.done(task.number), "").expect("a file in the parent's directory");
+    eventually("nobody changes anything any more", async || {
+        (0..=PROCESSES).all(|number| task.done(number).exists())
+    })
+    .await;
     records.extend(afterwards(&cache, task.port).await);
     let stats = cache.stats();
     eprintln!(
@@ -236,7 +252,7 @@ async fn operate(
     deadline: Instant,
 ) -> Vec<Record> {
     let mut records = Vec::new();
-    while Instant::now() < deadline {
+    while Instant::now() < deadline || records.len() < LEAST && Instant::now() < deadline + LONGER {
         let act = rng.below(1000);
         let before = records.len();
         let key = match owned {
@@ -441,6 +457,7 @@ fn observe(
         .collect();
     let mut children: Vec<Child> = tasks.iter().map(Task::start).collect();
     let mut records = disturb(server);
+    std::fs::write(tasks[0].done(0), "").expect("a file in the server's directory");
     for child in &mut children {
         let status = child.wait().expect("a child of ours");
         assert!(status.success(), "a process of the test failed");
