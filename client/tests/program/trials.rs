@@ -462,7 +462,7 @@ fn verify_prints_the_guides_checklist_with_figures() {
         ("Cache hit rate above 70%", " reads"),
         (
             "Pauses below 100 ms",
-            "a local tier of 1000 expired entries",
+            "1000 expired entries of a local tier",
         ),
         ("Memory monitoring dashboard functional", "status "),
         ("Alerts trigger correctly at thresholds", "86% warning"),

@@ -18,19 +18,16 @@ alerts:
   - {name: High Memory Usage, condition: memory.heapPercent > 85, severity: warning, channels: [hook]}
   - {name: Critical Memory Usage, condition: memory.heapPercent > 95, severity: critical, channels: [hook]}
 ";
-/// Percent of the heap, and the messages that must follow.
-const STEPS: [(u64, &[&str]); 5] = [
-    (84, &[]),
-    (85, &[]),
-    (86, &["firing High Memory Usage"]),
-    (96, &["firing Critical Memory Usage"]),
-    (
-        50,
-        &[
-            "resolved Critical Memory Usage",
-            "resolved High Memory Usage",
-        ],
-    ),
+/// Percent of the heap, what the two rules do then, and the messages that must follow. The states are looked at because
+/// a message that should not come may only come later.
+const STEPS: [(u64, [&str; 2], &[&str]); 7] = [
+    (84, ["quiet", "quiet"], &[]),
+    (85, ["quiet", "quiet"], &[]),
+    (86, ["firing", "quiet"], &["firing High Memory Usage"]),
+    (95, ["firing", "quiet"], &[]),
+    (96, ["firing", "firing"], &["firing Critical Memory Usage"]),
+    (95, ["firing", "quiet"], &["resolved Critical Memory Usage"]),
+    (85, ["quiet", "quiet"], &["resolved High Memory Usage"]),
 ];
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -75,11 +72,19 @@ pub(super) fn check() -> Result<Result<String, String>, Failure> {
         .map_err(|error| Failure::Because(error.to_string()))?;
     let mut expected: Vec<String> = Vec::new();
     let mut result =
-        Ok("84% and 85% quiet, 86% warning, 96% critical, 50% both resolved".to_owned());
-    for (heap, told) in STEPS {
+        Ok("85% quiet, 86% warning, 95% no more, 96% critical; 95% and 85% resolved".to_owned());
+    for (heap, states, told) in STEPS {
         *percent.lock().unwrap_or_else(PoisonError::into_inner) = heap;
         alerts.observe(&monitor.sample_now());
         expected.extend(told.iter().map(|&message| message.to_owned()));
+        let rules = alerts.rules();
+        let found: Vec<_> = rules.iter().map(|rule| rule.state).collect();
+        if found != states {
+            result = Err(format!(
+                "at {heap}%: the rules are {found:?}, not {states:?}"
+            ));
+            break;
+        }
         if let Err(error) = wait_for(&messages, &expected) {
             result = Err(format!("at {heap}%: {error}"));
             break;
