@@ -69,14 +69,13 @@ impl Bounds {
         self.max_entries * ENTRY_COST / self.shards
     }
 
-    /// Share of a shard for entries that have proved themselves. A smaller entry than the rest of the shard could
-    /// never be admitted, so a shard of few entries gives one entry to newcomers.
+    /// Share of a shard for entries that have proved themselves; also the share that one entry may have. A shard with
+    /// room for one entry cannot set anything apart for newcomers.
     fn hot_allocation(&self) -> f64 {
-        let entries = self.shard_cost() / ENTRY_COST;
-        match entries {
-            0 | 1 => 1.0,
-            2..34 => (entries - 1) as f64 / entries as f64,
-            _ => 0.97,
+        if self.shard_cost() < 2 * ENTRY_COST {
+            1.0
+        } else {
+            0.97
         }
     }
 

@@ -401,6 +401,8 @@ impl<V: Send + Sync + 'static> LocalCache<V> {
     pub fn start_cleanup(&self, interval: Duration) {
         // Weak, so that the thread does not keep alive what it cleans.
         let inner = Arc::downgrade(&self.inner);
+        // Locked first: a value that is dropped by this very thread may stop it, and has to find it.
+        let mut slot = unpoisoned(self.inner.cleaner.lock());
         let cleaner = Cleaner::start(interval.max(Duration::from_millis(1)), move |signal| {
             let Some(inner) = inner.upgrade() else {
                 return false;
@@ -410,7 +412,8 @@ impl<V: Send + Sync + 'static> LocalCache<V> {
             true
         })
         .expect("a program that cannot start a thread is out of resources");
-        let before = unpoisoned(self.inner.cleaner.lock()).replace(cleaner);
+        let before = slot.replace(cleaner);
+        drop(slot);
         if let Some(before) = before {
             before.stop();
         }
@@ -444,7 +447,8 @@ impl<V> LocalCache<V> {
 
     /// Hits since they were last taken, of up to `max` entries, those of entries that have left included. Exact,
     /// unless more entries than the cache holds (and more than 1024) were hit since: then hits of entries that have
-    /// left may be missing.
+    /// left may be missing. A hit that is taken at the moment at which its entry is overwritten may come with the next
+    /// hit of its key.
     pub(crate) fn take_hits(&self, max: usize) -> Vec<(String, u64)> {
         self.inner.report.take(max)
     }

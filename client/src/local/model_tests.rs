@@ -429,6 +429,24 @@ impl World {
     }
 }
 
+/// Each of these entries weighs a little more than its share of the bytes.
+#[test]
+fn fractions_of_many_entries_do_not_add_up_to_more_than_the_limit() {
+    const ENTRIES: u64 = 1000;
+    let cache = LocalCache::builder()
+        .max_entries(ENTRIES as usize)
+        .max_bytes(ENTRIES * 10_000)
+        .shards(1)
+        .build();
+    for i in 0..ENTRIES {
+        let key = i.to_string();
+        let own = ENTRY_BYTES + key.len() as u64;
+        cache.set_with(&key, (), Entry::forever().weight(10_009 - own));
+    }
+    cache.validate();
+    assert!(cache.stats().evictions > 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 

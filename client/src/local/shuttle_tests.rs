@@ -265,6 +265,96 @@ fn an_overwritten_entry_keeps_its_hits() {
     });
 }
 
+/// It is overwritten while another entry takes its place in the tracker.
+#[test]
+fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_tracked() {
+    explore(|| {
+        let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
+        cache.set("a", 1, Duration::MAX, []);
+        cache.set("b", 1, Duration::MAX, []);
+        cache.get("a");
+        let threads = [
+            {
+                let cache = cache.clone();
+                thread::spawn(move || cache.set("a", 2, Duration::MAX, []))
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    cache.get("b");
+                    cache.get("b");
+                })
+            },
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let entries = cache.entries(2);
+        let hits = |key| entries.iter().find(|entry| entry.key == key).unwrap().hits;
+        assert_eq!((hits("a"), hits("b")), (1, 2));
+        cache.validate();
+    });
+}
+
+/// A key that comes back while it is leaving is one key.
+#[test]
+fn the_tracker_knows_a_key_once() {
+    explore(|| {
+        let cache = cache();
+        cache.set("a", 1, Duration::MAX, []);
+        cache.get("a");
+        let threads = [
+            {
+                let cache = cache.clone();
+                thread::spawn(move || {
+                    cache.remove("a");
+                })
+            },
+            {
+                let cache = cache.clone();
+                thread::spawn(move || cache.set("a", 2, Duration::MAX, []))
+            },
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let hits = 1 + u64::from(cache.get("a").is_some());
+        assert_eq!(cache.stats().tracked, 1);
+        assert_eq!(cache.top_accessed_keys(1)[0].hits, hits);
+        cache.validate();
+    });
+}
+
+/// Hits are handed out while they are made and while they move to the entry that overwrites theirs.
+#[test]
+fn every_hit_is_reported_once() {
+    explore(|| {
+        let cache: LocalCache<u32> = LocalCache::builder().report_hits(true).build();
+        let reported = |taken: Vec<(String, u64)>| taken.iter().map(|(_, hits)| hits).sum::<u64>();
+        cache.set("a", 1, Duration::MAX, []);
+        cache.get("a");
+        let writer = {
+            let cache = cache.clone();
+            thread::spawn(move || cache.set("a", 2, Duration::MAX, []))
+        };
+        let reader = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                cache.get("a");
+            })
+        };
+        let first = reported(cache.take_hits(9));
+        writer.join().unwrap();
+        reader.join().unwrap();
+        // The reader's hit may have been passed over, while those of the old entry were moved.
+        let second = reported(cache.take_hits(9));
+        assert!((1..=2).contains(&(first + second)));
+        cache.get("a");
+        assert_eq!(first + second + reported(cache.take_hits(9)), 3);
+        assert_eq!(cache.take_hits(9), []);
+    });
+}
+
 /// Entries that leave while they enter the tracker do not stay in it as if they were there.
 #[test]
 fn the_tracker_hears_of_every_departure() {

@@ -1,6 +1,14 @@
 //! The thread that cleans up.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use tagcache::LocalCache;
 
@@ -73,6 +81,36 @@ fn a_cleanup_ends_where_it_is_told_to_even_by_itself() {
     assert!(left > ENTRIES / 2 && left < ENTRIES, "{left}");
     // Nor does it begin again; what it left is still there to be reclaimed.
     assert_eq!(cache.run_cleanup(), left as u64);
+}
+
+/// Takes its time to be dropped.
+struct Slow {
+    begun: mpsc::Sender<()>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let _ = self.begun.send(());
+        thread::sleep(Duration::from_millis(50));
+        self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn once_it_is_stopped_no_cleanup_goes_on() {
+    let cache: LocalCache<Slow> = LocalCache::new(10);
+    let (begun, has_begun) = mpsc::channel();
+    let ended = Arc::new(AtomicBool::new(false));
+    let slow = Slow {
+        begun,
+        ended: Arc::clone(&ended),
+    };
+    cache.set("key", slow, Duration::from_nanos(1), []);
+    cache.start_cleanup(Duration::from_millis(1));
+    has_begun.recv().unwrap();
+    cache.stop_cleanup();
+    assert!(ended.load(Ordering::SeqCst));
 }
 
 #[test]
