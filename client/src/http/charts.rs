@@ -325,15 +325,15 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
             since_start: Duration::from_secs(i * 20),
             memory: MemoryUsage::default(),
-            // All reads are misses for two minutes, then three of four are hits.
+            // All reads are misses for two minutes, then three of four are hits; those of a minute come at once.
             local: Some(LocalFigures {
-                hits: i.saturating_sub(6) * 3,
+                hits: i.saturating_sub(6) / 3 * 9,
                 misses: if i <= 6 { i * 4 } else { 24 + (i - 6) },
                 ..LocalFigures::default()
             }),
             server: ServerState::Up(Arc::new(ServerFigures {
                 cache: Some(CacheFigures {
-                    invalidations: i * 2,
+                    invalidations: i / 3 * 6,
                     ..CacheFigures::default()
                 }),
                 ..ServerFigures::default()
