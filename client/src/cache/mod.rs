@@ -450,12 +450,16 @@ impl<C> Cache<C> {
         if names.is_empty() {
             return Ok(0);
         }
+        let forget = || {
+            let tags = names.iter().map(String::as_str);
+            self.core.coherence.tags_invalidated(tags);
+        };
+        // The caller may give up while the servers are told.
+        forget();
         let sent = Instant::now();
         let dropped = self.core.remote.invalidate(kind, names).await;
         // The server's message may be on its way still; the caller shall not read what it has just invalidated.
-        self.core
-            .coherence
-            .tags_invalidated(names.iter().map(String::as_str));
+        forget();
         crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), dropped.as_ref().err());
         dropped
     }
