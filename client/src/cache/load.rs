@@ -221,9 +221,10 @@ impl<C> Load<C> {
     {
         self.core.counters.loads.up();
         let start = Instant::now();
-        let mut task = tokio::spawn(crate::observe::in_load(&self.key, async move {
-            loader().await
-        }));
+        let mut task = tokio::spawn(crate::observe::in_load(
+            &self.key,
+            async move { loader().await },
+        ));
         let timeout = self.plan.hard_timeout;
         let key = || self.key.clone();
         let loaded = match tokio::time::timeout(timeout, &mut task).await {
