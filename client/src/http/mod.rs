@@ -10,11 +10,11 @@
 //! | `GET /api/admin/memory-stats/stream` | the same as server-sent events `stats`, one a sample |
 //! | `GET /api/admin/overview` | top keys, tags by memory, instances |
 //! | `GET /api/admin/charts/{name}` | SVG over the samples that are kept: `memory`, `hit-rate`, `invalidations`, `backlog` |
-//! | `POST /api/admin/cache/clear` | drops every entry of both tiers |
+//! | `POST /api/admin/cache/clear` | drops every entry of both tiers; through a [`Builder::cache`] those of its namespace, on all its servers |
 //! | `POST /api/admin/cache/invalidate` | drops what carries a tag: `{"tags": ["tenant:7"], "soft": false}` |
 //! | `POST /api/admin/heap-profile` | pprof of this process's heap; with the feature `jemalloc` |
 //!
-//! Everything else under `/` is 404. Errors are `application/problem+json` (RFC 9457). Requests are limited per
+//! Errors are `application/problem+json` (RFC 9457); [`serve`] answers 404 to everything else. Requests are limited per
 //! caller ([`Builder::requests_per_minute`]); beyond that the answer is 429 with `Retry-After`.
 //!
 //! ```no_run
