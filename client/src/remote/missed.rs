@@ -305,7 +305,7 @@ mod tests {
         recent.add_flush(after(131));
         assert_eq!(recent.all(after(131)).len(), 2, "a is gone");
         assert_eq!(recent.all(after(400)).len(), 0);
-        let many: Vec<String> = (0..MAX_TAGS + 1).map(|n| n.to_string()).collect();
+        let many: Vec<String> = (0..=MAX_TAGS).map(|n| n.to_string()).collect();
         recent.add(Invalidation::Hard, &many, after(401));
         recent.add(Invalidation::Hard, &tags(&["c"]), after(402));
         assert_eq!(recent.all(after(402)).len(), MAX_TAGS + 1);
