@@ -121,6 +121,13 @@ impl Cluster {
         self.complaint.notify_one();
     }
 
+    /// Returns when the first look at the map has ended, well or badly.
+    pub(crate) async fn attempted(&self) {
+        let mut looks = self.looks.subscribe();
+        // The sender lives as long as this cluster.
+        let _ = looks.wait_for(|&looks| looks > 0).await;
+    }
+
     /// Returns after the next look at the map.
     pub(crate) async fn looked(&self) {
         let mut looks = self.looks.subscribe();

@@ -107,9 +107,7 @@ impl Remote {
     pub(crate) async fn attempted(&self, bound: Duration) {
         let tried = async {
             if let Primaries::Cluster(cluster) = &self.servers {
-                while cluster.map.load().nodes.is_empty() {
-                    cluster.looked().await;
-                }
+                cluster.attempted().await;
             }
             for node in self.primaries() {
                 node.attempted().await;
