@@ -14,7 +14,7 @@ const LASTS: Duration = Duration::from_secs(60);
 
 fn main() {
     println!(
-        "One sample a second for {} s, ring of 360:",
+        "One sample a second for {} s:",
         LASTS.as_secs()
     );
     report("small heap");
