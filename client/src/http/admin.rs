@@ -16,7 +16,7 @@ use super::auth::Auth;
 use super::limit::{ClientAddress, Limit, of_connection};
 use super::overview::Overview;
 use super::problem::Problem;
-use super::stats::memory_stats;
+use super::stats::{MemoryStats, memory_stats};
 use super::stream::Streams;
 use super::tiers::TwoTiers;
 use super::{charts, control, guard, overview, page, profile, prometheus, stream};
@@ -271,7 +271,7 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-async fn stats(State(admin): State<Admin>) -> Json<Value> {
+async fn stats(State(admin): State<Admin>) -> Json<MemoryStats> {
     Json(memory_stats(&admin, &admin.monitor().snapshot()))
 }
 

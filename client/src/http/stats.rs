@@ -2,48 +2,88 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::admin::Admin;
 use super::tiers;
-use crate::memory::{LocalEntry, LocalFigures, ServerState, Snapshot};
+use crate::memory::{LocalEntry, LocalFigures, ServerState, Snapshot, Status};
 
 /// Entries of the local tier that are listed, the most read first.
 const ENTRIES: usize = 50;
 
-/// The guide's shape: figures as texts with their units. `raw` holds the same and more as numbers. What cannot be
-/// known is null.
-pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> Value {
+/// The guide's shape and order: figures as texts with their units. `raw` holds the same and more as numbers. What
+/// cannot be known is null.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MemoryStats {
+    status: Status,
+    memory: Memory,
+    cache: Cache,
+    uptime: String,
+    timestamp: String,
+    raw: Value,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Memory {
+    heap_used: Option<String>,
+    heap_total: Option<String>,
+    heap_percent: Option<String>,
+    external: Option<String>,
+    rss: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Cache {
+    local: Local,
+    redis: Redis,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Local {
+    total_entries: u64,
+    entries: Vec<Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Redis {
+    connected: bool,
+    key_count: Option<u64>,
+}
+
+pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> MemoryStats {
     let memory = &snapshot.latest.memory;
-    let local = local_figures(admin, snapshot);
     let figures = snapshot.latest.server.figures();
-    let entries = admin
-        .local()
-        .map(|local| local.entries(ENTRIES))
-        .unwrap_or_default();
-    json!({
-        "status": snapshot.status,
-        "memory": {
-            "heapUsed": memory.heap_used.map(megabytes),
-            "heapTotal": memory.heap_total(snapshot.heap_total).map(megabytes),
-            "heapPercent": snapshot.heap_percent().map(|percent| format!("{percent:.2}%")),
-            "external": memory.external.map(megabytes),
-            "rss": memory.rss.map(megabytes),
+    let entries = admin.local().map(|local| local.entries(ENTRIES));
+    MemoryStats {
+        status: snapshot.status,
+        memory: Memory {
+            heap_used: memory.heap_used.map(megabytes),
+            heap_total: memory.heap_total(snapshot.heap_total).map(megabytes),
+            heap_percent: snapshot
+                .heap_percent()
+                .map(|percent| format!("{percent:.2}%")),
+            external: memory.external.map(megabytes),
+            rss: memory.rss.map(megabytes),
         },
-        "cache": {
-            "local": {
-                "totalEntries": local.map_or(0, |local| local.entries),
-                "entries": entries.iter().map(entry).collect::<Vec<_>>(),
+        cache: Cache {
+            local: Local {
+                total_entries: local_figures(admin, snapshot).map_or(0, |local| local.entries),
+                entries: entries.iter().flatten().map(entry).collect(),
             },
-            "redis": {
-                "connected": figures.is_some(),
-                "keyCount": figures.map(|figures| figures.key_count),
+            redis: Redis {
+                connected: figures.is_some(),
+                key_count: figures.map(|figures| figures.key_count),
             },
         },
-        "uptime": format!("{:.2} minutes", snapshot.uptime.as_secs_f64() / 60.0),
-        "timestamp": humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
-        "raw": raw(admin, snapshot),
-    })
+        uptime: format!("{:.2} minutes", snapshot.uptime.as_secs_f64() / 60.0),
+        timestamp: humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
+        raw: raw(admin, snapshot),
+    }
 }
 
 /// As sampled; where the monitor was not given the tier that the endpoint was, as they are now.

@@ -1,6 +1,5 @@
 //! Statistics as server-sent events, one a sample.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ impl Streams {
 
 pub(super) async fn stream(
     State(admin): State<Admin>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, Problem> {
     let streams = admin.streams();
     let place = Arc::clone(&streams.open)
         .try_acquire_owned()
@@ -72,7 +71,7 @@ pub(super) async fn stream(
         // Given back when the stream is dropped.
         let _held = &place;
         let stats = memory_stats(&admin, &admin.monitor().snapshot());
-        Ok(Event::default().event("stats").data(stats.to_string()))
+        Event::default().event("stats").json_data(stats)
     });
     let events = events.take_until(end);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))

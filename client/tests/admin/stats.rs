@@ -46,6 +46,28 @@ fn the_answer_has_the_guides_shape() {
             "redis": {"connected": false, "keyCount": null},
         })
     );
+    // In the guide's order, so that who looks at it sees what is said first.
+    let order = [
+        "status",
+        "memory",
+        "heapUsed",
+        "heapTotal",
+        "heapPercent",
+        "external",
+        "rss",
+        "cache",
+        "local",
+        "totalEntries",
+        "entries",
+        "redis",
+        "connected",
+        "keyCount",
+        "uptime",
+        "timestamp",
+        "raw",
+    ];
+    let places = order.map(|name| answer.text.find(&format!("\"{name}\":")));
+    assert!(places.is_sorted() && places[0].is_some(), "{}", answer.text);
     assert_eq!(stats["raw"]["longestPauseMs"], 1.5);
     assert_eq!(stats["raw"]["local"]["hits"], 3);
     assert_eq!(stats["raw"]["memory"]["limit"], 200 * 1024 * 1024);
