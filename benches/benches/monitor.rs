@@ -13,10 +13,7 @@ const PIECES: usize = 200_000;
 const LASTS: Duration = Duration::from_secs(60);
 
 fn main() {
-    println!(
-        "One sample a second for {} s:",
-        LASTS.as_secs()
-    );
+    println!("One sample a second for {} s:", LASTS.as_secs());
     report("small heap");
     let mut pieces: Vec<Option<Vec<u8>>> =
         (0..PIECES).map(|i| Some(vec![1; 600 + i % 400])).collect();
