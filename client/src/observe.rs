@@ -55,18 +55,18 @@ pub(crate) fn describe() {
     {
         use metrics::Unit::{Bytes, Count, Seconds};
         metrics::describe_gauge!(
-            "tagcache_server_up",
+            "tagcache_client_server_connected",
             Count,
             "1 while there is a connection to this server"
         );
         metrics::describe_counter!(
-            "tagcache_invalidations_missed_total",
+            "tagcache_client_invalidations_missed_total",
             Count,
             "Invalidations that a server has to be told again"
         );
-        metrics::describe_histogram!("tagcache_load_seconds", Seconds, "How long loaders take");
+        metrics::describe_histogram!("tagcache_client_load_seconds", Seconds, "How long loaders take");
         metrics::describe_histogram!(
-            "tagcache_command_seconds",
+            "tagcache_client_command_seconds",
             Seconds,
             "How long servers take to answer, as seen from here"
         );
@@ -80,7 +80,7 @@ pub(crate) fn describe() {
 pub(crate) fn servers(servers: &[ServerStatus]) {
     for server in servers {
         let up = if server.is_connected() { 1.0 } else { 0.0 };
-        metrics::gauge!("tagcache_server_up", "server" => server.address.clone()).set(up);
+        metrics::gauge!("tagcache_client_server_connected", "server" => server.address.clone()).set(up);
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn server_state(
     #[cfg(feature = "metrics")]
     {
         let up = if to.is_connected() { 1.0 } else { 0.0 };
-        metrics::gauge!("tagcache_server_up", "server" => address.to_owned()).set(up);
+        metrics::gauge!("tagcache_client_server_connected", "server" => address.to_owned()).set(up);
     }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn server_left(address: &str) {
     #[cfg(feature = "tracing")]
     tracing::info!(server = address, "server left");
     #[cfg(feature = "metrics")]
-    metrics::gauge!("tagcache_server_up", "server" => address.to_owned()).set(0.0);
+    metrics::gauge!("tagcache_client_server_connected", "server" => address.to_owned()).set(0.0);
 }
 
 /// A server that serves otherwise denies a command, or does not know it.
@@ -130,7 +130,7 @@ pub(crate) fn invalidation_missed(servers: &[String], retried: bool, reason: &Er
     #[cfg(feature = "tracing")]
     tracing::warn!(?servers, retried, %reason, "invalidation missed");
     #[cfg(feature = "metrics")]
-    metrics::counter!("tagcache_invalidations_missed_total").increment(servers.len() as u64);
+    metrics::counter!("tagcache_client_invalidations_missed_total").increment(servers.len() as u64);
 }
 
 /// A server refused, for good, an invalidation that it had missed.
@@ -161,7 +161,7 @@ pub(crate) fn loaded(key: &str, took: Duration, error: Option<&Error>) {
     #[cfg(feature = "metrics")]
     {
         let outcome = if error.is_none() { "loaded" } else { "failed" };
-        metrics::histogram!("tagcache_load_seconds", "outcome" => outcome)
+        metrics::histogram!("tagcache_client_load_seconds", "outcome" => outcome)
             .record(took.as_secs_f64());
     }
 }
@@ -176,7 +176,7 @@ pub(crate) fn command(name: &'static str, took: Duration, error: Option<&Error>)
     #[cfg(feature = "metrics")]
     {
         let outcome = if error.is_none() { "ok" } else { "failed" };
-        metrics::histogram!("tagcache_command_seconds", "command" => name, "outcome" => outcome)
+        metrics::histogram!("tagcache_client_command_seconds", "command" => name, "outcome" => outcome)
             .record(took.as_secs_f64());
     }
 }

@@ -41,7 +41,7 @@ macro_rules! counters {
             /// All counts with their names.
             #[cfg(feature = "metrics")]
             pub(crate) fn each(&self, mut see: impl FnMut(&'static str, u64)) {
-                $(see(concat!("tagcache_", stringify!($name), "_total"), self.$name.get());)+
+                $(see(concat!("tagcache_client_", stringify!($name), "_total"), self.$name.get());)+
             }
         }
     };

@@ -155,11 +155,11 @@ fn counts_and_times_reach_the_metrics_facade() {
                     .is_some_and(|&hits| hits >= 7)
             })
             .await;
-            assert_eq!(seen["tagcache_loads_total"], 1, "{seen:?}");
-            assert_eq!(seen["tagcache_server_up"], 1);
+            assert_eq!(seen["tagcache_client_loads_total"], 1, "{seen:?}");
+            assert_eq!(seen["tagcache_client_server_connected"], 1);
             assert_eq!(seen["tagcache_local_entries"], 1);
-            assert_eq!(seen["tagcache_load_seconds"], 1);
-            assert!(seen["tagcache_command_seconds"] >= 2);
+            assert_eq!(seen["tagcache_client_load_seconds"], 1);
+            assert!(seen["tagcache_client_command_seconds"] >= 2);
         });
     });
 }
