@@ -64,7 +64,11 @@ pub(crate) fn describe() {
             Count,
             "Invalidations that a server has to be told again"
         );
-        metrics::describe_histogram!("tagcache_client_load_seconds", Seconds, "How long loaders take");
+        metrics::describe_histogram!(
+            "tagcache_client_load_seconds",
+            Seconds,
+            "How long loaders take"
+        );
         metrics::describe_histogram!(
             "tagcache_client_command_seconds",
             Seconds,
@@ -80,7 +84,8 @@ pub(crate) fn describe() {
 pub(crate) fn servers(servers: &[ServerStatus]) {
     for server in servers {
         let up = if server.is_connected() { 1.0 } else { 0.0 };
-        metrics::gauge!("tagcache_client_server_connected", "server" => server.address.clone()).set(up);
+        metrics::gauge!("tagcache_client_server_connected", "server" => server.address.clone())
+            .set(up);
     }
 }
 

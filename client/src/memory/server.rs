@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
-    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, RedisError, RedisResult, cmd,
+    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
+    RedisResult, cmd,
 };
 
 use super::figures::{CacheFigures, Reading, ServerFigures, ServerState, Source};
@@ -17,7 +18,8 @@ use super::process::{MemoryUsage, ProcessSource};
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to one server that is made when it is needed and made again after it broke. Calls block up to
-/// 2 s for the connection and 2 s for a reply, one at a time. Clones share the connection.
+/// 2 s for a reply and, where it has to be made, 2 s for the connection and each step of its handshake (user, protocol,
+/// database; none by default); one at a time. Clones share the connection.
 #[derive(Clone)]
 pub struct Server {
     client: Client,
@@ -52,14 +54,17 @@ impl Server {
     /// # Errors
     /// When it is not a URL of that kind.
     pub fn open(url: &str) -> RedisResult<Self> {
+        let info = url.into_connection_info()?;
+        // A name for CLIENT LIST is not worth two replies to wait for.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
-            client: Client::open(url)?,
+            client: Client::open(info.set_redis_settings(settings))?,
             connection: Arc::default(),
             own: Arc::default(),
         })
     }
 
-    /// Its figures, or why there are none. Three commands in one round trip.
+    /// Its figures, or why there are none. Three commands.
     pub fn state(&self) -> ServerState {
         match self.figures() {
             Ok(figures) => ServerState::Up(Arc::new(figures)),
@@ -73,18 +78,15 @@ impl Server {
     /// When it does not answer.
     pub fn figures(&self) -> RedisResult<ServerFigures> {
         self.with(|connection| {
-            let mut pipe = redis::pipe();
-            // Without the module CACHE.STATS is an error: of that command, not of the others.
-            pipe.ignore_errors();
-            pipe.cmd("INFO").cmd("DBSIZE").cmd("CACHE.STATS");
-            let (info, keys, stats): (
-                RedisResult<InfoDict>,
-                RedisResult<u64>,
-                RedisResult<HashMap<String, String>>,
-            ) = pipe.query(connection)?;
-            let mut figures = from_info(&info?);
-            figures.key_count = keys?;
-            figures.cache = stats.ok().map(|stats| from_stats(&stats));
+            // Not in a pipeline: that would wait for the reply to each of them where there is none to the first.
+            let mut figures = from_info(&cmd("INFO").query(connection)?);
+            figures.key_count = cmd("DBSIZE").query(connection)?;
+            // Without the module this one is an error, and no reason to do without the others.
+            figures.cache = match cmd("CACHE.STATS").query(connection) {
+                Ok(stats) => Some(from_stats(&stats)),
+                Err(error) if breaks_connection(&error) => return Err(error),
+                Err(_) => None,
+            };
             if let Some(cache) = &mut figures.cache {
                 cache.hits = self.own.without(cache.hits);
             }
