@@ -24,7 +24,7 @@ use crate::Cache;
 use crate::memory::{LocalTier, MemoryMonitor, Server};
 
 /// Requests a minute that one caller may make: the guide's load test (100 at once) passes, a loop does not.
-const PER_MINUTE: NonZeroU32 = NonZeroU32::new(300).unwrap();
+const PER_MINUTE: NonZeroU32 = NonZeroU32::new(300).expect("it is not zero");
 
 /// How the endpoint is put together; made by [`Admin::builder`].
 pub struct Builder {

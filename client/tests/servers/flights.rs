@@ -34,6 +34,26 @@ async fn load(cache: &Cache, entry: Entry<[&'static str; 1]>, value: &str) -> St
     loaded.await.unwrap()
 }
 
+/// Lets the server answer nothing, until the cache has noticed.
+async fn hang(server: &Server, cache: &Cache) {
+    server.pause();
+    eventually("the server is away", async || {
+        !cache.stats().servers[0].is_connected()
+    })
+    .await;
+}
+
+/// A cache that serves what it holds, its server being away.
+async fn alone_with_what_is_held(server: &Server) -> Cache {
+    let stale = builder(server.port())
+        .command_timeout(Duration::from_millis(200))
+        .probe(Duration::from_millis(50), Duration::from_millis(200))
+        .serve_stale_while_unreachable(Duration::from_secs(600));
+    let cache = connected(stale).await;
+    hang(server, &cache).await;
+    cache
+}
+
 #[test]
 fn who_invalidates_a_tag_of_a_value_that_was_just_found_does_not_get_it() {
     let server = Server::start();
@@ -62,16 +82,7 @@ fn who_invalidates_a_tag_of_a_value_that_was_just_found_does_not_get_it() {
 fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either() {
     let server = Server::start();
     run(async {
-        let stale = builder(server.port())
-            .command_timeout(Duration::from_millis(200))
-            .probe(Duration::from_millis(50), Duration::from_millis(200))
-            .serve_stale_while_unreachable(Duration::from_secs(600));
-        let cache = connected(stale).await;
-        server.pause();
-        eventually("the server is away", async || {
-            !cache.stats().servers[0].is_connected()
-        })
-        .await;
+        let cache = alone_with_what_is_held(&server).await;
         let entry = long().tags(["tag"]);
         let open = Arc::new(Notify::new());
         for by_key in [false, true] {
@@ -98,16 +109,7 @@ fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either
 fn what_was_loaded_without_a_server_is_kept_no_longer_than_its_ttl() {
     let server = Server::start();
     run(async {
-        let stale = builder(server.port())
-            .command_timeout(Duration::from_millis(200))
-            .probe(Duration::from_millis(50), Duration::from_millis(200))
-            .serve_stale_while_unreachable(Duration::from_secs(600));
-        let cache = connected(stale).await;
-        server.pause();
-        eventually("the server is away", async || {
-            !cache.stats().servers[0].is_connected()
-        })
-        .await;
+        let cache = alone_with_what_is_held(&server).await;
         let brief = Entry::ttl(Duration::from_millis(300)).tags(["tag"]);
         assert_eq!(load(&cache, brief, "first").await, "first");
         eventually("it expires", async || {
@@ -234,11 +236,7 @@ fn what_is_pending_can_be_finished() {
         assert_eq!((top[0].key.as_str(), top[0].hits), ("hot", 100));
         assert!(on_server(&mut other, "key").is_some());
 
-        server.pause();
-        eventually("the server is away", async || {
-            !cache.stats().servers[0].is_connected()
-        })
-        .await;
+        hang(&server, &cache).await;
         cache.invalidate_tags(["tag"]).await.unwrap_err();
         assert!(!cache.finish_pending(brief).await, "it has not been told");
         server.resume();
