@@ -300,3 +300,27 @@ fn a_short_command_timeout_does_not_shorten_the_probes() {
         assert_eq!(state(&cache), ServerState::Up);
     });
 }
+
+#[test]
+fn a_server_that_runs_an_endless_script_is_told_as_busy_and_loads_go_on() {
+    let server = Server::builder()
+        .arg("--busy-reply-threshold", "10")
+        .start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let mut endless = server.raw();
+        endless.send(&["EVAL", "while true do end", "0"]);
+        eventually("it is told as busy", async || {
+            let status = &cache.stats().servers[0];
+            let told = status.last_error.as_ref().map(ToString::to_string);
+            !status.is_connected() && told.is_some_and(|told| told.contains("BUSY"))
+        })
+        .await;
+        let loader = async || Ok::<_, String>("loaded".to_owned());
+        let loaded: String = cache.get_or_load("key", long(), loader).await.unwrap();
+        assert_eq!(loaded, "loaded");
+        cmd!(server.raw(), "SCRIPT KILL");
+        cache.ready(DEADLINE).await.unwrap();
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+    });
+}
