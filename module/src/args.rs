@@ -48,51 +48,81 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `count tag [tag ...]` behind this option, within the limits.
-    pub(crate) fn next_tags(
+    /// `count tag [tag ...]`, at least one.
+    pub(crate) fn next_tags(&mut self, option: &'static str) -> Result<&'a [&'a [u8]], Error> {
+        let tags = self.next_counted(option, 1, u64::MAX)?;
+        check_tags(tags, MAX_TAG_BYTES)
+    }
+
+    /// `count tag [tag ...]` to be stored: none, or as many as the limits allow.
+    pub(crate) fn next_stored_tags(
         &mut self,
         option: &'static str,
-        config: &Config,
+        limits: TagLimits,
     ) -> Result<&'a [&'a [u8]], Error> {
-        let count = self.next_i64()?;
-        if count < 1 {
-            return Err(Error::NoTags { option });
+        let tags = self.next_counted(option, 0, limits.count.into())?;
+        check_tags(tags, limits.bytes)
+    }
+
+    fn next_counted(
+        &mut self,
+        option: &'static str,
+        at_least: u64,
+        limit: u64,
+    ) -> Result<&'a [&'a [u8]], Error> {
+        let given = u64::try_from(self.next_i64()?)
+            .ok()
+            .filter(|&count| count >= at_least)
+            .ok_or(Error::TagCount { option, at_least })?;
+        if given > limit {
+            return Err(Error::TooManyTags { given, limit });
         }
-        if count > i64::from(config.max_tags_per_entry) {
-            return Err(Error::TooManyTags {
-                given: count,
-                limit: config.max_tags_per_entry,
-            });
-        }
-        let (tags, rest) = self
-            .rest
-            .split_at_checked(count as usize)
-            .ok_or(Error::Syntax)?;
+        let split = self.rest.split_at_checked(given as usize);
+        let (counted, rest) = split.ok_or(Error::Syntax)?;
         self.rest = rest;
-        check_tags(tags, config)
+        Ok(counted)
     }
 
-    /// All that is left.
-    pub(crate) const fn rest(self) -> &'a [&'a [u8]] {
-        self.rest
-    }
-
-    /// All that is left, as tags within the limits.
-    pub(crate) fn rest_as_tags(self, config: &Config) -> Result<&'a [&'a [u8]], Error> {
-        check_tags(self.rest, config)
+    /// All that is left, as tags.
+    pub(crate) fn rest_as_tags(self) -> Result<&'a [&'a [u8]], Error> {
+        check_tags(self.rest, MAX_TAG_BYTES)
     }
 }
 
-fn check_tags<'a>(tags: &'a [&'a [u8]], config: &Config) -> Result<&'a [&'a [u8]], Error> {
+/// The longest tag that can be stored anywhere, whatever the settings say: every command may name it.
+pub(crate) const MAX_TAG_BYTES: u32 = 65_536;
+
+/// How many tags an entry may have, and how long each may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TagLimits {
+    pub(crate) count: u32,
+    pub(crate) bytes: u32,
+}
+
+impl TagLimits {
+    /// The widest that any node may have set: what a primary or a log says was accepted there.
+    pub(crate) const WIDEST: Self = Self {
+        count: 16_384,
+        bytes: MAX_TAG_BYTES,
+    };
+
+    pub(crate) const fn of(config: &Config) -> Self {
+        Self {
+            count: config.max_tags_per_entry,
+            bytes: config.max_tag_bytes,
+        }
+    }
+}
+
+fn check_tags<'a>(tags: &'a [&'a [u8]], limit: u32) -> Result<&'a [&'a [u8]], Error> {
     for tag in tags {
-        check_tag(tag, config)?;
+        check_tag(tag, limit)?;
     }
     Ok(tags)
 }
 
 /// Refuses an empty or too long tag.
-pub(crate) fn check_tag<'a>(tag: &'a [u8], config: &Config) -> Result<&'a [u8], Error> {
-    let limit = config.max_tag_bytes;
+pub(crate) fn check_tag(tag: &[u8], limit: u32) -> Result<&[u8], Error> {
     match tag.len() {
         0 => Err(Error::EmptyTag { limit }),
         given if given > limit as usize => Err(Error::TagTooLong { given, limit }),
@@ -300,19 +330,35 @@ mod tests {
 
     #[test]
     fn an_error_names_the_limit_and_the_value() {
-        let config = Config::default();
-        let long = [b't'; 700];
+        let limits = TagLimits::of(&Config::default());
+        let message = |args: &[&[u8]]| {
+            let refused = Cursor::new(args).next_stored_tags("TAGS", limits);
+            refused.expect_err("refused").to_string()
+        };
         assert_eq!(
-            check_tag(&long, &config).unwrap_err().to_string(),
+            message(&[b"1", &[b't'; 700]]),
             "ERR tag is 700 bytes, the limit is 512 (tagcache.max-tag-bytes)"
         );
-        let args: [&[u8]; 2] = [b"4294967296", b"a"];
         assert_eq!(
-            Cursor::new(&args)
-                .next_tags("TAGS", &config)
-                .unwrap_err()
-                .to_string(),
-            "ERR 4294967296 tags given, the limit is 128 (tagcache.max-tags-per-entry)"
+            message(&[b"4294967296", b"a"]),
+            "ERR 4294967296 tags given, the limit is 1024 (tagcache.max-tags-per-entry)"
         );
+        assert_eq!(message(&[b"-1"]), "ERR TAGS count must be at least 0");
+    }
+
+    #[test]
+    fn limits_concern_what_is_stored() {
+        let long = [b't'; 700];
+        let args: [&[u8]; 2] = [b"1", &long];
+        assert!(Cursor::new(&args).next_tags("ALL").is_ok());
+        assert_eq!(
+            Cursor::new(&[b"0"]).next_tags("ALL"),
+            Err(Error::TagCount {
+                option: "ALL",
+                at_least: 1
+            })
+        );
+        let none = Cursor::new(&[b"0"]).next_stored_tags("TAGS", TagLimits::WIDEST);
+        assert_eq!(none, Ok(&[][..]));
     }
 }

@@ -10,6 +10,14 @@ pub(crate) struct Config {
     pub(crate) reclaim_budget_us: u64,
     pub(crate) reclaim_inline: u32,
     pub(crate) lease_max_ms: u64,
+    pub(crate) after_restart: AfterRestart,
+}
+
+/// What a primary does with entries of the RDB file that it starts from, which may lack the last invalidations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterRestart {
+    Keep,
+    Drop,
 }
 
 impl Default for Config {
@@ -22,26 +30,12 @@ impl Default for Config {
             reclaim_budget_us: 0,
             reclaim_inline: 0,
             lease_max_ms: 0,
+            after_restart: AfterRestart::Keep,
         };
         for setting in &SETTINGS {
             (setting.set)(&mut config, setting.default);
         }
         config
-    }
-}
-
-impl Config {
-    /// With the limits of tags as wide as any node may have set them: what a primary or a log says was accepted there.
-    pub(crate) fn without_limits(mut self) -> Self {
-        for setting in &SETTINGS {
-            if matches!(
-                setting.name.to_bytes(),
-                b"max-tag-bytes" | b"max-tags-per-entry"
-            ) {
-                (setting.set)(&mut self, setting.max);
-            }
-        }
-        self
     }
 }
 
@@ -52,17 +46,42 @@ pub(crate) struct Setting {
     pub(crate) default: i64,
     pub(crate) min: i64,
     pub(crate) max: i64,
+    /// Names for the numbers from `min` to `max`, where it is set by name.
+    pub(crate) words: &'static [&'static std::ffi::CStr],
     pub(crate) get: fn(&Config) -> i64,
     pub(crate) set: fn(&mut Config, i64),
 }
 
+impl Setting {
+    /// The number that a value stands for, if it is one of this setting's.
+    fn parse(&self, value: &[u8]) -> Option<i64> {
+        if self.words.is_empty() {
+            let number = crate::args::parse_i64(value)?;
+            return (self.min..=self.max).contains(&number).then_some(number);
+        }
+        let mut words = self.words.iter();
+        let at = words.position(|word| word.to_bytes().eq_ignore_ascii_case(value))?;
+        Some(self.min + at as i64)
+    }
+
+    /// What may be given, in words.
+    fn range(&self) -> String {
+        if self.words.is_empty() {
+            return format!("an integer from {} to {}", self.min, self.max);
+        }
+        let words: Vec<_> = self.words.iter().map(|w| w.to_string_lossy()).collect();
+        words.join(" or ")
+    }
+}
+
 /// All settings.
-pub(crate) static SETTINGS: [Setting; 7] = [
+pub(crate) static SETTINGS: [Setting; 8] = [
     Setting {
         name: c"default-ttl-ms",
         default: 0,
         min: 0,
         max: 1 << 47,
+        words: &[],
         get: |c| c.default_ttl_ms as i64,
         set: |c, v| c.default_ttl_ms = v as u64,
     },
@@ -71,6 +90,7 @@ pub(crate) static SETTINGS: [Setting; 7] = [
         default: 200,
         min: 1,
         max: 10_000,
+        words: &[],
         get: |c| c.top_keys.into(),
         set: |c, v| c.top_keys = v as u32,
     },
@@ -79,14 +99,16 @@ pub(crate) static SETTINGS: [Setting; 7] = [
         default: 512,
         min: 1,
         max: 65_536,
+        words: &[],
         get: |c| c.max_tag_bytes.into(),
         set: |c, v| c.max_tag_bytes = v as u32,
     },
     Setting {
         name: c"max-tags-per-entry",
-        default: 128,
+        default: 1_024,
         min: 1,
-        max: 1_024,
+        max: 16_384,
+        words: &[],
         get: |c| c.max_tags_per_entry.into(),
         set: |c, v| c.max_tags_per_entry = v as u32,
     },
@@ -95,6 +117,7 @@ pub(crate) static SETTINGS: [Setting; 7] = [
         default: 1_000,
         min: 50,
         max: 100_000,
+        words: &[],
         get: |c| c.reclaim_budget_us as i64,
         set: |c, v| c.reclaim_budget_us = v as u64,
     },
@@ -103,6 +126,7 @@ pub(crate) static SETTINGS: [Setting; 7] = [
         default: 128,
         min: 0,
         max: 100_000,
+        words: &[],
         get: |c| c.reclaim_inline.into(),
         set: |c, v| c.reclaim_inline = v as u32,
     },
@@ -111,8 +135,23 @@ pub(crate) static SETTINGS: [Setting; 7] = [
         default: 60_000,
         min: 1,
         max: 3_600_000,
+        words: &[],
         get: |c| c.lease_max_ms as i64,
         set: |c, v| c.lease_max_ms = v as u64,
+    },
+    Setting {
+        name: c"after-restart",
+        default: 0,
+        min: 0,
+        max: 1,
+        words: &[c"keep", c"drop"],
+        get: |c| c.after_restart as i64,
+        set: |c, v| {
+            c.after_restart = match v {
+                0 => AfterRestart::Keep,
+                _ => AfterRestart::Drop,
+            };
+        },
     },
 ];
 
@@ -136,19 +175,14 @@ pub(crate) fn from_args(args: &[&[u8]]) -> Result<Config, String> {
         let Some(value) = pair.get(1) else {
             return Err(format!("module argument '{shown}' has no value"));
         };
-        match crate::args::parse_i64(value) {
-            Some(number) if (setting.min..=setting.max).contains(&number) => {
-                (setting.set)(&mut config, number);
-            }
-            _ => {
-                return Err(format!(
-                    "module argument '{shown}' must be an integer from {} to {}, not '{}'",
-                    setting.min,
-                    setting.max,
-                    String::from_utf8_lossy(value)
-                ));
-            }
-        }
+        let Some(number) = setting.parse(value) else {
+            return Err(format!(
+                "module argument '{shown}' must be {}, not '{}'",
+                setting.range(),
+                String::from_utf8_lossy(value)
+            ));
+        };
+        (setting.set)(&mut config, number);
     }
     Ok(config)
 }
@@ -167,6 +201,9 @@ mod tests {
         assert!(refused(&[b"reclaim-budget-us", b"1"]).contains("from 50 to 100000, not '1'"));
         assert!(refused(&[b"reclaim-budget-us", b"x"]).contains("integer"));
         assert!(refused(&[b"reclaim-budget-us"]).contains("no value"));
+        let dropping = from_args(&[b"after-restart", b"Drop"]).expect("good");
+        assert_eq!(dropping.after_restart, AfterRestart::Drop);
+        assert!(refused(&[b"after-restart", b"1"]).contains("must be keep or drop, not '1'"));
         assert!(refused(&[b"nonsense", b"1"]).contains("known are: default-ttl-ms"));
     }
 

@@ -3,7 +3,7 @@
 //! # Layout
 //! | bytes | what |
 //! |---|---|
-//! | 4 | slot in the index while indexed, else the hit count |
+//! | 4 | slot in the index, while indexed |
 //! | 1 | flags |
 //! | 6 | when it was written, unix ms |
 //! | 1-10 | length of the value, LEB128 |
@@ -11,16 +11,16 @@
 //! | 0-10 | its grace in ms, LEB128, if it has one |
 //! | … | key |
 //! | … | value |
-//! | … | while not indexed yet: since when it is stale, and the tags, each as length and bytes |
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
-//! removed by its name. Tags of an indexed entry are in the index.
+//! removed by its name. Tags and hits are in the index.
 //!
 //! # Life
-//! *Pending* (made by an RDB load or COPY, carries its tags) → *indexed* → *unlinked* (left the keyspace under this
-//! name; RENAME and MOVE bring the same object back under another) → freed. Freeing may happen on another thread
-//! (FLUSHALL ASYNC), so it touches this memory and nothing else.
+//! Made (by CACHE.SET, an RDB load, COPY) → *indexed* → unlinked (it left the keyspace under this name; RENAME and
+//! MOVE bring the same object back under another) → freed. While it is not indexed, what the index knows of an entry is
+//! in [`Transit`](crate::redis::state::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
+//! this memory and nothing else.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
@@ -34,8 +34,6 @@ const CREATED: usize = 5;
 const LENGTHS: usize = 11;
 
 const INDEXED: u8 = 1;
-const HAS_TAGS: u8 = 2;
-const GONE: u8 = 4;
 const HAS_TTL: u8 = 8;
 const LEAKED: u8 = 16;
 const HAS_GRACE: u8 = 32;
@@ -81,26 +79,9 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct NewEntry(NonNull<u8>);
 
 impl NewEntry {
-    /// An entry without tags of its own, for a key that is about to be indexed.
     pub(crate) fn new(parts: Parts<'_>) -> Self {
-        Self::build(parts, 0, 0, None)
-    }
-
-    /// An entry that carries its tags until it is indexed. `gone`: it was hard-invalidated where it came from.
-    pub(crate) fn pending(parts: Parts<'_>, hits: u32, gone: bool, tags: &TagBlock) -> Self {
-        Self::build(
-            parts,
-            hits,
-            HAS_TAGS | if gone { GONE } else { 0 },
-            Some(tags),
-        )
-    }
-
-    fn build(parts: Parts<'_>, hits: u32, flags: u8, tags: Option<&TagBlock>) -> Self {
         let mut header = [0; LENGTHS + 3 * leb128::MAX];
-        header[ID..FLAGS].copy_from_slice(&hits.to_le_bytes());
-        header[FLAGS] = flags
-            | if parts.has_ttl { HAS_TTL } else { 0 }
+        header[FLAGS] = if parts.has_ttl { HAS_TTL } else { 0 }
             | if parts.grace_ms > 0 { HAS_GRACE } else { 0 };
         header[CREATED..LENGTHS]
             .copy_from_slice(&parts.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
@@ -110,12 +91,7 @@ impl NewEntry {
         if parts.grace_ms > 0 {
             len += leb128::write(parts.grace_ms, &mut header[len..]);
         }
-        let pieces = [
-            &header[..len],
-            parts.key,
-            parts.value,
-            tags.map_or(&[][..], |tags| &tags.0),
-        ];
+        let pieces = [&header[..len], parts.key, parts.value];
         let size: usize = pieces.iter().map(|piece| piece.len()).sum();
         let layout = layout(size);
         // SAFETY: the layout's size is not zero, the header alone is larger.
@@ -257,33 +233,6 @@ impl<'a> Entry<'a> {
         self.slice(extent.key, extent.value)
     }
 
-    /// What a pending entry carries: its tags, and since when it is stale by a soft invalidation.
-    pub(crate) fn carried(self) -> Option<Carried<&'a [u8]>> {
-        if self.flags() & HAS_TAGS == 0 {
-            return None;
-        }
-        let mut at = self.extent().end;
-        let mut number = || {
-            leb128::read(|| {
-                let byte = self.slice(at, at + 1)[0];
-                at += 1;
-                Some(byte)
-            })
-            .unwrap_or(0)
-        };
-        let soft_since_ms = Some(number()).filter(|&ms| ms > 0);
-        let count = number();
-        let lengths: Vec<usize> = (0..count).map(|_| number() as usize).collect();
-        let tags = lengths.into_iter().map(|len| {
-            at += len;
-            self.slice(at - len, at)
-        });
-        Some(Carried {
-            tags: tags.collect(),
-            soft_since_ms,
-        })
-    }
-
     fn flags(self) -> u8 {
         self.read::<1>(FLAGS)[0]
     }
@@ -329,20 +278,6 @@ impl<'a> Entry<'a> {
         (self.flags() & INDEXED != 0).then(|| u32::from_le_bytes(self.read(ID)))
     }
 
-    /// The hit count of an entry that is not indexed; that of an indexed one is in the index.
-    pub(crate) fn carried_hits(self) -> u32 {
-        if self.flags() & INDEXED == 0 {
-            u32::from_le_bytes(self.read(ID))
-        } else {
-            0
-        }
-    }
-
-    /// Whether an entry that is not indexed was hard-invalidated before.
-    pub(crate) fn is_marked_gone(self) -> bool {
-        self.flags() & GONE != 0
-    }
-
     /// Makes `free` leave it alone: the index may still know it, since taking it out failed.
     pub(crate) fn leak(self) {
         self.set_flags(self.flags() | LEAKED);
@@ -353,54 +288,13 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() | INDEXED);
     }
 
-    pub(crate) fn set_unlinked(self, hits: u32, gone: bool) {
-        self.write(ID, hits.to_le_bytes());
-        self.set_flags(self.flags() & !INDEXED | if gone { GONE } else { 0 });
+    pub(crate) fn set_unlinked(self) {
+        self.set_flags(self.flags() & !INDEXED);
     }
 
     /// Bytes of the allocation, as asked for.
     pub(crate) fn allocated(self) -> usize {
-        let end = self.extent().end;
-        match self.carried() {
-            None => end,
-            Some(carried) => end + TagBlock::new(&carried).0.len(),
-        }
-    }
-}
-
-/// What the index knows of an entry while it knows it, and the entry itself carries otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Carried<T> {
-    pub(crate) tags: Vec<T>,
-    /// Since when it is stale by a soft invalidation, unix ms.
-    pub(crate) soft_since_ms: Option<u64>,
-}
-
-impl Carried<&[u8]> {
-    pub(crate) fn to_owned(&self) -> Carried<Vec<u8>> {
-        Carried {
-            tags: self.tags.iter().map(|tag| tag.to_vec()).collect(),
-            soft_since_ms: self.soft_since_ms,
-        }
-    }
-}
-
-/// [`Carried`] in the form in which a pending entry has it: time, count, lengths, bytes.
-#[derive(Debug, Default)]
-pub(crate) struct TagBlock(Vec<u8>);
-
-impl TagBlock {
-    pub(crate) fn new<T: AsRef<[u8]>>(carried: &Carried<T>) -> Self {
-        let mut block = Vec::new();
-        leb128::push(carried.soft_since_ms.unwrap_or(0), &mut block);
-        leb128::push(carried.tags.len() as u64, &mut block);
-        for tag in &carried.tags {
-            leb128::push(tag.as_ref().len() as u64, &mut block);
-        }
-        for tag in &carried.tags {
-            block.extend_from_slice(tag.as_ref());
-        }
-        Self(block)
+        self.extent().end
     }
 }
 
@@ -415,32 +309,26 @@ mod tests {
         fn an_entry_gives_back_what_it_was_made_of(
             key in proptest::collection::vec(any::<u8>(), 0..300),
             value in proptest::collection::vec(any::<u8>(), 0..300),
-            tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..6),
-            created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), hits in any::<u32>(), slot in any::<u32>(),
-            grace_ms in prop_oneof![Just(0), 1_u64..(1 << 48)], soft_since_ms in proptest::option::of(1_u64..(1 << 48)),
+            created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), slot in any::<u32>(),
+            grace_ms in prop_oneof![Just(0), 1_u64..(1 << 48)],
         ) {
             let parts = Parts { key: &key, value: &value, created_ms, has_ttl, grace_ms };
-            let plain = NewEntry::new(parts);
-            let entry = plain.as_entry();
-            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
-            prop_assert_eq!((entry.created_ms(), entry.has_ttl()), (created_ms, has_ttl));
-            prop_assert_eq!(entry.grace_ms(), grace_ms);
-            prop_assert!(entry.slot().is_none() && entry.carried().is_none());
+            let new = NewEntry::new(parts);
+            let entry = new.as_entry();
+            let check = || {
+                prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+                prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (created_ms, grace_ms));
+                Ok(())
+            };
+            check()?;
+            prop_assert_eq!((entry.has_ttl(), entry.slot()), (has_ttl, None));
             entry.set_indexed(slot);
-            prop_assert_eq!(entry.slot(), Some(slot));
             entry.set_has_ttl(!has_ttl);
-            prop_assert_eq!(entry.has_ttl(), !has_ttl);
-            entry.set_unlinked(hits, true);
-            prop_assert_eq!((entry.slot(), entry.carried_hits(), entry.is_marked_gone()), (None, hits, true));
-            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
-
-            let expected = Carried { tags: tags.iter().map(Vec::as_slice).collect(), soft_since_ms };
-            let pending = NewEntry::pending(parts, hits, false, &TagBlock::new(&expected));
-            let entry = pending.as_entry();
-            prop_assert_eq!(entry.carried(), Some(expected));
-            prop_assert_eq!(entry.grace_ms(), grace_ms);
-            prop_assert_eq!((entry.carried_hits(), entry.is_marked_gone()), (hits, false));
-            prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+            check()?;
+            prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, Some(slot)));
+            entry.set_unlinked();
+            check()?;
+            prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, None));
         }
     }
 

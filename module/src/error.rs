@@ -18,25 +18,19 @@ pub(crate) enum Error {
     InvalidExpire { command: &'static str },
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
-    #[error("ERR {option} count must be at least 1")]
-    NoTags { option: &'static str },
+    #[error("ERR {option} count must be at least {at_least}")]
+    TagCount {
+        option: &'static str,
+        at_least: u64,
+    },
     #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
-    TooManyTags { given: i64, limit: u32 },
+    TooManyTags { given: u64, limit: u64 },
     #[error("ERR tag is empty, a tag has 1 to {limit} bytes (tagcache.max-tag-bytes)")]
     EmptyTag { limit: u32 },
     #[error("ERR tag is {given} bytes, the limit is {limit} (tagcache.max-tag-bytes)")]
     TagTooLong { given: usize, limit: u32 },
     #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
     TagNotPermitted,
-    #[error("ERR this command is only for replication and append-only files")]
-    OnlyReplayed,
     #[error("ERR internal error")]
     Internal,
-}
-
-impl Error {
-    /// Whether a limit of this node's configuration is the reason.
-    pub(crate) const fn is_limit(&self) -> bool {
-        matches!(self, Self::TooManyTags { .. } | Self::TagTooLong { .. })
-    }
 }

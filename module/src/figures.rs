@@ -38,7 +38,9 @@ impl Figures {
             sums.entries += database.index.visible();
             sums.tags += database.index.populated_tags() as u64;
             sums.bytes += database.index.visible_bytes();
-            sums.index_bytes += (database.index.heap_bytes() + database.leases.heap_bytes()) as u64;
+            sums.index_bytes += (database.index.heap_bytes()
+                + database.history.heap_bytes()
+                + database.leases.heap_bytes()) as u64;
             sums.leases += database.leases.held(monotonic_ms) as u64;
             sums.lease_waiters += database.leases.waiting() as u64;
             sums.reclaim_backlog += database.index.backlog();

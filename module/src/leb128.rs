@@ -15,12 +15,6 @@ pub(crate) fn write(mut number: u64, out: &mut [u8]) -> usize {
     at + 1
 }
 
-pub(crate) fn push(number: u64, out: &mut Vec<u8>) {
-    let mut bytes = [0; MAX];
-    let len = write(number, &mut bytes);
-    out.extend_from_slice(&bytes[..len]);
-}
-
 /// Reads a number byte by byte; `None` if the bytes end early or do not fit 64 bits.
 pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     let mut number = 0;
@@ -46,9 +40,9 @@ mod tests {
         #[test]
         fn a_number_comes_back(number in any::<u64>(), shift in 0_u32..64) {
             let number = number >> shift;
-            let mut bytes = Vec::new();
-            super::push(number, &mut bytes);
-            let mut bytes = bytes.into_iter();
+            let mut bytes = [0; super::MAX];
+            let len = super::write(number, &mut bytes);
+            let mut bytes = bytes.into_iter().take(len);
             prop_assert_eq!(super::read(|| bytes.next()), Some(number));
             prop_assert_eq!(bytes.next(), None);
         }

@@ -23,8 +23,8 @@ mod syntax;
 use std::ffi::{CStr, c_int};
 
 use commands::{
-    del, fetch, flush, get, hits, inspect, invalidate, invalidatewhere, replay, set, stats,
-    taginfo, tagscan, tagtop, top, touch,
+    clock, del, fetch, get, hits, inspect, invalidate, replay, set, stats, taginfo, tagscan,
+    tagtop, top, touch,
 };
 use redis::{Command, command};
 
@@ -75,16 +75,16 @@ static COMMANDS: &[Command] = &[
         None, c"O(tags)", c"Changes when an entry expires."),
     command!(c"cache.invalidate", invalidate::invalidate, c"write fast", NONE, Nothing, -2,
         "tag [tag ...]",
-        ALL_SUM, c"O(tags given)", c"Drops all entries that carry one of the tags."),
+        ALL_SUM, c"O(tags given + entries / 64)", c"Drops all entries that carry one of the tags."),
     command!(c"cache.revalidate", invalidate::revalidate, c"write fast", NONE, Nothing, -2,
         "tag [tag ...]",
         ALL_SUM, c"O(tags given + entries / 64)", c"Makes all entries that carry one of the tags stale."),
-    command!(c"cache.invalidatewhere", invalidatewhere::invalidatewhere, c"write", NONE, Nothing, -4,
+    command!(c"cache.invalidatewhere", invalidate::invalidatewhere, c"write", NONE, Nothing, -4,
         "[ALL count tag [tag ...]] [ANY count tag [tag ...]] [NONE count tag [tag ...]] [SOFT] [DRYRUN]",
         ALL_SUM, c"O(tags given + entries / 64)", c"Drops the entries that a condition on their tags selects."),
-    command!(c"cache.flush", flush::flush, c"write admin", NONE, Nothing, 1,
+    command!(c"cache.flush", invalidate::flush, c"write admin", NONE, Nothing, -1,
         "",
-        ALL_SUM, c"O(1 + invalidations whose memory is not back yet)", c"Drops all entries of the database."),
+        ALL_SUM, c"O(entries / 64)", c"Drops all entries of the database."),
     command!(c"cache.inspect", inspect::inspect, c"readonly fast", ONE, Read, 2,
         "key",
         None, c"O(tags)", c"Tells what is known about an entry."),
@@ -103,6 +103,9 @@ static COMMANDS: &[Command] = &[
     command!(c"cache.tagscan", tagscan::tagscan, c"readonly", NONE, Nothing, -3,
         "tag cursor [COUNT n]",
         SCAN, c"O(count) a call", c"Iterates over the keys of a tag."),
+    command!(c"cache.clock", clock::clock, c"readonly fast", NONE, Nothing, 1,
+        "",
+        ALL_SPECIAL, c"O(1)", c"Returns the node's lineage and the reading of the database's clock."),
     command!(c"cache.stats", stats::stats, c"readonly fast", NONE, Nothing, 1,
         "",
         ALL_SPECIAL, c"O(leases)", c"Returns figures of the database."),

@@ -1,7 +1,7 @@
-use crate::commands::{Freshness, freshness, own_slot};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Kind, state, waiting};
+use crate::redis::{Args, Context, Kind, state, store, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
 ///
@@ -22,17 +22,11 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut any = false;
     for name in args.iter() {
         let mut key = ctx.open(name, Mode::Write);
-        let Kind::Entry(entry) = key.kind() else {
+        let Some(found) = store::look(db, &key, now_ms) else {
             continue;
         };
-        let was_visible = state::with(|state| {
-            let database = state.database(db);
-            own_slot(database, entry).is_some_and(|slot| {
-                let index = &database.index;
-                freshness(index, slot, &key, entry, now_ms) != Freshness::Over
-            })
-        });
-        key.delete();
+        let was_visible = found.freshness != Freshness::Gone;
+        store::take(db, &mut key);
         any = true;
         drop(key);
         ctx.signal_modified(name);
@@ -41,10 +35,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             removed += 1;
         }
     }
-    state::with(|state| {
-        state.parked.clear();
-        state.database(db).counters.deletes += removed;
-    });
+    state::with(|state| state.database(db).counters.deletes += removed);
     waiting::removed(ctx, db, args.iter());
     // Also where only gone entries were there: a replica may not have reclaimed them yet, and what follows in a MULTI
     // block must find the same there.

@@ -1,6 +1,6 @@
 use crate::args::{Cursor, set_once};
-use crate::commands::{Freshness, freshness, logical_pttl, visible_slot};
-use crate::engine::{Database, Grant, Slot, Token, Waiter};
+use crate::commands::{logical_pttl, read};
+use crate::engine::{Database, Freshness, Grant, Slot, Token, Waiter};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
@@ -132,12 +132,9 @@ fn answer_hit(ctx: &Context<'_>, key: &Key) -> bool {
     let now = now_ms();
     state::with(|state| {
         let database = state.database(db);
-        let Some(slot) = visible_slot(database, entry) else {
+        let Some((slot, Freshness::Fresh)) = read(database, key, entry, || now) else {
             return false;
         };
-        if freshness(&database.index, slot, key, entry, || now) != Freshness::Fresh {
-            return false;
-        }
         database.counters.hits += 1;
         answer_value(
             ctx,
@@ -158,12 +155,9 @@ fn answer_stale(ctx: &Context<'_>, key: &Key, token: Option<Token>) -> bool {
     let db = ctx.db();
     state::with(|state| {
         let database = state.database(db);
-        let Some(slot) = visible_slot(database, entry) else {
+        let Some((slot, Freshness::Stale)) = read(database, key, entry, now_ms) else {
             return false;
         };
-        if freshness(&database.index, slot, key, entry, now_ms) != Freshness::Stale {
-            return false;
-        }
         database.counters.stale_hits += 1;
         answer_value(ctx, database, slot, entry, State::Stale(token));
         true

@@ -1,4 +1,5 @@
-use crate::commands::{Freshness, freshness, visible_slot};
+use crate::commands::read;
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Kind, Str, state};
@@ -45,8 +46,7 @@ fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let fresh = state::with(|state| {
         let database = state.database(db);
         if let Some(entry) = entry
-            && let Some(slot) = visible_slot(database, entry)
-            && freshness(&database.index, slot, &key, entry, now_ms) == Freshness::Fresh
+            && let Some((slot, Freshness::Fresh)) = read(database, &key, entry, now_ms)
         {
             database.index.hit(slot);
             database.counters.hits += 1;

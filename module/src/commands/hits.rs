@@ -1,7 +1,7 @@
-use crate::commands::{Freshness, freshness, own_slot};
+use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Kind, Str, state};
+use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.HITS key count [key count ...]` → how many entries were updated.
 ///
@@ -20,19 +20,14 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut updated = 0;
     for (name, count) in pairs(args) {
         let key = ctx.open(name, Mode::Peek);
-        let Kind::Entry(entry) = key.kind() else {
-            continue;
-        };
-        updated += state::with(|state| {
-            let database = state.database(db);
-            let slot = own_slot(database, entry)?;
-            if freshness(&database.index, slot, &key, entry, now_ms) == Freshness::Over {
-                return None;
-            }
-            database.index.add_hits(slot, count.ok()?);
-            Some(1)
-        })
-        .unwrap_or(0);
+        let found = store::look(db, &key, now_ms);
+        let visible = found.filter(|found| found.freshness != Freshness::Gone);
+        if let (Some(found), Ok(count)) = (visible, count)
+            && let Some(slot) = found.entry.slot()
+        {
+            state::with(|state| state.database(db).index.add_hits(Slot(slot), count));
+            updated += 1;
+        }
     }
     ctx.reply_integer(updated);
     Ok(())

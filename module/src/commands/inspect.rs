@@ -1,8 +1,9 @@
-use crate::commands::{Freshness, freshness, logical_pttl, own_slot};
+use crate::commands::logical_pttl;
+use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, Kind, state};
+use crate::redis::{Args, Context, Kind, state, store};
 
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
 ///
@@ -20,24 +21,22 @@ use crate::redis::{Args, Context, Kind, state};
 /// Does not count as a hit. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = ctx.open(args.only()?, Mode::Peek);
-    let entry = match key.kind() {
-        Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => None,
-        Kind::Entry(entry) => Some(entry),
-    };
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
     let db = ctx.db();
     let now = now_ms();
-    let known = entry.and_then(|entry| {
+    let known = store::look(db, &key, || now).and_then(|found| {
+        let word = match found.freshness {
+            Freshness::Fresh => &b"fresh"[..],
+            Freshness::Stale => b"stale",
+            Freshness::Gone => return None,
+        };
+        let slot = Slot(found.entry.slot()?);
         state::with(|state| {
-            let slot = own_slot(state.database(db), entry)?;
             let index = &mut state.database(db).index;
-            let word = match freshness(index, slot, &key, entry, || now) {
-                Freshness::Fresh => &b"fresh"[..],
-                Freshness::Stale => b"stale",
-                Freshness::Over => return None,
-            };
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-            Some((entry, word, tags, index.hits(slot)))
+            Some((found.entry, word, tags, index.hits(slot)))
         })
     });
     let Some((entry, word, tags, hits)) = known else {

@@ -1,24 +1,28 @@
-use crate::args::Cursor;
-use crate::engine::Effect;
+use crate::args::{Cursor, set_once};
+use crate::engine::{Condition, Database, Effect};
+use crate::entry::Handle;
 use crate::error::Error;
-use crate::redis::access::{self, Access};
+use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
 use crate::redis::context::now_ms;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, Str, reclaim, state};
+use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, store, waiting};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 ///
-/// The entries are gone for every command at once. Their memory is given back inside the command if they are no more
-/// than `tagcache.reclaim-inline` and this is not inside MULTI or a script, else in the background; until then an entry that was dropped through one tag still
-/// counts in the replies and figures of its other tags. A tag given twice counts once. Works when the server is out of
-/// memory. O(tags given), whatever the number of entries.
+/// The entries are gone for every command at once, and no figure counts them any more. Their memory is given back inside
+/// the command if they are no more than `tagcache.reclaim-inline` and this is not inside MULTI or a script, else in the
+/// background. A tag given twice counts once. Works when the server is out of memory. O(tags given + entries / 64): the
+/// tags' sets of entries are bitmaps.
 ///
 /// A user needs write permission for a key of the tag's name, else `NOPERM`.
 ///
 /// Raises the database's clock by one, also when nothing carried a tag, replicates as this one command, and publishes one
 /// message (see `redis/channel.rs`). A value that is being loaded under a lease is not written afterwards with one of
 /// these tags.
+///
+/// In replication and append-only files an empty first tag, which no entry can have, and the time at which it happened
+/// stand before the tags.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Gone)
 }
@@ -26,8 +30,7 @@ pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 /// `CACHE.REVALIDATE tag [tag ...]` → as CACHE.INVALIDATE.
 ///
 /// The soft form: the entries turn stale instead of gone, for at most their grace, counted from the first time. An entry
-/// without a grace is gone. In everything else as CACHE.INVALIDATE, but O(tags + entries / 64) where entries have a
-/// grace, and it replicates with the time at which it happened.
+/// without a grace is gone. In everything else as CACHE.INVALIDATE.
 pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Stale)
 }
@@ -35,54 +38,229 @@ pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    access::check_tags(ctx, args, args.iter(), Access::Write)?;
-    let config = state::with(|state| state.config);
-    let tags = match Cursor::new(words).rest_as_tags(&config) {
-        Err(error) if error.is_limit() && ctx.is_replay() => words,
-        tags => tags?,
-    };
-    let now = now_ms();
-    let dropped = invalidate_now(ctx, tags, effect, now);
-    match effect {
-        Effect::Gone => ctx.replicate_verbatim(),
-        Effect::Stale => {
-            let (word, at) = (
-                OwnedStr::new(b"REVALIDATE"),
-                OwnedStr::from_number(now as i64),
-            );
-            let parts: Vec<Str<'_>> = [word.as_str(), at.as_str()]
-                .into_iter()
-                .chain(args.iter())
-                .collect();
-            ctx.replicate(c"CACHE.REPLAY", &parts);
+    let (at_ms, tags) = match words {
+        [b"", at, rest @ ..] if !rest.is_empty() && access::may_replay(ctx) => {
+            (Some(Cursor::new(&[at]).next_in(0..=MAX_TIME_MS)?), rest)
         }
+        _ => (None, words),
+    };
+    let given: Vec<Str<'_>> = args.iter().skip(words.len() - tags.len()).collect();
+    access::check_tags(ctx, args, given.iter().copied(), Access::Write)?;
+    let tags = Cursor::new(tags).rest_as_tags()?;
+    let (name, event) = match effect {
+        Effect::Gone => (c"CACHE.INVALIDATE", c"cache.invalidate"),
+        Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
+    };
+    let now = at_ms.unwrap_or_else(now_ms);
+    let dropped = run(ctx, News::Tags(effect, tags), |database| {
+        database.invalidate(tags, effect, now)
+    });
+    for &tag in &given {
+        ctx.notify(event, tag);
     }
-    reclaim::after_invalidation(ctx, dropped);
-    ctx.reply_integer(dropped as i64);
+    if at_ms.is_some() || !propagation::has_receivers(ctx) {
+        ctx.replicate_verbatim();
+    } else {
+        let (none, at) = (OwnedStr::new(b""), OwnedStr::from_number(now as i64));
+        ctx.replicate(name, &[&[none.as_str(), at.as_str()], &given[..]].concat());
+    }
+    finish(ctx, dropped);
     Ok(())
 }
 
-/// Invalidates, and tells everybody. The caller replicates, and then reclaims.
-pub(crate) fn invalidate_now(
-    ctx: &Context<'_>,
-    tags: &[&[u8]],
+/// `CACHE.FLUSH` → how many entries of this database are gone. Keys of other types stay.
+///
+/// As an invalidation of everything: visible at once, memory given back as by CACHE.INVALIDATE. All tags are forgotten,
+/// and all leases end. Works when the server is out of memory. O(entries / 64). Raises the database's clock by one and
+/// replicates as this one command (there with `AT unix-ms`).
+pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let words = args.words(0, &mut storage)?;
+    let at_ms = match words {
+        [] => None,
+        [word, at] if word.eq_ignore_ascii_case(b"AT") && access::may_replay(ctx) => {
+            Some(Cursor::new(&[at]).next_in(0..=MAX_TIME_MS)?)
+        }
+        _ => return Err(Error::WrongArity),
+    };
+    let now = at_ms.unwrap_or_else(now_ms);
+    let dropped = run(ctx, News::Flush, |database| database.flush(now));
+    waiting::restart(ctx, ctx.db());
+    replicate_at(ctx, c"CACHE.FLUSH", args, at_ms, now);
+    finish(ctx, dropped);
+    Ok(())
+}
+
+/// What an entry and an invalidation have room for.
+const MAX_TIME_MS: u64 = (1 << 48) - 1;
+
+/// What CACHE.INVALIDATEWHERE was asked.
+#[derive(Debug, Clone, Copy)]
+struct WhereArgs<'a> {
+    condition: Condition<'a>,
     effect: Effect,
-    now_ms: u64,
+    is_dry_run: bool,
+    /// From a primary or a log: when it happened.
+    at_ms: Option<u64>,
+}
+
+fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
+    let mut condition = Condition::default();
+    let (mut soft, mut dry_run, mut at_ms) = (None, None, None);
+    let mut cursor = Cursor::new(words);
+    while let Some(word) = cursor.next_option() {
+        if word.eq_ignore_ascii_case(b"ALL") {
+            set_once(&mut condition.all, cursor.next_tags("ALL")?)?;
+        } else if word.eq_ignore_ascii_case(b"ANY") {
+            set_once(&mut condition.any, cursor.next_tags("ANY")?)?;
+        } else if word.eq_ignore_ascii_case(b"NONE") {
+            set_once(&mut condition.none, cursor.next_tags("NONE")?)?;
+        } else if word.eq_ignore_ascii_case(b"SOFT") {
+            set_once(&mut soft, ())?;
+        } else if word.eq_ignore_ascii_case(b"DRYRUN") {
+            set_once(&mut dry_run, ())?;
+        } else if word.eq_ignore_ascii_case(b"AT") {
+            set_once(&mut at_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
+        } else {
+            return Err(Error::Syntax);
+        }
+    }
+    if condition.all.or(condition.any).or(condition.none).is_none() {
+        return Err(Error::Syntax);
+    }
+    Ok(WhereArgs {
+        condition,
+        effect: soft.map_or(Effect::Gone, |()| Effect::Stale),
+        is_dry_run: dry_run.is_some(),
+        at_ms,
+    })
+}
+
+impl<'a> WhereArgs<'a> {
+    /// All tags that were given, with what the caller must be allowed to do with them.
+    fn tags(&self) -> impl Iterator<Item = (&'a [u8], Access)> {
+        let write = if self.is_dry_run {
+            Access::Read
+        } else {
+            Access::Write
+        };
+        let clauses = [
+            (self.condition.all, write),
+            (self.condition.any, write),
+            (self.condition.none, Access::Read),
+        ];
+        clauses.into_iter().flat_map(|(tags, access)| {
+            let tags = tags.unwrap_or_default().iter();
+            tags.map(move |tag| (*tag, access))
+        })
+    }
+}
+
+/// `CACHE.INVALIDATEWHERE clause [clause ...] [SOFT] [DRYRUN]` → how many entries are dropped. A clause is
+/// `ALL | ANY | NONE count tag [tag ...]`, each at most once.
+///
+/// Drops the entries that carry all of these, at least one of those, none of these tags; several clauses must all be met.
+/// All of them are gone for every command when it answers, and memory is given back as by CACHE.INVALIDATE; entries that
+/// are written afterwards are untouched. SOFT: stale instead of gone, as CACHE.REVALIDATE. DRYRUN: counts and changes
+/// nothing.
+///
+/// A user needs write permission for keys of the names of the tags in ALL and ANY, and read permission for those in NONE
+/// and, with DRYRUN, for all; NONE alone concerns entries of any tag, so it needs all keys (`~*`). Else `NOPERM`.
+///
+/// O(tags given + entries / 64): the tags' sets of entries are intersected and united as bitmaps. Raises the clock by
+/// one, replicates as one command (there with `AT unix-ms`), and publishes one message (see `redis/channel.rs`); clients
+/// that track keys are notified of each as it is reclaimed or, with SOFT, soon after.
+pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let words = args.words(3, &mut storage)?;
+    let asked = parse_where(words)?;
+    if asked.at_ms.is_some() && !access::may_replay(ctx) {
+        return Err(Error::Syntax);
+    }
+    let condition = asked.condition;
+    let reach = if condition.all.or(condition.any).is_some() {
+        Reach::Tags
+    } else {
+        Reach::Everything
+    };
+    access::check_pairs(ctx, args, asked.tags(), reach)?;
+    if asked.is_dry_run {
+        let db = ctx.db();
+        let count = state::with(|state| state.database(db).index.count_where(condition));
+        ctx.reply_integer(count as i64);
+        return Ok(());
+    }
+    let now = asked.at_ms.unwrap_or_else(now_ms);
+    let dropped = run(ctx, News::Where(asked.effect, condition), |database| {
+        database.invalidate_where(condition, asked.effect, now)
+    });
+    replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, now);
+    finish(ctx, dropped);
+    Ok(())
+}
+
+/// Invalidates, and notifies local tiers.
+fn run(
+    ctx: &Context<'_>,
+    news: News<'_>,
+    invalidate: impl FnOnce(&mut Database<Handle>) -> u64,
 ) -> u64 {
     let db = ctx.db();
-    let (dropped, clock) = state::with(|state| {
-        let lease_max_ms = state.config.lease_max_ms;
-        let database = state.database(db);
-        let dropped = database.invalidate(tags.iter().copied(), effect, now_ms, lease_max_ms);
-        (dropped, database.clock.reading())
+    let (dropped, clock) = store::change(db, || {
+        state::with(|state| {
+            let database = state.database(db);
+            (invalidate(database), database.clock.reading())
+        })
     });
-    let event = match effect {
-        Effect::Gone => c"cache.invalidate",
-        Effect::Stale => c"cache.revalidate",
-    };
-    for tag in tags {
-        ctx.notify(event, OwnedStr::new(tag).as_str());
-    }
-    channel::publish(ctx, db, clock, News::Tags(effect, tags));
+    channel::publish(ctx, db, clock, news);
     dropped
+}
+
+/// Propagates the command with the time at which it happened.
+fn replicate_at(
+    ctx: &Context<'_>,
+    name: &std::ffi::CStr,
+    args: Args<'_>,
+    at_ms: Option<u64>,
+    now_ms: u64,
+) {
+    if at_ms.is_some() || !propagation::has_receivers(ctx) {
+        ctx.replicate_verbatim();
+        return;
+    }
+    let (word, at) = (OwnedStr::new(b"AT"), OwnedStr::from_number(now_ms as i64));
+    let parts: Vec<Str<'_>> = args.iter().chain([word.as_str(), at.as_str()]).collect();
+    ctx.replicate(name, &parts);
+}
+
+/// What every command that invalidates ends with: gives memory back, and replies.
+fn finish(ctx: &Context<'_>, dropped: u64) {
+    reclaim::after_invalidation(ctx, dropped);
+    ctx.reply_integer(dropped as i64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clauses_come_once_and_in_any_order() {
+        let words: [&[u8]; 9] = [
+            b"none", b"1", b"x", b"soft", b"ALL", b"2", b"SOFT", b"b", b"DryRun",
+        ];
+        let asked = parse_where(&words).expect("good");
+        assert_eq!(asked.condition.all, Some(&[&b"SOFT"[..], b"b"][..]));
+        assert_eq!(asked.condition.none, Some(&[&b"x"[..]][..]));
+        assert!(asked.condition.any.is_none());
+        assert_eq!((asked.effect, asked.is_dry_run), (Effect::Stale, true));
+        for words in [
+            &[&b"SOFT"[..], b"DRYRUN"][..],
+            &[b"ALL", b"1", b"a", b"ALL", b"1", b"b"],
+            &[b"ANY", b"1", b"a", b"SOFT", b"SOFT"],
+            &[b"ANY", b"2", b"a"],
+            &[b"SOME", b"1", b"a"],
+        ] {
+            assert_eq!(parse_where(words).unwrap_err(), Error::Syntax, "{words:?}");
+        }
+    }
 }

@@ -1,11 +1,9 @@
-use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
-use crate::commands::{Freshness, freshness, own_slot};
-use crate::config::Config;
-use crate::engine::{Incoming, Slot};
-use crate::entry::{Entry, NewEntry, Parts};
+use crate::args::{Cursor, TagLimits, Ttl, next_grace_ms, set_once, with_grace};
+use crate::engine::{Freshness, Written};
 use crate::error::Error;
+use crate::redis::access;
 use crate::redis::context::{self, Mode, monotonic_ms, now_ms};
-use crate::redis::sizes::cost;
+use crate::redis::store::{self, Content, Found};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, propagation, reclaim, state, waiting};
 
@@ -17,9 +15,9 @@ const MAX_TIME_MS: u64 = (1 << 48) - 1;
 /// Which keys a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
-    /// NX: only where nothing is visible.
+    /// NX: only where no entry is fresh.
     Absent,
-    /// XX: only where an entry is visible.
+    /// XX: only where an entry is fresh.
     Present,
 }
 
@@ -48,7 +46,7 @@ impl SetArgs<'_> {
     }
 }
 
-fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Error> {
+fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<SetArgs<'a>, Error> {
     let (&[_key, value], options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
     let mut args = SetArgs {
         value,
@@ -66,7 +64,7 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
         } else if word.eq_ignore_ascii_case(b"XX") {
             set_once(&mut args.condition, Condition::Present)?;
         } else if word.eq_ignore_ascii_case(b"TAGS") {
-            let given = cursor.next_tags("TAGS", config)?;
+            let given = cursor.next_stored_tags("TAGS", limits)?;
             args.tags_at = words.len() - cursor.left() - given.len();
             set_once(&mut tags, given)?;
         } else if word.eq_ignore_ascii_case(b"GRACE") {
@@ -91,8 +89,8 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
 /// `CACHE.SET key value [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL] [GRACE ms] [NX | XX] [LEASE token]
 /// [TAGS count tag [tag ...]]` → OK; nil when NX or XX is not met, or when the lease was lost.
 ///
-/// Replaces value, tags and times of an entry, and keeps its hit count. NX and XX look at visible entries, fresh or
-/// stale: one that was invalidated counts as absent. A key that holds another type: `WRONGTYPE`, and nothing is lost. A
+/// Replaces value, tags and times of an entry, and keeps its hit count. NX and XX look at fresh entries: one that is stale
+/// or was invalidated counts as absent, as what expired does in Redis. TAGS 0: no tags. A key that holds another type: `WRONGTYPE`, and nothing is lost. A
 /// tag given twice is stored once. Without a TTL option `tagcache.default-ttl-ms` applies; EXAT and PXAT may lie in the
 /// past: the entry is stale at once, or expired if it has no grace. KEEPTTL keeps the grace as well, unless GRACE is given. O(tags).
 ///
@@ -103,17 +101,21 @@ fn parse<'a>(words: &'a [&'a [u8]], config: &Config) -> Result<SetArgs<'a>, Erro
 /// key since, nothing else was written to it, it was not removed by CACHE.DEL, DEL, UNLINK or a flush, and none of the
 /// given tags was invalidated, hard or soft. The lease is over then.
 ///
-/// Replicates as what happened: TTLs as PXAT, conditions and lease dropped, a refused write not at all.
+/// Replicates as what happened: TTLs as PXAT, conditions and lease dropped, the time of the write as CREATED; a refused
+/// write not at all. An administrator may send what a log contains: CREATED, HITS and SOFT.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
     let config = state::with(|state| state.config);
-    let asked = match parse(words, &config) {
-        Err(error) if error.is_limit() && ctx.is_replay() => {
-            parse(words, &config.without_limits())?
-        }
-        parsed => parsed?,
+    // What a primary or a log says was accepted there.
+    let limits = match ctx.is_replay() {
+        true => TagLimits::WIDEST,
+        false => TagLimits::of(&config),
     };
+    let asked = parse(words, limits)?;
+    if asked.is_rewritten() && !access::may_replay(ctx) {
+        return Err(Error::Syntax);
+    }
     let times = times(ctx, &asked, config.default_ttl_ms)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
@@ -126,7 +128,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.signal_modified(name);
     waiting::written(ctx, db, name);
     ctx.notify(c"cache.set", name);
-    replicate(ctx, args, &asked, times, written);
+    replicate(ctx, args, &asked, written);
     ctx.reply_ok();
     reclaim::help(ctx);
     Ok(())
@@ -138,29 +140,19 @@ struct Times {
     now_ms: u64,
     /// The logical expiry.
     expires_ms: Option<u64>,
-    /// It comes from the configuration.
-    is_default: bool,
 }
 
 fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<Times, Error> {
     let now_ms = now_ms();
-    if asked.is_rewritten() && !ctx.is_replay() {
-        return Err(Error::Syntax);
-    }
-    let Some(ttl) = asked.ttl else {
+    let expires_ms = match asked.ttl {
+        Some(ttl) => ttl.deadline_ms(now_ms, COMMAND)?,
         // What a primary or a log says is complete: a default of this node's own must not be added to it.
-        let is_default = default_ttl_ms > 0 && !ctx.is_replay();
-        return Ok(Times {
-            now_ms,
-            expires_ms: is_default.then_some(now_ms + default_ttl_ms),
-            is_default,
-        });
+        None if default_ttl_ms > 0 && !ctx.is_replay() && !asked.is_rewritten() => {
+            Some(now_ms + default_ttl_ms)
+        }
+        None => None,
     };
-    Ok(Times {
-        now_ms,
-        expires_ms: ttl.deadline_ms(now_ms, COMMAND)?,
-        is_default: false,
-    })
+    Ok(Times { now_ms, expires_ms })
 }
 
 /// Whether the write may happen.
@@ -169,9 +161,9 @@ fn is_allowed(
     db: u32,
     name: Str<'_>,
     asked: &SetArgs<'_>,
-    is_visible: bool,
+    is_fresh: bool,
 ) -> bool {
-    let unmet = if is_visible {
+    let unmet = if is_fresh {
         Condition::Absent
     } else {
         Condition::Present
@@ -203,7 +195,7 @@ fn is_allowed(
 /// The times that an entry is written with.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_field_names, reason = "the unit is a part of the name")]
-struct Written {
+struct Plan {
     created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
@@ -219,8 +211,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(key: &Key, entry: Entry<'_>) -> Self {
-        let grace_ms = entry.grace_ms();
+    fn of(key: &Key, found: Found<'_>) -> Self {
+        let grace_ms = found.entry.grace_ms();
         let deadline = key.deadline_ms();
         Self {
             expires_ms: deadline.map(|deadline| deadline.saturating_sub(grace_ms)),
@@ -229,13 +221,18 @@ impl Kept {
     }
 }
 
-fn written(asked: &SetArgs<'_>, times: Times, kept: Option<Kept>) -> Result<Written, Error> {
+fn plan(
+    asked: &SetArgs<'_>,
+    times: Times,
+    kept: Option<Kept>,
+    created_ms: u64,
+) -> Result<Plan, Error> {
     let expires_ms = kept.map_or(times.expires_ms, |kept| kept.expires_ms);
     let grace_ms = asked
         .grace_ms
         .unwrap_or(kept.map_or(0, |kept| kept.grace_ms));
-    Ok(Written {
-        created_ms: asked.created_ms.unwrap_or(times.now_ms),
+    Ok(Plan {
+        created_ms,
         expires_ms,
         grace_ms,
         deadline_ms: with_grace(expires_ms, grace_ms, COMMAND)?,
@@ -250,103 +247,68 @@ fn store(
     name: Str<'_>,
     asked: &SetArgs<'_>,
     times: Times,
-) -> Result<Option<Written>, Error> {
-    let held = match key.kind() {
-        Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => None,
-        Kind::Entry(entry) => Some(entry),
-    };
-    // The place of what was not invalidated, and whether that can be seen: its grace may be over.
-    let slot = held.and_then(|entry| state::with(|state| own_slot(state.database(db), entry)));
-    let is_visible = held.zip(slot).is_some_and(|(entry, slot)| {
-        entry.grace_ms() == 0
-            || state::with(|state| {
-                let index = &state.database(db).index;
-                freshness(index, slot, key, entry, || times.now_ms) != Freshness::Over
-            })
-    });
-    if !is_allowed(ctx, db, name, asked, is_visible) {
+) -> Result<Option<Plan>, Error> {
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
+    let found = store::look(db, key, || times.now_ms);
+    let is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
+    if !is_allowed(ctx, db, name, asked, is_fresh) {
         return Ok(None);
     }
-    let kept = held
-        .filter(|_| is_visible && asked.ttl == Some(Ttl::Keep))
-        .map(|entry| Kept::of(key, entry));
-    let written = written(asked, times, kept)?;
-
-    let new = NewEntry::new(Parts {
-        key: name.bytes(),
+    let kept = found
+        .filter(|found| found.freshness != Freshness::Gone && asked.ttl == Some(Ttl::Keep))
+        .map(|found| Kept::of(key, found));
+    let (created_ms, is_outdated) = stamp(ctx, db, asked, times.now_ms);
+    let plan = plan(asked, times, kept, created_ms)?;
+    let content = Content {
         value: asked.value,
-        created_ms: written.created_ms,
-        has_ttl: written.deadline_ms.is_some(),
-        grace_ms: written.grace_ms,
-    });
-    let incoming = Incoming {
-        entry: new.handle(),
         tags: asked.tags,
-        bytes: cost(new.as_entry()),
+        created_ms,
+        grace_ms: plan.grace_ms,
+        deadline_ms: plan.deadline_ms,
         hits: asked.hits.unwrap_or(0),
-        has_grace: written.grace_ms > 0,
         soft_since_ms: asked.soft_since_ms,
     };
-    let Some(old) = held else {
-        // First the keyspace: whoever comes from the index must find the key.
-        let entry = key.create(new);
-        let slot = state::with(|state| {
-            let database = state.database(db);
-            database.counters.sets += 1;
-            database.index.insert(incoming)
-        });
-        entry.set_indexed(slot.0);
-        if written.deadline_ms.is_some() {
-            key.set_deadline_ms(written.deadline_ms);
-        }
-        return Ok(Some(written));
-    };
-    let old_bytes = cost(old);
-    let slot: Slot = state::with(|state| {
-        state.database(db).counters.sets += 1;
-        if let Some(slot) = slot {
-            let index = &mut state.database(db).index;
-            return index.replace(slot, old_bytes, incoming);
-        }
-        if let Some((holder, gone)) = state.database_of(old, Some(db)) {
-            let database = state.database(holder);
-            database.index.remove(gone, old_bytes);
-            database.counters.reclaimed += 1;
-        }
-        state.database(db).index.insert(incoming)
-    });
-    new.as_entry().set_indexed(slot.0);
-    key.replace(new);
-    key.set_deadline_ms(written.deadline_ms);
-    Ok(Some(written))
+    store::put(db, key, name.bytes(), &content);
+    state::with(|state| state.database(db).counters.sets += 1);
+    if is_outdated {
+        store::refuse(ctx, db, key, name);
+    }
+    Ok(Some(plan))
 }
 
-/// Sends on what happened.
-fn replicate(
-    ctx: &Context<'_>,
-    args: Args<'_>,
-    asked: &SetArgs<'_>,
-    times: Times,
-    written: Written,
-) {
-    let as_given = asked.condition.is_none()
-        && asked.token.is_none()
-        && !times.is_default
-        && match asked.ttl {
-            None | Some(Ttl::At { .. } | Ttl::Never) => true,
-            Some(Ttl::In { .. }) => !propagation::has_receivers(),
-            Some(Ttl::Keep) => false,
+/// When the entry was written, and whether it arrives too late: one of its tags was invalidated here since.
+fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, bool) {
+    state::with(|state| {
+        let history = &mut state.database(db).history;
+        let Some(created_ms) = asked.created_ms else {
+            return (history.stamp(now_ms), false);
         };
-    if as_given {
+        // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
+        let is_arrival = ctx.is_import() || !ctx.is_replay();
+        let written = Written {
+            at_ms: created_ms,
+            is_local: false,
+            is_stale: asked.soft_since_ms.is_some(),
+        };
+        let tags = asked.tags.iter().copied();
+        (created_ms, is_arrival && history.outdates(tags, written, now_ms))
+    })
+}
+
+/// Propagates what happened.
+fn replicate(ctx: &Context<'_>, args: Args<'_>, asked: &SetArgs<'_>, written: Plan) {
+    if ctx.is_replay() || asked.is_rewritten() || !propagation::has_receivers(ctx) {
         ctx.replicate_verbatim();
         return;
     }
     let option = |word: &[u8], ms: u64| (OwnedStr::new(word), OwnedStr::from_number(ms as i64));
     let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
     let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
+    let created = option(b"CREATED", written.created_ms);
     let mut parts: context::Parts<'_> = args.iter().take(2).collect();
-    for (word, ms) in at.iter().chain(&grace) {
+    for (word, ms) in at.iter().chain(&grace).chain([&created]) {
         parts.extend([word.as_str(), ms.as_str()]);
     }
     if !asked.tags.is_empty() {
@@ -363,9 +325,10 @@ fn replicate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn parsed<'a>(words: &'a [&'a [u8]]) -> Result<SetArgs<'a>, Error> {
-        parse(words, &Config::default())
+        parse(words, TagLimits::of(&Config::default()))
     }
 
     #[test]

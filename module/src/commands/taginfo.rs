@@ -1,4 +1,4 @@
-use crate::args::check_tag;
+use crate::args::{MAX_TAG_BYTES, check_tag};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::{Args, Context, state};
@@ -12,27 +12,31 @@ use crate::redis::{Args, Context, state};
 /// | `invalidations` | how often it was invalidated, hard or soft, since it became known |
 /// | `last_invalidated` | when, unix ms; 0: never |
 ///
-/// A tag is known while an entry carries it, and after its last invalidation for 60 s or `tagcache.lease-max-ms`, whichever is more. A user needs read
-/// permission for a key of the tag's name, else `NOPERM`. O(1).
+/// A tag is known while an entry carries it, and after its last invalidation until 100,000 other tags without entries were
+/// invalidated, or everything was flushed. Both are saved. A user needs read permission for a key of the tag's name, else
+/// `NOPERM`. O(1); while gone entries wait to be reclaimed O(entries of the tag / 64), and for `bytes` O(gone ones of
+/// the tag) or O(visible ones), whichever is less.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = args.only()?;
     access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
-    let tag = tag.bytes();
+    let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
     let db = ctx.db();
-    let info = state::with(|state| {
-        check_tag(tag, &state.config)?;
-        Ok(state.database(db).index.tag_info(tag))
-    })?;
-    let Some(info) = info else {
+    let (figures, past) = state::with(|state| {
+        let database = state.database(db);
+        let past = database.history.of_named(tag).copied();
+        (database.index.tag_figures(tag), past)
+    });
+    if figures.entries == 0 && past.is_none() {
         ctx.reply_null();
         return Ok(());
-    };
+    }
+    let past = past.unwrap_or_default();
     ctx.reply_map(4);
     for (name, number) in [
-        (&b"entries"[..], i64::from(info.entries)),
-        (b"bytes", info.bytes as i64),
-        (b"invalidations", i64::from(info.invalidations)),
-        (b"last_invalidated", info.last_ms as i64),
+        (&b"entries"[..], figures.entries as i64),
+        (b"bytes", figures.bytes as i64),
+        (b"invalidations", i64::from(past.invalidations)),
+        (b"last_invalidated", past.named_ms as i64),
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::args::{Cursor, set_once};
-use crate::engine::TagInfo;
+use crate::engine::TagFigures;
 use crate::error::Error;
 use crate::redis::slices::{self, Work};
 use crate::redis::string::Words;
@@ -22,9 +22,9 @@ enum Measure {
 }
 
 impl Measure {
-    fn of(self, info: &TagInfo) -> u64 {
+    fn of(self, info: &TagFigures) -> u64 {
         match self {
-            Self::Entries => info.entries.into(),
+            Self::Entries => info.entries,
             Self::Bytes => info.bytes,
         }
     }
@@ -110,11 +110,11 @@ impl Work for TagTop {
 
     fn reply(&mut self, ctx: &Context<'_>) {
         let found = std::mem::take(&mut self.found).into_vec();
-        let mut rows: Vec<(Box<[u8]>, TagInfo)> = state::with(|state| {
+        let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::with(|state| {
             let index = &state.database(self.db).index;
             let known = found.into_iter().filter_map(|Reverse((_, tag))| {
-                let info = index.tag_info(&tag).filter(|info| info.entries > 0)?;
-                Some((tag, info))
+                let info = index.tag_figures(&tag);
+                (info.entries > 0).then_some((tag, info))
             });
             known.collect()
         });
@@ -126,7 +126,7 @@ impl Work for TagTop {
         for (tag, info) in rows {
             ctx.reply_array(3);
             ctx.reply_bytes(&tag);
-            ctx.reply_integer(info.entries.into());
+            ctx.reply_integer(info.entries as i64);
             ctx.reply_integer(info.bytes as i64);
         }
     }

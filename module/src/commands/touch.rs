@@ -1,12 +1,9 @@
 use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
-use crate::commands::{Freshness, freshness, own_slot};
-use crate::engine::{Incoming, Slot};
-use crate::entry::{Entry, NewEntry, Parts};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::sizes::cost;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, reclaim, state};
+use crate::redis::{Args, Context, Kind, OwnedStr, Str, reclaim, store};
 
 const COMMAND: &str = "cache.touch";
 
@@ -41,106 +38,28 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let now = now_ms();
     let expires_ms = ttl.deadline_ms(now, COMMAND)?;
     let [name] = args.first::<1>()?;
+    let db = ctx.db();
     let mut key = ctx.open(name, Mode::Write);
-    let entry = match key.kind() {
-        Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => {
-            ctx.reply_integer(0);
-            return Ok(());
-        }
-        Kind::Entry(entry) => entry,
-    };
-    let grace_ms = given_grace_ms.unwrap_or(entry.grace_ms());
-    let deadline = with_grace(expires_ms, grace_ms, COMMAND)?;
-    let Some(soft_since_ms) = visible(ctx, &key, entry, now) else {
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
+    // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
+    let visible = store::look(db, &key, || if ctx.is_replay() { 0 } else { now })
+        .filter(|found| found.freshness != Freshness::Gone);
+    let Some(found) = visible else {
         ctx.reply_integer(0);
         return Ok(());
     };
-    change(ctx, &mut key, deadline.is_some(), grace_ms, soft_since_ms);
-    key.set_deadline_ms(deadline);
+    let grace_ms = given_grace_ms.unwrap_or(found.entry.grace_ms());
+    let deadline = with_grace(expires_ms, grace_ms, COMMAND)?;
+    store::retime(db, &mut key, grace_ms, deadline);
     drop(key);
-    if soft_since_ms.is_some() && grace_ms == 0 {
-        reclaim::arm(ctx); // It lost the grace that kept it: it is gone.
-    }
+    reclaim::arm_if_needed(ctx); // Without the grace that kept it, a stale entry is gone.
     ctx.signal_modified(name);
     ctx.notify(c"cache.touch", name);
     replicate(ctx, name, expires_ms, given_grace_ms);
     ctx.reply_integer(1);
     Ok(())
-}
-
-/// Since when a visible entry is stale by a soft invalidation, if it is; `None` if it is not visible.
-///
-/// What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
-#[allow(clippy::option_option, reason = "visible or not, and stale or not")]
-fn visible(ctx: &Context<'_>, key: &Key, entry: Entry<'_>, now: u64) -> Option<Option<u64>> {
-    let db = ctx.db();
-    let (fresh, soft_since_ms) = state::with(|state| {
-        let database = state.database(db);
-        let slot = own_slot(database, entry)?;
-        let index = &database.index;
-        Some((
-            freshness(index, slot, key, entry, || now),
-            index.soft_since_ms(slot),
-        ))
-    })?;
-    (fresh != Freshness::Over || ctx.is_replay()).then_some(soft_since_ms)
-}
-
-/// Changes what the entry itself knows of its times. The grace is a part of its allocation, so it is built anew for
-/// another.
-fn change(
-    ctx: &Context<'_>,
-    key: &mut Key,
-    has_ttl: bool,
-    grace_ms: u64,
-    soft_since_ms: Option<u64>,
-) {
-    let Kind::Entry(entry) = key.kind() else {
-        return;
-    };
-    let db = ctx.db();
-    let before = cost(entry);
-    if entry.grace_ms() == grace_ms {
-        entry.set_has_ttl(has_ttl);
-        state::with(|state| {
-            let database = state.database(db);
-            if let Some(slot) = own_slot(database, entry) {
-                database.index.resize(slot, before, cost(entry));
-            }
-        });
-        return;
-    }
-    let new = NewEntry::new(Parts {
-        key: entry.key(),
-        value: entry.value(),
-        created_ms: entry.created_ms(),
-        has_ttl,
-        grace_ms,
-    });
-    let slot = state::with(|state| {
-        let index = &mut state.database(db).index;
-        let slot = Slot(entry.slot()?);
-        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-        let incoming = Incoming {
-            entry: new.handle(),
-            tags: &tags,
-            bytes: cost(new.as_entry()),
-            hits: 0,
-            has_grace: grace_ms > 0,
-            soft_since_ms,
-        };
-        let slot = index.replace(slot, before, incoming);
-        if soft_since_ms.is_some() && grace_ms == 0 {
-            index.condemn(slot);
-        }
-        Some(slot)
-    });
-    if let Some(slot) = slot {
-        new.as_entry().set_indexed(slot.0);
-        key.replace(new);
-    }
 }
 
 fn replicate(ctx: &Context<'_>, name: Str<'_>, expires_ms: Option<u64>, grace_ms: Option<u64>) {

@@ -22,4 +22,9 @@ impl Clock {
     pub(crate) const fn restore(&mut self, reading: u64) {
         self.0 = reading;
     }
+
+    /// Goes on from a reading, if that is later than its own.
+    pub(crate) fn advance(&mut self, reading: u64) {
+        self.0 = self.0.max(reading);
+    }
 }

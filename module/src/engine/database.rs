@@ -1,18 +1,17 @@
-//! One database: its index, its clock, its leases, its counters.
+//! One database: its index, its clock, its memory of invalidations, its leases, its counters.
 
 use super::clock::Clock;
-use super::index::{Condition, Effect, Index, Moment};
+use super::history::{History, Moment, REMEMBERED};
+use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
 use super::stats::Counters;
-
-/// A tag is remembered for its last invalidation at least so long, also when nothing carries it.
-pub(crate) const REMEMBER_TAG_MS: u64 = 60_000;
 
 /// Everything the module knows about one Redis database.
 #[derive(Debug)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,
     pub(crate) clock: Clock,
+    pub(crate) history: History,
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,
 }
@@ -22,6 +21,7 @@ impl<E> Default for Database<E> {
         Self {
             index: Index::default(),
             clock: Clock::default(),
+            history: History::default(),
             leases: Leases::default(),
             counters: Counters::default(),
         }
@@ -29,12 +29,10 @@ impl<E> Default for Database<E> {
 }
 
 impl<E: Copy + PartialEq> Database<E> {
-    /// The next tick of the clock. `lease_max_ms`: no lease lasts longer, so tags need not be remembered longer either.
-    fn tick(&mut self, now_ms: u64, lease_max_ms: u64) -> Moment {
+    fn tick(&mut self, now_ms: u64) -> Moment {
         Moment {
             now_ms,
             clock: self.clock.tick(),
-            remember_until_ms: now_ms.saturating_add(lease_max_ms.max(REMEMBER_TAG_MS)),
         }
     }
 
@@ -42,43 +40,47 @@ impl<E: Copy + PartialEq> Database<E> {
     fn count(&mut self, dropped: u64) -> u64 {
         self.counters.invalidations += 1;
         self.counters.invalidated += dropped;
+        let index = &self.index;
+        self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         dropped
     }
 
-    /// Drops all entries that carry one of these tags, or makes them stale, and returns how many (entry, tag) pairs.
-    /// O(tags).
-    pub(crate) fn invalidate<'a>(
-        &mut self,
-        tags: impl Iterator<Item = &'a [u8]>,
-        effect: Effect,
-        now_ms: u64,
-        lease_max_ms: u64,
-    ) -> u64 {
-        let moment = self.tick(now_ms, lease_max_ms);
-        let index = &mut self.index;
-        let dropped = match effect {
-            Effect::Gone => tags.map(|tag| index.invalidate(tag, moment)).sum(),
-            Effect::Stale => tags.map(|tag| index.revalidate(tag, moment)).sum(),
-        };
+    /// Drops all entries that carry one of these tags, or makes them stale, and returns how many (entry, tag) pairs
+    /// that are. O(tags + entries / 64).
+    pub(crate) fn invalidate(&mut self, tags: &[&[u8]], effect: Effect, now_ms: u64) -> u64 {
+        let moment = self.tick(now_ms);
+        for tag in tags {
+            self.history.record(tag, moment, effect);
+        }
+        let dropped = self.index.invalidate(tags, effect, now_ms);
         self.count(dropped)
     }
 
-    /// Drops the entries that a condition selects, or makes them stale, and returns how many.
+    /// Drops the entries that a condition selects, or makes them stale, and returns how many. O(tags + entries / 64).
     pub(crate) fn invalidate_where(
         &mut self,
         condition: Condition<'_>,
         effect: Effect,
         now_ms: u64,
-        lease_max_ms: u64,
     ) -> u64 {
-        let moment = self.tick(now_ms, lease_max_ms);
-        let dropped = self.index.invalidate_where(condition, effect, moment);
+        let moment = self.tick(now_ms);
+        // Each entry that is meant carries the first of `all`, or one of `any`, if there are such clauses.
+        let history = &mut self.history;
+        match (condition.all, condition.any) {
+            (Some(&[first, ..]), _) => history.record_condition(first, moment, effect),
+            (_, Some(any)) => any
+                .iter()
+                .for_each(|tag| history.record_condition(tag, moment, effect)),
+            _ => history.record_everything(moment, effect),
+        }
+        let dropped = self.index.invalidate_where(condition, effect, now_ms);
         self.count(dropped)
     }
 
-    /// Drops all entries, and returns how many. O(lists in the backlog). The caller ends the leases.
-    pub(crate) fn flush(&mut self) -> u64 {
-        self.clock.tick();
+    /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
+    pub(crate) fn flush(&mut self, now_ms: u64) -> u64 {
+        let moment = self.tick(now_ms);
+        self.history.record_flush(moment);
         let dropped = self.index.flush();
         self.count(dropped)
     }
@@ -92,15 +94,21 @@ impl<E: Copy + PartialEq> Database<E> {
         mut tags: impl Iterator<Item = &'a [u8]>,
     ) -> bool {
         self.leases.granted_at(key, token).is_some_and(|clock| {
-            !tags.any(|tag| self.index.is_invalidated_after(tag, clock))
-                && !self.index.is_invalidated_by_condition_after(clock)
+            !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
+                && !self.history.is_everything_invalidated_after(clock)
         })
     }
 
-    /// Takes the whole index out, for a native flush, which empties the keyspace by itself. The clock goes on: it
-    /// tells later reads from what was written before.
+    /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
+    /// they tell what arrives later from what was written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {
         std::mem::take(&mut self.index)
+    }
+
+    /// After the clock was set back: what was stamped in the future is bounded by the present.
+    pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
+        self.history.clock_was_set_back(now_ms);
+        self.index.clock_was_set_back(now_ms);
     }
 
     /// Whether anything here is worth a line in INFO.

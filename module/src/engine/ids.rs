@@ -133,6 +133,22 @@ impl Ids {
         }
     }
 
+    /// How many of the ids are in a bitmap.
+    pub(super) fn count_in(&self, bitmap: &RoaringBitmap) -> u64 {
+        match self {
+            Self::Few(ids) => ids.iter().filter(|&&id| bitmap.contains(id)).count() as u64,
+            Self::Many(many) => many.ids.intersection_len(bitmap),
+        }
+    }
+
+    /// Whether all ids are in a bitmap.
+    pub(super) fn is_subset(&self, bitmap: &RoaringBitmap) -> bool {
+        match self {
+            Self::Few(ids) => ids.iter().all(|&id| bitmap.contains(id)),
+            Self::Many(many) => many.ids.is_subset(bitmap),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn contains(&self, id: u32) -> bool {
         match self {

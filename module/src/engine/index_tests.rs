@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::index::{Condition, Effect, Incoming, Index, Moment, Step};
-use super::slots::Slot;
-
-/// How long the tests have tags remembered.
-const REMEMBER_MS: u64 = 60_000;
+use super::index::{Condition, Effect, Incoming, Index, Step, TagFigures};
+use super::slots::{Slot, UNIT};
 
 /// Tags of the tests: few, so that they meet.
 const TAGS: [&[u8]; 12] = [
@@ -34,10 +31,12 @@ enum Op {
         bytes: u16,
     },
     Invalidate {
-        tag: u8,
+        tags: Vec<u8>,
+        effect: Effect,
     },
-    Revalidate {
-        tag: u8,
+    /// As an entry that arrives too late.
+    Gone {
+        key: u8,
     },
     Where {
         all: Option<Vec<u8>>,
@@ -51,6 +50,9 @@ enum Op {
     },
     Wait {
         ms: u32,
+    },
+    Moved {
+        key: u8,
     },
     /// As RESTORE … REPLACE: the entry leaves, and another comes under its key.
     Restore {
@@ -66,16 +68,19 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0_u8..40).prop_map(|key| Op::Del { key }),
         2 => (0_u8..40).prop_map(|key| Op::Hit { key }),
         1 => (0_u8..40, 1_u16..1000).prop_map(|(key, bytes)| Op::Resize { key, bytes }),
-        3 => (0..TAGS.len() as u8).prop_map(|tag| Op::Invalidate { tag }),
-        3 => (0..TAGS.len() as u8).prop_map(|tag| Op::Revalidate { tag }),
-        2 => (clause(), clause(), clause(), any::<bool>()).prop_map(|(all, any, none, soft)| Op::Where {
-            all, any, none, effect: if soft { Effect::Stale } else { Effect::Gone },
-        }),
+        6 => (proptest::collection::vec(0..TAGS.len() as u8, 1..4), effect()).prop_map(|(tags, effect)| Op::Invalidate { tags, effect }),
+        1 => (0_u8..40).prop_map(|key| Op::Gone { key }),
+        1 => (0_u8..40).prop_map(|key| Op::Moved { key }),
+        2 => (clause(), clause(), clause(), effect()).prop_map(|(all, any, none, effect)| Op::Where { all, any, none, effect }),
         1 => Just(Op::Flush),
         3 => (0_u8..20).prop_map(|steps| Op::Reclaim { steps }),
         1 => (0_u32..50_000).prop_map(|ms| Op::Wait { ms }),
         2 => (0_u8..40, proptest::collection::vec(0..TAGS.len() as u8, 0..12)).prop_map(|(key, tags)| Op::Restore { key, tags }),
     ]
+}
+
+fn effect() -> impl Strategy<Value = Effect> {
+    prop_oneof![Just(Effect::Gone), Just(Effect::Stale)]
 }
 
 /// A clause of a condition: most often none, else a few tags.
@@ -124,7 +129,6 @@ struct Harness {
     next_handle: Handle,
     /// Every entry in the index, gone or not: key, cost, slot.
     stored: HashMap<Handle, (u8, u64, Slot)>,
-    clock: u64,
     /// What the model says can be seen.
     visible: BTreeMap<u8, Seen>,
     /// The handle that the keyspace holds under a key, gone or not.
@@ -133,8 +137,8 @@ struct Harness {
 
 impl Harness {
     fn remove(&mut self, handle: Handle) {
-        let (key, bytes, slot) = self.stored.remove(&handle).expect("stored");
-        let removed = self.index.remove(slot, bytes);
+        let (key, _, slot) = self.stored.remove(&handle).expect("stored");
+        let removed = self.index.remove(slot);
         self.keyspace.remove(&key);
         match self.visible.get(&key) {
             Some(seen) if seen.handle == handle => {
@@ -143,15 +147,6 @@ impl Harness {
                 self.visible.remove(&key);
             }
             _ => assert!(removed.was_gone),
-        }
-    }
-
-    fn tick(&mut self) -> Moment {
-        self.clock += 1;
-        Moment {
-            now_ms: self.now_ms,
-            clock: self.clock,
-            remember_until_ms: self.now_ms + REMEMBER_MS,
         }
     }
 
@@ -167,8 +162,8 @@ impl Harness {
             soft_since_ms: None,
         };
         let (slot, hits) = if let Some(old) = self.visible.get(&key).cloned() {
-            let (_, old_bytes, slot) = self.stored.remove(&old.handle).expect("stored");
-            (self.index.replace(slot, old_bytes, incoming), old.hits)
+            let (_, _, slot) = self.stored.remove(&old.handle).expect("stored");
+            (self.index.replace(slot, incoming), old.hits)
         } else {
             if let Some(&gone) = self.keyspace.get(&key) {
                 self.remove(gone);
@@ -206,7 +201,8 @@ impl Harness {
         self.visible.insert(key, seen);
     }
 
-    fn invalidate_where(&mut self, tags: [Option<&[u8]>; 3], effect: Effect, moment: Moment) {
+    fn invalidate_where(&mut self, tags: [Option<&[u8]>; 3], effect: Effect) {
+        let now_ms = self.now_ms;
         let [all, any, none] = tags;
         let clauses = tags.map(|tags| tags.map(names));
         let [for_all, for_any, for_none] = &clauses;
@@ -219,22 +215,21 @@ impl Harness {
         self.visible.retain(|_, seen| {
             let selected = seen.is_selected(all, any, none);
             expected += u64::from(selected);
-            !selected || (effect == Effect::Stale && seen.soften(moment.now_ms))
+            !selected || (effect == Effect::Stale && seen.soften(now_ms))
         });
         assert_eq!(self.index.count_where(condition), expected);
-        let dropped = self.index.invalidate_where(condition, effect, moment);
+        let dropped = self.index.invalidate_where(condition, effect, now_ms);
         assert_eq!(dropped, expected);
     }
 
     fn apply(&mut self, op: &Op) {
-        let moment = self.tick();
         match op {
             Op::Set {
                 key,
                 tags,
                 bytes,
                 grace,
-            } => self.set(*key, tags, (*bytes).into(), *grace),
+            } => self.set(*key, tags, u64::from(*bytes) * UNIT, *grace),
             Op::Del { key } => {
                 if let Some(&handle) = self.keyspace.get(key) {
                     self.remove(handle);
@@ -249,44 +244,50 @@ impl Harness {
             Op::Resize { key, bytes } => {
                 if let Some(seen) = self.visible.get(key) {
                     let stored = self.stored.get_mut(&seen.handle).expect("stored");
-                    self.index.resize(stored.2, stored.1, u64::from(*bytes));
-                    stored.1 = u64::from(*bytes);
+                    stored.1 = u64::from(*bytes) * UNIT;
+                    self.index.resize(stored.2, stored.1);
                 }
             }
-            Op::Invalidate { tag } => {
-                let before = self.visible.len();
-                self.visible.retain(|_, seen| !seen.tags.contains(tag));
-                let expected = (before - self.visible.len()) as u64;
-                let quiet = !self.index.has_backlog();
-                let dropped = self.index.invalidate(TAGS[*tag as usize], moment);
-                // Entries that are gone through another tag count until they are reclaimed.
-                assert!(dropped >= expected);
-                if quiet {
-                    assert_eq!(dropped, expected);
-                }
+            Op::Invalidate { tags, effect } => {
+                let unique: BTreeSet<u8> = tags.iter().copied().collect();
+                let now_ms = self.now_ms;
+                let mut expected = 0;
+                self.visible.retain(|_, seen| {
+                    let pairs = unique.iter().filter(|tag| seen.tags.contains(tag)).count();
+                    expected += pairs as u64;
+                    pairs == 0 || (*effect == Effect::Stale && seen.soften(now_ms))
+                });
+                let dropped = self.index.invalidate(&names(tags), *effect, now_ms);
+                assert_eq!(dropped, expected);
             }
-            Op::Revalidate { tag } => {
-                let carriers = self.visible.values();
-                let expected = carriers.filter(|seen| seen.tags.contains(tag)).count() as u64;
-                let quiet = !self.index.has_backlog();
-                let dropped = self.index.revalidate(TAGS[*tag as usize], moment);
-                assert!(dropped >= expected);
-                if quiet {
-                    assert_eq!(dropped, expected);
+            Op::Gone { key } => {
+                self.apply(&Op::Del { key: *key });
+                self.next_handle += 1;
+                let slot = self.index.insert(plain(self.next_handle, &[]));
+                self.index.drop_one(slot);
+                self.stored.insert(self.next_handle, (*key, UNIT, slot));
+                self.keyspace.insert(*key, self.next_handle);
+            }
+            Op::Moved { key } => {
+                if let Some(old) = self.keyspace.get(key).copied() {
+                    self.next_handle += 1;
+                    let stored = self.stored.remove(&old).expect("stored");
+                    self.index.moved(stored.2, self.next_handle);
+                    self.stored.insert(self.next_handle, stored);
+                    self.keyspace.insert(*key, self.next_handle);
+                    if let Some(seen) = self.visible.get_mut(key) {
+                        seen.handle = self.next_handle;
+                    }
                 }
-                let now = self.now_ms;
-                self.visible
-                    .retain(|_, seen| !seen.tags.contains(tag) || seen.soften(now));
             }
             Op::Where {
                 all,
                 any,
                 none,
                 effect,
-            } => self.invalidate_where([all, any, none].map(Option::as_deref), *effect, moment),
+            } => self.invalidate_where([all, any, none].map(Option::as_deref), *effect),
             Op::Flush => {
                 let dropped = self.index.flush();
-                // No more than 64 invalidations wait here, so the count is exact.
                 assert_eq!(dropped, self.visible.len() as u64);
                 self.visible.clear();
             }
@@ -305,7 +306,7 @@ impl Harness {
                 let incoming = Incoming {
                     entry: handle,
                     tags: &names(tags),
-                    bytes: 7,
+                    bytes: 7 * UNIT,
                     hits: 3,
                     has_grace: false,
                     soft_since_ms: None,
@@ -315,12 +316,9 @@ impl Harness {
                     place.is_none_or(|place| slot >= place),
                     "the same place or above"
                 );
-                self.see(*key, handle, tags, (7, slot), 3, false);
+                self.see(*key, handle, tags, (7 * UNIT, slot), 3, false);
             }
-            Op::Wait { ms } => {
-                self.now_ms += u64::from(*ms);
-                self.index.forget_tags(self.now_ms);
-            }
+            Op::Wait { ms } => self.now_ms += u64::from(*ms),
         }
     }
 
@@ -388,39 +386,42 @@ impl Harness {
             });
             assert_eq!(end, 0);
             assert_eq!(found, expected);
-            match self.index.tag_info(name) {
-                Some(info) if !self.index.has_backlog() => {
-                    assert_eq!((info.entries as usize, info.bytes), (expected.len(), bytes));
+            let figures = TagFigures {
+                entries: expected.len() as u64,
+                bytes,
+            };
+            assert_eq!(self.index.tag_figures(name), figures);
+            let mut visited = None;
+            let end = self.index.visit_tags(0, u32::MAX, |tag, figures| {
+                if tag == *name {
+                    assert_eq!(visited.replace(figures), None);
                 }
-                Some(_) => {}
-                None => assert!(expected.is_empty()),
-            }
+            });
+            assert_eq!(end, None);
+            assert_eq!(visited, Some(figures).filter(|figures| figures.entries > 0));
         }
+        let bytes = self.visible.values().map(|seen| self.stored[&seen.handle].1);
+        assert_eq!(self.index.visible_bytes(), bytes.sum::<u64>());
+        let tags = self.visible.values().flat_map(|seen| &seen.tags);
+        let tags: BTreeSet<&u8> = tags.collect();
+        assert_eq!(self.index.populated_tags(), tags.len());
     }
 }
 
-/// An entry of one byte.
+/// An entry without grace, of the least cost.
 fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
     Incoming {
         entry,
         tags,
-        bytes: 1,
+        bytes: UNIT,
         hits: 0,
         has_grace: false,
         soft_since_ms: None,
     }
 }
 
-fn moment(now_ms: u64) -> Moment {
-    Moment {
-        now_ms,
-        clock: now_ms,
-        remember_until_ms: now_ms + REMEMBER_MS,
-    }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
     #[test]
     fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 120 })) {
         let mut harness = Harness::default();
@@ -435,10 +436,7 @@ proptest! {
         for handle in handles {
             harness.remove(handle);
         }
-        harness.now_ms += REMEMBER_MS;
-        harness.index.forget_tags(harness.now_ms);
         harness.check();
-        prop_assert_eq!(harness.index.tag_info(TAGS[0]), None);
         prop_assert_eq!(harness.index.populated_tags(), 0);
     }
 
@@ -471,38 +469,18 @@ proptest! {
                     // Overwritten, with other tags beside the one that is scanned.
                     let tags: &[&[u8]] = match tags { 0 => &[b"t"], 1 => &[b"x", b"t"], 2 => &[b"t", b"y", b"z"], _ => &[b"z", b"t"] };
                     let handle = which as u64;
-                    let slot = index.replace(slots[&handle], 1, plain(handle, tags));
+                    let slot = index.replace(slots[&handle], plain(handle, tags));
                     slots.insert(handle, slot);
                 } else if let Some(slot) = slots.remove(&(which as u64)) {
-                    index.remove(slot, 1);
+                    index.remove(slot);
                 }
             }
-            index.validate(|_| 1);
+            index.validate(|_| UNIT);
         }
         for handle in 0..stay as u64 {
             prop_assert!(seen.contains(&handle), "{handle} was there all the time");
         }
     }
-}
-
-#[test]
-fn a_tag_is_remembered_for_a_minute_after_its_last_invalidation_and_then_forgotten() {
-    let mut index: Index<u64> = Index::default();
-    let slot = index.insert(plain(1, &[b"t"]));
-    assert_eq!(index.invalidate(b"t", moment(1_000)), 1);
-    assert_eq!(index.reclaim_step(0), Step::Gone(slot));
-    index.remove(slot, 1);
-    assert_eq!(index.reclaim_step(0), Step::Working);
-    assert_eq!(index.reclaim_step(0), Step::Idle);
-    let info = index.tag_info(b"t").expect("remembered");
-    assert_eq!(
-        (info.entries, info.invalidations, info.last_ms),
-        (0, 1, 1_000)
-    );
-    index.forget_tags(1_000 + REMEMBER_MS - 1);
-    assert!(index.tag_info(b"t").is_some());
-    index.forget_tags(1_000 + REMEMBER_MS);
-    assert!(index.tag_info(b"t").is_none());
 }
 
 #[test]
@@ -518,9 +496,9 @@ fn all_memory_is_given_back_when_everything_is_gone() {
     loop {
         match index.reclaim_step(0) {
             Step::Gone(slot) => {
-                index.remove(slot, 1);
+                index.remove(slot);
             }
-            Step::Working | Step::Softened(..) => {}
+            Step::Softened(..) => {}
             Step::Idle => break,
         }
     }
@@ -529,27 +507,20 @@ fn all_memory_is_given_back_when_everything_is_gone() {
 }
 
 #[test]
-fn an_invalidation_is_known_to_be_later_than_a_lease_or_taken_to_be() {
+fn a_large_cost_is_kept_beside_the_small_ones() {
     let mut index: Index<u64> = Index::default();
-    index.insert(plain(1, &[b"other"]));
-    let at = |clock| Moment {
-        clock,
-        ..moment(1_000)
-    };
-    index.invalidate(b"t", at(5));
-    index.revalidate(b"s", at(6));
-    for (tag, clock, expected) in [
-        (b"t", 4, true),
-        (b"t", 5, false),
-        (b"s", 5, true),
-        (b"s", 6, false),
-        (b"u", 0, false),
-    ] {
-        assert_eq!(index.is_invalidated_after(tag, clock), expected);
-    }
-    // Forgotten: nothing is known any more of what happened before.
-    index.forget_tags(1_000 + REMEMBER_MS);
-    for (tag, clock, expected) in [(b"t", 5, true), (b"u", 5, true), (b"u", 6, false)] {
-        assert_eq!(index.is_invalidated_after(tag, clock), expected);
-    }
+    let large = 1 << 30;
+    let slot = index.insert(Incoming {
+        bytes: large,
+        ..plain(1, &[b"t"])
+    });
+    assert_eq!(index.tag_figures(b"t").bytes, large);
+    index.resize(slot, UNIT);
+    assert_eq!(index.visible_bytes(), UNIT);
+    index.resize(slot, large);
+    assert_eq!(index.invalidate(&[b"t"], Effect::Gone, 0), 1);
+    assert_eq!(index.visible_bytes(), 0);
+    assert!(index.remove(slot).was_gone);
+    index.validate(|_| 0);
+    assert_eq!(index.heap_bytes(), 0);
 }

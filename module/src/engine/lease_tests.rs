@@ -260,7 +260,7 @@ struct World {
 impl World {
     fn drop_entry(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.cache.index.remove(slot, 1);
+            self.cache.index.remove(slot);
         }
         self.cached = None;
     }
@@ -290,7 +290,7 @@ impl World {
                     self.slot = Some(self.cache.index.insert(Incoming {
                         entry: 1,
                         tags: &[TAG],
-                        bytes: 1,
+                        bytes: super::slots::UNIT,
                         hits: 0,
                         has_grace: false,
                         soft_since_ms: None,
@@ -315,8 +315,8 @@ impl World {
                 } else {
                     Effect::Stale
                 };
-                let tags = std::iter::once(TAG);
-                self.cache.invalidate(tags, effect, self.now, 10);
+                let tags = [TAG];
+                self.cache.invalidate(&tags, effect, self.now);
                 self.drop_entry();
                 self.good = None;
             }
@@ -328,7 +328,7 @@ impl World {
             }
             Event::Flush => {
                 self.version += 1;
-                self.cache.flush();
+                self.cache.flush(self.now);
                 self.cache.leases.end_all(self.now);
                 self.drop_entry();
                 self.good = None;

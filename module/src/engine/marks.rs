@@ -105,8 +105,6 @@ pub(crate) struct Softened {
 pub(super) struct Marks {
     /// Entries that have a grace.
     graced: RoaringBitmap,
-    /// Entries that are gone though none of their lists is detached.
-    condemned: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -117,12 +115,6 @@ impl Marks {
     pub(super) fn forget(&mut self, slot: Slot) {
         if !self.graced.is_empty() {
             self.graced.remove(slot.0);
-        }
-        if !self.condemned.is_empty() {
-            self.condemned.remove(slot.0);
-            if self.condemned.is_empty() {
-                self.condemned = RoaringBitmap::new(); // Gives its memory back.
-            }
         }
         if !self.soft.is_empty() && self.softened.remove(slot.0) {
             self.forget_soft(slot);
@@ -150,23 +142,6 @@ impl Marks {
     pub(super) fn graced_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
         &self.graced & ids
     }
-
-    // ---- gone ----
-
-    /// Marks entries as gone.
-    pub(super) fn condemn(&mut self, ids: &RoaringBitmap) {
-        self.condemned |= ids;
-    }
-
-    pub(super) fn condemned(&self) -> &RoaringBitmap {
-        &self.condemned
-    }
-
-    pub(super) fn is_condemned(&self, slot: Slot) -> bool {
-        !self.condemned.is_empty() && self.condemned.contains(slot.0)
-    }
-
-    // ---- stale ----
 
     /// Marks entries as stale since then; those that are already, stay so since before.
     pub(super) fn soften(&mut self, mut ids: RoaringBitmap, since_ms: u64) {
@@ -206,6 +181,22 @@ impl Marks {
         // Those of the later one end sooner now: a round tells when.
         joined.next_round_ms = 0;
         joined.round_at = None;
+    }
+
+    /// No entry is stale any more.
+    pub(super) fn clear_soft(&mut self) {
+        self.soft = Vec::new();
+        self.softened = RoaringBitmap::new();
+    }
+
+    /// No entry is stale since a time that lies ahead.
+    pub(super) fn bound(&mut self, now_ms: u64) {
+        let ahead = self.soft.partition_point(|soft| soft.since_ms <= now_ms);
+        let moved = self.soft.split_off(ahead);
+        for soft in moved {
+            self.softened -= &soft.ids;
+            self.soften(soft.ids, now_ms);
+        }
     }
 
     pub(super) fn has_soft(&self) -> bool {
@@ -250,7 +241,6 @@ impl Marks {
         let softs = self.soft.iter();
         let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.untold));
         bytes_of(&self.graced)
-            + bytes_of(&self.condemned)
             + bytes_of(&self.softened)
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
@@ -272,7 +262,6 @@ impl Marks {
         assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
         assert_eq!(seen, self.softened);
         seen |= &self.graced;
-        seen |= &self.condemned;
         assert!(seen.iter().all(is_used), "invariant 1");
     }
 }

@@ -4,6 +4,7 @@
 
 mod clock;
 mod database;
+mod history;
 mod hits;
 mod ids;
 mod index;
@@ -16,10 +17,11 @@ mod stats;
 mod table;
 
 pub(crate) use database::Database;
-pub(crate) use index::{Condition, Effect, Incoming, Index, Step, TagInfo};
+pub(crate) use history::{History, Past, Written};
+pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Grant, Token, Waiter};
 pub(crate) use marks::Softened;
-pub(crate) use slots::Slot;
+pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
 
 #[cfg(test)]

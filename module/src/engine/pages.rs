@@ -227,27 +227,6 @@ impl PageMap {
             .is_some_and(|page| page.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0)
     }
 
-    /// The first id in use that is not below `from`, looking at no more than one page: `Err` says where to go on.
-    pub(super) fn next_in_page(&self, from: u32) -> Result<u32, u32> {
-        let number = page_of(from);
-        let after = (number as u32 + 1) * PAGE as u32;
-        let Some(page) = self.pages.get(number).and_then(Option::as_ref) else {
-            return Err(after);
-        };
-        let mut word = offset_of(from) / 64;
-        let mut bits = page.used[word] & (u64::MAX << (offset_of(from) % 64));
-        loop {
-            if bits != 0 {
-                return Ok(number as u32 * PAGE as u32 + word as u32 * 64 + bits.trailing_zeros());
-            }
-            word += 1;
-            if word == WORDS {
-                return Err(after);
-            }
-            bits = page.used[word];
-        }
-    }
-
     /// One more than the highest id that may be in use.
     pub(super) fn end(&self) -> u32 {
         self.pages.len() as u32 * PAGE as u32

@@ -5,8 +5,9 @@
 //! forked child shares its page.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
+use ahash::RandomState;
 use roaring::RoaringBitmap;
 
 use super::hits::Hits;
@@ -26,6 +27,12 @@ const INLINE: usize = 8;
 /// Fills the places behind an entry's lists.
 const NO_LIST: u32 = u32::MAX;
 
+/// Costs of entries are kept in units of this many bytes.
+pub(crate) const UNIT: u64 = 8;
+
+/// The cost is in `large`.
+const LARGE: u16 = u16::MAX;
+
 #[derive(Debug)]
 enum Members {
     Packed { each: usize, all: Box<[u32]> },
@@ -35,6 +42,8 @@ enum Members {
 #[derive(Debug)]
 struct Page<E> {
     entries: Box<[Option<E>]>,
+    /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
+    sizes: Box<[u16]>,
     members: Members,
 }
 
@@ -42,6 +51,7 @@ impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
             entries: vec![None; PAGE].into_boxed_slice(),
+            sizes: vec![0; PAGE].into_boxed_slice(),
             members: if members <= INLINE {
                 Members::Packed {
                     each: members,
@@ -61,7 +71,7 @@ impl<E: Copy> Page<E> {
                     + each.iter().map(|m| size_of_val::<[u32]>(m)).sum::<usize>()
             }
         };
-        PAGE * size_of::<Option<E>>() + members
+        PAGE * (size_of::<Option<E>>() + size_of::<u16>()) + members
     }
 }
 
@@ -76,6 +86,8 @@ pub(super) struct Slots<E> {
     map: PageMap,
     pages: Vec<Option<Page<E>>>,
     hits: Hits,
+    /// What entries cost that is too much for a page's `sizes`.
+    large: HashMap<u32, u64, RandomState>,
     bytes: usize,
 }
 
@@ -85,6 +97,7 @@ impl<E> Default for Slots<E> {
             map: PageMap::default(),
             pages: Vec::new(),
             hits: Hits::default(),
+            large: HashMap::default(),
             bytes: 0,
         }
     }
@@ -159,6 +172,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     /// Gives the slot back.
     pub(super) fn remove(&mut self, slot: Slot) {
         self.hits.count();
+        self.set_bytes(slot, 0);
         let number = page_of(slot.0);
         let page = self.page_mut(slot);
         let at = offset_of(slot.0);
@@ -208,6 +222,28 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.page_mut(slot).entries[offset_of(slot.0)] = Some(entry);
     }
 
+    /// What the entry costs, bytes.
+    pub(super) fn bytes(&self, slot: Slot) -> u64 {
+        match self.page(slot).sizes[offset_of(slot.0)] {
+            LARGE => self.large[&slot.0],
+            units => u64::from(units) * UNIT,
+        }
+    }
+
+    /// Sets what the entry costs: a multiple of [`UNIT`].
+    pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
+        debug_assert!(bytes.is_multiple_of(UNIT));
+        let units = u16::try_from(bytes / UNIT).unwrap_or(LARGE);
+        let old = &mut self.page_mut(slot).sizes[offset_of(slot.0)];
+        let was_large = std::mem::replace(old, units) == LARGE;
+        if units == LARGE {
+            self.large.insert(slot.0, bytes);
+        } else if was_large {
+            self.large.remove(&slot.0);
+            self.large.shrink_to(2 * self.large.len());
+        }
+    }
+
     pub(super) fn hits(&mut self, slot: Slot) -> u32 {
         self.hits.get(slot.0)
     }
@@ -222,7 +258,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.hits.add(slot.0, more);
     }
 
-    /// The `count` wanted entries (by slot and lists) with the most hits, most first; those without any are left out.
+    /// The `count` wanted entries with the most hits, most first; those without any are left out.
     ///
     /// Pages are visited from the highest maximum downwards, until none is left that could add something. Beside one
     /// look at each page's maximum, that is at most `count` pages and those whose maximum has left; they learn their
@@ -231,7 +267,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         &mut self,
         count: usize,
         mut looks: usize,
-        mut is_wanted: impl FnMut(Slot, &[u32]) -> bool,
+        is_wanted: impl Fn(Slot) -> bool,
     ) -> Vec<(u32, Slot)> {
         self.hits.count();
         let mut pages: BinaryHeap<(u32, Reverse<usize>)> = (0..)
@@ -263,7 +299,7 @@ impl<E: Copy + PartialEq> Slots<E> {
                 if is_full(&found) && found.peek().is_some_and(|least| *least <= row) {
                     continue;
                 }
-                if !is_wanted(slot, self.lists(slot)) {
+                if !is_wanted(slot) {
                     looks = looks.saturating_sub(1);
                     continue;
                 }
@@ -313,6 +349,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.bytes
             + self.pages.capacity() * size_of::<Option<Page<E>>>()
             + self.hits.heap_bytes()
+            + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
             + self.map.heap_bytes()
     }
 

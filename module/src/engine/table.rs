@@ -60,14 +60,6 @@ impl TagTable {
             .insert_unique(spread(hash), Row { hash, list }, |row| spread(row.hash));
     }
 
-    /// Points the row of list `from` to list `to`.
-    pub(super) fn replace(&mut self, hash: u32, from: u32, to: u32) {
-        let row = self.shards[shard_of(hash)]
-            .find_mut(spread(hash), |row| row.list == from)
-            .expect("an attached list has a row");
-        row.list = to;
-    }
-
     pub(super) fn remove(&mut self, hash: u32, list: u32) {
         let shard = &mut self.shards[shard_of(hash)];
         if let Ok(row) = shard.find_entry(spread(hash), |row| row.list == list) {
@@ -79,11 +71,6 @@ impl TagTable {
         if shard.is_empty() && self.shards.iter().all(HashTable::is_empty) {
             self.shards = Vec::new();
         }
-    }
-
-    /// Forgets all names.
-    pub(super) fn clear(&mut self) {
-        self.shards = Vec::new();
     }
 
     #[cfg(test)]

@@ -65,6 +65,18 @@ pub(crate) fn check_pairs<'t>(
     user.permits(args, &tags, reach)
 }
 
+/// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
+/// and whoever may run CACHE.REPLAY.
+pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
+    ctx.is_replay()
+        || User::of(ctx).is_ok_and(|user| {
+            user.is_none_or(|user| {
+                let words = ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
+                user.rules.permit_raw(&words.each_ref().map(|word| word.as_str().as_raw()))
+            })
+        })
+}
+
 /// Tags, and what is to be done with each.
 type Tags<'t> = SmallVec<[(Str<'t>, Access); 8]>;
 
@@ -205,9 +217,18 @@ impl Rules {
     }
 
     fn permit_command(&self, args: Args<'_>) -> bool {
-        let (argv, argc) = args.as_raw();
+        self.permit_raw(args.as_raw())
+    }
+
+    fn permit_raw(&self, argv: &[*mut raw::RedisModuleString]) -> bool {
         // SAFETY: user and arguments are alive.
-        let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
+        let permitted = unsafe {
+            api!(RedisModule_ACLCheckCommandPermissions(
+                self.0,
+                argv.as_ptr().cast_mut(),
+                argv.len() as c_int
+            ))
+        };
         permitted == raw::REDISMODULE_OK as c_int
     }
 }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use redis_module::raw;
 
 use super::context::Context;
+use super::store;
 use super::string::Args;
 use crate::error::Error;
 
@@ -21,6 +22,8 @@ pub(crate) enum Place {
     Save,
     Load,
     Digest,
+    /// Between a change of the index and that of the keyspace.
+    Change,
     Other,
 }
 
@@ -44,6 +47,7 @@ pub(crate) unsafe fn command(
         Ok(Err(error)) => ctx.reply_error(&error),
         Err(panic) => {
             log_panic(Place::Command, &*panic);
+            store::distrust_changed();
             ctx.reply_error(&Error::Internal);
         }
     }
@@ -58,6 +62,7 @@ pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R
     }))
     .unwrap_or_else(|panic| {
         log_panic(place, &*panic);
+        store::distrust_changed();
         fallback
     })
 }
@@ -107,7 +112,7 @@ pub(crate) fn arm_panic(place: Place) {
 }
 
 #[cfg(feature = "panic-on-demand")]
-fn panic_point(place: Place) {
+pub(super) fn panic_point(place: Place) {
     use std::sync::atomic::Ordering::Relaxed;
     if ARMED
         .compare_exchange(place as u8, 0, Relaxed, Relaxed)
@@ -118,4 +123,4 @@ fn panic_point(place: Place) {
 }
 
 #[cfg(not(feature = "panic-on-demand"))]
-const fn panic_point(_: Place) {}
+pub(super) const fn panic_point(_: Place) {}

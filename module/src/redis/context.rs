@@ -81,6 +81,24 @@ impl Context<'_> {
         self.flags() & (raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF) != 0
     }
 
+    /// Whether this comes from another primary whose slot migrates to this one.
+    pub(crate) fn is_import(&self) -> bool {
+        let here = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
+        self.flags() & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | here)
+            == raw::REDISMODULE_CTX_FLAGS_REPLICATED
+    }
+
+    /// Whether the server must propagate nothing now: clients are paused, for a failover or by an administrator.
+    pub(crate) fn is_paused(&self) -> bool {
+        // SAFETY: takes nothing.
+        unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
+    }
+
+    /// Whether this server is in a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0
+    }
+
     /// Whether the server is loading its data.
     pub(crate) fn is_loading(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_LOADING != 0
@@ -307,4 +325,12 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn monotonic_ms() -> u64 {
     // SAFETY: takes nothing.
     unsafe { api!(RedisModule_MonotonicMicroseconds()) / 1000 }
+}
+
+/// A random number.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: writes as many bytes as there are.
+    unsafe { api!(RedisModule_GetRandomBytes(bytes.as_mut_ptr(), bytes.len())) };
+    u64::from_ne_bytes(bytes)
 }

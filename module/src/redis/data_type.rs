@@ -1,33 +1,41 @@
 //! Callbacks of the data type `tagcache1`.
 //!
-//! # RDB encoding 2
-//! `flags`, `written at` (unix ms), `hits`, `grace` (ms), `stale since` (unix ms, 0: not by a soft invalidation), number
-//! of tags — unsigned each —, the tags, the value — strings. Flag 1: the entry was gone when it was saved, so it is gone
-//! wherever it is loaded. Key and TTL are the server's. Clocks of the databases are auxiliary data: a count, then
-//! database and reading for each.
+//! # RDB encoding 3
+//! `flags`, `origin` (the low half of the lineage of the node that saved it), `written at` (unix ms), `hits`, `grace`
+//! (ms), `stale since` (unix ms, 0: not by a soft invalidation), number of tags — unsigned each —, the tags, the value —
+//! strings. Flag 1: the entry was gone when it was saved, so it is gone wherever it is loaded. Key and TTL are the
+//! server's.
 //!
-//! Encoding 1 had neither `grace` nor `stale since`; it is still read.
+//! Auxiliary data: the number of databases, and for each its number, the reading of its clock, and its memory of
+//! invalidations ([`crate::engine::Past`]): what holds for tags that are not remembered, what concerned all entries, the
+//! number of tags, and for each tag its name and its past.
+//!
+//! Encoding 2 had no `origin`, and of the databases only number and clock; encoding 1 neither `grace` nor `stale since`.
+//! Both are still read.
 
 use std::ffi::{c_int, c_void};
 
 use redis_module::raw;
+use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::Context;
-use super::filter;
 use super::key;
 use super::sizes;
-use super::state::{self, State};
+use super::state;
+use super::store;
 use super::string::{OwnedStr, Str};
-use crate::entry::{Carried, Entry, Handle, NewEntry, Parts, TagBlock, free};
+use super::transit::Facts;
+use crate::engine::{Database, Past};
+use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 
-const ENCODING: c_int = 2;
+const ENCODING: c_int = 3;
 /// The oldest that is still read.
 const OLDEST: c_int = 1;
 const SAVED_GONE: u64 = 1;
 
 /// Limits of what a payload may claim, the widest that the settings allow.
-const MAX_TAGS: u64 = 1_024;
+const MAX_TAGS: u64 = 16_384;
 const MAX_TAG_BYTES: usize = 65_536;
 const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
@@ -97,7 +105,7 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
     let Some(entry) = entry else { return };
     let done = guard(Place::Unlink, false, || {
-        unlinked(entry, u32::try_from(db).ok());
+        store::unlinked(entry, u32::try_from(db).ok());
         true
     });
     if !done {
@@ -106,78 +114,91 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
     }
 }
 
-/// Takes an entry out of the index as it leaves the keyspace, and parks its tags in case it comes back elsewhere.
-fn unlinked(entry: Entry<'_>, db: Option<u32>) {
-    let met_gone = state::with(|state| {
-        let (db, slot) = state.database_of(entry, db)?;
-        let parked = &mut state.parked;
-        // The borrow of the index and that of the parking place are of different fields, but both of `state`.
-        let mut place = std::mem::take(parked);
-        let database = state.database(db);
-        let gone = database.index.has_backlog() && database.index.is_gone(slot);
-        if gone {
-            place.set(entry, db, slot, std::iter::empty(), None);
-        } else {
-            let index = &database.index;
-            place.set(entry, db, slot, index.tags(slot), index.soft_since_ms(slot));
+// ---- RDB ----
+
+/// A field of what is saved.
+enum Field<'f> {
+    Number(u64),
+    Text(&'f [u8]),
+}
+
+/// Writes fields. Nothing in here panics: a record that ends in the middle would make the whole file unreadable.
+fn save(io: *mut raw::RedisModuleIO, fields: &[Field<'_>]) {
+    for field in fields {
+        // SAFETY: the stream is alive; the bytes are copied.
+        unsafe {
+            match *field {
+                Field::Number(number) => api!(RedisModule_SaveUnsigned(io, number)),
+                Field::Text(text) => api!(RedisModule_SaveStringBuffer(
+                    io,
+                    text.as_ptr().cast(),
+                    text.len()
+                )),
+            }
         }
-        place.was_gone = gone;
-        let removed = database.index.remove(slot, sizes::cost(entry));
-        if removed.was_gone {
-            database.counters.reclaimed += 1;
-        }
-        entry.set_unlinked(removed.hits, removed.was_gone);
-        state.parked = place;
-        (removed.was_gone && !state.removing).then_some(db)
-    });
-    if let Some(db) = met_gone.filter(|_| filter::in_transaction()) {
-        filter::met_gone(db, entry.key());
     }
 }
 
-// ---- RDB ----
+/// After a panic while something was saved: a child ends, so that the server knows that the save failed.
+fn end_child() {
+    if state::is_child() {
+        // SAFETY: ends this process at once, without the handlers that belong to the server.
+        unsafe { libc::_exit(1) };
+    }
+}
 
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    guard(Place::Save, (), || {
-        // SAFETY: the server passes a live value and a live stream.
-        let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
-        let Some(entry) = entry else { return };
-        let unsigned = |number: u64| {
-            // SAFETY: the stream is alive.
-            unsafe { api!(RedisModule_SaveUnsigned(io, number)) };
-        };
-        let string = |bytes: &[u8]| {
-            // SAFETY: the stream is alive; the bytes are copied.
-            unsafe {
-                api!(RedisModule_SaveStringBuffer(
-                    io,
-                    bytes.as_ptr().cast(),
-                    bytes.len()
-                ));
+    const GONE: [Field<'_>; 8] = [
+        Field::Number(SAVED_GONE),
+        Field::Number(0),
+        Field::Number(0),
+        Field::Number(0),
+        Field::Number(0),
+        Field::Number(0),
+        Field::Number(0),
+        Field::Text(b""),
+    ];
+    // SAFETY: the server passes a live value and a live stream.
+    let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
+    let Some(entry) = entry else { return };
+    let saved = guard(Place::Save, false, || {
+        let origin = state::with(|state| state.lineage as u32);
+        with_tags(entry, u32::try_from(db).ok(), |indexed| {
+            let Some(indexed) = indexed else {
+                save(io, &GONE);
+                return;
             };
-        };
-        with_tags(entry, u32::try_from(db).ok(), |saved| {
-            unsigned(if saved.is_none() { SAVED_GONE } else { 0 });
-            let Indexed { carried, hits } = saved.unwrap_or_default();
-            let tags = &carried.tags;
-            unsigned(entry.created_ms());
-            unsigned(hits.into());
-            unsigned(entry.grace_ms());
-            unsigned(carried.soft_since_ms.unwrap_or(0));
-            unsigned(tags.len() as u64);
-            for tag in tags {
-                string(tag);
-            }
-            string(entry.value());
+            let head = [
+                0,
+                origin.into(),
+                entry.created_ms(),
+                indexed.hits.into(),
+                entry.grace_ms(),
+                indexed.soft_since_ms.unwrap_or(0),
+                indexed.tags.len() as u64,
+            ];
+            let fields: SmallVec<[Field<'_>; 16]> = head
+                .into_iter()
+                .map(Field::Number)
+                .chain(indexed.tags.iter().map(|tag| Field::Text(tag)))
+                .chain([Field::Text(entry.value())])
+                .collect();
+            save(io, &fields);
         });
+        true
     });
+    if !saved {
+        end_child();
+        save(io, &GONE); // SAVE and DUMP run in the server itself: the file stays readable.
+    }
 }
 
 /// What the index knows about a visible entry.
-#[derive(Default)]
 struct Indexed<'s> {
-    carried: Carried<&'s [u8]>,
+    tags: SmallVec<[&'s [u8]; 8]>,
     hits: u32,
+    /// Since when it is stale by a soft invalidation, unix ms.
+    soft_since_ms: Option<u64>,
 }
 
 /// Runs `body` with tags and hits of an entry; `None` if it is gone.
@@ -194,11 +215,11 @@ fn with_tags<R>(
                 return None;
             }
             let hits = index.hits(slot);
-            let carried = Carried {
+            Some(Indexed {
+                hits,
                 tags: index.tags(slot).collect(),
                 soft_since_ms: index.soft_since_ms(slot),
-            };
-            Some(Indexed { carried, hits })
+            })
         });
         body(indexed)
     })
@@ -253,12 +274,20 @@ impl Drop for Buffer {
 
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
     guard(Place::Load, std::ptr::null_mut(), || {
-        load_entry(&Reader(io), encoding)
+        // SAFETY: the stream is alive; the name, if there is one, lives as long.
+        let name = unsafe { api!(RedisModule_GetKeyNameFromIO(io)) };
+        let name = if name.is_null() {
+            &[][..]
+        } else {
+            // SAFETY: as above.
+            unsafe { Str::from_raw(name.cast_mut()) }.bytes()
+        };
+        load_entry(&Reader(io), name, encoding)
             .map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
     })
 }
 
-fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
+fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry> {
     if !(OLDEST..=ENCODING).contains(&encoding) {
         log(
             c"warning",
@@ -268,16 +297,18 @@ fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
         );
         return None;
     }
+    let since = |first: c_int, max: u64| match encoding >= first {
+        true => reader.unsigned(max),
+        false => Some(0),
+    };
     let flags = reader.unsigned(SAVED_GONE)?;
+    let origin = since(3, u32::MAX.into())? as u32;
     let created_ms = reader.unsigned(MAX_TIME_MS)?;
     let hits = reader.unsigned(u32::MAX.into())? as u32;
-    let (grace_ms, soft_since_ms) = if encoding >= 2 {
-        (reader.unsigned(MAX_TIME_MS)?, reader.unsigned(MAX_TIME_MS)?)
-    } else {
-        (0, 0)
-    };
+    let grace_ms = since(2, MAX_TIME_MS)?;
+    let soft_since_ms = since(2, MAX_TIME_MS)?;
     let count = reader.unsigned(MAX_TAGS)?;
-    let mut tags: Vec<Buffer> = Vec::new();
+    let mut tags: SmallVec<[Buffer; 8]> = SmallVec::new();
     for _ in 0..count {
         let tag = reader.string()?;
         if tag.len == 0 || tag.len > MAX_TAG_BYTES {
@@ -286,58 +317,83 @@ fn load_entry(reader: &Reader, encoding: c_int) -> Option<NewEntry> {
         tags.push(tag);
     }
     let value = reader.string()?;
-    // The name and the TTL are known when the entry is indexed, not here.
-    let parts = Parts {
-        key: &[],
+    // The TTL is known when the entry is indexed, not here.
+    let new = NewEntry::new(Parts {
+        key: name,
         value: value.as_ref(),
         created_ms,
         has_ttl: false,
         grace_ms,
-    };
-    let carried = Carried {
-        tags,
-        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
-    };
-    Some(NewEntry::pending(
-        parts,
+    });
+    let facts = Facts {
+        is_gone: flags & SAVED_GONE != 0,
         hits,
-        flags & SAVED_GONE != 0,
-        &TagBlock::new(&carried),
-    ))
+        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
+        origin,
+    };
+    state::with(|state| state.transit.arrives(new.handle(), facts, tags.iter()));
+    Some(new)
 }
 
-/// The databases whose clocks are not at 0, and their readings.
-fn clocks(state: &State) -> Vec<(u32, u64)> {
-    let clocks = state
-        .databases()
-        .map(|(db, database)| (db, database.clock.reading()));
-    clocks.filter(|&(_, reading)| reading > 0).collect()
+// ---- auxiliary data ----
+
+/// More databases than any server has.
+const MAX_DATABASES: u64 = 1 << 20;
+
+fn past_fields(past: &Past) -> [Field<'static>; 5] {
+    [
+        past.clock,
+        past.hard_ms,
+        past.soft_ms,
+        past.invalidations.into(),
+        past.named_ms,
+    ]
+    .map(Field::Number)
+}
+
+fn read_past(reader: &Reader) -> Option<Past> {
+    Some(Past {
+        clock: reader.unsigned(u64::MAX)?,
+        hard_ms: reader.unsigned(MAX_TIME_MS)?,
+        soft_ms: reader.unsigned(MAX_TIME_MS)?,
+        invalidations: reader.unsigned(u32::MAX.into())? as u32,
+        named_ms: reader.unsigned(MAX_TIME_MS)?,
+    })
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
-    guard(Place::Save, (), || {
-        let clocks = state::with(|state| clocks(state));
-        if clocks.is_empty() && super::load::type_method_version() >= 5 {
-            return; // Nothing written, nothing saved.
-        }
-        let unsigned = |number: u64| {
-            // SAFETY: the stream is alive.
-            unsafe { api!(RedisModule_SaveUnsigned(io, number)) };
-        };
-        unsigned(clocks.len() as u64);
-        for (db, reading) in clocks {
-            unsigned(db.into());
-            unsigned(reading);
-        }
+    let saved = guard(Place::Save, false, || {
+        state::with(|state| {
+            let in_use = |database: &Database<Handle>| database.clock.reading() > 0;
+            let count = state.databases().filter(|(_, db)| in_use(db)).count();
+            if count == 0 && super::load::type_method_version() >= 5 {
+                return; // Nothing written, nothing saved.
+            }
+            let mut fields = vec![Field::Number(count as u64)];
+            for (number, database) in state.databases().filter(|(_, db)| in_use(db)) {
+                fields.push(Field::Number(number.into()));
+                fields.push(Field::Number(database.clock.reading()));
+                let (floor, everything, tags) = database.history.saved();
+                fields.extend(past_fields(&floor));
+                fields.extend(past_fields(&everything));
+                fields.push(Field::Number(tags.len() as u64));
+                for (tag, past) in tags {
+                    fields.push(Field::Text(tag));
+                    fields.extend(past_fields(past));
+                }
+            }
+            save(io, &fields);
+        });
+        true
     });
+    if !saved {
+        end_child();
+        save(io, &[Field::Number(0)]);
+    }
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
-    /// More databases than any server has.
-    const MAX_DATABASES: u64 = 1 << 20;
-
     let loaded = guard(Place::Load, None, || {
-        let reader = Reader(io);
         if !(OLDEST..=ENCODING).contains(&encoding) {
             log(
                 c"warning",
@@ -347,17 +403,35 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
             );
             return None;
         }
-        for _ in 0..reader.unsigned(MAX_DATABASES)? {
-            let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
-            state::with(|state| state.database(db as u32).clock.restore(reading));
-        }
-        Some(())
+        load_databases(&Reader(io), encoding)
     });
     (if loaded.is_some() {
         raw::REDISMODULE_OK
     } else {
         raw::REDISMODULE_ERR
     }) as c_int
+}
+
+fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
+    for _ in 0..reader.unsigned(MAX_DATABASES)? {
+        let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
+        let db = db as u32;
+        state::with(|state| state.database(db).clock.restore(reading));
+        if encoding < 3 {
+            continue;
+        }
+        let (floor, everything) = (read_past(reader)?, read_past(reader)?);
+        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
+        for _ in 0..reader.unsigned(u64::MAX)? {
+            let tag = reader.string()?;
+            let past = read_past(reader)?;
+            if tag.len == 0 || tag.len > MAX_TAG_BYTES {
+                return None;
+            }
+            state::with(|state| state.database(db).history.load(tag.as_ref(), &past));
+        }
+    }
+    Some(())
 }
 
 // ---- AOF ----
@@ -367,7 +441,7 @@ unsafe extern "C" fn aof_rewrite(
     key: *mut raw::RedisModuleString,
     value: *mut c_void,
 ) {
-    guard(Place::Save, (), || {
+    let written = guard(Place::Save, false, || {
         // SAFETY: the server passes a live value, name and stream.
         let (entry, key, db) = unsafe {
             (
@@ -376,30 +450,29 @@ unsafe extern "C" fn aof_rewrite(
                 api!(RedisModule_GetDbIdFromIO(io)),
             )
         };
-        let Some(entry) = entry else { return };
+        let Some(entry) = entry else { return true };
         let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let indexed = indexed?; // A gone entry is not written at all.
             let mut words = vec![OwnedStr::new(entry.value())];
             let option = |word: &[u8], number: u64| {
                 [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
             };
-            let Indexed { carried, hits } = indexed;
-            if !carried.tags.is_empty() {
-                words.extend(option(b"TAGS", carried.tags.len() as u64));
-                words.extend(carried.tags.iter().map(|tag| OwnedStr::new(tag)));
+            if !indexed.tags.is_empty() {
+                words.extend(option(b"TAGS", indexed.tags.len() as u64));
+                words.extend(indexed.tags.iter().map(|tag| OwnedStr::new(tag)));
             }
             if entry.grace_ms() > 0 {
                 words.extend(option(b"GRACE", entry.grace_ms()));
             }
-            if let Some(ms) = carried.soft_since_ms {
+            if let Some(ms) = indexed.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
             words.extend(option(b"CREATED", entry.created_ms()));
-            words.extend(option(b"HITS", hits.into()));
+            words.extend(option(b"HITS", indexed.hits.into()));
             Some(words)
         });
-        let Some(words) = words else { return };
-        rewrite_clocks(io);
+        let Some(words) = words else { return true };
+        rewrite_databases(io);
         let mut parts: Vec<*mut raw::RedisModuleString> =
             words.iter().map(|word| word.as_str().as_raw()).collect();
         // SAFETY: the stream is alive; "sv" takes a string, an array of strings and its length. The server itself
@@ -414,36 +487,64 @@ unsafe extern "C" fn aof_rewrite(
                 parts.len()
             ));
         }
+        true
     });
+    if !written {
+        end_child();
+    }
 }
 
-/// Writes all clocks in front of the first entry. Without any entry there is nothing that a clock would protect.
-fn rewrite_clocks(io: *mut raw::RedisModuleIO) {
-    let words: Vec<OwnedStr> = state::with(|state| {
+/// Writes all clocks, and what is remembered of invalidations, in front of the first entry. Without any entry there is
+/// nothing that they would protect.
+fn rewrite_databases(io: *mut raw::RedisModuleIO) {
+    fn numbers(past: &Past) -> impl Iterator<Item = OwnedStr> {
+        let numbers = [
+            past.clock,
+            past.hard_ms,
+            past.soft_ms,
+            past.invalidations.into(),
+            past.named_ms,
+        ];
+        numbers.map(|n| OwnedStr::from_number(n as i64)).into_iter()
+    }
+    let lines: Vec<Vec<OwnedStr>> = state::with(|state| {
         if std::mem::replace(&mut state.clocks_rewritten, true) {
             return Vec::new();
         }
-        clocks(state)
-            .into_iter()
-            .flat_map(|(db, reading)| [i64::from(db), reading as i64])
-            .map(OwnedStr::from_number)
-            .collect()
+        let mut lines = Vec::new();
+        for (number, database) in state.databases() {
+            let reading = database.clock.reading();
+            if reading == 0 {
+                continue;
+            }
+            let start = |word: &[u8]| vec![OwnedStr::new(word), OwnedStr::from_number(number.into())];
+            let (floor, everything, tags) = database.history.saved();
+            let mut clock = start(b"CLOCK");
+            clock.push(OwnedStr::from_number(reading as i64));
+            clock.extend(numbers(&floor).chain(numbers(&everything)));
+            lines.push(clock);
+            lines.extend(tags.map(|(tag, past)| {
+                let mut line = start(b"TAG");
+                line.push(OwnedStr::new(tag));
+                line.extend(numbers(past));
+                line
+            }));
+        }
+        lines
     });
-    if words.is_empty() {
-        return;
-    }
-    let mut parts: Vec<*mut raw::RedisModuleString> =
-        words.iter().map(|word| word.as_str().as_raw()).collect();
-    // SAFETY: the stream is alive; "cv" takes a C string, an array of strings and its length.
-    unsafe {
-        api!(RedisModule_EmitAOF(
-            io,
-            c"CACHE.REPLAY".as_ptr(),
-            c"cv".as_ptr(),
-            c"CLOCK".as_ptr(),
-            parts.as_mut_ptr(),
-            parts.len()
-        ));
+    for line in lines {
+        let mut parts: Vec<*mut raw::RedisModuleString> =
+            line.iter().map(|word| word.as_str().as_raw()).collect();
+        // SAFETY: the stream is alive; "v" takes an array of strings and its length.
+        unsafe {
+            api!(RedisModule_EmitAOF(
+                io,
+                c"CACHE.REPLAY".as_ptr(),
+                c"v".as_ptr(),
+                parts.as_mut_ptr(),
+                parts.len()
+            ));
+        }
     }
 }
 
@@ -466,14 +567,14 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
         };
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
             add(entry.value());
-            if let Some(Indexed { mut carried, .. }) = indexed {
+            if let Some(mut indexed) = indexed {
                 // The order of tags says nothing, and neither do hits and age, which are each node's own.
-                carried.tags.sort_unstable();
-                for tag in carried.tags {
+                indexed.tags.sort_unstable();
+                for tag in indexed.tags {
                     add(tag);
                 }
                 add(&entry.grace_ms().to_le_bytes());
-                add(&[u8::from(carried.soft_since_ms.is_some())]);
+                add(&[u8::from(indexed.soft_since_ms.is_some())]);
             }
             // SAFETY: the digest is alive.
             unsafe { api!(RedisModule_DigestEndSequence(md)) };
@@ -503,21 +604,37 @@ unsafe extern "C" fn copy(
         let Some(entry) = entry else {
             return std::ptr::null_mut();
         };
-        with_tags(entry, u32::try_from(db).ok(), |indexed| {
+        // SAFETY: the context is alive, and so is the name, if there is one.
+        let name = unsafe {
+            let name = api!(RedisModule_GetToKeyNameFromOptCtx(ctx));
+            (!name.is_null()).then(|| Str::from_raw(name.cast_mut()))
+        };
+        let copied = state::with(|state| {
+            let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
+            let mut transit = std::mem::take(&mut state.transit);
+            let index = &mut state.database(db).index;
             // A gone entry is not copied: the server answers that the copy failed.
-            indexed.map_or(std::ptr::null_mut(), |indexed| {
-                let parts = Parts {
-                    key: &[],
+            let is_gone = index.has_backlog() && index.is_gone(slot);
+            let copy = (!is_gone).then(|| {
+                let copy = NewEntry::new(Parts {
+                    key: name.map_or(&[], Str::bytes),
                     value: entry.value(),
                     created_ms: entry.created_ms(),
                     has_ttl: entry.has_ttl(),
                     grace_ms: entry.grace_ms(),
+                });
+                let facts = Facts {
+                    hits: index.hits(slot),
+                    soft_since_ms: index.soft_since_ms(slot),
+                    ..Facts::default()
                 };
-                let block = TagBlock::new(&indexed.carried);
-                let copy = NewEntry::pending(parts, indexed.hits, false, &block);
-                copy.into_handle().as_raw()
-            })
-        })
+                transit.arrives(copy.handle(), facts, index.tags(slot));
+                copy
+            });
+            state.transit = transit;
+            copy
+        });
+        copied.map_or(std::ptr::null_mut(), |copy| copy.into_handle().as_raw())
     })
 }
 
@@ -556,14 +673,7 @@ unsafe extern "C" fn defrag(
         let Some(new) = Handle::from_raw(moved) else {
             return;
         };
-        state::with(|state| {
-            if let Some((db, slot)) = place {
-                state.database(db).index.moved(slot, new);
-            }
-            if state.parked.entry == Some(handle) {
-                state.parked.entry = Some(new);
-            }
-        });
+        store::moved(place, handle, new);
         // SAFETY: as above; this is how the server learns of the new address.
         unsafe { *value = new.as_raw() };
     });

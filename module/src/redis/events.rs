@@ -4,17 +4,18 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use redis_module::raw;
 
-use super::adopt::{Arrival, adopt};
 use super::barrier::{Place, guard};
 use super::channel::{self, News};
-use super::context::{Context, Mode, monotonic_ms, now_ms};
+use super::context::{Context, Mode, monotonic_ms, now_ms, random};
 use super::filter;
 use super::propagation;
 use super::reclaim;
-use super::state;
+use super::state::{self, Loading};
+use super::store::{Way, adopt};
 use super::string::Str;
 use super::waiting;
-use crate::engine::{Counters, Database};
+use crate::config::AfterRestart;
+use crate::engine::{Counters, Database, History};
 
 /// Subscribes to everything that the index must hear of.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -75,10 +76,10 @@ unsafe extern "C" fn keyspace(
         };
         // Event names need not be UTF-8: other modules choose theirs.
         match event.to_bytes() {
-            b"loaded" => adopt(&ctx, key, Arrival::Loaded),
-            b"restore" => adopt(&ctx, key, Arrival::Restored),
+            b"loaded" => adopt(&ctx, key, Way::Loaded),
+            b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" | b"move_from" => filter::announce_removed(key),
-            b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Arrival::Moved),
+            b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Way::Moved),
             b"del" => removed(&ctx, key),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
@@ -100,11 +101,11 @@ fn removed(ctx: &Context<'_>, name: Str<'_>) {
 /// Counts an expiry or eviction, if what left last was a visible entry of this name.
 fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters)) {
     state::with(|state| {
-        if let Some(db) = state.parked.db_of(key.bytes()) {
-            if !state.parked.was_gone {
+        if let Some((db, was_gone)) = state.transit.left(key.bytes()) {
+            if !was_gone {
                 count(&mut state.database(db).counters);
             }
-            state.parked.clear();
+            state.transit.clear();
         }
     });
 }
@@ -128,7 +129,7 @@ unsafe extern "C" fn flush(
         };
         // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
         let taken: Vec<_> = state::with(|state| {
-            state.parked.clear();
+            state.transit.clear();
             if let Ok(flushed) = u32::try_from(info.dbnum) {
                 vec![state.database(flushed).take_index()]
             } else {
@@ -200,13 +201,22 @@ unsafe extern "C" fn loading(
                 | raw::REDISMODULE_SUBEVENT_LOADING_REPL_START
         ) {
             propagation::expect_receivers();
-            // What is loaded brings its clocks with it. A file without any was written at reading 0.
+            // SAFETY: the server passes a live context.
+            let is_replica = unsafe { Context::from_raw(ctx) }.is_replica();
+            let is_rdb = subevent == raw::REDISMODULE_SUBEVENT_LOADING_RDB_START;
             state::with(|state| {
+                let is_first = !std::mem::replace(&mut state.has_loaded, true);
+                if is_rdb && is_first && !is_replica && state.config.after_restart == AfterRestart::Drop {
+                    state.loading = Loading::Drop;
+                }
+                // What is loaded brings its clocks with it. A file without any was written at reading 0.
                 for database in state.databases_mut() {
                     database.clock.restore(0);
+                    database.history = History::default();
                 }
             });
         } else {
+            state::with(|state| state.loading = Loading::Keep);
             // SAFETY: the server passes a live context.
             propagation::look_again(&unsafe { Context::from_raw(ctx) });
         }
@@ -232,11 +242,15 @@ unsafe extern "C" fn fork(
 unsafe extern "C" fn role(
     _ctx: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
-    _subevent: u64,
+    subevent: u64,
     _data: *mut c_void,
 ) {
     guard(Place::Event, (), || {
         propagation::expect_receivers();
+        if subevent == u64::from(raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER) {
+            // What this node serves from now on may lack the last invalidations of the primary before it.
+            state::with(|state| state.lineage = random());
+        }
         // Leases from before a failover are not good any more.
         let numbers: Vec<u32> =
             state::with(|state| state.databases().map(|(number, _)| number).collect());
@@ -260,8 +274,8 @@ unsafe extern "C" fn cron(
             reclaim::arm(&ctx);
         }
         state::with(|state| {
+            state.watch_clock(now, monotonic);
             for database in state.databases_mut() {
-                database.index.forget_tags(now);
                 database.leases.forget(monotonic, 1_024);
             }
         });

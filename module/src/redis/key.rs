@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
-use super::state;
+use super::barrier::{Place, guard};
+use super::context::Context;
+use super::string::{OwnedStr, Str};
 use crate::entry::{Entry, Handle, NewEntry, free};
 
 /// The data type, as the server knows it. Set once by `load`.
@@ -64,23 +66,22 @@ impl Key {
         }
     }
 
-    /// Stores an entry where nothing is.
-    pub(crate) fn create(&mut self, entry: NewEntry) -> Entry<'_> {
+    /// Stores an entry where nothing is. Only `store` calls this, since the index must know of it.
+    pub(super) fn create(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
-        // SAFETY: the key is open for writing; the keyspace owns the entry from here on, and keeps it at least while
-        // `self` is borrowed.
+        // SAFETY: the key is open for writing; the keyspace owns the entry from here on.
         unsafe {
             api!(RedisModule_ModuleTypeSetValue(
                 self.raw,
                 data_type(),
                 handle.as_raw()
-            ));
-            Entry::from_handle(handle)
-        }
+            ))
+        };
     }
 
-    /// Puts a new entry in the place of the one that is there, and frees the old one. `unlink` is not called.
-    pub(crate) fn replace(&mut self, entry: NewEntry) {
+    /// Puts a new entry in the place of the one that is there, and frees the old one. `unlink` is not called. Only
+    /// `store` calls this.
+    pub(super) fn replace(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
         let mut old = std::ptr::null_mut();
         // SAFETY: the key is open for writing and holds an entry; ownership of the old one comes to us.
@@ -97,12 +98,10 @@ impl Key {
         }
     }
 
-    /// Removes the key; ends in `unlink`.
-    pub(crate) fn delete(&mut self) {
-        state::with(|state| state.removing = true);
+    /// Removes the key; ends in `unlink`. Only `store` calls this.
+    pub(super) fn delete(&mut self) {
         // SAFETY: the key is open for writing.
         unsafe { api!(RedisModule_DeleteKey(self.raw)) };
-        state::with(|state| state.removing = false);
     }
 
     /// The database that it is in. Inside MULTI, Valkey 9 does not tell the handler of an event by its context.
@@ -137,4 +136,50 @@ impl Drop for Key {
         // SAFETY: opened by `Context::open`, closed once; null is taken.
         unsafe { api!(RedisModule_CloseKey(self.raw)) };
     }
+}
+
+/// Where a scan of a database is.
+#[derive(Debug)]
+pub(crate) struct ScanCursor(*mut raw::RedisModuleScanCursor);
+
+impl Default for ScanCursor {
+    fn default() -> Self {
+        // SAFETY: takes nothing; freed by the drop.
+        Self(unsafe { api!(RedisModule_ScanCursorCreate()) })
+    }
+}
+
+impl ScanCursor {
+    /// Adds the names of some keys of the context's database. False if these were the last.
+    pub(crate) fn step(&mut self, ctx: &Context<'_>, names: &mut Vec<OwnedStr>) -> bool {
+        // SAFETY: context and cursor are alive, and so is the vector while the server calls `on_scanned`.
+        unsafe {
+            api!(RedisModule_Scan(
+                ctx.as_raw(),
+                self.0,
+                Some(on_scanned),
+                std::ptr::from_mut(names).cast()
+            )) != 0
+        }
+    }
+}
+
+impl Drop for ScanCursor {
+    fn drop(&mut self) {
+        // SAFETY: made by `default`, freed once.
+        unsafe { api!(RedisModule_ScanCursorDestroy(self.0)) };
+    }
+}
+
+unsafe extern "C" fn on_scanned(
+    _ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    _key: *mut raw::RedisModuleKey,
+    names: *mut std::ffi::c_void,
+) {
+    guard(Place::Other, (), || {
+        // SAFETY: the server passes a live name, and what `step` gave it.
+        let (name, names) = unsafe { (Str::from_raw(name), &mut *names.cast::<Vec<OwnedStr>>()) };
+        names.push(OwnedStr::new(name.bytes()));
+    });
 }

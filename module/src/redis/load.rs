@@ -124,7 +124,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
     sizes::probe(ctx);
-    state::init(*config);
+    state::init(*config, super::context::random());
     let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
         | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
     // SAFETY: the context is that of loading.
@@ -165,29 +165,52 @@ pub(super) fn type_method_version() -> i64 {
 /// Makes the settings known to CONFIG GET and CONFIG SET, where the server has settings of modules.
 fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static str> {
     // SAFETY: set once, at the start of loading.
-    let (Some(register), Some(load)) = (unsafe {
+    let (Some(register), Some(register_words), Some(load)) = (unsafe {
         (
             raw::RedisModule_RegisterNumericConfig,
+            raw::RedisModule_RegisterEnumConfig,
             raw::RedisModule_LoadConfigs,
         )
     }) else {
         return Ok(());
     };
     for setting in &SETTINGS {
-        // SAFETY: the context is that of loading; the setting is static, and comes back to the two callbacks.
+        let (value, flags) = ((setting.get)(config), raw::REDISMODULE_CONFIG_DEFAULT as c_uint);
+        let data = std::ptr::from_ref(setting).cast_mut().cast();
+        // SAFETY: the context is that of loading; the setting is static, and comes back to the callbacks. The server
+        // copies names and values.
         let registered = unsafe {
-            register(
-                ctx.as_raw(),
-                setting.name.as_ptr(),
-                (setting.get)(config),
-                raw::REDISMODULE_CONFIG_DEFAULT as c_uint,
-                setting.min,
-                setting.max,
-                Some(get_setting),
-                Some(set_setting),
-                None,
-                std::ptr::from_ref(setting).cast_mut().cast(),
-            )
+            if setting.words.is_empty() {
+                register(
+                    ctx.as_raw(),
+                    setting.name.as_ptr(),
+                    value,
+                    flags,
+                    setting.min,
+                    setting.max,
+                    Some(get_setting),
+                    Some(set_setting),
+                    None,
+                    data,
+                )
+            } else {
+                let mut words: Vec<*const c_char> =
+                    setting.words.iter().map(|word| word.as_ptr()).collect();
+                let numbers: Vec<c_int> = (setting.min..=setting.max).map(|n| n as c_int).collect();
+                register_words(
+                    ctx.as_raw(),
+                    setting.name.as_ptr(),
+                    value as c_int,
+                    flags,
+                    words.as_mut_ptr(),
+                    numbers.as_ptr(),
+                    words.len() as c_int,
+                    Some(get_word_setting),
+                    Some(set_word_setting),
+                    None,
+                    data,
+                )
+            }
         };
         if registered != raw::REDISMODULE_OK as c_int {
             return Err("the server refused a setting");
@@ -228,4 +251,19 @@ unsafe extern "C" fn set_setting(
         state::with(|state| (setting.set)(&mut state.config, value));
         raw::REDISMODULE_OK as c_int
     })
+}
+
+unsafe extern "C" fn get_word_setting(name: *const c_char, data: *mut c_void) -> c_int {
+    // SAFETY: passed on as the server gave them.
+    unsafe { get_setting(name, data) as c_int }
+}
+
+unsafe extern "C" fn set_word_setting(
+    name: *const c_char,
+    value: c_int,
+    data: *mut c_void,
+    error: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    // SAFETY: passed on as the server gave them.
+    unsafe { set_setting(name, value.into(), data, error) }
 }

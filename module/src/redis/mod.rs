@@ -14,7 +14,6 @@ macro_rules! api {
 }
 
 pub(crate) mod access;
-pub(crate) mod adopt;
 #[cfg(not(test))]
 mod alloc;
 pub(crate) mod barrier;
@@ -32,6 +31,8 @@ pub(crate) mod reclaim;
 pub(crate) mod sizes;
 pub(crate) mod slices;
 pub(crate) mod state;
+pub(crate) mod store;
+pub(crate) mod transit;
 pub(crate) mod string;
 pub(crate) mod waiting;
 

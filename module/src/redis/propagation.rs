@@ -16,8 +16,9 @@ use super::context::Context;
 static RECEIVERS: AtomicBool = AtomicBool::new(true);
 
 /// Whether replicas or an append-only file may receive what is propagated now.
-pub(crate) fn has_receivers() -> bool {
-    RECEIVERS.load(Ordering::Relaxed)
+pub(crate) fn has_receivers(ctx: &Context<'_>) -> bool {
+    // In a cluster a slot may migrate from here at any time.
+    RECEIVERS.load(Ordering::Relaxed) || ctx.is_cluster()
 }
 
 /// From here on there may be receivers.

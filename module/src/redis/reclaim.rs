@@ -15,11 +15,11 @@ use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, now_ms};
 use super::filter;
 use super::key::Kind;
-use super::sizes;
 use super::state::{self, entry_in, entry_key};
+use super::store;
 use super::string::{OwnedStr, Str};
 use crate::engine::{Slot, Softened, Step};
-use crate::entry::{Entry, Handle};
+use crate::entry::Handle;
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
 const HELP: u64 = 4;
@@ -59,31 +59,48 @@ pub(crate) fn help(ctx: &Context<'_>) {
     }
 }
 
-/// Frees up to so many entries of the context's database. Bookkeeping on the way is bounded as well: after a flush, there
-/// may be very many lists between one entry and the next. What is left is the timer's.
+/// Frees up to so many entries of the context's database. What is left is the timer's.
 fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
-    let mut freed = 0;
-    let mut bookkeeping = limit.saturating_mul(16).saturating_add(1024);
     let now = now_ms();
-    loop {
-        match state::with(|state| state.database(db).index.reclaim_step(now)) {
-            Step::Gone(_) if freed == limit => return,
-            Step::Gone(slot) => {
-                reclaim_one(ctx, db, slot);
-                freed += 1;
-            }
-            Step::Softened(softened) => {
-                look_after(ctx, db, softened, now);
-                if freed == limit {
-                    return;
-                }
-                freed += 1;
-            }
-            Step::Working if bookkeeping == 0 => return,
-            Step::Working => bookkeeping -= 1,
-            Step::Idle => return,
+    for _ in 0..limit {
+        if !step(ctx, db, now) {
+            return;
         }
     }
+}
+
+/// Does one unit of work in the context's database. False if nothing is left.
+fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
+    match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
+        Step::Gone(slot) => reclaim_one(ctx, db, slot),
+        Step::Softened(softened) => look_after(ctx, db, softened, now_ms),
+        Step::Idle => return sweep_orphans(ctx, db),
+    }
+    true
+}
+
+/// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
+/// removes them, here and on replicas. False if there are none (any more).
+fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
+    if !state::with(|state| state.database(db).index.has_orphans()) {
+        return false;
+    }
+    let mut cursor = state::with(|state| state.orphans.take()).unwrap_or_default();
+    let mut names = Vec::new();
+    let is_more = cursor.step(ctx, &mut names);
+    for name in &names {
+        if reclaim_if_gone(ctx, name.as_str()) && !ctx.is_replica() && !ctx.is_paused() {
+            ctx.replicate(c"UNLINK", &[name.as_str()]);
+        }
+    }
+    state::with(|state| {
+        if is_more {
+            state.orphans = Some(cursor);
+        } else {
+            state.database(db).index.set_orphans(false);
+        }
+    });
+    is_more
 }
 
 /// Takes one gone entry out of the keyspace.
@@ -92,14 +109,13 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
-        key.delete();
+        store::take(db, &mut key);
         drop(key);
         ctx.signal_modified(name);
     } else {
         drop(key);
         remove_hidden(ctx, db, slot, handle, name);
     }
-    state::with(|state| state.parked.clear());
 }
 
 /// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
@@ -137,14 +153,10 @@ fn expire(ctx: &Context<'_>, db: u32, slot: Slot, at_ms: u64) {
     let Kind::Entry(entry) = key.kind() else {
         return; // It had expired already.
     };
-    if entry.handle() != handle {
-        return;
+    if entry.handle() == handle {
+        let grace_ms = entry.grace_ms();
+        store::retime(db, &mut key, grace_ms, Some(at_ms));
     }
-    let before = sizes::cost(entry);
-    entry.set_has_ttl(true);
-    let after = sizes::cost(entry);
-    state::with(|state| state.database(db).index.resize(slot, before, after));
-    key.set_deadline_ms(Some(at_ms));
 }
 
 /// The entry in a slot that is in use, and its name.
@@ -182,13 +194,9 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
             c"warning",
             "a gone entry was not in the keyspace under its name; the index forgets it",
         );
-        state::with(|state| {
-            // SAFETY: nothing freed the entry: `unlink` would have taken it out of the index.
-            let entry = unsafe { Entry::from_handle(handle) };
-            let removed = state.database(db).index.remove(slot, sizes::cost(entry));
-            entry.set_unlinked(removed.hits, true);
-        });
+        store::forget(db, slot, handle);
     }
+    state::with(|state| state.transit.clear());
 }
 
 /// Removes a key in whichever databases it holds a gone entry, and returns those. The context must not be a client's.
@@ -208,17 +216,51 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;
     };
-    let gone = entry.slot().map(Slot).filter(|&slot| {
-        state::with(|state| {
-            let index = &state.database(db).index;
-            index.holds(slot, entry.handle()) && index.is_gone(slot)
-        })
+    let slot = entry.slot().map(Slot);
+    let handle = entry.handle();
+    let (holds, is_gone, has_orphans) = state::with(|state| {
+        let index = &state.database(db).index;
+        let holds = slot.filter(|&slot| index.holds(slot, handle));
+        (
+            holds.is_some(),
+            holds.is_some_and(|slot| index.is_gone(slot)),
+            index.has_orphans(),
+        )
     });
     drop(key);
-    if let Some(slot) = gone {
-        reclaim_one(ctx, db, slot);
+    match slot {
+        Some(slot) if holds && is_gone => reclaim_one(ctx, db, slot),
+        _ if !holds && has_orphans => {
+            store::take(db, &mut ctx.open(name, Mode::Upkeep));
+            ctx.signal_modified(name);
+        }
+        _ => return false,
     }
-    gone.is_some()
+    true
+}
+
+/// Removes entries that were gone when they arrived, from here and from the replicas, which did not judge them.
+fn remove_refused(ctx: &Context<'_>) {
+    if ctx.is_replica() {
+        state::with(|state| state.refused.clear());
+        return;
+    }
+    // Nothing may be propagated while clients are paused.
+    while !ctx.is_paused()
+        && let Some((db, name)) = state::with(|state| state.refused.pop())
+    {
+        ctx.select(db);
+        let name = OwnedStr::new(&name);
+        reclaim_if_gone(ctx, name.as_str());
+        let is_vacant = matches!(
+            ctx.open(name.as_str(), Mode::Upkeep).kind(),
+            Kind::Empty
+        );
+        // What holds the key otherwise was propagated itself.
+        if is_vacant {
+            ctx.replicate(c"UNLINK", &[name.as_str()]);
+        }
+    }
 }
 
 /// Works until nothing is left, `enough` says so, or the budget of a slice is used up. The context must not be a
@@ -238,11 +280,8 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
         let from = Instant::now();
         let mut finished = false;
         while !finished {
-            match state::with(|state| state.database(db).index.reclaim_step(now)) {
-                Step::Gone(slot) => reclaim_one(ctx, db, slot),
-                Step::Softened(softened) => look_after(ctx, db, softened, now),
-                Step::Working => {}
-                Step::Idle => break,
+            if !step(ctx, db, now) {
+                break;
             }
             steps += 1;
             finished = steps.is_multiple_of(STEPS_BETWEEN_LOOKS)
@@ -256,6 +295,14 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
         if finished {
             return;
         }
+    }
+}
+
+/// As [`arm`], if there is something to do.
+pub(crate) fn arm_if_needed(ctx: &Context<'_>) {
+    let now = now_ms();
+    if state::with(|state| state.has_work(now)) {
+        arm(ctx);
     }
 }
 
@@ -287,6 +334,7 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let ctx = unsafe { Context::from_raw(ctx) };
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
+        remove_refused(&ctx);
         slice(&ctx, || false);
         let now = now_ms();
         state::with(|state| state.has_work(now)).then_some(1)

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::context::Context;
+use crate::engine::UNIT;
 use crate::entry::Entry;
 
 /// How a server keeps a key, its name and its time to live.
@@ -98,18 +99,19 @@ impl Sizes {
         }
     }
 
-    /// What it keeps beside that.
+    /// What it keeps beside that, as a whole number of the index's units.
     fn unnamed(&self, has_ttl: bool) -> u64 {
         let row = class(self, 24) + BUCKET;
         let value = class(self, 16);
-        match (self.layout, has_ttl) {
+        let bytes = match (self.layout, has_ttl) {
             (Layout::Rows, false) => class(self, OBJECT) + value + row - 24,
             (Layout::Rows, true) => class(self, OBJECT) + value + 2 * row - 24,
             (Layout::RowWithName, false) => class(self, OBJECT) + value + BUCKET,
             (Layout::RowWithName, true) => class(self, OBJECT) + value + BUCKET + row,
             (Layout::ObjectWithName, false) => value + PLACE,
             (Layout::ObjectWithName, true) => value + 2 * PLACE,
-        }
+        };
+        bytes.next_multiple_of(UNIT)
     }
 }
 

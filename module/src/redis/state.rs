@@ -2,13 +2,16 @@
 
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ahash::RandomState;
 
+use super::key::ScanCursor;
+use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
 use crate::engine::{Database, Index, Slot};
-use crate::entry::{Carried, Entry, Handle};
+use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
@@ -16,7 +19,9 @@ pub(crate) struct State {
     /// By number; boxed, because servers may be set up for very many of which few are used.
     databases: Vec<Option<Box<Database<Handle>>>>,
     pub(crate) config: Config,
-    pub(crate) parked: Parked,
+    /// A random number that changes when this node begins to serve from data that may lack invalidations.
+    pub(crate) lineage: u64,
+    pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
     /// The clocks were written to the append-only file that is being rewritten. Set in the child that does it.
@@ -25,8 +30,16 @@ pub(crate) struct State {
     pub(crate) reclaim_armed: bool,
     /// The gone entry that was removed last inside MULTI, by whatever: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
-    /// What the primary decided of the entry that comes next by RESTORE: database, key, and what becomes of it.
-    pub(crate) decided: Option<(u32, Vec<u8>, Decision)>,
+    /// Entries that were gone when they arrived, which replicas do not know: database and key.
+    pub(crate) refused: Vec<(u32, Box<[u8]>)>,
+    /// Where the search for entries that an emptied index does not know is.
+    pub(crate) orphans: Option<ScanCursor>,
+    /// What the server loads now, if it loads.
+    pub(crate) loading: Loading,
+    /// Something was loaded since the module started.
+    pub(crate) has_loaded: bool,
+    /// Time of day less the time since the machine's start, when it was looked at last, ms.
+    clocks_apart_ms: Option<i64>,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
     /// Users that were looked at lately: when, and whether they have selectors.
@@ -35,103 +48,13 @@ pub(crate) struct State {
     pub(crate) cluster_epoch: Option<u64>,
 }
 
-/// What becomes of an entry that arrives although one of its tags was invalidated just before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Gone,
-    /// It was a soft invalidation, then (unix ms).
-    StaleSince(u64),
-}
-
-/// The entry that `unlink` saw last.
-///
-/// RENAME and MOVE take the value out under one name and bring the same object back under another; in between, its
-/// tags are kept here. The name tells an "expired" or "evicted" event of an entry from that of another key.
-#[derive(Debug, Default)]
-pub(crate) struct Parked {
-    pub(crate) entry: Option<Handle>,
-    pub(crate) was_gone: bool,
-    tags: Vec<Vec<u8>>,
-    tag_count: usize,
-    soft_since_ms: Option<u64>,
-    /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
-    /// the old.
-    places: [Vacated; 2],
-}
-
-/// The slot that an entry of this name had.
-#[derive(Debug, Default)]
-struct Vacated {
-    db: u32,
-    slot: u32,
-    key: Vec<u8>,
-}
-
-/// Puts bytes into a buffer that is used again and again, and does not keep a large one for small contents.
-fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    const KEPT: usize = 1024;
-    if buffer.capacity() > KEPT && bytes.len() <= KEPT {
-        *buffer = Vec::new();
-    }
-    buffer.clear();
-    buffer.extend_from_slice(bytes);
-}
-
-impl Parked {
-    /// Remembers an entry that leaves the keyspace. This runs for every expiry and eviction, hence the buffers.
-    pub(crate) fn set<'t>(
-        &mut self,
-        entry: Entry<'_>,
-        db: u32,
-        slot: Slot,
-        tags: impl Iterator<Item = &'t [u8]>,
-        soft_since_ms: Option<u64>,
-    ) {
-        const KEPT: usize = 16;
-        self.entry = Some(entry.handle());
-        self.soft_since_ms = soft_since_ms;
-        self.places.swap(0, 1);
-        self.places[0].db = db;
-        self.places[0].slot = slot.0;
-        refill(&mut self.places[0].key, entry.key());
-        self.tag_count = 0;
-        for tag in tags {
-            if self.tags.len() == self.tag_count {
-                self.tags.push(Vec::new());
-            }
-            refill(&mut self.tags[self.tag_count], tag);
-            self.tag_count += 1;
-        }
-        self.tags.truncate(self.tag_count.max(KEPT));
-    }
-
-    /// Forgets the entry, though not its place. Called by what removes entries itself, so that no later event is taken
-    /// for theirs.
-    pub(crate) fn clear(&mut self) {
-        self.entry = None;
-    }
-
-    /// What the entry that was seen last had with it.
-    pub(crate) fn carried(&self) -> Carried<Vec<u8>> {
-        Carried {
-            tags: self.tags[..self.tag_count].to_vec(),
-            soft_since_ms: self.soft_since_ms,
-        }
-    }
-
-    /// The database of the entry that was seen last, if this was its name.
-    pub(crate) fn db_of(&self, key: &[u8]) -> Option<u32> {
-        let last = &self.places[0];
-        (self.entry.is_some() && last.key == key).then_some(last.db)
-    }
-
-    /// The slot that an entry of this name had just before.
-    pub(crate) fn vacated(&self, db: u32, key: &[u8]) -> Option<Slot> {
-        let mut places = self.places.iter();
-        places
-            .find(|place| place.db == db && place.key == key)
-            .map(|place| Slot(place.slot))
-    }
+/// What becomes of entries in the file that is being loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Loading {
+    #[default]
+    Keep,
+    /// They are gone: the file may lack invalidations (`tagcache.after-restart drop`).
+    Drop,
 }
 
 impl State {
@@ -187,6 +110,19 @@ impl State {
             .map(|number| (number, slot))
     }
 
+    /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
+    pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
+        /// Less is the clock being slewed.
+        const SET_BACK_MS: i64 = 500;
+        let apart_ms = now_ms as i64 - monotonic_ms as i64;
+        let last = self.clocks_apart_ms.replace(apart_ms);
+        if last.is_some_and(|last| apart_ms < last - SET_BACK_MS) {
+            for database in self.databases_mut() {
+                database.clock_was_set_back(now_ms);
+            }
+        }
+    }
+
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
         self.databases().any(|(_, db)| db.index.has_backlog())
@@ -199,7 +135,10 @@ impl State {
 
     /// Whether some database has something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
-        self.databases().any(|(_, db)| db.index.has_work(now_ms))
+        !self.refused.is_empty()
+            || self
+                .databases()
+                .any(|(_, db)| db.index.has_work(now_ms))
     }
 }
 
@@ -212,10 +151,20 @@ unsafe impl<T> Sync for MainThread<T> {}
 
 static STATE: MainThread<Option<State>> = MainThread(RefCell::new(None));
 
+/// The process that the server runs in.
+static SERVER: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process is a child that saves.
+pub(crate) fn is_child() -> bool {
+    SERVER.load(Ordering::Relaxed) != std::process::id()
+}
+
 /// Makes the state. Called once, by `load`.
-pub(crate) fn init(config: Config) {
+pub(crate) fn init(config: Config, lineage: u64) {
+    SERVER.store(std::process::id(), Ordering::Relaxed);
     *STATE.0.borrow_mut() = Some(State {
         config,
+        lineage,
         ..State::default()
     });
 }

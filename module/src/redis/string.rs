@@ -100,8 +100,8 @@ impl<'a> Args<'a> {
     }
 
     /// All of them, the name first, as the server takes them.
-    pub(crate) const fn as_raw(self) -> (*mut *mut raw::RedisModuleString, c_int) {
-        (self.argv.as_ptr().cast_mut(), self.argv.len() as c_int)
+    pub(crate) const fn as_raw(self) -> &'a [*mut raw::RedisModuleString] {
+        self.argv
     }
 
     /// The command's name as it was sent.

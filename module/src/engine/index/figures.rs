@@ -1,9 +1,19 @@
-//! What is in the index: numbers, sizes, one tag, all tags.
+//! What is in the index: numbers, sizes, one tag, all tags. Nothing here counts what is gone.
 
-use super::{Index, TagInfo, info_of};
-use crate::engine::lists::ListRef;
+use roaring::RoaringBitmap;
+
+use super::Index;
+use crate::engine::lists::TagList;
 use crate::engine::marks::bytes_of;
 use crate::engine::slots::Slot;
+
+/// The visible entries that carry a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TagFigures {
+    pub(crate) entries: u64,
+    /// What they cost.
+    pub(crate) bytes: u64,
+}
 
 impl<E: Copy + PartialEq> Index<E> {
     /// Entries in the index, gone ones included.
@@ -12,30 +22,8 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Gone entries that wait to be reclaimed.
-    ///
-    /// Exact while no more than 64 invalidations wait; beyond, an entry that was dropped through two tags counts twice.
-    /// O(1) for one, and for several O(slots / 64): the bitmaps are united.
     pub(crate) fn backlog(&self) -> u64 {
-        const UNITED: usize = 64;
-        self.backlog_of(UNITED)
-    }
-
-    /// [`Index::backlog`], exact while no more than `united` invalidations wait.
-    pub(super) fn backlog_of(&self, united: usize) -> u64 {
-        let condemned = self.marks.condemned();
-        let stale = match self.backlog.len() {
-            0 => condemned.len(),
-            1 if condemned.is_empty() => self.stale_pairs,
-            len if len > united => self.stale_pairs + condemned.len(),
-            _ => {
-                let mut union = condemned.clone();
-                for &list in &self.backlog {
-                    self.lists.get(list).ids.add_to(&mut union);
-                }
-                union.len()
-            }
-        };
-        (stale + self.flushed).min(self.slots.len() as u64)
+        self.gone.len()
     }
 
     /// Entries that can be seen.
@@ -45,51 +33,98 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Memory of the entries that can be seen.
     pub(crate) fn visible_bytes(&self) -> u64 {
-        self.bytes
-            .saturating_sub(self.stale_bytes + self.flushed_bytes)
+        self.bytes - self.gone_bytes
     }
 
-    /// Tags with at least one entry.
-    pub(crate) const fn populated_tags(&self) -> usize {
-        self.populated
+    /// Tags that at least one visible entry carries. O(1) while nothing is gone; else O(tags of the gone entries) or
+    /// O(tags), whichever is less.
+    pub(crate) fn populated_tags(&self) -> usize {
+        let all = self.lists.live();
+        if self.gone.is_empty() {
+            return all;
+        }
+        if self.visible() == 0 {
+            return 0;
+        }
+        let is_hollow = |list: &TagList| list.ids.is_subset(&self.gone);
+        let hollow = if self.gone.len() < all as u64 {
+            let lists = self.gone.iter().flat_map(|id| self.slots.lists(Slot(id)));
+            let lists: RoaringBitmap = lists.copied().collect();
+            let lists = lists.iter().map(|id| self.lists.get(id));
+            lists.filter(|list| is_hollow(list)).count()
+        } else {
+            let mut hollow = 0;
+            self.lists
+                .visit(0, u32::MAX, |list| hollow += usize::from(is_hollow(list)));
+            hollow
+        };
+        all - hollow
     }
 
-    /// Memory of the index itself.
-    pub(crate) fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes()
-            + self.lists.heap_bytes()
-            + self.table.heap_bytes()
-            + self.marks.heap_bytes()
-            + bytes_of(&self.since_flush)
-            + self.backlog.capacity() * size_of::<u32>()
-            + self.fading.capacity() * size_of::<ListRef>()
+    /// Whether an entry, gone or not, carries this tag.
+    pub(crate) fn is_carried(&self, tag: &[u8]) -> bool {
+        self.find(tag).is_some()
     }
 
-    /// What is known about a tag; `None` if nothing is. O(1).
-    pub(crate) fn tag_info(&self, tag: &[u8]) -> Option<TagInfo> {
-        let list = self.lists.get(self.find(self.table.hash(tag), tag)?);
-        let info = info_of(list);
-        // One that was only named in a condition is remembered, but not known.
-        (info.entries > 0 || info.invalidations > 0).then_some(info)
+    /// What these slots' entries cost. O(slots).
+    pub(super) fn bytes_of(&self, ids: &RoaringBitmap) -> u64 {
+        if ids.len() == self.slots.len() as u64 {
+            return self.bytes;
+        }
+        ids.iter().map(|id| self.slots.bytes(Slot(id))).sum()
     }
 
-    /// Visits the tags that entries carry, from a number on, `limit` numbers at most; returns where to go on, `None` at
-    /// the end.
+    /// The visible entries of a tag. O(1) while nothing is gone, else O(entries of the tag / 64), and for the bytes
+    /// O(gone ones among them) or O(visible ones), whichever is less.
+    pub(crate) fn tag_figures(&self, tag: &[u8]) -> TagFigures {
+        self.find(tag)
+            .map_or(TagFigures { entries: 0, bytes: 0 }, |list| {
+                self.figures_of(self.lists.get(list))
+            })
+    }
+
+    fn figures_of(&self, list: &TagList) -> TagFigures {
+        let all = u64::from(list.ids.len());
+        let gone = match self.gone.is_empty() {
+            true => 0,
+            false => list.ids.count_in(&self.gone),
+        };
+        let entries = all - gone;
+        let bytes = match (entries, gone) {
+            (_, 0) => list.bytes,
+            (0, _) => 0,
+            _ => {
+                let mut ids = list.ids.to_bitmap();
+                if gone < entries {
+                    ids &= &self.gone;
+                    list.bytes - self.bytes_of(&ids)
+                } else {
+                    ids -= &self.gone;
+                    self.bytes_of(&ids)
+                }
+            }
+        };
+        TagFigures { entries, bytes }
+    }
+
+    /// Visits the tags that visible entries carry, from a number on, `limit` numbers at most; returns where to go on,
+    /// `None` at the end.
     pub(crate) fn visit_tags(
         &self,
         from: u32,
         limit: u32,
-        mut visit: impl FnMut(&[u8], TagInfo),
+        mut visit: impl FnMut(&[u8], TagFigures),
     ) -> Option<u32> {
         self.lists.visit(from, limit, |list| {
-            let is_tag = !list.name.is_empty() && list.epoch == self.epoch;
-            if is_tag && !list.ids.is_empty() {
-                visit(&list.name, info_of(list));
+            let figures = self.figures_of(list);
+            if figures.entries > 0 {
+                visit(&list.name, figures);
             }
         })
     }
 
-    /// Visits up to `count` entries of a tag from `cursor` on, and returns the next cursor: 0 starts and ends.
+    /// Visits up to `count` entries of a tag from `cursor` on, gone ones included, and returns the next cursor: 0
+    /// starts and ends.
     ///
     /// An entry that carries the tag during the whole scan is visited at least once, whatever else changes meanwhile:
     /// slots are visited upwards, and an entry keeps its slot or moves upwards.
@@ -100,7 +135,7 @@ impl<E: Copy + PartialEq> Index<E> {
         count: u64,
         mut visit: impl FnMut(Slot),
     ) -> u64 {
-        let Some(id) = self.find(self.table.hash(tag), tag) else {
+        let Some(id) = self.find(tag) else {
             return 0;
         };
         let Ok(from) = u32::try_from(cursor) else {
@@ -115,5 +150,15 @@ impl<E: Copy + PartialEq> Index<E> {
             left -= 1;
         }
         0
+    }
+
+    /// Memory of the index itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes()
+            + self.lists.heap_bytes()
+            + self.table.heap_bytes()
+            + self.marks.heap_bytes()
+            + bytes_of(&self.gone)
+            + self.gone_last.capacity() * size_of::<u32>()
     }
 }

@@ -2,8 +2,7 @@
 
 use roaring::RoaringBitmap;
 
-use super::{Index, Moment};
-use crate::engine::Slot;
+use super::Index;
 
 /// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
 /// `None` says nothing.
@@ -35,24 +34,15 @@ impl<E: Copy + PartialEq> Index<E> {
         &mut self,
         condition: Condition<'_>,
         effect: Effect,
-        moment: Moment,
+        now_ms: u64,
     ) -> u64 {
         let selected = self.select(condition);
+        let dropped = selected.len();
         match effect {
-            Effect::Gone => self.marks.condemn(&selected),
-            Effect::Stale => {
-                let graced = self.marks.graced_among(&selected);
-                self.marks.condemn(&(&selected - &graced));
-                self.marks.soften(graced, moment.now_ms);
-            }
+            Effect::Gone => self.drop_all(selected),
+            Effect::Stale => self.soften_all(selected, now_ms),
         }
-        // Each entry that was meant carries the first of `all`, or one of `any`, if there are such clauses.
-        match (condition.all, condition.any) {
-            (Some(&[first, ..]), _) => self.note(first, moment, effect),
-            (_, Some(any)) => any.iter().for_each(|tag| self.note(tag, moment, effect)),
-            _ => self.concerns_all.invalidated(moment, effect),
-        }
-        selected.len()
+        dropped
     }
 
     fn select(&self, condition: Condition<'_>) -> RoaringBitmap {
@@ -66,20 +56,18 @@ impl<E: Copy + PartialEq> Index<E> {
                 selected
             }
             (None, Some(any)) => any,
-            (None, None) if self.sweep.is_some() => self.since_flush.clone(),
             (None, None) => self.slots.to_bitmap(),
         };
         for ids in self.known(condition.none.unwrap_or_default()) {
             self.lists.get(ids).ids.take_from(&mut selected);
         }
-        self.take_gone_from(&mut selected);
+        selected -= &self.gone;
         selected
     }
 
     /// The lists of those tags that are known.
     fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = u32> {
-        tags.iter()
-            .filter_map(|tag| self.find(self.table.hash(tag), tag))
+        tags.iter().filter_map(|tag| self.find(tag))
     }
 
     fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
@@ -106,24 +94,5 @@ impl<E: Copy + PartialEq> Index<E> {
             ids.keep_in(&mut selected);
         }
         selected
-    }
-
-    /// Takes entries out that are gone already but not reclaimed.
-    ///
-    /// Where very many invalidations wait and very many entries are selected, it leaves them in: they are counted once
-    /// more, and nothing else comes of it.
-    fn take_gone_from(&self, selected: &mut RoaringBitmap) {
-        const MANY_LISTS: usize = 1_024;
-        const MANY_ENTRIES: u64 = 65_536;
-        *selected -= self.marks.condemned();
-        if self.backlog.len() <= MANY_LISTS {
-            for &list in &self.backlog {
-                self.lists.get(list).ids.take_from(selected);
-            }
-        } else if selected.len() <= MANY_ENTRIES {
-            let gone = selected.iter().filter(|&id| self.is_gone(Slot(id)));
-            let gone: RoaringBitmap = gone.collect();
-            *selected -= gone;
-        }
     }
 }

@@ -1,0 +1,410 @@
+//! The one owner of what changes together: the keyspace, the index, and the entry's own header. Nothing else touches two
+//! of the three.
+//!
+//! Every change runs inside [`change`]. A panic in there leaves the three in disagreement, so the database's index is
+//! emptied: its entries are gone, which is always safe, and [`super::reclaim`] takes them out of the keyspace.
+
+use std::cell::Cell;
+
+use smallvec::SmallVec;
+
+use super::barrier::{Place, log, panic_point};
+use super::context::{Context, Mode, now_ms};
+use super::filter;
+use super::key::{Key, Kind};
+use super::sizes::cost;
+use super::state::{self, Loading};
+use super::string::{OwnedStr, Str};
+use super::transit::{Facts, Passage};
+use super::{reclaim, waiting};
+use crate::engine::{Freshness, Incoming, Slot, Written};
+use crate::entry::{Entry, Handle, NewEntry, Parts};
+
+thread_local! {
+    /// The database that is being changed. Nothing but the server's main thread changes any.
+    static CHANGING: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// Runs a change of a database.
+pub(crate) fn change<R>(db: u32, body: impl FnOnce() -> R) -> R {
+    let outer = CHANGING.replace(Some(db));
+    panic_point(Place::Change);
+    let result = body();
+    CHANGING.set(outer);
+    result
+}
+
+/// After a panic: empties the index of the database that was being changed, if one was.
+pub(super) fn distrust_changed() {
+    let Some(db) = CHANGING.take() else { return };
+    log(
+        c"warning",
+        &format!("database {db} was being changed: its entries are dropped"),
+    );
+    let emptied = state::try_with(|state| {
+        let database = state.database(db);
+        drop(database.take_index());
+        database.index.set_orphans(true);
+    });
+    if emptied.is_none() {
+        log(c"warning", "its index could not be emptied");
+    }
+}
+
+/// What an entry is written with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Content<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) tags: &'a [&'a [u8]],
+    pub(crate) created_ms: u64,
+    pub(crate) grace_ms: u64,
+    /// What the server sees: expiry and grace, unix ms.
+    pub(crate) deadline_ms: Option<u64>,
+    pub(crate) hits: u32,
+    pub(crate) soft_since_ms: Option<u64>,
+}
+
+/// An open key's entry, and what may be served of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found<'k> {
+    pub(crate) entry: Entry<'k>,
+    pub(crate) freshness: Freshness,
+}
+
+/// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
+pub(crate) fn look<'k>(db: u32, key: &'k Key, now_ms: impl FnOnce() -> u64) -> Option<Found<'k>> {
+    let Kind::Entry(entry) = key.kind() else {
+        return None;
+    };
+    let freshness = state::with(|state| {
+        let index = &state.database(db).index;
+        let slot = entry.slot().map(Slot);
+        // An entry that is not indexed is gone as well: no invalidation would reach it.
+        slot.filter(|&slot| index.holds(slot, entry.handle()))
+            .map_or(Freshness::Gone, |slot| {
+                let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
+                index.freshness(slot, handle, grace_ms, || key.deadline_ms(), now_ms)
+            })
+    });
+    Some(Found { entry, freshness })
+}
+
+/// Puts an entry under an open key that holds nothing, or an entry, which is replaced. Keeps the hits of a visible one.
+/// O(tags).
+pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
+    let new = NewEntry::new(Parts {
+        key: name,
+        value: content.value,
+        created_ms: content.created_ms,
+        has_ttl: content.deadline_ms.is_some(),
+        grace_ms: content.grace_ms,
+    });
+    let incoming = Incoming {
+        entry: new.handle(),
+        tags: content.tags,
+        bytes: cost(new.as_entry()),
+        hits: content.hits,
+        has_grace: content.grace_ms > 0,
+        soft_since_ms: content.soft_since_ms,
+    };
+    let old = match key.kind() {
+        Kind::Entry(old) => Some(old.handle()),
+        _ => None,
+    };
+    change(db, || {
+        let slot = state::with(|state| {
+            // SAFETY: the key holds it.
+            let place = old.and_then(|old| {
+                let old = unsafe { Entry::from_handle(old) };
+                state.database_of(old, Some(db))
+            });
+            match place {
+                Some((holder, slot)) if holder == db && !state.database(db).index.is_gone(slot) => {
+                    state.database(db).index.replace(slot, incoming)
+                }
+                Some((holder, slot)) => {
+                    let holder = state.database(holder);
+                    holder.index.remove(slot);
+                    holder.counters.reclaimed += 1;
+                    state.database(db).index.insert(incoming)
+                }
+                None => state.database(db).index.insert(incoming),
+            }
+        });
+        new.as_entry().set_indexed(slot.0);
+        panic_point(Place::Change);
+        match old {
+            Some(_) => key.replace(new),
+            None => key.create(new),
+        }
+        if old.is_some() || content.deadline_ms.is_some() {
+            key.set_deadline_ms(content.deadline_ms);
+        }
+    });
+}
+
+/// Puts a gone entry under an open key that holds nothing.
+pub(crate) fn put_gone(db: u32, key: &mut Key, name: &[u8], deadline_ms: Option<u64>) {
+    let content = Content {
+        value: &[],
+        tags: &[],
+        created_ms: now_ms(),
+        grace_ms: 0,
+        deadline_ms,
+        hits: 0,
+        soft_since_ms: None,
+    };
+    put(db, key, name, &content);
+    drop_entry(db, key);
+}
+
+/// Makes the entry of an open key gone because it arrived too late, and sees that replicas drop it, too.
+pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
+    drop_entry(db, key);
+    state::with(|state| state.refused.push((db, name.bytes().into())));
+    reclaim::arm(ctx);
+}
+
+/// Makes the entry of an open key gone.
+pub(crate) fn drop_entry(db: u32, key: &Key) {
+    if let Kind::Entry(entry) = key.kind()
+        && let Some(slot) = entry.slot()
+    {
+        state::with(|state| state.database(db).index.drop_one(Slot(slot)));
+    }
+}
+
+/// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
+/// one the entry is built anew. An entry that is stale by a soft invalidation and loses its grace is gone.
+pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<u64>) {
+    let Kind::Entry(entry) = key.kind() else {
+        return;
+    };
+    let Some(slot) = entry.slot().map(Slot) else {
+        return;
+    };
+    if entry.grace_ms() == grace_ms {
+        change(db, || {
+            entry.set_has_ttl(deadline_ms.is_some());
+            state::with(|state| state.database(db).index.resize(slot, cost(entry)));
+        });
+        key.set_deadline_ms(deadline_ms);
+        return;
+    }
+    let (name, value, created_ms) = (entry.key().to_vec(), entry.value(), entry.created_ms());
+    let (tags, soft_since_ms) = state::with(|state| {
+        let index = &state.database(db).index;
+        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+        (tags, index.soft_since_ms(slot))
+    });
+    let value = value.to_vec();
+    let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+    let content = Content {
+        value: &value,
+        tags: &tags,
+        created_ms,
+        grace_ms,
+        deadline_ms,
+        hits: 0,
+        soft_since_ms,
+    };
+    put(db, key, &name, &content);
+    if soft_since_ms.is_some() && grace_ms == 0 {
+        drop_entry(db, key);
+    }
+}
+
+/// Takes the entry of an open key out. Ends in [`unlinked`].
+pub(crate) fn take(db: u32, key: &mut Key) {
+    change(db, || {
+        state::with(|state| state.removing = true);
+        key.delete();
+        state::with(|state| {
+            state.removing = false;
+            state.transit.clear();
+        });
+    });
+}
+
+/// An entry leaves the keyspace: takes it out of the index, and keeps what the index knew in case it comes back under
+/// another name.
+pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
+    let Some((db, slot)) = state::with(|state| state.database_of(entry, db)) else {
+        return;
+    };
+    let met_gone = change(db, || {
+        state::with(|state| {
+            let mut transit = std::mem::take(&mut state.transit);
+            let removing = state.removing;
+            let database = state.database(db);
+            let index = &mut database.index;
+            let facts = Facts {
+                is_gone: index.has_backlog() && index.is_gone(slot),
+                hits: index.hits(slot),
+                soft_since_ms: index.soft_since_ms(slot),
+                origin: 0,
+            };
+            transit.leaves(entry, db, slot, facts, index.tags(slot));
+            let removed = index.remove(slot);
+            if removed.was_gone {
+                database.counters.reclaimed += 1;
+            }
+            entry.set_unlinked();
+            state.transit = transit;
+            removed.was_gone && !removing
+        })
+    });
+    if met_gone && filter::in_transaction() {
+        filter::met_gone(db, entry.key());
+    }
+}
+
+/// The index forgets an entry that the keyspace does not hold under its name.
+pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
+    change(db, || {
+        state::with(|state| {
+            let index = &mut state.database(db).index;
+            if index.holds(slot, handle) {
+                index.remove(slot);
+                // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
+                unsafe { Entry::from_handle(handle) }.set_unlinked();
+            }
+        });
+    });
+}
+
+/// An entry has another address.
+pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
+    state::with(|state| {
+        if let Some((db, slot)) = place {
+            state.database(db).index.moved(slot, new);
+        }
+        state.transit.moved(old, new);
+    });
+}
+
+/// How an entry came into the keyspace, if not by a command of the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From an RDB file.
+    Loaded,
+    /// By RESTORE, MIGRATE or a slot that migrates.
+    Restored,
+    /// Within this server: RENAME, MOVE, COPY.
+    Moved,
+}
+
+/// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
+/// after the key is there.
+pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
+    // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
+    let name = OwnedStr::new(name.bytes());
+    let name = name.as_str();
+    let mut key = ctx.open(name, Mode::Upkeep);
+    let Kind::Entry(entry) = key.kind() else {
+        return;
+    };
+    if entry.slot().is_some() {
+        return;
+    }
+    let Some(db) = key.db() else { return };
+    let passage = state::with(|state| state.transit.end(entry.handle()));
+    let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
+    let visible = passage.filter(|passage| !passage.facts.is_gone && !is_dropped);
+    let Some(passage) = visible else {
+        take(db, &mut key);
+        return;
+    };
+    let is_outdated = way == Way::Restored && is_outdated(ctx, db, entry, &passage);
+    let has_ttl = key.deadline_ms().is_some();
+    // RENAME and MOVE: the name is a part of the entry, so it is built anew.
+    let renamed = (entry.key() != name.bytes()).then(|| {
+        NewEntry::new(Parts {
+            key: name.bytes(),
+            value: entry.value(),
+            created_ms: entry.created_ms(),
+            has_ttl,
+            grace_ms: entry.grace_ms(),
+        })
+    });
+    let handle = renamed.as_ref().map_or(entry.handle(), NewEntry::handle);
+    let is_gone = change(db, || {
+        // SAFETY: the keyspace holds it, or `renamed` does.
+        let entry = unsafe { Entry::from_handle(handle) };
+        entry.set_has_ttl(has_ttl);
+        let is_gone = index_arrived(db, name.bytes(), entry, &passage, is_outdated);
+        panic_point(Place::Change);
+        if let Some(renamed) = renamed {
+            key.replace(renamed);
+        }
+        is_gone
+    });
+    drop(key);
+    state::with(|state| {
+        state.transit.reuse(passage);
+        if is_outdated {
+            state.refused.push((db, name.bytes().into()));
+        }
+    });
+    if way != Way::Loaded {
+        waiting::written(ctx, db, name);
+    }
+    if is_gone {
+        reclaim::arm(ctx);
+    }
+}
+
+/// Indexes an entry that arrived, and returns whether there is work in the background.
+fn index_arrived(
+    db: u32,
+    name: &[u8],
+    entry: Entry<'_>,
+    passage: &Passage,
+    is_outdated: bool,
+) -> bool {
+    let facts = passage.facts;
+    let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
+    state::with(|state| {
+        // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
+        // must not miss it: it goes to the same place, or above.
+        let place = state.transit.vacated(db, name);
+        let index = &mut state.database(db).index;
+        let slot = index.insert_near(
+            place,
+            Incoming {
+                entry: entry.handle(),
+                tags: &tags,
+                bytes: cost(entry),
+                hits: facts.hits,
+                has_grace: entry.grace_ms() > 0,
+                soft_since_ms: facts.soft_since_ms,
+            },
+        );
+        // Without a grace there is nothing between fresh and gone.
+        if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
+            index.drop_one(slot);
+        }
+        entry.set_indexed(slot.0);
+        index.has_backlog() || index.has_soft()
+    })
+}
+
+/// Whether one of an arriving entry's tags was invalidated here after it was written. A primary decides, and removes the
+/// entry from its replicas by UNLINK when it reclaims it ([`super::reclaim`]): while a slot migrates, the server sends
+/// replicas nothing else that a module propagates.
+fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) -> bool {
+    if ctx.is_replica() || ctx.is_loading() {
+        return false;
+    }
+    let facts = passage.facts;
+    let now = now_ms();
+    state::with(|state| {
+        let written = Written {
+            at_ms: entry.created_ms(),
+            is_local: facts.origin != 0 && facts.origin == state.lineage as u32,
+            is_stale: facts.soft_since_ms.is_some(),
+        };
+        let history = &state.database(db).history;
+        history.outdates(passage.tags(), written, now)
+    })
+}

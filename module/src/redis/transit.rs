@@ -1,0 +1,146 @@
+//! What the index knew of an entry while the entry is not indexed: between an RDB load or COPY and the event that
+//! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
+//! between, hence two places; the server does nothing else meanwhile.
+
+use crate::engine::Slot;
+use crate::entry::{Entry, Handle};
+
+/// The entries that were loaded or copied last, and unlinked last.
+#[derive(Debug, Default)]
+pub(crate) struct Transit {
+    arriving: Passage,
+    leaving: Passage,
+    /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
+    /// the old.
+    places: [Vacated; 2],
+}
+
+/// An entry on its way. This is written for every expiry and eviction, hence the buffers that are used again.
+#[derive(Debug, Default)]
+pub(crate) struct Passage {
+    entry: Option<Handle>,
+    pub(crate) facts: Facts,
+    tags: Vec<Vec<u8>>,
+    tag_count: usize,
+}
+
+/// What is known of an entry beside its tags.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Facts {
+    pub(crate) is_gone: bool,
+    pub(crate) hits: u32,
+    /// Since when it is stale by a soft invalidation, unix ms.
+    pub(crate) soft_since_ms: Option<u64>,
+    /// The node that stamped it: the low half of its lineage, 0 if that is not known.
+    pub(crate) origin: u32,
+}
+
+/// The slot that an entry of this name had.
+#[derive(Debug, Default)]
+struct Vacated {
+    db: u32,
+    slot: u32,
+    key: Vec<u8>,
+}
+
+/// Puts bytes into a buffer that is used again and again, and does not keep a large one for small contents.
+fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    const KEPT: usize = 1024;
+    if buffer.capacity() > KEPT && bytes.len() <= KEPT {
+        *buffer = Vec::new();
+    }
+    buffer.clear();
+    buffer.extend_from_slice(bytes);
+}
+
+impl Passage {
+    fn set<T: AsRef<[u8]>>(&mut self, entry: Handle, facts: Facts, tags: impl Iterator<Item = T>) {
+        const KEPT: usize = 16;
+        self.entry = Some(entry);
+        self.facts = facts;
+        self.tag_count = 0;
+        for tag in tags {
+            if self.tags.len() == self.tag_count {
+                self.tags.push(Vec::new());
+            }
+            refill(&mut self.tags[self.tag_count], tag.as_ref());
+            self.tag_count += 1;
+        }
+        self.tags.truncate(self.tag_count.max(KEPT));
+    }
+
+    pub(crate) fn tags(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.tags[..self.tag_count].iter().map(Vec::as_slice)
+    }
+}
+
+impl Transit {
+    /// Remembers an entry that is on its way into the keyspace.
+    pub(crate) fn arrives<T: AsRef<[u8]>>(
+        &mut self,
+        entry: Handle,
+        facts: Facts,
+        tags: impl Iterator<Item = T>,
+    ) {
+        self.arriving.set(entry, facts, tags);
+    }
+
+    /// Remembers an entry that leaves the keyspace.
+    pub(crate) fn leaves<'t>(
+        &mut self,
+        entry: Entry<'_>,
+        db: u32,
+        slot: Slot,
+        facts: Facts,
+        tags: impl Iterator<Item = &'t [u8]>,
+    ) {
+        self.leaving.set(entry.handle(), facts, tags);
+        self.places.swap(0, 1);
+        self.places[0].db = db;
+        self.places[0].slot = slot.0;
+        refill(&mut self.places[0].key, entry.key());
+    }
+
+    /// The entry moved in memory.
+    pub(crate) fn moved(&mut self, old: Handle, new: Handle) {
+        for passage in [&mut self.arriving, &mut self.leaving] {
+            if passage.entry == Some(old) {
+                passage.entry = Some(new);
+            }
+        }
+    }
+
+    /// Forgets the entry that left, though not its place: it was removed by the module itself, or counted, so that no
+    /// later event is taken for one of it.
+    pub(crate) fn clear(&mut self) {
+        self.leaving.entry = None;
+    }
+
+    /// What is known of this entry, if it is on its way; afterwards it is not any more.
+    pub(crate) fn end(&mut self, entry: Handle) -> Option<Passage> {
+        let mut both = [&mut self.arriving, &mut self.leaving].into_iter();
+        let passage = both.find(|passage| passage.entry == Some(entry))?;
+        passage.entry = None;
+        Some(std::mem::take(passage))
+    }
+
+    /// Gives the buffers of a passage back.
+    pub(crate) fn reuse(&mut self, passage: Passage) {
+        self.arriving = passage;
+    }
+
+    /// The database that the entry left, if this was its name, and whether it was gone then.
+    pub(crate) fn left(&self, key: &[u8]) -> Option<(u32, bool)> {
+        let last = &self.places[0];
+        let is_it = self.leaving.entry.is_some() && last.key == key;
+        is_it.then_some((last.db, self.leaving.facts.is_gone))
+    }
+
+    /// The slot that an entry of this name had just before.
+    pub(crate) fn vacated(&self, db: u32, key: &[u8]) -> Option<Slot> {
+        let mut places = self.places.iter();
+        places
+            .find(|place| place.db == db && place.key == key)
+            .map(|place| Slot(place.slot))
+    }
+}
