@@ -51,7 +51,7 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
         Effect::Gone => (c"CACHE.INVALIDATE", c"cache.invalidate"),
         Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
     };
-    let now = at_ms.unwrap_or_else(now_ms);
+    let now = at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
         database.invalidate(tags, effect, now)
     });
@@ -83,7 +83,7 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         _ => return Err(Error::WrongArity),
     };
-    let now = at_ms.unwrap_or_else(now_ms);
+    let now = at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Flush, |database| database.flush(now));
     waiting::restart(ctx, ctx.db());
     replicate_at(ctx, c"CACHE.FLUSH", args, at_ms, now);
@@ -190,13 +190,19 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         ctx.reply_integer(count as i64);
         return Ok(());
     }
-    let now = asked.at_ms.unwrap_or_else(now_ms);
+    let now = asked.at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Where(asked.effect, condition), |database| {
         database.invalidate_where(condition, asked.effect, now)
     });
     replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, now);
     finish(ctx, dropped);
     Ok(())
+}
+
+/// When an invalidation happens that happens now, unix ms.
+fn stamp() -> u64 {
+    let now = now_ms();
+    state::with(|state| state.stamps.of_invalidation(now))
 }
 
 /// Invalidates, and notifies local tiers.

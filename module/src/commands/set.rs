@@ -281,9 +281,8 @@ fn store(
 /// When the entry was written, and whether it arrives too late: one of its tags was invalidated here since.
 fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, bool) {
     state::with(|state| {
-        let history = &mut state.database(db).history;
         let Some(created_ms) = asked.created_ms else {
-            return (history.stamp(now_ms), false);
+            return (state.stamps.of_write(now_ms), false);
         };
         // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
         let is_arrival = ctx.is_import() || !ctx.is_replay();
@@ -293,6 +292,8 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, 
             is_stale: asked.soft_since_ms.is_some(),
         };
         let tags = asked.tags.iter().copied();
+        let now_ms = state.stamps.now_ms(now_ms);
+        let history = &state.database(db).history;
         (created_ms, is_arrival && history.outdates(tags, written, now_ms))
     })
 }

@@ -80,7 +80,8 @@ impl<E: Copy + PartialEq> Database<E> {
     /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
     pub(crate) fn flush(&mut self, now_ms: u64) -> u64 {
         let moment = self.tick(now_ms);
-        self.history.record_flush(moment);
+        self.history.record_everything(moment, Effect::Gone);
+        self.history.forget_names(moment.clock);
         let dropped = self.index.flush();
         self.count(dropped)
     }
@@ -102,6 +103,7 @@ impl<E: Copy + PartialEq> Database<E> {
     /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
     /// they tell what arrives later from what was written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {
+        self.history.forget_names(self.clock.reading());
         std::mem::take(&mut self.index)
     }
 

@@ -80,6 +80,46 @@ pub(crate) struct Written {
     pub(crate) is_stale: bool,
 }
 
+/// Stamps for what is written and for invalidations, in the order in which they happen: what is written later than an
+/// invalidation of the same millisecond has a later stamp, and no invalidation has an earlier one than what was written
+/// before it.
+#[derive(Debug, Default)]
+pub(crate) struct Stamps {
+    written_ms: u64,
+    invalidated_ms: u64,
+}
+
+impl Stamps {
+    /// For an entry that is written now.
+    pub(crate) fn of_write(&mut self, now_ms: u64) -> u64 {
+        if self.invalidated_ms < now_ms {
+            return now_ms;
+        }
+        self.bound(now_ms);
+        self.written_ms = now_ms.max(self.invalidated_ms + 1);
+        self.written_ms
+    }
+
+    /// For an invalidation that happens now.
+    pub(crate) fn of_invalidation(&mut self, now_ms: u64) -> u64 {
+        self.bound(now_ms);
+        self.invalidated_ms = now_ms.max(self.written_ms).max(self.invalidated_ms);
+        self.invalidated_ms
+    }
+
+    /// The present, as stamps show it.
+    pub(crate) fn now_ms(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.written_ms).max(self.invalidated_ms)
+    }
+
+    /// Stamps go on from the present if they are far ahead of it: the clock was set back.
+    fn bound(&mut self, now_ms: u64) {
+        if self.now_ms(now_ms) > now_ms + AHEAD_MS {
+            (self.written_ms, self.invalidated_ms) = (now_ms, now_ms);
+        }
+    }
+}
+
 /// The invalidations of one database.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -90,8 +130,6 @@ pub(crate) struct History {
     floor: Past,
     /// Invalidations of entries whatever tags they carry.
     everything: Past,
-    /// No stamp above is later.
-    latest_ms: u64,
     /// The clock after which tags are known by their names: when everything was flushed.
     flushed_at: u64,
 }
@@ -99,7 +137,7 @@ pub(crate) struct History {
 impl History {
     /// Records the invalidation of a tag by its name. O(1).
     pub(crate) fn record(&mut self, tag: &[u8], moment: Moment, effect: Effect) {
-        let past = self.change(tag, moment);
+        let past = self.change(tag);
         if past.clock == moment.clock && past.invalidations > 0 {
             return; // The tag was given twice.
         }
@@ -110,23 +148,20 @@ impl History {
 
     /// Records that entries of a tag were invalidated by a condition. O(1).
     pub(crate) fn record_condition(&mut self, tag: &[u8], moment: Moment, effect: Effect) {
-        self.change(tag, moment).record(moment, effect);
+        self.change(tag).record(moment, effect);
     }
 
     /// Records an invalidation that may concern every entry.
     pub(crate) fn record_everything(&mut self, moment: Moment, effect: Effect) {
-        self.latest_ms = self.latest_ms.max(moment.now_ms);
         self.everything.record(moment, effect);
     }
 
-    /// All entries were dropped: no tag is known by its name any more.
-    pub(crate) fn record_flush(&mut self, moment: Moment) {
-        self.record_everything(moment, Effect::Gone);
-        self.flushed_at = moment.clock;
+    /// From here on no tag is known by its name: everything was flushed.
+    pub(crate) fn forget_names(&mut self, clock: u64) {
+        self.flushed_at = clock;
     }
 
-    fn change(&mut self, tag: &[u8], moment: Moment) -> &mut Past {
-        self.latest_ms = self.latest_ms.max(moment.now_ms);
+    fn change(&mut self, tag: &[u8]) -> &mut Past {
         match self.rows.raw_entry_mut().from_key(tag) {
             RawEntryMut::Occupied(mut row) => {
                 row.to_back();
@@ -177,7 +212,7 @@ impl History {
         } else {
             CLOCKS_DIFFER_MS
         };
-        let since_ms = if written.at_ms > now_ms.max(self.latest_ms) + AHEAD_MS {
+        let since_ms = if written.at_ms > now_ms + AHEAD_MS {
             0
         } else {
             written.at_ms.saturating_sub(allowance)
@@ -190,24 +225,11 @@ impl History {
         is_later(latest.hard_ms) || (is_later(latest.soft_ms) && !written.is_stale)
     }
 
-    /// The stamp of an entry that is written now: later than every invalidation before it, also of the same
-    /// millisecond.
-    pub(crate) fn stamp(&mut self, now_ms: u64) -> u64 {
-        if self.latest_ms < now_ms {
-            return now_ms;
-        }
-        if self.latest_ms > now_ms + AHEAD_MS {
-            self.clock_was_set_back(now_ms);
-        }
-        self.latest_ms + 1
-    }
-
     /// Bounds all stamps by the present. O(tags remembered), after the clock was set back.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
         self.rows.values_mut().for_each(|past| past.bound(now_ms));
         self.floor.bound(now_ms);
         self.everything.bound(now_ms);
-        self.latest_ms = now_ms.min(self.latest_ms);
     }
 
     /// Folds the oldest row into the floor while there are more than `limit`. Tags that entries carry stay. Amortised
@@ -246,23 +268,11 @@ impl History {
     pub(crate) fn load_floors(&mut self, floor: &Past, everything: &Past) {
         self.floor.merge(floor);
         self.everything.merge(everything);
-        self.see(floor);
-        self.see(everything);
     }
 
     /// Adds the saved row of a tag.
     pub(crate) fn load(&mut self, tag: &[u8], past: &Past) {
-        self.see(past);
-        let moment = Moment {
-            now_ms: 0,
-            clock: past.clock,
-        };
-        self.change(tag, moment).merge(past);
-    }
-
-    fn see(&mut self, past: &Past) {
-        let latest = past.hard_ms.max(past.soft_ms).max(past.named_ms);
-        self.latest_ms = self.latest_ms.max(latest);
+        self.change(tag).merge(past);
     }
 
     /// Bytes on the heap, about.
@@ -278,10 +288,6 @@ impl History {
 
     #[cfg(test)]
     pub(crate) fn validate(&self) {
-        let all = self.rows.values().chain([&self.floor, &self.everything]);
-        for past in all {
-            assert!(past.hard_ms.max(past.soft_ms).max(past.named_ms) <= self.latest_ms);
-        }
         assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
     }
 }
@@ -336,9 +342,10 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_does_not_refuse_what_is_written_afterwards() {
-        let mut history = History::default();
-        history.record(b"t", at(3_600_000), Effect::Gone);
-        let written = history.stamp(1_000);
+        let (mut history, mut stamps) = (History::default(), Stamps::default());
+        history.record(b"t", at(stamps.of_invalidation(3_600_000)), Effect::Gone);
+        history.clock_was_set_back(1_000);
+        let written = stamps.of_write(1_000);
         assert_eq!(written, 1_001);
         assert!(!outdated(&history, b"t", written, true, 1_002));
         assert!(outdated(&history, b"t", 999, true, 1_002));
@@ -346,12 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_the_millisecond_of_an_invalidation_is_later() {
-        let mut history = History::default();
-        assert_eq!(history.stamp(5), 5);
-        history.record(b"t", at(5), Effect::Gone);
-        assert_eq!(history.stamp(5), 6);
-        assert_eq!(history.stamp(7), 7);
+    fn stamps_follow_the_order_of_events_within_a_millisecond() {
+        let mut stamps = Stamps::default();
+        assert_eq!(stamps.of_write(5), 5);
+        assert_eq!(stamps.of_invalidation(5), 5);
+        assert_eq!(stamps.of_write(5), 6);
+        assert_eq!(stamps.of_invalidation(5), 6);
+        assert_eq!(stamps.of_write(5), 7);
+        assert_eq!((stamps.now_ms(5), stamps.now_ms(9)), (7, 9));
+        assert_eq!(stamps.of_write(9), 9);
+        assert_eq!(stamps.of_invalidation(8), 8);
     }
 
     #[test]
@@ -395,6 +406,5 @@ mod tests {
         loaded.validate();
         assert_eq!(loaded.of_named(b"b"), history.of_named(b"b"));
         assert_eq!(loaded.everything, history.everything);
-        assert_eq!(loaded.stamp(1), 4);
     }
 }

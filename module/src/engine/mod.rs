@@ -17,7 +17,7 @@ mod stats;
 mod table;
 
 pub(crate) use database::Database;
-pub(crate) use history::{History, Past, Written};
+pub(crate) use history::{History, Past, Stamps, Written};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Grant, Token, Waiter};
 pub(crate) use marks::Softened;

@@ -10,7 +10,7 @@ use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, Slot};
+use crate::engine::{Database, Index, Slot, Stamps};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -21,6 +21,7 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
+    pub(crate) stamps: Stamps,
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,

@@ -404,6 +404,7 @@ fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) 
             is_local: facts.origin != 0 && facts.origin == state.lineage as u32,
             is_stale: facts.soft_since_ms.is_some(),
         };
+        let now = state.stamps.now_ms(now);
         let history = &state.database(db).history;
         history.outdates(passage.tags(), written, now)
     })

@@ -5,7 +5,6 @@
 //! the server answered, and holds it to that.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use tagcache_tests::Reply;
 use tagcache_tests::look::{Inspected, inspected};
@@ -26,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     /// None where no page says what they are, such as after COPY.
     pub(crate) hits: Option<i64>,
+    /// When it was written, by the count of operations.
+    pub(crate) written: u64,
 }
 
 /// Whether GET serves an entry, or only FETCH.
@@ -33,8 +34,6 @@ pub(crate) struct Entry {
 pub(crate) enum State {
     Fresh,
     Stale,
-    /// Restored soon after a soft invalidation: fresh or stale, INSPECT says.
-    Unknown,
 }
 
 impl Entry {
@@ -61,13 +60,16 @@ pub(crate) struct Database {
     pub(crate) expired: BTreeSet<Bytes>,
     /// None after native flushes, which no page says anything of.
     pub(crate) clock: Option<i64>,
-    invalidated: BTreeMap<Bytes, Instant>,
+    /// The operation that invalidated a tag last.
+    invalidated: BTreeMap<Bytes, u64>,
     /// The same, softly.
-    softened: BTreeMap<Bytes, Instant>,
+    softened: BTreeMap<Bytes, u64>,
     /// Tags by which a condition selected entries: what arrives with one of them may be taken for one that was meant.
-    conditioned: BTreeMap<Bytes, Instant>,
-    /// The last flush or reload, after which nothing is promised of tags invalidated before.
-    forgot: Option<Instant>,
+    conditioned: BTreeMap<Bytes, u64>,
+    /// The last CACHE.FLUSH.
+    flushed: u64,
+    /// The operation that runs.
+    pub(crate) now: u64,
 }
 
 /// What must come of a RESTORE.
@@ -90,7 +92,8 @@ impl Database {
             invalidated,
             softened: BTreeMap::new(),
             conditioned: BTreeMap::new(),
-            forgot: None,
+            flushed: 0,
+            now: 0,
         }
     }
 
@@ -172,7 +175,7 @@ impl Database {
             let keys = self.keys_of_tag(tag);
             pairs += keys.len() as i64;
             lost.extend(keys);
-            self.invalidated.insert(tag.clone(), Instant::now());
+            self.invalidated.insert(tag.clone(), self.now);
         }
         for key in &lost {
             self.lose(key);
@@ -190,7 +193,7 @@ impl Database {
             let keys = self.keys_of_tag(tag);
             pairs += keys.len() as i64;
             meant.extend(keys);
-            self.softened.insert(tag.clone(), Instant::now());
+            self.softened.insert(tag.clone(), self.now);
         }
         for key in &meant {
             self.soften(key);
@@ -218,7 +221,7 @@ impl Database {
             }
         }
         for tag in &what.all {
-            self.conditioned.insert(tag.clone(), Instant::now());
+            self.conditioned.insert(tag.clone(), self.now);
         }
         self.clock = self.clock.map(|clock| clock + 1);
         keys.len() as i64
@@ -231,55 +234,33 @@ impl Database {
             self.lose(key);
         }
         self.clock = self.clock.map(|clock| clock + 1);
-        self.forget();
+        self.flushed = self.now;
         keys.len() as i64
     }
 
     /// FLUSHDB.
     pub(crate) fn flush(&mut self) {
-        *self = Self {
-            clock: None,
-            forgot: Some(Instant::now()),
-            ..Self::new()
-        };
+        self.keys.clear();
+        self.limbo.clear();
+        self.expired.clear();
+        self.clock = None;
     }
 
-    /// What is the node's own is lost, or need not be kept.
-    pub(crate) fn forget(&mut self) {
-        self.forgot = Some(Instant::now());
-    }
-
-    /// An entry that arrives is gone if one of its tags was invalidated here within the last 5 s. Around
-    /// that moment, and soon after a flush or reload, nobody can say.
+    /// What becomes of an entry that arrives: it is gone if one of its tags was invalidated here after it was written.
     pub(crate) fn arrival(&self, entry: &Entry) -> Arrival {
-        let near = |at: &Instant, secs: f64| at.elapsed() < Duration::from_secs_f64(secs);
-        let conditioned = |tag: &Bytes| self.conditioned.get(tag).is_some_and(|at| near(at, 6.0));
-        let last = entry
-            .tags
-            .iter()
-            .filter_map(|tag| self.invalidated.get(tag))
-            .max();
-        match (last, &self.forgot) {
-            (Some(last), Some(forgot)) if near(last, 6.0) && forgot >= last => Arrival::Either,
-            (Some(last), _) if near(last, 4.0) => Arrival::Gone,
-            (Some(last), _) if near(last, 6.0) => Arrival::Either,
-            _ if entry.tags.iter().any(conditioned) => Arrival::Either,
-            (_, Some(forgot)) if near(forgot, 6.0) => Arrival::Either,
-            _ => Arrival::Visible,
-        }
-    }
-
-    /// In which state an entry may arrive that was fresh when it was dumped, where a tag of it was softened since.
-    pub(crate) fn arrives_as(&self, entry: &Entry) -> State {
-        let near = |at: &Instant| at.elapsed() < Duration::from_secs_f64(6.0);
-        let softened = |tag: &Bytes| {
-            let marks = [self.softened.get(tag), self.conditioned.get(tag)];
-            marks.into_iter().flatten().any(near)
+        let is_since = |by_tag: &BTreeMap<Bytes, u64>| {
+            let mut tags = entry.tags.iter();
+            tags.any(|tag| by_tag.get(tag).is_some_and(|&at| at > entry.written))
         };
-        if entry.state == State::Fresh && entry.tags.iter().any(softened) {
-            State::Unknown
+        let is_fresh = entry.state == State::Fresh;
+        if self.flushed > entry.written || is_since(&self.invalidated) {
+            Arrival::Gone
+        } else if is_since(&self.softened) && is_fresh {
+            Arrival::Gone
+        } else if is_since(&self.conditioned) {
+            Arrival::Either
         } else {
-            entry.state
+            Arrival::Visible
         }
     }
 
@@ -303,13 +284,6 @@ impl Database {
                     entry.value.len() as i64,
                     "{at}: bytes of {name}"
                 );
-                if entry.state == State::Unknown {
-                    entry.state = if seen.state == "stale" {
-                        State::Stale
-                    } else {
-                        State::Fresh
-                    };
-                }
                 let state = if entry.state == State::Stale {
                     "stale"
                 } else {

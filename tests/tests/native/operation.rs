@@ -131,6 +131,7 @@ fn any_entry(rng: &mut Rng) -> Entry {
     }
     let len = rng.below(60);
     Entry {
+        written: 0,
         value: rng.bytes(len),
         tags,
         expires: Some(false),

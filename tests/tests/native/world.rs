@@ -49,11 +49,12 @@ impl World {
     }
 
     fn try_apply(&mut self, operation: &Operation, reply: &Reply) -> bool {
+        self.databases.iter_mut().for_each(|database| database.now += 1);
         match operation {
             Operation::Select(database) => self.selected = *database,
             Operation::SwapDb(a, b) => self.databases.swap(*a, *b),
             Operation::FlushAll(_) => self.databases.iter_mut().for_each(Database::flush),
-            Operation::Reload => self.databases.iter_mut().for_each(Database::forget),
+            Operation::Reload => {}
             Operation::FlushDb(_) => self.database().flush(),
             Operation::Copy { .. } | Operation::Move(..) => {
                 return self.between_databases(operation, reply);
@@ -153,15 +154,12 @@ impl World {
         };
         let entry = Entry {
             expires: Some(false),
-            state: database.arrives_as(entry),
             ..entry.clone()
         };
         match database.arrival(&entry) {
-            Arrival::Visible if entry.state != State::Unknown => {
-                database.put(key, Key::Entry(entry));
-            }
+            Arrival::Visible => database.put(key, Key::Entry(entry)),
             Arrival::Gone => database.lose(key),
-            Arrival::Visible | Arrival::Either => {
+            Arrival::Either => {
                 database.lose(key);
                 self.unsettled = Some((key.to_vec(), entry));
             }
@@ -218,17 +216,16 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
             }
             *reply == Reply::Int(known)
         }
-        // An entry that is gone still counts for its other tags until it is reclaimed, one that is expired until it is
-        // removed.
+        // An entry whose time is over counts until the server removes it.
         Operation::Invalidate(tags) => {
-            let gone = (database.limbo.len() + database.expired.len()) as i64;
+            let expired = database.expired.len() as i64;
             let dropped = database.invalidate(tags);
-            counted(operation, reply, dropped, gone * tags.len() as i64)
+            counted(operation, reply, dropped, expired * tags.len() as i64)
         }
         Operation::Revalidate(tags) => {
-            let gone = (database.limbo.len() + database.expired.len()) as i64;
+            let expired = database.expired.len() as i64;
             let dropped = database.revalidate(tags);
-            counted(operation, reply, dropped, gone * tags.len() as i64)
+            counted(operation, reply, dropped, expired * tags.len() as i64)
         }
         Operation::InvalidateWhere(what) => {
             let expired = database.expired.len() as i64;
@@ -260,12 +257,6 @@ fn fetch(database: &mut Database, key: &[u8], reply: &Reply) -> bool {
     let Some(entry) = database.entry_mut(key) else {
         return answer.is_miss();
     };
-    if entry.state == State::Unknown {
-        entry.state = match answer.state {
-            fetch::State::Hit => State::Fresh,
-            _ => State::Stale,
-        };
-    }
     if entry.state == State::Fresh {
         entry.hits = entry.hits.map(|hits| hits + 1);
         let right = entry
@@ -302,8 +293,8 @@ fn set(
     let old = database.entry(key);
     let met = match condition {
         Condition::Always => true,
-        Condition::Absent => old.is_none(),
-        Condition::Present => old.is_some(),
+        Condition::Absent => old.is_none_or(|old| old.state == State::Stale),
+        Condition::Present => old.is_some_and(|old| old.state == State::Fresh),
     };
     if !met {
         return reply.is_null();
@@ -315,6 +306,7 @@ fn set(
     };
     // Without one of its own the new value keeps the old one's grace together with its time.
     let grace = entry.grace || time == Time::Keep && old.is_some_and(|old| old.grace);
+    let written = database.now;
     if time == Time::Past {
         database.remove(key);
         database.expired.insert(key.to_vec());
@@ -325,6 +317,7 @@ fn set(
                 expires,
                 grace,
                 hits,
+                written,
                 ..entry.clone()
             }),
         );
