@@ -35,12 +35,16 @@ fn batch(rng: &mut Rng, world: &World) -> Vec<Group> {
             }
             1 if operation.may_be_nested() => groups.push(Group::Script(operation)),
             _ => {
-                let look = match &operation {
+                let then = match &operation {
                     Operation::Restore { key, .. } => Some(Operation::Inspect(key.clone())),
+                    // Also DEBUG RELOAD leaves the client in another database there.
+                    Operation::Reload if !engine.copies_leave_the_client_alone() => {
+                        Some(Operation::Select(rng.below(world.databases.len())))
+                    }
                     _ => None,
                 };
                 groups.push(Group::Single(operation));
-                groups.extend(look.map(Group::Single));
+                groups.extend(then.map(Group::Single));
             }
         }
     }
