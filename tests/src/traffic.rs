@@ -39,7 +39,16 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
         24 => args!["RENAME", key, other],
         25 => args!["RENAMENX", key, other],
         26 => args!["COPY", key, other, "REPLACE"],
-        27 => args!["COPY", key, other, "DB", rng.below(DATABASES.len())],
+        // Of entries only: see `Engine::copies_leave_the_client_alone`.
+        27 => args![
+            "EVAL",
+            "if redis.call('TYPE', KEYS[1]).ok ~= 'tagcache1' then return 0 end \
+             return redis.pcall('COPY', KEYS[1], KEYS[2], 'DB', ARGV[1])",
+            2,
+            key,
+            other,
+            rng.below(DATABASES.len())
+        ],
         28 => args!["MOVE", key, rng.below(DATABASES.len())],
         29 => args!["SET", key, value, "XX"],
         30 => args!["SETNX", key, value],

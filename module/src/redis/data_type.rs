@@ -632,6 +632,7 @@ unsafe extern "C" fn copy(
                 copy
             });
             state.transit = transit;
+            state.selected = copy.is_some().then_some(db);
             copy
         });
         copied.map_or(std::ptr::null_mut(), |copy| copy.into_handle().as_raw())

@@ -78,8 +78,20 @@ unsafe extern "C" fn keyspace(
         match event.to_bytes() {
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
-            b"rename_from" | b"move_from" => filter::announce_removed(key),
-            b"rename_to" | b"move_to" | b"copy_to" => adopt(&ctx, key, Way::Moved),
+            b"rename_from" => filter::announce_removed(key),
+            b"move_from" => {
+                state::with(|state| state.selected = Some(ctx.db()));
+                filter::announce_removed(key);
+            }
+            b"rename_to" => adopt(&ctx, key, Way::Moved),
+            b"move_to" | b"copy_to" => {
+                adopt(&ctx, key, Way::Moved);
+                // Valkey 8.1 selects the key's database for the client whose command this is, and leaves it so: without
+                // this, the client would stay there, and the command be propagated as one of that database.
+                if let Some(db) = state::with(|state| state.selected.take()) {
+                    ctx.select(db);
+                }
+            }
             b"del" => removed(&ctx, key),
             b"expired" => count_departure(key, |counters| counters.expired += 1),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),

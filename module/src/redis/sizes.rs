@@ -11,9 +11,9 @@ use crate::entry::Entry;
 enum Layout {
     /// An object, a string for the name, a row of a hash table for both, another for the time to live: Redis up to 8.0.
     Rows,
-    /// An object, and a row that holds the name; another row for the time to live: Valkey 8.
+    /// An object, and a row that holds the name; another row for the time to live: Valkey 8.0.
     RowWithName,
-    /// An object that holds name and time to live, and no rows: Redis from 8.2 on, Valkey from 9 on.
+    /// An object that holds name and time to live, and no rows: Redis from 8.2 on, Valkey from 8.1 on.
     ObjectWithName,
 }
 
@@ -22,7 +22,8 @@ const BUCKET: u64 = 12;
 
 /// A place in a hash table without rows: 64 bytes for seven places in Valkey, a bucket in Redis and now and then a row
 /// where two objects meet, each at the filling of half the time.
-const PLACE: u64 = 17;
+const PLACE_IN_VALKEY: u64 = 15;
+const PLACE_IN_REDIS: u64 = 17;
 
 /// A row that holds a name, without the name.
 const ROW_WITH_NAME: usize = 21;
@@ -40,6 +41,10 @@ const STEP: usize = 8;
 struct Sizes {
     probed: [u16; PROBED / STEP + 1],
     layout: Layout,
+    /// What a place in a hash table without rows costs.
+    place: u64,
+    /// Whether MEMORY USAGE counts the name, and not only what the module says.
+    usage_counts_name: bool,
 }
 
 static SIZES: OnceLock<Sizes> = OnceLock::new();
@@ -57,12 +62,23 @@ pub(crate) fn probe(ctx: &Context<'_>) {
     });
     let (redis, valkey) = (ctx.version("redis_version"), ctx.version("valkey_version"));
     let layout = match (redis, valkey) {
-        (_, Some(version)) if version >= (9, 0) => Layout::ObjectWithName,
+        (_, Some(version)) if version >= (8, 1) => Layout::ObjectWithName,
         (_, Some(version)) if version >= (8, 0) => Layout::RowWithName,
         (Some(version), None) if version >= (8, 2) => Layout::ObjectWithName,
         _ => Layout::Rows,
     };
-    let _ = SIZES.set(Sizes { probed, layout });
+    let place = if valkey.is_some() {
+        PLACE_IN_VALKEY
+    } else {
+        PLACE_IN_REDIS
+    };
+    let usage_counts_name = valkey.is_none_or(|version| version < (8, 1) || version >= (9, 0));
+    let _ = SIZES.set(Sizes {
+        probed,
+        layout,
+        place,
+        usage_counts_name,
+    });
 }
 
 /// What the allocator hands out for so many bytes: jemalloc has four classes between powers of two.
@@ -108,8 +124,8 @@ impl Sizes {
             (Layout::Rows, true) => class(self, OBJECT) + value + 2 * row - 24,
             (Layout::RowWithName, false) => class(self, OBJECT) + value + BUCKET,
             (Layout::RowWithName, true) => class(self, OBJECT) + value + BUCKET + row,
-            (Layout::ObjectWithName, false) => value + PLACE,
-            (Layout::ObjectWithName, true) => value + 2 * PLACE,
+            (Layout::ObjectWithName, false) => value + self.place,
+            (Layout::ObjectWithName, true) => value + 2 * self.place,
         };
         bytes.next_multiple_of(UNIT)
     }
@@ -128,6 +144,8 @@ pub(crate) fn cost(entry: Entry<'_>) -> u64 {
 /// What the server must be told so that its MEMORY USAGE says [`cost`].
 pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    let has_ttl = entry.has_ttl();
-    class(sizes, entry.allocated()) + sizes.unnamed(has_ttl)
+    if !sizes.usage_counts_name {
+        return cost(entry);
+    }
+    class(sizes, entry.allocated()) + sizes.unnamed(entry.has_ttl())
 }

@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) reclaim_armed: bool,
     /// The gone entry that was removed last inside MULTI, by whatever: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
+    /// The database that the client has selected whose MOVE or COPY is under way.
+    pub(crate) selected: Option<u32>,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
     /// Where the search for entries that an emptied index does not know is.

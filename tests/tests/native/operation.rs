@@ -53,7 +53,8 @@ pub(crate) enum Operation {
     Copy {
         from: Bytes,
         to: Bytes,
-        database: usize,
+        /// The database that is selected, if none.
+        database: Option<usize>,
         replace: bool,
     },
     Move(Bytes, usize),
@@ -172,7 +173,7 @@ impl Operation {
             596..646 => Self::Rename(key, any_key(rng)),
             646..676 => Self::RenameNx(key, any_key(rng)),
             676..736 => {
-                let database = rng.below(DATABASES);
+                let database = Some(rng.below(DATABASES));
                 Self::Copy {
                     from: key,
                     to: any_key(rng),
@@ -296,7 +297,13 @@ impl Operation {
                 database,
                 replace,
             } => {
-                let mut copy = args!["COPY", from, to, "DB", database];
+                let mut copy = args!["COPY", from, to];
+                copy.extend(
+                    database
+                        .map(|number| args!["DB", number])
+                        .into_iter()
+                        .flatten(),
+                );
                 copy.extend(replace.then(|| b"REPLACE".to_vec()));
                 copy
             }

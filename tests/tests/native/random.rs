@@ -1,7 +1,7 @@
 //! Tens of thousands of random operations over several databases, held against a model.
 
 use tagcache_tests::look::{assert_index_agrees, stat, tagscan, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine};
+use tagcache_tests::{Engine, RawClient, Reply, Rng, Server, args, call, for_each_engine};
 
 use crate::model::Bytes;
 use crate::operation::{KEYS, Operation, TAGS, tag};
@@ -17,17 +17,26 @@ enum Group {
     Script(Operation),
 }
 
-fn batch(rng: &mut Rng, world: &World) -> Vec<Group> {
+fn batch(rng: &mut Rng, world: &World, engine: &Engine) -> Vec<Group> {
+    let any = |rng: &mut Rng| {
+        let mut operation = Operation::any(rng, &world.dumps);
+        if let Operation::Copy { database, .. } = &mut operation
+            && !engine.copies_leave_the_client_alone()
+        {
+            *database = None;
+        }
+        operation
+    };
     let mut groups = Vec::new();
     // Now and then many entries at once, so that tags grow large.
     if rng.one_in(15) {
         groups.extend((0..400).map(|_| Group::Single(Operation::any_set(rng))));
     }
     for _ in 0..BATCH {
-        let operation = Operation::any(rng, &world.dumps);
+        let operation = any(rng);
         match rng.below(20) {
             0 if operation.may_be_nested() => {
-                let more = (0..rng.below(8)).map(|_| Operation::any(rng, &world.dumps));
+                let more = (0..rng.below(8)).map(|_| any(rng));
                 let more = more.filter(Operation::may_be_nested);
                 groups.push(Group::Transaction(
                     [operation].into_iter().chain(more).collect(),
@@ -164,7 +173,7 @@ fn random_operations(seed: u64, module_args: &[&str]) {
         call!(client, "SELECT", 0);
         let mut with_backlog = 0;
         for number in 0..BATCHES {
-            let groups = batch(&mut rng, &world);
+            let groups = batch(&mut rng, &world, engine);
             run(&mut client, &mut world, &groups);
             let stats = call!(client, "CACHE.STATS");
             with_backlog += i32::from(stats.field("reclaim_backlog").int() > 0);

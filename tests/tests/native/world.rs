@@ -79,7 +79,10 @@ impl World {
                 to,
                 database,
                 replace,
-            } => (from, to, *database, *replace, false),
+            } => {
+                let database = database.unwrap_or(self.selected);
+                (from, to, database, *replace, false)
+            }
             Operation::Move(key, database) => (key, key, *database, false, true),
             _ => unreachable!("only these two reach here"),
         };
