@@ -28,8 +28,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let was_visible = found.freshness != Freshness::Gone;
         store::take(db, &mut key);
         any = true;
-        drop(key);
-        ctx.signal_modified(name);
+        ctx.close_modified(key);
         if was_visible {
             ctx.notify(c"cache.del", name);
             removed += 1;

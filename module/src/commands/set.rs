@@ -124,8 +124,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_null();
         return Ok(());
     };
-    drop(key);
-    ctx.signal_modified(name);
+    ctx.close_modified(key);
     waiting::written(ctx, db, name);
     ctx.notify(c"cache.set", name);
     replicate(ctx, args, &asked, written);

@@ -53,9 +53,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let grace_ms = given_grace_ms.unwrap_or(found.entry.grace_ms());
     let deadline = with_grace(expires_ms, grace_ms, COMMAND)?;
     store::retime(db, &mut key, grace_ms, deadline);
-    drop(key);
+    ctx.close_modified(key);
     reclaim::arm_if_needed(ctx); // Without the grace that kept it, a stale entry is gone.
-    ctx.signal_modified(name);
     ctx.notify(c"cache.touch", name);
     replicate(ctx, name, expires_ms, given_grace_ms);
     ctx.reply_integer(1);

@@ -30,6 +30,10 @@ pub(crate) enum Mode {
     Upkeep,
 }
 
+/// How the module wants to be treated by the server.
+pub(crate) const OPTIONS: u32 =
+    raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -198,10 +202,20 @@ impl Context<'_> {
         unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
     }
 
-    /// Tells WATCH and CLIENT TRACKING that a key changed.
-    pub(crate) fn signal_modified(&self, name: Str<'_>) {
-        // SAFETY: context and name are alive.
-        unsafe { api!(RedisModule_SignalModifiedKey(self.raw, name.as_raw())) };
+    /// Closes a key that was changed, and reports the change to WATCH and CLIENT TRACKING.
+    ///
+    /// The server does that by itself where a module does not opt out. RM_SignalModifiedKey is no way: on Redis 8.6 it
+    /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
+    pub(crate) fn close_modified(&self, key: Key) {
+        self.set_options(OPTIONS & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
+        drop(key);
+        self.set_options(OPTIONS);
+    }
+
+    /// Sets the options of the module.
+    pub(crate) fn set_options(&self, options: u32) {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_SetModuleOptions(self.raw, options as c_int)) };
     }
 
     /// Sends a keyspace notification of the module's class.

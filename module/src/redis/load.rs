@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void};
 use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
-use super::context::Context;
+use super::context::{Context, OPTIONS};
 use super::string::{Args, Str};
 use super::{barrier, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
@@ -125,10 +125,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
     sizes::probe(ctx);
     state::init(*config, super::context::random());
-    let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
-        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
-    // SAFETY: the context is that of loading.
-    unsafe { api!(RedisModule_SetModuleOptions(ctx.as_raw(), options as c_int)) };
+    ctx.set_options(OPTIONS);
     data_type::register(ctx)?;
     describe::add_category(ctx)?;
     for command in commands {

@@ -110,8 +110,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     let mut key = ctx.open(name, Mode::Upkeep);
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
         store::take(db, &mut key);
-        drop(key);
-        ctx.signal_modified(name);
+        ctx.close_modified(key);
     } else {
         drop(key);
         remove_hidden(ctx, db, slot, handle, name);
@@ -139,7 +138,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     if over_ms > now_ms {
         if is_new {
             let (_, name) = handle_and_name(db, slot);
-            ctx.signal_modified(name.as_str());
+            ctx.close_modified(ctx.open(name.as_str(), Mode::Upkeep));
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
         expire(ctx, db, slot, over_ms);
@@ -231,8 +230,9 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     match slot {
         Some(slot) if holds && is_gone => reclaim_one(ctx, db, slot),
         _ if !holds && has_orphans => {
-            store::take(db, &mut ctx.open(name, Mode::Upkeep));
-            ctx.signal_modified(name);
+            let mut key = ctx.open(name, Mode::Upkeep);
+            store::take(db, &mut key);
+            ctx.close_modified(key);
         }
         _ => return false,
     }
