@@ -15,6 +15,7 @@ mod entry;
 mod error;
 mod figures;
 mod leb128;
+mod native;
 #[macro_use]
 #[allow(unsafe_code)]
 mod redis;
@@ -112,9 +113,6 @@ static COMMANDS: &[Command] = &[
     command!(c"cache.resetstats", stats::resetstats, c"admin fast", NONE, Nothing, 1,
         "",
         ALL_SUCCEED, c"O(1)", c"Sets the database's counters to zero."),
-    command!(c"cache.reclaim", redis::reclaim_command, c"admin", NONE, Nothing, -1,
-        "[key [key ...]]",
-        None, c"O(keys)", c"Internal: frees gone entries under these keys."),
     command!(c"cache.replay", replay::replay, c"write admin", NONE, Nothing, -3,
         "word argument [argument ...]",
         None, c"O(1)", c"Internal: what replicas and append-only files must be told."),

@@ -14,7 +14,7 @@ const MAX_DATABASES: u64 = 1 << 20;
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
 /// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside MULTI and
-/// scripts (see `redis/filter.rs`).
+/// scripts, and for those that waited: the filter could not see that the key is gone (`redis/filter.rs`).
 ///
 /// CLOCK and TAG: reading of a database's clock, and its memory of invalidations, from an append-only file that was
 /// rewritten without RDB preamble. Each past is five numbers: clock, last hard and last soft invalidation (unix ms),

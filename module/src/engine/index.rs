@@ -319,6 +319,12 @@ impl<E: Copy + PartialEq> Index<E> {
         self.gone.contains(slot.0)
     }
 
+    /// Whether an entry that the keyspace holds, which says that this is its slot, is to be taken out.
+    pub(crate) fn must_leave(&self, slot: Option<Slot>, entry: E) -> bool {
+        slot.filter(|&slot| self.holds(slot, entry))
+            .map_or(self.has_orphans, |slot| self.is_gone(slot))
+    }
+
     /// What may be served of the entry in a slot, which has this grace. The deadline that the server keeps and the time
     /// are asked for only where they matter.
     pub(crate) fn freshness(

@@ -24,6 +24,7 @@ pub(crate) enum Place {
     Digest,
     /// Between a change of the index and that of the keyspace.
     Change,
+    Filter,
     Other,
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_int};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
@@ -24,10 +25,31 @@ pub(crate) enum Mode {
     Read,
     /// To look, without counting as a use.
     Peek,
+    /// To look without any effect: no use counted, nothing expired (where the server can, Redis 7.0 cannot), a miss not
+    /// reported.
+    Look,
     /// To change it.
     Write,
     /// To change it without counting as a use.
     Upkeep,
+}
+
+/// [`Mode::Look`], as the server takes it. Opening for writing neither counts nor reports misses.
+static LOOK: AtomicU32 = AtomicU32::new(
+    raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
+);
+
+/// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey).
+pub(super) fn probe_look() {
+    let silent = raw::REDISMODULE_OPEN_KEY_NOTOUCH
+        | raw::REDISMODULE_OPEN_KEY_NONOTIFY
+        | raw::REDISMODULE_OPEN_KEY_NOSTATS
+        | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
+    // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
+    let known = unsafe { raw::RedisModule_GetOpenKeyModesAll.map_or(0, |modes| modes() as u32) };
+    if known & silent == silent {
+        LOOK.store(raw::REDISMODULE_READ | silent, Ordering::Relaxed);
+    }
 }
 
 /// How the module wants to be treated by the server.
@@ -66,6 +88,12 @@ impl Context<'_> {
     fn flags(&self) -> u32 {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 }
+    }
+
+    /// The flags that are the server's, whatever the context.
+    pub(super) fn server_flags() -> u32 {
+        // SAFETY: a context is optional.
+        unsafe { api!(RedisModule_GetContextFlags(std::ptr::null_mut())) as u32 }
     }
 
     /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
@@ -138,6 +166,22 @@ impl Context<'_> {
         }
     }
 
+    /// A number of the server's INFO. `None` if it is not there.
+    pub(super) fn info_number(&self, section: &CStr, field: &CStr) -> Option<u64> {
+        let mut error = 0;
+        // SAFETY: the context is alive; section and field are C strings. The information is freed, once.
+        unsafe {
+            let info = api!(RedisModule_GetServerInfo(self.raw, section.as_ptr()));
+            let number = api!(RedisModule_ServerInfoGetFieldUnsigned(
+                info,
+                field.as_ptr(),
+                &raw mut error
+            ));
+            api!(RedisModule_FreeServerInfo(self.raw, info));
+            (error == 0).then_some(number)
+        }
+    }
+
     /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
     pub(crate) fn cluster_epoch(&self) -> Option<u64> {
         if self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
@@ -181,6 +225,7 @@ impl Context<'_> {
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
             Mode::Peek => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
+            Mode::Look => LOOK.load(Ordering::Relaxed),
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
             Mode::Upkeep => {
                 raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH
@@ -321,12 +366,6 @@ impl Context<'_> {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
     }
-}
-
-/// The time that the running command goes by, unix ms, on servers that tell it (Redis 7.2 and newer, Valkey).
-pub(crate) fn command_time_ms() -> Option<u64> {
-    // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
-    unsafe { redis_module::raw::RedisModule_CachedMicroseconds.map(|now| now() as u64 / 1000) }
 }
 
 /// The time, unix ms.

@@ -11,17 +11,11 @@ use crate::syntax::{self, Arg, Kind};
 /// The ACL category of the module's own, on servers that let modules have one.
 const CATEGORY: &CStr = c"cache";
 
-/// Makes the category `@cache`, where the server knows categories of modules.
-pub(super) fn add_category(ctx: &Context<'_>) -> Result<(), &'static str> {
+/// Makes the category `@cache`, where the server knows categories of modules. It may be there already, left over from a
+/// load that was refused, and there may be too many of them: then the commands go without.
+pub(super) fn add_category(ctx: &Context<'_>) {
     // SAFETY: the context is that of loading; the function is looked up because older servers lack it.
-    let added =
-        unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
-    match added {
-        Some(status) if status != raw::REDISMODULE_OK as c_int => {
-            Err("the server refused the ACL category 'cache'")
-        }
-        _ => Ok(()),
-    }
+    unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
 }
 
 /// Describes a command that was just created.
@@ -193,7 +187,7 @@ fn set_categories(
         return Ok(());
     };
     let flags = command.flags.to_string_lossy();
-    let mut categories = vec!["cache"];
+    let mut categories = Vec::new();
     for flag in flags.split(' ') {
         match flag {
             "write" => categories.push("write"),
@@ -207,10 +201,14 @@ fn set_categories(
     } else {
         "slow"
     });
-    let categories = CString::new(categories.join(" ")).unwrap_or_default();
-    // SAFETY: the command was just created; the text is a C string.
-    if unsafe { set(created, categories.as_ptr()) } != raw::REDISMODULE_OK as c_int {
-        return Err("the server refused the ACL categories of a command");
+    let categories = categories.join(" ");
+    let own = CATEGORY.to_string_lossy();
+    for categories in [format!("{own} {categories}"), categories] {
+        let categories = CString::new(categories).unwrap_or_default();
+        // SAFETY: the command was just created; the text is a C string.
+        if unsafe { set(created, categories.as_ptr()) } == raw::REDISMODULE_OK as c_int {
+            return Ok(());
+        }
     }
-    Ok(())
+    Err("the server refused the ACL categories of a command")
 }

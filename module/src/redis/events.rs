@@ -76,6 +76,7 @@ unsafe extern "C" fn keyspace(
         };
         // Event names need not be UTF-8: other modules choose theirs.
         match event.to_bytes() {
+            what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" => filter::announce_removed(key),
@@ -93,7 +94,10 @@ unsafe extern "C" fn keyspace(
                 }
             }
             b"del" => removed(&ctx, key),
-            b"expired" => count_departure(key, |counters| counters.expired += 1),
+            b"expired" => {
+                state::with(|state| state.expired = true);
+                count_departure(key, |counters| counters.expired += 1);
+            }
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
         }

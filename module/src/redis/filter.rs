@@ -5,29 +5,42 @@
 //! and its replica. So, while there is a backlog, a command filter looks at the keys that a command names and removes
 //! the gone ones first. It is taken away again with the last of the backlog: commands pay nothing for it otherwise.
 //!
-//! The filter itself must not touch keys (it runs outside of any command, where an expiry could not be propagated), so
-//! it calls the internal command CACHE.RECLAIM, which can.
+//! 1. Nothing that the filter does is propagated. It looks at a key without any effect, and acts only on a gone entry.
+//!    It runs outside of any command, where the server expects nothing to be propagated, so it acts inside a
+//!    notification of the module's own ([`act`]): there the server propagates what has expired meanwhile as it does
+//!    in a timer.
+//! 2. It does nothing for the commands that EXEC and scripts run: replicas get those as one block, which passes their
+//!    filter before its first command is executed. What such a command, or one that waited, takes out of the keyspace
+//!    although it is gone is announced by [`met_gone`].
 
-use std::ffi::c_int;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ffi::{CStr, c_int};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard};
-use super::context::{Context, Mode, command_time_ms};
+use super::context::{Context, Mode};
 use super::key::Kind;
+use super::propagation;
 use super::reclaim;
 use super::state;
-use super::string::{Args, OwnedStr, Str};
-use crate::error::Error;
+use super::string::{OwnedStr, Str};
+use crate::engine::Slot;
+use crate::native::{self, Keys};
 
-/// The filter while it is installed, and the context that it calls commands with.
+/// The filter while it is installed, and the context that it opens keys with.
 static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::ptr::null_mut());
 static CONTEXT: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The part of `maxmemory` from which on commands free stale entries first.
 const PRESSURE: f32 = 0.98;
+
+/// Notifications of the filter to itself: remove the gone entry under this key; free gone entries while memory is short,
+/// for a slice at most; let the server propagate what has expired.
+const REMOVE: &CStr = c"tagcache.remove";
+const FREE: &CStr = c"tagcache.free";
+const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
     if !FILTER.load(Ordering::Relaxed).is_null() {
@@ -61,29 +74,26 @@ pub(super) fn remove(ctx: &Context<'_>) {
     }
 }
 
-/// A native command inside MULTI met a gone entry, which the filter could not see: the command was queued before. A
-/// replica, or this server when it loads its append-only file, may have no such key by then, and the command would do
-/// something else there. So it is told, in front of the command, to hold a gone entry under this key.
+/// A native command met a gone entry, which the filter could not see: the command was queued by MULTI, run by a script,
+/// or waited. A replica, or this server when it loads its append-only file, may have no such key by then, and the
+/// command would do something else there. So it is preceded by the order to hold a gone entry under this key.
 ///
 /// What overwrites the key is announced at once, with the TTL that the command may keep. What removes it may be the
 /// server itself, because the key has expired, and then nothing must be announced, or even a command that fails would
-/// be propagated. Of all others only RENAME and MOVE depend on the key, and [`announce_removed`] hears of these.
+/// be propagated. Of all others only RENAME and MOVE depend on the key: [`announce_removed`] is called for these.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    let Some(ctx) = own_context() else { return };
+    let Some(ctx) = own_context().filter(|_| propagation::may_announce()) else {
+        return;
+    };
     ctx.select(db);
     let owned = OwnedStr::new(name);
-    let key = ctx.open(owned.as_str(), Mode::Peek);
+    let key = ctx.open(owned.as_str(), Mode::Look);
     if matches!(key.kind(), Kind::Empty) {
         state::with(|state| state.removed_gone = Some((db, name.to_vec())));
         return;
     }
     let deadline = key.deadline_ms();
-    // Servers that still show the key here show an expired one as well.
-    if let (Some(deadline), Some(now)) = (deadline, command_time_ms())
-        && deadline <= now
-    {
-        return;
-    }
+    drop(key);
     let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
     let word = OwnedStr::new(b"GONE");
     let mut parts = vec![word.as_str(), owned.as_str()];
@@ -112,107 +122,154 @@ fn own_context<'a>() -> Option<Context<'a>> {
     (!ctx.is_null()).then(|| unsafe { Context::from_raw(ctx) })
 }
 
-/// Whether the server is executing a MULTI block.
-pub(super) fn in_transaction() -> bool {
-    // SAFETY: without a context, the flags of the server alone are returned.
-    let flags = unsafe { api!(RedisModule_GetContextFlags(std::ptr::null_mut())) } as u32;
-    flags & raw::REDISMODULE_CTX_FLAGS_MULTI != 0
+/// Whether memory is so short that gone entries go before anything else.
+pub(super) fn under_pressure() -> bool {
+    memory_used() >= PRESSURE
 }
 
-fn under_pressure() -> bool {
+/// The part of `maxmemory` that is used, 0 without such a limit.
+fn memory_used() -> f32 {
     // SAFETY: takes nothing.
-    unsafe { api!(RedisModule_GetUsedMemoryRatio()) >= PRESSURE }
+    unsafe { api!(RedisModule_GetUsedMemoryRatio()) }
+}
+
+/// How many commands pass until the filter looks at the memory again: each one while it is nearly short.
+static UNTIL_LOOK: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this command should free gone entries before it runs.
+fn is_memory_short() -> bool {
+    const NEAR: f32 = 0.9;
+    const REST: u32 = 32;
+    let left = UNTIL_LOOK.load(Ordering::Relaxed);
+    if left > 0 {
+        UNTIL_LOOK.store(left - 1, Ordering::Relaxed);
+        return false;
+    }
+    let used = memory_used();
+    UNTIL_LOOK.store(if used < NEAR { REST } else { 0 }, Ordering::Relaxed);
+    used >= PRESSURE
 }
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    guard(Place::Other, (), || {
-        if in_transaction() {
-            // A script that is called inside MULTI. Until the block ends, gone keys stay where they are: replicas
-            // are sent the script's commands, and those that were queued by themselves did not pass here either.
-            return;
-        }
-        let ctx = CONTEXT.load(Ordering::Relaxed);
-        // SAFETY: the server passes a live filter context; its arguments are alive during the call.
-        let mut argv: SmallVec<[*mut raw::RedisModuleString; 16]> = unsafe {
-            let argc = api!(RedisModule_CommandFilterArgsCount(filter));
-            (0..argc)
-                .map(|at| api!(RedisModule_CommandFilterArgGet(filter, at)))
-                .collect()
-        };
-        let mut keys: SmallVec<[*mut raw::RedisModuleString; 16]> = SmallVec::new();
-        if !is_own(&mut argv) {
-            let mut count = 0;
-            // SAFETY: the arguments are alive; the positions are an array of `count` indices into them, ours to free.
-            unsafe {
-                let positions = api!(RedisModule_GetCommandKeys(
-                    ctx,
-                    argv.as_mut_ptr(),
-                    argv.len() as c_int,
-                    &raw mut count
-                ));
-                if !positions.is_null() {
-                    let places = std::slice::from_raw_parts(positions, count as usize);
-                    keys.extend(
-                        places
-                            .iter()
-                            .filter_map(|&at| argv.get(at as usize).copied()),
-                    );
-                    api!(RedisModule_Free(positions.cast()));
+    guard(Place::Filter, (), || {
+        let Some(ctx) = own_context() else { return };
+        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
+        let named = unsafe { Command::new(filter) };
+        let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
+            state.expired = false;
+            state.backlogs().collect()
+        });
+        named.for_each_key(&ctx, |name| {
+            for &db in &backlogs {
+                ctx.select(db);
+                if is_gone(&ctx, name) && may_act() {
+                    act(&ctx, REMOVE, name);
                 }
             }
+        });
+        if state::with(|state| std::mem::take(&mut state.expired)) {
+            act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
         }
-        if keys.is_empty() && !under_pressure() {
-            return;
-        }
-        // SAFETY: "v" takes an array of strings and its length; the reply is freed. "!" lets through what the server
-        // propagates meanwhile: a key that has expired is deleted by the look at it, and replicas must hear of that.
-        unsafe {
-            let reply = api!(RedisModule_Call(
-                ctx,
-                c"cache.reclaim".as_ptr(),
-                c"!v".as_ptr(),
-                keys.as_mut_ptr(),
-                keys.len()
-            ));
-            if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
-            }
+        if is_memory_short() && may_act() {
+            act(&ctx, FREE, named.name);
         }
     });
 }
 
-/// Commands of the module see gone entries for what they are.
-fn is_own(argv: &mut [*mut raw::RedisModuleString]) -> bool {
-    // SAFETY: the arguments are alive during the call.
-    let args = unsafe { Args::from_raw(argv.as_mut_ptr(), argv.len() as c_int) };
-    args.name()
-        .is_none_or(|name| name.len() > 6 && name[..6].eq_ignore_ascii_case(b"cache."))
+/// A command that is about to run.
+struct Command<'a> {
+    filter: *mut raw::RedisModuleCommandFilterCtx,
+    argc: c_int,
+    name: Str<'a>,
 }
 
-/// `CACHE.RECLAIM [key ...]` → OK. Internal: frees the gone entries under these keys, in every database, and, while
-/// memory is short, as many others as fit into one slice. Never replicated. Harmless if called by hand.
-#[allow(clippy::unnecessary_wraps, reason = "all commands have this form")]
-pub(crate) fn reclaim_command(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if in_transaction() {
-        ctx.reply_ok(); // Called by hand inside MULTI, where gone keys stay where they are.
-        return Ok(());
-    }
-    let db = ctx.db();
-    for name in args.iter() {
-        for dropped_in in reclaim::reclaim_key(ctx, name) {
-            if ctx.is_script() {
-                // A replica gets the script's commands as one MULTI block: they pass its filter before the
-                // invalidation among them is executed. So it is told where the key had to go.
-                ctx.select(dropped_in);
-                let word = OwnedStr::new(b"DROP");
-                ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
+impl<'a> Command<'a> {
+    /// # Safety
+    /// The filter context must be alive for `'a`.
+    unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
+        // SAFETY: by the caller's promise. There is always a name.
+        unsafe {
+            Self {
+                filter,
+                argc: api!(RedisModule_CommandFilterArgsCount(filter)),
+                name: Str::from_raw(api!(RedisModule_CommandFilterArgGet(filter, 0))),
             }
         }
     }
-    if under_pressure() && !ctx.is_script() {
+
+    fn arg(&self, at: c_int) -> Option<Str<'a>> {
+        // SAFETY: the filter context is alive for `'a`, and with it its arguments; null beyond them.
+        unsafe {
+            let arg = api!(RedisModule_CommandFilterArgGet(self.filter, at));
+            (!arg.is_null()).then(|| Str::from_raw(arg))
+        }
+    }
+
+    /// Calls `look` with each key that it matters to look at.
+    fn for_each_key(&self, ctx: &Context<'_>, look: impl FnMut(Str<'a>)) {
+        match native::keys(self.name.bytes()) {
+            Keys::None => {}
+            Keys::First => self.arg(1).into_iter().for_each(look),
+            Keys::All => (1..self.argc).filter_map(|at| self.arg(at)).for_each(look),
+            Keys::Unknown => {
+                let args = (0..self.argc).filter_map(|at| self.arg(at));
+                let mut argv: SmallVec<[_; 16]> = args.map(Str::as_raw).collect();
+                let mut count = 0;
+                // SAFETY: the arguments are alive; the positions are `count` indices into them, ours to free.
+                unsafe {
+                    let positions = api!(RedisModule_GetCommandKeys(
+                        ctx.as_raw(),
+                        argv.as_mut_ptr(),
+                        self.argc,
+                        &raw mut count
+                    ));
+                    if !positions.is_null() {
+                        let places = std::slice::from_raw_parts(positions, count as usize);
+                        places.iter().filter_map(|&at| self.arg(at)).for_each(look);
+                        api!(RedisModule_Free(positions.cast()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a key of the context's database holds a gone entry.
+fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
+    let key = ctx.open(name, Mode::Look);
+    key.entry().is_some_and(|entry| {
+        let db = ctx.db();
+        state::with(|state| {
+            let index = &state.database(db).index;
+            index.must_leave(entry.slot().map(Slot), entry.handle())
+        })
+    })
+}
+
+/// Whether gone entries may be removed: not for what EXEC and scripts run.
+fn may_act() -> bool {
+    Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
+        == 0
+}
+
+/// Has [`on_act`] run inside a notification, of a class that no client can see.
+fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
+    // SAFETY: context, event and name are alive.
+    unsafe {
+        api!(RedisModule_NotifyKeyspaceEvent(
+            ctx.as_raw(),
+            raw::REDISMODULE_NOTIFY_LOADED as c_int,
+            what.as_ptr(),
+            name.as_raw()
+        ))
+    };
+}
+
+/// Does what a notification of the filter says.
+pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
+    if what == REMOVE.to_bytes() {
+        reclaim::reclaim_if_gone(ctx, name);
+    } else if what == FREE.to_bytes() {
         reclaim::slice(ctx, || !under_pressure());
     }
-    ctx.select(db);
-    ctx.reply_ok();
-    Ok(())
 }

@@ -49,20 +49,28 @@ impl Key {
     }
 
     pub(crate) fn kind(&self) -> Kind<'_> {
-        // SAFETY: the key is open, or null, which all three calls take. A value of our type is an entry (invariant 1),
-        // and it lives while the key is open and not changed, which `'_` says.
+        if let Some(entry) = self.entry() {
+            return Kind::Entry(entry);
+        }
+        // SAFETY: the key is open, or null, which the call takes.
+        let kind = unsafe { api!(RedisModule_KeyType(self.raw)) };
+        if kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+            Kind::Empty
+        } else {
+            Kind::Other
+        }
+    }
+
+    /// The entry that it holds.
+    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
+        // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1), and
+        // it lives while the key is open and not changed, which `'_` says.
         unsafe {
-            if api!(RedisModule_ModuleTypeGetType(self.raw)) == data_type() {
-                return match Handle::from_raw(api!(RedisModule_ModuleTypeGetValue(self.raw))) {
-                    Some(handle) => Kind::Entry(Entry::from_handle(handle)),
-                    None => Kind::Empty,
-                };
+            if api!(RedisModule_ModuleTypeGetType(self.raw)) != data_type() {
+                return None;
             }
-            if api!(RedisModule_KeyType(self.raw)) == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
-                Kind::Empty
-            } else {
-                Kind::Other
-            }
+            let value = Handle::from_raw(api!(RedisModule_ModuleTypeGetValue(self.raw)));
+            value.map(|handle| Entry::from_handle(handle))
         }
     }
 

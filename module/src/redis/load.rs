@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::barrier::{Place, guard, log};
 use super::context::{Context, OPTIONS};
 use super::string::{Args, Str};
-use super::{barrier, data_type, describe, events, info, propagation, sizes, state};
+use super::{barrier, context, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
 
@@ -124,10 +124,11 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
     sizes::probe(ctx);
-    state::init(*config, super::context::random());
+    state::init(*config, context::random());
     ctx.set_options(OPTIONS);
+    context::probe_look();
     data_type::register(ctx)?;
-    describe::add_category(ctx)?;
+    describe::add_category(ctx);
     for command in commands {
         let (first, last, step) = command.keys;
         // SAFETY: the context is that of loading; the server copies name and flags.
@@ -147,10 +148,11 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
         }
         describe::describe(ctx, command)?;
     }
-    events::subscribe(ctx)?;
     propagation::look_again(ctx);
     info::register(ctx);
-    register_settings(ctx, config)
+    register_settings(ctx, config)?;
+    // Last, after all that may be refused: Redis 7.0 keeps subscriptions of a module that it did not load.
+    events::subscribe(ctx)
 }
 
 /// The version of the data type's table of callbacks that the server knows.

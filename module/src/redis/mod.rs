@@ -39,7 +39,6 @@ pub(crate) mod waiting;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) use barrier::Place;
 pub(crate) use context::Context;
-pub(crate) use filter::reclaim_command;
 pub(crate) use key::{Key, Kind};
 pub(crate) use load::{Command, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str};

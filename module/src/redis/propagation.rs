@@ -11,6 +11,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use redis_module::raw;
+
 use super::context::Context;
 
 static RECEIVERS: AtomicBool = AtomicBool::new(true);
@@ -19,6 +21,16 @@ static RECEIVERS: AtomicBool = AtomicBool::new(true);
 pub(crate) fn has_receivers(ctx: &Context<'_>) -> bool {
     // In a cluster a slot may migrate from here at any time.
     RECEIVERS.load(Ordering::Relaxed) || ctx.is_cluster()
+}
+
+/// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what
+/// it needs, what is loaded was written down, and while clients are paused the server stops on an assertion if anything
+/// is propagated.
+pub(super) fn may_announce() -> bool {
+    // SAFETY: takes nothing.
+    let is_paused = unsafe { api!(RedisModule_AvoidReplicaTraffic()) } != 0;
+    let others = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
+    !is_paused && Context::server_flags() & others == 0
 }
 
 /// From here on there may be receivers.
@@ -36,24 +48,7 @@ pub(super) fn look_again(ctx: &Context<'_>) {
 
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.
 fn has_replicas(ctx: &Context<'_>) -> bool {
-    // SAFETY: the context is alive; section and fields are C strings; the information is freed, once.
-    unsafe {
-        let info = api!(RedisModule_GetServerInfo(
-            ctx.as_raw(),
-            c"replication".as_ptr()
-        ));
-        let field = |name: &std::ffi::CStr| {
-            let mut error = 0;
-            let number = api!(RedisModule_ServerInfoGetFieldUnsigned(
-                info,
-                name.as_ptr(),
-                &raw mut error
-            ));
-            // What cannot be read is taken for a yes.
-            error != 0 || number != 0
-        };
-        let found = field(c"connected_slaves") || field(c"repl_backlog_active");
-        api!(RedisModule_FreeServerInfo(ctx.as_raw(), info));
-        found
-    }
+    // What cannot be read is taken for a yes.
+    let is_set = |field| ctx.info_number(c"replication", field) != Some(0);
+    is_set(c"connected_slaves") || is_set(c"repl_backlog_active")
 }

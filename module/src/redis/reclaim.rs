@@ -198,45 +198,19 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
     state::with(|state| state.transit.clear());
 }
 
-/// Removes a key in whichever databases it holds a gone entry, and returns those. The context must not be a client's.
-pub(super) fn reclaim_key(ctx: &Context<'_>, name: Str<'_>) -> Vec<u32> {
-    let now = now_ms();
-    let mut databases = state::with(|state| state.with_work(now));
-    databases.retain(|&db| {
-        ctx.select(db);
-        reclaim_if_gone(ctx, name)
-    });
-    databases
-}
-
 /// Removes a key of the context's database if it holds a gone entry.
-pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
-    let key = ctx.open(name, Mode::Upkeep);
+pub(super) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
+    let mut key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;
     };
-    let slot = entry.slot().map(Slot);
-    let handle = entry.handle();
-    let (holds, is_gone, has_orphans) = state::with(|state| {
-        let index = &state.database(db).index;
-        let holds = slot.filter(|&slot| index.holds(slot, handle));
-        (
-            holds.is_some(),
-            holds.is_some_and(|slot| index.is_gone(slot)),
-            index.has_orphans(),
-        )
-    });
-    drop(key);
-    match slot {
-        Some(slot) if holds && is_gone => reclaim_one(ctx, db, slot),
-        _ if !holds && has_orphans => {
-            let mut key = ctx.open(name, Mode::Upkeep);
-            store::take(db, &mut key);
-            ctx.close_modified(key);
-        }
-        _ => return false,
+    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    let must_leave = state::with(|state| state.database(db).index.must_leave(slot, handle));
+    if must_leave {
+        store::take(db, &mut key);
+        ctx.close_modified(key);
     }
-    true
+    must_leave
 }
 
 /// Removes entries that were gone when they arrived, from here and from the replicas, which did not judge them.

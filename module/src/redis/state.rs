@@ -29,7 +29,9 @@ pub(crate) struct State {
     pub(crate) clocks_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
-    /// The gone entry that was removed last inside MULTI, by whatever: database and key.
+    /// A key has expired since this was set to false.
+    pub(crate) expired: bool,
+    /// The gone entry that was removed last other than by the module: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The database that the client has selected whose MOVE or COPY is under way.
     pub(crate) selected: Option<u32>,
@@ -128,7 +130,13 @@ impl State {
 
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_backlog())
+        self.backlogs().next().is_some()
+    }
+
+    /// The databases that have something to reclaim.
+    pub(crate) fn backlogs(&self) -> impl Iterator<Item = u32> {
+        let all = self.databases();
+        all.filter_map(|(number, db)| db.index.has_backlog().then_some(number))
     }
 
     /// Whether some database knows of a lease.

@@ -254,7 +254,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             removed.was_gone && !removing
         })
     });
-    if met_gone && filter::in_transaction() {
+    if met_gone {
         filter::met_gone(db, entry.key());
     }
 }

@@ -236,3 +236,35 @@ fn in_a_transaction_while_only_the_replica_has_a_backlog() {
         }
     });
 }
+
+/// What a script runs does not pass the filter: it meets a gone key that it did not declare, and so must its replica.
+#[test]
+fn in_a_script_that_does_not_declare_its_keys() {
+    for_all_engines(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        let eager = ["reclaim-inline", "100000"];
+        for (here, there) in [(&lazy[..], &lazy[..]), (&lazy, &eager), (&eager, &lazy)] {
+            let (primary, replica) = pair(engine, here, there);
+            let mut client = primary.raw();
+            for command in COMMANDS.iter().filter(|command| command[0] != "EVAL") {
+                println!("{command:?}, primary {here:?}, replica {there:?}");
+                for invalidates in [false, true] {
+                    prepare(&mut client);
+                    let script = if invalidates {
+                        "redis.call('CACHE.INVALIDATE', 'gone') return redis.pcall(unpack(ARGV))"
+                    } else {
+                        "return redis.pcall(unpack(ARGV))"
+                    };
+                    let run = [&["EVAL", script, "0"][..], command].concat();
+                    if !invalidates {
+                        client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], run]);
+                    } else {
+                        client.call(&run);
+                    }
+                    assert_same(&primary, &replica, &[0, 1]);
+                    assert_index_agrees(&primary, &[0, 1], &[b"gone"]);
+                }
+            }
+        }
+    });
+}

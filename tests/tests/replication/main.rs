@@ -1,6 +1,7 @@
 //! Primary and replicas hold the same, whatever happens on the way.
 
 mod divergence;
+mod quiet;
 mod resync;
 mod stream;
 
