@@ -95,7 +95,7 @@ pub fn is(command: &Propagated, name: &str) -> bool {
         .is_some_and(|first| first.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// A command in readable words, its name in lower case.
+/// A command in readable words, its name in lower case, without the time at which it happened ([`happened_ms`]).
 pub fn words(command: &Propagated) -> Vec<String> {
     let mut words: Vec<_> = command
         .iter()
@@ -104,7 +104,31 @@ pub fn words(command: &Propagated) -> Vec<String> {
     if let Some(name) = words.first_mut() {
         name.make_ascii_lowercase();
     }
+    if let Some((at, _)) = time_of(command) {
+        words.drain(at..at + 2);
+    }
     words
+}
+
+/// When a command of the module happened, as it was propagated, unix ms.
+pub fn happened_ms(command: &Propagated) -> Option<u64> {
+    let (_, time) = time_of(command)?;
+    std::str::from_utf8(time).ok()?.parse().ok()
+}
+
+/// Where among a command's words the time stands at which it happened, a word before it, and the time.
+fn time_of(command: &Propagated) -> Option<(usize, &[u8])> {
+    let word = if is(command, "cache.invalidate") || is(command, "cache.revalidate") {
+        &b""[..]
+    } else if is(command, "cache.set") {
+        &b"CREATED"[..]
+    } else if is(command, "cache.flush") || is(command, "cache.invalidatewhere") {
+        &b"AT"[..]
+    } else {
+        return None;
+    };
+    let at = command.iter().rposition(|arg| arg == word)?;
+    Some((at, command.get(at + 1)?))
 }
 
 /// The commands in the files of an append only directory that end like this, without those that carry no data.

@@ -7,7 +7,8 @@ const DEFAULTS: [(&str, &str); 7] = [
     ("tagcache.default-ttl-ms", "0"),
     ("tagcache.top-keys", "200"),
     ("tagcache.max-tag-bytes", "512"),
-    ("tagcache.max-tags-per-entry", "128"),
+    ("tagcache.max-tags-per-entry", "1024"),
+    ("tagcache.after-restart", "keep"),
     ("tagcache.reclaim-budget-us", "1000"),
     ("tagcache.reclaim-inline", "128"),
     ("tagcache.lease-max-ms", "60000"),
@@ -76,7 +77,7 @@ fn bad_module_arguments_keep_the_module_from_loading_and_the_log_says_why() {
             ),
             (
                 &["max-tags-per-entry", "1000000000"],
-                &["max-tags-per-entry", "1024"],
+                &["max-tags-per-entry", "16384"],
             ),
             (&["default-ttl-ms", "-1"], &["default-ttl-ms", "from 0"]),
             (
@@ -118,7 +119,7 @@ fn config_set_takes_the_range_and_refuses_the_rest_saying_it() {
             ("tagcache.default-ttl-ms", 0_i64, 1 << 47),
             ("tagcache.top-keys", 1, 10_000),
             ("tagcache.max-tag-bytes", 1, 65_536),
-            ("tagcache.max-tags-per-entry", 1, 1024),
+            ("tagcache.max-tags-per-entry", 1, 16384),
             ("tagcache.reclaim-budget-us", 50, 100_000),
             ("tagcache.reclaim-inline", 0, 100_000),
             ("tagcache.lease-max-ms", 1, 3_600_000),
@@ -199,16 +200,16 @@ fn the_limits_of_tags_are_those_of_the_moment() {
             call!(client, "CACHE.SET", "key", "v", "TAGS", 2, long, "a"),
             Reply::ok()
         );
-        set(&mut client, "tagcache.max-tags-per-entry", "1024");
-        let mut many = args!["CACHE.SET", "many", "v", "TAGS", 1024];
-        many.extend((0..1024).map(|n: i32| format!("tag{n}").into_bytes()));
+        set(&mut client, "tagcache.max-tags-per-entry", "16384");
+        let mut many = args!["CACHE.SET", "many", "v", "TAGS", 16384];
+        many.extend((0..16384).map(|n: i32| format!("tag{n}").into_bytes()));
         assert_eq!(client.call(&many), Reply::ok());
-        assert_eq!(inspect(&mut client, "many").unwrap().tags.len(), 1024);
+        assert_eq!(inspect(&mut client, "many").unwrap().tags.len(), 16384);
         set(&mut client, "tagcache.max-tags-per-entry", "1");
         assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
         assert_eq!(
             inspect(&mut client, "many").unwrap().tags.len(),
-            1024,
+            16384,
             "what is stored stays"
         );
         let payload = call!(client, "DUMP", "many").bytes().to_vec();

@@ -28,7 +28,7 @@ const INLINE: usize = 8;
 const NO_LIST: u32 = u32::MAX;
 
 /// Costs of entries are kept in units of this many bytes.
-pub(crate) const UNIT: u64 = 8;
+pub(crate) const UNIT: u64 = 4;
 
 /// The cost is in `large`.
 const LARGE: u16 = u16::MAX;

@@ -340,9 +340,10 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         is_gone
     });
     drop(key);
+    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
         state.transit.reuse(passage);
-        if is_outdated {
+        if is_outdated && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
     });
@@ -389,19 +390,20 @@ fn index_arrived(
     })
 }
 
-/// Whether one of an arriving entry's tags was invalidated here after it was written. A primary decides, and removes the
-/// entry from its replicas by UNLINK when it reclaims it ([`super::reclaim`]): while a slot migrates, the server sends
-/// replicas nothing else that a module propagates.
+/// Whether one of an arriving entry's tags was invalidated here after it was written.
+///
+/// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
+/// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
+/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance.
 fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) -> bool {
-    if ctx.is_replica() || ctx.is_loading() {
-        return false;
-    }
+    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let facts = passage.facts;
-    let now = now_ms();
+    let now = if is_primary { now_ms() } else { u64::MAX / 2 };
     state::with(|state| {
+        let is_own = facts.origin != 0 && facts.origin == state.lineage as u32;
         let written = Written {
             at_ms: entry.created_ms(),
-            is_local: facts.origin != 0 && facts.origin == state.lineage as u32,
+            is_local: is_own || !is_primary,
             is_stale: facts.soft_since_ms.is_some(),
         };
         let now = state.stamps.now_ms(now);

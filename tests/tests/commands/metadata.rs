@@ -7,7 +7,7 @@ use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_
 /// Name, arity, and positions of keys (first, last, step).
 type Known = (&'static str, i64, (i64, i64, i64));
 
-const COMMANDS: [Known; 19] = [
+const COMMANDS: [Known; 20] = [
     ("cache.set", -3, (1, 1, 1)),
     ("cache.del", -2, (1, -1, 1)),
     ("cache.touch", -3, (1, 1, 1)),
@@ -17,7 +17,8 @@ const COMMANDS: [Known; 19] = [
     ("cache.release", 3, (1, 1, 1)),
     ("cache.invalidate", -2, (0, 0, 0)),
     ("cache.revalidate", -2, (0, 0, 0)),
-    ("cache.flush", 1, (0, 0, 0)),
+    ("cache.flush", -1, (0, 0, 0)),
+    ("cache.clock", 1, (0, 0, 0)),
     ("cache.invalidatewhere", 0, (0, 0, 0)),
     ("cache.inspect", 2, (1, 1, 1)),
     ("cache.top", -1, (0, 0, 0)),
@@ -30,11 +31,12 @@ const COMMANDS: [Known; 19] = [
 ];
 
 /// Commands that a cluster's client must send to every shard, adding up what they answer.
-const EVERY_SHARD: [&str; 4] = [
+const EVERY_SHARD: [&str; 5] = [
     "cache.invalidate",
     "cache.revalidate",
     "cache.invalidatewhere",
     "cache.flush",
+    "cache.clock",
 ];
 
 fn info(client: &mut RawClient, name: &str) -> Vec<Reply> {

@@ -246,19 +246,19 @@ fn a_tag_longer_than_the_limit_or_an_empty_one() {
 
 #[test]
 fn more_tags_than_the_limit_or_none() {
-    let many: Vec<Vec<u8>> = (0..129)
+    let many: Vec<Vec<u8>> = (0..1025)
         .map(|n: i32| format!("t{n}").into_bytes())
         .collect();
     let with_count = |count: &str, tags: &[Vec<u8>]| {
         [&args!["CACHE.SET", "entry", "x", "TAGS", count][..], tags].concat()
     };
-    let limit: &[&str] = &["129", "128", "tagcache.max-tags-per-entry"];
+    let limit: &[&str] = &["1025", "1024", "tagcache.max-tags-per-entry"];
     refused_naming(&[
-        (with_count("129", &many), limit),
-        (with_count("4294967296", &many[..1]), &["4294967296", "128"]),
+        (with_count("1025", &many), limit),
+        (with_count("4294967296", &many[..1]), &["4294967296", "1024"]),
         (
             with_count("9223372036854775807", &many[..1]),
-            &["9223372036854775807", "128"],
+            &["9223372036854775807", "1024"],
         ),
         (with_count("18446744073709551616", &many[..1]), &[]),
         (with_count("0", &[]), &[]),
@@ -270,7 +270,7 @@ fn more_tags_than_the_limit_or_none() {
 
 #[test]
 fn duplicates_count_towards_the_limit_as_they_are_announced() {
-    let same = vec![b"t".to_vec(); 129];
-    let set = [&args!["CACHE.SET", "entry", "x", "TAGS", 129][..], &same].concat();
-    refused_naming(&[(set, &["129", "128"])]);
+    let same = vec![b"t".to_vec(); 1025];
+    let set = [&args!["CACHE.SET", "entry", "x", "TAGS", 1025][..], &same].concat();
+    refused_naming(&[(set, &["1025", "1024"])]);
 }

@@ -143,8 +143,12 @@ fn a_scan_over_an_invalidation_shows_nothing_that_is_gone() {
         let (cursor, _) = scan_page(&call!(client, "CACHE.TAGSCAN", "a", 0, "COUNT", 10));
         assert_ne!(cursor, b"0");
         call!(client, "CACHE.INVALIDATE", "a");
-        let (next, page) = scan_page(&call!(client, "CACHE.TAGSCAN", "a", cursor, "COUNT", 10));
-        assert_eq!((next, page.len()), (b"0".to_vec(), 0));
+        let mut cursor = cursor;
+        while cursor != b"0" {
+            let (next, page) = scan_page(&call!(client, "CACHE.TAGSCAN", "a", cursor, "COUNT", 10));
+            assert_eq!(page.len(), 0);
+            cursor = next;
+        }
         fill(client, "new", 50, "a");
         assert!(
             tagscan(client, b"a", 7)

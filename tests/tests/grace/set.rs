@@ -104,18 +104,18 @@ fn after_its_logical_time_an_entry_is_stale_for_fetch_and_a_miss_for_get() {
 }
 
 #[test]
-fn nx_and_xx_see_a_stale_entry_as_there() {
+fn nx_and_xx_see_a_stale_entry_as_absent() {
     on_both_protocols(|_, client| {
         stale(client, "key");
-        assert!(call!(client, "CACHE.SET", "key", "new", "NX").is_null());
+        assert!(call!(client, "CACHE.SET", "key", "new", "XX").is_null());
         assert!(fetch(client, "key").is_stale("old"));
-        assert_eq!(call!(client, "CACHE.SET", "key", "new", "XX"), Reply::ok());
+        assert_eq!(call!(client, "CACHE.SET", "key", "new", "NX"), Reply::ok());
         assert!(fetch(client, "key").is_hit("new"));
         run!(client, "CACHE.SET soft old GRACE {LONG} TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
-        assert!(call!(client, "CACHE.SET", "soft", "new", "NX").is_null());
+        assert!(call!(client, "CACHE.SET", "soft", "new", "XX").is_null());
         assert!(fetch(client, "soft").is_stale("old"));
-        assert_eq!(call!(client, "CACHE.SET", "soft", "new", "XX"), Reply::ok());
+        assert_eq!(call!(client, "CACHE.SET", "soft", "new", "NX"), Reply::ok());
         assert!(fetch(client, "soft").is_hit("new"));
         call!(client, "CACHE.SET", "bare", "old", "TAGS", 1, "a");
         call!(client, "CACHE.REVALIDATE", "a");

@@ -20,7 +20,7 @@ const CHANGES: [(&[&str], bool); 25] = [
     (&["FLUSHDB"], true),
     (&["CACHE.GET", "key"], false),
     (&["CACHE.SET", "key", "new", "NX"], false),
-    (&["CACHE.SET", "key", "new", "TAGS", "0"], false),
+    (&["CACHE.SET", "key", "new", "TAGS", "-1"], false),
     (&["CACHE.INVALIDATE", "unknown"], false),
     (&["CACHE.INSPECT", "key"], false),
     (&["CACHE.REVALIDATE", "unknown"], false),

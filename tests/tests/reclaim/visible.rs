@@ -95,7 +95,7 @@ fn two_hundred_thousand_entries_turn_stale_for_every_command_at_once() {
             args!["CACHE.FETCH", "key0"],
             args!["CACHE.FETCH", "key1"],
             args!["CACHE.SET", "key2", "new", "NX", "TAGS", 1, "large"],
-            args!["CACHE.SET", "key3", "new", "NX"],
+            args!["CACHE.SET", "key3", "new", "XX"],
             args!["CACHE.GET", "key2"],
             args!["CACHE.STATS"],
             args!["EXEC"],
