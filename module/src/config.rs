@@ -10,6 +10,7 @@ pub(crate) struct Config {
     pub(crate) reclaim_budget_us: u64,
     pub(crate) reclaim_inline: u32,
     pub(crate) lease_max_ms: u64,
+    pub(crate) lease_orphan_ms: u64,
     pub(crate) after_restart: AfterRestart,
 }
 
@@ -30,6 +31,7 @@ impl Default for Config {
             reclaim_budget_us: 0,
             reclaim_inline: 0,
             lease_max_ms: 0,
+            lease_orphan_ms: 0,
             after_restart: AfterRestart::Keep,
         };
         for setting in &SETTINGS {
@@ -75,7 +77,7 @@ impl Setting {
 }
 
 /// All settings.
-pub(crate) static SETTINGS: [Setting; 8] = [
+pub(crate) static SETTINGS: [Setting; 9] = [
     Setting {
         name: c"default-ttl-ms",
         default: 0,
@@ -138,6 +140,15 @@ pub(crate) static SETTINGS: [Setting; 8] = [
         words: &[],
         get: |c| c.lease_max_ms as i64,
         set: |c, v| c.lease_max_ms = v as u64,
+    },
+    Setting {
+        name: c"lease-orphan-ms",
+        default: 1_000,
+        min: 0,
+        max: 3_600_000,
+        words: &[],
+        get: |c| c.lease_orphan_ms as i64,
+        set: |c, v| c.lease_orphan_ms = v as u64,
     },
     Setting {
         name: c"after-restart",

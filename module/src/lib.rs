@@ -63,7 +63,7 @@ static COMMANDS: &[Command] = &[
         "key [key ...]",
         MULTI, c"O(keys)", c"Returns the values of fresh entries."),
     command!(c"cache.fetch", fetch::fetch, c"readonly blocking", ONE, Read, -2,
-        "key [LEASE milliseconds] [WAIT milliseconds]",
+        "key [LEASE milliseconds [TOKEN n]] [WAIT milliseconds]",
         None, c"O(tags)", c"Returns a value, fresh or stale, or the right to load it."),
     command!(c"cache.release", fetch::release, c"write fast", ONE, Change, 3,
         "key token",

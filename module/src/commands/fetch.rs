@@ -1,17 +1,15 @@
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
-use crate::engine::{Database, Freshness, Grant, Slot, Token, Waiter};
-use crate::entry::{Entry, Handle};
+use crate::engine::{Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter};
 use crate::error::Error;
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
 use crate::redis::string::Words;
-use crate::redis::waiting::{self, Answer};
-use crate::redis::{Args, Context, Key, Kind, Str, state};
+use crate::redis::{Args, Context, Key, Kind, Str, cluster, state, waiting};
 
 /// What CACHE.FETCH was asked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct FetchArgs {
-    lease_ms: Option<u64>,
+    lease: Option<Ask>,
     wait_ms: Option<u64>,
 }
 
@@ -19,21 +17,27 @@ struct FetchArgs {
 const MAX_WAIT_MS: u64 = 1 << 40;
 
 fn parse(words: &[&[u8]]) -> Result<FetchArgs, Error> {
-    let mut args = FetchArgs::default();
+    let (mut lease_ms, mut token, mut wait_ms) = (None, None, None);
     let mut cursor = Cursor::new(words.get(1..).unwrap_or_default());
     while let Some(word) = cursor.next_option() {
         if word.eq_ignore_ascii_case(b"LEASE") {
-            set_once(&mut args.lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
+            set_once(&mut lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
+        } else if word.eq_ignore_ascii_case(b"TOKEN") {
+            set_once(&mut token, cursor.next_in(1..=MAX_TOKEN)?)?;
         } else if word.eq_ignore_ascii_case(b"WAIT") {
-            set_once(&mut args.wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
+            set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
         } else {
             return Err(Error::Syntax);
         }
     }
-    Ok(args)
+    if token.is_some() && lease_ms.is_none() {
+        return Err(Error::Syntax);
+    }
+    let lease = lease_ms.map(|ms| Ask { ms, token });
+    Ok(FetchArgs { lease, wait_ms })
 }
 
-/// `CACHE.FETCH key [LEASE ms] [WAIT ms]` → `[state, value, pttl, token, tags]`
+/// `CACHE.FETCH key [LEASE ms [TOKEN n]] [WAIT ms]` → `[state, value, pttl, token, tags]`
 ///
 /// | state | value | pttl | token | tags |
 /// |---|---|---|---|---|
@@ -42,7 +46,11 @@ fn parse(words: &[&[u8]]) -> Result<FetchArgs, Error> {
 /// | `MISS` | nil | -2 | positive if this caller holds the lease now, else 0 | empty |
 ///
 /// LEASE asks for the right to load the value, for so many ms, at most `tagcache.lease-max-ms`. One caller at a time
-/// holds it. The holder loads the value and writes it with CACHE.SET … LEASE, or gives up with CACHE.RELEASE.
+/// holds it. The holder loads the value and writes it with CACHE.SET … LEASE, or gives up with CACHE.RELEASE. When its
+/// connection closes, the lease runs out within `tagcache.lease-orphan-ms`.
+///
+/// TOKEN, 1 to 2^53 - 1: the token that the lease gets, chosen anew for each load. Asking with the token of the key's
+/// lease renews it.
 ///
 /// WAIT: if another caller holds the lease of a missing key, wait up to so many ms. The answer is HIT as soon as the
 /// entry is set; MISS with a token as soon as the lease is released or has run out, if LEASE was given too and this
@@ -56,147 +64,135 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let asked = parse(words)?;
     let [name] = args.first::<1>()?;
     let key = ctx.open(name, Mode::Read);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
-    if answer_hit(ctx, &key) {
+    let found = found(ctx, &key)?;
+    if found == Found::Fresh {
+        reply(ctx, &key, Answer::Hit);
         return Ok(());
     }
-    let db = ctx.db();
-    let lease_ms = asked.lease_ms.filter(|_| !ctx.is_replica());
-    let token = lease_ms.and_then(|lease_ms| ask(ctx, db, name, lease_ms));
-    if answer_stale(ctx, &key, token) {
-        return Ok(());
+    let is_replica = ctx.is_replica();
+    let wait_ms = asked.wait_ms.filter(|&ms| ms > 0 && !is_replica);
+    let caller = Caller {
+        client: ctx.client_id(),
+        ask: asked.lease.filter(|_| !is_replica),
+        may_wait: wait_ms.is_some() && ctx.may_block(),
+    };
+    if caller.ask.is_some() {
+        cluster::watch(ctx);
     }
-    drop(key);
-    let may_wait = token.is_none() && !ctx.is_replica() && ctx.may_block();
-    if let Some(wait_ms) = asked.wait_ms.filter(|&ms| ms > 0 && may_wait)
-        && waiting::block(ctx, name, wait_ms, lease_ms)
-    {
-        return Ok(());
+    let answer = decide(ctx, name, |leases, name, terms| {
+        leases.fetch(name, found, caller, terms)
+    });
+    if answer == Answer::Wait {
+        drop(key);
+        if !waiting::block::<Waited>(ctx, name, wait_ms.unwrap_or(0), caller) {
+            reply_miss(ctx, None);
+        }
+    } else {
+        reply(ctx, &key, answer);
     }
-    answer_miss(ctx, token);
     Ok(())
 }
 
-/// Answers a caller that waited, now that something happened to its key; says how the waiting goes on.
-pub(crate) fn answer_waiter(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) -> Answer {
-    let db = ctx.db();
-    let key = ctx.open(name, Mode::Read);
-    if answer_hit(ctx, &key) {
-        return Answer::Given;
-    }
-    // What was set is gone or stale by now. If nobody loads the key, this caller is the next, or whoever behind it wants
-    // to load.
-    let lease_ms = state::with(|state| {
-        let lease_ms = state.waiters.lease_ms(waiter);
-        let leases = &state.database(db).leases;
-        let is_held = leases.is_held(name.bytes(), monotonic_ms());
-        let goes_on = is_held || (lease_ms.is_none() && leases.has_heir(name.bytes()));
-        (!goes_on).then_some(lease_ms)
+/// Has the leases of the database decide.
+fn decide(
+    ctx: &Context<'_>,
+    name: Str<'_>,
+    decide: impl FnOnce(&mut Leases, &[u8], Terms) -> Answer,
+) -> Answer {
+    let (db, now) = (ctx.db(), monotonic_ms());
+    let (answer, is_awaited) = state::with(|state| {
+        let terms = state.lease_terms(db, now);
+        let leases = &mut state.database(db).leases;
+        (decide(leases, name.bytes(), terms), leases.waiting() > 0)
     });
-    let Some(lease_ms) = lease_ms else {
-        return Answer::NotYet;
-    };
-    let token = lease_ms.and_then(|lease_ms| ask(ctx, db, name, lease_ms));
-    if !answer_stale(ctx, &key, token) {
-        answer_miss(ctx, token);
-    }
-    Answer::Given
-}
-
-/// Asks for the lease of a key.
-fn ask(ctx: &Context<'_>, db: u32, name: Str<'_>, lease_ms: u64) -> Option<Token> {
-    let now = monotonic_ms();
-    let token = state::with(|state| {
-        let lease_ms = lease_ms.min(state.config.lease_max_ms);
-        let database = state.database(db);
-        let clock = database.clock.reading();
-        match database.leases.ask(name.bytes(), clock, now, lease_ms) {
-            Grant::Lease(token) => Some(token),
-            Grant::Taken | Grant::Refused => None,
-        }
-    });
-    if token.is_some() {
+    if is_awaited {
         waiting::watch(ctx);
     }
-    token
+    answer
 }
 
-/// Answers HIT if the entry is fresh.
-fn answer_hit(ctx: &Context<'_>, key: &Key) -> bool {
-    let Kind::Entry(entry) = key.kind() else {
-        return false;
+/// A caller that waits, as [`waiting`] answers it.
+struct Waited;
+
+impl waiting::Reply for Waited {
+    fn look(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) -> bool {
+        let key = ctx.open(name, Mode::Read);
+        let found = match found(ctx, &key) {
+            Ok(found) => found,
+            Err(error) => {
+                ctx.reply_error(&error);
+                return true;
+            }
+        };
+        let answer = decide(ctx, name, |leases, name, terms| {
+            leases.serve(name, waiter, found, terms)
+        });
+        if answer != Answer::Wait {
+            reply(ctx, &key, answer);
+        }
+        answer != Answer::Wait
+    }
+
+    fn miss(ctx: &Context<'_>, token: Option<Token>) {
+        reply_miss(ctx, token);
+    }
+}
+
+/// What a key holds.
+fn found(ctx: &Context<'_>, key: &Key) -> Result<Found, Error> {
+    let entry = match key.kind() {
+        Kind::Other => return Err(Error::WrongType),
+        Kind::Empty => return Ok(Found::Nothing),
+        Kind::Entry(entry) => entry,
     };
     let db = ctx.db();
-    let now = now_ms();
-    state::with(|state| {
+    Ok(state::with(|state| {
         let database = state.database(db);
-        let Some((slot, Freshness::Fresh)) = read(database, key, entry, || now) else {
-            return false;
-        };
-        database.counters.hits += 1;
-        answer_value(
-            ctx,
-            database,
-            slot,
-            entry,
-            State::Hit(logical_pttl(key, entry, now)),
-        );
-        true
-    })
+        match read(database, key, entry, now_ms) {
+            Some((_, Freshness::Fresh)) => Found::Fresh,
+            Some((_, Freshness::Stale)) => Found::Stale,
+            Some((_, Freshness::Gone)) | None => Found::Nothing,
+        }
+    }))
 }
 
-/// Answers STALE if the entry may still be served as stale.
-fn answer_stale(ctx: &Context<'_>, key: &Key, token: Option<Token>) -> bool {
-    let Kind::Entry(entry) = key.kind() else {
-        return false;
-    };
+/// Replies what was decided: with the value of the open key, where there is one.
+fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let db = ctx.db();
-    state::with(|state| {
-        let database = state.database(db);
-        let Some((slot, Freshness::Stale)) = read(database, key, entry, now_ms) else {
-            return false;
-        };
-        database.counters.stale_hits += 1;
-        answer_value(ctx, database, slot, entry, State::Stale(token));
-        true
-    })
-}
-
-/// What is said of a value: ms to its expiry, or who may load it.
-#[derive(Debug, Clone, Copy)]
-enum State {
-    Hit(i64),
-    Stale(Option<Token>),
-}
-
-fn answer_value(
-    ctx: &Context<'_>,
-    database: &mut Database<Handle>,
-    slot: Slot,
-    entry: Entry<'_>,
-    state: State,
-) {
-    database.index.hit(slot);
-    let (word, pttl, token) = match state {
-        State::Hit(pttl) => (&b"HIT"[..], pttl, None),
-        State::Stale(token) => (&b"STALE"[..], 0, token),
+    let (word, token) = match answer {
+        Answer::Hit => (&b"HIT"[..], None),
+        Answer::Stale(token) => (&b"STALE"[..], token),
+        Answer::Miss(token) => return reply_miss(ctx, token),
+        Answer::Wait => return,
+    };
+    let Kind::Entry(entry) = key.kind() else {
+        return reply_miss(ctx, token);
     };
     ctx.reply_array(5);
     ctx.reply_bytes(word);
     ctx.reply_bytes(entry.value());
-    ctx.reply_integer(pttl);
+    ctx.reply_integer(match answer {
+        Answer::Hit => logical_pttl(key, entry, now_ms()),
+        _ => 0,
+    });
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    let tags = || database.index.tags(slot);
-    ctx.reply_array(tags().count());
-    for tag in tags() {
-        ctx.reply_bytes(tag);
-    }
+    state::with(|state| {
+        let database = state.database(db);
+        let slot = entry.slot().map(Slot);
+        if let Some(slot) = slot {
+            database.index.hit(slot);
+        }
+        match answer {
+            Answer::Hit => database.counters.hits += 1,
+            _ => database.counters.stale_hits += 1,
+        }
+        let tags = || slot.into_iter().flat_map(|slot| database.index.tags(slot));
+        ctx.reply_array(tags().count());
+        tags().for_each(|tag| ctx.reply_bytes(tag));
+    });
 }
 
-/// Answers MISS.
-pub(crate) fn answer_miss(ctx: &Context<'_>, token: Option<Token>) {
+fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {
     let db = ctx.db();
     state::with(|state| state.database(db).counters.misses += 1);
     ctx.reply_array(5);
@@ -232,11 +228,18 @@ mod tests {
     #[test]
     fn options_are_read_in_any_order_and_checked() {
         let parsed = |options: &[&'static [u8]]| parse(&[&[&b"k"[..]], options].concat());
+        let ask = |token| Ask { ms: 5, token };
         let both = FetchArgs {
-            lease_ms: Some(5),
+            lease: Some(ask(None)),
             wait_ms: Some(0),
         };
         assert_eq!(parsed(&[b"wait", b"0", b"Lease", b"5"]), Ok(both));
+        let chosen = FetchArgs {
+            lease: Some(ask(Some(MAX_TOKEN))),
+            wait_ms: None,
+        };
+        let largest = b"9007199254740991";
+        assert_eq!(parsed(&[b"Token", largest, b"LEASE", b"5"]), Ok(chosen));
         assert_eq!(parsed(&[]), Ok(FetchArgs::default()));
         for (options, error) in [
             (&[&b"LEASE"[..]][..], Error::Syntax),
@@ -245,6 +248,16 @@ mod tests {
             (&[b"LEASE", b"0"], Error::NotAnInteger),
             (&[b"LEASE", b"-1"], Error::NotAnInteger),
             (&[b"LEASE", b"x"], Error::NotAnInteger),
+            (&[b"TOKEN", b"1"], Error::Syntax),
+            (
+                &[b"LEASE", b"1", b"TOKEN", b"1", b"TOKEN", b"1"],
+                Error::Syntax,
+            ),
+            (&[b"LEASE", b"1", b"TOKEN", b"0"], Error::NotAnInteger),
+            (
+                &[b"LEASE", b"1", b"TOKEN", b"9007199254740992"],
+                Error::NotAnInteger,
+            ),
             (&[b"WAIT", b"-1"], Error::NotAnInteger),
             (&[b"WAIT", b"9223372036854775807"], Error::NotAnInteger),
         ] {

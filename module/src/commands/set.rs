@@ -5,7 +5,9 @@ use crate::redis::access;
 use crate::redis::context::{self, Mode, monotonic_ms, now_ms};
 use crate::redis::store::{self, Content, Found};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, propagation, reclaim, state, waiting};
+use crate::redis::{
+    Args, Context, Key, Kind, OwnedStr, Str, cluster, propagation, reclaim, state, waiting,
+};
 
 const COMMAND: &str = "cache.set";
 
@@ -124,8 +126,8 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_null();
         return Ok(());
     };
-    ctx.close_modified(key);
     waiting::written(ctx, db, name);
+    ctx.close_modified(key);
     ctx.notify(c"cache.set", name);
     replicate(ctx, args, &asked, written);
     ctx.reply_ok();
@@ -154,7 +156,7 @@ fn times(ctx: &Context<'_>, asked: &SetArgs<'_>, default_ttl_ms: u64) -> Result<
     Ok(Times { now_ms, expires_ms })
 }
 
-/// Whether the write may happen.
+/// Whether the write may happen. A lease under which it may not is over.
 fn is_allowed(
     ctx: &Context<'_>,
     db: u32,
@@ -162,31 +164,24 @@ fn is_allowed(
     asked: &SetArgs<'_>,
     is_fresh: bool,
 ) -> bool {
-    let unmet = if is_fresh {
-        Condition::Absent
-    } else {
-        Condition::Present
+    let is_met = match asked.condition {
+        None => true,
+        Some(Condition::Absent) => !is_fresh,
+        Some(Condition::Present) => is_fresh,
     };
-    if asked.condition == Some(unmet) {
-        return false;
-    }
     let Some(token) = asked.token else {
-        return true;
+        return is_met;
     };
-    waiting::end_if_slots_moved(ctx);
-    let token = token as u64;
+    cluster::end_if_slots_moved(ctx);
+    let now = monotonic_ms();
     let is_allowed = state::with(|state| {
-        let database = state.database(db);
-        let is_allowed = database.may_write(name.bytes(), token, asked.tags.iter().copied());
-        if !is_allowed {
-            database.counters.leases_refused += 1;
-            // A value that came too late is of no use to those who wait for it.
-            database.leases.release(name.bytes(), token, monotonic_ms());
-        }
-        is_allowed
+        let tags = asked.tags.iter().copied();
+        state
+            .database(db)
+            .decide_write(name.bytes(), token as u64, tags, is_met, now)
     });
     if !is_allowed {
-        waiting::pass_on(ctx, db, name.bytes());
+        waiting::refused(ctx, db, name, is_fresh);
     }
     is_allowed
 }

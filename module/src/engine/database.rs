@@ -100,6 +100,28 @@ impl<E: Copy + PartialEq> Database<E> {
         })
     }
 
+    /// Decides a write under a lease: it may happen if `may_write`, and NX or XX is met. A lease whose write may not
+    /// happen is over: its holder will not write any more, and a value that came too late is of no use to the callers
+    /// that wait for it.
+    pub(crate) fn decide_write<'a>(
+        &mut self,
+        key: &[u8],
+        token: Token,
+        tags: impl Iterator<Item = &'a [u8]>,
+        condition_is_met: bool,
+        now_ms: u64,
+    ) -> bool {
+        let is_lost = !self.may_write(key, token, tags);
+        if is_lost && condition_is_met {
+            self.counters.leases_refused += 1;
+        }
+        if is_lost || !condition_is_met {
+            self.leases.release(key, token, now_ms);
+            return false;
+        }
+        true
+    }
+
     /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
     /// they tell what arrives later from what was written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {

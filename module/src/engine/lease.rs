@@ -10,88 +10,167 @@
 //! but nothing newer is lost. Leases are remembered for that for [`REMEMBER_MS`], then forgotten; a write under a lease
 //! that is not known is refused, which is always safe.
 //!
+//! A caller that asks with the token of the key's lease, running or remembered, is granted it again. Its clock stays
+//! that of the first grant, because the caller may have read the database since. For the same reason a token is never
+//! granted a second time once its lease is over ([`super::token`]).
+//!
 //! All of this is the node's own, neither persisted nor replicated. Times are monotonic milliseconds.
 //!
 //! # Invariants ([`Leases::validate`])
-//! 1. Every lease but those of nobody stands in `ends` under its token; other rows there are of leases that are over.
-//! 2. `waiting` is the number of waiters in all leases.
-//! 3. `awaited` holds the leases that have waiters, those of nobody as well.
+//! 1. The rows are those of the leases in `by_key`: by when each is forgotten, by holder, by when those end that callers
+//!    wait for.
+//! 2. `waiting` is the number of waiters in all leases, `key_bytes` the length of all keys.
+//! 3. A lease of nobody has waiters.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
 
 use ahash::RandomState;
+
+pub(crate) use super::token::Token;
+use super::token::Tokens;
 
 /// How long after it ran out a lease is remembered.
 pub(crate) const REMEMBER_MS: u64 = 60_000;
 
-/// At most so many leases are remembered; beyond, those that end first are forgotten.
-pub(crate) const MAX_LEASES: usize = 100_000;
+/// What leases may take in all databases together. They cannot be evicted, so the bound is small next to any
+/// `maxmemory` of a cache, and does not depend on it. 100,000 leases of keys of 250 bytes fit.
+pub(crate) const MOST: Used = Used {
+    leases: 100_000,
+    bytes: 64 << 20,
+};
 
-/// A lease, as its holder knows it: opaque, positive, and exact as a JavaScript number.
-pub(crate) type Token = u64;
-const TOKEN_BITS: u32 = 53;
+/// Bytes of a lease beside its key, and of a waiter, about: their rows, with what the tables keep free.
+const LEASE_BYTES: usize = 384;
+const WAITER_BYTES: usize = 192;
 
 /// Stands for the holder of a lease that is over, while callers still wait there.
 const NOBODY: Token = 0;
 
+/// The connection of a caller, as the shell knows it.
+pub(crate) type Client = u64;
+/// Stands for the connection of a lease that belongs to none.
+const NO_CLIENT: Client = 0;
+
 /// A caller that waits, as the shell knows it.
 pub(crate) type Waiter = u64;
 
-#[derive(Debug)]
-struct Lease {
-    token: Token,
-    /// The database's clock when it was granted.
-    clock: u64,
-    ends_ms: u64,
-    waiters: VecDeque<Waiting>,
-    /// It stands in `awaited`.
-    is_watched: bool,
+/// A key, stored once for all that refers to it.
+pub(crate) type Key = Rc<[u8]>;
+
+/// The lease that a caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) ms: u64,
+    /// The token that it wants.
+    pub(crate) token: Option<Token>,
 }
 
-/// The keys that callers wait for, by the time at which the lease runs out, or was over.
-type Awaited = BTreeSet<(u64, Box<[u8]>)>;
+/// A caller of CACHE.FETCH.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) client: Client,
+    pub(crate) ask: Option<Ask>,
+    pub(crate) may_wait: bool,
+}
+
+/// How much leases take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) leases: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Used {
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self {
+            leases: self.leases.saturating_sub(other.leases),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    /// Whether so much taken away would leave less than half of [`MOST`].
+    pub(crate) const fn is_below_half_without(self, other: Self) -> bool {
+        let left = self.without(other);
+        left.leases < MOST.leases / 2 || left.bytes < MOST.bytes / 2
+    }
+}
+
+/// What leases are granted by at this moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The database's clock.
+    pub(crate) clock: u64,
+    pub(crate) now_ms: u64,
+    /// No lease lasts longer.
+    pub(crate) max_ms: u64,
+    /// What the leases of this database may take.
+    pub(crate) room: Used,
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Fresh,
+    Stale,
+    Nothing,
+}
+
+/// What a caller of CACHE.FETCH is answered: the token, if it holds the lease now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Hit,
+    Stale(Option<Token>),
+    Miss(Option<Token>),
+    /// Nothing yet: it waits.
+    Wait,
+}
+
+#[derive(Debug)]
+struct Lease {
+    key: Key,
+    token: Token,
+    holder: Client,
+    /// The database's clock when it was granted first.
+    clock: u64,
+    ends_ms: u64,
+    /// Tells its rows from those of other leases that end at the same time.
+    serial: u64,
+    waiters: VecDeque<Waiting>,
+}
 
 impl Lease {
-    fn watch(&mut self, key: &[u8], awaited: &mut Awaited) {
-        if !self.is_watched && !self.waiters.is_empty() {
-            awaited.insert((self.ends_ms, key.into()));
-            self.is_watched = true;
-        }
-    }
-
-    fn unwatch(&mut self, key: &[u8], awaited: &mut Awaited) {
-        if self.is_watched {
-            awaited.remove(&(self.ends_ms, key.into()));
-            self.is_watched = false;
-        }
-    }
-
-    /// It is over, and nobody holds it.
-    fn end(&mut self, key: &[u8], now_ms: u64, awaited: &mut Awaited) {
-        self.unwatch(key, awaited);
-        self.token = NOBODY;
-        self.ends_ms = now_ms;
-        self.watch(key, awaited);
+    fn is_held(&self, now_ms: u64) -> bool {
+        self.ends_ms > now_ms
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     waiter: Waiter,
-    /// The lease that it asked for itself; `None` if it only waits for the value.
-    lease_ms: Option<u64>,
+    client: Client,
+    /// `None` if it only waits for the value.
+    ask: Option<Ask>,
 }
 
-/// What a caller that found nothing gets.
+/// What a caller that asked for a lease gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grant {
     /// It holds the lease now.
     Lease(Token),
     /// Another caller holds it.
     Taken,
-    /// There are too many leases.
+    /// There are too many leases, or its token was used before.
     Refused,
+}
+
+impl Grant {
+    pub(super) const fn token(self) -> Option<Token> {
+        match self {
+            Self::Lease(token) => Some(token),
+            Self::Taken | Self::Refused => None,
+        }
+    }
 }
 
 /// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
@@ -101,19 +180,54 @@ pub(crate) struct Released {
     pub(crate) token: Option<Token>,
 }
 
-/// When which lease of which key is forgotten.
-type End = (u64, Token, Box<[u8]>);
+/// Keys by a number, and by the serial of the lease.
+type Row = BTreeMap<(u64, u64), Key>;
+
+/// The orders in which leases are looked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rows {
+    /// By the time at which each is forgotten: all but those of nobody.
+    forget: Row,
+    /// By holder: those that belong to a connection.
+    holders: Row,
+    /// By the time at which it runs out, or was over: those that callers wait for.
+    awaited: Row,
+}
+
+impl Rows {
+    /// The row of each order in which the lease stands.
+    fn of(&mut self, lease: &Lease) -> [Option<(&mut Row, u64)>; 3] {
+        let is_held = lease.token != NOBODY;
+        let forget_ms = lease.ends_ms.saturating_add(REMEMBER_MS);
+        [
+            is_held.then_some((&mut self.forget, forget_ms)),
+            (lease.holder != NO_CLIENT).then_some((&mut self.holders, lease.holder)),
+            (!lease.waiters.is_empty()).then_some((&mut self.awaited, lease.ends_ms)),
+        ]
+    }
+
+    fn add(&mut self, lease: &Lease) {
+        for (row, number) in self.of(lease).into_iter().flatten() {
+            row.insert((number, lease.serial), Rc::clone(&lease.key));
+        }
+    }
+
+    fn remove(&mut self, lease: &Lease) {
+        for (row, number) in self.of(lease).into_iter().flatten() {
+            row.remove(&(number, lease.serial));
+        }
+    }
+}
 
 /// All leases of a database.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    by_key: HashMap<Box<[u8]>, Lease, RandomState>,
-    /// When each one is forgotten.
-    ends: BinaryHeap<Reverse<End>>,
-    awaited: Awaited,
+    by_key: HashMap<Key, Lease, RandomState>,
+    rows: Rows,
+    tokens: Tokens,
+    last_serial: u64,
     waiting: usize,
-    /// State of the generator of tokens.
-    seed: u64,
+    key_bytes: usize,
 }
 
 impl Default for Leases {
@@ -127,105 +241,186 @@ impl Leases {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             by_key: HashMap::default(),
-            ends: BinaryHeap::new(),
-            awaited: Awaited::new(),
+            rows: Rows::default(),
+            tokens: Tokens::new(seed),
+            last_serial: 0,
             waiting: 0,
-            seed,
+            key_bytes: 0,
         }
     }
 
-    /// A token that nobody can have: Steele et al., *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
-    fn next_token(&mut self) -> Token {
-        loop {
-            self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut mixed = self.seed;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            let token = (mixed ^ (mixed >> 31)) >> (u64::BITS - TOKEN_BITS);
-            if token != NOBODY {
-                return token;
+    // ---- decisions ----
+
+    /// What a caller of CACHE.FETCH is answered. After `Wait` it calls [`Leases::wait`]. O(log leases).
+    pub(crate) fn fetch(
+        &mut self,
+        key: &[u8],
+        found: Found,
+        caller: Caller,
+        terms: Terms,
+    ) -> Answer {
+        let ask = |ask| self.ask(key, caller.client, ask, terms).token();
+        match found {
+            Found::Fresh => Answer::Hit,
+            Found::Stale => Answer::Stale(caller.ask.and_then(ask)),
+            Found::Nothing => match caller.ask.and_then(ask) {
+                None if caller.may_wait && self.is_held(key, terms.now_ms) => Answer::Wait,
+                token => Answer::Miss(token),
+            },
+        }
+    }
+
+    /// What a waiter is answered now that its key was written. If the value is gone or stale by now and nobody loads
+    /// the key, it is the next, or the first behind it that wants to load. O(its place in the line).
+    pub(crate) fn serve(
+        &mut self,
+        key: &[u8],
+        waiter: Waiter,
+        found: Found,
+        terms: Terms,
+    ) -> Answer {
+        if found == Found::Fresh {
+            self.leave(key, waiter);
+            return Answer::Hit;
+        }
+        let Some(lease) = self.by_key.get(key) else {
+            return Answer::Wait;
+        };
+        let mut line = lease.waiters.iter();
+        let Some(waiting) = (!lease.is_held(terms.now_ms))
+            .then(|| line.find(|w| w.waiter == waiter).copied())
+            .flatten()
+        else {
+            return Answer::Wait;
+        };
+        if !self.wants_lease(lease, waiting) && self.next_in_line(lease).is_some() {
+            return Answer::Wait;
+        }
+        let token = waiting
+            .ask
+            .and_then(|ask| self.ask(key, waiting.client, ask, terms).token());
+        self.leave(key, waiter);
+        match found {
+            Found::Stale => Answer::Stale(token),
+            _ => Answer::Miss(token),
+        }
+    }
+
+    /// Asks for the lease of a key. O(log leases).
+    pub(crate) fn ask(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Grant {
+        let ends_ms = terms.now_ms.saturating_add(ask.ms.min(terms.max_ms));
+        if let Some(lease) = self.by_key.get(key) {
+            if ask.token == Some(lease.token) {
+                let token = lease.token;
+                self.change(key, |lease| {
+                    lease.ends_ms = ends_ms;
+                    lease.holder = client;
+                });
+                return Grant::Lease(token);
             }
+            if lease.is_held(terms.now_ms) {
+                return Grant::Taken;
+            }
+        } else if !self.make_room(LEASE_BYTES + key.len(), terms) {
+            return Grant::Refused;
         }
-    }
-
-    /// Asks for the lease of a key for `lease_ms`. O(1).
-    pub(crate) fn ask(&mut self, key: &[u8], clock: u64, now_ms: u64, lease_ms: u64) -> Grant {
-        match self.by_key.get(key) {
-            Some(lease) if lease.ends_ms > now_ms => Grant::Taken,
-            _ => self
-                .grant(key, clock, now_ms, lease_ms)
-                .map_or(Grant::Refused, Grant::Lease),
+        match ask.token {
+            Some(token) if self.tokens.is_used(key, token) => Grant::Refused,
+            _ => self.grant(key, client, ask, ends_ms, terms),
         }
-    }
-
-    /// Whether somebody holds the lease of a key.
-    pub(crate) fn is_held(&self, key: &[u8], now_ms: u64) -> bool {
-        self.by_key
-            .get(key)
-            .is_some_and(|lease| lease.ends_ms > now_ms)
-    }
-
-    /// Whether some caller that waits for a key wants its lease.
-    pub(crate) fn has_heir(&self, key: &[u8]) -> bool {
-        self.by_key
-            .get(key)
-            .is_some_and(|lease| lease.waiters.iter().any(|w| w.lease_ms.is_some()))
-    }
-
-    /// When the next lease runs out that callers wait for; in the past where one is over and they were not told yet.
-    pub(crate) fn next_due_ms(&self) -> Option<u64> {
-        self.awaited.first().map(|&(ends_ms, _)| ends_ms)
-    }
-
-    /// The key of a lease that has run out while callers wait for it: to be passed on.
-    pub(crate) fn due(&self, now_ms: u64) -> Option<Box<[u8]>> {
-        let (ends_ms, key) = self.awaited.first()?;
-        (*ends_ms <= now_ms).then(|| key.clone())
     }
 
     /// Gives a key a new lease, whose waiters are those of the old one.
-    fn grant(&mut self, key: &[u8], clock: u64, now_ms: u64, lease_ms: u64) -> Option<Token> {
-        if self.by_key.len() >= MAX_LEASES && !self.by_key.contains_key(key) && !self.make_room() {
-            return None;
-        }
-        let token = self.next_token();
-        let ends_ms = now_ms.saturating_add(lease_ms);
-        let lease = Lease {
+    fn grant(&mut self, key: &[u8], client: Client, ask: Ask, ends_ms: u64, terms: Terms) -> Grant {
+        let old = self.remove(key, terms.now_ms);
+        self.last_serial += 1;
+        let (key, waiters) = old.map_or_else(
+            || (Key::from(key), VecDeque::new()),
+            |old| (old.key, old.waiters),
+        );
+        let token = ask.token.unwrap_or_else(|| self.tokens.issue());
+        self.insert(Lease {
+            key,
             token,
-            clock,
+            holder: client,
+            clock: terms.clock,
             ends_ms,
-            waiters: VecDeque::new(),
-            is_watched: false,
-        };
-        if let Some(mut old) = self.by_key.insert(key.into(), lease)
-            && let Some(new) = self.by_key.get_mut(key)
-        {
-            old.unwatch(key, &mut self.awaited);
-            new.waiters = old.waiters;
-            new.watch(key, &mut self.awaited);
-        }
-        let forgotten_ms = ends_ms.saturating_add(REMEMBER_MS);
-        self.ends.push(Reverse((forgotten_ms, token, key.into())));
-        Some(token)
+            serial: self.last_serial,
+            waiters,
+        });
+        Grant::Lease(token)
     }
 
-    /// Forgets the lease that would be forgotten first. False if somebody waits for it.
-    fn make_room(&mut self) -> bool {
-        while let Some(Reverse((_, token, key))) = self.ends.peek() {
-            match self.by_key.get(key).filter(|lease| lease.token == *token) {
-                Some(lease) if !lease.waiters.is_empty() => return false,
-                Some(_) => {
-                    if let Some(Reverse((_, _, key))) = self.ends.pop() {
-                        self.by_key.remove(&key);
-                    }
-                    return true;
-                }
-                None => {
-                    self.ends.pop();
-                }
+    /// Sees that so much more fits; leases that are over are forgotten for it. False if it does not.
+    fn make_room(&mut self, bytes: usize, terms: Terms) -> bool {
+        loop {
+            let used = self.used();
+            if used.leases < terms.room.leases && used.bytes + bytes <= terms.room.bytes {
+                return true;
+            }
+            if !self.forget_over(terms.now_ms) {
+                return false;
             }
         }
-        true
+    }
+
+    /// Forgets the lease that would be forgotten first. False if it is held, or callers wait for it.
+    pub(crate) fn forget_over(&mut self, now_ms: u64) -> bool {
+        let first = self.rows.forget.first_key_value();
+        let over = first.map(|(_, key)| Rc::clone(key)).filter(|key| {
+            self.by_key
+                .get(key)
+                .is_some_and(|lease| !lease.is_held(now_ms) && lease.waiters.is_empty())
+        });
+        over.is_some_and(|key| self.remove(&key, now_ms).is_some())
+    }
+
+    // ---- the one place where leases come, change and go ----
+
+    fn insert(&mut self, lease: Lease) {
+        self.rows.add(&lease);
+        self.waiting += lease.waiters.len();
+        self.key_bytes += lease.key.len();
+        self.by_key.insert(Rc::clone(&lease.key), lease);
+    }
+
+    fn change(&mut self, key: &[u8], change: impl FnOnce(&mut Lease)) {
+        if let Some(lease) = self.by_key.get_mut(key) {
+            self.rows.remove(lease);
+            self.waiting -= lease.waiters.len();
+            change(lease);
+            self.waiting += lease.waiters.len();
+            self.rows.add(lease);
+        }
+    }
+
+    /// Takes a lease out, with those who wait for it. Its token will not be granted again.
+    fn remove(&mut self, key: &[u8], now_ms: u64) -> Option<Lease> {
+        let lease = self.by_key.remove(key)?;
+        self.rows.remove(&lease);
+        self.waiting -= lease.waiters.len();
+        self.key_bytes -= lease.key.len();
+        if lease.token != NOBODY {
+            self.tokens.retire(key, lease.token, now_ms);
+        }
+        self.tidy();
+        Some(lease)
+    }
+
+    /// Gives back the room that many leases left behind.
+    fn tidy(&mut self) {
+        const FEW: usize = 64;
+        if self.by_key.capacity() > FEW && self.by_key.len() * 8 < self.by_key.capacity() {
+            self.by_key.shrink_to(2 * self.by_key.len());
+        }
+    }
+
+    // ---- holders ----
+
+    /// Whether somebody holds the lease of a key.
+    pub(crate) fn is_held(&self, key: &[u8], now_ms: u64) -> bool {
+        let lease = self.by_key.get(key);
+        lease.is_some_and(|lease| lease.is_held(now_ms))
     }
 
     /// The clock at which the key's lease was granted, if this is the last one that was.
@@ -234,114 +429,63 @@ impl Leases {
         (token != NOBODY && lease.token == token).then_some(lease.clock)
     }
 
-    /// Adds a caller that waits for the holder of the key's lease. O(1), and O(log leases) for the first.
-    pub(crate) fn wait(&mut self, key: &[u8], waiter: Waiter, lease_ms: Option<u64>) {
-        if let Some(lease) = self.by_key.get_mut(key) {
-            lease.waiters.push_back(Waiting { waiter, lease_ms });
-            lease.watch(key, &mut self.awaited);
-            self.waiting += 1;
-        }
-    }
-
-    /// Forgets a caller that waits no longer. O(its place in the line).
-    pub(crate) fn leave(&mut self, key: &[u8], waiter: Waiter) {
-        let Some(lease) = self.by_key.get_mut(key) else {
-            return;
-        };
-        let Some(at) = lease.waiters.iter().position(|w| w.waiter == waiter) else {
-            return;
-        };
-        lease.waiters.remove(at);
-        self.waiting -= 1;
-        if lease.waiters.is_empty() {
-            lease.unwatch(key, &mut self.awaited);
-            if lease.token == NOBODY {
-                self.by_key.remove(key);
-            }
-        }
-    }
-
-    /// Ends the lease of a key: it was written, or removed, or its holder gave up. O(1). True if callers wait for it.
+    /// Ends the lease of a key: it was written, or removed, or its holder gave up. O(log leases). True if callers wait
+    /// for it.
     ///
     /// They stay in line: of a key that was written the server tells them, and they leave; otherwise
     /// [`Leases::pass_on`] says who is next.
     pub(crate) fn end(&mut self, key: &[u8], now_ms: u64) -> bool {
-        let Some(lease) = self.by_key.get_mut(key) else {
+        let Some(over) = self.remove(key, now_ms) else {
             return false;
         };
-        let is_awaited = !lease.waiters.is_empty();
+        let is_awaited = !over.waiters.is_empty();
         if is_awaited {
-            lease.end(key, now_ms, &mut self.awaited);
-        } else {
-            self.by_key.remove(key);
+            self.insert(Lease {
+                token: NOBODY,
+                holder: NO_CLIENT,
+                ends_ms: now_ms,
+                ..over
+            });
         }
-        self.tidy();
         is_awaited
     }
 
-    /// The holder gives its lease back: whether it still held it. Then [`Leases::pass_on`] says who is next. O(1).
+    /// The holder gives its lease back: whether it still held it. Then [`Leases::pass_on`] says who is next.
+    /// O(log leases).
     pub(crate) fn release(&mut self, key: &[u8], token: Token, now_ms: u64) -> bool {
-        match self.by_key.get(key) {
-            Some(lease) if token != NOBODY && lease.token == token => {
-                let was_held = lease.ends_ms > now_ms;
-                self.end(key, now_ms);
-                was_held
-            }
-            _ => false,
+        let was_held = self.is_held(key, now_ms);
+        let is_its_own = self.granted_at(key, token).is_some();
+        if is_its_own {
+            self.end(key, now_ms);
         }
+        is_its_own && was_held
     }
 
-    /// Where nobody holds the lease of a key but callers wait for it: the first of them that asked for a lease gets it,
-    /// and the others go on waiting, for that one. If none of them asked for one, they all wait for nothing. O(waiters)
-    pub(crate) fn pass_on(&mut self, key: &[u8], clock: u64, now_ms: u64) -> Vec<Released> {
-        let Some(lease) = self.by_key.get_mut(key) else {
-            return Vec::new();
-        };
-        if lease.ends_ms > now_ms || lease.waiters.is_empty() {
-            return Vec::new();
+    /// A connection was closed: the leases that it took run out within `orphan_ms`. O(its leases).
+    pub(crate) fn disconnected(&mut self, client: Client, now_ms: u64, orphan_ms: u64) {
+        let ends_ms = now_ms.saturating_add(orphan_ms);
+        let its = (client, 0)..=(client, u64::MAX);
+        while let Some((_, key)) = self.rows.holders.range(its.clone()).next() {
+            let key = Rc::clone(key);
+            self.change(&key, |lease| {
+                lease.holder = NO_CLIENT;
+                lease.ends_ms = lease.ends_ms.min(ends_ms);
+            });
         }
-        let heir = lease.waiters.iter().position(|w| w.lease_ms.is_some());
-        let heir = heir.and_then(|at| lease.waiters.remove(at));
-        if let Some(Waiting { waiter, lease_ms }) = heir {
-            self.waiting -= 1;
-            let granted = self.grant(key, clock, now_ms, lease_ms.unwrap_or(0));
-            return vec![Released {
-                waiter,
-                token: granted,
-            }];
-        }
-        let waiters = std::mem::take(&mut lease.waiters);
-        lease.unwatch(key, &mut self.awaited);
-        self.waiting -= waiters.len();
-        if lease.token == NOBODY {
-            self.by_key.remove(key);
-        }
-        let free = |w: Waiting| Released {
-            waiter: w.waiter,
-            token: None,
-        };
-        waiters.into_iter().map(free).collect()
     }
 
     /// Ends all leases; [`Leases::pass_on`] says for each of the keys returned who is next. O(leases).
-    pub(crate) fn end_all(&mut self, now_ms: u64) -> Vec<Box<[u8]>> {
-        self.by_key.retain(|_, lease| !lease.waiters.is_empty());
-        let mut awaited = Vec::with_capacity(self.by_key.len());
-        for (key, lease) in &mut self.by_key {
-            lease.end(key, now_ms, &mut self.awaited);
-            awaited.push(key.clone());
-        }
-        self.tidy();
-        awaited
+    pub(crate) fn end_all(&mut self, now_ms: u64) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.by_key.keys().cloned().collect();
+        keys.retain(|key| self.end(key, now_ms));
+        keys
     }
 
     /// Ends all leases and returns those who waited.
-    pub(crate) fn clear(&mut self) -> Vec<Waiter> {
-        let leases = std::mem::take(&mut self.by_key).into_values();
-        self.ends = BinaryHeap::new();
-        self.awaited = Awaited::new();
-        self.waiting = 0;
-        leases
+    pub(crate) fn clear(&mut self, now_ms: u64) -> Vec<Waiter> {
+        let keys: Vec<Key> = self.by_key.keys().cloned().collect();
+        let removed = keys.iter().filter_map(|key| self.remove(key, now_ms));
+        removed
             .flat_map(|lease| lease.waiters.into_iter().map(|w| w.waiter))
             .collect()
     }
@@ -349,38 +493,120 @@ impl Leases {
     /// Forgets leases that ran out long ago, `limit` at most.
     pub(crate) fn forget(&mut self, now_ms: u64, limit: usize) {
         for _ in 0..limit {
-            let due = self
-                .ends
-                .peek()
-                .is_some_and(|Reverse((at, ..))| *at <= now_ms);
-            let Some(Reverse((_, token, key))) = due.then(|| self.ends.pop()).flatten() else {
+            let first = self.rows.forget.first_key_value();
+            let Some((_, key)) = first.filter(|((at_ms, _), _)| *at_ms <= now_ms) else {
                 break;
             };
-            match self.by_key.get_mut(&key) {
-                Some(lease) if lease.token != token => {}
-                Some(lease) if !lease.waiters.is_empty() => lease.token = NOBODY,
-                _ => {
-                    self.by_key.remove(&key);
-                }
-            }
+            let key = Rc::clone(key);
+            self.end(&key, now_ms);
         }
-        self.tidy();
+        self.tokens.forget(now_ms, limit);
     }
 
-    /// Gives memory back: rows of leases that are over, and room that many leases left behind.
-    fn tidy(&mut self) {
-        const FEW: usize = 64;
-        if self.ends.len() > FEW && self.ends.len() > 2 * self.by_key.len() {
-            let by_key = &self.by_key;
-            self.ends.retain(|Reverse((_, token, key))| {
-                by_key.get(key).is_some_and(|lease| lease.token == *token)
-            });
-            self.ends.shrink_to(2 * self.ends.len());
+    // ---- waiters ----
+
+    /// Adds a caller that waits for the holder of the key's lease. O(log leases). Returns the key as it is stored, or
+    /// `None`, and nothing is done, where nobody holds a lease or there is no room.
+    pub(crate) fn wait(
+        &mut self,
+        key: &[u8],
+        waiter: Waiter,
+        caller: Caller,
+        terms: Terms,
+    ) -> Option<Key> {
+        if !self.is_held(key, terms.now_ms) || self.used().bytes + WAITER_BYTES > terms.room.bytes {
+            return None;
         }
-        if self.by_key.capacity() > FEW && self.by_key.len() * 8 < self.by_key.capacity() {
-            self.by_key.shrink_to(2 * self.by_key.len());
+        let Caller { client, ask, .. } = caller;
+        self.change(key, |lease| {
+            lease.waiters.push_back(Waiting {
+                waiter,
+                client,
+                ask,
+            });
+        });
+        self.by_key
+            .get_key_value(key)
+            .map(|(key, _)| Rc::clone(key))
+    }
+
+    /// Forgets a caller that waits no longer. O(its place in the line).
+    pub(crate) fn leave(&mut self, key: &[u8], waiter: Waiter) {
+        let Some(lease) = self.by_key.get(key) else {
+            return;
+        };
+        let Some(at) = lease.waiters.iter().position(|w| w.waiter == waiter) else {
+            return;
+        };
+        if lease.token == NOBODY && lease.waiters.len() == 1 {
+            self.remove(key, 0);
+        } else {
+            self.change(key, |lease| _ = lease.waiters.remove(at));
         }
     }
+
+    /// Callers that wait for a key, with their connections.
+    pub(crate) fn waiters(&self, key: &[u8]) -> impl Iterator<Item = (Waiter, Client)> {
+        let lines = self.by_key.get(key).map(|lease| &lease.waiters);
+        lines.into_iter().flatten().map(|w| (w.waiter, w.client))
+    }
+
+    /// Whether it may be given the lease.
+    fn wants_lease(&self, lease: &Lease, waiting: Waiting) -> bool {
+        waiting.ask.is_some_and(|ask| {
+            ask.token
+                .is_none_or(|token| token == lease.token || !self.tokens.is_used(&lease.key, token))
+        })
+    }
+
+    /// The first of those who wait that may be given the lease.
+    fn next_in_line(&self, lease: &Lease) -> Option<Waiting> {
+        let mut line = lease.waiters.iter().copied();
+        line.find(|&waiting| self.wants_lease(lease, waiting))
+    }
+
+    /// Where nobody holds the lease of a key but callers wait for it: the first of them that asked for a lease gets it,
+    /// and the others go on waiting, for that one. If none of them asked for one, they all wait for nothing. O(waiters)
+    pub(crate) fn pass_on(&mut self, key: &[u8], terms: Terms) -> Vec<Released> {
+        let Some(lease) = self.by_key.get(key) else {
+            return Vec::new();
+        };
+        if lease.is_held(terms.now_ms) || lease.waiters.is_empty() {
+            return Vec::new();
+        }
+        if let Some(next) = self.next_in_line(lease)
+            && let Some(ask) = next.ask
+        {
+            let token = self.ask(key, next.client, ask, terms).token();
+            self.leave(key, next.waiter);
+            let waiter = next.waiter;
+            return vec![Released { waiter, token }];
+        }
+        let free = |(waiter, _)| Released {
+            waiter,
+            token: None,
+        };
+        let released: Vec<Released> = self.waiters(key).map(free).collect();
+        if lease.token == NOBODY {
+            self.remove(key, terms.now_ms);
+        } else {
+            self.change(key, |lease| lease.waiters = VecDeque::new());
+        }
+        released
+    }
+
+    /// When the next lease runs out that callers wait for; in the past where one is over and they were not told yet.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.rows.awaited.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    /// The key of a lease that has run out while callers wait for it: to be passed on.
+    pub(crate) fn due(&self, now_ms: u64) -> Option<Key> {
+        let (&(ends_ms, _), key) = self.rows.awaited.first_key_value()?;
+        (ends_ms <= now_ms).then(|| Rc::clone(key))
+    }
+
+    // ---- figures ----
 
     pub(crate) fn is_empty(&self) -> bool {
         self.by_key.is_empty()
@@ -389,7 +615,7 @@ impl Leases {
     /// Leases that somebody holds. O(leases).
     pub(crate) fn held(&self, now_ms: u64) -> usize {
         let all = self.by_key.values();
-        all.filter(|lease| lease.ends_ms > now_ms).count()
+        all.filter(|lease| lease.is_held(now_ms)).count()
     }
 
     /// Callers that wait.
@@ -397,41 +623,40 @@ impl Leases {
         self.waiting
     }
 
-    /// Bytes on the heap, about: keys are taken for 32 bytes each.
+    /// What counts against [`MOST`].
+    pub(crate) fn used(&self) -> Used {
+        Used {
+            leases: self.by_key.len(),
+            bytes: self.by_key.len() * LEASE_BYTES + self.key_bytes + self.waiting * WAITER_BYTES,
+        }
+    }
+
+    /// Bytes on the heap, about.
     pub(crate) fn heap_bytes(&self) -> usize {
-        const KEY: usize = 32;
-        self.by_key.capacity() * (size_of::<(Box<[u8]>, Lease)>() + 1)
-            + self.ends.capacity() * size_of::<End>()
-            + self.awaited.len() * size_of::<End>()
-            + (self.by_key.len() + self.ends.len() + self.awaited.len()) * KEY
-            + self.waiting * size_of::<Waiting>()
+        self.used().bytes + self.tokens.heap_bytes()
     }
 }
 
 #[cfg(test)]
 impl Leases {
     pub(crate) fn validate(&self) {
-        let rows = |key: &[u8], token| {
-            let mut rows = self.ends.iter();
-            rows.any(|Reverse((_, t, k))| *t == token && **k == *key)
-        };
-        let mut waiting = 0;
+        let mut rows = Rows::default();
+        let (mut waiting, mut key_bytes) = (0, 0);
         for (key, lease) in &self.by_key {
-            if lease.token == NOBODY {
-                assert!(!lease.waiters.is_empty());
-            } else {
-                assert!(rows(key, lease.token), "invariant 1");
-            }
+            assert!(Rc::ptr_eq(key, &lease.key), "a key is stored once");
+            rows.add(lease);
             waiting += lease.waiters.len();
+            key_bytes += key.len();
+            assert!(
+                lease.token != NOBODY || !lease.waiters.is_empty(),
+                "invariant 3"
+            );
         }
-        assert_eq!(self.waiting, waiting, "invariant 2");
-        let mut awaited = Awaited::new();
-        for (key, lease) in &self.by_key {
-            if !lease.waiters.is_empty() {
-                awaited.insert((lease.ends_ms, key.clone()));
-            }
-        }
-        assert_eq!(self.awaited, awaited, "invariant 3");
-        assert!(self.by_key.len() <= MAX_LEASES);
+        assert_eq!(self.rows, rows, "invariant 1");
+        assert_eq!(
+            (self.waiting, self.key_bytes),
+            (waiting, key_bytes),
+            "invariant 2"
+        );
     }
 }

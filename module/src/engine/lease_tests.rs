@@ -4,44 +4,94 @@ use proptest::prelude::*;
 
 use super::database::Database;
 use super::index::{Effect, Incoming};
-use super::lease::{Grant, Leases, REMEMBER_MS, Token, Waiter};
+use super::lease::{
+    Answer, Ask, Caller, Client, Found, Grant, Leases, MOST, REMEMBER_MS, Terms, Token, Used,
+    Waiter,
+};
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
 
+/// A lease that somebody asks for: by which connection, for how long, with a token of its own or without.
+type Wish = (Client, Ask);
+
 #[derive(Debug, Clone)]
 enum Op {
-    Ask { key: usize, lease_ms: u64 },
-    Wait { key: usize, lease_ms: Option<u64> },
-    Leave { which: usize },
-    Write { key: usize },
-    Release { which: usize },
-    PassOn { key: usize },
+    Ask {
+        key: usize,
+        wish: Wish,
+    },
+    Wait {
+        key: usize,
+        client: Client,
+        ask: Option<Ask>,
+    },
+    Leave {
+        which: usize,
+    },
+    Write {
+        key: usize,
+    },
+    Serve {
+        which: usize,
+        found: Found,
+    },
+    Release {
+        which: usize,
+    },
+    PassOn {
+        key: usize,
+    },
+    Disconnect {
+        client: Client,
+        orphan_ms: u64,
+    },
     EndAll,
-    Time { ms: u64 },
+    Time {
+        ms: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let key = || 0..KEYS.len();
+    let client = || 1_u64..4;
+    let ask = || {
+        let token = proptest::option::of(1_u64..4);
+        (1_u64..100, token).prop_map(|(ms, token)| Ask { ms, token })
+    };
+    let found = prop_oneof![Just(Found::Fresh), Just(Found::Stale), Just(Found::Nothing)];
     prop_oneof![
-        6 => (key(), 1_u64..100).prop_map(|(key, lease_ms)| Op::Ask { key, lease_ms }),
-        6 => (key(), proptest::option::of(1_u64..100)).prop_map(|(key, lease_ms)| Op::Wait { key, lease_ms }),
+        6 => (key(), client(), ask()).prop_map(|(key, client, ask)| Op::Ask { key, wish: (client, ask) }),
+        6 => (key(), client(), proptest::option::of(ask())).prop_map(|(key, client, ask)| Op::Wait { key, client, ask }),
         2 => any::<usize>().prop_map(|which| Op::Leave { which }),
         2 => key().prop_map(|key| Op::Write { key }),
+        3 => (any::<usize>(), found).prop_map(|(which, found)| Op::Serve { which, found }),
         3 => any::<usize>().prop_map(|which| Op::Release { which }),
         4 => key().prop_map(|key| Op::PassOn { key }),
+        2 => (client(), 0_u64..60).prop_map(|(client, orphan_ms)| Op::Disconnect { client, orphan_ms }),
         1 => Just(Op::EndAll),
         4 => prop_oneof![1_u64..60, Just(REMEMBER_MS)].prop_map(|ms| Op::Time { ms }),
     ]
 }
 
+/// A lease as the model sees it.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    token: Token,
+    clock: u64,
+    ends: u64,
+    holder: Client,
+}
+
 /// What is true of one key.
 #[derive(Debug, Default)]
 struct Key {
-    /// The last lease, unless it is over: token, clock and end.
-    lease: Option<(Token, u64, u64)>,
-    /// When it was over, while callers wait who were not told.
+    /// The last lease, unless it is over.
+    lease: Option<Held>,
+    /// When it was over, while callers wait who were not served.
     over: u64,
-    waiters: Vec<(Waiter, Option<u64>)>,
+    /// Tokens of leases that are over, and until when they cannot be granted.
+    used: Vec<(Token, u64)>,
+    line: Vec<(Waiter, Client, Option<Ask>)>,
 }
 
 #[derive(Debug)]
@@ -55,82 +105,187 @@ struct Model {
 }
 
 impl Model {
-    fn holder(&self, key: usize) -> Option<(Token, u64, u64)> {
-        self.keys[key].lease.filter(|&(_, _, ends)| ends > self.now)
+    const fn terms(&self) -> Terms {
+        Terms {
+            clock: self.clock,
+            now_ms: self.now,
+            max_ms: 80,
+            room: MOST,
+        }
     }
 
-    fn granted(&mut self, key: usize, token: Token, lease_ms: u64) {
-        assert!(token > 0 && token < 1 << 53);
-        assert!(
-            self.given.iter().all(|&(_, other)| other != token),
-            "no token is given twice"
-        );
-        self.given.push((key, token));
-        self.keys[key].lease = Some((token, self.clock, self.now + lease_ms));
+    fn holder(&self, key: usize) -> Option<Held> {
+        self.keys[key].lease.filter(|lease| lease.ends > self.now)
+    }
+
+    fn is_used(&self, key: usize, token: Token) -> bool {
+        let mut used = self.keys[key].used.iter();
+        used.any(|&(other, until)| other == token && until > self.now)
     }
 
     fn over(&mut self, key: usize) {
-        self.keys[key].lease = None;
-        self.keys[key].over = self.now;
+        let (now, key) = (self.now, &mut self.keys[key]);
+        if let Some(lease) = key.lease.take() {
+            key.used.push((lease.token, now + 60_000));
+        }
+        key.over = now;
     }
 
-    /// Whoever waits first and wants a lease gets one.
+    /// What asking must give, done to the model; an unknown token is `None` inside of `Some`.
+    fn ask(&mut self, key: usize, (client, ask): Wish) -> Option<Option<Token>> {
+        let ends = self.now + ask.ms.min(80);
+        if let Some(lease) = &mut self.keys[key].lease
+            && ask.token == Some(lease.token)
+        {
+            (lease.ends, lease.holder) = (ends, client);
+            return Some(ask.token);
+        }
+        if self.holder(key).is_some() || ask.token.is_some_and(|token| self.is_used(key, token)) {
+            return None;
+        }
+        self.over(key);
+        self.keys[key].lease = Some(Held {
+            token: ask.token.unwrap_or(0),
+            clock: self.clock,
+            ends,
+            holder: client,
+        });
+        Some(ask.token)
+    }
+
+    /// Asks the model, and holds against it what was granted.
+    fn granted(&mut self, key: usize, wish: Wish, token: Option<Token>) {
+        let expected = self.ask(key, wish);
+        match (expected, token) {
+            (None, None) => {}
+            (Some(chosen), Some(token)) => {
+                assert!(
+                    token > 0 && token < 1 << 53 && chosen.is_none_or(|chosen| chosen == token)
+                );
+                if chosen.is_none() {
+                    assert!(
+                        self.given.iter().all(|&(_, other)| other != token),
+                        "no issued token comes twice"
+                    );
+                }
+                self.given.push((key, token));
+                if let Some(lease) = &mut self.keys[key].lease {
+                    lease.token = token;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wants(&self, key: usize, ask: Option<Ask>) -> bool {
+        let own = self.keys[key].lease.map(|lease| lease.token);
+        ask.is_some_and(|ask| {
+            ask.token
+                .is_none_or(|token| own == Some(token) || !self.is_used(key, token))
+        })
+    }
+
+    /// The first that waits and may be given a lease gets one.
     fn pass_on(&mut self, key: usize) {
-        let released = self.leases.pass_on(KEYS[key], self.clock, self.now);
-        let line = std::mem::take(&mut self.keys[key].waiters);
+        let released = self.leases.pass_on(KEYS[key], self.terms());
+        let line = std::mem::take(&mut self.keys[key].line);
         if self.holder(key).is_some() || line.is_empty() {
             assert_eq!(released, []);
-            self.keys[key].waiters = line;
-        } else if let Some(at) = line.iter().position(|(_, lease_ms)| lease_ms.is_some()) {
+            self.keys[key].line = line;
+        } else if let Some(at) = line.iter().position(|&(.., ask)| self.wants(key, ask)) {
             assert_eq!(released.len(), 1);
-            self.keys[key].lease = None;
-            assert_eq!(released[0].waiter, line[at].0, "first come, first served");
-            let lease_ms = line[at].1.unwrap_or(0);
-            self.keys[key].waiters = line;
-            self.keys[key].waiters.remove(at);
-            self.granted(key, released[0].token.expect("a lease"), lease_ms);
+            let (waiter, client, ask) = line[at];
+            assert_eq!(released[0].waiter, waiter, "first come, first served");
+            self.keys[key].line = line;
+            self.keys[key].line.remove(at);
+            self.granted(key, (client, ask.expect("it wants one")), released[0].token);
         } else {
-            let told: Vec<_> = released.iter().map(|r| (r.waiter, r.token)).collect();
-            let all: Vec<_> = line.iter().map(|&(waiter, _)| (waiter, None)).collect();
+            let released: Vec<_> = released.iter().map(|r| (r.waiter, r.token)).collect();
+            let all: Vec<_> = line.iter().map(|&(waiter, ..)| (waiter, None)).collect();
             // Nobody waits any more; the lease that ran out may still be used.
-            assert_eq!(told, all);
+            assert_eq!(released, all);
+        }
+    }
+
+    fn serve(&mut self, key: usize, at: usize, found: Found) {
+        let (waiter, client, ask) = self.keys[key].line[at];
+        let answer = self.leases.serve(KEYS[key], waiter, found, self.terms());
+        let is_held = self.holder(key).is_some();
+        let goes_on = is_held || {
+            let mut line = self.keys[key].line.iter();
+            !self.wants(key, ask) && line.any(|&(.., ask)| self.wants(key, ask))
+        };
+        match answer {
+            Answer::Hit => assert_eq!(found, Found::Fresh),
+            Answer::Wait => assert!(goes_on && found != Found::Fresh),
+            Answer::Stale(token) | Answer::Miss(token) => {
+                assert_eq!(matches!(answer, Answer::Stale(_)), found == Found::Stale);
+                assert!(!goes_on && found != Found::Fresh);
+                match ask {
+                    Some(ask) => self.granted(key, (client, ask), token),
+                    None => assert_eq!(token, None),
+                }
+            }
+        }
+        if answer != Answer::Wait {
+            self.keys[key].line.remove(at);
         }
     }
 
     fn apply(&mut self, op: &Op) {
         match *op {
-            Op::Ask { key, lease_ms } => {
-                let grant = self.leases.ask(KEYS[key], self.clock, self.now, lease_ms);
-                match (self.holder(key), grant) {
-                    (Some(_), Grant::Taken) => {}
-                    (None, Grant::Lease(token)) => self.granted(key, token, lease_ms),
-                    (held, grant) => panic!("{grant:?} although {held:?}"),
-                }
+            Op::Ask { key, wish } => {
+                let token = match self.leases.ask(KEYS[key], wish.0, wish.1, self.terms()) {
+                    Grant::Lease(token) => Some(token),
+                    Grant::Taken => {
+                        assert!(self.holder(key).is_some());
+                        None
+                    }
+                    Grant::Refused => {
+                        assert!(self.holder(key).is_none());
+                        None
+                    }
+                };
+                self.granted(key, wish, token);
             }
-            Op::Wait { key, lease_ms } => {
-                if self.holder(key).is_some() {
-                    self.next_waiter += 1;
-                    self.leases.wait(KEYS[key], self.next_waiter, lease_ms);
-                    self.keys[key].waiters.push((self.next_waiter, lease_ms));
+            Op::Wait { key, client, ask } => {
+                self.next_waiter += 1;
+                let caller = Caller {
+                    client,
+                    ask,
+                    may_wait: true,
+                };
+                let terms = self.terms();
+                let waits = self.leases.wait(KEYS[key], self.next_waiter, caller, terms);
+                assert_eq!(waits.is_some(), self.holder(key).is_some());
+                if waits.is_some() {
+                    self.keys[key].line.push((self.next_waiter, client, ask));
                 }
             }
             Op::Leave { which } => {
                 let key = which % KEYS.len();
-                let line = &mut self.keys[key].waiters;
+                let line = &mut self.keys[key].line;
                 if !line.is_empty() {
-                    let (waiter, _) = line.remove(which / KEYS.len() % line.len());
+                    let (waiter, ..) = line.remove(which / KEYS.len() % line.len());
                     self.leases.leave(KEYS[key], waiter);
                 }
             }
             Op::Write { key } => {
                 let is_awaited = self.leases.end(KEYS[key], self.now);
-                assert_eq!(is_awaited, !self.keys[key].waiters.is_empty());
+                assert_eq!(is_awaited, !self.keys[key].line.is_empty());
                 self.over(key);
+            }
+            Op::Serve { which, found } => {
+                let (key, at) = (which % KEYS.len(), which / KEYS.len());
+                let len = self.keys[key].line.len();
+                if len > 0 {
+                    self.serve(key, at % len, found);
+                }
             }
             Op::Release { which } => {
                 if !self.given.is_empty() {
                     let (key, token) = self.given[which % self.given.len()];
-                    let is_last = self.keys[key].lease.is_some_and(|(last, ..)| last == token);
+                    let is_last = self.keys[key].lease.is_some_and(|last| last.token == token);
                     let was_held = is_last && self.holder(key).is_some();
                     assert_eq!(self.leases.release(KEYS[key], token, self.now), was_held);
                     if is_last {
@@ -139,15 +294,23 @@ impl Model {
                 }
             }
             Op::PassOn { key } => self.pass_on(key),
+            Op::Disconnect { client, orphan_ms } => {
+                self.leases.disconnected(client, self.now, orphan_ms);
+                for lease in self.keys.iter_mut().filter_map(|key| key.lease.as_mut()) {
+                    if lease.holder == client {
+                        lease.holder = 0;
+                        lease.ends = lease.ends.min(self.now + orphan_ms);
+                    }
+                }
+            }
             Op::EndAll => {
                 let mut awaited = self.leases.end_all(self.now);
                 awaited.sort_unstable();
                 let mut expected = Vec::new();
-                for (key, name) in self.keys.iter_mut().zip(KEYS) {
-                    key.lease = None;
-                    key.over = self.now;
-                    if !key.waiters.is_empty() {
-                        expected.push(Box::from(name));
+                for (key, name) in KEYS.iter().enumerate() {
+                    self.over(key);
+                    if !self.keys[key].line.is_empty() {
+                        expected.push(std::rc::Rc::from(*name));
                     }
                 }
                 assert_eq!(awaited, expected);
@@ -156,11 +319,10 @@ impl Model {
                 self.now += ms;
                 self.clock += 1;
                 self.leases.forget(self.now, 1_000);
-                for key in &mut self.keys {
-                    let is_forgotten = |&(_, _, ends): &(_, _, u64)| ends + REMEMBER_MS <= self.now;
-                    if key.lease.as_ref().is_some_and(is_forgotten) {
-                        key.over = key.lease.map_or(0, |(_, _, ends)| ends);
-                        key.lease = None;
+                for key in 0..KEYS.len() {
+                    let is_forgotten = |lease: &Held| lease.ends + REMEMBER_MS <= self.now;
+                    if self.keys[key].lease.as_ref().is_some_and(is_forgotten) {
+                        self.over(key);
                     }
                 }
             }
@@ -169,28 +331,28 @@ impl Model {
 
     fn check(&self) {
         self.leases.validate();
-        let awaited = self.keys.iter().filter(|key| !key.waiters.is_empty());
-        let ends = awaited.map(|key| key.lease.map_or(key.over, |(_, _, ends)| ends));
+        let awaited = self.keys.iter().filter(|key| !key.line.is_empty());
+        let ends = awaited.map(|key| key.lease.map_or(key.over, |lease| lease.ends));
         let next = ends.min();
         assert_eq!(self.leases.next_due_ms(), next);
         let is_due = next.is_some_and(|ends| ends <= self.now);
         assert_eq!(self.leases.due(self.now).is_some(), is_due);
-        let waiting: usize = self.keys.iter().map(|key| key.waiters.len()).sum();
+        let waiting: usize = self.keys.iter().map(|key| key.line.len()).sum();
         assert_eq!(self.leases.waiting(), waiting);
         let held = (0..KEYS.len()).filter(|&key| self.holder(key).is_some());
         assert_eq!(self.leases.held(self.now), held.count());
         for &(key, token) in &self.given {
-            let last = self.keys[key].lease.filter(|&(last, ..)| last == token);
+            let last = self.keys[key].lease.filter(|last| last.token == token);
             assert_eq!(
                 self.leases.granted_at(KEYS[key], token),
-                last.map(|(_, clock, _)| clock)
+                last.map(|lease| lease.clock)
             );
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {
@@ -208,10 +370,98 @@ proptest! {
     }
 }
 
+/// Asks for a lease of a key for a minute, by a connection of its own.
+fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Grant {
+    let terms = Terms {
+        clock: 0,
+        now_ms,
+        max_ms: 60_000,
+        room,
+    };
+    let ask = Ask {
+        ms: 60_000,
+        token: None,
+    };
+    leases.ask(key, 1, ask, terms)
+}
+
+#[test]
+fn leases_are_bounded_in_bytes_and_those_over_go_first() {
+    let mut leases = Leases::new(1);
+    let key = |n: u32| [&n.to_be_bytes()[..], &[b'x'; 500_000]].concat();
+    let count = (0..400)
+        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST) != Grant::Refused)
+        .count();
+    assert_eq!(count, MOST.bytes / (500_004 + 384));
+    assert!(leases.used().bytes <= MOST.bytes);
+    assert_eq!(
+        ask_for(&mut leases, &key(500), 59_999, MOST),
+        Grant::Refused
+    );
+    // They have run out: there is room again, although they are remembered.
+    assert_ne!(
+        ask_for(&mut leases, &key(500), 60_000, MOST),
+        Grant::Refused
+    );
+    assert_eq!(leases.used().leases, count);
+    leases.validate();
+}
+
+#[test]
+fn leases_are_bounded_in_number_and_in_what_others_leave() {
+    let room = Used {
+        leases: 3,
+        bytes: MOST.bytes,
+    };
+    let mut leases = Leases::new(1);
+    for n in 0..5_u8 {
+        let is_granted = ask_for(&mut leases, &[n], 0, room) != Grant::Refused;
+        assert_eq!(is_granted, n < 3);
+    }
+    assert_eq!(
+        ask_for(&mut leases, b"x", 60_000, Used::default()),
+        Grant::Refused
+    );
+    assert_eq!(leases.used(), Used::default(), "all that was over went");
+}
+
+#[test]
+fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
+    let mut leases = Leases::new(1);
+    let ask = |leases: &mut Leases, token, clock, now_ms| {
+        let (ask, room) = (Ask { ms: 10, token }, MOST);
+        let terms = Terms {
+            clock,
+            now_ms,
+            max_ms: 100,
+            room,
+        };
+        leases.ask(b"key", 1, ask, terms)
+    };
+    assert_eq!(ask(&mut leases, Some(7), 1, 0), Grant::Lease(7));
+    assert_eq!(ask(&mut leases, Some(8), 2, 0), Grant::Taken);
+    // While it runs, and when it has run out but nobody took it over.
+    for now_ms in [5, 500] {
+        assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Grant::Lease(7));
+        assert_eq!(leases.granted_at(b"key", 7), Some(1));
+        assert!(leases.is_held(b"key", now_ms + 9));
+    }
+    // Over, in whichever way: it is not granted again.
+    let issued = ask(&mut leases, None, 3, 1_000)
+        .token()
+        .expect("it ran out");
+    leases.end(b"key", 1_000);
+    for used in [7, issued] {
+        assert_eq!(ask(&mut leases, Some(used), 4, 1_000), Grant::Refused);
+    }
+    assert_eq!(ask(&mut leases, Some(9), 4, 1_000), Grant::Lease(9));
+}
+
 /// What can happen around one key with one tag, with two clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
-    /// The client asks for the lease and, if it gets it, reads the database.
+    /// The client asks for the lease and, if it gets it, reads the database. The second one chooses its token, and keeps
+    /// it until it wrote or gave up; what it read under it first is what it will write.
     Fetch(usize),
     /// It writes what it read.
     Set(usize),
@@ -223,11 +473,13 @@ enum Event {
     /// The database changes; then the key is removed.
     Del,
     Flush,
-    /// The lease runs out.
-    RunOut,
+    /// Its connection is closed.
+    Disconnect(usize),
+    /// Time goes on: a lease runs out after two of these, that of a closed connection after one.
+    Wait,
 }
 
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 13] = [
     Event::Fetch(0),
     Event::Fetch(1),
     Event::Set(0),
@@ -238,7 +490,9 @@ const EVENTS: [Event; 11] = [
     Event::Revalidate,
     Event::Del,
     Event::Flush,
-    Event::RunOut,
+    Event::Disconnect(0),
+    Event::Disconnect(1),
+    Event::Wait,
 ];
 
 /// One server, and what is true of the database behind it.
@@ -253,6 +507,8 @@ struct World {
     /// What is cached, while it can be seen as fresh.
     cached: Option<u64>,
     slot: Option<super::Slot>,
+    /// How many tokens the second client has used.
+    chosen: Token,
     /// The last lease, while nothing happened that ends it: what was read under it may be written.
     good: Option<Token>,
 }
@@ -269,8 +525,20 @@ impl World {
         const TAG: &[u8] = b"tag";
         match event {
             Event::Fetch(client) => {
-                let clock = self.cache.clock.reading();
-                if let Grant::Lease(token) = self.cache.leases.ask(b"key", clock, self.now, 10) {
+                let terms = Terms {
+                    clock: self.cache.clock.reading(),
+                    now_ms: self.now,
+                    max_ms: 20,
+                    room: MOST,
+                };
+                let ask = Ask {
+                    ms: 20,
+                    token: (client == 1).then_some(1 + self.chosen),
+                };
+                let leases = &mut self.cache.leases;
+                if let Grant::Lease(token) = leases.ask(b"key", client as u64 + 1, ask, terms)
+                    && self.read[client].is_none_or(|(_, last)| last != token)
+                {
                     self.read[client] = Some((self.version, token));
                     self.good = Some(token);
                 }
@@ -279,7 +547,10 @@ impl World {
                 let Some((version, token)) = self.read[client] else {
                     return;
                 };
-                let may = self.cache.may_write(b"key", token, std::iter::once(TAG));
+                self.chosen += (client == 1) as Token;
+                let may =
+                    self.cache
+                        .decide_write(b"key", token, std::iter::once(TAG), true, self.now);
                 assert_eq!(
                     may,
                     self.good == Some(token),
@@ -298,12 +569,11 @@ impl World {
                     self.cached = Some(version);
                     self.cache.leases.end(b"key", self.now);
                     self.good = None;
-                } else {
-                    self.cache.leases.release(b"key", token, self.now);
                 }
             }
             Event::Release(client) => {
                 if let Some((_, token)) = self.read[client] {
+                    self.chosen += (client == 1) as Token;
                     self.cache.leases.release(b"key", token, self.now);
                     self.good = self.good.filter(|&good| good != token);
                 }
@@ -333,7 +603,12 @@ impl World {
                 self.drop_entry();
                 self.good = None;
             }
-            Event::RunOut => self.now += 10,
+            Event::Disconnect(client) => {
+                self.cache
+                    .leases
+                    .disconnected(client as u64 + 1, self.now, 5);
+            }
+            Event::Wait => self.now += 10,
         }
         if let Some(cached) = self.cached {
             assert_eq!(cached, self.version, "an old value is cached");

@@ -15,14 +15,16 @@ mod pages;
 mod slots;
 mod stats;
 mod table;
+mod token;
 
 pub(crate) use database::Database;
 pub(crate) use history::{History, Past, Stamps, Written};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
-pub(crate) use lease::{Grant, Token, Waiter};
+pub(crate) use lease::{Answer, Ask, Caller, Found, Key, Leases, MOST, Terms, Token, Waiter};
 pub(crate) use marks::Softened;
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
+pub(crate) use token::MAX_TOKEN;
 
 #[cfg(test)]
 mod index_tests;

@@ -25,6 +25,8 @@ pub(crate) enum Place {
     /// Between a change of the index and that of the keyspace.
     Change,
     Filter,
+    /// Clients that wait in CACHE.FETCH.
+    Wait,
     Other,
 }
 

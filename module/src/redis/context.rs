@@ -182,6 +182,48 @@ impl Context<'_> {
         }
     }
 
+    /// The connection that this command or wait belongs to; a script has a number of its own.
+    pub(crate) fn client_id(&self) -> u64 {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_GetClientId(self.raw)) }
+    }
+
+    /// Whether a connection has CLIENT TRACKING on.
+    pub(crate) fn is_tracking(client: u64) -> bool {
+        let mut info = raw::RedisModuleClientInfo {
+            version: 1,
+            flags: 0,
+            id: 0,
+            addr: [0; 46],
+            port: 0,
+            db: 0,
+        };
+        // SAFETY: the struct is of version 1, as it says. An unknown client leaves it as it is.
+        unsafe {
+            api!(RedisModule_GetClientInfoById(
+                (&raw mut info).cast(),
+                client
+            ))
+        };
+        info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING) != 0
+    }
+
+    /// Reads a key without any effect, so that it is tracked for the client that is being served.
+    pub(crate) fn read_on_behalf(&self, name: Str<'_>) {
+        // SAFETY: "s" takes a string; the reply is freed, null is taken.
+        unsafe {
+            let reply = api!(RedisModule_Call(
+                self.raw,
+                c"cache.inspect".as_ptr(),
+                c"s".as_ptr(),
+                name.as_raw()
+            ));
+            if !reply.is_null() {
+                api!(RedisModule_FreeCallReply(reply));
+            }
+        }
+    }
+
     /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
     pub(crate) fn cluster_epoch(&self) -> Option<u64> {
         if self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {

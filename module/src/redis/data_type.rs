@@ -26,6 +26,7 @@ use super::state;
 use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
+use super::waiting;
 use crate::engine::{Database, Past};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 
@@ -106,6 +107,8 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
     let Some(entry) = entry else { return };
     let done = guard(Place::Unlink, false, || {
         store::unlinked(entry, u32::try_from(db).ok());
+        // Something may take its place, without the server's saying so.
+        waiting::may_appear(entry.key());
         true
     });
     if !done {

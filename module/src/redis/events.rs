@@ -6,6 +6,7 @@ use redis_module::raw;
 
 use super::barrier::{Place, guard};
 use super::channel::{self, News};
+use super::cluster;
 use super::context::{Context, Mode, monotonic_ms, now_ms, random};
 use super::filter;
 use super::propagation;
@@ -34,13 +35,14 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     {
         return Err("the server refused the subscription to keyspace events");
     }
-    let events: [(u64, raw::RedisModuleEventCallback); 6] = [
+    let events: [(u64, raw::RedisModuleEventCallback); 7] = [
         (raw::REDISMODULE_EVENT_FLUSHDB, Some(flush)),
         (raw::REDISMODULE_EVENT_SWAPDB, Some(swap)),
         (raw::REDISMODULE_EVENT_LOADING, Some(loading)),
         (raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron)),
         (raw::REDISMODULE_EVENT_FORK_CHILD, Some(fork)),
         (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
+        (raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client)),
     ];
     for (id, callback) in events {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
@@ -57,6 +59,18 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Subscribes to the creation of keys, of whatever type. Only the module's own waiters need it ([`waiting`]).
+pub(super) fn subscribe_to_new_keys(ctx: &Context<'_>) {
+    // SAFETY: the context is alive. The server refuses nothing here.
+    unsafe {
+        api!(RedisModule_SubscribeToKeyspaceEvents(
+            ctx.as_raw(),
+            raw::REDISMODULE_NOTIFY_NEW,
+            Some(keyspace)
+        ))
+    };
 }
 
 unsafe extern "C" fn keyspace(
@@ -98,6 +112,7 @@ unsafe extern "C" fn keyspace(
                 state::with(|state| state.expired = true);
                 count_departure(key, |counters| counters.expired += 1);
             }
+            b"new" => waiting::may_appear(key.bytes()),
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
         }
@@ -268,9 +283,29 @@ unsafe extern "C" fn role(
             state::with(|state| state.lineage = random());
         }
         // Leases from before a failover are not good any more.
-        let numbers: Vec<u32> =
-            state::with(|state| state.databases().map(|(number, _)| number).collect());
+        let numbers = state::with(|state| state.numbers());
         numbers.into_iter().for_each(waiting::clear);
+    });
+}
+
+unsafe extern "C" fn client(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if subevent != raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED || data.is_null() {
+            return;
+        }
+        // SAFETY: this event's data is that struct, alive during the call, and the context is a live one.
+        let (info, ctx) = unsafe {
+            (
+                data.cast::<raw::RedisModuleClientInfo>().read(),
+                Context::from_raw(ctx),
+            )
+        };
+        waiting::disconnected(&ctx, info.id);
     });
 }
 
@@ -283,8 +318,7 @@ unsafe extern "C" fn cron(
     guard(Place::Event, (), || {
         // SAFETY: the server passes a live context.
         let ctx = unsafe { Context::from_raw(ctx) };
-        // Also without leases: one that is granted later must not be taken for one from before.
-        waiting::end_if_slots_moved(&ctx);
+        cluster::look(&ctx);
         let (now, monotonic) = (now_ms(), monotonic_ms());
         if state::with(|state| state.has_work(now)) {
             reclaim::arm(&ctx);

@@ -18,6 +18,7 @@ pub(crate) mod access;
 mod alloc;
 pub(crate) mod barrier;
 pub(crate) mod channel;
+pub(crate) mod cluster;
 pub(crate) mod context;
 mod data_type;
 mod describe;

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ahash::RandomState;
 
+use super::cluster::Cluster;
 use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, Slot, Stamps};
+use crate::engine::{Database, Index, MOST, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -49,8 +50,7 @@ pub(crate) struct State {
     pub(crate) waiters: Waiters,
     /// Users that were looked at lately: when, and whether they have selectors.
     pub(crate) selectors: HashMap<Vec<u8>, (u64, bool), RandomState>,
-    /// The epoch of the cluster when it was looked at last.
-    pub(crate) cluster_epoch: Option<u64>,
+    pub(crate) cluster: Cluster,
 }
 
 /// What becomes of entries in the file that is being loaded.
@@ -137,6 +137,35 @@ impl State {
     pub(crate) fn backlogs(&self) -> impl Iterator<Item = u32> {
         let all = self.databases();
         all.filter_map(|(number, db)| db.index.has_backlog().then_some(number))
+    }
+
+    /// Numbers of all databases that were ever used.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.databases().map(|(number, _)| number).collect()
+    }
+
+    /// What leases of this database are granted by now. The bound is for all databases together: while others take
+    /// more than half of it, leases that are over are forgotten there. O(databases).
+    pub(crate) fn lease_terms(&mut self, number: u32, now_ms: u64) -> Terms {
+        let clock = self.database(number).clock.reading();
+        let max_ms = self.config.lease_max_ms;
+        let mut room = MOST;
+        let others = (0..)
+            .zip(&mut self.databases)
+            .filter(|&(other, _)| other != number);
+        for (_, database) in others {
+            let Some(leases) = database.as_deref_mut().map(|database| &mut database.leases) else {
+                continue;
+            };
+            while room.is_below_half_without(leases.used()) && leases.forget_over(now_ms) {}
+            room = room.without(leases.used());
+        }
+        Terms {
+            clock,
+            now_ms,
+            max_ms,
+            room,
+        }
     }
 
     /// Whether some database knows of a lease.

@@ -1,12 +1,19 @@
 //! Clients that wait in CACHE.FETCH.
 //!
-//! The server knows them as blocked on their key. When the key is written, it asks [`on_ready`] for each of them in
-//! the order in which they came, right after the command that wrote (or after the whole MULTI block): whoever is
-//! answered stops waiting, and nobody polls. What the server cannot know, that a lease was given up or has run out, is
-//! told by [`pass_on`], which ends the wait of the next in line.
+//! The server knows them as blocked on their key. When the key is written, it calls [`on_ready`] for each of them in
+//! the order in which they came, right after the command that wrote (or after the whole MULTI block): those that are
+//! answered stop waiting, and nobody polls. The server does not know that a lease was given up or has run out:
+//! [`pass_on`] ends the wait of the next in line then.
 //!
 //! A waiter is in [`Waiters`] exactly while its client waits, and in the line of its key's lease until it is answered
 //! or goes away.
+//!
+//! # What is answered is tracked
+//! The server remembers keys for CLIENT TRACKING when a command returns, which is when the wait begins; the write that
+//! ends the wait uses that up. So for a client that tracks, the answer is followed by a read of the key on its behalf.
+//! Servers before Redis 7.2 would count that read for nobody. There, a client that tracks is answered inside the command
+//! that writes, before the server is told of the change: the invalidation then follows the answer. That is not possible
+//! where a native command wrote the entry; there, such a client is answered a MISS, and asks again.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -17,9 +24,8 @@ use redis_module::raw;
 use super::barrier::{Place, guard};
 use super::context::{Context, monotonic_ms};
 use super::state;
-use super::string::{Args, Str};
-use crate::commands::fetch;
-use crate::engine::{Token, Waiter};
+use super::string::{Args, OwnedStr, Str};
+use crate::engine::{Caller, Key, Token, Waiter};
 use crate::error::Error;
 
 /// All clients that wait.
@@ -28,6 +34,8 @@ pub(crate) struct Waiters {
     last: Waiter,
     timer: Option<Timer>,
     blocked: HashMap<Waiter, Blocked, RandomState>,
+    /// A context of the module's own, made with the first wait.
+    context: Option<*mut raw::RedisModuleCtx>,
 }
 
 /// The timer for the next lease that runs out.
@@ -39,86 +47,107 @@ struct Timer {
 
 #[derive(Debug)]
 struct Blocked {
+    /// Null until the server has blocked it.
     client: *mut raw::RedisModuleBlockedClient,
     db: u32,
-    key: Box<[u8]>,
-    /// The lease that it asked for.
-    lease_ms: Option<u64>,
-    /// The lease that it was given at the end of its wait.
-    token: Option<Token>,
+    key: Key,
+    ending: Ending,
 }
 
-impl Waiters {
-    /// The lease that a waiter asked for.
-    pub(crate) fn lease_ms(&self, waiter: Waiter) -> Option<u64> {
-        self.blocked.get(&waiter)?.lease_ms
-    }
-}
-
-/// Whether a waiter was answered.
+/// What a client is answered when its wait ends otherwise than by the server's noticing that the key was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Given,
-    NotYet,
+enum Ending {
+    /// MISS, with the lease that it was given.
+    Miss(Option<Token>),
+    /// Whatever the key holds.
+    Look,
+}
+
+/// How a client that waits is answered.
+pub(crate) trait Reply {
+    /// Looks at the key again. False, and nothing is replied, if the client goes on waiting.
+    fn look(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) -> bool;
+
+    /// Replies that nothing was found, with the lease that the client was given.
+    fn miss(ctx: &Context<'_>, token: Option<Token>);
 }
 
 /// Makes the client wait for the holder of the key's lease. False, and nothing done, if there is none.
-pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, lease_ms: Option<u64>) -> bool {
+pub(crate) fn block<R: Reply>(
+    ctx: &Context<'_>,
+    name: Str<'_>,
+    wait_ms: u64,
+    caller: Caller,
+) -> bool {
     let db = ctx.db();
     let now = monotonic_ms();
-    let is_held = state::with(|state| {
-        let leases = &state.database(db).leases;
-        leases.is_held(name.bytes(), now)
-    });
-    if !is_held {
-        return false;
-    }
     let waiter = state::with(|state| {
         state.waiters.last += 1;
-        state.waiters.last
+        let waiter = state.waiters.last;
+        let terms = state.lease_terms(db, now);
+        let leases = &mut state.database(db).leases;
+        let key = leases.wait(name.bytes(), waiter, caller, terms)?;
+        let blocked = Blocked {
+            client: std::ptr::null_mut(),
+            db,
+            key,
+            ending: Ending::Miss(None),
+        };
+        state.waiters.blocked.insert(waiter, blocked);
+        Some(waiter)
     });
+    let Some(waiter) = waiter else { return false };
+    prepare(ctx);
+    watch(ctx);
     let mut keys = [name.as_raw()];
+    // From here on nothing can fail: a client that was answered with an error must not be blocked.
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
         let client = api!(RedisModule_BlockClientOnKeys(
             ctx.as_raw(),
-            Some(on_ready),
-            Some(on_timeout),
+            Some(on_ready::<R>),
+            Some(on_timeout::<R>),
             Some(on_free),
             wait_ms as i64,
             keys.as_mut_ptr(),
             1,
             waiter as usize as *mut c_void
         ));
-        if client.is_null() {
-            return false;
+        if !client.is_null() {
+            api!(RedisModule_SetDisconnectCallback(
+                client,
+                Some(on_disconnect)
+            ));
         }
-        api!(RedisModule_SetDisconnectCallback(
-            client,
-            Some(on_disconnect)
-        ));
         client
     };
+    if client.is_null() {
+        forget(waiter);
+        return false;
+    }
     state::with(|state| {
-        let lease_ms = lease_ms.map(|ms| ms.min(state.config.lease_max_ms));
-        let blocked = Blocked {
-            client,
-            db,
-            key: name.bytes().into(),
-            lease_ms,
-            token: None,
-        };
-        state.waiters.blocked.insert(waiter, blocked);
-        let leases = &mut state.database(db).leases;
-        leases.wait(name.bytes(), waiter, lease_ms);
+        if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
+            blocked.client = client;
+        }
     });
-    watch(ctx);
     true
 }
 
+/// What is needed from the first wait on: a context of the module's own, and news of keys that other types create.
+/// Before that, native commands that create keys pay nothing for waiters.
+fn prepare(ctx: &Context<'_>) {
+    if state::with(|state| state.waiters.context.is_some()) {
+        return;
+    }
+    // SAFETY: the context is alive, and that of this module.
+    let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())) };
+    state::with(|state| state.waiters.context = Some(own));
+    super::events::subscribe_to_new_keys(ctx);
+}
+
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
-/// that others wait for, and when somebody begins to wait.
+/// or changed that others wait for, and when somebody begins to wait.
 pub(crate) fn watch(ctx: &Context<'_>) {
     let due = state::with(|state| {
         let next = state
@@ -155,9 +184,9 @@ pub(crate) fn watch(ctx: &Context<'_>) {
 }
 
 unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    guard(Place::Timer, (), || {
-        // SAFETY: the server passes a live context.
-        let ctx = unsafe { Context::from_raw(ctx) };
+    // SAFETY: the server passes a live context.
+    let ctx = unsafe { Context::from_raw(ctx) };
+    let is_done = guard(Place::Wait, false, || {
         state::with(|state| state.waiters.timer = None);
         let now = monotonic_ms();
         let next_due = || {
@@ -170,6 +199,23 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
             pass_on(&ctx, db, &key);
         }
         watch(&ctx);
+        true
+    });
+    if !is_done {
+        abandon();
+    }
+}
+
+/// After a panic that may have lost a waiter: ends all waits, and all leases with them.
+fn abandon() {
+    guard(Place::Other, (), || {
+        state::with(|state| state.waiters.timer = None);
+        for db in state::with(|state| state.numbers()) {
+            clear(db);
+        }
+        let rest: Vec<Waiter> =
+            state::with(|state| state.waiters.blocked.keys().copied().collect());
+        rest.into_iter().for_each(end);
     });
 }
 
@@ -177,29 +223,29 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
 pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     let now = monotonic_ms();
     let released = state::with(|state| {
-        let database = state.database(db);
-        let clock = database.clock.reading();
-        let released = database.leases.pass_on(key, clock, now);
+        let terms = state.lease_terms(db, now);
+        let released = state.database(db).leases.pass_on(key, terms);
         for released in &released {
             if let Some(blocked) = state.waiters.blocked.get_mut(&released.waiter) {
-                blocked.token = released.token;
+                blocked.ending = Ending::Miss(released.token);
             }
         }
         released
     });
-    if !released.is_empty() {
-        watch(ctx);
+    if released.is_empty() {
+        return;
     }
     for released in released {
         end(released.waiter);
     }
+    watch(ctx);
 }
 
 /// Ends the wait of a client, with what it was given.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
-    if let Some(client) = client {
-        // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`.
+    if let Some(client) = client.filter(|client| !client.is_null()) {
+        // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`, now or soon.
         unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
     }
 }
@@ -213,41 +259,64 @@ pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     }
 }
 
-/// In a cluster: ends all leases if slots may have moved since they were granted.
-///
-/// A slot that goes to another node and comes back brings with it what happened there, which this node did not see.
-/// Nothing announces that, but each node that takes a slot over raises the cluster's epoch.
-pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
-    let Some(epoch) = ctx.cluster_epoch() else {
-        return;
-    };
-    let seen = state::with(|state| state.cluster_epoch.replace(epoch));
-    if seen.is_some_and(|seen| seen != epoch) {
-        let numbers: Vec<u32> =
-            state::with(|state| state.databases().map(|(number, _)| number).collect());
-        for db in numbers {
-            restart(ctx, db);
-        }
-    }
-}
-
 /// Ends all leases of a database, and all waits for them.
 pub(crate) fn clear(db: u32) {
-    for waiter in state::with(|state| state.database(db).leases.clear()) {
+    let now = monotonic_ms();
+    for waiter in state::with(|state| state.database(db).leases.clear(now)) {
         end(waiter);
     }
 }
 
-/// The key was written: its lease is over, and those who wait for it are served when the command is done.
+/// A connection was closed: its leases run out soon.
+pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
+    let now = monotonic_ms();
+    let is_any_awaited = state::with(|state| {
+        let orphan_ms = state.config.lease_orphan_ms;
+        let mut is_any_awaited = false;
+        for database in state.databases_mut() {
+            database.leases.disconnected(client, now, orphan_ms);
+            is_any_awaited |= database.leases.waiting() > 0;
+        }
+        is_any_awaited
+    });
+    if is_any_awaited {
+        watch(ctx);
+    }
+}
+
+// ---- what happens to a key ----
+
+/// The key was written: its lease is over, and those who wait for it are served when the command is done. To be called
+/// before the server is told of the change ([`Context::signal_modified`]).
 pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     let is_awaited = state::with(|state| {
         let leases = &mut state.database(db).leases;
         !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
     });
     if is_awaited {
-        // SAFETY: the context is alive, and so is the name.
-        unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
+        if !tracks_on_behalf() {
+            serve_trackers(db, name);
+        }
+        signal_ready(ctx, name);
         // The key may leave again before they are served, in the same MULTI block.
+        watch(ctx);
+    }
+}
+
+/// A write was refused under a lease, which is over now: those who wait for the key are served if it holds a fresh value
+/// (that is why, with NX), else the next in line may load.
+pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
+    if !is_fresh {
+        pass_on(ctx, db, name.bytes());
+    } else if state::with(|state| {
+        state
+            .database(db)
+            .leases
+            .waiters(name.bytes())
+            .next()
+            .is_some()
+    }) {
+        signal_ready(ctx, name);
         watch(ctx);
     }
 }
@@ -272,13 +341,74 @@ pub(crate) fn removed<'n>(
     }
 }
 
-/// Forgets a client that waits no longer, and returns what it was given.
-fn forget(waiter: Waiter) -> Option<Token> {
+/// Something may be created under this key, or may take the place of an entry: those who wait for it look at it when the
+/// command is done, in whichever database it is. Where they are woken for nothing, they go on waiting.
+pub(crate) fn may_appear(name: &[u8]) {
+    let awaited = state::with(|state| {
+        let own = state
+            .waiters
+            .context
+            .filter(|_| !state.waiters.blocked.is_empty())?;
+        let waits = |leases: &crate::engine::Leases| leases.waiters(name).next().is_some();
+        let dbs = state
+            .databases()
+            .filter(|(_, database)| waits(&database.leases));
+        Some((own, dbs.map(|(number, _)| number).collect::<Vec<u32>>()))
+    });
+    let Some((own, dbs)) = awaited.filter(|(_, dbs)| !dbs.is_empty()) else {
+        return;
+    };
+    // SAFETY: made by `prepare`, and never freed.
+    let own = unsafe { Context::from_raw(own) };
+    let owned = OwnedStr::new(name);
+    for db in dbs {
+        own.select(db);
+        signal_ready(&own, owned.as_str());
+    }
+}
+
+/// Has the server serve those who wait for a key of the context's database when the command is done.
+fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
+    // SAFETY: the context is alive, and so is the name.
+    unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
+}
+
+/// Whether the server counts what a module reads while it serves a client as read by that client. A server has this
+/// call exactly if it does: both came with Redis 7.2.
+fn tracks_on_behalf() -> bool {
+    // SAFETY: set once, at the start of loading.
+    unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()
+}
+
+/// Answers those who wait for a key and track what they read, at once.
+fn serve_trackers(db: u32, name: Str<'_>) {
+    let line: Vec<_> = state::with(|state| {
+        let leases = &state.database(db).leases;
+        leases.waiters(name.bytes()).collect()
+    });
+    for (waiter, client) in line {
+        if Context::is_tracking(client) {
+            state::with(|state| {
+                if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
+                    blocked.ending = Ending::Look;
+                }
+            });
+            end(waiter);
+        }
+    }
+}
+
+// ---- what the server calls ----
+
+/// Forgets a client that waits no longer, and returns what it is to be answered.
+fn forget(waiter: Waiter) -> Ending {
     state::with(|state| {
-        let blocked = state.waiters.blocked.remove(&waiter)?;
+        let Some(blocked) = state.waiters.blocked.remove(&waiter) else {
+            return Ending::Miss(None);
+        };
         let leases = &mut state.database(blocked.db).leases;
         leases.leave(&blocked.key, waiter);
-        blocked.token
+        blocked.ending
     })
 }
 
@@ -291,46 +421,74 @@ unsafe fn waiter_of(ctx: *mut raw::RedisModuleCtx) -> Waiter {
     unsafe { api!(RedisModule_GetBlockedClientPrivateData(ctx)) as usize as Waiter }
 }
 
-unsafe extern "C" fn on_ready(
+unsafe extern "C" fn on_ready<R: Reply>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
-    let not_yet = raw::REDISMODULE_ERR as c_int;
-    guard(Place::Command, not_yet, || {
-        // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-        let (waiter, ctx, args) = unsafe {
-            (
-                waiter_of(ctx),
-                Context::from_raw(ctx),
-                Args::from_raw(argv, argc),
-            )
-        };
-        let Ok([name]) = args.first::<1>() else {
-            return not_yet;
-        };
-        if fetch::answer_waiter(&ctx, name, waiter) == Answer::NotYet {
-            return not_yet;
+    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
+    let (waiter, ctx, args) = unsafe {
+        (
+            waiter_of(ctx),
+            Context::from_raw(ctx),
+            Args::from_raw(argv, argc),
+        )
+    };
+    let answered = guard(Place::Wait, None, || {
+        let [name] = args.first::<1>().ok()?;
+        let is_tracking = Context::is_tracking(ctx.client_id());
+        if is_tracking && !tracks_on_behalf() {
+            R::miss(&ctx, None);
+            return Some(true);
         }
-        forget(waiter);
-        raw::REDISMODULE_OK as c_int
-    })
+        let is_answered = R::look(&ctx, name, waiter);
+        if is_answered && is_tracking {
+            ctx.read_on_behalf(name);
+        }
+        Some(is_answered)
+    });
+    match answered {
+        Some(false) => return raw::REDISMODULE_ERR as c_int,
+        Some(true) => {}
+        // It must not be left waiting.
+        None => ctx.reply_error(&Error::Internal),
+    }
+    guard(Place::Other, (), || _ = forget(waiter));
+    raw::REDISMODULE_OK as c_int
 }
 
-unsafe extern "C" fn on_timeout(
+unsafe extern "C" fn on_timeout<R: Reply>(
     ctx: *mut raw::RedisModuleCtx,
-    _argv: *mut *mut raw::RedisModuleString,
-    _argc: c_int,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
 ) -> c_int {
-    // SAFETY: the server passes a live context of this wait.
-    let (waiter, ctx) = unsafe { (waiter_of(ctx), Context::from_raw(ctx)) };
-    let is_answered = guard(Place::Command, false, || {
-        let token = forget(waiter);
-        fetch::answer_miss(&ctx, token);
+    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
+    let (waiter, ctx, args) = unsafe {
+        (
+            waiter_of(ctx),
+            Context::from_raw(ctx),
+            Args::from_raw(argv, argc),
+        )
+    };
+    let is_answered = guard(Place::Wait, false, || {
+        let token = match forget(waiter) {
+            Ending::Miss(token) => token,
+            Ending::Look => {
+                if args
+                    .first::<1>()
+                    .is_ok_and(|[name]| R::look(&ctx, name, waiter))
+                {
+                    return true;
+                }
+                None
+            }
+        };
+        R::miss(&ctx, token);
         true
     });
     if !is_answered {
         ctx.reply_error(&Error::Internal);
+        guard(Place::Other, (), || _ = forget(waiter));
     }
     raw::REDISMODULE_OK as c_int
 }

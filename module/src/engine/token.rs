@@ -1,0 +1,196 @@
+//! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again.
+//!
+//! A lease is known by its token alone. If a token were granted a second time for the same key, a value that was read
+//! under the first grant could be written under the second, although an invalidation between the two forbids it. So no
+//! token is granted twice: an issued one is recognised without being remembered, and one that a caller chose is
+//! remembered for [`REMEMBER_MS`] after its lease is over, the last [`MAX_REMEMBERED`] of them.
+
+use std::collections::{HashSet, VecDeque};
+
+use ahash::RandomState;
+
+/// A lease, as its holder knows it: opaque, positive, and exact as a JavaScript number.
+pub(crate) type Token = u64;
+
+/// The largest token.
+pub(crate) const MAX_TOKEN: Token = (1 << BITS) - 1;
+const BITS: u32 = 53;
+
+/// How long after its lease is over a chosen token is remembered.
+const REMEMBER_MS: u64 = 60_000;
+/// How many chosen tokens are remembered at most.
+const MAX_REMEMBERED: usize = 100_000;
+
+/// Mixes the bits of a number below 2^53. Each step can be undone, so different numbers give different tokens.
+/// The steps are those of Steele et al., *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
+const fn mix(mut number: u64) -> u64 {
+    number ^= number >> SHIFT;
+    number = number.wrapping_mul(FACTORS[0]) & MAX_TOKEN;
+    number ^= number >> SHIFT;
+    number = number.wrapping_mul(FACTORS[1]) & MAX_TOKEN;
+    number ^ (number >> SHIFT)
+}
+
+/// What [`mix`] made this token of.
+const fn unmix(mut token: u64) -> u64 {
+    token ^= token >> SHIFT;
+    token = token.wrapping_mul(inverse(FACTORS[1])) & MAX_TOKEN;
+    token ^= token >> SHIFT;
+    token = token.wrapping_mul(inverse(FACTORS[0])) & MAX_TOKEN;
+    token ^ (token >> SHIFT)
+}
+
+/// More than half of the bits, so that doing it twice undoes it.
+const SHIFT: u32 = 27;
+const FACTORS: [u64; 2] = [0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB];
+
+/// The inverse of an odd number modulo 2^64, by Newton's method: each step doubles the number of right bits.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut right_bits = 3;
+    while right_bits < u64::BITS {
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        right_bits *= 2;
+    }
+    inverse
+}
+
+/// Issues tokens, and knows which must not be granted.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// Where the numbers that tokens are made of begin.
+    start: u64,
+    issued: u64,
+    /// Hashes of key and chosen token, of leases that are over.
+    used: HashSet<u64, RandomState>,
+    /// When each of them is forgotten, the first first.
+    forget: VecDeque<(u64, u64)>,
+    hasher: RandomState,
+}
+
+impl Tokens {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            start: seed & MAX_TOKEN,
+            issued: 0,
+            used: HashSet::default(),
+            forget: VecDeque::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A token that nobody can have.
+    pub(super) fn issue(&mut self) -> Token {
+        loop {
+            self.issued += 1;
+            let token = mix(self.start.wrapping_add(self.issued) & MAX_TOKEN);
+            if token != 0 {
+                return token;
+            }
+        }
+    }
+
+    fn was_issued(&self, token: Token) -> bool {
+        let number = unmix(token).wrapping_sub(self.start) & MAX_TOKEN;
+        (1..=self.issued).contains(&number)
+    }
+
+    /// Whether this token may not be granted for a key that it does not hold.
+    pub(super) fn is_used(&self, key: &[u8], token: Token) -> bool {
+        self.was_issued(token)
+            || (!self.used.is_empty() && self.used.contains(&self.hasher.hash_one((key, token))))
+    }
+
+    /// The lease of this key with this token is over. O(1).
+    pub(super) fn retire(&mut self, key: &[u8], token: Token, now_ms: u64) {
+        if self.was_issued(token) {
+            return;
+        }
+        if self.forget.len() >= MAX_REMEMBERED {
+            self.forget_first();
+        }
+        let hash = self.hasher.hash_one((key, token));
+        if self.used.insert(hash) {
+            self.forget
+                .push_back((now_ms.saturating_add(REMEMBER_MS), hash));
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, hash)) = self.forget.pop_front() {
+            self.used.remove(&hash);
+        }
+    }
+
+    /// Forgets chosen tokens of leases that were over long ago, `limit` at most.
+    pub(super) fn forget(&mut self, now_ms: u64, limit: usize) {
+        for _ in 0..limit {
+            match self.forget.front() {
+                Some((at_ms, _)) if *at_ms <= now_ms => self.forget_first(),
+                _ => break,
+            }
+        }
+        if self.forget.is_empty() && self.forget.capacity() > 0 {
+            self.forget = VecDeque::new();
+            self.used = HashSet::default();
+        }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.used.capacity() * (size_of::<u64>() + 1)
+            + self.forget.capacity() * size_of::<(u64, u64)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mixing_can_be_undone() {
+        for number in [0, 1, 2, 12_345, MAX_TOKEN / 3, MAX_TOKEN - 1, MAX_TOKEN] {
+            assert_eq!(unmix(mix(number)), number);
+            assert!(mix(number) <= MAX_TOKEN);
+        }
+    }
+
+    #[test]
+    fn issued_tokens_are_recognised_and_others_are_not() {
+        for seed in [0, 7, MAX_TOKEN, u64::MAX] {
+            let mut tokens = Tokens::new(seed);
+            let issued: Vec<Token> = (0..1_000).map(|_| tokens.issue()).collect();
+            assert!(
+                issued
+                    .iter()
+                    .all(|&token| tokens.is_used(b"any key", token))
+            );
+            assert!(
+                (1..1_000).all(|token| issued.contains(&token) || !tokens.is_used(b"k", token))
+            );
+        }
+    }
+
+    #[test]
+    fn a_chosen_token_is_used_up_for_its_key_for_a_minute() {
+        let mut tokens = Tokens::new(1);
+        tokens.retire(b"key", 5, 1_000);
+        tokens.retire(b"key", 5, 2_000);
+        tokens.forget(1_000 + REMEMBER_MS - 1, 10);
+        assert!(tokens.is_used(b"key", 5));
+        assert!(!tokens.is_used(b"key", 6) && !tokens.is_used(b"other", 5));
+        tokens.forget(1_000 + REMEMBER_MS, 10);
+        assert!(!tokens.is_used(b"key", 5));
+        assert_eq!(tokens.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn the_number_of_remembered_tokens_is_bounded() {
+        let mut tokens = Tokens::new(1);
+        let count = MAX_REMEMBERED as u64 + 10;
+        for token in 1..=count {
+            tokens.retire(b"key", token, 0);
+        }
+        assert_eq!(tokens.used.len(), MAX_REMEMBERED);
+        assert!(!tokens.is_used(b"key", 1) && tokens.is_used(b"key", count));
+    }
+}

@@ -1,0 +1,162 @@
+//! Leases in a cluster: a slot that went to another node and came back brings with it what happened there, which this
+//! node did not see. So all leases end when a slot may have come to this node.
+//!
+//! A node gets a slot by a CLUSTER command (SETSLOT, ADDSLOTS, a migration's own), or by becoming primary, which is
+//! an event. While leases exist, a command filter looks for such commands. The filter sees them before they run (inside
+//! MULTI, when they are queued), so for a while afterwards the cluster's epoch is compared as well: a node raises it when
+//! it takes a slot over. Asking for it costs a look at all slots, so otherwise only the server's cron does.
+
+use redis_module::raw;
+
+use super::barrier::{Place, guard};
+use super::context::{Context, monotonic_ms};
+use super::state;
+use super::string::Str;
+use super::waiting;
+
+/// How long after a CLUSTER command the epoch is compared before each write under a lease.
+const WATCHFUL_MS: u64 = 60_000;
+
+/// What is known of the cluster that this server may be in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Cluster {
+    /// No lease was ever granted.
+    #[default]
+    Unknown,
+    /// It is in none, and that cannot change.
+    None,
+    /// There are no leases.
+    Idle,
+    Watched(Watched),
+}
+
+/// What is known of the cluster while leases exist.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watched {
+    filter: *mut raw::RedisModuleCommandFilter,
+    epoch: u64,
+    /// A command passed that may bring a slot here.
+    is_changing: bool,
+    watchful_until_ms: u64,
+}
+
+/// CLUSTER commands that move no slot.
+const HARMLESS: [&[u8]; 18] = [
+    b"countkeysinslot",
+    b"count-failure-reports",
+    b"forget",
+    b"getkeysinslot",
+    b"getslotmigrations",
+    b"help",
+    b"info",
+    b"keyslot",
+    b"links",
+    b"meet",
+    b"myid",
+    b"myshardid",
+    b"nodes",
+    b"replicas",
+    b"shards",
+    b"slaves",
+    b"slots",
+    b"slot-stats",
+];
+
+/// A lease is about to be granted.
+pub(crate) fn watch(ctx: &Context<'_>) {
+    match state::with(|state| state.cluster) {
+        Cluster::None => return,
+        Cluster::Watched(_) => return end_if_slots_moved(ctx),
+        Cluster::Unknown | Cluster::Idle => {}
+    }
+    let cluster = ctx.cluster_epoch().map_or(Cluster::None, |epoch| {
+        // SAFETY: the context is alive, and that of this module.
+        let filter = unsafe {
+            api!(RedisModule_RegisterCommandFilter(
+                ctx.as_raw(),
+                Some(on_command),
+                0
+            ))
+        };
+        Cluster::Watched(Watched {
+            filter,
+            epoch,
+            is_changing: false,
+            watchful_until_ms: 0,
+        })
+    });
+    state::with(|state| state.cluster = cluster);
+}
+
+/// Before a write under a lease: ends all leases if slots may have come here since they were granted.
+pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
+    if let Cluster::Watched(watched) = state::with(|state| state.cluster)
+        && (watched.is_changing || monotonic_ms() < watched.watchful_until_ms)
+    {
+        compare_epochs(ctx, watched);
+    }
+}
+
+/// Does the same by the epoch, and stops watching when there are no leases. For the server's cron.
+pub(crate) fn look(ctx: &Context<'_>) {
+    let Cluster::Watched(watched) = state::with(|state| state.cluster) else {
+        return;
+    };
+    if state::with(|state| state.has_leases()) {
+        compare_epochs(ctx, watched);
+    } else {
+        // SAFETY: registered by `watch`, and forgotten here.
+        unsafe {
+            api!(RedisModule_UnregisterCommandFilter(
+                ctx.as_raw(),
+                watched.filter
+            ))
+        };
+        state::with(|state| state.cluster = Cluster::Idle);
+    }
+}
+
+fn compare_epochs(ctx: &Context<'_>, watched: Watched) {
+    let epoch = ctx.cluster_epoch().unwrap_or(watched.epoch);
+    state::with(|state| {
+        state.cluster = Cluster::Watched(Watched {
+            epoch,
+            is_changing: false,
+            ..watched
+        });
+    });
+    if watched.is_changing || epoch != watched.epoch {
+        for db in state::with(|state| state.numbers()) {
+            waiting::restart(ctx, db);
+        }
+    }
+}
+
+unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
+    // SAFETY: the server passes a live filter context; its arguments are alive during the call.
+    let argument = |at| unsafe {
+        let raw = api!(RedisModule_CommandFilterArgGet(filter, at));
+        if raw.is_null() {
+            &[][..]
+        } else {
+            Str::from_raw(raw).bytes()
+        }
+    };
+    guard(Place::Other, (), || {
+        // This runs for every command: most are told by the length of their name.
+        if !argument(0).eq_ignore_ascii_case(b"cluster") {
+            return;
+        }
+        let is = |at, word: &[u8]| argument(at).eq_ignore_ascii_case(word);
+        let is_harmless =
+            HARMLESS.iter().any(|word| is(1, word)) || (is(1, b"syncslots") && is(2, b"ack"));
+        if !is_harmless {
+            state::with(|state| {
+                if let Cluster::Watched(watched) = &mut state.cluster {
+                    watched.is_changing = true;
+                    watched.watchful_until_ms = monotonic_ms() + WATCHFUL_MS;
+                }
+            });
+        }
+    });
+}
