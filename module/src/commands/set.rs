@@ -127,6 +127,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     };
     waiting::written(ctx, db, name);
+    waiting::serve_trackers(db, name);
     ctx.close_modified(key);
     ctx.notify(c"cache.set", name);
     replicate(ctx, args, &asked, written);

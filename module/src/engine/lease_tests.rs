@@ -473,13 +473,13 @@ enum Event {
     /// The database changes; then the key is removed.
     Del,
     Flush,
-    /// Its connection is closed.
-    Disconnect(usize),
+    /// Both connections are closed.
+    Disconnect,
     /// Time goes on: a lease runs out after two of these, that of a closed connection after one.
     Wait,
 }
 
-const EVENTS: [Event; 13] = [
+const EVENTS: [Event; 12] = [
     Event::Fetch(0),
     Event::Fetch(1),
     Event::Set(0),
@@ -490,8 +490,7 @@ const EVENTS: [Event; 13] = [
     Event::Revalidate,
     Event::Del,
     Event::Flush,
-    Event::Disconnect(0),
-    Event::Disconnect(1),
+    Event::Disconnect,
     Event::Wait,
 ];
 
@@ -603,10 +602,10 @@ impl World {
                 self.drop_entry();
                 self.good = None;
             }
-            Event::Disconnect(client) => {
-                self.cache
-                    .leases
-                    .disconnected(client as u64 + 1, self.now, 5);
+            Event::Disconnect => {
+                for client in 1..=2 {
+                    self.cache.leases.disconnected(client, self.now, 5);
+                }
             }
             Event::Wait => self.now += 10,
         }

@@ -286,17 +286,13 @@ pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
 
 // ---- what happens to a key ----
 
-/// The key was written: its lease is over, and those who wait for it are served when the command is done. To be called
-/// before the server is told of the change ([`Context::signal_modified`]).
+/// The key was written: its lease is over, and those who wait for it are served when the command is done.
 pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     let is_awaited = state::with(|state| {
         let leases = &mut state.database(db).leases;
         !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
     });
     if is_awaited {
-        if !tracks_on_behalf() {
-            serve_trackers(db, name);
-        }
         signal_ready(ctx, name);
         // The key may leave again before they are served, in the same MULTI block.
         watch(ctx);
@@ -380,8 +376,12 @@ fn tracks_on_behalf() -> bool {
     unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()
 }
 
-/// Answers those who wait for a key and track what they read, at once.
-fn serve_trackers(db: u32, name: Str<'_>) {
+/// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
+/// once. To be called after [`written`], and before [`Context::signal_modified`].
+pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
+    if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
+        return;
+    }
     let line: Vec<_> = state::with(|state| {
         let leases = &state.database(db).leases;
         leases.waiters(name.bytes()).collect()

@@ -1,6 +1,6 @@
 //! SET … LEASE: written if the lease was not lost, refused if what was read may be out of date by now.
 
-use tagcache_tests::fetch::{fetch, fetch_lease, lease, set_leased};
+use tagcache_tests::fetch::{Waiter, fetch, fetch_lease, lease, set_leased};
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, stat};
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, call, on_both_protocols, run, wait_until,
@@ -334,11 +334,58 @@ fn a_refused_set_keeps_the_stale_value_and_its_times() {
 fn conditions_are_checked_beside_the_lease() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
-        let xx = call!(client, "CACHE.SET", "key", "v", "XX", "LEASE", token);
-        assert!(xx.is_null(), "there is none to replace: {xx:?}");
         let nx = run!(client, "CACHE.SET key v LEASE {token} NX PX 100000");
         assert_eq!(nx, Reply::ok());
         assert!(inspect(client, "key").unwrap().expires);
+        run!(client, "CACHE.SET stale old GRACE 100000 TAGS 1 soft");
+        call!(client, "CACHE.REVALIDATE", "soft");
+        // What is stale counts as absent.
+        let token = fetch_lease(client, "stale", 60_000).token;
+        let nx = run!(client, "CACHE.SET stale new LEASE {token} NX");
+        assert_eq!(nx, Reply::ok());
+        assert!(fetch(client, "stale").is_hit("new"));
+    });
+}
+
+#[test]
+fn a_set_refused_by_xx_passes_the_lease_on() {
+    on_both_protocols(|server, client| {
+        let token = lease(client, "key");
+        let mut waiter = Waiter::start(server, "key", 600_000);
+        let xx = call!(client, "CACHE.SET", "key", "v", "XX", "LEASE", token);
+        assert!(xx.is_null(), "there is none to replace: {xx:?}");
+        let next = waiter.answer();
+        assert!(next.is_miss_with_token(), "{next:?}");
+        assert!(!set_leased(client, "key", "late", token, &[]), "it is over");
+        assert!(set_leased(client, "key", "v", next.token, &[]));
+    });
+}
+
+#[test]
+fn a_set_refused_by_nx_ends_the_lease() {
+    on_both_protocols(|server, client| {
+        run!(client, "CACHE.SET key old EX 1000 GRACE 100000 TAGS 1 soft");
+        call!(client, "CACHE.REVALIDATE", "soft");
+        let token = fetch_lease(client, "key", 60_000).token;
+        // Someone else writes it meanwhile, in a transaction with the refused write.
+        let mut waiter = server.raw();
+        call!(client, "MULTI");
+        run!(client, "CACHE.SET key new");
+        run!(client, "CACHE.SET key late LEASE {token} NX");
+        let replies = call!(client, "EXEC");
+        assert!(replies.items()[1].is_null(), "{replies:?}");
+        assert!(fetch(&mut waiter, "key").is_hit("new"));
+        assert_eq!(stat(client, "leases"), 0);
+        // A token that is not the lease's takes nothing from its holder.
+        let token = lease(client, "other");
+        let wrong = token - 1;
+        run!(client, "CACHE.SET other late LEASE {wrong} XX");
+        assert!(set_leased(client, "other", "v", token, &[]));
+        assert_eq!(
+            stat(client, "leases_refused"),
+            0,
+            "these are no lost leases"
+        );
     });
 }
 

@@ -6,11 +6,15 @@ mod fetch;
 mod interleaved;
 mod lost;
 mod memory;
+mod native;
+mod orphaned;
 mod race;
 mod refused;
 mod replicated;
 mod reshaped;
 mod stampede;
+mod token;
+mod tracked;
 mod unblocked;
 mod wait;
 

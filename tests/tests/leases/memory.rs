@@ -142,3 +142,65 @@ fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
         );
     });
 }
+
+#[test]
+fn leases_of_large_keys_are_bounded_in_bytes() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        call!(client, "CONFIG", "SET", "tagcache.lease-orphan-ms", 0);
+        let fetch = |n: usize| {
+            let key = [format!("{n} ").into_bytes(), vec![b'x'; 500_000]].concat();
+            args!["CACHE.FETCH", key, "LEASE", 60_000, "TOKEN", 5]
+        };
+        let mut holder = server.raw();
+        let granted = |client: &mut RawClient, n: usize| {
+            // In several databases: the bound is for all of them.
+            call!(client, "SELECT", n % 4);
+            tagcache_tests::fetch::fetched(&client.call(&fetch(n))).token > 0
+        };
+        let before = used(&mut client);
+        let count = (0..400).filter(|&n| granted(&mut holder, n)).count();
+        assert!((120..140).contains(&count), "{count} were granted");
+        drop(holder);
+        wait_until("they have run out", DEADLINE, || {
+            info(&mut client, "tagcache_leases") == 0
+        });
+        let full = used(&mut client);
+        assert!(full - before < 80 << 20, "{} bytes", full - before);
+        // What has run out makes room, although it is remembered.
+        for n in 400..500 {
+            assert!(granted(&mut client, n), "{n}");
+        }
+        let full = used(&mut client);
+        assert!(full - before < 80 << 20, "{} bytes", full - before);
+        call!(client, "FLUSHALL");
+        let bound = before + (full - before) / 10;
+        wait_until("their memory is back", DEADLINE, || {
+            used(&mut client) <= bound
+        });
+    });
+}
+
+#[test]
+fn leases_are_bounded_in_number() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let numbers: Vec<usize> = (0..100_010).collect();
+        let mut granted = 0;
+        for numbers in numbers.chunks(10_000) {
+            let fetch = |n: &usize| args!["CACHE.FETCH", format!("key{n}"), "LEASE", 60_000];
+            let commands: Vec<_> = numbers.iter().map(fetch).collect();
+            let replies = client.pipeline(&commands);
+            granted += replies.iter().filter(|r| r.items()[3].int() > 0).count();
+        }
+        assert_eq!(granted, 100_000);
+        assert_eq!(stat(&mut client, "leases"), 100_000);
+        // At the bound a caller is answered at once, and the key can be written.
+        let miss = call!(client, "CACHE.FETCH", "another", "LEASE", 5, "WAIT", 60_000);
+        assert!(tagcache_tests::fetch::fetched(&miss).is_miss());
+        call!(client, "CACHE.SET", "another", "v");
+        call!(client, "CACHE.RELEASE", "key7", 1);
+    });
+}

@@ -144,24 +144,6 @@ fn native_flushes_leave_no_waiter_behind_and_no_old_token_valid() {
 }
 
 #[test]
-fn a_key_of_another_type_leaves_the_waiter_to_its_time() {
-    on_both_protocols(|server, client| {
-        lease(client, "key");
-        let mut waiter = Waiter::start(server, "key", 300);
-        call!(client, "SET", "key", "native");
-        let reply = waiter.reply();
-        let words = "WRONGTYPE Operation against a key holding the wrong kind of value";
-        assert!(
-            reply == Reply::Error(words.to_owned())
-                || tagcache_tests::fetch::fetched(&reply).is_miss(),
-            "{reply:?}"
-        );
-        wait_for_waiters(client, 0);
-        assert_eq!(call!(client, "GET", "key"), Reply::bulk("native"));
-    });
-}
-
-#[test]
 fn a_reload_in_place_leaves_waiters_and_server_alive() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();

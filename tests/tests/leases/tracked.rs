@@ -1,0 +1,163 @@
+//! CLIENT TRACKING: what a caller that waited was answered is invalidated when the key changes.
+
+use tagcache_tests::fetch::{Fetched, State, Waiter, lease};
+use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines};
+
+/// How the key comes to hold an entry.
+const WAYS: [&str; 8] = [
+    "SET",
+    "SET LEASE",
+    "EXEC",
+    "EVAL",
+    "RENAME",
+    "COPY",
+    "RESTORE",
+    "MOVE",
+];
+
+fn write(client: &mut RawClient, way: &str, token: i64) {
+    let set =
+        |client: &mut RawClient, key: &str| call!(client, "CACHE.SET", key, "v", "TAGS", 1, "t");
+    let reply = match way {
+        "SET" => set(client, "key"),
+        "SET LEASE" => call!(
+            client,
+            "CACHE.SET",
+            "key",
+            "v",
+            "LEASE",
+            token,
+            "TAGS",
+            1,
+            "t"
+        ),
+        "EXEC" => {
+            call!(client, "MULTI");
+            set(client, "key");
+            call!(client, "EXEC").items()[0].clone()
+        }
+        "EVAL" => {
+            let script = "return redis.call('CACHE.SET', KEYS[1], 'v', 'TAGS', 1, 't')";
+            call!(client, "EVAL", script, 1, "key")
+        }
+        "RESTORE" => {
+            set(client, "other");
+            let payload = call!(client, "DUMP", "other").bytes().to_vec();
+            call!(client, "RESTORE", "key", 0, payload)
+        }
+        "MOVE" => {
+            call!(client, "SELECT", 1);
+            set(client, "key");
+            let moved = call!(client, "MOVE", "key", 0);
+            call!(client, "SELECT", 0);
+            moved
+        }
+        way => {
+            set(client, "other");
+            call!(client, way, "other", "key")
+        }
+    };
+    assert!(
+        reply == Reply::ok() || reply == Reply::Int(1),
+        "{way}: {reply:?}"
+    );
+}
+
+/// A caller on a connection that tracks waits while the key is written; its answer and its connection.
+fn waited(server: &Server, client: &mut RawClient, mode: &str, way: &str) -> (Fetched, RawClient) {
+    call!(client, "FLUSHALL");
+    let mut reader = server.raw().resp3();
+    let mut tracking = vec!["CLIENT", "TRACKING", "ON"];
+    tracking.extend(mode.split_whitespace());
+    assert_eq!(reader.call(&tracking), Reply::ok());
+    let token = lease(client, "key");
+    if mode == "OPTIN" {
+        assert_eq!(call!(reader, "CLIENT", "CACHING", "YES"), Reply::ok());
+    }
+    let mut waiter = Waiter::start_on(server, reader, "key", 600_000);
+    write(client, way, token);
+    let answer = waiter.answer();
+    let mut reader = waiter.into_client();
+    // What was pushed before the answer is no news about it.
+    reader.kept_pushes();
+    (answer, reader)
+}
+
+/// Whether the key was invalidated since.
+fn is_invalidated(reader: &mut RawClient) -> bool {
+    call!(reader, "PING");
+    let pushes = reader.kept_pushes();
+    pushes.iter().any(|push| {
+        push[0].bytes() == b"invalidate" && push[1].items().iter().any(|key| key.bytes() == b"key")
+    })
+}
+
+/// Servers from Redis 7.2 on count a read for the client that is being served.
+fn reads_on_behalf(engine: &Engine) -> bool {
+    engine.is_valkey() || engine.version() >= (7, 2)
+}
+
+#[test]
+fn what_a_waiter_was_answered_is_invalidated_when_it_changes() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for mode in ["", "OPTIN", "OPTOUT", "NOLOOP"] {
+            for way in WAYS {
+                for change in [
+                    &["CACHE.SET", "key", "new"][..],
+                    &["CACHE.DEL", "key"],
+                    &["DEL", "key"],
+                    &["CACHE.INVALIDATE", "t"],
+                ] {
+                    let (answer, mut reader) = waited(&server, &mut client, mode, way);
+                    let is_native = ["RENAME", "COPY", "RESTORE", "MOVE"].contains(&way);
+                    if is_native && !reads_on_behalf(engine) {
+                        assert!(answer.is_miss(), "{mode} {way}: {answer:?}");
+                        continue; // There is nothing to keep.
+                    }
+                    assert!(answer.is_hit("v"), "{mode} {way}: {answer:?}");
+                    client.call(change);
+                    assert!(is_invalidated(&mut reader), "{mode} {way}, then {change:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_is_invalidated_only_when_it_changes() {
+    for_all_engines(|engine| {
+        if !reads_on_behalf(engine) {
+            return; // There, the invalidation that the write caused follows the answer.
+        }
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let (answer, mut reader) = waited(&server, &mut client, "", "SET");
+        assert_eq!(answer.state, State::Hit);
+        assert!(!is_invalidated(&mut reader));
+        call!(client, "CACHE.SET", "unrelated", "v");
+        assert!(!is_invalidated(&mut reader));
+        // A caller that does not track costs no read on its behalf.
+        let before = inspections(&mut client);
+        lease(&mut client, "plain");
+        let mut waiter = Waiter::start(&server, "plain", 600_000);
+        call!(client, "CACHE.SET", "plain", "v");
+        assert!(waiter.answer().is_hit("v"));
+        assert_eq!(inspections(&mut client), before);
+    });
+}
+
+/// How often CACHE.INSPECT ran.
+fn inspections(client: &mut RawClient) -> i64 {
+    let stats = call!(client, "INFO", "commandstats").text();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_cache.inspect:calls="));
+    line.map_or(0, |line| {
+        line.split(',')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("a number")
+    })
+}
