@@ -2,6 +2,7 @@ use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
 use crate::engine::{Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter};
 use crate::error::Error;
+use crate::redis::barrier::{Place, guard, panic_point};
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Key, Kind, Str, cluster, state, waiting};
@@ -82,6 +83,8 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let answer = decide(ctx, name, |leases, name, terms| {
         leases.fetch(name, found, caller, terms)
     });
+    let undo = Undo { ctx, name, answer };
+    panic_point(Place::Fetch);
     if answer == Answer::Wait {
         drop(key);
         if !waiting::block::<Waited>(ctx, name, wait_ms.unwrap_or(0), caller) {
@@ -90,7 +93,27 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     } else {
         reply(ctx, &key, answer);
     }
+    drop(undo);
     Ok(())
+}
+
+/// Ends the lease that was granted if a panic keeps the caller from learning its token.
+struct Undo<'c> {
+    ctx: &'c Context<'c>,
+    name: Str<'c>,
+    answer: Answer,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Answer::Stale(Some(token)) | Answer::Miss(Some(token)) = self.answer
+        {
+            guard(Place::Other, (), || {
+                give_back(self.ctx, self.name, token);
+            });
+        }
+    }
 }
 
 /// Has the leases of the database decide.
@@ -210,15 +233,19 @@ fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {
 pub(crate) fn release(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let [name, token] = args.exactly::<2>()?;
     let token = crate::args::parse_i64(token.bytes()).ok_or(Error::NotAnInteger)?;
-    let db = ctx.db();
-    let now = monotonic_ms();
+    ctx.reply_integer(give_back(ctx, name, token as u64).into());
+    Ok(())
+}
+
+/// Gives a lease back, to the next caller that waits: whether it was held.
+fn give_back(ctx: &Context<'_>, name: Str<'_>, token: Token) -> bool {
+    let (db, now) = (ctx.db(), monotonic_ms());
     let was_held = state::with(|state| {
         let leases = &mut state.database(db).leases;
-        leases.release(name.bytes(), token as u64, now)
+        leases.release(name.bytes(), token, now)
     });
     waiting::pass_on(ctx, db, name.bytes());
-    ctx.reply_integer(was_held.into());
-    Ok(())
+    was_held
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(crate) enum Place {
     Filter,
     /// Clients that wait in CACHE.FETCH.
     Wait,
+    /// CACHE.FETCH, when it is decided what it replies.
+    Fetch,
     Other,
 }
 
@@ -115,7 +117,7 @@ pub(crate) fn arm_panic(place: Place) {
 }
 
 #[cfg(feature = "panic-on-demand")]
-pub(super) fn panic_point(place: Place) {
+pub(crate) fn panic_point(place: Place) {
     use std::sync::atomic::Ordering::Relaxed;
     if ARMED
         .compare_exchange(place as u8, 0, Relaxed, Relaxed)
@@ -126,4 +128,4 @@ pub(super) fn panic_point(place: Place) {
 }
 
 #[cfg(not(feature = "panic-on-demand"))]
-pub(super) const fn panic_point(_: Place) {}
+pub(crate) const fn panic_point(_: Place) {}

@@ -21,7 +21,7 @@ use std::ffi::{c_int, c_void};
 use ahash::RandomState;
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
+use super::barrier::{Place, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state;
 use super::string::{Args, OwnedStr, Str};
@@ -97,10 +97,13 @@ pub(crate) fn block<R: Reply>(
         Some(waiter)
     });
     let Some(waiter) = waiter else { return false };
+    // A client that is answered with an error must not be blocked, nor one in line that is not blocked: so what may
+    // panic comes before the server blocks it.
+    let mut registered = Registered(Some(waiter));
     prepare(ctx);
     watch(ctx);
+    panic_point(Place::Wait);
     let mut keys = [name.as_raw()];
-    // From here on nothing can fail: a client that was answered with an error must not be blocked.
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
@@ -114,24 +117,33 @@ pub(crate) fn block<R: Reply>(
             1,
             waiter as usize as *mut c_void
         ));
-        if !client.is_null() {
-            api!(RedisModule_SetDisconnectCallback(
-                client,
-                Some(on_disconnect)
-            ));
+        if client.is_null() {
+            return false;
         }
+        api!(RedisModule_SetDisconnectCallback(
+            client,
+            Some(on_disconnect)
+        ));
         client
     };
-    if client.is_null() {
-        forget(waiter);
-        return false;
-    }
+    registered.0 = None;
     state::with(|state| {
         if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
             blocked.client = client;
         }
     });
     true
+}
+
+/// A waiter whose client is not blocked yet: forgotten, if that does not come to pass.
+struct Registered(Option<Waiter>);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0 {
+            guard(Place::Other, (), || _ = forget(waiter));
+        }
+    }
 }
 
 /// What is needed from the first wait on: a context of the module's own, and news of keys that other types create.

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
+use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased};
 use tagcache_tests::look::stat;
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path,
+    DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path, send,
     wait_until,
 };
 
@@ -165,5 +166,102 @@ fn a_panic_while_a_digest_is_made_is_survived() {
         call!(client, "DEBUG", "DIGEST-VALUE", "kept");
         logged(server);
         assert_eq!(call!(client, "DEBUG", "DIGEST"), before);
+    });
+}
+
+#[test]
+fn a_panic_while_a_waiter_is_served_answers_it() {
+    with_panicking_module(|server, client| {
+        lease(client, "key");
+        let mut unlucky = Waiter::start(server, "key", 600_000);
+        let mut next = Waiter::start(server, "key", 600_000);
+        assert_eq!(call!(client, "CACHE.PANIC", "wait"), Reply::ok());
+        call!(client, "CACHE.SET", "key", "v");
+        let reply = unlucky.reply();
+        let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(error.starts_with("ERR internal error"), "{error}");
+        assert!(next.answer().is_hit("v"));
+        logged(server);
+        let mut client = unlucky.into_client();
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+        assert_eq!(stat(&mut client, "lease_waiters"), 0);
+    });
+}
+
+#[test]
+fn a_panic_while_a_wait_ends_answers_it() {
+    with_panicking_module(|server, client| {
+        let token = lease(client, "key");
+        let mut unlucky = Waiter::start(server, "key", 600_000);
+        let mut next = Waiter::start(server, "key", 600_000);
+        assert_eq!(call!(client, "CACHE.PANIC", "wait"), Reply::ok());
+        assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
+        let reply = unlucky.reply();
+        let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(error.starts_with("ERR internal error"), "{error}");
+        // The lease that it was given ends with its connection.
+        drop(unlucky);
+        assert!(next.answer().is_miss_with_token());
+        logged(server);
+    });
+}
+
+#[test]
+fn a_panic_in_the_timer_of_leases_leaves_nobody_waiting() {
+    with_panicking_module(|server, client| {
+        let ms = 500;
+        assert!(call!(client, "CACHE.FETCH", "key", "LEASE", ms).items()[3].int() > 0);
+        let mut waiters = [
+            Waiter::start(server, "key", 600_000),
+            Waiter::start(server, "key", 600_000),
+        ];
+        assert_eq!(call!(client, "CACHE.PANIC", "wait"), Reply::ok());
+        for waiter in &mut waiters {
+            assert!(waiter.answer().value.is_none());
+        }
+        logged(server);
+        let token = lease(client, "other");
+        let mut waiter = Waiter::start(server, "other", 600_000);
+        call!(client, "CACHE.RELEASE", "other", token);
+        assert!(
+            waiter.answer().is_miss_with_token(),
+            "the next ones are served"
+        );
+    });
+}
+
+#[test]
+fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
+    with_panicking_module(|server, client| {
+        // The one that was granted the lease.
+        assert_eq!(call!(client, "CACHE.PANIC", "fetch"), Reply::ok());
+        let reply = call!(client, "CACHE.FETCH", "key", "LEASE", 60_000);
+        assert!(reply.is_error(), "{reply:?}");
+        assert_eq!(stat(client, "leases"), 0);
+        let token = lease(client, "key");
+        // The one that was about to wait.
+        let mut caller = server.raw();
+        for place in ["fetch", "wait"] {
+            assert_eq!(call!(client, "CACHE.PANIC", place), Reply::ok());
+            send!(
+                caller,
+                "CACHE.FETCH",
+                "key",
+                "LEASE",
+                60_000,
+                "WAIT",
+                600_000
+            );
+            assert!(caller.read().is_error(), "{place}");
+            assert_eq!(stat(client, "lease_waiters"), 0, "{place}");
+        }
+        let mut waiter = Waiter::start(server, "key", 600_000);
+        call!(client, "CACHE.RELEASE", "key", token);
+        let next = waiter.answer();
+        assert!(next.is_miss_with_token(), "{next:?}");
+        assert!(set_leased(client, "key", "v", next.token, &[]));
+        let hit = call!(caller, "CACHE.FETCH", "key");
+        assert!(fetched(&hit).is_hit("v"), "its connection is in step");
+        logged(server);
     });
 }

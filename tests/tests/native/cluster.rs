@@ -292,3 +292,63 @@ fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
         assert_eq!(info_text(&mut there, "cluster_enabled"), "1");
     });
 }
+
+#[test]
+fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
+    for_all_engines(|engine| {
+        let (first, _second) = pair(engine);
+        let mut here = first.raw();
+        let (id, _) = addresses(&mut here);
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "key").int().to_string();
+        for back in [
+            &["cluster", "addslots", &slot][..],
+            &["CLUSTER", "ADDSLOTSRANGE", &slot, &slot],
+            &["CLUSTER", "SETSLOT", &slot, "NODE", &id],
+        ] {
+            let token = lease(&mut here, "key");
+            assert_eq!(call!(here, "CLUSTER", "DELSLOTS", slot), Reply::ok());
+            // Whatever happens to the key meanwhile happens elsewhere.
+            assert_eq!(here.call(back), Reply::ok());
+            let is_written = set_leased(&mut here, "key", "old", token, &[]);
+            assert!(!is_written, "{back:?}");
+            let token = lease(&mut here, "key");
+            assert!(set_leased(&mut here, "key", "new", token, &[]));
+            call!(here, "CACHE.DEL", "key");
+        }
+    });
+}
+
+#[test]
+fn leased_writes_do_not_ask_for_cluster_info() {
+    for_all_engines(|engine| {
+        let server = node(engine);
+        let mut client = server.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        let mut load = |count: i64| {
+            for n in 0..count {
+                let token = lease(&mut client, &format!("key{n}"));
+                // What clients of a cluster ask now and then ends no lease.
+                if n % 50 == 0 {
+                    call!(client, "CLUSTER", "SLOTS");
+                    call!(client, "CLUSTER", "NODES");
+                    call!(client, "CLUSTER", "MYID");
+                }
+                assert!(set_leased(&mut client, &format!("key{n}"), "v", token, &[]));
+            }
+            call!(client, "CACHE.FLUSH");
+            let stats = call!(client, "INFO", "commandstats").text();
+            let calls = stats.lines().find_map(|line| {
+                let rest = line.strip_prefix("cmdstat_cluster|info:calls=")?;
+                rest.split(',').next()?.parse::<i64>().ok()
+            });
+            calls.expect("the cron asked for it")
+        };
+        let before = load(100);
+        // The server's cron asks while there are leases, ten times a second.
+        let calls = load(5_000) - before;
+        assert!(calls < 1_000, "{calls} calls for 5,000 writes");
+    });
+}
