@@ -289,7 +289,10 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, 
         let tags = asked.tags.iter().copied();
         let now_ms = state.stamps.now_ms(now_ms);
         let history = &state.database(db).history;
-        (created_ms, is_arrival && history.outdates(tags, written, now_ms))
+        (
+            created_ms,
+            is_arrival && history.outdates(tags, written, now_ms),
+        )
     })
 }
 

@@ -67,7 +67,6 @@ impl Past {
             *ms = now_ms.min(*ms);
         }
     }
-
 }
 
 /// The stamp of an entry that arrives.
@@ -261,7 +260,11 @@ impl History {
     /// What is saved: the floor, what concerns everything, and each tag's row, oldest first.
     pub(crate) fn saved(&self) -> (Past, Past, impl ExactSizeIterator<Item = (&[u8], &Past)>) {
         let rows = self.rows.iter();
-        (self.floor, self.everything, rows.map(|(tag, past)| (&**tag, past)))
+        (
+            self.floor,
+            self.everything,
+            rows.map(|(tag, past)| (&**tag, past)),
+        )
     }
 
     /// Adds what was saved. The later of both holds where there is something already.

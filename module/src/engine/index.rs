@@ -392,8 +392,7 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn top(&mut self, count: usize) -> Vec<(u32, Slot)> {
         const LOOKS: usize = 65_536;
         let gone = &self.gone;
-        self.slots
-            .top(count, LOOKS, |slot| !gone.contains(slot.0))
+        self.slots.top(count, LOOKS, |slot| !gone.contains(slot.0))
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {

@@ -400,7 +400,10 @@ impl Harness {
             assert_eq!(end, None);
             assert_eq!(visited, Some(figures).filter(|figures| figures.entries > 0));
         }
-        let bytes = self.visible.values().map(|seen| self.stored[&seen.handle].1);
+        let bytes = self
+            .visible
+            .values()
+            .map(|seen| self.stored[&seen.handle].1);
         assert_eq!(self.index.visible_bytes(), bytes.sum::<u64>());
         let tags = self.visible.values().flat_map(|seen| &seen.tags);
         let tags: BTreeSet<&u8> = tags.collect();

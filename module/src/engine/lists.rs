@@ -40,14 +40,13 @@ impl Lists {
             self.pages[number] = Some(std::iter::repeat_with(|| None).take(PAGE).collect());
         }
         self.bytes += name.len();
-        self.pages[number]
-            .as_mut()
-            .expect("the page was just made")[offset_of(allocated.id)] = Some(TagList {
-            name,
-            hash,
-            ids: Ids::default(),
-            bytes: 0,
-        });
+        self.pages[number].as_mut().expect("the page was just made")[offset_of(allocated.id)] =
+            Some(TagList {
+                name,
+                hash,
+                ids: Ids::default(),
+                bytes: 0,
+            });
         allocated.id
     }
 

@@ -71,8 +71,10 @@ pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || User::of(ctx).is_ok_and(|user| {
             user.is_none_or(|user| {
-                let words = ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
-                user.rules.permit_raw(&words.each_ref().map(|word| word.as_str().as_raw()))
+                let words =
+                    ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
+                user.rules
+                    .permit_raw(&words.each_ref().map(|word| word.as_str().as_raw()))
             })
         })
 }

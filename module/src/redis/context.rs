@@ -30,7 +30,7 @@ pub(crate) enum Mode {
     Look,
     /// To change it.
     Write,
-    /// To change it without counting as a use.
+    /// To change it without counting as a use; also a key whose slot went away and that is about to be removed.
     Upkeep,
 }
 
@@ -39,8 +39,14 @@ static LOOK: AtomicU32 = AtomicU32::new(
     raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
 );
 
-/// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey).
-pub(super) fn probe_look() {
+/// [`Mode::Upkeep`], as the server takes it.
+static UPKEEP: AtomicU32 = AtomicU32::new(
+    raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
+);
+
+/// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it hides
+/// keys of slots that went away (Redis 8.4 and newer).
+pub(super) fn probe_modes() {
     let silent = raw::REDISMODULE_OPEN_KEY_NOTOUCH
         | raw::REDISMODULE_OPEN_KEY_NONOTIFY
         | raw::REDISMODULE_OPEN_KEY_NOSTATS
@@ -50,6 +56,10 @@ pub(super) fn probe_look() {
     if known & silent == silent {
         LOOK.store(raw::REDISMODULE_READ | silent, Ordering::Relaxed);
     }
+    UPKEEP.fetch_or(
+        known & raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED,
+        Ordering::Relaxed,
+    );
 }
 
 /// How the module wants to be treated by the server.
@@ -269,9 +279,7 @@ impl Context<'_> {
             Mode::Peek => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
             Mode::Look => LOOK.load(Ordering::Relaxed),
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
-            Mode::Upkeep => {
-                raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH
-            }
+            Mode::Upkeep => UPKEEP.load(Ordering::Relaxed),
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {

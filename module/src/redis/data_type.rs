@@ -94,11 +94,19 @@ unsafe fn entry<'a>(value: *const c_void) -> Option<Entry<'a>> {
 // ---- leaving the keyspace ----
 
 unsafe extern "C" fn free_entry(value: *mut c_void) {
-    // Perhaps on a background thread, so without the barrier's log: there is nothing in it that panics.
-    if let Some(handle) = Handle::from_raw(value) {
-        // SAFETY: the server gives the value up.
-        unsafe { free(handle) };
+    // SAFETY: the server passes a value that is alive until it is freed here.
+    let Some(entry) = (unsafe { entry(value) }) else {
+        return;
+    };
+    // The state is the main thread's. On others, the server frees what was unlinked, and what was flushed.
+    if entry.slot().is_some() && state::is_main_thread() {
+        let done = guard(Place::Unlink, false, || store::freed(entry));
+        if !done {
+            entry.leak();
+        }
     }
+    // SAFETY: the server gives the value up.
+    unsafe { free(entry.handle()) };
 }
 
 unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
@@ -520,7 +528,8 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
             if reading == 0 {
                 continue;
             }
-            let start = |word: &[u8]| vec![OwnedStr::new(word), OwnedStr::from_number(number.into())];
+            let start =
+                |word: &[u8]| vec![OwnedStr::new(word), OwnedStr::from_number(number.into())];
             let (floor, everything, tags) = database.history.saved();
             let mut clock = start(b"CLOCK");
             clock.push(OwnedStr::from_number(reading as i64));

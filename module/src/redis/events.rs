@@ -20,10 +20,16 @@ use crate::engine::{Counters, Database, History};
 
 /// Subscribes to everything that the index must hear of.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
+    // Redis 8.4 and newer free the keys of a slot that went away on a background thread, without `unlink`, unless
+    // somebody subscribed to the removal of each. Nothing is done on that event itself.
+    // SAFETY: takes nothing.
+    let trimmed = unsafe { api!(RedisModule_GetKeyspaceNotificationFlagsAll()) }
+        & raw::REDISMODULE_NOTIFY_KEY_TRIMMED;
     let classes = raw::REDISMODULE_NOTIFY_GENERIC
         | raw::REDISMODULE_NOTIFY_LOADED
         | raw::REDISMODULE_NOTIFY_EXPIRED
-        | raw::REDISMODULE_NOTIFY_EVICTED;
+        | raw::REDISMODULE_NOTIFY_EVICTED
+        | trimmed;
     // SAFETY: the context is that of loading.
     if unsafe {
         api!(RedisModule_SubscribeToKeyspaceEvents(
@@ -237,7 +243,11 @@ unsafe extern "C" fn loading(
             let is_rdb = subevent == raw::REDISMODULE_SUBEVENT_LOADING_RDB_START;
             state::with(|state| {
                 let is_first = !std::mem::replace(&mut state.has_loaded, true);
-                if is_rdb && is_first && !is_replica && state.config.after_restart == AfterRestart::Drop {
+                if is_rdb
+                    && is_first
+                    && !is_replica
+                    && state.config.after_restart == AfterRestart::Drop
+                {
                     state.loading = Loading::Drop;
                 }
                 // What is loaded brings its clocks with it. A file without any was written at reading 0.

@@ -126,7 +126,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     sizes::probe(ctx);
     state::init(*config, context::random());
     ctx.set_options(OPTIONS);
-    context::probe_look();
+    context::probe_modes();
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
@@ -174,7 +174,10 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
         return Ok(());
     };
     for setting in &SETTINGS {
-        let (value, flags) = ((setting.get)(config), raw::REDISMODULE_CONFIG_DEFAULT as c_uint);
+        let (value, flags) = (
+            (setting.get)(config),
+            raw::REDISMODULE_CONFIG_DEFAULT as c_uint,
+        );
         let data = std::ptr::from_ref(setting).cast_mut().cast();
         // SAFETY: the context is that of loading; the setting is static, and comes back to the callbacks. The server
         // copies names and values.

@@ -33,8 +33,8 @@ pub(crate) mod sizes;
 pub(crate) mod slices;
 pub(crate) mod state;
 pub(crate) mod store;
-pub(crate) mod transit;
 pub(crate) mod string;
+pub(crate) mod transit;
 pub(crate) mod waiting;
 
 #[cfg(feature = "panic-on-demand")]

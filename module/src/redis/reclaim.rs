@@ -226,10 +226,7 @@ fn remove_refused(ctx: &Context<'_>) {
         ctx.select(db);
         let name = OwnedStr::new(&name);
         reclaim_if_gone(ctx, name.as_str());
-        let is_vacant = matches!(
-            ctx.open(name.as_str(), Mode::Upkeep).kind(),
-            Kind::Empty
-        );
+        let is_vacant = matches!(ctx.open(name.as_str(), Mode::Upkeep).kind(), Kind::Empty);
         // What holds the key otherwise was propagated itself.
         if is_vacant {
             ctx.replicate(c"UNLINK", &[name.as_str()]);

@@ -1,6 +1,6 @@
 //! What the module knows, and the one way to it.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -175,10 +175,7 @@ impl State {
 
     /// Whether some database has something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
-        !self.refused.is_empty()
-            || self
-                .databases()
-                .any(|(_, db)| db.index.has_work(now_ms))
+        !self.refused.is_empty() || self.databases().any(|(_, db)| db.index.has_work(now_ms))
     }
 }
 
@@ -199,8 +196,18 @@ pub(crate) fn is_child() -> bool {
     SERVER.load(Ordering::Relaxed) != std::process::id()
 }
 
-/// Makes the state. Called once, by `load`.
+thread_local! {
+    static IS_MAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the server's main thread, which alone may touch the state.
+pub(crate) fn is_main_thread() -> bool {
+    IS_MAIN.get()
+}
+
+/// Makes the state. Called once, by `load`, on the main thread.
 pub(crate) fn init(config: Config, lineage: u64) {
+    IS_MAIN.set(true);
     SERVER.store(std::process::id(), Ordering::Relaxed);
     *STATE.0.borrow_mut() = Some(State {
         config,

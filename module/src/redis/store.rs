@@ -273,6 +273,22 @@ pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
     });
 }
 
+/// An entry that was never unlinked is about to be freed, because of a flush, which took the index away as a whole
+/// before, or in a way that this module does not know: then it must not stay in the index. False if that failed.
+pub(super) fn freed(entry: Entry<'_>) -> bool {
+    let Some(place) = state::try_with(|state| state.database_of(entry, None)) else {
+        return false;
+    };
+    if let Some((db, slot)) = place {
+        log(
+            c"warning",
+            "an entry was freed without being unlinked before. Please report this.",
+        );
+        forget(db, slot, entry.handle());
+    }
+    true
+}
+
 /// An entry has another address.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     state::with(|state| {

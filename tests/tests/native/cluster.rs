@@ -2,66 +2,13 @@
 
 use std::io::Write;
 
+use tagcache_tests::cluster::{addresses, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, free_port,
     run, wait_until,
 };
-
-fn node(engine: &Engine) -> Server {
-    // The default, port + 10000, would be no port at all for most free ones.
-    let bus = free_port().to_string();
-    Server::builder()
-        .engine(engine)
-        .arg("--cluster-enabled", "yes")
-        .arg("--cluster-port", &bus)
-        .arg("--cluster-require-full-coverage", "no")
-        // A node that loses its last slot stays what it is.
-        .arg("--cluster-allow-replica-migration", "no")
-        .start()
-}
-
-fn info_of_cluster(client: &mut RawClient, field: &str) -> String {
-    let text = call!(client, "CLUSTER", "INFO").text();
-    let found = text.lines().find_map(|line| {
-        line.strip_prefix(field)?
-            .strip_prefix(':')
-            .map(str::to_owned)
-    });
-    found.unwrap_or_else(|| panic!("no {field} in CLUSTER INFO: {text}"))
-}
-
-/// Two nodes that know each other, all slots on the first.
-fn pair(engine: &Engine) -> (Server, Server) {
-    let (first, second) = (node(engine), node(engine));
-    let (mut here, mut there) = (first.raw(), second.raw());
-    assert_eq!(
-        call!(here, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383),
-        Reply::ok()
-    );
-    let (_, bus) = addresses(&mut there);
-    assert_eq!(
-        call!(here, "CLUSTER", "MEET", "127.0.0.1", second.port(), bus),
-        Reply::ok()
-    );
-    for client in [&mut here, &mut there] {
-        wait_until("the nodes know each other", DEADLINE, || {
-            info_of_cluster(client, "cluster_known_nodes") == "2"
-                && info_of_cluster(client, "cluster_state") == "ok"
-        });
-    }
-    (first, second)
-}
-
-/// The id and the bus port of a node.
-fn addresses(client: &mut RawClient) -> (String, String) {
-    let id = call!(client, "CLUSTER", "MYID").text();
-    let bus = call!(client, "CONFIG", "GET", "cluster-port")
-        .field("cluster-port")
-        .text();
-    (id, bus)
-}
 
 #[test]
 fn tags_of_any_slot_are_invalidated_in_one_command() {

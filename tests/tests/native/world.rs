@@ -49,7 +49,9 @@ impl World {
     }
 
     fn try_apply(&mut self, operation: &Operation, reply: &Reply) -> bool {
-        self.databases.iter_mut().for_each(|database| database.now += 1);
+        self.databases
+            .iter_mut()
+            .for_each(|database| database.now += 1);
         match operation {
             Operation::Select(database) => self.selected = *database,
             Operation::SwapDb(a, b) => self.databases.swap(*a, *b),

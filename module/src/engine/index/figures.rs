@@ -77,10 +77,13 @@ impl<E: Copy + PartialEq> Index<E> {
     /// The visible entries of a tag. O(1) while nothing is gone, else O(entries of the tag / 64), and for the bytes
     /// O(gone ones among them) or O(visible ones), whichever is less.
     pub(crate) fn tag_figures(&self, tag: &[u8]) -> TagFigures {
-        self.find(tag)
-            .map_or(TagFigures { entries: 0, bytes: 0 }, |list| {
-                self.figures_of(self.lists.get(list))
-            })
+        self.find(tag).map_or(
+            TagFigures {
+                entries: 0,
+                bytes: 0,
+            },
+            |list| self.figures_of(self.lists.get(list)),
+        )
     }
 
     fn figures_of(&self, list: &TagList) -> TagFigures {

@@ -29,13 +29,21 @@ impl<E: Copy + PartialEq> Index<E> {
             }
         }
         assert_eq!(self.gone.len(), gone, "invariant 3");
-        assert_eq!((self.bytes, self.gone_bytes), (bytes, gone_bytes), "invariant 4");
+        assert_eq!(
+            (self.bytes, self.gone_bytes),
+            (bytes, gone_bytes),
+            "invariant 4"
+        );
         let lists = self.lists.validate();
         assert_eq!(self.table.len(), lists.len(), "invariant 2");
         for id in lists {
             let list = self.lists.get(id);
             let (len, cost) = listed.get(&id).copied().unwrap_or_default();
-            assert_eq!((list.ids.len(), list.bytes), (len, cost), "invariants 1 and 4");
+            assert_eq!(
+                (list.ids.len(), list.bytes),
+                (len, cost),
+                "invariants 1 and 4"
+            );
             assert!(len > 0, "invariant 2");
             assert_eq!(self.find(&list.name), Some(id), "invariant 2");
         }

@@ -1,0 +1,116 @@
+//! Nodes of a cluster.
+
+use crate::builder::ServerBuilder;
+use crate::engine::Engine;
+use crate::process::free_port;
+use crate::reply::Reply;
+use crate::resp::RawClient;
+use crate::server::Server;
+use crate::wait::{DEADLINE, wait_until};
+use crate::{args, call};
+
+/// A node of a cluster that does not exist yet.
+pub fn node(engine: &Engine) -> Server {
+    builder(engine).start()
+}
+
+/// A node to be configured further.
+pub fn builder(engine: &Engine) -> ServerBuilder {
+    // The default, port + 10000, would be no port at all for most free ones.
+    let bus = free_port().to_string();
+    Server::builder()
+        .engine(engine)
+        .arg("--cluster-enabled", "yes")
+        .arg("--cluster-port", &bus)
+        .arg("--cluster-require-full-coverage", "no")
+        // A node that loses its last slot stays what it is.
+        .arg("--cluster-allow-replica-migration", "no")
+}
+
+/// A field of CLUSTER INFO.
+///
+/// # Panics
+/// When it has no such field.
+pub fn info_of_cluster(client: &mut RawClient, field: &str) -> String {
+    let text = call!(client, "CLUSTER", "INFO").text();
+    let found = text.lines().find_map(|line| {
+        line.strip_prefix(field)?
+            .strip_prefix(':')
+            .map(str::to_owned)
+    });
+    found.unwrap_or_else(|| panic!("no {field} in CLUSTER INFO: {text}"))
+}
+
+/// Two nodes that know each other, all slots on the first.
+///
+/// # Panics
+/// When they do not find each other in time.
+pub fn pair(engine: &Engine) -> (Server, Server) {
+    let (first, second) = (node(engine), node(engine));
+    join(&first, &second);
+    (first, second)
+}
+
+/// Gives all slots to the first node and makes it known to the second.
+///
+/// # Panics
+/// When they do not find each other in time.
+pub fn join(first: &Server, second: &Server) {
+    let (mut here, mut there) = (first.raw(), second.raw());
+    assert_eq!(
+        call!(here, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383),
+        Reply::ok()
+    );
+    let (_, bus) = addresses(&mut there);
+    assert_eq!(
+        call!(here, "CLUSTER", "MEET", "127.0.0.1", second.port(), bus),
+        Reply::ok()
+    );
+    for client in [&mut here, &mut there] {
+        wait_until("the nodes know each other", DEADLINE, || {
+            info_of_cluster(client, "cluster_known_nodes") == "2"
+                && info_of_cluster(client, "cluster_state") == "ok"
+        });
+    }
+}
+
+/// Makes a new node a replica of one that is in a cluster, and waits until it is one everywhere.
+///
+/// # Panics
+/// When that does not happen in time.
+pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
+    let (mut here, mut there) = (primary.raw(), replica.raw());
+    let (id, _) = addresses(&mut here);
+    let (replica_id, bus) = addresses(&mut there);
+    let meet = args!["CLUSTER", "MEET", "127.0.0.1", replica.port(), bus];
+    assert_eq!(here.call(&meet), Reply::ok());
+    wait_until("the replica may follow", DEADLINE, || {
+        call!(there, "CLUSTER", "REPLICATE", id) == Reply::ok()
+    });
+    wait_until("the replica follows", DEADLINE, || {
+        call!(there, "INFO", "replication")
+            .text()
+            .contains("master_link_status:up")
+    });
+    for node in others.iter().chain(&[primary]) {
+        let mut client = node.raw();
+        wait_until("all know the replica", DEADLINE, || {
+            let nodes = call!(client, "CLUSTER", "NODES").text();
+            nodes
+                .lines()
+                .any(|line| line.starts_with(&replica_id) && line.contains("slave"))
+        });
+    }
+}
+
+/// The id and the bus port of a node.
+///
+/// # Panics
+/// When it does not say.
+pub fn addresses(client: &mut RawClient) -> (String, String) {
+    let id = call!(client, "CLUSTER", "MYID").text();
+    let bus = call!(client, "CONFIG", "GET", "cluster-port")
+        .field("cluster-port")
+        .text();
+    (id, bus)
+}
