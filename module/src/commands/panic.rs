@@ -2,11 +2,16 @@ use crate::error::Error;
 use crate::redis::barrier::arm_panic;
 use crate::redis::{Args, Context, Place};
 
-/// `CACHE.PANIC command | unlink | timer | event | save | load | digest | wait | fetch`: panics at once, or in the next callback of
-/// that kind. Only in the build that tests the panic barrier.
+/// `CACHE.PANIC command | reply | unlink | timer | slice | event | save | load | digest | filter | config | change |
+/// wait | fetch`: panics at once, or at the next place of that kind. Only in the build that tests the panic barrier.
 pub(crate) fn panic(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let place = match args.only()?.bytes() {
         b"command" => panic!("panic on demand"),
+        b"reply" => Place::Reply,
+        b"slice" => Place::Slice,
+        b"filter" => Place::Filter,
+        b"config" => Place::Config,
+        b"change" => Place::Change,
         b"unlink" => Place::Unlink,
         b"timer" => Place::Timer,
         b"event" => Place::Event,

@@ -1,4 +1,7 @@
 //! The one place where panics stop. An unwinding panic that reached the server's C code would abort it.
+//!
+//! What is caught is not hushed up: a client in the middle of a reply is closed, and a database whose index was being
+//! changed is emptied.
 
 use std::any::Any;
 use std::ffi::{CStr, c_int};
@@ -11,13 +14,17 @@ use super::store;
 use super::string::Args;
 use crate::error::Error;
 
-/// Where a callback was entered, for the log.
+/// Where a callback was entered, for the log, and where the build that panics on demand does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Place {
     Command = 1,
+    /// In the middle of a reply.
+    Reply,
     Unlink,
     Timer,
+    /// In the background part of a command whose caller waits.
+    Slice,
     Event,
     Save,
     Load,
@@ -29,6 +36,7 @@ pub(crate) enum Place {
     Wait,
     /// CACHE.FETCH, when it is decided what it replies.
     Fetch,
+    Config,
     Other,
 }
 
@@ -47,29 +55,37 @@ pub(crate) unsafe fn command(
 ) -> c_int {
     // SAFETY: the server keeps both alive while the command runs.
     let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
-    match catch_unwind(AssertUnwindSafe(|| handler(&ctx, args))) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => ctx.reply_error(&error),
-        Err(panic) => {
-            log_panic(Place::Command, &*panic);
-            store::distrust_changed();
-            ctx.reply_error(&Error::Internal);
-        }
+    if let Some(Err(error)) = reply(&ctx, || handler(&ctx, args)) {
+        ctx.reply_error(&error);
     }
     raw::REDISMODULE_OK as c_int
 }
 
+/// Runs what replies to a client. If it panics, `None`, and the client is neither left without a reply nor out of step.
+pub(crate) fn reply<R>(ctx: &Context<'_>, body: impl FnOnce() -> R) -> Option<R> {
+    let replied = catch(Place::Command, body);
+    if replied.is_none() {
+        ctx.end_reply();
+    }
+    replied
+}
+
 /// Runs any other callback; `fallback` is its answer if it panics.
 pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(|| {
+    catch(place, || {
         panic_point(place);
         body()
-    }))
-    .unwrap_or_else(|panic| {
-        log_panic(place, &*panic);
-        store::distrust_changed();
-        fallback
     })
+    .unwrap_or(fallback)
+}
+
+fn catch<R>(place: Place, body: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(body))
+        .map_err(|panic| {
+            log_panic(place, &*panic);
+            store::distrust_changed();
+        })
+        .ok()
 }
 
 fn log_panic(place: Place, panic: &(dyn Any + Send)) {

@@ -1,12 +1,14 @@
 //! What a callback may ask of the server: replies, replication, notifications, keys.
 
-use std::ffi::{CStr, CString, c_int};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
 
+use super::barrier::{Place, panic_point};
 use super::key::Key;
 use super::string::Str;
 use crate::error::Error;
@@ -15,7 +17,16 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
+    reply: Cell<Reply>,
     alive: PhantomData<&'a ()>,
+}
+
+/// How far the reply of a callback is.
+#[derive(Debug, Clone, Copy)]
+struct Reply {
+    begun: bool,
+    /// Elements that were announced and not sent yet.
+    owed: usize,
 }
 
 /// How a key is opened.
@@ -75,6 +86,10 @@ impl Context<'_> {
     pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleCtx) -> Self {
         Self {
             raw,
+            reply: Cell::new(Reply {
+                begun: false,
+                owed: 1,
+            }),
             alive: PhantomData,
         }
     }
@@ -364,7 +379,55 @@ impl Context<'_> {
 
     // ---- replies ----
 
+    /// Counts an element of the reply, and those that it announces.
+    fn replied(&self, announced: usize) {
+        let reply = self.reply.get();
+        self.reply.set(Reply {
+            begun: true,
+            owed: (reply.owed + announced).saturating_sub(1),
+        });
+    }
+
+    /// Ends a reply that broke off. Nobody may take it for a whole one, so the client is closed if part of it is on its
+    /// way; where there is none to close (in a script, or in a call of another module), the rest is filled with errors.
+    pub(super) fn end_reply(&self) {
+        let reply = self.reply.get();
+        if reply.owed == 0 {
+            return;
+        }
+        if reply.begun && !self.is_replay() {
+            // SAFETY: the context is alive.
+            let client = unsafe { api!(RedisModule_GetClientId(self.raw)) };
+            if self.close(client) {
+                return;
+            }
+        }
+        for _ in 0..reply.owed {
+            self.reply_error(&Error::Internal);
+        }
+    }
+
+    /// Closes a client. False if there is none of this number.
+    fn close(&self, client: u64) -> bool {
+        // SAFETY: the context is alive. A number that is not a client's is answered with an error. A client is closed
+        // when its command is done, but one that is answered after a wait is in no command: the timer closes it.
+        unsafe {
+            let closed = api!(RedisModule_DeauthenticateAndCloseClient(self.raw, client));
+            if closed != raw::REDISMODULE_OK as c_int {
+                return false;
+            }
+            api!(RedisModule_CreateTimer(
+                self.raw,
+                1,
+                Some(close_later),
+                client as usize as *mut c_void
+            ));
+        }
+        true
+    }
+
     pub(crate) fn reply_error(&self, error: &Error) {
+        self.replied(0);
         if *error == Error::WrongArity {
             // SAFETY: the context is that of a command.
             unsafe { api!(RedisModule_WrongArity(self.raw)) };
@@ -376,26 +439,31 @@ impl Context<'_> {
     }
 
     pub(crate) fn reply_ok(&self) {
+        self.replied(0);
         // SAFETY: as above.
         unsafe { api!(RedisModule_ReplyWithSimpleString(self.raw, c"OK".as_ptr())) };
     }
 
     pub(crate) fn reply_null(&self) {
+        self.replied(0);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithNull(self.raw)) };
     }
 
     pub(crate) fn reply_integer(&self, number: i64) {
+        self.replied(0);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithLongLong(self.raw, number)) };
     }
 
     pub(crate) fn reply_double(&self, number: f64) {
+        self.replied(0);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithDouble(self.raw, number)) };
     }
 
     pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
+        self.replied(0);
         // SAFETY: the context is alive; the bytes are copied.
         unsafe {
             api!(RedisModule_ReplyWithStringBuffer(
@@ -407,15 +475,29 @@ impl Context<'_> {
     }
 
     pub(crate) fn reply_array(&self, len: usize) {
+        self.replied(len);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithArray(self.raw, len as i64)) };
+        panic_point(Place::Reply);
     }
 
     /// A map of this many pairs; a flat array in RESP2.
     pub(crate) fn reply_map(&self, pairs: usize) {
+        self.replied(2 * pairs);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
+        panic_point(Place::Reply);
     }
+}
+
+unsafe extern "C" fn close_later(ctx: *mut raw::RedisModuleCtx, client: *mut c_void) {
+    // SAFETY: the server passes a live context. The number is never another client's.
+    unsafe {
+        api!(RedisModule_DeauthenticateAndCloseClient(
+            ctx,
+            client as usize as u64
+        ))
+    };
 }
 
 /// The time, unix ms.

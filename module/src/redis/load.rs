@@ -49,7 +49,11 @@ pub(crate) struct Command {
 
 /// Makes a row of the table of commands.
 macro_rules! command {
-    ($name:literal, $body:path, $flags:literal, $keys:expr, $uses:ident, $arity:literal, $syntax:literal, $tips:expr, $complexity:literal, $summary:literal) => {{
+    {
+        name: $name:literal, run: $body:path, flags: $flags:literal, arity: $arity:literal, keys: $keys:expr,
+        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, complexity: $complexity:literal,
+        summary: $summary:literal $(,)?
+    } => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
             argv: *mut *mut redis_module::raw::RedisModuleString,
@@ -233,7 +237,7 @@ unsafe fn setting<'a>(data: *mut c_void) -> &'a Setting {
 }
 
 unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
-    guard(Place::Other, 0, || {
+    guard(Place::Config, 0, || {
         // SAFETY: the server passes what was registered.
         let setting = unsafe { setting(data) };
         state::with(|state| (setting.get)(&state.config))
@@ -247,7 +251,7 @@ unsafe extern "C" fn set_setting(
     _error: *mut *mut raw::RedisModuleString,
 ) -> c_int {
     // The server has checked the range, and names it where it refuses.
-    guard(Place::Other, raw::REDISMODULE_ERR as c_int, || {
+    guard(Place::Config, raw::REDISMODULE_ERR as c_int, || {
         // SAFETY: the server passes what was registered.
         let setting = unsafe { setting(data) };
         state::with(|state| (setting.set)(&mut state.config, value));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
+use super::barrier::{self, Place, guard};
 use super::context::Context;
 use super::state;
 use crate::error::Error;
@@ -77,33 +77,22 @@ unsafe extern "C" fn on_timer<W: Work + 'static>(ctx: *mut raw::RedisModuleCtx, 
             Box::from_raw(data.cast::<Waited<W>>()),
         )
     };
-    let client = waited.client;
-    let finished = guard(Place::Timer, true, || {
-        if !slice(&mut waited.work) {
-            arm(&ctx, waited);
-            return false;
-        }
-        answer(client, |ctx| waited.work.reply(ctx));
-        true
-    });
-    if finished {
-        // SAFETY: made by `run`, ended once.
-        unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
+    let is_done = guard(Place::Slice, None, || Some(slice(&mut waited.work)));
+    if is_done == Some(false) {
+        arm(&ctx, waited);
+        return;
     }
-}
-
-/// Replies to a client that waits.
-fn answer(client: *mut raw::RedisModuleBlockedClient, reply: impl FnOnce(&Context<'_>)) {
-    // SAFETY: the client is blocked, so its handle is alive; the context is freed once. All this is on the main thread.
+    let client = waited.client;
+    // SAFETY: the client is blocked, so its handle is alive until it is ended here, once; the context is freed once. All
+    // this is on the main thread.
     unsafe {
         let raw = api!(RedisModule_GetThreadSafeContext(client));
         let ctx = Context::from_raw(raw);
-        if !guard(Place::Command, false, || {
-            reply(&ctx);
-            true
-        }) {
-            ctx.reply_error(&Error::Internal);
-        }
+        barrier::reply(&ctx, || match is_done {
+            Some(_) => waited.work.reply(&ctx),
+            None => ctx.reply_error(&Error::Internal),
+        });
         api!(RedisModule_FreeThreadSafeContext(raw));
+        api!(RedisModule_UnblockClient(client, std::ptr::null_mut()));
     }
 }

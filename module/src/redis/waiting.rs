@@ -21,12 +21,11 @@ use std::ffi::{c_int, c_void};
 use ahash::RandomState;
 use redis_module::raw;
 
-use super::barrier::{Place, guard, panic_point};
+use super::barrier::{self, Place, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state;
 use super::string::{Args, OwnedStr, Str};
 use crate::engine::{Caller, Key, Token, Waiter};
-use crate::error::Error;
 
 /// All clients that wait.
 #[derive(Debug, Default)]
@@ -446,24 +445,22 @@ unsafe extern "C" fn on_ready<R: Reply>(
             Args::from_raw(argv, argc),
         )
     };
-    let answered = guard(Place::Wait, None, || {
+    let answered = barrier::reply(&ctx, || {
+        panic_point(Place::Wait);
         let [name] = args.first::<1>().ok()?;
         let is_tracking = Context::is_tracking(ctx.client_id());
         if is_tracking && !tracks_on_behalf() {
             R::miss(&ctx, None);
-            return Some(true);
+            return Some(());
         }
-        let is_answered = R::look(&ctx, name, waiter);
-        if is_answered && is_tracking {
-            ctx.read_on_behalf(name);
-        }
-        Some(is_answered)
+        R::look(&ctx, name, waiter).then(|| {
+            if is_tracking {
+                ctx.read_on_behalf(name);
+            }
+        })
     });
-    match answered {
-        Some(false) => return raw::REDISMODULE_ERR as c_int,
-        Some(true) => {}
-        // It must not be left waiting.
-        None => ctx.reply_error(&Error::Internal),
+    if answered == Some(None) {
+        return raw::REDISMODULE_ERR as c_int;
     }
     guard(Place::Other, (), || _ = forget(waiter));
     raw::REDISMODULE_OK as c_int
@@ -482,24 +479,21 @@ unsafe extern "C" fn on_timeout<R: Reply>(
             Args::from_raw(argv, argc),
         )
     };
-    let is_answered = guard(Place::Wait, false, || {
+    let answered = barrier::reply(&ctx, || {
+        panic_point(Place::Wait);
         let token = match forget(waiter) {
             Ending::Miss(token) => token,
             Ending::Look => {
-                if args
-                    .first::<1>()
-                    .is_ok_and(|[name]| R::look(&ctx, name, waiter))
-                {
-                    return true;
+                let mut name = args.first::<1>().into_iter();
+                if name.any(|[name]| R::look(&ctx, name, waiter)) {
+                    return;
                 }
                 None
             }
         };
         R::miss(&ctx, token);
-        true
     });
-    if !is_answered {
-        ctx.reply_error(&Error::Internal);
+    if answered.is_none() {
         guard(Place::Other, (), || _ = forget(waiter));
     }
     raw::REDISMODULE_OK as c_int

@@ -1,6 +1,6 @@
 //! The panic barrier, proved by a build that panics on demand.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased};
 use tagcache_tests::look::stat;
@@ -206,6 +206,45 @@ fn a_panic_while_a_wait_ends_answers_it() {
     });
 }
 
+/// Sends a command and reads what comes of its reply: whether it ends with the connection.
+fn is_closed(client: &mut RawClient, command: &[&str]) -> bool {
+    client.send(command);
+    read_to_end(client)
+}
+
+fn read_to_end(client: &mut RawClient) -> bool {
+    client.set_read_timeout(DEADLINE);
+    loop {
+        if let Err(error) = client.try_read() {
+            let ends = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+            return ends.contains(&error.kind());
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_reply_closes_that_client() {
+    with_panicking_module(|server, client| {
+        for command in [
+            &["CACHE.MGET", "kept", "none"][..],
+            &["CACHE.FETCH", "kept"],
+            &["CACHE.INSPECT", "kept"],
+            &["CACHE.STATS"],
+        ] {
+            let mut other = server.raw();
+            assert_eq!(call!(client, "CACHE.PANIC", "reply"), Reply::ok());
+            assert!(is_closed(&mut other, command), "{command:?}");
+        }
+        let mut other = server.raw();
+        assert_eq!(call!(client, "CACHE.PANIC", "reply"), Reply::ok());
+        call!(other, "MULTI");
+        call!(other, "CACHE.MGET", "kept");
+        call!(other, "SET", "string", "value");
+        assert!(is_closed(&mut other, &["EXEC"]));
+        logged(server);
+    });
+}
+
 #[test]
 fn a_panic_in_the_timer_of_leases_leaves_nobody_waiting() {
     with_panicking_module(|server, client| {
@@ -227,6 +266,75 @@ fn a_panic_in_the_timer_of_leases_leaves_nobody_waiting() {
             waiter.answer().is_miss_with_token(),
             "the next ones are served"
         );
+    });
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_reply_to_a_script_is_answered_there() {
+    with_panicking_module(|server, client| {
+        for script in [
+            "redis.pcall('CACHE.MGET', 'kept', 'none', 'kept') return 3",
+            "redis.pcall('CACHE.FETCH', 'kept') return 3",
+            "redis.pcall('CACHE.STATS') return 3",
+        ] {
+            assert_eq!(call!(client, "CACHE.PANIC", "reply"), Reply::ok());
+            let reply = call!(client, "EVAL", script, 0);
+            assert_eq!(reply, Reply::Int(3));
+            assert_eq!(call!(client, "PING"), Reply::Simple("PONG".to_owned()));
+        }
+        logged(server);
+    });
+}
+
+#[test]
+fn a_panic_while_a_waiter_is_answered_closes_the_waiter() {
+    with_panicking_module(|server, client| {
+        assert!(!call!(client, "CACHE.FETCH", "new", "LEASE", 60_000).is_error());
+        let mut waiter = server.raw();
+        waiter.send(&["CACHE.FETCH", "new", "WAIT", "60000"]);
+        wait_until("the client waits", DEADLINE, || {
+            stat(client, "lease_waiters") == 1
+        });
+        let replies = client.pipeline(&[
+            vec!["CACHE.PANIC", "reply"],
+            vec!["CACHE.SET", "new", "value", "TAGS", "1", "new"],
+        ]);
+        assert_eq!(replies, [Reply::ok(), Reply::ok()]);
+        assert!(read_to_end(&mut waiter));
+        logged(server);
+        assert_eq!(stat(client, "lease_waiters"), 0);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "new"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn a_panic_in_a_slice_is_answered_to_the_caller_that_waits() {
+    with_panicking_module(|server, client| {
+        for n in 0..20_000 {
+            client.send(&["CACHE.SET", "many", "v", "TAGS", "1", &format!("tag{n}")]);
+            client.send(&[
+                "CACHE.SET",
+                &format!("key{n}"),
+                "v",
+                "TAGS",
+                "1",
+                &format!("tag{n}"),
+            ]);
+            client.read();
+            client.read();
+        }
+        call!(client, "CONFIG", "SET", "tagcache.reclaim-budget-us", 50);
+        assert_eq!(call!(client, "CACHE.PANIC", "slice"), Reply::ok());
+        let error = call!(client, "CACHE.TAGTOP");
+        assert!(
+            error
+                .error()
+                .is_some_and(|e| e.starts_with("ERR internal error")),
+            "{error:?}"
+        );
+        logged(server);
+        assert_eq!(call!(client, "CACHE.TAGTOP", "LIMIT", 5).items().len(), 5);
+        call!(client, "CACHE.DEL", "many");
     });
 }
 
@@ -263,5 +371,79 @@ fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
         let hit = call!(caller, "CACHE.FETCH", "key");
         assert!(fetched(&hit).is_hit("v"), "its connection is in step");
         logged(server);
+    });
+}
+
+#[test]
+fn a_panic_in_the_filter_lets_the_command_through() {
+    with_panicking_module(|server, client| {
+        call!(client, "CONFIG", "SET", "tagcache.reclaim-inline", 0);
+        for n in 0..200 {
+            call!(client, "CACHE.SET", n, "v", "TAGS", 1, "a");
+        }
+        let replies = client.pipeline(&[
+            vec!["CACHE.INVALIDATE", "a"],
+            vec!["CACHE.PANIC", "filter"],
+            vec!["GET", "string"],
+            vec!["GET", "100"],
+        ]);
+        assert_eq!(replies[0], Reply::Int(200));
+        assert_eq!(replies[2], Reply::bulk("value"));
+        assert!(replies[3].is_null(), "{replies:?}");
+        logged(server);
+        wait_until("the backlog is reclaimed", DEADLINE, || {
+            stat(client, "reclaim_backlog") == 0
+        });
+    });
+}
+
+#[test]
+fn a_panic_in_a_callback_of_a_setting_is_survived() {
+    with_panicking_module(|server, client| {
+        for command in [
+            &["CONFIG", "GET", "tagcache.top-keys"][..],
+            &["CONFIG", "SET", "tagcache.top-keys", "7"],
+        ] {
+            assert_eq!(call!(client, "CACHE.PANIC", "config"), Reply::ok());
+            client.call(command);
+        }
+        logged(server);
+        assert_eq!(
+            call!(client, "CONFIG", "SET", "tagcache.top-keys", 7),
+            Reply::ok()
+        );
+        let value = call!(client, "CONFIG", "GET", "tagcache.top-keys");
+        assert_eq!(value.field("tagcache.top-keys").text(), "7");
+    });
+}
+
+#[test]
+fn a_panic_between_index_and_keyspace_empties_that_database() {
+    with_panicking_module(|server, client| {
+        call!(client, "SELECT", 1);
+        for n in 0..100 {
+            call!(client, "CACHE.SET", n, "old", "TAGS", 1, "a");
+        }
+        call!(client, "CACHE.PANIC", "change");
+        let error = call!(client, "CACHE.SET", 7, "new", "TAGS", 1, "b");
+        assert!(error.is_error(), "{error:?}");
+        logged(server);
+        // Nothing would invalidate what the index does not know.
+        for n in 0..100 {
+            assert!(call!(client, "CACHE.GET", n).is_null(), "{n}");
+        }
+        assert_eq!(stat(client, "entries"), 0);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a", "b"), Reply::Int(0));
+        for n in 0..50 {
+            assert_eq!(
+                call!(client, "CACHE.SET", n, "new", "TAGS", 1, "a"),
+                Reply::ok()
+            );
+            call!(client, "DEL", n + 50);
+        }
+        assert_eq!(call!(client, "CACHE.GET", 7), Reply::bulk("new"));
+        call!(client, "RENAME", 7, "renamed");
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(50));
+        call!(client, "SELECT", 0);
     });
 }
