@@ -3,12 +3,13 @@
 use tagcache_tests::look::inspect;
 use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine};
 
-const DEFAULTS: [(&str, &str); 7] = [
+const DEFAULTS: [(&str, &str); 9] = [
     ("tagcache.default-ttl-ms", "0"),
     ("tagcache.top-keys", "200"),
     ("tagcache.max-tag-bytes", "512"),
     ("tagcache.max-tags-per-entry", "1024"),
     ("tagcache.after-restart", "keep"),
+    ("tagcache.lease-orphan-ms", "1000"),
     ("tagcache.reclaim-budget-us", "1000"),
     ("tagcache.reclaim-inline", "128"),
     ("tagcache.lease-max-ms", "60000"),

@@ -31,12 +31,11 @@ const COMMANDS: [Known; 20] = [
 ];
 
 /// Commands that a cluster's client must send to every shard, adding up what they answer.
-const EVERY_SHARD: [&str; 5] = [
+const EVERY_SHARD: [&str; 4] = [
     "cache.invalidate",
     "cache.revalidate",
     "cache.invalidatewhere",
     "cache.flush",
-    "cache.clock",
 ];
 
 fn info(client: &mut RawClient, name: &str) -> Vec<Reply> {
