@@ -45,6 +45,14 @@ pub(crate) struct Handle(NonNull<u8>);
 // SAFETY: a handle is an address that is compared. Turning it back into an entry is `Entry::from_handle`, which is
 // unsafe and says when it may be done. The index that holds handles is dropped on a helper thread after a large flush.
 unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+// SAFETY: all that changes an entry runs on the server's main thread. The bound of `state::with` is no other thread; it
+// keeps contexts and open keys out, and entries may come in.
+unsafe impl Send for Entry<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Entry<'_> {}
 
 impl Handle {
     pub(crate) fn from_raw(value: *mut std::ffi::c_void) -> Option<Self> {

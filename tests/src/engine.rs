@@ -1,6 +1,8 @@
 //! The servers that the suites run on.
 
+use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Mutex;
 
 use crate::resp::RawClient;
 use crate::server::Server;
@@ -72,7 +74,15 @@ impl Engine {
         command
     }
 
+    /// Asked once for each program.
     fn version_text(&self) -> String {
+        static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+        let mut known = KNOWN.lock().expect("nothing panics while it is held");
+        let text = known.entry(self.command.clone());
+        text.or_insert_with(|| self.ask_version()).clone()
+    }
+
+    fn ask_version(&self) -> String {
         let output = self.to_command().arg("--version").output();
         let output = output
             .unwrap_or_else(|e| panic!("cannot run engine {} ({}): {e}", self.name, self.command));

@@ -1,3 +1,5 @@
+use smallvec::SmallVec;
+
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
 use crate::engine::{Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter};
@@ -120,7 +122,7 @@ impl Drop for Undo<'_> {
 fn decide(
     ctx: &Context<'_>,
     name: Str<'_>,
-    decide: impl FnOnce(&mut Leases, &[u8], Terms) -> Answer,
+    decide: impl FnOnce(&mut Leases, &[u8], Terms) -> Answer + Send,
 ) -> Answer {
     let (db, now) = (ctx.db(), monotonic_ms());
     let (answer, is_awaited) = state::with(|state| {
@@ -169,9 +171,10 @@ fn found(ctx: &Context<'_>, key: &Key) -> Result<Found, Error> {
         Kind::Entry(entry) => entry,
     };
     let db = ctx.db();
+    let deadline = key.deadline();
     Ok(state::with(|state| {
         let database = state.database(db);
-        match read(database, key, entry, now_ms) {
+        match read(database, deadline, entry, now_ms) {
             Some((_, Freshness::Fresh)) => Found::Fresh,
             Some((_, Freshness::Stale)) => Found::Stale,
             Some((_, Freshness::Gone)) | None => Found::Nothing,
@@ -191,6 +194,19 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let Kind::Entry(entry) = key.kind() else {
         return reply_miss(ctx, token);
     };
+    let tags: SmallVec<[SmallVec<[u8; 32]>; 4]> = state::with(|state| {
+        let database = state.database(db);
+        match answer {
+            Answer::Hit => database.counters.hits += 1,
+            _ => database.counters.stale_hits += 1,
+        }
+        let slot = entry.slot().map(Slot);
+        if let Some(slot) = slot {
+            database.index.hit(slot);
+        }
+        let tags = slot.into_iter().flat_map(|slot| database.index.tags(slot));
+        tags.map(SmallVec::from_slice).collect()
+    });
     ctx.reply_array(5);
     ctx.reply_bytes(word);
     ctx.reply_bytes(entry.value());
@@ -199,20 +215,10 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
         _ => 0,
     });
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    state::with(|state| {
-        let database = state.database(db);
-        let slot = entry.slot().map(Slot);
-        if let Some(slot) = slot {
-            database.index.hit(slot);
-        }
-        match answer {
-            Answer::Hit => database.counters.hits += 1,
-            _ => database.counters.stale_hits += 1,
-        }
-        let tags = || slot.into_iter().flat_map(|slot| database.index.tags(slot));
-        ctx.reply_array(tags().count());
-        tags().for_each(|tag| ctx.reply_bytes(tag));
-    });
+    ctx.reply_array(tags.len());
+    for tag in &tags {
+        ctx.reply_bytes(tag);
+    }
 }
 
 fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {

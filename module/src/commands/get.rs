@@ -43,10 +43,11 @@ fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
         Kind::Other => return false,
     };
     let db = ctx.db();
+    let deadline = key.deadline();
     let fresh = state::with(|state| {
         let database = state.database(db);
         if let Some(entry) = entry
-            && let Some((slot, Freshness::Fresh)) = read(database, &key, entry, now_ms)
+            && let Some((slot, Freshness::Fresh)) = read(database, deadline, entry, now_ms)
         {
             database.index.hit(slot);
             database.counters.hits += 1;

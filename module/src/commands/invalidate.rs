@@ -209,7 +209,7 @@ fn stamp() -> u64 {
 fn run(
     ctx: &Context<'_>,
     news: News<'_>,
-    invalidate: impl FnOnce(&mut Database<Handle>) -> u64,
+    invalidate: impl FnOnce(&mut Database<Handle>) -> u64 + Send,
 ) -> u64 {
     let db = ctx.db();
     let (dropped, clock) = store::change(db, || {

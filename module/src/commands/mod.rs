@@ -20,6 +20,7 @@ pub(crate) mod touch;
 
 use crate::engine::{Database, Freshness, Index, Slot};
 use crate::entry::{Entry, Handle};
+use crate::redis::key::Deadline;
 use crate::redis::Key;
 use crate::redis::state::entry_in;
 
@@ -27,14 +28,14 @@ use crate::redis::state::entry_in;
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
 pub(crate) fn read(
     database: &Database<Handle>,
-    key: &Key,
+    deadline: Deadline<'_>,
     entry: Entry<'_>,
     now_ms: impl FnOnce() -> u64,
 ) -> Option<(Slot, Freshness)> {
     let slot = Slot(entry.slot()?);
     let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
     let index = &database.index;
-    let freshness = index.freshness(slot, handle, grace_ms, || key.deadline_ms(), now_ms);
+    let freshness = index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms);
     Some((slot, freshness))
 }
 

@@ -275,12 +275,12 @@ fn store(
 
 /// When the entry was written, and whether it arrives too late: one of its tags was invalidated here since.
 fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, bool) {
+    let Some(created_ms) = asked.created_ms else {
+        return (state::with(|state| state.stamps.of_write(now_ms)), false);
+    };
+    // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
+    let is_arrival = ctx.is_import() || !ctx.is_replay();
     state::with(|state| {
-        let Some(created_ms) = asked.created_ms else {
-            return (state.stamps.of_write(now_ms), false);
-        };
-        // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
-        let is_arrival = ctx.is_import() || !ctx.is_replay();
         let written = Written {
             at_ms: created_ms,
             is_local: false,

@@ -44,7 +44,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::WrongType);
     }
     // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
-    let visible = store::look(db, &key, || if ctx.is_replay() { 0 } else { now })
+    let judged_at = if ctx.is_replay() { 0 } else { now };
+    let visible = store::look(db, &key, || judged_at)
         .filter(|found| found.freshness != Freshness::Gone);
     let Some(found) = visible else {
         ctx.reply_integer(0);

@@ -146,7 +146,8 @@ impl User {
         const REMEMBERED_MS: u64 = 1_000;
         const MANY: usize = 1_024;
         let now = monotonic_ms();
-        let known = state::with(|state| state.selectors.get(&self.name).copied());
+        let name = &self.name;
+        let known = state::with(|state| state.selectors.get(name).copied());
         if let Some((at_ms, has)) = known
             && at_ms + REMEMBERED_MS > now
         {
@@ -157,7 +158,7 @@ impl User {
             if state.selectors.len() >= MANY {
                 state.selectors.clear();
             }
-            state.selectors.insert(self.name.clone(), (now, has));
+            state.selectors.insert(name.clone(), (now, has));
         });
         has
     }

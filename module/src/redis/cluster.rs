@@ -10,7 +10,7 @@ use redis_module::raw;
 
 use super::barrier::{Place, guard};
 use super::context::{Context, monotonic_ms};
-use super::state;
+use super::state::{self, CallsNothingBack};
 use super::string::Str;
 use super::waiting;
 
@@ -33,7 +33,7 @@ pub(crate) enum Cluster {
 /// What is known of the cluster while leases exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watched {
-    filter: *mut raw::RedisModuleCommandFilter,
+    filter: CallsNothingBack<*mut raw::RedisModuleCommandFilter>,
     epoch: u64,
     /// A command passed that may bring a slot here.
     is_changing: bool,
@@ -79,7 +79,7 @@ pub(crate) fn watch(ctx: &Context<'_>) {
             ))
         };
         Cluster::Watched(Watched {
-            filter,
+            filter: CallsNothingBack::new(filter),
             epoch,
             is_changing: false,
             watchful_until_ms: 0,
@@ -109,7 +109,7 @@ pub(crate) fn look(ctx: &Context<'_>) {
         unsafe {
             api!(RedisModule_UnregisterCommandFilter(
                 ctx.as_raw(),
-                watched.filter
+                watched.filter.get()
             ))
         };
         state::with(|state| state.cluster = Cluster::Idle);

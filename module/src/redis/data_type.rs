@@ -22,7 +22,7 @@ use super::barrier::{Place, guard, log};
 use super::context::Context;
 use super::key;
 use super::sizes;
-use super::state;
+use super::state::{self, CallsNothingBack};
 use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
@@ -127,6 +127,9 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 
 // ---- RDB ----
 
+/// Where something is saved.
+type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
+
 /// A field of what is saved.
 enum Field<'f> {
     Number(u64),
@@ -134,7 +137,8 @@ enum Field<'f> {
 }
 
 /// Writes fields. Nothing in here panics: a record that ends in the middle would make the whole file unreadable.
-fn save(io: *mut raw::RedisModuleIO, fields: &[Field<'_>]) {
+fn save(io: Stream, fields: &[Field<'_>]) {
+    let io = io.get();
     for field in fields {
         // SAFETY: the stream is alive; the bytes are copied.
         unsafe {
@@ -172,6 +176,7 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
+    let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
         let origin = state::with(|state| state.lineage as u32);
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
@@ -216,7 +221,7 @@ struct Indexed<'s> {
 fn with_tags<R>(
     entry: Entry<'_>,
     db: Option<u32>,
-    body: impl FnOnce(Option<Indexed<'_>>) -> R,
+    body: impl FnOnce(Option<Indexed<'_>>) -> R + Send,
 ) -> R {
     state::with(|state| {
         let found = state.database_of(entry, db);
@@ -342,7 +347,9 @@ fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry>
         soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
         origin,
     };
-    state::with(|state| state.transit.arrives(new.handle(), facts, tags.iter()));
+    let handle = new.handle();
+    let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Buffer::as_ref).collect();
+    state::with(|state| state.transit.arrives(handle, facts, tags.iter()));
     Some(new)
 }
 
@@ -373,6 +380,7 @@ fn read_past(reader: &Reader) -> Option<Past> {
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
+    let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
         state::with(|state| {
             let in_use = |database: &Database<Handle>| database.clock.reading() > 0;
@@ -439,7 +447,8 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
             if tag.len == 0 || tag.len > MAX_TAG_BYTES {
                 return None;
             }
-            state::with(|state| state.database(db).history.load(tag.as_ref(), &past));
+            let tag = tag.as_ref();
+            state::with(|state| state.database(db).history.load(tag, &past));
         }
     }
     Some(())
@@ -567,11 +576,12 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
         // SAFETY: the server passes a live value and a live digest.
         let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromDigest(md))) };
         let Some(entry) = entry else { return };
+        let md = CallsNothingBack::new(md);
         let add = |bytes: &[u8]| {
             // SAFETY: the digest is alive; the bytes are only read.
             unsafe {
                 api!(RedisModule_DigestAddStringBuffer(
-                    md,
+                    md.get(),
                     bytes.as_ptr().cast(),
                     bytes.len()
                 ));
@@ -589,7 +599,7 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
                 add(&[u8::from(indexed.soft_since_ms.is_some())]);
             }
             // SAFETY: the digest is alive.
-            unsafe { api!(RedisModule_DigestEndSequence(md)) };
+            unsafe { api!(RedisModule_DigestEndSequence(md.get())) };
         });
     });
 }

@@ -101,7 +101,8 @@ unsafe extern "C" fn keyspace(
             b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" => filter::announce_removed(key),
             b"move_from" => {
-                state::with(|state| state.selected = Some(ctx.db()));
+                let db = ctx.db();
+                state::with(|state| state.selected = Some(db));
                 filter::announce_removed(key);
             }
             b"rename_to" => adopt(&ctx, key, Way::Moved),
@@ -136,7 +137,7 @@ fn removed(ctx: &Context<'_>, name: Str<'_>) {
 }
 
 /// Counts an expiry or eviction, if what left last was a visible entry of this name.
-fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters)) {
+fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters) + Send) {
     state::with(|state| {
         if let Some((db, was_gone)) = state.transit.left(key.bytes()) {
             if !was_gone {

@@ -123,12 +123,15 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        if self.raw.is_null() {
-            return None;
+        self.deadline().ms()
+    }
+
+    /// When it expires, to be looked up later.
+    pub(crate) const fn deadline(&self) -> Deadline<'_> {
+        Deadline {
+            key: self.raw,
+            open: PhantomData,
         }
-        // SAFETY: the key is open.
-        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.raw)) };
-        (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 
     /// Makes it expire then, unix ms, or never.
@@ -136,6 +139,30 @@ impl Key {
         let deadline = deadline.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |ms| ms as i64);
         // SAFETY: the key is open for writing and holds a value.
         unsafe { api!(RedisModule_SetAbsExpire(self.raw, deadline)) };
+    }
+}
+
+/// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline<'k> {
+    key: *mut raw::RedisModuleKey,
+    open: PhantomData<&'k ()>,
+}
+
+// SAFETY: used on the server's main thread only; the bound of `state::with` lets it in.
+unsafe impl Send for Deadline<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Deadline<'_> {}
+
+impl Deadline<'_> {
+    /// The time, unix ms.
+    pub(crate) fn ms(self) -> Option<u64> {
+        if self.key.is_null() {
+            return None;
+        }
+        // SAFETY: the key is open.
+        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key)) };
+        (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }
 
@@ -171,6 +198,9 @@ impl ScanCursor {
         }
     }
 }
+
+// SAFETY: used on the server's main thread only; it may be kept in the state.
+unsafe impl Send for ScanCursor {}
 
 impl Drop for ScanCursor {
     fn drop(&mut self) {

@@ -220,12 +220,34 @@ fn borrow() -> Option<RefMut<'static, State>> {
     RefMut::filter_map(STATE.0.try_borrow_mut().ok()?, Option::as_mut).ok()
 }
 
-/// Runs `body` with the state. Never call the server from within, where that can call back.
-pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R) -> R {
+/// Runs `body` with the state.
+///
+/// No call to the server that can call back may be made from within, since the callback would want the state as well. The
+/// bound sees to that: contexts and open keys, which all such calls need, are not `Send`.
+pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(
         &mut borrow()
             .expect("the state is made by `load` and is not held across calls to the server"),
     )
+}
+
+/// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallsNothingBack<T>(T);
+
+// SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
+unsafe impl<T> Send for CallsNothingBack<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for CallsNothingBack<T> {}
+
+impl<T: Copy> CallsNothingBack<T> {
+    pub(super) const fn new(pointer: T) -> Self {
+        Self(pointer)
+    }
+
+    pub(super) const fn get(&self) -> T {
+        self.0
+    }
 }
 
 /// As [`with`], for the report of a crash that may have happened inside it.

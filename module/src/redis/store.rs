@@ -72,10 +72,15 @@ pub(crate) struct Found<'k> {
 }
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
-pub(crate) fn look<'k>(db: u32, key: &'k Key, now_ms: impl FnOnce() -> u64) -> Option<Found<'k>> {
+pub(crate) fn look<'k>(
+    db: u32,
+    key: &'k Key,
+    now_ms: impl FnOnce() -> u64 + Send,
+) -> Option<Found<'k>> {
     let Kind::Entry(entry) = key.kind() else {
         return None;
     };
+    let deadline = key.deadline();
     let freshness = state::with(|state| {
         let index = &state.database(db).index;
         let slot = entry.slot().map(Slot);
@@ -83,7 +88,7 @@ pub(crate) fn look<'k>(db: u32, key: &'k Key, now_ms: impl FnOnce() -> u64) -> O
         slot.filter(|&slot| index.holds(slot, entry.handle()))
             .map_or(Freshness::Gone, |slot| {
                 let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
-                index.freshness(slot, handle, grace_ms, || key.deadline_ms(), now_ms)
+                index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
             })
     });
     Some(Found { entry, freshness })

@@ -15,6 +15,12 @@ pub(crate) struct Str<'a> {
     alive: PhantomData<&'a [u8]>,
 }
 
+// SAFETY: strings of the server are read and retained on its main thread only. The bound of `state::with` is no other
+// thread; it keeps contexts and open keys out, and strings may come in.
+unsafe impl Send for Str<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Str<'_> {}
+
 impl<'a> Str<'a> {
     /// # Safety
     /// The string must live for `'a`.

@@ -23,7 +23,7 @@ use redis_module::raw;
 
 use super::barrier::{self, Place, guard, panic_point};
 use super::context::{Context, monotonic_ms};
-use super::state;
+use super::state::{self, CallsNothingBack};
 use super::string::{Args, OwnedStr, Str};
 use crate::engine::{Caller, Key, Token, Waiter};
 
@@ -34,7 +34,7 @@ pub(crate) struct Waiters {
     timer: Option<Timer>,
     blocked: HashMap<Waiter, Blocked, RandomState>,
     /// A context of the module's own, made with the first wait.
-    context: Option<*mut raw::RedisModuleCtx>,
+    context: Option<CallsNothingBack<*mut raw::RedisModuleCtx>>,
 }
 
 /// The timer for the next lease that runs out.
@@ -47,7 +47,7 @@ struct Timer {
 #[derive(Debug)]
 struct Blocked {
     /// Null until the server has blocked it.
-    client: *mut raw::RedisModuleBlockedClient,
+    client: CallsNothingBack<*mut raw::RedisModuleBlockedClient>,
     db: u32,
     key: Key,
     ending: Ending,
@@ -87,7 +87,7 @@ pub(crate) fn block<R: Reply>(
         let leases = &mut state.database(db).leases;
         let key = leases.wait(name.bytes(), waiter, caller, terms)?;
         let blocked = Blocked {
-            client: std::ptr::null_mut(),
+            client: CallsNothingBack::new(std::ptr::null_mut()),
             db,
             key,
             ending: Ending::Miss(None),
@@ -126,6 +126,7 @@ pub(crate) fn block<R: Reply>(
         client
     };
     registered.0 = None;
+    let client = CallsNothingBack::new(client);
     state::with(|state| {
         if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
             blocked.client = client;
@@ -153,6 +154,7 @@ fn prepare(ctx: &Context<'_>) {
     }
     // SAFETY: the context is alive, and that of this module.
     let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())) };
+    let own = CallsNothingBack::new(own);
     state::with(|state| state.waiters.context = Some(own));
     super::events::subscribe_to_new_keys(ctx);
 }
@@ -255,7 +257,7 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
 /// Ends the wait of a client, with what it was given.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
-    if let Some(client) = client.filter(|client| !client.is_null()) {
+    if let Some(client) = client.map(|client| client.get()).filter(|client| !client.is_null()) {
         // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`, now or soon.
         unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
     }
@@ -334,15 +336,14 @@ pub(crate) fn removed<'n>(
     db: u32,
     names: impl Iterator<Item = Str<'n>> + Clone,
 ) {
-    let is_any_awaited = state::with(|state| {
-        let leases = &mut state.database(db).leases;
-        if leases.is_empty() {
-            return false;
-        }
-        let now = monotonic_ms();
-        let awaited = names.clone().filter(|name| leases.end(name.bytes(), now));
-        awaited.count() > 0
-    });
+    if state::with(|state| state.database(db).leases.is_empty()) {
+        return;
+    }
+    let now = monotonic_ms();
+    let mut is_any_awaited = false;
+    for name in names.clone() {
+        is_any_awaited |= state::with(|state| state.database(db).leases.end(name.bytes(), now));
+    }
     if is_any_awaited {
         names.for_each(|name| pass_on(ctx, db, name.bytes()));
     }
@@ -366,7 +367,7 @@ pub(crate) fn may_appear(name: &[u8]) {
         return;
     };
     // SAFETY: made by `prepare`, and never freed.
-    let own = unsafe { Context::from_raw(own) };
+    let own = unsafe { Context::from_raw(own.get()) };
     let owned = OwnedStr::new(name);
     for db in dbs {
         own.select(db);
