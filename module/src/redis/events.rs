@@ -12,7 +12,7 @@ use super::filter;
 use super::propagation;
 use super::reclaim;
 use super::state::{self, Loading};
-use super::store::{Way, adopt};
+use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
 use crate::config::AfterRestart;
@@ -50,7 +50,12 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
         (raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client)),
     ];
-    for (id, callback) in events {
+    // Another event has this number in Valkey.
+    let trim: (u64, raw::RedisModuleEventCallback) = (
+        raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM,
+        Some(trim),
+    );
+    for (id, callback) in events.into_iter().chain((trimmed != 0).then_some(trim)) {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
         // SAFETY: the context is that of loading.
         if unsafe {
@@ -190,6 +195,23 @@ unsafe extern "C" fn flush(
             let _ = std::thread::Builder::new()
                 .name("tagcache-flush".into())
                 .spawn(move || drop(taken));
+        }
+    });
+}
+
+/// DEBUG can make the server free keys on a background thread all the same, without naming them.
+unsafe extern "C" fn trim(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        if subevent == raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_TRIM_BACKGROUND {
+            // A cluster of Redis has no other database.
+            store::distrust(0, "loses keys that nobody names");
+            // SAFETY: the server passes a live context.
+            reclaim::arm(&unsafe { Context::from_raw(ctx) });
         }
     });
 }

@@ -36,10 +36,16 @@ pub(crate) fn change<R>(db: u32, body: impl FnOnce() -> R) -> R {
 
 /// After a panic: empties the index of the database that was being changed, if one was.
 pub(super) fn distrust_changed() {
-    let Some(db) = CHANGING.take() else { return };
+    if let Some(db) = CHANGING.take() {
+        distrust(db, "was being changed");
+    }
+}
+
+/// Empties the index of a database that may disagree with the keyspace.
+pub(super) fn distrust(db: u32, reason: &str) {
     log(
         c"warning",
-        &format!("database {db} was being changed: its entries are dropped"),
+        &format!("database {db} {reason}: its entries are dropped"),
     );
     let emptied = state::try_with(|state| {
         let database = state.database(db);

@@ -1,7 +1,7 @@
 //! What is left of a slot on a node that does not own it: entries leave the index as they leave the keyspace.
 
 use tagcache_tests::cluster::{add_replica, builder, info_of_cluster, join, node};
-use tagcache_tests::look::{assert_index_agrees, entry_keys, stat};
+use tagcache_tests::look::{assert_index_agrees, entry_keys, stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
@@ -235,5 +235,31 @@ fn a_log_that_removes_slots_leaves_index_and_keyspace_agreeing() {
         });
         assert_eq!(stat(&mut source.raw(), "entries"), kept);
         assert_index_agrees(&source, &[0], &[b"all"]);
+    });
+}
+
+#[test]
+fn entries_that_a_background_thread_frees_leave_the_index() {
+    for_all_engines(|engine| {
+        if !can_migrate(engine) {
+            return;
+        }
+        let source = builder(engine).expect_complaints().start();
+        let target = node(engine);
+        join(&source, &target);
+        let (mut here, mut there) = (source.raw(), target.raw());
+        fill(&mut here);
+        // By itself, the server does not do that while the module is loaded.
+        assert_eq!(run!(here, "DEBUG ASM-TRIM-METHOD bg"), Reply::ok());
+        migrate(&mut there, 0, 8191);
+        wait_until("the slots are removed", DEADLINE, || {
+            source.log().contains("Background trim started")
+        });
+        overwrite_freed_memory(&mut here);
+        assert_eq!(run!(here, "CACHE.INVALIDATE all"), Reply::Int(0));
+        call!(here, "CACHE.SET", "key3", "v", "TAGS", 1, "all");
+        wait_reclaimed(&mut here);
+        assert_index_agrees(&source, &[0], &[b"all"]);
+        assert_index_agrees(&target, &[0], &[b"all"]);
     });
 }
