@@ -2,7 +2,9 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
-use crate::engine::{Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter};
+use crate::engine::{
+    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter,
+};
 use crate::error::Error;
 use crate::redis::barrier::{Place, guard, panic_point};
 use crate::redis::context::{Mode, monotonic_ms, now_ms};

@@ -73,9 +73,13 @@ pub(super) fn probe_modes() {
     );
 }
 
+/// For Valkey 9: entries may arrive with a slot that this node does not own yet. Other servers do not look at it.
+const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
+
 /// How the module wants to be treated by the server.
-pub(crate) const OPTIONS: u32 =
-    raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
+pub(crate) const OPTIONS: u32 = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
+    | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+    | HANDLE_ATOMIC_SLOT_MIGRATION;
 
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;

@@ -255,7 +255,10 @@ fn more_tags_than_the_limit_or_a_wrong_count() {
     let limit: &[&str] = &["1025", "1024", "tagcache.max-tags-per-entry"];
     refused_naming(&[
         (with_count("1025", &many), limit),
-        (with_count("4294967296", &many[..1]), &["4294967296", "1024"]),
+        (
+            with_count("4294967296", &many[..1]),
+            &["4294967296", "1024"],
+        ),
         (
             with_count("9223372036854775807", &many[..1]),
             &["9223372036854775807", "1024"],

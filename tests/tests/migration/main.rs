@@ -1,3 +1,6 @@
-//! Slots that move as a whole (CLUSTER MIGRATION of Redis 8.4 and newer).
+//! Slots that move as a whole: CLUSTER MIGRATION of Redis 8.4 and newer, CLUSTER MIGRATESLOTS of Valkey 9.
 
+mod arrivals;
+mod load;
+mod nodes;
 mod trim;

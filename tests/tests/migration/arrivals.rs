@@ -1,0 +1,156 @@
+//! What arrives with a slot after the invalidation that concerns it.
+
+use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed};
+use tagcache_tests::{DEADLINE, RawClient, Server, args, call, for_all_engines, run, wait_until};
+
+use crate::nodes::{
+    Nodes, fill, migrate, moves_slots, start_migration, wait_migrated, wait_removed,
+};
+
+const ENTRIES: usize = 2_000;
+const HALF: (u16, u16) = (0, 8191);
+
+/// How many of the entries with one of these tags are served as fresh by the nodes, each of its own slots.
+fn fresh(nodes: [&Server; 2], parts: &[usize]) -> usize {
+    let gets: Vec<_> = (0..ENTRIES)
+        .filter(|n| parts.contains(&(n % 8)))
+        .map(|n| args!["CACHE.GET", format!("key{n}")])
+        .collect();
+    let served = nodes.map(|node| {
+        let mut client = node.raw();
+        call!(client, "READONLY");
+        let replies = client.pipeline(&gets);
+        let served = replies
+            .iter()
+            .filter(|reply| !reply.is_null() && !reply.is_error());
+        served.count()
+    });
+    served.into_iter().sum()
+}
+
+/// Makes each entry take so long that a migration of them all takes some seconds more than an invalidation used to be
+/// remembered.
+fn slow_down(client: &mut RawClient) {
+    call!(client, "CONFIG", "SET", "rdb-key-save-delay", 8000);
+}
+
+/// Waits until what is written now counts as written after all invalidations, whatever the nodes' clocks differ by.
+fn wait_for_clocks(client: &mut RawClient) {
+    let mut seconds = || {
+        call!(client, "TIME").items()[0]
+            .text()
+            .parse::<u64>()
+            .expect("a time")
+    };
+    let start = seconds();
+    wait_until("clocks may differ no longer", DEADLINE, || {
+        seconds() > start + 1
+    });
+}
+
+#[test]
+fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        for (from, to) in [
+            (&nodes.source, &nodes.target),
+            (&nodes.target, &nodes.source),
+        ] {
+            let (mut here, mut there) = (from.raw(), to.raw());
+            nodes.fill(ENTRIES);
+            slow_down(&mut here);
+            start_migration(from, to, HALF);
+            wait_until("entries arrive", DEADLINE, || {
+                stat(&mut there, "entries") > 100
+            });
+            for client in [&mut here, &mut there] {
+                run!(client, "CACHE.INVALIDATE part1 part2");
+                run!(client, "CACHE.REVALIDATE part3");
+                run!(client, "CACHE.INVALIDATEWHERE ANY 1 part4");
+            }
+            wait_migrated(from, to, HALF);
+            call!(here, "CONFIG", "SET", "rdb-key-save-delay", 0);
+            assert_eq!(fresh([from, to], &[1, 2, 3, 4]), 0);
+            assert_eq!(fresh([from, to], &[0, 5, 6, 7]), ENTRIES / 2);
+            wait_removed(&nodes.all());
+            for client in [&mut here, &mut there] {
+                wait_reclaimed(client);
+            }
+            nodes.assert_agree();
+            let replicas = [&nodes.source_replica, &nodes.target_replica];
+            assert_eq!(fresh(replicas, &[1, 2, 3, 4]), 0);
+            assert_eq!(fresh(replicas, &[0, 5, 6, 7]), ENTRIES / 2);
+            for client in [&mut here, &mut there] {
+                run!(client, "CACHE.FLUSH");
+                wait_reclaimed(client);
+            }
+            wait_for_clocks(&mut here);
+        }
+    });
+}
+
+#[test]
+fn what_is_gone_at_the_source_stays_gone() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        call!(here, "CONFIG", "SET", "tagcache.reclaim-budget-us", 50);
+        fill(&mut here, ENTRIES);
+        // Other clocks and another memory of invalidations than the source's.
+        for _ in 0..3 {
+            run!(there, "CACHE.INVALIDATE unknown");
+        }
+        let clock = stat(&mut there, "clock");
+        run!(here, "CACHE.INVALIDATE part1");
+        run!(here, "CACHE.REVALIDATE part2");
+        migrate(&nodes.source, &nodes.target, HALF);
+        let primaries = [&nodes.source, &nodes.target];
+        assert_eq!(fresh(primaries, &[1, 2]), 0);
+        assert_eq!(fresh(primaries, &[0, 3, 4, 5, 6, 7]), ENTRIES * 6 / 8);
+        assert_eq!(
+            stat(&mut there, "clock"),
+            clock,
+            "the source's clock is its own"
+        );
+        wait_removed(&nodes.all());
+        nodes.assert_agree();
+        // One of part2 that moved, and is stale as it was.
+        let stale = (0..ENTRIES).map(|n| 8 * n + 2).find_map(|n| {
+            let reply = call!(there, "CACHE.FETCH", format!("key{n}"));
+            (!reply.is_error()).then(|| reply.items()[0].text())
+        });
+        assert_eq!(stale.as_deref(), Some("STALE"));
+    });
+}
+
+#[test]
+fn a_source_that_dies_leaves_nothing_behind() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let mut nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        let mut replica = nodes.target_replica.raw();
+        fill(&mut here, ENTRIES);
+        slow_down(&mut here);
+        start_migration(&nodes.source, &nodes.target, HALF);
+        wait_until("entries reach the replica", DEADLINE, || {
+            stat(&mut replica, "entries") > 100
+        });
+        run!(there, "CACHE.INVALIDATE part1");
+        nodes.source.kill_9();
+        wait_until("what arrived is removed", DEADLINE, || {
+            stat(&mut there, "entries") == 0 && stat(&mut replica, "entries") == 0
+        });
+        for node in [&nodes.target, &nodes.target_replica] {
+            assert_index_agrees(node, &[0], &[b"all", b"part1"]);
+        }
+    });
+}

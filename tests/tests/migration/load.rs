@@ -1,0 +1,178 @@
+//! Slots that move while clients write, read and invalidate.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tagcache_tests::look::stat;
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Rng, Server, args, call, for_all_engines, run, wait_until,
+};
+
+use crate::nodes::{Nodes, cancel, migrate, moves_slots, start_migration, wait_removed};
+
+const TAGS: usize = 16;
+const KEYS: usize = 3_000;
+const HALF: (u16, u16) = (0, 8191);
+
+/// The version of the data behind each tag. Who holds the lock is the only one that loads or changes it, so that no
+/// value is written after the invalidation that concerns it.
+struct Database([Mutex<u64>; TAGS]);
+
+/// A client of both primaries.
+struct Client([RawClient; 2]);
+
+impl Client {
+    fn new(nodes: &Nodes) -> Self {
+        Self([nodes.source.raw(), nodes.target.raw()])
+    }
+
+    /// Sends a command to the owner of its key.
+    fn call(&mut self, command: &[Vec<u8>]) -> Reply {
+        let mut answer = None;
+        wait_until("an owner", DEADLINE, || {
+            answer = self.0.iter_mut().find_map(|client| {
+                let reply = client.call(command);
+                let error = reply.error().unwrap_or_default();
+                let elsewhere = ["MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN "];
+                (!elsewhere.iter().any(|word| error.starts_with(word))).then_some(reply)
+            });
+            answer.is_some()
+        });
+        answer.expect("waited for it")
+    }
+
+    fn invalidate(&mut self, command: &[Vec<u8>]) {
+        for client in &mut self.0 {
+            assert!(!client.call(command).is_error());
+        }
+    }
+}
+
+fn key(n: usize) -> String {
+    format!("key{n}")
+}
+
+fn tag(n: usize) -> String {
+    format!("tag{}", n % TAGS)
+}
+
+impl Database {
+    /// One random step of a client.
+    fn step(&self, client: &mut Client, rng: &mut Rng) {
+        let n = rng.below(KEYS);
+        let mut version = self.0[n % TAGS]
+            .lock()
+            .unwrap_or_else(|_| panic!("another thread failed"));
+        match rng.below(20) {
+            0 => {
+                *version += 1;
+                let word = rng.pick(&["CACHE.INVALIDATE", "CACHE.REVALIDATE"]);
+                client.invalidate(&args![word, tag(n)]);
+            }
+            1..10 => {
+                let reply = client.call(&args!["CACHE.GET", key(n)]);
+                is_current(&reply, *version, n);
+            }
+            10..12 => {
+                client.call(&args!["CACHE.TOUCH", key(n), "PX", 100_000_000]);
+            }
+            12 => {
+                client.call(&args!["DEL", key(n)]);
+            }
+            _ => {
+                let set = args![
+                    "CACHE.SET",
+                    key(n),
+                    *version,
+                    "GRACE",
+                    1_000_000,
+                    "TAGS",
+                    1,
+                    tag(n)
+                ];
+                assert_eq!(client.call(&set), Reply::ok());
+            }
+        }
+    }
+}
+
+/// Whether a reply shows no version but this.
+fn is_current(reply: &Reply, version: u64, n: usize) {
+    assert!(
+        reply.is_null() || reply.text() == version.to_string(),
+        "{}: version {version}, served {reply:?}",
+        key(n)
+    );
+}
+
+#[test]
+fn nothing_that_was_invalidated_is_served_while_slots_move() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let database = Database(std::array::from_fn(|_| Mutex::new(0)));
+        let mut client = Client::new(&nodes);
+        for n in 0..KEYS {
+            client.call(&args!["CACHE.SET", key(n), 0, "TAGS", 1, tag(n)]);
+        }
+        for node in [&nodes.source, &nodes.target] {
+            call!(node.raw(), "CONFIG", "SET", "rdb-key-save-delay", 300);
+        }
+        let (done, steps) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for seed in 0..3 {
+                let (nodes, database, done, steps) = (&nodes, &database, &done, &steps);
+                scope.spawn(move || {
+                    let (mut client, mut rng) = (Client::new(nodes), Rng::new(seed));
+                    while !done.load(Ordering::Relaxed) {
+                        database.step(&mut client, &mut rng);
+                        steps.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let (source, target) = (&nodes.source, &nodes.target);
+            for _ in 0..2 {
+                migrate(source, target, HALF);
+                migrate(target, source, HALF);
+                start_migration(source, target, HALF);
+                wait_until("entries arrive", DEADLINE, || {
+                    stat(&mut target.raw(), "entries") > 100
+                });
+                cancel(source, target);
+                wait_until("what arrived is removed", DEADLINE, || {
+                    stat(&mut target.raw(), "entries") == 0
+                });
+            }
+            migrate(source, target, HALF);
+            done.store(true, Ordering::Relaxed);
+        });
+        println!("{} steps", steps.load(Ordering::Relaxed));
+        wait_removed(&nodes.all());
+        check_all(&database, &nodes);
+        nodes.assert_agree();
+        for (primary, replica) in [
+            (&nodes.source, &nodes.source_replica),
+            (&nodes.target, &nodes.target_replica),
+        ] {
+            let digest = |node: &Server| run!(node.raw(), "DEBUG DIGEST");
+            assert_eq!(digest(replica), digest(primary));
+        }
+    });
+}
+
+/// What each node serves, of what it owns, is current.
+fn check_all(database: &Database, nodes: &Nodes) {
+    for node in nodes.all() {
+        let mut client = node.raw();
+        call!(client, "READONLY");
+        for n in 0..KEYS {
+            let reply = call!(client, "CACHE.GET", key(n));
+            if !reply.is_error() {
+                let version = *database.0[n % TAGS].lock().expect("all threads are done");
+                is_current(&reply, version, n);
+            }
+        }
+    }
+}
