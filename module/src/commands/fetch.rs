@@ -154,9 +154,9 @@ impl waiting::Reply for Waited {
         let answer = decide(ctx, name, |leases, name, terms| {
             leases.serve(name, waiter, found, terms)
         });
-        if answer != Answer::Wait {
-            reply(ctx, &key, answer);
-        }
+        let undo = Undo { ctx, name, answer };
+        reply(ctx, &key, answer);
+        drop(undo);
         answer != Answer::Wait
     }
 

@@ -3,8 +3,8 @@
 //!
 //! A node gets a slot by a CLUSTER command (SETSLOT, ADDSLOTS, a migration's own), or by becoming primary, which is
 //! an event. While leases exist, a command filter looks for such commands. The filter sees them before they run (inside
-//! MULTI, when they are queued), so for a while afterwards the cluster's epoch is compared as well: a node raises it when
-//! it takes a slot over. Asking for it costs a look at all slots, so otherwise only the server's cron does.
+//! MULTI, when they are queued, hence EXEC), so for a while afterwards the cluster's epoch is compared as well: a node
+//! raises it when it takes a slot over. Asking for it costs a look at all slots, so otherwise only the server's cron does.
 
 use redis_module::raw;
 
@@ -143,20 +143,26 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         }
     };
     guard(Place::Other, (), || {
-        // This runs for every command: most are told by the length of their name.
-        if !argument(0).eq_ignore_ascii_case(b"cluster") {
+        // This runs for every command: most differ in the length of their name.
+        let is = |at, word: &[u8]| argument(at).eq_ignore_ascii_case(word);
+        let is_cluster = is(0, b"cluster");
+        if !is_cluster && !is(0, b"exec") {
             return;
         }
-        let is = |at, word: &[u8]| argument(at).eq_ignore_ascii_case(word);
         let is_harmless =
             HARMLESS.iter().any(|word| is(1, word)) || (is(1, b"syncslots") && is(2, b"ack"));
-        if !is_harmless {
-            state::with(|state| {
-                if let Cluster::Watched(watched) = &mut state.cluster {
-                    watched.is_changing = true;
-                    watched.watchful_until_ms = monotonic_ms() + WATCHFUL_MS;
-                }
-            });
-        }
+        let now = monotonic_ms();
+        state::with(|state| {
+            let Cluster::Watched(watched) = &mut state.cluster else {
+                return;
+            };
+            if !is_cluster {
+                // It may run a CLUSTER command that was queued.
+                watched.is_changing |= now < watched.watchful_until_ms;
+            } else if !is_harmless {
+                watched.is_changing = true;
+                watched.watchful_until_ms = now + WATCHFUL_MS;
+            }
+        });
     });
 }

@@ -412,16 +412,29 @@ pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
 
 // ---- what the server calls ----
 
-/// Forgets a client that waits no longer, and returns what it is to be answered.
-fn forget(waiter: Waiter) -> Ending {
+/// Forgets a client that waits no longer, and returns what was known of it.
+fn forget(waiter: Waiter) -> Option<Blocked> {
     state::with(|state| {
-        let Some(blocked) = state.waiters.blocked.remove(&waiter) else {
-            return Ending::Miss(None);
-        };
+        let blocked = state.waiters.blocked.remove(&waiter)?;
         let leases = &mut state.database(blocked.db).leases;
         leases.leave(&blocked.key, waiter);
-        blocked.ending
+        Some(blocked)
     })
+}
+
+/// Forgets a client that gets no answer, or an error. A lease that it was given goes to the next in line.
+fn give_up(ctx: &Context<'_>, waiter: Waiter) {
+    guard(Place::Other, (), || {
+        if let Some(Blocked {
+            db, key, ending, ..
+        }) = forget(waiter)
+            && let Ending::Miss(Some(token)) = ending
+        {
+            let now = monotonic_ms();
+            state::with(|state| state.database(db).leases.release(&key, token, now));
+            watch(ctx);
+        }
+    });
 }
 
 /// The waiter that a callback is about.
@@ -463,7 +476,7 @@ unsafe extern "C" fn on_ready<R: Reply>(
     if answered == Some(None) {
         return raw::REDISMODULE_ERR as c_int;
     }
-    guard(Place::Other, (), || _ = forget(waiter));
+    give_up(&ctx, waiter);
     raw::REDISMODULE_OK as c_int
 }
 
@@ -482,20 +495,24 @@ unsafe extern "C" fn on_timeout<R: Reply>(
     };
     let answered = barrier::reply(&ctx, || {
         panic_point(Place::Wait);
-        let token = match forget(waiter) {
-            Ending::Miss(token) => token,
-            Ending::Look => {
+        let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
+        let token = match ending {
+            Some(Ending::Miss(token)) => token,
+            Some(Ending::Look) => {
                 let mut name = args.first::<1>().into_iter();
                 if name.any(|[name]| R::look(&ctx, name, waiter)) {
+                    forget(waiter);
                     return;
                 }
                 None
             }
+            None => None,
         };
         R::miss(&ctx, token);
+        forget(waiter);
     });
     if answered.is_none() {
-        guard(Place::Other, (), || _ = forget(waiter));
+        give_up(&ctx, waiter);
     }
     raw::REDISMODULE_OK as c_int
 }
@@ -504,15 +521,13 @@ unsafe extern "C" fn on_disconnect(
     ctx: *mut raw::RedisModuleCtx,
     _client: *mut raw::RedisModuleBlockedClient,
 ) {
-    guard(Place::Other, (), || {
-        // SAFETY: the server passes a context of this wait.
-        forget(unsafe { waiter_of(ctx) });
-    });
+    // SAFETY: the server passes a live context of this wait.
+    let (waiter, ctx) = unsafe { (waiter_of(ctx), Context::from_raw(ctx)) };
+    give_up(&ctx, waiter);
 }
 
-unsafe extern "C" fn on_free(_ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+unsafe extern "C" fn on_free(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
     // Where a wait ended without any of the above.
-    guard(Place::Other, (), || {
-        forget(data as usize as Waiter);
-    });
+    // SAFETY: the server passes a live context.
+    give_up(&unsafe { Context::from_raw(ctx) }, data as usize as Waiter);
 }

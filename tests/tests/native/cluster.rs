@@ -262,6 +262,15 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
             assert!(set_leased(&mut here, "key", "new", token, &[]));
             call!(here, "CACHE.DEL", "key");
         }
+        // Queued before the lease is granted, and run after it.
+        let mut admin = first.raw();
+        call!(admin, "MULTI");
+        call!(admin, "CLUSTER", "DELSLOTS", slot);
+        call!(admin, "CLUSTER", "ADDSLOTS", slot);
+        lease(&mut here, "other");
+        let token = lease(&mut here, "key");
+        call!(admin, "EXEC");
+        assert!(!set_leased(&mut here, "key", "old", token, &[]));
     });
 }
 
