@@ -9,8 +9,8 @@
 //! or goes away.
 //!
 //! # What is answered is tracked
-//! The server remembers keys for CLIENT TRACKING when a command returns, which is when the wait begins; the write that
-//! ends the wait uses that up. So for a client that tracks, the answer is followed by a read of the key on its behalf.
+//! The server remembers keys for CLIENT TRACKING when a command returns, which is when the wait begins; a write to the
+//! key uses that up. So for a client that tracks, [`on_ready`] reads the key on its behalf, whether it is answered or not.
 //! Servers before Redis 7.2 would count that read for nobody. There, a client that tracks is answered inside the command
 //! that writes, before the server is told of the change: the invalidation then follows the answer. That is not possible
 //! where a native command wrote the entry; there, such a client is answered a MISS, and asks again.
@@ -106,16 +106,39 @@ pub(crate) fn block<R: Reply>(
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
-        let client = api!(RedisModule_BlockClientOnKeys(
+        let (raw, keys, data) = (
             ctx.as_raw(),
-            Some(on_ready::<R>),
-            Some(on_timeout::<R>),
-            Some(on_free),
-            wait_ms as i64,
             keys.as_mut_ptr(),
-            1,
-            waiter as usize as *mut c_void
-        ));
+            waiter as usize as *mut c_void,
+        );
+        let (ready, timeout, free) = (
+            Some(on_ready::<R> as _),
+            Some(on_timeout::<R> as _),
+            Some(on_free as _),
+        );
+        let client = match raw::RedisModule_BlockClientOnKeysWithFlags {
+            Some(block) => block(
+                raw,
+                ready,
+                timeout,
+                free,
+                wait_ms as i64,
+                keys,
+                1,
+                data,
+                ALSO_WHERE_DELETED,
+            ),
+            None => api!(RedisModule_BlockClientOnKeys(
+                raw,
+                ready,
+                timeout,
+                free,
+                wait_ms as i64,
+                keys,
+                1,
+                data
+            )),
+        };
         if client.is_null() {
             return false;
         }
@@ -145,6 +168,9 @@ impl Drop for Registered {
         }
     }
 }
+
+/// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
+const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
 
 /// What is needed from the first wait on: a context of the module's own, and news of keys that other types create.
 /// Before that, native commands that create keys pay nothing for waiters.
@@ -269,6 +295,8 @@ pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     let awaited = state::with(|state| state.database(db).leases.end_all(now));
     for key in awaited {
         pass_on(ctx, db, &key);
+        // A flush has used up all tracking.
+        may_appear(&key);
     }
 }
 
@@ -467,11 +495,12 @@ unsafe extern "C" fn on_ready<R: Reply>(
             R::miss(&ctx, None);
             return Some(());
         }
-        R::look(&ctx, name, waiter).then(|| {
-            if is_tracking {
-                ctx.read_on_behalf(name);
-            }
-        })
+        let is_answered = R::look(&ctx, name, waiter);
+        if is_tracking {
+            // Also while it waits: the answer at the end of its time is tracked, too.
+            ctx.read_on_behalf(name);
+        }
+        is_answered.then_some(())
     });
     if answered == Some(None) {
         return raw::REDISMODULE_ERR as c_int;

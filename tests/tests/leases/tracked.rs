@@ -126,6 +126,59 @@ fn what_a_waiter_was_answered_is_invalidated_when_it_changes() {
 }
 
 #[test]
+fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
+    for_all_engines(|engine| {
+        if !reads_on_behalf(engine) {
+            return; // As the reference says.
+        }
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for meanwhile in [
+            "nothing",
+            "deleted",
+            "removed natively",
+            "flushed",
+            "CACHE.FLUSH",
+        ] {
+            call!(client, "FLUSHALL");
+            lease(&mut client, "key");
+            let mut first = Waiter::start(&server, "key", 600_000);
+            let mut reader = server.raw().resp3();
+            assert_eq!(call!(reader, "CLIENT", "TRACKING", "ON"), Reply::ok());
+            let id = call!(reader, "CLIENT", "ID").int();
+            let mut second = Waiter::start_on(&server, reader, "key", 600_000);
+            match meanwhile {
+                "deleted" | "removed natively" => {
+                    let del = if meanwhile == "deleted" {
+                        "CACHE.DEL"
+                    } else {
+                        "DEL"
+                    };
+                    call!(client, "MULTI");
+                    call!(client, "CACHE.SET", "key", "v");
+                    call!(client, del, "key");
+                    call!(client, "EXEC");
+                }
+                "flushed" => drop(call!(client, "FLUSHALL")),
+                "CACHE.FLUSH" => drop(call!(client, "CACHE.FLUSH")),
+                _ => {}
+            }
+            if meanwhile != "nothing" {
+                // The lease goes to the first one; the second goes on waiting.
+                let answer = first.answer();
+                assert!(answer.is_miss_with_token(), "{meanwhile}: {answer:?}");
+            }
+            call!(client, "CLIENT", "UNBLOCK", id, "TIMEOUT");
+            assert!(second.answer().is_miss(), "{meanwhile}");
+            let mut reader = second.into_client();
+            reader.kept_pushes();
+            call!(client, "CACHE.SET", "key", "new");
+            assert!(is_invalidated(&mut reader), "{meanwhile}");
+        }
+    });
+}
+
+#[test]
 fn an_answer_is_invalidated_only_when_it_changes() {
     for_all_engines(|engine| {
         if !reads_on_behalf(engine) {
