@@ -107,11 +107,11 @@ fn a_waiter_that_was_given_the_lease_and_closes_lets_go_of_it() {
     on_both_protocols(|server, client| {
         orphan_ms(client, 50);
         let token = lease(client, "key");
-        let mut heir = Waiter::start(server, "key", 600_000);
+        let mut given = Waiter::start(server, "key", 600_000);
         let mut next = Waiter::start(server, "key", 600_000);
         assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
-        assert!(heir.answer().is_miss_with_token());
-        drop(heir);
+        assert!(given.answer().is_miss_with_token());
+        drop(given);
         assert!(next.answer().is_miss_with_token());
     });
 }
