@@ -351,7 +351,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {

@@ -15,17 +15,22 @@
 //! that writes, before the server is told of the change: the invalidation then follows the answer. That is not possible
 //! where a native command wrote the entry; there, such a client is answered a MISS, and asks again.
 
+mod callbacks;
+mod keys;
+
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 use ahash::RandomState;
 use redis_module::raw;
 
-use super::barrier::{self, Place, guard, panic_point};
+use super::barrier::{Place, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state::{self, CallsNothingBack};
-use super::string::{Args, OwnedStr, Str};
+use super::string::Str;
 use crate::engine::{Caller, Key, Token, Waiter};
+use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
+pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 
 /// All clients that wait.
 #[derive(Debug, Default)]
@@ -325,121 +330,6 @@ pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
     }
 }
 
-// ---- what happens to a key ----
-
-/// The key was written: its lease is over, and those who wait for it are served when the command is done.
-pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
-    let is_awaited = state::with(|state| {
-        let leases = &mut state.database(db).leases;
-        !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
-    });
-    if is_awaited {
-        signal_ready(ctx, name);
-        // The key may leave again before they are served, in the same MULTI block.
-        watch(ctx);
-    }
-}
-
-/// A write was refused under a lease, which is over now: those who wait for the key are served if it holds a fresh value
-/// (that is why, with NX), else the next in line may load.
-pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
-    if !is_fresh {
-        pass_on(ctx, db, name.bytes());
-    } else if state::with(|state| {
-        state
-            .database(db)
-            .leases
-            .waiters(name.bytes())
-            .next()
-            .is_some()
-    }) {
-        signal_ready(ctx, name);
-        watch(ctx);
-    }
-}
-
-/// These keys were removed: what is being loaded for them must not be written, and the next in line load anew.
-pub(crate) fn removed<'n>(
-    ctx: &Context<'_>,
-    db: u32,
-    names: impl Iterator<Item = Str<'n>> + Clone,
-) {
-    if state::with(|state| state.database(db).leases.is_empty()) {
-        return;
-    }
-    let now = monotonic_ms();
-    let mut is_any_awaited = false;
-    for name in names.clone() {
-        is_any_awaited |= state::with(|state| state.database(db).leases.end(name.bytes(), now));
-    }
-    if is_any_awaited {
-        names.for_each(|name| pass_on(ctx, db, name.bytes()));
-    }
-}
-
-/// Something may be created under this key, or may take the place of an entry: those who wait for it look at it when the
-/// command is done, in whichever database it is. Where they are woken for nothing, they go on waiting.
-pub(crate) fn may_appear(name: &[u8]) {
-    let awaited = state::with(|state| {
-        let own = state
-            .waiters
-            .context
-            .filter(|_| !state.waiters.blocked.is_empty())?;
-        let waits = |leases: &crate::engine::Leases| leases.waiters(name).next().is_some();
-        let dbs = state
-            .databases()
-            .filter(|(_, database)| waits(&database.leases));
-        Some((own, dbs.map(|(number, _)| number).collect::<Vec<u32>>()))
-    });
-    let Some((own, dbs)) = awaited.filter(|(_, dbs)| !dbs.is_empty()) else {
-        return;
-    };
-    // SAFETY: made by `prepare`, and never freed.
-    let own = unsafe { Context::from_raw(own.get()) };
-    let owned = OwnedStr::new(name);
-    for db in dbs {
-        own.select(db);
-        signal_ready(&own, owned.as_str());
-    }
-}
-
-/// Has the server serve those who wait for a key of the context's database when the command is done.
-fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
-    // SAFETY: the context is alive, and so is the name.
-    unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
-}
-
-/// Whether the server counts what a module reads while it serves a client as read by that client. A server has this
-/// call exactly if it does: both came with Redis 7.2.
-fn tracks_on_behalf() -> bool {
-    // SAFETY: set once, at the start of loading.
-    unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()
-}
-
-/// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
-/// once. To be called after [`written`], and before [`Context::signal_modified`].
-pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
-    if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
-        return;
-    }
-    let line: Vec<_> = state::with(|state| {
-        let leases = &state.database(db).leases;
-        leases.waiters(name.bytes()).collect()
-    });
-    for (waiter, client) in line {
-        if Context::is_tracking(client) {
-            state::with(|state| {
-                if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
-                    blocked.ending = Ending::Look;
-                }
-            });
-            end(waiter);
-        }
-    }
-}
-
-// ---- what the server calls ----
-
 /// Forgets a client that waits no longer, and returns what was known of it.
 fn forget(waiter: Waiter) -> Option<Blocked> {
     state::with(|state| {
@@ -459,104 +349,16 @@ fn give_up(ctx: &Context<'_>, waiter: Waiter) {
             && let Ending::Miss(Some(token)) = ending
         {
             let now = monotonic_ms();
-            state::with(|state| state.database(db).leases.release(&key, token, now));
+            let key = &*key;
+            state::with(|state| state.database(db).leases.release(key, token, now));
             watch(ctx);
         }
     });
 }
 
-/// The waiter that a callback is about.
-///
-/// # Safety
-/// The context must be that of a callback of `block`.
-unsafe fn waiter_of(ctx: *mut raw::RedisModuleCtx) -> Waiter {
-    // SAFETY: by the caller's promise.
-    unsafe { api!(RedisModule_GetBlockedClientPrivateData(ctx)) as usize as Waiter }
-}
-
-unsafe extern "C" fn on_ready<R: Reply>(
-    ctx: *mut raw::RedisModuleCtx,
-    argv: *mut *mut raw::RedisModuleString,
-    argc: c_int,
-) -> c_int {
-    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe {
-        (
-            waiter_of(ctx),
-            Context::from_raw(ctx),
-            Args::from_raw(argv, argc),
-        )
-    };
-    let answered = barrier::reply(&ctx, || {
-        panic_point(Place::Wait);
-        let [name] = args.first::<1>().ok()?;
-        let is_tracking = Context::is_tracking(ctx.client_id());
-        if is_tracking && !tracks_on_behalf() {
-            R::miss(&ctx, None);
-            return Some(());
-        }
-        let is_answered = R::look(&ctx, name, waiter);
-        if is_tracking {
-            // Also while it waits: the answer at the end of its time is tracked, too.
-            ctx.read_on_behalf(name);
-        }
-        is_answered.then_some(())
-    });
-    if answered == Some(None) {
-        return raw::REDISMODULE_ERR as c_int;
-    }
-    give_up(&ctx, waiter);
-    raw::REDISMODULE_OK as c_int
-}
-
-unsafe extern "C" fn on_timeout<R: Reply>(
-    ctx: *mut raw::RedisModuleCtx,
-    argv: *mut *mut raw::RedisModuleString,
-    argc: c_int,
-) -> c_int {
-    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe {
-        (
-            waiter_of(ctx),
-            Context::from_raw(ctx),
-            Args::from_raw(argv, argc),
-        )
-    };
-    let answered = barrier::reply(&ctx, || {
-        panic_point(Place::Wait);
-        let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
-        let token = match ending {
-            Some(Ending::Miss(token)) => token,
-            Some(Ending::Look) => {
-                let mut name = args.first::<1>().into_iter();
-                if name.any(|[name]| R::look(&ctx, name, waiter)) {
-                    forget(waiter);
-                    return;
-                }
-                None
-            }
-            None => None,
-        };
-        R::miss(&ctx, token);
-        forget(waiter);
-    });
-    if answered.is_none() {
-        give_up(&ctx, waiter);
-    }
-    raw::REDISMODULE_OK as c_int
-}
-
-unsafe extern "C" fn on_disconnect(
-    ctx: *mut raw::RedisModuleCtx,
-    _client: *mut raw::RedisModuleBlockedClient,
-) {
-    // SAFETY: the server passes a live context of this wait.
-    let (waiter, ctx) = unsafe { (waiter_of(ctx), Context::from_raw(ctx)) };
-    give_up(&ctx, waiter);
-}
-
-unsafe extern "C" fn on_free(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
-    // Where a wait ended without any of the above.
-    // SAFETY: the server passes a live context.
-    give_up(&unsafe { Context::from_raw(ctx) }, data as usize as Waiter);
+/// Whether the server counts what a module reads while it serves a client as read by that client. A server has this
+/// call exactly if it does: both came with Redis 7.2.
+fn tracks_on_behalf() -> bool {
+    // SAFETY: set once, at the start of loading.
+    unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()
 }

@@ -1,0 +1,148 @@
+//! Callers that wait for the holder of a lease, in the order in which they came.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::bound::WAITER_BYTES;
+use super::{
+    Answer, Caller, Client, Found, Key, Lease, Leases, NOBODY, Released, Terms, Waiter, Waiting,
+};
+
+impl Leases {
+    /// What a waiter is answered now that its key was written. If the value is gone or stale by now and nobody loads
+    /// the key, it is the next, or the first behind it that wants to load. O(its place in the line).
+    pub(crate) fn serve(
+        &mut self,
+        key: &[u8],
+        waiter: Waiter,
+        found: Found,
+        terms: Terms,
+    ) -> Answer {
+        if found == Found::Fresh {
+            self.leave(key, waiter);
+            return Answer::Hit;
+        }
+        let Some(lease) = self.by_key.get(key) else {
+            return Answer::Wait;
+        };
+        let mut line = lease.waiters.iter();
+        let Some(waiting) = (!lease.is_held(terms.now_ms))
+            .then(|| line.find(|w| w.waiter == waiter).copied())
+            .flatten()
+        else {
+            return Answer::Wait;
+        };
+        if !self.wants_lease(lease, waiting) && self.next_in_line(lease).is_some() {
+            return Answer::Wait;
+        }
+        let token = waiting
+            .ask
+            .and_then(|ask| self.ask(key, waiting.client, ask, terms).token());
+        self.leave(key, waiter);
+        match found {
+            Found::Stale => Answer::Stale(token),
+            _ => Answer::Miss(token),
+        }
+    }
+
+    /// Adds a caller that waits for the holder of the key's lease. O(log leases). Returns the key as it is stored, or
+    /// `None`, and nothing is done, where nobody holds a lease or there is no room.
+    pub(crate) fn wait(
+        &mut self,
+        key: &[u8],
+        waiter: Waiter,
+        caller: Caller,
+        terms: Terms,
+    ) -> Option<Key> {
+        if !self.is_held(key, terms.now_ms) || self.used().bytes + WAITER_BYTES > terms.room.bytes {
+            return None;
+        }
+        let Caller { client, ask, .. } = caller;
+        self.change(key, |lease| {
+            lease.waiters.push_back(Waiting {
+                waiter,
+                client,
+                ask,
+            });
+        });
+        self.by_key
+            .get_key_value(key)
+            .map(|(key, _)| Rc::clone(key))
+    }
+
+    /// Forgets a caller that waits no longer. O(its place in the line).
+    pub(crate) fn leave(&mut self, key: &[u8], waiter: Waiter) {
+        let Some(lease) = self.by_key.get(key) else {
+            return;
+        };
+        let Some(at) = lease.waiters.iter().position(|w| w.waiter == waiter) else {
+            return;
+        };
+        if lease.token == NOBODY && lease.waiters.len() == 1 {
+            self.remove(key, 0);
+        } else {
+            self.change(key, |lease| _ = lease.waiters.remove(at));
+        }
+    }
+
+    /// Callers that wait for a key, with their connections.
+    pub(crate) fn waiters(&self, key: &[u8]) -> impl Iterator<Item = (Waiter, Client)> {
+        let lines = self.by_key.get(key).map(|lease| &lease.waiters);
+        lines.into_iter().flatten().map(|w| (w.waiter, w.client))
+    }
+
+    /// Whether it may be given the lease.
+    fn wants_lease(&self, lease: &Lease, waiting: Waiting) -> bool {
+        waiting.ask.is_some_and(|ask| {
+            ask.token
+                .is_none_or(|token| token == lease.token || !self.tokens.is_used(&lease.key, token))
+        })
+    }
+
+    /// The first of those who wait that may be given the lease.
+    fn next_in_line(&self, lease: &Lease) -> Option<Waiting> {
+        let mut line = lease.waiters.iter().copied();
+        line.find(|&waiting| self.wants_lease(lease, waiting))
+    }
+
+    /// Where nobody holds the lease of a key but callers wait for it: the first of them that asked for a lease gets it,
+    /// and the others go on waiting, for that one. If none of them asked for one, they all wait for nothing. O(waiters)
+    pub(crate) fn pass_on(&mut self, key: &[u8], terms: Terms) -> Vec<Released> {
+        let Some(lease) = self.by_key.get(key) else {
+            return Vec::new();
+        };
+        if lease.is_held(terms.now_ms) || lease.waiters.is_empty() {
+            return Vec::new();
+        }
+        if let Some(next) = self.next_in_line(lease)
+            && let Some(ask) = next.ask
+        {
+            let token = self.ask(key, next.client, ask, terms).token();
+            self.leave(key, next.waiter);
+            let waiter = next.waiter;
+            return vec![Released { waiter, token }];
+        }
+        let free = |(waiter, _)| Released {
+            waiter,
+            token: None,
+        };
+        let released: Vec<Released> = self.waiters(key).map(free).collect();
+        if lease.token == NOBODY {
+            self.remove(key, terms.now_ms);
+        } else {
+            self.change(key, |lease| lease.waiters = VecDeque::new());
+        }
+        released
+    }
+
+    /// When the next lease runs out that callers wait for; in the past where one is over and they were not told yet.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.rows.awaited.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    /// The key of a lease that has run out while callers wait for it: to be passed on.
+    pub(crate) fn due(&self, now_ms: u64) -> Option<Key> {
+        let (&(ends_ms, _), key) = self.rows.awaited.first_key_value()?;
+        (ends_ms <= now_ms).then(|| Rc::clone(key))
+    }
+}

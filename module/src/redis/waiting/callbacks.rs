@@ -1,0 +1,108 @@
+//! What the server calls for a client that waits.
+
+use std::ffi::{c_int, c_void};
+
+use redis_module::raw;
+
+use super::{Ending, Reply, forget, give_up, tracks_on_behalf};
+use crate::engine::Waiter;
+use crate::redis::barrier::{self, Place, panic_point};
+use crate::redis::context::Context;
+use crate::redis::state;
+use crate::redis::string::Args;
+
+/// The waiter that a callback is about.
+///
+/// # Safety
+/// The context must be that of a callback of `block`.
+unsafe fn waiter_of(ctx: *mut raw::RedisModuleCtx) -> Waiter {
+    // SAFETY: by the caller's promise.
+    unsafe { api!(RedisModule_GetBlockedClientPrivateData(ctx)) as usize as Waiter }
+}
+
+pub(super) unsafe extern "C" fn on_ready<R: Reply>(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
+    let (waiter, ctx, args) = unsafe {
+        (
+            waiter_of(ctx),
+            Context::from_raw(ctx),
+            Args::from_raw(argv, argc),
+        )
+    };
+    let answered = barrier::reply(&ctx, || {
+        panic_point(Place::Wait);
+        let [name] = args.first::<1>().ok()?;
+        let is_tracking = Context::is_tracking(ctx.client_id());
+        if is_tracking && !tracks_on_behalf() {
+            R::miss(&ctx, None);
+            return Some(());
+        }
+        let is_answered = R::look(&ctx, name, waiter);
+        if is_tracking {
+            // Also while it waits: the answer at the end of its time is tracked, too.
+            ctx.read_on_behalf(name);
+        }
+        is_answered.then_some(())
+    });
+    if answered == Some(None) {
+        return raw::REDISMODULE_ERR as c_int;
+    }
+    give_up(&ctx, waiter);
+    raw::REDISMODULE_OK as c_int
+}
+
+pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
+    let (waiter, ctx, args) = unsafe {
+        (
+            waiter_of(ctx),
+            Context::from_raw(ctx),
+            Args::from_raw(argv, argc),
+        )
+    };
+    let answered = barrier::reply(&ctx, || {
+        panic_point(Place::Wait);
+        let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
+        let token = match ending {
+            Some(Ending::Miss(token)) => token,
+            Some(Ending::Look) => {
+                let mut name = args.first::<1>().into_iter();
+                if name.any(|[name]| R::look(&ctx, name, waiter)) {
+                    forget(waiter);
+                    return;
+                }
+                None
+            }
+            None => None,
+        };
+        R::miss(&ctx, token);
+        forget(waiter);
+    });
+    if answered.is_none() {
+        give_up(&ctx, waiter);
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
+pub(super) unsafe extern "C" fn on_disconnect(
+    ctx: *mut raw::RedisModuleCtx,
+    _client: *mut raw::RedisModuleBlockedClient,
+) {
+    // SAFETY: the server passes a live context of this wait.
+    let (waiter, ctx) = unsafe { (waiter_of(ctx), Context::from_raw(ctx)) };
+    give_up(&ctx, waiter);
+}
+
+pub(super) unsafe extern "C" fn on_free(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+    // Where a wait ended without any of the above.
+    // SAFETY: the server passes a live context.
+    give_up(&unsafe { Context::from_raw(ctx) }, data as usize as Waiter);
+}

@@ -1,0 +1,110 @@
+//! What happens to keys, as far as leases and waiting clients go.
+
+use super::{Ending, end, pass_on, tracks_on_behalf, watch};
+use crate::redis::context::{Context, monotonic_ms};
+use crate::redis::state;
+use crate::redis::string::{OwnedStr, Str};
+
+/// The key was written: its lease is over, and those who wait for it are served when the command is done.
+pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
+    let is_awaited = state::with(|state| {
+        let leases = &mut state.database(db).leases;
+        !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
+    });
+    if is_awaited {
+        signal_ready(ctx, name);
+        // The key may leave again before they are served, in the same MULTI block.
+        watch(ctx);
+    }
+}
+
+/// A write was refused under a lease, which is over now: those who wait for the key are served if it holds a fresh value
+/// (that is why, with NX), else the next in line may load.
+pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
+    if !is_fresh {
+        pass_on(ctx, db, name.bytes());
+    } else if state::with(|state| {
+        state
+            .database(db)
+            .leases
+            .waiters(name.bytes())
+            .next()
+            .is_some()
+    }) {
+        signal_ready(ctx, name);
+        watch(ctx);
+    }
+}
+
+/// These keys were removed: what is being loaded for them must not be written, and the next in line load anew.
+pub(crate) fn removed<'n>(
+    ctx: &Context<'_>,
+    db: u32,
+    names: impl Iterator<Item = Str<'n>> + Clone,
+) {
+    if state::with(|state| state.database(db).leases.is_empty()) {
+        return;
+    }
+    let now = monotonic_ms();
+    let mut is_any_awaited = false;
+    for name in names.clone() {
+        is_any_awaited |= state::with(|state| state.database(db).leases.end(name.bytes(), now));
+    }
+    if is_any_awaited {
+        names.for_each(|name| pass_on(ctx, db, name.bytes()));
+    }
+}
+
+/// Something may be created under this key, or may take the place of an entry: those who wait for it look at it when the
+/// command is done, in whichever database it is. Where they are woken for nothing, they go on waiting.
+pub(crate) fn may_appear(name: &[u8]) {
+    let awaited = state::with(|state| {
+        let own = state
+            .waiters
+            .context
+            .filter(|_| !state.waiters.blocked.is_empty())?;
+        let waits = |leases: &crate::engine::Leases| leases.waiters(name).next().is_some();
+        let dbs = state
+            .databases()
+            .filter(|(_, database)| waits(&database.leases));
+        Some((own, dbs.map(|(number, _)| number).collect::<Vec<u32>>()))
+    });
+    let Some((own, dbs)) = awaited.filter(|(_, dbs)| !dbs.is_empty()) else {
+        return;
+    };
+    // SAFETY: made by `prepare`, and never freed.
+    let own = unsafe { Context::from_raw(own.get()) };
+    let owned = OwnedStr::new(name);
+    for db in dbs {
+        own.select(db);
+        signal_ready(&own, owned.as_str());
+    }
+}
+
+/// Has the server serve those who wait for a key of the context's database when the command is done.
+fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
+    // SAFETY: the context is alive, and so is the name.
+    unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
+}
+
+/// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
+/// once. To be called after [`written`], and before [`Context::signal_modified`].
+pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
+    if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
+        return;
+    }
+    let line: Vec<_> = state::with(|state| {
+        let leases = &state.database(db).leases;
+        leases.waiters(name.bytes()).collect()
+    });
+    for (waiter, client) in line {
+        if Context::is_tracking(client) {
+            state::with(|state| {
+                if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
+                    blocked.ending = Ending::Look;
+                }
+            });
+            end(waiter);
+        }
+    }
+}
