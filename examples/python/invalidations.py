@@ -20,11 +20,13 @@ CLAUSES = {b"A": "all of", b"O": "any of", b"N": "none of"}
 class Invalidation:
     """What became of the entries that carry one of `tags`, or that meet all `clauses`.
 
-    Where `what` is "unknown": drop everything you have of the database.
+    `node` and `clock` are those of the node that executed the command, as CACHE.CLOCK returns them: a message with a
+    clock that was seen before from that node is a copy, or late. Where `what` is "unknown": drop everything you have of the database.
     """
 
     database: int
     what: str
+    node: str = ""
     clock: int = 0
     tags: tuple = ()
     clauses: tuple = ()
@@ -48,14 +50,14 @@ class Reader:
 
 
 def decode(channel: bytes, message: bytes) -> Invalidation:
-    """Takes a message apart: version, kind, clock, then each tag behind its length, or each clause and its tags."""
+    """Takes a message apart: version, kind, node, clock, then each tag behind its length, or each clause and its tags."""
     database = int(channel[len(b"__cache@") : channel.rindex(b"__:")])
     reader = Reader(message)
     version, kind = reader.bytes(1), reader.bytes(1)
-    if version != b"\x01" or kind not in KINDS:
+    if version != b"\x02" or kind not in KINDS:
         # Of a later version: the only safe thing to do is to believe that everything was invalidated.
         return Invalidation(database, "unknown")
-    seen = Invalidation(database, KINDS[kind], reader.number(">Q"))
+    seen = Invalidation(database, KINDS[kind], reader.bytes(8).hex(), reader.number(">Q"))
     while reader.message:
         if kind in b"Ww":
             clause = CLAUSES[reader.bytes(1)]

@@ -2,7 +2,8 @@
 
 use redis::{PushInfo, PushKind, Value};
 
-const VERSION: u8 = 1;
+/// Bytes between version and kind and what was invalidated: in version 1 the clock, in version 2 the node as well.
+const FIELDS: [usize; 2] = [8, 16];
 
 /// A message of the channel `__cache@<db>__:invalidate`.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,15 +15,16 @@ pub(crate) enum Message<'a> {
     Everything,
 }
 
-/// Reads a message of version 1: version, kind, clock (8 bytes), then length (4 bytes) and bytes of each tag.
+/// Reads a message of version 1 or 2: version, kind, from version 2 on the node (8 bytes), clock (8 bytes), then length
+/// (4 bytes) and bytes of each tag.
 pub(crate) fn decode(message: &[u8]) -> Message<'_> {
-    match message {
-        [VERSION, b'I' | b'R', rest @ ..] => match rest.get(8..).and_then(tags) {
-            Some(tags) => Message::Tags(tags),
-            None => Message::Everything,
-        },
-        _ => Message::Everything,
-    }
+    let read = match message {
+        [version @ 1..=2, b'I' | b'R', rest @ ..] => {
+            rest.get(FIELDS[usize::from(version - 1)]..).and_then(tags)
+        }
+        _ => None,
+    };
+    read.map_or(Message::Everything, Message::Tags)
 }
 
 fn tags(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
@@ -95,8 +97,14 @@ mod tests {
     use super::*;
 
     fn message(kind: u8, tags: &[&[u8]]) -> Vec<u8> {
-        let mut message = vec![1, kind];
-        message.extend_from_slice(&7_u64.to_be_bytes());
+        message_of(2, kind, tags)
+    }
+
+    fn message_of(version: u8, kind: u8, tags: &[&[u8]]) -> Vec<u8> {
+        let mut message = vec![version, kind];
+        for _ in 0..version {
+            message.extend_from_slice(&7_u64.to_be_bytes());
+        }
         for tag in tags {
             message.extend_from_slice(&(tag.len() as u32).to_be_bytes());
             message.extend_from_slice(tag);
@@ -108,7 +116,10 @@ mod tests {
     fn tags_of_hard_and_soft_messages_are_read_whatever_bytes_they_hold() {
         for kind in [b'I', b'R'] {
             let tags: &[&[u8]] = &[b"tenant:7", b"\x00\xff"];
-            assert_eq!(decode(&message(kind, tags)), Message::Tags(tags.to_vec()));
+            for version in [1, 2] {
+                let message = message_of(version, kind, tags);
+                assert_eq!(decode(&message), Message::Tags(tags.to_vec()));
+            }
         }
     }
 
@@ -117,9 +128,10 @@ mod tests {
         let good = message(b'I', &[b"tenant:7"]);
         assert_eq!(decode(&message(b'F', &[])), Message::Everything);
         assert_eq!(decode(&message(b'X', &[b"tag"])), Message::Everything);
-        assert_eq!(decode(&[2, b'I']), Message::Everything);
+        assert_eq!(decode(&[3, b'I']), Message::Everything);
+        assert_eq!(decode(&message_of(3, b'I', &[b"tag"])), Message::Everything);
         assert_eq!(decode(&[]), Message::Everything);
-        for cut in (0..10).chain(11..good.len()) {
+        for cut in (0..18).chain(19..good.len()) {
             assert_eq!(decode(&good[..cut]), Message::Everything, "cut at {cut}");
         }
     }

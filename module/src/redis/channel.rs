@@ -1,22 +1,24 @@
-//! The message that tells local tiers of an invalidation.
+//! The message about an invalidation, for local tiers.
 //!
-//! Channel `__cache@<db>__:invalidate`. The message, version 1, numbers big-endian:
+//! Channel `__cache@<db>__:invalidate`. The message, version 2, numbers big-endian:
 //!
 //! | bytes | |
 //! |---|---|
-//! | 1 | version: 1 |
+//! | 1 | version: 2 |
 //! | 1 | kind: `I` CACHE.INVALIDATE, `R` CACHE.REVALIDATE, `F` CACHE.FLUSH and SWAPDB, `W` and `w` CACHE.INVALIDATEWHERE, hard and soft |
-//! | 8 | the database's clock after it |
+//! | 8 | the lineage of the node that executed it, as CACHE.CLOCK returns it |
+//! | 8 | the database's clock there, after it |
 //! | … | for `I` and `R` each tag: its length in 4 bytes, its bytes |
 //! | … | for `W` and `w` each clause: `A` (ALL), `O` (ANY) or `N` (NONE), the number of tags in 4 bytes, the tags as above |
 //!
-//! Who does not know a version or a kind drops everything of the database.
+//! A subscriber that does not know the version or the kind drops everything of the database.
 
 use super::context::Context;
+use super::state;
 use super::string::OwnedStr;
 use crate::engine::{Condition, Effect};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What happened.
 #[derive(Debug, Clone, Copy)]
@@ -26,18 +28,21 @@ pub(crate) enum News<'t> {
     Flush,
 }
 
-/// Publishes what happened in a database. Nobody listens while the server is loading.
+/// Publishes what happened in a database, unless it is loaded. In a cluster the server passes a message on to all nodes,
+/// replicas included, so there only the primary that executed the command publishes. Elsewhere a replica publishes to
+/// its own subscribers.
 pub(crate) fn publish(ctx: &Context<'_>, db: u32, clock: u64, news: News<'_>) {
-    if ctx.is_loading() {
+    if ctx.is_loading() || (ctx.is_cluster() && ctx.is_replica()) {
         return;
     }
+    let lineage = state::with(|state| state.lineage);
     let channel = format!("__cache@{db}__:invalidate");
     let channel = OwnedStr::new(channel.as_bytes());
-    let message = OwnedStr::new(&encode(clock, news));
+    let message = OwnedStr::new(&encode(lineage, clock, news));
     ctx.publish(channel.as_str(), message.as_str());
 }
 
-fn encode(clock: u64, news: News<'_>) -> Vec<u8> {
+fn encode(lineage: u64, clock: u64, news: News<'_>) -> Vec<u8> {
     let kind = match news {
         News::Tags(Effect::Gone, _) => b'I',
         News::Tags(Effect::Stale, _) => b'R',
@@ -46,6 +51,7 @@ fn encode(clock: u64, news: News<'_>) -> Vec<u8> {
         News::Flush => b'F',
     };
     let mut message = vec![VERSION, kind];
+    message.extend(lineage.to_be_bytes());
     message.extend(clock.to_be_bytes());
     let number = |message: &mut Vec<u8>, n: usize| message.extend((n as u32).to_be_bytes());
     let push_tags = |message: &mut Vec<u8>, tags: &[&[u8]]| {
@@ -82,18 +88,23 @@ mod tests {
     fn a_message_has_the_documented_form() {
         let tags: [&[u8]; 2] = [b"a", b"\0\r\n"];
         assert_eq!(
-            encode(258, News::Tags(Effect::Gone, &tags)),
-            b"\x01I\0\0\0\0\0\0\x01\x02\0\0\0\x01a\0\0\0\x03\0\r\n"
+            encode(515, 258, News::Tags(Effect::Gone, &tags)),
+            b"\x02I\0\0\0\0\0\0\x02\x03\0\0\0\0\0\0\x01\x02\0\0\0\x01a\0\0\0\x03\0\r\n"
         );
-        assert_eq!(encode(1, News::Flush), b"\x01F\0\0\0\0\0\0\0\x01");
+        assert_eq!(
+            encode(0, 1, News::Flush),
+            b"\x02F\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01"
+        );
         let condition = Condition {
             all: Some(&tags[..1]),
             any: None,
             none: Some(&tags[..1]),
         };
+        let message = encode(0, 1, News::Where(Effect::Stale, condition));
+        assert_eq!(message[..2], *b"\x02w");
         assert_eq!(
-            encode(1, News::Where(Effect::Stale, condition)),
-            b"\x01w\0\0\0\0\0\0\0\x01A\0\0\0\x01\0\0\0\x01aN\0\0\0\x01\0\0\0\x01a"
+            message[18..],
+            *b"A\0\0\0\x01\0\0\0\x01aN\0\0\0\x01\0\0\0\x01a"
         );
     }
 }

@@ -1,9 +1,12 @@
 //! `__cache@<db>__:invalidate`: one message for each command that invalidates.
 
+use std::collections::BTreeSet;
+
 use tagcache_tests::look::stat;
-use tagcache_tests::state::replicated;
+use tagcache_tests::state::{replicated, wait_synchronised};
 use tagcache_tests::{
-    RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, on_both_protocols,
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine,
+    free_port, on_both_protocols, wait_until,
 };
 
 use crate::{message, subscribe};
@@ -24,9 +27,10 @@ fn parse(channel: &str, payload: &[u8]) -> Message {
         .and_then(|number| number.parse().ok())
         .unwrap_or_else(|| panic!("not the channel: {channel}"));
     let shown = payload.escape_ascii();
-    let [1, kind, rest @ ..] = payload else {
-        panic!("not version 1: {shown}")
+    let [2, kind, rest @ ..] = payload else {
+        panic!("not version 2: {shown}")
     };
+    let (_node, rest): (&[u8; 8], _) = rest.split_first_chunk().expect("a node of 8 bytes");
     let (clock, mut rest) = rest.split_first_chunk().expect("a clock of 8 bytes");
     let mut tags = Vec::new();
     while !rest.is_empty() {
@@ -66,6 +70,12 @@ fn subscribed(server: &Server) -> RawClient {
     subscriber
 }
 
+/// What CACHE.CLOCK returns of the node.
+fn lineage(client: &mut RawClient) -> u64 {
+    let clock = call!(client, "CACHE.CLOCK");
+    u64::from_str_radix(&clock.items()[0].text(), 16).expect("a hexadecimal number")
+}
+
 #[test]
 fn each_kind_has_its_message_byte_for_byte() {
     for_all_engines(|engine| {
@@ -75,19 +85,24 @@ fn each_kind_has_its_message_byte_for_byte() {
         call!(client, "CACHE.INVALIDATE", "a", b"\0\xff");
         let (channel, payload) = message(&mut subscriber);
         assert_eq!(channel, "__cache@0__:invalidate");
-        let bytes = b"\x01I\0\0\0\0\0\0\0\x01\0\0\0\x01a\0\0\0\x02\0\xff";
+        let start = |kind: u8| [&[2, kind][..], &lineage(&mut server.raw()).to_be_bytes()].concat();
+        let rest = b"\0\0\0\0\0\0\0\x01\0\0\0\x01a\0\0\0\x02\0\xff";
+        let expected = [&start(b'I')[..], rest].concat();
         assert_eq!(
             payload.escape_ascii().to_string(),
-            bytes.escape_ascii().to_string()
+            expected.escape_ascii().to_string()
         );
         call!(client, "SELECT", 7);
         call!(client, "CACHE.REVALIDATE", "b");
         let (channel, payload) = message(&mut subscriber);
         assert_eq!(channel, "__cache@7__:invalidate");
-        assert_eq!(payload, b"\x01R\0\0\0\0\0\0\0\x01\0\0\0\x01b");
+        assert_eq!(
+            payload,
+            [&start(b'R')[..], b"\0\0\0\0\0\0\0\x01\0\0\0\x01b"].concat()
+        );
         call!(client, "CACHE.FLUSH");
         let (_, payload) = message(&mut subscriber);
-        assert_eq!(payload, b"\x01F\0\0\0\0\0\0\0\x02");
+        assert_eq!(payload, [&start(b'F')[..], &2_u64.to_be_bytes()].concat());
         let line = "CACHE.INVALIDATEWHERE ANY 2 x y NONE 1 z ALL 1 a";
         for (options, kind, clock) in [("", b'W', 3), (" SOFT", b'w', 4)] {
             let line = format!("{line}{options}");
@@ -95,7 +110,8 @@ fn each_kind_has_its_message_byte_for_byte() {
             assert_eq!(client.call(&words), Reply::Int(0));
             let (channel, payload) = message(&mut subscriber);
             assert_eq!(channel, "__cache@7__:invalidate");
-            assert_eq!(payload[..10], [1, kind, 0, 0, 0, 0, 0, 0, 0, clock]);
+            assert_eq!(payload[..10], start(kind));
+            assert_eq!(payload[10..18], [0, 0, 0, 0, 0, 0, 0, clock]);
             // The clauses come in whatever order.
             let clauses = [
                 &b"A\0\0\0\x01\0\0\0\x01a"[..],
@@ -103,9 +119,9 @@ fn each_kind_has_its_message_byte_for_byte() {
                 b"N\0\0\0\x01\0\0\0\x01z",
             ];
             let total: usize = clauses.iter().map(|clause| clause.len()).sum();
-            assert_eq!(payload.len(), 10 + total);
+            assert_eq!(payload.len(), 18 + total);
             for clause in clauses {
-                let found = payload[10..]
+                let found = payload[18..]
                     .windows(clause.len())
                     .any(|part| part == clause);
                 assert!(
@@ -289,5 +305,113 @@ fn who_may_invalidate_needs_no_permission_for_the_channel() {
         assert!(call!(user, "CACHE.INVALIDATE", "t8:a").is_error());
         call!(admin, "CACHE.INVALIDATE", "end");
         assert_eq!(next(&mut subscriber), expected(0, b'I', 2, &[b"end"]));
+    });
+}
+
+fn cluster_node(engine: &Engine) -> Server {
+    let bus = free_port().to_string();
+    Server::builder()
+        .engine(engine)
+        .arg("--cluster-enabled", "yes")
+        .arg("--cluster-port", &bus)
+        .start()
+}
+
+/// Two primaries, each with a replica.
+fn cluster(engine: &Engine) -> Vec<Server> {
+    let nodes: Vec<Server> = (0..4).map(|_| cluster_node(engine)).collect();
+    let mut clients: Vec<RawClient> = nodes.iter().map(Server::raw).collect();
+    call!(clients[0], "CLUSTER", "ADDSLOTSRANGE", 0, 8191);
+    call!(clients[1], "CLUSTER", "ADDSLOTSRANGE", 8192, 16_383);
+    for node in 1..4 {
+        let port = call!(clients[node], "CONFIG", "GET", "cluster-port");
+        let bus = port.field("cluster-port").text();
+        call!(
+            clients[0],
+            "CLUSTER",
+            "MEET",
+            "127.0.0.1",
+            nodes[node].port(),
+            bus
+        );
+    }
+    for client in &mut clients {
+        wait_until("the nodes know each other", DEADLINE, || {
+            let info = call!(client, "CLUSTER", "INFO").text();
+            let nodes = call!(client, "CLUSTER", "NODES").text();
+            info.contains("cluster_known_nodes:4\r")
+                && info.contains("cluster_state:ok")
+                && !nodes.contains("disconnected")
+                && !nodes.contains("handshake")
+        });
+    }
+    for (replica, primary) in [(2, 0), (3, 1)] {
+        let id = call!(clients[primary], "CLUSTER", "MYID").text();
+        wait_until("the replica knows its primary", DEADLINE, || {
+            call!(clients[replica], "CLUSTER", "REPLICATE", id) == Reply::ok()
+        });
+        wait_synchronised(&nodes[primary], &nodes[replica]);
+    }
+    nodes
+}
+
+/// Waits until what a node publishes reaches all others: links that are up may still drop messages.
+fn wait_connected(nodes: &[Server]) {
+    let mut clients: Vec<RawClient> = nodes.iter().map(Server::raw).collect();
+    for node in nodes {
+        let mut subscriber = node.raw().resp3();
+        subscribe(&mut subscriber, "ready");
+        let mut seen = BTreeSet::new();
+        wait_until("messages of all nodes arrive", DEADLINE, || {
+            for (at, client) in clients.iter_mut().enumerate() {
+                call!(client, "PUBLISH", "ready", at);
+            }
+            call!(node.raw(), "PUBLISH", "ready", "end");
+            loop {
+                let (_, payload) = message(&mut subscriber);
+                if payload == b"end" {
+                    break;
+                }
+                seen.insert(payload);
+            }
+            seen.len() == nodes.len()
+        });
+    }
+}
+
+#[test]
+fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
+    for_all_engines(|engine| {
+        let nodes = cluster(engine);
+        wait_connected(&nodes);
+        let mut subscribers: Vec<RawClient> = nodes.iter().map(subscribed).collect();
+        let mut lineages = Vec::new();
+        for node in &nodes[..2] {
+            let mut client = node.raw();
+            call!(client, "CACHE.INVALIDATE", "a");
+            lineages.push(lineage(&mut client));
+        }
+        for (primary, replica) in [(0, 2), (1, 3)] {
+            wait_synchronised(&nodes[primary], &nodes[replica]);
+        }
+        // What replicas publish has gone over the bus before this: links are ordered.
+        for node in &nodes {
+            call!(node.raw(), "PUBLISH", "__cache@0__:invalidate", "end");
+        }
+        lineages.sort_unstable();
+        for subscriber in &mut subscribers {
+            let (mut seen, mut ends) = (Vec::new(), 0);
+            while ends < nodes.len() {
+                let (_, payload) = message(subscriber);
+                if payload == b"end" {
+                    ends += 1;
+                } else {
+                    let node: [u8; 8] = payload[2..10].try_into().expect("a node");
+                    seen.push(u64::from_be_bytes(node));
+                }
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, lineages);
+        }
     });
 }
