@@ -9,6 +9,7 @@
 mod fork;
 mod invalidate;
 mod memory;
+mod native;
 mod options;
 mod stall;
 mod stampede;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
             Part::Invalidate => invalidate::run(&options, &server, &mut targets),
             Part::TagTop => sweep::tagtop(&options, &server, &mut targets),
             Part::Where => sweep::invalidatewhere(&options, &server, &mut targets),
+            Part::Native => native::run(&options, &mut targets),
             Part::Memory => memory::run(&options, &server, &mut targets),
             Part::Fork => fork::run(&options, &server, &mut targets),
         };

@@ -7,7 +7,7 @@ use tagcache_tests::{Engine, engines};
 pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
-  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, memory or fork; may be given several times
+  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory or fork; may be given several times
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
@@ -22,11 +22,12 @@ pub(crate) enum Part {
     Invalidate,
     TagTop,
     Where,
+    Native,
     Memory,
     Fork,
 }
 
-const ALL_PARTS: [Part; 9] = [
+const ALL_PARTS: [Part; 10] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -34,6 +35,7 @@ const ALL_PARTS: [Part; 9] = [
     Part::Invalidate,
     Part::TagTop,
     Part::Where,
+    Part::Native,
     Part::Memory,
     Part::Fork,
 ];

@@ -244,7 +244,7 @@ impl Driver {
 }
 
 /// Processor time of the server's main thread so far.
-fn cpu_seconds(client: &mut RawClient) -> f64 {
+pub(crate) fn cpu_seconds(client: &mut RawClient) -> f64 {
     let info = call!(client, "INFO", "cpu").text();
     ["used_cpu_user_main_thread:", "used_cpu_sys_main_thread:"]
         .iter()

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use redis_module::raw;
 use smallvec::SmallVec;
@@ -11,6 +12,7 @@ use smallvec::SmallVec;
 use super::barrier::{Place, panic_point};
 use super::key::Key;
 use super::string::Str;
+use crate::engine::Moment;
 use crate::error::Error;
 
 /// The server's context of the callback that runs.
@@ -502,6 +504,23 @@ unsafe extern "C" fn close_later(ctx: *mut raw::RedisModuleCtx, client: *mut c_v
             client as usize as u64
         ))
     };
+}
+
+/// Now, and how long this thread ran until now.
+pub(super) fn moment() -> Moment {
+    let read = |clock| {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the structure is ours. Both clocks exist wherever the server runs; if not, the time stays 0.
+        unsafe { libc::clock_gettime(clock, &raw mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    Moment {
+        wall: read(libc::CLOCK_MONOTONIC),
+        ran: read(libc::CLOCK_THREAD_CPUTIME_ID),
+    }
 }
 
 /// The time, unix ms.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
-use super::context::{Context, Mode, now_ms};
+use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
 use super::key::Kind;
 use super::state::{self, entry_in, entry_key};
@@ -305,10 +305,18 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let ctx = unsafe { Context::from_raw(ctx) };
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
+        let start = moment();
         remove_refused(&ctx);
         slice(&ctx, || false);
-        let now = now_ms();
-        state::with(|state| state.has_work(now)).then_some(1)
+        let (end, now) = (moment(), now_ms());
+        let rest = state::with(|state| {
+            let rest = state.reclaim_pace.rest_after(start, end);
+            state.has_work(now).then_some(rest)
+        })?;
+        if filter::under_pressure() {
+            return Some(0);
+        }
+        Some((rest.as_millis() as i64).max(1))
     });
     guard(Place::Other, (), || {
         if !state::with(|state| state.has_backlog()) {

@@ -11,7 +11,7 @@ use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, MOST, Slot, Stamps, Terms};
+use crate::engine::{Database, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -30,6 +30,7 @@ pub(crate) struct State {
     pub(crate) clocks_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
+    pub(crate) reclaim_pace: Pace,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
     /// The gone entry that was removed last other than by the module: database and key.

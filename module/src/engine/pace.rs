@@ -1,0 +1,132 @@
+//! How much of the time work in the background may take.
+
+use std::time::Duration;
+
+/// Work in slices, paced by how busy the thread is with other things: at least a sixteenth of the time, and what is left
+/// idle otherwise. An idle server works off a backlog at once, a busy one does not get slower by more than that.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    window: Option<Window>,
+    /// The part of the time that other things took in the last window.
+    busy: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    start: Moment,
+    /// What slices took of it.
+    slices: Duration,
+}
+
+/// A point in time: how long the thread exists, and how long it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) wall: Duration,
+    pub(crate) ran: Duration,
+}
+
+/// It takes so long to tell how busy the thread is.
+const WINDOW: Duration = Duration::from_millis(10);
+/// What was measured so long ago says nothing any more.
+const OUTDATED: Duration = Duration::from_secs(1);
+const LEAST_SHARE: f64 = 1.0 / 16.0;
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            window: None,
+            busy: 1.0,
+        }
+    }
+}
+
+impl Pace {
+    /// How long to rest after a slice that lasted from `start` to `end`.
+    pub(crate) fn rest_after(&mut self, start: Moment, end: Moment) -> Duration {
+        let took = end.ran.saturating_sub(start.ran);
+        let current = self
+            .window
+            .filter(|window| end.wall.saturating_sub(window.start.wall) < OUTDATED);
+        let Some(mut window) = current else {
+            *self = Self::default();
+            self.window = Some(Window {
+                start: end,
+                slices: Duration::ZERO,
+            });
+            return rest(took, LEAST_SHARE);
+        };
+        window.slices += took;
+        let length = end.wall.saturating_sub(window.start.wall);
+        if length >= WINDOW {
+            let ran = end.ran.saturating_sub(window.start.ran);
+            let others = ran.saturating_sub(window.slices);
+            self.busy = (others.as_secs_f64() / length.as_secs_f64()).min(1.0);
+            window = Window {
+                start: end,
+                slices: Duration::ZERO,
+            };
+        }
+        self.window = Some(window);
+        // A thread that others keep from running looks idler than it is: half busy counts as busy.
+        rest(took, 2.0f64.mul_add(-self.busy, 1.0).max(LEAST_SHARE))
+    }
+}
+
+fn rest(took: Duration, share: f64) -> Duration {
+    took.mul_f64(1.0 / share - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The part of the time that slices of a millisecond get after a second, while other things take `busy` of the rest.
+    fn share(pace: &mut Pace, from: &mut Moment, busy: f64) -> f64 {
+        let (begin, slice) = (from.wall, Duration::from_millis(1));
+        let mut worked = Duration::ZERO;
+        while from.wall - begin < Duration::from_secs(1) {
+            let start = *from;
+            from.wall += slice;
+            from.ran += slice;
+            worked += slice;
+            let rest = pace.rest_after(start, *from);
+            from.wall += rest;
+            from.ran += rest.mul_f64(busy);
+        }
+        worked.as_secs_f64() / (from.wall - begin).as_secs_f64()
+    }
+
+    #[test]
+    fn a_busy_thread_gives_a_sixteenth_and_an_idle_one_everything() {
+        let mut pace = Pace::default();
+        let mut now = Moment {
+            wall: Duration::from_secs(5),
+            ran: Duration::from_secs(3),
+        };
+        for (busy, low, high) in [
+            (1.0, 0.06, 0.07),
+            (0.0, 0.9, 1.0),
+            (0.7, 0.06, 0.07),
+            (0.2, 0.5, 0.8),
+            (1.0, 0.06, 0.08),
+        ] {
+            let share = share(&mut pace, &mut now, busy);
+            assert!((low..=high).contains(&share), "{busy}: {share}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_long_ago_is_forgotten() {
+        let mut pace = Pace::default();
+        let mut now = Moment {
+            wall: Duration::ZERO,
+            ran: Duration::ZERO,
+        };
+        share(&mut pace, &mut now, 0.0);
+        now.wall += Duration::from_secs(100);
+        let start = now;
+        now.wall += Duration::from_millis(1);
+        now.ran += Duration::from_millis(1);
+        assert_eq!(pace.rest_after(start, now), Duration::from_millis(15));
+    }
+}
