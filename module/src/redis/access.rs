@@ -42,7 +42,7 @@ pub(crate) fn check_tags<'t>(
         return Ok(());
     };
     let tags: Tags<'_> = tags.map(|tag| (tag, access)).collect();
-    user.permits(args, &tags, Reach::Tags)
+    user.permits(ctx, args, &tags, Reach::Tags)
 }
 
 /// [`check_tags`] for tags of which each is for something else, and for a command that may reach every entry.
@@ -62,7 +62,7 @@ pub(crate) fn check_pairs<'t>(
         .iter()
         .map(|(tag, access)| (tag.as_str(), *access))
         .collect();
-    user.permits(args, &tags, reach)
+    user.permits(ctx, args, &tags, reach)
 }
 
 /// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
@@ -121,9 +121,15 @@ impl User {
         }
     }
 
-    fn permits(&self, args: Args<'_>, tags: &Tags<'_>, reach: Reach) -> Result<(), Error> {
-        if !self.rules.permit(tags) {
-            return Err(Error::TagNotPermitted);
+    fn permits(
+        &self,
+        ctx: &Context<'_>,
+        args: Args<'_>,
+        tags: &Tags<'_>,
+        reach: Reach,
+    ) -> Result<(), Error> {
+        if let Some(tag) = self.rules.refused(tags) {
+            return Err(self.refuse(ctx, Some(tag)));
         }
         if reach == Reach::Tags && !self.has_selectors() {
             return Ok(());
@@ -133,13 +139,30 @@ impl User {
                 return false;
             }
             Rules::from_text(set)
-                .is_some_and(|rules| rules.permit_command(args) && rules.permit(tags))
+                .is_some_and(|rules| rules.permit_command(args) && rules.refused(tags).is_none())
         });
         if permitted {
             Ok(())
         } else {
-            Err(Error::TagNotPermitted)
+            Err(self.refuse(ctx, tags.first().map(|(tag, _)| *tag)))
         }
+    }
+
+    /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2). Without a
+    /// tag, it was any key that was asked for.
+    fn refuse(&self, ctx: &Context<'_>, tag: Option<Str<'_>>) -> Error {
+        let any = OwnedStr::new(b"*");
+        let object = tag.unwrap_or(any.as_str());
+        // SAFETY: context, user and name are alive.
+        unsafe {
+            api!(RedisModule_ACLAddLogEntry(
+                ctx.as_raw(),
+                self.rules.0,
+                object.as_raw(),
+                raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY
+            ))
+        };
+        Error::TagNotPermitted
     }
 
     fn has_selectors(&self) -> bool {
@@ -201,8 +224,9 @@ impl Rules {
         }
     }
 
-    fn permit(&self, tags: &Tags<'_>) -> bool {
-        tags.iter().all(|(tag, access)| {
+    /// The first tag that is not permitted.
+    fn refused<'t>(&self, tags: &Tags<'t>) -> Option<Str<'t>> {
+        let refused = tags.iter().find(|(tag, access)| {
             let flags = match access {
                 Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
                 Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
@@ -215,8 +239,9 @@ impl Rules {
                     flags as c_int
                 ))
             };
-            permitted == raw::REDISMODULE_OK as c_int
-        })
+            permitted != raw::REDISMODULE_OK as c_int
+        });
+        refused.map(|(tag, _)| *tag)
     }
 
     fn permit_command(&self, args: Args<'_>) -> bool {

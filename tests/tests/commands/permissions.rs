@@ -1,5 +1,6 @@
 //! ACL: categories, key patterns, and tags that obey key patterns.
 
+use tagcache_tests::look::info;
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, run};
 
 /// A second connection that is this user.
@@ -209,5 +210,45 @@ fn what_frees_memory_works_when_memory_is_full() {
         let fetched = call!(client, "CACHE.FETCH", "three", "LEASE", 5);
         assert_eq!(fetched.items()[1], Reply::bulk("v"));
         assert_eq!(call!(client, "CACHE.FLUSH"), Reply::Int(1));
+    });
+}
+
+#[test]
+fn a_refused_tag_stands_in_acl_log_and_in_info() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut admin = server.raw();
+        let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
+        // Redis 7.0 counts none at all.
+        let counts_refusals = call!(admin, "INFO", "stats")
+            .text()
+            .contains("acl_access_denied_key:");
+        let script = "return redis.pcall('CACHE.INVALIDATE', 't8:script').err";
+        for (n, (command, tag)) in [
+            (&["CACHE.INVALIDATE", "t7:a", "t8:b", "t8:c"][..], "t8:b"),
+            (&["CACHE.REVALIDATE", "t8:d"], "t8:d"),
+            (&["CACHE.TAGINFO", "t8:e"], "t8:e"),
+            (&["CACHE.TAGSCAN", "t8:f", "0"], "t8:f"),
+            (
+                &["CACHE.INVALIDATEWHERE", "ALL", "2", "t7:a", "t8:g"],
+                "t8:g",
+            ),
+            (&["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:a"], "t7:a"),
+            (&["EVAL", script, "0"], "t8:script"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            client.call(command);
+            let log = call!(admin, "ACL", "LOG", 1);
+            let entry = &log.items()[0];
+            assert_eq!(entry.field("object").text(), tag, "{command:?}");
+            assert_eq!(entry.field("reason").text(), "key", "{command:?}");
+            assert_eq!(entry.field("username").text(), "tenant", "{command:?}");
+            if counts_refusals {
+                let refused = info(&mut admin, "acl_access_denied_key");
+                assert_eq!(refused, n as i64 + 1, "{command:?}");
+            }
+        }
     });
 }
