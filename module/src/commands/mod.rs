@@ -20,8 +20,8 @@ pub(crate) mod touch;
 
 use crate::engine::{Database, Freshness, Index, Slot};
 use crate::entry::{Entry, Handle};
-use crate::redis::key::Deadline;
 use crate::redis::Key;
+use crate::redis::key::Deadline;
 use crate::redis::state::entry_in;
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since

@@ -45,8 +45,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
     let judged_at = if ctx.is_replay() { 0 } else { now };
-    let visible = store::look(db, &key, || judged_at)
-        .filter(|found| found.freshness != Freshness::Gone);
+    let visible =
+        store::look(db, &key, || judged_at).filter(|found| found.freshness != Freshness::Gone);
     let Some(found) = visible else {
         ctx.reply_integer(0);
         return Ok(());

@@ -288,7 +288,10 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
 /// Ends the wait of a client, with what it was given.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
-    if let Some(client) = client.map(|client| client.get()).filter(|client| !client.is_null()) {
+    if let Some(client) = client
+        .map(|client| client.get())
+        .filter(|client| !client.is_null())
+    {
         // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`, now or soon.
         unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
     }

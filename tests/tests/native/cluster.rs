@@ -6,8 +6,7 @@ use tagcache_tests::cluster::{addresses, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, free_port,
-    run, wait_until,
+    DEADLINE, RawClient, Reply, args, call, command, for_all_engines, run, wait_until,
 };
 
 #[test]
