@@ -192,12 +192,11 @@ mod tests {
     #[test]
     fn the_reference_has_a_row_for_each_setting_with_its_default() {
         for setting in &config::SETTINGS {
-            let start = format!(
-                "| `{}` | {} | {} to ",
-                setting.name.to_string_lossy(),
-                setting.default,
-                setting.min
-            );
+            let name = setting.name.to_string_lossy();
+            let start = match setting.words {
+                [] => format!("| `{name}` | {} | {} to ", setting.default, setting.min),
+                [first, ..] => format!("| `{name}` | {0} | {0} or ", first.to_string_lossy()),
+            };
             assert!(REFERENCE.contains(&start), "{start}");
         }
     }
