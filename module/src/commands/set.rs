@@ -110,9 +110,10 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(2, &mut storage)?;
     let config = state::with(|state| state.config);
     // What a primary or a log says was accepted there.
-    let limits = match ctx.is_replay() {
-        true => TagLimits::WIDEST,
-        false => TagLimits::of(&config),
+    let limits = if ctx.is_replay() {
+        TagLimits::WIDEST
+    } else {
+        TagLimits::of(&config)
     };
     let asked = parse(words, limits)?;
     if asked.is_rewritten() && !access::may_replay(ctx) {

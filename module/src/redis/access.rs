@@ -160,8 +160,8 @@ impl User {
                 self.rules.0,
                 object.as_raw(),
                 raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY
-            ))
-        };
+            ));
+        }
         Error::TagNotPermitted
     }
 

@@ -151,12 +151,6 @@ impl Context<'_> {
             == raw::REDISMODULE_CTX_FLAGS_REPLICATED
     }
 
-    /// Whether the server must propagate nothing now: clients are paused, for a failover or by an administrator.
-    pub(crate) fn is_paused(&self) -> bool {
-        // SAFETY: takes nothing.
-        unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
-    }
-
     /// Whether this server is in a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0
@@ -320,7 +314,7 @@ impl Context<'_> {
 
     /// Closes a key that was changed, and reports the change to WATCH and CLIENT TRACKING.
     ///
-    /// The server does that by itself where a module does not opt out. RM_SignalModifiedKey is no way: on Redis 8.6 it
+    /// The server does that by itself where a module does not opt out. `RM_SignalModifiedKey` is no way: on Redis 8.6 it
     /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
     pub(crate) fn close_modified(&self, key: Key) {
         self.set_options(OPTIONS & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);

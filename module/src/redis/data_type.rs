@@ -313,9 +313,12 @@ fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry>
         );
         return None;
     }
-    let since = |first: c_int, max: u64| match encoding >= first {
-        true => reader.unsigned(max),
-        false => Some(0),
+    let since = |first: c_int, max: u64| {
+        if encoding >= first {
+            reader.unsigned(max)
+        } else {
+            Some(0)
+        }
     };
     let flags = reader.unsigned(SAVED_GONE)?;
     let origin = since(3, u32::MAX.into())? as u32;

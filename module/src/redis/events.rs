@@ -311,7 +311,7 @@ unsafe extern "C" fn role(
 ) {
     guard(Place::Event, (), || {
         propagation::expect_receivers();
-        if subevent == u64::from(raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER) {
+        if subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
             // What this node serves from now on may lack the last invalidations of the primary before it.
             state::with(|state| state.lineage = random());
         }

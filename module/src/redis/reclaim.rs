@@ -15,6 +15,7 @@ use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
 use super::key::Kind;
+use super::propagation;
 use super::state::{self, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
@@ -89,7 +90,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     let mut names = Vec::new();
     let is_more = cursor.step(ctx, &mut names);
     for name in &names {
-        if reclaim_if_gone(ctx, name.as_str()) && !ctx.is_replica() && !ctx.is_paused() {
+        if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }
     }
@@ -220,7 +221,7 @@ fn remove_refused(ctx: &Context<'_>) {
         return;
     }
     // Nothing may be propagated while clients are paused.
-    while !ctx.is_paused()
+    while propagation::may_announce()
         && let Some((db, name)) = state::with(|state| state.refused.pop())
     {
         ctx.select(db);

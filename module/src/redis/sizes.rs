@@ -72,7 +72,7 @@ pub(crate) fn probe(ctx: &Context<'_>) {
     } else {
         PLACE_IN_REDIS
     };
-    let usage_counts_name = valkey.is_none_or(|version| version < (8, 1) || version >= (9, 0));
+    let usage_counts_name = valkey.is_none_or(|version| !((8, 1)..(9, 0)).contains(&version));
     let _ = SIZES.set(Sizes {
         probed,
         layout,

@@ -16,6 +16,10 @@ use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each one is a fact of its own, not a state of one thing"
+)]
 pub(crate) struct State {
     /// By number; boxed, because servers may be set up for very many of which few are used.
     databases: Vec<Option<Box<Database<Handle>>>>,

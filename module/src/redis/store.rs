@@ -78,11 +78,7 @@ pub(crate) struct Found<'k> {
 }
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
-pub(crate) fn look<'k>(
-    db: u32,
-    key: &'k Key,
-    now_ms: impl FnOnce() -> u64 + Send,
-) -> Option<Found<'k>> {
+pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let Kind::Entry(entry) = key.kind() else {
         return None;
     };
@@ -124,8 +120,8 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
     };
     change(db, || {
         let slot = state::with(|state| {
-            // SAFETY: the key holds it.
             let place = old.and_then(|old| {
+                // SAFETY: the key holds it.
                 let old = unsafe { Entry::from_handle(old) };
                 state.database_of(old, Some(db))
             });

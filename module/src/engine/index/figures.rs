@@ -88,9 +88,10 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn figures_of(&self, list: &TagList) -> TagFigures {
         let all = u64::from(list.ids.len());
-        let gone = match self.gone.is_empty() {
-            true => 0,
-            false => list.ids.count_in(&self.gone),
+        let gone = if self.gone.is_empty() {
+            0
+        } else {
+            list.ids.count_in(&self.gone)
         };
         let entries = all - gone;
         let bytes = match (entries, gone) {
