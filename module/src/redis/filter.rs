@@ -205,12 +205,24 @@ impl<'a> Command<'a> {
         }
     }
 
+    /// Whether a SET overwrites what is there, whatever it is.
+    fn is_plain_set(&self) -> bool {
+        let is_time = |word: Str<'_>| {
+            let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
+            times
+                .iter()
+                .any(|time| time.eq_ignore_ascii_case(word.bytes()))
+        };
+        self.argc == 3 || (self.argc == 5 && self.arg(3).is_some_and(is_time))
+    }
+
     /// Calls `look` with each key that it matters to look at.
     fn for_each_key(&self, ctx: &Context<'_>, look: impl FnMut(Str<'a>)) {
         match native::keys(self.name.bytes()) {
             Keys::None => {}
             Keys::First => self.arg(1).into_iter().for_each(look),
-            Keys::All => (1..self.argc).filter_map(|at| self.arg(at)).for_each(look),
+            Keys::Set if self.is_plain_set() => {}
+            Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Unknown => {
                 let args = (0..self.argc).filter_map(|at| self.arg(at));
                 let mut argv: SmallVec<[_; 16]> = args.map(Str::as_raw).collect();

@@ -384,7 +384,7 @@ fn a_panic_in_the_filter_lets_the_command_through() {
             vec!["CACHE.INVALIDATE", "a"],
             vec!["CACHE.PANIC", "filter"],
             vec!["GET", "string"],
-            vec!["GET", "100"],
+            vec!["HGET", "100", "field"],
         ]);
         assert_eq!(replies[0], Reply::Int(200));
         assert_eq!(replies[2], Reply::bulk("value"));
