@@ -27,7 +27,7 @@ pub(crate) struct Moment {
 
 /// It takes so long to tell how busy the thread is.
 const WINDOW: Duration = Duration::from_millis(10);
-/// What was measured so long ago says nothing any more.
+/// What was measured longer ago does not count.
 const OUTDATED: Duration = Duration::from_secs(1);
 const LEAST_SHARE: f64 = 1.0 / 16.0;
 
@@ -68,12 +68,12 @@ impl Pace {
         }
         self.window = Some(window);
         // A thread that others keep from running looks idler than it is: half busy counts as busy.
-        rest(took, 2.0f64.mul_add(-self.busy, 1.0).max(LEAST_SHARE))
+        rest(took, (1.0 - self.busy - self.busy).max(LEAST_SHARE))
     }
 }
 
 fn rest(took: Duration, share: f64) -> Duration {
-    took.mul_f64(1.0 / share - 1.0)
+    took.mul_f64(share.recip() - 1.0)
 }
 
 #[cfg(test)]

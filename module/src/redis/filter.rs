@@ -220,9 +220,8 @@ impl<'a> Command<'a> {
     fn for_each_key(&self, ctx: &Context<'_>, look: impl FnMut(Str<'a>)) {
         match native::keys(self.name.bytes()) {
             Keys::None => {}
-            Keys::First => self.arg(1).into_iter().for_each(look),
             Keys::Set if self.is_plain_set() => {}
-            Keys::Set => self.arg(1).into_iter().for_each(look),
+            Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Unknown => {
                 let args = (0..self.argc).filter_map(|at| self.arg(at));
                 let mut argv: SmallVec<[_; 16]> = args.map(Str::as_raw).collect();
