@@ -517,6 +517,12 @@ pub(super) fn moment() -> Moment {
     }
 }
 
+/// The time that the running command goes by, unix ms, where the server has that call (Redis 7.2 and newer, Valkey).
+pub(crate) fn command_time_ms() -> Option<u64> {
+    // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
+    unsafe { raw::RedisModule_CachedMicroseconds.map(|now| now() as u64 / 1000) }
+}
+
 /// The time, unix ms.
 pub(crate) fn now_ms() -> u64 {
     // SAFETY: takes nothing.

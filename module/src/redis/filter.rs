@@ -20,7 +20,7 @@ use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard};
-use super::context::{Context, Mode};
+use super::context::{Context, Mode, command_time_ms};
 use super::key::Kind;
 use super::propagation;
 use super::reclaim;
@@ -94,6 +94,12 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     }
     let deadline = key.deadline_ms();
     drop(key);
+    // Servers that still show the key here show an expired one as well.
+    if let (Some(deadline), Some(now)) = (deadline, command_time_ms())
+        && deadline <= now
+    {
+        return;
+    }
     let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
     let word = OwnedStr::new(b"GONE");
     let mut parts = vec![word.as_str(), owned.as_str()];

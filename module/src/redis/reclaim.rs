@@ -25,6 +25,9 @@ use crate::entry::Handle;
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
 const HELP: u64 = 4;
 
+/// The keyspace event of a key whose gone entry leaves.
+const DROPPED: &std::ffi::CStr = c"cache.drop";
+
 /// How often a slice looks at the time.
 const STEPS_BETWEEN_LOOKS: u32 = 4;
 
@@ -112,6 +115,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
         store::take(db, &mut key);
         ctx.close_modified(key);
+        ctx.notify(DROPPED, name);
     } else {
         drop(key);
         remove_hidden(ctx, db, slot, handle, name);
@@ -210,6 +214,7 @@ pub(super) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     if must_leave {
         store::take(db, &mut key);
         ctx.close_modified(key);
+        ctx.notify(DROPPED, name);
     }
     must_leave
 }

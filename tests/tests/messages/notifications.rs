@@ -1,7 +1,7 @@
 //! Keyspace notifications of the module's own, `cache.*`.
 
 use tagcache_tests::fetch::{lease, set_leased};
-use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, wait_until};
 
 use crate::{message, subscribe};
 
@@ -105,5 +105,35 @@ fn they_are_of_the_class_of_modules() {
         call!(client, "CACHE.SET", "key", "v");
         assert_eq!(call!(client, "SET", "string", "v"), Reply::ok());
         assert_eq!(message(&mut subscriber).0, "__keyevent@0__:set");
+    });
+}
+
+#[test]
+fn each_dropped_key_gives_one_event_when_it_leaves() {
+    with_events(|subscriber, client| {
+        // As many as are freed inside the command, and more.
+        for count in [3, 1_000] {
+            for n in 0..count {
+                call!(client, "CACHE.SET", n, "v", "TAGS", 2, "a", "b");
+            }
+            call!(client, "CACHE.SET", "other", "v", "TAGS", 1, "c");
+            own_events(subscriber, client);
+            call!(client, "CACHE.INVALIDATE", "a");
+            call!(client, "CACHE.INVALIDATE", "b");
+            wait_until("memory is given back", DEADLINE, || {
+                call!(client, "CACHE.STATS").field("reclaim_backlog") == Reply::Int(0)
+            });
+            let mut dropped: Vec<String> = own_events(subscriber, client)
+                .into_iter()
+                .filter_map(|(event, key)| (event == "cache.drop").then_some(key))
+                .collect();
+            dropped.sort();
+            let mut expected: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+            expected.sort();
+            assert_eq!(dropped, expected);
+        }
+        call!(client, "CONFIG", "SET", "notify-keyspace-events", "KE$");
+        call!(client, "CACHE.INVALIDATE", "c");
+        assert_eq!(own_events(subscriber, client), []);
     });
 }
