@@ -123,6 +123,10 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        // Redis 8.6 crashes where nothing is.
+        if matches!(self.kind(), Kind::Empty) {
+            return None;
+        }
         self.deadline().ms()
     }
 

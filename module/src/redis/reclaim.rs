@@ -53,12 +53,16 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     }
 }
 
-/// Frees a few entries on behalf of a writer.
+/// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey
+/// 8) look for every key in the slot of the running command's keys, so a command cannot reach any others.
 pub(crate) fn help(ctx: &Context<'_>) {
     let db = ctx.db();
     // Not inside MULTI or a script: what such a block sees of its own invalidations shall not depend on how far this
     // node's reclaiming is, since its replicas run the same block.
-    if state::with(|state| state.database(db).index.has_backlog()) && !ctx.is_atomic_block() {
+    if state::with(|state| state.database(db).index.has_backlog())
+        && !ctx.is_atomic_block()
+        && !ctx.is_cluster()
+    {
         reclaim_entries(ctx, db, HELP);
     }
 }
@@ -192,12 +196,14 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
         }
     }
     if is_indexed() {
-        // The keyspace does not know the entry under its name. The index must go on all the same, and the entry, where
-        // ever it is, is no longer visible, since it is not indexed.
-        log(
-            c"warning",
-            "a gone entry was not in the keyspace under its name; the index forgets it",
-        );
+        // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
+        // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
+        if !(ctx.is_replica() && ctx.is_cluster()) {
+            log(
+                c"warning",
+                "a gone entry was not in the keyspace under its name; the index forgets it",
+            );
+        }
         store::forget(db, slot, handle);
     }
     state::with(|state| state.transit.clear());

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use tagcache_tests::cluster::{addresses, info_of_cluster, node, pair};
+use tagcache_tests::cluster::{addresses, builder, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
-use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat};
+use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat, wait_reclaimed};
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, args, call, command, for_all_engines, run, wait_until,
 };
@@ -42,6 +42,30 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
         );
         assert!(!call!(client, "CACHE.MGET", "{x}1", "{x}2").is_error());
         assert_index_agrees(&server, &[0], &[b"one0"]);
+    });
+}
+
+#[test]
+fn writes_during_a_backlog_leave_nothing_of_other_slots_behind() {
+    for_all_engines(|engine| {
+        let server = builder(engine)
+            .module_args(&["reclaim-inline", "0", "reclaim-budget-us", "50"])
+            .start();
+        let mut client = server.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        let set = |n: usize, tag: &str| args!["CACHE.SET", format!("key{n}"), n, "TAGS", 1, tag];
+        let sets: Vec<_> = (0..5_000).map(|n| set(n, "gone")).collect();
+        client.pipeline(&sets);
+        let writes: Vec<_> = std::iter::once(args!["CACHE.INVALIDATE", "gone"])
+            .chain((5_000..5_500).map(|n| set(n, "kept")))
+            .collect();
+        client.pipeline(&writes);
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(500));
+        assert_index_agrees(&server, &[0], &[b"gone"]);
     });
 }
 
