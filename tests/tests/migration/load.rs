@@ -100,7 +100,7 @@ impl Database {
                 let set = args![
                     "CACHE.SET",
                     key(n),
-                    *version,
+                    value(*version),
                     "GRACE",
                     1_000_000,
                     "TAGS",
@@ -113,10 +113,15 @@ impl Database {
     }
 }
 
+/// What is stored: so large that a snapshot does not wait in buffers until it is complete.
+fn value(version: u64) -> String {
+    format!("{version:0>500}")
+}
+
 /// Whether a reply shows no version but this.
 fn is_current(reply: &Reply, version: u64, n: usize) {
     assert!(
-        reply.is_null() || reply.text() == version.to_string(),
+        reply.is_null() || reply.text() == value(version),
         "{}: version {version}, served {reply:?}",
         key(n)
     );
@@ -132,11 +137,13 @@ fn nothing_that_was_invalidated_is_served_while_slots_move() {
         let database = Database(std::array::from_fn(|_| Mutex::new(0)));
         let mut client = Client::new(&nodes);
         for n in 0..KEYS {
-            client.call(&args!["CACHE.SET", key(n), 0, "TAGS", 1, tag(n)]);
+            client.call(&args!["CACHE.SET", key(n), value(0), "TAGS", 1, tag(n)]);
         }
-        for node in [&nodes.source, &nodes.target] {
-            call!(node.raw(), "CONFIG", "SET", "rdb-key-save-delay", 300);
-        }
+        let slow_down = |us: u32| {
+            for node in [&nodes.source, &nodes.target] {
+                call!(node.raw(), "CONFIG", "SET", "rdb-key-save-delay", us);
+            }
+        };
         let (done, steps) = (Done(AtomicBool::new(false)), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for seed in 0..3 {
@@ -152,8 +159,10 @@ fn nothing_that_was_invalidated_is_served_while_slots_move() {
             let _ends = done.when_dropped();
             let (source, target) = (&nodes.source, &nodes.target);
             for _ in 0..2 {
+                slow_down(300);
                 migrate(source, target, HALF);
                 migrate(target, source, HALF);
+                slow_down(10_000);
                 start_migration(source, target, HALF);
                 wait_until("entries arrive", DEADLINE, || {
                     stat(&mut target.raw(), "entries") > 0
@@ -163,6 +172,7 @@ fn nothing_that_was_invalidated_is_served_while_slots_move() {
                     stat(&mut target.raw(), "entries") == 0
                 });
             }
+            slow_down(300);
             migrate(source, target, HALF);
         });
         println!("{} steps", steps.load(Ordering::Relaxed));
