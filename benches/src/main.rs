@@ -8,6 +8,7 @@
 
 mod fork;
 mod invalidate;
+mod load;
 mod memory;
 mod native;
 mod options;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             Part::Native => native::run(&options, &mut targets),
             Part::Memory => memory::run(&options, &server, &mut targets),
             Part::Fork => fork::run(&options, &server, &mut targets),
+            Part::Load => load::run(&options, &mut targets),
         };
         if let Err(error) = result {
             eprintln!("bench: {part:?}: {error}");

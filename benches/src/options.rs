@@ -7,7 +7,8 @@ use tagcache_tests::{Engine, engines};
 pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
-  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory or fork; may be given several times
+  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork or load;
+                 may be given several times
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
@@ -25,9 +26,10 @@ pub(crate) enum Part {
     Native,
     Memory,
     Fork,
+    Load,
 }
 
-const ALL_PARTS: [Part; 10] = [
+const ALL_PARTS: [Part; 11] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -38,6 +40,7 @@ const ALL_PARTS: [Part; 10] = [
     Part::Native,
     Part::Memory,
     Part::Fork,
+    Part::Load,
 ];
 
 pub(crate) struct Options {
@@ -54,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) invalidated: Vec<usize>,
     /// How many tags and entries the commands have that look at all of them.
     pub(crate) swept: usize,
+    /// How many keys the RDB file has that is loaded.
+    pub(crate) loaded: usize,
 }
 
 impl Options {
@@ -69,6 +74,7 @@ impl Options {
             inserts: 200_000,
             invalidated: vec![1_000, 100_000, 1_000_000],
             swept: 1_000_000,
+            loaded: 500_000,
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -95,6 +101,7 @@ impl Options {
         self.inserts = 50_000;
         self.invalidated = vec![1_000, 100_000];
         self.swept = 100_000;
+        self.loaded = 100_000;
     }
 }
 

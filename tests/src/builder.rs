@@ -26,6 +26,7 @@ pub struct ServerBuilder {
     pub(crate) file: Option<String>,
     pub(crate) rdb: Option<PathBuf>,
     pub(crate) args: Vec<(String, Vec<String>)>,
+    pub(crate) environment: Vec<(String, PathBuf)>,
     pub(crate) complaints: Complaints,
 }
 
@@ -44,6 +45,7 @@ impl ServerBuilder {
             file: None,
             rdb: None,
             args: Vec::new(),
+            environment: Vec::new(),
             complaints: Complaints::Fail,
         };
         builder
@@ -89,6 +91,13 @@ impl ServerBuilder {
             name.to_owned(),
             values.iter().map(|&v| v.to_owned()).collect(),
         ));
+        self
+    }
+
+    /// A variable of the environment of its process.
+    #[must_use]
+    pub fn environment(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.environment.push((name.to_owned(), path.into()));
         self
     }
 

@@ -14,6 +14,7 @@
 
 mod agree;
 mod builder;
+pub mod clock;
 pub mod cluster;
 mod engine;
 pub mod fetch;

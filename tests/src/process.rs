@@ -57,7 +57,9 @@ pub(crate) fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Ch
         }
         command.arg(path);
     }
+    let environment = builder.environment.iter().map(|(name, path)| (name, path));
     command
+        .envs(environment)
         .args(["--port", &port.to_string()])
         .arg("--dir")
         .arg(dir);

@@ -13,6 +13,8 @@ pub type Propagated = Vec<Vec<u8>>;
 #[derive(Debug)]
 pub struct ReplicationStream {
     client: RawClient,
+    /// What came behind the last marker.
+    pending: Vec<Propagated>,
 }
 
 impl ReplicationStream {
@@ -40,7 +42,10 @@ impl ReplicationStream {
             .and_then(|digits| digits.parse().ok())
             .unwrap_or_else(|| panic!("not the length of an RDB: {length}"));
         client.read_bytes(length).expect("the RDB");
-        Self { client }
+        Self {
+            client,
+            pending: Vec::new(),
+        }
     }
 
     /// The commands that came since the last call, without what carries no data (PING, SELECT, MULTI, EXEC).
@@ -51,24 +56,23 @@ impl ReplicationStream {
         const MARKER: &str = "marker of the replication stream";
         let mut writer = server.raw();
         assert_eq!(writer.call(&["SET", MARKER, ""]), Reply::ok());
-        let mut commands = Vec::new();
-        loop {
-            let command = propagated(&self.client.read());
-            if command.get(1).is_some_and(|key| key == MARKER.as_bytes()) {
-                assert_eq!(writer.call(&["DEL", MARKER]), Reply::Int(1));
-                // The removal of the marker comes first in the next round.
-                propagated(&self.next_data());
-                return commands.into_iter().filter(carries_data).collect();
-            }
-            commands.push(command);
-        }
+        let mut commands = std::mem::take(&mut self.pending);
+        self.read_until("SET", MARKER, &mut commands);
+        assert_eq!(writer.call(&["DEL", MARKER]), Reply::Int(1));
+        let mut later = Vec::new();
+        self.read_until("DEL", MARKER, &mut later);
+        self.pending = later;
+        commands
     }
 
-    fn next_data(&mut self) -> Reply {
+    fn read_until(&mut self, name: &str, key: &str, commands: &mut Vec<Propagated>) {
         loop {
-            let reply = self.client.read();
-            if carries_data(&propagated(&reply)) {
-                return reply;
+            let command = propagated(&self.client.read());
+            if is(&command, name) && command[1] == key.as_bytes() {
+                return;
+            }
+            if carries_data(&command) {
+                commands.push(command);
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::entry::Handle;
 use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
-use crate::redis::context::now_ms;
+use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, store, waiting};
 
@@ -202,7 +202,7 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
 /// When an invalidation happens that happens now, unix ms.
 fn stamp() -> u64 {
     let now = now_ms();
-    state::with(|state| state.stamps.of_invalidation(now))
+    state::with(|state| state.stamps_at(now, monotonic_ms).of_invalidation(now))
 }
 
 /// Invalidates, and notifies local tiers.

@@ -277,7 +277,8 @@ fn store(
 /// When the entry was written, and whether it arrives too late: one of its tags was invalidated here since.
 fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, bool) {
     let Some(created_ms) = asked.created_ms else {
-        return (state::with(|state| state.stamps.of_write(now_ms)), false);
+        let stamp = state::with(|state| state.stamps_at(now_ms, monotonic_ms).of_write(now_ms));
+        return (stamp, false);
     };
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_arrival = ctx.is_import() || !ctx.is_replay();
@@ -288,7 +289,7 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, 
             is_stale: asked.soft_since_ms.is_some(),
         };
         let tags = asked.tags.iter().copied();
-        let now_ms = state.stamps.now_ms(now_ms);
+        let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
         let history = &state.database(db).history;
         (
             created_ms,

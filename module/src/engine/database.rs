@@ -40,8 +40,6 @@ impl<E: Copy + PartialEq> Database<E> {
     fn count(&mut self, dropped: u64) -> u64 {
         self.counters.invalidations += 1;
         self.counters.invalidated += dropped;
-        let index = &self.index;
-        self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         dropped
     }
 
@@ -51,6 +49,8 @@ impl<E: Copy + PartialEq> Database<E> {
         let moment = self.tick(now_ms);
         for tag in tags {
             self.history.record(tag, moment, effect);
+            let index = &self.index;
+            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         }
         let dropped = self.index.invalidate(tags, effect, now_ms);
         self.count(dropped)
@@ -65,13 +65,18 @@ impl<E: Copy + PartialEq> Database<E> {
     ) -> u64 {
         let moment = self.tick(now_ms);
         // Each entry that is meant carries the first of `all`, or one of `any`, if there are such clauses.
-        let history = &mut self.history;
-        match (condition.all, condition.any) {
-            (Some(&[first, ..]), _) => history.record_condition(first, moment, effect),
-            (_, Some(any)) => any
-                .iter()
-                .for_each(|tag| history.record_condition(tag, moment, effect)),
-            _ => history.record_everything(moment, effect),
+        let marked = match (condition.all, condition.any) {
+            (Some(all), _) => &all[..1],
+            (_, Some(any)) => any,
+            _ => {
+                self.history.record_everything(moment, effect);
+                &[]
+            }
+        };
+        for tag in marked {
+            self.history.record_condition(tag, moment, effect);
+            let index = &self.index;
+            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         }
         let dropped = self.index.invalidate_where(condition, effect, now_ms);
         self.count(dropped)
@@ -130,8 +135,8 @@ impl<E: Copy + PartialEq> Database<E> {
     }
 
     /// After the clock was set back: what was stamped in the future is bounded by the present.
-    pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
-        self.history.clock_was_set_back(now_ms);
+    pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
+        self.history.clock_was_set_back(from_ms, now_ms);
         self.index.clock_was_set_back(now_ms);
     }
 

@@ -94,15 +94,13 @@ impl Stamps {
         if self.invalidated_ms < now_ms {
             return now_ms;
         }
-        self.bound(now_ms);
-        self.written_ms = now_ms.max(self.invalidated_ms + 1);
+        self.written_ms = self.invalidated_ms + 1;
         self.written_ms
     }
 
     /// For an invalidation that happens now.
     pub(crate) fn of_invalidation(&mut self, now_ms: u64) -> u64 {
-        self.bound(now_ms);
-        self.invalidated_ms = now_ms.max(self.written_ms).max(self.invalidated_ms);
+        self.invalidated_ms = self.now_ms(now_ms);
         self.invalidated_ms
     }
 
@@ -111,11 +109,14 @@ impl Stamps {
         now_ms.max(self.written_ms).max(self.invalidated_ms)
     }
 
-    /// Stamps go on from the present if they are far ahead of it: the clock was set back.
-    fn bound(&mut self, now_ms: u64) {
-        if self.now_ms(now_ms) > now_ms + AHEAD_MS {
-            (self.written_ms, self.invalidated_ms) = (now_ms, now_ms);
-        }
+    /// Whether stamps are far ahead of the present: thousands a second were given out, or the clock was set back.
+    pub(crate) fn are_ahead(&self, now_ms: u64) -> bool {
+        self.now_ms(now_ms) > now_ms + AHEAD_MS
+    }
+
+    /// Goes on from the present.
+    pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
+        (self.written_ms, self.invalidated_ms) = (now_ms, now_ms);
     }
 }
 
@@ -131,6 +132,9 @@ pub(crate) struct History {
     everything: Past,
     /// The clock after which tags are known by their names: when everything was flushed.
     flushed_at: u64,
+    /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass,
+    /// unix ms.
+    passed_twice: Option<(u64, u64)>,
 }
 
 impl History {
@@ -211,11 +215,17 @@ impl History {
         } else {
             CLOCKS_DIFFER_MS
         };
-        let since_ms = if written.at_ms > now_ms + AHEAD_MS {
+        let mut since_ms = if written.at_ms > now_ms + AHEAD_MS {
             0
         } else {
             written.at_ms.saturating_sub(allowance)
         };
+        if let Some((back_to_ms, from_ms)) = self.passed_twice
+            && (back_to_ms..=from_ms).contains(&written.at_ms)
+            && !written.is_local
+        {
+            since_ms = since_ms.min(back_to_ms);
+        }
         let mut latest = self.everything;
         for tag in tags {
             latest.merge(self.find(tag));
@@ -224,8 +234,10 @@ impl History {
         is_later(latest.hard_ms) || (is_later(latest.soft_ms) && !written.is_stale)
     }
 
-    /// Bounds all stamps by the present. O(tags remembered), after the clock was set back.
-    pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
+    /// Bounds all stamps by the present. O(tags remembered), after the clock was set back from a time.
+    pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
+        let (earliest, latest) = self.passed_twice.unwrap_or((now_ms, from_ms));
+        self.passed_twice = Some((earliest.min(now_ms), latest.max(from_ms)));
         self.rows.values_mut().for_each(|past| past.bound(now_ms));
         self.floor.bound(now_ms);
         self.everything.bound(now_ms);
@@ -273,7 +285,7 @@ impl History {
         self.everything.merge(everything);
     }
 
-    /// Adds the saved row of a tag.
+    /// Adds the saved row of a tag: before the floor that was saved with it, which is not this tag's.
     pub(crate) fn load(&mut self, tag: &[u8], past: &Past) {
         self.change(tag).merge(past);
     }
@@ -347,11 +359,19 @@ mod tests {
     fn a_clock_set_back_does_not_refuse_what_is_written_afterwards() {
         let (mut history, mut stamps) = (History::default(), Stamps::default());
         history.record(b"t", at(stamps.of_invalidation(3_600_000)), Effect::Gone);
-        history.clock_was_set_back(1_000);
+        assert!(stamps.are_ahead(1_000));
+        history.clock_was_set_back(3_600_000, 1_000);
+        stamps.clock_was_set_back(1_000);
         let written = stamps.of_write(1_000);
         assert_eq!(written, 1_001);
         assert!(!outdated(&history, b"t", written, true, 1_002));
         assert!(outdated(&history, b"t", 999, true, 1_002));
+        // What was written before the invalidation, by the clock as it was, stays gone when that time comes again.
+        for now in [1_002, 3_600_001, 7_200_000] {
+            assert!(outdated(&history, b"t", 3_599_000, false, now));
+            assert!(!outdated(&history, b"u", 3_599_000, false, now));
+        }
+        assert!(!outdated(&history, b"t", 3_700_000, false, 3_700_000));
         history.validate();
     }
 
@@ -400,14 +420,17 @@ mod tests {
         history.record(b"a", at(1), Effect::Gone);
         history.record(b"b", at(2), Effect::Stale);
         history.record_everything(at(3), Effect::Stale);
+        history.record(b"c", at(4), Effect::Gone);
+        history.trim(1, |tag| tag != b"c" && tag != b"b");
         let mut loaded = History::default();
         let (floor, everything, rows) = history.saved();
-        loaded.load_floors(&floor, &everything);
         for (tag, past) in rows {
             loaded.load(tag, past);
         }
+        loaded.load_floors(&floor, &everything);
         loaded.validate();
-        assert_eq!(loaded.of_named(b"b"), history.of_named(b"b"));
+        assert_eq!(loaded.of_named(b"a"), history.of_named(b"a"));
+        assert_eq!((loaded.find(b"b"), loaded.find(b"c")), (&floor, &floor));
         assert_eq!(loaded.everything, history.everything);
     }
 }

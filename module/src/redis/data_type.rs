@@ -1,7 +1,7 @@
 //! Callbacks of the data type `tagcache1`.
 //!
 //! # RDB encoding 3
-//! `flags`, `origin` (the low half of the lineage of the node that saved it), `written at` (unix ms), `hits`, `grace`
+//! `flags`, `origin` (the node that saved it, in its present life, by its clock as it runs since then), `written at` (unix ms), `hits`, `grace`
 //! (ms), `stale since` (unix ms, 0: not by a soft invalidation), number of tags — unsigned each —, the tags, the value —
 //! strings. Flag 1: the entry was gone when it was saved, so it is gone wherever it is loaded. Key and TTL are the
 //! server's.
@@ -19,7 +19,7 @@ use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
-use super::context::Context;
+use super::context::{Context, monotonic_ms, now_ms};
 use super::key;
 use super::sizes;
 use super::state::{self, CallsNothingBack};
@@ -178,7 +178,12 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     let Some(entry) = entry else { return };
     let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
-        let origin = state::with(|state| state.lineage as u32);
+        let now = now_ms();
+        let (origin, now) = state::with(|state| {
+            let stamps = state.stamps_at(now, monotonic_ms);
+            let now = stamps.now_ms(now);
+            (state.origin(), now)
+        });
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let Some(indexed) = indexed else {
                 save(io, &GONE);
@@ -187,7 +192,8 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
             let head = [
                 0,
                 origin.into(),
-                entry.created_ms(),
+                // It may have come from a node whose clock is ahead, but it was written by now.
+                entry.created_ms().min(now),
                 indexed.hits.into(),
                 entry.grace_ms(),
                 indexed.soft_since_ms.unwrap_or(0),
@@ -443,7 +449,6 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
             continue;
         }
         let (floor, everything) = (read_past(reader)?, read_past(reader)?);
-        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
         for _ in 0..reader.unsigned(u64::MAX)? {
             let tag = reader.string()?;
             let past = read_past(reader)?;
@@ -453,6 +458,7 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
             let tag = tag.as_ref();
             state::with(|state| state.database(db).history.load(tag, &past));
         }
+        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
     }
     Some(())
 }
@@ -546,13 +552,13 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
             let mut clock = start(b"CLOCK");
             clock.push(OwnedStr::from_number(reading as i64));
             clock.extend(numbers(&floor).chain(numbers(&everything)));
-            lines.push(clock);
             lines.extend(tags.map(|(tag, past)| {
                 let mut line = start(b"TAG");
                 line.push(OwnedStr::new(tag));
                 line.extend(numbers(past));
                 line
             }));
+            lines.push(clock); // Last: its floor is not that of the tags above.
         }
         lines
     });

@@ -356,6 +356,7 @@ unsafe extern "C" fn cron(
         }
         state::with(|state| {
             state.watch_clock(now, monotonic);
+            state.has_loaded = true; // The server has started: what it loads from here on is no restart.
             for database in state.databases_mut() {
                 database.leases.forget(monotonic, 1_024);
             }

@@ -129,6 +129,8 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
     sizes::probe(ctx);
     state::init(*config, context::random());
+    let (now, monotonic) = (context::now_ms(), context::monotonic_ms());
+    state::with(|state| state.watch_clock(now, monotonic));
     ctx.set_options(OPTIONS);
     context::probe_modes();
     data_type::register(ctx)?;

@@ -26,7 +26,7 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
-    pub(crate) stamps: Stamps,
+    stamps: Stamps,
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) has_loaded: bool,
     /// Time of day less the time since the machine's start, when it was looked at last, ms.
     clocks_apart_ms: Option<i64>,
+    /// How often the clock was set back.
+    passes: u32,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
     /// Users that were looked at lately: when, and whether they have selectors.
@@ -126,11 +128,35 @@ impl State {
         const SET_BACK_MS: i64 = 500;
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
-        if last.is_some_and(|last| apart_ms < last - SET_BACK_MS) {
-            for database in self.databases_mut() {
-                database.clock_was_set_back(now_ms);
-            }
+        let Some(back_ms) = last
+            .map(|last| last - apart_ms)
+            .filter(|&back| back > SET_BACK_MS)
+        else {
+            return;
+        };
+        self.passes = self.passes.wrapping_add(1);
+        self.stamps.clock_was_set_back(now_ms);
+        for database in self.databases_mut() {
+            database.clock_was_set_back(now_ms + back_ms as u64, now_ms);
         }
+    }
+
+    /// What entries that this node dumps say of their stamps: by its clock, since that was last set back, in its present
+    /// life.
+    pub(crate) const fn origin(&self) -> u32 {
+        (self.lineage as u32).wrapping_add(self.passes)
+    }
+
+    /// The stamps, after a look at the clock if they are far ahead of it.
+    pub(crate) fn stamps_at(
+        &mut self,
+        now_ms: u64,
+        monotonic_ms: impl FnOnce() -> u64,
+    ) -> &mut Stamps {
+        if self.stamps.are_ahead(now_ms) {
+            self.watch_clock(now_ms, monotonic_ms());
+        }
+        &mut self.stamps
     }
 
     /// Whether some database has something to reclaim.

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, log, panic_point};
-use super::context::{Context, Mode, now_ms};
+use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
 use super::sizes::cost;
@@ -421,15 +421,19 @@ fn index_arrived(
 fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) -> bool {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let facts = passage.facts;
-    let now = if is_primary { now_ms() } else { u64::MAX / 2 };
+    let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
-        let is_own = facts.origin != 0 && facts.origin == state.lineage as u32;
+        state.watch_clock(real, monotonic);
+        let now = match is_primary {
+            true => state.stamps_at(real, || monotonic).now_ms(real),
+            false => u64::MAX / 2,
+        };
+        let is_own = facts.origin != 0 && facts.origin == state.origin();
         let written = Written {
             at_ms: entry.created_ms(),
             is_local: is_own || !is_primary,
             is_stale: facts.soft_since_ms.is_some(),
         };
-        let now = state.stamps.now_ms(now);
         let history = &state.database(db).history;
         history.outdates(passage.tags(), written, now)
     })

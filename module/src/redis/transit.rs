@@ -31,7 +31,7 @@ pub(crate) struct Facts {
     pub(crate) hits: u32,
     /// Since when it is stale by a soft invalidation, unix ms.
     pub(crate) soft_since_ms: Option<u64>,
-    /// The node that stamped it: the low half of its lineage, 0 if that is not known.
+    /// The node that saved it ([`super::state::State::origin`]), 0 if that is not known.
     pub(crate) origin: u32,
 }
 

@@ -1,11 +1,13 @@
 //! Every command of the contract, under RESP2 and RESP3.
 
 mod clients;
+mod clock;
 mod databases;
 mod del;
 mod described;
 mod get;
 mod invalidate;
+mod limits;
 mod look;
 mod metadata;
 mod permissions;

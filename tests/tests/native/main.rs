@@ -17,6 +17,7 @@ mod operation;
 mod overwrite;
 mod random;
 mod together;
+mod watch;
 mod world;
 
 const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";

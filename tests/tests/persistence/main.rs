@@ -2,8 +2,11 @@
 
 mod aof;
 mod fixtures;
+mod pipe;
 mod rdb;
 mod replay;
+mod restart;
+mod times;
 
 use tagcache_tests::{RawClient, Server, call};
 

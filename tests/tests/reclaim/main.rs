@@ -1,5 +1,6 @@
 //! Invalidation of any size is seen at once, and its memory comes back.
 
+mod exact;
 mod figures;
 mod memory;
 mod visible;

@@ -4,6 +4,7 @@ mod divergence;
 mod quiet;
 mod resync;
 mod stream;
+mod times;
 
 use tagcache_tests::{RawClient, args};
 

@@ -1,0 +1,56 @@
+//! A server whose time of day a test sets.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use crate::builder::ServerBuilder;
+use crate::process::TempDir;
+
+/// The time of day of the servers that are started with it, shifted against that of the machine.
+#[derive(Debug)]
+pub struct Clock {
+    dir: TempDir,
+    shift_ms: File,
+}
+
+impl Clock {
+    /// A clock that shows the machine's time. `None`, and a message, where there is no C compiler: it is a library that
+    /// is preloaded into the server.
+    ///
+    /// # Panics
+    /// When the library cannot be compiled.
+    pub fn new() -> Option<Self> {
+        let dir = TempDir::new();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
+        let compiled = compiler.arg(dir.path().join("clock.so")).arg(source);
+        let Ok(status) = compiled.status() else {
+            eprintln!("skipped: no C compiler (cc)");
+            return None;
+        };
+        assert!(status.success(), "{source} is compiled");
+        let shift_ms = File::create(dir.path().join("shift")).expect("a file of our own");
+        let clock = Self { dir, shift_ms };
+        clock.shift(0);
+        Some(clock)
+    }
+
+    /// Shows this many milliseconds more than the machine's clock, from now on.
+    ///
+    /// # Panics
+    /// When the file that the servers read cannot be written.
+    pub fn shift(&self, ms: i64) {
+        let written = self.shift_ms.write_all_at(&ms.to_ne_bytes(), 0);
+        written.expect("a file of our own can be written");
+    }
+
+    /// Makes a server read this clock.
+    #[must_use]
+    pub fn of(&self, builder: ServerBuilder) -> ServerBuilder {
+        builder
+            .environment("LD_PRELOAD", self.dir.path().join("clock.so"))
+            .environment("TEST_CLOCK_SHIFT", self.dir.path().join("shift"))
+    }
+}

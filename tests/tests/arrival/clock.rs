@@ -1,0 +1,102 @@
+//! While the server's clock is set back, and forward again.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tagcache_tests::clock::Clock;
+use tagcache_tests::look::assert_index_agrees;
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
+
+use crate::{assert_fresh, assert_gone, dumped, unix_ms};
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Sets the server's clock, and waits until the server shows it: Valkey 9.1 reads it once a millisecond.
+fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
+    const CLOSE_MS: i64 = 30_000;
+    clock.shift(shift_ms);
+    wait_until("the server shows the time", DEADLINE, || {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("it is later than 1970");
+        (unix_ms(client) - now.as_millis() as i64 - shift_ms).abs() < CLOSE_MS
+    });
+}
+
+#[test]
+fn a_clock_set_back_refuses_nothing_written_afterwards() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        let old = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        set(&clock, &mut client, -HOUR_MS);
+        let new = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &new, "written after the clock was set back");
+        assert_gone(&mut client, &old, "written before the invalidation");
+        run!(client, "CACHE.INVALIDATE t");
+        assert_gone(
+            &mut client,
+            &new,
+            "invalidated after the clock was set back",
+        );
+        let newest = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &newest, "written after both");
+        // Set right again, and beyond.
+        for shift in [0, HOUR_MS] {
+            set(&clock, &mut client, shift);
+            assert_fresh(&mut client, &newest, "the clock is set forward");
+            assert_gone(&mut client, &new, "the clock is set forward");
+            assert_gone(&mut client, &old, "the clock is set forward");
+        }
+        run!(client, "CACHE.INVALIDATE t");
+        assert_gone(&mut client, &newest, "invalidated at last");
+        let last = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &last, "written at last");
+        assert_index_agrees(&server, &[0], &[b"t"]);
+    });
+}
+
+#[test]
+fn a_clock_set_back_prolongs_no_grace() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET key value GRACE 60000 TAGS 1 t");
+        assert_eq!(run!(client, "CACHE.REVALIDATE t"), Reply::Int(1));
+        let untouched = dumped(&mut client, &["untouched"]);
+        set(&clock, &mut client, -HOUR_MS);
+        let state = |client: &mut RawClient| call!(client, "CACHE.FETCH", "key").items()[0].text();
+        assert_eq!(state(&mut client), "STALE");
+        // The module looks at the clock when something arrives, and otherwise ten times a second.
+        assert_fresh(&mut client, &untouched, "of another tag");
+        set(&clock, &mut client, -HOUR_MS + 61_000);
+        assert_eq!(state(&mut client), "MISS", "its grace is over");
+        wait_until("its memory is given back", DEADLINE, || {
+            run!(client, "EXISTS key") == Reply::Int(0)
+        });
+    });
+}
+
+#[test]
+fn entries_kept_over_a_clock_set_back_obey_invalidations() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET key value TAGS 1 t");
+        set(&clock, &mut client, -HOUR_MS);
+        let payload = call!(client, "DUMP", "key").bytes().to_vec();
+        assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
+        assert_eq!(run!(client, "CACHE.GET key"), Reply::Null);
+        assert_gone(&mut client, &payload, "dumped before the invalidation");
+        set(&clock, &mut client, 0);
+        assert_gone(&mut client, &payload, "the clock is right again");
+        let new = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &new, "written afterwards");
+    });
+}

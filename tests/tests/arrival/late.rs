@@ -1,0 +1,209 @@
+//! On one server, and from another one.
+
+use tagcache_tests::look::assert_index_agrees;
+use tagcache_tests::{
+    DEADLINE, Reply, Server, args, call, for_all_engines, run, split, wait_until,
+};
+
+use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, unix_ms};
+
+/// How far the clocks of two nodes may differ, ms: the module's allowance.
+const ALLOWANCE_MS: i64 = 1_000;
+
+#[test]
+fn an_old_entry_is_gone_whatever_invalidated_it() {
+    for_all_engines(|engine| {
+        for way in WAYS {
+            let server = Server::builder().engine(engine).start();
+            let mut client = server.raw();
+            let old = dumped(&mut client, &["t", "both"]);
+            let untouched = dumped(&mut client, &["untouched"]);
+            client.call(&split(way));
+            assert_gone(&mut client, &old, way);
+            if way != "CACHE.FLUSH" && !way.contains("NONE") {
+                assert_fresh(&mut client, &untouched, way);
+            }
+            let new = dumped(&mut client, &["t", "both"]);
+            assert_fresh(&mut client, &new, way);
+            assert_gone(&mut client, &old, way);
+            assert_index_agrees(&server, &[0], &[b"t", b"both"]);
+        }
+    });
+}
+
+#[test]
+fn an_old_entry_is_gone_after_minutes_and_after_days() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let now = unix_ms(&mut client);
+        for age_ms in [90_000_000, 600_000, 6_000, 2_000] {
+            let old = dumped_of(&mut client, now - age_ms - 1);
+            run!(client, "DEL arrived");
+            // As a log says it: the invalidation happened then.
+            let at = (now - age_ms).to_string();
+            assert_eq!(
+                call!(client, "CACHE.INVALIDATE", "", at, "t"),
+                Reply::Int(0)
+            );
+            assert_gone(&mut client, &old, &format!("{age_ms} ms"));
+        }
+    });
+}
+
+#[test]
+fn native_flushes_and_swaps_forget_no_invalidation() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let old = dumped(&mut client, &["t"]);
+        let untouched = dumped(&mut client, &["untouched"]);
+        run!(client, "CACHE.INVALIDATE t");
+        for native in [
+            "FLUSHDB",
+            "FLUSHDB ASYNC",
+            "FLUSHALL",
+            "FLUSHALL ASYNC",
+            "DEBUG RELOAD",
+        ] {
+            run!(client, "CACHE.SET key v TAGS 1 t");
+            assert_eq!(client.call(&split(native)), Reply::ok(), "{native}");
+            assert_gone(&mut client, &old, native);
+            assert_fresh(&mut client, &untouched, native);
+        }
+        assert_eq!(run!(client, "SWAPDB 0 5"), Reply::ok());
+        assert_fresh(&mut client, &old, "database 5 was never invalidated");
+        assert_eq!(run!(client, "SELECT 5"), Reply::ok());
+        assert_gone(&mut client, &old, "SWAPDB");
+        assert_fresh(&mut client, &untouched, "SWAPDB");
+    });
+}
+
+#[test]
+fn tags_folded_into_the_floor_are_not_forgotten() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let old = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        let commands = (0..110).map(|n| {
+            let mut command = args!["CACHE.INVALIDATE"];
+            command.extend((0..1_000).map(|m| format!("other{n}.{m}").into_bytes()));
+            command
+        });
+        let replies = client.pipeline(&commands.collect::<Vec<_>>());
+        assert!(replies.iter().all(|reply| *reply == Reply::Int(0)));
+        assert_eq!(
+            run!(client, "CACHE.TAGINFO t"),
+            Reply::Null,
+            "it was folded"
+        );
+        assert_gone(&mut client, &old, "folded");
+        let new = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &new, "written after them all");
+    });
+}
+
+#[test]
+fn the_memory_of_invalidations_is_bounded() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let mut round = |n: usize| {
+            let commands = (0..60).map(|m| {
+                let mut command = args!["CACHE.INVALIDATE"];
+                command.extend((0..2_000).map(|k| format!("{n}.{m}.{k}").into_bytes()));
+                command
+            });
+            client.pipeline(&commands.collect::<Vec<_>>());
+            call!(client, "CACHE.STATS").field("index_bytes").int()
+        };
+        // 120,000 tags each, of which 100,000 are remembered.
+        let (first, second) = (round(100), round(101));
+        assert!(second < first * 3 / 2, "{first} bytes, then {second}");
+    });
+}
+
+#[test]
+fn migrate_brings_no_entry_back_that_was_invalidated() {
+    for_all_engines(|engine| {
+        let (source, target) = (
+            Server::builder().engine(engine).start(),
+            Server::builder().engine(engine).start(),
+        );
+        let (mut here, mut there) = (source.raw(), target.raw());
+        for way in WAYS {
+            run!(here, "CACHE.SET key value GRACE 600000 TAGS 2 t both");
+            there.call(&split(way));
+            let port = target.port();
+            assert_eq!(
+                run!(here, "MIGRATE 127.0.0.1 {port} key 0 20000"),
+                Reply::ok()
+            );
+            assert_never_visible(&mut there, "key", way);
+            wait_until("its memory is given back", DEADLINE, || {
+                run!(there, "EXISTS key") == Reply::Int(0)
+            });
+        }
+        assert_index_agrees(&target, &[0], &[b"t", b"both"]);
+    });
+}
+
+#[test]
+fn entries_of_other_servers_are_fresh_from_the_allowance_on() {
+    for_all_engines(|engine| {
+        let (source, target) = (
+            Server::builder().engine(engine).start(),
+            Server::builder().engine(engine).start(),
+        );
+        let (mut here, mut there) = (source.raw(), target.raw());
+        run!(there, "CACHE.INVALIDATE t");
+        let info = run!(there, "CACHE.TAGINFO t");
+        let at = info.field("last_invalidated").int();
+        let within = dumped_of(&mut here, at + ALLOWANCE_MS);
+        assert_gone(&mut there, &within, "within the allowance");
+        wait_until("the allowance is over", DEADLINE, || {
+            unix_ms(&mut here) > at + ALLOWANCE_MS
+        });
+        let beyond = dumped(&mut here, &["t"]);
+        assert_fresh(&mut there, &beyond, "beyond the allowance");
+    });
+}
+
+#[test]
+fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
+    // The clock of the first server is ahead: here an entry says so that was written in what is to come.
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let ahead = unix_ms(&mut client) + 900;
+        run!(client, "CACHE.SET key value TAGS 1 t CREATED {ahead}");
+        let payload = call!(client, "DUMP", "key").bytes().to_vec();
+        assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
+        assert_gone(
+            &mut client,
+            &payload,
+            "it was dumped before the invalidation",
+        );
+    });
+}
+
+#[test]
+fn thousands_of_stamps_within_a_moment_keep_their_order() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let round = [
+            args!["CACHE.SET", "key", "value", "TAGS", 1, "t"],
+            args!["DUMP", "key"],
+            args!["CACHE.INVALIDATE", "t"],
+        ];
+        let rounds: Vec<_> = (0..5_000).flat_map(|_| round.clone()).collect();
+        let replies = client.pipeline(&rounds);
+        for reply in replies.iter().skip(1).step_by(3 * 250) {
+            assert_gone(&mut client, reply.bytes(), "dumped before an invalidation");
+        }
+        let new = dumped(&mut client, &["t"]);
+        assert_fresh(&mut client, &new, "dumped after them all");
+    });
+}

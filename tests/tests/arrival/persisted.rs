@@ -1,0 +1,139 @@
+//! After restarts: from an RDB, from an append-only file as it was written, and rewritten with and without RDB preamble.
+
+use tagcache_tests::look::{assert_index_agrees, info, info_text};
+use tagcache_tests::stream::{aof_commands, is};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, for_all_engines, run, split,
+    wait_until,
+};
+
+use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore};
+
+/// How a server is saved and started again.
+#[derive(Clone, Copy, Debug)]
+enum Restart {
+    FromRdb,
+    FromLog,
+    FromRewrittenLog { preamble: &'static str },
+}
+
+const RESTARTS: [Restart; 4] = [
+    Restart::FromRdb,
+    Restart::FromLog,
+    Restart::FromRewrittenLog { preamble: "yes" },
+    Restart::FromRewrittenLog { preamble: "no" },
+];
+
+impl Restart {
+    fn builder(self, engine: &Engine) -> ServerBuilder {
+        let builder = Server::builder().engine(engine);
+        let preamble = match self {
+            Self::FromRdb => return builder,
+            Self::FromLog => "yes",
+            Self::FromRewrittenLog { preamble } => preamble,
+        };
+        builder
+            .arg("--appendonly", "yes")
+            .arg("--aof-use-rdb-preamble", preamble)
+            .arg("--auto-aof-rewrite-percentage", "0")
+    }
+
+    fn run(self, server: &mut Server) -> RawClient {
+        let mut client = server.raw();
+        match self {
+            Self::FromRdb => assert_eq!(run!(client, "SAVE"), Reply::ok()),
+            Self::FromLog => {}
+            Self::FromRewrittenLog { .. } => {
+                run!(client, "BGREWRITEAOF");
+                wait_until("the rewrite ends", DEADLINE, || {
+                    info(&mut client, "aof_rewrite_in_progress") == 0
+                        && info(&mut client, "aof_rewrite_scheduled") == 0
+                });
+                assert_eq!(info_text(&mut client, "aof_last_bgrewrite_status"), "ok");
+            }
+        }
+        server.kill_9();
+        server.restart();
+        server.raw()
+    }
+}
+
+#[test]
+fn an_old_entry_is_gone_after_each_kind_of_restart() {
+    for_all_engines(|engine| {
+        for restart in RESTARTS {
+            let mut server = restart.builder(engine).start();
+            let mut client = server.raw();
+            for db in 0..WAYS.len() {
+                run!(client, "SELECT {db}");
+                // An append-only file without preamble holds invalidations in front of its first entry.
+                run!(client, "CACHE.SET held v TAGS 1 untouched");
+            }
+            run!(client, "SELECT 0");
+            let old = dumped(&mut client, &["t", "both"]);
+            let untouched = dumped(&mut client, &["untouched"]);
+            for (db, way) in (0..).zip(WAYS) {
+                run!(client, "SELECT {db}");
+                client.call(&split(way));
+            }
+            let mut client = restart.run(&mut server);
+            for (db, way) in (0..).zip(WAYS) {
+                let what = format!("{restart:?}: {way}");
+                run!(client, "SELECT {db}");
+                assert_gone(&mut client, &old, &what);
+                if way != "CACHE.FLUSH" && !way.contains("NONE") {
+                    assert_fresh(&mut client, &untouched, &what);
+                }
+            }
+            let databases: Vec<u32> = (0..WAYS.len() as u32).collect();
+            assert_index_agrees(&server, &databases, &[b"t", b"both"]);
+        }
+    });
+}
+
+#[test]
+fn a_refused_arrival_stays_refused_after_a_power_cut() {
+    for_all_engines(|engine| {
+        for restart in RESTARTS {
+            if matches!(restart, Restart::FromRdb) {
+                continue;
+            }
+            let builder = restart.builder(engine).arg("--appendfsync", "always");
+            let mut server = builder.start();
+            let mut client = server.raw();
+            let old = dumped(&mut client, &["t"]);
+            run!(client, "CACHE.INVALIDATE t");
+            restore(&mut client, "key", &old);
+            assert_never_visible(&mut client, "key", "at once");
+            server.kill_9();
+            server.restart();
+            assert_never_visible(&mut server.raw(), "key", "after the power cut");
+            let mut client = restart.run(&mut server);
+            assert_never_visible(&mut client, "key", &format!("{restart:?}"));
+            assert_index_agrees(&server, &[0], &[b"t"]);
+        }
+    });
+}
+
+#[test]
+fn an_arrival_refused_by_the_allowance_is_removed_from_the_log() {
+    for_all_engines(|engine| {
+        let builder = Restart::FromLog.builder(engine);
+        let mut server = builder.arg("--appendfsync", "always").start();
+        let other = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.INVALIDATE t");
+        let info = run!(client, "CACHE.TAGINFO t");
+        let within = info.field("last_invalidated").int() + 500;
+        let payload = dumped_of(&mut other.raw(), within);
+        restore(&mut client, "key", &payload);
+        wait_until("its removal is logged", DEADLINE, || {
+            let commands = aof_commands(server.dir(), ".incr.aof");
+            commands.iter().any(|command| is(command, "unlink"))
+        });
+        server.kill_9();
+        server.restart();
+        assert_never_visible(&mut server.raw(), "key", "after the power cut");
+        assert_index_agrees(&server, &[0], &[b"t"]);
+    });
+}

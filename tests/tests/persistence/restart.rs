@@ -1,0 +1,260 @@
+//! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
+
+use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed};
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{
+    Engine, RawClient, Reply, Server, ServerBuilder, call, for_all_engines, run, wait_until,
+};
+
+fn clock(client: &mut RawClient) -> (String, i64) {
+    let reply = run!(client, "CACHE.CLOCK");
+    (reply.items()[0].text(), reply.items()[1].int())
+}
+
+fn logging(engine: &Engine) -> ServerBuilder {
+    Server::builder().engine(engine).arg("--appendonly", "yes")
+}
+
+#[test]
+fn a_restart_changes_the_lineage_and_keeps_what_was_saved() {
+    for_all_engines(|engine| {
+        let saved = Server::builder().engine(engine);
+        for (builder, save, kept) in [
+            (Server::builder().engine(engine), false, 0),
+            (saved, true, 2),
+            (logging(engine), false, 2),
+            (
+                logging(engine).arg("--aof-use-rdb-preamble", "no"),
+                false,
+                2,
+            ),
+        ] {
+            let mut server = builder.start();
+            let mut client = server.raw();
+            run!(client, "CACHE.INVALIDATE t");
+            run!(client, "CACHE.INVALIDATE t");
+            if save {
+                assert_eq!(run!(client, "SAVE"), Reply::ok());
+            }
+            let (before, reading) = clock(&mut client);
+            assert_eq!(reading, 2);
+            server.kill_9();
+            server.restart();
+            let (after, reading) = clock(&mut server.raw());
+            assert_ne!(after, before);
+            assert_eq!(reading, kept);
+        }
+    });
+}
+
+#[test]
+fn reloads_rewrites_and_reconnects_keep_the_lineage() {
+    for_all_engines(|engine| {
+        let server = logging(engine).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET key v TAGS 1 t");
+        run!(client, "CACHE.INVALIDATE t");
+        let before = clock(&mut client);
+        for line in [
+            "DEBUG RELOAD",
+            "BGREWRITEAOF",
+            "DEBUG LOADAOF",
+            "FLUSHALL",
+            "SAVE",
+        ] {
+            let reply = client.call(&tagcache_tests::split(line));
+            assert!(!reply.is_error(), "{line}: {reply:?}");
+            if line == "BGREWRITEAOF" {
+                wait_until("the rewrite ends", tagcache_tests::DEADLINE, || {
+                    tagcache_tests::look::info(&mut client, "aof_rewrite_in_progress") == 0
+                });
+            }
+            assert_eq!(clock(&mut client), before, "{line}");
+        }
+        assert_eq!(clock(&mut server.raw()), before, "another connection");
+    });
+}
+
+#[test]
+fn only_a_promotion_changes_a_replicas_lineage() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        run!(here, "CACHE.INVALIDATE t");
+        wait_synchronised(&primary, &replica);
+        let (of_primary, of_replica) = (clock(&mut here), clock(&mut there));
+        assert_ne!(of_primary.0, of_replica.0, "each node has its own");
+        assert_eq!(of_primary.1, of_replica.1);
+        // Partial and full resync.
+        run!(here, "CLIENT KILL TYPE replica");
+        run!(here, "CACHE.INVALIDATE t");
+        wait_synchronised(&primary, &replica);
+        assert_eq!(clock(&mut there), (of_replica.0.clone(), 2));
+        let port = primary.port();
+        assert_eq!(run!(there, "REPLICAOF 127.0.0.1 1"), Reply::ok());
+        assert_eq!(run!(here, "DEBUG CHANGE-REPL-ID"), Reply::ok());
+        assert_eq!(run!(there, "REPLICAOF 127.0.0.1 {port}"), Reply::ok());
+        wait_synchronised(&primary, &replica);
+        assert_eq!(clock(&mut there), (of_replica.0.clone(), 2));
+        assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok());
+        let promoted = clock(&mut there);
+        assert_eq!(promoted.1, 2);
+        assert_ne!(promoted.0, of_replica.0);
+        assert_ne!(promoted.0, of_primary.0);
+        assert_eq!(clock(&mut here), (of_primary.0, 2), "the primary goes on");
+        assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok());
+        assert_eq!(clock(&mut there), promoted, "it is a primary already");
+    });
+}
+
+#[test]
+fn a_failover_changes_the_lineage_of_the_new_primary() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        run!(here, "CACHE.INVALIDATE t");
+        wait_synchronised(&primary, &replica);
+        let (old, before) = (clock(&mut here), clock(&mut there));
+        assert_eq!(run!(here, "FAILOVER"), Reply::ok());
+        wait_synchronised(&replica, &primary);
+        let after = clock(&mut there);
+        assert_eq!(after.1, 1);
+        assert!(
+            after.0 != before.0 && after.0 != old.0,
+            "{before:?}, then {after:?}"
+        );
+        assert_eq!(clock(&mut here).1, 1);
+    });
+}
+
+fn fill(client: &mut RawClient) {
+    for n in 0..1_000 {
+        call!(client, "CACHE.SET", format!("key{n}"), "v", "TAGS", 1, "t");
+    }
+    run!(client, "SET string v");
+    run!(client, "CACHE.INVALIDATE other");
+    run!(client, "SELECT 3");
+    run!(client, "CACHE.SET key v TAGS 1 t");
+    run!(client, "SELECT 0");
+}
+
+#[test]
+fn drop_leaves_no_entry_of_an_rdb_that_a_primary_starts_from() {
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine);
+        let mut server = builder.module_args(&["after-restart", "drop"]).start();
+        let mut client = server.raw();
+        fill(&mut client);
+        // Nothing was loaded when it started: this is no restart.
+        assert_eq!(run!(client, "DEBUG RELOAD"), Reply::ok());
+        run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+        assert_eq!(stat(&mut client, "entries"), 1_000);
+        assert_eq!(run!(client, "SAVE"), Reply::ok());
+        server.restart();
+        let mut client = server.raw();
+        assert_eq!(run!(client, "CACHE.GET key7"), Reply::Null);
+        assert_eq!(stat(&mut client, "entries"), 0);
+        wait_reclaimed(&mut client);
+        assert_eq!(run!(client, "DBSIZE"), Reply::Int(1));
+        assert_eq!(run!(client, "GET string"), Reply::bulk("v"));
+        assert_eq!(clock(&mut client).1, 1, "the clock stays");
+        assert_index_agrees(&server, &[0, 3], &[b"t"]);
+        fill(&mut client);
+        assert_eq!(run!(client, "DEBUG RELOAD"), Reply::ok());
+        run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+        assert_eq!(
+            stat(&mut client, "entries"),
+            1_000,
+            "a reload is no restart"
+        );
+    });
+}
+
+#[test]
+fn drop_keeps_the_entries_of_an_append_only_file() {
+    for_all_engines(|engine| {
+        for preamble in ["yes", "no"] {
+            let mut server = logging(engine)
+                .arg("--aof-use-rdb-preamble", preamble)
+                .module_args(&["after-restart", "drop"])
+                .start();
+            let mut client = server.raw();
+            fill(&mut client);
+            run!(client, "BGREWRITEAOF");
+            wait_until("the rewrite ends", tagcache_tests::DEADLINE, || {
+                tagcache_tests::look::info(&mut client, "aof_rewrite_in_progress") == 0
+            });
+            run!(client, "CACHE.SET key1000 v TAGS 1 t");
+            server.kill_9();
+            server.restart();
+            let mut client = server.raw();
+            assert_eq!(stat(&mut client, "entries"), 1_001, "preamble {preamble}");
+            assert_index_agrees(&server, &[0, 3], &[b"t"]);
+        }
+    });
+}
+
+#[test]
+fn drop_keeps_what_a_replica_gets_by_full_sync() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        fill(&mut primary.raw());
+        let mut replica = Server::builder()
+            .engine(engine)
+            .module_args(&["after-restart", "drop"])
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let mut client = replica.raw();
+        assert_eq!(stat(&mut client, "entries"), 1_000);
+        // A replica's own file is no older than what its primary sends from there on.
+        assert_eq!(run!(client, "SAVE"), Reply::ok());
+        replica.restart();
+        wait_synchronised(&primary, &replica);
+        let mut client = replica.raw();
+        assert_eq!(stat(&mut client, "entries"), 1_000);
+        assert_eq!(run!(client, "REPLICAOF NO ONE"), Reply::ok());
+        assert_eq!(
+            stat(&mut client, "entries"),
+            1_000,
+            "a promotion drops nothing"
+        );
+    });
+}
+
+#[test]
+fn a_value_of_after_restart_that_is_none_is_refused_by_name() {
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine);
+        let started = builder.module_args(&["after-restart", "x"]).try_start();
+        let log = started.map(|_| ()).expect_err("the server must not start");
+        assert!(log.contains("keep or drop, not 'x'"), "{log}");
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        if run!(client, "CONFIG GET tagcache.after-restart")
+            .items()
+            .is_empty()
+        {
+            return;
+        }
+        let refused = run!(client, "CONFIG SET tagcache.after-restart x");
+        let error = refused.error().expect("no such word");
+        assert!(error.contains("keep") && error.contains("drop"), "{error}");
+        assert_eq!(
+            run!(client, "CONFIG SET tagcache.after-restart Drop"),
+            Reply::ok()
+        );
+        let shown = run!(client, "CONFIG GET tagcache.after-restart");
+        assert_eq!(shown.items()[1], Reply::bulk("drop"));
+    });
+}

@@ -1,0 +1,94 @@
+//! When tags were last invalidated, and how often, after a restart.
+
+use tagcache_tests::look::info;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, for_all_engines, run, wait_until};
+
+const TAGS: [&str; 4] = ["hard", "soft", "both", "never"];
+
+fn times(client: &mut RawClient) -> Vec<Reply> {
+    let info = |tag| run!(client, "CACHE.TAGINFO {tag}");
+    TAGS.map(info).to_vec()
+}
+
+/// Entries that carry the tags, and invalidations of them at times of their own.
+fn fill(client: &mut RawClient) {
+    for round in 0..3 {
+        run!(
+            client,
+            "CACHE.SET key{round} v GRACE 600000 TAGS 4 hard soft both never"
+        );
+        run!(client, "CACHE.INVALIDATE hard both");
+        run!(
+            client,
+            "CACHE.SET key{round} v GRACE 600000 TAGS 4 hard soft both never"
+        );
+        run!(client, "CACHE.REVALIDATE soft");
+        run!(client, "CACHE.REVALIDATE both");
+    }
+    run!(client, "CACHE.SET held v TAGS 4 hard soft both never");
+    let seen = times(client);
+    for (info, expected) in seen.iter().zip([3, 3, 6, 0]) {
+        assert_eq!(
+            info.field("invalidations"),
+            Reply::Int(expected),
+            "{seen:?}"
+        );
+        assert_eq!(
+            info.field("last_invalidated").int() > 0,
+            expected > 0,
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
+fn last_invalidations_are_the_same_after_each_restart() {
+    for_all_engines(|engine| {
+        for (log, rewrite, preamble) in [
+            ("no", false, "yes"),
+            ("yes", false, "yes"),
+            ("yes", true, "yes"),
+            ("yes", true, "no"),
+        ] {
+            let builder = Server::builder().engine(engine).arg("--appendonly", log);
+            let mut server = builder.arg("--aof-use-rdb-preamble", preamble).start();
+            let mut client = server.raw();
+            fill(&mut client);
+            let before = times(&mut client);
+            if log == "no" {
+                assert_eq!(run!(client, "SAVE"), Reply::ok());
+            }
+            if rewrite {
+                run!(client, "BGREWRITEAOF");
+                wait_until("the rewrite ends", DEADLINE, || {
+                    info(&mut client, "aof_rewrite_in_progress") == 0
+                });
+            }
+            server.kill_9();
+            server.restart();
+            let after = times(&mut server.raw());
+            assert_eq!(
+                after, before,
+                "log {log}, rewritten {rewrite}, preamble {preamble}"
+            );
+        }
+    });
+}
+
+#[test]
+fn last_invalidations_are_the_same_after_a_full_resync() {
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        fill(&mut primary.raw());
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let mut there = replica.raw();
+        assert_eq!(times(&mut there), times(&mut primary.raw()));
+        assert_eq!(run!(there, "DEBUG RELOAD"), Reply::ok());
+        assert_eq!(times(&mut there), times(&mut primary.raw()), "reloaded");
+    });
+}
