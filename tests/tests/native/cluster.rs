@@ -1,7 +1,5 @@
 //! Cluster mode: tags are no keys, slots move with their entries.
 
-use std::io::Write;
-
 use tagcache_tests::cluster::{addresses, builder, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat, wait_reclaimed};
@@ -235,18 +233,6 @@ fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
             here,
             "CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {target}"
         );
-        if moved
-            .error()
-            .is_some_and(|e| e.contains("does not support atomic slot migrations"))
-        {
-            // Said by the server, before anything is moved: slots can be moved key by key.
-            let notice = format!(
-                "\n!!! {}: no atomic slot migration with this module: SKIPPED !!!\n",
-                engine.name
-            );
-            let _ = std::io::stderr().write_all(notice.as_bytes());
-            return;
-        }
         assert_eq!(moved, Reply::ok());
         wait_until("the slot has moved", DEADLINE, || {
             call!(there, "CACHE.GET", "{x}42") == Reply::bulk("42")
