@@ -29,23 +29,23 @@ build: ## Build the module: target/release/tagcache.so
 .PHONY: run
 run: build ## Start a server with this machine's package list in it, and the dashboard; Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache --features cli --bin tagcache -- up --tour $(ARGS)
+	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour $(ARGS)
 
 .PHONY: up
 up: build ## Start an empty server with the module, and the dashboard (release build); Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --release --quiet --locked -p tagcache --features cli --bin tagcache -- up $(ARGS)
+	@exec $(CARGO) run --release --quiet --locked -p tagcache-admin --bin tagcache -- up $(ARGS)
 
 .PHONY: demo
 demo: build ## The tour of run alone, with a status that says whether all was as expected
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache --features cli --bin tagcache -- up --tour --exit $(ARGS)
+	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
 
 .PHONY: test
 test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  $(CARGO) test --workspace --locked --no-fail-fast
-	$(CARGO) test -p tagcache --features jemalloc --locked --test heap_profile
+	$(CARGO) test -p tagcache-admin --features jemalloc --locked --test heap_profile
 	scripts/test-python '$(MODULE)'
 	$(MAKE) demo
 
@@ -84,7 +84,9 @@ lint: ## Formatting and clippy, without changing anything
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p tagcache-module --all-targets --locked --features panic-on-demand -- -D warnings
 	$(CARGO) clippy -p tagcache --lib --locked --no-default-features -- -D warnings
-	$(CARGO) clippy -p tagcache --lib --bins --locked --all-features -- -D warnings
+	$(CARGO) clippy -p tagcache --lib --locked --all-features -- -D warnings
+	$(CARGO) clippy -p tagcache-admin --lib --locked --no-default-features -- -D warnings
+	$(CARGO) clippy -p tagcache-admin --lib --bins --locked --all-features -- -D warnings
 
 .PHONY: miri
 miri: ## The index's tests under Miri; needs a nightly toolchain with miri

@@ -1,8 +1,5 @@
 use std::time::Duration;
 
-/// The type of an [`Entry`]'s tags where it has none.
-pub type NoTags = [&'static str; 0];
-
 /// How a value is to be kept: for how long, under which tags, and how much it weighs.
 ///
 /// Describing an entry costs nothing: the tags are looked at only when a value is really stored, so a call such as
@@ -19,7 +16,7 @@ pub type NoTags = [&'static str; 0];
 /// # let _ = (tagged, from_owned);
 /// ```
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<T = NoTags> {
+pub struct Entry<T = [&'static str; 0]> {
     pub(crate) ttl: Duration,
     pub(crate) grace: Duration,
     pub(crate) weight: Option<u64>,

@@ -30,18 +30,17 @@
 //! | `monitor` | yes | memory of the process, its growth and status |
 //! | `msgpack`, `compression` | | `MessagePack` as a codec; large values compressed |
 //! | `metrics`, `tracing` | | what a `Cache` does, for operators |
-//! | `alerts`, `http`, `cli` | | rules over the figures, the admin endpoint and dashboard, the `tagcache` program |
+//! | `jemalloc` | | the process's heap figures from jemalloc |
+//!
+//! The admin endpoint, the dashboard, alert rules and the program `tagcache` are the crate `tagcache-admin`.
+//! The oldest supported Rust is 1.88.
 //!
 #![cfg_attr(feature = "remote", doc = include_str!("cache/overview.md"))]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "alerts")]
-pub mod alerts;
 #[cfg(feature = "remote")]
 mod cache;
 mod entry;
-#[cfg(feature = "http")]
-pub mod http;
 pub mod local;
 #[cfg(feature = "monitor")]
 pub mod memory;
@@ -53,10 +52,8 @@ mod remote;
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]
-pub use cache::{
-    Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures, TopKey,
-};
-pub use entry::{Entry, NoTags};
-pub use local::LocalCache;
+pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures};
+pub use entry::Entry;
+pub use local::{LocalCache, TopKey};
 #[cfg(feature = "remote")]
 pub use remote::{Error, LoaderError, Remedy, ServerState, ServerStatus, Servers};

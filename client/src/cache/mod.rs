@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use crate::entry::Entry;
+use crate::local::TopKey;
 use crate::remote::command::{self, Invalidation, Write};
 use crate::remote::{Error, LoaderError, ServerStatus, Servers};
 
@@ -87,16 +88,6 @@ impl<C> std::fmt::Debug for Cache<C> {
             .field("options", &self.core.options)
             .finish_non_exhaustive()
     }
-}
-
-/// A key and how often it was read, by [`Cache::top`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TopKey {
-    /// The key without namespace.
-    pub key: String,
-    /// Reads that it answered, on servers and, as far as reported, in local tiers.
-    pub hits: u64,
 }
 
 impl Cache {
@@ -441,12 +432,24 @@ impl<C> Cache<C> {
         self.invalidate_names(kind, &self.core.names(tags)).await
     }
 
-    /// The same by what the tags are called on the servers.
-    pub(crate) async fn invalidate_names(
-        &self,
-        kind: Invalidation,
-        names: &[String],
-    ) -> Result<u64, Error> {
+    /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
+    /// others too.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn invalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
+        self.invalidate_names(Invalidation::Hard, names).await
+    }
+
+    /// As [`Self::revalidate_tags`], by what the tags are called on the servers.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn revalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
+        self.invalidate_names(Invalidation::Soft, names).await
+    }
+
+    async fn invalidate_names(&self, kind: Invalidation, names: &[String]) -> Result<u64, Error> {
         if names.is_empty() {
             return Ok(0);
         }
@@ -551,6 +554,28 @@ impl<C> Cache<C> {
             (node, figures)
         };
         answers.into_iter().map(read).collect()
+    }
+
+    /// The memory optimization guide's statistics: the monitor's figures, this local tier's entries, and whether all
+    /// servers are connected and how many keys they hold.
+    #[cfg(feature = "monitor")]
+    pub async fn memory_stats(
+        &self,
+        monitor: &crate::memory::MemoryMonitor,
+    ) -> crate::memory::MemoryStats
+    where
+        C: Send + Sync + 'static,
+    {
+        let answers = self.core.remote.ask_all(&redis::cmd("DBSIZE")).await;
+        let counts = answers.into_iter().map(|(_, answer)| match answer {
+            Ok(Value::Int(count)) => u64::try_from(count).ok(),
+            _ => None,
+        });
+        let keys = counts.sum::<Option<u64>>();
+        let servers = self.core.remote.status();
+        let connected = !servers.is_empty() && servers.iter().all(ServerStatus::is_connected);
+        crate::memory::MemoryStats::new(&monitor.snapshot(), Some(self))
+            .servers(connected, keys.filter(|_| connected))
     }
 
     /// What the monitor looks at and the admin endpoint empties.

@@ -25,10 +25,9 @@ macro_rules! counters {
             pub servers: Vec<ServerStatus>,
         }
 
-        #[cfg(feature = "http")]
         impl CacheStats {
-            /// All counts: name, what is counted, count.
-            pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+            /// All counts for an exporter: name, what is counted, count.
+            pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$((stringify!($name), concat!($($doc),+).trim_start(), self.$name),)+]
             }
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    AccessedKey, EntryInfo, LocalCacheBuilder, LocalStats,
+    TopKey, EntryInfo, LocalCacheBuilder, LocalStats,
     bounds::Bounds,
     builder::Weigher,
     cleanup::Cleaner,
@@ -279,7 +279,7 @@ impl<V> LocalCache<V> {
     /// let top = cache.top_accessed_keys(1);
     /// assert_eq!((top[0].key.as_str(), top[0].hits), ("answer", 2));
     /// ```
-    pub fn top_accessed_keys(&self, n: usize) -> Vec<AccessedKey> {
+    pub fn top_accessed_keys(&self, n: usize) -> Vec<TopKey> {
         self.inner.tracker.top(n)
     }
 

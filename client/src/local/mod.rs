@@ -129,5 +129,5 @@ pub use self::{
     cache::LocalCache,
     loading::Reservation,
     stats::{EntryInfo, LocalStats},
-    tracker::AccessedKey,
+    tracker::TopKey,
 };

@@ -22,7 +22,7 @@ use super::{
 /// A key and how often it was hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct AccessedKey {
+pub struct TopKey {
     /// The key.
     pub key: String,
     /// Reads that found the key fresh since it was last unknown to both cache and tracker.
@@ -152,7 +152,7 @@ impl Tracker {
     }
 
     /// Up to `n` tracked keys, most hits first, equal counts by key. O(tracked · log tracked).
-    pub(super) fn top(&self, n: usize) -> Vec<AccessedKey> {
+    pub(super) fn top(&self, n: usize) -> Vec<TopKey> {
         // By key first: for a moment, a key that left and came back may have two slots.
         let mut counts = BTreeMap::<String, u64>::new();
         for slot in &self.lock().slots {
@@ -160,7 +160,7 @@ impl Tracker {
         }
         let mut keys: Vec<_> = counts
             .into_iter()
-            .map(|(key, hits)| AccessedKey { key, hits })
+            .map(|(key, hits)| TopKey { key, hits })
             .collect();
         keys.sort_by_key(|key| Reverse(key.hits));
         keys.truncate(n);

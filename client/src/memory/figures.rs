@@ -20,7 +20,7 @@ pub struct Reading {
     /// Of the local tier, if there is one.
     pub local: Option<LocalFigures>,
     /// Of the server.
-    pub server: ServerState,
+    pub server: ServerReading,
 }
 
 /// A [`Reading`] and when it was taken.
@@ -35,7 +35,7 @@ pub struct Sample {
     /// Of the local tier, if there is one.
     pub local: Option<LocalFigures>,
     /// Of the server.
-    pub server: ServerState,
+    pub server: ServerReading,
 }
 
 /// A local tier as the monitor and the admin endpoint see it.
@@ -87,19 +87,19 @@ pub struct LocalEntry {
 
 /// What a sample knows of the server.
 #[derive(Clone, Debug, Default)]
-pub enum ServerState {
+pub enum ServerReading {
     /// None is watched.
     #[default]
     None,
     /// It did not answer; why.
     Unreachable(Arc<str>),
     /// It answered.
-    Up(Arc<ServerFigures>),
+    Up(Arc<ServerUsage>),
 }
 
-impl ServerState {
+impl ServerReading {
     /// The figures, if it answered.
-    pub fn figures(&self) -> Option<&ServerFigures> {
+    pub fn figures(&self) -> Option<&ServerUsage> {
         match self {
             Self::Up(figures) => Some(figures),
             Self::None | Self::Unreachable(_) => None,
@@ -115,7 +115,7 @@ impl ServerState {
 /// Figures of a server, from INFO and DBSIZE; bytes.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ServerFigures {
+pub struct ServerUsage {
     /// What it calls itself, such as `redis 7.0.15`.
     pub name: String,
     /// Keys of the selected database, of any type.
@@ -151,8 +151,7 @@ macro_rules! cache_figures {
 
         impl CacheFigures {
             /// Sets the field of this name; unknown names are ignored, a newer module may have more.
-            #[cfg_attr(not(feature = "remote"), allow(dead_code))]
-            pub(super) fn set(&mut self, name: &str, value: u64) {
+            pub fn set(&mut self, name: &str, value: u64) {
                 match name {
                     $(stringify!($name) => self.$name = value,)*
                     _ => {}

@@ -26,50 +26,50 @@ pub struct Growth {
 }
 
 impl Growth {
+    /// The slope through `points` of (time since any moment, bytes), oldest first; `None` for fewer than three points or
+    /// no time between them. O(n log n).
+    pub fn fit(points: &[(Duration, u64)]) -> Option<Self> {
+        let n = points.len();
+        if n < MIN_POINTS {
+            return None;
+        }
+        let first = points[0].0;
+        let minutes = |at: Duration| at.saturating_sub(first).as_secs_f64() / 60.0;
+        let count = n as f64;
+        let mean_x = points.iter().map(|&(at, _)| minutes(at)).sum::<f64>() / count;
+        // Relative to the first value: the sums of squares keep their precision on large heaps.
+        let base = points[0].1 as f64;
+        let mb = |bytes: u64| (bytes as f64 - base) / MB;
+        let mean_y = points.iter().map(|&(_, bytes)| mb(bytes)).sum::<f64>() / count;
+        let (mut sxx, mut sxy) = (0.0, 0.0);
+        for &(at, bytes) in points {
+            let dx = minutes(at) - mean_x;
+            sxx += dx * dx;
+            sxy += dx * (mb(bytes) - mean_y);
+        }
+        if sxx <= 0.0 {
+            return None;
+        }
+        let slope = sxy / sxx;
+        let residuals: f64 = points
+            .iter()
+            .map(|&(at, bytes)| (mb(bytes) - mean_y - slope * (minutes(at) - mean_x)).powi(2))
+            .sum();
+        let freedom = n - 2;
+        let error = (residuals / freedom as f64 / sxx).sqrt();
+        Some(Self {
+            mb_per_minute: slope,
+            margin: student_95(freedom) * error,
+            seconds: points[n - 1].0.saturating_sub(first).as_secs_f64(),
+            samples: n,
+            steady: steady(points),
+        })
+    }
+
     /// The lowest slope within the confidence interval, in MB a minute.
     pub fn at_least(&self) -> f64 {
         self.mb_per_minute - self.margin
     }
-}
-
-/// The slope through `points` of (time since any moment, bytes), oldest first; `None` for fewer than three points or
-/// no time between them. O(n log n).
-pub fn fit(points: &[(Duration, u64)]) -> Option<Growth> {
-    let n = points.len();
-    if n < MIN_POINTS {
-        return None;
-    }
-    let first = points[0].0;
-    let minutes = |at: Duration| at.saturating_sub(first).as_secs_f64() / 60.0;
-    let count = n as f64;
-    let mean_x = points.iter().map(|&(at, _)| minutes(at)).sum::<f64>() / count;
-    // Relative to the first value: the sums of squares keep their precision on large heaps.
-    let base = points[0].1 as f64;
-    let mb = |bytes: u64| (bytes as f64 - base) / MB;
-    let mean_y = points.iter().map(|&(_, bytes)| mb(bytes)).sum::<f64>() / count;
-    let (mut sxx, mut sxy) = (0.0, 0.0);
-    for &(at, bytes) in points {
-        let dx = minutes(at) - mean_x;
-        sxx += dx * dx;
-        sxy += dx * (mb(bytes) - mean_y);
-    }
-    if sxx <= 0.0 {
-        return None;
-    }
-    let slope = sxy / sxx;
-    let residuals: f64 = points
-        .iter()
-        .map(|&(at, bytes)| (mb(bytes) - mean_y - slope * (minutes(at) - mean_x)).powi(2))
-        .sum();
-    let freedom = n - 2;
-    let error = (residuals / freedom as f64 / sxx).sqrt();
-    Some(Growth {
-        mb_per_minute: slope,
-        margin: student_95(freedom) * error,
-        seconds: points[n - 1].0.saturating_sub(first).as_secs_f64(),
-        samples: n,
-        steady: steady(points),
-    })
 }
 
 fn steady(points: &[(Duration, u64)]) -> bool {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_line_without_noise_has_its_slope_and_no_margin() {
-        let growth = fit(&line(60, 2.5, |_| 0.0)).unwrap();
+        let growth = Growth::fit(&line(60, 2.5, |_| 0.0)).unwrap();
         assert!((growth.mb_per_minute - 2.5).abs() < 1e-4, "{growth:?}");
         assert!(growth.margin < 1e-4, "{growth:?}");
         assert!(growth.steady);
@@ -132,21 +132,21 @@ mod tests {
 
     #[test]
     fn noise_without_growth_is_within_the_margin() {
-        let growth = fit(&line(60, 0.0, |i| f64::from(i * 7919 % 13) - 6.0)).unwrap();
+        let growth = Growth::fit(&line(60, 0.0, |i| f64::from(i * 7919 % 13) - 6.0)).unwrap();
         assert!(growth.mb_per_minute.abs() < growth.margin, "{growth:?}");
         assert!(growth.at_least() < 0.0);
     }
 
     #[test]
     fn a_single_step_is_not_steady() {
-        let growth = fit(&line(60, 0.0, |i| if i > 50 { 100.0 } else { 0.0 })).unwrap();
+        let growth = Growth::fit(&line(60, 0.0, |i| if i > 50 { 100.0 } else { 0.0 })).unwrap();
         assert!(growth.mb_per_minute > 0.0 && !growth.steady, "{growth:?}");
     }
 
     #[test]
     fn too_little_says_nothing() {
-        assert_eq!(fit(&line(2, 1.0, |_| 0.0)), None);
-        assert_eq!(fit(&[(Duration::ZERO, 1); 5]), None);
+        assert_eq!(Growth::fit(&line(2, 1.0, |_| 0.0)), None);
+        assert_eq!(Growth::fit(&[(Duration::ZERO, 1); 5]), None);
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
                 values.iter().enumerate()
                     .map(|(i, v)| (Duration::from_secs(from + i as u64), v + plus)).collect()
             };
-            let (a, b) = (fit(&points(0, 0)).unwrap(), fit(&points(later, more)).unwrap());
+            let (a, b) = (Growth::fit(&points(0, 0)).unwrap(), Growth::fit(&points(later, more)).unwrap());
             let scale = a.mb_per_minute.abs().max(1.0);
             prop_assert!((a.mb_per_minute - b.mb_per_minute).abs() / scale < 1e-6);
             prop_assert_eq!(a.steady, b.steady);

@@ -42,23 +42,19 @@ mod growth;
 mod heap;
 mod limit;
 mod local;
-mod metrics;
 mod monitor;
 mod process;
-#[cfg(feature = "remote")]
-mod server;
 mod snapshot;
+mod stats;
 mod status;
 
 pub use figures::{
-    CacheFigures, LocalEntry, LocalFigures, LocalTier, Reading, Sample, ServerFigures, ServerState,
+    CacheFigures, LocalEntry, LocalFigures, LocalTier, Reading, Sample, ServerReading, ServerUsage,
     Source,
 };
-pub use growth::{Growth, fit};
-pub use metrics::{METRICS, Metric, Unit, metric};
-pub use monitor::{Builder, Event, MemoryMonitor, MonitorError};
+pub use growth::Growth;
+pub use monitor::{Event, MemoryMonitor, MonitorBuilder, MonitorError};
 pub use process::{HeapTotal, MemoryUsage, ProcessSource};
-#[cfg(feature = "remote")]
-pub use server::{Server, ServerMemory, Subject};
 pub use snapshot::{Rates, Snapshot};
+pub use stats::MemoryStats;
 pub use status::{Status, Thresholds};

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::figures::{Sample, Source};
-use super::growth::{Growth, fit};
+use super::growth::Growth;
 use super::process::HeapTotal;
 use super::snapshot::{Rates, Snapshot};
 use super::status::{Status, Thresholds};
@@ -79,7 +79,7 @@ pub enum MonitorError {
 }
 
 /// How a monitor is to run; made by [`MemoryMonitor::builder`].
-pub struct Builder {
+pub struct MonitorBuilder {
     source: Box<dyn Source>,
     callbacks: Vec<Callback>,
     settings: Settings,
@@ -96,7 +96,7 @@ struct Settings {
     leak_rate: f64,
 }
 
-impl Builder {
+impl MonitorBuilder {
     /// Time between samples, 10 ms to 1 h. Default 10 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
@@ -169,7 +169,7 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for MonitorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.settings.fmt(f)
     }
@@ -240,8 +240,8 @@ struct Ring {
 
 impl MemoryMonitor {
     /// A monitor of this source, to be configured and started.
-    pub fn builder(source: impl Source) -> Builder {
-        Builder {
+    pub fn builder(source: impl Source) -> MonitorBuilder {
+        MonitorBuilder {
             source: Box::new(source),
             callbacks: Vec::new(),
             settings: Settings {
@@ -291,7 +291,7 @@ impl MemoryMonitor {
         lock(&self.shared.ring).samples.iter().cloned().collect()
     }
 
-    /// Adds a callback, as [`Builder::on_event`] does; it sees what happens from now on and is kept as long as the
+    /// Adds a callback, as [`MonitorBuilder::on_event`] does; it sees what happens from now on and is kept as long as the
     /// monitor is.
     pub fn on_event(&self, callback: impl Fn(&Event) + Send + Sync + 'static) {
         lock(&self.shared.callbacks).push(Arc::new(callback));
@@ -435,7 +435,7 @@ impl Ring {
                 Some((sample.since_start, bytes?))
             })
             .collect();
-        fit(&points)
+        Growth::fit(&points)
     }
 
     /// The samples of the window and the last one before it, oldest first: together they span the window.

@@ -46,7 +46,7 @@ fn judge(
                 ..MemoryUsage::default()
             },
             local: None,
-            server: crate::memory::ServerState::None,
+            server: crate::memory::ServerReading::None,
         });
         let (snapshot, events) = ring.push(&sample, settings);
         last = Some(snapshot);
@@ -109,7 +109,7 @@ fn no_more_samples_are_kept_than_asked_for() {
             since_start: Duration::from_secs(secs),
             memory: MemoryUsage::default(),
             local: None,
-            server: crate::memory::ServerState::None,
+            server: crate::memory::ServerReading::None,
         };
         ring.push(&Arc::new(sample), &settings);
     }
@@ -180,7 +180,7 @@ fn a_callback_that_panics_ends_no_monitor() {
 #[test]
 fn settings_out_of_range_are_refused() {
     let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
-    let refused = |builder: Builder| builder.start().unwrap_err().to_string();
+    let refused = |builder: MonitorBuilder| builder.start().unwrap_err().to_string();
     assert!(refused(monitor().interval(Duration::ZERO)).contains("0ns"));
     assert!(refused(monitor().samples(2)).starts_with("2 samples"));
     assert!(refused(monitor().leak_rate(f64::NAN)).contains("NaN"));
@@ -194,7 +194,7 @@ fn settings_out_of_range_are_refused() {
 
 #[test]
 fn the_samples_that_are_kept_fill_the_window() {
-    let settings = |builder: Builder| builder.settings;
+    let settings = |builder: MonitorBuilder| builder.settings;
     let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
     let second = Duration::from_secs(1);
     // Ten minutes of one a second are more than the default.

@@ -1,6 +1,6 @@
 //! Memory of this process.
 
-use super::figures::{LocalTier, Reading, ServerState, Source};
+use super::figures::{LocalTier, Reading, ServerReading, Source};
 use super::heap::{Heap, heap};
 use super::limit::memory_limit;
 use std::fmt;
@@ -83,8 +83,7 @@ pub enum HeapTotal {
 #[derive(Clone)]
 pub struct ProcessSource {
     local: Option<Arc<dyn LocalTier>>,
-    #[cfg(feature = "remote")]
-    server: Option<super::Server>,
+    server: Option<Arc<dyn Fn() -> ServerReading + Send + Sync>>,
     heap: Paced<Heap>,
     limit: Paced<Option<u64>>,
 }
@@ -118,7 +117,6 @@ impl Default for ProcessSource {
     fn default() -> Self {
         Self {
             local: None,
-            #[cfg(feature = "remote")]
             server: None,
             heap: Paced {
                 // Found now, so that looking for it does not count as what a reading costs.
@@ -145,11 +143,11 @@ impl ProcessSource {
         self
     }
 
-    /// Adds the figures of a server to each sample.
-    #[cfg(feature = "remote")]
+    /// Adds the figures of a server to each sample: what `read` returns. It runs on the monitor's thread and may block,
+    /// for a bounded time.
     #[must_use]
-    pub fn server(mut self, server: super::Server) -> Self {
-        self.server = Some(server);
+    pub fn server(mut self, read: impl Fn() -> ServerReading + Send + Sync + 'static) -> Self {
+        self.server = Some(Arc::new(read));
         self
     }
 
@@ -166,22 +164,11 @@ impl Source for ProcessSource {
         Reading {
             memory: MemoryUsage::with(self.heap.read(), self.limit.read()),
             local: self.local.as_ref().map(|local| local.figures()),
-            server: self.server_state(),
+            server: self
+                .server
+                .as_ref()
+                .map_or(ServerReading::None, |read| read()),
         }
-    }
-}
-
-impl ProcessSource {
-    #[cfg(feature = "remote")]
-    fn server_state(&self) -> ServerState {
-        let server = self.server.as_ref();
-        server.map_or(ServerState::None, super::Server::state)
-    }
-
-    #[cfg(not(feature = "remote"))]
-    #[allow(clippy::unused_self)]
-    fn server_state(&self) -> ServerState {
-        ServerState::None
     }
 }
 

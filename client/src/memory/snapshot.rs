@@ -102,7 +102,7 @@ fn percent((hits, misses): (u64, u64)) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{CacheFigures, LocalFigures, MemoryUsage, ServerFigures, ServerState};
+    use crate::memory::{CacheFigures, LocalFigures, MemoryUsage, ServerReading, ServerUsage};
     use std::time::SystemTime;
 
     fn sample(secs: u64, local: (u64, u64), cache: CacheFigures) -> Sample {
@@ -115,9 +115,9 @@ mod tests {
                 misses: local.1,
                 ..LocalFigures::default()
             }),
-            server: ServerState::Up(Arc::new(ServerFigures {
+            server: ServerReading::Up(Arc::new(ServerUsage {
                 cache: Some(cache),
-                ..ServerFigures::default()
+                ..ServerUsage::default()
             })),
         }
     }

@@ -1,0 +1,34 @@
+//! Snapshots to judge.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::memory::{HeapTotal, MemoryUsage, Rates, Sample, ServerReading, Snapshot, Status};
+
+/// A process that uses so many percent of its heap; its cache is unknown.
+pub(crate) fn heap(percent: f64) -> Snapshot {
+    let mut snapshot = unknown();
+    let sample = Arc::make_mut(&mut snapshot.latest);
+    sample.memory.heap_used = Some((percent * 1000.0).round() as u64);
+    sample.memory.limit = Some(100_000);
+    snapshot
+}
+
+/// Nothing is known.
+pub(crate) fn unknown() -> Snapshot {
+    Snapshot {
+        latest: Arc::new(Sample {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_721_000),
+            since_start: Duration::ZERO,
+            memory: MemoryUsage::default(),
+            local: None,
+            server: ServerReading::None,
+        }),
+        status: Status::Healthy,
+        growth: None,
+        leak_suspected: false,
+        rates: Rates::default(),
+        heap_total: HeapTotal::Limit,
+        uptime: Duration::from_secs(919),
+    }
+}

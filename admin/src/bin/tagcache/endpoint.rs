@@ -1,0 +1,157 @@
+//! Monitor, alerts and endpoint, put together and served until a signal ends it.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tagcache_admin::alerts::{Alerts, Config};
+use tagcache_admin::http::{Admin, Auth, Fleet};
+use tagcache_admin::memory::{Event, MemoryMonitor, Server, ServerMemory, Subject};
+
+use crate::args::{Endpoint, Memory};
+use crate::output::Failure;
+
+/// Over which time growth and rates are computed.
+const WINDOW: Duration = Duration::from_secs(600);
+/// How often it is looked whether it is over.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long requests that are being answered may take at the end.
+const END: Duration = Duration::from_secs(6);
+
+/// Everything that is to be served, and where.
+pub(crate) struct Built {
+    listener: TcpListener,
+    admin: Admin,
+    alerts: Option<Arc<Alerts>>,
+    /// What this instance is called.
+    pub(crate) instance: String,
+}
+
+impl Built {
+    /// Where the dashboard is.
+    pub(crate) fn url(&self) -> std::io::Result<String> {
+        Ok(format!("http://{}/", self.listener.local_addr()?))
+    }
+}
+
+pub(crate) fn build(
+    endpoint: &Endpoint,
+    listener: TcpListener,
+    server: &Server,
+    auth: Auth,
+) -> Result<Built, Failure> {
+    let instance = endpoint.instance(listener.local_addr()?.port());
+    let subject = match endpoint.memory {
+        Memory::Server => Subject::Server,
+        Memory::Process => Subject::Process,
+    };
+    let alerts = endpoint
+        .alerts
+        .as_deref()
+        .map(|file| alerts(file, &instance))
+        .transpose()?;
+    let source = ServerMemory::new(server.clone(), subject);
+    let in_window = WINDOW.as_nanos() / endpoint.interval.as_nanos().max(1) + 2;
+    let monitor = MemoryMonitor::builder(source)
+        .interval(endpoint.interval)
+        .window(WINDOW)
+        // For the charts: an hour at the default interval.
+        .samples(usize::try_from(in_window).unwrap_or(usize::MAX).max(720))
+        .start()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let monitor = Arc::new(monitor);
+    let mut admin = Admin::builder(Arc::clone(&monitor), auth)
+        .instance(&instance)
+        .server(server.clone());
+    if let Some(alerts) = alerts.clone() {
+        admin = admin.alerts(Arc::clone(&alerts));
+        monitor.on_event(move |event| {
+            if let Event::Sample(snapshot) = event {
+                alerts.observe(snapshot);
+            }
+        });
+    }
+    Fleet::join(&monitor, server.clone(), &instance);
+    Ok(Built {
+        listener,
+        admin: admin.build(),
+        alerts,
+        instance,
+    })
+}
+
+fn alerts(file: &std::path::Path, instance: &str) -> Result<Arc<Alerts>, Failure> {
+    let config = rules(file)?.map_err(|error| Failure::rules(file, &error))?;
+    let alerts = Alerts::builder(config).instance(instance).start();
+    Ok(Arc::new(
+        alerts.map_err(|error| Failure::rules(file, &error))?,
+    ))
+}
+
+/// Reads a rules file; what is wrong with the rules is the inner error.
+pub(crate) fn rules(
+    file: &std::path::Path,
+) -> Result<Result<Config, tagcache_admin::alerts::ConfigError>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Rules(format!("{}: {error}", file.display())))?;
+    Ok(Config::from_yaml(&text))
+}
+
+/// Serves until `over` says that, and how, it ends. Then the messages that alerts have still to deliver go out.
+pub(crate) fn serve(
+    built: Built,
+    mut over: impl FnMut() -> Option<Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    built.listener.set_nonblocking(true)?;
+    let outcome = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(built.listener)?;
+        let end = async {
+            loop {
+                if let Some(outcome) = over() {
+                    return outcome;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let (leave, left) = tokio::sync::oneshot::channel::<()>();
+        let leaving = async {
+            let _ = left.await;
+        };
+        let mut serving =
+            std::pin::pin!(tagcache_admin::http::serve(listener, built.admin, leaving));
+        tokio::select! {
+            served = &mut serving => served.map_err(|error| Failure::Usage(error.to_string())),
+            outcome = end => {
+                drop(leave);
+                let _ = tokio::time::timeout(END, serving).await;
+                outcome
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(alerts) = built.alerts {
+        alerts.stop();
+    }
+    outcome
+}
+
+/// Binds first: an address that is taken is told before anything is started.
+pub(crate) fn bind(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
+    let address = endpoint.address();
+    TcpListener::bind(address)
+        .map_err(|error| Failure::Usage(format!("--listen {address}: {error}")))
+}
+
+/// As `bind`, but where no address was named and the default one is taken, on a free port.
+pub(crate) fn bind_anywhere(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
+    bind(endpoint).or_else(|failure| {
+        if endpoint.listen.is_some() {
+            return Err(failure);
+        }
+        Ok(TcpListener::bind((endpoint.address().ip(), 0))?)
+    })
+}

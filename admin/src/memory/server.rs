@@ -1,0 +1,284 @@
+//! A server with the module, as the monitor and the admin endpoint see it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{
+    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
+    RedisResult, cmd,
+};
+
+use tagcache::memory::{
+    CacheFigures, MemoryUsage, ProcessSource, Reading, ServerReading, ServerUsage, Source,
+};
+
+/// How long a connection may take to be made and a command to be answered.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to one server that is made when it is needed and made again after it broke. Calls block up to
+/// 2 s for a reply and, where it has to be made, 2 s for the connection and each step of its handshake (user, protocol,
+/// database; none by default); one at a time. Clones share the connection.
+#[derive(Clone)]
+pub struct Server {
+    client: Client,
+    connection: Arc<Mutex<Option<Connection>>>,
+    own: Arc<Own>,
+}
+
+/// Reads that only look at the cache: they are not to count as its use.
+#[derive(Default)]
+struct Own {
+    hits: AtomicU64,
+    /// The server's counter as last seen: when it goes back, it started again.
+    seen: AtomicU64,
+    /// What was last answered: a look that is counted before it is forgotten must not make a counter go back.
+    told: AtomicU64,
+}
+
+impl Own {
+    fn without(&self, hits: u64) -> u64 {
+        if hits < self.seen.swap(hits, Ordering::Relaxed) {
+            self.hits.store(0, Ordering::Relaxed);
+            self.told.store(0, Ordering::Relaxed);
+        }
+        let others = hits.saturating_sub(self.hits.load(Ordering::Relaxed));
+        self.told.fetch_max(others, Ordering::Relaxed).max(others)
+    }
+}
+
+impl Server {
+    /// The server at this URL, such as `redis://127.0.0.1:6379/0`. Does not connect yet.
+    ///
+    /// # Errors
+    /// When it is not a URL of that kind.
+    pub fn open(url: &str) -> RedisResult<Self> {
+        let info = url.into_connection_info()?;
+        // A name for CLIENT LIST is not worth two replies to wait for.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        Ok(Self {
+            client: Client::open(info.set_redis_settings(settings))?,
+            connection: Arc::default(),
+            own: Arc::default(),
+        })
+    }
+
+    /// Its figures, or why there are none. Three commands.
+    pub fn state(&self) -> ServerReading {
+        match self.figures() {
+            Ok(figures) => ServerReading::Up(Arc::new(figures)),
+            Err(error) => ServerReading::Unreachable(error.to_string().into()),
+        }
+    }
+
+    /// Its figures for a [`ProcessSource`].
+    pub fn reader(&self) -> impl Fn() -> ServerReading + Send + Sync + use<> {
+        let server = self.clone();
+        move || server.state()
+    }
+
+    /// Its figures.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn figures(&self) -> RedisResult<ServerUsage> {
+        self.with(|connection| {
+            // Not in a pipeline: that would wait for the reply to each of them where there is none to the first.
+            let mut figures = from_info(&cmd("INFO").query(connection)?);
+            figures.key_count = cmd("DBSIZE").query(connection)?;
+            // Without the module this one is an error, and no reason to do without the others.
+            figures.cache = match cmd("CACHE.STATS").query(connection) {
+                Ok(stats) => Some(from_stats(&stats)),
+                Err(error) if breaks_connection(&error) => return Err(error),
+                Err(_) => None,
+            };
+            if let Some(cache) = &mut figures.cache {
+                cache.hits = self.own.without(cache.hits);
+            }
+            Ok(figures)
+        })
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// When it is refused or the server does not answer.
+    pub fn command<T: FromRedisValue>(&self, name: &str, args: &[&[u8]]) -> RedisResult<T> {
+        self.with(|connection| cmd(name).arg(args).query(connection))
+    }
+
+    /// Says that so many hits were looks of this endpoint's own; [`Self::figures`] leaves them out.
+    pub(crate) fn forget_hits(&self, hits: u64) {
+        self.own.hits.fetch_add(hits, Ordering::Relaxed);
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
+        let mut slot = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = match slot.take() {
+            Some(connection) if connection.is_open() => connection,
+            _ => self.connect()?,
+        };
+        let result = run(&mut connection);
+        // After a time-out the reply to this command would be taken for the next one's.
+        if !result.as_ref().is_err_and(breaks_connection) {
+            *slot = Some(connection);
+        }
+        result
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
+        connection.set_write_timeout(Some(TIMEOUT))?;
+        Ok(connection)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the client: its connection settings hold the password.
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+fn breaks_connection(error: &RedisError) -> bool {
+    error.is_timeout() || error.is_io_error() || error.is_unrecoverable_error()
+}
+
+fn from_info(info: &InfoDict) -> ServerUsage {
+    let number = |name: &str| info.get::<u64>(name);
+    let name = |kind: &str, field: &str| {
+        let version = info.get::<String>(field)?;
+        Some(format!("{kind} {version}"))
+    };
+    let limit = number("maxmemory").filter(|&limit| limit > 0);
+    ServerUsage {
+        name: name("valkey", "valkey_version")
+            .or_else(|| name("redis", "redis_version"))
+            .unwrap_or_default(),
+        key_count: 0,
+        used_memory: number("used_memory"),
+        rss: number("used_memory_rss"),
+        peak_memory: number("used_memory_peak"),
+        committed_memory: number("allocator_active"),
+        memory_limit: limit.or_else(|| number("total_system_memory").filter(|&total| total > 0)),
+        clients: number("connected_clients"),
+        uptime_seconds: number("uptime_in_seconds"),
+        cache: None,
+    }
+}
+
+fn from_stats(stats: &HashMap<String, String>) -> CacheFigures {
+    let mut figures = CacheFigures::default();
+    for (name, value) in stats {
+        // hit_rate is no whole number, and follows from hits and misses.
+        if let Ok(value) = value.parse() {
+            figures.set(name, value);
+        }
+    }
+    figures
+}
+
+/// Which process's memory a [`ServerMemory`] source reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// The server's: heap used is `used_memory`, the limit `maxmemory` or its machine's memory.
+    #[default]
+    Server,
+    /// This process's.
+    Process,
+}
+
+/// Reads a server's figures without any local tier: for programs that watch a server from outside.
+#[derive(Clone, Debug)]
+pub struct ServerMemory {
+    server: Server,
+    /// Where this process's memory is read from, if that is the subject.
+    process: Option<ProcessSource>,
+}
+
+impl ServerMemory {
+    /// Watches this server.
+    pub fn new(server: Server, subject: Subject) -> Self {
+        let process = match subject {
+            Subject::Server => None,
+            Subject::Process => Some(ProcessSource::default().server(server.reader())),
+        };
+        Self { server, process }
+    }
+}
+
+impl Source for ServerMemory {
+    fn read(&mut self) -> Reading {
+        if let Some(process) = &mut self.process {
+            return process.read();
+        }
+        let server = self.server.state();
+        let memory = server
+            .figures()
+            .map_or_else(MemoryUsage::default, memory_of);
+        Reading {
+            memory,
+            local: None,
+            server,
+        }
+    }
+}
+
+fn memory_of(figures: &ServerUsage) -> MemoryUsage {
+    MemoryUsage {
+        heap_used: figures.used_memory,
+        heap_committed: figures.committed_memory,
+        external: None,
+        rss: figures.rss,
+        // The server tells its peak of used_memory, not of resident memory.
+        peak_rss: None,
+        limit: figures.memory_limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_fractional_figures_are_left_out() {
+        let stats = [
+            ("entries", "3"),
+            ("hit_rate", "0.5"),
+            ("of_a_later_version", "9"),
+        ];
+        let stats = stats.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let expected = CacheFigures {
+            entries: 3,
+            ..CacheFigures::default()
+        };
+        assert_eq!(from_stats(&stats), expected);
+    }
+
+    #[test]
+    fn own_reads_do_not_count_even_after_the_counter_started_again() {
+        let own = Own::default();
+        assert_eq!(own.without(10), 10);
+        own.hits.fetch_add(4, Ordering::Relaxed);
+        assert_eq!(own.without(20), 16);
+        own.hits.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(own.without(20), 16, "a counter does not go back");
+        assert_eq!(own.without(3), 3);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_unreachable_and_its_password_not_shown() {
+        let server = Server::open("redis://:secret@127.0.0.1:1/").unwrap();
+        let ServerReading::Unreachable(why) = server.state() else {
+            panic!("nothing listens on port 1");
+        };
+        assert!(!why.contains("secret"), "{why}");
+        assert!(!format!("{server:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,145 @@
+//! Connections that are slow, many or still open at the end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use tagcache_admin::http::{Admin, serve};
+use tagcache_admin::memory::Server as Watched;
+use tagcache_tests::{DEADLINE, wait_until};
+
+use crate::endpoint::{Endpoint, Guide, TOKEN, builder};
+
+fn connect(address: std::net::SocketAddr, request: &str) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    BufReader::new(stream)
+}
+
+fn stream_request() -> String {
+    format!(
+        "GET /api/admin/memory-stats/stream HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    )
+}
+
+fn status(reader: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn who_does_not_finish_a_request_is_sent_away() {
+    let endpoint = Endpoint::start(builder(Guide).build());
+    let mut slow = connect(endpoint.address, "GET /healthz HTTP/1.1\r\nHost: h");
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+        "{answer}"
+    );
+    let mut slow = connect(
+        endpoint.address,
+        &format!(
+            "POST /api/admin/cache/invalidate HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+        ),
+    );
+    assert_eq!(status(&mut slow), "HTTP/1.1 408 Request Timeout");
+}
+
+#[test]
+fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
+    let endpoint = Endpoint::start(builder(Guide).build());
+    let mut streams: Vec<_> = (0..32)
+        .map(|_| connect(endpoint.address, &stream_request()))
+        .collect();
+    for stream in &mut streams {
+        assert_eq!(status(stream), "HTTP/1.1 200 OK");
+    }
+    let refused = endpoint.get("/api/admin/memory-stats/stream");
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert_eq!(refused.kind, "application/problem+json");
+    // 31 that do not read, and one that does.
+    let mut reading = streams.pop().unwrap();
+    let mut events = 0;
+    let mut line = String::new();
+    while events < 20 {
+        line.clear();
+        assert!(reading.read_line(&mut line).unwrap() > 0);
+        events += usize::from(line == "event: stats\n");
+    }
+    drop(reading);
+    wait_until("a place is free again", DEADLINE, || {
+        status(&mut connect(endpoint.address, &stream_request())) == "HTTP/1.1 200 OK"
+    });
+}
+
+#[test]
+fn the_end_waits_for_answers_and_not_for_streams() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let admin = builder(Guide).build();
+    let (address, served) = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(serve(listener, Admin::clone(&admin), async {
+            let _ = ended.await;
+        }));
+        (address, served)
+    });
+    let mut stream = connect(address, &stream_request());
+    let idle = connect(address, "");
+    assert_eq!(status(&mut stream), "HTTP/1.1 200 OK");
+    end.send(()).unwrap();
+    let served = runtime.block_on(async { tokio::time::timeout(DEADLINE, served).await });
+    served.expect("it ends").unwrap().unwrap();
+    // To the last chunk: the reader sees an end, not a cut.
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(
+        rest.ends_with(b"0\r\n\r\n"),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
+    assert!(TcpStream::connect(address).is_err());
+    drop(idle);
+}
+
+#[test]
+fn a_server_that_never_answers_is_asked_once_for_all_who_ask() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&accepted);
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for connection in listener.incoming() {
+            held.push(connection);
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let watched = Watched::open(&format!("redis://127.0.0.1:{port}/")).unwrap();
+    let endpoint = Endpoint::start(builder(Guide).server(watched).build());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let seen = endpoint.get("/api/admin/overview").json();
+                let parts = seen.as_object().unwrap();
+                assert!(
+                    parts.len() == 3 && parts.values().all(Value::is_null),
+                    "{seen}"
+                );
+            });
+        }
+    });
+    // One connection for the one look, whose first command had no answer.
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    assert_eq!(endpoint.get("/api/admin/memory-stats").status, 200);
+}

@@ -1,0 +1,239 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tagcache_admin::memory::{
+    LocalEntry, LocalFigures, LocalTier, ProcessSource, Server as Watched,
+};
+use tagcache_tests::Server;
+
+use crate::endpoint::{Endpoint, builder};
+
+/// Counts what it is told to drop.
+#[derive(Default)]
+struct Counting {
+    cleared: AtomicU64,
+    tags: AtomicU64,
+}
+
+impl LocalTier for Counting {
+    fn figures(&self) -> LocalFigures {
+        LocalFigures {
+            entries: 5,
+            ..LocalFigures::default()
+        }
+    }
+
+    fn entries(&self, _: usize) -> Vec<LocalEntry> {
+        Vec::new()
+    }
+
+    fn clear(&self) {
+        self.cleared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn invalidate(&self, tags: &[Vec<u8>]) {
+        self.tags.fetch_add(tags.len() as u64, Ordering::Relaxed);
+    }
+}
+
+struct Setup {
+    server: Server,
+    local: Arc<Counting>,
+    endpoint: Endpoint,
+}
+
+fn setup() -> Setup {
+    let server = Server::start();
+    let mut connection = server.connection();
+    for (key, tag) in [("a", "red"), ("b", "red"), ("c", "blue")] {
+        redis::cmd("CACHE.SET")
+            .arg(key)
+            .arg("v")
+            .arg("TAGS")
+            .arg(1)
+            .arg(tag)
+            .exec(&mut connection)
+            .unwrap();
+    }
+    redis::cmd("SET")
+        .arg("other")
+        .arg("v")
+        .exec(&mut connection)
+        .unwrap();
+    let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
+    let local = Arc::new(Counting::default());
+    let source = ProcessSource::default()
+        .server(watched.reader())
+        .local(Arc::<Counting>::clone(&local));
+    let admin = builder(source)
+        .server(watched)
+        .local(Arc::<Counting>::clone(&local))
+        .build();
+    Setup {
+        server,
+        local,
+        endpoint: Endpoint::start(admin),
+    }
+}
+
+fn get(server: &Server, command: &str, key: &str) -> Option<String> {
+    redis::cmd(command)
+        .arg(key)
+        .query(&mut server.connection())
+        .unwrap()
+}
+
+#[test]
+fn invalidating_drops_what_carries_a_tag_in_both_tiers() {
+    let Setup {
+        server,
+        local,
+        endpoint,
+    } = setup();
+    let answer = endpoint.post(
+        "/api/admin/cache/invalidate",
+        r#"{"tags": ["red", "none"]}"#,
+    );
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"invalidated": 2}))
+    );
+    assert_eq!(get(&server, "CACHE.GET", "a"), None);
+    assert_eq!(get(&server, "CACHE.GET", "c").as_deref(), Some("v"));
+    assert_eq!(local.tags.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn clearing_drops_every_entry_and_nothing_else() {
+    let Setup {
+        server,
+        local,
+        endpoint,
+    } = setup();
+    // As the guide's rollback does: no body, no content type.
+    let authorization = format!("Bearer {}", crate::endpoint::TOKEN);
+    let answer = endpoint.send(
+        "POST",
+        "/api/admin/cache/clear",
+        &[("authorization", &authorization)],
+        "",
+    );
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"cleared": {"local": 5, "redis": 3}}))
+    );
+    assert_eq!(get(&server, "CACHE.GET", "c"), None);
+    assert_eq!(get(&server, "GET", "other").as_deref(), Some("v"));
+    assert_eq!(local.cleared.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn softly_invalidated_entries_are_stale_and_not_gone() {
+    let Setup {
+        server, endpoint, ..
+    } = setup();
+    redis::cmd("CACHE.SET")
+        .arg("kept")
+        .arg("v")
+        .arg(&["EX", "600", "GRACE", "600000", "TAGS", "1", "green"])
+        .exec(&mut server.connection())
+        .unwrap();
+    let answer = endpoint.post(
+        "/api/admin/cache/invalidate",
+        r#"{"tags": ["green"], "soft": true}"#,
+    );
+    assert_eq!(answer.json(), json!({"invalidated": 1}));
+    let (state, value): (String, Option<String>) = redis::cmd("CACHE.FETCH")
+        .arg("kept")
+        .query::<Vec<redis::Value>>(&mut server.connection())
+        .map(|reply| {
+            let text = |at: usize| redis::from_redis_value(reply[at].clone()).ok();
+            (text(0).unwrap_or_default(), text(1))
+        })
+        .unwrap();
+    assert_eq!((state.as_str(), value.as_deref()), ("STALE", Some("v")));
+}
+
+#[test]
+fn the_overview_knows_of_a_change_at_once() {
+    let Setup {
+        server: _server,
+        endpoint,
+        ..
+    } = setup();
+    let tags = || {
+        let tags = endpoint.get("/api/admin/overview").json()["tags"].clone();
+        let tags: Vec<String> = tags
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tag| tag["tag"].as_str().unwrap().to_owned())
+            .collect();
+        tags
+    };
+    assert!(tags().contains(&"red".to_owned()));
+    endpoint.post("/api/admin/cache/invalidate", r#"{"tags": ["red"]}"#);
+    assert_eq!(tags(), ["blue"]);
+}
+
+#[test]
+fn requests_that_make_no_sense_change_nothing() {
+    let Setup {
+        server,
+        endpoint,
+        local,
+    } = setup();
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("{}", 422),
+        (r#"{"tags": []}"#, 422),
+        (r#"{"tags": ["red"], "hard": true}"#, 422),
+        (r#"{"tags": "red"}"#, 422),
+        (r#"{"tags": ["red", ""]}"#, 422),
+        (r#"{"tags": ["red"], "soft": "yes"}"#, 422),
+    ] {
+        let answer = endpoint.post("/api/admin/cache/invalidate", body);
+        assert_eq!(answer.status, status, "{body}: {}", answer.text);
+        assert_eq!(answer.kind, "application/problem+json", "{body}");
+    }
+    // In the server's words, which name its limit; a tag too long is the caller's fault, not the server's.
+    let long = json!({"tags": ["red", "x".repeat(600)]}).to_string();
+    let refused = endpoint.post("/api/admin/cache/invalidate", &long);
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(refused.text.contains("600 bytes"), "{}", refused.text);
+    assert_eq!(endpoint.get("/api/admin/cache/clear").status, 405);
+    assert_eq!(get(&server, "CACHE.GET", "a").as_deref(), Some("v"));
+    assert_eq!(local.tags.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_server_that_is_away_is_told_and_the_local_tier_kept() {
+    let Setup {
+        mut server,
+        endpoint,
+        local,
+    } = setup();
+    server.stop();
+    let answer = endpoint.post("/api/admin/cache/clear", "");
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (502, "application/problem+json")
+    );
+    assert_eq!(local.cleared.load(Ordering::Relaxed), 0);
+    let overview = endpoint.get("/api/admin/overview").json();
+    assert_eq!(overview["instances"], Value::Null);
+}
+
+#[test]
+#[cfg(not(feature = "jemalloc"))]
+fn a_build_without_heap_profiles_says_what_it_lacks() {
+    let Setup { endpoint, .. } = setup();
+    let answer = endpoint.post("/api/admin/heap-profile", "");
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (501, "application/problem+json")
+    );
+    assert!(answer.text.contains("jemalloc"), "{}", answer.text);
+}

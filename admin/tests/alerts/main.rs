@@ -1,0 +1,66 @@
+//! Alerts from a snapshot to the receiver, over real connections on the loopback.
+#![forbid(unsafe_code)]
+// A helper that cannot go on fails its test, as the test itself would.
+#![allow(clippy::unwrap_used)]
+
+mod delivery;
+mod email;
+mod prometheus;
+mod receiver;
+mod smtp;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tagcache_admin::alerts::{Alerts, Config, Retries};
+use tagcache_admin::memory::{
+    HeapTotal, MemoryUsage, Rates, Sample, ServerReading, Snapshot, Status,
+};
+
+/// A process that uses so many percent of its heap.
+fn heap(percent: u64) -> Snapshot {
+    Snapshot {
+        latest: Arc::new(Sample {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_721_000),
+            since_start: Duration::ZERO,
+            memory: MemoryUsage {
+                heap_used: Some(percent),
+                limit: Some(100),
+                ..MemoryUsage::default()
+            },
+            local: None,
+            server: ServerReading::None,
+        }),
+        status: Status::Healthy,
+        growth: None,
+        leak_suspected: false,
+        rates: Rates::default(),
+        heap_total: HeapTotal::Limit,
+        uptime: Duration::ZERO,
+    }
+}
+
+/// The guide's rules and these channels, with an environment of the test's own.
+fn alerts(yaml: &str, env: &'static [(&str, &str)]) -> Alerts {
+    let lookup = move |name: &str| {
+        let found = env.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Alerts::builder(Config::from_yaml(yaml).unwrap())
+        .instance("web-1")
+        .retries(Retries {
+            attempts: 4,
+            first_pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(5),
+        })
+        .env(lookup)
+        .start()
+        .unwrap()
+}
+
+/// One rule that tells this channel at once and again at once.
+fn one_rule(channel: &str) -> String {
+    format!(
+        "channels:\n  it: {channel}\nalerts:\n  - name: High Memory Usage\n    condition: memory.heapPercent > 85\n    severity: critical\n    channels: [it]\n    cooldown: 0s\n    hysteresis: 5\n"
+    )
+}

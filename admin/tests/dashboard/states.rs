@@ -1,0 +1,489 @@
+use fantoccini::Locator;
+use tagcache::{Cache, Entry};
+use tagcache_admin::http::{Auth, Denied};
+use tagcache_tests::Server;
+
+use crate::browser::{Browser, Theme};
+use crate::page::{Page, TOKEN};
+
+const DESKTOP: u32 = 1280;
+const PHONE: u32 = 360;
+
+/// A server with something in it that was read.
+fn server() -> Server {
+    let server = Server::start();
+    let mut connection = server.connection();
+    for i in 0..200 {
+        redis::cmd("CACHE.SET")
+            .arg(format!("page:/tenants/{}/invoices/{i}", i % 7))
+            .arg("x".repeat(100 + i % 50 * 40))
+            .arg("TAGS")
+            .arg(2)
+            .arg(format!("tenant:{}", i % 7))
+            .arg("kind:page")
+            .exec(&mut connection)
+            .unwrap();
+    }
+    server
+}
+
+fn read(server: &Server, times: usize) {
+    let mut connection = server.connection();
+    for i in 0..times {
+        let key = format!("page:/tenants/{}/invoices/{i}", i % 7);
+        let _: Option<String> = redis::cmd("CACHE.GET")
+            .arg(key)
+            .query(&mut connection)
+            .unwrap();
+    }
+}
+
+async fn sign_in(browser: &Browser, token: &str) {
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    let input = browser.client.find(Locator::Id("token")).await.unwrap();
+    input.send_keys(token).await.unwrap();
+    // By the keyboard, as a form should allow.
+    input.send_keys("\u{e007}").await.unwrap();
+}
+
+/// Opens the page and signs in; `None` where there is no browser.
+async fn shown(page: &Page, width: u32, theme: Theme) -> Option<Browser> {
+    let browser = Browser::start(width, theme).await?;
+    browser.open(&page.url()).await;
+    sign_in(&browser, TOKEN).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    Some(browser)
+}
+
+fn token() -> Auth {
+    Auth::bearer(TOKEN).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthy_shows_the_guides_figures_and_more() {
+    let server = server();
+    let page = Page::start(61.0, server.port(), token()).await;
+    read(&server, 250);
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    assert_eq!(browser.text("status").await, "HEALTHY");
+    assert!(browser.text("heap-used").await.ends_with(" MB"));
+    assert!(browser.text("heap-percent").await.starts_with('6'));
+    assert_eq!(browser.text("entries").await, "15");
+    assert_eq!(browser.text("redis").await, "Connected");
+    browser
+        .wait_for("document.getElementById('live').innerText.startsWith('Live')")
+        .await;
+    browser
+        .wait_for("document.getElementById('instances').innerText.includes('web-1')")
+        .await;
+    // Keys are data, never markup.
+    assert!(
+        browser
+            .text("local")
+            .await
+            .contains("<script>alert(1)</script>")
+    );
+    redis::cmd("CACHE.INVALIDATE")
+        .arg("tenant:1")
+        .exec(&mut server.connection())
+        .unwrap();
+    // Enough for lines in the charts, which the page then fetches anew.
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 3")
+        .await;
+    browser
+        .wait_for(
+            "document.querySelector('.chart title').textContent.startsWith('Memory over the last')",
+        )
+        .await;
+    browser.picture("healthy").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warning_and_critical_arrive_by_themselves() {
+    let server = server();
+    let page = Page::start(86.5, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Dark).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('status').innerText === 'WARNING'")
+        .await;
+    browser
+        .wait_for("document.getElementById('alerts').innerText.includes('firing')")
+        .await;
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 2")
+        .await;
+    browser
+        .wait_for("document.getElementById('status').innerText === 'WARNING'")
+        .await;
+    browser.picture("warning-dark").await;
+    page.set(97.0);
+    browser
+        .wait_for("document.getElementById('status').innerText === 'CRITICAL'")
+        .await;
+    browser
+        .wait_for("document.querySelector('#status.critical')")
+        .await;
+    browser.picture("critical-dark").await;
+    page.set(50.0);
+    browser
+        .wait_for("document.getElementById('status').innerText === 'HEALTHY'")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_shows_it_all_without_scrolling_sideways() {
+    let server = server();
+    let page = Page::start(97.5, server.port(), token()).await;
+    read(&server, 300);
+    let Some(browser) = shown(&page, PHONE, Theme::Light).await else {
+        return;
+    };
+    assert_eq!(browser.text("status").await, "CRITICAL");
+    tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.querySelectorAll('.chart svg').length >= 2")
+        .await;
+    browser.picture("critical-phone").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_shows_and_so_does_its_return() {
+    let mut server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Connected'")
+        .await;
+    server.stop();
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Disconnected'")
+        .await;
+    browser
+        .wait_for("document.getElementById('redis-error').innerText !== ''")
+        .await;
+    assert_eq!(browser.text("status").await, "HEALTHY");
+    assert_eq!(browser.text("keys").await, "unknown");
+    browser
+        .wait_for("document.getElementById('alerts').innerText.includes('Redis Away')")
+        .await;
+    browser.picture("redis-down").await;
+    server.restart();
+    browser
+        .wait_for("document.getElementById('redis').innerText === 'Connected'")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unauthorised_asks_for_the_token_and_tells_nothing() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = Browser::start(DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    browser
+        .wait_for("document.activeElement.id === 'token'")
+        .await;
+    sign_in(&browser, "not-the-token-of-the-test").await;
+    browser
+        .wait_for("document.getElementById('sign-in-error').innerText !== ''")
+        .await;
+    let told = browser.run("return document.body.innerText").await;
+    assert!(!told.as_str().unwrap().contains("MB"), "{told}");
+    browser.picture("unauthorised").await;
+    sign_in(&browser, TOKEN).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    // Signing out forgets the token, also for the next load.
+    browser
+        .client
+        .find(Locator::Id("sign-out"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('sign-in').hidden")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
+    let server = server();
+    let mut page = Page::start(40.0, server.port(), Auth::insecure_on_loopback()).await;
+    let Some(browser) = Browser::start(PHONE, Theme::Dark).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("!document.getElementById('content').hidden")
+        .await;
+    page.stop();
+    // The page keeps what it has and says that it is old.
+    browser
+        .wait_for("!document.getElementById('failure').hidden")
+        .await;
+    assert_eq!(
+        browser.text("failure-title").await,
+        "Failed to fetch memory stats"
+    );
+    assert!(!browser.text("heap-used").await.is_empty());
+    browser.picture("failed-phone-dark").await;
+    // Live again by itself, not only looked at once a minute.
+    page.restart().await;
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    browser
+        .wait_for("document.getElementById('failure').hidden")
+        .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_applications_cache_shows_what_it_did_and_which_server_it_misses() {
+    let mut server = server();
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let cache = Cache::builder(url.as_str()).build().await.unwrap();
+    cache.ready(tagcache_tests::DEADLINE).await.unwrap();
+    let entry = Entry::ttl(std::time::Duration::from_secs(60)).tags(["kind:report"]);
+    let load = async || Ok::<_, std::io::Error>(7);
+    cache.get_or_load("report", entry, load).await.unwrap();
+    let page = Page::with_cache(cache.clone(), server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    let loads = "[...document.querySelectorAll('#counts tr')].find((row) => row.innerText.startsWith('Loads\\t')).innerText";
+    browser.wait_for(&format!("{loads} === 'Loads\\t1'")).await;
+    browser
+        .wait_for("document.querySelector('#servers .badge.healthy')?.innerText === 'up'")
+        .await;
+    // Through the cache: the tag's entry leaves the server.
+    let tag = browser.client.find(Locator::Id("tag")).await.unwrap();
+    tag.send_keys("kind:report\u{e007}").await.unwrap();
+    browser
+        .wait_for("document.getElementById('control-result').innerText === '1 entry dropped.'")
+        .await;
+    assert_eq!(cache.get::<i32>("report").await.unwrap(), None);
+    server.stop();
+    browser
+        .wait_for("document.querySelector('#servers .badge.critical')?.innerText === 'down'")
+        .await;
+    browser.picture("application-server-down").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_look_is_told_so() {
+    let server = server();
+    let auth = Auth::predicate(|_| Err(Denied::Forbidden));
+    let page = Page::start(40.0, server.port(), auth).await;
+    let Some(browser) = Browser::start(DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.getElementById('failure-title').innerText === 'Not allowed'")
+        .await;
+    assert_eq!(browser.text("heap-used").await, "");
+    assert_eq!(
+        browser
+            .run("return document.getElementById('content').hidden")
+            .await,
+        true
+    );
+    browser.picture("forbidden").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_in_the_cache_is_text_and_stays_in_its_place() {
+    let server = server();
+    let markup = "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>";
+    let page = Page::start(40.0, server.port(), token()).await;
+    let mut connection = server.connection();
+    let long = "k".repeat(10_000);
+    for key in [markup, &long, "\u{202e}gnp.exe", "مفتاح/7", "a\nb"] {
+        let tag: String = key.chars().take(400).collect();
+        redis::cmd("CACHE.SET")
+            .arg(key)
+            .arg("v".repeat(9_000))
+            .arg("TAGS")
+            .arg(1)
+            .arg(tag)
+            .exec(&mut connection)
+            .unwrap();
+        redis::cmd("CACHE.GET")
+            .arg(key)
+            .exec(&mut connection)
+            .unwrap();
+    }
+    let instance = serde_json::json!({"instance": markup, "status": "healthy"});
+    redis::cmd("CACHE.SET")
+        .arg("tagcache:instance:of-somebody-else")
+        .arg(instance.to_string())
+        .arg(&["TAGS", "1", "tagcache:instances"])
+        .exec(&mut connection)
+        .unwrap();
+    let Some(browser) = shown(&page, PHONE, Theme::Dark).await else {
+        return;
+    };
+    for id in ["top", "tags", "instances"] {
+        browser
+            .wait_for(&format!(
+                "document.getElementById('{id}').innerText.includes('<script>window.broken')"
+            ))
+            .await;
+    }
+    let found = browser
+        .run("return [window.broken ?? null, document.querySelectorAll('main img, main script').length]")
+        .await;
+    assert_eq!(found, serde_json::json!([null, 0]));
+    // The longest key takes some lines, not the page; it is reached by keyboard.
+    let tallest = browser
+        .run("return Math.max(...[...document.querySelectorAll('td bdi')].map((e) => e.clientHeight))")
+        .await;
+    assert!(tallest.as_f64().unwrap() < 150.0, "{tallest}");
+    browser
+        .wait_for("[...document.querySelectorAll('#top bdi')].some((e) => e.tabIndex === 0)")
+        .await;
+    browser.picture("hostile-phone-dark").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_screen_reader_hears_of_changes_and_not_of_every_sample() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    browser
+        .run(
+            "window.heard = []; window.samples = 0;
+             const see = (e, note) => new MutationObserver(note).observe(e, {childList: true, characterData: true, subtree: true});
+             document.querySelectorAll('[role=status], [role=alert]').forEach((e) => see(e, () => heard.push(e.id)));
+             see(document.getElementById('heap-used'), () => samples++);",
+        )
+        .await;
+    browser.wait_for("samples > 10").await;
+    assert_eq!(browser.run("return heard").await, serde_json::json!([]));
+    page.set(97.0);
+    browser.wait_for("heard.includes('status')").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_reaches_everything_and_one_sees_where_it_is() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser.open(&page.url()).await;
+    browser
+        .wait_for("document.getElementById('live').innerText === 'Live'")
+        .await;
+    let mut stops = Vec::new();
+    for _ in 0..7 {
+        let active = browser.client.active_element().await.unwrap();
+        active.send_keys("\u{e004}").await.unwrap();
+        let stop = browser
+            .run(
+                "const e = document.activeElement, box = e.getBoundingClientRect();
+                 const seen = box.width > 0 && box.right > 0 && getComputedStyle(e).outlineStyle !== 'none';
+                 return (e.id || e.className || e.innerText) + (seen ? '' : ' unseen');",
+            )
+            .await;
+        stops.push(stop.as_str().unwrap().to_owned());
+    }
+    // Tables that fit are no stops.
+    assert_eq!(
+        stops[..6],
+        ["skip", "sign-out", "tag", "Invalidate", "clear", "soft"]
+    );
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_are_dropped_from_the_page_and_clearing_asks_first() {
+    let server = server();
+    let page = Page::start(40.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    let entries = || {
+        let stats: std::collections::HashMap<String, String> = redis::cmd("CACHE.STATS")
+            .query(&mut server.connection())
+            .unwrap();
+        stats["entries"].parse::<u64>().unwrap()
+    };
+    let before = entries();
+    let tag = browser.client.find(Locator::Id("tag")).await.unwrap();
+    tag.send_keys("tenant:3\u{e007}").await.unwrap();
+    browser
+        .wait_for("document.getElementById('control-result').innerText === '29 entries dropped.'")
+        .await;
+    assert_eq!(entries(), before - 29);
+
+    let click = async |css: &str| {
+        browser
+            .client
+            .find(Locator::Css(css))
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap();
+    };
+    click("#clear").await;
+    browser
+        .wait_for("document.getElementById('confirm').open")
+        .await;
+    browser.picture("confirm").await;
+    click("#confirm [value=no]").await;
+    browser
+        .wait_for("!document.getElementById('confirm').open")
+        .await;
+    assert!(entries() >= before - 29);
+    click("#clear").await;
+    click("#confirm [value=yes]").await;
+    browser
+        .wait_for(
+            "/^17[0-9] entries dropped/.test(document.getElementById('control-result').innerText)",
+        )
+        .await;
+    // The instance's own figures come back with its next sample.
+    assert!(entries() <= 1);
+    browser.end().await;
+}
