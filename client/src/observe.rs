@@ -171,6 +171,29 @@ pub(crate) fn loaded(key: &str, took: Duration, error: Option<&Error>) {
     }
 }
 
+/// A server began anew, and may have lost invalidations: they are sent again; where not all of them are remembered,
+/// the whole namespace is invalidated.
+pub(crate) fn lineage_changed(server: &str, forgotten: bool) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        server,
+        forgotten,
+        "server began anew, recent invalidations are sent again"
+    );
+}
+
+/// A loaded value went to its callers and was not stored.
+pub(crate) fn not_stored(key: &str, error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(key, %error, "loaded value not stored");
+}
+
+/// What a server holds cannot be decoded as the type that was asked for.
+pub(crate) fn undecodable(key: &str, error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(key, %error, "value cannot be decoded");
+}
+
 /// A command was answered, or not.
 pub(crate) fn command(name: &'static str, took: Duration, error: Option<&Error>) {
     #[cfg(feature = "tracing")]

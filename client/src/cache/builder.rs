@@ -1,19 +1,20 @@
 //! How a cache is to be built.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::remote::{Error, Remote, Servers, Settings, Timeouts};
 
 use super::Cache;
 use super::codec::Json;
-use super::coherence::{Coherence, Ordering};
 use super::core::{Core, Options};
 use super::frame::Compression;
 use super::options::LONGEST_TIMEOUT;
+use super::portions::ReplySize;
 use super::report;
 use super::stats::Counters;
-use super::tier::{Ears, Local, WhenLost};
+use super::tier::{Local, Pushes, WhenLost};
 
 /// Settings of a [`Cache`] that is to be built: [`Cache::builder`].
 ///
@@ -39,8 +40,9 @@ pub struct CacheBuilder<C = Json> {
     servers: Servers,
     codec: C,
     namespace: String,
+    name: Option<String>,
     local_max_entries: usize,
-    local_max_bytes: Option<u64>,
+    local_max_bytes: u64,
     local_ttl_max: Duration,
     stale_bound: Duration,
     load_timeout: Duration,
@@ -48,8 +50,6 @@ pub struct CacheBuilder<C = Json> {
     max_waiting_connections: usize,
     hits_interval: Duration,
     compression: Compression,
-    ordering: Ordering,
-    entering_delay: Duration,
 }
 
 impl CacheBuilder {
@@ -58,8 +58,9 @@ impl CacheBuilder {
             servers,
             codec: Json,
             namespace: String::new(),
+            name: None,
             local_max_entries: 10_000,
-            local_max_bytes: None,
+            local_max_bytes: 256 << 20,
             local_ttl_max: Duration::from_secs(3600),
             stale_bound: Duration::ZERO,
             load_timeout: Duration::from_secs(10),
@@ -72,8 +73,6 @@ impl CacheBuilder {
             max_waiting_connections: 64,
             hits_interval: Duration::from_secs(1),
             compression: Compression::Off,
-            ordering: Ordering::Kept,
-            entering_delay: Duration::ZERO,
         }
     }
 }
@@ -85,6 +84,7 @@ impl<C> CacheBuilder<C> {
             servers: self.servers,
             codec,
             namespace: self.namespace,
+            name: self.name,
             local_max_entries: self.local_max_entries,
             local_max_bytes: self.local_max_bytes,
             local_ttl_max: self.local_ttl_max,
@@ -94,8 +94,6 @@ impl<C> CacheBuilder<C> {
             max_waiting_connections: self.max_waiting_connections,
             hits_interval: self.hits_interval,
             compression: self.compression,
-            ordering: self.ordering,
-            entering_delay: self.entering_delay,
         }
     }
 
@@ -112,15 +110,23 @@ impl<C> CacheBuilder<C> {
         self
     }
 
+    /// What this cache is called in metrics: the label `cache`, by which several caches of one process differ. Default:
+    /// the namespace.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// The most entries in the local tier. Default: 10,000. With 0 there is no local tier.
     pub fn local_max_entries(mut self, entries: usize) -> Self {
         self.local_max_entries = entries;
         self
     }
 
-    /// The most bytes in the local tier, each value being taken to need twice its encoded length. Default: no limit.
+    /// The most bytes in the local tier. A value is taken to need twice the length of its encoding, before compression,
+    /// unless [`Entry::weight`](crate::Entry::weight) states what it needs. Default: 256 MiB.
     pub fn local_max_bytes(mut self, bytes: u64) -> Self {
-        self.local_max_bytes = Some(bytes);
+        self.local_max_bytes = bytes;
         self
     }
 
@@ -188,20 +194,6 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// Breaks the promise of this crate, so that the test of the coherence checker can see it broken.
-    #[doc(hidden)]
-    pub fn without_ordering_rule(mut self) -> Self {
-        self.ordering = Ordering::Ignored;
-        self
-    }
-
-    /// Waits between an answer and its entering the local tier, so that tests need not wait for rare moments.
-    #[doc(hidden)]
-    pub fn entering_delay(mut self, delay: Duration) -> Self {
-        self.entering_delay = delay;
-        self
-    }
-
     /// Starts to connect, and waits until each server has been tried once, but no longer than the connect time-out.
     ///
     /// That no server can be reached is no error: the cache goes on without it, and with it as soon as it is there.
@@ -244,10 +236,10 @@ impl<C> CacheBuilder<C> {
             WhenLost::KeepStale(self.stale_bound)
         };
         let local = Local::new(self.local_max_entries, self.local_max_bytes, when_lost);
-        let coherence = Arc::new(Coherence::new(local, self.ordering));
+        let local = Arc::new(local);
         let counters = Arc::new(Counters::default());
-        let listener = Arc::new(Ears {
-            coherence: Arc::clone(&coherence),
+        let listener = Arc::new(Pushes {
+            local: Arc::clone(&local),
             prefix: prefix.clone(),
             counters: Arc::clone(&counters),
         });
@@ -255,9 +247,12 @@ impl<C> CacheBuilder<C> {
             timeouts,
             max_waiting_connections: self.max_waiting_connections,
             listener,
+            prefix: prefix.clone(),
+            map_changed: Arc::default(),
+            tokens: Arc::new(AtomicBool::new(true)),
         };
         let core = Arc::new(Core {
-            coherence,
+            local,
             remote: Remote::start(&self.servers, settings)?,
             options: Options {
                 prefix,
@@ -267,10 +262,11 @@ impl<C> CacheBuilder<C> {
                 load_timeout: self.load_timeout,
                 command_timeout: timeouts.command,
                 hits_interval: self.hits_interval,
-                entering_delay: self.entering_delay,
+                name: self.name.unwrap_or(self.namespace),
             },
             counters,
-            flights: Arc::default(),
+            loads: Arc::default(),
+            reply_size: ReplySize::default(),
         });
         report::start(&core);
         core.remote.attempted(timeouts.connect).await;

@@ -47,7 +47,15 @@ pub struct Json;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
     fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
-        Ok(serde_json::to_vec(value)?)
+        let encoded = serde_json::to_vec(value)?;
+        // JSON has no NaN and no infinity; serde_json writes null, and reads no number from it. A null may also be
+        // right, so it is tried.
+        if encoded.windows(4).any(|bytes| bytes == b"null") {
+            serde_json::from_slice::<T>(&encoded).map_err(|error| {
+                format!("it cannot be read back from JSON, which has no NaN or infinity: {error}")
+            })?;
+        }
+        Ok(encoded)
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
@@ -102,5 +110,25 @@ impl Codec<String> for Bytes {
 
     fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
         Ok(String::from_utf8(bytes.to_vec())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_does_not_have_are_refused_when_they_are_written() {
+        for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(Json.encode(&odd).is_err(), "{odd}");
+            assert!(Json.encode(&vec![Some(1.0), Some(2.0)]).is_ok());
+            assert!(
+                Json.encode(&[("a", vec![odd])].map(|(k, v)| (k.to_owned(), v)).to_vec())
+                    .is_err()
+            );
+        }
+        assert!(Json.encode(&None::<f64>).is_ok());
+        assert!(Json.encode(&"null".to_owned()).is_ok());
+        assert!(Json.encode(&serde_json::json!({"a": null})).is_ok());
     }
 }

@@ -1,26 +1,40 @@
 //! What all clones of a cache and all its tasks share; knows no codec.
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use crate::remote::command::{self, Fetched, State, Write};
+use crate::local::Reservation;
+use crate::remote::command::{self, Fetched, Invalidation, State, Write};
 use crate::remote::{Answer, Error, Remote};
 
 use super::codec::Codec;
-use super::coherence::{Coherence, Outcome, Read};
-use super::flight::{Flights, Landing};
 use super::frame::{self, Compression};
+use super::loads::{Loaded, Loads};
+use super::portions::ReplySize;
 use super::stats::Counters;
 use super::tier::{Local, Stored};
 
+/// Between attempts to give a lease back that may have been granted.
+const RELEASE_AGAIN: Duration = Duration::from_millis(100);
+
 /// What a read of a server found.
 pub(crate) enum Found {
-    Fresh(Landing),
-    Stale(Landing),
+    Fresh(Loaded),
+    Stale(Loaded),
     Nothing,
+}
+
+/// A read that is under way: registered before it is sent.
+pub(crate) struct Read<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) reservation: Reservation<Stored>,
+    pub(crate) sent: Instant,
+    /// Bytes in the local tier, if the caller states them.
+    pub(crate) weight: Option<u64>,
 }
 
 /// What the builder decided.
@@ -34,16 +48,17 @@ pub(crate) struct Options {
     pub(crate) command_timeout: Duration,
     /// Zero: hits of the local tier are not reported.
     pub(crate) hits_interval: Duration,
-    /// Between an answer and its entering the local tier; only tests want one.
-    pub(crate) entering_delay: Duration,
+    /// What this cache is called in metrics.
+    pub(crate) name: String,
 }
 
 pub(crate) struct Core {
-    pub(crate) coherence: Arc<Coherence<Local>>,
+    pub(crate) local: Arc<Local>,
     pub(crate) remote: Remote,
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) flights: Arc<Flights>,
+    pub(crate) loads: Arc<Loads>,
+    pub(crate) reply_size: ReplySize,
 }
 
 impl Core {
@@ -52,8 +67,8 @@ impl Core {
         format!("{}{key}", self.options.prefix)
     }
 
-    /// How tags are called on the server. An empty one, which is none, stays so and is refused there: with the
-    /// prefix it would be the tag of the whole namespace.
+    /// How tags are called on the server. An empty one, which is none, stays so: with the prefix it would be the tag
+    /// of the whole namespace.
     pub(crate) fn names(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
         let name = |tag: &str| {
             if tag.is_empty() {
@@ -65,13 +80,25 @@ impl Core {
         tags.into_iter().map(|tag| name(tag.as_ref())).collect()
     }
 
-    /// The tags of an entry to be written, the namespace's own among them.
+    /// The tags of an entry to be written, each once, the namespace's own among them.
     pub(crate) fn tags(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
         let mut names = self.names(tags);
+        names.sort_unstable();
+        names.dedup();
         if !self.options.prefix.is_empty() {
             names.push(self.options.prefix.clone());
         }
         names
+    }
+
+    /// Registers a read, which must not have been sent yet.
+    pub(crate) fn read_begins<'a>(&self, key: &'a str, weight: Option<u64>) -> Read<'a> {
+        Read {
+            key,
+            reservation: self.local.reserve(key),
+            sent: Instant::now(),
+            weight,
+        }
     }
 
     /// Reads through the main connection; what is found enters the local tier if nothing overtook it.
@@ -80,59 +107,48 @@ impl Core {
         codec: &C,
         key: &str,
         cmd: &Cmd,
+        weight: Option<u64>,
     ) -> Result<(Found, Option<u64>), Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        let read = self.coherence.begin(key);
-        let sent = Instant::now();
+        let read = self.read_begins(key, weight);
         let answer = self.remote.send(&self.name(key), cmd).await;
-        crate::observe::command("CACHE.FETCH", sent.elapsed(), answer.as_ref().err());
-        self.hesitate().await;
-        self.take(codec, key, &read, sent, answer?)
-    }
-
-    /// Waits between an answer and its entering the local tier, in tests that want rare moments to be long.
-    pub(crate) async fn hesitate(&self) {
-        if !self.options.entering_delay.is_zero() {
-            tokio::time::sleep(self.options.entering_delay).await;
-        }
+        crate::observe::command("CACHE.FETCH", read.sent.elapsed(), answer.as_ref().err());
+        self.take(codec, &read, answer?)
     }
 
     /// What an answer to CACHE.FETCH holds; lets it enter the local tier.
     pub(crate) fn take<T, C>(
         &self,
         codec: &C,
-        key: &str,
-        read: &Read<Local>,
-        sent: Instant,
+        read: &Read<'_>,
         answer: Answer,
     ) -> Result<(Found, Option<u64>), Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        let odd = Error::unexpected("server", "CACHE.FETCH", &answer.value);
-        let Fetched { state, token, tags } = command::fetched(answer.value).ok_or(odd)?;
+        let Fetched { state, token, tags } = command::fetched(answer.value)?;
         let token = (token != 0).then_some(token);
         let found = match state {
             State::Hit { value, ttl } => {
-                let stored = self.decode(codec, key, &value)?;
+                let stored = self.decode(codec, read.key, &value)?;
                 if stored.is_negative() {
                     self.counters.negative_hits.up();
                 } else {
                     self.counters.server_hits.up();
                 }
                 if let (true, Some(tags)) = (answer.tracked, &tags) {
-                    self.enter(key, read, &stored, ttl, sent, tags);
+                    self.enter(read, &stored, ttl, tags);
                 }
-                Found::Fresh(Landing::found(stored, tags.unwrap_or_default()))
+                Found::Fresh(Loaded::found(stored, tags.unwrap_or_default()))
             }
             State::Stale { value } => {
                 self.counters.misses.up();
-                let stored = self.decode(codec, key, &value)?;
-                Found::Stale(Landing::found(stored, tags.unwrap_or_default()))
+                let stored = self.decode(codec, read.key, &value)?;
+                Found::Stale(Loaded::found(stored, tags.unwrap_or_default()))
             }
             State::Miss => {
                 self.counters.misses.up();
@@ -142,28 +158,23 @@ impl Core {
         Ok((found, token))
     }
 
-    fn enter(
-        &self,
-        key: &str,
-        read: &Read<Local>,
-        stored: &Stored,
-        ttl: Option<Duration>,
-        sent: Instant,
-        tags: &[String],
-    ) {
+    fn enter(&self, read: &Read<'_>, stored: &Stored, ttl: Option<Duration>, tags: &[String]) {
         let longest = self.options.local_ttl_max;
         // The server's time ran from when it executed the command, which was after it was sent.
         let ttl = ttl
             .unwrap_or(longest)
             .min(longest)
-            .saturating_sub(sent.elapsed());
+            .saturating_sub(read.sent.elapsed());
         if ttl.is_zero() {
             return;
         }
-        let stored = stored.clone();
-        match read.enter(tags, |local| local.put(key, stored, ttl, tags)) {
-            Outcome::Entered => self.counters.entered.up(),
-            Outcome::Overtaken => self.counters.overtaken.up(),
+        let entered = self
+            .local
+            .enter(&read.reservation, stored.clone(), ttl, tags, read.weight);
+        if entered {
+            self.counters.entered.up();
+        } else {
+            self.counters.overtaken.up();
         }
     }
 
@@ -174,7 +185,7 @@ impl Core {
         // Before the caller goes on, whatever came of it: it shall not read what it has replaced. A refusal is sure to
         // have replaced nothing, and must not outdate the load that has taken over.
         if !matches!(&answer, Ok(answer) if answer.value == Value::Nil) {
-            self.coherence.key_changed(key);
+            self.local.remove(key);
         }
         crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
         match answer?.value {
@@ -205,7 +216,7 @@ impl Core {
     ) -> Result<bool, Error> {
         let sent = Instant::now();
         let answer = self.remote.send(name, cmd).await;
-        self.coherence.key_changed(key);
+        self.local.remove(key);
         crate::observe::command(command, sent.elapsed(), answer.as_ref().err());
         match answer?.value {
             Value::Int(count) => {
@@ -216,15 +227,64 @@ impl Core {
         }
     }
 
+    /// One command's worth of tags. Those that a server refuses keep no others from being invalidated: what is refused
+    /// is sent in halves, down to single tags.
+    pub(crate) fn invalidate_portion<'a>(
+        &'a self,
+        kind: Invalidation,
+        names: &'a [String],
+    ) -> Pin<Box<dyn Future<Output = (u64, Option<Error>)> + Send + 'a>> {
+        Box::pin(async move {
+            let sent = Instant::now();
+            let dropped = self.remote.invalidate(kind, names).await;
+            crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), dropped.as_ref().err());
+            match dropped {
+                Ok(dropped) => (dropped, None),
+                Err(error) if names.len() > 1 && error.is_refusal() => {
+                    let (one, other) = names.split_at(names.len() / 2);
+                    let (a, failed) = self.invalidate_portion(kind, one).await;
+                    let (b, also) = self.invalidate_portion(kind, other).await;
+                    (a + b, failed.or(also))
+                }
+                Err(error) => (error.dropped(), Some(error)),
+            }
+        })
+    }
+
+    /// Gives a lease back that is held or may have been granted, so that the next caller can load. Where the server
+    /// cannot be reached it is tried again in the background, for `lasts` at most: then it has run out.
+    pub(crate) async fn release(self: &Arc<Self>, key: &str, token: u64, lasts: Duration) {
+        let name = self.name(key);
+        let cmd = command::release(&name, token);
+        let Err(error) = self.remote.send(&name, &cmd).await else {
+            return;
+        };
+        if !error.is_server_trouble() {
+            return;
+        }
+        let (core, end) = (Arc::downgrade(self), Instant::now() + lasts);
+        tokio::spawn(async move {
+            while Instant::now() < end {
+                tokio::time::sleep(RELEASE_AGAIN).await;
+                let Some(core) = core.upgrade() else { return };
+                if core.remote.send(&name, &cmd).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// What is stored for a value, and its length when encoded.
     pub(crate) fn encode<T, C: Codec<T>>(
         &self,
         codec: &C,
         key: &str,
         value: Option<&T>,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<(Vec<u8>, usize), Error> {
         let encoded = value.map(|value| codec.encode(value)).transpose();
-        let encoded = encoded.map_err(|error| self.codec_error(key, error))?;
-        Ok(frame::wrap(encoded, self.options.compression))
+        let encoded = encoded.map_err(|error| codec_error(key, error))?;
+        let len = encoded.as_ref().map_or(0, Vec::len);
+        Ok((frame::wrap(encoded, self.options.compression), len))
     }
 
     pub(crate) fn decode<T, C>(&self, codec: &C, key: &str, stored: &[u8]) -> Result<Stored, Error>
@@ -232,25 +292,23 @@ impl Core {
         C: Codec<T>,
         T: Any + Send + Sync,
     {
-        let unwrapped = frame::unwrap(stored);
-        let value = unwrapped.and_then(|value| value.map(|bytes| codec.decode(&bytes)).transpose());
-        match value {
-            Ok(value) => Ok(Stored::new(value, stored.len())),
-            Err(error) => {
-                self.counters.undecodable.up();
-                Err(self.codec_error(key, error))
-            }
-        }
+        let decoded = frame::unwrap(stored).and_then(|encoded| {
+            let len = encoded.as_ref().map_or(0, |encoded| encoded.len());
+            let value = encoded.map(|encoded| codec.decode(&encoded)).transpose()?;
+            Ok(Stored::new(value, len))
+        });
+        decoded.map_err(|error| {
+            self.counters.undecodable.up();
+            let error = codec_error(key, error);
+            crate::observe::undecodable(key, &error);
+            error
+        })
     }
+}
 
-    #[allow(
-        clippy::unused_self,
-        reason = "reads as the other methods where it is called"
-    )]
-    fn codec_error(&self, key: &str, error: super::codec::CodecError) -> Error {
-        Error::Codec {
-            key: key.to_owned(),
-            source: Arc::from(error),
-        }
+fn codec_error(key: &str, error: super::codec::CodecError) -> Error {
+    Error::Codec {
+        key: key.to_owned(),
+        source: Arc::from(error),
     }
 }

@@ -1,20 +1,30 @@
 //! One load: who else loads, who waits, what is served meanwhile, what is stored. `DESIGN.md`, section "A load".
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::entry::Entry;
 use crate::remote::command::{self, Fetched, State, Write};
-use crate::remote::{Answer, Error, LoaderError};
+use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{Core, Found};
-use super::flight::{Landing, Pilot};
+use super::loads::{Leader, Loaded};
 use super::options::Plan;
 use super::tier::Stored;
 
 /// A failed refresh keeps its lease for so long, so that the fleet does not hammer a loader that is down.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// A lease that can be renewed, and how often it is.
+const SHORT_LEASE: Duration = Duration::from_millis(1800);
+const RENEW: Duration = Duration::from_millis(500);
+
+/// A caller that has waited so long for other processes and gets the lease passes it on, and loads all the same:
+/// where loaders fail one after the other, nobody waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// All that a load needs to own.
 pub(crate) struct Load<C> {
@@ -22,15 +32,15 @@ pub(crate) struct Load<C> {
     pub(crate) codec: C,
     pub(crate) key: String,
     pub(crate) plan: Plan,
-    pub(crate) pilot: Pilot,
+    pub(crate) leader: Leader,
 }
 
 /// What the servers say to a load.
 enum Look {
-    /// Somebody has stored it.
-    Found(Landing),
+    /// A fresh value.
+    Found(Loaded),
     /// A stale value; with a lease, this caller refreshes it.
-    Stale(Landing, Option<u64>),
+    Stale(Loaded, Option<u64>),
     /// Nothing, and this caller loads it.
     Lease(u64),
     /// Nothing, and no lease to be had: load, do not store.
@@ -54,24 +64,24 @@ impl<C> Load<C> {
                 self.core.counters.server_errors.up();
                 Look::NoServer
             }
-            Err(error) => return self.pilot.land(Err(error)),
+            Err(error) => return self.leader.answer(Err(error)),
         };
         match look {
-            Look::Found(landing) => self.pilot.land(Ok(landing)),
-            Look::Stale(landing, None) => self.serve_stale(landing),
-            Look::Stale(landing, Some(token)) => self.refresh(landing, token, loader).await,
-            Look::Lease(token) => match self.call(loader).await {
+            Look::Found(loaded) => self.leader.answer(Ok(loaded)),
+            Look::Stale(loaded, None) => self.serve_stale(loaded),
+            Look::Stale(loaded, Some(token)) => self.refresh(loaded, token, loader).await,
+            Look::Lease(token) => match self.call(loader, Some(token)).await {
                 Ok((value, took)) => self.store(value, took, token).await,
                 Err(error) => {
                     self.release(token).await;
-                    self.pilot.land(Err(error));
+                    self.leader.answer(Err(error));
                 }
             },
             Look::NoLease => {
                 self.core.counters.loads_unstored.up();
-                let answer = self.call(loader).await;
-                self.pilot
-                    .land(answer.map(|(value, _)| Landing::loaded(Stored::new(value, 0))));
+                let answer = self.call(loader, None).await;
+                self.leader
+                    .answer(answer.map(|(value, _)| Loaded::new(Stored::new(value, 0))));
             }
             Look::NoServer => self.load_alone(loader).await,
         }
@@ -98,49 +108,110 @@ impl<C> Load<C> {
         T: Any + Clone + Send + Sync,
     {
         let name = self.core.name(&self.key);
-        let cmd = command::fetch_lease(&name, self.plan.lease());
-        // Through the main connection: what it answers may enter the local tier.
-        let (found, token) = self.core.read(&self.codec, &self.key, &cmd).await?;
+        if self.plan.has_empty_tag {
+            // What this caller loads cannot be stored: it keeps no other one from loading.
+            let cmd = command::fetch(&name);
+            return Ok(match self.read::<T>(&cmd).await? {
+                (Found::Fresh(loaded), _) => Look::Found(loaded),
+                (Found::Stale(loaded), _) => Look::Stale(loaded, None),
+                (Found::Nothing, _) => {
+                    self.unstorable(&Error::empty_tag());
+                    Look::NoLease
+                }
+            });
+        }
+        let chosen = self.core.remote.new_token();
+        let asked = self.ask::<T>(&name, chosen).await;
+        let (found, token) = match asked {
+            Err(Error::Rejected { .. }) if chosen.is_some() => {
+                // An older module knows no tokens of the caller's choice.
+                let asked = self.ask::<T>(&name, None).await?;
+                self.core.remote.without_tokens();
+                asked
+            }
+            asked => asked?,
+        };
         match (found, token) {
-            (Found::Fresh(landing), _) => Ok(Look::Found(landing)),
-            (Found::Stale(landing), token) => Ok(Look::Stale(landing, token)),
+            (Found::Fresh(loaded), _) => Ok(Look::Found(loaded)),
+            (Found::Stale(loaded), token) => Ok(Look::Stale(loaded, token)),
             (Found::Nothing, Some(token)) => Ok(Look::Lease(token)),
             (Found::Nothing, None) => self.wait::<T>(&name).await,
         }
     }
 
-    /// Somebody else loads: wait for the value, or for the lease.
+    /// Through the main connection: what it answers may enter the local tier.
+    async fn read<T>(&self, cmd: &redis::Cmd) -> Result<(Found, Option<u64>), Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        let weight = self.plan.weight;
+        self.core.read(&self.codec, &self.key, cmd, weight).await
+    }
+
+    /// Asks for the value or the lease. Where the answer is lost, what may have been granted is given back.
+    async fn ask<T>(&self, name: &str, token: Option<u64>) -> Result<(Found, Option<u64>), Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        let cmd = command::fetch_lease(name, self.lease(), token);
+        let asked = self.read::<T>(&cmd).await;
+        if let (Err(error), Some(token)) = (&asked, token)
+            && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
+        {
+            self.release_later(token);
+        }
+        asked
+    }
+
+    /// Another process loads: wait for the value, or for the lease.
     async fn wait<T>(&self, name: &str) -> Result<Look, Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
         self.core.counters.lease_waits.up();
-        let patience = self.plan.patience;
-        let cmd = command::fetch_wait(name, self.plan.lease(), patience);
-        let value = self.core.remote.send_blocking(name, &cmd, patience).await?;
-        let odd = Error::unexpected("server", "CACHE.FETCH", &value);
-        let Fetched { state, token, tags } = command::fetched(value).ok_or(odd)?;
+        let (begun, longest) = (Instant::now(), self.plan.longest_wait);
+        let chosen = self.core.remote.new_token();
+        let cmd = command::fetch_wait(name, self.lease(), chosen, longest);
+        let value = self.core.remote.send_blocking(name, &cmd, longest).await;
+        if let (Err(error), Some(token)) = (&value, chosen)
+            && error.outcome_is_unknown()
+        {
+            self.release_later(token);
+        }
+        let Fetched { state, token, tags } = command::fetched(value?)?;
         let token = (token != 0).then_some(token);
         let decode = |value: &[u8]| {
             let stored = self.core.decode(&self.codec, &self.key, value)?;
-            Ok::<_, Error>(Landing::found(stored, tags.unwrap_or_default()))
+            Ok::<_, Error>(Loaded::found(stored, tags.unwrap_or_default()))
         };
-        Ok(match state {
+        Ok(match (state, token) {
             // Whether it is still right is not known on this connection: it goes to the callers and no further.
-            State::Hit { value, .. } => Look::Found(decode(&value)?),
-            State::Stale { value } => Look::Stale(decode(&value)?, token),
-            State::Miss => token.map_or(Look::NoLease, Look::Lease),
+            (State::Hit { value, .. }, _) => Look::Found(decode(&value)?),
+            (State::Stale { value }, token) => Look::Stale(decode(&value)?, token),
+            (State::Miss, Some(token)) if begun.elapsed() >= LONGEST_TURN => {
+                self.release(token).await;
+                // Nobody else may have waited: then it can be had again.
+                match self.ask::<T>(name, self.core.remote.new_token()).await? {
+                    (Found::Nothing, Some(token)) => Look::Lease(token),
+                    (Found::Nothing, None) => Look::NoLease,
+                    (Found::Stale(loaded), token) => Look::Stale(loaded, token),
+                    (Found::Fresh(loaded), _) => Look::Found(loaded),
+                }
+            }
+            (State::Miss, token) => token.map_or(Look::NoLease, Look::Lease),
         })
     }
 
-    fn serve_stale(&self, stale: Landing) {
+    fn serve_stale(&self, stale: Loaded) {
         self.core.counters.stale_served.up();
-        self.pilot.land(Ok(stale));
+        self.leader.answer(Ok(stale));
     }
 
     /// Loads behind a stale value, which is served when the soft time-out is over or the load fails.
-    async fn refresh<T, F, L>(&self, stale: Landing, token: u64, loader: L)
+    async fn refresh<T, F, L>(&self, stale: Loaded, token: u64, loader: L)
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
@@ -151,12 +222,12 @@ impl<C> Load<C> {
         if self.plan.load.soft_timeout.is_zero() {
             self.serve_stale(stale.clone());
         }
-        let loading = self.call(loader);
+        let loading = self.call(loader, Some(token));
         tokio::pin!(loading);
         let loaded = tokio::select! {
             loaded = &mut loading => loaded,
             () = tokio::time::sleep(self.plan.load.soft_timeout) => {
-                if !self.pilot.has_landed() {
+                if !self.leader.has_answered() {
                     self.serve_stale(stale.clone());
                 }
                 loading.await
@@ -166,8 +237,10 @@ impl<C> Load<C> {
             return self.store(value, took, token).await;
         }
         self.core.counters.fail_safe.up();
-        self.pilot.land(Ok(stale));
-        tokio::time::sleep(PAUSE_AFTER_FAILURE.min(self.plan.lease())).await;
+        self.leader.answer(Ok(stale));
+        // Shorter than the grace, after which nothing is left to be served meanwhile.
+        let pause = PAUSE_AFTER_FAILURE.min(self.plan.grace / 4);
+        tokio::time::sleep(pause.min(self.lease())).await;
         self.release(token).await;
     }
 
@@ -180,40 +253,49 @@ impl<C> Load<C> {
         F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
-        if let Some(stored) = self.core.coherence.tier().stale(&self.key) {
+        if let Some(stored) = self.core.local.stale(&self.key) {
             self.core.counters.fail_safe.up();
-            return self.pilot.land(Ok(Landing::loaded(stored)));
+            return self.leader.answer(Ok(Loaded::new(stored)));
         }
         self.core.counters.loads_unstored.up();
-        match self.call(loader).await {
-            Ok((value, took)) => {
-                let stored = match self.core.encode(&self.codec, &self.key, value.as_ref()) {
-                    Ok(encoded) => Stored::new(value, encoded.len()),
-                    Err(error) => return self.pilot.land(Err(error)),
-                };
-                self.keep_alone(&stored, took);
-                self.pilot.land(Ok(Landing::loaded(stored)));
+        let answer = self.call(loader, None).await.map(|(value, took)| {
+            let encoded = self.core.encode(&self.codec, &self.key, value.as_ref());
+            let len = encoded.map(|(_, len)| len);
+            let stored = Stored::new(value, *len.as_ref().unwrap_or(&0));
+            match len {
+                Ok(_) => self.keep_alone(&stored, took),
+                Err(error) => self.unstorable(&error),
             }
-            Err(error) => self.pilot.land(Err(error)),
-        }
+            Loaded::new(stored)
+        });
+        self.leader.answer(answer);
     }
 
     /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
     /// from the start: no server tracks it, so it must not be served once one can be asked.
     fn keep_alone(&self, stored: &Stored, took: Duration) {
-        let Plan { tags, .. } = &self.plan;
         let times = self.plan.times(stored.is_negative(), took, fastrand::f64);
         let bound = self.core.options.stale_bound;
         let bound = times.ttl.unwrap_or(bound).min(bound);
         if !bound.is_zero() {
-            self.pilot.enter(tags, |local| {
-                local.put_stale(&self.key, stored.clone(), bound, tags);
-            });
+            let at_once = Duration::from_nanos(1);
+            let entry = Entry::ttl(at_once).grace(bound).tags(&self.plan.tags);
+            let entry = match self.plan.weight {
+                Some(bytes) => entry.weight(bytes),
+                None => entry,
+            };
+            let reservation = self.leader.reservation();
+            reservation.store(Arc::new(stored.clone()), entry);
         }
     }
 
     /// Runs the loader, in a task of its own: it may panic, and it may take too long.
-    async fn call<T, F, L>(&self, loader: L) -> Result<(Option<T>, Duration), Error>
+    /// Meanwhile the lease, if it has one, is renewed.
+    async fn call<T, F, L>(
+        &self,
+        loader: L,
+        lease: Option<u64>,
+    ) -> Result<(Option<T>, Duration), Error>
     where
         T: Any + Send,
         L: FnOnce() -> F + Send + 'static,
@@ -227,7 +309,12 @@ impl<C> Load<C> {
         ));
         let timeout = self.plan.hard_timeout;
         let key = || self.key.clone();
-        let loaded = match tokio::time::timeout(timeout, &mut task).await {
+        let loaded = tokio::time::timeout(timeout, &mut task);
+        let loaded = tokio::select! {
+            loaded = loaded => loaded,
+            never = self.renew(lease) => match never {},
+        };
+        let loaded = match loaded {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(source))) => Err(Error::Loader { key: key(), source }),
             Ok(Err(_)) => Err(Error::LoaderPanicked { key: key() }),
@@ -247,30 +334,61 @@ impl<C> Load<C> {
         loaded.map(|value| (value, took))
     }
 
+    /// Keeps a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
+    /// What was invalidated since the lease was granted is refused all the same.
+    async fn renew(&self, lease: Option<u64>) -> Infallible {
+        let Some(token) = lease.filter(|_| self.core.remote.takes_tokens()) else {
+            return std::future::pending().await;
+        };
+        let name = self.core.name(&self.key);
+        let cmd = command::fetch_lease(&name, self.lease(), Some(token));
+        loop {
+            tokio::time::sleep(RENEW).await;
+            // Where it fails the lease may run out; then another caller loads as well.
+            let _ = self.core.remote.send(&name, &cmd).await;
+        }
+    }
+
+    /// How long a lease is taken: where it can be renewed, not longer than others may wait for a dead process.
+    fn lease(&self) -> Duration {
+        let whole = self.plan.lease();
+        if self.core.remote.takes_tokens() {
+            whole.min(SHORT_LEASE)
+        } else {
+            whole
+        }
+    }
+
     /// Stores what was loaded under the lease, and answers. That it cannot be stored is nobody's error but the
-    /// figures'.
+    /// figures': the loader has succeeded.
     async fn store<T>(&self, value: Option<T>, took: Duration, token: u64)
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
+        let negative = value.is_none();
         let encoded = match self.core.encode(&self.codec, &self.key, value.as_ref()) {
+            Ok((encoded, len)) => Ok((encoded, Stored::new(value, len))),
+            Err(error) => Err((error, Stored::new(value, 0))),
+        };
+        let (encoded, stored) = match encoded {
             Ok(encoded) => encoded,
-            Err(error) => {
-                self.release(token).await;
-                return self.pilot.land(Err(error));
+            Err((error, stored)) => {
+                self.unstorable(&error);
+                self.leader.answer(Ok(Loaded::new(stored)));
+                return self.release(token).await;
             }
         };
-        if !self.plan.is_stored(value.is_none()) {
+        if !self.plan.is_stored(negative) {
             // A stale value that may be there goes, and with it the lease: the next in line loads.
             let removed = self.core.remove(&self.key).await;
+            self.leader.answer(Ok(Loaded::new(stored)));
             if let Err(error) = removed {
-                self.note_failed_write(&error);
+                self.not_written(&error, token).await;
             }
-            let stored = Stored::new(value, encoded.len());
-            return self.pilot.land(Ok(Landing::loaded(stored)));
+            return;
         }
-        let times = self.plan.times(value.is_none(), took, fastrand::f64);
+        let times = self.plan.times(negative, took, fastrand::f64);
         let name = self.core.name(&self.key);
         let write = Write {
             key: &name,
@@ -280,43 +398,41 @@ impl<C> Load<C> {
             tags: &self.plan.tags,
             token,
         };
-        // What the server refuses for good (a tag that is too long, say) is not stored either, but that is the
-        // caller's to know.
         let written = self.core.write(&self.key, &write).await;
-        let stored = Stored::new(value, encoded.len());
+        self.leader.answer(Ok(Loaded::new(stored)));
         match written {
             Ok(true) => {}
             // The refusal has ended the lease.
             Ok(false) => self.core.counters.sets_refused.up(),
-            Err(error) => {
-                self.note_failed_write(&error);
-                if !error.is_server_trouble() {
-                    return self.pilot.land(Err(error));
-                }
-                if !error.outcome_is_unknown() {
-                    self.release(token).await;
-                }
-            }
+            Err(error) => self.not_written(&error, token).await,
         }
-        self.pilot.land(Ok(Landing::loaded(stored)));
     }
 
-    fn note_failed_write(&self, error: &Error) {
+    /// A write under the lease failed, or may have: whatever became of it, the lease is not kept.
+    async fn not_written(&self, error: &Error, token: u64) {
         self.core.counters.set_failures.up();
         if error.is_server_trouble() {
             self.core.counters.server_errors.up();
+        } else {
+            self.unstorable(error);
         }
+        self.release(token).await;
+    }
+
+    /// What was loaded is given to the callers, and will never be stored.
+    fn unstorable(&self, error: &Error) {
+        self.core.counters.unstorable.up();
+        crate::observe::not_stored(&self.key, error);
     }
 
     /// Gives the lease back, so that the next in line can try.
     async fn release(&self, token: u64) {
-        let name = self.core.name(&self.key);
-        let released = self
-            .core
-            .remote
-            .send(&name, &command::release(&name, token))
-            .await;
-        // If it does not arrive, the lease runs out by itself.
-        let _: Result<Answer, Error> = released;
+        self.core.release(&self.key, token, self.plan.lease()).await;
+    }
+
+    /// The same behind the caller's back, for a lease that may have been granted.
+    fn release_later(&self, token: u64) {
+        let (core, key, lasts) = (Arc::clone(&self.core), self.key.clone(), self.plan.lease());
+        tokio::spawn(async move { core.release(&key, token, lasts).await });
     }
 }

@@ -2,12 +2,12 @@
 
 mod builder;
 mod codec;
-mod coherence;
 mod core;
-mod flight;
 mod frame;
 mod load;
+mod loads;
 mod options;
+mod portions;
 mod report;
 mod server_stats;
 mod stats;
@@ -22,7 +22,7 @@ use redis::Value;
 use crate::entry::Entry;
 use crate::local::TopKey;
 use crate::remote::command::{self, Invalidation, Write};
-use crate::remote::{Error, LoaderError, ServerStatus, Servers};
+use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
 #[cfg(feature = "msgpack")]
@@ -33,10 +33,14 @@ pub use server_stats::ServerFigures;
 pub use stats::CacheStats;
 
 use self::core::{Core, Found};
-use flight::{Landing, Seat};
 use load::Load;
+use loads::{Loaded, Role};
 use options::{LONGEST_TIMEOUT, Plan};
+use portions::portions;
 use tier::{Known, Stored};
+
+/// Tags in one command.
+const MOST_TAGS: usize = 1000;
 
 /// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
 /// processes share.
@@ -107,10 +111,14 @@ impl<C> Cache<C> {
         loop {
             let servers = self.core.remote.status();
             let down = servers.iter().find(|server| !server.is_connected());
-            if down.is_none() && !servers.is_empty() {
+            let hole = self.core.remote.hole();
+            if down.is_none() && hole.is_none() && !servers.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
+                if let (None, Some(hole)) = (down, hole) {
+                    return Err(hole);
+                }
                 let unreached = || Error::Unreachable {
                     node: down
                         .map_or_else(|| "cluster".to_owned(), |server| server.address.clone()),
@@ -132,7 +140,7 @@ impl<C> Cache<C> {
     pub async fn finish_pending(&self, timeout: Duration) -> bool {
         let core = &self.core;
         let pending = async {
-            core.flights.ended().await;
+            core.loads.ended().await;
             report::report_all_hits(core).await;
             let is_missed = |server: &ServerStatus| server.missed_invalidations > 0;
             while core.remote.status().iter().any(is_missed) {
@@ -155,19 +163,20 @@ impl<C> Cache<C> {
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        if let Some(value) = self.core.coherence.tier().fresh(key) {
+        if let Some(value) = self.core.local.fresh(key) {
             return Ok(value.into_option());
         }
         let cmd = command::fetch(&self.core.name(key));
-        let read = self.core.read(&self.codec, key, &cmd).await;
+        let read = self.core.read(&self.codec, key, &cmd, None).await;
         self.found(key, read.map(|(found, _)| found))
     }
 
-    /// Reads several values: those that memory does not hold in one round trip to each server. The order is that of
-    /// the keys.
+    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows.
+    /// The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
+    /// ([`CacheStats::undecodable`]); [`Self::get_each`] says which.
     ///
     /// # Errors
-    /// As [`Self::get`], for the first key that fails.
+    /// As [`Self::get`], for the first key that fails otherwise.
     pub async fn get_many<T>(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
@@ -176,41 +185,59 @@ impl<C> Cache<C> {
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
+        let each = self.get_each(keys).await;
+        let readable = |value| match value {
+            Err(Error::Codec { .. }) => Ok(None),
+            value => value,
+        };
+        each.into_iter().map(readable).collect()
+    }
+
+    /// As [`Self::get_many`], with each key's own error.
+    pub async fn get_each<T>(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Vec<Result<Option<T>, Error>>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
         let keys: Vec<_> = keys.into_iter().collect();
         let core = &self.core;
-        let mut values: Vec<Option<T>> = Vec::with_capacity(keys.len());
+        let mut values: Vec<Result<Option<T>, Error>> = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            let held = core.coherence.tier().fresh(key.as_ref());
+            let held = core.local.fresh(key.as_ref());
             if held.is_none() {
                 missing.push((at, core.name(key.as_ref())));
             }
-            values.push(held.and_then(Known::into_option));
+            values.push(Ok(held.and_then(Known::into_option)));
         }
-        if missing.is_empty() {
-            return Ok(values);
+        let mut missing = missing.as_slice();
+        while !missing.is_empty() {
+            let count = core.reply_size.portion().min(missing.len());
+            let (portion, rest) = missing.split_at(count);
+            missing = rest;
+            let reads: Vec<_> = portion
+                .iter()
+                .map(|(at, _)| core.read_begins(keys[*at].as_ref(), None))
+                .collect();
+            let sent = Instant::now();
+            let commands = portion
+                .iter()
+                .map(|(_, name)| (name.as_str(), command::fetch(name)));
+            let answers = core.remote.send_each(commands.collect()).await;
+            let failed = answers.iter().find_map(|answer| answer.as_ref().err());
+            crate::observe::command("CACHE.FETCH", sent.elapsed(), failed);
+            let sizes = answers.iter().flatten().map(Answer::value_bytes);
+            let sizes: Vec<usize> = sizes.flatten().collect();
+            core.reply_size.learn(sizes.len(), sizes.iter().sum());
+            for (((at, _), read), answer) in portion.iter().zip(reads).zip(answers) {
+                let taken = answer.and_then(|answer| core.take(&self.codec, &read, answer));
+                values[*at] = self.found(read.key, taken.map(|(found, _)| found));
+            }
         }
-        let reads: Vec<_> = missing
-            .iter()
-            .map(|(at, _)| core.coherence.begin(keys[*at].as_ref()))
-            .collect();
-        let sent = Instant::now();
-        let commands = missing
-            .iter()
-            .map(|(_, name)| (name.as_str(), command::fetch(name)));
-        let answers = core.remote.send_each(commands.collect()).await;
-        crate::observe::command(
-            "CACHE.FETCH",
-            sent.elapsed(),
-            answers.iter().find_map(|a| a.as_ref().err()),
-        );
-        core.hesitate().await;
-        for (((at, _), read), answer) in missing.iter().zip(reads).zip(answers) {
-            let key = keys[*at].as_ref();
-            let taken = answer.and_then(|answer| core.take(&self.codec, key, &read, sent, answer));
-            values[*at] = self.found(key, taken.map(|(found, _)| found))?;
-        }
-        Ok(values)
+        values
     }
 
     /// The value of what was found; where the server failed, of what may be served instead.
@@ -219,11 +246,11 @@ impl<C> Cache<C> {
         T: Any + Clone + Send + Sync,
     {
         match found {
-            Ok(Found::Fresh(Landing { stored, .. })) => self.value(key, &stored),
+            Ok(Found::Fresh(Loaded { stored, .. })) => self.value(key, &stored),
             Ok(Found::Stale(_) | Found::Nothing) => Ok(None),
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
-                let stored = self.core.coherence.tier().stale(key).ok_or(error)?;
+                let stored = self.core.local.stale(key).ok_or(error)?;
                 self.core.counters.fail_safe.up();
                 self.value(key, &stored)
             }
@@ -257,8 +284,11 @@ impl<C> Cache<C> {
         if entry.ttl.is_zero() {
             return self.remove(key).await.map(drop);
         }
-        let encoded = self.core.encode(&self.codec, key, Some(value))?;
+        let (encoded, _) = self.core.encode(&self.codec, key, Some(value))?;
         let plan = self.plan(entry);
+        if plan.has_empty_tag {
+            return Err(Error::empty_tag());
+        }
         let times = plan.times(false, Duration::ZERO, fastrand::f64);
         let name = self.core.name(key);
         let write = Write {
@@ -293,8 +323,9 @@ impl<C> Cache<C> {
     /// # Errors
     /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
     /// [`Error::Absent`] when the key is cached as absent by [`Self::get_or_load_optional`]; [`Error::TypeConflict`]
-    /// when it is being loaded as another type at this moment; [`Error::Codec`] and [`Error::Rejected`] when the value cannot be stored whatever the state of the server. A
-    /// server that cannot be reached is no error: the loader is asked, and nothing stored.
+    /// when it is being loaded as another type at this moment. A value that cannot be stored (a tag, the key or the
+    /// value itself is refused) is answered all the same, counted ([`CacheStats::unstorable`]) and an event. A server
+    /// that cannot be reached is no error: the loader is asked, and nothing stored.
     pub async fn get_or_load<T, I, F, L, E>(
         &self,
         key: &str,
@@ -309,7 +340,7 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let value = if let Some(value) = self.core.coherence.tier().fresh(key) {
+        let value = if let Some(value) = self.core.local.fresh(key) {
             value.into_option()
         } else {
             let loader = async move || {
@@ -344,7 +375,7 @@ impl<C> Cache<C> {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        if let Some(value) = self.core.coherence.tier().fresh(key) {
+        if let Some(value) = self.core.local.fresh(key) {
             return Ok(value.into_option());
         }
         let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
@@ -366,28 +397,28 @@ impl<C> Cache<C> {
     {
         let plan = self.plan(entry);
         let core = &self.core;
-        let pilot = loop {
-            let begin = || core.coherence.begin(key);
-            match core.flights.board(key, &plan.tags, begin) {
-                Seat::Pilot(pilot) => break pilot,
-                Seat::Passenger(seat) => {
+        let leader = loop {
+            let reserve = || core.local.reserve(key);
+            match core.loads.join_or_lead(key, &plan.tags, reserve) {
+                Role::Lead(leader) => break leader,
+                Role::Join(waiter) => {
                     core.counters.joined.up();
-                    match seat.landed().await {
-                        Some(Ok(landing)) if !seat.may_have(&landing) => {}
-                        Some(landed) => return self.value(key, &landed?.stored),
+                    match waiter.outcome().await {
+                        Some(Ok(loaded)) if !waiter.may_have(&loaded) => {}
+                        Some(outcome) => return self.value(key, &outcome?.stored),
                         // Its runtime has ended, or a codec panicked.
                         None => {}
                     }
                 }
             }
         };
-        let seat = pilot.seat();
+        let waiter = leader.waiter();
         let load = Load {
             core: Arc::clone(core),
             codec: self.codec.clone(),
             key: key.to_owned(),
             plan,
-            pilot,
+            leader,
         };
         tokio::spawn(crate::observe::in_caller(load.run(loader)));
         let lost = || {
@@ -395,15 +426,18 @@ impl<C> Cache<C> {
                 key: key.to_owned(),
             })
         };
-        let landing = seat.landed().await.unwrap_or_else(lost)?;
-        self.value(key, &landing.stored)
+        let loaded = waiter.outcome().await.unwrap_or_else(lost)?;
+        self.value(key, &loaded.stored)
     }
 
     /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
     /// the tags counting twice. O(number of tags).
     ///
+    /// Many tags go in several commands. One that a server refuses keeps no other one from being invalidated.
+    ///
     /// # Errors
-    /// [`Error::Partial`] when a server could not be reached: it is told as soon as it can be. Entries of such a
+    /// What is wrong with a tag that is refused, the others being invalidated; [`Error::Partial`] when a server could
+    /// not be reached: it is told as soon as it can be. Entries of such a
     /// server may still be served to other processes until then; this one no longer holds any.
     pub async fn invalidate_tags(
         &self,
@@ -450,21 +484,27 @@ impl<C> Cache<C> {
     }
 
     async fn invalidate_names(&self, kind: Invalidation, names: &[String]) -> Result<u64, Error> {
-        if names.is_empty() {
-            return Ok(0);
-        }
-        let forget = || {
-            let tags = names.iter().map(String::as_str);
-            self.core.coherence.tags_invalidated(tags);
-        };
+        let (empty, names): (Vec<&String>, Vec<&String>) =
+            names.iter().partition(|name| name.is_empty());
+        let names: Vec<String> = names.into_iter().cloned().collect();
+        let forget = || self.core.local.invalidate_tags(&names);
         // The caller may give up while the servers are told.
         forget();
-        let sent = Instant::now();
-        let dropped = self.core.remote.invalidate(kind, names).await;
+        let (mut dropped, mut failed) = (0, None);
+        for portion in portions(&names, MOST_TAGS, String::len) {
+            let (count, error) = self.core.invalidate_portion(kind, portion).await;
+            dropped += count;
+            failed = failed.or(error);
+        }
         // The server's message may be on its way still; the caller shall not read what it has just invalidated.
         forget();
-        crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), dropped.as_ref().err());
-        dropped
+        if failed.is_none() && !empty.is_empty() {
+            failed = Some(Error::empty_tag());
+        }
+        match failed {
+            None => Ok(dropped),
+            Some(error) => Err(error.with_dropped(dropped)),
+        }
     }
 
     /// Removes an entry; answers whether there was one.
@@ -507,7 +547,7 @@ impl<C> Cache<C> {
                 .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
                 .await
         };
-        self.core.coherence.everything_changed();
+        self.core.local.clear();
         dropped
     }
 
@@ -527,8 +567,8 @@ impl<C> Cache<C> {
         let mut top = Vec::new();
         for (node, answer) in self.core.remote.ask_all(&command::top(asked)).await {
             let answer = answer?;
-            let odd = Error::unexpected(&node, "CACHE.TOP", &answer);
-            let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value(answer).map_err(|_| odd)?;
+            let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value_ref(&answer)
+                .map_err(|_| Error::unexpected(&node, "CACHE.TOP", &answer))?;
             top.extend(pairs.into_iter().filter_map(|(key, hits)| {
                 let key = String::from_utf8(key).ok()?;
                 let key = key.strip_prefix(prefix.as_str())?.to_owned();
@@ -542,7 +582,7 @@ impl<C> Cache<C> {
 
     /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
     pub fn stats(&self) -> CacheStats {
-        let local = self.core.coherence.tier().cache().stats();
+        let local = self.core.local.cache().stats();
         self.core.counters.read(local, self.core.remote.status())
     }
 
@@ -550,7 +590,7 @@ impl<C> Cache<C> {
     pub async fn server_stats(&self) -> Vec<(String, Result<ServerFigures, Error>)> {
         let answers = self.core.remote.ask_all(&command::stats()).await;
         let read = |(node, answer): (String, Result<Value, Error>)| {
-            let figures = answer.and_then(|answer| ServerFigures::read(&node, answer));
+            let figures = answer.and_then(|answer| ServerFigures::read(&node, &answer));
             (node, figures)
         };
         answers.into_iter().map(read).collect()
@@ -580,22 +620,25 @@ impl<C> Cache<C> {
 
     /// What the monitor looks at and the admin endpoint empties.
     #[cfg(feature = "monitor")]
-    pub(crate) fn coherence(&self) -> &Arc<coherence::Coherence<tier::Local>> {
-        &self.core.coherence
+    pub(crate) fn local(&self) -> &tier::Local {
+        &self.core.local
     }
 
     fn plan<I: IntoIterator<Item: AsRef<str>>>(&self, entry: Entry<I>) -> Plan {
         let options = &self.core.options;
         let hard_timeout = entry.load.hard_timeout.unwrap_or(options.load_timeout);
         let hard_timeout = hard_timeout.min(LONGEST_TIMEOUT);
+        let tags = self.core.tags(entry.tags);
         Plan {
             ttl: Some(entry.ttl),
             grace: entry.grace,
-            tags: self.core.tags(entry.tags),
+            weight: entry.weight,
+            has_empty_tag: tags.iter().any(String::is_empty),
+            tags,
             load: entry.load,
             hard_timeout,
             // Before the loader runs its lease is answered, and afterwards its value is stored.
-            patience: hard_timeout + 2 * options.command_timeout,
+            longest_wait: hard_timeout + 2 * options.command_timeout,
         }
     }
 }

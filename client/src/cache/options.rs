@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::entry::Entry;
+use crate::remote::command::LONGEST;
 
 /// How a value is loaded and how its times are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,13 +87,17 @@ pub(crate) struct Plan {
     /// `None`: never.
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Duration,
-    /// As they are called on the server.
+    /// Bytes in the local tier, if the caller states them.
+    pub(crate) weight: Option<u64>,
+    /// As they are called on the server, each once.
     pub(crate) tags: Vec<String>,
+    /// One of the tags is empty, so that no server would store the value.
+    pub(crate) has_empty_tag: bool,
     pub(crate) load: LoadOptions,
     /// How long the loader may take.
     pub(crate) hard_timeout: Duration,
-    /// How long a load of somebody else is waited for: what it may take, commands included.
-    pub(crate) patience: Duration,
+    /// How long a load of another process is waited for: what it may take, commands included.
+    pub(crate) longest_wait: Duration,
 }
 
 /// How long a value is fresh and how long it stays beyond that.
@@ -104,9 +109,6 @@ pub(crate) struct Times {
 
 /// A time-out that is longer counts as this, which a clock can still add to the present.
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// Longer than this the server takes no time (2^47 ms): such values never expire.
-const LONGEST: Duration = Duration::from_millis(1 << 46);
 
 impl Plan {
     /// Whether a value, or its absence, is to be stored at all.
@@ -152,7 +154,7 @@ impl Plan {
 
     /// How long the lease of a load is taken.
     pub(crate) fn lease(&self) -> Duration {
-        self.patience.min(Duration::from_secs(60))
+        self.longest_wait.min(Duration::from_secs(60))
     }
 }
 
@@ -166,10 +168,12 @@ mod tests {
         Plan {
             ttl: Some(Duration::from_secs(100)),
             grace: Duration::from_secs(5),
+            weight: None,
             tags: Vec::new(),
+            has_empty_tag: false,
             load,
             hard_timeout: Duration::from_secs(10),
-            patience: Duration::from_secs(12),
+            longest_wait: Duration::from_secs(12),
         }
     }
 

@@ -4,14 +4,20 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::local::LocalCache;
 use crate::remote::command;
 
 use super::core::Core;
+use super::portions::portions;
 
 /// The most entries whose hits are reported at a time; the rest waits for the next time.
 const MAX_REPORTED: usize = 10_000;
 /// In one command.
 const BATCH: usize = 500;
+/// Keys on their way at a time.
+const PORTION: usize = 2000;
+/// Bytes of a key's report beside the key.
+const HEAD: usize = 32;
 const SWEEP: Duration = Duration::from_secs(30);
 #[cfg(feature = "metrics")]
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -31,9 +37,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     tokio::spawn(every(
         SWEEP,
         Arc::downgrade(core),
-        async |core: Arc<Core>| {
-            core.coherence.tier().cache().run_cleanup();
-        },
+        async |core: Arc<Core>| sweep(core.local.cache()).await,
     ));
     #[cfg(feature = "metrics")]
     tokio::spawn(every(
@@ -55,6 +59,14 @@ async fn every<F: Future<Output = ()>>(
     }
 }
 
+/// Sweeps where it holds up no other task: a million entries take half a second, and dropping a value runs code of the
+/// application.
+async fn sweep<V: Send + Sync + 'static>(cache: &LocalCache<V>) {
+    let cache = cache.clone();
+    // It fails only where a value's Drop panics, and that has been reported.
+    let _ = tokio::task::spawn_blocking(move || cache.run_cleanup()).await;
+}
+
 /// Reports all hits that have not been.
 pub(crate) async fn report_all_hits(core: &Core) {
     while !core.options.hits_interval.is_zero() && report_hits(core).await > 0 {}
@@ -62,24 +74,25 @@ pub(crate) async fn report_all_hits(core: &Core) {
 
 /// Reports the hits of some entries: of how many.
 async fn report_hits(core: &Core) -> usize {
-    let hits = core.coherence.tier().cache().take_hits(MAX_REPORTED);
+    let hits = core.local.cache().take_hits(MAX_REPORTED);
     let named: Vec<(String, u64)> = hits
         .into_iter()
         .map(|(key, hits)| (core.name(&key), hits))
         .collect();
     // In a cluster the keys of one command must share a slot.
     let batch = if core.remote.is_cluster() { 1 } else { BATCH };
-    let commands = named.chunks(batch).map(|counts| {
-        let counts = counts.iter().map(|(key, hits)| (key.as_str(), *hits));
-        command::hits(counts)
-    });
-    let keys = named.chunks(batch).map(|counts| counts[0].0.as_str());
-    let answers = core.remote.send_each(keys.zip(commands).collect()).await;
-    for (counts, answer) in named.chunks(batch).zip(answers) {
-        let sum = counts.iter().map(|(_, hits)| hits).sum();
-        match answer {
-            Ok(_) => core.counters.hits_reported.add(sum),
-            Err(_) => core.counters.hits_unreported.add(sum),
+    for portion in portions(&named, PORTION, |(key, _)| key.len() + HEAD) {
+        let commands = portion.chunks(batch).map(|counts| {
+            let counts_of = counts.iter().map(|(key, hits)| (key.as_str(), *hits));
+            (counts[0].0.as_str(), command::hits(counts_of))
+        });
+        let answers = core.remote.send_each(commands.collect()).await;
+        for (counts, answer) in portion.chunks(batch).zip(answers) {
+            let sum = counts.iter().map(|(_, hits)| hits).sum();
+            match answer {
+                Ok(_) => core.counters.hits_reported.add(sum),
+                Err(_) => core.counters.hits_unreported.add(sum),
+            }
         }
     }
     named.len()
@@ -87,13 +100,49 @@ async fn report_hits(core: &Core) -> usize {
 
 #[cfg(feature = "metrics")]
 fn publish(core: &Core) {
-    core.counters
-        .each(|name, count| metrics::counter!(name).absolute(count));
-    let local = core.coherence.tier().cache().stats();
-    metrics::counter!("tagcache_local_hits_total").absolute(local.hits);
-    metrics::counter!("tagcache_local_misses_total").absolute(local.misses);
-    metrics::counter!("tagcache_local_evictions_total").absolute(local.evictions);
-    metrics::gauge!("tagcache_local_entries").set(local.entries as f64);
-    metrics::gauge!("tagcache_local_bytes").set(local.bytes as f64);
+    let name = core.options.name.as_str();
+    core.counters.each(|counter, count| {
+        metrics::counter!(counter, "cache" => name.to_owned()).absolute(count);
+    });
+    let local = core.local.cache().stats();
+    for (counter, count) in [
+        ("tagcache_local_hits_total", local.hits),
+        ("tagcache_local_misses_total", local.misses),
+        ("tagcache_local_evictions_total", local.evictions),
+    ] {
+        metrics::counter!(counter, "cache" => name.to_owned()).absolute(count);
+    }
+    metrics::gauge!("tagcache_local_entries", "cache" => name.to_owned()).set(local.entries as f64);
+    metrics::gauge!("tagcache_local_bytes", "cache" => name.to_owned()).set(local.bytes as f64);
     crate::observe::servers(&core.remote.status());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sweeping_holds_up_no_task() {
+        struct Drops(Arc<Mutex<Option<ThreadId>>>);
+        impl Drop for Drops {
+            fn drop(&mut self) {
+                *self.0.lock().unwrap() = Some(thread::current().id());
+            }
+        }
+        let dropped_on = Arc::default();
+        let cache = LocalCache::new(10);
+        cache.set(
+            "key",
+            Drops(Arc::clone(&dropped_on)),
+            Duration::MAX,
+            ["tag"],
+        );
+        cache.invalidate_tag("tag");
+        sweep(&cache).await;
+        let dropped_on = dropped_on.lock().unwrap().expect("it is swept");
+        assert_ne!(dropped_on, thread::current().id());
+    }
 }

@@ -11,9 +11,10 @@ use crate::remote::Error;
 pub struct ServerFigures(BTreeMap<String, f64>);
 
 impl ServerFigures {
-    pub(super) fn read(node: &str, answer: Value) -> Result<Self, Error> {
-        let odd = Error::unexpected(node, "CACHE.STATS", &answer);
-        redis::from_redis_value(answer).map(Self).map_err(|_| odd)
+    pub(super) fn read(node: &str, answer: &Value) -> Result<Self, Error> {
+        redis::from_redis_value_ref(answer)
+            .map(Self)
+            .map_err(|_| Error::unexpected(node, "CACHE.STATS", answer))
     }
 
     /// A figure, such as `entries` or `hit_rate`; `None` if the server's module does not have it.

@@ -75,6 +75,8 @@ counters! {
     sets_refused,
     /// Writes that failed.
     set_failures,
+    /// Loaded values that were given to their callers and can never be stored: a tag, the value or the key is refused.
+    unstorable,
     /// Values that entered the local tier.
     entered,
     /// Values that did not enter the local tier because an invalidation overtook them.

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::Entry;
-use crate::local::{LocalCache, Lookup};
+use crate::local::{LocalCache, Reservation};
 
-use super::coherence::{Coherence, Tier};
 use super::stats::Counters;
 
 /// A decoded value as the local tier holds it and loads hand it over; `None` is a known absence.
 #[derive(Clone)]
 pub(crate) struct Stored {
     value: Option<Arc<dyn Any + Send + Sync>>,
-    /// Bytes when encoded.
+    /// Bytes when encoded, before compression.
     len: usize,
 }
 
@@ -71,26 +70,24 @@ pub(crate) enum WhenLost {
     KeepStale(Duration),
 }
 
-/// The local tier.
+/// The local tier. What may enter it is decided by reservations: one is made before a read is sent, and whatever the
+/// servers say about its key, its tags or everything until the value is there keeps the value out. `DESIGN.md`,
+/// section "Order".
 pub(crate) struct Local {
     cache: LocalCache<Stored>,
     when_lost: WhenLost,
 }
 
 impl Local {
-    pub(crate) fn new(max_entries: usize, max_bytes: Option<u64>, when_lost: WhenLost) -> Self {
-        let mut builder = LocalCache::builder()
+    pub(crate) fn new(max_entries: usize, max_bytes: u64, when_lost: WhenLost) -> Self {
+        let cache = LocalCache::builder()
             .max_entries(max_entries)
+            .max_bytes(max_bytes)
             .report_hits(true)
             // A decoded value is taken to need twice what its encoding does.
-            .weigher(|_, stored: &Stored| (size_of::<Stored>() + 2 * stored.len) as u64);
-        if let Some(bytes) = max_bytes {
-            builder = builder.max_bytes(bytes);
-        }
-        Self {
-            cache: builder.build(),
-            when_lost,
-        }
+            .weigher(|_, stored: &Stored| (size_of::<Stored>() + 2 * stored.len) as u64)
+            .build();
+        Self { cache, when_lost }
     }
 
     pub(crate) fn cache(&self) -> &LocalCache<Stored> {
@@ -99,53 +96,53 @@ impl Local {
 
     /// A fresh value. Counts as a hit or a miss.
     pub(crate) fn fresh<T: Any + Clone>(&self, key: &str) -> Option<Known<T>> {
-        match self.cache.lookup(key) {
-            Lookup::Fresh { value, .. } => value.get(),
-            _ => None,
-        }
+        self.cache.get(key)?.get()
     }
 
-    /// A value that is no longer known to be right: to be asked for only when the server has failed.
+    /// A value that is no longer known to be right: to be asked for only when the server has failed. Counts nothing.
     pub(crate) fn stale(&self, key: &str) -> Option<Stored> {
-        match self.cache.lookup(key) {
-            Lookup::Fresh { value, .. } | Lookup::Stale { value, .. } => {
-                Some(Stored::clone(&value))
-            }
-            Lookup::Miss => None,
-        }
+        self.cache.peek_stale(key).map(|stored| (*stored).clone())
     }
 
-    /// Puts in a value that may be served for `ttl`.
-    pub(crate) fn put(&self, key: &str, stored: Stored, ttl: Duration, tags: &[String]) {
+    /// To be called before a read of `key` is sent.
+    pub(crate) fn reserve(&self, key: &str) -> Reservation<Stored> {
+        self.cache.reserve(key)
+    }
+
+    /// Lets a value in that may be served for `ttl`, unless something was said about it since it was reserved.
+    pub(crate) fn enter(
+        &self,
+        reservation: &Reservation<Stored>,
+        stored: Stored,
+        ttl: Duration,
+        tags: &[String],
+        weight: Option<u64>,
+    ) -> bool {
         let grace = match self.when_lost {
             WhenLost::Drop => Duration::ZERO,
             WhenLost::KeepStale(bound) => bound,
         };
-        self.cache
-            .set_with(key, stored, Entry::ttl(ttl).grace(grace).tags(tags));
+        let mut entry = Entry::ttl(ttl).grace(grace).tags(tags);
+        if let Some(bytes) = weight {
+            entry = entry.weight(bytes);
+        }
+        reservation.store(Arc::new(stored), entry)
     }
 
-    /// Puts in a value that may be served for `bound` while there is no server to ask.
-    pub(crate) fn put_stale(&self, key: &str, stored: Stored, bound: Duration, tags: &[String]) {
-        let at_once = Duration::from_nanos(1);
-        self.cache
-            .set_with(key, stored, Entry::ttl(at_once).grace(bound).tags(tags));
-    }
-}
-
-impl Tier for Local {
-    fn remove(&self, key: &str) {
+    pub(crate) fn remove(&self, key: &str) {
         self.cache.remove(key);
     }
 
-    fn invalidate_tag(&self, tag: &str) {
-        self.cache.invalidate_tag(tag);
+    pub(crate) fn invalidate_tags(&self, tags: impl IntoIterator<Item: AsRef<str>>) {
+        self.cache.invalidate_tags(tags);
     }
 
-    fn clear(&self) {
+    /// Anything may have changed.
+    pub(crate) fn clear(&self) {
         self.cache.forget_all();
     }
 
+    /// The connection that kept the tier true is gone: nothing is fresh.
     fn lose(&self) {
         match self.when_lost {
             WhenLost::Drop => self.cache.forget_all(),
@@ -154,21 +151,21 @@ impl Tier for Local {
     }
 }
 
-/// Hears what servers say, and applies it. Keys lose their namespace, tags keep it: other clients' tags have none.
-pub(crate) struct Ears {
-    pub(crate) coherence: Arc<Coherence<Local>>,
+/// Applies what servers say to the local tier. Keys lose their namespace, tags keep it: other clients' tags have none.
+pub(crate) struct Pushes {
+    pub(crate) local: Arc<Local>,
     pub(crate) prefix: String,
     pub(crate) counters: Arc<Counters>,
 }
 
-impl crate::remote::Listener for Ears {
+impl crate::remote::Listener for Pushes {
     fn keys_changed(&self, keys: &[&[u8]]) {
         self.counters.keys_pushed.add(keys.len() as u64);
         for key in keys {
             // Others are not in this tier.
             let key = std::str::from_utf8(key).ok();
             if let Some(key) = key.and_then(|key| key.strip_prefix(&self.prefix)) {
-                self.coherence.key_changed(key);
+                self.local.remove(key);
             }
         }
     }
@@ -176,22 +173,22 @@ impl crate::remote::Listener for Ears {
     fn tags_invalidated(&self, tags: &[&[u8]]) {
         self.counters.tags_pushed.add(tags.len() as u64);
         // An entry with a tag that is not UTF-8 never enters this tier.
-        self.coherence
-            .tags_invalidated(tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok()));
+        self.local
+            .invalidate_tags(tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok()));
     }
 
     fn everything_changed(&self) {
-        self.coherence.everything_changed();
+        self.local.clear();
         crate::observe::local_tier_dropped("the server said that everything changed");
     }
 
     fn connection_lost(&self) {
         self.counters.connections_lost.up();
-        self.coherence.lost();
+        self.local.lose();
         crate::observe::local_tier_dropped("connection lost");
     }
 
     fn connection_restored(&self) {
-        self.coherence.everything_changed();
+        self.local.clear();
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    TopKey, EntryInfo, LocalCacheBuilder, LocalStats,
+    EntryInfo, LocalCacheBuilder, LocalStats, TopKey,
     bounds::Bounds,
     builder::Weigher,
     cleanup::Cleaner,
@@ -286,12 +286,12 @@ impl<V> LocalCache<V> {
     /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(`n` + entries
     /// that are out of date and not yet reclaimed).
     pub fn entries(&self, n: usize) -> Vec<EntryInfo> {
-        let judge = self.inner.judge();
+        let check = self.inner.check();
         self.inner
             .entries
             .iter()
             .filter_map(|(handle, _)| {
-                let found = handle.stored().found(judge)?;
+                let found = handle.stored().found(check)?;
                 Some(EntryInfo {
                     key: handle.key().to_owned(),
                     hits: found.hits,
@@ -423,13 +423,9 @@ impl<V: Send + Sync + 'static> LocalCache<V> {
 /// What the two-tier cache needs beyond what everybody may use.
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
 impl<V> LocalCache<V> {
-    /// What `key` has, fresh or stale; counts a hit if it is fresh, otherwise a miss.
-    pub(crate) fn lookup(&self, key: &str) -> Lookup<V> {
-        match self.inner.look_up(key) {
-            Some((value, found)) if found.freshness == Freshness::Fresh => Lookup::Fresh { value },
-            Some((value, _)) => Lookup::Stale { value },
-            None => Lookup::Miss,
-        }
+    /// The value of `key`, fresh or stale; counts nothing.
+    pub(crate) fn peek_stale(&self, key: &str) -> Option<Arc<V>> {
+        self.inner.peek_servable(key).map(|(value, _)| value)
     }
 
     /// Makes every entry gone at once; [`run_cleanup`](Self::run_cleanup) reclaims them. O(1).
@@ -452,15 +448,6 @@ impl<V> LocalCache<V> {
     pub(crate) fn take_hits(&self, max: usize) -> Vec<(String, u64)> {
         self.inner.report.take(max)
     }
-}
-
-/// What [`LocalCache::lookup`] found.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "remote"), allow(dead_code))]
-pub(crate) enum Lookup<V> {
-    Fresh { value: Arc<V> },
-    Stale { value: Arc<V> },
-    Miss,
 }
 
 impl<V> Clone for LocalCache<V> {

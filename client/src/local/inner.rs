@@ -15,7 +15,7 @@ use super::{
     marks::Marks,
     report::Report,
     stats::Counters,
-    stored::{Audience, ByKey, Found, Fresh, Freshness, Gone, Handle, Judge, Servable, Stored},
+    stored::{ByKey, Check, Found, Fresh, Freshness, Gone, Handle, HitRules, Servable, Stored},
     sync::{AtomicU64, Mutex, Ordering, unpoisoned},
     tags::{TagSet, TagTable},
     tracker::Tracker,
@@ -45,19 +45,19 @@ pub(super) struct Inner<V> {
 pub(super) struct Leaving;
 
 /// Entries that have left. One or two is the rule: the one that was overwritten and one that was evicted.
-pub(super) struct Leavers<V>(SmallVec<[(Handle, Arc<V>); 2]>);
+pub(super) struct Departures<V>(SmallVec<[(Handle, Arc<V>); 2]>);
 
-impl<V> Default for Leavers<V> {
+impl<V> Default for Departures<V> {
     fn default() -> Self {
         Self(SmallVec::new())
     }
 }
 
 impl<V> Lifecycle<Handle, Arc<V>> for Leaving {
-    type RequestState = Leavers<V>;
+    type RequestState = Departures<V>;
 
-    fn on_evict(&self, leavers: &mut Leavers<V>, handle: Handle, value: Arc<V>) {
-        leavers.0.push((handle, value));
+    fn on_evict(&self, departures: &mut Departures<V>, handle: Handle, value: Arc<V>) {
+        departures.0.push((handle, value));
     }
 }
 
@@ -71,15 +71,15 @@ pub(super) struct Terms {
 }
 
 impl<V> Inner<V> {
-    pub(super) fn judge(&self) -> Judge<'_> {
-        Judge {
+    pub(super) fn check(&self) -> Check<'_> {
+        Check {
             clock: &self.clock,
             all: &self.all,
         }
     }
 
-    fn audience(&self) -> Audience {
-        Audience {
+    fn hit_rules(&self) -> HitRules {
+        HitRules {
             tracked_above: self.tracker.floor(),
             reporting: self.report.has_room(),
         }
@@ -89,8 +89,8 @@ impl<V> Inner<V> {
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
         let probe = Fresh {
             key,
-            judge: self.judge(),
-            audience: self.audience(),
+            check: self.check(),
+            hit_rules: self.hit_rules(),
             gone: Cell::new(false),
             notable: Cell::new(None),
         };
@@ -111,7 +111,7 @@ impl<V> Inner<V> {
 
     /// The value if it is fresh or stale, and which; counts a hit if it is fresh, else a miss.
     pub(super) fn look_up(&self, key: &str) -> Option<(Arc<V>, Found)> {
-        let probe = Servable::new(key, self.judge(), Some(self.audience()));
+        let probe = Servable::new(key, self.check(), Some(self.hit_rules()));
         let value = self.entries.get(&probe);
         if let Some(handle) = probe.notable.take() {
             self.note(&handle);
@@ -129,15 +129,20 @@ impl<V> Inner<V> {
 
     /// The value if it is fresh; counts nothing.
     pub(super) fn peek(&self, key: &str) -> Option<Arc<V>> {
-        let probe = Servable::new(key, self.judge(), None);
-        let value = self.entries.peek(&probe)?;
-        let found = probe.found.get()?;
+        let (value, found) = self.peek_servable(key)?;
         (found.freshness == Freshness::Fresh).then_some(value)
+    }
+
+    /// The value if it is fresh or stale, and which; counts nothing.
+    pub(super) fn peek_servable(&self, key: &str) -> Option<(Arc<V>, Found)> {
+        let probe = Servable::new(key, self.check(), None);
+        let value = self.entries.peek(&probe)?;
+        Some((value, probe.found.get()?))
     }
 
     /// What is known of the entry, if it is fresh or stale; counts nothing.
     pub(super) fn inspect(&self, key: &str) -> Option<Found> {
-        let probe = Servable::new(key, self.judge(), None);
+        let probe = Servable::new(key, self.check(), None);
         self.entries.contains_key(&probe);
         probe.found.get()
     }
@@ -176,9 +181,9 @@ impl<V> Inner<V> {
         let stamp = self.tags.epoch();
         let handle = self.describe(key, &value, stamp, terms);
         let flight = self.flights.overtake(key, &self.tags);
-        let leavers = self.place(&handle, value);
+        let departures = self.place(&handle, value);
         drop(flight);
-        self.settle(&handle, &leavers);
+        self.settle(&handle, &departures);
     }
 
     /// Stores a value that was loaded, unless something has overtaken it. Whether it was stored.
@@ -195,9 +200,9 @@ impl<V> Inner<V> {
         {
             return false;
         }
-        let leavers = self.place(&handle, value);
+        let departures = self.place(&handle, value);
         drop(flight);
-        self.settle(&handle, &leavers);
+        self.settle(&handle, &departures);
         true
     }
 
@@ -221,33 +226,33 @@ impl<V> Inner<V> {
         )
     }
 
-    fn place(&self, handle: &Handle, value: Arc<V>) -> Leavers<V> {
+    fn place(&self, handle: &Handle, value: Arc<V>) -> Departures<V> {
         // Before it is in, because it may be out again before this thread goes on.
         self.counters
             .bytes
             .fetch_add(handle.stored().weight, Ordering::Relaxed);
-        let mut leavers = Leavers::default();
+        let mut departures = Departures::default();
         self.entries
-            .insert_with_lifecycle(handle.clone(), value, &mut leavers);
+            .insert_with_lifecycle(handle.clone(), value, &mut departures);
         // A key that is known from before takes the place that it had, or that those have which came back, and may be
         // the first to leave it: at once, where a shard holds few entries. Evicted as a resident it is still known,
         // evicted after a return it is not; and a newcomer does not leave at once, unless it is too heavy.
         for _ in 0..2 {
-            let Some(index) = leavers.0.iter().position(|(left, _)| left.is(handle)) else {
+            let Some(index) = departures.0.iter().position(|(left, _)| left.is(handle)) else {
                 break;
             };
-            let (handle, value) = leavers.0.swap_remove(index);
+            let (handle, value) = departures.0.swap_remove(index);
             self.entries
-                .insert_with_lifecycle(handle, value, &mut leavers);
+                .insert_with_lifecycle(handle, value, &mut departures);
         }
-        leavers
+        departures
     }
 
     /// Does the books after `placed` was put in.
-    fn settle(&self, placed: &Handle, leavers: &Leavers<V>) {
+    fn settle(&self, placed: &Handle, departures: &Departures<V>) {
         let mut is_known = false;
         let mut placing = &self.counters.insertions;
-        for (handle, _) in &leavers.0 {
+        for (handle, _) in &departures.0 {
             if handle.is(placed) {
                 placing = &self.counters.rejected;
                 self.retire(handle);
@@ -318,7 +323,7 @@ impl<V> Inner<V> {
     fn reclaim(&self, key: &[u8]) -> bool {
         let gone = Gone {
             key,
-            judge: self.judge(),
+            check: self.check(),
         };
         let Some((handle, _value)) = self.entries.remove(&gone) else {
             return false;

@@ -1,6 +1,7 @@
 //! Waiting for somebody else's load, as a thread or as a task.
 
 use std::{
+    any::Any,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -28,9 +29,26 @@ enum State<V> {
         wakers: Vec<(u64, Waker)>,
         next_id: u64,
     },
+    Ended(End<V>),
+}
+
+/// What came of a load.
+pub(super) enum End<V> {
     Loaded(Arc<V>),
-    /// The loader failed, panicked or was dropped.
+    /// The error of the loader, for all who waited and take errors of its type.
+    Failed(Arc<dyn Any + Send + Sync>),
+    /// The loader panicked or was dropped: one of those who wait has to load.
     Abandoned,
+}
+
+impl<V> Clone for End<V> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Loaded(value) => Self::Loaded(Arc::clone(value)),
+            Self::Failed(error) => Self::Failed(Arc::clone(error)),
+            Self::Abandoned => Self::Abandoned,
+        }
+    }
 }
 
 impl<V> Load<V> {
@@ -51,10 +69,9 @@ impl<V> Load<V> {
         unpoisoned(self.state.lock())
     }
 
-    /// Ends it: with a value, or without one, in which case one of those who wait has to load.
-    pub(super) fn end(&self, value: Option<Arc<V>>) {
-        let ended = value.map_or(State::Abandoned, State::Loaded);
-        let before = std::mem::replace(&mut *self.lock(), ended);
+    /// Ends it.
+    pub(super) fn end(&self, end: End<V>) {
+        let before = std::mem::replace(&mut *self.lock(), State::Ended(end));
         self.ended.notify_all();
         if let State::UnderWay { wakers, .. } = before {
             for (_, waker) in wakers {
@@ -63,14 +80,13 @@ impl<V> Load<V> {
         }
     }
 
-    /// Blocks until it has ended: the value, or `None` if there is none.
-    pub(super) fn wait(&self) -> Option<Arc<V>> {
+    /// Blocks until it has ended.
+    pub(super) fn wait(&self) -> End<V> {
         let mut state = self.lock();
         loop {
             match &*state {
                 State::UnderWay { .. } => state = unpoisoned(self.ended.wait(state)),
-                State::Loaded(value) => return Some(Arc::clone(value)),
-                State::Abandoned => return None,
+                State::Ended(end) => return end.clone(),
             }
         }
     }
@@ -91,7 +107,7 @@ pub(super) struct Ended<V> {
 }
 
 impl<V> Future for Ended<V> {
-    type Output = Option<Arc<V>>;
+    type Output = End<V>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let load = Arc::clone(&self.load);
@@ -111,8 +127,7 @@ impl<V> Future for Ended<V> {
                 drop(state);
                 Poll::Pending
             }
-            State::Loaded(value) => Poll::Ready(Some(Arc::clone(value))),
-            State::Abandoned => Poll::Ready(None),
+            State::Ended(end) => Poll::Ready(end.clone()),
         }
     }
 }

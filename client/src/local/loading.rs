@@ -6,7 +6,7 @@ use super::{
     LocalCache,
     flights::{Role, Ticket, are_unchanged_since},
     inner::{Inner, Terms},
-    load::Load,
+    load::{End, Load},
     sync::{ThreadId, thread},
 };
 use crate::Entry;
@@ -48,12 +48,12 @@ impl<V> LocalCache<V> {
     {
         match self.try_get_or_insert_with(key, entry, || Ok::<_, Infallible>(load())) {
             Ok(value) => value,
-            Err(never) => match never {},
+            Err(never) => match *never {},
         }
     }
 
-    /// The same with a `load` that may fail. Its error goes to its caller and nothing is stored; of those who wait,
-    /// one after the other tries with its own `load`.
+    /// The same with a `load` that may fail. Nothing is stored then, and its error goes to all who waited for it with the
+    /// same type of error; callers with another type, and those that come later, load themselves.
     ///
     /// # Errors
     ///
@@ -63,9 +63,10 @@ impl<V> LocalCache<V> {
         key: &str,
         entry: Entry<T>,
         load: impl FnOnce() -> Result<V, E>,
-    ) -> Result<Arc<V>, E>
+    ) -> Result<Arc<V>, Arc<E>>
     where
         T: IntoIterator<Item: AsRef<str>>,
+        E: Send + Sync + 'static,
     {
         if let Some(value) = self.get(key) {
             return Ok(value);
@@ -74,10 +75,12 @@ impl<V> LocalCache<V> {
         let terms = self.inner.terms(entry);
         loop {
             match self.join_or_lead(key, &terms, Some(me)) {
-                Role::Join(other) if other.thread == Some(me) => return load().map(Arc::new),
+                Role::Join(other) if other.thread == Some(me) => {
+                    return load().map(Arc::new).map_err(Arc::new);
+                }
                 Role::Join(other) => {
-                    if let Some(value) = other.wait() {
-                        return Ok(value);
+                    if let Some(outcome) = other.wait().outcome() {
+                        return outcome;
                     }
                 }
                 Role::Lead(ticket, waited_for) => {
@@ -85,9 +88,7 @@ impl<V> LocalCache<V> {
                     if let Some(value) = lead.loaded_meanwhile() {
                         return Ok(value);
                     }
-                    let value = Arc::new(load()?);
-                    lead.finish(Arc::clone(&value), terms);
-                    return Ok(value);
+                    return lead.end(load(), terms);
                 }
             }
         }
@@ -123,7 +124,7 @@ impl<V> LocalCache<V> {
         let load = || async { Ok::<_, Infallible>(load().await) };
         match self.try_get_or_insert_async(key, entry, load).await {
             Ok(value) => value,
-            Err(never) => match never {},
+            Err(never) => match *never {},
         }
     }
 
@@ -137,10 +138,11 @@ impl<V> LocalCache<V> {
         key: &str,
         entry: Entry<T>,
         load: impl FnOnce() -> F,
-    ) -> Result<Arc<V>, E>
+    ) -> Result<Arc<V>, Arc<E>>
     where
         T: IntoIterator<Item: AsRef<str>>,
         F: Future<Output = Result<V, E>>,
+        E: Send + Sync + 'static,
     {
         if let Some(value) = self.get(key) {
             return Ok(value);
@@ -149,8 +151,8 @@ impl<V> LocalCache<V> {
         loop {
             match self.join_or_lead(key, &terms, None) {
                 Role::Join(other) => {
-                    if let Some(value) = other.ended().await {
-                        return Ok(value);
+                    if let Some(outcome) = other.ended().await.outcome() {
+                        return outcome;
                     }
                 }
                 Role::Lead(ticket, waited_for) => {
@@ -158,9 +160,7 @@ impl<V> LocalCache<V> {
                     if let Some(value) = lead.loaded_meanwhile() {
                         return Ok(value);
                     }
-                    let value = Arc::new(load().await?);
-                    lead.finish(Arc::clone(&value), terms);
-                    return Ok(value);
+                    return lead.end(load().await, terms);
                 }
             }
         }
@@ -185,7 +185,7 @@ impl<V> LocalCache<V> {
             inner: Arc::clone(&self.inner),
             ticket,
             load,
-            result: None,
+            end: End::Abandoned,
         }
     }
 }
@@ -195,19 +195,50 @@ struct Lead<V> {
     inner: Arc<Inner<V>>,
     ticket: Ticket,
     load: Option<Arc<Load<V>>>,
-    result: Option<Arc<V>>,
+    end: End<V>,
+}
+
+impl<V> End<V> {
+    /// What a caller gets who takes errors of type `E`; `None`: it has to load.
+    fn outcome<E: Send + Sync + 'static>(self) -> Option<Result<Arc<V>, Arc<E>>> {
+        match self {
+            Self::Loaded(value) => Some(Ok(value)),
+            Self::Failed(error) => error.downcast().ok().map(Err),
+            Self::Abandoned => None,
+        }
+    }
 }
 
 impl<V> Lead<V> {
     /// Another load may have ended between the caller's look into the cache and the beginning of this one.
     fn loaded_meanwhile(&mut self) -> Option<Arc<V>> {
-        self.result = self.inner.peek(&self.ticket.key);
-        self.result.clone()
+        let value = self.inner.peek(&self.ticket.key)?;
+        self.end = End::Loaded(Arc::clone(&value));
+        Some(value)
+    }
+
+    /// Hands what the loader returned to all who wait, and stores it if it is a value.
+    fn end<E>(mut self, loaded: Result<V, E>, terms: Terms) -> Result<Arc<V>, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        match loaded {
+            Ok(value) => {
+                let value = Arc::new(value);
+                self.finish(Arc::clone(&value), terms);
+                Ok(value)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                self.end = End::Failed(Arc::<E>::clone(&error));
+                Err(error)
+            }
+        }
     }
 
     /// Whether the value was stored.
     fn finish(mut self, value: Arc<V>, terms: Terms) -> bool {
-        self.result = Some(Arc::clone(&value));
+        self.end = End::Loaded(Arc::clone(&value));
         self.inner.fill(&self.ticket, value, terms)
     }
 }
@@ -216,7 +247,7 @@ impl<V> Drop for Lead<V> {
     fn drop(&mut self) {
         self.inner.flights.release(&self.ticket, self.load.as_ref());
         if let Some(load) = &self.load {
-            load.end(self.result.take());
+            load.end(std::mem::replace(&mut self.end, End::Abandoned));
         }
     }
 }
@@ -252,6 +283,26 @@ impl<V> Reservation<V> {
     {
         let terms = self.0.inner.terms(entry);
         self.0.finish(value, terms)
+    }
+
+    /// The same for a value that several places may store.
+    #[cfg(feature = "remote")]
+    pub(crate) fn store<T>(&self, value: Arc<V>, entry: Entry<T>) -> bool
+    where
+        T: IntoIterator<Item: AsRef<str>>,
+    {
+        let terms = self.0.inner.terms(entry);
+        self.0.inner.fill(&self.0.ticket, value, terms)
+    }
+
+    /// Whether neither the key, nor everything, nor one of these tags was overtaken so far.
+    #[cfg(feature = "remote")]
+    pub(crate) fn is_current_with(&self, tags: &[String]) -> bool {
+        let Lead { inner, ticket, .. } = &self.0;
+        self.is_current()
+            && tags
+                .iter()
+                .all(|tag| inner.tags.is_unchanged_since(tag, ticket.stamp))
     }
 
     /// Whether neither the key nor everything was overtaken so far. Of the tags only [`fill`](Self::fill) knows.

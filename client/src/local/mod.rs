@@ -122,8 +122,6 @@ mod model_tests;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 
-#[cfg_attr(not(feature = "remote"), allow(unused_imports))]
-pub(crate) use self::cache::Lookup;
 pub use self::{
     builder::LocalCacheBuilder,
     cache::LocalCache,

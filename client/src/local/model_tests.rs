@@ -12,10 +12,11 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    LocalCache, Lookup, Reservation,
+    LocalCache, Reservation,
     bounds::{ENTRY_BYTES, MAX_WEIGHT},
     clock::Clock,
     marks::REMEMBERED,
+    stored::Freshness,
 };
 use crate::Entry;
 
@@ -284,11 +285,10 @@ impl World {
                     State::Gone => None,
                 };
                 let left = self.cache.inner.inspect(&name(key)).map(|found| found.left);
-                let got = match self.cache.lookup(&name(key)) {
-                    Lookup::Fresh { value } => left.map(|left| (true, *value, left)),
-                    Lookup::Stale { value } => left.map(|left| (false, *value, left)),
-                    Lookup::Miss => None,
-                };
+                let found = self.cache.inner.look_up(&name(key));
+                let got = found.zip(left).map(|((value, found), left)| {
+                    (found.freshness == Freshness::Fresh, *value, left)
+                });
                 prop_assert!(
                     got == expected || may_forget && got.is_none(),
                     "{got:?} {expected:?}"

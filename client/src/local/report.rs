@@ -50,8 +50,12 @@ impl Report {
     /// Hits since they were last taken, for up to `max` entries.
     pub(super) fn take(&self, max: usize) -> Vec<(String, u64)> {
         let mut queue = unpoisoned(self.queue.lock());
-        let from = queue.len().saturating_sub(max);
-        let taken = queue.split_off(from);
+        // The oldest first: what comes in meanwhile must not keep them waiting for ever.
+        let rest = {
+            let count = max.min(queue.len());
+            queue.split_off(count)
+        };
+        let taken = std::mem::replace(&mut *queue, rest);
         self.queued.store(queue.len(), Ordering::Relaxed);
         drop(queue);
 

@@ -171,7 +171,7 @@ impl Equivalent<Handle> for ByKey<'_> {
 
 /// What every judging lookup needs to know.
 #[derive(Clone, Copy)]
-pub(super) struct Judge<'a> {
+pub(super) struct Check<'a> {
     pub(super) clock: &'a Clock,
     pub(super) all: &'a Marks,
 }
@@ -179,18 +179,18 @@ pub(super) struct Judge<'a> {
 /// Finds the entry if it is fresh, and counts the hit.
 pub(super) struct Fresh<'a> {
     pub(super) key: &'a str,
-    pub(super) judge: Judge<'a>,
+    pub(super) check: Check<'a>,
     /// The entry is there, but nobody may be served with it any more.
     pub(super) gone: Cell<bool>,
     /// Who has to hear of which hits.
-    pub(super) audience: Audience,
+    pub(super) hit_rules: HitRules,
     /// The entry, where somebody has to hear of this hit; that happens outside the lock.
     pub(super) notable: Cell<Option<Handle>>,
 }
 
 /// Which hits are more than a number to be increased.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Audience {
+pub(super) struct HitRules {
     /// The tracker wants to hear of an entry that it does not hold once its count exceeds this.
     pub(super) tracked_above: u64,
     /// Hits are reported: an entry that is not yet queued for it has to be.
@@ -209,20 +209,20 @@ impl Equivalent<Handle> for Fresh<'_> {
             return false;
         }
         let stored = handle.stored();
-        if !stored.is_fresh(self.judge.clock, self.judge.all) {
-            let freshness = stored.freshness(self.judge.clock.now(), self.judge.all);
+        if !stored.is_fresh(self.check.clock, self.check.all) {
+            let freshness = stored.freshness(self.check.clock.now(), self.check.all);
             self.gone.set(freshness == Freshness::Gone);
             return false;
         }
-        if self.audience.must_hear(stored.hits.count_one()) {
+        if self.hit_rules.concern(stored.hits.count_one()) {
             self.notable.set(Some(handle.clone()));
         }
         true
     }
 }
 
-impl Audience {
-    fn must_hear(self, word: Word) -> bool {
+impl HitRules {
+    fn concern(self, word: Word) -> bool {
         !word.is_tracked() && word.count() > self.tracked_above
             || self.reporting && !word.is_queued()
     }
@@ -231,9 +231,9 @@ impl Audience {
 /// Finds the entry if it may be served, fresh or stale, and says which.
 pub(super) struct Servable<'a> {
     pub(super) key: &'a str,
-    pub(super) judge: Judge<'a>,
+    pub(super) check: Check<'a>,
     /// `None`: a look that is not to be counted.
-    pub(super) audience: Option<Audience>,
+    pub(super) hit_rules: Option<HitRules>,
     pub(super) notable: Cell<Option<Handle>>,
     pub(super) found: Cell<Option<Found>>,
     pub(super) gone: Cell<bool>,
@@ -249,11 +249,11 @@ pub(super) struct Found {
 }
 
 impl<'a> Servable<'a> {
-    pub(super) fn new(key: &'a str, judge: Judge<'a>, audience: Option<Audience>) -> Self {
+    pub(super) fn new(key: &'a str, check: Check<'a>, hit_rules: Option<HitRules>) -> Self {
         Self {
             key,
-            judge,
-            audience,
+            check,
+            hit_rules,
             notable: Cell::new(None),
             found: Cell::new(None),
             gone: Cell::new(false),
@@ -272,14 +272,14 @@ impl Equivalent<Handle> for Servable<'_> {
         if self.key.as_bytes() != handle.key_bytes() {
             return false;
         }
-        let Some(found) = handle.stored().found(self.judge) else {
+        let Some(found) = handle.stored().found(self.check) else {
             self.gone.set(true);
             return false;
         };
         self.found.set(Some(found));
-        if let Some(audience) = self.audience
+        if let Some(hit_rules) = self.hit_rules
             && found.freshness == Freshness::Fresh
-            && audience.must_hear(handle.stored().hits.count_one())
+            && hit_rules.concern(handle.stored().hits.count_one())
         {
             self.notable.set(Some(handle.clone()));
         }
@@ -289,9 +289,9 @@ impl Equivalent<Handle> for Servable<'_> {
 
 impl Stored {
     /// What a reader may know of it, `None` if it is gone.
-    pub(super) fn found(&self, judge: Judge<'_>) -> Option<Found> {
-        let now = judge.clock.now();
-        let freshness = self.freshness(now, judge.all);
+    pub(super) fn found(&self, check: Check<'_>) -> Option<Found> {
+        let now = check.clock.now();
+        let freshness = self.freshness(now, check.all);
         let left = match freshness {
             Freshness::Fresh => left(self.expires, now),
             Freshness::StaleUntil(end) => left(end, now),
@@ -310,7 +310,7 @@ impl Stored {
 /// another thread has just put in its place.
 pub(super) struct Gone<'a> {
     pub(super) key: &'a [u8],
-    pub(super) judge: Judge<'a>,
+    pub(super) check: Check<'a>,
 }
 
 impl Hash for Gone<'_> {
@@ -324,7 +324,7 @@ impl Equivalent<Handle> for Gone<'_> {
         self.key == handle.key_bytes()
             && handle
                 .stored()
-                .freshness(self.judge.clock.now(), self.judge.all)
+                .freshness(self.check.clock.now(), self.check.all)
                 == Freshness::Gone
     }
 }

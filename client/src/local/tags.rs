@@ -112,6 +112,17 @@ impl TagTable {
         self.intern_one(name)
     }
 
+    /// Whether the tag of this name was not invalidated, hard or soft, after `stamp`; of one that is not known as far as
+    /// it is remembered.
+    #[cfg_attr(not(feature = "remote"), allow(dead_code))]
+    pub(super) fn is_unchanged_since(&self, name: &str, stamp: u64) -> bool {
+        let shard = unpoisoned(self.shard(name).read());
+        match shard.by_name.get(name) {
+            Some(tag) => tag.is_unchanged_since(stamp),
+            None => shard.horizon <= stamp,
+        }
+    }
+
     /// Forgets all tags that no entry holds. O(tags), one shard at a time.
     pub(super) fn purge(&self) {
         for shard in &self.shards {

@@ -84,7 +84,7 @@ impl Tracker {
         }
     }
 
-    /// See [`Audience::tracked_above`](super::stored::Audience::tracked_above).
+    /// See [`HitRules::tracked_above`](super::stored::HitRules::tracked_above).
     pub(super) fn floor(&self) -> u64 {
         self.floor.load(Ordering::Relaxed)
     }

@@ -62,6 +62,8 @@ pub struct LocalFigures {
     pub hits: u64,
     /// Reads that found none.
     pub misses: u64,
+    /// Of these, reads of this process that a server answered; `None` for a tier without servers behind it.
+    pub server_hits: Option<u64>,
     /// Entries dropped for want of room.
     pub evictions: u64,
     /// Entries that invalidations dropped.

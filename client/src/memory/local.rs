@@ -30,20 +30,25 @@ impl<V: Send + Sync + 'static> LocalTier for LocalCache<V> {
 #[cfg(feature = "remote")]
 impl<C: Send + Sync + 'static> LocalTier for crate::Cache<C> {
     fn figures(&self) -> LocalFigures {
-        figures(&self.coherence().tier().cache().stats())
+        let stats = self.stats();
+        let hits = stats.server_hits + stats.negative_hits + stats.stale_served;
+        LocalFigures {
+            server_hits: Some(hits),
+            ..figures(&stats.local)
+        }
     }
 
     fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        entries(self.coherence().tier().cache(), limit)
+        entries(self.local().cache(), limit)
     }
 
     fn clear(&self) {
         // Not the tier alone: what is being read now must not enter it either.
-        self.coherence().everything_changed();
+        self.local().clear();
     }
 
     fn invalidate(&self, tags: &[Vec<u8>]) {
-        self.coherence().tags_invalidated(texts(tags));
+        self.local().invalidate_tags(texts(tags));
     }
 }
 
@@ -53,6 +58,7 @@ fn figures(stats: &LocalStats) -> LocalFigures {
         bytes: Some(stats.bytes),
         hits: stats.hits,
         misses: stats.misses,
+        server_hits: None,
         evictions: stats.evictions,
         invalidated: stats.invalidated,
         longest_cleanup_us: Some(stats.longest_cleanup.as_micros() as u64),

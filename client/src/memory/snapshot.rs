@@ -69,10 +69,14 @@ impl Rates {
             let hits = since(a.hits, b.hits) + since(a.stale_hits, b.stale_hits);
             (hits, since(a.misses, b.misses))
         });
-        let both = match (local, server) {
-            (Some((local, _)), Some((hits, misses))) => Some((local + hits, misses)),
-            (local, server) => server.or(local),
-        };
+        // The server's figures are the whole fleet's: of this process's reads, its own cache knows what became.
+        let own = first.local.zip(last.local).map(|(a, b)| {
+            let reads = since(a.hits, b.hits) + since(a.misses, b.misses);
+            let server = a.server_hits.zip(b.server_hits);
+            let server = server.map_or(0, |(a, b)| since(a, b));
+            let hits = (since(a.hits, b.hits) + server).min(reads);
+            (hits, reads - hits)
+        });
         let minutes = last
             .since_start
             .saturating_sub(first.since_start)
@@ -82,7 +86,7 @@ impl Rates {
         Self {
             local_hit_rate: local.and_then(percent),
             server_hit_rate: server.and_then(percent),
-            hit_rate: both.and_then(percent),
+            hit_rate: own.or(server).and_then(percent),
             invalidations_per_minute: caches
                 .and_then(|(a, b)| per_minute(since(a.invalidations, b.invalidations))),
             evictions_per_minute: caches.and_then(|(a, b)| per_minute(since(a.evicted, b.evicted))),
@@ -113,6 +117,7 @@ mod tests {
             local: Some(LocalFigures {
                 hits: local.0,
                 misses: local.1,
+                server_hits: Some(secs / 20),
                 ..LocalFigures::default()
             }),
             server: ServerReading::Up(Arc::new(ServerUsage {
@@ -142,6 +147,7 @@ mod tests {
         let rates = Rates::between(&first, &last);
         near(rates.local_hit_rate, 90.0);
         near(rates.server_hit_rate, 60.0);
+        // 6 of this process's 10 misses were answered by the server: its own counters are the fleet's.
         near(rates.hit_rate, 96.0);
         near(rates.invalidations_per_minute, 3.0);
         near(rates.evictions_per_minute, 1.5);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use redis::{Client, ConnectionInfo, Value};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::connection::open_plain;
@@ -23,7 +23,7 @@ const REFRESH: Duration = Duration::from_secs(15);
 /// Between looks, however many complain, as long as they bring nothing new.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A primary that calls were sent to while slots were moving to it stays, without slots, so long after the last one.
-const GUEST: Duration = Duration::from_secs(60);
+const SLOTLESS_KEPT: Duration = Duration::from_secs(60);
 
 /// The slot of a key: CRC16 of what stands between the first `{` and the next `}`, or of all of it.
 pub(crate) fn slot(key: &str) -> u16 {
@@ -51,6 +51,16 @@ pub(crate) struct Map {
     ranges: Vec<(u16, u16, String)>,
 }
 
+/// A range of slots and the host and port of its primary.
+type Range = (u16, u16, String, u16);
+
+/// How many slots have a primary.
+fn covered<'a>(ranges: impl Iterator<Item = (&'a u16, &'a u16)>) -> usize {
+    ranges
+        .map(|(first, last)| usize::from(last.saturating_sub(*first)) + 1)
+        .sum()
+}
+
 #[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
@@ -68,13 +78,18 @@ impl Map {
         }
     }
 
+    /// Whether each slot has a primary.
+    pub(crate) fn is_whole(&self) -> bool {
+        covered(self.ranges.iter().map(|(first, last, _)| (first, last))) >= SLOTS
+    }
+
     pub(crate) fn node(&self, address: &str) -> Option<&Arc<Node>> {
         self.nodes.get(address).map(|member| &member.node)
     }
 }
 
 #[derive(Default)]
-struct Guests {
+struct Slotless {
     seen: BTreeMap<String, Instant>,
     /// Nobody is there to use a map any more.
     closed: bool,
@@ -87,11 +102,10 @@ pub(crate) struct Cluster {
     settings: Settings,
     recent: Arc<Mutex<Recent>>,
     pub(crate) map: ArcSwap<Map>,
-    complaint: Notify,
     /// How the cluster as a whole is, as far as somebody can be asked which primaries it has.
     record: Mutex<Record>,
     /// Primaries without slots, and when a call was last sent to them. Held while the map changes.
-    guests: Mutex<Guests>,
+    slotless: Mutex<Slotless>,
     /// How many looks at the map have ended.
     looks: watch::Sender<u64>,
 }
@@ -109,16 +123,15 @@ impl Cluster {
             settings,
             recent,
             map: ArcSwap::default(),
-            complaint: Notify::new(),
             record: Mutex::new(Record::new()),
-            guests: Mutex::default(),
+            slotless: Mutex::default(),
             looks: watch::Sender::new(0),
         }
     }
 
     /// Asks for a look at the map.
     pub(crate) fn complain(&self) {
-        self.complaint.notify_one();
+        self.settings.map_changed.notify_one();
     }
 
     /// Returns when the first look at the map has ended, well or badly.
@@ -181,9 +194,9 @@ impl Cluster {
             }
             let pause = backoff.pause();
             tokio::time::sleep(pause).await;
-            let missing = self.map.load().nodes.is_empty();
+            let missing = !self.map.load().is_whole();
             let wait = if missing { Duration::ZERO } else { REFRESH };
-            if tokio::time::timeout(wait, self.complaint.notified())
+            if tokio::time::timeout(wait, self.settings.map_changed.notified())
                 .await
                 .is_err()
                 && !missing
@@ -195,27 +208,27 @@ impl Cluster {
 
     /// Ends all connections and the tasks that keep them. Answers how many tags its primaries were yet to be told.
     pub(crate) fn close(&self) -> usize {
-        lock(&self.guests).closed = true;
+        lock(&self.slotless).closed = true;
         crate::observe::server_left(&self.name());
         let map = self.map.swap(Arc::default());
-        let untold = map.nodes.values().map(|member| {
+        let unsent = map.nodes.values().map(|member| {
             member.task.abort();
             member.node.retire().len()
         });
-        untold.max().unwrap_or_default()
+        unsent.max().unwrap_or_default()
     }
 
     /// The node of this address, which is a primary, also where the map does not know it.
-    pub(crate) fn guest(&self, address: &str) -> Option<Arc<Node>> {
-        let mut guests = lock(&self.guests);
+    pub(crate) fn without_slots(&self, address: &str) -> Option<Arc<Node>> {
+        let mut slotless = lock(&self.slotless);
         let map = self.map.load_full();
         if let Some(node) = map.node(address) {
-            if let Some(seen) = guests.seen.get_mut(address) {
+            if let Some(seen) = slotless.seen.get_mut(address) {
                 *seen = Instant::now();
             }
             return Some(Arc::clone(node));
         }
-        if guests.closed {
+        if slotless.closed {
             return None;
         }
         let (host, port) = address.rsplit_once(':')?;
@@ -223,15 +236,16 @@ impl Cluster {
         let node = Arc::clone(&member.node);
         let mut nodes = map.nodes.clone();
         nodes.insert(address.to_owned(), member);
-        guests.seen.insert(address.to_owned(), Instant::now());
+        slotless.seen.insert(address.to_owned(), Instant::now());
         let ranges = map.ranges.clone();
         self.map.store(Arc::new(Map { nodes, ranges }));
         Some(node)
     }
 
-    /// The ranges as the first node that answers knows them. In an order of its own each time: what is cut off from the
-    /// others may still answer, and would be believed for ever.
-    async fn discover(&self) -> Result<Vec<(u16, u16, String, u16)>, Error> {
+    /// The ranges as the first node knows them that knows a primary of each slot; where none does, as the one that knows
+    /// most. In an order of its own each time: what is cut off from the others may still answer, and would be believed
+    /// for ever.
+    async fn discover(&self) -> Result<Vec<Range>, Error> {
         let known = Arc::clone(&self.map.load());
         let members = known.nodes.keys().filter_map(|address| {
             let (host, port) = address.rsplit_once(':')?;
@@ -248,14 +262,22 @@ impl Cluster {
             node: self.name(),
             message: "none of its nodes knows a primary with slots".to_owned(),
         };
+        let (mut most, mut best) = (0, Vec::new());
         for info in members.into_iter().chain(seeds) {
             let answer = match client(info, &self.tls) {
                 Ok(client) => self.ask(&client).await,
                 Err(error) => Err(error),
             };
             match answer {
-                Ok(ranges) if !ranges.is_empty() => return Ok(ranges),
-                Ok(_) => {}
+                Ok(ranges) => {
+                    let slots = covered(ranges.iter().map(|(first, last, ..)| (first, last)));
+                    if slots >= SLOTS {
+                        return Ok(ranges);
+                    }
+                    if slots > most {
+                        (most, best) = (slots, ranges);
+                    }
+                }
                 Err(error) => {
                     crate::observe::no_topology(&error);
                     // What somebody has to put right says more than that somebody else is away.
@@ -265,10 +287,10 @@ impl Cluster {
                 }
             }
         }
-        Err(last)
+        if most > 0 { Ok(best) } else { Err(last) }
     }
 
-    async fn ask(&self, client: &Client) -> Result<Vec<(u16, u16, String, u16)>, Error> {
+    async fn ask(&self, client: &Client) -> Result<Vec<Range>, Error> {
         let timeouts = self.settings.timeouts;
         let name = client.get_connection_info().addr().to_string();
         let asking = async {
@@ -294,9 +316,9 @@ impl Cluster {
     }
 
     /// Starts what is new, keeps what is known, lets go of what is no primary any more.
-    fn adopt(&self, found: Vec<(u16, u16, String, u16)>) -> News {
-        let mut guests = lock(&self.guests);
-        if guests.closed {
+    fn adopt(&self, found: Vec<Range>) -> News {
+        let mut slotless = lock(&self.slotless);
+        if slotless.closed {
             return News::None;
         }
         let old = self.map.load_full();
@@ -316,10 +338,18 @@ impl Cluster {
             map.ranges.push((first, last, address));
         }
         map.ranges.sort_unstable();
-        guests
-            .seen
-            .retain(|address, seen| !map.nodes.contains_key(address) && seen.elapsed() < GUEST);
-        for address in guests.seen.keys() {
+        if !map.is_whole() {
+            // A primary that nobody names may still serve what has no other one.
+            for (address, member) in &old.nodes {
+                map.nodes
+                    .entry(address.clone())
+                    .or_insert_with(|| member.clone());
+            }
+        }
+        slotless.seen.retain(|address, seen| {
+            !map.nodes.contains_key(address) && seen.elapsed() < SLOTLESS_KEPT
+        });
+        for address in slotless.seen.keys() {
             if let Some(member) = old.nodes.get(address) {
                 map.nodes.insert(address.clone(), member.clone());
             }
@@ -337,8 +367,8 @@ impl Cluster {
                 // Its replica has taken over without having been told either. Which one that is does not matter: an
                 // invalidation too many does no harm.
                 let missed = member.node.retire();
-                for heir in map.nodes.values() {
-                    heir.node.inherit(&missed);
+                for successor in map.nodes.values() {
+                    successor.node.inherit(&missed);
                 }
             }
         }
@@ -358,7 +388,7 @@ impl Cluster {
 }
 
 /// Reads `[[first, last, [host, port, ...], ...], ...]`.
-fn ranges(answer: &Value, own: &str) -> Vec<(u16, u16, String, u16)> {
+fn ranges(answer: &Value, own: &str) -> Vec<Range> {
     let Value::Array(ranges) = answer else {
         return Vec::new();
     };
@@ -438,6 +468,9 @@ mod tests {
             },
             max_waiting_connections: 1,
             listener: Arc::new(Deaf),
+            prefix: String::new(),
+            map_changed: Arc::default(),
+            tokens: Arc::default(),
         };
         let seed = parse("redis://127.0.0.1:1").expect("an address");
         Cluster::new(vec![seed], Tls::default(), settings, Arc::default())
@@ -461,8 +494,8 @@ mod tests {
         assert!(first.miss(|missed| missed.add(Invalidation::Hard, &tags)));
         assert_eq!(cluster.adopt(all_slots_at(2)), News::Some);
         assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
-        let heir = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
-        assert_eq!(heir.status().missed_invalidations, 1);
+        let successor = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
+        assert_eq!(successor.status().missed_invalidations, 1);
         let late = first.miss(|missed| missed.add(Invalidation::Hard, &tags));
         assert!(!late && first.is_retired(), "nobody will tell it");
         assert_eq!(cluster.close(), 1);
@@ -472,7 +505,7 @@ mod tests {
     async fn a_guest_stays_until_it_has_slots_and_nobody_comes_after_the_end() {
         let cluster = cluster();
         cluster.adopt(all_slots_at(1));
-        let guest = cluster.guest("127.0.0.1:2").expect("an address");
+        let guest = cluster.without_slots("127.0.0.1:2").expect("an address");
         cluster.adopt(all_slots_at(1));
         assert_eq!(addresses(&cluster), ["127.0.0.1:1", "127.0.0.1:2"]);
         assert!(
@@ -494,7 +527,7 @@ mod tests {
         cluster.adopt(all_slots_at(1));
         assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
         cluster.close();
-        assert!(cluster.guest("127.0.0.1:3").is_none());
+        assert!(cluster.without_slots("127.0.0.1:3").is_none());
         assert_eq!(cluster.adopt(all_slots_at(3)), News::None);
         assert_eq!(addresses(&cluster), [""; 0]);
     }

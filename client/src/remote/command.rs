@@ -1,8 +1,14 @@
 //! The commands as functions, their answers as types.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
+
+use super::error::Error;
+
+/// The server takes no longer times (2^47 ms): a value with this TTL never expires.
+pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 46);
 
 /// What CACHE.FETCH answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,45 +40,50 @@ pub(crate) fn fetch(key: &str) -> Cmd {
     cmd
 }
 
-pub(crate) fn fetch_lease(key: &str, lease: Duration) -> Cmd {
+/// `token`: what the lease is to be called; `None` where the server does not take one.
+pub(crate) fn fetch_lease(key: &str, lease: Duration, token: Option<u64>) -> Cmd {
     let mut cmd = fetch(key);
     cmd.arg("LEASE").arg(millis(lease));
+    if let Some(token) = token {
+        cmd.arg("TOKEN").arg(token);
+    }
     cmd
 }
 
-pub(crate) fn fetch_wait(key: &str, lease: Duration, wait: Duration) -> Cmd {
-    let mut cmd = fetch_lease(key, lease);
+pub(crate) fn fetch_wait(key: &str, lease: Duration, token: Option<u64>, wait: Duration) -> Cmd {
+    let mut cmd = fetch_lease(key, lease, token);
     cmd.arg("WAIT").arg(millis(wait));
     cmd
 }
 
-/// Reads `[state, value, pttl, token, tags]`; `None` is an answer that the contract does not know.
-pub(crate) fn fetched(answer: Value) -> Option<Fetched> {
+/// Reads `[state, value, pttl, token, tags]`. An answer that the contract does not know is an error, which is formatted
+/// only then: the answer may be large.
+pub(crate) fn fetched(answer: Value) -> Result<Fetched, Error> {
+    let odd = |answer: &dyn Debug| Error::unexpected("server", "CACHE.FETCH", answer);
     let Value::Array(parts) = answer else {
-        return None;
+        return Err(odd(&answer));
     };
-    let [state, value, pttl, token, tags] = <[Value; 5]>::try_from(parts).ok()?;
-    let (Value::Int(pttl), Value::Int(token)) = (pttl, token) else {
-        return None;
+    let parts = <[Value; 5]>::try_from(parts).map_err(|parts| odd(&parts))?;
+    let [state, value, pttl, token, tags] = parts;
+    let (Value::Int(pttl), Value::Int(token)) = (&pttl, &token) else {
+        return Err(odd(&[state, pttl, token]));
     };
     let (Value::Array(tags) | Value::Set(tags)) = tags else {
-        return None;
+        return Err(odd(&[state, tags]));
     };
     let tags = tags.into_iter().map(text).collect::<Option<Vec<_>>>();
-    let state = match (text(state)?.as_str(), value) {
+    let (pttl, token) = (*pttl, *token);
+    let state = match (text_of(&state).unwrap_or_default(), value) {
         ("HIT", Value::BulkString(value)) => State::Hit {
             value,
             ttl: u64::try_from(pttl).ok().map(Duration::from_millis),
         },
         ("STALE", Value::BulkString(value)) => State::Stale { value },
         ("MISS", Value::Nil) => State::Miss,
-        _ => return None,
+        (_, value) => return Err(odd(&[state, value])),
     };
-    Some(Fetched {
-        state,
-        token: u64::try_from(token).ok()?,
-        tags,
-    })
+    let token = u64::try_from(token).map_err(|_| odd(&token))?;
+    Ok(Fetched { state, token, tags })
 }
 
 /// How an entry is to be written.
@@ -80,7 +91,7 @@ pub(crate) fn fetched(answer: Value) -> Option<Fetched> {
 pub(crate) struct Write<'a> {
     pub(crate) key: &'a str,
     pub(crate) value: &'a [u8],
-    /// `None`: no expiry of its own, the server's default applies.
+    /// `None`: never expires.
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Duration,
     pub(crate) tags: &'a [String],
@@ -91,9 +102,8 @@ pub(crate) struct Write<'a> {
 pub(crate) fn set(write: &Write<'_>) -> Cmd {
     let mut cmd = redis::cmd("CACHE.SET");
     cmd.arg(write.key).arg(write.value);
-    if let Some(ttl) = write.ttl {
-        cmd.arg("PX").arg(millis(ttl));
-    }
+    // Without a TTL the server's default would apply.
+    cmd.arg("PX").arg(millis(write.ttl.unwrap_or(LONGEST)));
     if !write.grace.is_zero() {
         cmd.arg("GRACE").arg(millis(write.grace));
     }
@@ -133,6 +143,21 @@ pub(crate) fn top(count: usize) -> Cmd {
     let mut cmd = redis::cmd("CACHE.TOP");
     cmd.arg(count);
     cmd
+}
+
+pub(crate) fn clock() -> Cmd {
+    redis::cmd("CACHE.CLOCK")
+}
+
+/// Reads `[lineage, clock]`.
+pub(crate) fn lineage_and_clock(answer: &Value) -> Option<(&str, u64)> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    match parts.as_slice() {
+        [lineage, Value::Int(clock)] => Some((text_of(lineage)?, u64::try_from(*clock).ok()?)),
+        _ => None,
+    }
 }
 
 pub(crate) fn stats() -> Cmd {
@@ -179,6 +204,14 @@ fn millis(duration: Duration) -> u64 {
 fn text(value: Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
     }
@@ -237,8 +270,8 @@ mod tests {
 
     #[test]
     fn what_the_contract_does_not_know_is_refused() {
-        assert_eq!(fetched(Value::Nil), None);
-        assert_eq!(fetched(Value::Array(vec![bulk("HIT")])), None);
+        assert!(fetched(Value::Nil).is_err());
+        assert!(fetched(Value::Array(vec![bulk("HIT")])).is_err());
         let no_tags = Value::Array(vec![]);
         let odd = Value::Array(vec![
             bulk("WARM"),
@@ -247,7 +280,7 @@ mod tests {
             Value::Int(0),
             no_tags,
         ]);
-        assert_eq!(fetched(odd), None);
+        assert!(fetched(odd).is_err());
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! One tracked RESP3 connection to one server.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value};
 use tokio::sync::Notify;
 
+use super::command::{self, Invalidation};
 use super::error::Error;
+use super::lock;
 use super::message::{self, Push};
+use super::missed::Recent;
 
 /// Who hears what servers say unasked. Called from the connection's driver, in the order of the wire: must not
 /// block, and must be done with it when it returns.
@@ -52,7 +55,7 @@ pub(crate) enum Role {
 /// A connection with tracking and subscription, as long as it lasts.
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
-    fate: Arc<Fate>,
+    liveness: Arc<Liveness>,
     probes: AtomicU64,
     /// How long a command may take; probes and the handshake have times of their own.
     timeout: Duration,
@@ -62,7 +65,7 @@ pub(crate) struct Connection {
 }
 
 /// Whether the connection still is; shared with the push sink, which is the first to know.
-struct Fate {
+struct Liveness {
     listener: Arc<dyn Listener>,
     /// Values may have been read through it, so that its end matters.
     established: AtomicBool,
@@ -70,7 +73,7 @@ struct Fate {
     ended: Notify,
 }
 
-impl Fate {
+impl Liveness {
     /// Reports the loss, the first time only.
     fn end(&self) {
         if !self.over.swap(true, Ordering::SeqCst) {
@@ -88,20 +91,57 @@ impl Fate {
     }
 }
 
+/// Remembers what was invalidated in the namespace, by whichever process: a server that loses it is sent it again.
+#[derive(Clone)]
+pub(crate) struct Heard {
+    pub(crate) recent: Arc<Mutex<Recent>>,
+    /// What keys and tags of this cache begin with.
+    pub(crate) prefix: String,
+}
+
+impl Heard {
+    fn add(&self, kind: Invalidation, tags: &[&[u8]]) {
+        let texts = tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok());
+        let own = texts.filter(|tag| tag.starts_with(&self.prefix));
+        let own: Vec<String> = own.map(str::to_owned).collect();
+        if !own.is_empty() {
+            lock(&self.recent).add(kind, &own, Instant::now());
+        }
+    }
+
+    fn add_everything(&self) {
+        // Without a namespace it would be a flush of what others hold, too.
+        if !self.prefix.is_empty() {
+            lock(&self.recent).add(
+                Invalidation::Hard,
+                std::slice::from_ref(&self.prefix),
+                Instant::now(),
+            );
+        }
+    }
+}
+
 /// Where the driver of redis-rs puts pushes. Dropped with the driver, whatever ended it.
 struct PushSink {
     channel: String,
-    fate: Arc<Fate>,
+    heard: Heard,
+    liveness: Arc<Liveness>,
 }
 
 impl redis::aio::AsyncPushSender for PushSink {
     fn send(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
-        let listener = &self.fate.listener;
+        let listener = &self.liveness.listener;
         match message::read(&info, &self.channel) {
             Push::Keys(keys) => listener.keys_changed(&keys),
-            Push::Tags(tags) => listener.tags_invalidated(&tags),
-            Push::Everything => listener.everything_changed(),
-            Push::Lost => self.fate.end(),
+            Push::Tags(kind, tags) => {
+                listener.tags_invalidated(&tags);
+                self.heard.add(kind, &tags);
+            }
+            Push::Everything => {
+                listener.everything_changed();
+                self.heard.add_everything();
+            }
+            Push::Lost => self.liveness.end(),
             Push::Nothing => {}
         }
         Ok(())
@@ -110,7 +150,7 @@ impl redis::aio::AsyncPushSender for PushSink {
 
 impl Drop for PushSink {
     fn drop(&mut self) {
-        self.fate.end();
+        self.liveness.end();
     }
 }
 
@@ -121,9 +161,10 @@ impl Connection {
         node: &str,
         timeouts: Timeouts,
         listener: Arc<dyn Listener>,
+        heard: Heard,
     ) -> Result<Self, Error> {
         let db = client.get_connection_info().redis_settings().db();
-        let fate = Arc::new(Fate {
+        let liveness = Arc::new(Liveness {
             listener,
             established: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -132,7 +173,8 @@ impl Connection {
         let channel = message::channel(db);
         let sink = PushSink {
             channel: channel.clone(),
-            fate: Arc::clone(&fate),
+            heard,
+            liveness: Arc::clone(&liveness),
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeouts.connect))
@@ -161,7 +203,7 @@ impl Connection {
         inner.subscribe(&channel).await.map_err(failed)?;
         let connection = Self {
             inner,
-            fate,
+            liveness,
             probes: AtomicU64::new(0),
             timeout: timeouts.command,
             greeting,
@@ -173,7 +215,7 @@ impl Connection {
 
     /// To be called once, before the first read: from here on the listener is told when the connection ends.
     pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
-        if self.fate.establish() {
+        if self.liveness.establish() {
             return Ok(());
         }
         Err(Error::Unreachable {
@@ -243,19 +285,43 @@ impl Connection {
         }
     }
 
+    /// The server's lineage and clock, if its module has them and lets this user read them.
+    pub(crate) async fn clock(&self) -> Option<(String, u64)> {
+        let answer = self.send(&command::clock()).await.ok()?;
+        let (lineage, clock) = command::lineage_and_clock(&answer)?;
+        Some((lineage.to_owned(), clock))
+    }
+
+    /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this
+    /// user may not ask.
+    pub(crate) async fn epoch(&self) -> Option<u64> {
+        let mut cmd = redis::cmd("CLUSTER");
+        cmd.arg("INFO");
+        let answer = self.send(&cmd).await.ok()?;
+        let lines = match &answer {
+            Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
+            Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
+            _ => return None,
+        };
+        let epoch = lines
+            .lines()
+            .find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
+        epoch.trim().parse().ok()
+    }
+
     /// Ends it, whatever is under way.
     pub(crate) fn give_up(&self) {
-        self.fate.end();
+        self.liveness.end();
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.fate.over.load(Ordering::Acquire)
+        self.liveness.over.load(Ordering::Acquire)
     }
 
     /// Returns when it is over. For one task only.
     pub(crate) async fn ended(&self) {
         while !self.is_over() {
-            self.fate.ended.notified().await;
+            self.liveness.ended.notified().await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong, and what the caller can do about it.
 
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// The most characters of what a server says.
 const MAX_WORDS: usize = 300;
+
+/// The most characters of an answer that nobody understands.
+const MAX_ANSWER: usize = 100;
 
 /// The error of a loader, shared by all who waited for the load.
 pub type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
@@ -227,6 +231,27 @@ impl Error {
         matches!(self.remedy(), Remedy::Retry | Remedy::FixServer)
     }
 
+    /// Whether a server refuses what is asked for, at least to this user.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied { .. }) || self.remedy() == Remedy::FixCall
+    }
+
+    /// What an invalidation that failed has dropped all the same.
+    pub(crate) fn dropped(&self) -> u64 {
+        match self {
+            Self::Partial { dropped, .. } => *dropped,
+            _ => 0,
+        }
+    }
+
+    /// The same error of an invalidation in several commands, which dropped so many in all.
+    pub(crate) fn with_dropped(mut self, count: u64) -> Self {
+        if let Self::Partial { dropped, .. } = &mut self {
+            *dropped = count;
+        }
+        self
+    }
+
     /// Whether the command may have been executed, or may yet be.
     pub(crate) fn outcome_is_unknown(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
@@ -266,11 +291,21 @@ impl Error {
     }
 
     /// An answer that the command contract does not know.
-    pub(crate) fn unexpected(node: &str, command: &'static str, answer: &redis::Value) -> Self {
+    pub(crate) fn unexpected(node: &str, command: &'static str, answer: &dyn fmt::Debug) -> Self {
+        let mut beginning = Beginning::default();
+        // It ends with an error when it is full.
+        let _ = write!(beginning, "{answer:?}");
         Self::UnexpectedAnswer {
             node: node.to_owned(),
             command,
-            answer: format!("{answer:?}").chars().take(100).collect(),
+            answer: beginning.0,
+        }
+    }
+
+    /// A tag without a name, which no server takes.
+    pub(crate) fn empty_tag() -> Self {
+        Self::Config {
+            message: "a tag is empty".to_owned(),
         }
     }
 
@@ -338,12 +373,62 @@ impl Error {
     }
 }
 
+/// The first characters of a text: the rest is not even formatted.
+#[derive(Default)]
+struct Beginning(String);
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MAX_ANSWER - self.0.chars().count();
+        self.0.extend(text.chars().take(room));
+        if self.0.chars().count() < MAX_ANSWER {
+            Ok(())
+        } else {
+            Err(fmt::Error)
+        }
+    }
+}
+
 /// The server's own words, prefix first, in one line of bounded length: who says them may be no server at all.
 fn words(error: &RedisError) -> String {
     let words = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
     };
-    let words: Vec<_> = words.split_whitespace().collect();
-    words.join(" ").chars().take(MAX_WORDS).collect()
+    let mut line = String::new();
+    for word in words.split_whitespace() {
+        if line.len() >= MAX_WORDS {
+            break;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.extend(word.chars().take(MAX_WORDS));
+    }
+    line.chars().take(MAX_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_answer_that_nobody_understands_only_the_beginning_is_formatted() {
+        struct Endless<'a>(&'a std::cell::Cell<usize>);
+        impl fmt::Debug for Endless<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    self.0.set(self.0.get() + 1);
+                    f.write_str("0123456789")?;
+                }
+            }
+        }
+        let pieces = std::cell::Cell::new(0);
+        let Error::UnexpectedAnswer { answer, .. } =
+            Error::unexpected("server", "CACHE.FETCH", &Endless(&pieces))
+        else {
+            panic!("another error");
+        };
+        assert_eq!((answer.len(), pieces.get()), (100, 10));
+    }
 }

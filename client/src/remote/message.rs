@@ -2,40 +2,75 @@
 
 use redis::{PushInfo, PushKind, Value};
 
-/// Bytes between version and kind and what was invalidated: in version 1 the clock, in version 2 the node as well.
-const FIELDS: [usize; 2] = [8, 16];
+use super::command::Invalidation;
 
 /// A message of the channel `__cache@<db>__:invalidate`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
     /// Entries with one of these tags are gone or stale.
-    Tags(Vec<&'a [u8]>),
+    Tags(Invalidation, Vec<&'a [u8]>),
     /// Everything of the database is gone, or the message is one that this version cannot read: the only safe
     /// thing to do is the same.
     Everything,
 }
 
-/// Reads a message of version 1 or 2: version, kind, from version 2 on the node (8 bytes), clock (8 bytes), then length
-/// (4 bytes) and bytes of each tag.
+/// Reads a message: version, kind, from version 2 on the node's lineage (8 bytes), clock (8 bytes), then what the kind
+/// has.
 pub(crate) fn decode(message: &[u8]) -> Message<'_> {
-    let read = match message {
-        [version @ 1..=2, b'I' | b'R', rest @ ..] => {
-            rest.get(FIELDS[usize::from(version - 1)]..).and_then(tags)
-        }
+    let (kind, rest) = match message {
+        [1, kind, rest @ ..] => (kind, rest.get(8..)),
+        [2, kind, rest @ ..] => (kind, rest.get(16..)),
+        _ => return Message::Everything,
+    };
+    let tags = match (kind, rest) {
+        (b'I' | b'R', Some(rest)) => tags(rest),
+        (b'W' | b'w', Some(rest)) => of_clauses(rest),
         _ => None,
     };
-    read.map_or(Message::Everything, Message::Tags)
+    let kind = if matches!(kind, b'R' | b'w') {
+        Invalidation::Soft
+    } else {
+        Invalidation::Hard
+    };
+    tags.map_or(Message::Everything, |tags| Message::Tags(kind, tags))
+}
+
+/// Tags one of which each entry carries that meets the clauses: dropping by these drops too much rather than too little.
+/// `None`: any entry may meet them.
+fn of_clauses(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
+    let (mut all, mut any) = (None, None);
+    while let [word, after @ ..] = rest {
+        let (count, after) = after.split_first_chunk::<4>()?;
+        rest = after;
+        let mut tags = Vec::new();
+        for _ in 0..u32::from_be_bytes(*count) {
+            tags.push(tag(&mut rest)?);
+        }
+        match word {
+            // One of them is enough.
+            b'A' => all = tags.first().map(|first| vec![*first]),
+            b'O' => any = Some(tags),
+            b'N' => {}
+            _ => return None,
+        }
+    }
+    all.or(any)
 }
 
 fn tags(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     let mut tags = Vec::new();
     while !rest.is_empty() {
-        let (len, after) = rest.split_first_chunk::<4>()?;
-        let (tag, after) = after.split_at_checked(u32::from_be_bytes(*len) as usize)?;
-        tags.push(tag);
-        rest = after;
+        tags.push(tag(&mut rest)?);
     }
     Some(tags)
+}
+
+/// Length in 4 bytes, and so many bytes.
+fn tag<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, after) = rest.split_first_chunk::<4>()?;
+    let (tag, after) = after.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+    *rest = after;
+    Some(tag)
 }
 
 /// The channel on which the module of a server announces invalidations in this database.
@@ -49,7 +84,7 @@ pub(crate) enum Push<'a> {
     /// These keys changed.
     Keys(Vec<&'a [u8]>),
     /// Entries with one of these tags changed.
-    Tags(Vec<&'a [u8]>),
+    Tags(Invalidation, Vec<&'a [u8]>),
     /// Anything may have changed.
     Everything,
     /// The connection is gone.
@@ -71,7 +106,7 @@ pub(crate) fn read<'a>(push: &'a PushInfo, channel: &str) -> Push<'a> {
         PushKind::Message => match push.data.as_slice() {
             [on, message] if bytes(on) == Some(channel.as_bytes()) => {
                 match bytes(message).map(decode) {
-                    Some(Message::Tags(tags)) => Push::Tags(tags),
+                    Some(Message::Tags(kind, tags)) => Push::Tags(kind, tags),
                     _ => Push::Everything,
                 }
             }
@@ -97,14 +132,8 @@ mod tests {
     use super::*;
 
     fn message(kind: u8, tags: &[&[u8]]) -> Vec<u8> {
-        message_of(2, kind, tags)
-    }
-
-    fn message_of(version: u8, kind: u8, tags: &[&[u8]]) -> Vec<u8> {
-        let mut message = vec![version, kind];
-        for _ in 0..version {
-            message.extend_from_slice(&7_u64.to_be_bytes());
-        }
+        let mut message = vec![1, kind];
+        message.extend_from_slice(&7_u64.to_be_bytes());
         for tag in tags {
             message.extend_from_slice(&(tag.len() as u32).to_be_bytes());
             message.extend_from_slice(tag);
@@ -114,12 +143,38 @@ mod tests {
 
     #[test]
     fn tags_of_hard_and_soft_messages_are_read_whatever_bytes_they_hold() {
-        for kind in [b'I', b'R'] {
+        for (kind, effect) in [(b'I', Invalidation::Hard), (b'R', Invalidation::Soft)] {
             let tags: &[&[u8]] = &[b"tenant:7", b"\x00\xff"];
-            for version in [1, 2] {
-                let message = message_of(version, kind, tags);
-                assert_eq!(decode(&message), Message::Tags(tags.to_vec()));
-            }
+            let expected = Message::Tags(effect, tags.to_vec());
+            let first = message(kind, tags);
+            assert_eq!(decode(&first), expected);
+            // Version 2 has the node's lineage before the clock.
+            let second = [&[2, kind], [9; 8].as_slice(), &first[2..]].concat();
+            assert_eq!(decode(&second), expected);
+        }
+    }
+
+    #[test]
+    fn of_conditions_a_tag_is_read_that_every_matching_entry_carries() {
+        let clause = |word: u8, tags: &[&[u8]]| {
+            let count = (tags.len() as u32).to_be_bytes();
+            [&[word], count.as_slice(), &message(b'W', tags)[10..]].concat()
+        };
+        let said = |clauses: &[Vec<u8>]| [message(b'W', &[]), clauses.concat()].concat();
+        let (all, any, none) = (
+            clause(b'A', &[b"a", b"b"]),
+            clause(b'O', &[b"c", b"d"]),
+            clause(b'N', &[b"e"]),
+        );
+        let tags = |tags: &[&'static [u8]]| Message::Tags(Invalidation::Hard, tags.to_vec());
+        let both = said(&[all.clone(), any.clone(), none.clone()]);
+        assert_eq!(decode(&both), tags(&[b"a"]));
+        let any = said(&[any, none.clone()]);
+        assert_eq!(decode(&any), tags(&[b"c", b"d"]));
+        assert_eq!(decode(&said(&[none])), Message::Everything);
+        for cut in 11..both.len() {
+            let cut = decode(&both[..cut]);
+            assert!(cut == tags(&[b"a"]) || cut == Message::Everything);
         }
     }
 
@@ -128,10 +183,9 @@ mod tests {
         let good = message(b'I', &[b"tenant:7"]);
         assert_eq!(decode(&message(b'F', &[])), Message::Everything);
         assert_eq!(decode(&message(b'X', &[b"tag"])), Message::Everything);
-        assert_eq!(decode(&[3, b'I']), Message::Everything);
-        assert_eq!(decode(&message_of(3, b'I', &[b"tag"])), Message::Everything);
+        assert_eq!(decode(&[2, b'I']), Message::Everything);
         assert_eq!(decode(&[]), Message::Everything);
-        for cut in (0..18).chain(19..good.len()) {
+        for cut in (0..10).chain(11..good.len()) {
             assert_eq!(decode(&good[..cut]), Message::Everything, "cut at {cut}");
         }
     }
@@ -162,7 +216,10 @@ mod tests {
             )
         };
         let tagged = said(&message(b'I', &[b"t"]));
-        assert_eq!(read(&tagged, &channel), Push::Tags(vec![b"t"]));
+        assert_eq!(
+            read(&tagged, &channel),
+            Push::Tags(Invalidation::Hard, vec![b"t"])
+        );
         assert_eq!(read(&said(b"?"), &channel), Push::Everything);
         assert_eq!(
             read(&push(PushKind::Disconnection, vec![]), &channel),

@@ -9,8 +9,13 @@ use super::command::{self, Invalidation};
 
 /// More tags than this are not kept for one server.
 const MAX_TAGS: usize = 100_000;
+/// Written keys that are remembered for half of the time.
+const MAX_KEYS: usize = 10_000;
 /// Tags in one command.
 const BATCH: usize = 1000;
+
+/// Bytes of tags in one command, which each subscriber is sent as one message.
+const MOST_BYTES: usize = 1 << 20;
 
 /// What one server missed, merged: an invalidation that comes late or twice drops too much, never too little.
 #[derive(Clone, Debug, Default)]
@@ -18,16 +23,18 @@ pub(crate) struct Missed {
     flush: bool,
     hard: BTreeSet<String>,
     soft: BTreeSet<String>,
+    /// Written lately: the server may have an older value, which is removed.
+    keys: BTreeSet<String>,
 }
 
 impl Missed {
     pub(crate) fn len(&self) -> usize {
-        self.hard.len() + self.soft.len() + usize::from(self.flush)
+        self.hard.len() + self.soft.len() + self.keys.len() + usize::from(self.flush)
     }
 
     /// Keeps tags to be told; `false`, and nothing kept, when there would be too many.
     pub(crate) fn add(&mut self, kind: Invalidation, tags: &[String]) -> bool {
-        if self.len() + tags.len() > MAX_TAGS {
+        if self.hard.len() + self.soft.len() + tags.len() > MAX_TAGS {
             return false;
         }
         match kind {
@@ -41,11 +48,21 @@ impl Missed {
         self.flush = true;
     }
 
+    /// Everything with this prefix: by the tag that all entries of a namespace carry, without one by a flush.
+    pub(crate) fn add_namespace(&mut self, prefix: &str) {
+        if prefix.is_empty() {
+            self.flush = true;
+        } else {
+            self.hard.insert(prefix.to_owned());
+        }
+    }
+
     /// Adds all of another, however much that is.
     pub(crate) fn merge(&mut self, other: Self) {
         self.flush |= other.flush;
         self.hard.extend(other.hard);
         self.soft.extend(other.soft);
+        self.keys.extend(other.keys);
     }
 
     /// Takes out the next command to be sent, of at most so many tags, and what it tells.
@@ -55,13 +72,21 @@ impl Missed {
             taken.flush = std::mem::take(&mut self.flush);
             return Some((command::flush(), taken));
         }
+        if self.hard.is_empty() && self.soft.is_empty() {
+            let key = self.keys.pop_first()?;
+            let cmd = command::del(&key);
+            taken.keys.insert(key);
+            return Some((cmd, taken));
+        }
         let (kind, from, to) = if self.hard.is_empty() {
             (Invalidation::Soft, &mut self.soft, &mut taken.soft)
         } else {
             (Invalidation::Hard, &mut self.hard, &mut taken.hard)
         };
-        while to.len() < most {
+        let mut bytes = 0;
+        while to.len() < most && bytes < MOST_BYTES {
             let Some(tag) = from.pop_first() else { break };
+            bytes += tag.len();
             to.insert(tag);
         }
         if to.is_empty() {
@@ -77,7 +102,7 @@ impl Missed {
 pub(crate) struct Backlog {
     waiting: Missed,
     /// Kept until the answer is there: whoever takes over meanwhile must be told as well.
-    telling: Missed,
+    sending: Missed,
     /// Tags in the next command.
     batch: usize,
 }
@@ -86,7 +111,7 @@ impl Default for Backlog {
     fn default() -> Self {
         Self {
             waiting: Missed::default(),
-            telling: Missed::default(),
+            sending: Missed::default(),
             batch: BATCH,
         }
     }
@@ -94,7 +119,7 @@ impl Default for Backlog {
 
 impl Backlog {
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len() + self.telling.len()
+        self.waiting.len() + self.sending.len()
     }
 
     /// What is to be kept goes in here.
@@ -106,31 +131,36 @@ impl Backlog {
     pub(crate) fn next(&mut self) -> Option<Cmd> {
         self.put_back();
         let (cmd, taken) = self.waiting.take(self.batch)?;
-        self.telling = taken;
+        self.sending = taken;
         Some(cmd)
     }
 
+    /// Whether what is being sent is a flush.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.sending.flush
+    }
+
     /// The server has it.
-    pub(crate) fn told(&mut self) {
-        self.telling = Missed::default();
+    pub(crate) fn confirmed(&mut self) {
+        self.sending = Missed::default();
         self.batch = (self.batch * 2).min(BATCH);
     }
 
     /// The server has not got it: it is to be sent again.
     pub(crate) fn put_back(&mut self) {
-        self.waiting.merge(std::mem::take(&mut self.telling));
+        self.waiting.merge(std::mem::take(&mut self.sending));
     }
 
     /// The server will never take it. One bad tag shall not keep the others from it, so they go in smaller batches from
     /// here on; a command that cannot be smaller is dropped: `false`.
     pub(crate) fn refused(&mut self) -> bool {
-        let count = self.telling.len();
+        let count = self.sending.len();
         if count > 1 {
             self.batch = count / 2;
             self.put_back();
             return true;
         }
-        self.told();
+        self.confirmed();
         false
     }
 
@@ -148,6 +178,8 @@ pub(crate) struct Recent {
     current: Missed,
     before: Missed,
     turned: Instant,
+    /// Since when everything is remembered.
+    since: Instant,
 }
 
 impl Default for Recent {
@@ -156,6 +188,7 @@ impl Default for Recent {
             current: Missed::default(),
             before: Missed::default(),
             turned: Instant::now(),
+            since: Instant::now(),
         }
     }
 }
@@ -167,15 +200,32 @@ impl Recent {
         self.turn(now);
         if !self.current.add(kind, tags) {
             self.before = std::mem::take(&mut self.current);
+            self.since = self.turned;
             self.turned = now;
             // More at once than is ever kept: what fits.
-            self.current.add(kind, &tags[..tags.len().min(MAX_TAGS)]);
+            if !self.current.add(kind, &tags[..tags.len().min(MAX_TAGS)]) || tags.len() > MAX_TAGS {
+                self.since = now;
+            }
         }
     }
 
     pub(crate) fn add_flush(&mut self, now: Instant) {
         self.turn(now);
         self.current.add_flush();
+    }
+
+    /// A key was written. Of very many in a minute some are not remembered.
+    pub(crate) fn add_key(&mut self, key: &str, now: Instant) {
+        self.turn(now);
+        if self.current.keys.len() < MAX_KEYS {
+            self.current.keys.insert(key.to_owned());
+        }
+    }
+
+    /// Since when everything is remembered.
+    pub(crate) fn since(&mut self, now: Instant) -> Instant {
+        self.turn(now);
+        self.since
     }
 
     /// All that is kept.
@@ -191,10 +241,10 @@ impl Recent {
         let age = now.saturating_duration_since(self.turned);
         if age >= Self::KEPT {
             let last = std::mem::take(&mut self.current);
-            self.before = if age < Self::KEPT * 2 {
-                last
+            (self.before, self.since) = if age < Self::KEPT * 2 {
+                (last, self.turned)
             } else {
-                Missed::default()
+                (Missed::default(), now)
             };
             self.turned = now;
         }
@@ -218,11 +268,11 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    fn told(backlog: &mut Backlog) -> Vec<String> {
+    fn confirmed(backlog: &mut Backlog) -> Vec<String> {
         let mut told = Vec::new();
         while let Some(cmd) = backlog.next() {
             told.push(words(&cmd).join(" "));
-            backlog.told();
+            backlog.confirmed();
         }
         told
     }
@@ -243,7 +293,7 @@ mod tests {
         backlog.put_back();
         backlog.waiting().add_flush();
         assert_eq!(
-            told(&mut backlog),
+            confirmed(&mut backlog),
             ["CACHE.FLUSH", "CACHE.INVALIDATE a b", "CACHE.REVALIDATE s"]
         );
         assert_eq!(backlog.len(), 0);
@@ -263,9 +313,9 @@ mod tests {
         let mut backlog = Backlog::default();
         backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
         assert!(backlog.next().is_some());
-        // Missed once more while the first telling has no answer: that answer must not count for both.
+        // Missed once more while the first sending has no answer: that answer must not count for both.
         backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
-        backlog.told();
+        backlog.confirmed();
         assert_eq!(backlog.len(), 1);
         assert!(backlog.next().is_some());
         backlog.waiting().add(Invalidation::Soft, &tags(&["s"]));
@@ -284,7 +334,7 @@ mod tests {
             let words = words(&cmd);
             if !words.iter().any(|word| word == "1777") {
                 told.extend(words.into_iter().skip(1));
-                backlog.told();
+                backlog.confirmed();
             } else if !backlog.refused() {
                 dropped.push(words[1].clone());
             }

@@ -1,16 +1,17 @@
 //! Typed commands over redis-rs, to one server, a cluster, or the primary that sentinels name.
 
+mod broadcast;
 mod cluster;
 pub(crate) mod command;
 pub(crate) mod connection;
 mod error;
+mod history;
 mod message;
 mod missed;
 mod node;
 mod sentinel;
 mod servers;
 mod status;
-mod telling;
 mod topology;
 mod waiting;
 

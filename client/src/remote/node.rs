@@ -8,8 +8,9 @@ use arc_swap::ArcSwapOption;
 use redis::{Client, Cmd, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 
-use super::connection::{Connection, Listener, Role, Timeouts};
+use super::connection::{Connection, Heard, Listener, Role, Timeouts};
 use super::error::{Error, Remedy};
+use super::history::{History, Lost};
 use super::lock;
 use super::missed::{Backlog, Missed, Recent};
 use super::sentinel::Sentinels;
@@ -32,6 +33,12 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_waiting_connections: usize,
     pub(crate) listener: Arc<dyn Listener>,
+    /// What keys and tags of the cache begin with.
+    pub(crate) prefix: String,
+    /// Asks for a look at a cluster's map.
+    pub(crate) map_changed: Arc<Notify>,
+    /// Whether leases are asked for by tokens of our own choice: until a module turns out not to know them.
+    pub(crate) tokens: Arc<AtomicBool>,
 }
 
 /// Between attempts to connect.
@@ -54,6 +61,7 @@ pub(crate) struct Node {
     client: ArcSwapOption<Client>,
     record: Mutex<Record>,
     missed: Mutex<Backlog>,
+    history: Mutex<History>,
     /// What was invalidated lately, by whichever node.
     recent: Arc<Mutex<Recent>>,
     /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
@@ -102,6 +110,7 @@ impl Node {
             client: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
+            history: Mutex::default(),
             recent,
             retired: AtomicBool::new(false),
             look: Notify::new(),
@@ -159,11 +168,6 @@ impl Node {
         missed.take_all()
     }
 
-    /// Whether it is now here and now there.
-    pub(crate) fn moves(&self) -> bool {
-        matches!(self.place, Place::Sentinel(_))
-    }
-
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }
@@ -198,7 +202,11 @@ impl Node {
             self.inherit(&recent);
         }
         self.client.store(Some(Arc::new(client.clone())));
-        let opening = Connection::open(&client, &name, *timeouts, Arc::clone(listener));
+        let heard = Heard {
+            recent: Arc::clone(&self.recent),
+            prefix: self.settings.prefix.clone(),
+        };
+        let opening = Connection::open(&client, &name, *timeouts, Arc::clone(listener), heard);
         let within = timeouts.connect * 2;
         let connection = match tokio::time::timeout(within, opening).await {
             Ok(opened) => Arc::new(opened?),
@@ -218,7 +226,11 @@ impl Node {
             });
         }
         connection.establish(&name)?;
-        let takes_writes = self.tell_missed(&connection, &name).await?;
+        self.settings.tokens.store(true, Ordering::Relaxed);
+        if role == Role::Primary {
+            self.make_up_for_losses(&connection, &name).await;
+        }
+        let takes_writes = self.send_missed(&connection, &name).await?;
         // What is left of the time before is dropped before anybody can read through the new connection.
         listener.connection_restored();
         let state = match (role, takes_writes) {
@@ -236,10 +248,32 @@ impl Node {
         Ok(connection)
     }
 
+    /// A server that began anew from what it had, or was promoted, may lack what had been confirmed: it is sent again,
+    /// before any read uses the connection.
+    async fn make_up_for_losses(&self, connection: &Connection, name: &str) {
+        let Some((lineage, clock)) = connection.clock().await else {
+            return;
+        };
+        let now = Instant::now();
+        let (since, mut recent) = {
+            let mut recent = lock(&self.recent);
+            (recent.since(now), recent.all(now))
+        };
+        let lost = lock(&self.history).connected(&lineage, clock, now, since);
+        match lost {
+            Lost::Nothing => return,
+            Lost::Remembered => {}
+            Lost::Forgotten => recent.add_namespace(&self.settings.prefix),
+        }
+        crate::observe::lineage_changed(name, lost == Lost::Forgotten);
+        self.inherit(&recent);
+    }
+
     /// Probes until something is wrong; answers what.
     async fn serve(&self, connection: &Connection) -> Error {
         let name = self.address();
         let mut saves = connection.cannot_save.is_none();
+        let mut epoch = None;
         loop {
             tokio::select! {
                 () = connection.ended() => {
@@ -260,8 +294,25 @@ impl Node {
                 }
                 Err(error) => return error,
             }
+            if let Some((_, clock)) = connection.clock().await {
+                let now = Instant::now();
+                let since = lock(&self.recent).since(now);
+                lock(&self.history).probed(clock, now, since);
+            }
+            if let Place::Sentinel(sentinels) = &self.place
+                && sentinels.moved_from(&name, self.settings.timeouts).await
+            {
+                let reason = "the sentinels name another primary".to_owned();
+                return Error::Unreachable { node: name, reason };
+            }
+            if let Place::Primary(_) = self.place
+                && let Some(now) = connection.epoch().await
+                && epoch.replace(now).is_some_and(|before| before != now)
+            {
+                self.settings.map_changed.notify_one();
+            }
             self.waiting.shrink();
-            if let Err(error) = self.tell_missed(connection, &name).await {
+            if let Err(error) = self.send_missed(connection, &name).await {
                 return error;
             }
         }
@@ -269,7 +320,7 @@ impl Node {
 
     /// Tells the server what it missed. What it will never take is dropped; what it does not take now is kept. Fails
     /// when it does not answer.
-    async fn tell_missed(&self, connection: &Connection, name: &str) -> Result<TakesWrites, Error> {
+    async fn send_missed(&self, connection: &Connection, name: &str) -> Result<TakesWrites, Error> {
         if connection.greeting.role == Role::Replica {
             return Ok(TakesWrites::No);
         }
@@ -279,12 +330,14 @@ impl Node {
                 return Ok(TakesWrites::Yes);
             };
             let Err(error) = connection.send(&cmd).await else {
-                lock(&self.missed).told();
+                lock(&self.missed).confirmed();
                 self.wrote();
                 continue;
             };
             let error = self.explain(name, None, &error);
-            if error.remedy() == Remedy::FixCall {
+            // A user who may not flush never will, and must not keep the rest from being sent.
+            let never = matches!(error, Error::Denied { .. }) && lock(&self.missed).is_flushing();
+            if never || error.remedy() == Remedy::FixCall {
                 if !lock(&self.missed).refused() {
                     crate::observe::invalidation_refused(name, &error);
                 }

@@ -39,6 +39,18 @@ impl Sentinels {
         }))
     }
 
+    /// Whether the sentinels name another primary than the one at `address`. Two of them must agree, where there are so
+    /// many: one that is cut off from the others may still name a primary of the past.
+    pub(crate) async fn moved_from(&self, address: &str, timeouts: Timeouts) -> bool {
+        for _ in 0..self.clients.len().min(2) {
+            match self.locate(timeouts).await {
+                Ok(client) if client.get_connection_info().addr().to_string() != address => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
     async fn ask(&self, sentinel: &Client, timeouts: Timeouts) -> Result<Client, Error> {
         let name = sentinel.get_connection_info().addr().to_string();
         let mut ask = redis::cmd("SENTINEL");

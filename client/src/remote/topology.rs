@@ -1,7 +1,8 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
@@ -10,6 +11,7 @@ use tokio::task::AbortHandle;
 use super::cluster::{Cluster, slot};
 use super::connection::Timeouts;
 use super::error::Error;
+use super::lock;
 use super::missed::Recent;
 use super::node::{Node, Place, Settings};
 use super::sentinel::Sentinels;
@@ -23,11 +25,25 @@ pub(crate) struct Answer {
     pub(crate) tracked: bool,
 }
 
+impl Answer {
+    /// Bytes of the value in an answer to CACHE.FETCH, if there is one.
+    pub(crate) fn value_bytes(&self) -> Option<usize> {
+        match &self.value {
+            Value::Array(parts) => match parts.get(1) {
+                Some(Value::BulkString(value)) => Some(value.len()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// The servers as one.
 pub(crate) struct Remote {
     servers: Primaries,
     task: AbortHandle,
     timeouts: Timeouts,
+    tokens: Arc<AtomicBool>,
     /// What was invalidated lately.
     pub(super) recent: Arc<Mutex<Recent>>,
 }
@@ -44,6 +60,7 @@ impl Remote {
     /// Starts to connect, in the background.
     pub(crate) fn start(servers: &Servers, settings: Settings) -> Result<Self, Error> {
         let timeouts = settings.timeouts;
+        let tokens = Arc::clone(&settings.tokens);
         let recent = Arc::<Mutex<Recent>>::default();
         crate::observe::describe();
         let tls = &servers.tls;
@@ -99,8 +116,25 @@ impl Remote {
             servers,
             task,
             timeouts,
+            tokens,
             recent,
         })
+    }
+
+    /// What the next lease is to be called; `None` where the module does not let callers choose.
+    pub(crate) fn new_token(&self) -> Option<u64> {
+        // As the module's own: exact as JavaScript numbers.
+        let token = fastrand::u64(1..1 << 53);
+        self.takes_tokens().then_some(token)
+    }
+
+    pub(crate) fn takes_tokens(&self) -> bool {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// The module turned out not to let callers choose, until the next connection.
+    pub(crate) fn without_tokens(&self) {
+        self.tokens.store(false, Ordering::Relaxed);
     }
 
     /// Returns when every server that is known has been tried once, or after `bound`.
@@ -150,7 +184,7 @@ impl Remote {
     }
 
     /// Why there is no server to send anything to.
-    pub(super) fn nobody_known(&self) -> Error {
+    pub(super) fn none_known(&self) -> Error {
         match &self.servers {
             Primaries::One(node) => Error::Unreachable {
                 node: node.address(),
@@ -163,12 +197,19 @@ impl Remote {
         }
     }
 
-    /// Whether others may become primaries.
-    pub(super) fn moves(&self) -> bool {
-        match &self.servers {
-            Primaries::One(node) => node.moves(),
-            Primaries::Cluster(_) => true,
+    /// What is wrong with a cluster whose map has slots without a primary.
+    pub(crate) fn hole(&self) -> Option<Error> {
+        let Primaries::Cluster(cluster) = &self.servers else {
+            return None;
+        };
+        if cluster.map.load().is_whole() {
+            return None;
         }
+        cluster.complain();
+        Some(Error::Unavailable {
+            node: cluster.name(),
+            message: "no node knows a primary of each slot".to_owned(),
+        })
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -305,6 +346,10 @@ impl Remote {
 
     /// A write of this key succeeded.
     pub(crate) fn wrote(&self, key: &str) {
+        if let Primaries::One(_) = self.servers {
+            // A server that takes over, or begins anew, may have an older value.
+            lock(&self.recent).add_key(key, Instant::now());
+        }
         if let Ok(node) = self.owner(key) {
             node.wrote();
         }
@@ -372,7 +417,7 @@ impl Remote {
             }
             ServerErrorKind::Ask => {
                 // A primary that has no slots yet is in no map.
-                let Some(node) = target.and_then(|address| cluster.guest(&address)) else {
+                let Some(node) = target.and_then(|address| cluster.without_slots(&address)) else {
                     return Redirected::No;
                 };
                 let _ = tokio::time::timeout(self.timeouts.connect, node.attempted()).await;
@@ -407,12 +452,12 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         self.task.abort();
-        let untold = match &self.servers {
+        let unsent = match &self.servers {
             Primaries::One(node) => node.retire().len(),
             Primaries::Cluster(cluster) => cluster.close(),
         };
-        if untold > 0 {
-            crate::observe::invalidations_lost(untold);
+        if unsent > 0 {
+            crate::observe::invalidations_lost(unsent);
         }
     }
 }

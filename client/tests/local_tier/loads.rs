@@ -65,12 +65,62 @@ fn a_load_that_panics_is_taken_over() {
 }
 
 #[test]
+fn a_failed_load_is_an_error_for_all_who_wait() {
+    let cache: LocalCache<u32> = LocalCache::new(10);
+    let loads = AtomicUsize::new(0);
+    let (go, may_go) = mpsc::channel::<()>();
+    let (entered, has_entered) = mpsc::channel();
+    thread::scope(|scope| {
+        let leader = scope.spawn(|| {
+            cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), move || {
+                entered.send(()).unwrap();
+                may_go.recv().unwrap();
+                Err("down")
+            })
+        });
+        has_entered.recv().unwrap();
+        let load = || async {
+            loads.fetch_add(1, Ordering::SeqCst);
+            Err("mine")
+        };
+        let mut waiting: Vec<_> = (0..50)
+            .map(|_| Box::pin(cache.try_get_or_insert_async("key", Entry::ttl(MINUTE), load)))
+            .collect();
+        for task in &mut waiting {
+            assert!(
+                task.as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
+        }
+        // An error of another type is not this caller's: it loads.
+        let other = || async { Ok::<_, std::num::ParseIntError>(2) };
+        let mut other = Box::pin(cache.try_get_or_insert_async("key", Entry::ttl(MINUTE), other));
+        assert!(
+            other
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        go.send(()).unwrap();
+        assert_eq!(leader.join().unwrap(), Err(Arc::new("down")));
+        for task in &mut waiting {
+            let polled = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(polled, Poll::Ready(Err(Arc::new("down"))));
+        }
+        assert_eq!(loads.load(Ordering::SeqCst), 0);
+        let polled = other.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(value)) if *value == 2));
+    });
+}
+
+#[test]
 fn an_error_goes_to_its_caller_and_is_not_stored() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let failed = cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), || Err("down"));
-    assert_eq!(failed, Err("down"));
+    assert_eq!(failed, Err(Arc::new("down")));
     let loaded = cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), || Ok::<_, ()>(1));
-    assert_eq!(loaded.as_deref(), Ok(&1));
+    assert_eq!(loaded.as_deref().ok(), Some(&1));
 }
 
 #[test]
@@ -249,7 +299,7 @@ async fn tasks_share_a_load_and_are_woken() {
                 let value = cache
                     .try_get_or_insert_async("key", Entry::ttl(MINUTE), load)
                     .await;
-                assert_eq!(value.as_deref(), Ok(&7));
+                assert_eq!(value.as_deref().ok(), Some(&7));
             })
         })
         .collect();

@@ -21,6 +21,8 @@ mod moves;
 mod observed;
 mod outages;
 mod proxy;
+mod refused;
+mod restarts;
 mod stale;
 mod strangers;
 mod times;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tagcache::{Cache, CacheBuilder, Entry};
+use tagcache::{Cache, CacheBuilder, Codec, CodecError, Entry, Json};
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server};
 
 /// Long enough that nothing expires while a test runs.
@@ -31,6 +31,25 @@ pub(crate) async fn connected<C>(builder: CacheBuilder<C>) -> Cache<C> {
     let cache = builder.build().await.expect("settings that can work");
     cache.ready(DEADLINE).await.expect("a server that answers");
     cache
+}
+
+/// JSON that is decoded slowly: so much time lies between an answer and its entering the local tier.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slow(pub(crate) Duration);
+
+impl<T> Codec<T> for Slow
+where
+    Json: Codec<T>,
+{
+    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+        Json.encode(value)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        // Other tasks go on meanwhile, those that handle pushes among them.
+        tokio::task::block_in_place(|| std::thread::sleep(self.0));
+        Json.decode(bytes)
+    }
 }
 
 /// Runs on a runtime of several threads, as applications do.

@@ -438,6 +438,71 @@ fn the_primary_that_sentinels_name_is_followed() {
 }
 
 #[test]
+fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
+    let primary = Server::start();
+    let replica = Server::builder().replica_of(&primary).start();
+    let sentinel = Sentinel::watching(primary.engine(), primary.port());
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let building = Cache::builder(Servers::sentinel("cache", [url]))
+            .connect_timeout(Duration::from_secs(5))
+            .probe(Duration::from_millis(100), Duration::from_secs(2));
+        let cache = connected(building).await;
+        cache.set("key", &"old".to_owned(), long()).await.unwrap();
+        let mut asked = RawClient::connect(sentinel.port).unwrap();
+        eventually("the replica is known and up to date", async || {
+            let known = asked.call(&["SENTINEL", "REPLICAS", "cache"]);
+            known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
+        })
+        .await;
+        // The replica hears no more of it: what is written now is not there after it has taken over.
+        replica.raw().call(&["REPLICAOF", "127.0.0.1", "1"]);
+        cache.set("key", &"new".to_owned(), long()).await.unwrap();
+        replica.raw().call(&["REPLICAOF", "NO", "ONE"]);
+        // From now on the sentinels name the former replica; nobody demotes the former primary.
+        let port = replica.port().to_string();
+        asked.call(&["SENTINEL", "REMOVE", "cache"]);
+        asked.call(&["SENTINEL", "MONITOR", "cache", "127.0.0.1", &port, "1"]);
+        eventually("the new primary is used", async || {
+            cache.stats().servers[0].address == format!("127.0.0.1:{port}")
+                && cache.stats().servers[0].is_connected()
+        })
+        .await;
+        assert_eq!(call!(primary.raw(), "ROLE").items()[0].text(), "master");
+        let read: Option<String> = cache.get("key").await.unwrap();
+        assert_ne!(read.as_deref(), Some("old"), "what was replaced comes back");
+    });
+}
+
+#[test]
+fn an_invalidation_is_not_confirmed_while_slots_have_no_known_primary() {
+    let engine = Engine::default_engine();
+    let servers = cluster(&engine, 3, 3);
+    // Its own slots are nobody's, as far as this node knows.
+    let share = 16_384 / 3;
+    call!(
+        servers[2].raw(),
+        "CLUSTER",
+        "DELSLOTSRANGE",
+        2 * share,
+        16_383
+    );
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", servers[2].port());
+        let cache = Cache::builder(Servers::cluster([url])).build().await;
+        let cache = cache.unwrap();
+        eventually("the nodes that know more are asked", async || {
+            let invalidated = cache.invalidate_tags(["tag"]).await;
+            if invalidated.is_ok() {
+                assert_eq!(cache.stats().servers.len(), 3, "one primary is left out");
+            }
+            invalidated.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
 fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
     let primary = Server::start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());

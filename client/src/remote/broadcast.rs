@@ -1,4 +1,4 @@
-//! Invalidations go to every primary; who does not get one is told later.
+//! Invalidations go to every primary; who does not get one is replies later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,57 +13,59 @@ use super::missed::Missed;
 use super::node::Node;
 use super::topology::Remote;
 
-/// What is to be told, as it is kept for those that miss it; `false` where there is too much to keep.
+/// What is to be replies, as it is kept for those that miss it; `false` where there is too much to keep.
 type Keep<'a> = &'a (dyn Fn(&mut Missed) -> bool + Send + Sync);
 
 impl Remote {
-    /// Invalidates on every primary. Who cannot be reached is told later.
+    /// Invalidates on every primary. Who cannot be reached is replies later.
     pub(crate) async fn invalidate(
         &self,
         kind: Invalidation,
         tags: &[String],
     ) -> Result<u64, Error> {
-        if self.moves() {
-            lock(&self.recent).add(kind, tags, Instant::now());
-        }
+        lock(&self.recent).add(kind, tags, Instant::now());
         let cmd = command::invalidate(kind, tags);
-        self.tell_all(&cmd, &|missed| missed.add(kind, tags)).await
+        self.send_to_all(&cmd, &|missed| missed.add(kind, tags))
+            .await
     }
 
-    /// Flushes every primary. Who cannot be reached is told later.
+    /// Flushes every primary. Who cannot be reached is replies later.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        if self.moves() {
-            lock(&self.recent).add_flush(Instant::now());
-        }
+        lock(&self.recent).add_flush(Instant::now());
         let keep = |missed: &mut Missed| {
             missed.add_flush();
             true
         };
-        self.tell_all(&command::flush(), &keep).await
+        self.send_to_all(&command::flush(), &keep).await
     }
 
-    async fn tell_all(&self, cmd: &Cmd, keep: Keep<'_>) -> Result<u64, Error> {
+    async fn send_to_all(&self, cmd: &Cmd, keep: Keep<'_>) -> Result<u64, Error> {
         let nodes = self.primaries();
         if nodes.is_empty() {
-            return Err(self.nobody_known());
+            return Err(self.none_known());
         }
-        let telling = join_all(nodes.iter().map(|node| self.tell(node, cmd, keep)));
-        let told = crate::observe::in_command(cmd, telling).await;
+        let telling = join_all(nodes.iter().map(|node| self.send_one(node, cmd, keep)));
+        let replies = crate::observe::in_command(cmd, telling).await;
         let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
         let (mut reason, mut at_fault) = (None, None);
-        for (node, told) in nodes.iter().zip(told) {
-            match told {
-                Told::Took(count) => dropped += count,
-                Told::Missed { error, kept } => {
+        for (node, replies) in nodes.iter().zip(replies) {
+            match replies {
+                Reply::Took(count) => dropped += count,
+                Reply::Missed { error, kept } => {
                     missed.push(node.address());
                     retried &= kept;
                     reason.get_or_insert(error);
                 }
-                Told::AtFault(error) => at_fault = Some(error),
+                Reply::AtFault(error) => at_fault = Some(error),
             }
         }
         if let Some(error) = at_fault {
             return Err(error);
+        }
+        if let (None, Some(hole)) = (&reason, self.hole()) {
+            // Its primary is replies of what is recent as soon as it is known.
+            missed.push("the primary of slots that nobody is known to serve".to_owned());
+            reason = Some(hole);
         }
         let Some(reason) = reason else {
             return Ok(dropped);
@@ -77,55 +79,59 @@ impl Remote {
         })
     }
 
-    async fn tell(&self, node: &Arc<Node>, cmd: &Cmd, keep: Keep<'_>) -> Told {
-        let mut untold = Untold {
+    async fn send_one(&self, node: &Arc<Node>, cmd: &Cmd, keep: Keep<'_>) -> Reply {
+        let mut unconfirmed = Unconfirmed {
             remote: self,
             node,
             keep: Some(keep),
         };
         let error = match self.reached(node.send(cmd).await) {
             Ok(Ok(Value::Int(count))) => {
-                untold.keep = None;
+                unconfirmed.keep = None;
                 node.wrote();
-                return Told::Took(u64::try_from(count).unwrap_or_default());
+                return Reply::Took(u64::try_from(count).unwrap_or_default());
             }
             Ok(Ok(odd)) => Error::unexpected(&node.address(), "CACHE.INVALIDATE", &odd),
             Ok(Err(error)) => node.explain(&node.address(), None, &error),
             Err(error) => error,
         };
         // What is wrong with the call would be wrong with it again.
-        if error.remedy() == Remedy::FixCall {
-            untold.keep = None;
-            return Told::AtFault(error);
+        let many = cmd.args_iter().nth(2).is_some();
+        if error.remedy() == Remedy::FixCall || many && error.is_refusal() {
+            unconfirmed.keep = None;
+            return Reply::AtFault(error);
         }
-        let kept = untold.keep_for_later();
-        Told::Missed { error, kept }
+        let kept = unconfirmed.keep_for_later();
+        Reply::Missed { error, kept }
     }
 
-    /// The node that missed something has left while it was told: those that are left are told instead.
+    /// The node that missed something has left while it was replies: those that are left are replies instead.
     fn all_keep(&self, keep: Keep<'_>) -> bool {
-        let heirs = self.primaries();
+        let successors = self.primaries();
         // All of them, also behind one that does not keep it.
-        let kept = heirs.iter().filter(|heir| heir.miss(keep)).count();
-        kept > 0 && kept == heirs.len()
+        let kept = successors
+            .iter()
+            .filter(|successor| successor.miss(keep))
+            .count();
+        kept > 0 && kept == successors.len()
     }
 }
 
 /// What became of telling one node.
-enum Told {
+enum Reply {
     Took(u64),
     Missed { error: Error, kept: bool },
     AtFault(Error),
 }
 
 /// A node that has yet to answer. When the caller gives up before it does, it counts as missed: nobody knows.
-struct Untold<'a> {
+struct Unconfirmed<'a> {
     remote: &'a Remote,
     node: &'a Arc<Node>,
     keep: Option<Keep<'a>>,
 }
 
-impl Untold<'_> {
+impl Unconfirmed<'_> {
     fn keep_for_later(&mut self) -> bool {
         self.keep.take().is_some_and(|keep| {
             self.node.miss(keep) || self.node.is_retired() && self.remote.all_keep(keep)
@@ -133,7 +139,7 @@ impl Untold<'_> {
     }
 }
 
-impl Drop for Untold<'_> {
+impl Drop for Unconfirmed<'_> {
     fn drop(&mut self) {
         self.keep_for_later();
     }

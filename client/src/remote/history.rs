@@ -1,0 +1,121 @@
+//! A server's clock over time: whether all invalidations that it may have lost are remembered here.
+//!
+//! A server that was started from disk, or promoted, may lack invalidations that it, or the primary before it, had
+//! confirmed. It then has another lineage (`CACHE.CLOCK`). What this process invalidated lately, and what it was told
+//! of, is sent to it again before any read uses it. The clock tells whether that reaches back far enough: a reading was
+//! taken at each probe, so the first one since when everything is remembered must not be ahead of what the server has.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// The readings of one server's clock.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    lineage: String,
+    /// When which reading was taken, oldest first; since then nothing was missed.
+    readings: VecDeque<(Instant, u64)>,
+}
+
+/// What a server may have lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    Nothing,
+    /// No more than is remembered.
+    Remembered,
+    /// More than that.
+    Forgotten,
+}
+
+impl History {
+    /// More readings than this are not kept.
+    const MOST: usize = 256;
+
+    /// The first reading through a new connection. Everything since `since` is remembered.
+    pub(crate) fn connected(
+        &mut self,
+        lineage: &str,
+        clock: u64,
+        now: Instant,
+        since: Instant,
+    ) -> Lost {
+        let lost = if self.lineage.is_empty() || self.lineage == lineage {
+            Lost::Nothing
+        } else {
+            let mut reaching = self.readings.iter().filter(|(at, _)| *at >= since);
+            match reaching.next() {
+                Some((_, first)) if *first <= clock => Lost::Remembered,
+                _ => Lost::Forgotten,
+            }
+        };
+        self.lineage.clear();
+        self.lineage.push_str(lineage);
+        // What others invalidated while there was no connection is not known here.
+        self.readings.clear();
+        self.readings.push_back((now, clock));
+        lost
+    }
+
+    /// A reading through the same connection.
+    pub(crate) fn probed(&mut self, clock: u64, now: Instant, since: Instant) {
+        self.readings.push_back((now, clock));
+        while self.readings.len() > Self::MOST
+            || self.readings.front().is_some_and(|(at, _)| *at < since)
+        {
+            self.readings.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_new_lineage_has_lost_what_came_after_its_clock() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let history = || {
+            let mut history = History::default();
+            assert_eq!(history.connected("a", 10, at(0), at(0)), Lost::Nothing);
+            history.probed(15, at(30), at(0));
+            history.probed(20, at(60), at(0));
+            history
+        };
+        assert_eq!(history().connected("a", 30, at(61), at(0)), Lost::Nothing);
+        assert_eq!(
+            history().connected("b", 10, at(61), at(0)),
+            Lost::Remembered
+        );
+        assert_eq!(
+            history().connected("b", 40, at(61), at(0)),
+            Lost::Remembered
+        );
+        assert_eq!(history().connected("b", 9, at(61), at(0)), Lost::Forgotten);
+        // What came before the second reading is remembered no more.
+        assert_eq!(
+            history().connected("b", 14, at(61), at(20)),
+            Lost::Forgotten
+        );
+        assert_eq!(
+            history().connected("b", 15, at(61), at(20)),
+            Lost::Remembered
+        );
+        assert_eq!(
+            history().connected("b", 90, at(61), at(70)),
+            Lost::Forgotten
+        );
+    }
+
+    #[test]
+    fn readings_are_bounded() {
+        let start = Instant::now();
+        let mut history = History::default();
+        history.connected("a", 0, start, start);
+        for n in 0..1000 {
+            history.probed(n, start + Duration::from_secs(n), start);
+        }
+        assert_eq!(history.readings.len(), History::MOST);
+    }
+}

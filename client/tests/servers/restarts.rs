@@ -1,0 +1,109 @@
+//! A server that loses what it had confirmed: started again from an older dump.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tagcache::Cache;
+use tagcache_tests::{Rng, Server};
+
+use crate::support::{cache_at, eventually, long, run, warm};
+
+/// Without CACHE.CLOCK nobody knows that something was lost.
+fn has_clock(server: &Server) -> bool {
+    let clock = format!("{:?}", server.raw().call(&["CACHE.CLOCK"]));
+    if clock.contains("unknown command") {
+        println!("this module has no CACHE.CLOCK: skipped");
+    }
+    !clock.contains("unknown command")
+}
+
+/// Reads as soon as the server answers.
+async fn first_read(cache: &Cache, key: &str) -> Option<String> {
+    let mut read = None;
+    eventually("the server answers", async || {
+        read = cache.get::<String>(key).await.ok();
+        read.is_some()
+    })
+    .await;
+    read.flatten()
+}
+
+#[test]
+fn an_invalidation_outlives_a_restart_from_an_older_dump() {
+    let mut server = Server::start();
+    if !has_clock(&server) {
+        return;
+    }
+    run(async {
+        let (cache, heard) = (cache_at(&server).await, cache_at(&server).await);
+        for (round, by_other) in [false, true].into_iter().enumerate() {
+            let (key, tag) = (format!("key{round}"), format!("tag{round}"));
+            let value = "old".to_owned();
+            cache.set(&key, &value, long().tags([&tag])).await.unwrap();
+            for cache in [&cache, &heard] {
+                assert_eq!(warm(cache, &key).await.as_deref(), Some("old"));
+            }
+            server.raw().call(&["SAVE"]);
+            let pushed = heard.stats().tags_pushed;
+            if by_other {
+                // A process that ends: only another one has been told.
+                let ending = cache_at(&server).await;
+                assert_eq!(ending.invalidate_tags([&tag]).await.unwrap(), 1);
+            } else {
+                assert_eq!(cache.invalidate_tags([&tag]).await.unwrap(), 1);
+            }
+            eventually("the other process is told", async || {
+                heard.stats().tags_pushed > pushed
+            })
+            .await;
+            server.kill_9();
+            server.restart();
+            let cache = if by_other { &heard } else { &cache };
+            assert_eq!(first_read(cache, &key).await, None, "by other: {by_other}");
+            for cache in [cache, &heard] {
+                assert_eq!(first_read(cache, &key).await, None);
+            }
+        }
+    });
+}
+
+#[test]
+fn no_confirmed_invalidation_is_undone_whenever_the_server_is_killed() {
+    const TAGS: usize = 400;
+    let mut server = Server::start();
+    if !has_clock(&server) {
+        return;
+    }
+    let mut rng = Rng::from_env(1);
+    run(async {
+        let cache = cache_at(&server).await;
+        for round in 0..4 {
+            for n in 0..TAGS {
+                let entry = long().tags([format!("tag{n}")]);
+                let value = format!("{round}");
+                cache.set(&format!("key{n}"), &value, entry).await.unwrap();
+            }
+            server.raw().call(&["SAVE"]);
+            let confirmed = AtomicUsize::new(0);
+            let invalidating = async {
+                for n in 0..TAGS {
+                    if cache.invalidate_tags([format!("tag{n}")]).await.is_err() {
+                        return;
+                    }
+                    confirmed.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            let moment = Duration::from_millis(rng.below(60) as u64);
+            let killing = async {
+                tokio::time::sleep(moment).await;
+                tokio::task::block_in_place(|| server.kill_9());
+            };
+            tokio::join!(invalidating, killing);
+            tokio::task::block_in_place(|| server.restart());
+            for n in 0..confirmed.load(Ordering::SeqCst) {
+                let read = first_read(&cache, &format!("key{n}")).await;
+                assert_eq!(read, None, "tag {n} after {moment:?}");
+            }
+        }
+    });
+}
