@@ -375,8 +375,9 @@ impl<C> Load<C> {
             Ok(encoded) => encoded,
             Err((error, stored)) => {
                 self.unstorable(&error);
-                self.leader.answer(Ok(Loaded::new(stored)));
-                return self.release(token).await;
+                // In this order: a caller that asks next, here or elsewhere, need not wait.
+                self.release(token).await;
+                return self.leader.answer(Ok(Loaded::new(stored)));
             }
         };
         if !self.plan.is_stored(negative) {
@@ -399,13 +400,19 @@ impl<C> Load<C> {
             token,
         };
         let written = self.core.write(&self.key, &write).await;
-        self.leader.answer(Ok(Loaded::new(stored)));
         match written {
             Ok(true) => {}
             // The refusal has ended the lease.
             Ok(false) => self.core.counters.sets_refused.up(),
-            Err(error) => self.not_written(&error, token).await,
+            Err(error) => {
+                if error.is_server_trouble() {
+                    // The callers need not wait for a server that does not answer.
+                    self.leader.answer(Ok(Loaded::new(stored.clone())));
+                }
+                self.not_written(&error, token).await;
+            }
         }
+        self.leader.answer(Ok(Loaded::new(stored)));
     }
 
     /// A write under the lease failed, or may have: whatever became of it, the lease is not kept.
