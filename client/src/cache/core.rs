@@ -49,6 +49,7 @@ pub(crate) struct Options {
     /// Zero: hits of the local tier are not reported.
     pub(crate) hits_interval: Duration,
     /// What this cache is called in metrics.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
     pub(crate) name: String,
 }
 
