@@ -123,10 +123,6 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        // Redis 8.6 crashes where nothing is.
-        if matches!(self.kind(), Kind::Empty) {
-            return None;
-        }
         self.deadline().ms()
     }
 
@@ -161,11 +157,13 @@ unsafe impl Sync for Deadline<'_> {}
 impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
-        if self.key.is_null() {
-            return None;
-        }
-        // SAFETY: the key is open.
-        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key)) };
+        // SAFETY: the key is open, or null, which is empty. Of an empty one Redis 8.6 crashes when asked for its expiry.
+        let deadline = unsafe {
+            if api!(RedisModule_KeyType(self.key)) == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+                return None;
+            }
+            api!(RedisModule_GetAbsExpire(self.key))
+        };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }

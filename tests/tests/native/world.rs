@@ -1,7 +1,7 @@
 //! What each operation does to the model, and which replies it may have.
 
 use tagcache_tests::Reply;
-use tagcache_tests::fetch::{self, fetched};
+use tagcache_tests::fetch::fetched;
 
 use crate::WRONGTYPE;
 use crate::model::{Arrival, Bytes, Database, Entry, Key, State};
