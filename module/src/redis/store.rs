@@ -424,9 +424,10 @@ fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) 
     let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(real, monotonic);
-        let now = match is_primary {
-            true => state.stamps_at(real, || monotonic).now_ms(real),
-            false => u64::MAX / 2,
+        let now = if is_primary {
+            state.stamps_at(real, || monotonic).now_ms(real)
+        } else {
+            u64::MAX / 2
         };
         let is_own = facts.origin != 0 && facts.origin == state.origin();
         let written = Written {
