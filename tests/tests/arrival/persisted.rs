@@ -12,25 +12,25 @@ use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumpe
 /// How a server is saved and started again.
 #[derive(Clone, Copy, Debug)]
 enum Restart {
-    FromRdb,
-    FromLog,
-    FromRewrittenLog { preamble: &'static str },
+    Rdb,
+    Log,
+    RewrittenLog { preamble: &'static str },
 }
 
 const RESTARTS: [Restart; 4] = [
-    Restart::FromRdb,
-    Restart::FromLog,
-    Restart::FromRewrittenLog { preamble: "yes" },
-    Restart::FromRewrittenLog { preamble: "no" },
+    Restart::Rdb,
+    Restart::Log,
+    Restart::RewrittenLog { preamble: "yes" },
+    Restart::RewrittenLog { preamble: "no" },
 ];
 
 impl Restart {
     fn builder(self, engine: &Engine) -> ServerBuilder {
         let builder = Server::builder().engine(engine);
         let preamble = match self {
-            Self::FromRdb => return builder,
-            Self::FromLog => "yes",
-            Self::FromRewrittenLog { preamble } => preamble,
+            Self::Rdb => return builder,
+            Self::Log => "yes",
+            Self::RewrittenLog { preamble } => preamble,
         };
         builder
             .arg("--appendonly", "yes")
@@ -41,9 +41,9 @@ impl Restart {
     fn run(self, server: &mut Server) -> RawClient {
         let mut client = server.raw();
         match self {
-            Self::FromRdb => assert_eq!(run!(client, "SAVE"), Reply::ok()),
-            Self::FromLog => {}
-            Self::FromRewrittenLog { .. } => {
+            Self::Rdb => assert_eq!(run!(client, "SAVE"), Reply::ok()),
+            Self::Log => {}
+            Self::RewrittenLog { .. } => {
                 run!(client, "BGREWRITEAOF");
                 wait_until("the rewrite ends", DEADLINE, || {
                     info(&mut client, "aof_rewrite_in_progress") == 0
@@ -95,7 +95,7 @@ fn an_old_entry_is_gone_after_each_kind_of_restart() {
 fn a_refused_arrival_stays_refused_after_a_power_cut() {
     for_all_engines(|engine| {
         for restart in RESTARTS {
-            if matches!(restart, Restart::FromRdb) {
+            if matches!(restart, Restart::Rdb) {
                 continue;
             }
             let builder = restart.builder(engine).arg("--appendfsync", "always");
@@ -118,7 +118,7 @@ fn a_refused_arrival_stays_refused_after_a_power_cut() {
 #[test]
 fn an_arrival_refused_by_the_allowance_is_removed_from_the_log() {
     for_all_engines(|engine| {
-        let builder = Restart::FromLog.builder(engine);
+        let builder = Restart::Log.builder(engine);
         let mut server = builder.arg("--appendfsync", "always").start();
         let other = Server::builder().engine(engine).start();
         let mut client = server.raw();

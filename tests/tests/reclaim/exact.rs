@@ -27,7 +27,7 @@ impl Model {
     fn fill(client: &mut RawClient) -> Self {
         let set = |n: usize| {
             let [half, part] = tags_of(n);
-            let grace = usize::from(n % 3 == 0) * 1_000_000_000;
+            let grace = usize::from(n.is_multiple_of(3)) * 1_000_000_000;
             args![
                 "CACHE.SET",
                 key(n),
@@ -46,7 +46,7 @@ impl Model {
             assert!(replies.iter().all(|reply| *reply == Reply::ok()));
         }
         let entries: BTreeMap<_, _> = (0..MANY)
-            .map(|n| (key(n), (tags_of(n), n % 3 == 0)))
+            .map(|n| (key(n), (tags_of(n), n.is_multiple_of(3))))
             .collect();
         let tags = entries
             .values()
@@ -130,6 +130,9 @@ impl Model {
     }
 }
 
+/// Whether an entry of these tags is meant.
+type Meant = fn(&[String; 2]) -> bool;
+
 fn slow(engine: &tagcache_tests::Engine) -> (Server, RawClient) {
     let server = Server::builder()
         .engine(engine)
@@ -146,7 +149,6 @@ fn all_figures_are_exact_at_each_step_while_a_backlog_drains() {
         let client = &mut client;
         let mut model = Model::fill(client);
         model.must_hold(client, "at first");
-        type Meant = fn(&[String; 2]) -> bool;
         let steps: [(&str, bool, Meant); 6] = [
             ("CACHE.INVALIDATE half0", false, |tags| tags[0] == "half0"),
             ("CACHE.REVALIDATE part1", true, |tags| tags[1] == "part1"),
