@@ -191,7 +191,7 @@ fn all_figures_are_exact_at_each_step_while_a_backlog_drains() {
 }
 
 #[test]
-fn pairs_of_several_tags_are_counted_once_while_a_backlog_drains() {
+fn pairs_of_several_tags_are_exact_while_a_backlog_drains() {
     for_all_engines(|engine| {
         let (_server, mut client) = slow(engine);
         let client = &mut client;
