@@ -178,9 +178,9 @@ fn one_load_for_all_who_ask_at_once() {
     });
 }
 
-/// The first fails: the second does not wait for ever, but loads.
+/// The first fails: the second gets its error if it waited for it, and loads if it came later.
 #[test]
-fn a_load_that_fails_is_taken_over() {
+fn the_error_of_a_load_goes_to_those_who_waited() {
     explore(|| {
         let cache = cache();
         let attempts = Arc::new(AtomicUsize::new(0));
@@ -203,8 +203,9 @@ fn a_load_that_fails_is_taken_over() {
             .map(|thread| thread.join().unwrap())
             .filter(|succeeded| *succeeded)
             .count();
-        assert_eq!(succeeded, 1);
-        assert_eq!(cache.get("key").as_deref(), Some(&7));
+        assert!(succeeded <= 1);
+        assert_eq!(attempts.load(Ordering::SeqCst), 1 + succeeded);
+        assert_eq!(cache.get("key").is_some(), succeeded == 1);
         assert!(cache.inner.flights.is_idle());
     });
 }
