@@ -95,6 +95,10 @@ impl Transit {
         tags: impl Iterator<Item = &'t [u8]>,
     ) {
         self.leaving.set(entry.handle(), facts, tags);
+        // One that was loaded and dropped at once (RESTORE of an expired key) may have had this address.
+        if self.arriving.entry == Some(entry.handle()) {
+            self.arriving.entry = None;
+        }
         self.places.swap(0, 1);
         self.places[0].db = db;
         self.places[0].slot = slot.0;

@@ -294,3 +294,23 @@ fn a_transaction_over_several_databases_keeps_each_command_in_its_own() {
         has(&mut client, "renamed", "1", &["a"]);
     });
 }
+
+#[test]
+fn what_restore_drops_at_once_has_no_part_in_what_comes_to_its_address() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET key value TAGS 1 other");
+        let dump = call!(client, "DUMP", "key").bytes().to_vec();
+        call!(client, "DEL", "key");
+        for n in 100..120 {
+            let (key, renamed) = (format!("a{n}"), format!("b{n}"));
+            call!(client, "RESTORE", "key", 1, dump, "ABSTTL");
+            call!(client, "CACHE.SET", key, "value", "TAGS", 1, "own");
+            assert_eq!(call!(client, "RENAME", key, renamed), Reply::ok());
+            has(&mut client, &renamed, "value", &["own"]);
+        }
+        assert_eq!(run!(client, "CACHE.INVALIDATE own"), Reply::Int(20));
+        assert_index_agrees(&server, &[0], &[b"own", b"other"]);
+    });
+}
