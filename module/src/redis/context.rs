@@ -306,10 +306,12 @@ impl Context<'_> {
         }
     }
 
-    /// Whether the key exists and is not expired.
+    /// Whether a key that the index holds is not expired. Taken for a yes inside MULTI and scripts in a cluster: there,
+    /// servers with a hash table per slot look for every key in the slot of the block's keys.
     pub(crate) fn exists(&self, name: Str<'_>) -> bool {
         // SAFETY: context and name are alive.
-        unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
+        (self.is_atomic_block() && self.is_cluster())
+            || unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
     }
 
     /// Closes a key that was changed, and reports the change to WATCH and CLIENT TRACKING.

@@ -44,6 +44,38 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
 }
 
 #[test]
+fn transactions_and_scripts_see_entries_of_all_slots() {
+    for_all_engines(|engine| {
+        let server = node(engine);
+        let mut client = server.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        for n in 0..50 {
+            call!(client, "CACHE.SET", n, "v", "TAGS", 1, "tag");
+            call!(client, "CACHE.GET", n);
+        }
+        let block = [
+            "MULTI",
+            "CACHE.GET 1",
+            "CACHE.TAGSCAN tag 0 COUNT 100",
+            "CACHE.TOP 100",
+            "EXEC",
+        ];
+        let replies = client.pipeline(&block.map(tagcache_tests::split));
+        let [_, scanned, top] = replies[4].items() else {
+            panic!("{replies:?}")
+        };
+        assert_eq!(scanned.items()[1].items().len(), 50);
+        assert_eq!(top.items().len(), 50);
+        let script = "redis.call('CACHE.GET', KEYS[1])
+            return #redis.call('CACHE.TAGSCAN', 'tag', '0', 'COUNT', '100')[2]";
+        assert_eq!(call!(client, "EVAL", script, 1, 1), Reply::Int(50));
+    });
+}
+
+#[test]
 fn writes_during_a_backlog_leave_nothing_of_other_slots_behind() {
     for_all_engines(|engine| {
         let server = builder(engine)
