@@ -190,9 +190,15 @@ impl<E: Copy + PartialEq> Index<E> {
             self.slots.insert_above(slot, entry, hits, &new)
         };
         self.slots.set_bytes(placed, bytes);
+        let sorted = |lists: &ListIds| {
+            let mut sorted = lists.clone();
+            sorted.sort_unstable();
+            sorted
+        };
+        let (before, after) = (sorted(&old), sorted(&new));
         // First in, then out, so that a list which only this entry holds is not dropped and made anew.
         for &list in &new {
-            if placed == slot && old.contains(&list) {
+            if placed == slot && before.binary_search(&list).is_ok() {
                 let list = self.lists.get_mut(list);
                 list.bytes = list.bytes - old_bytes + bytes;
             } else {
@@ -200,7 +206,7 @@ impl<E: Copy + PartialEq> Index<E> {
             }
         }
         for list in old {
-            if placed != slot || !new.contains(&list) {
+            if placed != slot || after.binary_search(&list).is_err() {
                 self.delist(list, slot, old_bytes);
             }
         }
