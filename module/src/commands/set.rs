@@ -211,7 +211,8 @@ impl Kept {
         let grace_ms = found.entry.grace_ms();
         let deadline = key.deadline_ms();
         Self {
-            expires_ms: deadline.map(|deadline| deadline.saturating_sub(grace_ms)),
+            // After a native EXPIRE to less than the grace, that is no time at all; 0 could not be sent to a replica.
+            expires_ms: deadline.map(|deadline| deadline.saturating_sub(grace_ms).max(1)),
             grace_ms,
         }
     }
@@ -300,7 +301,7 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &SetArgs<'_>, now_ms: u64) -> (u64, 
 
 /// Propagates what happened.
 fn replicate(ctx: &Context<'_>, args: Args<'_>, asked: &SetArgs<'_>, written: Plan) {
-    if ctx.is_replay() || asked.is_rewritten() || !propagation::has_receivers(ctx) {
+    if ctx.is_replay() || !propagation::has_receivers(ctx) {
         ctx.replicate_verbatim();
         return;
     }
@@ -308,8 +309,11 @@ fn replicate(ctx: &Context<'_>, args: Args<'_>, asked: &SetArgs<'_>, written: Pl
     let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
     let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
     let created = option(b"CREATED", written.created_ms);
+    let hits = asked.hits.map(|hits| option(b"HITS", hits.into()));
+    let soft = asked.soft_since_ms.map(|ms| option(b"SOFT", ms));
     let mut parts: context::Parts<'_> = args.iter().take(2).collect();
-    for (word, ms) in at.iter().chain(&grace).chain([&created]) {
+    let options = at.iter().chain(&grace).chain([&created]);
+    for (word, ms) in options.chain(&hits).chain(&soft) {
         parts.extend([word.as_str(), ms.as_str()]);
     }
     if !asked.tags.is_empty() {
