@@ -263,8 +263,12 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while some were refused on arrival
+/// that replicas still hold.
 fn may_act() -> bool {
+    if state::with(|state| !state.refused.is_empty()) {
+        return false;
+    }
     Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
         == 0
 }

@@ -77,8 +77,12 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     }
 }
 
-/// Does one unit of work in the context's database. False if nothing is left.
+/// Does one unit of work in the context's database. False if nothing is left, or while replicas hold entries that were
+/// refused here: what is absent here and present there would make commands differ.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
+    if state::with(|state| !state.refused.is_empty()) {
+        return false;
+    }
     match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
         Step::Gone(slot) => reclaim_one(ctx, db, slot),
         Step::Softened(softened) => look_after(ctx, db, softened, now_ms),
@@ -93,7 +97,8 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     if !state::with(|state| state.database(db).index.has_orphans()) {
         return false;
     }
-    let mut cursor = state::with(|state| state.orphans.take()).unwrap_or_default();
+    let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
+    let mut cursor = begun.map(|(_, cursor)| cursor).unwrap_or_default();
     let mut names = Vec::new();
     let is_more = cursor.step(ctx, &mut names);
     for name in &names {
@@ -103,7 +108,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     }
     state::with(|state| {
         if is_more {
-            state.orphans = Some(cursor);
+            state.orphans = Some((db, cursor));
         } else {
             state.database(db).index.set_orphans(false);
         }

@@ -37,14 +37,14 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
-    /// The gone entry that was removed last other than by the module: database and key.
+    /// The gone entry that was removed last other than by the module, until any entry comes or goes: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The database that the client has selected whose MOVE or COPY is under way.
     pub(crate) selected: Option<u32>,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
     /// Where the search for entries that an emptied index does not know is.
-    pub(crate) orphans: Option<ScanCursor>,
+    pub(crate) orphans: Option<(u32, ScanCursor)>,
     /// What the server loads now, if it loads.
     pub(crate) loading: Loading,
     /// Something was loaded since the module started.
@@ -100,6 +100,14 @@ impl State {
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
+        self.orphans = None;
+        for (db, _) in &mut self.refused {
+            *db = match *db {
+                db if db == first => second,
+                db if db == second => first,
+                db => db,
+            };
+        }
     }
 
     /// The database whose index holds this entry: `hint` if it is known, else a search.

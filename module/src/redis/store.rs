@@ -51,6 +51,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
         let database = state.database(db);
         drop(database.take_index());
         database.index.set_orphans(true);
+        state.orphans = None;
     });
     if emptied.is_none() {
         log(c"warning", "its index could not be emptied");
@@ -120,6 +121,7 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
     };
     change(db, || {
         let slot = state::with(|state| {
+            state.removed_gone = None;
             let place = old.and_then(|old| {
                 // SAFETY: the key holds it.
                 let old = unsafe { Entry::from_handle(old) };
@@ -148,6 +150,10 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
             key.set_deadline_ms(content.deadline_ms);
         }
     });
+    // Without a grace there is nothing between fresh and gone.
+    if content.soft_since_ms.is_some() && content.grace_ms == 0 {
+        drop_entry(db, key);
+    }
 }
 
 /// Puts a gone entry under an open key that holds nothing.
@@ -216,9 +222,6 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         soft_since_ms,
     };
     put(db, key, &name, &content);
-    if soft_since_ms.is_some() && grace_ms == 0 {
-        drop_entry(db, key);
-    }
 }
 
 /// Takes the entry of an open key out. Ends in [`unlinked`].
@@ -243,6 +246,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         state::with(|state| {
             let mut transit = std::mem::take(&mut state.transit);
             let removing = state.removing;
+            state.removed_gone = None;
             let database = state.database(db);
             let index = &mut database.index;
             let facts = Facts {
@@ -389,6 +393,7 @@ fn index_arrived(
     let facts = passage.facts;
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
     state::with(|state| {
+        state.removed_gone = None;
         // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
         // must not miss it: it goes to the same place, or above.
         let place = state.transit.vacated(db, name);

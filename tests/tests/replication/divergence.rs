@@ -4,7 +4,7 @@
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
-    Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine,
+    Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run, split,
 };
 
 use crate::fill;
@@ -264,6 +264,119 @@ fn in_a_script_that_does_not_declare_its_keys() {
                     assert_same(&primary, &replica, &[0, 1]);
                     assert_index_agrees(&primary, &[0, 1], &[b"gone"]);
                 }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_name_under_which_a_gone_entry_was_removed_once_is_renamed_like_any_other() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let mut client = primary.raw();
+        run!(client, "CACHE.SET key v TAGS 1 tag");
+        client.pipeline(&["MULTI", "CACHE.INVALIDATE tag", "DEL key", "EXEC"].map(split));
+        run!(client, "CACHE.SET key live");
+        run!(client, "RENAME key renamed");
+        assert_same(&primary, &replica, &[0]);
+        assert_eq!(call!(client, "CACHE.GET", "renamed"), Reply::bulk("live"));
+    });
+}
+
+#[test]
+fn what_was_refused_on_arrival_leaves_replicas_although_databases_are_swapped() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let elsewhere = Server::builder().engine(engine).start();
+        let (mut client, mut other) = (primary.raw(), elsewhere.raw());
+        run!(client, "CACHE.INVALIDATE tag");
+        // Written later, but by another node's clock that is not enough.
+        run!(other, "CACHE.SET key old TAGS 1 tag");
+        let dump = call!(other, "DUMP", "key").bytes().to_vec();
+        client.pipeline(&[
+            args!["MULTI"],
+            args!["RESTORE", "key", 0, dump],
+            args!["SWAPDB", 0, 1],
+            args!["EXEC"],
+        ]);
+        wait_reclaimed(&mut client);
+        assert_same(&primary, &replica, &[0, 1]);
+        let mut there = replica.raw();
+        call!(there, "SELECT", 1);
+        assert_eq!(call!(there, "CACHE.GET", "key"), Reply::Null);
+    });
+}
+
+#[test]
+fn what_an_administrator_writes_as_a_log_would_is_on_the_replica_as_well() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let mut client = primary.raw();
+        let token = call!(client, "CACHE.FETCH", "leased", "LEASE", 10_000).items()[3].int();
+        let set = args!["CACHE.SET", "leased", "v", "LEASE", token, "CREATED", 1];
+        assert_eq!(client.call(&set), Reply::ok());
+        run!(client, "CACHE.SET soft v GRACE 10000 HITS 7 CREATED 1 NX");
+        run!(client, "CACHE.SET gone v SOFT 1 CREATED 1");
+        assert_eq!(call!(client, "CACHE.GET", "gone"), Reply::Null);
+        wait_reclaimed(&mut client);
+        assert_same(&primary, &replica, &[0]);
+        assert_eq!(
+            call!(replica.raw(), "CACHE.GET", "leased"),
+            Reply::bulk("v")
+        );
+    });
+}
+
+#[test]
+fn a_native_time_to_live_shorter_than_the_grace_is_kept_on_both() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let mut client = primary.raw();
+        run!(client, "CACHE.SET key v PX 1000 GRACE 10000000000000");
+        run!(client, "PEXPIRE key 50000");
+        run!(client, "CACHE.SET key new KEEPTTL");
+        assert_same(&primary, &replica, &[0]);
+        let mut there = replica.raw();
+        for client in [&mut client, &mut there] {
+            assert_eq!(
+                call!(client, "CACHE.FETCH", "key").items()[1],
+                Reply::bulk("new")
+            );
+        }
+    });
+}
+
+#[test]
+fn where_a_command_follows_at_once_on_an_entry_that_was_refused_on_arrival() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let elsewhere = Server::builder().engine(engine).start();
+        let (mut client, mut other) = (primary.raw(), elsewhere.raw());
+        for between in ["PING", "CACHE.SET other v", "CACHE.INVALIDATE tag"] {
+            for follows in [
+                "SETNX key0 v",
+                "SET key0 v NX",
+                "SET key0 v XX",
+                "RENAMENX live0 key0",
+                "RENAME key0 live0",
+                "COPY live0 key0",
+                "COPY key0 live0 REPLACE",
+                "MOVE key0 1",
+                "EXPIRE key0 10000",
+            ] {
+                println!("{between}, {follows}");
+                prepare(&mut client);
+                run!(client, "CACHE.INVALIDATE tag");
+                // Written later, but by another node's clock that is not enough.
+                run!(other, "CACHE.SET key old TAGS 1 tag");
+                let dump = call!(other, "DUMP", "key").bytes().to_vec();
+                let restore = args!["RESTORE", "key0", 0, dump, "REPLACE"];
+                client.pipeline(&[restore, split(between), split(follows)]);
+                wait_reclaimed(&mut client);
+                assert_same(&primary, &replica, &[0, 1]);
+                let there = call!(replica.raw(), "CACHE.MGET", "key0", "live0");
+                let old = |reply: &Reply| *reply == Reply::bulk("old");
+                assert!(!there.items().iter().any(old), "{there:?}");
             }
         }
     });
