@@ -1,5 +1,7 @@
 //! Slots that move while clients write, read and invalidate.
 
+#![allow(clippy::useless_vec, reason = "`args!` makes the words of a command")]
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -85,7 +85,7 @@ pub(crate) fn fill(client: &mut RawClient, entries: usize) {
     assert!(written.iter().all(|reply| *reply == Reply::ok()));
 }
 
-fn sets(entries: usize, mut send: impl FnMut(&[Vec<Vec<u8>>]) -> Vec<Reply>) -> Vec<Reply> {
+fn sets(entries: usize, send: impl FnMut(&[Vec<Vec<u8>>]) -> Vec<Reply>) -> Vec<Reply> {
     let sets: Vec<_> = (0..entries)
         .map(|n| {
             let (key, part) = (format!("key{n}"), format!("part{}", n % 8));
@@ -103,7 +103,7 @@ fn sets(entries: usize, mut send: impl FnMut(&[Vec<Vec<u8>>]) -> Vec<Reply>) -> 
             ]
         })
         .collect();
-    sets.chunks(1000).flat_map(|chunk| send(chunk)).collect()
+    sets.chunks(1000).flat_map(send).collect()
 }
 
 /// Begins to move slots.

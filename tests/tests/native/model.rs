@@ -253,9 +253,8 @@ impl Database {
             tags.any(|tag| by_tag.get(tag).is_some_and(|&at| at > entry.written))
         };
         let is_fresh = entry.state == State::Fresh;
-        if self.flushed > entry.written || is_since(&self.invalidated) {
-            Arrival::Gone
-        } else if is_since(&self.softened) && is_fresh {
+        let is_dropped = self.flushed > entry.written || is_since(&self.invalidated);
+        if is_dropped || (is_since(&self.softened) && is_fresh) {
             Arrival::Gone
         } else if is_since(&self.conditioned) {
             Arrival::Either

@@ -256,10 +256,10 @@ fn in_a_script_that_does_not_declare_its_keys() {
                         "return redis.pcall(unpack(ARGV))"
                     };
                     let run = [&["EVAL", script, "0"][..], command].concat();
-                    if !invalidates {
-                        client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], run]);
-                    } else {
+                    if invalidates {
                         client.call(&run);
+                    } else {
+                        client.pipeline(&[vec!["CACHE.INVALIDATE", "gone"], run]);
                     }
                     assert_same(&primary, &replica, &[0, 1]);
                     assert_index_agrees(&primary, &[0, 1], &[b"gone"]);

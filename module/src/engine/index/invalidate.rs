@@ -17,6 +17,8 @@ impl<E: Copy + PartialEq> Index<E> {
         let mut pairs = 0;
         let mut dropped = RoaringBitmap::new();
         let mut seen = RoaringBitmap::new();
+        // Of one tag, of whose entries none is gone, it is known what they cost.
+        let mut cost = None;
         for list in tags.iter().filter_map(|tag| self.find(tag)) {
             if !seen.insert(list) {
                 continue;
@@ -24,13 +26,17 @@ impl<E: Copy + PartialEq> Index<E> {
             let visible = self.visible_of(list);
             pairs += visible.len();
             if dropped.is_empty() {
+                let list = self.lists.get(list);
+                let is_whole = visible.len() == u64::from(list.ids.len());
+                cost = is_whole.then_some(list.bytes);
                 dropped = visible;
             } else {
+                cost = None;
                 dropped |= visible;
             }
         }
         match effect {
-            Effect::Gone => self.drop_all(dropped),
+            Effect::Gone => self.drop_all(dropped, cost),
             Effect::Stale => self.soften_all(dropped, now_ms),
         }
         pairs
@@ -57,13 +63,13 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes visible entries stale, those without a grace gone.
     pub(super) fn soften_all(&mut self, visible: RoaringBitmap, now_ms: u64) {
         let graced = self.marks.graced_among(&visible);
-        self.drop_all(visible - &graced);
+        self.drop_all(visible - &graced, None);
         self.marks.soften(graced, now_ms);
     }
 
-    /// Makes visible entries gone.
-    pub(super) fn drop_all(&mut self, visible: RoaringBitmap) {
-        self.gone_bytes += self.bytes_of(&visible);
+    /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).
+    pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
+        self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {

@@ -39,7 +39,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let selected = self.select(condition);
         let dropped = selected.len();
         match effect {
-            Effect::Gone => self.drop_all(selected),
+            Effect::Gone => self.drop_all(selected, None),
             Effect::Stale => self.soften_all(selected, now_ms),
         }
         dropped
