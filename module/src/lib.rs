@@ -16,6 +16,7 @@ mod error;
 mod figures;
 mod leb128;
 mod native;
+mod record;
 #[macro_use]
 #[allow(unsafe_code)]
 mod redis;

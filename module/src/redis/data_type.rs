@@ -1,17 +1,14 @@
 //! Callbacks of the data type `tagcache1`.
 //!
 //! # RDB encoding 3
-//! `flags`, `origin` (the node that saved it, in its present life, by its clock as it runs since then), `written at` (unix ms), `hits`, `grace`
-//! (ms), `stale since` (unix ms, 0: not by a soft invalidation), number of tags — unsigned each —, the tags, the value —
-//! strings. Flag 1: the entry was gone when it was saved, so it is gone wherever it is loaded. Key and TTL are the
-//! server's.
+//! One string ([`crate::record`]). Key and TTL are the server's.
 //!
 //! Auxiliary data: the number of databases, and for each its number, the reading of its clock, and its memory of
 //! invalidations ([`crate::engine::Past`]): what holds for tags that are not remembered, what concerned all entries, the
 //! number of tags, and for each tag its name and its past.
 //!
-//! Encoding 2 had no `origin`, and of the databases only number and clock; encoding 1 neither `grace` nor `stale since`.
-//! Both are still read.
+//! Encoding 2 was numbers and strings, one by one, had no `origin`, and of the databases only number and clock; encoding
+//! 1 had neither `grace` nor `stale since`. Both are still read.
 
 use std::ffi::{c_int, c_void};
 
@@ -29,16 +26,15 @@ use super::transit::Facts;
 use super::waiting;
 use crate::engine::{Database, Past};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
+use crate::record::{MAX_TIME_MS, Record};
 
 const ENCODING: c_int = 3;
 /// The oldest that is still read.
 const OLDEST: c_int = 1;
-const SAVED_GONE: u64 = 1;
 
 /// Limits of what a payload may claim, the widest that the settings allow.
 const MAX_TAGS: u64 = 16_384;
 const MAX_TAG_BYTES: usize = 65_536;
-const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// Makes the data type known to the server.
 pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -163,16 +159,6 @@ fn end_child() {
 }
 
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    const GONE: [Field<'_>; 8] = [
-        Field::Number(SAVED_GONE),
-        Field::Number(0),
-        Field::Number(0),
-        Field::Number(0),
-        Field::Number(0),
-        Field::Number(0),
-        Field::Number(0),
-        Field::Text(b""),
-    ];
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
@@ -185,33 +171,34 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
             (state.origin(), now)
         });
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
-            let Some(indexed) = indexed else {
-                save(io, &GONE);
-                return;
-            };
-            let head = [
-                0,
-                origin.into(),
+            let record = indexed.map_or_else(gone, |indexed| Record {
+                is_gone: false,
+                has_ttl: entry.has_ttl(),
+                origin,
                 // It may have come from a node whose clock is ahead, but it was written by now.
-                entry.created_ms().min(now),
-                indexed.hits.into(),
-                entry.grace_ms(),
-                indexed.soft_since_ms.unwrap_or(0),
-                indexed.tags.len() as u64,
-            ];
-            let fields: SmallVec<[Field<'_>; 16]> = head
-                .into_iter()
-                .map(Field::Number)
-                .chain(indexed.tags.iter().map(|tag| Field::Text(tag)))
-                .chain([Field::Text(entry.value())])
-                .collect();
-            save(io, &fields);
+                created_ms: entry.created_ms().min(now),
+                hits: indexed.hits,
+                grace_ms: entry.grace_ms(),
+                soft_since_ms: indexed.soft_since_ms,
+                tags: indexed.tags,
+                value: entry.value(),
+            });
+            save(io, &[Field::Text(&record.encode())]);
         });
         true
     });
     if !saved {
         end_child();
-        save(io, &GONE); // SAVE and DUMP run in the server itself: the file stays readable.
+        // SAVE and DUMP run in the server itself: the file stays readable.
+        save(io, &[Field::Text(&gone().encode())]);
+    }
+}
+
+/// What is saved of a gone entry.
+fn gone<'r>() -> Record<'r> {
+    Record {
+        is_gone: true,
+        ..Record::default()
     }
 }
 
@@ -304,12 +291,14 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             // SAFETY: as above.
             unsafe { Str::from_raw(name.cast_mut()) }.bytes()
         };
-        load_entry(&Reader(io), name, encoding)
+        // SAFETY: the stream is alive.
+        let db = u32::try_from(unsafe { api!(RedisModule_GetDbIdFromIO(io)) }).ok();
+        load_entry(&Reader(io), db, name, encoding)
             .map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
     })
 }
 
-fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry> {
+fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) -> Option<NewEntry> {
     if !(OLDEST..=ENCODING).contains(&encoding) {
         log(
             c"warning",
@@ -319,21 +308,24 @@ fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry>
         );
         return None;
     }
-    let since = |first: c_int, max: u64| {
-        if encoding >= first {
-            reader.unsigned(max)
-        } else {
-            Some(0)
+    if encoding >= 3 {
+        let packed = reader.string()?;
+        let entry = arrive(name, &Record::decode(packed.as_ref())?);
+        if let Some(db) = db {
+            state::with(|state| state.transit.arrives_at(db, name));
         }
-    };
-    let flags = reader.unsigned(SAVED_GONE)?;
-    let origin = since(3, u32::MAX.into())? as u32;
+        return Some(entry);
+    }
+    let is_gone = reader.unsigned(1)? == 1;
     let created_ms = reader.unsigned(MAX_TIME_MS)?;
     let hits = reader.unsigned(u32::MAX.into())? as u32;
-    let grace_ms = since(2, MAX_TIME_MS)?;
-    let soft_since_ms = since(2, MAX_TIME_MS)?;
+    let (grace_ms, soft_since_ms) = if encoding >= 2 {
+        (reader.unsigned(MAX_TIME_MS)?, reader.unsigned(MAX_TIME_MS)?)
+    } else {
+        (0, 0)
+    };
     let count = reader.unsigned(MAX_TAGS)?;
-    let mut tags: SmallVec<[Buffer; 8]> = SmallVec::new();
+    let mut tags: Vec<Buffer> = Vec::new();
     for _ in 0..count {
         let tag = reader.string()?;
         if tag.len == 0 || tag.len > MAX_TAG_BYTES {
@@ -342,24 +334,38 @@ fn load_entry(reader: &Reader, name: &[u8], encoding: c_int) -> Option<NewEntry>
         tags.push(tag);
     }
     let value = reader.string()?;
-    // The TTL is known when the entry is indexed, not here.
+    let record = Record {
+        is_gone,
+        has_ttl: false,
+        origin: 0,
+        created_ms,
+        hits,
+        grace_ms,
+        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
+        tags: tags.iter().map(Buffer::as_ref).collect(),
+        value: value.as_ref(),
+    };
+    Some(arrive(name, &record))
+}
+
+/// Makes the entry that is about to arrive. Whether it has a TTL is seen again where its key is opened.
+fn arrive(name: &[u8], record: &Record<'_>) -> NewEntry {
     let new = NewEntry::new(Parts {
         key: name,
-        value: value.as_ref(),
-        created_ms,
-        has_ttl: false,
-        grace_ms,
+        value: record.value,
+        created_ms: record.created_ms,
+        has_ttl: record.has_ttl,
+        grace_ms: record.grace_ms,
     });
     let facts = Facts {
-        is_gone: flags & SAVED_GONE != 0,
-        hits,
-        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
-        origin,
+        is_gone: record.is_gone,
+        hits: record.hits,
+        soft_since_ms: record.soft_since_ms,
+        origin: record.origin,
     };
-    let handle = new.handle();
-    let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Buffer::as_ref).collect();
-    state::with(|state| state.transit.arrives(handle, facts, tags.iter()));
-    Some(new)
+    let (handle, tags) = (new.handle(), record.tags.iter());
+    state::with(|state| state.transit.arrives(handle, facts, tags));
+    new
 }
 
 // ---- auxiliary data ----

@@ -263,6 +263,7 @@ unsafe extern "C" fn loading(
             let is_replica = unsafe { Context::from_raw(ctx) }.is_replica();
             let is_rdb = subevent == raw::REDISMODULE_SUBEVENT_LOADING_RDB_START;
             state::with(|state| {
+                state.transit.forget_arriving();
                 let is_first = !std::mem::replace(&mut state.has_loaded, true);
                 if is_rdb
                     && is_first

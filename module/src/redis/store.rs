@@ -321,9 +321,35 @@ pub(crate) enum Way {
     Moved,
 }
 
+/// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
+/// known to be there, or must not stay.
+fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
+    let db = ctx.db();
+    let loaded = state::with(|state| {
+        let keeps = state.loading == Loading::Keep;
+        keeps.then(|| state.transit.loaded(db, name)).flatten()
+    });
+    let Some((handle, passage)) = loaded else {
+        return false;
+    };
+    let has_work = change(db, || {
+        // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
+        let entry = unsafe { Entry::from_handle(handle) };
+        index_arrived(db, name, entry, &passage, false)
+    });
+    state::with(|state| state.transit.reuse(passage));
+    if has_work {
+        reclaim::arm(ctx);
+    }
+    true
+}
+
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
 /// after the key is there.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
+    if way == Way::Loaded && adopt_loaded(ctx, name.bytes()) {
+        return;
+    }
     // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();

@@ -22,6 +22,9 @@ pub(crate) struct Passage {
     pub(crate) facts: Facts,
     tags: Vec<Vec<u8>>,
     tag_count: usize,
+    /// Where an entry that was loaded is about to be: database and key.
+    place: Option<u32>,
+    key: Vec<u8>,
 }
 
 /// What is known of an entry beside its tags.
@@ -58,6 +61,7 @@ impl Passage {
         const KEPT: usize = 16;
         self.entry = Some(entry);
         self.facts = facts;
+        self.place = None;
         self.tag_count = 0;
         for tag in tags {
             if self.tags.len() == self.tag_count {
@@ -83,6 +87,28 @@ impl Transit {
         tags: impl Iterator<Item = T>,
     ) {
         self.arriving.set(entry, facts, tags);
+    }
+
+    /// The entry that [`Transit::arrives`] remembers is about to be in this place.
+    pub(crate) fn arrives_at(&mut self, db: u32, key: &[u8]) {
+        self.arriving.place = Some(db);
+        refill(&mut self.arriving.key, key);
+    }
+
+    /// The visible entry that was loaded last, if it was for this place. The server announces each right after it was
+    /// loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
+    pub(crate) fn loaded(&mut self, db: u32, key: &[u8]) -> Option<(Handle, Passage)> {
+        let passage = &mut self.arriving;
+        if passage.place != Some(db) || passage.key != key || passage.facts.is_gone {
+            return None;
+        }
+        let entry = passage.entry.take()?;
+        Some((entry, std::mem::take(passage)))
+    }
+
+    /// A file is about to be loaded: what arrived before has nothing to do with it.
+    pub(crate) fn forget_arriving(&mut self) {
+        self.arriving.entry = None;
     }
 
     /// Remembers an entry that leaves the keyspace.
