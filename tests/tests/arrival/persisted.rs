@@ -34,6 +34,7 @@ impl Restart {
         };
         builder
             .arg("--appendonly", "yes")
+            .arg("--appendfsync", "always")
             .arg("--aof-use-rdb-preamble", preamble)
             .arg("--auto-aof-rewrite-percentage", "0")
     }

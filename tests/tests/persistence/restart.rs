@@ -12,7 +12,10 @@ fn clock(client: &mut RawClient) -> (String, i64) {
 }
 
 fn logging(engine: &Engine) -> ServerBuilder {
-    Server::builder().engine(engine).arg("--appendonly", "yes")
+    Server::builder()
+        .engine(engine)
+        .arg("--appendonly", "yes")
+        .arg("--appendfsync", "always")
 }
 
 #[test]

@@ -51,7 +51,11 @@ fn last_invalidations_are_the_same_after_each_restart() {
             ("yes", true, "yes"),
             ("yes", true, "no"),
         ] {
-            let builder = Server::builder().engine(engine).arg("--appendonly", log);
+            // With "everysec" a write may wait for the sync of an earlier one.
+            let builder = Server::builder()
+                .engine(engine)
+                .arg("--appendonly", log)
+                .arg("--appendfsync", "always");
             let mut server = builder.arg("--aof-use-rdb-preamble", preamble).start();
             let mut client = server.raw();
             fill(&mut client);
