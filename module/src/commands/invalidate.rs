@@ -58,7 +58,7 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     for &tag in &given {
         ctx.notify(event, tag);
     }
-    if at_ms.is_some() || !propagation::has_receivers(ctx) {
+    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
         ctx.replicate_verbatim();
     } else {
         let (none, at) = (OwnedStr::new(b""), OwnedStr::from_number(now as i64));
@@ -230,7 +230,7 @@ fn replicate_at(
     at_ms: Option<u64>,
     now_ms: u64,
 ) {
-    if at_ms.is_some() || !propagation::has_receivers(ctx) {
+    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
         ctx.replicate_verbatim();
         return;
     }

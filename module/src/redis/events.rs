@@ -18,6 +18,12 @@ use super::waiting;
 use crate::config::AfterRestart;
 use crate::engine::{Counters, Database, History};
 
+/// Of Valkey, whose header has these in `valkeymodule.h`.
+const VALKEY_SLOT_MIGRATION: u64 = 19;
+const EXPORT_STARTED: u64 = 1;
+const EXPORT_ABORTED: u64 = 3;
+const EXPORT_COMPLETED: u64 = 5;
+
 /// Subscribes to everything that the index must hear of.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     // Redis 8.4 and newer free the keys of a slot that went away on a background thread, without `unlink`, unless
@@ -50,6 +56,21 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
         (raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client)),
     ];
+    if trimmed == 0 {
+        // Valkey 9: slot migrations. Other servers do not know the event, and refuse.
+        let event = raw::RedisModuleEvent {
+            id: VALKEY_SLOT_MIGRATION,
+            dataver: 1,
+        };
+        // SAFETY: the context is that of loading.
+        unsafe {
+            api!(RedisModule_SubscribeToServerEvent(
+                ctx.as_raw(),
+                event,
+                Some(migration)
+            ))
+        };
+    }
     // Another event has this number in Valkey.
     let trim: (u64, raw::RedisModuleEventCallback) = (
         raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM,
@@ -212,6 +233,19 @@ unsafe extern "C" fn trim(
             reclaim::arm(&unsafe { Context::from_raw(ctx) });
         }
     });
+}
+
+unsafe extern "C" fn migration(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    match subevent {
+        EXPORT_STARTED => propagation::count_export(true),
+        EXPORT_ABORTED | EXPORT_COMPLETED => propagation::count_export(false),
+        _ => (),
+    }
 }
 
 unsafe extern "C" fn swap(

@@ -9,7 +9,7 @@
 //! and after loading, and to assume a receiver from the moment of the fork on. Should a server ever find another way,
 //! the receiver would get a relative time instead of an absolute one: off by its delay, nothing worse.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use redis_module::raw;
 
@@ -21,6 +21,27 @@ static RECEIVERS: AtomicBool = AtomicBool::new(true);
 pub(crate) fn has_receivers(ctx: &Context<'_>) -> bool {
     // In a cluster a slot may migrate from here at any time.
     RECEIVERS.load(Ordering::Relaxed) || ctx.is_cluster()
+}
+
+/// How many slot migrations away from here are under way, where the server tells it (Valkey 9).
+static EXPORTS: AtomicU32 = AtomicU32::new(0);
+
+/// A slot migration away from here began, or ended.
+pub(super) fn count_export(has_begun: bool) {
+    if has_begun {
+        EXPORTS.fetch_add(1, Ordering::Relaxed);
+    } else {
+        let exports = EXPORTS.load(Ordering::Relaxed);
+        EXPORTS.store(exports.saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// Whether a command without keys can be propagated in another form than the one it came in. While a slot migrates, Valkey
+/// 9 may take any command without keys that a module propagates for one that crosses slots, and break the migration off:
+/// `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does not pass it; then replicas
+/// and log miss the exact time of an invalidation, and take their own, which is later and so on the safe side.
+pub(crate) fn may_rewrite_keyless(ctx: &Context<'_>) -> bool {
+    has_receivers(ctx) && EXPORTS.load(Ordering::Relaxed) == 0
 }
 
 /// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what

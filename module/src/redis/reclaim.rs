@@ -78,9 +78,10 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 }
 
 /// Does one unit of work in the context's database. False if nothing is left, or while replicas hold entries that were
-/// refused here: what is absent here and present there would make commands differ.
+/// refused here: what is absent here and present there would make commands differ. What is loaded was logged by a server
+/// that was past that.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
-    if state::with(|state| !state.refused.is_empty()) {
+    if !ctx.is_loading() && state::with(|state| !state.refused.is_empty()) {
         return false;
     }
     match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {

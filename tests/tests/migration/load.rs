@@ -115,9 +115,10 @@ impl Database {
     }
 }
 
-/// What is stored: so large that a snapshot does not wait in buffers until it is complete.
+/// What is stored: so large that a snapshot does not wait in buffers until it is complete, even when invalidations have
+/// left few entries.
 fn value(version: u64) -> String {
-    format!("{version:0>500}")
+    format!("{version:0>4000}")
 }
 
 /// Whether a reply shows no version but this.
