@@ -9,7 +9,7 @@ use tagcache::memory::{LocalFigures, ServerReading, Snapshot};
 use super::admin::Admin;
 use super::tiers;
 
-/// The guide's shape and order; `raw` holds the same and more as numbers. What cannot be known is null.
+/// The guide's shape and order; `raw` holds the same and more as numbers. A figure that this system does not give is null.
 #[derive(Serialize)]
 pub(super) struct MemoryStats {
     #[serde(flatten)]

@@ -9,7 +9,7 @@ use tagcache::{Cache, CacheStats};
 
 type Dropped<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>;
 
-/// What an invalidation leaves of the entries.
+/// Whether an invalidation removes entries or makes them stale.
 #[derive(Clone, Copy)]
 pub(super) enum Invalidation {
     /// Nothing.

@@ -110,7 +110,7 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// What this cache is called in metrics: the label `cache`, by which several caches of one process differ. Default:
+    /// The label `cache` of its metrics, by which several caches of one process differ. Default:
     /// the namespace.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

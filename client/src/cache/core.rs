@@ -48,7 +48,7 @@ pub(crate) struct Options {
     pub(crate) command_timeout: Duration,
     /// Zero: hits of the local tier are not reported.
     pub(crate) hits_interval: Duration,
-    /// What this cache is called in metrics.
+    /// The label `cache` of its metrics.
     #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
     pub(crate) name: String,
 }
@@ -275,7 +275,7 @@ impl Core {
         });
     }
 
-    /// What is stored for a value, and its length when encoded.
+    /// The bytes to store for a value, and the length of the encoded value before compression.
     pub(crate) fn encode<T, C: Codec<T>>(
         &self,
         codec: &C,

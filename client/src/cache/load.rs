@@ -109,7 +109,7 @@ impl<C> Load<C> {
     {
         let name = self.core.name(&self.key);
         if self.plan.has_empty_tag {
-            // What this caller loads cannot be stored: it keeps no other one from loading.
+            // The loaded value cannot be stored, so this caller takes no lease: others may load meanwhile.
             let cmd = command::fetch(&name);
             return Ok(match self.read::<T>(&cmd).await? {
                 (Found::Fresh(loaded), _) => Look::Found(loaded),
@@ -335,7 +335,7 @@ impl<C> Load<C> {
     }
 
     /// Keeps a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
-    /// What was invalidated since the lease was granted is refused all the same.
+    /// Renewing does not change which invalidations the lease has seen: a write after one is still refused.
     async fn renew(&self, lease: Option<u64>) -> Infallible {
         let Some(token) = lease.filter(|_| self.core.remote.takes_tokens()) else {
             return std::future::pending().await;
@@ -426,7 +426,7 @@ impl<C> Load<C> {
         self.release(token).await;
     }
 
-    /// What was loaded is given to the callers, and will never be stored.
+    /// Counts and logs a loaded value that is given to the callers but cannot be stored.
     fn unstorable(&self, error: &Error) {
         self.core.counters.unstorable.up();
         crate::observe::not_stored(&self.key, error);

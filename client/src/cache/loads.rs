@@ -10,7 +10,7 @@ use crate::remote::Error;
 
 use super::tier::Stored;
 
-/// What a load answers to all who wait for it.
+/// The result of a load, for all callers that wait for it.
 pub(crate) type Outcome = Result<Loaded, Error>;
 
 /// A value that was found or loaded.

@@ -12,7 +12,7 @@ const ENTRIES: usize = 50;
 const MB: f64 = 1_048_576.0;
 
 /// The body of the guide's `GET /api/admin/memory-stats`: its names, its order, figures as texts with their units.
-/// What cannot be known is null.
+/// A figure that this system does not give is null.
 ///
 /// ```
 /// # use tagcache::{LocalCache, memory::{MemoryMonitor, MemoryStats, ProcessSource}};

@@ -17,6 +17,7 @@ mod token;
 mod tracked;
 mod unblocked;
 mod wait;
+mod ways;
 
 const WRONGTYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 const SYNTAX: &str = "ERR syntax error";

@@ -4,6 +4,8 @@ use tagcache_tests::fetch::{Waiter, fetch, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{assert_index_agrees, stat};
 use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_protocols};
 
+use crate::ways;
+
 /// Somebody holds the lease of `key`, and somebody waits for it.
 fn waiting(server: &Server, client: &mut RawClient) -> (i64, Waiter) {
     call!(client, "SELECT", 0);
@@ -56,27 +58,7 @@ fn an_entry_that_comes_by_another_way_serves_the_waiters() {
     on_both_protocols(|server, client| {
         for way in ["RENAME", "RENAMENX", "COPY", "RESTORE", "MOVE"] {
             let (_, mut waiter) = waiting(server, client);
-            let set = |client: &mut RawClient, key: &str| {
-                call!(client, "CACHE.SET", key, "v", "EX", 1000, "TAGS", 1, "a")
-            };
-            let reply = match way {
-                "RESTORE" => {
-                    set(client, "other");
-                    let payload = call!(client, "DUMP", "other").bytes().to_vec();
-                    call!(client, "RESTORE", "key", 0, payload)
-                }
-                "MOVE" => {
-                    call!(client, "SELECT", 1);
-                    set(client, "key");
-                    let moved = call!(client, "MOVE", "key", 0);
-                    call!(client, "SELECT", 0);
-                    moved
-                }
-                _ => {
-                    set(client, "other");
-                    call!(client, way, "other", "key")
-                }
-            };
+            let reply = ways::bring(client, way, "a");
             assert!(
                 reply == Reply::ok() || reply == Reply::Int(1),
                 "{way}: {reply:?}"

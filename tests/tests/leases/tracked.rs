@@ -3,6 +3,8 @@
 use tagcache_tests::fetch::{Fetched, State, Waiter, lease};
 use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines};
 
+use crate::ways;
+
 /// How the key comes to hold an entry.
 const WAYS: [&str; 8] = [
     "SET",
@@ -16,10 +18,8 @@ const WAYS: [&str; 8] = [
 ];
 
 fn write(client: &mut RawClient, way: &str, token: i64) {
-    let set =
-        |client: &mut RawClient, key: &str| call!(client, "CACHE.SET", key, "v", "TAGS", 1, "t");
     let reply = match way {
-        "SET" => set(client, "key"),
+        "SET" => ways::set(client, "key", "t"),
         "SET LEASE" => call!(
             client,
             "CACHE.SET",
@@ -33,29 +33,14 @@ fn write(client: &mut RawClient, way: &str, token: i64) {
         ),
         "EXEC" => {
             call!(client, "MULTI");
-            set(client, "key");
+            ways::set(client, "key", "t");
             call!(client, "EXEC").items()[0].clone()
         }
         "EVAL" => {
             let script = "return redis.call('CACHE.SET', KEYS[1], 'v', 'TAGS', 1, 't')";
             call!(client, "EVAL", script, 1, "key")
         }
-        "RESTORE" => {
-            set(client, "other");
-            let payload = call!(client, "DUMP", "other").bytes().to_vec();
-            call!(client, "RESTORE", "key", 0, payload)
-        }
-        "MOVE" => {
-            call!(client, "SELECT", 1);
-            set(client, "key");
-            let moved = call!(client, "MOVE", "key", 0);
-            call!(client, "SELECT", 0);
-            moved
-        }
-        way => {
-            set(client, "other");
-            call!(client, way, "other", "key")
-        }
+        way => ways::bring(client, way, "t"),
     };
     assert!(
         reply == Reply::ok() || reply == Reply::Int(1),

@@ -4,18 +4,26 @@ use tagcache_tests::cluster::{addresses, builder, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat, wait_reclaimed};
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, args, call, command, for_all_engines, run, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, run,
+    wait_until,
 };
+
+/// A node that owns all slots.
+fn alone(engine: &Engine) -> Server {
+    let server = node(engine);
+    let mut client = server.raw();
+    call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+    wait_until("the cluster is up", DEADLINE, || {
+        info_of_cluster(&mut client, "cluster_state") == "ok"
+    });
+    server
+}
 
 #[test]
 fn tags_of_any_slot_are_invalidated_in_one_command() {
     for_all_engines(|engine| {
-        let server = node(engine);
+        let server = alone(engine);
         let mut client = server.raw();
-        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
-        wait_until("the cluster is up", DEADLINE, || {
-            info_of_cluster(&mut client, "cluster_state") == "ok"
-        });
         for n in 0..300 {
             let tags = [format!("one{}", n % 3), format!("two{n}")];
             assert_eq!(
@@ -46,12 +54,8 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
 #[test]
 fn transactions_and_scripts_see_entries_of_all_slots() {
     for_all_engines(|engine| {
-        let server = node(engine);
+        let server = alone(engine);
         let mut client = server.raw();
-        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
-        wait_until("the cluster is up", DEADLINE, || {
-            info_of_cluster(&mut client, "cluster_state") == "ok"
-        });
         for n in 0..50 {
             call!(client, "CACHE.SET", n, "v", "TAGS", 1, "tag");
             call!(client, "CACHE.GET", n);
@@ -318,12 +322,8 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
 #[test]
 fn leased_writes_do_not_ask_for_cluster_info() {
     for_all_engines(|engine| {
-        let server = node(engine);
+        let server = alone(engine);
         let mut client = server.raw();
-        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
-        wait_until("the cluster is up", DEADLINE, || {
-            info_of_cluster(&mut client, "cluster_state") == "ok"
-        });
         let mut load = |count: i64| {
             for n in 0..count {
                 let token = lease(&mut client, &format!("key{n}"));

@@ -11,6 +11,19 @@ fn clock(client: &mut RawClient) -> (String, i64) {
     (reply.items()[0].text(), reply.items()[1].int())
 }
 
+/// A primary on which a tag was invalidated, and its replica.
+fn pair(engine: &Engine) -> (Server, Server) {
+    let primary = Server::builder().engine(engine).start();
+    let replica = Server::builder()
+        .engine(engine)
+        .replica_of(&primary)
+        .start();
+    wait_synchronised(&primary, &replica);
+    run!(primary.raw(), "CACHE.INVALIDATE t");
+    wait_synchronised(&primary, &replica);
+    (primary, replica)
+}
+
 fn logging(engine: &Engine) -> ServerBuilder {
     Server::builder()
         .engine(engine)
@@ -81,15 +94,8 @@ fn reloads_rewrites_and_reconnects_keep_the_lineage() {
 #[test]
 fn only_a_promotion_changes_a_replicas_lineage() {
     for_all_engines(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = pair(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());
-        run!(here, "CACHE.INVALIDATE t");
-        wait_synchronised(&primary, &replica);
         let (of_primary, of_replica) = (clock(&mut here), clock(&mut there));
         assert_ne!(of_primary.0, of_replica.0, "each node has its own");
         assert_eq!(of_primary.1, of_replica.1);
@@ -118,15 +124,8 @@ fn only_a_promotion_changes_a_replicas_lineage() {
 #[test]
 fn a_failover_changes_the_lineage_of_the_new_primary() {
     for_all_engines(|engine| {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
-        wait_synchronised(&primary, &replica);
+        let (primary, replica) = pair(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());
-        run!(here, "CACHE.INVALIDATE t");
-        wait_synchronised(&primary, &replica);
         let (old, before) = (clock(&mut here), clock(&mut there));
         assert_eq!(run!(here, "FAILOVER"), Reply::ok());
         wait_synchronised(&replica, &primary);
