@@ -56,4 +56,4 @@ pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json,
 pub use entry::Entry;
 pub use local::{LocalCache, TopKey};
 #[cfg(feature = "remote")]
-pub use remote::{Error, LoaderError, Remedy, ServerState, ServerStatus, Servers};
+pub use remote::{Credentials, Error, LoaderError, Remedy, ServerState, ServerStatus, Servers};
