@@ -15,9 +15,6 @@ use super::loads::{Leader, Loaded};
 use super::options::Plan;
 use super::tier::Stored;
 
-/// A failed refresh keeps its lease for so long, so that the fleet does not hammer a loader that is down.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
-
 /// A lease that can be renewed, and how often it is.
 const SHORT_LEASE: Duration = Duration::from_millis(1800);
 const RENEW: Duration = Duration::from_millis(500);
@@ -81,7 +78,7 @@ impl<C> Load<C> {
                 self.core.counters.loads_unstored.up();
                 let answer = self.call(loader, None).await;
                 self.leader
-                    .answer(answer.map(|(value, _)| Loaded::new(Stored::new(value, 0))));
+                    .answer(answer.map(|(value, _)| self.loaded(Stored::new(value, 0))));
             }
             Look::NoServer => self.load_alone(loader).await,
         }
@@ -239,8 +236,10 @@ impl<C> Load<C> {
         self.core.counters.fail_safe.up();
         self.leader.answer(Ok(stale));
         // Shorter than the grace, after which nothing is left to be served meanwhile.
-        let pause = PAUSE_AFTER_FAILURE.min(self.plan.grace / 4);
-        tokio::time::sleep(pause.min(self.lease())).await;
+        let pause = self.plan.load.retry_after.min(self.plan.grace / 4);
+        let pause = pause.min(self.plan.hard_timeout);
+        // The lease is kept meanwhile: nobody else tries.
+        let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
         self.release(token).await;
     }
 
@@ -255,7 +254,7 @@ impl<C> Load<C> {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.stale(&self.key) {
             self.core.counters.fail_safe.up();
-            return self.leader.answer(Ok(Loaded::new(stored)));
+            return self.leader.answer(Ok(self.loaded(stored)));
         }
         self.core.counters.loads_unstored.up();
         let answer = self.call(loader, None).await.map(|(value, took)| {
@@ -266,7 +265,7 @@ impl<C> Load<C> {
                 Ok(_) => self.keep_alone(&stored, took),
                 Err(error) => self.unstorable(&error),
             }
-            Loaded::new(stored)
+            self.loaded(stored)
         });
         self.leader.answer(answer);
     }
@@ -274,13 +273,14 @@ impl<C> Load<C> {
     /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
     /// from the start: no server tracks it, so it must not be served once one can be asked.
     fn keep_alone(&self, stored: &Stored, took: Duration) {
-        let times = self.plan.times(stored.is_negative(), took, fastrand::f64);
+        let plan = self.plan.of_loaded();
+        let times = plan.times(stored.is_negative(), took, fastrand::f64);
         let bound = self.core.options.stale_bound;
         let bound = times.ttl.unwrap_or(bound).min(bound);
         if !bound.is_zero() {
             let at_once = Duration::from_nanos(1);
-            let entry = Entry::ttl(at_once).grace(bound).tags(&self.plan.tags);
-            let entry = match self.plan.weight {
+            let entry = Entry::ttl(at_once).grace(bound).tags(&plan.tags);
+            let entry = match plan.weight {
                 Some(bytes) => entry.weight(bytes),
                 None => entry,
             };
@@ -377,26 +377,27 @@ impl<C> Load<C> {
                 self.unstorable(&error);
                 // In this order: a caller that asks next, here or elsewhere, need not wait.
                 self.release(token).await;
-                return self.leader.answer(Ok(Loaded::new(stored)));
+                return self.leader.answer(Ok(self.loaded(stored)));
             }
         };
-        if !self.plan.is_stored(negative) {
+        let plan = self.plan.of_loaded();
+        if !plan.is_stored(negative) {
             // A stale value that may be there goes, and with it the lease: the next in line loads.
             let removed = self.core.remove(&self.key).await;
-            self.leader.answer(Ok(Loaded::new(stored)));
+            self.leader.answer(Ok(self.loaded(stored)));
             if let Err(error) = removed {
                 self.not_written(&error, token).await;
             }
             return;
         }
-        let times = self.plan.times(negative, took, fastrand::f64);
+        let times = plan.times(negative, took, fastrand::f64);
         let name = self.core.name(&self.key);
         let write = Write {
             key: &name,
             value: &encoded,
             ttl: times.ttl,
             grace: times.grace,
-            tags: &self.plan.tags,
+            tags: &plan.tags,
             token,
         };
         let written = self.core.write(&self.key, &write).await;
@@ -407,12 +408,21 @@ impl<C> Load<C> {
             Err(error) => {
                 if error.is_server_trouble() {
                     // The callers need not wait for a server that does not answer.
-                    self.leader.answer(Ok(Loaded::new(stored.clone())));
+                    self.leader.answer(Ok(self.loaded(stored.clone())));
                 }
                 self.not_written(&error, token).await;
             }
         }
-        self.leader.answer(Ok(Loaded::new(stored)));
+        self.leader.answer(Ok(self.loaded(stored)));
+    }
+
+    /// What was loaded, with the tags that the loader chose: nobody knew them when others joined this load.
+    fn loaded(&self, stored: Stored) -> Loaded {
+        let chosen = self.plan.chosen.get();
+        Loaded::found(
+            stored,
+            chosen.map_or_else(Vec::new, |plan| plan.tags.clone()),
+        )
     }
 
     /// A write under the lease failed, or may have: whatever became of it, the lease is not kept.

@@ -63,11 +63,6 @@ impl Loaded {
             tags: tags.into(),
         }
     }
-
-    /// A value that a loader answered, or that is served without a server.
-    pub(crate) fn new(stored: Stored) -> Self {
-        Self::found(stored, Vec::new())
-    }
 }
 
 impl Loads {

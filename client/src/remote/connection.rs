@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::command::{self, Invalidation, text_of as text};
+use super::command::{self, Invalidation, field, text_of as text};
 use super::error::Error;
 use super::lock;
 use super::message::{self, Push};
@@ -421,21 +421,5 @@ async fn check_commands(connection: &Connection, node: &str) -> Result<(), Error
             command: (*command).to_owned(),
         }),
         None => Ok(()),
-    }
-}
-
-fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
-    match map {
-        Value::Map(pairs) => {
-            let found = pairs.iter().find(|(key, _)| text(key) == Some(name));
-            found.map(|(_, value)| value)
-        }
-        // Servers send the modules as flat arrays inside the map, whatever the protocol.
-        Value::Array(items) => {
-            let mut pairs = items.chunks_exact(2);
-            let found = pairs.find(|pair| text(&pair[0]) == Some(name));
-            found.map(|pair| &pair[1])
-        }
-        _ => None,
     }
 }

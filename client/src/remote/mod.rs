@@ -18,7 +18,8 @@ mod topology;
 mod waiting;
 
 pub use credentials::Credentials;
-pub use error::{Error, LoaderError, Remedy};
+pub(crate) use error::LoaderError;
+pub use error::{Error, Remedy};
 pub use servers::Servers;
 pub use status::{ServerState, ServerStatus};
 

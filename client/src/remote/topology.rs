@@ -424,8 +424,9 @@ impl Remote {
     }
 }
 
-impl Drop for Remote {
-    fn drop(&mut self) {
+impl Remote {
+    /// Ends all connections, for good.
+    pub(crate) fn close(&self) {
         self.task.abort();
         let unsent = match &self.servers {
             Primaries::One(node) => node.retire().len(),
@@ -434,6 +435,12 @@ impl Drop for Remote {
         if unsent > 0 {
             crate::observe::invalidations_lost(unsent);
         }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

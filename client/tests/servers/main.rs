@@ -10,6 +10,7 @@
 mod support;
 
 mod basics;
+mod calls;
 mod checker;
 mod coherence;
 mod degradation;
