@@ -243,8 +243,10 @@ mod tests {
         };
         // It has answered, and an outdated load that still stands in the map holds the value alone.
         let looks = Looks(Arc::clone(&loads), Arc::clone(&free));
-        let (outcome, answered) =
-            watch::channel(Some(Ok(Loaded::new(Stored::new(Some(looks), 1)))));
+        let (outcome, answered) = watch::channel(Some(Ok(Loaded::found(
+            Stored::new(Some(looks), 1),
+            Vec::new(),
+        ))));
         drop(outcome);
         let outdated = Load {
             outcome: answered,

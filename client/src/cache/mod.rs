@@ -1,6 +1,7 @@
 //! The two-tier cache.
 
 mod builder;
+mod change;
 mod clauses;
 mod codec;
 mod core;
@@ -31,7 +32,7 @@ pub use builder::CacheBuilder;
 pub use clauses::Where;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
-pub use codec::{Bytes, Codec, CodecError, Json};
+pub use codec::{Bytes, Codec, Json};
 pub use look::{Inspection, TagInfo};
 pub(crate) use options::LoadOptions;
 pub use stats::CacheStats;

@@ -30,10 +30,11 @@ impl Move {
     fn between(slot: i64, from: &Server, to: &Server) -> Self {
         let (mut from, mut client) = (from.raw(), to.raw());
         let (from_id, to_id) = (id(&mut from), id(&mut client));
-        let importing = cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}");
-        assert_eq!(importing, Reply::ok());
-        let migrating = cmd!(from, "CLUSTER SETSLOT {slot} MIGRATING {to_id}");
-        assert_eq!(migrating, Reply::ok());
+        // Each must have heard from the other what it is.
+        wait_until("the slot may move", DEADLINE, || {
+            cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}") == Reply::ok()
+                && cmd!(from, "CLUSTER SETSLOT {slot} MIGRATING {to_id}") == Reply::ok()
+        });
         Self {
             slot,
             from,
@@ -54,10 +55,9 @@ impl Move {
         let (slot, to_id) = (self.slot, &self.to_id);
         assert_ne!(self.from_id, self.to_id);
         for client in [&mut self.to, &mut self.from] {
-            assert_eq!(
-                cmd!(client, "CLUSTER SETSLOT {slot} NODE {to_id}"),
-                Reply::ok()
-            );
+            wait_until("the slot has moved", DEADLINE, || {
+                cmd!(client, "CLUSTER SETSLOT {slot} NODE {to_id}") == Reply::ok()
+            });
         }
     }
 }
