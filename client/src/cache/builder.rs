@@ -265,7 +265,7 @@ impl<C> CacheBuilder<C> {
                 name: self.name.unwrap_or(self.namespace),
             },
             counters,
-            loads: Arc::default(),
+            loading: Arc::new(()),
             reply_size: ReplySize::default(),
         });
         report::start(&core);
