@@ -73,13 +73,17 @@ impl<T> Entry<T> {
     where
         U: IntoIterator<Item: AsRef<str>>,
     {
+        self.map_tags(|_| tags)
+    }
+
+    pub(crate) fn map_tags<U>(self, map: impl FnOnce(T) -> U) -> Entry<U> {
         Entry {
             ttl: self.ttl,
             grace: self.grace,
             weight: self.weight,
             #[cfg(feature = "remote")]
             load: self.load,
-            tags,
+            tags: map(self.tags),
         }
     }
 }

@@ -278,7 +278,7 @@ impl<C> CacheBuilder<C> {
                 name: settings.name.unwrap_or(settings.namespace),
             },
             counters,
-            loads: Arc::default(),
+            loading: Arc::new(()),
             reply_size: ReplySize::default(),
         });
         report::start(&core);

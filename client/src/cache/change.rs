@@ -7,8 +7,8 @@ use redis::Value;
 
 use crate::remote::{Error, command};
 
-use super::Cache;
 use super::codec::Codec;
+use super::{Cache, value};
 
 impl<C> Cache<C> {
     /// Whether the server has something fresh under this key: a value, or that there is none. It counts as no hit, and
@@ -53,9 +53,9 @@ impl<C> Cache<C> {
         core.local.remove(key);
         match answer?.value {
             Value::Nil => Ok(None),
-            Value::BulkString(value) => {
+            Value::BulkString(taken) => {
                 core.remote.wrote(&name);
-                self.value(key, &core.decode(&self.codec, key, &value)?)
+                value(key, &core.decode(&self.codec, key, &taken)?.0)
             }
             odd => Err(Error::unexpected("server", "CACHE.GETDEL", &odd)),
         }

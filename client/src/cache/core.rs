@@ -7,31 +7,36 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use crate::local::Reservation;
+use crate::local::{Reservation, TagSet};
 use crate::remote::command::{self, Fetched, Invalidation, State, Write};
 use crate::remote::{Answer, Error, Remote};
 
 use super::codec::Codec;
 use super::frame::{self, Compression};
-use super::loads::{Loaded, Loads};
 use super::portions::ReplySize;
 use super::stats::Counters;
-use super::tier::{Local, Stored};
+use super::tier::{self, Held, Local, Stored};
 
 /// Between attempts to give a lease back that may have been granted.
 const RELEASE_AGAIN: Duration = Duration::from_millis(100);
 
-/// What a read of a server found.
-pub(crate) enum Found {
-    Fresh(Loaded),
-    Stale(Loaded),
-    Nothing,
+/// A value, and those of its tags that were not known when it was asked for.
+#[derive(Clone)]
+pub(crate) struct Loaded {
+    pub(crate) stored: Stored,
+    pub(crate) tags: TagSet,
 }
 
-/// A read that is under way: registered before it is sent.
+/// What servers have for a key, with the token of a lease that was granted for it.
+pub(crate) enum Found {
+    Fresh(Loaded),
+    Stale(Loaded, Option<u64>),
+    Nothing(Option<u64>),
+}
+
+/// A read that is under way: its key is reserved before it is sent.
 pub(crate) struct Read<'a> {
-    pub(crate) key: &'a str,
-    pub(crate) reservation: Reservation<Stored>,
+    pub(crate) reservation: &'a Reservation<Held>,
     pub(crate) sent: Instant,
     /// Bytes in the local tier, if the caller states them.
     pub(crate) weight: Option<u64>,
@@ -59,7 +64,8 @@ pub(crate) struct Core {
     pub(crate) remote: Remote,
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) loads: Arc<Loads>,
+    /// Held by each load: loads go on behind their answers.
+    pub(crate) loading: Arc<()>,
     pub(crate) reply_size: ReplySize,
 }
 
@@ -93,91 +99,87 @@ impl Core {
         names
     }
 
-    /// Registers a read, which must not have been sent yet.
-    pub(crate) fn read_begins<'a>(&self, key: &'a str, weight: Option<u64>) -> Read<'a> {
-        Read {
-            key,
-            reservation: self.local.reserve(key),
-            sent: Instant::now(),
-            weight,
-        }
-    }
-
     /// Reads through the main connection; what is found enters the local tier if nothing overtook it.
-    pub(crate) async fn read<T, C>(
+    pub(crate) async fn read<T: Any + Send + Sync>(
         &self,
-        codec: &C,
-        key: &str,
+        codec: &impl Codec<T>,
+        reservation: &Reservation<Held>,
         cmd: &Cmd,
         weight: Option<u64>,
-    ) -> Result<(Found, Option<u64>), Error>
-    where
-        C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-    {
-        let read = self.read_begins(key, weight);
-        let answer = self.remote.send(&self.name(key), cmd).await;
+    ) -> Result<Found, Error> {
+        let read = Read {
+            reservation,
+            sent: Instant::now(),
+            weight,
+        };
+        let answer = self.remote.send(&self.name(reservation.key()), cmd).await;
         crate::observe::command("CACHE.FETCH", read.sent.elapsed(), answer.as_ref().err());
         self.take(codec, &read, answer?)
     }
 
-    /// What an answer to CACHE.FETCH holds; lets it enter the local tier.
-    pub(crate) fn take<T, C>(
+    /// What an answer to CACHE.FETCH holds; counts it and lets it enter the local tier.
+    pub(crate) fn take<T: Any + Send + Sync>(
         &self,
-        codec: &C,
+        codec: &impl Codec<T>,
         read: &Read<'_>,
         answer: Answer,
-    ) -> Result<(Found, Option<u64>), Error>
-    where
-        C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-    {
-        let Fetched { state, token, tags } = command::fetched(answer.value)?;
-        let token = (token != 0).then_some(token);
-        let found = match state {
-            State::Hit { value, ttl } => {
-                let stored = self.decode(codec, read.key, &value)?;
-                if stored.is_negative() {
-                    self.counters.negative_hits.up();
-                } else {
-                    self.counters.server_hits.up();
-                }
-                if let (true, Some(tags)) = (answer.tracked, &tags) {
-                    self.enter(read, &stored, ttl, tags);
-                }
-                Found::Fresh(Loaded::found(stored, tags.unwrap_or_default()))
-            }
-            State::Stale { value } => {
-                self.counters.misses.up();
-                let stored = self.decode(codec, read.key, &value)?;
-                Found::Stale(Loaded::found(stored, tags.unwrap_or_default()))
-            }
-            State::Miss => {
-                self.counters.misses.up();
-                Found::Nothing
+    ) -> Result<Found, Error> {
+        let enter = |stored: &Stored, ttl: Option<Duration>, len: usize, tags: Option<&TagSet>| {
+            let longest = self.options.local_ttl_max;
+            // The server's time ran from when it executed the command, which was after it was sent.
+            let ttl = ttl.unwrap_or(longest).min(longest);
+            let ttl = ttl.saturating_sub(read.sent.elapsed());
+            let Some(tags) = tags.filter(|_| answer.tracked && !ttl.is_zero()) else {
+                return;
+            };
+            let weight = read.weight.unwrap_or(weight(len));
+            let (stored, tags) = (Arc::clone(stored), tags.clone());
+            let entered = self
+                .local
+                .enter(read.reservation, stored, ttl, tags, weight);
+            if entered {
+                self.counters.entered.up();
+            } else {
+                self.counters.overtaken.up();
             }
         };
-        Ok((found, token))
+        let found = self.found(codec, read.reservation.key(), answer.value, enter)?;
+        match &found {
+            Found::Fresh(loaded) if tier::is_absent(&loaded.stored) => {
+                self.counters.negative_hits.up();
+            }
+            Found::Fresh(_) => self.counters.server_hits.up(),
+            Found::Stale(..) | Found::Nothing(_) => self.counters.misses.up(),
+        }
+        Ok(found)
     }
 
-    fn enter(&self, read: &Read<'_>, stored: &Stored, ttl: Option<Duration>, tags: &[String]) {
-        let longest = self.options.local_ttl_max;
-        // The server's time ran from when it executed the command, which was after it was sent.
-        let ttl = ttl
-            .unwrap_or(longest)
-            .min(longest)
-            .saturating_sub(read.sent.elapsed());
-        if ttl.is_zero() {
-            return;
-        }
-        let entered = self
-            .local
-            .enter(&read.reservation, stored.clone(), ttl, tags, read.weight);
-        if entered {
-            self.counters.entered.up();
-        } else {
-            self.counters.overtaken.up();
-        }
+    /// What an answer to CACHE.FETCH holds; `enter` gets what may be held here: value, TTL, length of the encoding, and
+    /// tags unless they cannot be kept track of.
+    pub(crate) fn found<T: Any + Send + Sync>(
+        &self,
+        codec: &impl Codec<T>,
+        key: &str,
+        answer: Value,
+        enter: impl FnOnce(&Stored, Option<Duration>, usize, Option<&TagSet>),
+    ) -> Result<Found, Error> {
+        let Fetched { state, token, tags } = command::fetched(answer)?;
+        let token = (token != 0).then_some(token);
+        let tags = tags.map(|tags| self.local.cache().intern(tags));
+        Ok(match state {
+            State::Hit { value, ttl } => {
+                let (stored, len) = self.decode(codec, key, &value)?;
+                enter(&stored, ttl, len, tags.as_ref());
+                let tags = tags.unwrap_or_default();
+                Found::Fresh(Loaded { stored, tags })
+            }
+            State::Stale { value } => {
+                let (stored, _) = self.decode(codec, key, &value)?;
+                let tags = tags.unwrap_or_default();
+                Found::Stale(Loaded { stored, tags }, token)
+            }
+            State::Miss => Found::Nothing(token),
+        })
     }
 
     /// Writes through the main connection; whether the server took it.
@@ -297,9 +299,9 @@ impl Core {
     }
 
     /// The bytes to store for a value, and the length of the encoded value before compression.
-    pub(crate) fn encode<T, C: Codec<T>>(
+    pub(crate) fn encode<T>(
         &self,
-        codec: &C,
+        codec: &impl Codec<T>,
         key: &str,
         value: Option<&T>,
     ) -> Result<(Vec<u8>, usize), Error> {
@@ -309,15 +311,17 @@ impl Core {
         Ok((frame::wrap(encoded, self.options.compression), len))
     }
 
-    pub(crate) fn decode<T, C>(&self, codec: &C, key: &str, stored: &[u8]) -> Result<Stored, Error>
-    where
-        C: Codec<T>,
-        T: Any + Send + Sync,
-    {
-        let decoded = frame::unwrap(stored).and_then(|encoded| {
+    /// The value, and the length of its encoding before compression.
+    pub(crate) fn decode<T: Any + Send + Sync>(
+        &self,
+        codec: &impl Codec<T>,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<(Stored, usize), Error> {
+        let decoded = frame::unwrap(bytes).and_then(|encoded| {
             let len = encoded.as_ref().map_or(0, |encoded| encoded.len());
             let value = encoded.map(|encoded| codec.decode(&encoded)).transpose()?;
-            Ok(Stored::new(value, len))
+            Ok((tier::stored(value), len))
         });
         decoded.map_err(|error| {
             self.counters.undecodable.up();
@@ -326,6 +330,11 @@ impl Core {
             error
         })
     }
+}
+
+/// Bytes that a value is taken to need in the local tier: twice the length of its encoding.
+pub(crate) fn weight(len: usize) -> u64 {
+    (size_of::<Stored>() + 2 * len) as u64
 }
 
 fn codec_error(key: &str, error: super::codec::CodecError) -> Error {

@@ -7,7 +7,6 @@ mod codec;
 mod core;
 mod frame;
 mod load;
-mod loads;
 mod look;
 mod many;
 mod options;
@@ -18,13 +17,14 @@ mod tier;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
 
 use crate::entry::Entry;
-use crate::local::TopKey;
+use crate::local::{End, Role, TopKey};
 use crate::remote::command::{self, Invalidation, Write};
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
@@ -37,12 +37,11 @@ pub use look::{Inspection, TagInfo};
 pub(crate) use options::LoadOptions;
 pub use stats::CacheStats;
 
-use self::core::{Core, Found};
+use self::core::{Core, Found, Read};
 use load::Load;
-use loads::{Loaded, Role};
 use options::{LONGEST_TIMEOUT, Plan};
 use portions::portions;
-use tier::{Known, Stored};
+use tier::Stored;
 
 /// Tags in one command.
 const MOST_TAGS: usize = 1000;
@@ -145,7 +144,9 @@ impl<C> Cache<C> {
     pub async fn finish_pending(&self, timeout: Duration) -> bool {
         let core = &self.core;
         let pending = async {
-            core.loads.ended().await;
+            while Arc::strong_count(&core.loading) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             report::report_all_hits(core).await;
             let is_missed = |server: &ServerStatus| server.missed_invalidations > 0;
             while core.remote.status().iter().any(is_missed) {
@@ -194,12 +195,13 @@ impl<C> Cache<C> {
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        if let Some(value) = self.core.local.fresh(key) {
-            return Ok(value.into_option());
+        if let Some(value) = self.get_local(key) {
+            return Ok(value);
         }
         let cmd = command::fetch(&self.core.name(key));
-        let read = self.core.read(&self.codec, key, &cmd, None).await;
-        self.found(key, read.map(|(found, _)| found))
+        let reservation = self.core.local.cache().reserve(key);
+        let read = self.core.read(&self.codec, &reservation, &cmd, None).await;
+        self.found(key, read)
     }
 
     /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows.
@@ -238,21 +240,20 @@ impl<C> Cache<C> {
         let mut values: Vec<Result<Option<T>, Error>> = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            let held = core.local.fresh(key.as_ref());
+            let held = self.get_local(key.as_ref());
             if held.is_none() {
                 missing.push((at, core.name(key.as_ref())));
             }
-            values.push(Ok(held.and_then(Known::into_option)));
+            values.push(Ok(held.flatten()));
         }
         let mut missing = missing.as_slice();
         while !missing.is_empty() {
             let count = core.reply_size.portion().min(missing.len());
             let (portion, rest) = missing.split_at(count);
             missing = rest;
-            let reads: Vec<_> = portion
-                .iter()
-                .map(|(at, _)| core.read_begins(keys[*at].as_ref(), None))
-                .collect();
+            let reserve =
+                |(at, _): &(usize, String)| core.local.cache().reserve(keys[*at].as_ref());
+            let reservations: Vec<_> = portion.iter().map(reserve).collect();
             let sent = Instant::now();
             let commands = portion
                 .iter()
@@ -263,9 +264,14 @@ impl<C> Cache<C> {
             let sizes = answers.iter().flatten().map(Answer::value_bytes);
             let sizes: Vec<usize> = sizes.flatten().collect();
             core.reply_size.learn(sizes.len(), sizes.iter().sum());
-            for (((at, _), read), answer) in portion.iter().zip(reads).zip(answers) {
+            for (((at, _), reservation), answer) in portion.iter().zip(&reservations).zip(answers) {
+                let read = Read {
+                    reservation,
+                    sent,
+                    weight: None,
+                };
                 let taken = answer.and_then(|answer| core.take(&self.codec, &read, answer));
-                values[*at] = self.found(read.key, taken.map(|(found, _)| found));
+                values[*at] = self.found(reservation.key(), taken);
             }
         }
         values
@@ -277,27 +283,16 @@ impl<C> Cache<C> {
         T: Any + Clone + Send + Sync,
     {
         match found {
-            Ok(Found::Fresh(Loaded { stored, .. })) => self.value(key, &stored),
-            Ok(Found::Stale(_) | Found::Nothing) => Ok(None),
+            Ok(Found::Fresh(loaded)) => value(key, &loaded.stored),
+            Ok(Found::Stale(..) | Found::Nothing(_)) => Ok(None),
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
                 let stored = self.core.local.stale(key).ok_or(error)?;
                 self.core.counters.fail_safe.up();
-                self.value(key, &stored)
+                value(key, &stored)
             }
             Err(error) => Err(error),
         }
-    }
-
-    #[allow(
-        clippy::unused_self,
-        reason = "reads as the other methods where it is called"
-    )]
-    fn value<T: Any + Clone>(&self, key: &str, stored: &Stored) -> Result<Option<T>, Error> {
-        let known = stored.get().map(Known::into_option);
-        known.ok_or_else(|| Error::TypeConflict {
-            key: key.to_owned(),
-        })
     }
 
     /// Stores a value, whatever was there. It takes effect for all processes; in this one it is read from the server
@@ -371,8 +366,8 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let value = if let Some(value) = self.core.local.fresh(key) {
-            value.into_option()
+        let value = if let Some(value) = self.get_local(key) {
+            value
         } else {
             let loader = async move || {
                 loader()
@@ -406,8 +401,8 @@ impl<C> Cache<C> {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        if let Some(value) = self.core.local.fresh(key) {
-            return Ok(value.into_option());
+        if let Some(value) = self.get_local(key) {
+            return Ok(value);
         }
         let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
         self.load(key, self.plan(entry), loader).await
@@ -473,7 +468,8 @@ impl<C> Cache<C> {
 
     /// What the local tier knows of a key: its value, or that there is none.
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
-        self.core.local.fresh(key).map(Known::into_option)
+        let stored = self.core.local.fresh::<T>(key)?;
+        Some(stored.downcast_ref().cloned())
     }
 
     async fn load<T, F, L>(&self, key: &str, plan: Plan, loader: L) -> Result<Option<T>, Error>
@@ -484,38 +480,44 @@ impl<C> Cache<C> {
         F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
         let core = &self.core;
-        let leader = loop {
-            let reserve = || core.local.reserve(key);
-            match core.loads.join_or_lead(key, &plan.tags, reserve) {
-                Role::Lead(leader) => break leader,
-                Role::Join(waiter) => {
+        let local = core.local.cache();
+        let tags = local.intern(&plan.tags);
+        let reservation = loop {
+            match local.join_or_lead(key, &tags, None) {
+                Role::Lead(reservation) => break reservation,
+                Role::Join(load) => {
                     core.counters.joined.up();
-                    match waiter.outcome().await {
-                        Some(Ok(loaded)) if !waiter.may_have(&loaded) => {}
+                    // None: it found what this caller may not have, or its runtime has ended, or a codec panicked.
+                    match load.outcome::<Error>(load.ended().await) {
                         Some(Err(error)) if error.is_from_loader::<many::Abandoned>() => {}
-                        Some(outcome) => return self.value(key, &outcome?.stored),
-                        // Its runtime has ended, or a codec panicked.
+                        Some(outcome) => {
+                            return value(key, &outcome.map_err(|error| (*error).clone())?);
+                        }
                         None => {}
                     }
                 }
             }
         };
-        let waiter = leader.waiter();
+        let mine = reservation.load();
         let load = Load {
             core: Arc::clone(core),
             codec: self.codec.clone(),
-            key: key.to_owned(),
             plan,
-            leader,
+            reservation,
+            _running: Arc::clone(&core.loading),
+            _value: PhantomData,
         };
         tokio::spawn(crate::observe::in_caller(load.run(loader)));
-        let lost = || {
-            Err(Error::LoaderPanicked {
+        match mine.ended().await {
+            End::Loaded(stored, _) => value(key, &stored),
+            End::Failed(error) => Err(error
+                .downcast_ref::<Error>()
+                .expect("loads fail so")
+                .clone()),
+            End::Abandoned => Err(Error::LoaderPanicked {
                 key: key.to_owned(),
-            })
-        };
-        let loaded = waiter.outcome().await.unwrap_or_else(lost)?;
-        self.value(key, &loaded.stored)
+            }),
+        }
     }
 
     /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
@@ -733,5 +735,15 @@ impl<C> Cache<C> {
             longest_wait: hard_timeout + 2 * options.command_timeout,
             chosen: Arc::default(),
         }
+    }
+}
+
+fn value<T: Any + Clone>(key: &str, stored: &Stored) -> Result<Option<T>, Error> {
+    if tier::is_one::<T>(stored) {
+        Ok(stored.downcast_ref().cloned())
+    } else {
+        Err(Error::TypeConflict {
+            key: key.to_owned(),
+        })
     }
 }

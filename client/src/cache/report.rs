@@ -61,7 +61,7 @@ async fn every<F: Future<Output = ()>>(
 
 /// Sweeps where it holds up no other task: a million entries take half a second, and dropping a value runs code of the
 /// application.
-async fn sweep<V: Send + Sync + 'static>(cache: &LocalCache<V>) {
+async fn sweep<V: ?Sized + Send + Sync + 'static>(cache: &LocalCache<V>) {
     let cache = cache.clone();
     // It fails only where a value's Drop panics, and that has been reported.
     let _ = tokio::task::spawn_blocking(move || cache.run_cleanup()).await;

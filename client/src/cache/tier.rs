@@ -5,62 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::Entry;
-use crate::local::{LocalCache, Reservation};
+use crate::local::{LocalCache, Reservation, TagSet};
 
 use super::stats::Counters;
 
-/// A decoded value as the local tier holds it and loads hand it over; `None` is a known absence.
-#[derive(Clone)]
-pub(crate) struct Stored {
-    value: Option<Arc<dyn Any + Send + Sync>>,
-    /// Bytes when encoded, before compression.
-    len: usize,
-}
+/// A decoded value, or an [`Absent`]: what the local tier holds and loads hand over.
+pub(crate) type Stored = Arc<Held>;
+pub(crate) type Held = dyn Any + Send + Sync;
 
-/// What is known of a key.
-pub(crate) enum Known<T> {
-    Value(T),
-    /// That the loader found nothing.
-    Absent,
-}
+/// That the loader found nothing.
+struct Absent;
 
-impl<T> Known<T> {
-    pub(crate) fn into_option(self) -> Option<T> {
-        match self {
-            Self::Value(value) => Some(value),
-            Self::Absent => None,
-        }
+/// A decoded value, or its known absence.
+pub(crate) fn stored<T: Any + Send + Sync>(value: Option<T>) -> Stored {
+    match value {
+        Some(value) => Arc::new(value),
+        None => Arc::new(Absent),
     }
 }
 
-impl std::fmt::Debug for Stored {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stored")
-            .field("negative", &self.value.is_none())
-            .field("len", &self.len)
-            .finish_non_exhaustive()
-    }
+pub(crate) fn is_absent(stored: &Stored) -> bool {
+    stored.is::<Absent>()
 }
 
-impl Stored {
-    pub(crate) fn new<T: Any + Send + Sync>(value: Option<T>, len: usize) -> Self {
-        Self {
-            value: value.map(|value| Arc::new(value) as Arc<dyn Any + Send + Sync>),
-            len,
-        }
-    }
-
-    pub(crate) fn is_negative(&self) -> bool {
-        self.value.is_none()
-    }
-
-    /// The value or its known absence; `None` if it is a value of another type.
-    pub(crate) fn get<T: Any + Clone>(&self) -> Option<Known<T>> {
-        match &self.value {
-            None => Some(Known::Absent),
-            Some(value) => value.downcast_ref::<T>().cloned().map(Known::Value),
-        }
-    }
+/// Whether it is a `T`, or the known absence of any value.
+pub(crate) fn is_one<T: Any>(stored: &Stored) -> bool {
+    stored.is::<T>() || is_absent(stored)
 }
 
 /// Whether entries stay, as stale, while a server is away.
@@ -74,7 +44,7 @@ pub(crate) enum WhenLost {
 /// servers say about its key, its tags or everything until the value is there keeps the value out. `DESIGN.md`,
 /// section "Order".
 pub(crate) struct Local {
-    cache: LocalCache<Stored>,
+    cache: LocalCache<Held>,
     when_lost: WhenLost,
 }
 
@@ -84,49 +54,39 @@ impl Local {
             .max_entries(max_entries)
             .max_bytes(max_bytes)
             .report_hits(true)
-            // A decoded value is taken to need twice what its encoding does.
-            .weigher(|_, stored: &Stored| (size_of::<Stored>() + 2 * stored.len) as u64)
             .build();
         Self { cache, when_lost }
     }
 
-    pub(crate) fn cache(&self) -> &LocalCache<Stored> {
+    pub(crate) fn cache(&self) -> &LocalCache<Held> {
         &self.cache
     }
 
-    /// A fresh value. Counts as a hit or a miss.
-    pub(crate) fn fresh<T: Any + Clone>(&self, key: &str) -> Option<Known<T>> {
-        self.cache.get(key)?.get()
+    /// A fresh `T`, or its known absence. Counts as a hit or a miss.
+    pub(crate) fn fresh<T: Any>(&self, key: &str) -> Option<Stored> {
+        self.cache.get(key).filter(is_one::<T>)
     }
 
     /// A value that is no longer known to be right: to be asked for only when the server has failed. Counts nothing.
     pub(crate) fn stale(&self, key: &str) -> Option<Stored> {
-        self.cache.peek_stale(key).map(|stored| (*stored).clone())
-    }
-
-    /// To be called before a read of `key` is sent.
-    pub(crate) fn reserve(&self, key: &str) -> Reservation<Stored> {
-        self.cache.reserve(key)
+        self.cache.peek_stale(key)
     }
 
     /// Lets a value in that may be served for `ttl`, unless something was said about it since it was reserved.
     pub(crate) fn enter(
         &self,
-        reservation: &Reservation<Stored>,
+        reservation: &Reservation<Held>,
         stored: Stored,
         ttl: Duration,
-        tags: &[String],
-        weight: Option<u64>,
+        tags: TagSet,
+        weight: u64,
     ) -> bool {
         let grace = match self.when_lost {
             WhenLost::Drop => Duration::ZERO,
             WhenLost::KeepStale(bound) => bound,
         };
-        let mut entry = Entry::ttl(ttl).grace(grace).tags(tags);
-        if let Some(bytes) = weight {
-            entry = entry.weight(bytes);
-        }
-        reservation.store(Arc::new(stored), entry)
+        let entry = Entry::ttl(ttl).grace(grace).weight(weight);
+        reservation.store(stored, entry.map_tags(|_| tags))
     }
 
     pub(crate) fn remove(&self, key: &str) {

@@ -1,4 +1,4 @@
-use std::{fmt, marker::PhantomData};
+use std::fmt;
 
 use super::{LocalCache, bounds::Bounds, clock::Clock};
 
@@ -6,7 +6,7 @@ pub(super) type Weigher<V> = dyn Fn(&str, &V) -> u64 + Send + Sync;
 
 /// The settings of a [`LocalCache`] that is about to be made, see [`LocalCache::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct LocalCacheBuilder<V> {
+pub struct LocalCacheBuilder<V: ?Sized> {
     max_entries: usize,
     max_bytes: Option<u64>,
     max_tracked: usize,
@@ -14,10 +14,9 @@ pub struct LocalCacheBuilder<V> {
     weigher: Option<Box<Weigher<V>>>,
     pub(super) report_hits: bool,
     pub(super) clock: Clock,
-    value: PhantomData<fn() -> V>,
 }
 
-impl<V> LocalCacheBuilder<V> {
+impl<V: ?Sized> LocalCacheBuilder<V> {
     pub(super) fn new() -> Self {
         Self {
             max_entries: 100,
@@ -27,7 +26,6 @@ impl<V> LocalCacheBuilder<V> {
             weigher: None,
             report_hits: false,
             clock: Clock::system(),
-            value: PhantomData,
         }
     }
 
@@ -93,7 +91,7 @@ impl<V> LocalCacheBuilder<V> {
         let bounds = Bounds::new(self.max_entries, self.max_bytes, self.shards);
         let weigher = self
             .weigher
-            .unwrap_or_else(|| Box::new(|_, _| size_of::<V>() as u64));
+            .unwrap_or_else(|| Box::new(|_, value| size_of_val(value) as u64));
         LocalCache::assemble(
             bounds,
             weigher,
@@ -105,7 +103,7 @@ impl<V> LocalCacheBuilder<V> {
 }
 
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
-impl<V> LocalCacheBuilder<V> {
+impl<V: ?Sized> LocalCacheBuilder<V> {
     /// Collects hits for [`LocalCache::take_hits`].
     pub(crate) fn report_hits(mut self, report: bool) -> Self {
         self.report_hits = report;
@@ -114,14 +112,14 @@ impl<V> LocalCacheBuilder<V> {
 }
 
 #[cfg(all(test, not(shuttle)))]
-impl<V> LocalCacheBuilder<V> {
+impl<V: ?Sized> LocalCacheBuilder<V> {
     pub(super) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 }
 
-impl<V> fmt::Debug for LocalCacheBuilder<V> {
+impl<V: ?Sized> fmt::Debug for LocalCacheBuilder<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalCacheBuilder")
             .field("max_entries", &self.max_entries)

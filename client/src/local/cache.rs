@@ -11,12 +11,12 @@ use super::{
     builder::Weigher,
     cleanup::Cleaner,
     clock::Clock,
-    flights::Flights,
     inner::{Inner, Leaving},
+    loads::Loads,
     marks::Marks,
     report::Report,
     stats::Counters,
-    stored::Freshness,
+    stored::Handle,
     sync::{Mutex, Ordering, unpoisoned},
     tags::TagTable,
     tracker::Tracker,
@@ -49,11 +49,11 @@ use crate::Entry;
 /// assert_eq!(cache.get("key-1"), None);
 /// assert!(cache.contains("key-2"));
 /// ```
-pub struct LocalCache<V> {
+pub struct LocalCache<V: ?Sized> {
     pub(super) inner: Arc<Inner<V>>,
 }
 
-impl<V> LocalCache<V> {
+impl<V: ?Sized> LocalCache<V> {
     /// A cache for at most `max_entries` entries, everything else as [`builder`](Self::builder) has it.
     pub fn new(max_entries: usize) -> Self {
         Self::builder().max_entries(max_entries).build()
@@ -90,7 +90,7 @@ impl<V> LocalCache<V> {
                 }),
                 clock,
                 tags: TagTable::new(),
-                flights: Flights::new(),
+                loads: Loads::new(),
                 counters: Counters::default(),
                 bounds,
                 weigher,
@@ -130,7 +130,7 @@ impl<V> LocalCache<V> {
     /// assert_eq!(cache.get_stale("answer").as_deref(), Some(&42));
     /// ```
     pub fn get_stale(&self, key: &str) -> Option<Arc<V>> {
-        self.inner.look_up(key).map(|(value, _)| value)
+        self.get(key).or_else(|| self.peek_stale(key))
     }
 
     /// Stores `value` under `key` for `ttl`, with these tags (`[]` for none), in place of what was there.
@@ -156,7 +156,9 @@ impl<V> LocalCache<V> {
         value: V,
         ttl: Duration,
         tags: impl IntoIterator<Item = &'t str>,
-    ) {
+    ) where
+        V: Sized,
+    {
         self.set_with(key, value, Entry::ttl(ttl).tags(tags));
     }
 
@@ -171,26 +173,23 @@ impl<V> LocalCache<V> {
     /// ```
     pub fn set_with<T>(&self, key: &str, value: V, entry: Entry<T>)
     where
+        V: Sized,
         T: IntoIterator<Item: AsRef<str>>,
     {
-        let terms = self.inner.terms(entry);
-        self.inner.set(key, Arc::new(value), terms);
+        let entry = self.inner.intern(entry);
+        self.inner.set(key, Arc::new(value), entry);
     }
 
     /// Whether `key` has a fresh value. Counts neither as a hit nor as a miss, and does not defer eviction.
     pub fn contains(&self, key: &str) -> bool {
-        self.inner
-            .inspect(key)
-            .is_some_and(|found| found.freshness == Freshness::Fresh)
+        self.remaining_ttl(key).is_some()
     }
 
     /// How long the value of `key` will be fresh: `None` if it is not, [`Duration::MAX`] if it never expires. Counts
     /// neither as a hit nor as a miss.
     pub fn remaining_ttl(&self, key: &str) -> Option<Duration> {
-        self.inner
-            .inspect(key)
-            .filter(|found| found.freshness == Freshness::Fresh)
-            .map(|found| found.left)
+        let (_, found) = self.inner.peek(key)?;
+        found.is_fresh.then_some(found.left)
     }
 
     /// Removes `key`: its value, if it was fresh. What is being loaded for it at this time is not stored.
@@ -237,10 +236,10 @@ impl<V> LocalCache<V> {
         let inner = &*self.inner;
         let epoch = inner.tags.next_epoch();
         // A tag that nobody carries has to be remembered only for those who may come with an old value.
-        let marks = if inner.flights.is_idle() {
+        let marks = if inner.loads.is_idle() {
             inner.tags.find(tag)
         } else {
-            Some(inner.tags.find_or_remember(tag))
+            Some(inner.tags.intern_one(tag))
         };
         if let Some(marks) = marks {
             mark(&marks, epoch);
@@ -286,22 +285,17 @@ impl<V> LocalCache<V> {
     /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(`n` + entries
     /// that are out of date and not yet reclaimed).
     pub fn entries(&self, n: usize) -> Vec<EntryInfo> {
-        let check = self.inner.check();
-        self.inner
-            .entries
-            .iter()
-            .filter_map(|(handle, _)| {
-                let found = handle.stored().found(check)?;
-                Some(EntryInfo {
-                    key: handle.key().to_owned(),
-                    hits: found.hits,
-                    bytes: found.weight,
-                    is_fresh: found.freshness == Freshness::Fresh,
-                    left: found.left,
-                })
+        let info = |(handle, _): (Handle, Arc<V>)| {
+            let found = self.inner.found(&handle)?;
+            Some(EntryInfo {
+                key: handle.key().to_owned(),
+                hits: found.hits,
+                bytes: found.weight,
+                is_fresh: found.is_fresh,
+                left: found.left,
             })
-            .take(n)
-            .collect()
+        };
+        self.inner.entries.iter().filter_map(info).take(n).collect()
     }
 
     /// Entries in memory, those that expired or were invalidated but are not yet reclaimed included. O(shards).
@@ -380,7 +374,7 @@ impl<V> LocalCache<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> LocalCache<V> {
+impl<V: ?Sized + Send + Sync + 'static> LocalCache<V> {
     /// Starts a thread that runs a [cleanup](Self::run_cleanup) every `interval`, at least a millisecond. If one
     /// runs already it is replaced.
     ///
@@ -422,10 +416,15 @@ impl<V: Send + Sync + 'static> LocalCache<V> {
 
 /// What the two-tier cache needs beyond what everybody may use.
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
-impl<V> LocalCache<V> {
+impl<V: ?Sized> LocalCache<V> {
     /// The value of `key`, fresh or stale; counts nothing.
     pub(crate) fn peek_stale(&self, key: &str) -> Option<Arc<V>> {
-        self.inner.peek_servable(key).map(|(value, _)| value)
+        self.inner.peek(key).map(|(value, _)| value)
+    }
+
+    /// Looks tags up, to be used more than once.
+    pub(crate) fn intern(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> super::tags::TagSet {
+        self.inner.tags.intern(tags)
     }
 
     /// Makes every entry gone at once; [`run_cleanup`](Self::run_cleanup) reclaims them. O(1).
@@ -450,7 +449,7 @@ impl<V> LocalCache<V> {
     }
 }
 
-impl<V> Clone for LocalCache<V> {
+impl<V: ?Sized> Clone for LocalCache<V> {
     /// Another handle to the same cache.
     fn clone(&self) -> Self {
         Self {
@@ -459,14 +458,14 @@ impl<V> Clone for LocalCache<V> {
     }
 }
 
-impl<V> Default for LocalCache<V> {
+impl<V: ?Sized> Default for LocalCache<V> {
     /// A cache as [`builder`](Self::builder) has it.
     fn default() -> Self {
         Self::builder().build()
     }
 }
 
-impl<V> fmt::Debug for LocalCache<V> {
+impl<V: ?Sized> fmt::Debug for LocalCache<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalCache")
             .field("stats", &self.stats())
@@ -475,7 +474,7 @@ impl<V> fmt::Debug for LocalCache<V> {
 }
 
 #[cfg(test)]
-impl<V> LocalCache<V> {
+impl<V: ?Sized> LocalCache<V> {
     /// Asserts what must hold whenever no other thread is at work.
     pub(super) fn validate(&self) {
         let inner = &*self.inner;

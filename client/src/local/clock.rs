@@ -3,10 +3,19 @@ use std::time::{Duration, Instant};
 /// The moment that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
 
+/// Further than this the coarse clock is never behind: Linux moves it on with each tick, that is every 1 to 10 ms.
+#[cfg(target_os = "linux")]
+const COARSE_LAG: u64 = 100_000_000;
+
 /// Monotonic time in nanoseconds since the cache was made: 584 years fit into 64 bits.
 #[derive(Debug, Clone)]
 pub(super) enum Clock {
-    System(Instant),
+    System {
+        start: Instant,
+        /// The coarse clock's time at `start`, or a little before it.
+        #[cfg(target_os = "linux")]
+        coarse_start: u64,
+    },
     /// Time as a test sets it.
     #[cfg(all(test, not(shuttle)))]
     Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
@@ -14,16 +23,40 @@ pub(super) enum Clock {
 
 impl Clock {
     pub(super) fn system() -> Self {
-        Self::System(Instant::now())
+        Self::System {
+            #[cfg(target_os = "linux")]
+            coarse_start: coarse(),
+            start: Instant::now(),
+        }
     }
 
     pub(super) fn now(&self) -> u64 {
         match self {
-            Self::System(start) => nanos(start.elapsed()),
+            Self::System { start, .. } => nanos(start.elapsed()),
             #[cfg(all(test, not(shuttle)))]
             Self::Manual(now) => now.load(std::sync::atomic::Ordering::SeqCst),
         }
     }
+
+    /// Whether `end` has not come yet. The coarse clock costs a quarter of the exact one, and answers all but the
+    /// last moments before `end`.
+    pub(super) fn is_before(&self, end: u64) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::System { coarse_start, .. }
+                if (coarse() - coarse_start).saturating_add(COARSE_LAG) < end =>
+            {
+                true
+            }
+            _ => end == NEVER || self.now() < end,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn coarse() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// `duration` in nanoseconds, [`NEVER`] where they do not fit.

@@ -1,6 +1,6 @@
 //! How entries come and go. Nothing here drops a value, or calls code of the user's, while it holds a lock.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc};
 
 use quick_cache::{DefaultHashBuilder, Lifecycle};
 use smallvec::SmallVec;
@@ -10,20 +10,21 @@ use super::{
     builder::Weigher,
     cleanup::Cleaner,
     clock::{Clock, nanos},
-    flights::{Flights, Ticket, are_unchanged_since},
     hits::{Hits, Word},
+    load::Load,
+    loads::Loads,
     marks::Marks,
     report::Report,
     stats::Counters,
-    stored::{ByKey, Check, Found, Fresh, Freshness, Gone, Handle, HitRules, Servable, Stored},
+    stored::{Found, Freshness, Handle, Lookup, Stored},
     sync::{AtomicU64, Mutex, Ordering, unpoisoned},
-    tags::{TagSet, TagTable},
+    tags::{TagSet, TagTable, are_unchanged_since},
     tracker::Tracker,
 };
 use crate::Entry;
 
 /// What one cache is; a [`LocalCache`](super::LocalCache) is a reference to it.
-pub(super) struct Inner<V> {
+pub(super) struct Inner<V: ?Sized> {
     pub(super) entries:
         quick_cache::sync::Cache<Handle, Arc<V>, Bounds, DefaultHashBuilder, Leaving>,
     /// Invalidations of everything.
@@ -32,7 +33,7 @@ pub(super) struct Inner<V> {
     pub(super) report: Report,
     pub(super) clock: Clock,
     pub(super) tags: TagTable,
-    pub(super) flights: Flights<V>,
+    pub(super) loads: Loads<V>,
     pub(super) counters: Counters,
     pub(super) bounds: Bounds,
     pub(super) weigher: Box<Weigher<V>>,
@@ -45,15 +46,15 @@ pub(super) struct Inner<V> {
 pub(super) struct Leaving;
 
 /// Entries that have left. One or two is the rule: the one that was overwritten and one that was evicted.
-pub(super) struct Departures<V>(SmallVec<[(Handle, Arc<V>); 2]>);
+pub(super) struct Departures<V: ?Sized>(SmallVec<[(Handle, Arc<V>); 2]>);
 
-impl<V> Default for Departures<V> {
+impl<V: ?Sized> Default for Departures<V> {
     fn default() -> Self {
         Self(SmallVec::new())
     }
 }
 
-impl<V> Lifecycle<Handle, Arc<V>> for Leaving {
+impl<V: ?Sized> Lifecycle<Handle, Arc<V>> for Leaving {
     type RequestState = Departures<V>;
 
     fn on_evict(&self, departures: &mut Departures<V>, handle: Handle, value: Arc<V>) {
@@ -61,90 +62,69 @@ impl<V> Lifecycle<Handle, Arc<V>> for Leaving {
     }
 }
 
-/// An [`Entry`] whose tags have been looked up.
-#[derive(Clone)]
-pub(super) struct Terms {
-    ttl: Duration,
-    grace: Duration,
-    weight: Option<u64>,
-    pub(super) tags: TagSet,
-}
-
-impl<V> Inner<V> {
-    pub(super) fn check(&self) -> Check<'_> {
-        Check {
-            clock: &self.clock,
-            all: &self.all,
-        }
-    }
-
-    fn hit_rules(&self) -> HitRules {
-        HitRules {
-            tracked_above: self.tracker.floor(),
-            reporting: self.report.has_room(),
-        }
-    }
-
+impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
+    #[inline]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
-        let probe = Fresh {
-            key,
-            check: self.check(),
-            hit_rules: self.hit_rules(),
-            gone: Cell::new(false),
-            notable: Cell::new(None),
-        };
-        let value = self.entries.get(&probe);
+        // The tracker wants an entry that it does not hold once its count exceeds this.
+        let floor = self.tracker.floor();
+        let is_reporting = self.report.has_room();
+        let (is_gone, notable) = (Cell::new(false), Cell::new(None));
+        let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {
+            let stored = handle.stored();
+            if !stored.is_fresh(&self.clock, &self.all) {
+                is_gone.set(self.is_gone(handle));
+                return false;
+            }
+            let word = stored.hits.count_one();
+            if !word.is_tracked() && word.count() > floor || is_reporting && !word.is_queued() {
+                notable.set(Some(handle.clone()));
+            }
+            true
+        });
+        let value = self.entries.get(&lookup);
         if value.is_some() {
             self.counters.hit();
-            if let Some(handle) = probe.notable.take() {
+            // Outside the lock.
+            if let Some(handle) = notable.take() {
                 self.note(&handle);
             }
         } else {
             self.counters.miss();
-            if probe.gone.get() {
+            if is_gone.get() {
                 self.reclaim(key.as_bytes());
             }
         }
         value
     }
 
-    /// The value if it is fresh or stale, and which; counts a hit if it is fresh, else a miss.
-    pub(super) fn look_up(&self, key: &str) -> Option<(Arc<V>, Found)> {
-        let probe = Servable::new(key, self.check(), Some(self.hit_rules()));
-        let value = self.entries.get(&probe);
-        if let Some(handle) = probe.notable.take() {
-            self.note(&handle);
-        }
-        if probe.gone.get() {
-            self.reclaim(key.as_bytes());
-        }
-        let found = value.zip(probe.found.get());
-        match &found {
-            Some((_, found)) if found.freshness == Freshness::Fresh => self.counters.hit(),
-            _ => self.counters.miss(),
-        }
-        found
+    /// The value if it is fresh or stale, and what is known of it; counts nothing, and does not defer eviction.
+    pub(super) fn peek(&self, key: &str) -> Option<(Arc<V>, Found)> {
+        let found = Cell::new(None);
+        let value = self
+            .entries
+            .peek(&Lookup::new(key.as_bytes(), |handle: &Handle| {
+                found.set(self.found(handle));
+                found.get().is_some()
+            }))?;
+        Some((value, found.get()?))
     }
 
     /// The value if it is fresh; counts nothing.
-    pub(super) fn peek(&self, key: &str) -> Option<Arc<V>> {
-        let (value, found) = self.peek_servable(key)?;
-        (found.freshness == Freshness::Fresh).then_some(value)
+    pub(super) fn peek_fresh(&self, key: &str) -> Option<Arc<V>> {
+        self.entries
+            .peek(&Lookup::new(key.as_bytes(), |handle: &Handle| {
+                handle.stored().is_fresh(&self.clock, &self.all)
+            }))
     }
 
-    /// The value if it is fresh or stale, and which; counts nothing.
-    pub(super) fn peek_servable(&self, key: &str) -> Option<(Arc<V>, Found)> {
-        let probe = Servable::new(key, self.check(), None);
-        let value = self.entries.peek(&probe)?;
-        Some((value, probe.found.get()?))
+    /// What is known of an entry, `None` if it is gone.
+    pub(super) fn found(&self, handle: &Handle) -> Option<Found> {
+        handle.stored().found(&self.clock, &self.all)
     }
 
-    /// What is known of the entry, if it is fresh or stale; counts nothing.
-    pub(super) fn inspect(&self, key: &str) -> Option<Found> {
-        let probe = Servable::new(key, self.check(), None);
-        self.entries.contains_key(&probe);
-        probe.found.get()
+    fn is_gone(&self, handle: &Handle) -> bool {
+        handle.stored().freshness(self.clock.now(), &self.all) == Freshness::Gone
     }
 
     #[cold]
@@ -158,70 +138,66 @@ impl<V> Inner<V> {
         }
     }
 
-    pub(super) fn terms<T>(&self, entry: Entry<T>) -> Terms
+    /// Looks the entry's tags up.
+    pub(super) fn intern<T>(&self, entry: Entry<T>) -> Entry<TagSet>
     where
         T: IntoIterator<Item: AsRef<str>>,
     {
-        Terms {
-            ttl: entry.ttl,
-            grace: entry.grace,
-            weight: entry.weight,
-            tags: self.tags.intern(entry.tags),
-        }
+        entry.map_tags(|tags| self.tags.intern(tags))
     }
 
     /// Stores a value, whatever was there before.
-    pub(super) fn set(&self, key: &str, value: Arc<V>, terms: Terms) {
-        if terms.ttl.is_zero() {
+    pub(super) fn set(&self, key: &str, value: Arc<V>, entry: Entry<TagSet>) {
+        if entry.ttl.is_zero() {
             self.take(key);
             return;
         }
         // After the tags were looked up: a tag that is new to the table counts as invalidated some time ago, but not
         // later than now.
         let stamp = self.tags.epoch();
-        let handle = self.describe(key, &value, stamp, terms);
-        let flight = self.flights.overtake(key, &self.tags);
+        let handle = self.describe(key, &value, stamp, entry);
+        let shard = self.loads.overtake(key);
         let departures = self.place(&handle, value);
-        drop(flight);
+        drop(shard);
         self.settle(&handle, &departures);
     }
 
     /// Stores a value that was loaded, unless something has overtaken it. Whether it was stored.
-    pub(super) fn fill(&self, ticket: &Ticket, value: Arc<V>, terms: Terms) -> bool {
-        if terms.ttl.is_zero() {
+    pub(super) fn fill(&self, load: &Load<V>, value: Arc<V>, entry: Entry<TagSet>) -> bool {
+        if entry.ttl.is_zero() {
             return false;
         }
-        let handle = self.describe(&ticket.key, &value, ticket.stamp, terms);
-        let flight = self.flights.shard(&ticket.key);
+        let handle = self.describe(&load.key, &value, load.stamp, entry);
+        let shard = self.loads.shard(load.hash);
         // The marks are looked at again by each read, so an invalidation that comes right after this is obeyed too.
-        if !flight.is_current(ticket)
-            || !self.all.is_unchanged_since(ticket.stamp)
-            || !are_unchanged_since(&handle.stored().tags, ticket.stamp)
+        if load.is_overtaken()
+            || !self.all.is_unchanged_since(load.stamp)
+            || !are_unchanged_since(&handle.stored().tags, load.stamp)
         {
             return false;
         }
         let departures = self.place(&handle, value);
-        drop(flight);
+        drop(shard);
         self.settle(&handle, &departures);
         true
     }
 
-    fn describe(&self, key: &str, value: &V, stamp: u64, terms: Terms) -> Handle {
-        let weight = terms
+    fn describe(&self, key: &str, value: &V, stamp: u64, entry: Entry<TagSet>) -> Handle {
+        let weight = entry
             .weight
             .unwrap_or_else(|| (self.weigher)(key, value))
-            .saturating_add(ENTRY_BYTES + key.len() as u64 + TAG_BYTES * terms.tags.len() as u64)
+            .saturating_add(ENTRY_BYTES + key.len() as u64 + TAG_BYTES * entry.tags.len() as u64)
             .min(MAX_WEIGHT);
         Handle::new(
             key,
             Stored {
                 stamp,
-                expires: self.clock.now().saturating_add(nanos(terms.ttl)),
-                grace: nanos(terms.grace),
+                expires: self.clock.now().saturating_add(nanos(entry.ttl)),
+                grace: nanos(entry.grace),
                 weight,
                 hits: Hits::default(),
                 reported: AtomicU64::new(0),
-                tags: terms.tags,
+                tags: entry.tags,
             },
         )
     }
@@ -310,9 +286,11 @@ impl<V> Inner<V> {
 
     /// Takes the entry out, whatever its state: the value if it was fresh. What is being loaded for it is not stored.
     pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
-        let flight = self.flights.overtake(key, &self.tags);
-        let taken = self.entries.remove(&ByKey(key));
-        drop(flight);
+        let shard = self.loads.overtake(key);
+        let taken = self
+            .entries
+            .remove(&Lookup::new(key.as_bytes(), |_: &Handle| true));
+        drop(shard);
         let (handle, value) = taken?;
         let is_fresh = handle.stored().is_fresh(&self.clock, &self.all);
         self.retire(&handle);
@@ -321,10 +299,8 @@ impl<V> Inner<V> {
 
     /// Takes the entry out if nobody may be served with it any more. Whether it was so.
     fn reclaim(&self, key: &[u8]) -> bool {
-        let gone = Gone {
-            key,
-            check: self.check(),
-        };
+        // Never an entry that another thread has just put in its place.
+        let gone = Lookup::new(key, |handle: &Handle| self.is_gone(handle));
         let Some((handle, _value)) = self.entries.remove(&gone) else {
             return false;
         };
@@ -369,7 +345,7 @@ impl<V> Inner<V> {
     }
 }
 
-impl<V> Drop for Inner<V> {
+impl<V: ?Sized> Drop for Inner<V> {
     fn drop(&mut self) {
         if let Some(cleaner) = unpoisoned(self.cleaner.lock()).take() {
             cleaner.signal();

@@ -1,4 +1,4 @@
-//! Waiting for somebody else's load, as a thread or as a task.
+//! One load, and waiting for it as a thread or as a task.
 
 use std::{
     any::Any,
@@ -9,22 +9,29 @@ use std::{
 };
 
 use super::{
-    sync::{Condvar, Mutex, MutexGuard, ThreadId, unpoisoned},
-    tags::TagSet,
+    sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, ThreadId, unpoisoned},
+    tags::{TagSet, are_unchanged_since},
 };
 
-/// One load that others may wait for.
-pub(super) struct Load<V> {
+/// A value that is being loaded, or whose key is reserved.
+pub(crate) struct Load<V: ?Sized> {
+    pub(super) key: Box<str>,
+    /// Of the key, as the table of loads hashes it.
+    pub(super) hash: u64,
     /// The epoch in which it began.
     pub(super) stamp: u64,
+    /// The tags that it was announced with.
     pub(super) tags: TagSet,
     /// The thread that loads, where it does nothing else meanwhile.
     pub(super) thread: Option<ThreadId>,
+    /// Whether callers that come now may wait for it.
+    is_open: AtomicBool,
+    is_overtaken: AtomicBool,
     state: Mutex<State<V>>,
     ended: Condvar,
 }
 
-enum State<V> {
+enum State<V: ?Sized> {
     UnderWay {
         wakers: Vec<(u64, Waker)>,
         next_id: u64,
@@ -33,30 +40,42 @@ enum State<V> {
 }
 
 /// What came of a load.
-pub(super) enum End<V> {
-    Loaded(Arc<V>),
+pub(crate) enum End<V: ?Sized> {
+    /// The value, and tags of it that were not known when the load began.
+    Loaded(Arc<V>, TagSet),
     /// The error of the loader, for all who waited and take errors of its type.
     Failed(Arc<dyn Any + Send + Sync>),
     /// The loader panicked or was dropped: one of those who wait has to load.
     Abandoned,
 }
 
-impl<V> Clone for End<V> {
+impl<V: ?Sized> Clone for End<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Loaded(value) => Self::Loaded(Arc::clone(value)),
+            Self::Loaded(value, tags) => Self::Loaded(Arc::clone(value), tags.clone()),
             Self::Failed(error) => Self::Failed(Arc::clone(error)),
             Self::Abandoned => Self::Abandoned,
         }
     }
 }
 
-impl<V> Load<V> {
-    pub(super) fn new(stamp: u64, tags: TagSet, thread: Option<ThreadId>) -> Self {
+impl<V: ?Sized> Load<V> {
+    /// `is_open`: others may wait for it.
+    pub(super) fn new(
+        (key, hash): (&str, u64),
+        stamp: u64,
+        tags: TagSet,
+        thread: Option<ThreadId>,
+        is_open: bool,
+    ) -> Self {
         Self {
+            key: key.into(),
+            hash,
             stamp,
             tags,
             thread,
+            is_open: AtomicBool::new(is_open),
+            is_overtaken: AtomicBool::new(false),
             state: Mutex::new(State::UnderWay {
                 wakers: Vec::new(),
                 next_id: 0,
@@ -65,18 +84,39 @@ impl<V> Load<V> {
         }
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    /// Whether the key was removed or overwritten since the load began.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.is_overtaken.load(Ordering::Acquire)
+    }
+
+    /// The key is removed or overwritten.
+    pub(super) fn overtake(&self) {
+        self.is_open.store(false, Ordering::Release);
+        self.is_overtaken.store(true, Ordering::Release);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<V>> {
         unpoisoned(self.state.lock())
     }
 
-    /// Ends it.
+    /// Gives `end` to all who wait; callers that come later load anew. Only the first end counts.
     pub(super) fn end(&self, end: End<V>) {
-        let before = std::mem::replace(&mut *self.lock(), State::Ended(end));
+        self.is_open.store(false, Ordering::Release);
+        let mut state = self.lock();
+        let State::UnderWay { wakers, .. } = &mut *state else {
+            // The end is dropped without the lock: its value's Drop is the caller's code.
+            return drop(state);
+        };
+        let wakers = std::mem::take(wakers);
+        *state = State::Ended(end);
+        drop(state);
         self.ended.notify_all();
-        if let State::UnderWay { wakers, .. } = before {
-            for (_, waker) in wakers {
-                waker.wake();
-            }
+        for (_, waker) in wakers {
+            waker.wake();
         }
     }
 
@@ -92,21 +132,34 @@ impl<V> Load<V> {
     }
 
     /// The same for a task.
-    pub(super) fn ended(self: Arc<Self>) -> Ended<V> {
+    pub(crate) fn ended(self: &Arc<Self>) -> Ended<V> {
         Ended {
-            load: self,
+            load: Arc::clone(self),
             id: None,
+        }
+    }
+
+    /// What a caller gets who has waited for it and takes errors of type `E`; `None`: it has to load. The value's own
+    /// tags may have been invalidated before this caller came.
+    pub(crate) fn outcome<E: Send + Sync + 'static>(
+        &self,
+        end: End<V>,
+    ) -> Option<Result<Arc<V>, Arc<E>>> {
+        match end {
+            End::Loaded(value, tags) => are_unchanged_since(&tags, self.stamp).then_some(Ok(value)),
+            End::Failed(error) => error.downcast().ok().map(Err),
+            End::Abandoned => None,
         }
     }
 }
 
 /// Resolves once the load has ended. Dropping it early leaves nothing behind.
-pub(super) struct Ended<V> {
+pub(crate) struct Ended<V: ?Sized> {
     load: Arc<Load<V>>,
     id: Option<u64>,
 }
 
-impl<V> Future for Ended<V> {
+impl<V: ?Sized> Future for Ended<V> {
     type Output = End<V>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -132,7 +185,7 @@ impl<V> Future for Ended<V> {
     }
 }
 
-impl<V> Drop for Ended<V> {
+impl<V: ?Sized> Drop for Ended<V> {
     fn drop(&mut self) {
         let Some(mine) = self.id else {
             return;

@@ -4,10 +4,11 @@ use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
 use super::{
     LocalCache,
-    flights::{Role, Ticket, are_unchanged_since},
-    inner::{Inner, Terms},
+    inner::Inner,
     load::{End, Load},
+    loads::Found,
     sync::{ThreadId, thread},
+    tags::{TagSet, are_unchanged_since},
 };
 use crate::Entry;
 
@@ -72,23 +73,22 @@ impl<V> LocalCache<V> {
             return Ok(value);
         }
         let me = thread::current().id();
-        let terms = self.inner.terms(entry);
+        let entry = self.inner.intern(entry);
         loop {
-            match self.join_or_lead(key, &terms, Some(me)) {
+            match self.join_or_lead(key, &entry.tags, Some(me)) {
                 Role::Join(other) if other.thread == Some(me) => {
                     return load().map(Arc::new).map_err(Arc::new);
                 }
                 Role::Join(other) => {
-                    if let Some(outcome) = other.wait().outcome() {
+                    if let Some(outcome) = other.outcome(other.wait()) {
                         return outcome;
                     }
                 }
-                Role::Lead(ticket, waited_for) => {
-                    let mut lead = self.lead(ticket, Some(waited_for));
-                    if let Some(value) = lead.loaded_meanwhile() {
-                        return Ok(value);
-                    }
-                    return lead.end(load(), terms);
+                Role::Lead(lead) => {
+                    return match lead.loaded_meanwhile() {
+                        Some(value) => Ok(value),
+                        None => lead.end_with(load(), entry),
+                    };
                 }
             }
         }
@@ -147,108 +147,69 @@ impl<V> LocalCache<V> {
         if let Some(value) = self.get(key) {
             return Ok(value);
         }
-        let terms = self.inner.terms(entry);
+        let entry = self.inner.intern(entry);
         loop {
-            match self.join_or_lead(key, &terms, None) {
+            match self.join_or_lead(key, &entry.tags, None) {
                 Role::Join(other) => {
-                    if let Some(outcome) = other.ended().await.outcome() {
+                    if let Some(outcome) = other.outcome(other.ended().await) {
                         return outcome;
                     }
                 }
-                Role::Lead(ticket, waited_for) => {
-                    let mut lead = self.lead(ticket, Some(waited_for));
-                    if let Some(value) = lead.loaded_meanwhile() {
-                        return Ok(value);
-                    }
-                    return lead.end(load().await, terms);
+                Role::Lead(lead) => {
+                    return match lead.loaded_meanwhile() {
+                        Some(value) => Ok(value),
+                        None => lead.end_with(load().await, entry),
+                    };
                 }
             }
         }
     }
+}
 
-    fn join_or_lead(&self, key: &str, terms: &Terms, thread: Option<ThreadId>) -> Role<V> {
+/// How a caller gets a value that is missing.
+pub(crate) enum Role<V: ?Sized> {
+    /// By loading: nobody does, or what is being loaded is out of date already.
+    Lead(Reservation<V>),
+    /// From a load that is under way.
+    Join(Arc<Load<V>>),
+}
+
+impl<V: ?Sized> LocalCache<V> {
+    /// Joins the load of `key`, or begins one. A load is joined only while none of its tags, of the caller's and
+    /// nothing that concerns everything was invalidated since it began.
+    pub(crate) fn join_or_lead(
+        &self,
+        key: &str,
+        tags: &TagSet,
+        thread: Option<ThreadId>,
+    ) -> Role<V> {
         let inner = &*self.inner;
-        inner.flights.join_or_lead(
-            key,
-            &inner.tags,
-            |load| {
-                inner.all.is_unchanged_since(load.stamp)
-                    && are_unchanged_since(&load.tags, load.stamp)
-                    && are_unchanged_since(&terms.tags, load.stamp)
-            },
-            |stamp| Load::new(stamp, terms.tags.clone(), thread),
-        )
+        let is_current = |load: &Load<V>| {
+            inner.all.is_unchanged_since(load.stamp)
+                && are_unchanged_since(&load.tags, load.stamp)
+                && are_unchanged_since(tags, load.stamp)
+        };
+        let loads = &inner.loads;
+        match loads.join_or_begin(key, &inner.tags, tags, thread, is_current) {
+            Found::UnderWay(load) => Role::Join(load),
+            Found::Begun(load) => Role::Lead(self.reservation(load)),
+        }
     }
 
-    fn lead(&self, ticket: Ticket, load: Option<Arc<Load<V>>>) -> Lead<V> {
-        Lead {
+    fn reservation(&self, load: Arc<Load<V>>) -> Reservation<V> {
+        Reservation {
             inner: Arc::clone(&self.inner),
-            ticket,
             load,
-            end: End::Abandoned,
-        }
-    }
-}
-
-/// A load under way; ends, with or without a result, when it is dropped.
-struct Lead<V> {
-    inner: Arc<Inner<V>>,
-    ticket: Ticket,
-    load: Option<Arc<Load<V>>>,
-    end: End<V>,
-}
-
-impl<V> End<V> {
-    /// What a caller gets who takes errors of type `E`; `None`: it has to load.
-    fn outcome<E: Send + Sync + 'static>(self) -> Option<Result<Arc<V>, Arc<E>>> {
-        match self {
-            Self::Loaded(value) => Some(Ok(value)),
-            Self::Failed(error) => error.downcast().ok().map(Err),
-            Self::Abandoned => None,
-        }
-    }
-}
-
-impl<V> Lead<V> {
-    /// Another load may have ended between the caller's look into the cache and the beginning of this one.
-    fn loaded_meanwhile(&mut self) -> Option<Arc<V>> {
-        let value = self.inner.peek(&self.ticket.key)?;
-        self.end = End::Loaded(Arc::clone(&value));
-        Some(value)
-    }
-
-    /// Hands what the loader returned to all who wait, and stores it if it is a value.
-    fn end<E>(mut self, loaded: Result<V, E>, terms: Terms) -> Result<Arc<V>, Arc<E>>
-    where
-        E: Send + Sync + 'static,
-    {
-        match loaded {
-            Ok(value) => {
-                let value = Arc::new(value);
-                self.finish(Arc::clone(&value), terms);
-                Ok(value)
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                self.end = End::Failed(Arc::<E>::clone(&error));
-                Err(error)
-            }
         }
     }
 
-    /// Whether the value was stored.
-    fn finish(mut self, value: Arc<V>, terms: Terms) -> bool {
-        self.end = End::Loaded(Arc::clone(&value));
-        self.inner.fill(&self.ticket, value, terms)
-    }
-}
-
-impl<V> Drop for Lead<V> {
-    fn drop(&mut self) {
-        self.inner.flights.release(&self.ticket, self.load.as_ref());
-        if let Some(load) = &self.load {
-            load.end(std::mem::replace(&mut self.end, End::Abandoned));
-        }
+    /// Announces that a value for `key` is about to be loaded: to be called before the load begins.
+    ///
+    /// For loads that [`get_or_insert_with`](Self::get_or_insert_with) and its like do not fit, because tags or TTL
+    /// are known only afterwards, or several keys are loaded at once. Nobody waits for it: this says only whether
+    /// the value may be stored once it is there. O(1), and a little memory until it is filled or dropped.
+    pub fn reserve(&self, key: &str) -> Reservation<V> {
+        self.reservation(self.inner.loads.reserve(key, &self.inner.tags))
     }
 }
 
@@ -257,9 +218,12 @@ impl<V> Drop for Lead<V> {
 ///
 /// It borrows nothing and may be kept across an `await`. Dropping it gives it up.
 #[must_use = "it is given up when it is dropped"]
-pub struct Reservation<V>(Lead<V>);
+pub struct Reservation<V: ?Sized> {
+    inner: Arc<Inner<V>>,
+    load: Arc<Load<V>>,
+}
 
-impl<V> Reservation<V> {
+impl<V: ?Sized> Reservation<V> {
     /// Stores `value` as `entry` says, unless it was overtaken: whether it was stored.
     ///
     /// It was overtaken if, since the reservation was made, its key was removed or overwritten by
@@ -281,54 +245,168 @@ impl<V> Reservation<V> {
     where
         T: IntoIterator<Item: AsRef<str>>,
     {
-        let terms = self.0.inner.terms(entry);
-        self.0.finish(value, terms)
-    }
-
-    /// The same for a value that several places may store.
-    #[cfg(feature = "remote")]
-    pub(crate) fn store<T>(&self, value: Arc<V>, entry: Entry<T>) -> bool
-    where
-        T: IntoIterator<Item: AsRef<str>>,
-    {
-        let terms = self.0.inner.terms(entry);
-        self.0.inner.fill(&self.0.ticket, value, terms)
-    }
-
-    /// Whether neither the key, nor everything, nor one of these tags was overtaken so far.
-    #[cfg(feature = "remote")]
-    pub(crate) fn is_current_with(&self, tags: &[String]) -> bool {
-        let Lead { inner, ticket, .. } = &self.0;
-        self.is_current()
-            && tags
-                .iter()
-                .all(|tag| inner.tags.is_unchanged_since(tag, ticket.stamp))
+        let entry = self.inner.intern(entry);
+        self.inner.fill(&self.load, value, entry)
     }
 
     /// Whether neither the key nor everything was overtaken so far. Of the tags only [`fill`](Self::fill) knows.
     pub fn is_current(&self) -> bool {
-        let Lead { inner, ticket, .. } = &self.0;
-        inner.all.is_unchanged_since(ticket.stamp)
-            && inner.flights.shard(&ticket.key).is_current(ticket)
+        self.inner.all.is_unchanged_since(self.load.stamp) && !self.load.is_overtaken()
+    }
+
+    /// Another load may have ended between the caller's look into the cache and the beginning of this one.
+    fn loaded_meanwhile(&self) -> Option<Arc<V>> {
+        let value = self.inner.peek_fresh(&self.load.key)?;
+        self.load
+            .end(End::Loaded(Arc::clone(&value), TagSet::new()));
+        Some(value)
     }
 }
 
-impl<V> fmt::Debug for Reservation<V> {
+impl<V> Reservation<V> {
+    /// Gives what the loader returned to all who wait, and stores it if it is a value.
+    fn end_with<E>(self, loaded: Result<V, E>, entry: Entry<TagSet>) -> Result<Arc<V>, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        match loaded {
+            Ok(value) => {
+                let value = Arc::new(value);
+                self.inner.fill(&self.load, Arc::clone(&value), entry);
+                self.load
+                    .end(End::Loaded(Arc::clone(&value), TagSet::new()));
+                Ok(value)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                self.load.end(End::Failed(Arc::<E>::clone(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What the two-tier cache needs beyond what everybody may use.
+#[cfg(feature = "remote")]
+impl<V: ?Sized> Reservation<V> {
+    pub(crate) fn key(&self) -> &str {
+        &self.load.key
+    }
+
+    /// As [`fill`](Self::fill), for tags that were looked up, and a value that more than one place may store.
+    pub(crate) fn store(&self, value: Arc<V>, entry: Entry<TagSet>) -> bool {
+        self.inner.fill(&self.load, value, entry)
+    }
+
+    /// Gives `end` to all who wait; callers that come later load anew. Only the first end counts.
+    pub(crate) fn end(&self, end: End<V>) {
+        self.load.end(end);
+    }
+
+    /// To wait for its own end.
+    pub(crate) fn load(&self) -> Arc<Load<V>> {
+        Arc::clone(&self.load)
+    }
+}
+
+impl<V: ?Sized> Drop for Reservation<V> {
+    fn drop(&mut self) {
+        self.inner.loads.release(&self.load);
+        self.load.end(End::Abandoned);
+    }
+}
+
+impl<V: ?Sized> fmt::Debug for Reservation<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation")
-            .field("key", &self.0.ticket.key)
+            .field("key", &self.load.key)
             .finish_non_exhaustive()
     }
 }
 
-impl<V> LocalCache<V> {
-    /// Announces that a value for `key` is about to be loaded: to be called before the load begins.
-    ///
-    /// For loads that [`get_or_insert_with`](Self::get_or_insert_with) and its like do not fit, because tags or TTL
-    /// are known only afterwards, or several keys are loaded at once. Nobody waits for it: this says only whether
-    /// the value may be stored once it is there. O(1), and a little memory until it is filled or dropped.
-    pub fn reserve(&self, key: &str) -> Reservation<V> {
-        let ticket = self.inner.flights.reserve(key, &self.inner.tags);
-        Reservation(self.lead(ticket, None))
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn lead<V: ?Sized>(cache: &LocalCache<V>, tag: &str) -> Reservation<V> {
+        match cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None) {
+            Role::Lead(lead) => lead,
+            Role::Join(_) => panic!("nobody else loads"),
+        }
+    }
+
+    fn join<V: ?Sized>(cache: &LocalCache<V>, tag: &str) -> Option<Arc<Load<V>>> {
+        match cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None) {
+            Role::Lead(_) => None,
+            Role::Join(load) => Some(load),
+        }
+    }
+
+    #[test]
+    fn a_waiter_does_not_get_a_value_of_a_tag_invalidated_before() {
+        let cache = LocalCache::<u32>::new(10);
+        let first = lead(&cache, "mine");
+        cache.invalidate_tag("theirs");
+        let load = join(&cache, "mine").expect("nothing is known against this load");
+        first.load.end(End::Loaded(
+            Arc::new(7),
+            cache.inner.tags.intern(["theirs"]),
+        ));
+        assert!(load.outcome::<()>(load.wait()).is_none());
+        drop(first);
+
+        let second = lead(&cache, "mine");
+        let load = join(&cache, "mine").expect("nothing is known against this load");
+        second
+            .load
+            .end(End::Loaded(Arc::new(8), cache.inner.tags.intern(["other"])));
+        let loaded = load.outcome::<()>(load.wait());
+        assert_eq!(loaded, Some(Ok(Arc::new(8))));
+        // It has answered: callers that come now load anew.
+        assert!(join(&cache, "mine").is_none());
+    }
+
+    #[test]
+    fn a_load_is_not_joined_by_a_caller_whose_tag_was_invalidated() {
+        let cache = LocalCache::<u32>::new(10);
+        let _lead = lead(&cache, "mine");
+        cache.invalidate_tag("yours");
+        assert!(join(&cache, "mine").is_some());
+        assert!(join(&cache, "yours").is_none());
+        cache.invalidate_tag("mine");
+        assert!(join(&cache, "mine").is_none());
+    }
+
+    #[test]
+    fn no_value_is_dropped_under_a_lock() {
+        /// Its Drop waits for another thread that uses the key.
+        struct Waits(LocalCache<Self>);
+        impl Drop for Waits {
+            fn drop(&mut self) {
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let cache = self.0.clone();
+                std::thread::spawn(move || {
+                    let joined = join(&cache, "tag");
+                    cache.remove("key");
+                    let _ = joined.map(|load| load.wait());
+                    let _ = sender.send(());
+                });
+                let freely = receiver.recv_timeout(Duration::from_secs(20));
+                freely.expect("no lock is held");
+            }
+        }
+        let cache = LocalCache::new(10);
+        let value = || Arc::new(Waits(cache.clone()));
+        let first = lead(&cache, "tag");
+        first.load.end(End::Loaded(value(), TagSet::new()));
+        // Only the first end counts: this value is dropped here.
+        first.load.end(End::Loaded(value(), TagSet::new()));
+        cache.remove("key");
+        assert!(!first.fill(value(), Entry::forever()));
+        cache.set_with("key", Waits(cache.clone()), Entry::forever());
+        cache.set_with("key", Waits(cache.clone()), Entry::forever());
+        cache.set("key", Waits(cache.clone()), Duration::ZERO, []);
     }
 }

@@ -15,7 +15,7 @@ pub(super) const REMEMBERED: usize = if cfg!(test) { 3 } else { 16 };
 
 /// The latest invalidations of one tag, or of everything.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     /// Latest invalidation of either kind: all that a read of fresh values looks at.
     changed: AtomicU64,
     /// Latest hard invalidation: entries from before are gone.

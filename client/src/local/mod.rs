@@ -97,18 +97,18 @@
 //! that was overtaken arrives.
 //!
 //! Keys have no marks, because there would be too many. Instead a load notes its key while it is under way, and who
-//! removes or overwrites the key tells the load that it has been overtaken.
+//! removes or overwrites the key marks the load as overtaken.
 
 mod bounds;
 mod builder;
 mod cache;
 mod cleanup;
 mod clock;
-mod flights;
 mod hits;
 mod inner;
 mod load;
 mod loading;
+mod loads;
 mod marks;
 mod report;
 mod stats;
@@ -129,3 +129,5 @@ pub use self::{
     stats::{EntryInfo, LocalStats},
     tracker::TopKey,
 };
+#[cfg(feature = "remote")]
+pub(crate) use self::{load::End, loading::Role, tags::TagSet};

@@ -16,7 +16,6 @@ use super::{
     bounds::{ENTRY_BYTES, MAX_WEIGHT},
     clock::Clock,
     marks::REMEMBERED,
-    stored::Freshness,
 };
 use crate::Entry;
 
@@ -284,11 +283,10 @@ impl World {
                     State::Stale(end) => Some((false, self.model[&key].value, left(end))),
                     State::Gone => None,
                 };
-                let left = self.cache.inner.inspect(&name(key)).map(|found| found.left);
-                let found = self.cache.inner.look_up(&name(key));
-                let got = found.zip(left).map(|((value, found), left)| {
-                    (found.freshness == Freshness::Fresh, *value, left)
-                });
+                let found = self.cache.inner.peek(&name(key));
+                let got = found.map(|(value, found)| (found.is_fresh, *value, found.left));
+                let value = self.cache.get_stale(&name(key)).map(|value| *value);
+                prop_assert_eq!(value, got.map(|(_, value, _)| value));
                 prop_assert!(
                     got == expected || may_forget && got.is_none(),
                     "{got:?} {expected:?}"
@@ -423,8 +421,7 @@ impl World {
         prop_assert!(stats.tracked <= max_tracked);
         prop_assert_eq!((stats.hits, stats.misses), self.reads);
         // Nothing under way is forgotten, nothing else remembered.
-        let under_way: BTreeSet<u8> = self.pending.iter().map(|pending| pending.key).collect();
-        prop_assert_eq!(self.cache.inner.flights.len(), under_way.len());
+        prop_assert_eq!(self.cache.inner.loads.len(), self.pending.len());
         Ok(())
     }
 }
@@ -475,8 +472,8 @@ proptest! {
             prop_assert_eq!(top, expected);
         }
         drop(world.pending);
-        prop_assert_eq!(world.cache.inner.flights.len(), 0);
-        prop_assert!(world.cache.inner.flights.is_idle());
+        prop_assert_eq!(world.cache.inner.loads.len(), 0);
+        prop_assert!(world.cache.inner.loads.is_idle());
     }
 
     /// A cache that is too small forgets, and does nothing else wrong.

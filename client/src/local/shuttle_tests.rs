@@ -61,8 +61,8 @@ fn no_old_value_survives(invalidate: impl Fn(&LocalCache<u32>) + Send + Sync + C
         // It may hold nothing: a removal may take out a newer value that has just come in.
         assert_ne!(cache.get("key").as_deref(), Some(&1));
         cache.validate();
-        assert!(cache.inner.flights.is_idle());
-        assert_eq!(cache.inner.flights.len(), 0);
+        assert!(cache.inner.loads.is_idle());
+        assert_eq!(cache.inner.loads.len(), 0);
     });
 }
 
@@ -206,7 +206,7 @@ fn the_error_of_a_load_goes_to_those_who_waited() {
         assert!(succeeded <= 1);
         assert_eq!(attempts.load(Ordering::SeqCst), 1 + succeeded);
         assert_eq!(cache.get("key").is_some(), succeeded == 1);
-        assert!(cache.inner.flights.is_idle());
+        assert!(cache.inner.loads.is_idle());
     });
 }
 

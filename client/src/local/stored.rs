@@ -2,11 +2,11 @@
 //!
 //! `quick_cache` finds a key by its hash and by asking the stored key whether it is the one. The stored key here
 //! holds all that decides whether the entry may still be served, so the answer to "is it the one" can be "yes, but
-//! out of date": one hash lookup both finds and judges, and a value that must not be served is never touched.
+//! out of date": one hash lookup finds the entry and checks it, and a value that must not be served is never touched.
 
 use std::{
-    cell::Cell,
     hash::{Hash, Hasher},
+    time::Duration,
 };
 
 use quick_cache::Equivalent;
@@ -69,7 +69,7 @@ impl Stored {
     pub(super) fn is_fresh(&self, clock: &Clock, all: &Marks) -> bool {
         !self.is_invalidated(all)
             // Last, because reading the time costs more than all the rest.
-            && (self.expires == NEVER || clock.now() < self.expires)
+            && clock.is_before(self.expires)
     }
 
     /// Whether it has been invalidated, hard or soft.
@@ -154,177 +154,54 @@ impl Hash for Handle {
     }
 }
 
-/// Finds the entry whatever its state.
-pub(super) struct ByKey<'a>(pub(super) &'a str);
+/// Finds the entry of a key if it is one that `accepts` takes.
+pub(super) struct Lookup<'a, F> {
+    key: &'a [u8],
+    accepts: F,
+}
 
-impl Hash for ByKey<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_key(self.0.as_bytes(), state);
+impl<'a, F: Fn(&Handle) -> bool> Lookup<'a, F> {
+    pub(super) fn new(key: &'a [u8], accepts: F) -> Self {
+        Self { key, accepts }
     }
 }
 
-impl Equivalent<Handle> for ByKey<'_> {
-    fn equivalent(&self, handle: &Handle) -> bool {
-        self.0.as_bytes() == handle.key_bytes()
-    }
-}
-
-/// What every judging lookup needs to know.
-#[derive(Clone, Copy)]
-pub(super) struct Check<'a> {
-    pub(super) clock: &'a Clock,
-    pub(super) all: &'a Marks,
-}
-
-/// Finds the entry if it is fresh, and counts the hit.
-pub(super) struct Fresh<'a> {
-    pub(super) key: &'a str,
-    pub(super) check: Check<'a>,
-    /// The entry is there, but nobody may be served with it any more.
-    pub(super) gone: Cell<bool>,
-    /// Who has to hear of which hits.
-    pub(super) hit_rules: HitRules,
-    /// The entry, where somebody has to hear of this hit; that happens outside the lock.
-    pub(super) notable: Cell<Option<Handle>>,
-}
-
-/// Which hits are more than a number to be increased.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HitRules {
-    /// The tracker wants to hear of an entry that it does not hold once its count exceeds this.
-    pub(super) tracked_above: u64,
-    /// Hits are reported: an entry that is not yet queued for it has to be.
-    pub(super) reporting: bool,
-}
-
-impl Hash for Fresh<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_key(self.key.as_bytes(), state);
-    }
-}
-
-impl Equivalent<Handle> for Fresh<'_> {
-    fn equivalent(&self, handle: &Handle) -> bool {
-        if self.key.as_bytes() != handle.key_bytes() {
-            return false;
-        }
-        let stored = handle.stored();
-        if !stored.is_fresh(self.check.clock, self.check.all) {
-            let freshness = stored.freshness(self.check.clock.now(), self.check.all);
-            self.gone.set(freshness == Freshness::Gone);
-            return false;
-        }
-        if self.hit_rules.concern(stored.hits.count_one()) {
-            self.notable.set(Some(handle.clone()));
-        }
-        true
-    }
-}
-
-impl HitRules {
-    fn concern(self, word: Word) -> bool {
-        !word.is_tracked() && word.count() > self.tracked_above
-            || self.reporting && !word.is_queued()
-    }
-}
-
-/// Finds the entry if it may be served, fresh or stale, and says which.
-pub(super) struct Servable<'a> {
-    pub(super) key: &'a str,
-    pub(super) check: Check<'a>,
-    /// `None`: a look that is not to be counted.
-    pub(super) hit_rules: Option<HitRules>,
-    pub(super) notable: Cell<Option<Handle>>,
-    pub(super) found: Cell<Option<Found>>,
-    pub(super) gone: Cell<bool>,
-}
-
-/// What a [`Servable`] found.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
-    pub(super) freshness: Freshness,
-    pub(super) left: std::time::Duration,
-    pub(super) hits: u64,
-    pub(super) weight: u64,
-}
-
-impl<'a> Servable<'a> {
-    pub(super) fn new(key: &'a str, check: Check<'a>, hit_rules: Option<HitRules>) -> Self {
-        Self {
-            key,
-            check,
-            hit_rules,
-            notable: Cell::new(None),
-            found: Cell::new(None),
-            gone: Cell::new(false),
-        }
-    }
-}
-
-impl Hash for Servable<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_key(self.key.as_bytes(), state);
-    }
-}
-
-impl Equivalent<Handle> for Servable<'_> {
-    fn equivalent(&self, handle: &Handle) -> bool {
-        if self.key.as_bytes() != handle.key_bytes() {
-            return false;
-        }
-        let Some(found) = handle.stored().found(self.check) else {
-            self.gone.set(true);
-            return false;
-        };
-        self.found.set(Some(found));
-        if let Some(hit_rules) = self.hit_rules
-            && found.freshness == Freshness::Fresh
-            && hit_rules.concern(handle.stored().hits.count_one())
-        {
-            self.notable.set(Some(handle.clone()));
-        }
-        true
-    }
-}
-
-impl Stored {
-    /// What a reader may know of it, `None` if it is gone.
-    pub(super) fn found(&self, check: Check<'_>) -> Option<Found> {
-        let now = check.clock.now();
-        let freshness = self.freshness(now, check.all);
-        let left = match freshness {
-            Freshness::Fresh => left(self.expires, now),
-            Freshness::StaleUntil(end) => left(end, now),
-            Freshness::Gone => return None,
-        };
-        Some(Found {
-            freshness,
-            left,
-            hits: self.hits.read().count(),
-            weight: self.weight,
-        })
-    }
-}
-
-/// Finds the entry if nobody may be served with it any more: removing by this never takes away an entry that
-/// another thread has just put in its place.
-pub(super) struct Gone<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) check: Check<'a>,
-}
-
-impl Hash for Gone<'_> {
+impl<F> Hash for Lookup<'_, F> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         hash_key(self.key, state);
     }
 }
 
-impl Equivalent<Handle> for Gone<'_> {
+impl<F: Fn(&Handle) -> bool> Equivalent<Handle> for Lookup<'_, F> {
     fn equivalent(&self, handle: &Handle) -> bool {
-        self.key == handle.key_bytes()
-            && handle
-                .stored()
-                .freshness(self.check.clock.now(), self.check.all)
-                == Freshness::Gone
+        self.key == handle.key_bytes() && (self.accepts)(handle)
+    }
+}
+
+/// What a reader may know of an entry that may be served.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) is_fresh: bool,
+    pub(super) left: Duration,
+    pub(super) hits: u64,
+    pub(super) weight: u64,
+}
+
+impl Stored {
+    /// What a reader may know of it, `None` if it is gone.
+    pub(super) fn found(&self, clock: &Clock, all: &Marks) -> Option<Found> {
+        let now = clock.now();
+        let freshness = self.freshness(now, all);
+        let end = match freshness {
+            Freshness::Fresh => self.expires,
+            Freshness::StaleUntil(end) => end,
+            Freshness::Gone => return None,
+        };
+        Some(Found {
+            is_fresh: freshness == Freshness::Fresh,
+            left: left(end, now),
+            hits: self.hits.read().count(),
+            weight: self.weight,
+        })
     }
 }

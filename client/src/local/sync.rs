@@ -6,7 +6,7 @@ use std::sync::{LockResult, PoisonError};
 pub(super) use std::{
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, ThreadId},
 };
@@ -15,7 +15,7 @@ pub(super) use std::{
 pub(super) use shuttle::{
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, ThreadId},
 };

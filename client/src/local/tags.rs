@@ -15,10 +15,15 @@ use super::{
 };
 
 /// A tag is its marks: entries hold it, the table finds it by name.
-pub(super) type Tag = Arc<Marks>;
+pub(crate) type Tag = Arc<Marks>;
 
 /// The tags of one entry. Two of them, the usual number, need no allocation of their own.
-pub(super) type TagSet = SmallVec<[Tag; 2]>;
+pub(crate) type TagSet = SmallVec<[Tag; 2]>;
+
+/// Whether none of the tags was invalidated, hard or soft, after `stamp`.
+pub(super) fn are_unchanged_since(tags: &TagSet, stamp: u64) -> bool {
+    tags.iter().all(|tag| tag.is_unchanged_since(stamp))
+}
 
 /// Power of two: a shard is picked by bits of the hash. So many that none has too many tags to be searched under its
 /// lock: with a million tags, a millisecond or two.
@@ -69,7 +74,7 @@ impl TagTable {
     /// The current epoch: the stamp of a value whose loading begins now.
     pub(super) fn epoch(&self) -> u64 {
         // SeqCst here and below: "an invalidation saw no load under way" and "a load saw no invalidation" must not
-        // both be true; see `Flights::is_idle`.
+        // both be true; see `Loads::is_idle`.
         self.epoch.load(Ordering::SeqCst)
     }
 
@@ -79,7 +84,8 @@ impl TagTable {
     }
 
     fn shard(&self, name: &str) -> &RwLock<Shard> {
-        &self.shards[self.hash_builder.hash_one(name) as usize % SHARDS]
+        // Other bits than the table in the shard uses.
+        &self.shards[(self.hash_builder.hash_one(name) >> 32) as usize % SHARDS]
     }
 
     /// The tags of these names, each once. O(n log n).
@@ -91,7 +97,8 @@ impl TagTable {
         tags
     }
 
-    fn intern_one(&self, name: &str) -> Tag {
+    /// The tag, remembered from now on if it was not known.
+    pub(super) fn intern_one(&self, name: &str) -> Tag {
         let shard = self.shard(name);
         if let Some(tag) = unpoisoned(shard.read()).by_name.get(name) {
             return Arc::clone(tag);
@@ -105,22 +112,6 @@ impl TagTable {
             .by_name
             .get(name)
             .cloned()
-    }
-
-    /// The tag, remembered from now on if it was not known.
-    pub(super) fn find_or_remember(&self, name: &str) -> Tag {
-        self.intern_one(name)
-    }
-
-    /// Whether the tag of this name was not invalidated, hard or soft, after `stamp`; of one that is not known as far as
-    /// it is remembered.
-    #[cfg_attr(not(feature = "remote"), allow(dead_code))]
-    pub(super) fn is_unchanged_since(&self, name: &str, stamp: u64) -> bool {
-        let shard = unpoisoned(self.shard(name).read());
-        match shard.by_name.get(name) {
-            Some(tag) => tag.is_unchanged_since(stamp),
-            None => shard.horizon <= stamp,
-        }
     }
 
     /// Forgets all tags that no entry holds. O(tags), one shard at a time.

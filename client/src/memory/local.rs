@@ -65,7 +65,10 @@ fn figures(stats: &LocalStats) -> LocalFigures {
     }
 }
 
-fn entries<V: Send + Sync + 'static>(cache: &LocalCache<V>, limit: usize) -> Vec<LocalEntry> {
+fn entries<V: ?Sized + Send + Sync + 'static>(
+    cache: &LocalCache<V>,
+    limit: usize,
+) -> Vec<LocalEntry> {
     let mut found = cache.entries(LOOKED_AT.max(limit));
     found.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
     found.truncate(limit);
