@@ -18,7 +18,7 @@
 //! assert!(pages.get("invoices").is_none());
 //! ```
 //!
-//! [`local`] tells what it promises and costs, and has a table of the memory optimization guide's `cacheService`
+//! [`local`] lists what it promises and costs, and has a table of the memory optimization guide's `cacheService`
 //! calls with what stands for them here.
 //!
 //! # Features
@@ -52,8 +52,10 @@ mod remote;
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]
-pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Json, ServerFigures};
+pub use cache::{
+    Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Inspection, Json, TagInfo, Where,
+};
 pub use entry::Entry;
 pub use local::{LocalCache, TopKey};
 #[cfg(feature = "remote")]
-pub use remote::{Error, LoaderError, Remedy, ServerState, ServerStatus, Servers};
+pub use remote::{Credentials, Error, Remedy, ServerState, ServerStatus, Servers};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::entry::Entry;
 use crate::remote::{Error, Remote, Servers, Settings, Timeouts};
 
 use super::Cache;
@@ -37,8 +38,14 @@ use super::tier::{Local, Pushes, WhenLost};
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder<C = Json> {
-    servers: Servers,
     codec: C,
+    settings: Choices,
+}
+
+#[derive(Clone, Debug)]
+struct Choices {
+    servers: Servers,
+    entry: Entry,
     namespace: String,
     name: Option<String>,
     local_max_entries: usize,
@@ -54,9 +61,9 @@ pub struct CacheBuilder<C = Json> {
 
 impl CacheBuilder {
     pub(super) fn new(servers: Servers) -> Self {
-        Self {
+        let settings = Choices {
             servers,
-            codec: Json,
+            entry: Entry::ttl(Duration::from_secs(300)),
             namespace: String::new(),
             name: None,
             local_max_entries: 10_000,
@@ -73,6 +80,10 @@ impl CacheBuilder {
             max_waiting_connections: 64,
             hits_interval: Duration::from_secs(1),
             compression: Compression::Off,
+        };
+        Self {
+            codec: Json,
+            settings,
         }
     }
 }
@@ -81,20 +92,16 @@ impl<C> CacheBuilder<C> {
     /// Values are written and read by this codec instead of [`Json`].
     pub fn codec<D>(self, codec: D) -> CacheBuilder<D> {
         CacheBuilder {
-            servers: self.servers,
             codec,
-            namespace: self.namespace,
-            name: self.name,
-            local_max_entries: self.local_max_entries,
-            local_max_bytes: self.local_max_bytes,
-            local_ttl_max: self.local_ttl_max,
-            stale_bound: self.stale_bound,
-            load_timeout: self.load_timeout,
-            timeouts: self.timeouts,
-            max_waiting_connections: self.max_waiting_connections,
-            hits_interval: self.hits_interval,
-            compression: self.compression,
+            settings: self.settings,
         }
+    }
+
+    /// The entry that [`Cache::entry`] begins with: TTL, grace and time-outs that most calls share. Default: a TTL of
+    /// five minutes.
+    pub fn default_entry(mut self, entry: Entry) -> Self {
+        self.settings.entry = entry;
+        self
     }
 
     /// Puts keys and tags under a prefix of their own: with `shop`, the key `user:1` is `shop:user:1` on the server
@@ -106,33 +113,33 @@ impl<C> CacheBuilder<C> {
     /// a deployment that runs beside the old one, change the namespace too (`shop-2`); otherwise both load and
     /// replace each other's values.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
+        self.settings.namespace = namespace.into();
         self
     }
 
     /// The label `cache` of its metrics, by which several caches of one process differ. Default:
     /// the namespace.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.settings.name = Some(name.into());
         self
     }
 
     /// The most entries in the local tier. Default: 10,000. With 0 there is no local tier.
     pub fn local_max_entries(mut self, entries: usize) -> Self {
-        self.local_max_entries = entries;
+        self.settings.local_max_entries = entries;
         self
     }
 
     /// The most bytes in the local tier. A value is taken to need twice the length of its encoding, before compression,
     /// unless [`Entry::weight`](crate::Entry::weight) states what it needs. Default: 256 MiB.
     pub fn local_max_bytes(mut self, bytes: u64) -> Self {
-        self.local_max_bytes = bytes;
+        self.settings.local_max_bytes = bytes;
         self
     }
 
     /// The longest that a value stays in the local tier, also if it lives longer on the server. Default: one hour.
     pub fn local_ttl_max(mut self, ttl: Duration) -> Self {
-        self.local_ttl_max = ttl;
+        self.settings.local_ttl_max = ttl;
         self
     }
 
@@ -140,49 +147,49 @@ impl<C> CacheBuilder<C> {
     /// connection broke, or expired while it was broken; and lets values that are loaded meanwhile be served for as
     /// long. When the server is back they are dropped. Default: zero, the local tier is dropped with the connection.
     pub fn serve_stale_while_unreachable(mut self, bound: Duration) -> Self {
-        self.stale_bound = bound;
+        self.settings.stale_bound = bound;
         self
     }
 
     /// How long a loader may take, and a caller wait for another process's loader. Default: 10 s. See
     /// [`Entry::hard_timeout`](crate::Entry::hard_timeout) for single calls.
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
-        self.load_timeout = timeout;
+        self.settings.load_timeout = timeout;
         self
     }
 
     /// How long setting up a connection may take, twice over for the handshake. Default: 1 s. [`Self::build`] waits
     /// so long at most.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.timeouts.connect = timeout;
+        self.settings.timeouts.connect = timeout;
         self
     }
 
     /// How long a command may take. Default: 1 s.
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
-        self.timeouts.command = timeout;
+        self.settings.timeouts.command = timeout;
         self
     }
 
     /// How often each connection is checked, and how long the answer may take. Default: 1 s both. Together they bound
     /// for how long the local tier trusts a connection that is dead without saying so.
     pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
-        self.timeouts.probe_interval = interval;
-        self.timeouts.probe = timeout;
+        self.settings.timeouts.probe_interval = interval;
+        self.settings.timeouts.probe = timeout;
         self
     }
 
     /// The most connections to each server for waiting on other processes' loads, one for each key that is waited
     /// for. They are opened when needed. Default: 64; at least 1.
     pub fn max_waiting_connections(mut self, connections: usize) -> Self {
-        self.max_waiting_connections = connections.max(1);
+        self.settings.max_waiting_connections = connections.max(1);
         self
     }
 
     /// How often hits of the local tier are reported to the server, whose counts and `CACHE.TOP` are those of the
     /// whole fleet then. Default: 1 s. With zero they are not.
     pub fn report_hits_every(mut self, interval: Duration) -> Self {
-        self.hits_interval = interval;
+        self.settings.hits_interval = interval;
         self
     }
 
@@ -190,7 +197,7 @@ impl<C> CacheBuilder<C> {
     /// them needs this crate with the feature `compression`. Default: none are.
     #[cfg(feature = "compression")]
     pub fn compress_from(mut self, bytes: usize) -> Self {
-        self.compression = Compression::From(bytes);
+        self.settings.compression = Compression::From(bytes);
         self
     }
 
@@ -205,19 +212,20 @@ impl<C> CacheBuilder<C> {
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn build(self) -> Result<Cache<C>, Error> {
+        let Self { codec, settings } = self;
         let bounded = |timeout: Duration| timeout.min(LONGEST_TIMEOUT);
         let timeouts = Timeouts {
-            connect: bounded(self.timeouts.connect),
-            command: bounded(self.timeouts.command),
-            probe_interval: bounded(self.timeouts.probe_interval),
-            probe: bounded(self.timeouts.probe),
+            connect: bounded(settings.timeouts.connect),
+            command: bounded(settings.timeouts.command),
+            probe_interval: bounded(settings.timeouts.probe_interval),
+            probe: bounded(settings.timeouts.probe),
         };
         let zero = [
             timeouts.connect,
             timeouts.command,
             timeouts.probe,
             timeouts.probe_interval,
-            self.load_timeout,
+            settings.load_timeout,
         ]
         .iter()
         .any(Duration::is_zero);
@@ -225,17 +233,21 @@ impl<C> CacheBuilder<C> {
             let message = "a time-out of zero would let nothing succeed".to_owned();
             return Err(Error::Config { message });
         }
-        let prefix = if self.namespace.is_empty() {
+        let prefix = if settings.namespace.is_empty() {
             String::new()
         } else {
-            format!("{}:", self.namespace)
+            format!("{}:", settings.namespace)
         };
-        let when_lost = if self.stale_bound.is_zero() {
+        let when_lost = if settings.stale_bound.is_zero() {
             WhenLost::Drop
         } else {
-            WhenLost::KeepStale(self.stale_bound)
+            WhenLost::KeepStale(settings.stale_bound)
         };
-        let local = Local::new(self.local_max_entries, self.local_max_bytes, when_lost);
+        let local = Local::new(
+            settings.local_max_entries,
+            settings.local_max_bytes,
+            when_lost,
+        );
         let local = Arc::new(local);
         let counters = Arc::new(Counters::default());
         let listener = Arc::new(Pushes {
@@ -243,9 +255,9 @@ impl<C> CacheBuilder<C> {
             prefix: prefix.clone(),
             counters: Arc::clone(&counters),
         });
-        let settings = Settings {
+        let remote = Settings {
             timeouts,
-            max_waiting_connections: self.max_waiting_connections,
+            max_waiting_connections: settings.max_waiting_connections,
             listener,
             prefix: prefix.clone(),
             map_changed: Arc::default(),
@@ -253,16 +265,17 @@ impl<C> CacheBuilder<C> {
         };
         let core = Arc::new(Core {
             local,
-            remote: Remote::start(&self.servers, settings)?,
+            remote: Remote::start(&settings.servers, remote)?,
             options: Options {
                 prefix,
-                compression: self.compression,
-                local_ttl_max: self.local_ttl_max,
-                stale_bound: self.stale_bound,
-                load_timeout: self.load_timeout,
+                entry: settings.entry,
+                compression: settings.compression,
+                local_ttl_max: settings.local_ttl_max,
+                stale_bound: settings.stale_bound,
+                load_timeout: settings.load_timeout,
                 command_timeout: timeouts.command,
-                hits_interval: self.hits_interval,
-                name: self.name.unwrap_or(self.namespace),
+                hits_interval: settings.hits_interval,
+                name: settings.name.unwrap_or(settings.namespace),
             },
             counters,
             loading: Arc::new(()),
@@ -270,9 +283,6 @@ impl<C> CacheBuilder<C> {
         });
         report::start(&core);
         core.remote.attempted(timeouts.connect).await;
-        Ok(Cache {
-            core,
-            codec: self.codec,
-        })
+        Ok(Cache { core, codec })
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Read<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) prefix: String,
+    pub(crate) entry: crate::Entry,
     pub(crate) compression: Compression,
     pub(crate) local_ttl_max: Duration,
     pub(crate) stale_bound: Duration,
@@ -185,16 +186,25 @@ impl Core {
     pub(crate) async fn write(&self, key: &str, write: &Write<'_>) -> Result<bool, Error> {
         let sent = Instant::now();
         let answer = self.remote.send(write.key, &command::set(write)).await;
-        // Before the caller goes on, whatever came of it: it shall not read what it has replaced. A refusal is sure to
-        // have replaced nothing, and must not outdate the load that has taken over.
+        crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
+        self.written(key, write.key, answer)
+    }
+
+    /// What came of a write. To be called before the caller goes on, whatever came of it: it shall not read what it has
+    /// replaced. A refusal is sure to have replaced nothing, and must not outdate the load that has taken over.
+    pub(crate) fn written(
+        &self,
+        key: &str,
+        name: &str,
+        answer: Result<Answer, Error>,
+    ) -> Result<bool, Error> {
         if !matches!(&answer, Ok(answer) if answer.value == Value::Nil) {
             self.local.remove(key);
         }
-        crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
         match answer?.value {
             Value::Okay => {
                 self.counters.sets.up();
-                self.remote.wrote(write.key);
+                self.remote.wrote(name);
                 Ok(true)
             }
             Value::Nil => Ok(false),
@@ -219,8 +229,19 @@ impl Core {
     ) -> Result<bool, Error> {
         let sent = Instant::now();
         let answer = self.remote.send(name, cmd).await;
-        self.local.remove(key);
         crate::observe::command(command, sent.elapsed(), answer.as_ref().err());
+        self.changed(key, name, answer, command)
+    }
+
+    /// What came of a command that changes one key: as [`Self::written`].
+    pub(crate) fn changed(
+        &self,
+        key: &str,
+        name: &str,
+        answer: Result<Answer, Error>,
+        command: &'static str,
+    ) -> Result<bool, Error> {
+        self.local.remove(key);
         match answer?.value {
             Value::Int(count) => {
                 self.remote.wrote(name);

@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
-use crate::local::{End, Reservation, TagSet};
+use crate::local::{End, Reservation};
 use crate::remote::command::{self, Write};
 use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{self, Core, Found, Loaded};
+use super::many::Abandoned;
 use super::options::Plan;
 use super::tier::{self, Held, Stored};
-
-/// A failed refresh keeps its lease for so long, so that the fleet does not hammer a loader that is down.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// A lease that can be renewed, and how often it is.
 const SHORT_LEASE: Duration = Duration::from_millis(1800);
@@ -61,7 +59,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok(Found::Nothing(None)) => {
                 self.core.counters.loads_unstored.up();
                 let loaded = self.call(loader, None).await;
-                self.answer(loaded.map(|(value, _)| of_loader(tier::stored(value))));
+                self.answer(loaded.map(|(value, _)| self.of_loader(tier::stored(value))));
             }
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
@@ -75,6 +73,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     fn answer(&self, outcome: Result<Loaded, Error>) {
         self.reservation.end(match outcome {
             Ok(Loaded { stored, tags }) => End::Loaded(stored, tags),
+            // Others who wait load it themselves.
+            Err(error) if error.is_from_loader::<Abandoned>() => End::Abandoned,
             Err(error) => End::Failed(Arc::new(error)),
         });
     }
@@ -197,8 +197,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.counters.fail_safe.up();
         self.answer(Ok(stale));
         // Shorter than the grace, after which nothing is left to be served meanwhile.
-        let pause = PAUSE_AFTER_FAILURE.min(self.plan.grace / 4);
-        tokio::time::sleep(pause.min(self.lease())).await;
+        let pause = self.plan.load.retry_after.min(self.plan.grace / 4);
+        let pause = pause.min(self.plan.hard_timeout);
+        // The lease is kept meanwhile: nobody else tries.
+        let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
         self.release(token).await;
     }
 
@@ -211,7 +213,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.stale(self.key()) {
             self.core.counters.fail_safe.up();
-            return self.answer(Ok(of_loader(stored)));
+            return self.answer(Ok(self.of_loader(stored)));
         }
         self.core.counters.loads_unstored.up();
         let loaded = self.call(loader, None).await.map(|(value, took)| {
@@ -221,7 +223,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                 Ok((_, len)) => self.keep_alone(&stored, len, took),
                 Err(error) => self.unstorable(&error),
             }
-            of_loader(stored)
+            self.of_loader(stored)
         });
         self.answer(loaded);
     }
@@ -229,16 +231,15 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
     /// from the start: no server tracks it, so it must not be served once one can be asked.
     fn keep_alone(&self, stored: &Stored, len: usize, took: Duration) {
-        let times = self
-            .plan
-            .times(tier::is_absent(stored), took, fastrand::f64);
+        let plan = self.plan.of_loaded();
+        let times = plan.times(tier::is_absent(stored), took, fastrand::f64);
         let bound = self.core.options.stale_bound;
         let bound = times.ttl.unwrap_or(bound).min(bound);
         if !bound.is_zero() {
             let at_once = Duration::from_nanos(1);
-            let weight = self.plan.weight.unwrap_or(core::weight(len));
+            let weight = plan.weight.unwrap_or(core::weight(len));
             let entry = Entry::ttl(at_once).grace(bound).weight(weight);
-            let tags = self.core.local.cache().intern(&self.plan.tags);
+            let tags = self.core.local.cache().intern(&plan.tags);
             self.reservation
                 .store(Arc::clone(stored), entry.map_tags(|_| tags));
         }
@@ -316,23 +317,23 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// figures': the loader has succeeded.
     async fn store(&self, value: Option<T>, took: Duration, token: u64) {
         let encoded = self.core.encode(&self.codec, self.key(), value.as_ref());
-        let negative = value.is_none();
-        let loaded = of_loader(tier::stored(value));
+        let (plan, negative) = (self.plan.of_loaded(), value.is_none());
+        let loaded = self.of_loader(tier::stored(value));
         let written = match encoded {
             Err(error) => Err(error),
-            Ok(_) if !self.plan.is_stored(negative) => {
+            Ok(_) if !plan.is_stored(negative) => {
                 // A stale value that may be there goes, and with it the lease: the next in line loads.
                 self.core.remove(self.key()).await.map(|_| true)
             }
             Ok((encoded, _)) => {
-                let times = self.plan.times(negative, took, fastrand::f64);
+                let times = plan.times(negative, took, fastrand::f64);
                 let name = self.core.name(self.key());
                 let write = Write {
                     key: &name,
                     value: &encoded,
                     ttl: times.ttl,
                     grace: times.grace,
-                    tags: &self.plan.tags,
+                    tags: &plan.tags,
                     token,
                 };
                 self.core.write(self.key(), &write).await
@@ -383,13 +384,15 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         );
         tokio::spawn(async move { core.release(&key, token, lasts).await });
     }
-}
 
-/// What a loader answered, or what is served without a server: nothing is known of it that callers must be checked
-/// against.
-fn of_loader(stored: Stored) -> Loaded {
-    Loaded {
-        stored,
-        tags: TagSet::new(),
+    /// What a loader answered, or what is served without a server. Callers that joined are checked against the tags that
+    /// the loader chose, which were not known then.
+    fn of_loader(&self, stored: Stored) -> Loaded {
+        let chosen = self.plan.chosen.get().map(|plan| &plan.tags);
+        let tags = chosen.map(|tags| self.core.local.cache().intern(tags));
+        Loaded {
+            stored,
+            tags: tags.unwrap_or_default(),
+        }
     }
 }

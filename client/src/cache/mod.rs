@@ -1,18 +1,21 @@
 //! The two-tier cache.
 
 mod builder;
+mod clauses;
 mod codec;
 mod core;
 mod frame;
 mod load;
+mod look;
+mod many;
 mod options;
 mod portions;
 mod report;
-mod server_stats;
 mod stats;
 mod tier;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,11 +28,12 @@ use crate::remote::command::{self, Invalidation, Write};
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
+pub use clauses::Where;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
 pub use codec::{Bytes, Codec, CodecError, Json};
+pub use look::{Inspection, TagInfo};
 pub(crate) use options::LoadOptions;
-pub use server_stats::ServerFigures;
 pub use stats::CacheStats;
 
 use self::core::{Core, Found, Read};
@@ -151,10 +155,36 @@ impl<C> Cache<C> {
         tokio::time::timeout(timeout, pending).await.is_ok()
     }
 
+    /// Ends the cache: as [`Self::finish_pending`], and then closes the connections and empties the local tier. Loaders
+    /// go on being called after it, as where there is no server; every other call is an error.
+    pub async fn close(&self, timeout: Duration) -> bool {
+        let finished = self.finish_pending(timeout).await;
+        self.core.remote.close();
+        self.core.local.clear();
+        finished
+    }
+
+    /// The entry that the builder was given ([`CacheBuilder::default_entry`]), to be changed for a call:
+    /// `cache.entry().tags(["users"])`.
+    pub fn entry(&self) -> Entry {
+        self.core.options.entry
+    }
+
     /// Reads a fresh value: from memory in well under a microsecond, or in one round trip. Stale values (grace) and
     /// known absences are `None`.
     ///
     /// A value in memory of another type than `T` counts as not there and is read anew.
+    ///
+    /// A hit clones the value. One that is large is best read as an `Arc`, in all calls that name its key: then a hit
+    /// only counts a reference.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # async fn run(cache: tagcache::Cache) -> Result<(), tagcache::Error> {
+    /// let page: Option<Arc<String>> = cache.get("page:1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the server fails and memory holds nothing that may be served instead
@@ -164,8 +194,8 @@ impl<C> Cache<C> {
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        if let Some(stored) = self.core.local.fresh::<T>(key) {
-            return Ok(stored.downcast_ref().cloned());
+        if let Some(value) = self.get_local(key) {
+            return Ok(value);
         }
         let cmd = command::fetch(&self.core.name(key));
         let reservation = self.core.local.cache().reserve(key);
@@ -335,8 +365,8 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let value = if let Some(stored) = self.core.local.fresh::<T>(key) {
-            stored.downcast_ref().cloned()
+        let value = if let Some(value) = self.get_local(key) {
+            value
         } else {
             let loader = async move || {
                 loader()
@@ -344,7 +374,7 @@ impl<C> Cache<C> {
                     .map(Some)
                     .map_err(|e| LoaderError::from(e.into()))
             };
-            self.load(key, entry, loader).await?
+            self.load(key, self.plan(entry), loader).await?
         };
         value.ok_or_else(|| Error::Absent {
             key: key.to_owned(),
@@ -370,27 +400,84 @@ impl<C> Cache<C> {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        if let Some(stored) = self.core.local.fresh::<T>(key) {
-            return Ok(stored.downcast_ref().cloned());
+        if let Some(value) = self.get_local(key) {
+            return Ok(value);
         }
         let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
-        self.load(key, entry, loader).await
+        self.load(key, self.plan(entry), loader).await
     }
 
-    async fn load<T, I, F, L>(
+    /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.
+    /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
+    /// checked as well, but not stored.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use tagcache::{Cache, Entry};
+    /// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    /// # struct User { name: String, tenant: u32 }
+    /// # async fn load_user(id: u32) -> Result<User, std::io::Error> { todo!() }
+    /// # async fn run(cache: Cache) -> Result<(), tagcache::Error> {
+    /// let user: User = cache
+    ///     .get_or_load_with_entry("user:1", cache.entry(), || async {
+    ///         let user = load_user(1).await?;
+    ///         let entry = Entry::ttl(Duration::from_secs(60)).tags([format!("tenant:{}", user.tenant)]);
+    ///         Ok::<_, std::io::Error>((user, entry))
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`].
+    pub async fn get_or_load_with_entry<T, I, J, F, L, E>(
         &self,
         key: &str,
         entry: Entry<I>,
         loader: L,
-    ) -> Result<Option<T>, Error>
+    ) -> Result<T, Error>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
         I: IntoIterator<Item: AsRef<str>>,
+        J: IntoIterator<Item: AsRef<str>> + Send,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<(T, Entry<J>), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let value = if let Some(value) = self.get_local(key) {
+            value
+        } else {
+            let plan = self.plan(entry);
+            let (cache, chosen) = (self.clone(), Arc::clone(&plan.chosen));
+            let loader = async move || {
+                let loaded = loader().await.map_err(|e| LoaderError::from(e.into()));
+                let (value, entry) = loaded?;
+                // Nobody else sets it: a load calls its loader once.
+                let _ = chosen.set(cache.plan(entry));
+                Ok(Some(value))
+            };
+            self.load(key, plan, loader).await?
+        };
+        value.ok_or_else(|| Error::Absent {
+            key: key.to_owned(),
+        })
+    }
+
+    /// What the local tier knows of a key: its value, or that there is none.
+    fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
+        let stored = self.core.local.fresh::<T>(key)?;
+        Some(stored.downcast_ref().cloned())
+    }
+
+    async fn load<T, F, L>(&self, key: &str, plan: Plan, loader: L) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
-        let plan = self.plan(entry);
         let core = &self.core;
         let local = core.local.cache();
         let tags = local.intern(&plan.tags);
@@ -584,11 +671,15 @@ impl<C> Cache<C> {
         self.core.counters.read(local, self.core.remote.status())
     }
 
-    /// What each server says of its database (`CACHE.STATS`), or why it does not.
-    pub async fn server_stats(&self) -> Vec<(String, Result<ServerFigures, Error>)> {
+    /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or
+    /// `hit_rate`; or why it does not.
+    pub async fn server_stats(&self) -> Vec<(String, Result<BTreeMap<String, f64>, Error>)> {
         let answers = self.core.remote.ask_all(&command::stats()).await;
         let read = |(node, answer): (String, Result<Value, Error>)| {
-            let figures = answer.and_then(|answer| ServerFigures::read(&node, &answer));
+            let figures = answer.and_then(|answer| {
+                redis::from_redis_value_ref(&answer)
+                    .map_err(|_| Error::unexpected(&node, "CACHE.STATS", &answer))
+            });
             (node, figures)
         };
         answers.into_iter().map(read).collect()
@@ -637,6 +728,7 @@ impl<C> Cache<C> {
             hard_timeout,
             // Before the loader runs its lease is answered, and afterwards its value is stored.
             longest_wait: hard_timeout + 2 * options.command_timeout,
+            chosen: Arc::default(),
         }
     }
 }

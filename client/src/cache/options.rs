@@ -1,5 +1,6 @@
 //! What an [`Entry`] says beyond a local tier's needs.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::entry::Entry;
@@ -13,6 +14,7 @@ pub(crate) struct LoadOptions {
     pub(crate) early_refresh: f64,
     pub(crate) soft_timeout: Duration,
     pub(crate) hard_timeout: Option<Duration>,
+    pub(crate) retry_after: Duration,
 }
 
 impl LoadOptions {
@@ -22,6 +24,7 @@ impl LoadOptions {
         early_refresh: 0.0,
         soft_timeout: Duration::ZERO,
         hard_timeout: None,
+        retry_after: Duration::from_secs(1),
     };
 }
 
@@ -67,6 +70,14 @@ impl<T> Entry<T> {
         self
     }
 
+    /// How long a stale value is served without another attempt after a refresh of it failed, in all processes, so that
+    /// a loader that is down is not asked again and again. Default: 1 s. It is cut to a quarter of the grace.
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.load.retry_after = pause;
+        self
+    }
+
     /// How long a loader may take: one that takes longer is dropped. A caller waits for another process's load as
     /// long, and what its own commands may take; one whose wait is over runs its own loader, so that a call takes at
     /// most about twice this. Default: the cache's [`load_timeout`](crate::CacheBuilder::load_timeout).
@@ -98,6 +109,8 @@ pub(crate) struct Plan {
     pub(crate) hard_timeout: Duration,
     /// How long a load of another process is waited for: what it may take, commands included.
     pub(crate) longest_wait: Duration,
+    /// What the loader chose by the value that it loaded: how that is stored.
+    pub(crate) chosen: Arc<OnceLock<Plan>>,
 }
 
 /// How long a value is fresh and how long it stays beyond that.
@@ -111,6 +124,11 @@ pub(crate) struct Times {
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Plan {
+    /// How the loaded value is to be stored: as the loader chose, else as the caller did.
+    pub(crate) fn of_loaded(&self) -> &Self {
+        self.chosen.get().unwrap_or(self)
+    }
+
     /// Whether a value, or its absence, is to be stored at all.
     pub(crate) fn is_stored(&self, negative: bool) -> bool {
         self.ttl_of(negative).is_none_or(|ttl| !ttl.is_zero())
@@ -174,6 +192,7 @@ mod tests {
             load,
             hard_timeout: Duration::from_secs(10),
             longest_wait: Duration::from_secs(12),
+            chosen: Arc::default(),
         }
     }
 

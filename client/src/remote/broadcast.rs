@@ -1,4 +1,4 @@
-//! Invalidations go to every primary; who does not get one is replies later.
+//! Invalidations go to every primary; one that does not get it is told later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,30 +13,50 @@ use super::missed::Missed;
 use super::node::Node;
 use super::topology::Remote;
 
-/// What is to be replies, as it is kept for those that miss it; `false` where there is too much to keep.
+/// What is to be sent again, as it is kept for those that miss it; `false` where there is too much to keep.
 type Keep<'a> = &'a (dyn Fn(&mut Missed) -> bool + Send + Sync);
 
 impl Remote {
-    /// Invalidates on every primary. Who cannot be reached is replies later.
+    /// Invalidates on every primary. Those that cannot be reached are told later.
     pub(crate) async fn invalidate(
         &self,
         kind: Invalidation,
         tags: &[String],
     ) -> Result<u64, Error> {
-        lock(&self.recent).add(kind, tags, Instant::now());
-        let cmd = command::invalidate(kind, tags);
-        self.send_to_all(&cmd, &|missed| missed.add(kind, tags))
+        self.tell_all(&command::invalidate(kind, tags), kind, tags)
             .await
     }
 
-    /// Flushes every primary. Who cannot be reached is replies later.
+    /// Flushes every primary. Those that cannot be reached are told later.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        lock(&self.recent).add_flush(Instant::now());
+        self.tell_all(&command::flush(), Invalidation::Hard, &[])
+            .await
+    }
+
+    /// Sends every primary a command that drops entries with one of these tags; where none is named, any. A primary
+    /// that misses it is told to drop all of these: too much rather than too little.
+    pub(crate) async fn tell_all(
+        &self,
+        cmd: &Cmd,
+        kind: Invalidation,
+        tags: &[String],
+    ) -> Result<u64, Error> {
+        {
+            let (mut recent, now) = (lock(&self.recent), Instant::now());
+            if tags.is_empty() {
+                recent.add_flush(now);
+            } else {
+                recent.add(kind, tags, now);
+            }
+        }
         let keep = |missed: &mut Missed| {
-            missed.add_flush();
-            true
+            if tags.is_empty() {
+                missed.add_flush();
+                return true;
+            }
+            missed.add(kind, tags)
         };
-        self.send_to_all(&command::flush(), &keep).await
+        self.send_to_all(cmd, &keep).await
     }
 
     async fn send_to_all(&self, cmd: &Cmd, keep: Keep<'_>) -> Result<u64, Error> {
@@ -44,12 +64,12 @@ impl Remote {
         if nodes.is_empty() {
             return Err(self.none_known());
         }
-        let telling = join_all(nodes.iter().map(|node| self.send_one(node, cmd, keep)));
-        let replies = crate::observe::in_command(cmd, telling).await;
+        let sending = join_all(nodes.iter().map(|node| self.send_one(node, cmd, keep)));
+        let replies = crate::observe::in_command(cmd, sending).await;
         let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
         let (mut reason, mut at_fault) = (None, None);
-        for (node, replies) in nodes.iter().zip(replies) {
-            match replies {
+        for (node, reply) in nodes.iter().zip(replies) {
+            match reply {
                 Reply::Took(count) => dropped += count,
                 Reply::Missed { error, kept } => {
                     missed.push(node.address());
@@ -63,7 +83,7 @@ impl Remote {
             return Err(error);
         }
         if let (None, Some(hole)) = (&reason, self.hole()) {
-            // Its primary is replies of what is recent as soon as it is known.
+            // Its primary is told what is recent as soon as it is known.
             missed.push("the primary of slots that nobody is known to serve".to_owned());
             reason = Some(hole);
         }
@@ -105,7 +125,7 @@ impl Remote {
         Reply::Missed { error, kept }
     }
 
-    /// The node that missed something has left while it was replies: those that are left are replies instead.
+    /// The node that missed something has left meanwhile: those that are left are told instead.
     fn all_keep(&self, keep: Keep<'_>) -> bool {
         let successors = self.primaries();
         // All of them, also behind one that does not keep it.

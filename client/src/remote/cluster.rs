@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use redis::{Client, ConnectionInfo, Value};
+use redis::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::connection::open_plain;
+use super::connection::ask;
 use super::error::{Error, Remedy};
 use super::lock;
 use super::missed::Recent;
 use super::node::{Backoff, Node, Place, Settings};
-use super::servers::{Tls, client, with_address};
 use super::status::{Record, ServerState, ServerStatus};
+use super::target::Target;
 
 const SLOTS: usize = 16_384;
 /// The map is looked at so often even when nobody complains, so that new primaries are tracked and told.
@@ -48,11 +48,11 @@ enum News {
 pub(crate) struct Map {
     pub(crate) nodes: BTreeMap<String, Member>,
     /// First and last slot, and whose they are; in order.
-    ranges: Vec<(u16, u16, String)>,
+    ranges: Vec<Range>,
 }
 
-/// A range of slots and the host and port of its primary.
-type Range = (u16, u16, String, u16);
+/// A range of slots and the address of its primary.
+type Range = (u16, u16, String);
 
 /// How many slots have a primary.
 fn covered<'a>(ranges: impl Iterator<Item = (&'a u16, &'a u16)>) -> usize {
@@ -97,8 +97,7 @@ struct Slotless {
 
 /// The cluster as it changes.
 pub(crate) struct Cluster {
-    seeds: Vec<ConnectionInfo>,
-    tls: Tls,
+    seeds: Vec<Target>,
     settings: Settings,
     recent: Arc<Mutex<Recent>>,
     pub(crate) map: ArcSwap<Map>,
@@ -111,15 +110,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        seeds: Vec<ConnectionInfo>,
-        tls: Tls,
-        settings: Settings,
-        recent: Arc<Mutex<Recent>>,
-    ) -> Self {
+    pub(crate) fn new(seeds: Vec<Target>, settings: Settings, recent: Arc<Mutex<Recent>>) -> Self {
         Self {
             seeds,
-            tls,
             settings,
             recent,
             map: ArcSwap::default(),
@@ -151,7 +144,7 @@ impl Cluster {
 
     /// What it is called as a whole.
     pub(crate) fn name(&self) -> String {
-        let first = self.seeds.first().map(|seed| seed.addr().to_string());
+        let first = self.seeds.first().map(Target::address);
         format!("cluster of {}", first.unwrap_or_default())
     }
 
@@ -231,8 +224,7 @@ impl Cluster {
         if slotless.closed {
             return None;
         }
-        let (host, port) = address.rsplit_once(':')?;
-        let member = self.start(host.to_owned(), port.parse().ok()?)?;
+        let member = self.start(address)?;
         let node = Arc::clone(&member.node);
         let mut nodes = map.nodes.clone();
         nodes.insert(address.to_owned(), member);
@@ -247,14 +239,10 @@ impl Cluster {
     /// for ever.
     async fn discover(&self) -> Result<Vec<Range>, Error> {
         let known = Arc::clone(&self.map.load());
-        let members = known.nodes.keys().filter_map(|address| {
-            let (host, port) = address.rsplit_once(':')?;
-            Some(with_address(
-                self.seeds.first()?,
-                host.to_owned(),
-                port.parse().ok()?,
-            ))
-        });
+        let members = known
+            .nodes
+            .keys()
+            .filter_map(|address| self.target(address));
         let (mut members, mut seeds) = (members.collect::<Vec<_>>(), self.seeds.clone());
         fastrand::shuffle(&mut members);
         fastrand::shuffle(&mut seeds);
@@ -263,12 +251,8 @@ impl Cluster {
             message: "none of its nodes knows a primary with slots".to_owned(),
         };
         let (mut most, mut best) = (0, Vec::new());
-        for info in members.into_iter().chain(seeds) {
-            let answer = match client(info, &self.tls) {
-                Ok(client) => self.ask(&client).await,
-                Err(error) => Err(error),
-            };
-            match answer {
+        for node in members.into_iter().chain(seeds) {
+            match self.ask(&node).await {
                 Ok(ranges) => {
                     let slots = covered(ranges.iter().map(|(first, last, ..)| (first, last)));
                     if slots >= SLOTS {
@@ -290,29 +274,38 @@ impl Cluster {
         if most > 0 { Ok(best) } else { Err(last) }
     }
 
-    async fn ask(&self, client: &Client) -> Result<Vec<Range>, Error> {
-        let timeouts = self.settings.timeouts;
-        let name = client.get_connection_info().addr().to_string();
-        let asking = async {
-            let mut connection = open_plain(client, &name, timeouts).await?;
-            let mut ask = redis::cmd("CLUSTER");
-            ask.arg("SLOTS");
-            let answer: Result<Value, _> = ask.query_async(&mut connection).await;
-            answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
-        };
-        let within = timeouts.connect + timeouts.command;
-        let answer = tokio::time::timeout(within, asking).await;
-        let answer = answer.unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                node: name.clone(),
-                timeout: within,
-            })
-        })?;
+    async fn ask(&self, node: &Target) -> Result<Vec<Range>, Error> {
+        let mut cmd = redis::cmd("CLUSTER");
+        cmd.arg("SLOTS");
+        let answer = ask(node, &cmd, self.settings.timeouts).await?;
+        let name = node.address();
+        let mut ranges = ranges(&answer);
         // A node may not know how it is called; then it is called as it was asked.
-        let own = name
-            .rsplit_once(':')
-            .map_or(name.as_str(), |(host, _)| host);
-        Ok(ranges(&answer, own))
+        ranges.retain_mut(|(_, _, announced)| {
+            let address = self.address(announced, &name);
+            address.is_some_and(|address| {
+                *announced = address;
+                true
+            })
+        });
+        Ok(ranges)
+    }
+
+    /// Where a node can be reached that another one, asked at `by`, announces under this address; `None` if it is none.
+    pub(super) fn address(&self, announced: &str, by: &str) -> Option<String> {
+        let (host, port) = announced.rsplit_once(':')?;
+        if host.is_empty() {
+            let host = by.rsplit_once(':').map_or(by, |(host, _)| host);
+            return Some(format!("{host}:{port}"));
+        }
+        let (seed, port) = (self.seeds.first()?, port.parse().ok()?);
+        Some(seed.announced(host.to_owned(), port).address())
+    }
+
+    fn target(&self, address: &str) -> Option<Target> {
+        let (host, port) = address.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        Some(self.seeds.first()?.at(host.to_owned(), port))
     }
 
     /// Starts what is new, keeps what is known, lets go of what is no primary any more.
@@ -323,12 +316,11 @@ impl Cluster {
         }
         let old = self.map.load_full();
         let mut map = Map::default();
-        for (first, last, host, port) in found {
-            let address = format!("{host}:{port}");
+        for (first, last, address) in found {
             if !map.nodes.contains_key(&address) {
                 let member = match old.nodes.get(&address) {
                     Some(member) => member.clone(),
-                    None => match self.start(host, port) {
+                    None => match self.start(&address) {
                         Some(member) => member,
                         None => continue,
                     },
@@ -375,10 +367,10 @@ impl Cluster {
         news
     }
 
-    fn start(&self, host: String, port: u16) -> Option<Member> {
-        let client = client(with_address(self.seeds.first()?, host, port), &self.tls).ok()?;
+    fn start(&self, address: &str) -> Option<Member> {
+        let target = self.target(address)?;
         let (settings, recent) = (self.settings.clone(), Arc::clone(&self.recent));
-        let node = Arc::new(Node::new(Place::Primary(client), settings, recent));
+        let node = Arc::new(Node::new(Place::Primary(target), settings, recent));
         // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
         let recent = lock(&self.recent).all(Instant::now());
         node.inherit(&recent);
@@ -388,7 +380,7 @@ impl Cluster {
 }
 
 /// Reads `[[first, last, [host, port, ...], ...], ...]`.
-fn ranges(answer: &Value, own: &str) -> Vec<Range> {
+fn ranges(answer: &Value) -> Vec<Range> {
     let Value::Array(ranges) = answer else {
         return Vec::new();
     };
@@ -408,21 +400,16 @@ fn ranges(answer: &Value, own: &str) -> Vec<Range> {
         let [host, Value::Int(port), ..] = primary.as_slice() else {
             return None;
         };
-        let host = match host {
-            Value::BulkString(host) => String::from_utf8_lossy(host).into_owned(),
-            Value::SimpleString(host) => host.clone(),
-            _ => String::new(),
-        };
-        let host = if host.is_empty() || host == "?" {
-            own.to_owned()
-        } else {
-            host
-        };
+        // Unknown is told in several ways.
+        let host = super::command::text_of(host).filter(|host| *host != "?");
         Some((
             u16::try_from(*first).ok()?,
             u16::try_from(*last).ok()?,
-            host,
-            u16::try_from(*port).ok()?,
+            format!(
+                "{}:{}",
+                host.unwrap_or_default(),
+                u16::try_from(*port).ok()?
+            ),
         ))
     };
     ranges.iter().filter_map(read).collect()
@@ -432,7 +419,6 @@ fn ranges(answer: &Value, own: &str) -> Vec<Range> {
 mod tests {
     use super::super::command::Invalidation;
     use super::super::connection::{Listener, Timeouts};
-    use super::super::servers::parse;
     use super::*;
 
     #[test]
@@ -472,12 +458,12 @@ mod tests {
             map_changed: Arc::default(),
             tokens: Arc::default(),
         };
-        let seed = parse("redis://127.0.0.1:1").expect("an address");
-        Cluster::new(vec![seed], Tls::default(), settings, Arc::default())
+        let seed = Target::new("redis://127.0.0.1:1", &Arc::default()).expect("an address");
+        Cluster::new(vec![seed], settings, Arc::default())
     }
 
-    fn all_slots_at(port: u16) -> Vec<(u16, u16, String, u16)> {
-        vec![(0, 16_383, "127.0.0.1".to_owned(), port)]
+    fn all_slots_at(port: u16) -> Vec<Range> {
+        vec![(0, 16_383, format!("127.0.0.1:{port}"))]
     }
 
     fn addresses(cluster: &Cluster) -> Vec<String> {
@@ -550,8 +536,10 @@ mod tests {
             Value::Array(vec![Value::Int(10), Value::Int(16_383), node("b", 2)]),
             Value::Nil,
         ]);
-        let expected = vec![(0, 9, "own".to_owned(), 1), (10, 16_383, "b".to_owned(), 2)];
-        assert_eq!(ranges(&answer, "own"), expected);
-        assert_eq!(ranges(&Value::Nil, "own"), Vec::new());
+        let expected = vec![(0, 9, ":1".to_owned()), (10, 16_383, "b:2".to_owned())];
+        assert_eq!(ranges(&answer), expected);
+        assert_eq!(ranges(&Value::Nil), Vec::new());
+        let own = cluster().address(":1", "own:7");
+        assert_eq!(own.as_deref(), Some("own:1"));
     }
 }

@@ -194,6 +194,62 @@ pub(crate) fn hits<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Cmd 
     cmd
 }
 
+/// Drops what carries all of these, one of those and none of these; a clause without tags says nothing.
+pub(crate) fn invalidate_where(
+    kind: Invalidation,
+    all: &[String],
+    any: &[String],
+    none: &[String],
+) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.INVALIDATEWHERE");
+    for (clause, tags) in [("ALL", all), ("ANY", any), ("NONE", none)] {
+        if !tags.is_empty() {
+            cmd.arg(clause).arg(tags.len()).arg(tags);
+        }
+    }
+    if kind == Invalidation::Soft {
+        cmd.arg("SOFT");
+    }
+    cmd
+}
+
+pub(crate) fn inspect(key: &str) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.INSPECT");
+    cmd.arg(key);
+    cmd
+}
+
+pub(crate) fn tag_info(tag: &str) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.TAGINFO");
+    cmd.arg(tag);
+    cmd
+}
+
+/// A field of a map.
+pub(crate) fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
+    match map {
+        Value::Map(pairs) => {
+            let found = pairs.iter().find(|(key, _)| text_of(key) == Some(name));
+            found.map(|(_, value)| value)
+        }
+        // Servers send the modules as flat arrays inside the map, whatever the protocol.
+        Value::Array(items) => {
+            let mut pairs = items.chunks_exact(2);
+            let found = pairs.find(|pair| text_of(&pair[0]) == Some(name));
+            found.map(|pair| &pair[1])
+        }
+        _ => None,
+    }
+}
+
+/// A field that is a number, zero or above.
+pub(crate) fn number(map: &Value, name: &str) -> Option<u64> {
+    match field(map, name)? {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
 /// At least 1: the server takes no zero.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis())
@@ -209,10 +265,10 @@ fn text(value: Value) -> Option<String> {
     }
 }
 
-fn text_of(value: &Value) -> Option<&str> {
+pub(crate) fn text_of(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
 }

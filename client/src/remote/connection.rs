@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::command::{self, Invalidation};
+use super::command::{self, Invalidation, field, text_of as text};
 use super::error::Error;
 use super::lock;
 use super::message::{self, Push};
 use super::missed::Recent;
+use super::target::{Target, Wire};
 
 /// Who hears what servers say unasked. Called from the connection's driver, in the order of the wire: must not
 /// block, and must be done with it when it returns.
@@ -54,7 +55,7 @@ pub(crate) enum Role {
 
 /// A connection with tracking and subscription, as long as it lasts.
 pub(crate) struct Connection {
-    inner: MultiplexedConnection,
+    wire: Wire,
     liveness: Arc<Liveness>,
     probes: AtomicU64,
     /// How long a command may take; probes and the handshake have times of their own.
@@ -157,36 +158,28 @@ impl Drop for PushSink {
 impl Connection {
     /// Connects, checks the module, turns tracking on and subscribes. Takes at most twice the connect time-out.
     pub(crate) async fn open(
-        client: &Client,
+        target: &Target,
         node: &str,
         timeouts: Timeouts,
         listener: Arc<dyn Listener>,
         heard: Heard,
     ) -> Result<Self, Error> {
-        let db = client.get_connection_info().redis_settings().db();
         let liveness = Arc::new(Liveness {
             listener,
             established: AtomicBool::new(false),
             over: AtomicBool::new(false),
             ended: Notify::new(),
         });
-        let channel = message::channel(db);
+        let channel = message::channel(target.db());
         let sink = PushSink {
             channel: channel.clone(),
             heard,
             liveness: Arc::clone(&liveness),
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeouts.connect))
-            .set_response_timeout(None)
-            .set_push_sender(sink);
+        let config = AsyncConnectionConfig::new().set_push_sender(sink);
         let failed = |error| Error::from_handshake(node, Some(&channel), timeouts.connect, &error);
-        let mut inner = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(failed)?;
-        // The configuration holds the sink as well, and would keep it alive.
-        drop(config);
+        let wire = target.open(timeouts, config).await.map_err(failed)?;
+        let mut inner = wire.inner.clone();
         let explained = |error| match error {
             Greet::Failed(error) => failed(error),
             Greet::Refused(error) => error,
@@ -202,7 +195,7 @@ impl Connection {
         tracking.exec_async(&mut inner).await.map_err(failed)?;
         inner.subscribe(&channel).await.map_err(failed)?;
         let connection = Self {
-            inner,
+            wire,
             liveness,
             probes: AtomicU64::new(0),
             timeout: timeouts.command,
@@ -226,7 +219,7 @@ impl Connection {
 
     /// Sends a command. Bounded by the command time-out.
     pub(crate) async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
-        let mut inner = self.inner.clone();
+        let mut inner = self.wire.inner.clone();
         // An answer inside a pipeline is not turned into an error by redis-rs, and neither is one here.
         self.in_time(inner.send_packed_command(cmd))
             .await?
@@ -240,7 +233,7 @@ impl Connection {
         for cmd in commands {
             pipeline.add_command(cmd);
         }
-        let mut inner = self.inner.clone();
+        let mut inner = self.wire.inner.clone();
         self.in_time(inner.send_packed_commands(&pipeline, 0, count))
             .await
     }
@@ -258,7 +251,7 @@ impl Connection {
         timeouts: Timeouts,
     ) -> Result<Option<Error>, Error> {
         let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
-        let mut inner = self.inner.clone();
+        let mut inner = self.wire.inner.clone();
         let asked = async {
             let cannot_save = ping(&mut inner, node, &nonce).await?;
             Ok((greet(&mut inner, node).await?, cannot_save))
@@ -298,11 +291,7 @@ impl Connection {
         let mut cmd = redis::cmd("CLUSTER");
         cmd.arg("INFO");
         let answer = self.send(&cmd).await.ok()?;
-        let lines = match &answer {
-            Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-            Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
-            _ => return None,
-        };
+        let lines = text(&answer)?;
         let epoch = lines
             .lines()
             .find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
@@ -328,16 +317,28 @@ impl Connection {
 
 /// Opens a connection without tracking, for calls that block.
 pub(crate) async fn open_plain(
-    client: &Client,
+    target: &Target,
     node: &str,
     timeouts: Timeouts,
-) -> Result<MultiplexedConnection, Error> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(timeouts.connect))
-        .set_response_timeout(None);
-    let opened = client.get_multiplexed_async_connection_with_config(&config);
-    let opened = opened.await;
+) -> Result<Wire, Error> {
+    let opened = target.open(timeouts, AsyncConnectionConfig::new()).await;
     opened.map_err(|error| Error::from_handshake(node, None, timeouts.connect, &error))
+}
+
+/// Sends one command through a connection of its own: how sentinels, and nodes that may not be ours, are asked.
+pub(crate) async fn ask(target: &Target, cmd: &Cmd, timeouts: Timeouts) -> Result<Value, Error> {
+    let name = target.address();
+    let asking = async {
+        let mut wire = open_plain(target, &name, timeouts).await?;
+        let answer = cmd.query_async(&mut wire.inner).await;
+        answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
+    };
+    let timeout = timeouts.connect + timeouts.command;
+    let answer = tokio::time::timeout(timeout, asking).await;
+    answer.unwrap_or_else(|_| {
+        let node = name.clone();
+        Err(Error::Timeout { node, timeout })
+    })
 }
 
 enum Greet {
@@ -420,29 +421,5 @@ async fn check_commands(connection: &Connection, node: &str) -> Result<(), Error
             command: (*command).to_owned(),
         }),
         None => Ok(()),
-    }
-}
-
-fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
-    match map {
-        Value::Map(pairs) => {
-            let found = pairs.iter().find(|(key, _)| text(key) == Some(name));
-            found.map(|(_, value)| value)
-        }
-        // Servers send the modules as flat arrays inside the map, whatever the protocol.
-        Value::Array(items) => {
-            let mut pairs = items.chunks_exact(2);
-            let found = pairs.find(|pair| text(&pair[0]) == Some(name));
-            found.map(|pair| &pair[1])
-        }
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
     }
 }

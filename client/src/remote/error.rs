@@ -13,7 +13,7 @@ const MAX_WORDS: usize = 300;
 const MAX_ANSWER: usize = 100;
 
 /// The error of a loader, shared by all who waited for the load.
-pub type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
+pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] says what the caller can do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -135,7 +135,7 @@ pub enum Error {
         reason: Box<Error>,
     },
     /// The value cannot be encoded, or what the server holds cannot be decoded as the type that was asked for.
-    #[error("value of key {key:?}: {source}")]
+    #[error("value of key {key:?}: {}", one_line(source))]
     Codec {
         /// The key without namespace.
         key: String,
@@ -143,7 +143,7 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The loader failed and there was no stale value to serve instead.
-    #[error("loading key {key:?}: {source}")]
+    #[error("loading key {key:?}: {}", one_line(source))]
     Loader {
         /// The key without namespace.
         key: String,
@@ -234,6 +234,11 @@ impl Error {
     /// Whether a server refuses what is asked for, at least to this user.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Denied { .. }) || self.remedy() == Remedy::FixCall
+    }
+
+    /// Whether the loader failed with an error of this type.
+    pub(crate) fn is_from_loader<E: std::error::Error + 'static>(&self) -> bool {
+        matches!(self, Self::Loader { source, .. } if source.is::<E>())
     }
 
     /// What an invalidation that failed has dropped all the same.
@@ -389,14 +394,19 @@ impl fmt::Write for Beginning {
     }
 }
 
-/// The server's own words, prefix first, in one line of bounded length: who says them may be no server at all.
+/// The server's own words, prefix first: who says them may be no server at all.
 fn words(error: &RedisError) -> String {
     let words = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
     };
+    one_line(&words)
+}
+
+/// A text of others in one line of bounded length.
+fn one_line(text: &impl ToString) -> String {
     let mut line = String::new();
-    for word in words.split_whitespace() {
+    for word in text.to_string().split_whitespace() {
         if line.len() >= MAX_WORDS {
             break;
         }

@@ -4,6 +4,7 @@ mod broadcast;
 mod cluster;
 pub(crate) mod command;
 pub(crate) mod connection;
+mod credentials;
 mod error;
 mod history;
 mod message;
@@ -12,10 +13,13 @@ mod node;
 mod sentinel;
 mod servers;
 mod status;
+mod target;
 mod topology;
 mod waiting;
 
-pub use error::{Error, LoaderError, Remedy};
+pub use credentials::Credentials;
+pub(crate) use error::LoaderError;
+pub use error::{Error, Remedy};
 pub use servers::Servers;
 pub use status::{ServerState, ServerStatus};
 

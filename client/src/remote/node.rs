@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use redis::{Client, Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 
 use super::connection::{Connection, Heard, Listener, Role, Timeouts};
@@ -15,14 +15,15 @@ use super::lock;
 use super::missed::{Backlog, Missed, Recent};
 use super::sentinel::Sentinels;
 use super::status::{Record, ServerState, ServerStatus};
+use super::target::Target;
 use super::waiting::Waiting;
 
 /// Where a node is.
 pub(crate) enum Place {
     /// Always there, whatever its role.
-    Fixed(Client),
+    Fixed(Target),
     /// There as long as it is a primary: a node of a cluster.
-    Primary(Client),
+    Primary(Target),
     /// Wherever the sentinels say that the primary is.
     Sentinel(Sentinels),
 }
@@ -58,7 +59,7 @@ pub(crate) struct Node {
     /// The connection that is up.
     connection: ArcSwapOption<Connection>,
     /// Where the last connection went to.
-    client: ArcSwapOption<Client>,
+    target: ArcSwapOption<Target>,
     record: Mutex<Record>,
     missed: Mutex<Backlog>,
     history: Mutex<History>,
@@ -107,7 +108,7 @@ impl Node {
             place,
             settings,
             connection: ArcSwapOption::empty(),
-            client: ArcSwapOption::empty(),
+            target: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
             history: Mutex::default(),
@@ -121,9 +122,9 @@ impl Node {
 
     /// Host and port, as far as known.
     pub(crate) fn address(&self) -> String {
-        match (&self.place, self.client.load().as_deref()) {
-            (Place::Fixed(client) | Place::Primary(client), _) | (_, Some(client)) => {
-                client.get_connection_info().addr().to_string()
+        match (&self.place, self.target.load().as_deref()) {
+            (Place::Fixed(target) | Place::Primary(target), _) | (_, Some(target)) => {
+                target.address()
             }
             (Place::Sentinel(sentinels), None) => sentinels.to_string(),
         }
@@ -191,22 +192,22 @@ impl Node {
         let Settings {
             timeouts, listener, ..
         } = &self.settings;
-        let client = match &self.place {
-            Place::Fixed(client) | Place::Primary(client) => client.clone(),
+        let target = match &self.place {
+            Place::Fixed(target) | Place::Primary(target) => target.clone(),
             Place::Sentinel(sentinels) => sentinels.locate(*timeouts).await?,
         };
-        let name = client.get_connection_info().addr().to_string();
-        if self.client.load().is_some() && name != self.address() {
+        let name = target.address();
+        if self.target.load().is_some() && name != self.address() {
             // It has taken over, perhaps without what the one before was told last.
             let recent = lock(&self.recent).all(Instant::now());
             self.inherit(&recent);
         }
-        self.client.store(Some(Arc::new(client.clone())));
+        self.target.store(Some(Arc::new(target.clone())));
         let heard = Heard {
             recent: Arc::clone(&self.recent),
             prefix: self.settings.prefix.clone(),
         };
-        let opening = Connection::open(&client, &name, *timeouts, Arc::clone(listener), heard);
+        let opening = Connection::open(&target, &name, *timeouts, Arc::clone(listener), heard);
         let within = timeouts.connect * 2;
         let connection = match tokio::time::timeout(within, opening).await {
             Ok(opened) => Arc::new(opened?),
@@ -427,10 +428,10 @@ impl Node {
     ) -> Result<RedisResult<Value>, Error> {
         self.connection()?;
         let (name, timeouts) = (self.address(), self.settings.timeouts);
-        let Some(client) = self.client.load_full() else {
+        let Some(target) = self.target.load_full() else {
             return Err(self.why_not());
         };
-        self.waiting.send(&client, &name, cmd, wait, timeouts).await
+        self.waiting.send(&target, &name, cmd, wait, timeouts).await
     }
 
     /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.

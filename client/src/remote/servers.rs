@@ -1,9 +1,9 @@
 //! Which servers a cache talks to.
 
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use std::sync::Arc;
 
-use super::error::Error;
-use super::sentinel::replace_host;
+use super::credentials::{Access, Credentials};
+use super::target::Target;
 
 /// Which servers a [`Cache`](crate::Cache) talks to: one, a cluster, or the primary that sentinels name.
 ///
@@ -11,10 +11,10 @@ use super::sentinel::replace_host;
 /// `unix:///path/to/socket?db=0&user=…&pass=…`. Special characters in user and password are percent-encoded (`@` is
 /// `%40`), an IPv6 address stands in brackets. A string converts into a single server. `Debug` shows no user and no
 /// password.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Servers {
     pub(crate) kind: Kind,
-    pub(crate) tls: Tls,
+    pub(crate) access: Access,
 }
 
 #[derive(Clone)]
@@ -29,17 +29,18 @@ pub(crate) enum Kind {
 }
 
 /// Addresses without user and password.
-impl std::fmt::Debug for Kind {
+impl std::fmt::Debug for Servers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = |url: &String| match parse(url) {
-            Ok(info) => info.addr().to_string(),
+        let access = Arc::default();
+        let address = |url: &String| match Target::new(url, &access) {
+            Ok(target) => target.address(),
             Err(_) => "<no address>".to_owned(),
         };
         let addresses = |urls: &[String]| urls.iter().map(address).collect::<Vec<_>>();
-        match self {
-            Self::Single(url) => f.debug_tuple("Single").field(&address(url)).finish(),
-            Self::Cluster(urls) => f.debug_tuple("Cluster").field(&addresses(urls)).finish(),
-            Self::Sentinel {
+        match &self.kind {
+            Kind::Single(url) => f.debug_tuple("Single").field(&address(url)).finish(),
+            Kind::Cluster(urls) => f.debug_tuple("Cluster").field(&addresses(urls)).finish(),
+            Kind::Sentinel {
                 service,
                 sentinels,
                 primary: _,
@@ -49,22 +50,6 @@ impl std::fmt::Debug for Kind {
                 .field("sentinels", &addresses(sentinels))
                 .finish_non_exhaustive(),
         }
-    }
-}
-
-/// Certificates for TLS, in PEM.
-#[derive(Clone, Default)]
-pub(crate) struct Tls {
-    pub(crate) root: Option<Vec<u8>>,
-    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls")
-            .field("root", &self.root.as_ref().map(Vec::len))
-            .field("client", &self.client.as_ref().map(|_| "<redacted>"))
-            .finish()
     }
 }
 
@@ -105,7 +90,7 @@ impl Servers {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.tls.root = Some(pem.into());
+        self.access.fixed = self.access.fixed.root_certificates(pem);
         self
     }
 
@@ -113,14 +98,62 @@ impl Servers {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        self.tls.client = Some((pem.into(), key.into()));
+        self.access.fixed = self.access.fixed.client_certificate(pem, key);
+        self
+    }
+
+    /// Asks for user, password and certificates before each connection is set up, so that they may change while the
+    /// process runs: a password that is rotated, a token or a certificate that runs out. Connections that are up stay as
+    /// they are. User and password are for the servers, not for sentinels; certificates are for both.
+    ///
+    /// The closure runs on a thread that may block. While it fails or panics there is no connection, and the error says
+    /// why.
+    ///
+    /// ```
+    /// use tagcache::{Credentials, Servers};
+    ///
+    /// let servers = Servers::single("redis://app@cache.internal:6379").credentials(|| {
+    ///     let password = std::fs::read_to_string("/run/secrets/cache-password")?;
+    ///     Ok::<_, std::io::Error>(Credentials::password(password.trim()))
+    /// });
+    /// ```
+    #[must_use]
+    pub fn credentials<E>(
+        mut self,
+        provider: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.access.provider = Some(Arc::new(move || provider().map_err(Into::into)));
+        self
+    }
+
+    /// Says where the servers can be reached that a cluster or sentinels announce under an address that is of no use
+    /// here, such as one inside a network of containers. Called with host and port as they are announced, for each
+    /// server and each redirection; it must not block. [`Error`](crate::Error)s and figures name what it answers.
+    ///
+    /// ```
+    /// use tagcache::Servers;
+    ///
+    /// let servers = Servers::cluster(["redis://127.0.0.1:7001"]).map_addresses(|host, port| match host {
+    ///     "10.1.0.5" => ("127.0.0.1".to_owned(), 7001),
+    ///     host => (host.to_owned(), port),
+    /// });
+    /// ```
+    #[must_use]
+    pub fn map_addresses(
+        mut self,
+        map: impl Fn(&str, u16) -> (String, u16) + Send + Sync + 'static,
+    ) -> Self {
+        self.access.addresses = Some(Arc::new(map));
         self
     }
 
     fn new(kind: Kind) -> Self {
         Self {
             kind,
-            tls: Tls::default(),
+            access: Access::default(),
         }
     }
 }
@@ -135,64 +168,4 @@ impl From<String> for Servers {
     fn from(url: String) -> Self {
         Self::single(url)
     }
-}
-
-/// Reads an address.
-pub(crate) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
-    let info = url.into_connection_info().map_err(|error| Error::Config {
-        // The URL itself may hold a password.
-        message: format!(
-            "not an address of a server (special characters of a password are written as %40): {error}"
-        ),
-    })?;
-    if !info.addr().is_supported() {
-        let message = "this address needs the feature `tls` (or, for a socket, Unix)".to_owned();
-        return Err(Error::Config { message });
-    }
-    let settings = info.redis_settings().clone();
-    let settings = settings
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_lib_name("tagcache", env!("CARGO_PKG_VERSION"));
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
-}
-
-/// The same, at another address.
-pub(crate) fn with_address(info: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
-    info.clone().set_addr(replace_host(info.addr(), host, port))
-}
-
-/// What opens connections there.
-pub(crate) fn client(info: ConnectionInfo, tls: &Tls) -> Result<Client, Error> {
-    let refused = |error: redis::RedisError| Error::Config {
-        message: error.to_string(),
-    };
-    #[cfg(feature = "tls")]
-    if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-        // With several providers compiled in rustls has no default and panics; whoever installed one keeps it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client_tls = tls
-            .client
-            .as_ref()
-            .map(|(cert, key)| redis::ClientTlsConfig {
-                client_cert: cert.clone(),
-                client_key: key.clone(),
-            });
-        if let Some(root) = &tls.root {
-            use rustls::pki_types::{CertificateDer, pem::PemObject};
-            // Without one that can be read nothing would be trusted, and each server would be blamed for it.
-            if !CertificateDer::pem_slice_iter(root).any(|certificate| certificate.is_ok()) {
-                let message = "the root certificates hold no certificate in PEM".to_owned();
-                return Err(Error::Config { message });
-            }
-        }
-        let certificates = redis::TlsCertificates {
-            client_tls,
-            root_cert: tls.root.clone(),
-        };
-        return Client::build_with_tls(info, certificates).map_err(refused);
-    }
-    #[cfg(not(feature = "tls"))]
-    let _ = (&tls.root, &tls.client);
-    Client::open(info).map_err(refused)
 }

@@ -1,6 +1,6 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,15 @@ use tokio::task::AbortHandle;
 
 use super::cluster::{Cluster, slot};
 use super::connection::Timeouts;
+use super::credentials::Access;
 use super::error::Error;
 use super::lock;
 use super::missed::Recent;
 use super::node::{Node, Place, Settings};
 use super::sentinel::Sentinels;
-use super::servers::{Kind, Servers, client, parse};
+use super::servers::{Kind, Servers};
 use super::status::ServerStatus;
+use super::target::Target;
 
 /// An answer, and whether it came from where its key belongs, through a connection that tracks it.
 #[derive(Debug)]
@@ -63,10 +65,10 @@ impl Remote {
         let tokens = Arc::clone(&settings.tokens);
         let recent = Arc::<Mutex<Recent>>::default();
         crate::observe::describe();
-        let tls = &servers.tls;
+        let access = Arc::new(servers.access.clone());
         let (servers, task) = match &servers.kind {
             Kind::Single(url) => {
-                let place = Place::Fixed(client(parse(url)?, tls)?);
+                let place = Place::Fixed(Target::new(url, &access)?);
                 one(place, settings, Arc::clone(&recent))
             }
             Kind::Sentinel {
@@ -74,40 +76,19 @@ impl Remote {
                 sentinels,
                 primary,
             } => {
-                let infos = sentinels.iter().map(|url| parse(url));
-                let clients = infos.map(|info| client(info?, tls));
-                let clients = clients.collect::<Result<Vec<_>, _>>()?;
-                if clients.is_empty() {
-                    return Err(nobody_named("sentinel"));
-                }
-                let primary = parse(primary.as_deref().unwrap_or("redis://127.0.0.1"))?;
+                let primary = primary.as_deref().unwrap_or("redis://127.0.0.1");
                 let place = Sentinels {
                     service: service.clone(),
-                    clients,
-                    asked: Arc::default(),
-                    primary,
-                    tls: tls.clone(),
+                    sentinels: targets(sentinels, &Arc::new(access.without_user()), "sentinel")?,
+                    asked: AtomicUsize::new(0),
+                    primary: Target::new(primary, &access)?,
                 };
                 one(Place::Sentinel(place), settings, Arc::clone(&recent))
             }
             Kind::Cluster(urls) => {
-                let seeds = urls
-                    .iter()
-                    .map(|url| parse(url))
-                    .collect::<Result<Vec<_>, _>>()?;
-                if seeds.is_empty() {
-                    return Err(nobody_named("node of the cluster"));
-                }
-                for seed in &seeds {
-                    // What cannot work shall be said now, not by the background.
-                    client(seed.clone(), tls)?;
-                }
-                let cluster = Arc::new(Cluster::new(
-                    seeds,
-                    tls.clone(),
-                    settings,
-                    Arc::clone(&recent),
-                ));
+                let seeds = targets(urls, &access, "node of the cluster")?;
+                let recent = Arc::clone(&recent);
+                let cluster = Arc::new(Cluster::new(seeds, settings, recent));
                 let task = tokio::spawn(Arc::clone(&cluster).run()).abort_handle();
                 (Primaries::Cluster(cluster), task)
             }
@@ -395,16 +376,10 @@ impl Remote {
         else {
             return Redirected::No;
         };
-        let target = error.redirect_node().map(|(address, _)| {
-            // A node that does not know its own name redirects to an empty one: the name it was asked by.
-            if address.starts_with(':') {
-                let own = node.address();
-                let host = own.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
-                host + address
-            } else {
-                address.to_owned()
-            }
-        });
+        // A node that does not know its own name redirects to an empty one: the name it was asked by.
+        let target = error
+            .redirect_node()
+            .and_then(|(announced, _)| cluster.address(announced, &node.address()));
         match kind {
             ServerErrorKind::Moved => {
                 cluster.complain();
@@ -449,8 +424,9 @@ impl Remote {
     }
 }
 
-impl Drop for Remote {
-    fn drop(&mut self) {
+impl Remote {
+    /// Ends all connections, for good.
+    pub(crate) fn close(&self) {
         self.task.abort();
         let unsent = match &self.servers {
             Primaries::One(node) => node.retire().len(),
@@ -459,6 +435,12 @@ impl Drop for Remote {
         if unsent > 0 {
             crate::observe::invalidations_lost(unsent);
         }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -487,8 +469,12 @@ fn one(place: Place, settings: Settings, recent: Arc<Mutex<Recent>>) -> (Primari
     (Primaries::One(node), task)
 }
 
-fn nobody_named(what: &str) -> Error {
-    Error::Config {
-        message: format!("no {what} was named"),
+/// The servers of these URLs: what cannot work shall be said now, not by the background.
+fn targets(urls: &[String], access: &Arc<Access>, what: &str) -> Result<Vec<Target>, Error> {
+    if urls.is_empty() {
+        return Err(Error::Config {
+            message: format!("no {what} was named"),
+        });
     }
+    urls.iter().map(|url| Target::new(url, access)).collect()
 }

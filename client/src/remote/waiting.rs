@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Semaphore;
 
 use super::connection::{Timeouts, open_plain};
 use super::error::Error;
 use super::lock;
+use super::target::{Target, Wire};
 
 /// At most so many, opened when needed.
 pub(crate) struct Waiting {
@@ -19,7 +19,7 @@ pub(crate) struct Waiting {
 
 #[derive(Default)]
 struct Idle {
-    connections: Vec<MultiplexedConnection>,
+    connections: Vec<Wire>,
     /// Raised when the server is lost: what was opened before may lead elsewhere.
     generation: u64,
 }
@@ -50,7 +50,7 @@ impl Waiting {
     /// Sends a command that blocks for up to `wait`.
     pub(crate) async fn send(
         &self,
-        client: &Client,
+        target: &Target,
         name: &str,
         cmd: &Cmd,
         wait: Duration,
@@ -70,9 +70,9 @@ impl Waiting {
                 let used = idle.is_some();
                 let mut connection = match idle {
                     Some(connection) => connection,
-                    None => open_plain(client, name, timeouts).await?,
+                    None => open_plain(target, name, timeouts).await?,
                 };
-                let sent = connection.send_packed_command(cmd).await;
+                let sent = connection.inner.send_packed_command(cmd).await;
                 let sent = sent.and_then(Value::extract_error);
                 match &sent {
                     Ok(_) => self.put_back(connection, generation),
@@ -94,7 +94,7 @@ impl Waiting {
         }
     }
 
-    fn put_back(&self, connection: MultiplexedConnection, generation: u64) {
+    fn put_back(&self, connection: Wire, generation: u64) {
         let mut idle = lock(&self.idle);
         if idle.generation == generation {
             idle.connections.push(connection);

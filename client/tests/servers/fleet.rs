@@ -129,7 +129,7 @@ fn tasks_that_give_up_at_any_moment_leave_nothing_behind() {
         }
         eventually("no lease is left", async || {
             let stats = cache.server_stats().await.remove(0).1.unwrap();
-            stats.get("leases") == Some(0.0) && stats.get("lease_waiters") == Some(0.0)
+            stats["leases"] == 0.0 && stats["lease_waiters"] == 0.0
         })
         .await;
     });

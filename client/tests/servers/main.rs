@@ -10,12 +10,13 @@
 mod support;
 
 mod basics;
+mod calls;
 mod checker;
 mod coherence;
 mod degradation;
 mod examples;
 mod fleet;
-mod flights;
+mod leases;
 mod loads;
 mod moves;
 mod observed;
@@ -23,6 +24,7 @@ mod outages;
 mod proxy;
 mod refused;
 mod restarts;
+mod single_flight;
 mod stale;
 mod strangers;
 mod times;

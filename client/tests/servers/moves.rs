@@ -24,8 +24,11 @@ impl Move {
     /// Of this key, from the one of two primaries that has it to `to`.
     fn begin(key: &str, servers: &[Server], to: &Server) -> Self {
         let slot = call!(to.raw(), "CLUSTER", "KEYSLOT", key).int();
-        let mut from = servers[usize::from(slot >= 8192)].raw();
-        let mut client = to.raw();
+        Self::between(slot, &servers[usize::from(slot >= 8192)], to)
+    }
+
+    fn between(slot: i64, from: &Server, to: &Server) -> Self {
+        let (mut from, mut client) = (from.raw(), to.raw());
         let (from_id, to_id) = (id(&mut from), id(&mut client));
         let importing = cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}");
         assert_eq!(importing, Reply::ok());
@@ -57,6 +60,53 @@ impl Move {
             );
         }
     }
+}
+
+/// Moves a key with its slot; looks while it is on its way, and afterwards.
+pub(crate) async fn move_all_of(key: &str, servers: &[Server], to: &Server, look: impl AsyncFn()) {
+    let mut moving = Move::begin(key, servers, to);
+    moving.key(key);
+    look().await;
+    moving.end();
+    look().await;
+}
+
+#[test]
+fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
+    let servers = cluster(&Engine::default_engine(), 3, 2);
+    run(async {
+        let cache = cache_of(&servers[..2]).await;
+        // It sends no key to anybody: no redirection tells it anything.
+        let only_invalidates = cache_of(&servers[..2]).await;
+        assert_eq!(only_invalidates.stats().servers.len(), 2);
+        // The map is looked at every 15 s anyhow, which is too seldom for all of these. Each probe asks for the cluster's
+        // epoch, which rises with each of them.
+        let slot = call!(servers[0].raw(), "CLUSTER", "KEYSLOT", "key").int();
+        let (owner, third) = (&servers[usize::from(slot >= 8192)], &servers[2]);
+        let mut rounds = 0;
+        eventually("slots are seen to come and go", async || {
+            let (from, to) = if rounds % 2 == 0 {
+                (owner, third)
+            } else {
+                (third, owner)
+            };
+            if only_invalidates.stats().servers.len() == 2 + rounds % 2 {
+                Move::between(slot, from, to).end();
+                rounds += 1;
+            }
+            rounds == 7
+        })
+        .await;
+        eventually("the third is known", async || {
+            only_invalidates.stats().servers.len() == 3
+        })
+        .await;
+        only_invalidates.ready(DEADLINE).await.unwrap();
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        assert_eq!(only_invalidates.invalidate_tags(["tag"]).await.unwrap(), 1);
+        assert!(call!(third.raw(), "CACHE.GET", "key").is_null());
+    });
 }
 
 #[test]

@@ -1,14 +1,21 @@
 //! Encrypted connections, users with few rights, sockets.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tagcache::{Cache, Error, Servers};
+use tagcache::{Cache, Credentials, Error, Servers};
 use tagcache_tests::{
     DEADLINE, Engine, Server, ServerBuilder, args, command as cmd, for_each_engine, free_port,
 };
 
-use crate::support::{cache_at, connected, long, on_server, run, warm};
+use tokio::sync::Notify;
+
+use crate::support::{Calls, cache_at, connected, eventually, long, on_server, run, warm};
+
+/// Between probes, so that the end of a connection is soon noticed.
+const PROBE: Duration = Duration::from_millis(100);
 
 struct Certificates {
     root: String,
@@ -109,6 +116,8 @@ fn connections_can_be_encrypted_and_certificates_are_checked() {
                 let refusal = refusal(servers).await;
                 assert!(refusal.contains(reason), "{reason}: {refusal}");
             }
+            // What the application does with TLS is its own affair.
+            assert!(rustls::crypto::CryptoProvider::get_default().is_none());
         });
     });
 }
@@ -303,5 +312,135 @@ fn servers_may_have_addresses_of_the_sixth_version() {
         let cache = connected(Cache::builder(format!("redis://[::1]:{}", server.port()))).await;
         cache.set("key", &"value".to_owned(), long()).await.unwrap();
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+    });
+}
+
+/// Ends all connections but the test's own.
+fn end_connections(server: &Server) {
+    let ended = server.raw().call(&args!["CLIENT", "KILL", "SKIPME", "yes"]);
+    assert!(!ended.is_error(), "{ended:?}");
+}
+
+#[test]
+fn a_password_that_is_rotated_is_asked_for_again() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let set = |rules: &str| {
+            let set = server
+                .raw()
+                .call(&cmd!("ACL SETUSER app on ~* &* +@all {rules}"));
+            assert!(!set.is_error(), "{set:?}");
+        };
+        set(">first");
+        let current = Arc::new(Mutex::new("first".to_owned()));
+        let provided = Arc::clone(&current);
+        let servers = Servers::single(format!("redis://app@127.0.0.1:{}", server.port()));
+        let servers = servers.credentials(move || {
+            let current = provided.lock().unwrap().clone();
+            match current.as_str() {
+                "" => Err("the vault is closed"),
+                "panic" => panic!("as the test wants it"),
+                password => Ok(Credentials::password(password)),
+            }
+        });
+        run(async {
+            let building = Cache::builder(servers);
+            assert!(!format!("{building:?}").contains("first"));
+            let cache = connected(building.probe(PROBE, DEADLINE)).await;
+            cache.set("key", &"value".to_owned(), long()).await.unwrap();
+            set("resetpass >second");
+            "second".clone_into(&mut current.lock().unwrap());
+            // Connections that are up stay; one that calls wait on is opened only now.
+            let (entered, hold) = (Calls::default(), Arc::new(Notify::new()));
+            let loading = {
+                let (cache, entered, hold) =
+                    (cache_at(&server).await, entered.clone(), Arc::clone(&hold));
+                tokio::spawn(async move {
+                    let loader = async move || {
+                        entered.note();
+                        hold.notified().await;
+                        Ok::<_, String>("loaded".to_owned())
+                    };
+                    cache.get_or_load("slow", long(), loader).await
+                })
+            };
+            eventually("it is being loaded", async || entered.count() == 1).await;
+            let waiting = {
+                let cache = cache.clone();
+                let loader = || async { Err::<String, _>("it is not its turn") };
+                tokio::spawn(async move { cache.get_or_load("slow", long(), loader).await })
+            };
+            eventually("it waits", async || cache.stats().lease_waits == 1).await;
+            hold.notify_one();
+            assert_eq!(waiting.await.unwrap().unwrap(), "loaded");
+            assert_eq!(loading.await.unwrap().unwrap(), "loaded");
+            end_connections(&server);
+            eventually("it is connected again", async || {
+                cache
+                    .get::<String>("key")
+                    .await
+                    .is_ok_and(|value| value.is_some())
+            })
+            .await;
+            for (state, said) in [("", "the vault is closed"), ("panic", "panicked")] {
+                state.clone_into(&mut current.lock().unwrap());
+                end_connections(&server);
+                eventually("the error says why", async || {
+                    let read = cache.get::<String>("other").await;
+                    read.is_err_and(|error| error.to_string().contains(said))
+                })
+                .await;
+            }
+            "second".clone_into(&mut current.lock().unwrap());
+            cache.ready(DEADLINE).await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn certificates_that_are_replaced_are_used_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, port) = (certificates(), free_port());
+    let engine = Engine::default_engine();
+    let builder = tls_server(&engine, dir.path(), &old, port, "yes");
+    let server = builder.try_start().unwrap();
+    let credentials = |certificates: &Certificates| {
+        let (client, key) = certificates.client.clone();
+        Credentials::default()
+            .root_certificates(certificates.root.clone())
+            .client_certificate(client, key)
+    };
+    let current = Arc::new(Mutex::new(credentials(&old)));
+    let provided = Arc::clone(&current);
+    let servers = Servers::single(format!("rediss://localhost:{port}"));
+    let servers = servers.credentials(move || Ok::<_, String>(provided.lock().unwrap().clone()));
+    run(async {
+        let cache = connected(Cache::builder(servers).probe(PROBE, DEADLINE)).await;
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        // Another authority signs from now on.
+        let new = certificates();
+        let _ = tls_server(&engine, dir.path(), &new, port, "yes");
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let set = server.raw().call(&args![
+            "CONFIG",
+            "SET",
+            "tls-ca-cert-file",
+            file("ca.crt"),
+            "tls-cert-file",
+            file("server.crt"),
+            "tls-key-file",
+            file("server.key")
+        ]);
+        assert!(!set.is_error(), "{set:?}");
+        end_connections(&server);
+        eventually("the old certificates are refused", async || {
+            let read = cache.get::<String>("other").await;
+            read.is_err_and(|error| error.to_string().contains("invalid peer certificate"))
+        })
+        .await;
+        *current.lock().unwrap() = credentials(&new);
+        cache.ready(DEADLINE).await.unwrap();
+        let value = cache.get::<String>("key").await.unwrap();
+        assert_eq!(value.as_deref(), Some("value"));
     });
 }

@@ -359,10 +359,14 @@ struct Sentinel {
 
 impl Sentinel {
     fn watching(engine: &Engine, primary: u16) -> Self {
+        Self::of(engine, "127.0.0.1", primary)
+    }
+
+    fn of(engine: &Engine, host: &str, primary: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (config, port) = (dir.path().join("sentinel.conf"), free_port());
         let lines = format!(
-            "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor cache 127.0.0.1 {primary} 1\n\
+            "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor cache {host} {primary} 1\n\
              sentinel down-after-milliseconds cache 500\nsentinel failover-timeout cache 5000\n",
             dir.path().display(),
         );
@@ -576,5 +580,79 @@ fn what_a_primary_took_along_its_successor_is_told() {
         })
         .await;
         assert!(call!(replica.raw(), "CACHE.GET", "key").is_null());
+    });
+}
+
+/// Of a network that does not exist (RFC 5737).
+const NOWHERE: &str = "203.0.113.7";
+
+#[test]
+fn a_primary_that_sentinels_announce_elsewhere_is_found_by_a_map() {
+    let server = Server::start();
+    let sentinel = Sentinel::of(server.engine(), NOWHERE, 6379);
+    run(async {
+        let port = server.port();
+        let urls = [format!("redis://127.0.0.1:{}", sentinel.port)];
+        let servers = Servers::sentinel("cache", urls).map_addresses(move |host, announced| {
+            assert_eq!((host, announced), (NOWHERE, 6379));
+            ("127.0.0.1".to_owned(), port)
+        });
+        let cache = connected(Cache::builder(servers)).await;
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
+        assert_eq!(
+            cache.stats().servers[0].address,
+            format!("127.0.0.1:{port}")
+        );
+    });
+}
+
+#[test]
+fn nodes_that_a_cluster_announces_elsewhere_are_found_by_a_map() {
+    let servers = cluster(&Engine::default_engine(), 3, 2);
+    for (n, server) in servers.iter().enumerate() {
+        let mut client = server.raw();
+        let name = format!("node-{n}.invalid");
+        call!(client, "CONFIG", "SET", "cluster-announce-hostname", name);
+        call!(
+            client,
+            "CONFIG",
+            "SET",
+            "cluster-preferred-endpoint-type",
+            "hostname"
+        );
+    }
+    for server in &servers {
+        wait_until("the names are known", DEADLINE, || {
+            let nodes = call!(server.raw(), "CLUSTER", "NODES").text();
+            nodes.matches(".invalid").count() == 3
+        });
+    }
+    run(async {
+        let url = [format!("redis://127.0.0.1:{}", servers[0].port())];
+        let mapped = Servers::cluster(url).map_addresses(|host, port| {
+            let is_announced = host.starts_with("node-") && host.ends_with(".invalid");
+            let host = if is_announced { "127.0.0.1" } else { host };
+            (host.to_owned(), port)
+        });
+        let cache = connected(Cache::builder(mapped)).await;
+        let keys: Vec<String> = (0..40).map(|n| format!("key{n}")).collect();
+        for key in &keys {
+            cache.set(key, key, long().tags(["tag"])).await.unwrap();
+        }
+        assert!(
+            cache
+                .stats()
+                .servers
+                .iter()
+                .all(|s| s.address.starts_with("127.0.0.1:"))
+        );
+        // Redirections name them as well.
+        crate::moves::move_all_of("key7", &servers, &servers[2], async || {
+            let value = cache.get::<String>("key7").await.unwrap();
+            assert_eq!(value.as_deref(), Some("key7"));
+        })
+        .await;
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 40);
     });
 }

@@ -1,0 +1,128 @@
+//! What the servers know of one entry and of one tag.
+
+use std::time::{Duration, SystemTime};
+
+use redis::Value;
+
+use crate::remote::Error;
+use crate::remote::command;
+
+use super::Cache;
+
+/// What a server knows of an entry: [`Cache::inspect`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// Fresh, or else stale.
+    pub is_fresh: bool,
+    /// Its tags, without the namespace.
+    pub tags: Vec<String>,
+    /// Reads that it answered, those of local tiers included as far as they were reported.
+    pub hits: u64,
+    /// Bytes of the value as it is stored.
+    pub bytes: u64,
+    /// Bytes that it costs in all.
+    pub memory: u64,
+    /// How long it stays fresh: [`Duration::MAX`] if it never expires, zero if it is stale.
+    pub ttl: Duration,
+    /// How long it may be served as stale after that.
+    pub grace: Duration,
+    /// How long ago it was written.
+    pub age: Duration,
+}
+
+/// What the servers know of a tag: [`Cache::tag_info`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TagInfo {
+    /// Entries that carry it.
+    pub entries: u64,
+    /// Bytes of memory that these cost.
+    pub bytes: u64,
+    /// How often it was invalidated.
+    pub invalidations: u64,
+    /// When it was invalidated last, by the server's clock.
+    pub last_invalidated: Option<SystemTime>,
+}
+
+impl<C> Cache<C> {
+    /// What the server knows of an entry; `None` if there is none, fresh or stale. It counts as no hit.
+    ///
+    /// The user needs the right to `CACHE.INSPECT`.
+    ///
+    /// # Errors
+    /// When the server fails or refuses.
+    pub async fn inspect(&self, key: &str) -> Result<Option<Inspection>, Error> {
+        let name = self.core.name(key);
+        let answer = self
+            .core
+            .remote
+            .send(&name, &command::inspect(&name))
+            .await?
+            .value;
+        if answer == Value::Nil {
+            return Ok(None);
+        }
+        let read = || {
+            let number = |name: &str| command::number(&answer, name);
+            let millis = |name: &str| number(name).map(Duration::from_millis);
+            let tags = match command::field(&answer, "tags")? {
+                Value::Array(tags) | Value::Set(tags) => tags,
+                _ => return None,
+            };
+            let tags = tags.iter().filter_map(command::text_of);
+            let tags = tags.filter_map(|tag| tag.strip_prefix(&self.core.options.prefix));
+            Some(Inspection {
+                is_fresh: command::text_of(command::field(&answer, "state")?)? == "fresh",
+                // The namespace's own is none of the caller's.
+                tags: tags
+                    .filter(|tag| !tag.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+                hits: number("hits")?,
+                bytes: number("bytes")?,
+                memory: number("memory")?,
+                // -1: none.
+                ttl: millis("pttl").unwrap_or(Duration::MAX),
+                grace: millis("grace")?,
+                age: millis("age")?,
+            })
+        };
+        let odd = || Error::unexpected("server", "CACHE.INSPECT", &answer);
+        read().map(Some).ok_or_else(odd)
+    }
+
+    /// What the servers know of a tag, in a cluster that of all primaries; `None` if they do not know it.
+    ///
+    /// The user needs the right to `CACHE.TAGINFO`.
+    ///
+    /// # Errors
+    /// When a server fails or refuses.
+    pub async fn tag_info(&self, tag: &str) -> Result<Option<TagInfo>, Error> {
+        let cmd = command::tag_info(&self.core.name(tag));
+        let mut info: Option<TagInfo> = None;
+        for (node, answer) in self.core.remote.ask_all(&cmd).await {
+            let answer = answer?;
+            if answer == Value::Nil {
+                continue;
+            }
+            let read = |name: &str| {
+                let odd = || Error::unexpected(&node, "CACHE.TAGINFO", &answer);
+                command::number(&answer, name).ok_or_else(odd)
+            };
+            let last = Duration::from_millis(read("last_invalidated")?);
+            let last = (!last.is_zero()).then(|| SystemTime::UNIX_EPOCH + last);
+            let (entries, bytes) = (read("entries")?, read("bytes")?);
+            let invalidations = read("invalidations")?;
+            let before = info.take();
+            // Each primary is told of each invalidation, and has entries of its own.
+            info = Some(TagInfo {
+                entries: entries + before.map_or(0, |info| info.entries),
+                bytes: bytes + before.map_or(0, |info| info.bytes),
+                invalidations: invalidations.max(before.map_or(0, |info| info.invalidations)),
+                last_invalidated: last.max(before.and_then(|info| info.last_invalidated)),
+            });
+        }
+        Ok(info)
+    }
+}

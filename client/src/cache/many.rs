@@ -1,0 +1,322 @@
+//! Several keys in one call, and loaders that the caller's own task runs.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::entry::Entry;
+use crate::remote::command::{self, Write};
+use crate::remote::{Error, LoaderError};
+
+use super::Cache;
+use super::codec::Codec;
+use super::portions::portions;
+
+/// Commands that are sent together.
+const MOST_COMMANDS: usize = 1000;
+/// Keys that are loaded together.
+const MOST_LOADS: usize = 500;
+/// Keys that turn out to be missing so soon after one another are loaded together.
+const TOGETHER: Duration = Duration::from_millis(1);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A load that waits for the caller's task to run the loader.
+struct Request<T> {
+    key: String,
+    value: oneshot::Sender<Result<Option<T>, LoaderError>>,
+}
+
+/// The caller gave up before its loader had answered: others who wait for the value load it themselves.
+#[derive(Debug)]
+pub(super) struct Abandoned;
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the caller gave up before its loader had answered")
+    }
+}
+
+impl std::error::Error for Abandoned {}
+
+impl<C> Cache<C> {
+    /// Stores several values under one entry, as [`Self::set`] does each, in as few round trips to each server as their
+    /// size allows. Jitter is drawn for each.
+    ///
+    /// ```no_run
+    /// # use std::{collections::HashMap, time::Duration};
+    /// # use tagcache::{Cache, Entry};
+    /// # async fn run(cache: Cache) -> Result<(), tagcache::Error> {
+    /// let prices = HashMap::from([("price:1", 100), ("price:2", 250)]);
+    /// cache.set_many(&prices, Entry::ttl(Duration::from_secs(60)).tags(["prices"])).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The first one; the other values are stored all the same.
+    pub async fn set_many<'v, K, T, I>(
+        &self,
+        values: impl IntoIterator<Item = (K, &'v T)>,
+        entry: Entry<I>,
+    ) -> Result<(), Error>
+    where
+        C: Codec<T>,
+        T: 'v,
+        K: AsRef<str>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        if entry.ttl.is_zero() {
+            let keys = values.into_iter().map(|(key, _)| key);
+            return self.remove_many(keys).await.map(drop);
+        }
+        let core = &self.core;
+        let plan = self.plan(entry);
+        if plan.has_empty_tag {
+            return Err(Error::empty_tag());
+        }
+        let mut failed = None;
+        let mut encoded = Vec::new();
+        for (key, value) in values {
+            match core.encode(&self.codec, key.as_ref(), Some(value)) {
+                Ok((bytes, _)) => encoded.push((core.name(key.as_ref()), key, bytes)),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let beside: usize = plan.tags.iter().map(String::len).sum();
+        let weight = |(name, _, bytes): &(String, K, Vec<u8>)| name.len() + bytes.len() + beside;
+        for portion in portions(&encoded, MOST_COMMANDS, weight) {
+            let commands = portion.iter().map(|(name, _, bytes)| {
+                let times = plan.times(false, Duration::ZERO, fastrand::f64);
+                let write = Write {
+                    key: name,
+                    value: bytes,
+                    ttl: times.ttl,
+                    grace: times.grace,
+                    tags: &plan.tags,
+                    token: 0,
+                };
+                (name.as_str(), command::set(&write))
+            });
+            let answers = core.remote.send_each(commands.collect()).await;
+            for ((name, key, _), answer) in portion.iter().zip(answers) {
+                if let Err(error) = core.written(key.as_ref(), name, answer) {
+                    core.counters.set_failures.up();
+                    failed = failed.or(Some(error));
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Removes several entries, in as few round trips as [`Self::set_many`]; answers how many there were.
+    ///
+    /// # Errors
+    /// The first one; the other entries are removed all the same.
+    pub async fn remove_many(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        let core = &self.core;
+        let named = keys.into_iter().map(|key| (core.name(key.as_ref()), key));
+        let named: Vec<_> = named.collect();
+        let (mut removed, mut failed) = (0, None);
+        for portion in portions(&named, MOST_COMMANDS, |(name, _)| name.len()) {
+            let commands = portion
+                .iter()
+                .map(|(name, _)| (name.as_str(), command::del(name)));
+            let answers = core.remote.send_each(commands.collect()).await;
+            for ((name, key), answer) in portion.iter().zip(answers) {
+                match core.changed(key.as_ref(), name, answer, "CACHE.DEL") {
+                    Ok(was_there) => removed += u64::from(was_there),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+        }
+        failed.map_or(Ok(removed), Err)
+    }
+
+    /// [`Self::get_or_load`] for a loader that borrows: it runs in the caller's own task. If the caller gives up, the
+    /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
+    /// where there is a stale value, which is answered if the loader fails.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use tagcache::{Cache, Entry};
+    /// # struct Database;
+    /// # impl Database { async fn name_of(&self, id: &str) -> Result<String, std::io::Error> { Ok(id.to_owned()) } }
+    /// async fn name(cache: &Cache, database: &Database, id: &str) -> Result<String, tagcache::Error> {
+    ///     let entry = Entry::ttl(Duration::from_secs(60));
+    ///     cache.get_or_load_scoped(id, entry, || database.name_of(id)).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`].
+    pub async fn get_or_load_scoped<T, I, F, L, E>(
+        &self,
+        key: &str,
+        entry: Entry<I>,
+        loader: L,
+    ) -> Result<T, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>> + Clone,
+        L: FnOnce() -> F,
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        let found = self.get_local(key);
+        let value = if let Some(value) = found {
+            value
+        } else {
+            let mut loader = Some(loader);
+            let load = |keys: Vec<String>| {
+                let loader = loader.take();
+                async move {
+                    let loader = loader.ok_or(Abandoned)?;
+                    let value = loader().await.map_err(Into::into)?;
+                    Ok(keys.into_iter().zip([value]).collect())
+                }
+            };
+            let mut values = self.load_here(&[key], entry, load).await;
+            values.pop().unwrap_or(Ok(None))?
+        };
+        value.ok_or_else(|| Error::Absent {
+            key: key.to_owned(),
+        })
+    }
+
+    /// The values of several keys, in the order of the keys. Those that are nowhere fresh are loaded: `loader` gets
+    /// their keys, most of them in one call, and answers what it found. A key that it does not answer is cached as
+    /// absent, as by [`Self::get_or_load_optional`]. Of all processes that miss a key at the same time one loads it.
+    ///
+    /// The loader may borrow: it runs in the caller's own task, as that of [`Self::get_or_load_scoped`].
+    ///
+    /// ```no_run
+    /// # use std::{collections::HashMap, time::Duration};
+    /// # use tagcache::{Cache, Entry};
+    /// # struct Database;
+    /// # impl Database {
+    /// #     async fn names(&self, ids: Vec<String>) -> Result<HashMap<String, String>, std::io::Error> { todo!() }
+    /// # }
+    /// # async fn run(cache: Cache, database: Database) -> Result<(), tagcache::Error> {
+    /// let entry = Entry::ttl(Duration::from_secs(60)).tags(["users"]);
+    /// let names: Vec<Option<String>> =
+    ///     cache.get_or_load_many(["user:1", "user:2"], entry, |ids| database.names(ids)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`], for the first key that fails.
+    pub async fn get_or_load_many<T, I, F, L, E, S>(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<str>>,
+        entry: Entry<I>,
+        mut loader: L,
+    ) -> Result<Vec<Option<T>>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>> + Clone,
+        L: FnMut(Vec<String>) -> F,
+        F: Future<Output = Result<HashMap<String, T, S>, E>>,
+        E: Into<BoxError>,
+        S: BuildHasher,
+    {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let mut values = Vec::with_capacity(keys.len());
+        for read in self.get_each(&keys).await {
+            // What cannot be had now is loaded, or fails again.
+            values.push(read.ok().flatten());
+        }
+        let missing = keys
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| values[*at].is_none());
+        let missing: Vec<_> = missing.map(|(at, key)| (at, key.as_ref())).collect();
+        for portion in missing.chunks(MOST_LOADS) {
+            let names: Vec<&str> = portion.iter().map(|(_, key)| *key).collect();
+            let load = |keys| {
+                let loading = loader(keys);
+                async { Ok(loading.await.map_err(Into::into)?.into_iter().collect()) }
+            };
+            let loaded = self.load_here(&names, entry.clone(), load).await;
+            for ((at, _), value) in portion.iter().zip(loaded) {
+                values[*at] = value?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// Loads these keys. What loads is what always does, each key in a task of its own; its loader asks the caller's
+    /// task, which runs `load` for those that ask at about the same time.
+    async fn load_here<T, I, F>(
+        &self,
+        keys: &[&str],
+        mut entry: Entry<I>,
+        mut load: impl FnMut(Vec<String>) -> F,
+    ) -> Vec<Result<Option<T>, Error>>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>> + Clone,
+        F: Future<Output = Result<HashMap<String, T>, BoxError>>,
+    {
+        // A stale value is no reason to answer before the loader has.
+        entry.load.soft_timeout = Duration::MAX;
+        let (asking, mut asked) = mpsc::unbounded_channel::<Request<T>>();
+        let loads = keys.iter().map(|key| {
+            let (asking, own) = (asking.clone(), (*key).to_owned());
+            let loader = async move || {
+                let (value, answer) = oneshot::channel();
+                // Where the caller has given up, neither arrives.
+                let _ = asking.send(Request { key: own, value });
+                let answer = answer.await;
+                answer.unwrap_or_else(|_| Err(Arc::new(Abandoned) as LoaderError))
+            };
+            self.load(key, self.plan(entry.clone()), loader)
+        });
+        let loads = join_all(loads);
+        tokio::pin!(loads);
+        loop {
+            let first = tokio::select! {
+                values = &mut loads => return values,
+                Some(first) = asked.recv() => first,
+            };
+            let mut requests = vec![first];
+            while requests.len() < keys.len()
+                && let Ok(Some(next)) = tokio::time::timeout(TOGETHER, asked.recv()).await
+            {
+                requests.push(next);
+            }
+            let missing = requests.iter().map(|request| request.key.clone());
+            let loaded = tokio::select! {
+                // Its time is over.
+                values = &mut loads => return values,
+                loaded = load(missing.collect()) => loaded,
+            };
+            match loaded {
+                Ok(mut found) => {
+                    for Request { key, value } in requests {
+                        let _ = value.send(Ok(found.remove(&key)));
+                    }
+                }
+                Err(error) => {
+                    let error = LoaderError::from(error);
+                    for request in requests {
+                        let _ = request.value.send(Err(Arc::clone(&error)));
+                    }
+                }
+            }
+        }
+    }
+}

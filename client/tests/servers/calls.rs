@@ -1,0 +1,492 @@
+//! Calls for several keys, by several tags, with loaders of other kinds; and looks at entries and tags.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tagcache::{Bytes, Cache, Entry, Error, Where};
+use tagcache_tests::{Engine, RawClient, Server, call, for_each_engine};
+use tokio::sync::Notify;
+
+use crate::support::{
+    Calls, builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
+};
+use crate::topologies::{cache_of, cluster};
+
+/// What both a server and a cluster do.
+fn everywhere(test: impl AsyncFn(Cache)) {
+    let server = Server::start();
+    run(async { test(cache_at(&server).await).await });
+    let servers = cluster(&Engine::default_engine(), 2, 2);
+    run(async { test(cache_of(&servers).await).await });
+}
+
+#[test]
+fn several_values_are_stored_and_removed_in_one_call() {
+    everywhere(async |cache| {
+        let values: HashMap<String, usize> = (0..3000).map(|n| (format!("key{n}"), n)).collect();
+        cache.set_many(&values, long().tags(["tag"])).await.unwrap();
+        let keys: Vec<&String> = values.keys().collect();
+        let read = cache.get_many::<usize>(&keys).await.unwrap();
+        assert!(
+            keys.iter()
+                .zip(read)
+                .all(|(key, value)| value == Some(values[*key]))
+        );
+        assert!(is_local(&cache, "key7").await);
+        assert_eq!(
+            cache.remove_many(["key7", "none", "key8"]).await.unwrap(),
+            2
+        );
+        assert_eq!(cache.get::<usize>("key7").await.unwrap(), None);
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 2998);
+        // Without a TTL they go.
+        cache.set("key", &1, long()).await.unwrap();
+        cache
+            .set_many([("key", &2)], Entry::ttl(Duration::ZERO))
+            .await
+            .unwrap();
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn one_value_that_cannot_be_stored_keeps_no_other_one_from_it() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let mixed = [("a", &1.0), ("b", &f64::NAN), ("c", &3.0)];
+        let error = cache.set_many(mixed, long()).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Codec { key, .. } if key == "b"),
+            "{error}"
+        );
+        let read = cache.get_many::<f64>(["a", "b", "c"]).await.unwrap();
+        assert_eq!(read, [Some(1.0), None, Some(3.0)]);
+        call!(server.raw(), "SET", "b", "of another type");
+        let error = cache.remove_many(["a", "b", "c"]).await.unwrap_err();
+        assert!(matches!(error, Error::WrongType { .. }), "{error}");
+        assert_eq!(
+            cache.get_many::<f64>(["a", "c"]).await.unwrap(),
+            [None, None]
+        );
+    });
+}
+
+/// A database that must be borrowed.
+struct Database {
+    rows: HashMap<String, String>,
+    asked: Mutex<Vec<Vec<String>>>,
+}
+
+impl Database {
+    fn new(rows: &[&str]) -> Self {
+        let row = |key: &&str| ((*key).to_owned(), format!("row of {key}"));
+        Self {
+            rows: rows.iter().map(row).collect(),
+            asked: Mutex::default(),
+        }
+    }
+
+    async fn find(&self, keys: Vec<String>) -> Result<HashMap<String, String>, std::io::Error> {
+        let found = keys.iter().filter_map(|key| self.rows.get_key_value(key));
+        let found = found.map(|(key, row)| (key.clone(), row.clone())).collect();
+        self.asked.lock().unwrap().push(keys);
+        tokio::task::yield_now().await;
+        Ok(found)
+    }
+}
+
+#[test]
+fn keys_that_are_missing_are_loaded_together_and_once() {
+    everywhere(async |cache| {
+        let database = Database::new(&["a", "b", "c"]);
+        cache.set("a", &"fresh".to_owned(), long()).await.unwrap();
+        let load =
+            || cache.get_or_load_many(["a", "b", "none", "c"], long(), |keys| database.find(keys));
+        let expected = ["fresh", "row of b", "", "row of c"];
+        let expected = expected.map(|row| (!row.is_empty()).then(|| row.to_owned()));
+        let (one, two) = tokio::join!(load(), load());
+        assert_eq!(
+            (one.unwrap(), two.unwrap()),
+            (expected.to_vec(), expected.to_vec())
+        );
+        // What is not there is known, too.
+        assert_eq!(load().await.unwrap(), expected);
+        let mut asked = database.asked.lock().unwrap().concat();
+        asked.sort();
+        assert_eq!(asked, ["b", "c", "none"]);
+        let failing = |_: Vec<String>| async { Err::<HashMap<String, String>, _>("no database") };
+        let error = cache
+            .get_or_load_many(["a", "d"], long(), failing)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::Loader { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_loader_may_borrow_and_its_caller_may_give_up() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let names = vec!["Ada".to_owned()];
+        let load = async || Ok::<_, String>(names[0].clone());
+        let name = cache
+            .get_or_load_scoped("name", long(), load)
+            .await
+            .unwrap();
+        assert_eq!(name, "Ada");
+        assert_eq!(
+            on_server(&mut server.raw(), "name").as_deref(),
+            Some(r#""Ada""#)
+        );
+        // Its future is one that a runtime can move to another thread.
+        let spawned = {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let own = "own".to_owned();
+                cache
+                    .get_or_load_scoped("own", long(), async || Ok::<_, String>(own.clone()))
+                    .await
+            })
+        };
+        assert_eq!(spawned.await.unwrap().unwrap(), "own");
+
+        // One begins and gives up; one that waited for it, in this process or in another, loads.
+        let entered = Calls::default();
+        let begun = {
+            let (cache, entered) = (cache.clone(), entered.clone());
+            tokio::spawn(async move {
+                let load = async || {
+                    entered.note();
+                    std::future::pending::<Result<String, String>>().await
+                };
+                cache.get_or_load_scoped("key", long(), load).await
+            })
+        };
+        eventually("it is being loaded", async || entered.count() == 1).await;
+        let other = cache_at(&server).await;
+        let waiting = [&cache, &other].map(|cache| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let load = || async { Ok::<_, String>("loaded".to_owned()) };
+                cache.get_or_load("key", long(), load).await
+            })
+        });
+        eventually("both wait", async || {
+            cache.stats().joined == 1 && other.stats().lease_waits == 1
+        })
+        .await;
+        begun.abort();
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap().unwrap(), "loaded");
+        }
+        assert_eq!(entered.count(), 1);
+    });
+}
+
+#[test]
+fn a_loader_that_borrows_refreshes_what_is_stale() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let entry = long().grace(Duration::from_secs(600)).tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        cache.revalidate_tags(["tag"]).await.unwrap();
+        let failed = async || Err::<String, _>("no database");
+        let stale = cache
+            .get_or_load_scoped("key", entry.retry_after(Duration::ZERO), failed)
+            .await;
+        assert_eq!(stale.unwrap(), "old");
+        eventually("the refresh is tried again", async || {
+            let load = async || Ok::<_, String>("new".to_owned());
+            cache.get_or_load_scoped("key", entry, load).await.unwrap() == "new"
+        })
+        .await;
+    });
+}
+
+#[test]
+fn tags_and_times_may_be_chosen_by_the_loaded_value() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).namespace("shop")).await;
+        let load = |tenant: u32| {
+            let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30));
+            let loader = move || async move {
+                Ok::<_, String>((tenant, entry.tags([format!("tenant:{tenant}")])))
+            };
+            cache.get_or_load_with_entry("user", cache.entry().tags(["users"]), loader)
+        };
+        assert_eq!(load(7).await.unwrap(), 7);
+        let there = cache.inspect("user").await.unwrap().unwrap();
+        assert_eq!(there.tags, ["tenant:7"]);
+        assert!(there.ttl <= Duration::from_secs(60) && there.grace == Duration::from_secs(30));
+        assert_eq!(load(8).await.unwrap(), 7, "it is there");
+        assert_eq!(cache.invalidate_tags(["tenant:7"]).await.unwrap(), 1);
+        assert_eq!(load(8).await.unwrap(), 8);
+    });
+}
+
+#[test]
+fn a_tag_that_is_chosen_late_is_invalidated_in_time() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let (entered, hold) = (Calls::default(), Arc::new(Notify::new()));
+        let load = |value: &'static str| {
+            let (cache, entered, hold) = (cache.clone(), entered.clone(), Arc::clone(&hold));
+            tokio::spawn(async move {
+                let loader = move || async move {
+                    if entered.note() == 1 {
+                        hold.notified().await;
+                    }
+                    Ok::<_, String>((value.to_owned(), long().tags(["tenant:7"])))
+                };
+                cache
+                    .get_or_load_with_entry("key", cache.entry(), loader)
+                    .await
+            })
+        };
+        let first = load("old");
+        eventually("the old value has been read", async || entered.count() == 1).await;
+        cache.invalidate_tags(["tenant:7"]).await.unwrap();
+        // It joins the load, for nobody knows its tags yet.
+        let second = load("new");
+        eventually("it has joined", async || cache.stats().joined == 1).await;
+        hold.notify_one();
+        assert_eq!(first.await.unwrap().unwrap(), "old");
+        assert_eq!(second.await.unwrap().unwrap(), "new");
+        assert_eq!(cache.stats().sets_refused, 1);
+        assert_eq!(warm(&cache, "key").await.as_deref(), Some("new"));
+    });
+}
+
+#[test]
+fn entries_are_dropped_by_what_they_carry_and_do_not_carry() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        run(async {
+            let cache = connected(builder(server.port()).namespace("shop")).await;
+            let other = connected(builder(server.port()).namespace("shop")).await;
+            let stranger = connected(builder(server.port()).namespace("other")).await;
+            let entry = long().grace(Duration::from_secs(60));
+            for (key, tags) in [
+                ("page", vec!["tenant:7", "page"]),
+                ("list", vec!["tenant:7", "list", "pinned"]),
+                ("theirs", vec!["tenant:8", "page"]),
+            ] {
+                cache
+                    .set(key, &key.to_owned(), entry.tags(&tags))
+                    .await
+                    .unwrap();
+                stranger
+                    .set(key, &key.to_owned(), entry.tags(&tags))
+                    .await
+                    .unwrap();
+                warm(&cache, key).await;
+                warm(&other, key).await;
+            }
+            let pages = Where::new()
+                .all(["tenant:7"])
+                .any(["page", "list"])
+                .none(["pinned"]);
+            assert_eq!(cache.invalidate_where(pages).await.unwrap(), 1);
+            let keys = ["page", "list", "theirs"];
+            let expected = [None, Some("list".to_owned()), Some("theirs".to_owned())];
+            assert_eq!(cache.get_many::<String>(keys).await.unwrap(), expected);
+            eventually("the other process hears of it", async || {
+                other.get_many::<String>(keys).await.unwrap() == expected
+            })
+            .await;
+            let any = Where::new().any([""; 0]);
+            assert_eq!(cache.invalidate_where(any).await.unwrap(), 0);
+            let soft = Where::new().all(["tenant:7", "list"]).soft();
+            assert_eq!(cache.invalidate_where(soft).await.unwrap(), 1);
+            assert!(!cache.inspect("list").await.unwrap().unwrap().is_fresh);
+            let rest = Where::new().none(["tenant:7"]);
+            assert_eq!(cache.invalidate_where(rest).await.unwrap(), 1);
+            assert_eq!(cache.get::<String>("theirs").await.unwrap(), None);
+            let theirs = stranger.get_many::<String>(keys).await.unwrap();
+            assert!(theirs.iter().all(Option::is_some), "{theirs:?}");
+            let without = cache_at(&server).await;
+            for mistake in [Where::new(), Where::new().all([""])] {
+                let error = without.invalidate_where(mistake).await.unwrap_err();
+                assert!(matches!(error, Error::Config { .. }), "{error}");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_node_that_misses_an_invalidation_by_clauses_is_told_later() {
+    let servers = cluster(&Engine::default_engine(), 2, 2);
+    run(async {
+        let cache = cache_of(&servers).await;
+        for n in 0..40 {
+            let entry = long().tags(["tag", if n % 2 == 0 { "even" } else { "odd" }]);
+            cache.set(&format!("key{n}"), &n, entry).await.unwrap();
+        }
+        servers[1].pause();
+        let matching = Where::new().all(["tag"]).none(["odd"]);
+        let error = cache.invalidate_where(matching).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Partial { retried: true, .. }),
+            "{error}"
+        );
+        servers[1].resume();
+        eventually("no even one is left", async || {
+            let even = (0..20).map(|n| format!("key{}", 2 * n));
+            let read = cache.get_many::<i32>(even).await;
+            read.is_ok_and(|values| values.iter().all(Option::is_none))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn an_entry_and_a_tag_can_be_looked_at() {
+    everywhere(async |cache| {
+        let before = SystemTime::now() - Duration::from_secs(60);
+        assert_eq!(cache.inspect("key").await.unwrap(), None);
+        assert_eq!(cache.tag_info("tag").await.unwrap(), None);
+        let entry = long().grace(Duration::from_secs(9));
+        cache
+            .set("key", &1, entry.tags(["tag", "more"]))
+            .await
+            .unwrap();
+        cache
+            .set("for ever", &1, Entry::forever().tags(["tag"]))
+            .await
+            .unwrap();
+        let looked = cache.inspect("key").await.unwrap().unwrap();
+        assert_eq!((looked.is_fresh, looked.hits, looked.bytes), (true, 0, 1));
+        assert_eq!(
+            (looked.tags.len(), looked.grace),
+            (2, Duration::from_secs(9))
+        );
+        assert!(looked.memory > 1 && looked.ttl <= crate::support::LONG);
+        let tag = cache.tag_info("tag").await.unwrap().unwrap();
+        assert_eq!(
+            (tag.entries, tag.invalidations, tag.last_invalidated),
+            (2, 0, None)
+        );
+        cache.revalidate_tags(["tag"]).await.unwrap();
+        let looked = cache.inspect("key").await.unwrap().unwrap();
+        assert_eq!((looked.is_fresh, looked.ttl), (false, Duration::ZERO));
+        cache.invalidate_tags(["tag"]).await.unwrap();
+        let tag = cache.tag_info("tag").await.unwrap().unwrap();
+        assert_eq!((tag.entries, tag.invalidations), (0, 2));
+        assert!(tag.last_invalidated.unwrap() > before);
+    });
+}
+
+#[test]
+fn a_cache_that_is_closed_has_no_connections_and_still_loads() {
+    everywhere(async |cache| {
+        cache.set("key", &"value".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        assert!(cache.close(Duration::from_secs(30)).await);
+        let error = cache.get::<String>("key").await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        let load = || async { Ok::<_, String>("loaded".to_owned()) };
+        assert_eq!(
+            cache.get_or_load("key", long(), load).await.unwrap(),
+            "loaded"
+        );
+        assert!(cache.set("key", &"new".to_owned(), long()).await.is_err());
+    });
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        cache.close(Duration::from_secs(30)).await;
+        eventually("the server has no client of ours", async || {
+            !call!(server.raw(), "CLIENT", "LIST")
+                .text()
+                .contains("lib-name=tagcache")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_most_calls_share_is_said_once() {
+    let server = Server::start();
+    run(async {
+        let minute = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(7));
+        let cache = connected(builder(server.port()).default_entry(minute)).await;
+        cache
+            .set("key", &1, cache.entry().tags(["tag"]))
+            .await
+            .unwrap();
+        let looked = cache.inspect("key").await.unwrap().unwrap();
+        assert!(looked.ttl <= Duration::from_secs(60) && looked.grace == Duration::from_secs(7));
+    });
+}
+
+#[test]
+fn a_hit_of_a_shared_value_is_no_copy() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let value = Arc::new("large".to_owned());
+        cache.set("key", &value, long()).await.unwrap();
+        let read = async || cache.get::<Arc<String>>("key").await.unwrap().unwrap();
+        let (first, second) = (read().await, read().await);
+        assert!(Arc::ptr_eq(&first, &second));
+        let load = || async { Err::<Arc<String>, _>("it is there") };
+        let third = cache.get_or_load("key", long(), load).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &third));
+        // It stands there as the value itself.
+        assert_eq!(
+            on_server(&mut server.raw(), "key").as_deref(),
+            Some(r#""large""#)
+        );
+        let bytes = connected(builder(server.port()).codec(Bytes)).await;
+        let value: Arc<[u8]> = Arc::from(&b"\xff\x00"[..]);
+        bytes.set("bytes", &value, long()).await.unwrap();
+        assert_eq!(bytes.get::<Arc<[u8]>>("bytes").await.unwrap(), Some(value));
+    });
+}
+
+#[test]
+fn a_refresh_that_failed_is_not_tried_again_for_a_while() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let other = cache_at(&server).await;
+        let entry = long()
+            .grace(Duration::from_secs(600))
+            .retry_after(Duration::from_secs(60))
+            .tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        cache.revalidate_tags(["tag"]).await.unwrap();
+        let calls = Calls::default();
+        let load = async |cache: &Cache| {
+            let calls = calls.clone();
+            let loader = move || async move {
+                calls.note();
+                Err::<String, _>("no database")
+            };
+            assert_eq!(
+                cache.get_or_load("key", entry, loader).await.unwrap(),
+                "old"
+            );
+        };
+        load(&cache).await;
+        eventually("the refresh has failed", async || {
+            cache.stats().fail_safe == 1
+        })
+        .await;
+        // Longer than a lease lasts that nobody renews.
+        let mut client: RawClient = server.raw();
+        for _ in 0..30 {
+            load(&cache).await;
+            load(&other).await;
+            let leases = call!(client, "CACHE.STATS").field("leases").int();
+            assert_eq!((leases, calls.count()), (1, 1));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
