@@ -18,7 +18,7 @@
 //! assert!(pages.get("invoices").is_none());
 //! ```
 //!
-//! [`local`] tells what it promises and costs, and has a table of the memory optimization guide's `cacheService`
+//! [`local`] lists what it promises and costs, and has a table of the memory optimization guide's `cacheService`
 //! calls with what stands for them here.
 //!
 //! # Features

@@ -466,13 +466,9 @@ impl<C> Cache<C> {
                 Role::Lead(reservation) => break reservation,
                 Role::Join(load) => {
                     core.counters.joined.up();
-                    // None: it found what this caller may not have, or its runtime has ended, or a codec panicked.
-                    match load.outcome::<Error>(load.ended().await) {
-                        Some(Err(error)) if error.is_from_loader::<many::Abandoned>() => {}
-                        Some(outcome) => {
-                            return value(key, &outcome.map_err(|error| (*error).clone())?);
-                        }
-                        None => {}
+                    // None: it found what this caller may not have, or ended without an answer.
+                    if let Some(outcome) = load.outcome::<Error>(load.ended().await) {
+                        return value(key, &outcome.map_err(|error| (*error).clone())?);
                     }
                 }
             }

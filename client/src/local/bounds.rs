@@ -70,7 +70,7 @@ impl Bounds {
     }
 
     /// Share of a shard for entries that have proved themselves; also the share that one entry may have. A shard with
-    /// room for one entry cannot set anything apart for newcomers.
+    /// room for one entry cannot set anything apart for new keys.
     fn hot_allocation(&self) -> f64 {
         if self.shard_cost() < 2 * ENTRY_COST {
             1.0
@@ -97,7 +97,7 @@ impl Bounds {
             per_shard.min(bytes / self.shards / ENTRY_BYTES)
         });
         // The number of shards is kept only if each is said to have room for 32 entries. The figure also sets how
-        // many departed keys are remembered.
+        // many keys that were evicted are remembered.
         let items = likely.clamp(32, 1 << 20) * self.shards;
         OptionsBuilder::new()
             .shards(self.shards as usize)

@@ -30,7 +30,7 @@ use crate::Entry;
 /// say so and except that a value with a tag that is new may cause a search among a sixty-fourth of the tags for those
 /// that no entry carries any more. Values are handed out as `Arc<V>` and never cloned.
 ///
-/// The [module](super) tells what the promises are; this is what the calls look like:
+/// The [module](super) lists the promises. The calls:
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! The thread that reclaims what nobody may be served with any more.
+//! The thread that reclaims entries that may not be served any more.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -12,7 +12,7 @@ pub(super) struct Cleaner {
     thread: JoinHandle<()>,
 }
 
-/// How the thread hears that it should stop, at once even while it sleeps.
+/// Stops the thread, at once even while it sleeps.
 #[derive(Default)]
 pub(super) struct Signal {
     stopped: Mutex<bool>,
@@ -60,7 +60,7 @@ impl Cleaner {
         self.thread.thread().id()
     }
 
-    /// Tells the thread to end and does not wait for it.
+    /// Stops the thread without waiting for it.
     pub(super) fn signal(&self) {
         self.signal.stop();
     }

@@ -1,4 +1,4 @@
-//! The hit count of one entry, and who has to hear of it.
+//! The hit count of one entry, and which lists the entry is on.
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -8,7 +8,9 @@ const TRACKED: u64 = 1 << 63;
 const QUEUED: u64 = 1 << 62;
 /// The entry has left the cache: its count is final.
 const RETIRED: u64 = 1 << 61;
-const COUNT: u64 = RETIRED - 1;
+/// Another entry goes on with its count.
+const MOVED: u64 = 1 << 60;
+const COUNT: u64 = MOVED - 1;
 
 /// Count and flags in one word, so that each change of either sees exactly what was before it: no hit is lost
 /// between a reader that counts and a tracker that lets the entry in or out.
@@ -32,12 +34,21 @@ impl Word {
         self.0 & QUEUED != 0
     }
 
+    pub(super) fn is_moved(self) -> bool {
+        self.0 & MOVED != 0
+    }
+
     pub(super) fn is_retired(self) -> bool {
         self.0 & RETIRED != 0
     }
 }
 
 impl Hits {
+    /// The count of a key whose entry has left.
+    pub(super) fn of_removed(count: u64) -> Self {
+        Self(AtomicU64::new(count | RETIRED))
+    }
+
     pub(super) fn read(&self) -> Word {
         Word(self.0.load(Ordering::Relaxed))
     }
@@ -47,9 +58,9 @@ impl Hits {
         Word(self.0.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Adds hits that were counted elsewhere: the word after it. Release, see [`Stored::carry`].
+    /// Adds hits that were counted elsewhere: the word after it. Release, see [`Stored::take_over`].
     ///
-    /// [`Stored::carry`]: super::stored::Stored::carry
+    /// [`Stored::take_over`]: super::stored::Stored::take_over
     pub(super) fn add(&self, hits: u64) -> Word {
         Word(self.0.fetch_add(hits, Ordering::Release) + hits)
     }
@@ -78,5 +89,10 @@ impl Hits {
     /// none follows.
     pub(super) fn retire(&self) -> Word {
         Word(self.0.fetch_or(RETIRED, Ordering::Relaxed))
+    }
+
+    /// The count goes on in another entry: the word before.
+    pub(super) fn pass_on(&self) -> Word {
+        Word(self.0.fetch_or(MOVED, Ordering::Relaxed))
     }
 }

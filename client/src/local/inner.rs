@@ -40,25 +40,25 @@ pub(super) struct Inner<V: ?Sized> {
     pub(super) cleaner: Mutex<Option<Cleaner>>,
 }
 
-/// Hands entries that have to leave to whoever made them leave, so that they are dropped without a lock: the Drop
-/// of a value may well use the cache.
+/// Returns removed entries to the call that removed them, which drops them without a lock: the Drop of a value may use
+/// the cache.
 #[derive(Clone)]
 pub(super) struct Leaving;
 
 /// Entries that have left. One or two is the rule: the one that was overwritten and one that was evicted.
-pub(super) struct Departures<V: ?Sized>(SmallVec<[(Handle, Arc<V>); 2]>);
+pub(super) struct Removed<V: ?Sized>(SmallVec<[(Handle, Arc<V>); 2]>);
 
-impl<V: ?Sized> Default for Departures<V> {
+impl<V: ?Sized> Default for Removed<V> {
     fn default() -> Self {
         Self(SmallVec::new())
     }
 }
 
 impl<V: ?Sized> Lifecycle<Handle, Arc<V>> for Leaving {
-    type RequestState = Departures<V>;
+    type RequestState = Removed<V>;
 
-    fn on_evict(&self, departures: &mut Departures<V>, handle: Handle, value: Arc<V>) {
-        departures.0.push((handle, value));
+    fn on_evict(&self, removed: &mut Removed<V>, handle: Handle, value: Arc<V>) {
+        removed.0.push((handle, value));
     }
 }
 
@@ -129,11 +129,8 @@ impl<V: ?Sized> Inner<V> {
 
     #[cold]
     fn note(&self, handle: &Handle) {
-        let word = handle.stored().hits.read();
-        if !word.is_tracked() && word.count() > self.tracker.floor() {
-            self.tracker.offer(handle);
-        }
-        if !word.is_queued() {
+        self.offer(handle);
+        if !handle.stored().hits.read().is_queued() {
             self.report.note(handle);
         }
     }
@@ -157,9 +154,9 @@ impl<V: ?Sized> Inner<V> {
         let stamp = self.tags.epoch();
         let handle = self.describe(key, &value, stamp, entry);
         let shard = self.loads.overtake(key);
-        let departures = self.place(&handle, value);
+        let removed = self.place(&handle, value);
         drop(shard);
-        self.settle(&handle, &departures);
+        self.settle(&handle, &removed);
     }
 
     /// Stores a value that was loaded, unless something has overtaken it. Whether it was stored.
@@ -176,9 +173,9 @@ impl<V: ?Sized> Inner<V> {
         {
             return false;
         }
-        let departures = self.place(&handle, value);
+        let removed = self.place(&handle, value);
         drop(shard);
-        self.settle(&handle, &departures);
+        self.settle(&handle, &removed);
         true
     }
 
@@ -202,67 +199,72 @@ impl<V: ?Sized> Inner<V> {
         )
     }
 
-    fn place(&self, handle: &Handle, value: Arc<V>) -> Departures<V> {
+    fn place(&self, handle: &Handle, value: Arc<V>) -> Removed<V> {
         // Before it is in, because it may be out again before this thread goes on.
         self.counters
             .bytes
             .fetch_add(handle.stored().weight, Ordering::Relaxed);
-        let mut departures = Departures::default();
+        let mut removed = Removed::default();
         self.entries
-            .insert_with_lifecycle(handle.clone(), value, &mut departures);
+            .insert_with_lifecycle(handle.clone(), value, &mut removed);
         // A key that is known from before takes the place that it had, or that those have which came back, and may be
         // the first to leave it: at once, where a shard holds few entries. Evicted as a resident it is still known,
-        // evicted after a return it is not; and a newcomer does not leave at once, unless it is too heavy.
+        // evicted after a return it is not; and a new key does not leave at once, unless it is too heavy.
         for _ in 0..2 {
-            let Some(index) = departures.0.iter().position(|(left, _)| left.is(handle)) else {
+            let Some(index) = removed.0.iter().position(|(left, _)| left.is(handle)) else {
                 break;
             };
-            let (handle, value) = departures.0.swap_remove(index);
+            let (handle, value) = removed.0.swap_remove(index);
             self.entries
-                .insert_with_lifecycle(handle, value, &mut departures);
+                .insert_with_lifecycle(handle, value, &mut removed);
         }
-        departures
+        removed
     }
 
     /// Does the books after `placed` was put in.
-    fn settle(&self, placed: &Handle, departures: &Departures<V>) {
+    fn settle(&self, placed: &Handle, removed: &Removed<V>) {
         let mut is_known = false;
         let mut placing = &self.counters.insertions;
-        for (handle, _) in &departures.0 {
+        for (handle, _) in &removed.0 {
             if handle.is(placed) {
                 placing = &self.counters.rejected;
                 self.retire(handle);
             } else if handle == placed {
                 is_known = true;
-                self.succeed(handle, placed);
+                self.replaced(handle, placed);
             } else {
-                self.count_departure(handle);
+                self.count_removal(handle);
                 self.retire(handle);
             }
         }
         placing.fetch_add(1, Ordering::Relaxed);
         if !is_known {
-            self.tracker.arrive(placed);
+            self.tracker.added(placed);
         }
     }
 
     /// `old` was overwritten by `new`, which goes on with its hits.
-    fn succeed(&self, old: &Handle, new: &Handle) {
-        let word = self.leave(old);
-        if word.is_tracked() {
-            self.tracker.succeed(old, word.count(), new);
-        } else if word.count() != 0 {
-            let word = new.stored().carry(word.count());
-            if !word.is_tracked() && word.count() > self.tracker.floor() {
-                self.tracker.offer(new);
-            }
+    fn replaced(&self, old: &Handle, new: &Handle) {
+        if self.leave(old).is_tracked() {
+            self.tracker.replaced(old, new);
+        } else {
+            new.stored().take_over(old.stored());
+            self.offer(new);
+        }
+    }
+
+    /// Offers the entry to the tracker if it has more hits than one that is tracked.
+    fn offer(&self, handle: &Handle) {
+        let word = handle.stored().hits.read();
+        if !word.is_tracked() && word.count() > self.tracker.floor() {
+            self.tracker.offer(handle);
         }
     }
 
     /// The entry is no longer in the cache and nothing takes its place.
     fn retire(&self, handle: &Handle) {
         if self.leave(handle).is_tracked() {
-            self.tracker.depart(handle);
+            self.tracker.removed(handle);
         }
     }
 
@@ -274,7 +276,7 @@ impl<V: ?Sized> Inner<V> {
     }
 
     /// Counts why an entry left that nobody asked to leave.
-    fn count_departure(&self, handle: &Handle) {
+    fn count_removal(&self, handle: &Handle) {
         let stored = handle.stored();
         let counter = match stored.freshness(self.clock.now(), &self.all) {
             Freshness::Fresh | Freshness::StaleUntil(_) => &self.counters.evictions,
@@ -304,7 +306,7 @@ impl<V: ?Sized> Inner<V> {
         let Some((handle, _value)) = self.entries.remove(&gone) else {
             return false;
         };
-        self.count_departure(&handle);
+        self.count_removal(&handle);
         self.retire(&handle);
         true
     }
@@ -332,8 +334,8 @@ impl<V: ?Sized> Inner<V> {
             let stored = handle.stored();
             if stored.freshness(now, &self.all) == Freshness::Gone {
                 reclaimed += u64::from(self.reclaim(handle.key_bytes()));
-            } else if stored.hits.read().count() > self.tracker.floor() {
-                self.tracker.offer(&handle);
+            } else {
+                self.offer(&handle);
             }
         }
         self.tags.purge();

@@ -50,8 +50,8 @@ impl<V: ?Sized> Loads<V> {
         unpoisoned(self.shards[(hash >> 32) as usize % SHARDS].lock())
     }
 
-    /// Whether nothing is being loaded. An invalidation that asks this after it took its epoch, and is told yes, has
-    /// nobody to warn: whoever begins to load later has a stamp that is not behind that epoch.
+    /// Whether nothing is being loaded. An invalidation that asks this after it took its epoch, and gets true, has
+    /// no load to mark: a load that begins later has a stamp that is not behind that epoch.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Ordering::SeqCst) == 0
     }

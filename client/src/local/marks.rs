@@ -3,14 +3,14 @@
 //! One counter, the epoch, goes up by one with each invalidation. An entry carries the epoch that was current when
 //! its value began to be loaded (its stamp); a tag, and the cache as a whole, carry the epochs of their latest
 //! invalidations (their marks). An entry whose stamp is behind a mark is out of date. So an invalidation is two
-//! stores, however many entries it concerns, and whoever comes late with an old value is found out by its stamp.
+//! stores, however many entries it concerns, and an old value that arrives late is recognised by its stamp.
 
 use std::collections::VecDeque;
 
 use super::sync::{AtomicU64, Mutex, Ordering, unpoisoned};
 
-/// How many soft invalidations are told apart. An entry that has sat through one more of them is gone: otherwise it
-/// could not be told when its grace began, and one that was gone already might come back.
+/// How many soft invalidations are remembered one by one. An entry that is older than one more of them is gone: when
+/// its grace began would not be known, and one that was gone already might come back.
 pub(super) const REMEMBERED: usize = if cfg!(test) { 3 } else { 16 };
 
 /// The latest invalidations of one tag, or of everything.

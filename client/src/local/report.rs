@@ -12,7 +12,7 @@ use super::{
 pub(super) struct Report {
     /// 0 where hits are not reported.
     capacity: usize,
-    /// Length of the queue, for those who only want to know whether there is room.
+    /// Length of the queue, to see without the lock whether there is room.
     queued: AtomicUsize,
     queue: Mutex<Vec<Handle>>,
 }
@@ -30,7 +30,7 @@ impl Report {
         }
     }
 
-    /// Whether to be told of hits. While nobody takes them away, hits must not be held up here.
+    /// Whether more entries can be queued: while nobody takes hits away, the queue must not grow.
     pub(super) fn has_room(&self) -> bool {
         self.queued.load(Ordering::Relaxed) < self.capacity
     }
@@ -71,5 +71,25 @@ impl Report {
         hits.into_iter()
             .map(|(key, hits)| (key.to_owned(), hits))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::LocalCache;
+
+    #[test]
+    fn newer_hits_do_not_keep_older_ones_waiting() {
+        let cache: LocalCache<u32> = LocalCache::builder().report_hits(true).build();
+        for key in ["a", "b", "c"] {
+            cache.set(key, 1, Duration::MAX, []);
+            cache.get(key);
+        }
+        for key in ["a", "b", "c", "a", "b", "c"] {
+            assert_eq!(cache.take_hits(1), [(key.to_owned(), 1)]);
+            cache.get(key);
+        }
     }
 }

@@ -14,7 +14,7 @@ use triomphe::ThinArc;
 
 use super::{
     clock::{Clock, NEVER, left},
-    hits::{Hits, Word},
+    hits::Hits,
     marks::{Marks, Standing},
     sync::{AtomicU64, Ordering},
     tags::TagSet,
@@ -50,12 +50,15 @@ pub(super) enum Freshness {
 }
 
 impl Stored {
-    /// Takes over the hits of the entry that had this key before.
-    pub(super) fn carry(&self, hits: u64) -> Word {
-        // They are reported through that entry. In this order, so that whoever reports this one in between sees
-        // too few hits, never those of the other one twice.
-        self.reported.fetch_add(hits, Ordering::Relaxed);
-        self.hits.add(hits)
+    /// Takes over the hits of the entry that had this key before: once, whoever calls it.
+    pub(super) fn take_over(&self, old: &Self) {
+        let word = old.hits.pass_on();
+        if !word.is_moved() {
+            // They are reported through that entry. In this order, so that a report of this one in between sees
+            // too few hits, never those of the other one twice.
+            self.reported.fetch_add(word.count(), Ordering::Relaxed);
+            self.hits.add(word.count());
+        }
     }
 
     /// Hits that were not handed out before; they are now. `None`: come again, they are being moved.
@@ -126,13 +129,23 @@ impl Handle {
         std::str::from_utf8(self.key_bytes()).expect("it was copied from a str")
     }
 
-    /// Where it lies: different for any two entries that exist at the same time.
-    pub(super) fn address(&self) -> usize {
-        std::ptr::from_ref(self.stored()).addr()
+    /// Whether it is the same entry, not only one of the same key.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.stored(), other.stored())
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.address() == other.address()
+    /// Key and hits of an entry that has left.
+    pub(super) fn without_value(&self) -> Self {
+        let stored = Stored {
+            grace: 0,
+            weight: 0,
+            reported: AtomicU64::new(0),
+            hits: Hits::of_removed(self.stored().hits.read().count()),
+            stamp: 0,
+            expires: 0,
+            tags: TagSet::new(),
+        };
+        Self(ThinArc::from_header_and_slice(stored, self.key_bytes()))
     }
 }
 

@@ -9,14 +9,14 @@
 //! a short TTL is reloaded all the time and would otherwise never count as hot. It is forgotten by the second
 //! cleanup that finds it without an entry, or when an entry with more hits needs the place.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
-};
+use std::{cmp::Reverse, collections::BinaryHeap, hash::BuildHasher};
+
+use hashbrown::HashTable;
+use quick_cache::DefaultHashBuilder;
 
 use super::{
     stored::Handle,
-    sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, unpoisoned},
+    sync::{AtomicU64, AtomicUsize, Mutex, Ordering, unpoisoned},
 };
 
 /// A key and how often it was hit.
@@ -34,43 +34,31 @@ pub(super) struct Tracker {
     /// An entry that is not tracked has to be offered once its count exceeds this.
     floor: AtomicU64,
     /// Number of slots without an entry: while it is 0, storing a key need not ask whether it was known.
-    departed: AtomicUsize,
+    gone: AtomicUsize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     slots: Vec<Slot>,
-    /// One item a slot, by a count that was once the slot's: a lower bound, put right when it comes to the top.
+    /// Slots by key.
+    by_key: HashTable<usize>,
+    hash_builder: DefaultHashBuilder,
+    /// One item per slot, by a count that was once the slot's: a lower bound, put right when it comes to the top.
     by_count: BinaryHeap<Reverse<(u64, usize)>>,
-    departed: HashMap<Box<str>, usize>,
-    /// Slots of resident entries by where the entry lies, which no other can while the slot holds it.
-    resident: HashMap<usize, usize>,
+    removed: usize,
 }
 
-enum Slot {
-    Resident(Handle),
-    /// The entry has left; `aged` if a cleanup has seen it so.
-    Departed {
-        key: Box<str>,
-        count: u64,
-        aged: bool,
-    },
+struct Slot {
+    /// The entry, or one without value and tags that keeps the key and the count of an entry that has left.
+    entry: Handle,
+    /// Cleanups that have seen that the entry has left; `None` while it is in the cache.
+    removed_for: Option<u32>,
 }
 
 impl Slot {
     fn count(&self) -> u64 {
-        match self {
-            Self::Resident(handle) => handle.stored().hits.read().count(),
-            Self::Departed { count, .. } => *count,
-        }
-    }
-
-    fn key(&self) -> &str {
-        match self {
-            Self::Resident(handle) => handle.key(),
-            Self::Departed { key, .. } => key,
-        }
+        self.entry.stored().hits.read().count()
     }
 }
 
@@ -79,90 +67,76 @@ impl Tracker {
         Self {
             capacity,
             floor: AtomicU64::new(if capacity == 0 { u64::MAX } else { 0 }),
-            departed: AtomicUsize::new(0),
+            gone: AtomicUsize::new(0),
             state: Mutex::new(State::default()),
         }
     }
 
-    /// See [`HitRules::tracked_above`](super::stored::HitRules::tracked_above).
+    /// The most hits that an entry may have without being offered.
     pub(super) fn floor(&self) -> u64 {
         self.floor.load(Ordering::Relaxed)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().slots.len()
+        unpoisoned(self.state.lock()).slots.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        unpoisoned(self.state.lock())
-    }
-
-    /// Tells readers what has changed in `state`.
-    fn publish(&self, state: &State) {
+    /// Changes the state and publishes to readers what they need of it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if self.capacity == 0 {
+            return;
+        }
+        let mut state = unpoisoned(self.state.lock());
+        change(&mut state);
         let floor = match state.by_count.peek() {
-            _ if self.capacity == 0 => u64::MAX,
             Some(Reverse((count, _))) if state.slots.len() == self.capacity => *count,
             _ => 0,
         };
         self.floor.store(floor, Ordering::Relaxed);
-        self.departed.store(state.departed.len(), Ordering::Relaxed);
+        self.gone.store(state.removed, Ordering::Relaxed);
     }
 
     /// Takes the entry in if there is room or if it has more hits than a tracked one.
-    pub(super) fn offer(&self, handle: &Handle) {
-        if self.capacity == 0 {
-            return;
-        }
-        let mut state = self.lock();
-        state.reunite(handle);
-        state.offer(handle, self.capacity);
-        self.publish(&state);
+    pub(super) fn offer(&self, entry: &Handle) {
+        self.change(|state| state.offer(entry, self.capacity));
     }
 
     /// The entry has left the cache, and was tracked when it did.
-    pub(super) fn depart(&self, handle: &Handle) {
-        let mut state = self.lock();
-        if let Some(slot) = state.slot_of(handle) {
-            state.depart(slot, handle);
-        }
-        self.publish(&state);
+    pub(super) fn removed(&self, entry: &Handle) {
+        self.change(|state| state.remove(entry));
     }
 
-    /// `new` has taken the place of `old`, whose final count is `hits`: the count goes on.
-    pub(super) fn succeed(&self, old: &Handle, hits: u64, new: &Handle) {
-        let mut state = self.lock();
-        if let Some(slot) = state.slot_of(old) {
-            state.occupy(slot, hits, new);
-        } else {
-            // It lost its place to a hotter one in the meantime.
-            new.stored().carry(hits);
+    /// `new` has taken the place of `old`, which was tracked: the count goes on.
+    pub(super) fn replaced(&self, old: &Handle, new: &Handle) {
+        self.change(|state| {
+            new.stored().take_over(old.stored());
             state.offer(new, self.capacity);
-        }
-        self.publish(&state);
+            // The new one may have left as well.
+            state.remove(old);
+        });
     }
 
     /// A key that had no entry has one: if it is known from before, its count goes on.
-    pub(super) fn arrive(&self, handle: &Handle) {
-        if self.departed.load(Ordering::Relaxed) == 0 {
-            return;
+    pub(super) fn added(&self, entry: &Handle) {
+        if self.gone.load(Ordering::Relaxed) != 0 {
+            self.change(|state| {
+                if let Some(slot) = state.slot_of(entry) {
+                    state.resume(slot, entry);
+                }
+            });
         }
-        let mut state = self.lock();
-        state.reunite(handle);
-        self.publish(&state);
     }
 
     /// Up to `n` tracked keys, most hits first, equal counts by key. O(tracked · log tracked).
     pub(super) fn top(&self, n: usize) -> Vec<TopKey> {
-        // By key first: for a moment, a key that left and came back may have two slots.
-        let mut counts = BTreeMap::<String, u64>::new();
-        for slot in &self.lock().slots {
-            *counts.entry(slot.key().to_owned()).or_default() += slot.count();
-        }
-        let mut keys: Vec<_> = counts
-            .into_iter()
-            .map(|(key, hits)| TopKey { key, hits })
-            .collect();
-        keys.sort_by_key(|key| Reverse(key.hits));
+        let top = |slot: &Slot| TopKey {
+            key: slot.entry.key().to_owned(),
+            hits: slot.count(),
+        };
+        let state = unpoisoned(self.state.lock());
+        let mut keys: Vec<TopKey> = state.slots.iter().map(top).collect();
+        drop(state);
+        keys.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
         keys.truncate(n);
         keys
     }
@@ -170,61 +144,78 @@ impl Tracker {
     /// Forgets the keys that had no entry at the last cleanup either. The cleanup then offers what it meets, so
     /// that the places go to the entries with the most hits.
     pub(super) fn begin_cleanup(&self) {
-        let mut state = self.lock();
-        let before = state.slots.len();
-        state.slots.retain_mut(|slot| match slot {
-            Slot::Resident(_) => true,
-            Slot::Departed { aged, .. } => !std::mem::replace(aged, true),
+        self.change(|state| {
+            let before = state.slots.len();
+            state.slots.retain_mut(|slot| match &mut slot.removed_for {
+                None => true,
+                Some(cleanups) => {
+                    *cleanups += 1;
+                    *cleanups < 2
+                }
+            });
+            if state.slots.len() != before {
+                state.rebuild();
+            }
         });
-        if state.slots.len() != before {
-            state.rebuild();
-        }
-        self.publish(&state);
     }
 }
 
 impl State {
-    fn slot_of(&self, handle: &Handle) -> Option<usize> {
-        self.resident.get(&handle.address()).copied()
+    fn hash(&self, entry: &Handle) -> u64 {
+        self.hash_builder.hash_one(entry)
     }
 
-    /// Puts the entry into `slot`, which is empty or the next new one.
-    fn put(&mut self, slot: usize, handle: &Handle) {
-        self.resident.insert(handle.address(), slot);
-        let taken = Slot::Resident(handle.clone());
-        if slot == self.slots.len() {
-            self.slots.push(taken);
-        } else {
-            self.slots[slot] = taken;
-        }
+    /// The slot of the entry's key, in which may be another entry of this key that has left.
+    fn slot_of(&self, entry: &Handle) -> Option<usize> {
+        let is_it = |&slot: &usize| self.slots[slot].entry == *entry;
+        self.by_key.find(self.hash(entry), is_it).copied()
     }
 
-    fn offer(&mut self, handle: &Handle, capacity: usize) {
-        let hits = &handle.stored().hits;
-        let word = hits.read();
-        if word.is_tracked() || word.is_retired() {
-            return;
+    fn offer(&mut self, entry: &Handle, capacity: usize) {
+        if let Some(slot) = self.slot_of(entry) {
+            return self.resume(slot, entry);
         }
-        let slot = if self.slots.len() < capacity {
-            self.slots.len()
-        } else {
-            let Some(slot) = self.make_room(word.count()) else {
+        let hits = &entry.stored().hits;
+        loop {
+            let word = hits.track();
+            if word.is_tracked() {
                 return;
-            };
-            slot
-        };
-        let word = hits.track();
-        if word.is_retired() {
-            // It left between the hit and now, so nobody would ever tell that it left.
-            hits.untrack();
-            if slot < self.slots.len() {
-                self.slots.swap_remove(slot);
-                self.rebuild();
             }
+            // If it leaves from here on, it is reported as departed: after this, as the state is locked.
+            let slot = if word.is_retired() {
+                None
+            } else if self.slots.len() < capacity {
+                Some(self.slots.len())
+            } else {
+                self.make_room(word.count())
+            };
+            let Some(slot) = slot else {
+                // Hits that came while it seemed to be tracked have not brought it here.
+                if hits.untrack().count() == word.count() || word.is_retired() {
+                    return;
+                }
+                continue;
+            };
+            let taken = Slot {
+                entry: entry.clone(),
+                removed_for: None,
+            };
+            if slot == self.slots.len() {
+                self.slots.push(taken);
+            } else {
+                self.slots[slot] = taken;
+            }
+            let Self {
+                slots,
+                by_key,
+                hash_builder,
+                ..
+            } = self;
+            let rehash = |&slot: &usize| hash_builder.hash_one(&slots[slot].entry);
+            by_key.insert_unique(rehash(&slot), slot, rehash);
+            self.by_count.push(Reverse((word.count(), slot)));
             return;
         }
-        self.put(slot, handle);
-        self.by_count.push(Reverse((word.count(), slot)));
     }
 
     /// Empties the slot with the fewest hits, if it has fewer than `count`.
@@ -240,95 +231,70 @@ impl State {
             self.by_count.pop();
             let mut now = self.slots[slot].count();
             if now == recorded {
-                match &self.slots[slot] {
-                    Slot::Departed { key, .. } => {
-                        self.departed.remove(key);
-                        return Some(slot);
+                let hits = &self.slots[slot].entry.stored().hits;
+                // From here on its own hits bring it back. Those that came before are in the word.
+                now = hits.untrack().count();
+                if now == recorded || hits.track().is_retired() {
+                    let hash = self.hash(&self.slots[slot].entry);
+                    if let Ok(known) = self.by_key.find_entry(hash, |&other| other == slot) {
+                        known.remove();
                     }
-                    Slot::Resident(handle) => {
-                        let hits = &handle.stored().hits;
-                        // From here on its own hits bring it back. Those that came before are in the word.
-                        now = hits.untrack().count();
-                        if now == recorded || hits.track().is_retired() {
-                            self.resident.remove(&handle.address());
-                            return Some(slot);
-                        }
-                    }
+                    self.removed -= usize::from(self.slots[slot].removed_for.is_some());
+                    return Some(slot);
                 }
             }
             self.by_count.push(Reverse((now, slot)));
         }
     }
 
-    /// The entry in `slot` has left.
-    fn depart(&mut self, slot: usize, handle: &Handle) {
-        self.resident.remove(&handle.address());
-        let key: Box<str> = handle.key().into();
-        let mut count = handle.stored().hits.read().count();
-        if let Some(&twin) = self.departed.get(&key) {
-            // It left before, came back unnoticed, and has left again.
-            count += self.slots[twin].count();
-            self.slots[slot] = Slot::Departed {
-                key,
-                count,
-                aged: false,
+    /// The entry has left.
+    fn remove(&mut self, entry: &Handle) {
+        if let Some(slot) = self.slot_of(entry)
+            && self.slots[slot].entry.is(entry)
+        {
+            self.slots[slot] = Slot {
+                entry: entry.without_value(),
+                removed_for: Some(0),
             };
-            self.slots.swap_remove(twin);
-            self.rebuild();
+            self.removed += 1;
+        }
+    }
+
+    /// Puts the entry in the slot of its key if the entry there has left, with the hits of that one.
+    fn resume(&mut self, slot: usize, entry: &Handle) {
+        let known = &mut self.slots[slot];
+        let has_left = |entry: &Handle| entry.stored().hits.read().is_retired();
+        // Where neither has left, one is just taking the place of the other, and `replaced` is called next.
+        if known.entry.is(entry) || has_left(entry) || !has_left(&known.entry) {
             return;
         }
-        self.departed.insert(key.clone(), slot);
-        self.slots[slot] = Slot::Departed {
-            key,
-            count,
-            aged: false,
-        };
-    }
-
-    /// Gives the entry the hits under which its key is known from before it left.
-    fn reunite(&mut self, handle: &Handle) {
-        if let Some(&slot) = self.departed.get(handle.key()) {
-            let hits = self.slots[slot].count();
-            self.departed.remove(handle.key());
-            self.occupy(slot, hits, handle);
-        }
-    }
-
-    /// Puts `new` in the slot of an entry that has left with `hits`.
-    fn occupy(&mut self, slot: usize, hits: u64, new: &Handle) {
-        if let Slot::Resident(old) = &self.slots[slot] {
-            self.resident.remove(&old.address());
-        }
-        let word = new.stored().hits.track();
-        new.stored().carry(hits);
-        if word.is_tracked() {
-            // Its own hits have brought it in already.
-            self.slots.swap_remove(slot);
-            self.rebuild();
-        } else {
-            self.put(slot, new);
-            if word.is_retired() {
-                self.depart(slot, new);
-            }
+        let old = std::mem::replace(&mut known.entry, entry.clone());
+        self.removed -= usize::from(known.removed_for.take().is_some());
+        entry.stored().take_over(old.stored());
+        if entry.stored().hits.track().is_retired() {
+            self.remove(entry);
         }
     }
 
     /// After slots have changed places.
     fn rebuild(&mut self) {
-        self.departed.clear();
-        self.resident.clear();
-        for (index, slot) in self.slots.iter().enumerate() {
-            match slot {
-                Slot::Resident(handle) => self.resident.insert(handle.address(), index),
-                Slot::Departed { key, .. } => self.departed.insert(key.clone(), index),
-            };
+        let Self {
+            slots,
+            by_key,
+            hash_builder,
+            ..
+        } = self;
+        by_key.clear();
+        let hash = |&slot: &usize| hash_builder.hash_one(&slots[slot].entry);
+        for slot in 0..slots.len() {
+            by_key.insert_unique(hash(&slot), slot, hash);
         }
-        self.by_count = self
-            .slots
-            .iter()
-            .enumerate()
-            .map(|(index, slot)| Reverse((slot.count(), index)))
+        let counts = slots.iter().enumerate();
+        self.by_count = counts
+            .map(|(at, slot)| Reverse((slot.count(), at)))
             .collect();
+        let removed = slots.iter().filter(|slot| slot.removed_for.is_some());
+        self.removed = removed.count();
     }
 }
 
@@ -336,29 +302,23 @@ impl State {
 impl Tracker {
     /// Asserts what must hold whenever no other thread is at work.
     pub(super) fn validate(&self) {
-        let state = self.lock();
+        let state = unpoisoned(self.state.lock());
         assert!(state.slots.len() <= self.capacity);
         assert_eq!(state.by_count.len(), state.slots.len());
-        let mut departed = 0;
+        assert_eq!(state.by_key.len(), state.slots.len());
         for &Reverse((recorded, slot)) in &state.by_count {
             assert!(recorded <= state.slots[slot].count());
         }
+        let mut removed = 0;
         for (index, slot) in state.slots.iter().enumerate() {
-            match slot {
-                Slot::Resident(handle) => {
-                    let word = handle.stored().hits.read();
-                    assert!(word.is_tracked() && !word.is_retired());
-                    assert_eq!(state.slot_of(handle), Some(index));
-                }
-                Slot::Departed { key, .. } => {
-                    departed += 1;
-                    assert_eq!(state.departed.get(key), Some(&index));
-                }
-            }
+            let word = slot.entry.stored().hits.read();
+            assert_eq!(word.is_retired(), slot.removed_for.is_some());
+            assert!(word.is_tracked() || word.is_retired());
+            assert_eq!(state.slot_of(&slot.entry), Some(index));
+            removed += usize::from(slot.removed_for.is_some());
         }
-        assert_eq!(departed, state.departed.len());
-        assert_eq!(state.slots.len() - departed, state.resident.len());
-        assert_eq!(departed, self.departed.load(Ordering::Relaxed));
+        assert_eq!(removed, state.removed);
+        assert_eq!(removed, self.gone.load(Ordering::Relaxed));
         if state.slots.len() == self.capacity {
             let least = state.slots.iter().map(Slot::count).min();
             assert!(least.is_none_or(|least| self.floor() <= least));

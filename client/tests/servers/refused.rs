@@ -91,7 +91,9 @@ fn much_is_read_and_invalidated_in_portions_that_no_server_cuts_off() {
         .arg("--client-output-buffer-limit", "pubsub 8mb 8mb 60")
         .start();
     run(async {
-        let (cache, subscriber) = (cache_at(&server).await, cache_at(&server).await);
+        // How long it takes is not what this is about.
+        let slowly = || connected(builder(server.port()).command_timeout(DEADLINE));
+        let (cache, subscriber) = (slowly().await, slowly().await);
         let mut raw = server.raw();
         let value = format!("\"{}\"", "x".repeat(4 << 10));
         let keys: Vec<String> = (0..5000).map(|n| format!("key{n}")).collect();

@@ -1,4 +1,4 @@
-//! Single flight in a process: who may have what is being loaded, and what ends a flight.
+//! Single flight in a process: which callers get what is being loaded, and what ends a load.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn who_invalidates_a_tag_of_a_value_that_was_just_found_does_not_get_it() {
             stats["hits"] == 1.0
         })
         .await;
-        // Its tag is not one that the flight was announced with.
+        // Its tag is not one that the load was announced with.
         cache.invalidate_tags(["theirs"]).await.unwrap();
         assert_eq!(load(&cache, long().tags(["mine"]), "new").await, "new");
         assert_eq!(first.await.unwrap(), "old");
@@ -125,7 +125,7 @@ fn what_was_loaded_without_a_server_is_kept_no_longer_than_its_ttl() {
 }
 
 #[test]
-fn passengers_survive_the_runtime_of_their_pilot() {
+fn waiters_outlive_the_runtime_of_the_load() {
     let server = Server::start();
     let doomed = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -143,13 +143,13 @@ fn passengers_survive_the_runtime_of_their_pilot() {
             drop(load_when(&cache, entry, "lost", &never));
         }
         eventually("it is being loaded", async || cache.stats().loads == 1).await;
-        let passenger = tokio::spawn({
+        let waiting = tokio::spawn({
             let cache = cache.clone();
             async move { load(&cache, entry, "mine").await }
         });
         eventually("the other waits for it", async || cache.stats().joined == 1).await;
         doomed.shutdown_background();
-        assert_eq!(passenger.await.unwrap(), "mine");
+        assert_eq!(waiting.await.unwrap(), "mine");
     });
 }
 
@@ -289,7 +289,7 @@ fn a_value_that_cannot_be_stored_gives_its_lease_back() {
 }
 
 #[test]
-fn a_flight_that_another_has_overtaken_leaves_the_other_alone() {
+fn an_overtaken_load_leaves_the_next_one_alone() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
