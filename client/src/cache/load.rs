@@ -184,12 +184,11 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         } else {
             tokio::time::timeout(soft_timeout, &mut loading).await.ok()
         };
-        let loaded = match in_time {
-            Some(loaded) => loaded,
-            None => {
-                self.serve_stale(stale.clone());
-                loading.await
-            }
+        let loaded = if let Some(loaded) = in_time {
+            loaded
+        } else {
+            self.serve_stale(stale.clone());
+            loading.await
         };
         if let Ok((value, took)) = loaded {
             return self.store(value, took, token).await;

@@ -138,9 +138,8 @@ impl<C> Cache<C> {
         let read = || {
             let number = |name: &str| command::number(&answer, name);
             let millis = |name: &str| number(name).map(Duration::from_millis);
-            let tags = match command::field(&answer, "tags")? {
-                Value::Array(tags) | Value::Set(tags) => tags,
-                _ => return None,
+            let (Value::Array(tags) | Value::Set(tags)) = command::field(&answer, "tags")? else {
+                return None;
             };
             let tags = tags.iter().filter_map(command::text_of);
             let tags = tags.filter_map(|tag| tag.strip_prefix(&self.core.options.prefix));

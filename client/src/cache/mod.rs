@@ -446,6 +446,10 @@ impl<C> Cache<C> {
     }
 
     /// What the local tier knows of a key: its value, or that there is none.
+    #[allow(
+        clippy::option_option,
+        reason = "a key that is known to be absent is not one that is not known"
+    )]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
         let stored = self.core.local.fresh::<T>(key)?;
         Some(stored.downcast_ref().cloned())

@@ -72,7 +72,7 @@ fn who_invalidates_a_tag_of_a_value_that_was_just_found_does_not_get_it() {
         });
         eventually("the value was found", async || {
             let stats = cache.server_stats().await.remove(0).1.unwrap();
-            stats["hits"] == 1.0
+            stats["hits"] as u64 == 1
         })
         .await;
         // Its tag is not one that the load was announced with.
