@@ -12,14 +12,14 @@
  */
 import { EventEmitter } from "node:events";
 import { Keyv, type KeyvOptions } from "keyv";
-import { type Argument, type Client, Connection, type Reply } from "./connection.js";
+import { type Argument, type Client, Connection, logError, type Reply } from "./connection.js";
 
 export interface KeyvTagcacheOptions {
   /** The tags of a value, by its key without the namespace; default: none. */
   tags?: (key: string) => string[];
   /**
    * Called with an error for which Keyv would return a miss: `get` swallows errors unless `throwOnErrors` is set.
-   * Default: `console.error`.
+   * Default: one line on standard error, one a second at most.
    */
   onError?: (error: unknown) => void;
 }
@@ -33,7 +33,7 @@ export function createKeyv<Value = unknown>(
   client: Client,
   options: KeyvTagcacheOptions & Omit<KeyvOptions, "store"> = {},
 ): { keyv: Keyv<Value>; store: KeyvTagcache } {
-  const { tags: _tags, onError = log, ...rest } = options;
+  const { tags: _tags, onError = logError, ...rest } = options;
   const store = new KeyvTagcache(client, options);
   const keyv = new Keyv<Value>({ throwOnErrors: true, ...rest, store });
   const deserialize = keyv.deserialize;
@@ -42,7 +42,7 @@ export function createKeyv<Value = unknown>(
       try {
         return await deserialize(raw);
       } catch (error) {
-        onError(new Error("a value does not decode", { cause: error }));
+        onError(new Error(`a value does not decode: ${error}`, { cause: error }));
         return undefined;
       }
     };
@@ -73,7 +73,7 @@ export class KeyvTagcache extends EventEmitter {
     super();
     this.#connection = new Connection(client);
     this.#tags = options.tags ?? (() => []);
-    this.#onError = options.onError ?? log;
+    this.#onError = options.onError ?? logError;
   }
 
   async get<Value>(key: string): Promise<Value | undefined> {
@@ -181,10 +181,6 @@ export class KeyvTagcache extends EventEmitter {
     const own = this.#tags(this.namespace !== undefined && key.startsWith(prefix) ? key.slice(prefix.length) : key);
     return ["TAGS", own.length + 1, this.#namespaceTag(this.namespace), ...own];
   }
-}
-
-function log(error: unknown): void {
-  console.error("tagcache:", error);
 }
 
 function lifetime(ttl: number | undefined): Argument[] {

@@ -40,7 +40,7 @@ export async function startServer(withModule = true): Promise<Server> {
   throw new Error(`the server did not start:\n${readFileSync(log, "utf8")}`);
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer().listen(0, "127.0.0.1");
   await once(probe, "listening");
   const { port } = probe.address() as { port: number };

@@ -1,0 +1,111 @@
+/**
+ * The handler for pages, route handlers, images and `fetch` (option `cacheHandler`), with `revalidateTag` and
+ * `revalidatePath` across processes.
+ *
+ * ```js
+ * // incremental-cache.mjs
+ * import Redis from "ioredis";
+ * import { incrementalCacheHandler } from "@tagcache/node/next";
+ * export default incrementalCacheHandler({ client: new Redis(process.env.REDIS_URL) });
+ * ```
+ */
+import { type Found, Store, type StoreOptions } from "../store.js";
+
+/** A value of any kind; what is used of it here. */
+interface Value {
+  kind: string;
+  headers?: Record<string, unknown>;
+  tags?: string[];
+  revalidate?: number | false;
+}
+
+interface CacheControl {
+  revalidate?: number | false;
+  expire?: number;
+}
+
+interface Context {
+  kind?: string;
+  fetchCache?: boolean;
+  tags?: string[];
+  softTags?: string[];
+  cacheControl?: CacheControl;
+}
+
+interface Stored {
+  /** Null: Next.js caches that a page does not exist. */
+  value: Value | null;
+  lastModified: number;
+  cacheControl?: CacheControl;
+}
+
+/** What Next.js expects of the class it is given; it makes an instance for each request. */
+export interface IncrementalHandler {
+  get(key: string, context?: Context): Promise<Stored | null>;
+  set(key: string, value: Value | null, context?: Context): Promise<void>;
+  revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void>;
+  resetRequestCache(): void;
+}
+
+/** The header in which Next.js keeps a page's tags, those of its path among them. */
+const TAGS_HEADER = "x-next-cache-tags";
+/** A stale entry that another process refreshes is shown as fresh to Next.js for so long, in seconds. */
+const REFRESHING = 5;
+/** Next.js's own default (`expireTime`): how long a page without a time of its own may be served, in seconds. */
+const YEAR = 365 * 24 * 60 * 60;
+
+/** Keys and tags begin with `next:isr:` unless the options say otherwise. */
+export function incrementalCacheHandler(options: StoreOptions): new (context?: unknown) => IncrementalHandler {
+  const store = new Store({ prefix: "next:isr:", ...options });
+
+  return class TagcacheIncrementalHandler implements IncrementalHandler {
+    async get(key: string, context: Context = {}): Promise<Stored | null> {
+      // Other kinds have their tags in the entry.
+      const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
+      const found = await store.read<Stored>(key, readers);
+      return found ? shown(found) : null;
+    }
+
+    async set(key: string, value: Value | null, context: Context = {}): Promise<void> {
+      const control = context.cacheControl ?? { revalidate: value?.revalidate ?? false };
+      const header = value?.headers?.[TAGS_HEADER];
+      const tags = context.tags ?? value?.tags ?? (typeof header === "string" ? header.split(",") : []);
+      const stored: Stored = { value, lastModified: Date.now(), cacheControl: control };
+      const expire = control.expire ?? YEAR;
+      const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
+      await store.write(key, stored, [...new Set(tags.filter(Boolean))], life);
+    }
+
+    async revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void> {
+      await store.invalidate(Array.isArray(tags) ? tags : [tags], durations);
+    }
+
+    resetRequestCache(): void {}
+  };
+}
+
+function seconds(revalidate: number | false | undefined): number {
+  return typeof revalidate === "number" && revalidate > 0 ? revalidate : Number.POSITIVE_INFINITY;
+}
+
+/**
+ * The entry as Next.js has to see it. Next.js judges by `lastModified` and `revalidate`, and cannot be told that an
+ * entry is stale. So the process that holds the lease gets one that has just passed its `revalidate`, which Next.js
+ * serves and renders anew; the others get one that has not yet, since theirs would be the same render again.
+ */
+function shown({ value: stored, state }: Found<Stored>): Stored {
+  if (state === "fresh") return stored;
+  const { value, cacheControl } = stored;
+  const expire = cacheControl?.expire ?? YEAR;
+  // Past its end in any case: as though it were not there.
+  if (Date.now() > stored.lastModified + expire * 1000) return { ...stored, lastModified: -1 };
+  if (state === "refresh") {
+    return { value: timed(value, 1), lastModified: Date.now() - 1_001, cacheControl: { revalidate: 1, expire } };
+  }
+  return { value: timed(value, REFRESHING), lastModified: Date.now(), cacheControl: { revalidate: REFRESHING, expire } };
+}
+
+/** A fetch carries its own `revalidate`. */
+function timed(value: Value | null, revalidate: number): Value | null {
+  return value?.kind === "FETCH" ? { ...value, revalidate } : value;
+}
