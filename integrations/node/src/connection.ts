@@ -13,7 +13,7 @@ export interface IoRedis {
   callBuffer(command: string, ...args: Argument[]): Promise<unknown>;
   duplicate(): IoRedis;
   disconnect(): void;
-  subscribe(channel: string): Promise<unknown>;
+  subscribe(...channels: string[]): Promise<unknown>;
   on(event: string, listener: (...args: any[]) => void): unknown;
 }
 
@@ -24,7 +24,8 @@ export interface NodeRedis {
   duplicate(): any;
   connect(): Promise<unknown>;
   destroy(): void;
-  subscribe(channel: string, listener: (message: any) => void, bufferMode?: any): Promise<unknown>;
+  subscribe(channels: string[], listener: (message: any, channel: any) => void, bufferMode?: any): Promise<unknown>;
+  readonly isOpen: boolean;
   on(event: string, listener: (...args: any[]) => void): unknown;
 }
 
@@ -90,21 +91,27 @@ export class Connection {
     return new Connection(client);
   }
 
-  /** Passes on the channel's messages, and each loss of the connection, after which messages may be missing. */
-  async subscribe(channel: string, onMessage: (message: Buffer) => void, onLoss: () => void): Promise<void> {
+  /** Passes on the channels' messages, and each loss of the connection, after which messages may be missing. */
+  async subscribe(
+    channels: string[],
+    onMessage: (channel: string, message: Buffer) => void,
+    onLoss: () => void,
+  ): Promise<void> {
     const client = this.#client;
-    client.on(isIoRedis(client) ? "close" : "reconnecting", onLoss);
     if (isIoRedis(client)) {
-      client.on("messageBuffer", (_channel: Buffer, message: Buffer) => onMessage(message));
-      await client.subscribe(channel);
+      client.on("close", onLoss);
+      client.on("messageBuffer", (channel: Buffer, message: Buffer) => onMessage(String(channel), message));
+      await client.subscribe(...channels);
     } else {
-      await client.subscribe(channel, onMessage, true);
+      client.on("reconnecting", onLoss);
+      client.on("end", onLoss);
+      await client.subscribe(channels, (message, channel) => onMessage(String(channel), message), true);
     }
   }
 
   close(): void {
     if (isIoRedis(this.#client)) this.#client.disconnect();
-    else this.#client.destroy();
+    else if (this.#client.isOpen) this.#client.destroy();
   }
 }
 

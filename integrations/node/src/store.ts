@@ -2,7 +2,7 @@
  * A cache of one application in the server: reads that hand the load of a missing or stale entry to one process,
  * writes that an invalidation during the load refuses, and invalidations.
  */
-import { createHash, randomInt } from "node:crypto";
+import { randomInt } from "node:crypto";
 import { deserialize, serialize } from "node:v8";
 import { type Argument, type Client, Connection, logError, type Reply, within } from "./connection.js";
 
@@ -69,8 +69,6 @@ if not redis.call('CACHE.SET', KEYS[1], unpack(ARGV, 2, n + 1)) then return fals
 redis.call('CACHE.RETAG', KEYS[1], unpack(ARGV, n + 2))
 return 1`;
 
-/** The server stores tags of 512 bytes, Next.js has longer ones for long paths: those are named by their hash. */
-const LONGEST_TAG = 400;
 /** Loads that were begun and never written are forgotten when there are this many. */
 const LOADS = 10_000;
 const DAY = 24 * 60 * 60;
@@ -210,7 +208,12 @@ export class Store {
     return this.#connection.duplicate(this.#options.onError);
   }
 
-  /** What the server calls a key, and a tag that is not long. */
+  /** Closes the connections that waits were made on. */
+  close(): void {
+    for (const own of this.#idle.splice(0)) own.close();
+  }
+
+  /** What the server calls a key or a tag. */
   key(key: string): string {
     return this.#options.prefix + key;
   }
@@ -268,15 +271,12 @@ export class Store {
     return load;
   }
 
-  #names(tags: string[]): string[] {
-    return tags.map((tag) => {
-      const short = Buffer.byteLength(tag) <= LONGEST_TAG;
-      return this.key(short ? tag : createHash("sha256").update(tag).digest("hex"));
-    });
-  }
-
   #counted(word: string, tags: string[]): Argument[] {
     return [word, tags.length, ...this.#names(tags)];
+  }
+
+  #names(tags: string[]): string[] {
+    return tags.map((tag) => this.key(tag));
   }
 }
 

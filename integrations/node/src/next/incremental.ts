@@ -10,6 +10,7 @@
  * ```
  */
 import { type Found, Store, type StoreOptions } from "../store.js";
+import { short } from "./tag.js";
 
 /** A value of any kind; what is used of it here. */
 interface Value {
@@ -62,7 +63,7 @@ export function incrementalCacheHandler(options: StoreOptions): new (context?: u
     async get(key: string, context: Context = {}): Promise<Stored | null> {
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
-      const found = await store.read<Stored>(key, readers);
+      const found = await store.read<Stored>(key, short(readers));
       return found ? shown(found) : null;
     }
 
@@ -73,11 +74,11 @@ export function incrementalCacheHandler(options: StoreOptions): new (context?: u
       const stored: Stored = { value, lastModified: Date.now(), cacheControl: control };
       const expire = control.expire ?? YEAR;
       const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
-      await store.write(key, stored, [...new Set(tags.filter(Boolean))], life);
+      await store.write(key, stored, short([...new Set(tags.filter(Boolean))]), life);
     }
 
     async revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void> {
-      await store.invalidate(Array.isArray(tags) ? tags : [tags], durations);
+      await store.invalidate(short(Array.isArray(tags) ? tags : [tags]), durations);
     }
 
     resetRequestCache(): void {}

@@ -10,6 +10,7 @@
  */
 import { logError } from "../connection.js";
 import { Store, type StoreOptions } from "../store.js";
+import { short } from "./tag.js";
 
 /** Next.js's `CacheEntry`: times in seconds, but for `timestamp` (unix ms). */
 export interface CacheEntry {
@@ -64,13 +65,13 @@ export function useCacheHandler(options: StoreOptions): CacheHandler {
     if (expire <= 0) return store.release(key);
     const age = Date.now() - timestamp;
     const life = { freshMs: Math.min(revalidate, expire) * 1000 - age, graceMs: expire * 1000 - age };
-    await store.write(key, { bytes, stale, timestamp, expire, revalidate } satisfies Stored, tags, life, timestamp);
+    await store.write(key, { bytes, stale, timestamp, expire, revalidate } satisfies Stored, short(tags), life, timestamp);
   }
 
   return {
     async get(key, softTags) {
       await pending.get(key);
-      const found = await store.read<Stored>(key, softTags);
+      const found = await store.read<Stored>(key, short(softTags));
       if (!found) return undefined;
       const { bytes, ...entry } = found.value;
       // Next.js starts a render for an entry that is past `revalidate`. So the process that holds the lease gets an
@@ -98,6 +99,6 @@ export function useCacheHandler(options: StoreOptions): CacheHandler {
       return Number.POSITIVE_INFINITY;
     },
 
-    updateTags: (tags, durations) => store.invalidate(tags, durations),
+    updateTags: (tags, durations) => store.invalidate(short(tags), durations),
   };
 }
