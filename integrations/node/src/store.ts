@@ -130,7 +130,7 @@ export class Store {
       onError(error);
       // What a reply that is still on its way grants, nobody would use.
       this.#connection.send("CACHE.RELEASE", this.key(key), token).catch(() => {});
-      this.#loads.delete(key);
+      this.#begin(key, { token: 0, readerTags, since });
       return undefined;
     }
   }
@@ -191,11 +191,7 @@ export class Store {
       await send("CACHE.REVALIDATE", ...names);
     } else {
       const grace = Math.ceil(Math.min(durations.expire, this.#options.maxAge) * 1000);
-      await Promise.all([
-        send("CACHE.INVALIDATEWHERE", "ANY", names.length, ...names, "SOFT", "GRACE", grace),
-        // INVALIDATEWHERE leaves no mark on a tag that only readers know.
-        send("CACHE.REVALIDATE", ...names),
-      ]);
+      await send("CACHE.INVALIDATEWHERE", "ANY", names.length, ...names, "SOFT", "GRACE", grace);
     }
   }
 

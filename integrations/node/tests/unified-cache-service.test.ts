@@ -11,8 +11,8 @@ beforeAll(async () => {
   redis = new Redis(server.port, "127.0.0.1");
 });
 afterAll(async () => {
-  redis.disconnect();
-  await server.stop();
+  redis?.disconnect();
+  await server?.stop();
 });
 beforeEach(() => redis.flushall());
 
@@ -101,10 +101,11 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
   const opened: { close(): void }[] = [];
   const services: UnifiedCacheService[] = [];
 
-  async function process(onError = (error: unknown) => expect.fail(String(error))): Promise<UnifiedCacheService> {
+  const fail = (error: unknown): void => expect.fail(String(error));
+  async function process(onError = fail, clockSkewMs = 1_000): Promise<UnifiedCacheService> {
     const client = await connect(server.port);
     const service = new UnifiedCacheService();
-    await service.connect(client, { onError });
+    await service.connect(client, { onError, clockSkewMs });
     opened.push(client);
     services.push(service);
     return service;
@@ -128,7 +129,6 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
 
   test("what one invalidates, writes or deletes is gone from the other's memory", async () => {
     const [a, b] = [await process(), await process()];
-    const load = () => b.getOrLoad("k", () => 1, 60_000, ["t"]);
     for (const change of [
       () => a.invalidateByTag("t"),
       () => a.invalidateAll(),
@@ -137,10 +137,11 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
       () => redis.call("CACHE.INVALIDATEWHERE", "ALL", 1, "cache:t"),
       () => redis.call("CACHE.FLUSH"),
     ]) {
-      await redis.call("CACHE.FLUSH");
-      await until("memory is empty", () => b.getStats().totalEntries === 0);
-      expect(await load()).toBe(1);
-      expect(b.get("k")).toBe(1);
+      // The message of the change before may come late, and keep the value from being kept.
+      await until("the value is in memory", async () => {
+        await b.getOrLoad("k", () => 1, 60_000, ["t"]);
+        return b.get("k") !== null;
+      });
       await change();
       await until("the other process forgets it", () => b.get("k") === null);
     }
@@ -185,7 +186,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
 
   test("a value that does not decode is loaded anew", async () => {
     const errors: unknown[] = [];
-    const a = await process((error) => errors.push(error));
+    const a = await process((error) => void errors.push(error), 0);
     await redis.call("CACHE.SET", "cache:k", "no json");
     expect(await a.getOrLoad("k", () => 7, 60_000)).toBe(7);
     expect(errors).toHaveLength(1);
@@ -195,7 +196,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
   test("without messages nothing is kept in memory, and it heals", async () => {
     const a = await process(() => {});
     await a.set("k", 1, 60_000);
-    await redis.client("KILL", "TYPE", "pubsub");
+    await redis.call("CLIENT", "KILL", "TYPE", "pubsub");
     await until("memory is dropped", () => a.get("k") === null);
     a.set("other", 1, 60_000);
     await until("a value is kept again", async () => {

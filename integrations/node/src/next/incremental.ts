@@ -48,6 +48,12 @@ export interface IncrementalHandler {
   resetRequestCache(): void;
 }
 
+export interface IncrementalHandlerClass {
+  new (context?: unknown): IncrementalHandler;
+  /** Closes the connections that the handlers opened beside the client. Next.js does not call it. */
+  close(): void;
+}
+
 /** The header in which Next.js keeps a page's tags, those of its path among them. */
 const TAGS_HEADER = "x-next-cache-tags";
 /** A stale entry that another process refreshes is shown as fresh to Next.js for so long, in seconds. */
@@ -56,10 +62,14 @@ const REFRESHING = 5;
 const YEAR = 365 * 24 * 60 * 60;
 
 /** Keys and tags begin with `next:isr:` unless the options say otherwise. */
-export function incrementalCacheHandler(options: StoreOptions): new (context?: unknown) => IncrementalHandler {
+export function incrementalCacheHandler(options: StoreOptions): IncrementalHandlerClass {
   const store = new Store({ prefix: "next:isr:", ...options });
 
   return class TagcacheIncrementalHandler implements IncrementalHandler {
+    static close(): void {
+      store.close();
+    }
+
     async get(key: string, context: Context = {}): Promise<Stored | null> {
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];

@@ -31,6 +31,11 @@ export interface CacheHandler {
   updateTags(tags: string[], durations?: { expire?: number }): Promise<void>;
 }
 
+export interface UseCacheHandler extends CacheHandler {
+  /** Closes the connections that the handler opened beside the client. Next.js does not call it. */
+  close(): void;
+}
+
 /** What is stored: the entry with its bytes instead of a stream; the server keeps the tags. */
 interface Stored {
   bytes: Uint8Array;
@@ -44,7 +49,7 @@ interface Stored {
 const REFRESHING = 5;
 
 /** Keys and tags begin with `next:use:` unless the options say otherwise. */
-export function useCacheHandler(options: StoreOptions): CacheHandler {
+export function useCacheHandler(options: StoreOptions): UseCacheHandler {
   const store = new Store({ prefix: "next:use:", ...options });
   const onError = options.onError ?? logError;
   const pending = new Map<string, Promise<void>>();
@@ -100,5 +105,7 @@ export function useCacheHandler(options: StoreOptions): CacheHandler {
     },
 
     updateTags: (tags, durations) => store.invalidate(short(tags), durations),
+
+    close: () => store.close(),
   };
 }
