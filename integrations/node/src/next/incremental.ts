@@ -11,38 +11,41 @@
  */
 import { type Found, Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
+import { REFRESHING } from "./use-cache.js";
 
 /** A value of any kind; what is used of it here. */
 interface Value {
   kind: string;
-  headers?: Record<string, unknown>;
-  tags?: string[];
-  revalidate?: number | false;
+  headers?: Record<string, unknown> | undefined;
+  tags?: string[] | undefined;
+  revalidate?: number | false | undefined;
 }
 
+/** In seconds. */
 interface CacheControl {
-  revalidate?: number | false;
-  expire?: number;
+  revalidate: number | false;
+  expire: number | undefined;
 }
 
 interface Context {
-  kind?: string;
-  fetchCache?: boolean;
-  tags?: string[];
-  softTags?: string[];
-  cacheControl?: CacheControl;
+  kind?: string | undefined;
+  fetchCache?: boolean | undefined;
+  tags?: string[] | undefined;
+  softTags?: string[] | undefined;
+  cacheControl?: CacheControl | undefined;
 }
 
-interface Stored {
-  /** Null: Next.js caches that a page does not exist. */
-  value: Value | null;
+export interface IncrementalEntry {
+  /** What Next.js stored, of one of its types. Null: it caches that a page does not exist. */
+  value: any;
+  /** Unix ms. */
   lastModified: number;
   cacheControl?: CacheControl;
 }
 
 /** What Next.js expects of the class it is given; it makes an instance for each request. */
 export interface IncrementalHandler {
-  get(key: string, context?: Context): Promise<Stored | null>;
+  get(key: string, context?: Context): Promise<IncrementalEntry | null>;
   set(key: string, value: Value | null, context?: Context): Promise<void>;
   revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void>;
   resetRequestCache(): void;
@@ -56,8 +59,6 @@ export interface IncrementalHandlerClass {
 
 /** The header in which Next.js keeps a page's tags, those of its path among them. */
 const TAGS_HEADER = "x-next-cache-tags";
-/** A stale entry that another process refreshes is shown as fresh to Next.js for so long, in seconds. */
-const REFRESHING = 5;
 /** Next.js's own default (`expireTime`): how long a page without a time of its own may be served, in seconds. */
 const YEAR = 365 * 24 * 60 * 60;
 
@@ -70,18 +71,18 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
       store.close();
     }
 
-    async get(key: string, context: Context = {}): Promise<Stored | null> {
+    async get(key: string, context: Context = {}): Promise<IncrementalEntry | null> {
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
-      const found = await store.read<Stored>(key, short(readers));
+      const found = await store.read<IncrementalEntry>(key, short(readers));
       return found ? shown(found) : null;
     }
 
     async set(key: string, value: Value | null, context: Context = {}): Promise<void> {
-      const control = context.cacheControl ?? { revalidate: value?.revalidate ?? false };
+      const control = context.cacheControl ?? { revalidate: value?.revalidate ?? false, expire: undefined };
       const header = value?.headers?.[TAGS_HEADER];
       const tags = context.tags ?? value?.tags ?? (typeof header === "string" ? header.split(",") : []);
-      const stored: Stored = { value, lastModified: Date.now(), cacheControl: control };
+      const stored: IncrementalEntry = { value, lastModified: Date.now(), cacheControl: control };
       const expire = control.expire ?? YEAR;
       const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
       await store.write(key, stored, short([...new Set(tags.filter(Boolean))]), life);
@@ -104,7 +105,7 @@ function seconds(revalidate: number | false | undefined): number {
  * entry is stale. So the process that holds the lease gets one that has just passed its `revalidate`, which Next.js
  * serves and renders anew; the others get one that has not yet, since theirs would be the same render again.
  */
-function shown({ value: stored, state }: Found<Stored>): Stored {
+function shown({ value: stored, state }: Found<IncrementalEntry>): IncrementalEntry {
   if (state === "fresh") return stored;
   const { value, cacheControl } = stored;
   const expire = cacheControl?.expire ?? YEAR;

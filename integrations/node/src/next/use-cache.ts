@@ -46,7 +46,7 @@ interface Stored {
 }
 
 /** A stale entry that another process refreshes is shown as fresh to Next.js for so long, in seconds. */
-const REFRESHING = 5;
+export const REFRESHING = 5;
 
 /** Keys and tags begin with `next:use:` unless the options say otherwise. */
 export function useCacheHandler(options: StoreOptions): UseCacheHandler {
