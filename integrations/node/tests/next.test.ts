@@ -300,6 +300,21 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(found.map(stale)).toEqual([true, false]);
   });
 
+  test("with a duration a fetch is stale for one process and fresh for the others", async () => {
+    const [a, b] = [await process(), await process()];
+    const value = { kind: "FETCH", data: { body: "b", headers: {}, url: "u" }, revalidate: 900 };
+    const context = { kind: "FETCH", tags: ["data"], softTags: [], revalidate: 600 };
+    await a().get("hash", context);
+    await a().set("hash", value, { fetchCache: true, tags: ["data"] });
+    await a().revalidateTag("data", { expire: 60 });
+    // By Next.js's own rule.
+    const stale = (found: Awaited<ReturnType<ReturnType<typeof a>["get"]>>) =>
+      (Date.now() - Number(found?.lastModified)) / 1000 > context.revalidate;
+    const found = [await b().get("hash", context), await a().get("hash", context)];
+    expect(found.map((one) => one?.value)).toEqual([value, value]);
+    expect(found.map(stale)).toEqual([true, false]);
+  });
+
   test("a fetch is judged by the tags of its reader too", async () => {
     const a = await process();
     const value = { kind: "FETCH", data: { body: "b", headers: {}, url: "u" }, revalidate: 900 };

@@ -32,6 +32,7 @@ interface Context {
   fetchCache?: boolean | undefined;
   tags?: string[] | undefined;
   softTags?: string[] | undefined;
+  revalidate?: number | false | undefined;
   cacheControl?: CacheControl | undefined;
 }
 
@@ -75,7 +76,7 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
       const found = await store.read<IncrementalEntry>(key, short(readers));
-      return found ? shown(found) : null;
+      return found ? shown(found, context) : null;
     }
 
     async set(key: string, value: Value | null, context: Context = {}): Promise<void> {
@@ -105,19 +106,15 @@ function seconds(revalidate: number | false | undefined): number {
  * entry is stale. So the process that holds the lease gets one that has just passed its `revalidate`, which Next.js
  * serves and renders anew; the others get one that has not yet, since theirs would be the same render again.
  */
-function shown({ value: stored, state }: Found<IncrementalEntry>): IncrementalEntry {
+function shown({ value: stored, state }: Found<IncrementalEntry>, context: Context): IncrementalEntry {
   if (state === "fresh") return stored;
   const { value, cacheControl } = stored;
   const expire = cacheControl?.expire ?? YEAR;
   // Past its end in any case: as though it were not there.
   if (Date.now() > stored.lastModified + expire * 1000) return { ...stored, lastModified: -1 };
-  if (state === "refresh") {
-    return { value: timed(value, 1), lastModified: Date.now() - 1_001, cacheControl: { revalidate: 1, expire } };
-  }
-  return { value: timed(value, REFRESHING), lastModified: Date.now(), cacheControl: { revalidate: REFRESHING, expire } };
-}
-
-/** A fetch carries its own `revalidate`. */
-function timed(value: Value | null, revalidate: number): Value | null {
-  return value?.kind === "FETCH" ? { ...value, revalidate } : value;
+  // For a fetch Next.js goes by what the reader says.
+  const fetched = context.kind === "FETCH" ? context.revalidate || value.revalidate : undefined;
+  const revalidate = fetched ?? (state === "refresh" ? 1 : REFRESHING);
+  const age = state === "refresh" ? revalidate * 1000 + 1 : 0;
+  return { value, lastModified: Date.now() - age, cacheControl: { revalidate, expire } };
 }
