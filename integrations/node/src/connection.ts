@@ -19,8 +19,7 @@ export interface IoRedis {
 
 /** What is used of a node-redis client. */
 export interface NodeRedis {
-  sendCommand(args: (string | Buffer)[]): Promise<unknown>;
-  withTypeMapping(mapping: Record<number, unknown>): any;
+  sendCommand(args: (string | Buffer)[], options?: { typeMapping?: any }): Promise<unknown>;
   duplicate(): any;
   connect(): Promise<unknown>;
   destroy(): void;
@@ -49,15 +48,15 @@ export class Connection {
    * which these adapters do not do.
    */
   constructor(client: Client) {
-    if ("isCluster" in client && client.isCluster === true) {
+    if (("isCluster" in client && client.isCluster === true) || "nodeClient" in client) {
       throw new TypeError("tagcache: cluster clients are not supported");
     }
     this.#client = client;
     if (isIoRedis(client)) {
       this.#send = ([command, ...args]) => client.callBuffer(String(command), ...args);
-    } else if (typeof client?.sendCommand === "function" && typeof client.withTypeMapping === "function") {
-      const bytes: NodeRedis = client.withTypeMapping({ [BULK_STRING]: Buffer });
-      this.#send = (args) => bytes.sendCommand(args.map((a) => (typeof a === "number" ? String(a) : a)));
+    } else if (typeof client.sendCommand === "function" && typeof client.duplicate === "function") {
+      const options = { typeMapping: { [BULK_STRING]: Buffer } };
+      this.#send = (args) => client.sendCommand(args.map((a) => (typeof a === "number" ? String(a) : a)), options);
     } else {
       throw new TypeError("tagcache: the client must be one of ioredis or node-redis (createClient)");
     }
