@@ -84,6 +84,8 @@ export class UnifiedCacheService {
    */
   set(key: string, value: unknown, ttl: number, tags: string[] = []): Promise<void> {
     if (ttl <= 0) return this.delete(key);
+    // What is being read of the key meanwhile is not kept.
+    this.#local.delete(key);
     this.#keep(key, value, ttl, tags);
     return this.#tell(({ store }) => {
       const names = [...new Set([...tags, ALL])].map((tag) => store.key(tag));
@@ -168,7 +170,7 @@ export class UnifiedCacheService {
     };
     const store = this.#remote?.subscription && this.#remote.store;
     const found = await store?.read<T>(key);
-    if (found) return keep(found.value, found.freshMs, found.tags);
+    if (found && found.state !== "refresh") return keep(found.value, found.freshMs, found.tags);
     try {
       const value = await load();
       const stored = (await store?.write(key, value, [...tags, ALL], { freshMs: ttl, graceMs: 0 })) ?? true;

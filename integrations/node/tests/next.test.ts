@@ -170,6 +170,14 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
 
+  test("the server's clock decides when an entry is stale", async () => {
+    const a = await process();
+    await a.get("k", []);
+    await a.set("k", Promise.resolve(entry("v", [], { revalidate: 0.001 })));
+    await redis.call("CACHE.TOUCH", "next:use:k", "PX", 60_000);
+    expect(rendersAgain(await a.get("k", []))).toBe(false);
+  });
+
   test("long and many tags", async () => {
     const a = await process();
     const long = "_N_T_/".padEnd(1024, "é");

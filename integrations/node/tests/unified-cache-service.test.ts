@@ -158,6 +158,35 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await redis.call("CACHE.GET", "cache:k")).toBeNull();
   });
 
+  test("what is set while it is read or loaded stays", async () => {
+    const b = await process();
+    await redis.call("CACHE.SET", "cache:k", '"old"');
+    const reading = b.getOrLoad("k", () => "none", 60_000);
+    b.set("k", "new", 60_000);
+    expect(await reading).toBe("old");
+    expect(b.get("k")).toBe("new");
+    const loading = await b.getOrLoad("l", async () => {
+      await b.set("l", "new", 60_000);
+      return "old";
+    }, 60_000);
+    expect(loading).toBe("old");
+    expect(b.get("l")).toBe("new");
+  });
+
+  test("a stale value is loaded anew by one process, and served by the others meanwhile", async () => {
+    const [a, b] = [await process(), await process()];
+    await redis.call("CACHE.SET", "cache:k", '"old"', "GRACE", 60_000, "TAGS", 1, "cache:t");
+    await redis.call("CACHE.REVALIDATE", "cache:t");
+    let inner = "";
+    const value = await a.getOrLoad("k", async () => {
+      inner = await b.getOrLoad("k", () => "none", 60_000);
+      return "new";
+    }, 60_000);
+    expect([value, inner]).toEqual(["new", "old"]);
+    expect(b.get("k")).toBeNull();
+    expect(await b.getOrLoad("k", () => "none", 60_000)).toBe("new");
+  });
+
   test("a load that fails lets the next one begin", async () => {
     const [a, b] = [await process(), await process()];
     const failing = a.getOrLoad("k", () => Promise.reject(new Error("database")), 60_000);

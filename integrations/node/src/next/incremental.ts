@@ -107,11 +107,13 @@ function seconds(revalidate: number | false | undefined): number {
  * serves and renders anew; the others get one that has not yet, since theirs would be the same render again.
  */
 function shown({ value: stored, state }: Found<IncrementalEntry>, context: Context): IncrementalEntry {
-  if (state === "fresh") return stored;
-  const { value, cacheControl } = stored;
+  const { value, lastModified, cacheControl } = stored;
+  // It is the server that decides, whatever this machine's clock says; but a fetch's reader may want a newer one.
+  const past = Date.now() > lastModified + seconds(cacheControl?.revalidate) * 1000;
+  if (state === "fresh" && (context.kind === "FETCH" || !past)) return stored;
   const expire = cacheControl?.expire ?? YEAR;
   // Past its end in any case: as though it were not there.
-  if (Date.now() > stored.lastModified + expire * 1000) return { ...stored, lastModified: -1 };
+  if (Date.now() > lastModified + expire * 1000) return { ...stored, lastModified: -1 };
   // For a fetch Next.js goes by what the reader says.
   const fetched = context.kind === "FETCH" ? context.revalidate || value.revalidate : undefined;
   const revalidate = fetched ?? (state === "refresh" ? 1 : REFRESHING);

@@ -80,9 +80,11 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       if (!found) return undefined;
       const { bytes, ...entry } = found.value;
       // Next.js starts a render for an entry that is past `revalidate`. So the process that holds the lease gets an
-      // entry that always is, the others one that is not yet: theirs would be the same render again.
+      // entry that always is, the others one that is not yet: theirs would be the same render again. It is the server
+      // that decides, whatever this machine's clock says.
+      const past = Date.now() > entry.timestamp + entry.revalidate * 1000;
       if (found.state === "refresh") entry.revalidate = -1;
-      if (found.state === "stale") Object.assign(entry, { timestamp: Date.now(), revalidate: REFRESHING });
+      else if (found.state === "stale" || past) Object.assign(entry, { timestamp: Date.now(), revalidate: REFRESHING });
       return { ...entry, tags: found.tags, value: new Response(bytes as BodyInit).body as ReadableStream<Uint8Array> };
     },
 
