@@ -79,6 +79,13 @@ impl State {
         self.databases[at].get_or_insert_default()
     }
 
+    /// What is in transit, and a database, to be changed together.
+    pub(crate) fn transit_and(&mut self, number: u32) -> (&mut Transit, &mut Database<Handle>) {
+        self.database(number);
+        let database = self.databases[number as usize].as_deref_mut();
+        (&mut self.transit, database.expect("just made"))
+    }
+
     /// All databases that were ever used, with their numbers.
     pub(crate) fn databases(&self) -> impl Iterator<Item = (u32, &Database<Handle>)> {
         let numbered = (0..).zip(&self.databases);
