@@ -94,11 +94,13 @@ async function calls(command: string): Promise<number> {
   return Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`, "i").exec(stats)?.[1] ?? 0);
 }
 
-const PATHS = [
-  { kind: "use cache in a route handler", path: "/api/data/1", name: "data-1" },
-  { kind: "use cache in a page", path: "/product/1", name: "product-1" },
-  { kind: "a page of the pages router", path: "/old/1", name: "old-1" },
+const TAGGED = [
+  { kind: "use cache in a route handler", path: "/api/data/1", name: "data-1", tag: "data:1" },
+  { kind: "use cache in a page", path: "/product/1", name: "product-1", tag: "product:1" },
+  { kind: "fetch", path: "/api/feed/1", name: "feed-1", tag: "feed:1" },
 ];
+/** Pages of the pages router have no tags: for them it is res.revalidate. */
+const PATHS = [...TAGGED, { kind: "a page of the pages router", path: "/old/1", name: "old-1" }];
 
 test.each(PATHS)("$kind: two processes render once", async ({ path, name }) => {
   expect(await all(path)).toEqual(new Set([1]));
@@ -113,8 +115,7 @@ test("a hit is one command", async () => {
   expect(await calls("cache.fetch")).toBe(before + 2);
 });
 
-// Pages of the pages router have no tags: for them it is res.revalidate.
-test.each(PATHS.slice(0, 2))("$kind: revalidatePath reaches the other process", async ({ path, name }) => {
+test.each(TAGGED)("$kind: revalidatePath reaches the other process", async ({ path, name }) => {
   await revalidate(0, { path });
   expect(await get(1, path)).toBe(2);
   expect(await all(path)).toEqual(new Set([2]));
@@ -128,20 +129,14 @@ test("res.revalidate reaches the other process", async () => {
   expect(asked.get("old-1")).toBe(2);
 });
 
-test.each([
-  { tag: "data:1", path: "/api/data/1", name: "data-1" },
-  { tag: "product:1", path: "/product/1", name: "product-1" },
-])("revalidateTag $tag reaches the other process", async ({ tag, path, name }) => {
+test.each(TAGGED)("$kind: revalidateTag reaches the other process", async ({ tag, path, name }) => {
   await revalidate(1, { tag });
   expect(await get(0, path)).toBe(3);
   expect(await all(path)).toEqual(new Set([3]));
   expect(asked.get(name)).toBe(3);
 });
 
-test.each([
-  { tag: "data:1", path: "/api/data/1", name: "data-1" },
-  { tag: "product:1", path: "/product/1", name: "product-1" },
-])("revalidateTag $tag with a profile serves stale while one process renders", async ({ tag, path, name }) => {
+test.each(TAGGED)("$kind: with a profile, stale is served while one process renders", async ({ tag, path, name }) => {
   await revalidate(0, { tag, profile: "max" });
   expect(await all(path)).toEqual(new Set([3]));
   await until("the new render is served", async () => (await get(1, path)) === 4);
