@@ -8,7 +8,6 @@
  * export default useCacheHandler({ client: new Redis(process.env.REDIS_URL) });
  * ```
  */
-import { logError } from "../connection.js";
 import { Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 
@@ -51,7 +50,6 @@ export const REFRESHING = 5;
 /** Keys and tags begin with `next:use:` unless the options say otherwise. */
 export function useCacheHandler(options: StoreOptions): UseCacheHandler {
   const store = new Store({ prefix: "next:use:", ...options });
-  const onError = options.onError ?? logError;
   const pending = new Map<string, Promise<void>>();
 
   async function save(key: string, pendingEntry: Promise<CacheEntry>): Promise<void> {
@@ -60,9 +58,8 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
     try {
       entry = await pendingEntry;
       bytes = new Uint8Array(await new Response(entry.value).arrayBuffer());
-    } catch (error) {
-      // The render failed half-way: what there is of it is not kept, and the next process may try.
-      onError(error);
+    } catch {
+      // The render failed half-way, which Next.js reports: what there is of it is not kept, the next process may try.
       return store.release(key);
     }
     const { tags, stale, timestamp, expire, revalidate } = entry;
