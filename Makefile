@@ -121,7 +121,7 @@ deny: ## Licences, advisories and duplicates of the dependencies, where cargo-de
 clean: ## Remove what was built
 	$(CARGO) clean
 	rm -rf target integrations/node/dist integrations/node/node_modules
-	rm -rf integrations/node/e2e/.next integrations/node/e2e/node_modules
+	rm -rf integrations/node/e2e/site/.next integrations/node/e2e/node_modules
 
 .PHONY: clean-engines
 clean-engines: ## Remove the servers that were fetched for the tests

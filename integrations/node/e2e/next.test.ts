@@ -4,12 +4,14 @@ import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { createServer, type Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { freePort, type Server, startServer, until } from "../tests/server.js";
 
-const here = fileURLToPath(new URL(".", import.meta.url));
+const site = fileURLToPath(new URL("./site", import.meta.url));
+const dist = `.next/${process.pid}`;
 const next = fileURLToPath(new URL("./node_modules/next/dist/bin/next", import.meta.url));
 
 /** Where the application's values come from: how often each was asked for. Slow enough for renders to meet. */
@@ -29,7 +31,6 @@ beforeAll(async () => {
   await once(source, "listening");
   server = await startServer();
   redis = new Redis(server.port, "127.0.0.1");
-  rmSync(new URL("./.next", import.meta.url), { recursive: true, force: true });
   const build = run("ioredis", "build");
   const [status] = await once(build.child, "exit");
   if (status !== 0) throw new Error(`next build failed:\n${build.output.join("")}`);
@@ -49,6 +50,7 @@ afterAll(async () => {
   redis?.disconnect();
   await server?.stop();
   source?.close();
+  rmSync(join(site, dist), { recursive: true, force: true });
 });
 
 function run(client: string, ...args: string[]): { child: ChildProcess; output: string[] } {
@@ -58,10 +60,11 @@ function run(client: string, ...args: string[]): { child: ChildProcess; output: 
     NODE_ENV: "production" as const,
     NEXT_TELEMETRY_DISABLED: "1",
     TAGCACHE_E2E_CLIENT: client,
+    TAGCACHE_E2E_DIST: dist,
     TAGCACHE_E2E_PORT: String(server.port),
     TAGCACHE_E2E_SOURCE: `http://127.0.0.1:${port}`,
   };
-  const child = spawn(process.execPath, [next, ...args], { cwd: here, env });
+  const child = spawn(process.execPath, [next, ...args], { cwd: site, env });
   const output: string[] = [];
   child.stdout.on("data", (text) => output.push(String(text)));
   child.stderr.on("data", (text) => output.push(String(text)));
@@ -82,10 +85,14 @@ async function all(path: string): Promise<Set<number>> {
   return new Set(await Promise.all([0, 1, 0, 1, 0, 1].map((app) => get(app, path))));
 }
 
+/** Next.js answers before it invalidates, which both handlers then do with a command each. */
 async function revalidate(app: number, what: { tag?: string; path?: string; profile?: unknown }): Promise<void> {
+  const invalidations = async () => (await calls("cache.invalidate")) + (await calls("cache.invalidatewhere"));
+  const before = await invalidations();
   const url = `${apps[app]?.url}/api/revalidate`;
   const response = await fetch(url, { method: "POST", body: JSON.stringify(what), signal: AbortSignal.timeout(30_000) });
   expect(response.status).toBe(200);
+  await until("both handlers have invalidated", async () => (await invalidations()) === before + 2);
 }
 
 /** How often the server ran the command. */

@@ -1,4 +1,4 @@
-import { useCacheHandler } from "../dist/next/index.js";
+import { useCacheHandler } from "../../dist/next/index.js";
 import { client } from "./client.mjs";
 
 export default useCacheHandler({ client, waitMs: 20_000 });

@@ -1,4 +1,4 @@
-/** The client that CLIENT names, connected to PORT; both are set by the test. */
+/** The client and the server's port that the test names. */
 const port = Number(process.env.TAGCACHE_E2E_PORT);
 
 async function connect() {

@@ -8,6 +8,8 @@ export default {
   cacheHandler: here("./incremental-cache.mjs"),
   // No cache of its own in the process: what is cached is in the server.
   cacheMaxMemorySize: 0,
-  // The client is the one beside the adapter, a folder above.
-  turbopack: { root: here("..") },
+  // The client is the one beside the adapter, two folders above.
+  turbopack: { root: here("../..") },
+  // Of its own for each run, so that no run can disturb another.
+  distDir: process.env.TAGCACHE_E2E_DIST,
 };
