@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void};
 use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
-use super::context::{Context, OPTIONS};
+use super::context::Context;
 use super::string::{Args, Str};
 use super::{barrier, context, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
@@ -142,7 +142,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     state::init(*config, context::random());
     let (now, monotonic) = (context::now_ms(), context::monotonic_ms());
     state::with(|state| state.watch_clock(now, monotonic));
-    ctx.set_options(OPTIONS);
+    context::choose_options(ctx);
     context::probe_modes();
     data_type::register(ctx)?;
     describe::add_category(ctx);
