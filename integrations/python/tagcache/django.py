@@ -1,0 +1,215 @@
+"""A Django cache backend: django.core.cache.backends.redis.RedisCache, with tags.
+
+    CACHES = {"default": {"BACKEND": "tagcache.django.TagcacheCache", "LOCATION": "redis://127.0.0.1:6379/1"}}
+
+    cache.set("page:7", page, 300, tags=["tenant:7"])
+    cache.invalidate_tags("tenant:7")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import redis
+from asgiref.sync import sync_to_async
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+
+from .command import Argument, call, explaining, logger, tags_option
+from .load import get_or_load
+
+Tags = Iterable[str]
+
+
+class TagcacheClient(RedisCacheClient):
+    """Runs the commands. Takes the options of Django's own client, and these.
+
+    tag_prefix: stands before each tag, so that projects on one server do not share tags.
+    lease: seconds that the callable of `get_or_set` may take before another process loads too.
+    grace: seconds for which `get_or_set` may serve a value after its expiry, while one process loads it anew.
+    """
+
+    def __init__(self, servers: Any, tag_prefix: str = "", lease: float = 10, grace: float = 0, **options: Any) -> None:
+        super().__init__(servers, **options)
+        self._tag_prefix, self._lease, self._grace = tag_prefix, lease, grace
+
+    def _read(self, key: str | None, *command: Argument) -> Any:
+        return call(self.get_client(key), *command)
+
+    def _write(self, key: str | None, *command: Argument) -> Any:
+        return call(self.get_client(key, write=True), *command)
+
+    def _decoded(self, key: str, data: bytes | None, default: Any) -> Any:
+        """The value, or the default: for a miss, and for bytes that are nobody's pickle."""
+        if data is None:
+            return default
+        try:
+            return self._serializer.loads(data)
+        except Exception:
+            logger.warning("tagcache: %r holds a value that cannot be decoded, which counts as a miss", key, exc_info=True)
+            return default
+
+    def _tags(self, tags: Tags) -> tuple[Argument, ...]:
+        option = tags_option(tags)
+        return (*option[:2], *(f"{self._tag_prefix}{tag}" for tag in option[2:]))
+
+    def add(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> bool:
+        data = self._serializer.dumps(value)
+        if timeout == 0:
+            # Nothing is to be stored; the answer is whether it could have been.
+            return not self._write(key, "CACHE.EXISTS", key)
+        return bool(self._write(key, "CACHE.SET", key, data, *_expiry(timeout), "NX", *self._tags(tags)))
+
+    def get(self, key: str, default: Any) -> Any:
+        return self._decoded(key, self._read(key, "CACHE.GET", key), default)
+
+    def set(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> None:
+        data = self._serializer.dumps(value)
+        if timeout == 0:
+            self.delete(key)
+        else:
+            self._write(key, "CACHE.SET", key, data, *_expiry(timeout), *self._tags(tags))
+
+    def touch(self, key: str, timeout: int | None) -> bool:
+        return bool(self._write(key, "CACHE.TOUCH", key, *(("PERSIST",) if timeout is None else ("EX", timeout))))
+
+    def delete(self, key: str) -> bool:
+        return bool(self._write(key, "CACHE.DEL", key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        keys, absent = list(keys), object()
+        found = self._read(None, "CACHE.MGET", *keys) if keys else []
+        values = {key: self._decoded(key, data, absent) for key, data in zip(keys, found)}
+        return {key: value for key, value in values.items() if value is not absent}
+
+    def has_key(self, key: str) -> bool:
+        return bool(self._read(key, "CACHE.EXISTS", key))
+
+    def incr(self, key: str, delta: int) -> int:
+        """Atomic: WATCH, and again if another client came between. Keeps time to live and tags."""
+        changed = 0
+
+        def change(pipeline: Any) -> None:
+            nonlocal changed
+            data = call(pipeline, "CACHE.GET", key)
+            if data is None:
+                raise ValueError(f"Key '{key}' not found.")
+            try:
+                changed = int(data) + delta
+            except ValueError:
+                raise redis.ResponseError("value is not an integer or out of range") from None
+            pipeline.multi()
+            call(pipeline, "CACHE.SET", key, changed, "XX", "KEEPTTL", "KEEPTAGS")
+
+        with explaining():
+            replies = self.get_client(key, write=True).transaction(change, key)
+        if not replies[0]:
+            # An invalidation came between, which WATCH need not notice and XX does.
+            raise ValueError(f"Key '{key}' not found.")
+        return changed
+
+    def set_many(self, data: Mapping[str, Any], timeout: int | None, tags: Tags = ()) -> None:
+        pairs = [part for key, value in data.items() for part in (key, self._serializer.dumps(value))]
+        if timeout == 0:
+            self.delete_many(list(data))
+        else:
+            self._write(None, "CACHE.MSET", len(data), *pairs, *_expiry(timeout), *self._tags(tags))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self._write(None, "CACHE.DEL", *keys)
+
+    def clear(self) -> bool:
+        """Drops all entries of the database. Keys of other types stay."""
+        self._write(None, "CACHE.FLUSH")
+        return True
+
+    def rename(self, key: str, new_key: str) -> bool:
+        client = self.get_client(key, write=True)
+        return bool(call(client, "CACHE.EXISTS", key)) and bool(client.rename(key, new_key))
+
+    def invalidate_tags(self, tags: Tags) -> int:
+        named = self._tags(tags)[2:]
+        return self._write(None, "CACHE.INVALIDATE", *named) if named else 0
+
+    def get_or_load(self, key: str, load: Callable[[], Any], timeout: int | None, tags: Tags) -> Any:
+        return get_or_load(
+            self.get_client(key, write=True),
+            key,
+            load,
+            ttl=timeout,
+            grace=self._grace,
+            tags=self._tags(tags)[2:],
+            lease=self._lease,
+            dumps=self._serializer.dumps,
+            loads=self._serializer.loads,
+        )
+
+
+def _expiry(timeout: int | None) -> tuple[Argument, ...]:
+    return () if timeout is None else ("EX", timeout)
+
+
+def _in_thread(name: str) -> Callable[..., Any]:
+    async def method(self: TagcacheCache, *args: Any, **kwargs: Any) -> Any:
+        return await sync_to_async(getattr(self, name))(*args, **kwargs)
+
+    return method
+
+
+class TagcacheCache(RedisCache):
+    """Django's cache interface; `add`, `set`, `set_many` and `get_or_set` and their async forms also take `tags`."""
+
+    _cache: TagcacheClient
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = TagcacheClient
+
+    def add(self, key, value, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> bool:
+        key = self.make_and_validate_key(key, version=version)
+        return self._cache.add(key, value, self.get_backend_timeout(timeout), tags)
+
+    def set(self, key, value, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> None:
+        key = self.make_and_validate_key(key, version=version)
+        self._cache.set(key, value, self.get_backend_timeout(timeout), tags)
+
+    def set_many(self, data, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> list[str]:
+        named = {self.make_and_validate_key(key, version=version): value for key, value in data.items()}
+        if named:
+            self._cache.set_many(named, self.get_backend_timeout(timeout), tags)
+        return []
+
+    def get_or_set(self, key, default, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> Any:
+        """A callable default is called by one process at a time, the others wait; see `tagcache.get_or_load`."""
+        load = default if callable(default) else lambda: default
+        if (seconds := self.get_backend_timeout(timeout)) == 0:
+            value = self.get(key, self._missing_key, version=version)
+            return load() if value is self._missing_key else value
+        named = self.make_and_validate_key(key, version=version)
+        return self._cache.get_or_load(named, load, seconds, tags)
+
+    def incr_version(self, key, delta=1, version=None) -> int:
+        """Renames the entry, which keeps its time to live and its tags."""
+        version = self.version if version is None else version
+        old, new = (self.make_and_validate_key(key, version=number) for number in (version, version + delta))
+        if not self._cache.rename(old, new):
+            raise ValueError(f"Key '{key}' not found")
+        return version + delta
+
+    def invalidate_tags(self, *tags: str) -> int:
+        """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
+        return self._cache.invalidate_tags(tags)
+
+    aadd, aset, aset_many, aincr, ainvalidate_tags = map(
+        _in_thread, ("add", "set", "set_many", "incr", "invalidate_tags")
+    )
+
+    async def aget_or_set(self, key, default, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> Any:
+        """Without a lease: its wait would hold up the one thread in which Django runs synchronous code."""
+        value = await self.aget(key, self._missing_key, version=version)
+        if value is self._missing_key:
+            value = default() if callable(default) else default
+            await self.aadd(key, value, timeout=timeout, version=version, tags=tags)
+            value = await self.aget(key, value, version=version)
+        return value
