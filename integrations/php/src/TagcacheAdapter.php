@@ -4,14 +4,11 @@ declare(strict_types=1);
 
 namespace Tagcache;
 
-use Psr\Log\LoggerInterface;
 use Symfony\Component\Cache\Adapter\AbstractTagAwareAdapter;
 use Symfony\Component\Cache\CacheItem;
 use Symfony\Component\Cache\Marshaller\DefaultMarshaller;
 use Symfony\Component\Cache\Marshaller\MarshallerInterface;
 use Symfony\Component\Cache\Marshaller\TagAwareMarshaller;
-use Symfony\Contracts\Cache\CacheInterface;
-use Symfony\Contracts\Cache\ItemInterface;
 
 /**
  * A PSR-6 pool with tags for Symfony's cache component, on phpredis and a server with the tagcache module.
@@ -23,12 +20,12 @@ use Symfony\Contracts\Cache\ItemInterface;
  */
 class TagcacheAdapter extends AbstractTagAwareAdapter
 {
+    use LeaseTrait;
+
     private readonly Server $server;
     private readonly string $prefix;
+    private readonly string $namespaceTag;
     private readonly MarshallerInterface $marshaller;
-
-    /** @var array<string, int> the lease tokens of the ids that get() is loading */
-    private array $leases = [];
 
     /**
      * @param string $namespace       stands before each key and each tag; '' shares the tags of other languages
@@ -46,8 +43,10 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         parent::__construct($namespace, $defaultLifetime);
         $this->server = new Server($redis);
         $this->prefix = '' === $namespace ? '' : $namespace.':';
+        // Symfony allows no @ in tags, so no item's tag is this one.
+        $this->namespaceTag = $this->prefix.'@';
         $this->marshaller = new TagAwareMarshaller($marshaller ?? new DefaultMarshaller());
-        $this->setCallbackWrapper($this->compute(...));
+        $this->setCallbackWrapper(self::compute(...));
     }
 
     protected function doFetch(array $ids): iterable
@@ -68,11 +67,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
 
     protected function doDelete(array $ids): bool
     {
-        if ($ids) {
-            $this->server->run('CACHE.DEL', ...array_values($ids));
-        }
-
-        return true;
+        return !$ids || \is_int($this->server->run('CACHE.DEL', ...array_values($ids)));
     }
 
     /** The server knows the tags of what it deletes. */
@@ -90,9 +85,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
 
     protected function doInvalidate(array $tagIds): bool
     {
-        $this->server->run('CACHE.INVALIDATE', ...$tagIds);
-
-        return true;
+        return \is_int($this->server->run('CACHE.INVALIDATE', ...$tagIds));
     }
 
     public function invalidateTags(array $tags): bool
@@ -101,7 +94,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
             return false;
         }
         try {
-            return $this->doInvalidate(array_map($this->tagId(...), array_values($tags)));
+            return $this->doInvalidate($this->tagIds($tags));
         } catch (\Exception $e) {
             $this->warn('Failed to invalidate tags', $e);
 
@@ -117,8 +110,8 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
             if (isset($this->leases[$id])) {
                 array_push($options, 'LEASE', $this->leases[$id]);
             }
-            $tags = array_map($this->tagId(...), array_values($values[$id]['tags'] ?? []));
-            $commands[] = ['CACHE.SET', $id, $data, ...$options, 'TAGS', 1 + \count($tags), $this->namespaceTag(), ...$tags];
+            $tags = $this->tagIds($values[$id]['tags'] ?? []);
+            $commands[] = ['CACHE.SET', $id, $data, ...$options, 'TAGS', 1 + \count($tags), $this->namespaceTag, ...$tags];
         }
         // A nil reply is no failure: a tag was invalidated while the value was computed.
         $this->server->runAll($commands);
@@ -130,74 +123,15 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
     protected function doClear(string $namespace): bool
     {
         if ($namespace === $this->prefix) {
-            return $this->doInvalidate([$this->namespaceTag()]);
+            return $this->doInvalidate([$this->namespaceTag]);
         }
-        $cursor = '0';
+        $cursor = 0;
         do {
-            [$cursor, $ids] = $this->server->run('CACHE.TAGSCAN', $this->namespaceTag(), $cursor, 'COUNT', 1000);
+            [$cursor, $ids] = $this->server->run('CACHE.TAGSCAN', $this->namespaceTag, $cursor, 'COUNT', 1000);
             $this->doDelete(array_filter($ids, static fn (string $id) => str_starts_with($id, $namespace)));
-        } while ('0' !== (string) $cursor);
+        } while (0 !== (int) $cursor);
 
         return true;
-    }
-
-    /** Runs the callback of get() under the lease of the item, or waits for the process that holds it. */
-    private function compute(callable $callback, ItemInterface $item, bool &$save, CacheInterface $pool, \Closure $setMetadata, ?LoggerInterface $logger): mixed
-    {
-        $id = $this->getId($item->getKey());
-        $token = random_int(1, 2 ** 53 - 1);
-        // A value that is refreshed before its expiry is there for those who get no lease, so they need not wait.
-        $mode = $item->isHit() ? ['EARLY'] : ['WAIT', min($this->leaseMs, $this->server->longestWaitMs())];
-        try {
-            [$state, $data, , $granted] = $this->server->run('CACHE.FETCH', $id, 'LEASE', $this->leaseMs, 'TOKEN', $token, ...$mode);
-        } catch (\Exception $e) {
-            $this->warn('Failed to fetch key "{key}"', $e, $item->getKey());
-
-            return $callback($item, $save);
-        }
-        if (!$granted && 'MISS' === $state) {
-            // The wait was too short: another process still computes, and will store.
-            $value = $callback($item, $save);
-            $save = false;
-
-            return $value;
-        }
-        if (!$granted) {
-            $found = $this->unmarshalled($id, $data);
-            if (!\is_array($found) || !\array_key_exists('value', $found)) {
-                return $callback($item, $save);
-            }
-            $save = false;
-
-            return $found['value'];
-        }
-        $stored = false;
-        try {
-            $value = $callback($item, $save);
-            if ($save) {
-                $this->leases[$id] = $granted;
-                $setMetadata($item);
-                $stored = $pool->save($item->set($value));
-                $save = false;
-            }
-
-            return $value;
-        } finally {
-            unset($this->leases[$id]);
-            if (!$stored) {
-                $this->release($id, $granted);
-            }
-        }
-    }
-
-    /** The next process that waits gets the lease. */
-    private function release(string $id, int $token): void
-    {
-        try {
-            $this->server->run('CACHE.RELEASE', $id, $token);
-        } catch (\Exception $e) {
-            $this->warn('Failed to release the lease of "{key}"', $e, $id);
-        }
     }
 
     private function warn(string $what, \Exception $e, string $key = ''): void
@@ -213,15 +147,10 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         return parent::getId($key, ...$more);
     }
 
-    /** Symfony allows no @ in tags, so no item's tag is this one. */
-    private function namespaceTag(): string
+    /** @return list<string> */
+    private function tagIds(array $tags): array
     {
-        return $this->prefix.'@';
-    }
-
-    private function tagId(string $tag): string
-    {
-        return $this->prefix.$tag;
+        return array_map(fn (string $tag) => $this->prefix.$tag, array_values($tags));
     }
 
     private function unmarshalled(string $id, string $data): mixed

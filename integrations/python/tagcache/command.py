@@ -6,13 +6,14 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
 logger = logging.getLogger("tagcache")
 
+Tag = TypeVar("Tag", str, bytes, str | bytes)
 Argument = str | bytes | int
 """redis-py sends each of these as it is; numbers in decimal digits."""
 
@@ -50,12 +51,17 @@ async def call_async(client: Any, *command: Argument) -> Any:
         return await client.execute_command(*command, **{NEVER_DECODE: True})
 
 
-def tags_option(tags: Iterable[str | bytes]) -> tuple[Argument, ...]:
-    """`TAGS count tag ...`. One string is an error: its letters would become tags."""
+def listed(tags: Iterable[Tag]) -> tuple[Tag, ...]:
+    """The tags. One string is an error: its letters would become tags."""
     if isinstance(tags, (str, bytes)):
         raise TypeError(f"tags must be a list of strings, not one: {tags!r}")
-    listed = tuple(tags)
-    return ("TAGS", len(listed), *listed)
+    return tuple(tags)
+
+
+def tags_option(tags: Iterable[str | bytes]) -> tuple[Argument, ...]:
+    """`TAGS count tag ...`"""
+    names = listed(tags)
+    return ("TAGS", len(names), *names)
 
 
 def milliseconds(seconds: float) -> int:

@@ -16,10 +16,11 @@ from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 
-from .command import Argument, call, explaining, logger, tags_option
-from .load import get_or_load
+from .command import Argument, call, explaining, listed, logger, tags_option
+from .load import get_or_load, get_or_load_async
 
 Tags = Iterable[str]
+Version = int | None
 
 
 class TagcacheClient(RedisCacheClient):
@@ -34,9 +35,6 @@ class TagcacheClient(RedisCacheClient):
         super().__init__(servers, **options)
         self._tag_prefix, self._lease, self._grace = tag_prefix, lease, grace
 
-    def _read(self, key: str | None, *command: Argument) -> Any:
-        return call(self.get_client(key), *command)
-
     def _write(self, key: str | None, *command: Argument) -> Any:
         return call(self.get_client(key, write=True), *command)
 
@@ -50,41 +48,37 @@ class TagcacheClient(RedisCacheClient):
             logger.warning("tagcache: %r holds a value that cannot be decoded, which counts as a miss", key, exc_info=True)
             return default
 
-    def _tags(self, tags: Tags) -> tuple[Argument, ...]:
-        option = tags_option(tags)
-        return (*option[:2], *(f"{self._tag_prefix}{tag}" for tag in option[2:]))
+    def tags(self, tags: Tags) -> list[str]:
+        """With the prefix before each."""
+        return [f"{self._tag_prefix}{tag}" for tag in listed(tags)]
 
     def add(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> bool:
         data = self._serializer.dumps(value)
         if timeout == 0:
             # Nothing is to be stored; the answer is whether it could have been.
             return not self._write(key, "CACHE.EXISTS", key)
-        return bool(self._write(key, "CACHE.SET", key, data, *_expiry(timeout), "NX", *self._tags(tags)))
+        return bool(self._write(key, "CACHE.SET", key, data, *_expiry(timeout), "NX", *tags_option(self.tags(tags))))
 
     def get(self, key: str, default: Any) -> Any:
-        return self._decoded(key, self._read(key, "CACHE.GET", key), default)
+        return self._decoded(key, call(self.get_client(key), "CACHE.GET", key), default)
 
     def set(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> None:
-        data = self._serializer.dumps(value)
-        if timeout == 0:
-            self.delete(key)
-        else:
-            self._write(key, "CACHE.SET", key, data, *_expiry(timeout), *self._tags(tags))
+        self.set_many({key: value}, timeout, tags)
 
     def touch(self, key: str, timeout: int | None) -> bool:
-        return bool(self._write(key, "CACHE.TOUCH", key, *(("PERSIST",) if timeout is None else ("EX", timeout))))
+        return bool(self._write(key, "CACHE.TOUCH", key, *(_expiry(timeout) or ("PERSIST",))))
 
     def delete(self, key: str) -> bool:
         return bool(self._write(key, "CACHE.DEL", key))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         keys, absent = list(keys), object()
-        found = self._read(None, "CACHE.MGET", *keys) if keys else []
+        found = call(self.get_client(None), "CACHE.MGET", *keys) if keys else []
         values = {key: self._decoded(key, data, absent) for key, data in zip(keys, found)}
         return {key: value for key, value in values.items() if value is not absent}
 
     def has_key(self, key: str) -> bool:
-        return bool(self._read(key, "CACHE.EXISTS", key))
+        return bool(call(self.get_client(key), "CACHE.EXISTS", key))
 
     def incr(self, key: str, delta: int) -> int:
         """Atomic: WATCH, and again if another client came between. Keeps time to live and tags."""
@@ -112,9 +106,9 @@ class TagcacheClient(RedisCacheClient):
     def set_many(self, data: Mapping[str, Any], timeout: int | None, tags: Tags = ()) -> None:
         pairs = [part for key, value in data.items() for part in (key, self._serializer.dumps(value))]
         if timeout == 0:
-            self.delete_many(list(data))
+            self.delete_many(data)
         else:
-            self._write(None, "CACHE.MSET", len(data), *pairs, *_expiry(timeout), *self._tags(tags))
+            self._write(pairs[0], "CACHE.MSET", len(data), *pairs, *_expiry(timeout), *tags_option(self.tags(tags)))
 
     def delete_many(self, keys: Iterable[str]) -> None:
         self._write(None, "CACHE.DEL", *keys)
@@ -124,30 +118,21 @@ class TagcacheClient(RedisCacheClient):
         self._write(None, "CACHE.FLUSH")
         return True
 
-    def rename(self, key: str, new_key: str) -> bool:
-        client = self.get_client(key, write=True)
-        return bool(call(client, "CACHE.EXISTS", key)) and bool(client.rename(key, new_key))
-
-    def invalidate_tags(self, tags: Tags) -> int:
-        named = self._tags(tags)[2:]
-        return self._write(None, "CACHE.INVALIDATE", *named) if named else 0
-
-    def get_or_load(self, key: str, load: Callable[[], Any], timeout: int | None, tags: Tags) -> Any:
-        return get_or_load(
-            self.get_client(key, write=True),
-            key,
-            load,
-            ttl=timeout,
-            grace=self._grace,
-            tags=self._tags(tags)[2:],
-            lease=self._lease,
-            dumps=self._serializer.dumps,
-            loads=self._serializer.loads,
-        )
+    def load_options(self, timeout: int | None, tags: Tags) -> dict[str, Any]:
+        """Those of `get_or_load`."""
+        times = {"ttl": timeout, "grace": self._grace, "lease": self._lease}
+        return {**times, "tags": self.tags(tags), "dumps": self._serializer.dumps, "loads": self._serializer.loads}
 
 
 def _expiry(timeout: int | None) -> tuple[Argument, ...]:
     return () if timeout is None else ("EX", timeout)
+
+
+class _InThread:
+    """A `redis.Redis` for coroutines, in the thread in which Django runs synchronous code."""
+
+    def __init__(self, client: Any) -> None:
+        self.connection_pool, self.execute_command = client.connection_pool, sync_to_async(client.execute_command)
 
 
 def _in_thread(name: str) -> Callable[..., Any]:
@@ -160,56 +145,56 @@ def _in_thread(name: str) -> Callable[..., Any]:
 class TagcacheCache(RedisCache):
     """Django's cache interface; `add`, `set`, `set_many` and `get_or_set` and their async forms also take `tags`."""
 
-    _cache: TagcacheClient
-
     def __init__(self, server: Any, params: dict[str, Any]) -> None:
         super().__init__(server, params)
         self._class = TagcacheClient
 
-    def add(self, key, value, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> bool:
+    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()) -> bool:
         key = self.make_and_validate_key(key, version=version)
-        return self._cache.add(key, value, self.get_backend_timeout(timeout), tags)
+        return bool(self._cache.add(key, value, self.get_backend_timeout(timeout), tags))
 
-    def set(self, key, value, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> None:
-        key = self.make_and_validate_key(key, version=version)
-        self._cache.set(key, value, self.get_backend_timeout(timeout), tags)
+    def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()) -> None:
+        self.set_many({key: value}, timeout, version, tags=tags)
 
-    def set_many(self, data, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> list[str]:
+    def set_many(self, data: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()) -> list[Any]:
         named = {self.make_and_validate_key(key, version=version): value for key, value in data.items()}
         if named:
             self._cache.set_many(named, self.get_backend_timeout(timeout), tags)
         return []
 
-    def get_or_set(self, key, default, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> Any:
-        """A callable default is called by one process at a time, the others wait; see `tagcache.get_or_load`."""
+    def get_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()
+    ) -> Any:
+        """One process at a time calls `default`, the others wait for its value: see `tagcache.get_or_load`."""
+        key = self.make_and_validate_key(key, version=version)
+        options = self._cache.load_options(self.get_backend_timeout(timeout), tags)
         load = default if callable(default) else lambda: default
-        if (seconds := self.get_backend_timeout(timeout)) == 0:
-            value = self.get(key, self._missing_key, version=version)
-            return load() if value is self._missing_key else value
-        named = self.make_and_validate_key(key, version=version)
-        return self._cache.get_or_load(named, load, seconds, tags)
+        return get_or_load(self._cache.get_client(key, write=True), key, load, **options)
 
-    def incr_version(self, key, delta=1, version=None) -> int:
+    async def aget_or_set(
+        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()
+    ) -> Any:
+        """Does not wait for another process: that would hold up the thread in which Django runs synchronous code."""
+        key = self.make_and_validate_key(key, version=version)
+        options = self._cache.load_options(self.get_backend_timeout(timeout), tags)
+
+        async def load() -> Any:
+            return default() if callable(default) else default
+
+        return await get_or_load_async(_InThread(self._cache.get_client(key, write=True)), key, load, wait=0, **options)
+
+    def incr_version(self, key: Any, delta: int = 1, version: Any = None) -> int:
         """Renames the entry, which keeps its time to live and its tags."""
-        version = self.version if version is None else version
-        old, new = (self.make_and_validate_key(key, version=number) for number in (version, version + delta))
-        if not self._cache.rename(old, new):
+        before: int = self.version if version is None else version
+        old, new = (self.make_and_validate_key(key, version=number) for number in (before, before + delta))
+        client = self._cache.get_client(old, write=True)
+        if not (call(client, "CACHE.EXISTS", old) and client.rename(old, new)):
             raise ValueError(f"Key '{key}' not found")
-        return version + delta
+        return before + delta
 
     def invalidate_tags(self, *tags: str) -> int:
         """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
-        return self._cache.invalidate_tags(tags)
+        names = self._cache.tags(tags)
+        return int(call(self._cache.get_client(write=True), "CACHE.INVALIDATE", *names)) if names else 0
 
-    aadd, aset, aset_many, aincr, ainvalidate_tags = map(
-        _in_thread, ("add", "set", "set_many", "incr", "invalidate_tags")
-    )
-
-    async def aget_or_set(self, key, default, timeout=DEFAULT_TIMEOUT, version=None, *, tags: Tags = ()) -> Any:
-        """Without a lease: its wait would hold up the one thread in which Django runs synchronous code."""
-        value = await self.aget(key, self._missing_key, version=version)
-        if value is self._missing_key:
-            value = default() if callable(default) else default
-            await self.aadd(key, value, timeout=timeout, version=version, tags=tags)
-            value = await self.aget(key, value, version=version)
-        return value
+    aadd, aset, aset_many, aincr, ainvalidate_tags = map(_in_thread, "add set set_many incr invalidate_tags".split())

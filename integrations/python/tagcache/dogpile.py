@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -60,7 +60,7 @@ class TagcacheBackend(RedisBackend):
         self._key_tags: Callable[[str], Iterable[str]] = arguments.pop("key_tags", lambda key: ())
         # Leases of this process by key: the thread that holds the lock, and the token.
         self.leases: dict[str, tuple[int, int]] = {}
-        super().__init__(arguments)
+        super().__init__(arguments)  # type: ignore[no-untyped-call]
 
     def get_mutex(self, key: str) -> CacheMutex | None:
         return LeaseMutex(self, key) if self.distributed_lock else None
@@ -69,8 +69,9 @@ class TagcacheBackend(RedisBackend):
         value = call(self.reader_client, "CACHE.GET", key)
         return NO_VALUE if value is None else value
 
-    def get_serialized_multi(self, keys: Sequence[str]) -> list[Any]:
-        values = call(self.reader_client, "CACHE.MGET", *keys) if keys else []
+    def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
+        names = list(keys)
+        values = call(self.reader_client, "CACHE.MGET", *names) if names else []
         return [NO_VALUE if value is None else value for value in values]
 
     def set_serialized(self, key: str, value: bytes) -> None:
@@ -97,16 +98,16 @@ class TagcacheBackend(RedisBackend):
     def delete(self, key: str) -> None:
         call(self.writer_client, "CACHE.DEL", key)
 
-    def delete_multi(self, keys: Sequence[str]) -> None:
-        if keys:
-            call(self.writer_client, "CACHE.DEL", *keys)
+    def delete_multi(self, keys: Iterable[str]) -> None:
+        if names := list(keys):
+            call(self.writer_client, "CACHE.DEL", *names)
 
     def invalidate_tags(self, *tags: str) -> int:
         """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
-        return call(self.writer_client, "CACHE.INVALIDATE", *tags) if tags else 0
+        return int(call(self.writer_client, "CACHE.INVALIDATE", *tags)) if tags else 0
 
 
-class LeaseMutex:
+class LeaseMutex(CacheMutex):
     """A lock over all processes: the lease of a key that never exists. A waiter is woken, and does not poll.
 
     The holder also has the lease of the entry, so that a value which it read before an invalidation is not stored.
@@ -158,5 +159,4 @@ class LeaseMutex:
         return not token
 
 
-CacheMutex.register(LeaseMutex)
-register_backend("tagcache", __name__, "TagcacheBackend")
+register_backend("tagcache", __name__, "TagcacheBackend")  # type: ignore[no-untyped-call]

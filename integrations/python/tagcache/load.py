@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Any, TypeVar
+from typing import Any, Generic, Required, TypedDict, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
@@ -22,26 +22,52 @@ SLICE_MS = 30_000
 """The longest wait of one command; a longer one is cut into slices."""
 
 
-def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Any) -> T:
+class Options(TypedDict, Generic[T], total=False):
+    """How a value is loaded and stored."""
+
+    ttl: Required[float | None]
+    """Seconds until the value expires; None: `tagcache.default-ttl-ms` applies; zero or less: it is not stored."""
+    grace: float
+    """Seconds for which it may be served after its expiry or a soft invalidation, while one caller loads; 0."""
+    tags: Tags | Callable[[T], Tags]
+    """Its tags, or a function that is given the value and returns them."""
+    lease: float
+    """Seconds that a load may take until another caller loads too; 10, at most `tagcache.lease-max-ms`."""
+    wait: float
+    """Seconds to wait for another caller's load, as long as `lease` unless given; then this caller loads uncached."""
+    dumps: Callable[[T], bytes]
+    """From value to bytes; without it values are bytes."""
+    loads: Callable[[bytes], T]
+    """Back from bytes. What it raises is logged, and the value counts as a miss."""
+
+
+def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Unpack[Options[T]]) -> T:
     """Returns the cached value of `key`, or what `load()` returns, and caches that.
 
-    client: a `redis.Redis`. A wait occupies one connection of its pool.
-    ttl: seconds until the value expires; None: `tagcache.default-ttl-ms` applies.
-    grace: seconds for which a value may be served after its expiry or a soft invalidation, while one caller loads.
-    tags: a list of tags, or a function that is given the value and returns them.
-    lease: seconds that a load may take, 10 unless given, bounded by `tagcache.lease-max-ms`.
-    wait: seconds to wait for another caller's load, `lease` unless given; then this caller loads and does not cache.
-    dumps, loads: from value to bytes and back; None for values that are bytes. A value that `loads` cannot read is a miss.
-
+    `client` is a `redis.Redis`. A wait occupies one connection of its pool. One to three round trips.
     Raises what `load` raises, unless a stale value is there to serve, and what redis-py raises when the server cannot
-    be asked. A loaded value that cannot be written is returned, and the error is logged. One to three round trips.
+    be asked. A loaded value that cannot be written is returned, and the error is logged.
     """
-    return _run(_steps(key, _longest_wait(client), **options), lambda step: call(client, *step) if step else load())
+    steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                result = call(client, *step) if step else load()
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        loaded: T = end.value
+        return loaded
 
 
-async def get_or_load_async(client: Any, key: str | bytes, load: Callable[[], Awaitable[T]], **options: Any) -> T:
+async def get_or_load_async(
+    client: Any, key: str | bytes, load: Callable[[], Awaitable[T]], **options: Unpack[Options[T]]
+) -> T:
     """As `get_or_load`, with a `redis.asyncio.Redis` and a coroutine function."""
-    steps = _steps(key, _longest_wait(client), **options)
+    steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
     try:
         step = next(steps)
         while True:
@@ -52,21 +78,8 @@ async def get_or_load_async(client: Any, key: str | bytes, load: Callable[[], Aw
             else:
                 step = steps.send(result)
     except StopIteration as end:
-        return end.value
-
-
-def _run(steps: Generator[_Step, Any, T], perform: Callable[[_Step], Any]) -> T:
-    try:
-        step = next(steps)
-        while True:
-            try:
-                result = perform(step)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as end:
-        return end.value
+        loaded: T = end.value
+        return loaded
 
 
 def _longest_wait(client: Any) -> int:
@@ -125,7 +138,9 @@ def _steps(
             raise
         logger.warning("tagcache: the load of %r failed, the stale value is served", key, exc_info=True)
         return held
-    if found.token:
+    if found.token and ttl is not None and ttl <= 0:
+        yield from _logged("release the lease of", key, ("CACHE.RELEASE", key, token))
+    elif found.token:
         try:
             data = dumps(value) if dumps else value
             listed = tags_option(tags(value) if callable(tags) else tags)

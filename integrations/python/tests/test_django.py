@@ -1,5 +1,6 @@
 """The Django backend, in what Django's own tests do not know: tags, leases, bad input."""
 
+import asyncio
 import os
 
 import pytest
@@ -105,8 +106,6 @@ def test_error_names_the_fix_where_the_module_is_missing():
 
 
 def test_async_methods_take_tags(cache):
-    import asyncio
-
     async def use():
         await cache.aset("a", 1, tags=["t"])
         await cache.aadd("b", 2, tags=["t"])
@@ -116,3 +115,12 @@ def test_async_methods_take_tags(cache):
         return await cache.ainvalidate_tags("t")
 
     assert asyncio.run(use()) == 4
+
+
+def test_async_value_read_before_an_invalidation_is_not_cached(cache):
+    def load():
+        cache.invalidate_tags("t")
+        return "old"
+
+    assert asyncio.run(cache.aget_or_set("k", load, tags=["t"])) == "old"
+    assert "k" not in cache

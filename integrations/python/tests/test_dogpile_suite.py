@@ -26,5 +26,6 @@ class TagcacheAsyncCreationTest(suite.RedisAsyncCreationTest):
     backend = "tagcache"
 
 
+@pytest.mark.time_intensive
 class TagcacheConnectionTest(suite.RedisConnectionTest):
     backend = "tagcache"

@@ -71,6 +71,12 @@ def test_value_read_before_an_invalidation_is_returned_but_not_cached(client):
     assert state(client, "k") == b"MISS"
 
 
+def test_value_without_a_time_to_live_left_is_not_cached(client):
+    assert get_or_load(client, "k", lambda: b"value", ttl=0) == b"value"
+    assert state(client, "k") == b"MISS"
+    assert grant(client, "k")
+
+
 def test_failed_load_releases_its_lease(client):
     def load():
         raise LookupError("no row")
