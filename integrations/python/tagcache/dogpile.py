@@ -47,8 +47,7 @@ def _deserialize(data: bytes) -> Any:
 
 
 class TagcacheBackend(RedisBackend):
-    """Takes the arguments of dogpile.cache.redis (those of its lock but lock_timeout, lock_prefix and
-    lock_blocking_timeout have no effect), and these.
+    """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these.
 
     key_tags: a function that is given a key and returns its tags, beside those of `tagged`.
     """
@@ -127,14 +126,16 @@ class LeaseMutex(CacheMutex):
         deadline = None if limit is None else time.monotonic() + limit
         socket_timeout = self._backend.writer_client.connection_pool.connection_kwargs.get("socket_timeout") or 20
         while True:
-            left = socket_timeout / 2
-            if deadline is not None:
-                left = min(left, deadline - time.monotonic())
+            begun = time.monotonic()
+            left = socket_timeout / 2 if deadline is None else min(socket_timeout / 2, deadline - begun)
             patience = ("WAIT", milliseconds(left)) if wait and left > 0 else ()
             if self._ask(self._lock, "TOKEN", token, *patience):
                 break
             if not patience:
                 return False
+            if time.monotonic() - begun < left / 2:
+                # A server that grants no leases (a replica, or one at its bounds) does not wait either.
+                time.sleep(self._backend.lock_sleep)
         self._token = token
         try:
             if self._ask(self._key, "TOKEN", token, "EARLY"):

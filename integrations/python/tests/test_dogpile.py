@@ -83,6 +83,14 @@ def test_lock_wait_ends_at_its_limit(client):
     assert not backend.get_mutex("k").acquire()
 
 
+def test_server_that_grants_no_lease_is_not_asked_without_a_pause(client, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("tagcache.dogpile.time.sleep", pauses.append)
+    monkeypatch.setattr("tagcache.dogpile.LeaseMutex._ask", lambda *command: len(pauses) == 3)
+    assert region_of(lock_sleep=0.5).actual_backend.get_mutex("k").acquire()
+    assert pauses == [0.5] * 3
+
+
 def test_bytes_that_are_no_pickle_are_a_miss(region, client, caplog):
     call(client, "CACHE.SET", "k", b'{"ct": 1, "v": 2}|\x80garbage')
     assert region.get("k") is NO_VALUE
