@@ -174,6 +174,24 @@ final class TagcacheAdapterTest extends TestCase
         $this->redis->rawCommand('CACHE.RELEASE', 'shop:k', (string) $token);
     }
 
+    public function testCallbackRunsInOneOfTwoProcesses(): void
+    {
+        $code = <<<'PHP'
+            require 'tests/bootstrap.php';
+            $pool = new Tagcache\TagcacheAdapter(Tagcache\Tests\Connection::open(), 'shop');
+            $pool->get('k', static function () {
+                echo "started\n";
+                usleep(300_000);
+
+                return 'theirs';
+            });
+            PHP;
+        $other = proc_open([\PHP_BINARY, '-r', $code], [1 => ['pipe', 'w']], $pipes, \dirname(__DIR__));
+        self::assertSame("started\n", fgets($pipes[1]));
+        self::assertSame('theirs', $this->pool()->get('k', static fn () => 'own'));
+        self::assertSame(0, proc_close($other));
+    }
+
     public function testGetServesTheStaleValueWhileAnotherProcessLoads(): void
     {
         $pool = $this->pool();
