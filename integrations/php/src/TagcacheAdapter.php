@@ -14,7 +14,7 @@ use Symfony\Component\Cache\Marshaller\TagAwareMarshaller;
  * A PSR-6 pool with tags for Symfony's cache component, on phpredis and a server with the tagcache module.
  *
  * invalidateTags() and clear() are one command each, whatever the number of items. The callback of get() runs in one
- * process at a time; the others wait, and what it read before an invalidation is not stored.
+ * process at a time; the others wait. A value that it read before an invalidation is not stored.
  *
  * As PSR-6 demands, errors of the server are no exceptions: they are logged, and an item is a miss or is not saved.
  */

@@ -11,7 +11,7 @@ use Symfony\Contracts\Cache\ItemInterface;
 use Tagcache\ModuleMissing;
 use Tagcache\TagcacheAdapter;
 
-/** What the suites of php-cache do not ask: tags, leases, namespaces, bad input. */
+/** Tags, leases, namespaces and bad input, which php-cache's suites do not cover. */
 final class TagcacheAdapterTest extends TestCase
 {
     private \Redis $redis;

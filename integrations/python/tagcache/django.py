@@ -39,7 +39,7 @@ class TagcacheClient(RedisCacheClient):
         return call(self.get_client(key, write=True), *command)
 
     def _decoded(self, key: str, data: bytes | None, default: Any) -> Any:
-        """The value, or the default: for a miss, and for bytes that are nobody's pickle."""
+        """The value, or the default: for a miss, and for bytes that cannot be decoded."""
         if data is None:
             return default
         try:
@@ -55,7 +55,7 @@ class TagcacheClient(RedisCacheClient):
     def add(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> bool:
         data = self._serializer.dumps(value)
         if timeout == 0:
-            # Nothing is to be stored; the answer is whether it could have been.
+            # Nothing is stored; the result says whether it could have been.
             return not self._write(key, "CACHE.EXISTS", key)
         return bool(self._write(key, "CACHE.SET", key, data, *_expiry(timeout), "NX", *tags_option(self.tags(tags))))
 

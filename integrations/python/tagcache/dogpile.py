@@ -30,7 +30,7 @@ _tags: ContextVar[tuple[str, ...]] = ContextVar("tagcache_tags", default=())
 
 @contextmanager
 def tagged(*tags: str) -> Iterator[None]:
-    """What this thread or task stores inside the block carries these tags, in addition to those of blocks around it."""
+    """Adds these tags, and those of enclosing blocks, to all values that this thread or task stores inside the block."""
     before = _tags.set((*_tags.get(), *tags))
     try:
         yield

@@ -1,6 +1,6 @@
 """`get_or_load`: one caller of the whole fleet loads a missing value, the others wait for it.
 
-What was read from the database before an invalidation is never cached after it: the server refuses the write.
+A value that was read from the database before an invalidation is never cached after it: the server refuses the write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .command import Argument, call, call_async, fetched, logger, milliseconds, 
 
 T = TypeVar("T")
 Tags = Iterable[str | bytes]
-# What the logic asks its driver to do: run the loader (None), or run a command.
+# One step of a load, which the caller of the logic executes: the loader (None), or a command.
 _Step = tuple[Argument, ...] | None
 
 SLICE_MS = 30_000
@@ -38,7 +38,7 @@ class Options(TypedDict, Generic[T], total=False):
     dumps: Callable[[T], bytes]
     """From value to bytes; without it values are bytes."""
     loads: Callable[[bytes], T]
-    """Back from bytes. What it raises is logged, and the value counts as a miss."""
+    """Back from bytes. If it raises, the error is logged and the value counts as a miss."""
 
 
 def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Unpack[Options[T]]) -> T:

@@ -1,4 +1,4 @@
-"""The Django backend, in what Django's own tests do not know: tags, leases, bad input."""
+"""Tags, leases and bad input of the Django backend, which Django's own tests do not cover."""
 
 import asyncio
 import os

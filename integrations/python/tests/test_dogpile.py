@@ -1,4 +1,4 @@
-"""The dogpile.cache backend, in what dogpile's own tests do not know: tags, leases, bad input."""
+"""Tags, leases and bad input of the dogpile.cache backend, which dogpile's own tests do not cover."""
 
 import os
 import threading
