@@ -19,5 +19,6 @@ CACHES = {
 }
 DATABASES = {alias: {"ENGINE": "django.db.backends.sqlite3"} for alias in ("default", "other")}
 SECRET_KEY = "tests"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = False
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
