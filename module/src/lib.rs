@@ -169,57 +169,118 @@ static COMMANDS: &[Command] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
     use super::*;
+    use crate::error::Error;
+    use crate::redis::{SINCE, categories};
 
-    const REFERENCE: &str = include_str!("../COMMANDS.md");
+    /// The documentation, `docs/src` of the workspace.
+    fn page(name: &str) -> String {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../docs/src")
+            .join(name);
+        std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    }
 
-    #[test]
-    fn the_reference_has_a_section_for_each_command_and_no_other() {
-        let mut described: Vec<String> = REFERENCE
-            .lines()
-            .filter_map(|line| line.strip_prefix("### "))
-            .map(str::to_ascii_lowercase)
-            .collect();
-        let mut registered: Vec<String> = COMMANDS
-            .iter()
-            .map(|command| command.name.to_string_lossy().into_owned())
-            .filter(|name| name != "cache.panic")
-            .collect();
-        described.sort();
-        registered.sort();
-        assert_eq!(described, registered);
+    /// What the page of a command begins with.
+    fn head(name: &str, command: &Command) -> String {
+        let text = |text: &'static CStr| text.to_string_lossy();
+        let usage = format!("{name} {}", command.syntax);
+        let categories = categories(command);
+        let categories: Vec<_> = categories.iter().map(|name| format!("`@{name}`")).collect();
+        format!(
+            "# {name}\n\n{}\n\n`{}`\n\n| | |\n|---|---|\n| Since | {} |\n| Complexity | {} |\n| ACL categories | {} |\n",
+            text(command.summary),
+            usage.trim(),
+            text(SINCE),
+            text(command.complexity),
+            categories.join(" ")
+        )
+    }
+
+    /// By the names of their pages.
+    fn documented() -> BTreeMap<String, &'static Command> {
+        let commands = COMMANDS.iter().map(|command| {
+            let name = command.name.to_string_lossy();
+            let word = name.strip_prefix("cache.").expect("all begin like this");
+            (word.to_owned(), command)
+        });
+        commands.filter(|(word, _)| word != "panic").collect()
     }
 
     #[test]
-    fn the_reference_has_a_row_for_each_setting_with_its_default() {
-        for setting in &config::SETTINGS {
-            let name = setting.name.to_string_lossy();
-            let start = match setting.words {
-                [] => format!("| `{name}` | {} | {} to ", setting.default, setting.min),
-                [first, ..] => format!("| `{name}` | {0} | {0} or ", first.to_string_lossy()),
-            };
-            assert!(REFERENCE.contains(&start), "{start}");
+    fn each_command_has_a_page_whose_head_is_what_the_table_says() {
+        let overview = page("commands.md");
+        for (word, command) in documented() {
+            let name = format!("CACHE.{}", word.to_uppercase());
+            let page = page(&format!("commands/{word}.md"));
+            let head = head(&name, command);
+            assert!(
+                page.starts_with(&head),
+                "the page of {name} must begin with:\n{head}"
+            );
+            let summary = command.summary.to_string_lossy();
+            let row = format!("| [{name}](commands/{word}.md) | {summary} |\n");
+            assert!(overview.contains(&row), "commands.md has no row {row}");
         }
     }
 
-    /// The usage line of each command, with its arguments as the server is told them.
     #[test]
-    fn the_reference_shows_each_command_with_the_syntax_that_the_server_is_told() {
-        for command in COMMANDS {
-            let name = command.name.to_string_lossy().to_ascii_uppercase();
-            if ["CACHE.PANIC", "CACHE.REPLAY"].contains(&&*name) {
-                continue; // One is for tests, and the other is several commands in one.
-            }
-            let usage = format!("{name} {}", command.syntax);
-            let line = format!("`{}`", usage.trim());
-            let section = REFERENCE
-                .split("\n### ")
-                .find(|section| section.lines().next() == Some(&*name))
-                .expect("there is a section");
-            assert!(
-                section.contains(&line),
-                "the section of {name} has no {line}"
-            );
+    fn no_page_describes_a_command_that_does_not_exist() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/commands");
+        let pages = std::fs::read_dir(folder).expect("the pages of the commands");
+        let pages: BTreeSet<String> = pages
+            .map(|page| {
+                let name = page.expect("a page").file_name();
+                name.to_string_lossy().trim_end_matches(".md").to_owned()
+            })
+            .collect();
+        assert_eq!(pages, documented().into_keys().collect());
+    }
+
+    #[test]
+    fn the_page_of_settings_has_a_row_for_each_with_its_default() {
+        let page = page("settings.md");
+        for setting in &config::SETTINGS {
+            let name = setting.name.to_string_lossy();
+            let (default, range) = match setting.words {
+                [] => (setting.default.to_string(), format!("{} to ", setting.min)),
+                [first, ..] => {
+                    let first = first.to_string_lossy();
+                    (first.to_string(), format!("{first} or "))
+                }
+            };
+            let start = format!("| `{name}` | {default} | {range}");
+            assert!(page.contains(&start), "{start}");
+        }
+    }
+
+    #[test]
+    fn troubleshooting_explains_each_error_of_the_module() {
+        let page = page("troubleshooting.md");
+        let errors = [
+            Error::Syntax,
+            Error::NotAnInteger,
+            Error::InvalidCursor,
+            Error::InvalidExpire { command: "…" },
+            Error::WrongType,
+            Error::TagCount {
+                option: "…",
+                at_least: 1,
+            },
+            Error::TooManyTags { given: 1, limit: 1 },
+            Error::EmptyTag { limit: 2 },
+            Error::TagTooLong { given: 1, limit: 1 },
+            Error::TagNotPermitted,
+            Error::Internal,
+        ];
+        for error in errors {
+            // Figures differ, but a tag has at least 1 byte.
+            let text = error.to_string().replace(['1', '2'], "…");
+            let text = text.replace("has … to", "has 1 to");
+            assert!(page.contains(&format!("| `{text}` |")), "{text}");
         }
     }
 }
