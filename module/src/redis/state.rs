@@ -11,7 +11,7 @@ use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, MOST, Pace, Slot, Stamps, Terms};
+use crate::engine::{Database, Index, MOST, Pace, Past, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -165,6 +165,19 @@ impl State {
             self.watch_clock(now_ms, monotonic_ms());
         }
         &mut self.stamps
+    }
+
+    /// Stamps of this database go on after one that this node's primary gave, or this node itself in an earlier life.
+    pub(crate) fn follow(&mut self, db: u32, at_ms: u64, now_ms: u64) {
+        if !self.stamps.follow(at_ms, now_ms) {
+            self.database(db).history.pass_twice(now_ms, at_ms);
+        }
+    }
+
+    /// Loads what was remembered of a tag.
+    pub(crate) fn load_past(&mut self, db: u32, tag: &[u8], past: &Past, now_ms: u64) {
+        self.follow(db, past.hard_ms.max(past.soft_ms), now_ms);
+        self.database(db).history.load(tag, past);
     }
 
     /// Whether some database has something to reclaim.
