@@ -27,12 +27,12 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
         format!("tag{}", rng.below(8)),
     );
     let value = rng.next_u64();
-    match rng.below(54) {
+    match rng.below(63) {
         0..8 => args!["CACHE.SET", key, value, "TAGS", 2, tag, more],
         8..10 => args!["CACHE.SET", key, value, "EX", 100_000, "TAGS", 1, tag],
         10 => args!["CACHE.SET", key, value, "PXAT", FAR, "NX", "TAGS", 1, tag],
         11 => args!["CACHE.SET", key, value, "KEEPTTL", "XX", "TAGS", 1, tag],
-        12 => args!["CACHE.SET", key, value],
+        12 => args!["CACHE.SET", key, value, "TAGS", rng.below(2), "held"],
         13 => args!["CACHE.SET", key, value, "PXAT", 1, "TAGS", 1, tag],
         14 => args!["CACHE.DEL", key],
         15 => args!["CACHE.TOUCH", key, "PX", 100_000_000],
@@ -116,6 +116,34 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
             "SOFT"
         ],
         53 => args!["CACHE.INVALIDATEWHERE", "ALL", 2, tag, more],
+        54 => args![
+            "CACHE.INVALIDATEWHERE",
+            "ANY",
+            1,
+            tag,
+            "SOFT",
+            "GRACE",
+            GRACE / 2
+        ],
+        55..57 => args![
+            "CACHE.MSET",
+            2,
+            key,
+            value,
+            other,
+            value,
+            "GRACE",
+            GRACE,
+            "TAGS",
+            1,
+            tag
+        ],
+        57 => args!["CACHE.MSET", 2, key, value, other, value, "NX", "PXAT", FAR],
+        58 => args!["CACHE.SET", key, value, "KEEPTAGS", "KEEPTTL"],
+        59 => args!["CACHE.RETAG", key, "TAGS", 2, tag, more],
+        60 => args!["CACHE.RETAG", key, "TAGS", 0],
+        61 => args!["CACHE.GETDEL", key],
+        62 => args!["CACHE.HOLD", rng.below(200), "held"],
         _ => args!["CACHE.FETCH", key, "LEASE", 5],
     }
 }
