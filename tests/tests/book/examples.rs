@@ -146,10 +146,10 @@ fn run(page: &Page, protocol: &str) -> (Vec<(String, Vec<String>)>, Vec<String>)
             ));
         }
         for (shown, line) in pairs() {
-            if let (Some((_, shown)), Some((_, token))) = (number(shown), number(line)) {
-                if shown.len() >= TOKEN_DIGITS {
-                    tokens.insert(shown.to_owned(), token.to_owned());
-                }
+            if let (Some((_, shown)), Some((_, token))) = (number(shown), number(line))
+                && shown.len() >= TOKEN_DIGITS
+            {
+                tokens.insert(shown.to_owned(), token.to_owned());
             }
         }
         replies.push((step.command, printed));
