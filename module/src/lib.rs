@@ -141,7 +141,7 @@ static COMMANDS: &[Command] = &[
     command! {
         name: c"cache.inspect", run: inspect::inspect, flags: c"readonly fast", arity: 2, keys: ONE, uses: Read, tips: None,
         syntax: "key",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Tells what is known about an entry.",
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns what is known about an entry.",
     },
     command! {
         name: c"cache.top", run: top::top, flags: c"readonly admin", arity: -1, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
@@ -161,7 +161,7 @@ static COMMANDS: &[Command] = &[
     command! {
         name: c"cache.taginfo", run: taginfo::taginfo, flags: c"readonly fast", arity: 2, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
         syntax: "tag",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Tells what is known about a tag.",
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Returns what is known about a tag.",
     },
     command! {
         name: c"cache.tagtimes", run: taginfo::tagtimes, flags: c"readonly fast", arity: -2, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
@@ -191,7 +191,7 @@ static COMMANDS: &[Command] = &[
     command! {
         name: c"cache.replay", run: replay::replay, flags: c"write admin", arity: -3, keys: Keys::None, uses: Nothing, tips: None,
         syntax: "word argument [argument ...]",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files must be told.",
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files need.",
     },
     #[cfg(feature = "panic-on-demand")]
     command! {

@@ -10,7 +10,7 @@ use tagcache_tests::{DEADLINE, Server};
 use crate::{Page, pages};
 
 /// Numbers from here on are times, sizes and tokens, which differ from run to run and from server to server.
-const EXACT_BELOW: u64 = 100;
+const EXACT_BELOW: u64 = 50;
 /// Numbers with at least this many digits are lease tokens, which later commands use.
 const TOKEN_DIGITS: usize = 14;
 /// What ends a reply: redis-cli prints nothing else between two.
