@@ -85,6 +85,27 @@ fn every_relative_link_of_readme_and_book_resolves() {
 }
 
 #[test]
+fn every_included_part_of_a_file_exists() {
+    let mut included = 0;
+    for page in pages() {
+        let parts = page.text.split("{{#include ").skip(1);
+        for part in parts.filter_map(|rest| rest.split("}}").next()) {
+            let (file, anchor) = part.split_once(':').unwrap_or((part, ""));
+            let text = std::fs::read_to_string(root().join("docs/src").join(file));
+            let text = text.unwrap_or_else(|error| panic!("{}: {file}: {error}", page.name));
+            let ends = [
+                format!("ANCHOR: {anchor} "),
+                format!("ANCHOR_END: {anchor} "),
+            ];
+            let has_part = anchor.is_empty() || ends.iter().all(|end| text.contains(end));
+            assert!(has_part, "{}: {file} has no part {anchor}", page.name);
+            included += 1;
+        }
+    }
+    assert!(included > 1, "only {included} parts were found");
+}
+
+#[test]
 fn the_summary_lists_every_page_of_the_book_once() {
     let pages = pages();
     let summary = pages
