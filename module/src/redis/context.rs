@@ -149,7 +149,7 @@ impl Context<'_> {
                 self.raw,
                 position as c_int,
                 flags as c_int
-            ))
+            ));
         };
     }
 

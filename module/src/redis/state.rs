@@ -11,7 +11,7 @@ use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, MOST, Pace, Past, Slot, Stamps, Terms};
+use crate::engine::{Database, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -77,6 +77,13 @@ impl State {
             self.databases.resize_with(at + 1, || None);
         }
         self.databases[at].get_or_insert_default()
+    }
+
+    /// What is in transit, and a database, to be changed together.
+    pub(crate) fn transit_and(&mut self, number: u32) -> (&mut Transit, &mut Database<Handle>) {
+        self.database(number);
+        let database = self.databases[number as usize].as_deref_mut();
+        (&mut self.transit, database.expect("just made"))
     }
 
     /// All databases that were ever used, with their numbers.
@@ -174,10 +181,12 @@ impl State {
         }
     }
 
-    /// Loads what was remembered of a tag.
-    pub(crate) fn load_past(&mut self, db: u32, tag: &[u8], past: &Past, now_ms: u64) {
-        self.follow(db, past.hard_ms.max(past.soft_ms), now_ms);
-        self.database(db).history.load(tag, past);
+    /// Something was loaded: stamps go on after all of it.
+    pub(crate) fn follow_loaded(&mut self, now_ms: u64) {
+        for db in self.numbers() {
+            let at_ms = self.database(db).history.take_loaded();
+            self.follow(db, at_ms, now_ms);
+        }
     }
 
     /// Whether some database has something to reclaim.

@@ -17,7 +17,7 @@ use super::state::{self, Loading};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Slot, Stamp, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 thread_local! {
@@ -277,10 +277,9 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     };
     let met_gone = change(db, || {
         state::with(|state| {
-            let mut transit = std::mem::take(&mut state.transit);
             let removing = state.removing;
             state.removed_gone = None;
-            let database = state.database(db);
+            let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = Facts {
                 is_gone: index.has_backlog() && index.is_gone(slot),
@@ -295,7 +294,6 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
                 database.counters.reclaimed += 1;
             }
             entry.set_unlinked();
-            state.transit = transit;
             removed.was_gone && !removing
         })
     });
@@ -363,20 +361,16 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
         let keeps = state.loading == Loading::Keep;
         keeps.then(|| state.transit.loaded(db, name)).flatten()
     });
-    let Some((handle, passage)) = loaded else {
-        return false;
-    };
+    let Some(handle) = loaded else { return false };
     let has_work = change(db, || {
-        // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-        let entry = unsafe { Entry::from_handle(handle) };
-        index_arrived(db, name, entry, &passage, false)
-    });
-    let now = now_ms();
-    state::with(|state| {
-        // SAFETY: as above.
-        let at_ms = unsafe { Entry::from_handle(handle) }.created_ms();
-        state.follow(db, at_ms, now);
-        state.transit.reuse(passage);
+        state::with(|state| {
+            state.removed_gone = None;
+            let (transit, database) = state.transit_and(db);
+            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
+            let entry = unsafe { Entry::from_handle(handle) };
+            database.history.has_loaded(entry.created_ms());
+            index_arrived(&mut database.index, None, entry, &transit.arriving, false)
+        })
     });
     if has_work {
         reclaim::arm(ctx);
@@ -425,7 +419,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         // SAFETY: the keyspace holds it, or `renamed` does.
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
-        let is_gone = index_arrived(db, name.bytes(), entry, &passage, is_outdated);
+        let is_gone = state::with(|state| {
+            state.removed_gone = None;
+            // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
+            // must not miss it: it goes to the same place, or above.
+            let place = state.transit.vacated(db, name.bytes());
+            let index = &mut state.database(db).index;
+            index_arrived(index, place, entry, &passage, is_outdated)
+        });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
             key.replace(renamed);
@@ -450,39 +451,32 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
 
 /// Indexes an entry that arrived, and returns whether there is work in the background.
 fn index_arrived(
-    db: u32,
-    name: &[u8],
+    index: &mut Index<Handle>,
+    place: Option<Slot>,
     entry: Entry<'_>,
     passage: &Passage,
     is_outdated: bool,
 ) -> bool {
     let facts = passage.facts;
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    state::with(|state| {
-        state.removed_gone = None;
-        // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
-        // must not miss it: it goes to the same place, or above.
-        let place = state.transit.vacated(db, name);
-        let index = &mut state.database(db).index;
-        let slot = index.insert_near(
-            place,
-            Incoming {
-                entry: entry.handle(),
-                tags: &tags,
-                bytes: cost(entry),
-                hits: facts.hits,
-                has_grace: entry.grace_ms() > 0,
-                soft_since_ms: facts.soft_since_ms,
-                is_foreign: facts.is_foreign,
-            },
-        );
-        // Without a grace there is nothing between fresh and gone.
-        if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
-            index.drop_one(slot);
-        }
-        entry.set_indexed(slot.0);
-        index.has_backlog() || index.has_soft()
-    })
+    let slot = index.insert_near(
+        place,
+        Incoming {
+            entry: entry.handle(),
+            tags: &tags,
+            bytes: cost(entry),
+            hits: facts.hits,
+            has_grace: entry.grace_ms() > 0,
+            soft_since_ms: facts.soft_since_ms,
+            is_foreign: facts.is_foreign,
+        },
+    );
+    // Without a grace there is nothing between fresh and gone.
+    if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
+        index.drop_one(slot);
+    }
+    entry.set_indexed(slot.0);
+    index.has_backlog() || index.has_soft()
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use tagcache_tests::fetch::fetch;
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Rng, Server, call, for_all_engines, on_both_protocols, run,
     wait_until,
@@ -72,7 +73,7 @@ fn a_hold_is_replicated_and_saved() {
         let (mut client, mut other) = (primary.raw(), replica.raw());
         run!(client, "CACHE.HOLD 300000 t");
         run!(client, "CACHE.SET key v EX 1000 GRACE 1000 TAGS 1 t");
-        call!(client, "WAIT", 1, 60_000);
+        wait_synchronised(&primary, &replica);
         let (here, there) = (
             call!(client, "PEXPIRETIME", "key"),
             call!(other, "PEXPIRETIME", "key"),

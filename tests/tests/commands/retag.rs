@@ -17,7 +17,7 @@ fn retag_changes_the_tags_and_nothing_else() {
         assert_eq!((after.hits, after.bytes), (before.hits, before.bytes));
         assert!((pttl - run!(client, "PTTL key").int()).abs() < 50_000);
         assert_eq!(run!(client, "CACHE.INVALIDATE b"), Reply::Int(0));
-        assert!(tagscan(client, b"c", 10).contains(&b"key".to_vec()));
+        assert!(tagscan(client, b"c", 10).contains(b"key".as_slice()));
         assert_eq!(run!(client, "CACHE.RETAG key TAGS 0"), Reply::Int(1));
         assert_eq!(run!(client, "CACHE.INVALIDATE a c"), Reply::Int(0));
         assert_eq!(run!(client, "CACHE.GET key"), Reply::bulk("v"));

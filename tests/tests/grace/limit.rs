@@ -1,6 +1,7 @@
 //! SOFT GRACE of CACHE.INVALIDATEWHERE: stale for so long at most.
 
 use tagcache_tests::fetch::fetch;
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run, wait_until,
 };
@@ -58,7 +59,7 @@ fn a_limit_survives_reload_replication_and_log() {
         run!(client, "CACHE.SET soon v GRACE 1000000000 TAGS 1 s");
         run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 600000");
         run!(client, "CACHE.INVALIDATEWHERE ANY 1 s SOFT GRACE 1500");
-        call!(client, "WAIT", 1, 60_000);
+        wait_synchronised(&primary, &replica);
         assert!(fetch(&mut client, "long").is_stale("v"));
         assert!(fetch(&mut other, "long").is_stale("v"));
         run!(client, "BGREWRITEAOF");
