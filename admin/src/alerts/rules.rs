@@ -372,7 +372,7 @@ mod tests {
             .collect();
         let config = Config::from_yaml(&yaml_in(&module)).unwrap();
         assert_eq!((config.rules.len(), config.channels.len()), (1, 4));
-        let page = yaml_in(include_str!("../../docs/alerts.md"));
+        let page = yaml_in(include_str!("../../../docs/src/alerts.md"));
         let rule = &Config::from_yaml(&page).unwrap().rules[0];
         assert_eq!(rule.timing.cooldown, Duration::from_secs(600));
     }

@@ -54,6 +54,8 @@ pub(crate) struct Command {
     pub(crate) syntax: &'static str,
     /// How a client of a cluster sends it, where keys do not say so.
     pub(crate) tips: Option<&'static CStr>,
+    /// The version in which it appeared.
+    pub(crate) since: &'static CStr,
     pub(crate) complexity: &'static CStr,
     pub(crate) summary: &'static CStr,
 }
@@ -62,8 +64,8 @@ pub(crate) struct Command {
 macro_rules! command {
     {
         name: $name:literal, run: $body:path, flags: $flags:literal, arity: $arity:literal, keys: $keys:expr,
-        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, complexity: $complexity:literal,
-        summary: $summary:literal $(,)?
+        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, since: $since:literal,
+        complexity: $complexity:literal, summary: $summary:literal $(,)?
     } => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
@@ -82,6 +84,7 @@ macro_rules! command {
             arity: $arity,
             syntax: $syntax,
             tips: $tips,
+            since: $since,
             complexity: $complexity,
             summary: $summary,
         }

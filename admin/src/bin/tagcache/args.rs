@@ -129,7 +129,7 @@ pub(crate) enum Memory {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
-    /// The server's port on loopback. Default: a free one.
+    /// The server's port on loopback. Default: 7379, or a free one where that is taken.
     #[arg(long)]
     pub(crate) port: Option<u16>,
     /// The module. Default: beside this program, or target/release/tagcache.so.

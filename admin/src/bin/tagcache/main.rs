@@ -1,5 +1,5 @@
 //! `tagcache`: starts, watches, tries and controls a cache with tags. `tagcache --help` lists the commands;
-//! `admin/docs/program.md` is the reference.
+//! `docs/src/program.md` is the reference.
 #![forbid(unsafe_code)]
 
 mod alerts;
