@@ -106,6 +106,10 @@ doc: ## The crates' documentation: target/doc
 	@scripts/install-deps build
 	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
 
+.PHONY: dist
+dist: ## Build what is released: archives, Debian package, checksums: target/dist
+	@scripts/dist
+
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
-    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
-    RedisResult, cmd,
+    Client, Connection, ConnectionAddr, ConnectionLike, FromRedisValue, InfoDict,
+    IntoConnectionInfo, RedisError, RedisResult, cmd,
 };
 
 use tagcache::memory::{
@@ -63,6 +63,37 @@ impl Server {
             connection: Arc::default(),
             own: Arc::default(),
         })
+    }
+
+    /// Another server, with the same user, password and settings. Does not connect yet.
+    ///
+    /// # Errors
+    /// When the settings do not fit the address.
+    pub fn at(&self, host: &str, port: u16) -> RedisResult<Self> {
+        let info = self.client.get_connection_info().clone();
+        let address = match info.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure,
+                tls_params,
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        Ok(Self {
+            client: Client::open(info.set_addr(address))?,
+            connection: Arc::default(),
+            own: Arc::default(),
+        })
+    }
+
+    /// The database that is selected.
+    pub fn database(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
     }
 
     /// Its figures, or why there are none. Three commands.

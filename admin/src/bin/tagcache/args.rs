@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Invalidate(Invalidate),
     /// Drop every entry of the database. Asks first.
     Flush(Flush),
+    /// Look at a server and say what is wrong with it, and the remedy. Changes nothing.
+    Doctor(Doctor),
     /// Show the figures live. Ctrl-C ends it.
     Watch(Watch),
     /// Ask an endpoint again and again, or a server for entries; show latencies and memory.
@@ -55,6 +57,12 @@ pub(crate) enum Command {
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory. For packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory. It must exist.
+        directory: PathBuf,
     },
 }
 
@@ -132,7 +140,7 @@ pub(crate) struct Up {
     /// The server's port on loopback. Default: a free one.
     #[arg(long)]
     pub(crate) port: Option<u16>,
-    /// The module. Default: beside this program, or target/release/tagcache.so.
+    /// The module. Default: beside this program, in target/release, or where the Debian package puts it.
     #[arg(long, env = "TAGCACHE_MODULE", value_name = "FILE")]
     pub(crate) module: Option<PathBuf>,
     /// First fill the server from this machine's package database and show what the commands answer.
@@ -208,6 +216,15 @@ pub(crate) struct Flush {
     /// Do not ask.
     #[arg(long, short = 'y')]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The user whose permissions are looked at, such as an application's. Default: the one of --redis.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -332,6 +349,11 @@ fn rate(text: &str) -> Result<f64, String> {
     } else {
         Err("it must be above 0".into())
     }
+}
+
+/// Writes `tagcache.1`, and a page for each command that help lists.
+pub(crate) fn manual(directory: &std::path::Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Args::command(), directory)
 }
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> String {

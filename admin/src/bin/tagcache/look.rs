@@ -33,9 +33,13 @@ pub(crate) fn stats(at: &At, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The module's version: loaded modules are listed as `module:name=tagcache,ver=100,…`, the number being 0.1.0.
+/// The module's version: loaded modules are listed as `module:name=tagcache,ver=200,…`, the number being 0.2.0.
 pub(crate) fn module_version(server: &Server) -> Option<String> {
-    let modules: String = server.command("INFO", &[b"modules"]).ok()?;
+    version_among(&server.command::<String>("INFO", &[b"modules"]).ok()?)
+}
+
+/// The same, in what INFO answered.
+pub(crate) fn version_among(modules: &str) -> Option<String> {
     let version = modules
         .lines()
         .find_map(|line| line.strip_prefix("module:name=tagcache,ver="))?;

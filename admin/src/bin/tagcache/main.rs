@@ -6,6 +6,7 @@ mod alerts;
 mod args;
 mod change;
 mod connect;
+mod doctor;
 mod endpoint;
 mod load;
 mod look;
@@ -54,6 +55,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Inspect(inspect) => look::inspect(inspect, args.json),
         Command::Invalidate(invalidate) => change::invalidate(invalidate, args.json),
         Command::Flush(flush) => change::flush(flush, args.json),
+        Command::Doctor(doctor) => doctor::run(doctor, args.json),
         Command::Watch(watch) => watch::run(watch, args.json),
         Command::LoadTest(load) => load::run(load, args.json),
         Command::Soak(soak) => soak::run(soak, args.json),
@@ -62,5 +64,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Completions { shell } => output::show(false, &serde_json::Value::Null, || {
             args::completions(*shell)
         }),
+        Command::Man { directory } => Ok(args::manual(directory)?),
     }
 }

@@ -13,6 +13,9 @@ use crate::output::{Failure, show};
 use crate::process::Server;
 use crate::{endpoint, signals, token, tour};
 
+/// Where the Debian package and the container image put the module.
+const INSTALLED: &str = "/usr/lib/redis/modules/tagcache.so";
+
 pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
     // Before the server starts: from here on a signal ends the program in order, and takes the server along.
     let ended = signals::ended()?;
@@ -161,7 +164,7 @@ fn module(named: Option<&Path>) -> Result<PathBuf, Failure> {
         Some(named) => vec![named.to_owned()],
         None => beside
             .into_iter()
-            .chain(["target/release/tagcache.so".into()])
+            .chain(["target/release/tagcache.so", INSTALLED].map(PathBuf::from))
             .collect(),
     };
     // The server changes into its own directory before it loads the module.
