@@ -271,6 +271,7 @@ fn help_and_completions_name_every_command() {
         "inspect",
         "invalidate",
         "flush",
+        "doctor",
         "watch",
         "load-test",
         "soak",

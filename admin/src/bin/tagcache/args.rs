@@ -77,6 +77,19 @@ pub(crate) struct At {
         hide_env_values = true
     )]
     pub(crate) redis: String,
+    /// Memory of the container that the server runs in, such as 512MB: a server does not know it.
+    #[arg(long, env = "TAGCACHE_MEMORY_LIMIT", value_name = "SIZE", value_parser = size)]
+    pub(crate) memory_limit: Option<u64>,
+}
+
+impl At {
+    /// The server at this URL, with nothing else said about it.
+    pub(crate) fn of(redis: &str) -> Self {
+        Self {
+            redis: redis.to_owned(),
+            memory_limit: None,
+        }
+    }
 }
 
 /// Where the endpoint listens and whom it lets in.
@@ -95,7 +108,7 @@ pub(crate) struct Endpoint {
     /// Let everybody on this machine in. Loopback only.
     #[arg(long, conflicts_with = "admin_token_file")]
     pub(crate) insecure_no_auth: bool,
-    /// Alert rules (YAML).
+    /// Alert rules (YAML). Default: none; of `up`, the guide's two, which report to standard error.
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,
     /// What this instance is called, in the fleet and in alerts. Default: the machine's name and the port, which stay
@@ -339,6 +352,23 @@ pub(crate) enum AlertsCommand {
     },
     /// List the metrics that conditions may use.
     Metrics,
+}
+
+/// Bytes, or a number with a unit of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "ki" | "kib" => 1 << 10,
+        "m" | "mb" | "mi" | "mib" => 1 << 20,
+        "g" | "gb" | "gi" | "gib" => 1 << 30,
+        _ => return Err("the unit must be KB, MB or GB".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a whole number")?;
+    match number.checked_mul(unit) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("it must be above 0, and below 16 EB".into()),
+    }
 }
 
 /// A rate that growth can be held against.

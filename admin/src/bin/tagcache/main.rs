@@ -35,14 +35,23 @@ use output::Failure;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // What is wrong with the arguments is told as every other error. Help and version are no errors.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            return ended(&Failure::Usage(error.to_string()), true);
+        }
+        Err(error) => error.exit(),
+    };
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.print();
-            ExitCode::from(failure.code())
-        }
+        Err(failure) => ended(&failure, args.json),
     }
+}
+
+fn ended(failure: &Failure, json: bool) -> ExitCode {
+    failure.print(json);
+    ExitCode::from(failure.code())
 }
 
 fn run(args: &Args) -> Result<(), Failure> {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use tagcache_admin::alerts::Config;
 use tagcache_admin::http::Auth;
 use tagcache_admin::memory;
 
+use crate::alerts::guide_rules;
 use crate::args::Up;
 use crate::output::{Failure, show};
 use crate::process::Server;
@@ -67,7 +69,8 @@ fn stay(
         None => Outcome::AsExpected,
     };
     let watched = memory::Server::open(&redis)?;
-    let built = endpoint::build(&args.endpoint, listener, &watched, auth)?;
+    let rules = Config::from_yaml(&guide_rules("log"))?;
+    let built = endpoint::build(&args.endpoint, listener, &watched, auth, Some(rules))?;
     let url = built.url()?;
     let version = server.version()?;
     let value = json!({"dashboard": url, "redis": redis, "token": made, "module": module, "server": version, "directory": server.dir()});
