@@ -92,7 +92,10 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     add("module", module(&facts.module));
     add("memory limit", memory_limit(facts));
     add("persistence", persistence(facts));
-    add("permissions", permissions(facts));
+    // What a server does not have it does not refuse.
+    if facts.module != Module::Missing {
+        add("permissions", permissions(facts));
+    }
     add("output buffers", output_buffers(facts));
     add("fragmentation", fragmentation(&facts.info));
     if facts.stats.is_some() {
