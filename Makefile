@@ -108,6 +108,10 @@ doc: ## The book, its links checked (target/book), and the crates' documentation
 	PATH="$(CURDIR)/target/tools/bin:$$PATH" mdbook build docs
 	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
 
+.PHONY: dist
+dist: ## Build what is released: archives, Debian package, checksums: target/dist
+	@scripts/dist
+
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
