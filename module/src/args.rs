@@ -29,6 +29,11 @@ impl<'a> Cursor<'a> {
         self.next().ok()
     }
 
+    /// Passes over so many arguments, or all that are left.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.rest = self.rest.get(count..).unwrap_or_default();
+    }
+
     /// How many arguments are left.
     pub(crate) const fn left(&self) -> usize {
         self.rest.len()
@@ -166,12 +171,12 @@ pub(crate) fn set_once<T>(option: &mut Option<T>, value: T) -> Result<(), Error>
     }
 }
 
-/// The longest grace, ms: as long as the longest default time to live.
-const MAX_GRACE_MS: u64 = 1 << 47;
+/// The longest grace, and the longest hold of a tag, ms: some 34 years.
+pub(crate) const MAX_SPAN_MS: u64 = 1 << 40;
 
 /// Reads the number behind GRACE, ms.
 pub(crate) fn next_grace_ms(cursor: &mut Cursor<'_>) -> Result<u64, Error> {
-    cursor.next_in(0..=MAX_GRACE_MS)
+    cursor.next_in(0..=MAX_SPAN_MS)
 }
 
 /// A logical expiry and a grace as the deadline that the server sees, which comes after both.
@@ -226,20 +231,31 @@ impl Ttl {
         now_ms: u64,
         command: &'static str,
     ) -> Result<Option<u64>, Error> {
-        let refused = || Error::InvalidExpire { command };
+        match self {
+            Self::In { amount, .. } | Self::At { amount, .. } if amount <= 0 => {
+                Err(Error::InvalidExpire { command })
+            }
+            _ => self.new_deadline_ms(now_ms, command),
+        }
+    }
+
+    /// The same for an entry that exists: what is before 1970 counts as then, and only overflowing times are refused, as
+    /// EXPIRE refuses them.
+    pub(crate) fn new_deadline_ms(
+        self,
+        now_ms: u64,
+        command: &'static str,
+    ) -> Result<Option<u64>, Error> {
         let (amount, unit_ms, base) = match self {
             Self::In { amount, unit_ms } => (amount, unit_ms, now_ms as i64),
             Self::At { amount, unit_ms } => (amount, unit_ms, 0),
             Self::Keep | Self::Never => return Ok(None),
         };
-        if amount <= 0 {
-            return Err(refused());
-        }
         let deadline = amount
             .checked_mul(unit_ms)
             .and_then(|ms| ms.checked_add(base))
-            .ok_or_else(refused)?;
-        Ok(Some(deadline as u64))
+            .ok_or(Error::InvalidExpire { command })?;
+        Ok(Some(deadline.max(0) as u64))
     }
 }
 

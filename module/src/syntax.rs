@@ -56,7 +56,7 @@ impl Arg {
     fn plain(name: &str) -> Self {
         let kind = match name {
             "key" => Kind::Key,
-            "seconds" | "milliseconds" | "count" | "token" | "n" => Kind::Integer,
+            "seconds" | "milliseconds" | "count" | "numkeys" | "token" | "n" => Kind::Integer,
             "unix-time-seconds" | "unix-time-milliseconds" => Kind::UnixTime,
             _ => Kind::String,
         };

@@ -34,9 +34,18 @@ pub enum State {
 }
 
 impl Fetched {
-    /// A HIT of this value, whatever its times and tags.
+    /// A HIT of this value without a token, whatever its times and tags.
     pub fn is_hit(&self, value: impl AsRef<[u8]>) -> bool {
-        self.state == State::Hit && self.value.as_deref() == Some(value.as_ref())
+        self.token == 0 && self.has_fresh(value.as_ref())
+    }
+
+    /// A HIT of this value whose caller is to load it again.
+    pub fn is_hit_with_token(&self, value: impl AsRef<[u8]>) -> bool {
+        self.token > 0 && self.has_fresh(value.as_ref())
+    }
+
+    fn has_fresh(&self, value: &[u8]) -> bool {
+        self.state == State::Hit && self.value.as_deref() == Some(value)
     }
 
     /// A STALE of this value, whatever its token and tags.
@@ -75,7 +84,7 @@ pub fn fetched(reply: &Reply) -> Fetched {
     };
     let (pttl, token) = (*pttl, *token);
     let (state, right) = match state.bytes() {
-        b"HIT" => (State::Hit, !value.is_null() && pttl >= -1 && token == 0),
+        b"HIT" => (State::Hit, !value.is_null() && pttl >= -1 && token >= 0),
         b"STALE" => (State::Stale, !value.is_null() && pttl == 0 && token >= 0),
         b"MISS" => (
             State::Miss,

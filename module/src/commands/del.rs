@@ -44,3 +44,41 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_integer(removed as i64);
     Ok(())
 }
+
+/// `CACHE.GETDEL key` → the value if the entry is fresh, else nil; the entry is removed either way.
+///
+/// Counts a hit or a miss, as CACHE.GET, and ends the key's lease, as CACHE.DEL. A key that holds another type:
+/// `WRONGTYPE`. O(tags). Replicates as CACHE.DEL.
+pub(crate) fn getdel(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let name = args.only()?;
+    let db = ctx.db();
+    let mut key = ctx.open(name, Mode::Write);
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
+    let found = store::look(db, &key, now_ms);
+    let freshness = found.map(|found| found.freshness);
+    match found.filter(|found| found.freshness == Freshness::Fresh) {
+        Some(found) => ctx.reply_bytes(found.entry.value()),
+        None => ctx.reply_null(),
+    }
+    let is_visible = freshness.is_some_and(|freshness| freshness != Freshness::Gone);
+    state::with(|state| {
+        let counters = &mut state.database(db).counters;
+        match freshness {
+            Some(Freshness::Fresh) => counters.hits += 1,
+            _ => counters.misses += 1,
+        }
+        counters.deletes += u64::from(is_visible);
+    });
+    if freshness.is_some() {
+        store::take(db, &mut key);
+        ctx.close_modified(key);
+        if is_visible {
+            ctx.notify(c"cache.del", name);
+        }
+        ctx.replicate(c"CACHE.DEL", &[name]);
+    }
+    waiting::removed(ctx, db, std::iter::once(name));
+    Ok(())
+}

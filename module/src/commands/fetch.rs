@@ -3,50 +3,68 @@ use smallvec::SmallVec;
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
 use crate::engine::{
-    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Waiter,
+    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Stamp, Terms, Token, Verdict,
+    Waiter, Written,
 };
+use crate::entry::Entry;
 use crate::error::Error;
+use crate::redis::access::{self, Access, Reach};
 use crate::redis::barrier::{Place, guard, panic_point};
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
+use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Key, Kind, Str, cluster, state, waiting};
 
 /// What CACHE.FETCH was asked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct FetchArgs {
+struct FetchArgs<'a> {
     lease: Option<Ask>,
+    /// The lease of a fresh value is asked for too.
+    is_early: bool,
     wait_ms: Option<u64>,
+    /// Tags that the entry is judged by besides its own.
+    tags: &'a [&'a [u8]],
 }
 
 /// The longest wait, about 35 years: what is beyond would overflow the server's clock.
 const MAX_WAIT_MS: u64 = 1 << 40;
 
-fn parse(words: &[&[u8]]) -> Result<FetchArgs, Error> {
-    let (mut lease_ms, mut token, mut wait_ms) = (None, None, None);
+fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
+    let (mut lease_ms, mut token, mut early) = (None, None, None);
+    let (mut wait_ms, mut tags) = (None, None);
     let mut cursor = Cursor::new(words.get(1..).unwrap_or_default());
     while let Some(word) = cursor.next_option() {
         if word.eq_ignore_ascii_case(b"LEASE") {
             set_once(&mut lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
         } else if word.eq_ignore_ascii_case(b"TOKEN") {
             set_once(&mut token, cursor.next_in(1..=MAX_TOKEN)?)?;
+        } else if word.eq_ignore_ascii_case(b"EARLY") {
+            set_once(&mut early, ())?;
         } else if word.eq_ignore_ascii_case(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
+        } else if word.eq_ignore_ascii_case(b"WITHTAGS") {
+            set_once(&mut tags, cursor.next_tags("WITHTAGS")?)?;
         } else {
             return Err(Error::Syntax);
         }
     }
-    if token.is_some() && lease_ms.is_none() {
+    if lease_ms.is_none() && (token.is_some() || early.is_some()) {
         return Err(Error::Syntax);
     }
-    let lease = lease_ms.map(|ms| Ask { ms, token });
-    Ok(FetchArgs { lease, wait_ms })
+    Ok(FetchArgs {
+        lease: lease_ms.map(|ms| Ask { ms, token }),
+        is_early: early.is_some(),
+        wait_ms,
+        tags: tags.unwrap_or_default(),
+    })
 }
 
-/// `CACHE.FETCH key [LEASE ms [TOKEN n]] [WAIT ms]` → `[state, value, pttl, token, tags]`
+/// `CACHE.FETCH key [LEASE ms [TOKEN n] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
+/// `[state, value, pttl, token, tags]`
 ///
 /// | state | value | pttl | token | tags |
 /// |---|---|---|---|---|
-/// | `HIT` | the value | ms to logical expiry, -1: none | 0 | the entry's tags |
+/// | `HIT` | the value | ms to logical expiry, -1: none | 0; with EARLY positive if this caller holds the lease now | the entry's tags |
 /// | `STALE` | the stale value | 0 | positive if this caller holds the lease now, else 0 | the entry's tags |
 /// | `MISS` | nil | -2 | positive if this caller holds the lease now, else 0 | empty |
 ///
@@ -62,16 +80,27 @@ fn parse(words: &[&[u8]]) -> Result<FetchArgs, Error> {
 /// caller is next in line; MISS with token 0 at the time-out. Inside MULTI and scripts nobody waits, and replicas grant
 /// no leases.
 ///
+/// EARLY: asks for the lease of a fresh value too, to load it again before it expires.
+///
+/// WITHTAGS: the entry is judged as though it carried these tags as well: gone if one of them was invalidated after it
+/// was written, stale within its grace if it was invalidated softly, in the order in which the server executed both. A
+/// tag that is not remembered any more ([`crate::engine::History`]) counts as invalidated when the memory begins. A user
+/// needs read permission for keys of these names.
+///
 /// Counts a hit, a stale hit or a miss. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
     let asked = parse(words)?;
+    if !asked.tags.is_empty() {
+        let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
+        access::check_pairs(ctx, args, tags, Reach::Tags)?;
+    }
     let [name] = args.first::<1>()?;
     let key = ctx.open(name, Mode::Read);
-    let found = found(ctx, &key)?;
-    if found == Found::Fresh {
-        reply(ctx, &key, Answer::Hit);
+    let found = found(ctx, &key, asked.tags)?;
+    if found == Found::Fresh && !asked.is_early {
+        reply(ctx, &key, Answer::Hit(None));
         return Ok(());
     }
     let is_replica = ctx.is_replica();
@@ -79,6 +108,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let caller = Caller {
         client: ctx.client_id(),
         ask: asked.lease.filter(|_| !is_replica),
+        is_early: asked.is_early,
         may_wait: wait_ms.is_some() && ctx.may_block(),
     };
     if caller.ask.is_some() {
@@ -111,7 +141,8 @@ struct Undo<'c> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if std::thread::panicking()
-            && let Answer::Stale(Some(token)) | Answer::Miss(Some(token)) = self.answer
+            && let Answer::Hit(Some(token)) | Answer::Stale(Some(token)) | Answer::Miss(Some(token)) =
+                self.answer
         {
             guard(Place::Other, (), || {
                 give_back(self.ctx, self.name, token);
@@ -142,9 +173,12 @@ fn decide(
 struct Waited;
 
 impl waiting::Reply for Waited {
-    fn look(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) -> bool {
+    fn look(ctx: &Context<'_>, args: Args<'_>, name: Str<'_>, waiter: Waiter) -> bool {
+        let mut storage = Words::new();
+        let words = args.words(1, &mut storage);
+        let asked = words.and_then(parse).unwrap_or_default();
         let key = ctx.open(name, Mode::Read);
-        let found = match found(ctx, &key) {
+        let found = match found(ctx, &key, asked.tags) {
             Ok(found) => found,
             Err(error) => {
                 ctx.reply_error(&error);
@@ -165,8 +199,33 @@ impl waiting::Reply for Waited {
     }
 }
 
-/// What a key holds.
-fn found(ctx: &Context<'_>, key: &Key) -> Result<Found, Error> {
+/// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
+/// type.
+///
+/// Counts a hit, a stale hit or a miss for each key. O(keys + tags).
+pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if args.len() == 0 {
+        return Err(Error::WrongArity);
+    }
+    ctx.reply_array(args.len());
+    for name in args.iter() {
+        let key = ctx.open(name, Mode::Read);
+        match found(ctx, &key, &[]) {
+            Ok(Found::Fresh) => reply(ctx, &key, Answer::Hit(None)),
+            Ok(Found::Stale) => reply(ctx, &key, Answer::Stale(None)),
+            Ok(Found::Nothing) => reply_miss(ctx, None),
+            Err(_) => {
+                let db = ctx.db();
+                state::with(|state| state.database(db).counters.misses += 1);
+                ctx.reply_null();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a key holds, judged by these tags besides the entry's own.
+fn found(ctx: &Context<'_>, key: &Key, tags: &[&[u8]]) -> Result<Found, Error> {
     let entry = match key.kind() {
         Kind::Other => return Err(Error::WrongType),
         Kind::Empty => return Ok(Found::Nothing),
@@ -176,19 +235,57 @@ fn found(ctx: &Context<'_>, key: &Key) -> Result<Found, Error> {
     let deadline = key.deadline();
     Ok(state::with(|state| {
         let database = state.database(db);
-        match read(database, deadline, entry, now_ms) {
-            Some((_, Freshness::Fresh)) => Found::Fresh,
-            Some((_, Freshness::Stale)) => Found::Stale,
-            Some((_, Freshness::Gone)) | None => Found::Nothing,
+        let Some((slot, freshness)) = read(database, deadline, entry, now_ms) else {
+            return Found::Nothing;
+        };
+        let freshness = if tags.is_empty() || freshness == Freshness::Gone {
+            freshness
+        } else {
+            judged(state, db, entry, slot, freshness, tags)
+        };
+        match freshness {
+            Freshness::Fresh => Found::Fresh,
+            Freshness::Stale => Found::Stale,
+            Freshness::Gone => Found::Nothing,
         }
     }))
+}
+
+/// What may be served of a visible entry if it carried these tags as well.
+fn judged(
+    state: &mut State,
+    db: u32,
+    entry: Entry<'_>,
+    slot: Slot,
+    freshness: Freshness,
+    tags: &[&[u8]],
+) -> Freshness {
+    let now = now_ms();
+    let stamps_now = state.stamps_at(now, monotonic_ms).now_ms(now);
+    let database = state.database(db);
+    let written = Written {
+        at_ms: entry.created_ms(),
+        stamp: if database.index.is_foreign(slot) {
+            Stamp::Foreign
+        } else {
+            Stamp::Earlier
+        },
+    };
+    let history = &database.history;
+    match history.of_entry(tags.iter().copied(), written, stamps_now) {
+        Verdict::Untouched => freshness,
+        Verdict::Softened(since_ms) if now < since_ms.saturating_add(entry.grace_ms()) => {
+            Freshness::Stale
+        }
+        Verdict::Softened(_) | Verdict::Dropped => Freshness::Gone,
+    }
 }
 
 /// Replies what was decided: with the value of the open key, where there is one.
 fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let db = ctx.db();
     let (word, token) = match answer {
-        Answer::Hit => (&b"HIT"[..], None),
+        Answer::Hit(token) => (&b"HIT"[..], token),
         Answer::Stale(token) => (&b"STALE"[..], token),
         Answer::Miss(token) => return reply_miss(ctx, token),
         Answer::Wait => return,
@@ -199,7 +296,7 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let tags: SmallVec<[SmallVec<[u8; 32]>; 4]> = state::with(|state| {
         let database = state.database(db);
         match answer {
-            Answer::Hit => database.counters.hits += 1,
+            Answer::Hit(_) => database.counters.hits += 1,
             _ => database.counters.stale_hits += 1,
         }
         let slot = entry.slot().map(Slot);
@@ -213,7 +310,7 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     ctx.reply_bytes(word);
     ctx.reply_bytes(entry.value());
     ctx.reply_integer(match answer {
-        Answer::Hit => logical_pttl(key, entry, now_ms()),
+        Answer::Hit(_) => logical_pttl(key, entry, now_ms()),
         _ => 0,
     });
     ctx.reply_integer(token.unwrap_or(0) as i64);
@@ -262,20 +359,28 @@ mod tests {
 
     #[test]
     fn options_are_read_in_any_order_and_checked() {
-        let parsed = |options: &[&'static [u8]]| parse(&[&[&b"k"[..]], options].concat());
+        let check = |options: &[&'static [u8]], expected| {
+            let words = [&[&b"k"[..]], options].concat();
+            assert_eq!(parse(&words), expected, "{options:?}");
+        };
         let ask = |token| Ask { ms: 5, token };
         let both = FetchArgs {
             lease: Some(ask(None)),
             wait_ms: Some(0),
+            ..FetchArgs::default()
         };
-        assert_eq!(parsed(&[b"wait", b"0", b"Lease", b"5"]), Ok(both));
+        check(&[b"wait", b"0", b"Lease", b"5"], Ok(both));
+        let tags: &[&[u8]] = &[b"WAIT", b"early"];
         let chosen = FetchArgs {
             lease: Some(ask(Some(MAX_TOKEN))),
+            is_early: true,
             wait_ms: None,
+            tags,
         };
         let largest = b"9007199254740991";
-        assert_eq!(parsed(&[b"Token", largest, b"LEASE", b"5"]), Ok(chosen));
-        assert_eq!(parsed(&[]), Ok(FetchArgs::default()));
+        let words: &[&[u8]] = &[b"Token", largest, b"EARLY", b"LEASE", b"5"];
+        check(&[words, &[b"WithTags", b"2"], tags].concat(), Ok(chosen));
+        check(&[], Ok(FetchArgs::default()));
         for (options, error) in [
             (&[&b"LEASE"[..]][..], Error::Syntax),
             (&[b"LEASE", b"1", b"LEASE", b"1"], Error::Syntax),
@@ -284,6 +389,8 @@ mod tests {
             (&[b"LEASE", b"-1"], Error::NotAnInteger),
             (&[b"LEASE", b"x"], Error::NotAnInteger),
             (&[b"TOKEN", b"1"], Error::Syntax),
+            (&[b"EARLY"], Error::Syntax),
+            (&[b"WITHTAGS", b"2", b"a"], Error::Syntax),
             (
                 &[b"LEASE", b"1", b"TOKEN", b"1", b"TOKEN", b"1"],
                 Error::Syntax,
@@ -296,7 +403,7 @@ mod tests {
             (&[b"WAIT", b"-1"], Error::NotAnInteger),
             (&[b"WAIT", b"9223372036854775807"], Error::NotAnInteger),
         ] {
-            assert_eq!(parsed(options), Err(error), "{options:?}");
+            check(options, Err(error));
         }
     }
 }

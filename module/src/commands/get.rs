@@ -2,7 +2,7 @@ use crate::commands::read;
 use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Kind, Str, state};
+use crate::redis::{Args, Context, Kind, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 ///
@@ -31,6 +31,23 @@ pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             ctx.reply_null();
         }
     }
+    Ok(())
+}
+
+/// `CACHE.EXISTS key [key ...]` → how many of these keys hold a fresh entry.
+///
+/// A key that is given twice counts twice; keys that hold another type do not count. Counts no hits and no misses. O(keys).
+pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if args.len() == 0 {
+        return Err(Error::WrongArity);
+    }
+    let db = ctx.db();
+    let is_fresh = |name: &Str<'_>| {
+        let found =
+            store::look(db, &ctx.open(*name, Mode::Peek), now_ms).map(|found| found.freshness);
+        found == Some(Freshness::Fresh)
+    };
+    ctx.reply_integer(args.iter().filter(is_fresh).count() as i64);
     Ok(())
 }
 

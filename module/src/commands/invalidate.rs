@@ -1,4 +1,4 @@
-use crate::args::{Cursor, set_once};
+use crate::args::{Cursor, next_grace_ms, set_once};
 use crate::engine::{Condition, Database, Effect};
 use crate::entry::Handle;
 use crate::error::Error;
@@ -52,6 +52,9 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
         Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
     };
     let now = at_ms.unwrap_or_else(stamp);
+    if at_ms.is_some() && ctx.is_replay() {
+        follow(ctx, now);
+    }
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
         database.invalidate(tags, effect, now)
     });
@@ -99,6 +102,8 @@ const MAX_TIME_MS: u64 = (1 << 48) - 1;
 struct WhereArgs<'a> {
     condition: Condition<'a>,
     effect: Effect,
+    /// How long they may be stale at most.
+    limit_ms: Option<u64>,
     is_dry_run: bool,
     /// From a primary or a log: when it happened.
     at_ms: Option<u64>,
@@ -106,7 +111,7 @@ struct WhereArgs<'a> {
 
 fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
     let mut condition = Condition::default();
-    let (mut soft, mut dry_run, mut at_ms) = (None, None, None);
+    let (mut soft, mut limit_ms, mut dry_run, mut at_ms) = (None, None, None, None);
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.eq_ignore_ascii_case(b"ALL") {
@@ -117,6 +122,8 @@ fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
             set_once(&mut condition.none, cursor.next_tags("NONE")?)?;
         } else if word.eq_ignore_ascii_case(b"SOFT") {
             set_once(&mut soft, ())?;
+        } else if word.eq_ignore_ascii_case(b"GRACE") {
+            set_once(&mut limit_ms, next_grace_ms(&mut cursor)?)?;
         } else if word.eq_ignore_ascii_case(b"DRYRUN") {
             set_once(&mut dry_run, ())?;
         } else if word.eq_ignore_ascii_case(b"AT") {
@@ -125,12 +132,15 @@ fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
             return Err(Error::Syntax);
         }
     }
-    if condition.all.or(condition.any).or(condition.none).is_none() {
+    if condition.all.or(condition.any).or(condition.none).is_none()
+        || (limit_ms.is_some() && soft.is_none())
+    {
         return Err(Error::Syntax);
     }
     Ok(WhereArgs {
         condition,
         effect: soft.map_or(Effect::Gone, |()| Effect::Stale),
+        limit_ms,
         is_dry_run: dry_run.is_some(),
         at_ms,
     })
@@ -156,12 +166,13 @@ impl<'a> WhereArgs<'a> {
     }
 }
 
-/// `CACHE.INVALIDATEWHERE clause [clause ...] [SOFT] [DRYRUN]` → how many entries are dropped. A clause is
+/// `CACHE.INVALIDATEWHERE clause [clause ...] [SOFT [GRACE ms]] [DRYRUN]` → how many entries are dropped. A clause is
 /// `ALL | ANY | NONE count tag [tag ...]`, each at most once.
 ///
 /// Drops the entries that carry all of these, at least one of those, none of these tags; several clauses must all be met.
 /// All of them are gone for every command when it answers, and memory is given back as by CACHE.INVALIDATE; entries that
-/// are written afterwards are untouched. SOFT: stale instead of gone, as CACHE.REVALIDATE. DRYRUN: counts and changes
+/// are written afterwards are untouched. SOFT: stale instead of gone, as CACHE.REVALIDATE; GRACE: for so
+/// long at most, if their own grace is longer, also those that are stale already. DRYRUN: counts and changes
 /// nothing.
 ///
 /// A user needs write permission for keys of the names of the tags in ALL and ANY, and read permission for those in NONE
@@ -192,11 +203,18 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     }
     let now = asked.at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Where(asked.effect, condition), |database| {
-        database.invalidate_where(condition, asked.effect, now)
+        let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
+        database.invalidate_where(condition, asked.effect, limit_ms, now)
     });
     replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, now);
     finish(ctx, dropped);
     Ok(())
+}
+
+/// Stamps go on after those of this node's primary.
+fn follow(ctx: &Context<'_>, at_ms: u64) {
+    let (db, now) = (ctx.db(), now_ms());
+    state::with(|state| state.follow(db, at_ms, now));
 }
 
 /// When an invalidation happens that happens now, unix ms.

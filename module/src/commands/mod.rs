@@ -5,11 +5,14 @@ pub(crate) mod del;
 pub(crate) mod fetch;
 pub(crate) mod get;
 pub(crate) mod hits;
+pub(crate) mod hold;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
+pub(crate) mod mset;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) mod panic;
 pub(crate) mod replay;
+pub(crate) mod retag;
 pub(crate) mod set;
 pub(crate) mod stats;
 pub(crate) mod taginfo;
@@ -17,12 +20,13 @@ pub(crate) mod tagscan;
 pub(crate) mod tagtop;
 pub(crate) mod top;
 pub(crate) mod touch;
+mod write;
 
 use crate::engine::{Database, Freshness, Index, Slot};
 use crate::entry::{Entry, Handle};
 use crate::redis::Key;
 use crate::redis::key::Deadline;
-use crate::redis::state::entry_in;
+use crate::redis::state::{self, entry_in};
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
@@ -39,6 +43,16 @@ pub(crate) fn read(
     Some((slot, freshness))
 }
 
+/// The tags of an indexed entry, in the order in which they were given.
+pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
+    state::with(|state| {
+        let index = &state.database(db).index;
+        let slot = entry.slot().map(Slot);
+        let tags = slot.into_iter().flat_map(|slot| index.tags(slot));
+        tags.map(<[u8]>::to_vec).collect()
+    })
+}
+
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
@@ -48,9 +62,10 @@ pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool
     if !index.has_soft() {
         return true;
     }
+    let grace_ms = entry_in(index, slot).grace_ms();
     index
-        .soft_since_ms(slot)
-        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(entry_in(index, slot).grace_ms()))
+        .soft_since_ms(slot, grace_ms)
+        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(grace_ms))
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

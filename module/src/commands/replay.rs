@@ -17,8 +17,8 @@ const MAX_DATABASES: u64 = 1 << 20;
 /// scripts, and for those that waited: the filter could not see that the key is gone (`redis/filter.rs`).
 ///
 /// CLOCK and TAG: reading of a database's clock, and its memory of invalidations, from an append-only file that was
-/// rewritten without RDB preamble. Each past is five numbers: clock, last hard and last soft invalidation (unix ms),
-/// invalidations by name, and the last of these (unix ms).
+/// rewritten without RDB preamble. Each past is six numbers: clock, last hard and last soft invalidation (unix ms),
+/// invalidations by name, the last of these, and when its hold ends (unix ms).
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -65,14 +65,7 @@ fn is_for_this_node(ctx: &Context<'_>) -> bool {
 }
 
 fn next_past(cursor: &mut Cursor<'_>) -> Result<Past, Error> {
-    let mut next = |max| cursor.next_in(0..=max);
-    Ok(Past {
-        clock: next(u64::MAX)?,
-        hard_ms: next(u64::MAX)?,
-        soft_ms: next(u64::MAX)?,
-        invalidations: next(u32::MAX.into())? as u32,
-        named_ms: next(u64::MAX)?,
-    })
+    Past::read(|max| cursor.next_in(0..=max))
 }
 
 fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {

@@ -1,6 +1,7 @@
-use crate::args::{MAX_TAG_BYTES, check_tag};
+use crate::args::{Cursor, MAX_TAG_BYTES, check_tag};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
+use crate::redis::string::Words;
 use crate::redis::{Args, Context, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
@@ -40,6 +41,32 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);
+    }
+    Ok(())
+}
+
+/// `CACHE.TAGTIMES tag [tag ...]` → for each tag `[last hard, last soft]`: when it was invalidated last, unix ms; 0: not
+/// in the time that is remembered.
+///
+/// Tags that entries carry are remembered, saved and replicated; so are the last 100,000 others that were invalidated.
+/// CACHE.INVALIDATEWHERE counts for the first tag of ALL, else for the tags of ANY. A user needs read permission for a key
+/// of the tag's name, else `NOPERM`. O(tags).
+pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let words = args.words(1, &mut storage)?;
+    access::check_tags(ctx, args, args.iter(), Access::Read)?;
+    let tags = Cursor::new(words).rest_as_tags()?;
+    let db = ctx.db();
+    let times: Vec<(u64, u64)> = state::with(|state| {
+        let database = state.database(db);
+        let times = |tag: &&[u8]| database.history.times(tag, database.index.is_carried(tag));
+        tags.iter().map(times).collect()
+    });
+    ctx.reply_array(times.len());
+    for (hard_ms, soft_ms) in times {
+        ctx.reply_array(2);
+        ctx.reply_integer(hard_ms as i64);
+        ctx.reply_integer(soft_ms as i64);
     }
     Ok(())
 }

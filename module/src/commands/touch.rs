@@ -1,9 +1,11 @@
 use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
-use crate::engine::Freshness;
+use crate::commands::write;
+use crate::engine::{Freshness, Slot};
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, OwnedStr, Str, reclaim, store};
+use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, reclaim, state, store, waiting};
 
 const COMMAND: &str = "cache.touch";
 
@@ -27,8 +29,9 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
 /// `CACHE.TOUCH key EX s | PX ms | EXAT unix-s | PXAT unix-ms | PERSIST [GRACE ms]` → 1, or 0 when there is no visible
 /// entry.
 ///
-/// Changes when an entry expires, and its grace if GRACE is given. EXAT and PXAT may lie in the past: the entry is stale
-/// at once, or expired if it has no grace. An entry that was soft-invalidated stays stale, and for no longer than its
+/// Changes when an entry expires, and its grace if GRACE is given. A time of zero, below zero or in the past removes the
+/// entry, and ends the key's lease, as CACHE.DEL does. While CACHE.HOLD holds one of the entry's tags, it lives no longer
+/// than the hold. An entry that was soft-invalidated stays stale, and for no longer than its
 /// grace. A key that holds another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs.
 /// Replicates with absolute times.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -36,7 +39,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(2, &mut storage)?;
     let (ttl, given_grace_ms) = parse(words)?;
     let now = now_ms();
-    let expires_ms = ttl.deadline_ms(now, COMMAND)?;
+    let new_expiry = ttl.new_deadline_ms(now, COMMAND)?;
     let [name] = args.first::<1>()?;
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Write);
@@ -52,17 +55,57 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let grace_ms = given_grace_ms.unwrap_or(found.entry.grace_ms());
-    let deadline = with_grace(expires_ms, grace_ms, COMMAND)?;
-    store::retime(db, &mut key, grace_ms, deadline);
+    with_grace(new_expiry.filter(|&ms| ms > 0), grace_ms, COMMAND)?;
+    // On a replica the time of what its primary did may be over by now: it expires then.
+    if new_expiry.is_some_and(|ms| ms <= now) && !ctx.is_replay() {
+        remove(ctx, db, key, name);
+        return Ok(());
+    }
+    let (expires_ms, bounded_ms) = if ctx.is_replay() {
+        (new_expiry, grace_ms)
+    } else {
+        let held = held_until_ms(db, found.entry, now);
+        write::bounded(new_expiry, grace_ms, held)
+    };
+    let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
+    store::retime(db, &mut key, bounded_ms, deadline);
     ctx.close_modified(key);
     reclaim::arm_if_needed(ctx); // Without the grace that kept it, a stale entry is gone.
     ctx.notify(c"cache.touch", name);
-    replicate(ctx, name, expires_ms, given_grace_ms);
+    let new_grace_ms = given_grace_ms.or((bounded_ms != grace_ms).then_some(bounded_ms));
+    replicate(ctx, name, expires_ms, new_grace_ms.map(|_| bounded_ms));
     ctx.reply_integer(1);
     Ok(())
 }
 
-fn replicate(ctx: &Context<'_>, name: Str<'_>, expires_ms: Option<u64>, grace_ms: Option<u64>) {
+/// When the hold of a visible entry's tags ends, if there is one.
+fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
+    state::with(|state| {
+        let database = state.database(db);
+        let slot = Slot(entry.slot()?);
+        let tags = database.index.tags(slot);
+        database.history.held_until_ms(tags, now_ms)
+    })
+}
+
+/// The new time is over.
+fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
+    store::take(db, &mut key);
+    ctx.close_modified(key);
+    ctx.notify(c"cache.del", name);
+    state::with(|state| state.database(db).counters.deletes += 1);
+    waiting::removed(ctx, db, std::iter::once(name));
+    ctx.replicate(c"CACHE.DEL", &[name]);
+    ctx.reply_integer(1);
+}
+
+/// Propagates a change of times.
+pub(super) fn replicate(
+    ctx: &Context<'_>,
+    name: Str<'_>,
+    expires_ms: Option<u64>,
+    grace_ms: Option<u64>,
+) {
     let number = |ms: u64| OwnedStr::from_number(ms as i64);
     let mut words = Vec::new();
     match expires_ms {

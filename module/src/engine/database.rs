@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::history::{History, Moment, REMEMBERED};
 use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
+use super::marks::Softness;
 use super::stats::Counters;
 
 /// Everything the module knows about one Redis database.
@@ -61,6 +62,7 @@ impl<E: Copy + PartialEq> Database<E> {
         &mut self,
         condition: Condition<'_>,
         effect: Effect,
+        limit_ms: u64,
         now_ms: u64,
     ) -> u64 {
         let moment = self.tick(now_ms);
@@ -78,8 +80,24 @@ impl<E: Copy + PartialEq> Database<E> {
             let index = &self.index;
             self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         }
-        let dropped = self.index.invalidate_where(condition, effect, now_ms);
+        let dropped = self.index.invalidate_where(
+            condition,
+            effect,
+            Softness {
+                since_ms: now_ms,
+                limit_ms,
+            },
+        );
         self.count(dropped)
+    }
+
+    /// What is stored with one of these tags lives until then at most, unix ms. O(tags).
+    pub(crate) fn hold(&mut self, tags: &[&[u8]], until_ms: u64) {
+        for tag in tags {
+            self.history.hold(tag, until_ms);
+            let index = &self.index;
+            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
+        }
     }
 
     /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
@@ -140,8 +158,13 @@ impl<E: Copy + PartialEq> Database<E> {
         self.index.clock_was_set_back(now_ms);
     }
 
+    /// Whether there is a clock reading, or a memory of tags, to be saved.
+    pub(crate) fn has_history(&self) -> bool {
+        self.clock.reading() > 0 || !self.history.is_empty()
+    }
+
     /// Whether anything here is worth a line in INFO.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.index.len() > 0 || self.clock.reading() > 0
+        self.index.len() > 0 || self.has_history()
     }
 }

@@ -41,9 +41,36 @@ pub(crate) struct Past {
     /// How often it was invalidated by its name, hard or soft, and when last, unix ms.
     pub(crate) invalidations: u32,
     pub(crate) named_ms: u64,
+    /// What is stored with it may live until then, unix ms; 0: as long as it likes.
+    pub(crate) held_until_ms: u64,
 }
 
 impl Past {
+    /// As it is saved; [`Past::read`] is its counterpart.
+    pub(crate) const fn to_numbers(self) -> [u64; 6] {
+        [
+            self.clock,
+            self.hard_ms,
+            self.soft_ms,
+            self.invalidations as u64,
+            self.named_ms,
+            self.held_until_ms,
+        ]
+    }
+
+    /// Reads what was saved, by a function that reads a number up to a bound.
+    pub(crate) fn read<E>(mut next: impl FnMut(u64) -> Result<u64, E>) -> Result<Self, E> {
+        const MAX_TIME_MS: u64 = (1 << 48) - 1;
+        Ok(Self {
+            clock: next(u64::MAX)?,
+            hard_ms: next(MAX_TIME_MS)?,
+            soft_ms: next(MAX_TIME_MS)?,
+            invalidations: next(u32::MAX.into())? as u32,
+            named_ms: next(MAX_TIME_MS)?,
+            held_until_ms: next(MAX_TIME_MS)?,
+        })
+    }
+
     fn record(&mut self, moment: Moment, effect: Effect) {
         self.clock = self.clock.max(moment.clock);
         let ms = match effect {
@@ -60,23 +87,56 @@ impl Past {
         self.soft_ms = self.soft_ms.max(other.soft_ms);
         self.invalidations = self.invalidations.max(other.invalidations);
         self.named_ms = self.named_ms.max(other.named_ms);
+        self.held_until_ms = self.held_until_ms.max(other.held_until_ms);
     }
 
-    fn bound(&mut self, now_ms: u64) {
+    /// Bounds all times by the present, after the clock was set back from a time; a hold keeps what was left of it.
+    fn bound(&mut self, from_ms: u64, now_ms: u64) {
         for ms in [&mut self.hard_ms, &mut self.soft_ms, &mut self.named_ms] {
             *ms = now_ms.min(*ms);
         }
+        let left_ms = self.held_until_ms.saturating_sub(from_ms);
+        self.held_until_ms = self.held_until_ms.min(now_ms + left_ms);
     }
 }
 
-/// The stamp of an entry that arrives.
+/// By which clock an entry was stamped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    /// This node's, since it was started and its clock was set back last.
+    Own,
+    /// This node's, or that of the primary that it had, at some time.
+    Earlier,
+    /// Another node's, which may differ.
+    Foreign,
+}
+
+/// When an entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) at_ms: u64,
-    /// By the clock of this node, in its present life: no allowance for clocks that differ.
-    pub(crate) is_local: bool,
-    /// It is stale by a soft invalidation.
-    pub(crate) is_stale: bool,
+    pub(crate) stamp: Stamp,
+}
+
+/// What the invalidations of some tags mean for an entry that was written before or after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Untouched,
+    /// Stale since then, unix ms.
+    Softened(u64),
+    Dropped,
+}
+
+impl Verdict {
+    /// Whether an entry that arrives comes too late. A soft invalidation counts too, unless the entry is stale already:
+    /// that is not worth a second way to tell replicas.
+    pub(crate) const fn is_too_late(self, is_stale: bool) -> bool {
+        match self {
+            Self::Untouched => false,
+            Self::Softened(_) => !is_stale,
+            Self::Dropped => true,
+        }
+    }
 }
 
 /// Stamps for what is written and for invalidations, in the order in which they happen: what is written later than an
@@ -114,6 +174,20 @@ impl Stamps {
         self.now_ms(now_ms) > now_ms + AHEAD_MS
     }
 
+    /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life. False, and nothing is
+    /// done, if that is too far ahead: stamps up to there are not in order then.
+    pub(crate) fn follow(&mut self, at_ms: u64, now_ms: u64) -> bool {
+        /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
+        const FURTHEST_MS: u64 = 60_000;
+        if at_ms > now_ms {
+            if at_ms - now_ms > FURTHEST_MS {
+                return false;
+            }
+            self.invalidated_ms = self.invalidated_ms.max(at_ms);
+        }
+        true
+    }
+
     /// Goes on from the present.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
         (self.written_ms, self.invalidated_ms) = (now_ms, now_ms);
@@ -132,9 +206,13 @@ pub(crate) struct History {
     everything: Past,
     /// The clock after which tags are known by their names: when everything was flushed.
     flushed_at: u64,
+    /// When the last hold of a tag ends, unix ms.
+    holds_end_ms: u64,
     /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass,
     /// unix ms.
     passed_twice: Option<(u64, u64)>,
+    /// The latest time of what was loaded, unix ms.
+    loaded_until_ms: u64,
 }
 
 impl History {
@@ -157,6 +235,39 @@ impl History {
     /// Records an invalidation that may concern every entry.
     pub(crate) fn record_everything(&mut self, moment: Moment, effect: Effect) {
         self.everything.record(moment, effect);
+    }
+
+    /// What is stored with this tag lives until then at most, unix ms. Never shortens a hold. O(1).
+    pub(crate) fn hold(&mut self, tag: &[u8], until_ms: u64) {
+        let past = self.change(tag);
+        past.held_until_ms = past.held_until_ms.max(until_ms);
+        self.holds_end_ms = self.holds_end_ms.max(until_ms);
+    }
+
+    /// Until when an entry that is stored now with these tags may live, unix ms. O(tags) while some tag is held.
+    pub(crate) fn held_until_ms<'t>(
+        &self,
+        tags: impl Iterator<Item = &'t [u8]>,
+        now_ms: u64,
+    ) -> Option<u64> {
+        if self.holds_end_ms <= now_ms {
+            return None;
+        }
+        let ends = tags.map(|tag| self.find(tag).held_until_ms);
+        ends.filter(|&ms| ms > now_ms).min()
+    }
+
+    /// When a tag was last invalidated, hard and soft, unix ms; 0: not in the time that is remembered of it.
+    pub(crate) fn times(&self, tag: &[u8], is_carried: bool) -> (u64, u64) {
+        let Some(past) = self.rows.get(tag) else {
+            return (0, 0);
+        };
+        // A row begins with the floor, whose times are those of other tags.
+        let own = |ms: u64, floor_ms: u64| if is_carried || ms > floor_ms { ms } else { 0 };
+        (
+            own(past.hard_ms, self.floor.hard_ms),
+            own(past.soft_ms, self.floor.soft_ms),
+        )
     }
 
     /// From here on no tag is known by its name: everything was flushed.
@@ -199,48 +310,80 @@ impl History {
         self.everything.clock > clock
     }
 
-    /// Whether an entry with these tags that arrives now was invalidated here after it was written: then it is gone.
-    ///
-    /// A soft invalidation counts too, unless the entry is stale already; it is not worth a second way to tell replicas.
-    /// A stamp from the future says nothing about when the entry was written, so any remembered invalidation counts.
-    /// O(tags).
-    pub(crate) fn outdates<'t>(
+    /// What the remembered invalidations mean for an entry with these tags that arrives now. O(tags).
+    pub(crate) fn of_arriving<'t>(
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
         written: Written,
         now_ms: u64,
-    ) -> bool {
-        let allowance = if written.is_local {
-            0
-        } else {
-            CLOCKS_DIFFER_MS
-        };
-        let mut since_ms = if written.at_ms > now_ms + AHEAD_MS {
-            0
-        } else {
-            written.at_ms.saturating_sub(allowance)
-        };
-        if let Some((back_to_ms, from_ms)) = self.passed_twice
-            && (back_to_ms..=from_ms).contains(&written.at_ms)
-            && !written.is_local
-        {
-            since_ms = since_ms.min(back_to_ms);
-        }
-        let mut latest = self.everything;
+    ) -> Verdict {
+        self.judge(self.everything, tags, written, now_ms)
+    }
+
+    /// The same for an entry of this database, as though it carried these tags: what concerned all entries concerned it
+    /// when it happened. O(tags).
+    pub(crate) fn of_entry<'t>(
+        &self,
+        tags: impl Iterator<Item = &'t [u8]>,
+        written: Written,
+        now_ms: u64,
+    ) -> Verdict {
+        self.judge(Past::default(), tags, written, now_ms)
+    }
+
+    fn judge<'t>(
+        &self,
+        mut latest: Past,
+        tags: impl Iterator<Item = &'t [u8]>,
+        written: Written,
+        now_ms: u64,
+    ) -> Verdict {
         for tag in tags {
             latest.merge(self.find(tag));
         }
+        let since_ms = self.written_since_ms(written, now_ms);
         let is_later = |ms: u64| ms > 0 && ms >= since_ms;
-        is_later(latest.hard_ms) || (is_later(latest.soft_ms) && !written.is_stale)
+        if is_later(latest.hard_ms) {
+            Verdict::Dropped
+        } else if is_later(latest.soft_ms) {
+            Verdict::Softened(latest.soft_ms)
+        } else {
+            Verdict::Untouched
+        }
+    }
+
+    /// The earliest time at which an entry may have been written. A stamp from the future says nothing about that.
+    fn written_since_ms(&self, written: Written, now_ms: u64) -> u64 {
+        let Written { at_ms, stamp } = written;
+        if at_ms > now_ms + AHEAD_MS {
+            return 0;
+        }
+        let since_ms = match stamp {
+            Stamp::Own => return at_ms,
+            Stamp::Earlier => at_ms,
+            Stamp::Foreign => at_ms.saturating_sub(CLOCKS_DIFFER_MS),
+        };
+        match self.passed_twice {
+            Some((back_to_ms, from_ms)) if (back_to_ms..=from_ms).contains(&at_ms) => {
+                since_ms.min(back_to_ms)
+            }
+            _ => since_ms,
+        }
     }
 
     /// Bounds all stamps by the present. O(tags remembered), after the clock was set back from a time.
     pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
-        let (earliest, latest) = self.passed_twice.unwrap_or((now_ms, from_ms));
-        self.passed_twice = Some((earliest.min(now_ms), latest.max(from_ms)));
-        self.rows.values_mut().for_each(|past| past.bound(now_ms));
-        self.floor.bound(now_ms);
-        self.everything.bound(now_ms);
+        self.pass_twice(now_ms, from_ms);
+        let rows = self.rows.values_mut();
+        for past in rows.chain([&mut self.floor, &mut self.everything]) {
+            past.bound(from_ms, now_ms);
+        }
+    }
+
+    /// Stamps between these times, unix ms, may come from two passes of a clock.
+    pub(crate) fn pass_twice(&mut self, back_to_ms: u64, from_ms: u64) {
+        let (earliest, latest) = self.passed_twice.unwrap_or((back_to_ms, from_ms));
+        self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
     /// Folds the oldest row into the floor while there are more than `limit`. Tags that entries carry stay. Amortised
@@ -279,15 +422,32 @@ impl History {
         )
     }
 
+    /// An entry, or an invalidation, of this time was loaded.
+    pub(crate) fn has_loaded(&mut self, at_ms: u64) {
+        self.loaded_until_ms = self.loaded_until_ms.max(at_ms);
+    }
+
+    /// The latest time of what was loaded, once.
+    pub(crate) const fn take_loaded(&mut self) -> u64 {
+        std::mem::replace(&mut self.loaded_until_ms, 0)
+    }
+
     /// Adds what was saved. The later of both holds where there is something already.
     pub(crate) fn load_floors(&mut self, floor: &Past, everything: &Past) {
         self.floor.merge(floor);
         self.everything.merge(everything);
+        self.holds_end_ms = self.holds_end_ms.max(floor.held_until_ms);
     }
 
     /// Adds the saved row of a tag: before the floor that was saved with it, which is not this tag's.
     pub(crate) fn load(&mut self, tag: &[u8], past: &Past) {
         self.change(tag).merge(past);
+        self.has_loaded(past.hard_ms.max(past.soft_ms));
+        self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Bytes on the heap, about.
@@ -318,13 +478,10 @@ mod tests {
         }
     }
 
-    fn outdated(history: &History, tag: &[u8], at_ms: u64, is_local: bool, now_ms: u64) -> bool {
-        let written = Written {
-            at_ms,
-            is_local,
-            is_stale: false,
-        };
-        history.outdates(std::iter::once(tag), written, now_ms)
+    fn outdated(history: &History, tag: &[u8], at_ms: u64, is_own: bool, now_ms: u64) -> bool {
+        let stamp = if is_own { Stamp::Own } else { Stamp::Foreign };
+        let written = Written { at_ms, stamp };
+        history.of_arriving(std::iter::once(tag), written, now_ms) != Verdict::Untouched
     }
 
     #[test]
@@ -373,6 +530,72 @@ mod tests {
         }
         assert!(!outdated(&history, b"t", 3_700_000, false, 3_700_000));
         history.validate();
+    }
+
+    #[test]
+    fn a_hold_bounds_what_is_stored_until_it_ends() {
+        let mut history = History::default();
+        let held = |history: &History, tags: &[&'static [u8]], now_ms| {
+            history.held_until_ms(tags.iter().copied(), now_ms)
+        };
+        history.hold(b"a", 100);
+        history.hold(b"b", 200);
+        history.hold(b"b", 150);
+        assert_eq!(held(&history, &[b"b"], 50), Some(200));
+        assert_eq!(held(&history, &[b"x", b"b", b"a"], 50), Some(100));
+        assert_eq!(held(&history, &[b"a", b"b"], 100), Some(200));
+        assert_eq!(held(&history, &[b"x"], 50), None);
+        assert_eq!(held(&history, &[b"a", b"b"], 200), None);
+        // Of a hold of an hour, half is left when the clock is set back.
+        let hour = 3_600_000;
+        history.hold(b"c", 2 * hour);
+        history.clock_was_set_back(hour + hour / 2, hour);
+        assert_eq!(held(&history, &[b"c"], hour), Some(hour + hour / 2));
+        let mut loaded = History::default();
+        for (tag, past) in history.saved().2 {
+            loaded.load(tag, past);
+        }
+        assert_eq!(held(&loaded, &[b"c"], hour), Some(hour + hour / 2));
+    }
+
+    #[test]
+    fn the_times_of_a_tag_are_its_own() {
+        let mut history = History::default();
+        history.record(b"old", at(5), Effect::Gone);
+        history.trim(0, |_| false);
+        history.record(b"a", at(7), Effect::Stale);
+        assert_eq!(history.times(b"a", false), (0, 7));
+        history.record(b"a", at(9), Effect::Gone);
+        assert_eq!(history.times(b"a", false), (9, 7));
+        assert_eq!(history.times(b"old", false), (0, 0));
+    }
+
+    #[test]
+    fn an_entry_is_judged_by_tags_that_it_does_not_carry() {
+        let mut history = History::default();
+        history.record(b"hard", at(10), Effect::Gone);
+        history.record(b"soft", at(20), Effect::Stale);
+        history.record_everything(at(30), Effect::Gone);
+        let judge = |tags: &[&'static [u8]], at_ms, stamp| {
+            history.of_entry(tags.iter().copied(), Written { at_ms, stamp }, 5_000)
+        };
+        let earlier = |tags: &[&'static [u8]], at_ms| judge(tags, at_ms, Stamp::Earlier);
+        assert_eq!(earlier(&[b"hard", b"soft"], 10), Verdict::Dropped);
+        assert_eq!(earlier(&[b"hard", b"soft"], 11), Verdict::Softened(20));
+        assert_eq!(earlier(&[b"hard", b"soft"], 21), Verdict::Untouched);
+        assert_eq!(earlier(&[b"other"], 1), Verdict::Untouched);
+        assert_eq!(judge(&[b"hard"], 1_000, Stamp::Foreign), Verdict::Dropped);
+        assert_eq!(judge(&[b"hard"], 1_011, Stamp::Foreign), Verdict::Untouched);
+    }
+
+    #[test]
+    fn stamps_go_on_after_those_of_another_clock() {
+        let mut stamps = Stamps::default();
+        assert!(stamps.follow(5_000, 100));
+        assert_eq!(stamps.of_invalidation(100), 5_000);
+        assert_eq!(stamps.of_write(101), 5_001);
+        assert!(!stamps.follow(3_600_000, 100));
+        assert_eq!(stamps.of_write(101), 5_001);
     }
 
     #[test]

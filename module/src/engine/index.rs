@@ -28,7 +28,7 @@ use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::lists::Lists;
-use super::marks::{Marks, Softened};
+use super::marks::{Marks, Softened, Softness};
 use super::slots::{Slot, Slots};
 use super::table::TagTable;
 
@@ -71,6 +71,8 @@ pub(crate) struct Incoming<'t, E> {
     pub(crate) has_grace: bool,
     /// Since when it is stale by a soft invalidation.
     pub(crate) soft_since_ms: Option<u64>,
+    /// It was written by the clock of another node.
+    pub(crate) is_foreign: bool,
 }
 
 /// The entry that left a slot.
@@ -151,9 +153,12 @@ impl<E: Copy + PartialEq> Index<E> {
         if incoming.has_grace {
             self.marks.set_graced(slot);
         }
+        if incoming.is_foreign {
+            self.marks.set_foreign(slot);
+        }
         if let Some(since_ms) = incoming.soft_since_ms {
             self.marks
-                .soften(std::iter::once(slot.0).collect(), since_ms);
+                .soften([slot.0].into_iter().collect(), Softness::since(since_ms));
         }
     }
 
@@ -353,7 +358,7 @@ impl<E: Copy + PartialEq> Index<E> {
             return Freshness::Fresh; // What would make it stale makes it gone.
         }
         let soft_since_ms = if self.has_soft() {
-            self.soft_since_ms(slot)
+            self.soft_since_ms(slot, grace_ms)
         } else {
             None
         };
@@ -380,9 +385,16 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.ends(softened, at_ms);
     }
 
-    /// Since when an entry is stale by a soft invalidation, unix ms. Callers skip it while [`Index::has_soft`] is false.
-    pub(crate) fn soft_since_ms(&self, slot: Slot) -> Option<u64> {
-        self.marks.soft_since_ms(slot)
+    /// Since when an entry with this grace is stale by a soft invalidation, unix ms: one that has a limit of its own
+    /// counts as earlier, by as much as its grace is longer. Callers skip it while [`Index::has_soft`] is false.
+    pub(crate) fn soft_since_ms(&self, slot: Slot, grace_ms: u64) -> Option<u64> {
+        let softness = self.marks.softness(slot);
+        softness.map(|softness| softness.since_ms_for(grace_ms))
+    }
+
+    /// Whether an entry was written by the clock of another node.
+    pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
+        self.marks.is_foreign(slot)
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {

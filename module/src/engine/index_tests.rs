@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::index::{Condition, Effect, Incoming, Index, Step, TagFigures};
+use super::marks::Softness;
 use super::slots::{Slot, UNIT};
 
 /// Tags of the tests: few, so that they meet.
@@ -43,6 +44,7 @@ enum Op {
         any: Option<Vec<u8>>,
         none: Option<Vec<u8>>,
         effect: Effect,
+        limit_ms: u64,
     },
     Flush,
     Reclaim {
@@ -71,7 +73,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (proptest::collection::vec(0..TAGS.len() as u8, 1..4), effect()).prop_map(|(tags, effect)| Op::Invalidate { tags, effect }),
         1 => (0_u8..40).prop_map(|key| Op::Gone { key }),
         1 => (0_u8..40).prop_map(|key| Op::Moved { key }),
-        2 => (clause(), clause(), clause(), effect()).prop_map(|(all, any, none, effect)| Op::Where { all, any, none, effect }),
+        2 => (clause(), clause(), clause(), effect(), prop_oneof![Just(u64::MAX), 0..40_000_u64])
+            .prop_map(|(all, any, none, effect, limit_ms)| Op::Where { all, any, none, effect, limit_ms }),
         1 => Just(Op::Flush),
         3 => (0_u8..20).prop_map(|steps| Op::Reclaim { steps }),
         1 => (0_u32..50_000).prop_map(|ms| Op::Wait { ms }),
@@ -99,8 +102,12 @@ struct Seen {
     tags: Vec<u8>,
     hits: u32,
     grace: bool,
-    soft_since_ms: Option<u64>,
+    /// When the grace of a stale entry ends.
+    soft_ends_ms: Option<u64>,
 }
+
+/// The grace of those that have one.
+const GRACE_MS: u64 = 20_000;
 
 impl Seen {
     fn is_selected(&self, all: Option<&[u8]>, any: Option<&[u8]>, none: Option<&[u8]>) -> bool {
@@ -110,11 +117,10 @@ impl Seen {
             && !none.is_some_and(|none| none.iter().any(has))
     }
 
-    /// Whether it stays visible, stale, after a soft invalidation.
-    fn soften(&mut self, now_ms: u64) -> bool {
-        if self.grace {
-            self.soft_since_ms.get_or_insert(now_ms);
-        }
+    /// Whether it stays visible, stale, after a soft invalidation with this limit.
+    fn soften(&mut self, now_ms: u64, limit_ms: u64) -> bool {
+        let ends_ms = self.soft_ends_ms.unwrap_or(now_ms + GRACE_MS);
+        self.soft_ends_ms = Some(ends_ms.min(now_ms.saturating_add(limit_ms)));
         self.grace
     }
 }
@@ -160,6 +166,7 @@ impl Harness {
             hits: 0,
             has_grace: grace,
             soft_since_ms: None,
+            is_foreign: false,
         };
         let (slot, hits) = if let Some(old) = self.visible.get(&key).cloned() {
             let (_, _, slot) = self.stored.remove(&old.handle).expect("stored");
@@ -196,12 +203,12 @@ impl Harness {
             tags: unique,
             hits,
             grace,
-            soft_since_ms: None,
+            soft_ends_ms: None,
         };
         self.visible.insert(key, seen);
     }
 
-    fn invalidate_where(&mut self, tags: [Option<&[u8]>; 3], effect: Effect) {
+    fn invalidate_where(&mut self, tags: [Option<&[u8]>; 3], effect: Effect, limit_ms: u64) {
         let now_ms = self.now_ms;
         let [all, any, none] = tags;
         let clauses = tags.map(|tags| tags.map(names));
@@ -215,10 +222,17 @@ impl Harness {
         self.visible.retain(|_, seen| {
             let selected = seen.is_selected(all, any, none);
             expected += u64::from(selected);
-            !selected || (effect == Effect::Stale && seen.soften(now_ms))
+            !selected || (effect == Effect::Stale && seen.soften(now_ms, limit_ms))
         });
         assert_eq!(self.index.count_where(condition), expected);
-        let dropped = self.index.invalidate_where(condition, effect, now_ms);
+        let dropped = self.index.invalidate_where(
+            condition,
+            effect,
+            Softness {
+                since_ms: now_ms,
+                limit_ms,
+            },
+        );
         assert_eq!(dropped, expected);
     }
 
@@ -255,7 +269,7 @@ impl Harness {
                 self.visible.retain(|_, seen| {
                     let pairs = unique.iter().filter(|tag| seen.tags.contains(tag)).count();
                     expected += pairs as u64;
-                    pairs == 0 || (*effect == Effect::Stale && seen.soften(now_ms))
+                    pairs == 0 || (*effect == Effect::Stale && seen.soften(now_ms, u64::MAX))
                 });
                 let dropped = self.index.invalidate(&names(tags), *effect, now_ms);
                 assert_eq!(dropped, expected);
@@ -285,7 +299,8 @@ impl Harness {
                 any,
                 none,
                 effect,
-            } => self.invalidate_where([all, any, none].map(Option::as_deref), *effect),
+                limit_ms,
+            } => self.invalidate_where([all, any, none].map(Option::as_deref), *effect, *limit_ms),
             Op::Flush => {
                 let dropped = self.index.flush();
                 assert_eq!(dropped, self.visible.len() as u64);
@@ -310,6 +325,7 @@ impl Harness {
                     hits: 3,
                     has_grace: false,
                     soft_since_ms: None,
+                    is_foreign: false,
                 };
                 let slot = self.index.insert_near(place, incoming);
                 assert!(
@@ -330,8 +346,8 @@ impl Harness {
             self.remove(handle);
         }
         if let Step::Softened(softened) = step {
-            let since = self.index.soft_since_ms(softened.slot);
-            assert_eq!(since, Some(softened.since_ms));
+            let since = self.index.soft_since_ms(softened.slot, GRACE_MS);
+            assert_eq!(since, Some(softened.softness.since_ms_for(GRACE_MS)));
         }
         step
     }
@@ -347,9 +363,10 @@ impl Harness {
                 assert_eq!(self.index.hits(slot), seen.hits);
                 assert_eq!(self.index.tags(slot).collect::<Vec<_>>(), names(&seen.tags));
                 // Joined marks may be earlier, never later.
-                let since = self.index.soft_since_ms(slot);
-                assert_eq!(since.is_some(), seen.soft_since_ms.is_some());
-                assert!(since <= seen.soft_since_ms);
+                let since = self.index.soft_since_ms(slot, GRACE_MS);
+                let ends = since.map(|since| since + GRACE_MS);
+                assert_eq!(ends.is_some(), seen.soft_ends_ms.is_some());
+                assert!(ends <= seen.soft_ends_ms);
             }
         }
         assert_eq!(self.index.visible(), self.visible.len() as u64);
@@ -420,6 +437,7 @@ fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
         hits: 0,
         has_grace: false,
         soft_since_ms: None,
+        is_foreign: false,
     }
 }
 
@@ -427,7 +445,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
     #[test]
     fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 120 })) {
-        let mut harness = Harness::default();
+        let mut harness = Harness { now_ms: 1 << 41, ..Harness::default() };
         for op in &ops {
             harness.apply(op);
             harness.check();

@@ -65,6 +65,8 @@ pub(crate) struct Ask {
 pub(crate) struct Caller {
     pub(crate) client: Client,
     pub(crate) ask: Option<Ask>,
+    /// It asks for the lease of a fresh value too.
+    pub(crate) is_early: bool,
     pub(crate) may_wait: bool,
 }
 
@@ -91,7 +93,7 @@ pub(crate) enum Found {
 /// What a caller of CACHE.FETCH is answered: the token, if it holds the lease now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Hit,
+    Hit(Option<Token>),
     Stale(Option<Token>),
     Miss(Option<Token>),
     /// Nothing yet: it waits.
@@ -233,7 +235,7 @@ impl Leases {
     ) -> Answer {
         let ask = |ask| self.ask(key, caller.client, ask, terms).token();
         match found {
-            Found::Fresh => Answer::Hit,
+            Found::Fresh => Answer::Hit(caller.ask.filter(|_| caller.is_early).and_then(ask)),
             Found::Stale => Answer::Stale(caller.ask.and_then(ask)),
             Found::Nothing => match caller.ask.and_then(ask) {
                 None if caller.may_wait && self.is_held(key, terms.now_ms) => Answer::Wait,

@@ -215,7 +215,7 @@ impl Model {
             !self.wants(key, ask) && line.any(|&(.., ask)| self.wants(key, ask))
         };
         match answer {
-            Answer::Hit => assert_eq!(found, Found::Fresh),
+            Answer::Hit(token) => assert_eq!((found, token), (Found::Fresh, None)),
             Answer::Wait => assert!(goes_on && found != Found::Fresh),
             Answer::Stale(token) | Answer::Miss(token) => {
                 assert_eq!(matches!(answer, Answer::Stale(_)), found == Found::Stale);
@@ -252,6 +252,7 @@ impl Model {
                 let caller = Caller {
                     client,
                     ask,
+                    is_early: false,
                     may_wait: true,
                 };
                 let terms = self.terms();
@@ -563,6 +564,7 @@ impl World {
                         hits: 0,
                         has_grace: false,
                         soft_since_ms: None,
+                        is_foreign: false,
                     }));
                     self.cached = Some(version);
                     self.cache.leases.end(b"key", self.now);

@@ -20,10 +20,46 @@ use super::slots::Slot;
 /// At most so many soft marks are kept apart; beyond, neighbours are joined.
 const MAX_SOFT: usize = 64;
 
+/// Since when entries are stale by a soft invalidation, and for how long at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Softness {
+    /// Unix ms.
+    pub(crate) since_ms: u64,
+    /// Whatever grace they have.
+    pub(crate) limit_ms: u64,
+}
+
+impl Softness {
+    /// Stale since then for as long as the entry's own grace.
+    pub(crate) const fn since(since_ms: u64) -> Self {
+        Self {
+            since_ms,
+            limit_ms: u64::MAX,
+        }
+    }
+
+    /// Since when an entry with this grace would have to be stale to be so no longer than the limit allows.
+    pub(crate) const fn since_ms_for(self, grace_ms: u64) -> u64 {
+        let less_ms = grace_ms.saturating_sub(self.limit_ms);
+        let since_ms = self.since_ms.saturating_sub(less_ms);
+        // 0 would mean that it is not stale at all.
+        if since_ms == 0 { 1 } else { since_ms }
+    }
+
+    /// No later than that of `other`, whatever the grace.
+    fn narrowed_by(self, other: Self) -> Self {
+        let ends_ms = other.since_ms.saturating_add(other.limit_ms);
+        Self {
+            limit_ms: self.limit_ms.min(ends_ms.saturating_sub(self.since_ms)),
+            ..self
+        }
+    }
+}
+
 /// Entries that were soft-invalidated at one time.
 #[derive(Debug)]
 struct Soft {
-    since_ms: u64,
+    softness: Softness,
     ids: RoaringBitmap,
     /// Those that [`Marks::next_softened`] did not name yet.
     untold: RoaringBitmap,
@@ -35,9 +71,9 @@ struct Soft {
 }
 
 impl Soft {
-    fn new(since_ms: u64, ids: RoaringBitmap) -> Self {
+    fn new(softness: Softness, ids: RoaringBitmap) -> Self {
         Self {
-            since_ms,
+            softness,
             untold: ids.clone(),
             ids,
             next_round_ms: u64::MAX,
@@ -61,7 +97,7 @@ impl Soft {
             let slot = Slot(id);
             Some(Softened {
                 slot,
-                since_ms: self.since_ms,
+                softness: self.softness,
                 is_new,
             })
         };
@@ -78,7 +114,7 @@ impl Soft {
             return named(id, false);
         }
         // Not too often: while graces end one by one, rounds get rarer with age, up to a pause of some seconds.
-        let age_ms = now_ms.saturating_sub(self.since_ms);
+        let age_ms = now_ms.saturating_sub(self.softness.since_ms);
         let pause_ms = (age_ms / 8).clamp(MIN_PAUSE_MS, MAX_PAUSE_MS);
         self.next_round_ms = self.soonest_ms.max(now_ms + pause_ms);
         self.round_at = None;
@@ -94,8 +130,7 @@ const MAX_PAUSE_MS: u64 = 5_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Softened {
     pub(crate) slot: Slot,
-    /// Since when, unix ms.
-    pub(crate) since_ms: u64,
+    pub(crate) softness: Softness,
     /// It was not named before.
     pub(crate) is_new: bool,
 }
@@ -105,6 +140,8 @@ pub(crate) struct Softened {
 pub(super) struct Marks {
     /// Entries that have a grace.
     graced: RoaringBitmap,
+    /// Entries that were written by the clock of another node.
+    foreign: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -115,6 +152,9 @@ impl Marks {
     pub(super) fn forget(&mut self, slot: Slot) {
         if !self.graced.is_empty() {
             self.graced.remove(slot.0);
+        }
+        if !self.foreign.is_empty() {
+            self.foreign.remove(slot.0);
         }
         if !self.soft.is_empty() && self.softened.remove(slot.0) {
             self.forget_soft(slot);
@@ -138,38 +178,79 @@ impl Marks {
         self.graced.insert(slot.0);
     }
 
+    pub(super) fn set_foreign(&mut self, slot: Slot) {
+        self.foreign.insert(slot.0);
+    }
+
+    pub(super) fn is_foreign(&self, slot: Slot) -> bool {
+        self.foreign.contains(slot.0)
+    }
+
     /// Of these slots, those whose entries have a grace.
     pub(super) fn graced_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
         &self.graced & ids
     }
 
-    /// Marks entries as stale since then; those that are already, stay so since before.
-    pub(super) fn soften(&mut self, mut ids: RoaringBitmap, since_ms: u64) {
+    /// Marks entries as stale. Those that are already, stay so since before, and no longer than the new limit allows.
+    pub(super) fn soften(&mut self, mut ids: RoaringBitmap, softness: Softness) {
+        self.narrow(&ids, softness);
         ids -= &self.softened;
+        self.softened |= &ids;
+        self.add(ids, softness);
+    }
+
+    /// Sees that those of these entries that are stale already are so no longer than this allows.
+    fn narrow(&mut self, ids: &RoaringBitmap, softness: Softness) {
+        if softness.limit_ms == u64::MAX {
+            return;
+        }
+        let mut narrowed = Vec::new();
+        for soft in &mut self.soft {
+            let less = soft.softness.narrowed_by(softness);
+            let among = &soft.ids & ids;
+            if less != soft.softness && !among.is_empty() {
+                soft.ids -= &among;
+                soft.untold -= &among;
+                narrowed.push((among, less));
+            }
+        }
+        self.soft.retain(|soft| !soft.ids.is_empty());
+        for (among, less) in narrowed {
+            self.add(among, less);
+        }
+    }
+
+    fn add(&mut self, ids: RoaringBitmap, softness: Softness) {
         if ids.is_empty() {
             return;
         }
-        self.softened |= &ids;
-        let at = self.soft.partition_point(|soft| soft.since_ms < since_ms);
+        let at = self.soft.partition_point(|soft| soft.softness < softness);
         match self.soft.get_mut(at) {
-            Some(same) if same.since_ms == since_ms => {
+            Some(same) if same.softness == softness => {
                 same.untold |= &ids;
                 same.ids |= ids;
             }
-            _ => self.soft.insert(at, Soft::new(since_ms, ids)),
+            _ => self.soft.insert(at, Soft::new(softness, ids)),
         }
         if self.soft.len() > MAX_SOFT {
             self.join_two();
         }
     }
 
-    /// Joins the two neighbours whose distance is the least in comparison with their age. The earlier time holds for
-    /// both, so that nothing is served beyond its grace; it is off by a few percent of the age.
+    /// Joins the two neighbours whose distance is the least in comparison with their age, if there are any with the same
+    /// limit. The earlier time and the lower limit hold for both, so that nothing is served beyond its grace; the time is
+    /// off by a few percent of the age.
     fn join_two(&mut self) {
-        let newest = self.soft[self.soft.len() - 1].since_ms;
+        let newest = self.soft[self.soft.len() - 1].softness.since_ms;
         let distance = |pair: &[Soft]| {
-            let age = newest - pair[0].since_ms + 1;
-            (pair[1].since_ms - pair[0].since_ms) as f64 / age as f64
+            let (first, second) = (pair[0].softness, pair[1].softness);
+            let age = newest - first.since_ms + 1;
+            let far = if first.limit_ms == second.limit_ms {
+                0.0
+            } else {
+                1.0
+            };
+            far + (second.since_ms - first.since_ms) as f64 / age as f64
         };
         let pairs = self.soft.windows(2).enumerate();
         let closest = pairs.min_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
@@ -178,6 +259,7 @@ impl Marks {
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
         joined.untold |= later.untold;
+        joined.softness.limit_ms = joined.softness.limit_ms.min(later.softness.limit_ms);
         // Those of the later one end sooner now: a round tells when.
         joined.next_round_ms = 0;
         joined.round_at = None;
@@ -191,11 +273,17 @@ impl Marks {
 
     /// No entry is stale since a time that lies ahead.
     pub(super) fn bound(&mut self, now_ms: u64) {
-        let ahead = self.soft.partition_point(|soft| soft.since_ms <= now_ms);
-        let moved = self.soft.split_off(ahead);
-        for soft in moved {
-            self.softened -= &soft.ids;
-            self.soften(soft.ids, now_ms);
+        let ahead = |soft: &Soft| soft.softness.since_ms <= now_ms;
+        let moved = self.soft.split_off(self.soft.partition_point(ahead));
+        for Soft { ids, softness, .. } in moved {
+            let since_ms = now_ms;
+            self.add(
+                ids,
+                Softness {
+                    since_ms,
+                    ..softness
+                },
+            );
         }
     }
 
@@ -203,14 +291,14 @@ impl Marks {
         !self.soft.is_empty()
     }
 
-    /// Since when an entry is stale by a soft invalidation, unix ms.
-    pub(super) fn soft_since_ms(&self, slot: Slot) -> Option<u64> {
+    /// Since when an entry is stale by a soft invalidation, and for how long.
+    pub(super) fn softness(&self, slot: Slot) -> Option<Softness> {
         if self.soft.is_empty() || !self.softened.contains(slot.0) {
             return None;
         }
         let mut softs = self.soft.iter();
         let soft = softs.find(|soft| soft.ids.contains(slot.0))?;
-        Some(soft.since_ms)
+        Some(soft.softness)
     }
 
     /// Whether [`Marks::next_softened`] has something to name.
@@ -228,7 +316,7 @@ impl Marks {
     /// The grace of an entry that was named ends then.
     pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
-        if let Some(soft) = softs.find(|soft| soft.since_ms == softened.since_ms) {
+        if let Some(soft) = softs.find(|soft| soft.softness == softened.softness) {
             soft.soonest_ms = soft.soonest_ms.min(at_ms);
             if softened.is_new {
                 soft.next_round_ms = soft.next_round_ms.min(at_ms);
@@ -241,6 +329,7 @@ impl Marks {
         let softs = self.soft.iter();
         let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.untold));
         bytes_of(&self.graced)
+            + bytes_of(&self.foreign)
             + bytes_of(&self.softened)
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
@@ -256,12 +345,13 @@ impl Marks {
             seen |= &soft.ids;
         }
         assert!(
-            self.soft.is_sorted_by_key(|soft| soft.since_ms),
+            self.soft.is_sorted_by(|a, b| a.softness < b.softness),
             "invariant 2"
         );
         assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
         assert_eq!(seen, self.softened);
         seen |= &self.graced;
+        seen |= &self.foreign;
         assert!(seen.iter().all(is_used), "invariant 1");
     }
 }
@@ -288,10 +378,10 @@ mod tests {
     #[test]
     fn an_entry_is_stale_since_its_first_soft_invalidation() {
         let mut marks = Marks::default();
-        marks.soften(ids(0..10), 100);
-        marks.soften(ids(5..20), 200);
-        marks.soften(ids(20..30), 50);
-        let since = |marks: &Marks, id| marks.soft_since_ms(Slot(id));
+        marks.soften(ids(0..10), Softness::since(100));
+        marks.soften(ids(5..20), Softness::since(200));
+        marks.soften(ids(20..30), Softness::since(50));
+        let since = |marks: &Marks, id| marks.softness(Slot(id)).map(|soft| soft.since_ms);
         assert_eq!(
             [0, 9, 10, 25, 30].map(|id| since(&marks, id)),
             [Some(100), Some(100), Some(200), Some(50), None]
@@ -304,11 +394,11 @@ mod tests {
     #[test]
     fn every_softened_entry_is_named_and_again_when_its_grace_is_over() {
         let mut marks = Marks::default();
-        marks.soften(ids(0..3), 100);
+        marks.soften(ids(0..3), Softness::since(100));
         let round = |marks: &mut Marks, now_ms: u64, grace_ms: u64| {
             let mut named = Vec::new();
             while let Some(softened) = marks.next_softened(now_ms) {
-                let ends_ms = softened.since_ms + grace_ms;
+                let ends_ms = softened.softness.since_ms + grace_ms;
                 if ends_ms > now_ms {
                     marks.ends(softened, ends_ms);
                 }
@@ -324,7 +414,7 @@ mod tests {
         assert_eq!(round(&mut marks, 5_100, 6_000), [(0, false), (2, false)]);
         assert!(!marks.has_due(6_099) && marks.has_due(6_100));
         // What comes later is named once, and the others are not named for that.
-        marks.soften(ids(7..9), 100);
+        marks.soften(ids(7..9), Softness::since(100));
         assert_eq!(round(&mut marks, 5_200, 5_050), [(7, true), (8, true)]);
     }
 
@@ -332,11 +422,11 @@ mod tests {
     fn many_soft_marks_are_joined_and_never_become_younger() {
         let mut marks = Marks::default();
         for at in 0..1_000_u32 {
-            marks.soften(ids(at..at + 1), u64::from(at) * 1_000);
+            marks.soften(ids(at..at + 1), Softness::since(u64::from(at) * 1_000));
             marks.validate(|_| true);
         }
         for at in 0..1_000 {
-            let since = marks.soft_since_ms(Slot(at)).expect("stale");
+            let since = marks.softness(Slot(at)).expect("stale").since_ms;
             let (exact, newest) = (u64::from(at) * 1_000, 999_000);
             assert!(since <= exact);
             assert!(
@@ -344,5 +434,28 @@ mod tests {
                 "{since} for {exact} is off by too much"
             );
         }
+    }
+
+    #[test]
+    fn a_limit_bounds_every_grace_and_is_never_widened() {
+        let mut marks = Marks::default();
+        let ends = |marks: &Marks, id, grace_ms| {
+            let softness = marks.softness(Slot(id))?;
+            Some(softness.since_ms_for(grace_ms) + grace_ms)
+        };
+        let limited = |since_ms, limit_ms| Softness { since_ms, limit_ms };
+        marks.soften(ids(0..10), Softness::since(1_001_000));
+        marks.soften(ids(5..15), limited(1_002_000, 500));
+        marks.validate(|_| true);
+        // Untouched; stale before and limited now; limited from the beginning.
+        assert_eq!(ends(&marks, 4, 60_000), Some(1_061_000));
+        assert_eq!(ends(&marks, 5, 60_000), Some(1_002_500));
+        assert_eq!(ends(&marks, 5, 1_200), Some(1_002_200));
+        assert_eq!(ends(&marks, 12, 60_000), Some(1_002_500));
+        assert_eq!(ends(&marks, 12, 100), Some(1_002_100));
+        marks.soften(ids(0..15), limited(1_002_100, 5_000));
+        marks.validate(|_| true);
+        assert_eq!(ends(&marks, 4, 60_000), Some(1_007_100));
+        assert_eq!(ends(&marks, 12, 60_000), Some(1_002_500));
     }
 }

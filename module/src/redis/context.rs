@@ -134,6 +134,25 @@ impl Context<'_> {
             != 0
     }
 
+    /// Whether the command is only to name its keys, by [`Context::key_at`].
+    pub(crate) fn wants_keys(&self) -> bool {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_IsKeysPositionRequest(self.raw)) != 0 }
+    }
+
+    /// The argument at this place is a key whose value is replaced. The command's name is at 0.
+    pub(crate) fn key_at(&self, position: usize) {
+        let flags = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE;
+        // SAFETY: the context is that of a command that is to name its keys.
+        unsafe {
+            api!(RedisModule_KeyAtPosWithFlags(
+                self.raw,
+                position as c_int,
+                flags as c_int
+            ));
+        };
+    }
+
     /// Whether this server has a primary.
     pub(crate) fn is_replica(&self) -> bool {
         self.flags() & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0

@@ -24,7 +24,7 @@ use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
 use super::waiting;
-use crate::engine::{Database, Past};
+use crate::engine::Past;
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::{MAX_TIME_MS, Record};
 
@@ -227,7 +227,7 @@ fn with_tags<R>(
             Some(Indexed {
                 hits,
                 tags: index.tags(slot).collect(),
-                soft_since_ms: index.soft_since_ms(slot),
+                soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
             })
         });
         body(indexed)
@@ -358,6 +358,7 @@ fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
         is_gone: record.is_gone,
         hits: record.hits,
         soft_since_ms: record.soft_since_ms,
+        is_foreign: false,
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
@@ -375,38 +376,24 @@ fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
 /// More databases than any server has.
 const MAX_DATABASES: u64 = 1 << 20;
 
-fn past_fields(past: &Past) -> [Field<'static>; 5] {
-    [
-        past.clock,
-        past.hard_ms,
-        past.soft_ms,
-        past.invalidations.into(),
-        past.named_ms,
-    ]
-    .map(Field::Number)
+fn past_fields<'f>(past: &Past) -> impl Iterator<Item = Field<'f>> + use<'f> {
+    past.to_numbers().map(Field::Number).into_iter()
 }
 
 fn read_past(reader: &Reader) -> Option<Past> {
-    Some(Past {
-        clock: reader.unsigned(u64::MAX)?,
-        hard_ms: reader.unsigned(MAX_TIME_MS)?,
-        soft_ms: reader.unsigned(MAX_TIME_MS)?,
-        invalidations: reader.unsigned(u32::MAX.into())? as u32,
-        named_ms: reader.unsigned(MAX_TIME_MS)?,
-    })
+    Past::read(|max| reader.unsigned(max).ok_or(())).ok()
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
         state::with(|state| {
-            let in_use = |database: &Database<Handle>| database.clock.reading() > 0;
-            let count = state.databases().filter(|(_, db)| in_use(db)).count();
+            let count = state.databases().filter(|(_, db)| db.has_history()).count();
             if count == 0 && super::load::type_method_version() >= 5 {
                 return; // Nothing written, nothing saved.
             }
             let mut fields = vec![Field::Number(count as u64)];
-            for (number, database) in state.databases().filter(|(_, db)| in_use(db)) {
+            for (number, database) in state.databases().filter(|(_, db)| db.has_history()) {
                 fields.push(Field::Number(number.into()));
                 fields.push(Field::Number(database.clock.reading()));
                 let (floor, everything, tags) = database.history.saved();
@@ -534,16 +521,10 @@ unsafe extern "C" fn aof_rewrite(
 /// Writes all clocks, and what is remembered of invalidations, in front of the first entry. Without any entry there is
 /// nothing that they would protect.
 fn rewrite_databases(io: *mut raw::RedisModuleIO) {
-    fn numbers(past: &Past) -> impl Iterator<Item = OwnedStr> {
-        let numbers = [
-            past.clock,
-            past.hard_ms,
-            past.soft_ms,
-            past.invalidations.into(),
-            past.named_ms,
-        ];
-        numbers.map(|n| OwnedStr::from_number(n as i64)).into_iter()
-    }
+    let numbers = |past: &Past| {
+        let numbers = past.to_numbers();
+        numbers.map(|n| OwnedStr::from_number(n as i64))
+    };
     let lines: Vec<Vec<OwnedStr>> = state::with(|state| {
         if std::mem::replace(&mut state.clocks_rewritten, true) {
             return Vec::new();
@@ -551,7 +532,7 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
         let mut lines = Vec::new();
         for (number, database) in state.databases() {
             let reading = database.clock.reading();
-            if reading == 0 {
+            if !database.has_history() {
                 continue;
             }
             let start =
@@ -559,7 +540,8 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
             let (floor, everything, tags) = database.history.saved();
             let mut clock = start(b"CLOCK");
             clock.push(OwnedStr::from_number(reading as i64));
-            clock.extend(numbers(&floor).chain(numbers(&everything)));
+            clock.extend(numbers(&floor));
+            clock.extend(numbers(&everything));
             lines.extend(tags.map(|(tag, past)| {
                 let mut line = start(b"TAG");
                 line.push(OwnedStr::new(tag));
@@ -664,7 +646,8 @@ unsafe extern "C" fn copy(
                 });
                 let facts = Facts {
                     hits: index.hits(slot),
-                    soft_since_ms: index.soft_since_ms(slot),
+                    soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+                    is_foreign: index.is_foreign(slot),
                     ..Facts::default()
                 };
                 transit.arrives(copy.handle(), facts, index.tags(slot));

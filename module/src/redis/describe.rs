@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_int};
 use redis_module::raw;
 
 use super::context::Context;
-use super::load::{Command, Use};
+use super::load::{Command, Keys, Use};
 use crate::syntax::{self, Arg, Kind};
 
 /// The ACL category of the module's own, on servers that let modules have one.
@@ -41,19 +41,39 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         Use::Write => Some(raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE),
         Use::Change => Some(raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE),
         Use::Remove => Some(raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE),
+        Use::Take => Some(
+            raw::REDISMODULE_CMD_KEY_RW
+                | raw::REDISMODULE_CMD_KEY_ACCESS
+                | raw::REDISMODULE_CMD_KEY_DELETE,
+        ),
     };
-    let (first, last, step) = command.keys;
     // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list below.
     let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
     if let Some(flags) = flags {
-        specs[0].flags = flags.into();
-        specs[0].begin_search_type =
-            raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
-        specs[0].bs.index.pos = first;
-        specs[0].find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-        specs[0].fk.range.lastkey = if last < 0 { last } else { last - first };
-        specs[0].fk.range.keystep = step;
-        specs[0].fk.range.limit = 0;
+        let spec = &mut specs[0];
+        spec.flags = flags.into();
+        spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+        match command.keys {
+            Keys::None => spec.begin_search_type = 0,
+            Keys::Range(first, last, step) => {
+                spec.bs.index.pos = first;
+                spec.find_keys_type =
+                    raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+                spec.fk.range.lastkey = if last < 0 { last } else { last - first };
+                spec.fk.range.keystep = step;
+                spec.fk.range.limit = 0;
+            }
+            Keys::Numbered(step) => {
+                // Servers take the number of keys for that of arguments, whatever the step. They ask the command then.
+                spec.flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
+                spec.bs.index.pos = 1;
+                spec.find_keys_type =
+                    raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+                spec.fk.keynum.keynumidx = 0;
+                spec.fk.keynum.firstkey = 1;
+                spec.fk.keynum.keystep = step;
+            }
+        }
     }
     let described = Args::new(&syntax::parse(command.syntax));
     let version = raw::RedisModuleCommandInfoVersion {

@@ -313,7 +313,11 @@ unsafe extern "C" fn loading(
                 }
             });
         } else {
-            state::with(|state| state.loading = Loading::Keep);
+            let now = now_ms();
+            state::with(|state| {
+                state.loading = Loading::Keep;
+                state.follow_loaded(now);
+            });
             // SAFETY: the server passes a live context.
             propagation::look_again(&unsafe { Context::from_raw(ctx) });
         }

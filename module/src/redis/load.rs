@@ -25,6 +25,18 @@ pub(crate) enum Use {
     Write,
     Change,
     Remove,
+    /// Returns the value and removes it.
+    Take,
+}
+
+/// Which arguments of a command are keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    None,
+    /// First, last (negative: from the end) and step.
+    Range(c_int, c_int, c_int),
+    /// The first argument says how many follow, each with further arguments up to this step.
+    Numbered(c_int),
 }
 
 /// A row of the table of commands.
@@ -34,8 +46,7 @@ pub(crate) struct Command {
     /// What the server calls; made by `command!`, it ends in the command's body.
     pub(crate) entry: raw::RedisModuleCmdFunc,
     pub(crate) flags: &'static CStr,
-    /// First, last and step of the keys among the arguments; zeros for none.
-    pub(crate) keys: (c_int, c_int, c_int),
+    pub(crate) keys: Keys,
     pub(crate) uses: Use,
     /// Number of arguments, the name included; negative: at least so many.
     pub(crate) arity: c_int,
@@ -136,7 +147,11 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
-        let (first, last, step) = command.keys;
+        let (first, last, step) = match command.keys {
+            Keys::Range(first, last, step) => (first, last, step),
+            // `describe` says where they are.
+            Keys::None | Keys::Numbered(_) => (0, 0, 0),
+        };
         // SAFETY: the context is that of loading; the server copies name and flags.
         let created = unsafe {
             api!(RedisModule_CreateCommand(

@@ -41,7 +41,7 @@ pub(crate) mod waiting;
 pub(crate) use barrier::Place;
 pub(crate) use context::Context;
 pub(crate) use key::{Key, Kind};
-pub(crate) use load::{Command, Use, command};
+pub(crate) use load::{Command, Keys, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str};
 
 /// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.

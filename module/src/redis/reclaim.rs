@@ -139,12 +139,13 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let Softened {
         slot,
-        since_ms,
+        softness,
         is_new,
     } = softened;
     let over_ms = state::with(|state| {
         let index = &mut state.database(db).index;
-        let over_ms = since_ms.saturating_add(entry_in(index, slot).grace_ms());
+        let grace_ms = entry_in(index, slot).grace_ms();
+        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
         if over_ms > now_ms {
             index.grace_ends(softened, over_ms);
         }

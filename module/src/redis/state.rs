@@ -174,6 +174,21 @@ impl State {
         &mut self.stamps
     }
 
+    /// Stamps of this database go on after one that this node's primary gave, or this node itself in an earlier life.
+    pub(crate) fn follow(&mut self, db: u32, at_ms: u64, now_ms: u64) {
+        if !self.stamps.follow(at_ms, now_ms) {
+            self.database(db).history.pass_twice(now_ms, at_ms);
+        }
+    }
+
+    /// Something was loaded: stamps go on after all of it.
+    pub(crate) fn follow_loaded(&mut self, now_ms: u64) {
+        for db in self.numbers() {
+            let at_ms = self.database(db).history.take_loaded();
+            self.follow(db, at_ms, now_ms);
+        }
+    }
+
     /// Whether some database has something to reclaim.
     pub(crate) fn has_backlog(&self) -> bool {
         self.backlogs().next().is_some()

@@ -17,7 +17,7 @@ use super::state::{self, Loading};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 thread_local! {
@@ -69,6 +69,8 @@ pub(crate) struct Content<'a> {
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) hits: u32,
     pub(crate) soft_since_ms: Option<u64>,
+    /// `created_ms` is by the clock of another node.
+    pub(crate) is_foreign: bool,
 }
 
 /// An open key's entry, and what may be served of it.
@@ -114,6 +116,7 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
         hits: content.hits,
         has_grace: content.grace_ms > 0,
         soft_since_ms: content.soft_since_ms,
+        is_foreign: content.is_foreign,
     };
     let old = match key.kind() {
         Kind::Entry(old) => Some(old.handle()),
@@ -166,6 +169,7 @@ pub(crate) fn put_gone(db: u32, key: &mut Key, name: &[u8], deadline_ms: Option<
         deadline_ms,
         hits: 0,
         soft_since_ms: None,
+        is_foreign: false,
     };
     put(db, key, name, &content);
     drop_entry(db, key);
@@ -205,10 +209,11 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         return;
     }
     let (name, value, created_ms) = (entry.key().to_vec(), entry.value(), entry.created_ms());
-    let (tags, soft_since_ms) = state::with(|state| {
+    let (tags, soft_since_ms, is_foreign) = state::with(|state| {
         let index = &state.database(db).index;
         let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        (tags, index.soft_since_ms(slot))
+        let since_ms = index.soft_since_ms(slot, grace_ms);
+        (tags, since_ms, index.is_foreign(slot))
     });
     let value = value.to_vec();
     let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
@@ -220,8 +225,36 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         deadline_ms,
         hits: 0,
         soft_since_ms,
+        is_foreign,
     };
     put(db, key, &name, &content);
+}
+
+/// Gives the visible entry of an open key other tags. O(tags).
+pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
+    let Kind::Entry(entry) = key.kind() else {
+        return;
+    };
+    let Some(slot) = entry.slot().map(Slot) else {
+        return;
+    };
+    let (handle, bytes, grace_ms) = (entry.handle(), cost(entry), entry.grace_ms());
+    change(db, || {
+        let slot = state::with(|state| {
+            let index = &mut state.database(db).index;
+            let incoming = Incoming {
+                entry: handle,
+                tags,
+                bytes,
+                hits: 0, // Those of the entry are kept.
+                has_grace: grace_ms > 0,
+                soft_since_ms: index.soft_since_ms(slot, grace_ms),
+                is_foreign: index.is_foreign(slot),
+            };
+            index.replace(slot, incoming)
+        });
+        entry.set_indexed(slot.0);
+    });
 }
 
 /// Takes the entry of an open key out. Ends in [`unlinked`].
@@ -251,7 +284,8 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             let facts = Facts {
                 is_gone: index.has_backlog() && index.is_gone(slot),
                 hits: index.hits(slot),
-                soft_since_ms: index.soft_since_ms(slot),
+                soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+                is_foreign: index.is_foreign(slot),
                 origin: 0,
             };
             transit.leaves(entry, db, slot, facts, index.tags(slot));
@@ -334,6 +368,7 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
             let (transit, database) = state.transit_and(db);
             // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
             let entry = unsafe { Entry::from_handle(handle) };
+            database.history.has_loaded(entry.created_ms());
             index_arrived(&mut database.index, None, entry, &transit.arriving, false)
         })
     });
@@ -363,11 +398,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let passage = state::with(|state| state.transit.end(entry.handle()));
     let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
     let visible = passage.filter(|passage| !passage.facts.is_gone && !is_dropped);
-    let Some(passage) = visible else {
+    let Some(mut passage) = visible else {
         take(db, &mut key);
         return;
     };
-    let is_outdated = way == Way::Restored && is_outdated(ctx, db, entry, &passage);
+    let is_outdated = way == Way::Restored && is_outdated(ctx, db, entry, &mut passage);
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -433,6 +468,7 @@ fn index_arrived(
             hits: facts.hits,
             has_grace: entry.grace_ms() > 0,
             soft_since_ms: facts.soft_since_ms,
+            is_foreign: facts.is_foreign,
         },
     );
     // Without a grace there is nothing between fresh and gone.
@@ -448,9 +484,8 @@ fn index_arrived(
 /// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
 /// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
 /// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance.
-fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) -> bool {
+fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> bool {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
-    let facts = passage.facts;
     let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(real, monotonic);
@@ -459,13 +494,21 @@ fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &Passage) 
         } else {
             u64::MAX / 2
         };
+        let facts = &mut passage.facts;
         let is_own = facts.origin != 0 && facts.origin == state.origin();
+        facts.is_foreign = !is_own;
+        let is_stale = facts.soft_since_ms.is_some();
         let written = Written {
             at_ms: entry.created_ms(),
-            is_local: is_own || !is_primary,
-            is_stale: facts.soft_since_ms.is_some(),
+            stamp: if is_own || !is_primary {
+                Stamp::Own
+            } else {
+                Stamp::Foreign
+            },
         };
         let history = &state.database(db).history;
-        history.outdates(passage.tags(), written, now)
+        history
+            .of_arriving(passage.tags(), written, now)
+            .is_too_late(is_stale)
     })
 }

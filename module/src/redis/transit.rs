@@ -34,6 +34,8 @@ pub(crate) struct Facts {
     pub(crate) hits: u32,
     /// Since when it is stale by a soft invalidation, unix ms.
     pub(crate) soft_since_ms: Option<u64>,
+    /// It was written by the clock of another node.
+    pub(crate) is_foreign: bool,
     /// The node that saved it ([`super::state::State::origin`]), 0 if that is not known.
     pub(crate) origin: u32,
 }

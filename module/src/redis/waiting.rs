@@ -27,7 +27,7 @@ use redis_module::raw;
 use super::barrier::{Place, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state::{self, CallsNothingBack};
-use super::string::Str;
+use super::string::{Args, Str};
 use crate::engine::{Caller, Key, Token, Waiter};
 use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
 pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
@@ -70,7 +70,7 @@ enum Ending {
 /// How a client that waits is answered.
 pub(crate) trait Reply {
     /// Looks at the key again. False, and nothing is replied, if the client goes on waiting.
-    fn look(ctx: &Context<'_>, name: Str<'_>, waiter: Waiter) -> bool;
+    fn look(ctx: &Context<'_>, args: Args<'_>, name: Str<'_>, waiter: Waiter) -> bool;
 
     /// Replies that nothing was found, with the lease that the client was given.
     fn miss(ctx: &Context<'_>, token: Option<Token>);

@@ -16,7 +16,7 @@ fn keys_are_known_and_tags_are_none() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        let with_keys: [(&[&str], &[&str]); 7] = [
+        let with_keys: [(&[&str], &[&str]); 14] = [
             (&["CACHE.SET", "key", "v", "TAGS", "1", "a"], &["key"]),
             (&["CACHE.GET", "key"], &["key"]),
             (
@@ -27,6 +27,16 @@ fn keys_are_known_and_tags_are_none() {
             (&["CACHE.TOUCH", "key", "EX", "5"], &["key"]),
             (&["CACHE.INSPECT", "key"], &["key"]),
             (&["CACHE.GET", "TAGS"], &["TAGS"]),
+            (
+                &["CACHE.MSET", "2", "one", "a", "two", "b", "EX", "5"],
+                &["one", "two"],
+            ),
+            (&["CACHE.MSET", "1", "one", "2"], &["one"]),
+            (&["CACHE.RETAG", "key", "TAGS", "1", "a"], &["key"]),
+            (&["CACHE.GETDEL", "key"], &["key"]),
+            (&["CACHE.EXISTS", "one", "two"], &["one", "two"]),
+            (&["CACHE.MFETCH", "one", "two"], &["one", "two"]),
+            (&["CACHE.FETCH", "key", "WITHTAGS", "1", "a"], &["key"]),
         ];
         for (command, keys) in with_keys {
             assert_eq!(
@@ -42,6 +52,9 @@ fn keys_are_known_and_tags_are_none() {
             &["CACHE.TAGSCAN", "a", "0"],
             &["CACHE.STATS"],
             &["CACHE.RESETSTATS"],
+            &["CACHE.HOLD", "5", "a"],
+            &["CACHE.TAGTIMES", "a"],
+            &["CACHE.MSET", "many", "a", "1"],
         ] {
             assert_eq!(
                 keys_of(&mut client, command).unwrap_or_default(),
@@ -69,6 +82,13 @@ fn flags_say_what_reads_and_what_writes() {
             ("cache.invalidate", &["write"], &["readonly", "denyoom"]),
             ("cache.flush", &["write"], &["readonly", "denyoom"]),
             ("cache.stats", &[], &["write", "denyoom"]),
+            ("cache.mset", &["write", "denyoom"], &["readonly"]),
+            ("cache.retag", &["write", "denyoom"], &["readonly"]),
+            ("cache.getdel", &["write"], &["readonly", "denyoom"]),
+            ("cache.hold", &["write"], &["readonly", "denyoom"]),
+            ("cache.exists", &["readonly"], &["write", "denyoom"]),
+            ("cache.mfetch", &["readonly"], &["write", "denyoom"]),
+            ("cache.tagtimes", &["readonly"], &["write", "denyoom"]),
         ] {
             let reply = call!(client, "COMMAND", "INFO", command);
             let info = reply.items()[0].items();

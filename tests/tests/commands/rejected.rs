@@ -40,7 +40,7 @@ fn refused(lines: &[(&str, &str)]) {
 
 #[test]
 fn wrong_arity() {
-    let commands: [(&str, &[usize]); 17] = [
+    let commands: [(&str, &[usize]); 24] = [
         ("cache.set", &[0, 1]),
         ("cache.get", &[0, 2]),
         ("cache.mget", &[0]),
@@ -58,6 +58,13 @@ fn wrong_arity() {
         ("cache.revalidate", &[0]),
         ("cache.invalidatewhere", &[0]),
         ("cache.hits", &[0, 1]),
+        ("cache.mset", &[0, 1, 2]),
+        ("cache.retag", &[0, 1, 2]),
+        ("cache.getdel", &[0, 2]),
+        ("cache.exists", &[0]),
+        ("cache.mfetch", &[0]),
+        ("cache.hold", &[0, 1]),
+        ("cache.tagtimes", &[0]),
     ];
     let mut lines = Vec::new();
     for (name, counts) in commands {
@@ -155,13 +162,63 @@ fn touch_with_wrong_words_and_numbers() {
         ("CACHE.TOUCH entry EX 5 PX 5", SYNTAX),
         ("CACHE.TOUCH entry EX 5 NX", SYNTAX),
         ("CACHE.TOUCH entry EX five", NOT_AN_INTEGER),
-        ("CACHE.TOUCH entry EX 0", TOUCH_TIME),
-        ("CACHE.TOUCH entry PX -1", TOUCH_TIME),
-        ("CACHE.TOUCH entry EXAT 0", TOUCH_TIME),
         ("CACHE.TOUCH entry EX 9223372036854775807", TOUCH_TIME),
         ("CACHE.TOUCH entry PX 9223372036854775807", TOUCH_TIME),
-        ("CACHE.TOUCH absent EX 0", TOUCH_TIME),
+        ("CACHE.TOUCH absent EX 9223372036854775807", TOUCH_TIME),
         ("CACHE.TOUCH string EX 5", WRONGTYPE),
+        ("CACHE.TOUCH string EX 0", WRONGTYPE),
+    ]);
+}
+
+#[test]
+fn mset_with_wrong_words_numbers_and_types() {
+    const MSET_TIME: &str = "ERR invalid expire time in 'cache.mset' command";
+    refused(&[
+        ("CACHE.MSET 0 new x", NOT_AN_INTEGER),
+        ("CACHE.MSET -1 new x", NOT_AN_INTEGER),
+        ("CACHE.MSET two new x other y", NOT_AN_INTEGER),
+        ("CACHE.MSET 2 new x", SYNTAX),
+        ("CACHE.MSET 2 new x other", SYNTAX),
+        ("CACHE.MSET 1 new x other y", SYNTAX),
+        ("CACHE.MSET 1 new x KEEPTTL", SYNTAX),
+        ("CACHE.MSET 1 new x KEEPTAGS", SYNTAX),
+        ("CACHE.MSET 1 new x LEASE 1", SYNTAX),
+        ("CACHE.MSET 1 new x NX XX", SYNTAX),
+        ("CACHE.MSET 1 new x TAGS 2 a", SYNTAX),
+        ("CACHE.MSET 1 new x EX 0", MSET_TIME),
+        (
+            "CACHE.MSET 1 new x PXAT 9223372036854775807 GRACE 1",
+            MSET_TIME,
+        ),
+        ("CACHE.MSET 2 new x string y", WRONGTYPE),
+        ("CACHE.MSET 3 new x entry z string y NX", WRONGTYPE),
+    ]);
+}
+
+#[test]
+fn retag_hold_and_others_with_wrong_words_and_numbers() {
+    refused(&[
+        ("CACHE.RETAG entry TAGS 2 x", SYNTAX),
+        ("CACHE.RETAG entry TAGS 1 x y", SYNTAX),
+        ("CACHE.RETAG entry KEEPTAGS 1", SYNTAX),
+        ("CACHE.RETAG entry TAGS many x", NOT_AN_INTEGER),
+        ("CACHE.RETAG string TAGS 0", WRONGTYPE),
+        ("CACHE.GETDEL string", WRONGTYPE),
+        ("CACHE.HOLD 0 x", NOT_AN_INTEGER),
+        ("CACHE.HOLD -1 x", NOT_AN_INTEGER),
+        ("CACHE.HOLD 1099511627777 x", NOT_AN_INTEGER),
+        ("CACHE.HOLD soon x", NOT_AN_INTEGER),
+        ("CACHE.SET entry x KEEPTAGS TAGS 1 x", SYNTAX),
+        ("CACHE.SET entry x KEEPTAGS KEEPTAGS", SYNTAX),
+        ("CACHE.FETCH entry EARLY", SYNTAX),
+        ("CACHE.FETCH entry LEASE 5 EARLY EARLY", SYNTAX),
+        ("CACHE.FETCH entry WITHTAGS 2 x", SYNTAX),
+        ("CACHE.INVALIDATEWHERE ANY 1 a GRACE 5", SYNTAX),
+        ("CACHE.INVALIDATEWHERE ANY 1 a SOFT GRACE", SYNTAX),
+        (
+            "CACHE.INVALIDATEWHERE ANY 1 a SOFT GRACE -1",
+            NOT_AN_INTEGER,
+        ),
     ]);
 }
 

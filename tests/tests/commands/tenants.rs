@@ -4,7 +4,7 @@ use tagcache_tests::look::Snapshot;
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// Every command that names a key or a tag, here those of the other tenant, `t8`.
-const FOREIGN: [&[&str]; 36] = [
+const FOREIGN: [&[&str]; 48] = [
     &["CACHE.SET", "t8:key", "x"],
     &["CACHE.SET", "t8:new", "x", "TAGS", "1", "t7:tag"],
     &["CACHE.SET", "t8:key", "x", "LEASE", "1"],
@@ -46,6 +46,26 @@ const FOREIGN: [&[&str]; 36] = [
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag"],
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag", "SOFT"],
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag", "DRYRUN"],
+    &["CACHE.MSET", "2", "t7:key", "x", "t8:key", "x"],
+    &["CACHE.RETAG", "t8:key", "TAGS", "0"],
+    &["CACHE.GETDEL", "t8:key"],
+    &["CACHE.EXISTS", "t7:key", "t8:key"],
+    &["CACHE.MFETCH", "t7:key", "t8:key"],
+    &["CACHE.FETCH", "t7:key", "WITHTAGS", "1", "t8:tag"],
+    &["CACHE.HOLD", "60000", "t8:tag"],
+    &["CACHE.HOLD", "60000", "t7:tag", "t8:tag"],
+    &["CACHE.TAGTIMES", "t8:tag"],
+    &["CACHE.TAGTIMES", "t7:tag", "t8:tag"],
+    &[
+        "CACHE.INVALIDATEWHERE",
+        "ALL",
+        "1",
+        "t8:tag",
+        "SOFT",
+        "GRACE",
+        "5",
+    ],
+    &["CACHE.SET", "t8:key", "x", "KEEPTAGS"],
     &["CACHE.TAGINFO", "t8:tag"],
     &["CACHE.TAGINFO", "t8:unknown"],
     &["CACHE.TAGSCAN", "t8:tag", "0"],
@@ -54,7 +74,7 @@ const FOREIGN: [&[&str]; 36] = [
 ];
 
 /// The same of the tenant's own, each of which it may.
-const OWN: [&[&str]; 17] = [
+const OWN: [&[&str]; 25] = [
     &[
         "CACHE.SET",
         "t7:new",
@@ -66,6 +86,14 @@ const OWN: [&[&str]; 17] = [
         "t7:tag",
     ],
     &["CACHE.TOUCH", "t7:key", "PERSIST"],
+    &["CACHE.MSET", "1", "t7:new", "x", "TAGS", "1", "t7:tag"],
+    &["CACHE.RETAG", "t7:new", "TAGS", "1", "t7:tag"],
+    &["CACHE.EXISTS", "t7:key"],
+    &["CACHE.MFETCH", "t7:key"],
+    &["CACHE.FETCH", "t7:key", "WITHTAGS", "1", "t7:tag"],
+    &["CACHE.HOLD", "1", "t7:tag"],
+    &["CACHE.TAGTIMES", "t7:tag"],
+    &["CACHE.GETDEL", "t7:absent"],
     &["CACHE.GET", "t7:key"],
     &["CACHE.MGET", "t7:key", "t7:absent"],
     &["CACHE.FETCH", "t7:key"],

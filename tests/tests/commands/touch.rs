@@ -1,7 +1,7 @@
 //! CACHE.TOUCH.
 
 use tagcache_tests::look::{inspect, stat};
-use tagcache_tests::{Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols, run};
 
 use crate::{WRONGTYPE, unix_ms};
 
@@ -69,19 +69,30 @@ fn touch_of_no_entry_answers_0() {
 }
 
 #[test]
-fn touch_with_a_time_in_the_past_ends_the_entry() {
+fn touch_with_a_time_that_is_over_removes_the_entry() {
     on_both_protocols(|_, client| {
-        for option in ["EXAT", "PXAT"] {
-            call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
-            assert_eq!(
-                call!(client, "CACHE.TOUCH", "key", option, 1),
-                Reply::Int(1)
-            );
+        let now = unix_ms(client);
+        for (option, time) in [
+            ("EX", 0),
+            ("EX", -1),
+            ("PX", 0),
+            ("PX", i64::from(i32::MIN)),
+            ("EXAT", 0),
+            ("EXAT", 1),
+            ("PXAT", -5),
+            ("PXAT", now - 1),
+        ] {
+            run!(client, "CACHE.SET key v EX 100 GRACE 100000 TAGS 1 a");
+            let touched = call!(client, "CACHE.TOUCH", "key", option, time);
+            assert_eq!(touched, Reply::Int(1), "{option} {time}");
             assert!(call!(client, "CACHE.GET", "key").is_null());
             assert_eq!(call!(client, "EXISTS", "key"), Reply::Int(0));
             assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(0));
             assert_eq!(stat(client, "entries"), 0);
+            let touched = call!(client, "CACHE.TOUCH", "key", option, time);
+            assert_eq!(touched, Reply::Int(0), "{option} {time}");
         }
+        assert_eq!(stat(client, "deletes"), 8);
     });
 }
 

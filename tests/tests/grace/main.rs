@@ -4,6 +4,7 @@ mod aof;
 mod carried;
 mod copies;
 mod ends;
+mod limit;
 mod revalidate;
 mod set;
 mod touch;

@@ -83,14 +83,13 @@ fn touch_does_not_make_fresh_what_was_invalidated() {
 }
 
 #[test]
-fn touch_into_the_past_leaves_a_stale_entry_for_its_grace() {
+fn touch_into_the_past_removes_and_set_into_the_past_leaves_the_grace() {
     on_both_protocols(|_, client| {
-        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
+        run!(client, "CACHE.SET key v GRACE {LONG} TAGS 1 a");
         let now = call!(client, "TIME").items()[0].int();
         let reply = call!(client, "CACHE.TOUCH", "key", "EXAT", now - 5, "GRACE", LONG);
         assert_eq!(reply, Reply::Int(1));
-        assert!(fetch(client, "key").is_stale("v"));
-        assert!(call!(client, "CACHE.GET", "key").is_null());
+        assert!(fetch(client, "key").is_miss());
         let set = call!(
             client,
             "CACHE.SET",

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod counted;
+mod early;
 mod fetch;
 mod interleaved;
 mod lost;

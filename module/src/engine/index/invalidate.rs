@@ -5,6 +5,7 @@
 use roaring::RoaringBitmap;
 
 use super::{Effect, Index, Step};
+use crate::engine::marks::Softness;
 use crate::engine::slots::Slot;
 
 /// Up to this many that became gone together are reclaimed before others.
@@ -37,7 +38,7 @@ impl<E: Copy + PartialEq> Index<E> {
         }
         match effect {
             Effect::Gone => self.drop_all(dropped, cost),
-            Effect::Stale => self.soften_all(dropped, now_ms),
+            Effect::Stale => self.soften_all(dropped, Softness::since(now_ms)),
         }
         pairs
     }
@@ -61,10 +62,10 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Makes visible entries stale, those without a grace gone.
-    pub(super) fn soften_all(&mut self, visible: RoaringBitmap, now_ms: u64) {
+    pub(super) fn soften_all(&mut self, visible: RoaringBitmap, softness: Softness) {
         let graced = self.marks.graced_among(&visible);
         self.drop_all(visible - &graced, None);
-        self.marks.soften(graced, now_ms);
+        self.marks.soften(graced, softness);
     }
 
     /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).

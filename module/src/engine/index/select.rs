@@ -3,6 +3,7 @@
 use roaring::RoaringBitmap;
 
 use super::Index;
+use crate::engine::marks::Softness;
 
 /// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
 /// `None` says nothing.
@@ -34,13 +35,13 @@ impl<E: Copy + PartialEq> Index<E> {
         &mut self,
         condition: Condition<'_>,
         effect: Effect,
-        now_ms: u64,
+        softness: Softness,
     ) -> u64 {
         let selected = self.select(condition);
         let dropped = selected.len();
         match effect {
             Effect::Gone => self.drop_all(selected, None),
-            Effect::Stale => self.soften_all(selected, now_ms),
+            Effect::Stale => self.soften_all(selected, softness),
         }
         dropped
     }

@@ -20,7 +20,7 @@ impl Leases {
     ) -> Answer {
         if found == Found::Fresh {
             self.leave(key, waiter);
-            return Answer::Hit;
+            return Answer::Hit(None);
         }
         let Some(lease) = self.by_key.get(key) else {
             return Answer::Wait;

@@ -54,7 +54,7 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
             R::miss(&ctx, None);
             return Some(());
         }
-        let is_answered = R::look(&ctx, name, waiter);
+        let is_answered = R::look(&ctx, args, name, waiter);
         if is_tracking {
             // Also while it waits: the answer at the end of its time is tracked, too.
             ctx.read_on_behalf(name);
@@ -82,7 +82,7 @@ pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
             Some(Ending::Miss(token)) => token,
             Some(Ending::Look) => {
                 let mut name = args.first::<1>().into_iter();
-                if name.any(|[name]| R::look(&ctx, name, waiter)) {
+                if name.any(|[name]| R::look(&ctx, args, name, waiter)) {
                     forget(waiter);
                     return;
                 }

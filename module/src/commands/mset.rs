@@ -1,0 +1,116 @@
+use crate::args::{Cursor, TagLimits, Ttl};
+use crate::commands::write::{self, Options};
+use crate::error::Error;
+use crate::redis::context::{Mode, Parts};
+use crate::redis::string::Words;
+use crate::redis::{Args, Context, Kind, OwnedStr, reclaim};
+
+const COMMAND: &str = "cache.mset";
+
+/// How many keys there are, each with its value.
+fn count_keys(cursor: &mut Cursor<'_>) -> Result<usize, Error> {
+    let keys = cursor.next_in(1..=u64::MAX >> 1)? as usize;
+    if keys > cursor.left() / 2 {
+        return Err(Error::Syntax);
+    }
+    Ok(keys)
+}
+
+/// What CACHE.MSET was asked: the number of keys, and how all of them are to be written.
+fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(usize, Options<'a>), Error> {
+    let mut cursor = Cursor::new(words);
+    let keys = count_keys(&mut cursor)?;
+    cursor.skip(2 * keys);
+    let asked = Options::parse(cursor, words.len(), limits)?;
+    let is_of_one_key = asked.ttl == Some(Ttl::Keep)
+        || asked.keeps_tags
+        || asked.token.is_some()
+        || asked.hits.is_some()
+        || asked.soft_since_ms.is_some();
+    if is_of_one_key {
+        return Err(Error::Syntax);
+    }
+    Ok((keys, asked))
+}
+
+/// `CACHE.MSET numkeys key value [key value ...] [EX s | PX ms | EXAT unix-s | PXAT unix-ms] [GRACE ms] [NX | XX]
+/// [TAGS count tag [tag ...]]` → how many entries were written.
+///
+/// As CACHE.SET for each key, with one time to live and one list of tags for all. Everything is checked before anything
+/// is written: syntax, limits, and that no key holds another type (`WRONGTYPE`). NX and XX are judged key by key. A key
+/// that is given twice is written twice. O(keys × tags). Replicates as one command with what was written.
+pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let words = args.words(0, &mut storage)?;
+    if ctx.wants_keys() {
+        let keys = count_keys(&mut Cursor::new(words)).unwrap_or(0);
+        (0..keys).for_each(|at| ctx.key_at(2 * at + 2));
+        return Ok(());
+    }
+    let (keys, asked) = parse(words, write::limits(ctx))?;
+    let times = write::times(ctx, &asked, COMMAND)?;
+    let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
+    let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
+    for (at, _) in pairs() {
+        if matches!(ctx.open(names[at], Mode::Peek).kind(), Kind::Other) {
+            return Err(Error::WrongType);
+        }
+    }
+    let db = ctx.db();
+    let mut done = Vec::new();
+    let mut last = None;
+    for (at, value) in pairs() {
+        let mut key = ctx.open(names[at], Mode::Write);
+        let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
+        if let Some(written) = written {
+            write::announce(ctx, db, key, names[at]);
+            done.push(at);
+            last = Some(written);
+        }
+    }
+    if let Some(written) = &last {
+        if write::goes_verbatim(ctx) {
+            ctx.replicate_verbatim();
+        } else {
+            let count = OwnedStr::from_number(done.len() as i64);
+            let mut parts: Parts<'_> = Parts::new();
+            parts.push(count.as_str());
+            parts.extend(done.iter().flat_map(|&at| [names[at], names[at + 1]]));
+            write::replicate(ctx, c"CACHE.MSET", &parts, args, &asked, written);
+        }
+        reclaim::help(ctx);
+    }
+    ctx.reply_integer(done.len() as i64);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn pairs_are_counted_and_options_are_those_for_many() {
+        let parsed = |words: &[&'static [u8]]| {
+            let parsed = parse(words, TagLimits::of(&Config::default()));
+            parsed.map(|(keys, options)| (keys, options.tags.len(), options.tags_at))
+        };
+        let good: &[&[u8]] = &[
+            b"2", b"a", b"1", b"EX", b"2", b"EX", b"3", b"TAGS", b"1", b"t",
+        ];
+        assert_eq!(parsed(good), Ok((2, 1, 9)));
+        for (words, error) in [
+            (&[&b"0"[..], b"a", b"1"][..], Error::NotAnInteger),
+            (&[b"-1", b"a", b"1"], Error::NotAnInteger),
+            (&[b"x", b"a", b"1"], Error::NotAnInteger),
+            (&[b"9223372036854775807", b"a", b"1"], Error::Syntax),
+            (&[b"2", b"a", b"1"], Error::Syntax),
+            (&[b"1", b"a", b"1", b"KEEPTTL"], Error::Syntax),
+            (&[b"1", b"a", b"1", b"KEEPTAGS"], Error::Syntax),
+            (&[b"1", b"a", b"1", b"LEASE", b"1"], Error::Syntax),
+            (&[b"1", b"a", b"1", b"HITS", b"1"], Error::Syntax),
+        ] {
+            assert_eq!(parsed(words), Err(error), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+use crate::args::{Cursor, with_grace};
+use crate::commands::{touch, write};
+use crate::engine::Freshness;
+use crate::error::Error;
+use crate::redis::context::{Mode, now_ms};
+use crate::redis::string::Words;
+use crate::redis::{Args, Context, Kind, reclaim, store};
+
+/// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
+///
+/// Gives the entry these tags instead of those that it has; value, times and hits stay, and so does being stale. A tag
+/// given twice is stored once; TAGS 0: none. While CACHE.HOLD holds one of the tags, the entry lives no longer than the
+/// hold. The key's lease, if somebody holds it, is left alone. A key that holds another type: `WRONGTYPE`. O(tags).
+/// Replicates as it is.
+pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let mut storage = Words::new();
+    let words = args.words(1, &mut storage)?;
+    let mut cursor = Cursor::new(&words[1..]);
+    if !cursor.next()?.eq_ignore_ascii_case(b"TAGS") {
+        return Err(Error::Syntax);
+    }
+    let tags = cursor.next_stored_tags("TAGS", write::limits(ctx))?;
+    if cursor.left() > 0 {
+        return Err(Error::Syntax);
+    }
+    let [name] = args.first::<1>()?;
+    let db = ctx.db();
+    let mut key = ctx.open(name, Mode::Write);
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
+    let now = now_ms();
+    // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
+    let judged_at = if ctx.is_replay() { 0 } else { now };
+    let found = store::look(db, &key, || judged_at);
+    let Some(found) = found.filter(|found| found.freshness != Freshness::Gone) else {
+        ctx.reply_integer(0);
+        return Ok(());
+    };
+    let before = (write::kept_expiry(&key, found), found.entry.grace_ms());
+    store::retag(db, &key, tags);
+    ctx.replicate_verbatim();
+    let held = write::held_until_ms(db, tags.iter().copied(), now).filter(|_| !ctx.is_replay());
+    let (expires_ms, grace_ms) = write::bounded(before.0, before.1, held);
+    if (expires_ms, grace_ms) != before {
+        let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
+        store::retime(db, &mut key, grace_ms, deadline_ms);
+        touch::replicate(ctx, name, expires_ms, Some(grace_ms));
+    }
+    ctx.close_modified(key);
+    ctx.notify(c"cache.retag", name);
+    ctx.reply_integer(1);
+    reclaim::help(ctx);
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! What CACHE.SET and CACHE.MSET have in common: whether an entry may be written, and with which tags and times.
+
+use smallvec::SmallVec;
+
+use crate::args::{Cursor, TagLimits, Ttl, next_grace_ms, set_once, with_grace};
+use crate::commands::tags_of;
+use crate::engine::{Freshness, Stamp, Written as When};
+use crate::error::Error;
+use crate::redis::context::{Parts, monotonic_ms, now_ms};
+use crate::redis::store::{self, Content, Found};
+use crate::redis::{
+    Args, Context, Key, Kind, OwnedStr, Str, access, cluster, propagation, state, waiting,
+};
+
+/// What an entry has room for.
+const MAX_TIME_MS: u64 = (1 << 48) - 1;
+
+/// Which keys a write is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// NX: only where no entry is fresh.
+    Absent,
+    /// XX: only where an entry is fresh.
+    Present,
+}
+
+/// How a value is to be written, as far as the words go.
+#[derive(Debug, Default)]
+pub(super) struct Options<'a> {
+    pub(super) ttl: Option<Ttl>,
+    grace_ms: Option<u64>,
+    pub(super) condition: Option<Condition>,
+    /// The lease under which the value was loaded.
+    pub(super) token: Option<i64>,
+    pub(super) tags: &'a [&'a [u8]],
+    /// Where the tags stand among the arguments.
+    pub(super) tags_at: usize,
+    pub(super) keeps_tags: bool,
+    /// From an append-only file: when it was written first, its hits until then, and since when it is stale.
+    created_ms: Option<u64>,
+    pub(super) hits: Option<u32>,
+    pub(super) soft_since_ms: Option<u64>,
+}
+
+impl<'a> Options<'a> {
+    /// Reads them from the last of `count` arguments.
+    pub(super) fn parse(
+        mut cursor: Cursor<'a>,
+        count: usize,
+        limits: TagLimits,
+    ) -> Result<Self, Error> {
+        let mut args = Self::default();
+        let (mut tags, mut keeps_tags) = (None, None);
+        while let Some(word) = cursor.next_option() {
+            if let Some(ttl) = Ttl::parse(word, &mut cursor)? {
+                set_once(&mut args.ttl, ttl)?;
+            } else if word.eq_ignore_ascii_case(b"KEEPTTL") {
+                set_once(&mut args.ttl, Ttl::Keep)?;
+            } else if word.eq_ignore_ascii_case(b"NX") {
+                set_once(&mut args.condition, Condition::Absent)?;
+            } else if word.eq_ignore_ascii_case(b"XX") {
+                set_once(&mut args.condition, Condition::Present)?;
+            } else if word.eq_ignore_ascii_case(b"TAGS") {
+                let given = cursor.next_stored_tags("TAGS", limits)?;
+                args.tags_at = count - cursor.left() - given.len();
+                set_once(&mut tags, given)?;
+            } else if word.eq_ignore_ascii_case(b"KEEPTAGS") {
+                set_once(&mut keeps_tags, ())?;
+            } else if word.eq_ignore_ascii_case(b"GRACE") {
+                set_once(&mut args.grace_ms, next_grace_ms(&mut cursor)?)?;
+            } else if word.eq_ignore_ascii_case(b"LEASE") {
+                set_once(&mut args.token, cursor.next_i64()?)?;
+            } else if word.eq_ignore_ascii_case(b"CREATED") {
+                set_once(&mut args.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
+            } else if word.eq_ignore_ascii_case(b"HITS") {
+                let hits = cursor.next_in(0..=u32::MAX.into())?;
+                set_once(&mut args.hits, hits as u32)?;
+            } else if word.eq_ignore_ascii_case(b"SOFT") {
+                set_once(&mut args.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)?;
+            } else {
+                return Err(Error::Syntax);
+            }
+        }
+        if tags.is_some() && keeps_tags.is_some() {
+            return Err(Error::Syntax);
+        }
+        args.keeps_tags = keeps_tags.is_some();
+        args.tags = tags.unwrap_or_default();
+        Ok(args)
+    }
+
+    /// Whether it says what only an append-only file may say.
+    const fn is_rewritten(&self) -> bool {
+        self.created_ms.is_some() || self.hits.is_some() || self.soft_since_ms.is_some()
+    }
+}
+
+/// The limits of tags: what a primary or a log says was accepted there.
+pub(super) fn limits(ctx: &Context<'_>) -> TagLimits {
+    if ctx.is_replay() {
+        TagLimits::WIDEST
+    } else {
+        state::with(|state| TagLimits::of(&state.config))
+    }
+}
+
+/// When a write happens, and when what it writes expires.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    now_ms: u64,
+    /// The logical expiry.
+    expires_ms: Option<u64>,
+    command: &'static str,
+}
+
+/// Decides the times, and whether the caller may say what it says.
+pub(super) fn times(
+    ctx: &Context<'_>,
+    asked: &Options<'_>,
+    command: &'static str,
+) -> Result<Times, Error> {
+    if asked.is_rewritten() && !access::may_replay(ctx) {
+        return Err(Error::Syntax);
+    }
+    let now_ms = now_ms();
+    let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
+    let expires_ms = match asked.ttl {
+        Some(ttl) => ttl.deadline_ms(now_ms, command)?,
+        // What a primary or a log says is complete: a default of this node's own must not be added to it.
+        None if default_ttl_ms > 0 && !ctx.is_replay() && !asked.is_rewritten() => {
+            Some(now_ms + default_ttl_ms)
+        }
+        None => None,
+    };
+    with_grace(expires_ms, asked.grace_ms.unwrap_or(0), command)?;
+    Ok(Times {
+        now_ms,
+        expires_ms,
+        command,
+    })
+}
+
+/// What was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    created_ms: u64,
+    expires_ms: Option<u64>,
+    grace_ms: u64,
+    /// The tags, where they are those of the entry before.
+    kept_tags: Option<Vec<Vec<u8>>>,
+}
+
+/// Puts the entry into keyspace and index; `None`, and nothing done, where it may not be written. O(tags).
+pub(super) fn store(
+    ctx: &Context<'_>,
+    db: u32,
+    key: &mut Key,
+    name: Str<'_>,
+    value: &[u8],
+    asked: &Options<'_>,
+    times: Times,
+) -> Result<Option<Written>, Error> {
+    if matches!(key.kind(), Kind::Other) {
+        return Err(Error::WrongType);
+    }
+    let found = store::look(db, key, || times.now_ms);
+    let visible = found.filter(|found| found.freshness != Freshness::Gone);
+    let kept_tags = asked
+        .keeps_tags
+        .then(|| visible.map_or(Vec::new(), |found| tags_of(db, found.entry)));
+    let kept: SmallVec<[&[u8]; 8]> = kept_tags.iter().flatten().map(Vec::as_slice).collect();
+    let tags = if asked.keeps_tags { &kept } else { asked.tags };
+    let is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
+    if !is_allowed(ctx, db, name, asked, tags, is_fresh) {
+        return Ok(None);
+    }
+    let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
+    if asked.ttl == Some(Ttl::Keep)
+        && let Some(found) = visible
+    {
+        expires_ms = kept_expiry(key, found);
+        grace_ms = grace_ms.or(Some(found.entry.grace_ms()));
+    }
+    let mut grace_ms = grace_ms.unwrap_or(0);
+    if !ctx.is_replay() {
+        let held = held_until_ms(db, tags.iter().copied(), times.now_ms);
+        (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
+    }
+    let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
+    let stamp = stamp(ctx, db, asked, tags, times.now_ms);
+    let content = Content {
+        value,
+        tags,
+        created_ms: stamp.at_ms,
+        grace_ms,
+        deadline_ms,
+        hits: asked.hits.unwrap_or(0),
+        soft_since_ms: asked.soft_since_ms,
+        is_foreign: stamp.is_foreign,
+    };
+    store::put(db, key, name.bytes(), &content);
+    state::with(|state| state.database(db).counters.sets += 1);
+    if stamp.is_outdated {
+        store::refuse(ctx, db, key, name);
+    }
+    drop(kept);
+    Ok(Some(Written {
+        created_ms: stamp.at_ms,
+        expires_ms,
+        grace_ms,
+        kept_tags,
+    }))
+}
+
+/// Until when an entry with these tags may live at most: while CACHE.HOLD holds one of them. O(tags) then.
+pub(super) fn held_until_ms<'t>(
+    db: u32,
+    tags: impl Iterator<Item = &'t [u8]> + Send,
+    now_ms: u64,
+) -> Option<u64> {
+    state::with(|state| state.database(db).history.held_until_ms(tags, now_ms))
+}
+
+/// A logical expiry and a grace of which both are over by then.
+pub(super) fn bounded(
+    expires_ms: Option<u64>,
+    grace_ms: u64,
+    until_ms: Option<u64>,
+) -> (Option<u64>, u64) {
+    let Some(until_ms) = until_ms else {
+        return (expires_ms, grace_ms);
+    };
+    let expires_ms = expires_ms.map_or(until_ms, |ms| ms.min(until_ms));
+    (Some(expires_ms), grace_ms.min(until_ms - expires_ms))
+}
+
+/// Whether the write may happen. A lease under which it may not is over.
+fn is_allowed(
+    ctx: &Context<'_>,
+    db: u32,
+    name: Str<'_>,
+    asked: &Options<'_>,
+    tags: &[&[u8]],
+    is_fresh: bool,
+) -> bool {
+    let is_met = match asked.condition {
+        None => true,
+        Some(Condition::Absent) => !is_fresh,
+        Some(Condition::Present) => is_fresh,
+    };
+    let Some(token) = asked.token else {
+        return is_met;
+    };
+    cluster::end_if_slots_moved(ctx);
+    let now = monotonic_ms();
+    let is_allowed = state::with(|state| {
+        let (key, tags) = (name.bytes(), tags.iter().copied());
+        let database = state.database(db);
+        database.decide_write(key, token as u64, tags, is_met, now)
+    });
+    if !is_allowed {
+        waiting::refused(ctx, db, name, is_fresh);
+    }
+    is_allowed
+}
+
+/// The logical expiry of the entry of an open key.
+pub(super) fn kept_expiry(key: &Key, found: Found<'_>) -> Option<u64> {
+    let grace_ms = found.entry.grace_ms();
+    // After a native EXPIRE to less than the grace, that is no time at all; 0 could not be sent to a replica.
+    let deadline = key.deadline_ms();
+    deadline.map(|deadline| deadline.saturating_sub(grace_ms).max(1))
+}
+
+/// When an entry was written.
+#[derive(Debug, Clone, Copy)]
+struct Stamped {
+    at_ms: u64,
+    /// By the clock of another node.
+    is_foreign: bool,
+    /// One of its tags was invalidated here since.
+    is_outdated: bool,
+}
+
+fn stamp(ctx: &Context<'_>, db: u32, asked: &Options<'_>, tags: &[&[u8]], now_ms: u64) -> Stamped {
+    // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
+    let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !ctx.is_replay());
+    state::with(|state| {
+        let Some(at_ms) = asked.created_ms else {
+            return Stamped {
+                at_ms: state.stamps_at(now_ms, monotonic_ms).of_write(now_ms),
+                is_foreign,
+                is_outdated: false,
+            };
+        };
+        if !is_foreign {
+            state.follow(db, at_ms, now_ms);
+        }
+        let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
+        let is_outdated = is_foreign && {
+            let stamp = Stamp::Foreign;
+            let history = &state.database(db).history;
+            history
+                .of_arriving(tags.iter().copied(), When { at_ms, stamp }, now_ms)
+                .is_too_late(asked.soft_since_ms.is_some())
+        };
+        Stamped {
+            at_ms,
+            is_foreign,
+            is_outdated,
+        }
+    })
+}
+
+/// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.
+pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
+    waiting::written(ctx, db, name);
+    waiting::serve_trackers(db, name);
+    ctx.close_modified(key);
+    ctx.notify(c"cache.set", name);
+}
+
+/// Whether the command is propagated as it came.
+pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
+    ctx.is_replay() || !propagation::has_receivers(ctx)
+}
+
+/// Propagates what happened: `parts` are keys and values, the rest of the arguments follows with absolute times.
+pub(super) fn replicate(
+    ctx: &Context<'_>,
+    command: &std::ffi::CStr,
+    parts: &[Str<'_>],
+    args: Args<'_>,
+    asked: &Options<'_>,
+    written: &Written,
+) {
+    let option = |word: &[u8], ms: u64| (OwnedStr::new(word), OwnedStr::from_number(ms as i64));
+    let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
+    let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
+    let created = option(b"CREATED", written.created_ms);
+    let hits = asked.hits.map(|hits| option(b"HITS", hits.into()));
+    let soft = asked.soft_since_ms.map(|ms| option(b"SOFT", ms));
+    let mut owned: SmallVec<[OwnedStr; 8]> = SmallVec::new();
+    let options = at.into_iter().chain(grace).chain([created]);
+    for (word, ms) in options.chain(hits).chain(soft) {
+        owned.extend([word, ms]);
+    }
+    if let Some(kept) = &written.kept_tags {
+        let (word, count) = option(b"TAGS", kept.len() as u64);
+        owned.extend([word, count]);
+        owned.extend(kept.iter().map(|tag| OwnedStr::new(tag)));
+    }
+    let mut all: Parts<'_> = parts.iter().copied().collect();
+    all.extend(owned.iter().map(OwnedStr::as_str));
+    if !asked.tags.is_empty() {
+        // The word and the count stand before the tags.
+        let given = args.iter().skip(asked.tags_at - 2);
+        all.extend(given.take(asked.tags.len() + 2));
+    }
+    ctx.replicate(command, &all);
+}

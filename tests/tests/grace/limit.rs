@@ -1,0 +1,76 @@
+//! SOFT GRACE of CACHE.INVALIDATEWHERE: stale for so long at most.
+
+use tagcache_tests::fetch::fetch;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run, wait_until,
+};
+
+fn until_gone(client: &mut RawClient, key: &str) {
+    wait_until("its time as a stale entry is over", DEADLINE, || {
+        fetch(client, key).is_miss()
+    });
+}
+
+#[test]
+fn the_shorter_of_both_graces_holds() {
+    on_both_protocols(|_, client| {
+        run!(client, "CACHE.SET long v GRACE 1000000 TAGS 1 t");
+        run!(client, "CACHE.SET short v GRACE 40 TAGS 1 t");
+        run!(client, "CACHE.SET none v TAGS 1 t");
+        run!(client, "CACHE.SET other v GRACE 1000000 TAGS 1 x");
+        let dropped = run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 500000");
+        assert_eq!(dropped, Reply::Int(3));
+        assert!(fetch(client, "long").is_stale("v"));
+        assert!(fetch(client, "none").is_miss());
+        assert!(fetch(client, "other").is_hit("v"));
+        until_gone(client, "short");
+        // Until the server removes what is over, it counts.
+        wait_until("it leaves the keyspace", DEADLINE, || {
+            run!(client, "EXISTS short") == Reply::Int(0)
+        });
+        // Those that are stale already are bounded as well, and the memory is given back.
+        let dropped = run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 30");
+        assert_eq!(dropped, Reply::Int(1));
+        until_gone(client, "long");
+        wait_until("it leaves the keyspace", DEADLINE, || {
+            run!(client, "EXISTS long none short") == Reply::Int(0)
+        });
+        let dropped = run!(client, "CACHE.INVALIDATEWHERE ANY 1 x SOFT GRACE 0");
+        assert_eq!(dropped, Reply::Int(1));
+        assert!(fetch(client, "other").is_miss());
+    });
+}
+
+#[test]
+fn a_limit_survives_reload_replication_and_log() {
+    for_all_engines(|engine| {
+        let primary = Server::builder()
+            .engine(engine)
+            .arg("--appendonly", "yes")
+            .arg("--aof-use-rdb-preamble", "no")
+            .start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        let (mut client, mut other) = (primary.raw(), replica.raw());
+        run!(client, "CACHE.SET long v GRACE 1000000000 TAGS 1 t");
+        run!(client, "CACHE.SET soon v GRACE 1000000000 TAGS 1 s");
+        run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 600000");
+        run!(client, "CACHE.INVALIDATEWHERE ANY 1 s SOFT GRACE 1500");
+        wait_synchronised(&primary, &replica);
+        assert!(fetch(&mut client, "long").is_stale("v"));
+        assert!(fetch(&mut other, "long").is_stale("v"));
+        run!(client, "BGREWRITEAOF");
+        wait_until("the log is rewritten", DEADLINE, || {
+            let info = call!(client, "INFO", "persistence").text();
+            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
+        });
+        run!(client, "DEBUG LOADAOF");
+        assert!(fetch(&mut client, "long").is_stale("v"));
+        until_gone(&mut client, "soon");
+        until_gone(&mut other, "soon");
+        assert!(fetch(&mut other, "long").is_stale("v"));
+    });
+}
