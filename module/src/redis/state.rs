@@ -71,12 +71,21 @@ pub(crate) enum Loading {
 
 impl State {
     /// The database with this number, made on first use.
+    #[inline]
     pub(crate) fn database(&mut self, number: u32) -> &mut Database<Handle> {
         let at = number as usize;
+        if !matches!(self.databases.get(at), Some(Some(_))) {
+            self.add_database(at);
+        }
+        self.databases[at].as_mut().expect("it was just made")
+    }
+
+    #[cold]
+    fn add_database(&mut self, at: usize) {
         if at >= self.databases.len() {
             self.databases.resize_with(at + 1, || None);
         }
-        self.databases[at].get_or_insert_default()
+        self.databases[at] = Some(Box::default());
     }
 
     /// What is in transit, and a database, to be changed together.
