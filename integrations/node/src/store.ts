@@ -108,7 +108,7 @@ export class Store {
     const fetch = (connection: Connection, ...options: Argument[]) =>
       connection.send(
         ...["CACHE.FETCH", this.key(key), "LEASE", leaseMs, "TOKEN", token, ...options],
-        ...(readerTags.length > 0 ? this.#counted("WITHTAGS", readerTags) : []),
+        ...this.#counted("WITHTAGS", readerTags),
       ) as Promise<Reply[]>;
     try {
       let reply = await within(timeoutMs, "CACHE.FETCH", fetch(this.#connection));

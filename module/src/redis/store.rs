@@ -12,8 +12,8 @@ use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
-use super::sizes::cost;
-use super::state::{self, Loading};
+use super::sizes::{cost, cost_of, fits};
+use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
@@ -102,52 +102,57 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced. Keeps the hits of a visible one.
 /// O(tags).
 pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
-    let new = NewEntry::new(Parts {
+    let parts = Parts {
         key: name,
         value: content.value,
         created_ms: content.created_ms,
         has_ttl: content.deadline_ms.is_some(),
         grace_ms: content.grace_ms,
+    };
+    let old = key.entry().map(Entry::handle);
+    // SAFETY: the key holds it until it is replaced.
+    let old = old.map(|old| unsafe { Entry::from_handle(old) });
+    let (place, visible) = state::with(|state| {
+        state.removed_gone = None;
+        let place = old.and_then(|old| state.database_of(old, Some(db)));
+        let visible = place
+            .filter(|&(holder, slot)| holder == db && !state.database(holder).index.is_gone(slot));
+        (place, visible)
     });
-    let incoming = Incoming {
-        entry: new.handle(),
-        tags: content.tags,
-        bytes: cost(new.as_entry()),
-        hits: content.hits,
-        has_grace: content.grace_ms > 0,
-        soft_since_ms: content.soft_since_ms,
-        is_foreign: content.is_foreign,
-    };
-    let old = match key.kind() {
-        Kind::Entry(old) => Some(old.handle()),
-        _ => None,
-    };
     change(db, || {
+        // SAFETY: nothing is borrowed from it: `content` is of the caller's, and has no part of what a key holds.
+        let is_rewritten = visible.is_some()
+            && old.is_some_and(|old| unsafe { old.rewrite(parts, |bytes| fits(old, bytes)) });
+        let new = (!is_rewritten).then(|| NewEntry::new(parts));
+        // One of them is there: what was not rewritten is new.
+        let written = new.as_ref().map(NewEntry::as_entry).or(old);
+        let Some(entry) = written else { return };
+        let incoming = Incoming {
+            entry: entry.handle(),
+            tags: content.tags,
+            bytes: cost_of(parts.size(), name.len(), parts.has_ttl),
+            hits: content.hits,
+            has_grace: content.grace_ms > 0,
+            soft_since_ms: content.soft_since_ms,
+            is_foreign: content.is_foreign,
+        };
         let slot = state::with(|state| {
-            state.removed_gone = None;
-            let place = old.and_then(|old| {
-                // SAFETY: the key holds it.
-                let old = unsafe { Entry::from_handle(old) };
-                state.database_of(old, Some(db))
-            });
-            match place {
-                Some((holder, slot)) if holder == db && !state.database(db).index.is_gone(slot) => {
-                    state.database(db).index.replace(slot, incoming)
-                }
-                Some((holder, slot)) => {
-                    let holder = state.database(holder);
-                    holder.index.remove(slot);
-                    holder.counters.reclaimed += 1;
-                    state.database(db).index.insert(incoming)
-                }
-                None => state.database(db).index.insert(incoming),
+            if let Some((_, slot)) = visible {
+                return state.database(db).index.replace(slot, incoming);
             }
+            if let Some((holder, slot)) = place {
+                let holder = state.database(holder);
+                holder.index.remove(slot);
+                holder.counters.reclaimed += 1;
+            }
+            state.database(db).index.insert(incoming)
         });
-        new.as_entry().set_indexed(slot.0);
+        entry.set_indexed(slot.0);
         panic_point(Place::Change);
-        match old {
-            Some(_) => key.replace(new),
-            None => key.create(new),
+        match new {
+            Some(new) if old.is_some() => key.replace(new),
+            Some(new) => key.create(new),
+            None => {}
         }
         if old.is_some() || content.deadline_ms.is_some() {
             key.set_deadline_ms(content.deadline_ms);
@@ -365,17 +370,36 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let has_work = change(db, || {
         state::with(|state| {
             state.removed_gone = None;
-            let (transit, database) = state.transit_and(db);
             // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-            let entry = unsafe { Entry::from_handle(handle) };
-            database.history.has_loaded(entry.created_ms());
-            index_arrived(&mut database.index, None, entry, &transit.arriving, false)
+            index_loaded(state, db, unsafe { Entry::from_handle(handle) })
         })
     });
     if has_work {
         reclaim::arm(ctx);
     }
     true
+}
+
+/// Indexes the entry that was just loaded into a database that is not served yet. Its key cannot be opened.
+pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
+    let db = ctx.db();
+    state::with(|state| {
+        let Some(handle) = state.transit.staged(db, name) else {
+            return;
+        };
+        state.mark_staged(true);
+        panic_point(Place::Change);
+        // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
+        index_loaded(state, db, unsafe { Entry::from_handle(handle) });
+        state.mark_staged(false);
+    });
+}
+
+fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
+    let (transit, database) = state.transit_and_loaded(db);
+    database.history.has_loaded(entry.created_ms());
+    let is_gone = transit.arriving.facts.is_gone;
+    index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
