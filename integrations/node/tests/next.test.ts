@@ -163,7 +163,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
   test("past revalidate an entry is stale, and one process renders", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
-    await a.set("k", Promise.resolve(entry("old", [], { revalidate: 0.02 })));
+    await a.set("k", Promise.resolve(entry("old", [], { timestamp: Date.now() - 1_000, revalidate: 0.5 })));
     await until("it is stale", async () => rendersAgain(await a.get("k", [])));
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
@@ -171,7 +171,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
   test("the server's clock decides when an entry is stale", async () => {
     const a = await process();
     await a.get("k", []);
-    await a.set("k", Promise.resolve(entry("v", [], { revalidate: 0.001 })));
+    await a.set("k", Promise.resolve(entry("v", [], { timestamp: Date.now() - 1_000, revalidate: 0.5 })));
     await redis.call("CACHE.TOUCH", "next:use:k", "PX", 60_000);
     expect(rendersAgain(await a.get("k", []))).toBe(false);
   });
