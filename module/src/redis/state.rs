@@ -180,10 +180,12 @@ impl State {
     /// When this node begins to give stamps by its own clock: where those of its earlier life, or of its primary, lie too
     /// far ahead to go on after them, the clock was set back. O(tags remembered).
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
+        // As by an invalidation that happens now: what is written from now on has later stamps.
+        let bound_ms = self.stamps.of_invalidation(now_ms);
         for database in self.databases_mut() {
             let latest_ms = database.history.latest_ms();
             if latest_ms > now_ms + FURTHEST_MS {
-                database.clock_was_set_back(latest_ms, now_ms);
+                database.clock_was_set_back(latest_ms, bound_ms);
             }
         }
     }

@@ -53,7 +53,7 @@ fn what_is_stored_with_a_held_tag_ends_with_the_hold() {
 fn what_is_stale_stays_so_until_the_hold_ends() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.HOLD 60000 t");
-        for (options, command) in [
+        for (n, (options, command)) in [
             ("EX 1000 GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
             ("GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
             ("GRACE 500", "CACHE.RETAG key TAGS 2 t x"),
@@ -62,12 +62,15 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
                 "EX 1000 GRACE 500000",
                 "CACHE.TOUCH key PERSIST GRACE 900000",
             ),
-        ] {
-            run!(client, "CACHE.SET key v TAGS 1 x {options}");
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            run!(client, "CACHE.SET key v TAGS 1 x{n} {options}");
             if command.starts_with("CACHE.TOUCH") {
-                run!(client, "CACHE.HOLD 60000 x");
+                run!(client, "CACHE.HOLD 60000 x{n}");
             }
-            run!(client, "CACHE.REVALIDATE x");
+            run!(client, "CACHE.REVALIDATE x{n}");
             let reply = client.call(&tagcache_tests::split(command));
             assert_eq!(reply, Reply::Int(1), "{options} {command}");
             assert!(fetch(client, "key").is_stale("v"), "{options} {command}");
