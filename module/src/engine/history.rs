@@ -49,7 +49,7 @@ pub(crate) struct Past {
     pub(crate) named_ms: u64,
     /// What is stored with it may live until then, unix ms; 0: as long as it likes.
     pub(crate) held_until_ms: u64,
-    /// What the soft invalidations have made stale is gone then, whatever its grace, unix ms; 0: no limit.
+    /// What soft invalidations made stale is gone then, whatever its grace, unix ms; 0: no limit.
     pub(crate) soft_ends_ms: u64,
 }
 
