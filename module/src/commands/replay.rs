@@ -49,8 +49,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let tag = check_tag(cursor.next()?, MAX_TAG_BYTES)?;
         let past = next_past(&mut cursor)?;
         if is_for_this_node(ctx) {
-            let now = now_ms();
-            state::with(|state| state.load_past(db, tag, &past, now));
+            state::with(|state| state.database(db).history.load(tag, &past));
         }
     } else {
         return Err(Error::Syntax);

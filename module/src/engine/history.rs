@@ -252,6 +252,8 @@ pub(crate) struct History {
     /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass,
     /// unix ms.
     passed_twice: Option<(u64, u64)>,
+    /// The latest time of what was loaded, unix ms.
+    loaded_until_ms: u64,
 }
 
 impl History {
@@ -484,6 +486,16 @@ impl History {
         )
     }
 
+    /// An entry, or an invalidation, of this time was loaded.
+    pub(crate) fn has_loaded(&mut self, at_ms: u64) {
+        self.loaded_until_ms = self.loaded_until_ms.max(at_ms);
+    }
+
+    /// The latest time of what was loaded, once.
+    pub(crate) const fn take_loaded(&mut self) -> u64 {
+        std::mem::replace(&mut self.loaded_until_ms, 0)
+    }
+
     /// Adds what was saved. The later of both holds where there is something already.
     pub(crate) fn load_floors(&mut self, floor: &Past, everything: &Past) {
         self.floor.merge(floor);
@@ -494,6 +506,7 @@ impl History {
     /// Adds the saved row of a tag: before the floor that was saved with it, which is not this tag's.
     pub(crate) fn load(&mut self, tag: &[u8], past: &Past) {
         self.change(tag).merge(past);
+        self.has_loaded(past.hard_ms.max(past.soft_ms));
         self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
     }
 

@@ -320,11 +320,7 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
     }
     if encoding >= 3 {
         let packed = reader.string()?;
-        let entry = arrive(name, &Record::decode(packed.as_ref())?);
-        if let Some(db) = db {
-            state::with(|state| state.transit.arrives_at(db, name));
-        }
-        return Some(entry);
+        return Some(arrive(name, db, &Record::decode(packed.as_ref())?));
     }
     let is_gone = reader.unsigned(1)? == 1;
     let created_ms = reader.unsigned(MAX_TIME_MS)?;
@@ -355,11 +351,13 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
         tags: tags.iter().map(Buffer::as_ref).collect(),
         value: value.as_ref(),
     };
-    Some(arrive(name, &record))
+    let db = db.filter(|_| state::with(|state| state.is_staging()));
+    Some(arrive(name, db, &record))
 }
 
-/// Makes the entry that is about to arrive. Whether it has a TTL is seen again where its key is opened.
-fn arrive(name: &[u8], record: &Record<'_>) -> NewEntry {
+/// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
+/// where its key is opened.
+fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
     let new = NewEntry::new(Parts {
         key: name,
         value: record.value,
@@ -375,7 +373,12 @@ fn arrive(name: &[u8], record: &Record<'_>) -> NewEntry {
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
-    state::with(|state| state.transit.arrives(handle, facts, tags));
+    state::with(|state| {
+        state.transit.arrives(handle, facts, tags);
+        if let Some(db) = db {
+            state.transit.arrives_at(db, name);
+        }
+    });
     new
 }
 
@@ -444,11 +447,10 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
 }
 
 fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
-    let now = now_ms();
     for _ in 0..reader.unsigned(MAX_DATABASES)? {
         let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
         let db = db as u32;
-        state::with(|state| state.database(db).clock.restore(reading));
+        state::with(|state| state.loaded_database(db).clock.restore(reading));
         if encoding < 3 {
             continue;
         }
@@ -460,9 +462,14 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
                 return None;
             }
             let tag = tag.as_ref();
-            state::with(|state| state.load_past(db, tag, &past, now));
+            state::with(|state| state.loaded_database(db).history.load(tag, &past));
         }
-        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
+        state::with(|state| {
+            state
+                .loaded_database(db)
+                .history
+                .load_floors(&floor, &everything);
+        });
     }
     Some(())
 }
@@ -641,8 +648,8 @@ unsafe extern "C" fn copy(
         };
         let copied = state::with(|state| {
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
-            let mut transit = std::mem::take(&mut state.transit);
-            let index = &mut state.database(db).index;
+            let (transit, database) = state.transit_and(db);
+            let index = &mut database.index;
             // A gone entry is not copied: the server answers that the copy failed.
             let is_gone = index.has_backlog() && index.is_gone(slot);
             let copy = (!is_gone).then(|| {
@@ -662,7 +669,6 @@ unsafe extern "C" fn copy(
                 transit.arrives(copy.handle(), facts, index.tags(slot));
                 copy
             });
-            state.transit = transit;
             state.selected = copy.is_some().then_some(db);
             copy
         });
