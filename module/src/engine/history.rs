@@ -437,7 +437,8 @@ impl History {
 
     /// Bounds all stamps by the present. O(tags remembered), after the clock was set back from a time.
     pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
-        self.pass_twice(now_ms, from_ms);
+        // The other clock by which that time is known is not exact, and nothing is lost by a little more.
+        self.pass_twice(now_ms, from_ms + AHEAD_MS);
         let rows = self.rows.values_mut();
         for past in rows.chain([&mut self.floor, &mut self.everything]) {
             past.bound(from_ms, now_ms);
