@@ -266,16 +266,19 @@ fn judged(
         stamp: if database.index.is_foreign(slot) {
             Stamp::Foreign
         } else {
-            Stamp::Earlier
+            Stamp::Own
         },
     };
     let history = &database.history;
     match history.of_entry(tags.iter().copied(), written, stamps_now) {
         Verdict::Untouched => freshness,
-        Verdict::Softened(since_ms) if now < since_ms.saturating_add(entry.grace_ms()) => {
+        Verdict::Softened { since_ms, ends_ms }
+            if now < since_ms.saturating_add(entry.grace_ms())
+                && (ends_ms == 0 || now < ends_ms) =>
+        {
             Freshness::Stale
         }
-        Verdict::Softened(_) | Verdict::Dropped => Freshness::Gone,
+        Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
     }
 }
 

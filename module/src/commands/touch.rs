@@ -65,7 +65,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (new_expiry, grace_ms)
     } else {
         let held = held_until_ms(db, found.entry, now);
-        write::bounded(new_expiry, grace_ms, held)
+        let soft_since_ms = write::soft_since_ms(db, found.entry);
+        write::bounded_stale(new_expiry, grace_ms, held, soft_since_ms)
     };
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
