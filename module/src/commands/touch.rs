@@ -89,8 +89,8 @@ fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
     })
 }
 
-/// The new time is over.
-fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
+/// Removes the entry of an open key, for which it is too late.
+pub(super) fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     ctx.close_modified(key);
     ctx.notify(c"cache.del", name);
