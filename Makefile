@@ -19,7 +19,7 @@ export TAGCACHE_MODULE_PANIC = $(MODULE_PANIC)
 .PHONY: help
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do \
-	  printf '  make %-14s %s\n' "$$t" "$$d"; done
+	  printf '  make %-18s %s\n' "$$t" "$$d"; done
 
 .PHONY: build
 build: ## Build the module: target/release/tagcache.so
@@ -29,17 +29,17 @@ build: ## Build the module: target/release/tagcache.so
 .PHONY: run
 run: build ## Start a server with this machine's package list in it, and the dashboard; Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour $(ARGS)
+	@exec $(CARGO) run --locked -p tagcache-admin --bin tagcache -- up --tour $(ARGS)
 
 .PHONY: up
 up: build ## Start an empty server with the module, and the dashboard (release build); Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --release --quiet --locked -p tagcache-admin --bin tagcache -- up $(ARGS)
+	@exec $(CARGO) run --release --locked -p tagcache-admin --bin tagcache -- up $(ARGS)
 
 .PHONY: demo
 demo: build ## The tour of run alone, with a status that says whether all was as expected
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
+	@exec $(CARGO) run --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
 
 .PHONY: test
 test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
@@ -47,12 +47,18 @@ test: test-deps lint modules ## Everything: formatting, lints, all tests on the 
 	  $(CARGO) test --workspace --locked --no-fail-fast
 	$(CARGO) test -p tagcache-admin --features jemalloc --locked --test heap_profile
 	scripts/test-python '$(MODULE)'
+	scripts/test-integrations --short
 	$(MAKE) demo
 
 .PHONY: test-engines
 test-engines: test-deps modules ## All tests on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  TAGCACHE_ALL_ENGINES=1 $(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: test-integrations
+test-integrations: build ## The adapters in integrations/ with their frameworks' suites; ARGS=node, python or php for one
+	@scripts/install-deps server
+	scripts/test-integrations $(ARGS)
 
 .PHONY: test-deps
 test-deps:
@@ -67,6 +73,11 @@ modules: build
 bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
 	@scripts/install-deps server
 	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- $(ARGS)
+
+.PHONY: bench-guard
+bench-guard: build ## Instructions per command against the checked-in baseline; fails when something got dearer
+	@scripts/install-deps server valgrind
+	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- guard $(ARGS)
 
 .PHONY: bench-local
 bench-local: ## Measure the local tier against other in-process caches; ARGS=--quick for a short look
@@ -102,9 +113,15 @@ model: ## The local tier under a model checker: threads in many orders; SHUTTLE_
 	  --target-dir "$${CARGO_TARGET_DIR:-target}/shuttle" local::shuttle_tests
 
 .PHONY: doc
-doc: ## The crates' documentation: target/doc
-	@scripts/install-deps build
+doc: ## The book, its links checked (target/book), and the crates' documentation (target/doc)
+	@scripts/install-deps build mdbook
+	$(CARGO) test -p tagcache-tests --locked --test book links
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" mdbook build docs
 	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: dist
+dist: ## Build what is released: archives, Debian package, checksums: target/dist
+	@scripts/dist
 
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
@@ -114,7 +131,8 @@ deny: ## Licences, advisories and duplicates of the dependencies, where cargo-de
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean
-	rm -rf target
+	rm -rf target integrations/node/dist integrations/node/node_modules
+	rm -rf integrations/node/e2e/site/.next integrations/node/e2e/node_modules
 
 .PHONY: clean-engines
 clean-engines: ## Remove the servers that were fetched for the tests

@@ -15,6 +15,11 @@ pub(crate) fn write(mut number: u64, out: &mut [u8]) -> usize {
     at + 1
 }
 
+/// How many bytes [`write`] takes for a number.
+pub(crate) const fn len(number: u64) -> usize {
+    (70 - (number | 1).leading_zeros() as usize) / 7
+}
+
 /// Reads a number byte by byte; `None` if the bytes end early or do not fit 64 bits.
 pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     let mut number = 0;
@@ -32,6 +37,19 @@ pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     None
 }
 
+/// Takes a number from the front of `bytes`; `None` as [`read`].
+pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for (at, &byte) in bytes.iter().take(MAX).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            *bytes = &bytes[at + 1..];
+            return (at + 1 < MAX || byte < 2).then_some(number);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -42,9 +60,19 @@ mod tests {
             let number = number >> shift;
             let mut bytes = [0; super::MAX];
             let len = super::write(number, &mut bytes);
+            prop_assert_eq!(super::len(number), len);
+            let mut rest = &bytes[..len];
+            prop_assert_eq!(super::take(&mut rest), Some(number));
+            prop_assert!(rest.is_empty());
             let mut bytes = bytes.into_iter().take(len);
             prop_assert_eq!(super::read(|| bytes.next()), Some(number));
             prop_assert_eq!(bytes.next(), None);
+        }
+
+        #[test]
+        fn both_ways_to_read_agree_on_any_bytes(bytes in proptest::collection::vec(prop_oneof![Just(0xff), any::<u8>()], 0..12)) {
+            let mut one_by_one = bytes.iter().copied();
+            prop_assert_eq!(super::take(&mut &bytes[..]), super::read(|| one_by_one.next()));
         }
     }
 }

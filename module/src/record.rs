@@ -1,16 +1,25 @@
 //! An entry as one string: how it lies in RDB files and dumps from encoding 3 on. A server reads and writes one string
 //! several times faster than a dozen numbers and strings.
 //!
-//! `flags`, `origin`, `written at` (unix ms), `hits`, `grace` (ms), `stale since` (unix ms, 0: not by a soft
-//! invalidation), the number of tags, for each tag its length and its bytes, and the value to the end. Numbers are LEB128.
+//! | bytes | what |
+//! |---|---|
+//! | 1 | flags: gone, expires, and which of the optional numbers follow |
+//! | 4 | the node that stamped it, little-endian |
+//! | 6 | when it was written, unix ms, little-endian |
+//! | … | hits, grace (ms), stale since (unix ms), each LEB128 and only if its flag is set |
+//! | … | the number of tags, LEB128, and for each its length, LEB128, and its bytes |
+//! | … | the value |
 
 use smallvec::SmallVec;
 
 use crate::leb128;
 
 /// Flags.
-const GONE: u64 = 1;
-const HAS_TTL: u64 = 2;
+const GONE: u8 = 1;
+const HAS_TTL: u8 = 2;
+const HAS_HITS: u8 = 4;
+const HAS_GRACE: u8 = 8;
+const HAS_SOFT: u8 = 16;
 
 /// What a payload may claim at most.
 const MAX_TAGS: u64 = 16_384;
@@ -37,27 +46,32 @@ pub(crate) struct Record<'r> {
 impl<'r> Record<'r> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let tags: usize = self.tags.iter().map(|tag| tag.len() + leb128::MAX).sum();
-        let mut bytes = Vec::with_capacity(7 * leb128::MAX + tags + self.value.len());
-        let mut push = |number: u64| {
+        let mut bytes = Vec::with_capacity(16 + 4 * leb128::MAX + tags + self.value.len());
+        let soft_since_ms = self.soft_since_ms.unwrap_or(0);
+        let optional = [
+            (HAS_HITS, self.hits.into()),
+            (HAS_GRACE, self.grace_ms),
+            (HAS_SOFT, soft_since_ms),
+        ];
+        let mut flags =
+            if self.is_gone { GONE } else { 0 } | if self.has_ttl { HAS_TTL } else { 0 };
+        for (flag, number) in optional {
+            flags |= if number > 0 { flag } else { 0 };
+        }
+        bytes.push(flags);
+        bytes.extend_from_slice(&self.origin.to_le_bytes());
+        bytes.extend_from_slice(&self.created_ms.to_le_bytes()[..6]);
+        let push = |bytes: &mut Vec<u8>, number: u64| {
             let mut encoded = [0; leb128::MAX];
             let len = leb128::write(number, &mut encoded);
             bytes.extend_from_slice(&encoded[..len]);
         };
-        for number in [
-            if self.is_gone { GONE } else { 0 } | if self.has_ttl { HAS_TTL } else { 0 },
-            self.origin.into(),
-            self.created_ms,
-            self.hits.into(),
-            self.grace_ms,
-            self.soft_since_ms.unwrap_or(0),
-            self.tags.len() as u64,
-        ] {
-            push(number);
+        for (_, number) in optional.into_iter().filter(|&(_, number)| number > 0) {
+            push(&mut bytes, number);
         }
+        push(&mut bytes, self.tags.len() as u64);
         for tag in &self.tags {
-            push(tag.len() as u64);
-        }
-        for tag in &self.tags {
+            push(&mut bytes, tag.len() as u64);
             bytes.extend_from_slice(tag);
         }
         bytes.extend_from_slice(self.value);
@@ -66,32 +80,27 @@ impl<'r> Record<'r> {
 
     /// `None` if the bytes are no record: they may be anything, so each number is checked before it is believed.
     pub(crate) fn decode(bytes: &'r [u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let mut next = |max: u64| {
-            let number = leb128::read(|| {
-                let (&first, others) = rest.split_first()?;
-                rest = others;
-                Some(first)
-            });
-            number.filter(|&number| number <= max)
-        };
-        let flags = next(GONE | HAS_TTL)?;
+        let (&[flags, o0, o1, o2, o3, c0, c1, c2, c3, c4, c5], mut rest) =
+            bytes.split_first_chunk()?;
+        if flags >= 2 * HAS_SOFT {
+            return None;
+        }
+        let has = |flag| flags & flag != 0;
+        let mut next = |max: u64| leb128::take(&mut rest).filter(|&number| number <= max);
+        let mut optional = |flag, max| if has(flag) { next(max) } else { Some(0) };
         let mut record = Self {
-            is_gone: flags & GONE != 0,
-            has_ttl: flags & HAS_TTL != 0,
-            origin: next(u32::MAX.into())? as u32,
-            created_ms: next(MAX_TIME_MS)?,
-            hits: next(u32::MAX.into())? as u32,
-            grace_ms: next(MAX_TIME_MS)?,
-            soft_since_ms: Some(next(MAX_TIME_MS)?).filter(|&ms| ms > 0),
+            is_gone: has(GONE),
+            has_ttl: has(HAS_TTL),
+            origin: u32::from_le_bytes([o0, o1, o2, o3]),
+            created_ms: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, 0, 0]),
+            hits: optional(HAS_HITS, u32::MAX.into())? as u32,
+            grace_ms: optional(HAS_GRACE, MAX_TIME_MS)?,
+            soft_since_ms: Some(optional(HAS_SOFT, MAX_TIME_MS)?).filter(|&ms| ms > 0),
             ..Self::default()
         };
-        let mut lengths: SmallVec<[usize; 8]> = SmallVec::new();
         for _ in 0..next(MAX_TAGS)? {
-            lengths.push(next(MAX_TAG_BYTES).filter(|&len| len > 0)? as usize);
-        }
-        for len in lengths {
-            let (tag, others) = rest.split_at_checked(len)?;
+            let len = leb128::take(&mut rest).filter(|len| (1..=MAX_TAG_BYTES).contains(len))?;
+            let (tag, others) = rest.split_at_checked(len as usize)?;
             record.tags.push(tag);
             rest = others;
         }
@@ -133,8 +142,10 @@ mod tests {
 
     #[test]
     fn what_claims_too_much_is_refused() {
-        assert_eq!(Record::decode(&[4, 0, 0, 0, 0, 0, 0]), None);
-        let head = [0, 0, 0, 0, 0, 0];
+        let head = [0; 11];
+        let whole = [&head[..], &[0]].concat();
+        assert!(Record::decode(&whole).is_some());
+        assert_eq!(Record::decode(&[&[32], &whole[1..]].concat()), None);
         for claims in [
             &[][..],
             &[1],
@@ -149,6 +160,10 @@ mod tests {
                 "{claims:?}"
             );
         }
-        assert!(Record::decode(&[&head[..], &[0]].concat()).is_some());
+        for flag in [HAS_HITS, HAS_GRACE, HAS_SOFT] {
+            let mut claims = [&head[..], &[0xff; 9], &[0]].concat();
+            claims[0] = flag;
+            assert_eq!(Record::decode(&claims), None, "{flag}");
+        }
     }
 }

@@ -9,6 +9,10 @@ pub const KEYS: usize = 400;
 /// Databases that the writes go to.
 pub const DATABASES: [u32; 3] = [0, 1, 2];
 
+/// Times that do not end while a test runs, unix ms and ms.
+const FAR: i64 = 99_999_999_999_999;
+const GRACE: i64 = 1_000_000_000;
+
 /// Copies an entry to another database. Only an entry: see `Engine::copies_leave_the_client_alone`.
 fn copy_entry(from: &str, to: &str, database: usize) -> Vec<Vec<u8>> {
     let script = "if redis.call('TYPE', KEYS[1]).ok ~= 'tagcache1' then return 0 end
@@ -18,8 +22,6 @@ fn copy_entry(from: &str, to: &str, database: usize) -> Vec<Vec<u8>> {
 
 /// One write, native or of the module; every kind that can meet an entry is among them.
 pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
-    const FAR: i64 = 99_999_999_999_999;
-    const GRACE: i64 = 1_000_000_000;
     let key = format!("key{}", rng.below(KEYS));
     let other = format!("key{}", rng.below(KEYS));
     let (tag, more) = (
@@ -116,7 +118,18 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
             "SOFT"
         ],
         53 => args!["CACHE.INVALIDATEWHERE", "ALL", 2, tag, more],
-        54 => args![
+        54..63 => any_write_of_many(rng, [key, other], [tag, more]),
+        _ => args!["CACHE.FETCH", key, "LEASE", 5],
+    }
+}
+
+/// One write of those that concern several keys, tags without their values, or holds. Holds outlast the test: an entry
+/// that ends meanwhile would end on each node at another moment.
+fn any_write_of_many(rng: &mut Rng, keys: [String; 2], tags: [String; 2]) -> Vec<Vec<u8>> {
+    let ([key, other], [tag, more]) = (keys, tags);
+    let value = rng.next_u64();
+    match rng.below(9) {
+        0 => args![
             "CACHE.INVALIDATEWHERE",
             "ANY",
             1,
@@ -125,7 +138,7 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
             "GRACE",
             GRACE / 2
         ],
-        55..57 => args![
+        1..3 => args![
             "CACHE.MSET",
             2,
             key,
@@ -138,13 +151,12 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
             1,
             tag
         ],
-        57 => args!["CACHE.MSET", 2, key, value, other, value, "NX", "PXAT", FAR],
-        58 => args!["CACHE.SET", key, value, "KEEPTAGS", "KEEPTTL"],
-        59 => args!["CACHE.RETAG", key, "TAGS", 2, tag, more],
-        60 => args!["CACHE.RETAG", key, "TAGS", 0],
-        61 => args!["CACHE.GETDEL", key],
-        62 => args!["CACHE.HOLD", rng.below(200), "held"],
-        _ => args!["CACHE.FETCH", key, "LEASE", 5],
+        3 => args!["CACHE.MSET", 2, key, value, other, value, "NX", "PXAT", FAR],
+        4 => args!["CACHE.SET", key, value, "KEEPTAGS", "KEEPTTL"],
+        5 => args!["CACHE.RETAG", key, "TAGS", 2, tag, more],
+        6 => args!["CACHE.RETAG", key, "TAGS", 0],
+        7 => args!["CACHE.GETDEL", key],
+        _ => args!["CACHE.HOLD", GRACE + rng.below(1000) as i64, "held"],
     }
 }
 

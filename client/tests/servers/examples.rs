@@ -109,7 +109,7 @@ fn the_program_of_the_readme_is_the_example_that_is_built() {
     let example = include_str!("../../examples/readme.rs");
     let example = &example[example.find("use ").expect("its first line")..];
     assert_eq!(program(include_str!("../../README.md")), example);
-    let whole = include_str!("../../../README.md");
+    let whole = include_str!("../../../docs/src/rust.md");
     let from = whole.find("## From Rust").expect("the section");
     assert_eq!(program(&whole[from..]), example);
 }

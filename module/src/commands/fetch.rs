@@ -1,10 +1,7 @@
-use smallvec::SmallVec;
-
 use crate::args::{Cursor, set_once};
-use crate::commands::{logical_pttl, read};
+use crate::commands::{logical_pttl, read, verdict};
 use crate::engine::{
-    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Stamp, Terms, Token, Verdict,
-    Waiter, Written,
+    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Verdict, Waiter,
 };
 use crate::entry::Entry;
 use crate::error::Error;
@@ -43,7 +40,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
         } else if word.eq_ignore_ascii_case(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
         } else if word.eq_ignore_ascii_case(b"WITHTAGS") {
-            set_once(&mut tags, cursor.next_tags("WITHTAGS")?)?;
+            set_once(&mut tags, cursor.next_tags_or_none("WITHTAGS")?)?;
         } else {
             return Err(Error::Syntax);
         }
@@ -261,23 +258,15 @@ fn judged(
     tags: &[&[u8]],
 ) -> Freshness {
     let now = now_ms();
-    let stamps_now = state.stamps_at(now, monotonic_ms).now_ms(now);
-    let database = state.database(db);
-    let written = Written {
-        at_ms: entry.created_ms(),
-        stamp: if database.index.is_foreign(slot) {
-            Stamp::Foreign
-        } else {
-            Stamp::Earlier
-        },
-    };
-    let history = &database.history;
-    match history.of_entry(tags.iter().copied(), written, stamps_now) {
+    match verdict(state, db, entry, slot, tags.iter().copied()) {
         Verdict::Untouched => freshness,
-        Verdict::Softened(since_ms) if now < since_ms.saturating_add(entry.grace_ms()) => {
+        Verdict::Softened { since_ms, ends_ms }
+            if now < since_ms.saturating_add(entry.grace_ms())
+                && (ends_ms == 0 || now < ends_ms) =>
+        {
             Freshness::Stale
         }
-        Verdict::Softened(_) | Verdict::Dropped => Freshness::Gone,
+        Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
     }
 }
 
@@ -293,19 +282,6 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let Kind::Entry(entry) = key.kind() else {
         return reply_miss(ctx, token);
     };
-    let tags: SmallVec<[SmallVec<[u8; 32]>; 4]> = state::with(|state| {
-        let database = state.database(db);
-        match answer {
-            Answer::Hit(_) => database.counters.hits += 1,
-            _ => database.counters.stale_hits += 1,
-        }
-        let slot = entry.slot().map(Slot);
-        if let Some(slot) = slot {
-            database.index.hit(slot);
-        }
-        let tags = slot.into_iter().flat_map(|slot| database.index.tags(slot));
-        tags.map(SmallVec::from_slice).collect()
-    });
     ctx.reply_array(5);
     ctx.reply_bytes(word);
     ctx.reply_bytes(entry.value());
@@ -314,10 +290,24 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
         _ => 0,
     });
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    ctx.reply_array(tags.len());
-    for tag in &tags {
-        ctx.reply_bytes(tag);
-    }
+    let slot = entry.slot().map(Slot);
+    let reply = ctx.sender();
+    state::with(|state| {
+        let database = state.database(db);
+        match answer {
+            Answer::Hit(_) => database.counters.hits += 1,
+            _ => database.counters.stale_hits += 1,
+        }
+        let Some(slot) = slot else {
+            return reply.array(0);
+        };
+        database.index.hit(slot);
+        let tags = database.index.tags(slot);
+        reply.array(tags.len());
+        for tag in tags {
+            reply.bytes(tag);
+        }
+    });
 }
 
 fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {

@@ -58,13 +58,15 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     with_grace(new_expiry.filter(|&ms| ms > 0), grace_ms, COMMAND)?;
     // On a replica the time of what its primary did may be over by now: it expires then.
     if new_expiry.is_some_and(|ms| ms <= now) && !ctx.is_replay() {
-        return remove(ctx, db, key, name);
+        remove(ctx, db, key, name);
+        return Ok(());
     }
     let (expires_ms, bounded_ms) = if ctx.is_replay() {
         (new_expiry, grace_ms)
     } else {
         let held = held_until_ms(db, found.entry, now);
-        write::bounded(new_expiry, grace_ms, held)
+        let soft_since_ms = write::soft_since_ms(db, found.entry);
+        write::bounded_stale(new_expiry, grace_ms, held, soft_since_ms)
     };
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
@@ -87,8 +89,8 @@ fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
     })
 }
 
-/// The new time is over.
-fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Result<(), Error> {
+/// Removes the entry of an open key, for which it is too late.
+pub(super) fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     ctx.close_modified(key);
     ctx.notify(c"cache.del", name);
@@ -96,7 +98,6 @@ fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Result<(),
     waiting::removed(ctx, db, std::iter::once(name));
     ctx.replicate(c"CACHE.DEL", &[name]);
     ctx.reply_integer(1);
-    Ok(())
 }
 
 /// Propagates a change of times.

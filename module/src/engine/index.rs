@@ -176,14 +176,13 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn replace_in_lists(&mut self, slot: Slot, incoming: &Incoming<'_, E>) -> Slot {
         let &Incoming { entry, bytes, .. } = incoming;
-        let new = self.lists_for(incoming.tags);
-        if self.slots.lists(slot) == &new[..] {
-            // The common case, a value refreshed under its old tags: no list changes.
+        if self.tags(slot).eq(incoming.tags.iter().copied()) {
+            // The common case, a value refreshed under its old tags: no list changes, and none is looked for.
             self.slots.set_entry(slot, entry);
             self.resize(slot, bytes);
             return slot;
         }
-
+        let new = self.lists_for(incoming.tags);
         let old: ListIds = self.slots.lists(slot).into();
         let old_bytes = self.slots.bytes(slot);
         self.bytes = self.bytes - old_bytes + bytes;
@@ -296,16 +295,20 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        self.lists.change_ids(id, |ids| ids.insert(slot.0));
-        self.lists.get_mut(id).bytes += bytes;
+        self.lists.change(id, |list| {
+            list.ids.insert(slot.0);
+            list.bytes += bytes;
+        });
     }
 
     fn delist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        self.lists.change_ids(id, |ids| ids.remove(slot.0));
-        let list = self.lists.get_mut(id);
-        list.bytes -= bytes;
-        if list.ids.is_empty() {
-            self.table.remove(list.hash, id);
+        let emptied = self.lists.change(id, |list| {
+            list.ids.remove(slot.0);
+            list.bytes -= bytes;
+            list.ids.is_empty().then_some(list.hash)
+        });
+        if let Some(hash) = emptied {
+            self.table.remove(hash, id);
             self.lists.destroy(id);
         }
     }
@@ -387,6 +390,16 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(crate) fn soft_since_ms(&self, slot: Slot, grace_ms: u64) -> Option<u64> {
         let softness = self.marks.softness(slot);
         softness.map(|softness| softness.since_ms_for(grace_ms))
+    }
+
+    /// Since when an entry is stale by a soft invalidation, and for how long at most.
+    pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
+        self.marks.softness(slot)
+    }
+
+    /// Says of a stale entry since when it is so, and for how long at most.
+    pub(crate) fn set_softness(&mut self, slot: Slot, softness: Softness) {
+        self.marks.set_softness(slot, softness);
     }
 
     /// Whether an entry was written by the clock of another node.

@@ -81,12 +81,12 @@ impl Lists {
             .expect("the list exists")
     }
 
-    /// Changes the ids of a list, and keeps the sum of bytes.
-    pub(super) fn change_ids<R>(&mut self, id: u32, change: impl FnOnce(&mut Ids) -> R) -> R {
-        let ids = &mut self.get_mut(id).ids;
-        let before = ids.heap_bytes();
-        let result = change(ids);
-        let after = ids.heap_bytes();
+    /// Changes a list, and keeps the sum of bytes.
+    pub(super) fn change<R>(&mut self, id: u32, change: impl FnOnce(&mut TagList) -> R) -> R {
+        let list = self.get_mut(id);
+        let before = list.ids.heap_bytes();
+        let result = change(list);
+        let after = list.ids.heap_bytes();
         self.bytes = self.bytes + after - before;
         result
     }

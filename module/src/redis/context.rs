@@ -20,6 +20,8 @@ use crate::error::Error;
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
     reply: Cell<Reply>,
+    /// What the server says of the callback that runs. It does not change meanwhile, and costs more than looking a key up.
+    flags: Cell<Option<u32>>,
     alive: PhantomData<&'a ()>,
 }
 
@@ -79,9 +81,22 @@ pub(super) fn probe_modes() {
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 
 /// How the module wants to be treated by the server.
-pub(crate) const OPTIONS: u32 = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
-    | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
-    | HANDLE_ATOMIC_SLOT_MIGRATION;
+static OPTIONS: AtomicU32 = AtomicU32::new(
+    raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
+        | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
+        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+        | HANDLE_ATOMIC_SLOT_MIGRATION,
+);
+
+/// Sets how the module wants to be treated. Redis 8.0 and 8.1 end themselves where a primary is lost while the header of a
+/// module's value is read from it, so they are not asked to serve old data meanwhile: then they load from a file.
+pub(super) fn choose_options(ctx: &Context<'_>) {
+    if matches!(ctx.version("redis_version"), Some((8, 0 | 1))) {
+        let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
+        OPTIONS.fetch_and(!option, Ordering::Relaxed);
+    }
+    ctx.set_options(OPTIONS.load(Ordering::Relaxed));
+}
 
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
@@ -96,6 +111,7 @@ impl Context<'_> {
                 begun: false,
                 owed: 1,
             }),
+            flags: Cell::new(None),
             alive: PhantomData,
         }
     }
@@ -117,8 +133,12 @@ impl Context<'_> {
     }
 
     fn flags(&self) -> u32 {
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 }
+        self.flags.get().unwrap_or_else(|| {
+            // SAFETY: the context is alive.
+            let flags = unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 };
+            self.flags.set(Some(flags));
+            flags
+        })
     }
 
     /// The flags that are the server's, whatever the context.
@@ -130,8 +150,11 @@ impl Context<'_> {
     /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
     /// happened already, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
-        self.flags() & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING)
-            != 0
+        // While a replica loads beside what it serves, commands come from clients.
+        let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+        let flags = self.flags();
+        flags & raw::REDISMODULE_CTX_FLAGS_REPLICATED != 0
+            || flags & loads == raw::REDISMODULE_CTX_FLAGS_LOADING
     }
 
     /// Whether the command is only to name its keys, by [`Context::key_at`].
@@ -149,7 +172,7 @@ impl Context<'_> {
                 self.raw,
                 position as c_int,
                 flags as c_int
-            ))
+            ));
         };
     }
 
@@ -338,13 +361,14 @@ impl Context<'_> {
     /// The server does that by itself where a module does not opt out. `RM_SignalModifiedKey` is no way: on Redis 8.6 it
     /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
     pub(crate) fn close_modified(&self, key: Key) {
-        self.set_options(OPTIONS & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
+        let options = OPTIONS.load(Ordering::Relaxed);
+        self.set_options(options & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
         drop(key);
-        self.set_options(OPTIONS);
+        self.set_options(options);
     }
 
     /// Sets the options of the module.
-    pub(crate) fn set_options(&self, options: u32) {
+    fn set_options(&self, options: u32) {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_SetModuleOptions(self.raw, options as c_int)) };
     }
@@ -502,12 +526,36 @@ impl Context<'_> {
         panic_point(Place::Reply);
     }
 
+    /// Replies from inside [`state::with`](super::state::with).
+    pub(crate) const fn sender(&self) -> Sender<'_> {
+        Sender(self)
+    }
+
     /// A map of this many pairs; a flat array in RESP2.
     pub(crate) fn reply_map(&self, pairs: usize) {
         self.replied(2 * pairs);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
         panic_point(Place::Reply);
+    }
+}
+
+/// Sends a reply: no call that does so calls the module back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender<'c>(&'c Context<'c>);
+
+// SAFETY: used on the server's main thread only. The bound of `state::with` keeps out what may call the module back.
+unsafe impl Send for Sender<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Sender<'_> {}
+
+impl Sender<'_> {
+    pub(crate) fn array(self, len: usize) {
+        self.0.reply_array(len);
+    }
+
+    pub(crate) fn bytes(self, bytes: &[u8]) {
+        self.0.reply_bytes(bytes);
     }
 }
 

@@ -176,7 +176,7 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
                 has_ttl: entry.has_ttl(),
                 origin,
                 // It may have come from a node whose clock is ahead, but it was written by now.
-                created_ms: entry.created_ms().min(now),
+                created_ms: indexed.created_ms.min(now),
                 hits: indexed.hits,
                 grace_ms: entry.grace_ms(),
                 soft_since_ms: indexed.soft_since_ms,
@@ -208,6 +208,8 @@ struct Indexed<'s> {
     hits: u32,
     /// Since when it is stale by a soft invalidation, unix ms.
     soft_since_ms: Option<u64>,
+    /// When it was written, at the earliest, unix ms.
+    created_ms: u64,
 }
 
 /// Runs `body` with tags and hits of an entry; `None` if it is gone.
@@ -219,12 +221,20 @@ fn with_tags<R>(
     state::with(|state| {
         let found = state.database_of(entry, db);
         let indexed = found.and_then(|(db, slot)| {
-            let index = &mut state.database(db).index;
+            let database = state.database(db);
+            let created_ms = database.history.saved_stamp_ms(entry.created_ms());
+            let index = &mut database.index;
             if index.has_backlog() && index.is_gone(slot) {
                 return None;
             }
+            let created_ms = if index.is_foreign(slot) {
+                created_ms
+            } else {
+                entry.created_ms()
+            };
             let hits = index.hits(slot);
             Some(Indexed {
+                created_ms,
                 hits,
                 tags: index.tags(slot).collect(),
                 soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
@@ -310,11 +320,7 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
     }
     if encoding >= 3 {
         let packed = reader.string()?;
-        let entry = arrive(name, &Record::decode(packed.as_ref())?);
-        if let Some(db) = db {
-            state::with(|state| state.transit.arrives_at(db, name));
-        }
-        return Some(entry);
+        return Some(arrive(name, db, &Record::decode(packed.as_ref())?));
     }
     let is_gone = reader.unsigned(1)? == 1;
     let created_ms = reader.unsigned(MAX_TIME_MS)?;
@@ -345,11 +351,13 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
         tags: tags.iter().map(Buffer::as_ref).collect(),
         value: value.as_ref(),
     };
-    Some(arrive(name, &record))
+    let db = db.filter(|_| state::with(|state| state.is_staging()));
+    Some(arrive(name, db, &record))
 }
 
-/// Makes the entry that is about to arrive. Whether it has a TTL is seen again where its key is opened.
-fn arrive(name: &[u8], record: &Record<'_>) -> NewEntry {
+/// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
+/// where its key is opened.
+fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
     let new = NewEntry::new(Parts {
         key: name,
         value: record.value,
@@ -365,7 +373,12 @@ fn arrive(name: &[u8], record: &Record<'_>) -> NewEntry {
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
-    state::with(|state| state.transit.arrives(handle, facts, tags));
+    state::with(|state| {
+        state.transit.arrives(handle, facts, tags);
+        if let Some(db) = db {
+            state.transit.arrives_at(db, name);
+        }
+    });
     new
 }
 
@@ -434,11 +447,10 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
 }
 
 fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
-    let now = now_ms();
     for _ in 0..reader.unsigned(MAX_DATABASES)? {
         let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
         let db = db as u32;
-        state::with(|state| state.database(db).clock.restore(reading));
+        state::with(|state| state.loaded_database(db).clock.restore(reading));
         if encoding < 3 {
             continue;
         }
@@ -450,9 +462,14 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
                 return None;
             }
             let tag = tag.as_ref();
-            state::with(|state| state.load_past(db, tag, &past, now));
+            state::with(|state| state.loaded_database(db).history.load(tag, &past));
         }
-        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
+        state::with(|state| {
+            state
+                .loaded_database(db)
+                .history
+                .load_floors(&floor, &everything);
+        });
     }
     Some(())
 }
@@ -490,7 +507,7 @@ unsafe extern "C" fn aof_rewrite(
             if let Some(ms) = indexed.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", entry.created_ms()));
+            words.extend(option(b"CREATED", indexed.created_ms));
             words.extend(option(b"HITS", indexed.hits.into()));
             Some(words)
         });
@@ -631,8 +648,8 @@ unsafe extern "C" fn copy(
         };
         let copied = state::with(|state| {
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
-            let mut transit = std::mem::take(&mut state.transit);
-            let index = &mut state.database(db).index;
+            let (transit, database) = state.transit_and(db);
+            let index = &mut database.index;
             // A gone entry is not copied: the server answers that the copy failed.
             let is_gone = index.has_backlog() && index.is_gone(slot);
             let copy = (!is_gone).then(|| {
@@ -652,7 +669,6 @@ unsafe extern "C" fn copy(
                 transit.arrives(copy.handle(), facts, index.tags(slot));
                 copy
             });
-            state.transit = transit;
             state.selected = copy.is_some().then_some(db);
             copy
         });

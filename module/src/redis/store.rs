@@ -12,12 +12,12 @@ use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
-use super::sizes::cost;
-use super::state::{self, Loading};
+use super::sizes::{cost, cost_of, fits};
+use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Slot, Stamp, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 thread_local! {
@@ -102,52 +102,57 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced. Keeps the hits of a visible one.
 /// O(tags).
 pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
-    let new = NewEntry::new(Parts {
+    let parts = Parts {
         key: name,
         value: content.value,
         created_ms: content.created_ms,
         has_ttl: content.deadline_ms.is_some(),
         grace_ms: content.grace_ms,
+    };
+    let old = key.entry().map(Entry::handle);
+    // SAFETY: the key holds it until it is replaced.
+    let old = old.map(|old| unsafe { Entry::from_handle(old) });
+    let (place, visible) = state::with(|state| {
+        state.removed_gone = None;
+        let place = old.and_then(|old| state.database_of(old, Some(db)));
+        let visible = place
+            .filter(|&(holder, slot)| holder == db && !state.database(holder).index.is_gone(slot));
+        (place, visible)
     });
-    let incoming = Incoming {
-        entry: new.handle(),
-        tags: content.tags,
-        bytes: cost(new.as_entry()),
-        hits: content.hits,
-        has_grace: content.grace_ms > 0,
-        soft_since_ms: content.soft_since_ms,
-        is_foreign: content.is_foreign,
-    };
-    let old = match key.kind() {
-        Kind::Entry(old) => Some(old.handle()),
-        _ => None,
-    };
     change(db, || {
+        // SAFETY: nothing is borrowed from it: `content` is of the caller's, and has no part of what a key holds.
+        let is_rewritten = visible.is_some()
+            && old.is_some_and(|old| unsafe { old.rewrite(parts, |bytes| fits(old, bytes)) });
+        let new = (!is_rewritten).then(|| NewEntry::new(parts));
+        // One of them is there: what was not rewritten is new.
+        let written = new.as_ref().map(NewEntry::as_entry).or(old);
+        let Some(entry) = written else { return };
+        let incoming = Incoming {
+            entry: entry.handle(),
+            tags: content.tags,
+            bytes: cost_of(parts.size(), name.len(), parts.has_ttl),
+            hits: content.hits,
+            has_grace: content.grace_ms > 0,
+            soft_since_ms: content.soft_since_ms,
+            is_foreign: content.is_foreign,
+        };
         let slot = state::with(|state| {
-            state.removed_gone = None;
-            let place = old.and_then(|old| {
-                // SAFETY: the key holds it.
-                let old = unsafe { Entry::from_handle(old) };
-                state.database_of(old, Some(db))
-            });
-            match place {
-                Some((holder, slot)) if holder == db && !state.database(db).index.is_gone(slot) => {
-                    state.database(db).index.replace(slot, incoming)
-                }
-                Some((holder, slot)) => {
-                    let holder = state.database(holder);
-                    holder.index.remove(slot);
-                    holder.counters.reclaimed += 1;
-                    state.database(db).index.insert(incoming)
-                }
-                None => state.database(db).index.insert(incoming),
+            if let Some((_, slot)) = visible {
+                return state.database(db).index.replace(slot, incoming);
             }
+            if let Some((holder, slot)) = place {
+                let holder = state.database(holder);
+                holder.index.remove(slot);
+                holder.counters.reclaimed += 1;
+            }
+            state.database(db).index.insert(incoming)
         });
-        new.as_entry().set_indexed(slot.0);
+        entry.set_indexed(slot.0);
         panic_point(Place::Change);
-        match old {
-            Some(_) => key.replace(new),
-            None => key.create(new),
+        match new {
+            Some(new) if old.is_some() => key.replace(new),
+            Some(new) => key.create(new),
+            None => {}
         }
         if old.is_some() || content.deadline_ms.is_some() {
             key.set_deadline_ms(content.deadline_ms);
@@ -209,11 +214,10 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         return;
     }
     let (name, value, created_ms) = (entry.key().to_vec(), entry.value(), entry.created_ms());
-    let (tags, soft_since_ms, is_foreign) = state::with(|state| {
+    let (tags, softness, is_foreign) = state::with(|state| {
         let index = &state.database(db).index;
         let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        let since_ms = index.soft_since_ms(slot, grace_ms);
-        (tags, since_ms, index.is_foreign(slot))
+        (tags, index.softness(slot), index.is_foreign(slot))
     });
     let value = value.to_vec();
     let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
@@ -224,10 +228,16 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         grace_ms,
         deadline_ms,
         hits: 0,
-        soft_since_ms,
+        soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
     put(db, key, &name, &content);
+    if let (Kind::Entry(entry), Some(softness)) = (key.kind(), softness)
+        && let Some(slot) = entry.slot()
+    {
+        // A limit goes on, whatever the next grace is.
+        state::with(|state| state.database(db).index.set_softness(Slot(slot), softness));
+    }
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -242,16 +252,21 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     change(db, || {
         let slot = state::with(|state| {
             let index = &mut state.database(db).index;
+            let softness = index.softness(slot);
             let incoming = Incoming {
                 entry: handle,
                 tags,
                 bytes,
                 hits: 0, // Those of the entry are kept.
                 has_grace: grace_ms > 0,
-                soft_since_ms: index.soft_since_ms(slot, grace_ms),
+                soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
                 is_foreign: index.is_foreign(slot),
             };
-            index.replace(slot, incoming)
+            let placed = index.replace(slot, incoming);
+            if let Some(softness) = softness {
+                index.set_softness(placed, softness); // Its limit goes on.
+            }
+            placed
         });
         entry.set_indexed(slot.0);
     });
@@ -277,10 +292,9 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     };
     let met_gone = change(db, || {
         state::with(|state| {
-            let mut transit = std::mem::take(&mut state.transit);
             let removing = state.removing;
             state.removed_gone = None;
-            let database = state.database(db);
+            let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = Facts {
                 is_gone: index.has_backlog() && index.is_gone(slot),
@@ -295,7 +309,6 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
                 database.counters.reclaimed += 1;
             }
             entry.set_unlinked();
-            state.transit = transit;
             removed.was_gone && !removing
         })
     });
@@ -363,25 +376,40 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
         let keeps = state.loading == Loading::Keep;
         keeps.then(|| state.transit.loaded(db, name)).flatten()
     });
-    let Some((handle, passage)) = loaded else {
-        return false;
-    };
+    let Some(handle) = loaded else { return false };
     let has_work = change(db, || {
-        // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-        let entry = unsafe { Entry::from_handle(handle) };
-        index_arrived(db, name, entry, &passage, false)
-    });
-    let now = now_ms();
-    state::with(|state| {
-        // SAFETY: as above.
-        let at_ms = unsafe { Entry::from_handle(handle) }.created_ms();
-        state.follow(db, at_ms, now);
-        state.transit.reuse(passage);
+        state::with(|state| {
+            state.removed_gone = None;
+            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
+            index_loaded(state, db, unsafe { Entry::from_handle(handle) })
+        })
     });
     if has_work {
         reclaim::arm(ctx);
     }
     true
+}
+
+/// Indexes the entry that was just loaded into a database that is not served yet. Its key cannot be opened.
+pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
+    let db = ctx.db();
+    state::with(|state| {
+        let Some(handle) = state.transit.staged(db, name) else {
+            return;
+        };
+        state.mark_staged(true);
+        panic_point(Place::Change);
+        // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
+        index_loaded(state, db, unsafe { Entry::from_handle(handle) });
+        state.mark_staged(false);
+    });
+}
+
+fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
+    let (transit, database) = state.transit_and_loaded(db);
+    database.history.has_loaded(entry.created_ms());
+    let is_gone = transit.arriving.facts.is_gone;
+    index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
@@ -425,7 +453,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         // SAFETY: the keyspace holds it, or `renamed` does.
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
-        let is_gone = index_arrived(db, name.bytes(), entry, &passage, is_outdated);
+        let is_gone = state::with(|state| {
+            state.removed_gone = None;
+            // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
+            // must not miss it: it goes to the same place, or above.
+            let place = state.transit.vacated(db, name.bytes());
+            let index = &mut state.database(db).index;
+            index_arrived(index, place, entry, &passage, is_outdated)
+        });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
             key.replace(renamed);
@@ -450,39 +485,32 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
 
 /// Indexes an entry that arrived, and returns whether there is work in the background.
 fn index_arrived(
-    db: u32,
-    name: &[u8],
+    index: &mut Index<Handle>,
+    place: Option<Slot>,
     entry: Entry<'_>,
     passage: &Passage,
     is_outdated: bool,
 ) -> bool {
     let facts = passage.facts;
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    state::with(|state| {
-        state.removed_gone = None;
-        // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
-        // must not miss it: it goes to the same place, or above.
-        let place = state.transit.vacated(db, name);
-        let index = &mut state.database(db).index;
-        let slot = index.insert_near(
-            place,
-            Incoming {
-                entry: entry.handle(),
-                tags: &tags,
-                bytes: cost(entry),
-                hits: facts.hits,
-                has_grace: entry.grace_ms() > 0,
-                soft_since_ms: facts.soft_since_ms,
-                is_foreign: facts.is_foreign,
-            },
-        );
-        // Without a grace there is nothing between fresh and gone.
-        if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
-            index.drop_one(slot);
-        }
-        entry.set_indexed(slot.0);
-        index.has_backlog() || index.has_soft()
-    })
+    let slot = index.insert_near(
+        place,
+        Incoming {
+            entry: entry.handle(),
+            tags: &tags,
+            bytes: cost(entry),
+            hits: facts.hits,
+            has_grace: entry.grace_ms() > 0,
+            soft_since_ms: facts.soft_since_ms,
+            is_foreign: facts.is_foreign,
+        },
+    );
+    // Without a grace there is nothing between fresh and gone.
+    if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
+        index.drop_one(slot);
+    }
+    entry.set_indexed(slot.0);
+    index.has_backlog() || index.has_soft()
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.

@@ -8,7 +8,7 @@ use crate::entry::{Entry, Handle};
 /// The entries that were loaded or copied last, and unlinked last.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
-    arriving: Passage,
+    pub(super) arriving: Passage,
     leaving: Passage,
     /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
     /// the old.
@@ -99,13 +99,16 @@ impl Transit {
 
     /// The visible entry that was loaded last, if it was for this place. The server announces each right after it was
     /// loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
-    pub(crate) fn loaded(&mut self, db: u32, key: &[u8]) -> Option<(Handle, Passage)> {
+    pub(crate) fn loaded(&mut self, db: u32, key: &[u8]) -> Option<Handle> {
+        let is_visible = !self.arriving.facts.is_gone;
+        is_visible.then(|| self.staged(db, key)).flatten()
+    }
+
+    /// The same, whether it is gone or not.
+    pub(crate) fn staged(&mut self, db: u32, key: &[u8]) -> Option<Handle> {
         let passage = &mut self.arriving;
-        if passage.place != Some(db) || passage.key != key || passage.facts.is_gone {
-            return None;
-        }
-        let entry = passage.entry.take()?;
-        Some((entry, std::mem::take(passage)))
+        let is_it = passage.place == Some(db) && passage.key == key;
+        is_it.then(|| passage.entry.take()).flatten()
     }
 
     /// A file is about to be loaded: what arrived before has nothing to do with it.

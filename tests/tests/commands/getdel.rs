@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{fetch_lease, lease, set_leased};
 use tagcache_tests::look::stat;
-use tagcache_tests::{Reply, call, on_both_protocols, run};
+use tagcache_tests::{Reply, on_both_protocols, run};
 
 #[test]
 fn getdel_returns_a_fresh_value_once() {

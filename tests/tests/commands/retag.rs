@@ -17,7 +17,7 @@ fn retag_changes_the_tags_and_nothing_else() {
         assert_eq!((after.hits, after.bytes), (before.hits, before.bytes));
         assert!((pttl - run!(client, "PTTL key").int()).abs() < 50_000);
         assert_eq!(run!(client, "CACHE.INVALIDATE b"), Reply::Int(0));
-        assert!(tagscan(client, b"c", 10).contains(&b"key".to_vec()));
+        assert!(tagscan(client, b"c", 10).contains(b"key".as_slice()));
         assert_eq!(run!(client, "CACHE.RETAG key TAGS 0"), Reply::Int(1));
         assert_eq!(run!(client, "CACHE.INVALIDATE a c"), Reply::Int(0));
         assert_eq!(run!(client, "CACHE.GET key"), Reply::bulk("v"));
@@ -37,6 +37,35 @@ fn retag_leaves_a_stale_entry_stale_and_a_gone_one_gone() {
         assert!(fetch(client, "soft").is_stale("v"));
         assert_eq!(run!(client, "CACHE.INVALIDATE x"), Reply::Int(1));
         assert!(fetch(client, "soft").is_miss());
+    });
+}
+
+#[test]
+fn retag_to_a_tag_that_was_invalidated_since_removes_the_entry() {
+    on_both_protocols(|_, client| {
+        for (invalidate, kept) in [
+            ("CACHE.INVALIDATE late", false),
+            ("CACHE.REVALIDATE late", false),
+            ("CACHE.INVALIDATE other", true),
+        ] {
+            run!(client, "CACHE.SET key v GRACE 100000 TAGS 1 a");
+            let words: Vec<&str> = invalidate.split(' ').collect();
+            client.call(&words);
+            let retagged = run!(client, "CACHE.RETAG key TAGS 2 a late");
+            assert_eq!(retagged, Reply::Int(1), "it was visible");
+            assert_eq!(
+                run!(client, "CACHE.EXISTS key").int() == 1,
+                kept,
+                "{invalidate}"
+            );
+            assert_eq!(run!(client, "EXISTS key").int() == 1, kept, "{invalidate}");
+        }
+        // Written after it, or with the tag before: kept.
+        run!(client, "CACHE.SET key v TAGS 1 a");
+        run!(client, "CACHE.RETAG key TAGS 1 late");
+        run!(client, "CACHE.INVALIDATEWHERE ALL 2 late none");
+        run!(client, "CACHE.RETAG key TAGS 2 late b");
+        assert_eq!(run!(client, "CACHE.GET key"), Reply::bulk("v"));
     });
 }
 

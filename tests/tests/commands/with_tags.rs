@@ -1,6 +1,7 @@
 //! WITHTAGS of CACHE.FETCH: an entry judged by tags that it does not carry.
 
 use tagcache_tests::fetch::{Fetched, fetch, fetched};
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     RawClient, Reply, Server, args, call, for_all_engines, on_both_protocols, run,
 };
@@ -53,6 +54,7 @@ fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET graced v GRACE 100000");
         run!(client, "CACHE.SET plain v");
+        assert!(fetch_with(client, "plain", &[]).is_hit("v"));
         run!(client, "CACHE.REVALIDATE s");
         assert!(fetch_with(client, "graced", &["s"]).is_stale("v"));
         assert!(fetch_with(client, "plain", &["s"]).is_miss());
@@ -71,15 +73,7 @@ fn a_lease_and_a_wait_go_by_the_same_judgement() {
         let loader = fetched(&reply);
         assert!(loader.is_miss_with_token());
         let mut second = server.raw();
-        second.send(&args![
-            "CACHE.FETCH",
-            "key",
-            "WAIT",
-            60_000,
-            "WITHTAGS",
-            1,
-            "s"
-        ]);
+        second.send(&["CACHE.FETCH", "key", "WAIT", "60000", "WITHTAGS", "1", "s"]);
         tagcache_tests::fetch::wait_for_waiters(client, 1);
         let set = call!(client, "CACHE.SET", "key", "new", "LEASE", loader.token);
         assert_eq!(set, Reply::ok());
@@ -112,7 +106,7 @@ fn the_judgement_survives_reload_log_and_failover() {
             );
         };
         check(&mut client, "at once");
-        call!(client, "WAIT", 1, 60_000);
+        wait_synchronised(&primary, &replica);
         let mut other = replica.raw();
         check(&mut other, "on the replica");
         run!(client, "DEBUG RELOAD");

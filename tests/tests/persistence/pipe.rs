@@ -36,8 +36,12 @@ fn pipe(log: &[u8], target: &Server) {
 }
 
 fn source(engine: &Engine) -> Server {
+    // Otherwise the server puts writing off for up to 2 s while the disk is busy, and the log that is read lacks the end.
     let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
-    builder.arg("--aof-use-rdb-preamble", "no").start()
+    builder
+        .arg("--appendfsync", "always")
+        .arg("--aof-use-rdb-preamble", "no")
+        .start()
 }
 
 #[test]
