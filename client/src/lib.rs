@@ -52,9 +52,7 @@ mod remote;
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]
-pub use cache::{
-    Bytes, Cache, CacheBuilder, CacheStats, Codec, CodecError, Inspection, Json, TagInfo, Where,
-};
+pub use cache::{Bytes, Cache, CacheBuilder, CacheStats, Codec, Inspection, Json, TagInfo, Where};
 pub use entry::Entry;
 pub use local::{LocalCache, TopKey};
 #[cfg(feature = "remote")]

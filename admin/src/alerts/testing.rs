@@ -16,19 +16,10 @@ pub(crate) fn heap(percent: f64) -> Snapshot {
 
 /// Nothing is known.
 pub(crate) fn unknown() -> Snapshot {
-    Snapshot {
-        latest: Arc::new(Sample {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_721_000),
-            since_start: Duration::ZERO,
-            memory: MemoryUsage::default(),
-            local: None,
-            server: ServerReading::None,
-        }),
-        status: Status::Healthy,
-        growth: None,
-        leak_suspected: false,
-        rates: Rates::default(),
-        heap_total: HeapTotal::Limit,
-        uptime: Duration::from_secs(919),
-    }
+    let mut sample = Sample::default();
+    sample.at += Duration::from_secs(1_763_721_000);
+    let mut snapshot = Snapshot::default();
+    snapshot.latest = Arc::new(sample);
+    snapshot.uptime = Duration::from_secs(919);
+    snapshot
 }

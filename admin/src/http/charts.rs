@@ -282,19 +282,14 @@ fn described(chart: &Chart, svg: &str, first: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{LocalFigures, MemoryUsage, ServerReading, ServerUsage};
-    use std::time::SystemTime;
+    use crate::memory::{LocalFigures, ServerReading, ServerUsage};
 
     fn history(samples: u64) -> Vec<Arc<Sample>> {
-        let sample = |i: u64| Sample {
-            at: SystemTime::UNIX_EPOCH,
-            since_start: Duration::from_secs(i * 10),
-            memory: MemoryUsage {
-                heap_used: Some(i * 1_048_576),
-                ..MemoryUsage::default()
-            },
-            local: None,
-            server: ServerReading::None,
+        let sample = |i: u64| {
+            let mut sample = Sample::default();
+            sample.since_start = Duration::from_secs(i * 10);
+            sample.memory.heap_used = Some(i * 1_048_576);
+            sample
         };
         (0..samples).map(|i| Arc::new(sample(i))).collect()
     }
@@ -321,23 +316,18 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_minute_before() {
-        let sample = |i: u64| Sample {
-            at: SystemTime::UNIX_EPOCH,
-            since_start: Duration::from_secs(i * 20),
-            memory: MemoryUsage::default(),
+        let sample = |i: u64| {
+            let mut sample = Sample::default();
+            sample.since_start = Duration::from_secs(i * 20);
             // All reads are misses for two minutes, then three of four are hits; those of a minute come at once.
-            local: Some(LocalFigures {
-                hits: i.saturating_sub(6) / 3 * 9,
-                misses: if i <= 6 { i * 4 } else { 24 + (i - 6) },
-                ..LocalFigures::default()
-            }),
-            server: ServerReading::Up(Arc::new(ServerUsage {
-                cache: Some(CacheFigures {
-                    invalidations: i / 3 * 6,
-                    ..CacheFigures::default()
-                }),
-                ..ServerUsage::default()
-            })),
+            let local = sample.local.insert(LocalFigures::default());
+            local.hits = i.saturating_sub(6) / 3 * 9;
+            local.misses = if i <= 6 { i * 4 } else { 24 + (i - 6) };
+            let mut server = ServerUsage::default();
+            let cache = server.cache.insert(CacheFigures::default());
+            cache.invalidations = i / 3 * 6;
+            sample.server = ServerReading::Up(Arc::new(server));
+            sample
         };
         let history: Vec<_> = (0..13).map(|i| Arc::new(sample(i))).collect();
         let last = |chart: &str| {

@@ -11,9 +11,7 @@ use redis::{
     RedisResult, cmd,
 };
 
-use tagcache::memory::{
-    CacheFigures, MemoryUsage, ProcessSource, Reading, ServerReading, ServerUsage, Source,
-};
+use tagcache::memory::{CacheFigures, ProcessSource, Sample, ServerReading, ServerUsage, Source};
 
 /// How long a connection may take to be made and a command to be answered.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -157,20 +155,18 @@ fn from_info(info: &InfoDict) -> ServerUsage {
         Some(format!("{kind} {version}"))
     };
     let limit = number("maxmemory").filter(|&limit| limit > 0);
-    ServerUsage {
-        name: name("valkey", "valkey_version")
-            .or_else(|| name("redis", "redis_version"))
-            .unwrap_or_default(),
-        key_count: 0,
-        used_memory: number("used_memory"),
-        rss: number("used_memory_rss"),
-        peak_memory: number("used_memory_peak"),
-        committed_memory: number("allocator_active"),
-        memory_limit: limit.or_else(|| number("total_system_memory").filter(|&total| total > 0)),
-        clients: number("connected_clients"),
-        uptime_seconds: number("uptime_in_seconds"),
-        cache: None,
-    }
+    let mut usage = ServerUsage::default();
+    usage.name = name("valkey", "valkey_version")
+        .or_else(|| name("redis", "redis_version"))
+        .unwrap_or_default();
+    usage.used_memory = number("used_memory");
+    usage.rss = number("used_memory_rss");
+    usage.peak_memory = number("used_memory_peak");
+    usage.committed_memory = number("allocator_active");
+    usage.memory_limit = limit.or_else(|| number("total_system_memory").filter(|&total| total > 0));
+    usage.clients = number("connected_clients");
+    usage.uptime_seconds = number("uptime_in_seconds");
+    usage
 }
 
 fn from_stats(stats: &HashMap<String, String>) -> CacheFigures {
@@ -214,31 +210,18 @@ impl ServerMemory {
 }
 
 impl Source for ServerMemory {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, sample: &mut Sample) {
         if let Some(process) = &mut self.process {
-            return process.read();
+            return process.read(sample);
         }
-        let server = self.server.state();
-        let memory = server
-            .figures()
-            .map_or_else(MemoryUsage::default, memory_of);
-        Reading {
-            memory,
-            local: None,
-            server,
+        sample.server = self.server.state();
+        if let Some(figures) = sample.server.figures() {
+            // The server tells its peak of used_memory, not of resident memory.
+            sample.memory.heap_used = figures.used_memory;
+            sample.memory.heap_committed = figures.committed_memory;
+            sample.memory.rss = figures.rss;
+            sample.memory.limit = figures.memory_limit;
         }
-    }
-}
-
-fn memory_of(figures: &ServerUsage) -> MemoryUsage {
-    MemoryUsage {
-        heap_used: figures.used_memory,
-        heap_committed: figures.committed_memory,
-        external: None,
-        rss: figures.rss,
-        // The server tells its peak of used_memory, not of resident memory.
-        peak_rss: None,
-        limit: figures.memory_limit,
     }
 }
 
@@ -254,10 +237,8 @@ mod tests {
             ("of_a_later_version", "9"),
         ];
         let stats = stats.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let expected = CacheFigures {
-            entries: 3,
-            ..CacheFigures::default()
-        };
+        let mut expected = CacheFigures::default();
+        expected.entries = 3;
         assert_eq!(from_stats(&stats), expected);
     }
 

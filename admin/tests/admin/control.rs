@@ -18,10 +18,9 @@ struct Counting {
 
 impl LocalTier for Counting {
     fn figures(&self) -> LocalFigures {
-        LocalFigures {
-            entries: 5,
-            ..LocalFigures::default()
-        }
+        let mut figures = LocalFigures::default();
+        figures.entries = 5;
+        figures
     }
 
     fn entries(&self, _: usize) -> Vec<LocalEntry> {

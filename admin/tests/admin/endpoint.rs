@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tagcache_admin::http::{Admin, Auth, Builder, serve};
-use tagcache_admin::memory::{
-    LocalEntry, LocalFigures, LocalTier, MemoryMonitor, MemoryUsage, Reading, ServerReading, Source,
-};
+use tagcache_admin::memory::{LocalEntry, LocalFigures, LocalTier, MemoryMonitor, Sample, Source};
 use tokio::net::TcpListener;
 
 pub(crate) const TOKEN: &str = "an-admin-token-of-the-test";
@@ -144,20 +142,16 @@ pub(crate) fn monitor(source: impl Source) -> Arc<MemoryMonitor> {
 pub(crate) struct Guide;
 
 impl Source for Guide {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, sample: &mut Sample) {
         let mb = |n: f64| Some((n * 1024.0 * 1024.0) as u64);
-        Reading {
-            memory: MemoryUsage {
-                heap_used: mb(145.23),
-                heap_committed: mb(180.0),
-                external: mb(5.42),
-                rss: mb(185.67),
-                peak_rss: mb(190.0),
-                limit: mb(200.0),
-            },
-            local: Some(Local.figures()),
-            server: ServerReading::None,
-        }
+        let memory = &mut sample.memory;
+        memory.heap_used = mb(145.23);
+        memory.heap_committed = mb(180.0);
+        memory.external = mb(5.42);
+        memory.rss = mb(185.67);
+        memory.peak_rss = mb(190.0);
+        memory.limit = mb(200.0);
+        sample.local = Some(Local.figures());
     }
 }
 
@@ -165,9 +159,7 @@ impl Source for Guide {
 pub(crate) struct Unknown;
 
 impl Source for Unknown {
-    fn read(&mut self) -> Reading {
-        Reading::default()
-    }
+    fn read(&mut self, _: &mut Sample) {}
 }
 
 /// A local tier with one entry.
@@ -175,23 +167,21 @@ pub(crate) struct Local;
 
 impl LocalTier for Local {
     fn figures(&self) -> LocalFigures {
-        LocalFigures {
-            entries: 15,
-            hits: 3,
-            misses: 1,
-            longest_cleanup_us: Some(1500),
-            ..LocalFigures::default()
-        }
+        let mut figures = LocalFigures::default();
+        figures.entries = 15;
+        figures.hits = 3;
+        figures.misses = 1;
+        figures.longest_cleanup_us = Some(1500);
+        figures
     }
 
     fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        let entry = LocalEntry {
-            key: b"page:/\xff".to_vec(),
-            hits: Some(3),
-            bytes: Some(100),
-            ttl: Some(Duration::from_millis(1500)),
-            tags: Some(vec![b"tenant:7".to_vec()]),
-        };
+        let mut entry = LocalEntry::default();
+        entry.key = b"page:/\xff".to_vec();
+        entry.hits = Some(3);
+        entry.bytes = Some(100);
+        entry.ttl = Some(Duration::from_millis(1500));
+        entry.tags = Some(vec![b"tenant:7".to_vec()]);
         vec![entry; limit.min(1)]
     }
 

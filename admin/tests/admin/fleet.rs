@@ -1,9 +1,7 @@
 use std::sync::Arc;
 
 use tagcache_admin::http::Fleet;
-use tagcache_admin::memory::{
-    MemoryUsage, Reading, Server as Watched, ServerReading, Source, Status,
-};
+use tagcache_admin::memory::{Sample, Server as Watched, Source, Status};
 use tagcache_tests::{DEADLINE, Server, wait_until};
 
 use crate::endpoint::{Endpoint, Guide, builder, monitor};
@@ -12,16 +10,9 @@ use crate::endpoint::{Endpoint, Guide, builder, monitor};
 struct Full;
 
 impl Source for Full {
-    fn read(&mut self) -> Reading {
-        Reading {
-            memory: MemoryUsage {
-                heap_used: Some(99),
-                limit: Some(100),
-                ..MemoryUsage::default()
-            },
-            local: None,
-            server: ServerReading::None,
-        }
+    fn read(&mut self, sample: &mut Sample) {
+        sample.memory.heap_used = Some(99);
+        sample.memory.limit = Some(100);
     }
 }
 

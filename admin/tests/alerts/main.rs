@@ -10,34 +10,20 @@ mod receiver;
 mod smtp;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tagcache_admin::alerts::{Alerts, Config, Retries};
-use tagcache_admin::memory::{
-    HeapTotal, MemoryUsage, Rates, Sample, ServerReading, Snapshot, Status,
-};
+use tagcache_admin::memory::{Sample, Snapshot};
 
 /// A process that uses so many percent of its heap.
 fn heap(percent: u64) -> Snapshot {
-    Snapshot {
-        latest: Arc::new(Sample {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_721_000),
-            since_start: Duration::ZERO,
-            memory: MemoryUsage {
-                heap_used: Some(percent),
-                limit: Some(100),
-                ..MemoryUsage::default()
-            },
-            local: None,
-            server: ServerReading::None,
-        }),
-        status: Status::Healthy,
-        growth: None,
-        leak_suspected: false,
-        rates: Rates::default(),
-        heap_total: HeapTotal::Limit,
-        uptime: Duration::ZERO,
-    }
+    let mut sample = Sample::default();
+    sample.at += Duration::from_secs(1_763_721_000);
+    sample.memory.heap_used = Some(percent);
+    sample.memory.limit = Some(100);
+    let mut snapshot = Snapshot::default();
+    snapshot.latest = Arc::new(sample);
+    snapshot
 }
 
 /// The guide's rules and these channels, with an environment of the test's own.

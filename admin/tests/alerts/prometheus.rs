@@ -83,12 +83,10 @@ fn moments() -> Vec<Snapshot> {
             snapshot.rates.hit_rate = hit_rate;
             snapshot.status = status;
             snapshot.leak_suspected = status == Status::Warning;
-            snapshot.growth = growth.map(|mb_per_minute| Growth {
-                mb_per_minute,
-                margin: 0.1,
-                seconds: 600.0,
-                samples: 60,
-                steady: true,
+            snapshot.growth = growth.map(|mb_per_minute| {
+                let mut growth = Growth::default();
+                growth.mb_per_minute = mb_per_minute;
+                growth
             });
             snapshot.uptime = Duration::from_secs(119 + u64::from(status == Status::Critical));
             moments.push(snapshot);

@@ -8,7 +8,7 @@ use tagcache::Cache;
 use tagcache_admin::alerts::{Alerts, Config};
 use tagcache_admin::http::{Admin, Auth, Builder, Fleet, serve};
 use tagcache_admin::memory::{
-    Event, LocalEntry, LocalFigures, LocalTier, MemoryMonitor, MemoryUsage, ProcessSource, Reading,
+    Event, LocalEntry, LocalFigures, LocalTier, MemoryMonitor, ProcessSource, Sample,
     Server as Watched, Source,
 };
 
@@ -28,23 +28,20 @@ struct Scripted {
 }
 
 impl Source for Scripted {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, sample: &mut Sample) {
         self.samples += 1;
         let percent = *self.percent.lock().unwrap();
         // A little life in the line.
         let wave = f64::from(self.samples % 7) * 0.3;
         let mb = |n: f64| Some((n * 1024.0 * 1024.0) as u64);
-        Reading {
-            memory: MemoryUsage {
-                heap_used: mb(2.0 * (percent + wave)),
-                heap_committed: mb(2.1 * (percent + wave)),
-                external: mb(5.42),
-                rss: mb(2.0 * percent + 40.0),
-                peak_rss: mb(250.0),
-                limit: mb(200.0),
-            },
-            ..self.server.read()
-        }
+        self.server.read(sample);
+        let memory = &mut sample.memory;
+        memory.heap_used = mb(2.0 * (percent + wave));
+        memory.heap_committed = mb(2.1 * (percent + wave));
+        memory.external = mb(5.42);
+        memory.rss = mb(2.0 * percent + 40.0);
+        memory.peak_rss = mb(250.0);
+        memory.limit = mb(200.0);
     }
 }
 
@@ -52,22 +49,23 @@ struct Local;
 
 impl LocalTier for Local {
     fn figures(&self) -> LocalFigures {
-        LocalFigures {
-            entries: 15,
-            bytes: Some(15_300),
-            hits: 900,
-            misses: 100,
-            ..LocalFigures::default()
-        }
+        let mut figures = LocalFigures::default();
+        figures.entries = 15;
+        figures.bytes = Some(15_300);
+        figures.hits = 900;
+        figures.misses = 100;
+        figures
     }
 
     fn entries(&self, _: usize) -> Vec<LocalEntry> {
-        let entry = |key: &str, hits| LocalEntry {
-            key: key.into(),
-            hits: Some(hits),
-            bytes: Some(1024),
-            ttl: Some(Duration::from_secs(60)),
-            tags: Some(vec![b"tenant:7".to_vec(), b"kind:page".to_vec()]),
+        let entry = |key: &str, hits| {
+            let mut entry = LocalEntry::default();
+            entry.key = key.into();
+            entry.hits = Some(hits);
+            entry.bytes = Some(1024);
+            entry.ttl = Some(Duration::from_secs(60));
+            entry.tags = Some(vec![b"tenant:7".to_vec(), b"kind:page".to_vec()]);
+            entry
         };
         vec![
             entry("page:/tenants/7/invoices", 620),

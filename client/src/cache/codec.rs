@@ -4,25 +4,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The error of a codec.
-pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Turns values of type `T` into bytes and back.
 ///
 /// All who read a key must use the same codec. Implementations for one's own formats are welcome:
 ///
 /// ```
-/// use tagcache::{Codec, CodecError};
+/// use std::error::Error;
+///
+/// use tagcache::Codec;
 ///
 /// /// Numbers as eight bytes.
 /// #[derive(Clone, Copy, Debug)]
 /// struct BigEndian;
 ///
 /// impl Codec<u64> for BigEndian {
-///     fn encode(&self, value: &u64) -> Result<Vec<u8>, CodecError> {
+///     fn encode(&self, value: &u64) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
 ///         Ok(value.to_be_bytes().to_vec())
 ///     }
 ///
-///     fn decode(&self, bytes: &[u8]) -> Result<u64, CodecError> {
+///     fn decode(&self, bytes: &[u8]) -> Result<u64, Box<dyn Error + Send + Sync>> {
 ///         Ok(u64::from_be_bytes(bytes.try_into()?))
 ///     }
 /// }
@@ -32,13 +34,13 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the value has no representation, such as a map with keys that are no strings in JSON.
-    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError>;
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
 
     /// The value of bytes.
     ///
     /// # Errors
     /// When they are not what [`Self::encode`] writes for this type.
-    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError>;
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>>;
 }
 
 /// JSON by serde: the default. Other languages read it.

@@ -312,7 +312,7 @@ impl Core {
     }
 
     /// The value, and the length of its encoding before compression.
-    fn decode<T: Any + Send + Sync>(
+    pub(crate) fn decode<T: Any + Send + Sync>(
         &self,
         codec: &impl Codec<T>,
         key: &str,

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
-use crate::local::{End, Reservation};
+use crate::local::{End, Reservation, TagSet};
 use crate::remote::command::{self, Write};
 use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{self, Core, Found, Loaded};
-use super::many::Abandoned;
 use super::options::Plan;
 use super::tier::{self, Held, Stored};
 
@@ -59,7 +58,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok(Found::Nothing(None)) => {
                 self.core.counters.loads_unstored.up();
                 let loaded = self.call(loader, None).await;
-                self.answer(loaded.map(|(value, _)| self.of_loader(tier::stored(value))));
+                self.answer(loaded.map(|(value, _)| self.loaded(tier::stored(value))));
             }
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
@@ -73,8 +72,6 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     fn answer(&self, outcome: Result<Loaded, Error>) {
         self.reservation.end(match outcome {
             Ok(Loaded { stored, tags }) => End::Loaded(stored, tags),
-            // Others who wait load it themselves.
-            Err(error) if error.is_from_loader::<Abandoned>() => End::Abandoned,
             Err(error) => End::Failed(Arc::new(error)),
         });
     }
@@ -213,7 +210,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.stale(self.key()) {
             self.core.counters.fail_safe.up();
-            return self.answer(Ok(self.of_loader(stored)));
+            return self.answer(Ok(self.loaded(stored)));
         }
         self.core.counters.loads_unstored.up();
         let loaded = self.call(loader, None).await.map(|(value, took)| {
@@ -223,7 +220,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                 Ok((_, len)) => self.keep_alone(&stored, len, took),
                 Err(error) => self.unstorable(&error),
             }
-            self.of_loader(stored)
+            self.loaded(stored)
         });
         self.answer(loaded);
     }
@@ -317,8 +314,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// figures': the loader has succeeded.
     async fn store(&self, value: Option<T>, took: Duration, token: u64) {
         let encoded = self.core.encode(&self.codec, self.key(), value.as_ref());
-        let (plan, negative) = (self.plan.of_loaded(), value.is_none());
-        let loaded = self.of_loader(tier::stored(value));
+        let negative = value.is_none();
+        let plan = self.plan.of_loaded();
+        let loaded = self.loaded(tier::stored(value));
         let written = match encoded {
             Err(error) => Err(error),
             Ok(_) if !plan.is_stored(negative) => {
@@ -362,6 +360,15 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.answer(Ok(loaded));
     }
 
+    /// What a loader answered, or what is served without a server. Callers that joined the load are checked against the
+    /// tags that the loader chose, which nobody knew when they joined.
+    fn loaded(&self, stored: Stored) -> Loaded {
+        let chosen = self.plan.chosen.get();
+        let local = self.core.local.cache();
+        let tags = chosen.map_or_else(TagSet::new, |plan| local.intern(&plan.tags));
+        Loaded { stored, tags }
+    }
+
     /// Counts and logs a loaded value that is given to the callers but cannot be stored.
     fn unstorable(&self, error: &Error) {
         self.core.counters.unstorable.up();
@@ -383,16 +390,5 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             self.plan.lease(),
         );
         tokio::spawn(async move { core.release(&key, token, lasts).await });
-    }
-
-    /// What a loader answered, or what is served without a server. Callers that joined are checked against the tags that
-    /// the loader chose, which were not known then.
-    fn of_loader(&self, stored: Stored) -> Loaded {
-        let chosen = self.plan.chosen.get().map(|plan| &plan.tags);
-        let tags = chosen.map(|tags| self.core.local.cache().intern(tags));
-        Loaded {
-            stored,
-            tags: tags.unwrap_or_default(),
-        }
     }
 }

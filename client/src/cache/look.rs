@@ -57,7 +57,7 @@ impl<C> Cache<C> {
         let answer = self
             .core
             .remote
-            .send(&name, &command::inspect(&name))
+            .send(&name, &command::of_key("CACHE.INSPECT", &name))
             .await?
             .value;
         if answer == Value::Nil {
@@ -99,7 +99,7 @@ impl<C> Cache<C> {
     /// # Errors
     /// When a server fails or refuses.
     pub async fn tag_info(&self, tag: &str) -> Result<Option<TagInfo>, Error> {
-        let cmd = command::tag_info(&self.core.name(tag));
+        let cmd = command::of_key("CACHE.TAGINFO", &self.core.name(tag));
         let mut info: Option<TagInfo> = None;
         for (node, answer) in self.core.remote.ask_all(&cmd).await {
             let answer = answer?;

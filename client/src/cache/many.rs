@@ -173,8 +173,7 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        let found = self.get_local(key);
-        let value = if let Some(value) = found {
+        let value = if let Some(value) = self.get_local(key) {
             value
         } else {
             let mut loader = Some(loader);

@@ -1,6 +1,7 @@
 //! The two-tier cache.
 
 mod builder;
+mod change;
 mod clauses;
 mod codec;
 mod core;
@@ -31,7 +32,7 @@ pub use builder::CacheBuilder;
 pub use clauses::Where;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
-pub use codec::{Bytes, Codec, CodecError, Json};
+pub use codec::{Bytes, Codec, Json};
 pub use look::{Inspection, TagInfo};
 pub(crate) use options::LoadOptions;
 pub use stats::CacheStats;
@@ -239,11 +240,11 @@ impl<C> Cache<C> {
         let mut values: Vec<Result<Option<T>, Error>> = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            let held = core.local.fresh::<T>(key.as_ref());
+            let held = self.get_local(key.as_ref());
             if held.is_none() {
                 missing.push((at, core.name(key.as_ref())));
             }
-            values.push(Ok(held.and_then(|stored| stored.downcast_ref().cloned())));
+            values.push(Ok(held.flatten()));
         }
         let mut missing = missing.as_slice();
         while !missing.is_empty() {
@@ -487,8 +488,12 @@ impl<C> Cache<C> {
                 Role::Join(load) => {
                     core.counters.joined.up();
                     // None: it found what this caller may not have, or its runtime has ended, or a codec panicked.
-                    if let Some(outcome) = load.outcome::<Error>(load.ended().await) {
-                        return value(key, &outcome.map_err(|error| (*error).clone())?);
+                    match load.outcome::<Error>(load.ended().await) {
+                        Some(Err(error)) if error.is_from_loader::<many::Abandoned>() => {}
+                        Some(outcome) => {
+                            return value(key, &outcome.map_err(|error| (*error).clone())?);
+                        }
+                        None => {}
                     }
                 }
             }

@@ -8,23 +8,13 @@ use super::process::MemoryUsage;
 /// Where a [`MemoryMonitor`](super::MemoryMonitor) reads from. Called on the monitor's own thread, so it may block;
 /// it must bound how long.
 pub trait Source: Send + 'static {
-    /// Reads everything once.
-    fn read(&mut self) -> Reading;
+    /// Reads everything once, into a sample that knows nothing but its time.
+    fn read(&mut self, sample: &mut Sample);
 }
 
-/// What a [`Source`] reads.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// Of the process that is watched.
-    pub memory: MemoryUsage,
-    /// Of the local tier, if there is one.
-    pub local: Option<LocalFigures>,
-    /// Of the server.
-    pub server: ServerReading,
-}
-
-/// A [`Reading`] and when it was taken.
+/// What was read at one moment.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Sample {
     /// By the system's clock, for people.
     pub at: SystemTime,
@@ -36,6 +26,18 @@ pub struct Sample {
     pub local: Option<LocalFigures>,
     /// Of the server.
     pub server: ServerReading,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self {
+            at: SystemTime::UNIX_EPOCH,
+            since_start: Duration::ZERO,
+            memory: MemoryUsage::default(),
+            local: None,
+            server: ServerReading::None,
+        }
+    }
 }
 
 /// A local tier as the monitor and the admin endpoint see it.
@@ -53,6 +55,7 @@ pub trait LocalTier: Send + Sync {
 /// Figures of a local tier; counters since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct LocalFigures {
     /// Entries held.
     pub entries: u64,
@@ -74,6 +77,7 @@ pub struct LocalFigures {
 
 /// One entry of a local tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LocalEntry {
     /// Its key.
     pub key: Vec<u8>,
@@ -117,6 +121,7 @@ impl ServerReading {
 /// Figures of a server, from INFO and DBSIZE; bytes.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct ServerUsage {
     /// What it calls itself, such as `redis 7.0.15`.
     pub name: String,
@@ -147,6 +152,7 @@ macro_rules! cache_figures {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         #[allow(missing_docs)] // The command's reference is theirs.
+        #[non_exhaustive]
         pub struct CacheFigures {
             $($(#[$doc])* pub $name: u64,)*
         }

@@ -8,8 +8,9 @@ const MB: f64 = 1024.0 * 1024.0;
 const MIN_POINTS: usize = 3;
 
 /// How fast the heap (or, where it is unknown, the resident set) grows.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Growth {
     /// Slope in MB a minute; negative when it shrinks.
     pub mb_per_minute: f64,

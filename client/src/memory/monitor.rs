@@ -348,14 +348,11 @@ impl Shared {
     fn sample(&self) -> Snapshot {
         // Held until the sample is in the ring, so that samples are in the order of their times.
         let mut source = lock(&self.source);
-        let reading = source.read();
-        let sample = Arc::new(Sample {
-            at: SystemTime::now(),
-            since_start: self.started.elapsed(),
-            memory: reading.memory,
-            local: reading.local,
-            server: reading.server,
-        });
+        let mut sample = Sample::default();
+        source.read(&mut sample);
+        sample.at = SystemTime::now();
+        sample.since_start = self.started.elapsed();
+        let sample = Arc::new(sample);
         let (snapshot, events) = lock(&self.ring).push(&sample, &self.settings);
         drop(source);
         // A copy: a callback may add another one.
@@ -456,5 +453,4 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[path = "monitor_tests.rs"]
 mod tests;

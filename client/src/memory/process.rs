@@ -1,6 +1,6 @@
 //! Memory of this process.
 
-use super::figures::{LocalTier, Reading, ServerReading, Source};
+use super::figures::{LocalTier, Sample, ServerReading, Source};
 use super::heap::{Heap, heap};
 use super::limit::memory_limit;
 use std::fmt;
@@ -15,6 +15,7 @@ const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 /// Memory of a process, in bytes; `None` where it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct MemoryUsage {
     /// Handed out by the allocator and not given back.
     pub heap_used: Option<u64>,
@@ -160,14 +161,11 @@ impl ProcessSource {
 }
 
 impl Source for ProcessSource {
-    fn read(&mut self) -> Reading {
-        Reading {
-            memory: MemoryUsage::with(self.heap.read(), self.limit.read()),
-            local: self.local.as_ref().map(|local| local.figures()),
-            server: self
-                .server
-                .as_ref()
-                .map_or(ServerReading::None, |read| read()),
+    fn read(&mut self, sample: &mut Sample) {
+        sample.memory = MemoryUsage::with(self.heap.read(), self.limit.read());
+        sample.local = self.local.as_ref().map(|local| local.figures());
+        if let Some(read) = &self.server {
+            sample.server = read();
         }
     }
 }
@@ -246,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_heap_that_is_turned_off_is_unknown() {
-        let reading = ProcessSource::default().without_heap().read();
+        let mut reading = Sample::default();
+        ProcessSource::default().without_heap().read(&mut reading);
         assert_eq!(reading.memory.heap_used, None);
         assert_eq!(reading.memory.heap_committed, None);
     }

@@ -9,7 +9,8 @@ use super::process::HeapTotal;
 use super::status::Status;
 
 /// What a monitor knows at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The last sample.
     pub latest: Arc<Sample>,
@@ -44,6 +45,7 @@ impl Snapshot {
 /// What happened between the first and the last sample of the window. `None`: nothing was read, or it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Rates {
     /// Reads of the local tier that found a value, in percent.
     pub local_hit_rate: Option<f64>,

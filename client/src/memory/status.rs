@@ -46,6 +46,7 @@ impl fmt::Display for Status {
 
 /// At which percentage of the heap the status changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Thresholds {
     /// From here on it is a warning. Default 80 %.
     pub warning: f64,
@@ -66,6 +67,15 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
+    /// From which percentages on it is a warning, and critical.
+    pub fn new(warning: f64, critical: f64) -> Self {
+        Self {
+            warning,
+            critical,
+            ..Self::default()
+        }
+    }
+
     /// The status after `before` at this percentage; an unknown one changes nothing.
     pub fn status(&self, before: Status, percent: Option<f64>) -> Status {
         let Some(percent) = percent else {

@@ -35,9 +35,7 @@ pub(crate) enum State {
 }
 
 pub(crate) fn fetch(key: &str) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.FETCH");
-    cmd.arg(key);
-    cmd
+    of_key("CACHE.FETCH", key)
 }
 
 /// `token`: what the lease is to be called; `None` where the server does not take one.
@@ -117,20 +115,17 @@ pub(crate) fn set(write: &Write<'_>) -> Cmd {
 }
 
 pub(crate) fn release(key: &str, token: u64) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.RELEASE");
-    cmd.arg(key).arg(token);
+    let mut cmd = of_key("CACHE.RELEASE", key);
+    cmd.arg(token);
     cmd
 }
 
 pub(crate) fn del(key: &str) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.DEL");
-    cmd.arg(key);
-    cmd
+    of_key("CACHE.DEL", key)
 }
 
 pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.TOUCH");
-    cmd.arg(key);
+    let mut cmd = of_key("CACHE.TOUCH", key);
     match ttl {
         Some(ttl) => cmd.arg("PX").arg(millis(ttl)),
         None => cmd.arg("PERSIST"),
@@ -162,6 +157,25 @@ pub(crate) fn lineage_and_clock(answer: &Value) -> Option<(&str, u64)> {
 
 pub(crate) fn stats() -> Cmd {
     redis::cmd("CACHE.STATS")
+}
+
+/// A command of one key alone.
+pub(crate) fn of_key(name: &str, key: &str) -> Cmd {
+    let mut cmd = redis::cmd(name);
+    cmd.arg(key);
+    cmd
+}
+
+pub(crate) fn retag(key: &str, tags: &[String]) -> Cmd {
+    let mut cmd = of_key("CACHE.RETAG", key);
+    cmd.arg("TAGS").arg(tags.len()).arg(tags);
+    cmd
+}
+
+pub(crate) fn hold(time: Duration, tags: &[String]) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.HOLD");
+    cmd.arg(millis(time)).arg(tags);
+    cmd
 }
 
 /// How an invalidation takes effect.
@@ -210,18 +224,6 @@ pub(crate) fn invalidate_where(
     if kind == Invalidation::Soft {
         cmd.arg("SOFT");
     }
-    cmd
-}
-
-pub(crate) fn inspect(key: &str) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.INSPECT");
-    cmd.arg(key);
-    cmd
-}
-
-pub(crate) fn tag_info(tag: &str) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.TAGINFO");
-    cmd.arg(tag);
     cmd
 }
 

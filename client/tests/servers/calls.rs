@@ -490,3 +490,38 @@ fn a_refresh_that_failed_is_not_tried_again_for_a_while() {
         }
     });
 }
+
+#[test]
+fn a_value_is_taken_once_and_an_entry_gets_other_tags() {
+    everywhere(async |cache| {
+        cache.set("key", &7, long().tags(["old"])).await.unwrap();
+        assert!(cache.get::<i32>("key").await.unwrap().is_some());
+        assert!(cache.exists("key").await.unwrap() && !cache.exists("none").await.unwrap());
+        assert!(cache.retag("key", ["new"]).await.unwrap());
+        assert_eq!(cache.invalidate_tags(["old"]).await.unwrap(), 0);
+        assert_eq!(cache.inspect("key").await.unwrap().unwrap().tags, ["new"]);
+        assert!(!cache.retag("none", ["new"]).await.unwrap());
+        assert!(cache.retag("key", [""]).await.is_err());
+        let (one, two) = tokio::join!(cache.take::<i32>("key"), cache.take::<i32>("key"));
+        let mut taken = [one.unwrap(), two.unwrap()];
+        taken.sort();
+        assert_eq!(taken, [None, Some(7)]);
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn what_is_stored_while_a_tag_is_held_lives_no_longer() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).namespace("shop")).await;
+        let hold = Duration::from_secs(60);
+        cache.hold(hold, ["tag"]).await.unwrap();
+        for (key, tag) in [("held", "tag"), ("free", "other")] {
+            cache.set(key, &1, long().tags([tag])).await.unwrap();
+        }
+        assert!(cache.inspect("held").await.unwrap().unwrap().ttl <= hold);
+        assert!(cache.inspect("free").await.unwrap().unwrap().ttl > hold);
+        assert!(cache.hold(hold, [""]).await.is_err());
+    });
+}

@@ -96,3 +96,44 @@ fn visit(instances: &[String]) {
     assert_eq!(ask(&format!("{here}/stats")).1["loads"], 5);
     assert_eq!(ask(&format!("{there}/stats")).1["loads"], 0);
 }
+
+/// The lines of the first Rust program of a page.
+fn program(page: &str) -> &str {
+    let from = page.find("```rust\n").expect("a program") + "```rust\n".len();
+    let len = page[from..].find("```").expect("its end");
+    &page[from..from + len]
+}
+
+#[test]
+fn the_program_of_the_readme_is_the_example_that_is_built() {
+    let example = include_str!("../../examples/readme.rs");
+    let example = &example[example.find("use ").expect("its first line")..];
+    assert_eq!(program(include_str!("../../README.md")), example);
+    let whole = include_str!("../../../README.md");
+    let from = whole.find("## From Rust").expect("the section");
+    assert_eq!(program(&whole[from..]), example);
+}
+
+#[test]
+fn there_are_no_more_public_names_than_forty_five() {
+    let pages = [
+        include_str!("../../src/lib.rs"),
+        include_str!("../../src/local/mod.rs"),
+        include_str!("../../src/memory/mod.rs"),
+    ];
+    let mut names = std::collections::BTreeSet::new();
+    for page in pages {
+        for exported in page.split("\npub use ").skip(1) {
+            let list = exported.split(';').next().unwrap_or_default();
+            let words = list.split(|c: char| !c.is_alphanumeric() && c != '_');
+            // Types begin with a capital, the paths before them do not.
+            names.extend(words.filter(|word| word.starts_with(|c: char| c.is_uppercase())));
+        }
+    }
+    println!("{}: {names:?}", names.len());
+    assert!(
+        (30..=45).contains(&names.len()),
+        "{}: {names:?}",
+        names.len()
+    );
+}

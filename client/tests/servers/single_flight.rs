@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagcache::{Cache, Codec, CodecError, Entry, Error, ServerState};
+use tagcache::{Cache, Codec, Entry, Error, ServerState};
 use tagcache_tests::{DEADLINE, Server, args};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -318,12 +318,12 @@ fn an_overtaken_load_leaves_the_next_one_alone() {
 struct Superstitious;
 
 impl Codec<u8> for Superstitious {
-    fn encode(&self, value: &u8) -> Result<Vec<u8>, CodecError> {
+    fn encode(&self, value: &u8) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         assert_ne!(*value, 13, "a bug in a codec, on purpose");
         Ok(vec![*value])
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<u8, CodecError> {
+    fn decode(&self, bytes: &[u8]) -> Result<u8, Box<dyn std::error::Error + Send + Sync>> {
         Ok(bytes[0])
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tagcache::{Cache, CacheBuilder, Codec, CodecError, Entry, Json};
+use tagcache::{Cache, CacheBuilder, Codec, Entry, Json};
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server};
 
 /// Long enough that nothing expires while a test runs.
@@ -41,11 +41,11 @@ impl<T> Codec<T> for Slow
 where
     Json: Codec<T>,
 {
-    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         Json.encode(value)
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
         // Other tasks go on meanwhile, those that handle pushes among them.
         tokio::task::block_in_place(|| std::thread::sleep(self.0));
         Json.decode(bytes)

@@ -245,25 +245,17 @@ pub(crate) fn memory_text(verdict: &Verdict) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use tagcache_admin::memory::{MemoryUsage, ServerReading};
-
     use super::*;
     use crate::traffic::histogram;
 
     /// The verdict on 100 s in which so many MB were used at each second, ended after `took`.
     fn verdict(took: u64, used: impl Fn(u64) -> u64) -> Verdict {
-        let sample = |second| Sample {
-            at: SystemTime::UNIX_EPOCH,
-            since_start: Duration::from_secs(second),
-            memory: MemoryUsage {
-                heap_used: Some(used(second) * 1024 * 1024),
-                limit: Some(1000 * 1024 * 1024),
-                ..MemoryUsage::default()
-            },
-            local: None,
-            server: ServerReading::None,
+        let sample = |second| {
+            let mut sample = Sample::default();
+            sample.since_start = Duration::from_secs(second);
+            sample.memory.heap_used = Some(used(second) * 1024 * 1024);
+            sample.memory.limit = Some(1000 * 1024 * 1024);
+            sample
         };
         let history: Vec<_> = (0..=took).map(|second| Arc::new(sample(second))).collect();
         let outcome = Outcome {

@@ -9,7 +9,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::Value;
 use tagcache_admin::alerts::{Alerts, Config};
-use tagcache_admin::memory::{MemoryMonitor, MemoryUsage, Reading, Source};
+use tagcache_admin::memory::{MemoryMonitor, Sample, Source};
 
 use crate::output::Failure;
 
@@ -36,16 +36,10 @@ type Messages = Arc<Mutex<Vec<String>>>;
 struct Heap(Arc<Mutex<u64>>);
 
 impl Source for Heap {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, sample: &mut Sample) {
         let percent = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Reading {
-            memory: MemoryUsage {
-                heap_used: Some(percent),
-                limit: Some(100),
-                ..MemoryUsage::default()
-            },
-            ..Reading::default()
-        }
+        sample.memory.heap_used = Some(percent);
+        sample.memory.limit = Some(100);
     }
 }
 

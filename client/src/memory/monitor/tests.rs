@@ -2,7 +2,6 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::memory::MemoryUsage;
-use crate::memory::figures::Reading;
 
 const MB: u64 = 1024 * 1024;
 
@@ -10,17 +9,11 @@ const MB: u64 = 1024 * 1024;
 struct Script(Vec<u64>, usize);
 
 impl Source for Script {
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, sample: &mut Sample) {
         let mb = self.0[self.1.min(self.0.len() - 1)];
         self.1 += 1;
-        Reading {
-            memory: MemoryUsage {
-                heap_used: Some(mb * MB),
-                limit: Some(1000 * MB),
-                ..MemoryUsage::default()
-            },
-            ..Reading::default()
-        }
+        sample.memory.heap_used = Some(mb * MB);
+        sample.memory.limit = Some(1000 * MB);
     }
 }
 
