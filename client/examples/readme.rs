@@ -1,5 +1,6 @@
 //! The program of the README.
 #![forbid(unsafe_code)]
+#![allow(clippy::unused_async, reason = "a database would be awaited")]
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Snapshots to judge.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::memory::{HeapTotal, MemoryUsage, Rates, Sample, ServerReading, Snapshot, Status};
+use crate::memory::{Sample, Snapshot};
 
 /// A process that uses so many percent of its heap; its cache is unknown.
 pub(crate) fn heap(percent: f64) -> Snapshot {

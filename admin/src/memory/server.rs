@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
-    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
-    RedisResult, cmd,
+    Client, Connection, ConnectionAddr, ConnectionLike, FromRedisValue, InfoDict,
+    IntoConnectionInfo, RedisError, RedisResult, cmd,
 };
 
 use tagcache::memory::{CacheFigures, ProcessSource, Sample, ServerReading, ServerUsage, Source};
@@ -48,12 +48,17 @@ impl Own {
 }
 
 impl Server {
-    /// The server at this URL, such as `redis://127.0.0.1:6379/0`. Does not connect yet.
+    /// The server at this URL, such as `redis://127.0.0.1:6379/0`. Does not connect yet. With `rediss://`, ring becomes
+    /// rustls's provider of cryptography for the process, unless the application has installed one.
     ///
     /// # Errors
     /// When it is not a URL of that kind.
     pub fn open(url: &str) -> RedisResult<Self> {
         let info = url.into_connection_info()?;
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            // redis-rs takes the process's, and panics where several are compiled in and none is installed.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         // A name for CLIENT LIST is not worth two replies to wait for.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {

@@ -4,7 +4,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 use tagcache_admin::alerts::{Alerts, Config};
 use tagcache_admin::memory::{
-    HeapTotal, ProcessSource, Server as Watched, ServerMemory, Source as _, Subject,
+    HeapTotal, ProcessSource, Sample, Server as Watched, ServerMemory, Source as _, Subject,
 };
 use tagcache_tests::{DEADLINE, Server, for_all_engines, wait_until};
 
@@ -266,7 +266,9 @@ fn every_server_tells_its_figures() {
             Some(0),
             "{figures:?}"
         );
-        let memory = ServerMemory::new(watched, Subject::Server).read().memory;
+        let mut sample = Sample::default();
+        ServerMemory::new(watched, Subject::Server).read(&mut sample);
+        let memory = sample.memory;
         assert!(
             memory.heap_percent(HeapTotal::Limit).unwrap() > 0.0,
             "{memory:?}"

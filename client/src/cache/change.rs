@@ -5,12 +5,30 @@ use std::time::Duration;
 
 use redis::Value;
 
+use crate::entry::Entry;
 use crate::remote::{Error, command};
 
 use super::codec::Codec;
 use super::{Cache, value};
 
 impl<C> Cache<C> {
+    /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
+    ///
+    /// # Errors
+    /// When the server fails or refuses.
+    pub async fn touch<I>(&self, key: &str, entry: Entry<I>) -> Result<bool, Error>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        if entry.ttl.is_zero() {
+            return self.remove(key).await;
+        }
+        let times = self.plan(entry).times(false, Duration::ZERO, fastrand::f64);
+        let name = self.core.name(key);
+        let cmd = command::touch(&name, times.ttl, times.grace);
+        self.core.change(key, &name, &cmd, "CACHE.TOUCH").await
+    }
+
     /// Whether the server has something fresh under this key: a value, or that there is none. It counts as no hit, and
     /// no value is sent.
     ///

@@ -58,7 +58,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok(Found::Nothing(None)) => {
                 self.core.counters.loads_unstored.up();
                 let loaded = self.call(loader, None).await;
-                self.answer(loaded.map(|(value, _)| self.loaded(tier::stored(value))));
+                self.answer(loaded.map(|(value, _)| self.of_loader(tier::stored(value))));
             }
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
@@ -181,12 +181,11 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         } else {
             tokio::time::timeout(soft_timeout, &mut loading).await.ok()
         };
-        let loaded = match in_time {
-            Some(loaded) => loaded,
-            None => {
-                self.serve_stale(stale.clone());
-                loading.await
-            }
+        let loaded = if let Some(loaded) = in_time {
+            loaded
+        } else {
+            self.serve_stale(stale.clone());
+            loading.await
         };
         if let Ok((value, took)) = loaded {
             return self.store(value, took, token).await;
@@ -210,7 +209,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.stale(self.key()) {
             self.core.counters.fail_safe.up();
-            return self.answer(Ok(self.loaded(stored)));
+            return self.answer(Ok(self.of_loader(stored)));
         }
         self.core.counters.loads_unstored.up();
         let loaded = self.call(loader, None).await.map(|(value, took)| {
@@ -220,7 +219,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                 Ok((_, len)) => self.keep_alone(&stored, len, took),
                 Err(error) => self.unstorable(&error),
             }
-            self.loaded(stored)
+            self.of_loader(stored)
         });
         self.answer(loaded);
     }
@@ -314,9 +313,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// figures': the loader has succeeded.
     async fn store(&self, value: Option<T>, took: Duration, token: u64) {
         let encoded = self.core.encode(&self.codec, self.key(), value.as_ref());
-        let negative = value.is_none();
-        let plan = self.plan.of_loaded();
-        let loaded = self.loaded(tier::stored(value));
+        let (plan, negative) = (self.plan.of_loaded(), value.is_none());
+        let loaded = self.of_loader(tier::stored(value));
         let written = match encoded {
             Err(error) => Err(error),
             Ok(_) if !plan.is_stored(negative) => {
@@ -360,15 +358,6 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.answer(Ok(loaded));
     }
 
-    /// What a loader answered, or what is served without a server. Callers that joined the load are checked against the
-    /// tags that the loader chose, which nobody knew when they joined.
-    fn loaded(&self, stored: Stored) -> Loaded {
-        let chosen = self.plan.chosen.get();
-        let local = self.core.local.cache();
-        let tags = chosen.map_or_else(TagSet::new, |plan| local.intern(&plan.tags));
-        Loaded { stored, tags }
-    }
-
     /// Counts and logs a loaded value that is given to the callers but cannot be stored.
     fn unstorable(&self, error: &Error) {
         self.core.counters.unstorable.up();
@@ -390,5 +379,16 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             self.plan.lease(),
         );
         tokio::spawn(async move { core.release(&key, token, lasts).await });
+    }
+
+    /// What a loader answered, or what is served without a server. Callers that joined are checked against the tags that
+    /// the loader chose, which were not known then.
+    fn of_loader(&self, stored: Stored) -> Loaded {
+        let chosen = self.plan.chosen.get().map(|plan| &plan.tags);
+        let tags = chosen.map(|tags| self.core.local.cache().intern(tags));
+        Loaded {
+            stored,
+            tags: tags.unwrap_or_default(),
+        }
     }
 }

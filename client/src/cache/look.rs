@@ -1,13 +1,14 @@
-//! What the servers know of one entry and of one tag.
+//! What the cache has done, and what the servers know of entries and tags.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use redis::Value;
 
-use crate::remote::Error;
-use crate::remote::command;
+use crate::local::TopKey;
+use crate::remote::{Error, ServerStatus, command};
 
-use super::Cache;
+use super::{Cache, CacheStats};
 
 /// What a server knows of an entry: [`Cache::inspect`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,77 @@ pub struct TagInfo {
 }
 
 impl<C> Cache<C> {
+    /// The keys of the namespace that were read most, most first, as far as the servers track them
+    /// (`tagcache.top-keys`); at most `count`. The server wants an administrator's rights for it.
+    ///
+    /// # Errors
+    /// When a server fails or refuses.
+    pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
+        let prefix = &self.core.options.prefix;
+        // Keys of other namespaces are among the server's.
+        let asked = if prefix.is_empty() {
+            count.max(1)
+        } else {
+            usize::MAX >> 1
+        };
+        let mut top = Vec::new();
+        for (node, answer) in self.core.remote.ask_all(&command::top(asked)).await {
+            let answer = answer?;
+            let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value_ref(&answer)
+                .map_err(|_| Error::unexpected(&node, "CACHE.TOP", &answer))?;
+            top.extend(pairs.into_iter().filter_map(|(key, hits)| {
+                let key = String::from_utf8(key).ok()?;
+                let key = key.strip_prefix(prefix.as_str())?.to_owned();
+                Some(TopKey { key, hits })
+            }));
+        }
+        top.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
+        top.truncate(count);
+        Ok(top)
+    }
+
+    /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
+    pub fn stats(&self) -> CacheStats {
+        let local = self.core.local.cache().stats();
+        self.core.counters.read(local, self.core.remote.status())
+    }
+
+    /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or
+    /// `hit_rate`; or why it does not.
+    pub async fn server_stats(&self) -> Vec<(String, Result<BTreeMap<String, f64>, Error>)> {
+        let answers = self.core.remote.ask_all(&command::stats()).await;
+        let read = |(node, answer): (String, Result<Value, Error>)| {
+            let figures = answer.and_then(|answer| {
+                redis::from_redis_value_ref(&answer)
+                    .map_err(|_| Error::unexpected(&node, "CACHE.STATS", &answer))
+            });
+            (node, figures)
+        };
+        answers.into_iter().map(read).collect()
+    }
+
+    /// The memory optimization guide's statistics: the monitor's figures, this local tier's entries, and whether all
+    /// servers are connected and how many keys they hold.
+    #[cfg(feature = "monitor")]
+    pub async fn memory_stats(
+        &self,
+        monitor: &crate::memory::MemoryMonitor,
+    ) -> crate::memory::MemoryStats
+    where
+        C: Send + Sync + 'static,
+    {
+        let answers = self.core.remote.ask_all(&redis::cmd("DBSIZE")).await;
+        let counts = answers.into_iter().map(|(_, answer)| match answer {
+            Ok(Value::Int(count)) => u64::try_from(count).ok(),
+            _ => None,
+        });
+        let keys = counts.sum::<Option<u64>>();
+        let servers = self.core.remote.status();
+        let connected = !servers.is_empty() && servers.iter().all(ServerStatus::is_connected);
+        crate::memory::MemoryStats::new(&monitor.snapshot(), Some(self))
+            .servers(connected, keys.filter(|_| connected))
+    }
+
     /// What the server knows of an entry; `None` if there is none, fresh or stale. It counts as no hit.
     ///
     /// The user needs the right to `CACHE.INSPECT`.
@@ -66,9 +138,8 @@ impl<C> Cache<C> {
         let read = || {
             let number = |name: &str| command::number(&answer, name);
             let millis = |name: &str| number(name).map(Duration::from_millis);
-            let tags = match command::field(&answer, "tags")? {
-                Value::Array(tags) | Value::Set(tags) => tags,
-                _ => return None,
+            let (Value::Array(tags) | Value::Set(tags)) = command::field(&answer, "tags")? else {
+                return None;
             };
             let tags = tags.iter().filter_map(command::text_of);
             let tags = tags.filter_map(|tag| tag.strip_prefix(&self.core.options.prefix));

@@ -14,9 +14,9 @@ use crate::entry::Entry;
 use crate::remote::command::{self, Write};
 use crate::remote::{Error, LoaderError};
 
-use super::Cache;
 use super::codec::Codec;
 use super::portions::portions;
+use super::{Cache, present};
 
 /// Commands that are sent together.
 const MOST_COMMANDS: usize = 1000;
@@ -188,9 +188,7 @@ impl<C> Cache<C> {
             let mut values = self.load_here(&[key], entry, load).await;
             values.pop().unwrap_or(Ok(None))?
         };
-        value.ok_or_else(|| Error::Absent {
-            key: key.to_owned(),
-        })
+        present(key, value)
     }
 
     /// The values of several keys, in the order of the keys. Those that are nowhere fresh are loaded: `loader` gets

@@ -2,10 +2,10 @@
 
 mod builder;
 mod change;
-mod clauses;
 mod codec;
 mod core;
 mod frame;
+mod invalidation;
 mod load;
 mod look;
 mod many;
@@ -16,23 +16,20 @@ mod stats;
 mod tier;
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
-
 use crate::entry::Entry;
-use crate::local::{End, Role, TopKey};
-use crate::remote::command::{self, Invalidation, Write};
+use crate::local::{End, Role};
+use crate::remote::command::{self, Write};
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
-pub use clauses::Where;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
 pub use codec::{Bytes, Codec, Json};
+pub use invalidation::Where;
 pub use look::{Inspection, TagInfo};
 pub(crate) use options::LoadOptions;
 pub use stats::CacheStats;
@@ -40,11 +37,7 @@ pub use stats::CacheStats;
 use self::core::{Core, Found, Read};
 use load::Load;
 use options::{LONGEST_TIMEOUT, Plan};
-use portions::portions;
 use tier::Stored;
-
-/// Tags in one command.
-const MOST_TAGS: usize = 1000;
 
 /// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
 /// processes share.
@@ -357,20 +350,8 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let value = if let Some(value) = self.get_local(key) {
-            value
-        } else {
-            let loader = async move || {
-                loader()
-                    .await
-                    .map(Some)
-                    .map_err(|e| LoaderError::from(e.into()))
-            };
-            self.load(key, self.plan(entry), loader).await?
-        };
-        value.ok_or_else(|| Error::Absent {
-            key: key.to_owned(),
-        })
+        let loader = || async { loader().await.map(Some) };
+        present(key, self.get_or_load_optional(key, entry, loader).await?)
     }
 
     /// The same where there may be nothing: that the loader found `None` is cached too, for
@@ -452,12 +433,14 @@ impl<C> Cache<C> {
             };
             self.load(key, plan, loader).await?
         };
-        value.ok_or_else(|| Error::Absent {
-            key: key.to_owned(),
-        })
+        present(key, value)
     }
 
     /// What the local tier knows of a key: its value, or that there is none.
+    #[allow(
+        clippy::option_option,
+        reason = "a key that is known to be absent is not one that is not known"
+    )]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
         let stored = self.core.local.fresh::<T>(key)?;
         Some(stored.downcast_ref().cloned())
@@ -478,13 +461,9 @@ impl<C> Cache<C> {
                 Role::Lead(reservation) => break reservation,
                 Role::Join(load) => {
                     core.counters.joined.up();
-                    // None: it found what this caller may not have, or its runtime has ended, or a codec panicked.
-                    match load.outcome::<Error>(load.ended().await) {
-                        Some(Err(error)) if error.is_from_loader::<many::Abandoned>() => {}
-                        Some(outcome) => {
-                            return value(key, &outcome.map_err(|error| (*error).clone())?);
-                        }
-                        None => {}
+                    // None: it found what this caller may not have, or ended without an answer.
+                    if let Some(outcome) = load.outcome::<Error>(load.ended().await) {
+                        return value(key, &outcome.map_err(|error| (*error).clone())?);
                     }
                 }
             }
@@ -511,196 +490,12 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
-    /// the tags counting twice. O(number of tags).
-    ///
-    /// Many tags go in several commands. One that a server refuses keeps no other one from being invalidated.
-    ///
-    /// # Errors
-    /// What is wrong with a tag that is refused, the others being invalidated; [`Error::Partial`] when a server could
-    /// not be reached: it is told as soon as it can be. Entries of such a
-    /// server may still be served to other processes until then; this one no longer holds any.
-    pub async fn invalidate_tags(
-        &self,
-        tags: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<u64, Error> {
-        self.invalidate(Invalidation::Hard, tags).await
-    }
-
-    /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
-    /// loads anew. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
-    pub async fn revalidate_tags(
-        &self,
-        tags: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<u64, Error> {
-        self.invalidate(Invalidation::Soft, tags).await
-    }
-
-    async fn invalidate(
-        &self,
-        kind: Invalidation,
-        tags: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<u64, Error> {
-        self.invalidate_names(kind, &self.core.names(tags)).await
-    }
-
-    /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
-    /// others too.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
-    pub async fn invalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
-        self.invalidate_names(Invalidation::Hard, names).await
-    }
-
-    /// As [`Self::revalidate_tags`], by what the tags are called on the servers.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
-    pub async fn revalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
-        self.invalidate_names(Invalidation::Soft, names).await
-    }
-
-    async fn invalidate_names(&self, kind: Invalidation, names: &[String]) -> Result<u64, Error> {
-        let (empty, names): (Vec<&String>, Vec<&String>) =
-            names.iter().partition(|name| name.is_empty());
-        let names: Vec<String> = names.into_iter().cloned().collect();
-        let forget = || self.core.local.invalidate_tags(&names);
-        // The caller may give up while the servers are told.
-        forget();
-        let (mut dropped, mut failed) = (0, None);
-        for portion in portions(&names, MOST_TAGS, String::len) {
-            let (count, error) = self.core.invalidate_portion(kind, portion).await;
-            dropped += count;
-            failed = failed.or(error);
-        }
-        // The server's message may be on its way still; the caller shall not read what it has just invalidated.
-        forget();
-        if failed.is_none() && !empty.is_empty() {
-            failed = Some(Error::empty_tag());
-        }
-        match failed {
-            None => Ok(dropped),
-            Some(error) => Err(error.with_dropped(dropped)),
-        }
-    }
-
     /// Removes an entry; answers whether there was one.
     ///
     /// # Errors
     /// When the server fails or refuses.
     pub async fn remove(&self, key: &str) -> Result<bool, Error> {
         self.core.remove(key).await
-    }
-
-    /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
-    ///
-    /// # Errors
-    /// When the server fails or refuses.
-    pub async fn touch<I>(&self, key: &str, entry: Entry<I>) -> Result<bool, Error>
-    where
-        I: IntoIterator<Item: AsRef<str>>,
-    {
-        if entry.ttl.is_zero() {
-            return self.remove(key).await;
-        }
-        let times = self.plan(entry).times(false, Duration::ZERO, fastrand::f64);
-        let name = self.core.name(key);
-        let cmd = command::touch(&name, times.ttl, times.grace);
-        self.core.change(key, &name, &cmd, "CACHE.TOUCH").await
-    }
-
-    /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
-    /// wants an administrator's rights. Answers how many there were.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
-    pub async fn clear(&self) -> Result<u64, Error> {
-        let prefix = &self.core.options.prefix;
-        let dropped = if prefix.is_empty() {
-            self.core.remote.flush().await
-        } else {
-            self.core
-                .remote
-                .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
-                .await
-        };
-        self.core.local.clear();
-        dropped
-    }
-
-    /// The keys of the namespace that were read most, most first, as far as the servers track them
-    /// (`tagcache.top-keys`); at most `count`. The server wants an administrator's rights for it.
-    ///
-    /// # Errors
-    /// When a server fails or refuses.
-    pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
-        let prefix = &self.core.options.prefix;
-        // Keys of other namespaces are among the server's.
-        let asked = if prefix.is_empty() {
-            count.max(1)
-        } else {
-            usize::MAX >> 1
-        };
-        let mut top = Vec::new();
-        for (node, answer) in self.core.remote.ask_all(&command::top(asked)).await {
-            let answer = answer?;
-            let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value_ref(&answer)
-                .map_err(|_| Error::unexpected(&node, "CACHE.TOP", &answer))?;
-            top.extend(pairs.into_iter().filter_map(|(key, hits)| {
-                let key = String::from_utf8(key).ok()?;
-                let key = key.strip_prefix(prefix.as_str())?.to_owned();
-                Some(TopKey { key, hits })
-            }));
-        }
-        top.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
-        top.truncate(count);
-        Ok(top)
-    }
-
-    /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
-    pub fn stats(&self) -> CacheStats {
-        let local = self.core.local.cache().stats();
-        self.core.counters.read(local, self.core.remote.status())
-    }
-
-    /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or
-    /// `hit_rate`; or why it does not.
-    pub async fn server_stats(&self) -> Vec<(String, Result<BTreeMap<String, f64>, Error>)> {
-        let answers = self.core.remote.ask_all(&command::stats()).await;
-        let read = |(node, answer): (String, Result<Value, Error>)| {
-            let figures = answer.and_then(|answer| {
-                redis::from_redis_value_ref(&answer)
-                    .map_err(|_| Error::unexpected(&node, "CACHE.STATS", &answer))
-            });
-            (node, figures)
-        };
-        answers.into_iter().map(read).collect()
-    }
-
-    /// The memory optimization guide's statistics: the monitor's figures, this local tier's entries, and whether all
-    /// servers are connected and how many keys they hold.
-    #[cfg(feature = "monitor")]
-    pub async fn memory_stats(
-        &self,
-        monitor: &crate::memory::MemoryMonitor,
-    ) -> crate::memory::MemoryStats
-    where
-        C: Send + Sync + 'static,
-    {
-        let answers = self.core.remote.ask_all(&redis::cmd("DBSIZE")).await;
-        let counts = answers.into_iter().map(|(_, answer)| match answer {
-            Ok(Value::Int(count)) => u64::try_from(count).ok(),
-            _ => None,
-        });
-        let keys = counts.sum::<Option<u64>>();
-        let servers = self.core.remote.status();
-        let connected = !servers.is_empty() && servers.iter().all(ServerStatus::is_connected);
-        crate::memory::MemoryStats::new(&monitor.snapshot(), Some(self))
-            .servers(connected, keys.filter(|_| connected))
     }
 
     /// What the monitor looks at and the admin endpoint empties.
@@ -737,4 +532,11 @@ fn value<T: Any + Clone>(key: &str, stored: &Stored) -> Result<Option<T>, Error>
             key: key.to_owned(),
         })
     }
+}
+
+/// A value that is not known to be absent.
+fn present<T>(key: &str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or_else(|| Error::Absent {
+        key: key.to_owned(),
+    })
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::entry::Entry;
-use crate::remote::command::LONGEST;
+use crate::remote::command::{LONGEST, LONGEST_GRACE};
 
 /// How a value is loaded and how its times are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,7 +148,7 @@ impl Plan {
         took: Duration,
         mut draw: impl FnMut() -> f64,
     ) -> Times {
-        let grace = self.grace.min(LONGEST);
+        let grace = self.grace.min(LONGEST_GRACE);
         let Some(ttl) = self.ttl_of(negative).filter(|ttl| *ttl < LONGEST) else {
             return Times { ttl: None, grace };
         };
@@ -166,7 +166,7 @@ impl Plan {
             .min(ttl / 2);
         Times {
             ttl: Some(ttl.saturating_sub(cut)),
-            grace: grace + cut,
+            grace: (grace + cut).min(LONGEST_GRACE),
         }
     }
 

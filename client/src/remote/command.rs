@@ -10,6 +10,9 @@ use super::error::Error;
 /// The server takes no longer times (2^47 ms): a value with this TTL never expires.
 pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 46);
 
+/// The longest grace, and the longest hold of a tag, that the server takes: some 34 years.
+pub(crate) const LONGEST_GRACE: Duration = Duration::from_millis(1 << 40);
+
 /// What CACHE.FETCH answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fetched {
@@ -174,7 +177,7 @@ pub(crate) fn retag(key: &str, tags: &[String]) -> Cmd {
 
 pub(crate) fn hold(time: Duration, tags: &[String]) -> Cmd {
     let mut cmd = redis::cmd("CACHE.HOLD");
-    cmd.arg(millis(time)).arg(tags);
+    cmd.arg(millis(time.min(LONGEST_GRACE))).arg(tags);
     cmd
 }
 

@@ -423,6 +423,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_others_say_stands_in_one_line() {
+        let source = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
+            "no database:\n  1: timeout\n\n  2: none",
+        ));
+        let key = "key".to_owned();
+        let error = Error::Loader { key, source };
+        assert_eq!(
+            error.to_string(),
+            r#"loading key "key": no database: 1: timeout 2: none"#
+        );
+        let source = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
+            "x\n".repeat(1000),
+        ));
+        let key = "key".to_owned();
+        let error = Error::Codec { key, source }.to_string();
+        assert!(!error.contains('\n') && error.len() < 400, "{error}");
+    }
+
+    #[test]
     fn of_an_answer_that_nobody_understands_only_the_beginning_is_formatted() {
         struct Endless<'a>(&'a std::cell::Cell<usize>);
         impl fmt::Debug for Endless<'_> {

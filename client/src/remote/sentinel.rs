@@ -10,7 +10,7 @@ use super::target::Target;
 /// The sentinels of one service.
 pub(crate) struct Sentinels {
     pub(crate) service: String,
-    pub(crate) sentinels: Vec<Target>,
+    pub(crate) all: Vec<Target>,
     /// How often somebody was asked.
     pub(crate) asked: AtomicUsize,
     /// How primaries are spoken to; its address is replaced by theirs.
@@ -22,11 +22,8 @@ impl Sentinels {
     /// no primary any more, because it is cut off from the others.
     pub(crate) async fn locate(&self, timeouts: Timeouts) -> Result<Target, Error> {
         let mut last = None;
-        let begin = self.asked.fetch_add(1, Ordering::Relaxed) % self.sentinels.len().max(1);
-        for sentinel in self.sentinels[begin..]
-            .iter()
-            .chain(&self.sentinels[..begin])
-        {
+        let begin = self.asked.fetch_add(1, Ordering::Relaxed) % self.all.len().max(1);
+        for sentinel in self.all[begin..].iter().chain(&self.all[..begin]) {
             match self.ask(sentinel, timeouts).await {
                 Ok(primary) => return Ok(primary),
                 Err(error) => last = Some(error),
@@ -40,7 +37,7 @@ impl Sentinels {
     /// Whether the sentinels name another primary than the one at `address`. Two of them must agree, where there are so
     /// many: one that is cut off from the others may still name a primary of the past.
     pub(crate) async fn moved_from(&self, address: &str, timeouts: Timeouts) -> bool {
-        for _ in 0..self.sentinels.len().min(2) {
+        for _ in 0..self.all.len().min(2) {
             match self.locate(timeouts).await {
                 Ok(primary) if primary.address() != address => {}
                 _ => return false,

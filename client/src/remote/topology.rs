@@ -79,7 +79,7 @@ impl Remote {
                 let primary = primary.as_deref().unwrap_or("redis://127.0.0.1");
                 let place = Sentinels {
                     service: service.clone(),
-                    sentinels: targets(sentinels, &Arc::new(access.without_user()), "sentinel")?,
+                    all: targets(sentinels, &Arc::new(access.without_user()), "sentinel")?,
                     asked: AtomicUsize::new(0),
                     primary: Target::new(primary, &access)?,
                 };

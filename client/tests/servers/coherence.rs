@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tagcache::{Cache, Entry, Error};
-use tagcache_tests::{RawClient, Rng, Server, args, for_each_engine, look};
+use tagcache_tests::{DEADLINE, RawClient, Rng, Server, args, for_each_engine, look};
 
 use crate::checker::{Event, NEVER, Record, Span, Time, Violation, check};
 use crate::support::{Slow, builder, connected, eventually, on_server, run};
@@ -268,7 +268,11 @@ impl Naive {
             apply(&push, &mut pushed.lock().expect("no test panics here"));
             Ok::<_, redis::aio::SendError>(())
         };
-        let config = redis::AsyncConnectionConfig::new().set_push_sender(apply);
+        // Half a second, the default, is not much on a machine that has other things to do.
+        let config = redis::AsyncConnectionConfig::new()
+            .set_push_sender(apply)
+            .set_connection_timeout(Some(DEADLINE))
+            .set_response_timeout(Some(DEADLINE));
         let url = format!("redis://127.0.0.1:{port}/?protocol=resp3");
         let client = redis::Client::open(url).expect("an address");
         let mut connection = client

@@ -72,7 +72,7 @@ fn a_caller_does_not_get_a_value_it_has_just_invalidated() {
         });
         eventually("the value was found", async || {
             let stats = cache.server_stats().await.remove(0).1.unwrap();
-            stats["hits"] == 1.0
+            stats["hits"] as u64 == 1
         })
         .await;
         // Its tag is not one that the load was announced with.

@@ -1,0 +1,209 @@
+//! Invalidation by tags, by what entries carry and do not carry, and of everything.
+
+use crate::remote::Error;
+use crate::remote::command::{self, Invalidation};
+
+use super::Cache;
+use super::portions::portions;
+
+/// Tags in one command.
+const MOST_TAGS: usize = 1000;
+
+/// Which entries [`Cache::invalidate_where`] drops: those that meet all clauses.
+///
+/// ```
+/// use tagcache::Where;
+///
+/// // Everything of tenant 7 that is a page or a list, unless it is pinned.
+/// let matching = Where::new().all(["tenant:7"]).any(["page", "list"]).none(["pinned"]);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "it says what `invalidate_where` is to drop"]
+pub struct Where {
+    all: Vec<String>,
+    any: Option<Vec<String>>,
+    none: Vec<String>,
+    soft: bool,
+}
+
+impl Where {
+    /// Every entry of the namespace.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only entries that carry all of these tags.
+    pub fn all(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.all.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Only entries that carry at least one of these tags: none at all if there are none.
+    pub fn any(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
+        let any = self.any.get_or_insert_default();
+        any.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Only entries that carry none of these tags.
+    pub fn none(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.none.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// The entries turn stale instead of gone, as by [`Cache::revalidate_tags`].
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+}
+
+impl<C> Cache<C> {
+    /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
+    /// the tags counting twice. O(number of tags).
+    ///
+    /// Many tags go in several commands. One that a server refuses keeps no other one from being invalidated.
+    ///
+    /// # Errors
+    /// What is wrong with a tag that is refused, the others being invalidated; [`Error::Partial`] when a server could
+    /// not be reached: it is told as soon as it can be. Entries of such a
+    /// server may still be served to other processes until then; this one no longer holds any.
+    pub async fn invalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        self.invalidate(Invalidation::Hard, tags).await
+    }
+
+    /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
+    /// loads anew. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn revalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        self.invalidate(Invalidation::Soft, tags).await
+    }
+
+    async fn invalidate(
+        &self,
+        kind: Invalidation,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<u64, Error> {
+        self.invalidate_names(kind, &self.core.names(tags)).await
+    }
+
+    /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
+    /// others too.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn invalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
+        self.invalidate_names(Invalidation::Hard, names).await
+    }
+
+    /// As [`Self::revalidate_tags`], by what the tags are called on the servers.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn revalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
+        self.invalidate_names(Invalidation::Soft, names).await
+    }
+
+    async fn invalidate_names(&self, kind: Invalidation, names: &[String]) -> Result<u64, Error> {
+        let (empty, names): (Vec<&String>, Vec<&String>) =
+            names.iter().partition(|name| name.is_empty());
+        let names: Vec<String> = names.into_iter().cloned().collect();
+        let forget = || self.core.local.invalidate_tags(&names);
+        // The caller may give up while the servers are told.
+        forget();
+        let (mut dropped, mut failed) = (0, None);
+        for portion in portions(&names, MOST_TAGS, String::len) {
+            let (count, error) = self.core.invalidate_portion(kind, portion).await;
+            dropped += count;
+            failed = failed.or(error);
+        }
+        // The server's message may be on its way still; the caller shall not read what it has just invalidated.
+        forget();
+        if failed.is_none() && !empty.is_empty() {
+            failed = Some(Error::empty_tag());
+        }
+        match failed {
+            None => Ok(dropped),
+            Some(error) => Err(error.with_dropped(dropped)),
+        }
+    }
+
+    /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
+    /// wants an administrator's rights. Answers how many there were.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`].
+    pub async fn clear(&self) -> Result<u64, Error> {
+        let prefix = &self.core.options.prefix;
+        let dropped = if prefix.is_empty() {
+            self.core.remote.flush().await
+        } else {
+            self.core
+                .remote
+                .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
+                .await
+        };
+        self.core.local.clear();
+        dropped
+    }
+
+    /// Drops the entries that meet all clauses, in all processes; answers how many there were. Local tiers drop by one
+    /// clause, so more than that. O(tags named + entries / 64) on the server.
+    ///
+    /// # Errors
+    /// As [`Self::invalidate_tags`]; a server that could not be reached is told later to drop by one clause only.
+    /// [`Error::Config`] for a clause with an empty tag, or without a namespace and any clause ([`Self::clear`] is meant
+    /// then).
+    pub async fn invalidate_where(&self, matching: Where) -> Result<u64, Error> {
+        let core = &self.core;
+        let mut all = core.names(matching.all);
+        let any = matching.any.map(|any| core.names(any));
+        let none = core.names(matching.none);
+        let named = all.iter().chain(any.iter().flatten()).chain(&none);
+        if named.clone().any(String::is_empty) {
+            return Err(Error::empty_tag());
+        }
+        if any.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(0);
+        }
+        // Each entry of the namespace carries its tag; others are none of ours.
+        if !core.options.prefix.is_empty() {
+            all.push(core.options.prefix.clone());
+        } else if named.count() == 0 {
+            let message = "no clause says which entries: `clear` drops all".to_owned();
+            return Err(Error::Config { message });
+        }
+        let kind = if matching.soft {
+            Invalidation::Soft
+        } else {
+            Invalidation::Hard
+        };
+        // Each entry that is meant carries one of these; where there are none, any may be meant.
+        let wide = match (all.first(), &any) {
+            (Some(first), None) => std::slice::from_ref(first),
+            (_, Some(any)) => any.as_slice(),
+            (None, None) => &[],
+        };
+        let forget = || {
+            if wide.is_empty() {
+                core.local.clear();
+            } else {
+                core.local.invalidate_tags(wide);
+            }
+        };
+        forget();
+        let cmd = command::invalidate_where(kind, &all, any.as_deref().unwrap_or_default(), &none);
+        let dropped = core.remote.tell_all(&cmd, kind, wide).await;
+        // The server's message may be on its way still.
+        forget();
+        dropped
+    }
+}
