@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
-use crate::local::{End, Reservation, TagSet};
+use crate::local::{End, Reservation};
 use crate::remote::command::{self, Write};
 use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{self, Core, Found, Loaded};
+use super::many::Abandoned;
 use super::options::Plan;
 use super::tier::{self, Held, Stored};
 
@@ -72,6 +73,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     fn answer(&self, outcome: Result<Loaded, Error>) {
         self.reservation.end(match outcome {
             Ok(Loaded { stored, tags }) => End::Loaded(stored, tags),
+            // Others who wait load it themselves.
+            Err(error) if error.is_from_loader::<Abandoned>() => End::Abandoned,
             Err(error) => End::Failed(Arc::new(error)),
         });
     }
