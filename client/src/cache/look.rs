@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use redis::Value;
 
 use crate::local::TopKey;
-use crate::remote::{Error, ServerStatus, command};
+use crate::remote::{Error, command};
 
 use super::{Cache, CacheStats};
 
@@ -113,7 +113,8 @@ impl<C> Cache<C> {
         });
         let keys = counts.sum::<Option<u64>>();
         let servers = self.core.remote.status();
-        let connected = !servers.is_empty() && servers.iter().all(ServerStatus::is_connected);
+        let connected =
+            !servers.is_empty() && servers.iter().all(crate::ServerStatus::is_connected);
         crate::memory::MemoryStats::new(&monitor.snapshot(), Some(self))
             .servers(connected, keys.filter(|_| connected))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 #[cfg(feature = "tls")]
 use rustls::ClientConfig;
 
+#[cfg(feature = "tls")]
 use super::error::Error;
 
 /// User, password and certificates of a connection: what [`Servers::credentials`](crate::Servers::credentials) answers.
@@ -158,13 +159,12 @@ impl Access {
     }
 
     /// Checks the certificates that stay the same.
-    pub(super) fn check(&self, encrypted: bool) -> Result<(), Error> {
-        #[cfg(feature = "tls")]
-        if encrypted && self.provider.is_none() {
+    #[cfg(feature = "tls")]
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.provider.is_none() {
             self.tls(None)
                 .map_err(|message| Error::Config { message })?;
         }
-        let _ = encrypted;
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use super::error::Error;
 #[derive(Clone)]
 pub(crate) struct Target {
     info: ConnectionInfo,
+    #[cfg(feature = "tls")]
     encrypted: bool,
     access: Arc<Access>,
 }
@@ -61,9 +62,13 @@ impl Target {
         let settings = settings
             .set_protocol(ProtocolVersion::RESP3)
             .set_lib_name("tagcache", env!("CARGO_PKG_VERSION"));
-        access.check(plain.is_some())?;
+        #[cfg(feature = "tls")]
+        if plain.is_some() {
+            access.check()?;
+        }
         Ok(Self {
             info: info.set_redis_settings(settings),
+            #[cfg(feature = "tls")]
             encrypted: plain.is_some(),
             access: Arc::clone(access),
         })
