@@ -4,15 +4,15 @@
 //! ```text
 //! make build && cargo bench -p tagcache-benches --bench two_tier
 //! ```
-//! At the end it prints how many times faster a local hit is than a round trip: measured in alternating samples in
-//! one run, the median of the ratios.
+//! At the end it prints how many times faster a local hit is than a round trip, and how it compares with a hit of a
+//! `LocalCache`: measured in alternating samples in one run, the median of the ratios. `-- --ratios` does only that.
 #![allow(missing_docs, reason = "criterion's macros document nothing")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
-use tagcache::{Cache, Entry};
+use tagcache::{Cache, Entry, LocalCache};
 use tagcache_tests::{DEADLINE, Server};
 use tokio::runtime::Runtime;
 
@@ -171,36 +171,83 @@ fn loads(c: &mut Criterion) {
     group.finish();
 }
 
-/// How many times faster a local hit is.
-fn ratio() {
+/// How many times faster a local hit is than a round trip, and how much slower than one of a `LocalCache`.
+fn ratios() {
     let world = World::new();
     let (hits, trips) = (200_000, 1000);
-    let mut ratios: Vec<f64> = (0..11)
-        .map(|_| {
-            let hit = world.read(&world.two_tier, hits).as_secs_f64() / hits as f64;
-            let trip = world.read(&world.server_only, trips).as_secs_f64() / trips as f64;
-            trip / hit
-        })
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    let reached = if ratios[5] >= 200.0 {
+    let each = |took: Duration, times: u64| took.as_secs_f64() / times as f64;
+    let faster = spread(|| {
+        let hit = each(world.read(&world.two_tier, hits), hits);
+        each(world.read(&world.server_only, trips), trips) / hit
+    });
+    let [least, median, most] = faster;
+    let reached = if median >= 200.0 {
         "reached"
     } else {
         "not reached"
     };
     println!(
-        "a local hit is {:.0} x faster than a round trip ({:.0} to {:.0} in 11 samples); wanted 200: {reached}",
-        ratios[5], ratios[0], ratios[10]
+        "a local hit is {median:.0} x faster than a round trip ({least:.0} to {most:.0} in 11 samples); \
+         wanted 200: {reached}"
     );
+
+    let local: LocalCache<u64> = LocalCache::new(10_000);
+    local.set("number", 7, Duration::from_secs(3600), []);
+    let cache = &world.two_tier;
+    world.runtime.block_on(async {
+        let stored = cache.set("number", &7_u64, long()).await;
+        stored.expect("it is stored");
+        let before = cache.stats().local.hits;
+        while cache.stats().local.hits == before {
+            let _: Option<u64> = cache.get("number").await.expect("it is read");
+        }
+    });
+    let slower = spread(|| {
+        let start = Instant::now();
+        for _ in 0..hits {
+            assert!(black_box(local.get(black_box("number"))).is_some());
+        }
+        let alone = start.elapsed();
+        let both = world.runtime.block_on(async {
+            let start = Instant::now();
+            for _ in 0..hits {
+                let value: Option<u64> = cache.get(black_box("number")).await.expect("it is held");
+                assert!(black_box(value).is_some());
+            }
+            start.elapsed()
+        });
+        each(both, hits) / each(alone, hits)
+    });
+    let [least, median, most] = slower;
+    let reached = if median <= 1.3 {
+        "reached"
+    } else {
+        "not reached"
+    };
+    println!(
+        "Cache::get takes {median:.2} x as long as LocalCache::get ({least:.2} to {most:.2} in 11 samples); \
+         wanted 1.3: {reached}"
+    );
+}
+
+/// Lowest, median and highest of 11 samples.
+fn spread(sample: impl FnMut() -> f64) -> [f64; 3] {
+    let mut samples: Vec<f64> = std::iter::repeat_with(sample).take(11).collect();
+    samples.sort_by(f64::total_cmp);
+    [samples[0], samples[5], samples[10]]
 }
 
 criterion_group!(benches, reads, loads);
 
 fn main() {
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    let only_ratios = std::env::args().any(|arg| arg == "--ratios");
+    if !only_ratios {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
+    }
     // `cargo test` runs benches once with `--test`, and a name picks some of them: then nobody asked for this.
-    if std::env::args().any(|arg| arg == "--bench") && std::env::args().count() == 2 {
-        ratio();
+    if only_ratios || std::env::args().any(|arg| arg == "--bench") && std::env::args().count() == 2
+    {
+        ratios();
     }
 }

@@ -69,18 +69,10 @@ use tier::Stored;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Cache<C = Json> {
     core: Arc<Core>,
     codec: C,
-}
-
-impl<C: Clone> Clone for Cache<C> {
-    fn clone(&self) -> Self {
-        Self {
-            core: Arc::clone(&self.core),
-            codec: self.codec.clone(),
-        }
-    }
 }
 
 impl<C> std::fmt::Debug for Cache<C> {
@@ -113,17 +105,16 @@ impl<C> Cache<C> {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                if let (None, Some(hole)) = (down, hole) {
-                    return Err(hole);
-                }
+                let node = down.map_or("cluster", |server| &server.address);
                 let unreached = || Error::Unreachable {
-                    node: down
-                        .map_or_else(|| "cluster".to_owned(), |server| server.address.clone()),
+                    node: node.to_owned(),
                     reason: "not connected yet".to_owned(),
                 };
-                return Err(down
-                    .and_then(|server| server.last_error.clone())
-                    .unwrap_or_else(unreached));
+                let why = match down {
+                    Some(server) => server.last_error.clone(),
+                    None => hole,
+                };
+                return Err(why.unwrap_or_else(unreached));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

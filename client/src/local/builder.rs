@@ -1,6 +1,18 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::{LocalCache, bounds::Bounds, clock::Clock};
+use super::{
+    LocalCache,
+    bounds::Bounds,
+    clock::Clock,
+    inner::{Inner, Leaving},
+    loads::Loads,
+    marks::Marks,
+    report::Report,
+    stats::Counters,
+    sync::Mutex,
+    tags::TagTable,
+    tracker::Tracker,
+};
 
 pub(super) type Weigher<V> = dyn Fn(&str, &V) -> u64 + Send + Sync;
 
@@ -12,8 +24,8 @@ pub struct LocalCacheBuilder<V: ?Sized> {
     max_tracked: usize,
     shards: Option<usize>,
     weigher: Option<Box<Weigher<V>>>,
-    pub(super) report_hits: bool,
-    pub(super) clock: Clock,
+    report_hits: bool,
+    clock: Clock,
 }
 
 impl<V: ?Sized> LocalCacheBuilder<V> {
@@ -92,13 +104,28 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
         let weigher = self
             .weigher
             .unwrap_or_else(|| Box::new(|_, value| size_of_val(value) as u64));
-        LocalCache::assemble(
-            bounds,
-            weigher,
-            self.max_tracked,
-            self.report_hits,
-            self.clock,
-        )
+        let entries = quick_cache::sync::Cache::with_options(
+            bounds.options(),
+            bounds.clone(),
+            quick_cache::DefaultHashBuilder::default(),
+            Leaving,
+        );
+        let reported = bounds.max_entries().max(Report::LEAST);
+        LocalCache {
+            inner: Arc::new(Inner {
+                entries,
+                all: Marks::default(),
+                tracker: Tracker::new(self.max_tracked),
+                report: Report::new(if self.report_hits { reported } else { 0 }),
+                clock: self.clock,
+                tags: TagTable::new(),
+                loads: Loads::new(),
+                counters: Counters::default(),
+                bounds,
+                weigher,
+                cleaner: Mutex::new(None),
+            }),
+        }
     }
 }
 

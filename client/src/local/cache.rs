@@ -7,19 +7,11 @@ use std::{
 
 use super::{
     EntryInfo, LocalCacheBuilder, LocalStats, TopKey,
-    bounds::Bounds,
-    builder::Weigher,
     cleanup::Cleaner,
-    clock::Clock,
-    inner::{Inner, Leaving},
-    loads::Loads,
+    inner::Inner,
     marks::Marks,
-    report::Report,
-    stats::Counters,
     stored::Handle,
-    sync::{Mutex, Ordering, unpoisoned},
-    tags::TagTable,
-    tracker::Tracker,
+    sync::{Ordering, unpoisoned},
 };
 use crate::Entry;
 
@@ -63,40 +55,6 @@ impl<V: ?Sized> LocalCache<V> {
     /// 200 tracked keys.
     pub fn builder() -> LocalCacheBuilder<V> {
         LocalCacheBuilder::new()
-    }
-
-    pub(super) fn assemble(
-        bounds: Bounds,
-        weigher: Box<Weigher<V>>,
-        max_tracked: usize,
-        report_hits: bool,
-        clock: Clock,
-    ) -> Self {
-        let entries = quick_cache::sync::Cache::with_options(
-            bounds.options(),
-            bounds.clone(),
-            quick_cache::DefaultHashBuilder::default(),
-            Leaving,
-        );
-        Self {
-            inner: Arc::new(Inner {
-                entries,
-                all: Marks::default(),
-                tracker: Tracker::new(max_tracked),
-                report: Report::new(if report_hits {
-                    bounds.max_entries().max(Report::LEAST)
-                } else {
-                    0
-                }),
-                clock,
-                tags: TagTable::new(),
-                loads: Loads::new(),
-                counters: Counters::default(),
-                bounds,
-                weigher,
-                cleaner: Mutex::new(None),
-            }),
-        }
     }
 
     /// The value of `key` if it is fresh. Counts a hit or a miss, for the key and in all.

@@ -1,42 +1,24 @@
 //! The thread that reclaims entries that may not be served any more.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread::{self, JoinHandle, ThreadId},
+    convert::Infallible,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-/// A thread that does its work again and again until it is stopped.
+/// A thread that does its work again and again until this is stopped or dropped.
 pub(super) struct Cleaner {
-    signal: Arc<Signal>,
+    running: Sender<Infallible>,
     thread: JoinHandle<()>,
 }
 
-/// Stops the thread, at once even while it sleeps.
-#[derive(Default)]
-pub(super) struct Signal {
-    stopped: Mutex<bool>,
-    changed: Condvar,
-}
+/// Stops the thread, at once even while it sleeps: nothing is ever sent, and the channel closes.
+pub(super) struct Signal(Receiver<Infallible>);
 
 impl Signal {
     pub(super) fn is_stopped(&self) -> bool {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stop(&self) {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Sleeps for `interval`: false if it was stopped.
-    fn sleep(&self, interval: Duration) -> bool {
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) = self
-            .changed
-            .wait_timeout_while(stopped, interval, |stopped| !*stopped)
-            .unwrap_or_else(PoisonError::into_inner);
-        !*stopped
+        self.0.try_recv() == Err(TryRecvError::Disconnected)
     }
 }
 
@@ -46,29 +28,21 @@ impl Cleaner {
         interval: Duration,
         mut work: impl FnMut(&Signal) -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
-        let signal = Arc::new(Signal::default());
+        let (running, signal) = channel();
+        let signal = Signal(signal);
+        let slept = move |signal: &Signal| {
+            signal.0.recv_timeout(interval) == Err(RecvTimeoutError::Timeout)
+        };
         let thread = thread::Builder::new()
             .name("tagcache-cleanup".into())
-            .spawn({
-                let signal = Arc::clone(&signal);
-                move || while signal.sleep(interval) && work(&signal) {}
-            })?;
-        Ok(Self { signal, thread })
-    }
-
-    pub(super) fn thread_id(&self) -> ThreadId {
-        self.thread.thread().id()
-    }
-
-    /// Stops the thread without waiting for it.
-    pub(super) fn signal(&self) {
-        self.signal.stop();
+            .spawn(move || while slept(&signal) && work(&signal) {})?;
+        Ok(Self { running, thread })
     }
 
     /// Ends the thread. When this returns it does nothing any more, unless it is the thread itself that calls.
     pub(super) fn stop(self) {
-        self.signal.stop();
-        if self.thread_id() != thread::current().id() {
+        drop(self.running);
+        if self.thread.thread().id() != thread::current().id() {
             // It panics only where a value's own Drop does, and has said so on its way out.
             let _ = self.thread.join();
         }

@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 /// The moment that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// Further than this the coarse clock is never behind: Linux moves it on with each tick, that is every 1 to 10 ms.
+/// The coarse clock is never further behind than this: Linux moves it on with each tick, that is every 1 to 10 ms. Only
+/// after a pause of a whole virtual machine may it be, until the first tick.
 #[cfg(target_os = "linux")]
 const COARSE_LAG: u64 = 100_000_000;
 
@@ -38,8 +39,8 @@ impl Clock {
         }
     }
 
-    /// Whether `end` has not come yet. The coarse clock costs a quarter of the exact one, and answers all but the
-    /// last moments before `end`.
+    /// Whether `end` has not come yet. The coarse clock costs a fraction of the exact one, and is enough until the last
+    /// moments before `end`.
     pub(super) fn is_before(&self, end: u64) -> bool {
         match self {
             #[cfg(target_os = "linux")]

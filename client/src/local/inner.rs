@@ -17,7 +17,7 @@ use super::{
     report::Report,
     stats::Counters,
     stored::{Found, Freshness, Handle, Lookup, Stored},
-    sync::{AtomicU64, Mutex, Ordering, unpoisoned},
+    sync::{AtomicU64, Mutex, Ordering},
     tags::{TagSet, TagTable, are_unchanged_since},
     tracker::Tracker,
 };
@@ -344,13 +344,5 @@ impl<V: ?Sized> Inner<V> {
             .longest_cleanup
             .fetch_max(took, Ordering::Relaxed);
         reclaimed
-    }
-}
-
-impl<V: ?Sized> Drop for Inner<V> {
-    fn drop(&mut self) {
-        if let Some(cleaner) = unpoisoned(self.cleaner.lock()).take() {
-            cleaner.signal();
-        }
     }
 }

@@ -381,16 +381,18 @@ mod tests {
 
     #[test]
     fn no_value_is_dropped_under_a_lock() {
-        /// Its Drop waits for another thread that uses the key.
-        struct Waits(LocalCache<Self>);
+        /// Its Drop waits for another thread that uses the key, and the load if there is one.
+        struct Waits(LocalCache<Self>, Option<Arc<Load<Self>>>);
         impl Drop for Waits {
             fn drop(&mut self) {
                 let (sender, receiver) = std::sync::mpsc::channel();
-                let cache = self.0.clone();
+                let (cache, load) = (self.0.clone(), self.1.take());
                 std::thread::spawn(move || {
                     let joined = join(&cache, "tag");
                     cache.remove("key");
-                    let _ = joined.map(|load| load.wait());
+                    for load in joined.into_iter().chain(load) {
+                        load.wait();
+                    }
                     let _ = sender.send(());
                 });
                 let freely = receiver.recv_timeout(Duration::from_secs(20));
@@ -398,15 +400,16 @@ mod tests {
             }
         }
         let cache = LocalCache::new(10);
-        let value = || Arc::new(Waits(cache.clone()));
+        let value = |load| Waits(cache.clone(), load);
+        let end = |load| End::Loaded(Arc::new(value(load)), TagSet::new());
         let first = lead(&cache, "tag");
-        first.load.end(End::Loaded(value(), TagSet::new()));
+        first.load.end(end(None));
         // Only the first end counts: this value is dropped here.
-        first.load.end(End::Loaded(value(), TagSet::new()));
+        first.load.end(end(Some(Arc::clone(&first.load))));
         cache.remove("key");
-        assert!(!first.fill(value(), Entry::forever()));
-        cache.set_with("key", Waits(cache.clone()), Entry::forever());
-        cache.set_with("key", Waits(cache.clone()), Entry::forever());
-        cache.set("key", Waits(cache.clone()), Duration::ZERO, []);
+        assert!(!first.fill(Arc::new(value(None)), Entry::forever()));
+        cache.set_with("key", value(None), Entry::forever());
+        cache.set_with("key", value(None), Entry::forever());
+        cache.set("key", value(None), Duration::ZERO, []);
     }
 }

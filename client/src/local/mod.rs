@@ -50,7 +50,7 @@
 //! # What it costs
 //!
 //! A hit: one hash lookup in one shard under its shared lock, a comparison of epochs for the cache and for each tag,
-//! one look at the clock, and three relaxed additions (the entry's hits, the thread's hits, the shared pointer). An
+//! one look at the clock (on Linux a coarse one, until the last tenth of a second before the TTL ends), and three relaxed additions (the entry's hits, the thread's hits, the shared pointer). An
 //! invalidation by tag is one lookup of the tag and two stores, whatever the number of entries. An entry needs about
 //! 200 bytes beside its key, its value and 16 bytes for each tag. `benches/RESULTS.md` in the repository has
 //! measurements against other caches, and `make bench-local` takes them again.

@@ -358,7 +358,7 @@ fn every_hit_is_reported_once() {
 
 /// Entries that leave while they enter the tracker do not stay in it as if they were there.
 #[test]
-fn the_tracker_hears_of_every_departure() {
+fn the_tracker_keeps_no_entry_that_has_left() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);

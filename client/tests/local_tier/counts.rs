@@ -31,7 +31,7 @@ fn every_hit_of_every_thread_is_counted() {
 }
 
 #[test]
-fn counts_survive_expiry_but_not_oblivion() {
+fn counts_survive_expiry_until_the_second_cleanup() {
     let cache: LocalCache<u32> = LocalCache::new(100);
     for _ in 0..3 {
         cache.set("hot", 1, MINUTE, ["tag"]);
@@ -94,7 +94,7 @@ fn a_key_that_comes_back_goes_on_with_its_hits_though_all_places_are_taken() {
     }
 }
 
-/// A cleanup forgets keys that have been gone for long, and gives their places to what was in their shadow.
+/// A cleanup forgets keys that have been gone for long, and gives their places to the entries that follow them.
 #[test]
 fn a_cleanup_tracks_entries_that_had_fewer_hits_than_those_it_forgets() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();

@@ -133,7 +133,7 @@ fn a_load_whose_runtime_ends_is_taken_over() {
 }
 
 #[test]
-fn a_failed_load_is_an_error_for_all_who_wait_and_leaves_the_way_free() {
+fn a_failed_load_is_an_error_for_its_waiters_and_frees_the_key() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -269,7 +269,7 @@ fn a_value_loaded_before_an_invalidation_is_never_stored() {
 }
 
 #[test]
-fn who_asks_after_an_invalidation_gets_no_value_that_was_being_loaded_before() {
+fn a_caller_after_an_invalidation_gets_no_older_load() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;

@@ -59,7 +59,7 @@ async fn alone_with_what_is_held(server: &Server) -> Cache {
 }
 
 #[test]
-fn who_invalidates_a_tag_of_a_value_that_was_just_found_does_not_get_it() {
+fn a_caller_does_not_get_a_value_it_has_just_invalidated() {
     let server = Server::start();
     run(async {
         let slow = builder(server.port()).codec(Slow(Duration::from_millis(300)));
