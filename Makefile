@@ -68,6 +68,11 @@ bench: build ## Measure against native commands, Lua and tag sets kept by a clie
 	@scripts/install-deps server
 	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- $(ARGS)
 
+.PHONY: bench-guard
+bench-guard: build ## Instructions per command against the checked-in baseline; fails when something got dearer
+	@scripts/install-deps server valgrind
+	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- guard $(ARGS)
+
 .PHONY: bench-local
 bench-local: ## Measure the local tier against other in-process caches; ARGS=--quick for a short look
 	@$(CARGO) bench --quiet --locked -p tagcache-benches --bench local_ratios -- $(ARGS)
@@ -107,6 +112,10 @@ doc: ## The book, its links checked (target/book), and the crates' documentation
 	$(CARGO) test -p tagcache-tests --locked --test book links
 	PATH="$(CURDIR)/target/tools/bin:$$PATH" mdbook build docs
 	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: dist
+dist: ## Build what is released: archives, Debian package, checksums: target/dist
+	@scripts/dist
 
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed

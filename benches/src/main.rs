@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod fork;
+mod guard;
 mod invalidate;
 mod load;
 mod memory;
@@ -28,7 +29,11 @@ use tagcache_tests::{RawClient, Server, call};
 use targets::Targets;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|first| first == "guard").is_some() {
+        return guard(args);
+    }
+    let options = match Options::parse(args) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::USAGE);
@@ -71,6 +76,30 @@ fn main() -> ExitCode {
     }
     targets.print();
     ExitCode::SUCCESS
+}
+
+fn guard(args: impl Iterator<Item = String>) -> ExitCode {
+    let result = options::parse_guard(args).and_then(|guarded| {
+        let Some((engine, update)) = guarded else {
+            println!("{}", guard::USAGE);
+            return Ok(Vec::new());
+        };
+        guard::run(&engine, update).map_err(|error| error.to_string())
+    });
+    match result {
+        Ok(dearer) if dearer.is_empty() => ExitCode::SUCCESS,
+        Ok(dearer) => {
+            eprintln!(
+                "bench-guard: dearer than the baseline: {}",
+                dearer.join("; ")
+            );
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("bench-guard: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// What a reader must know to compare the figures with others.

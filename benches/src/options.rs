@@ -105,6 +105,22 @@ impl Options {
     }
 }
 
+/// The arguments of the guard: the engine, and whether its figures become the baseline. `None` asks for the usage.
+pub(crate) fn parse_guard(
+    mut args: impl Iterator<Item = String>,
+) -> Result<Option<(Engine, bool)>, String> {
+    let (mut of, mut update) = (Engine::default_engine(), false);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--engine" => of = engine(&args.next().ok_or("--engine needs a value")?)?,
+            "--update" => update = true,
+            "--help" | "-h" => return Ok(None),
+            _ => return Err(format!("unknown argument {arg}")),
+        }
+    }
+    Ok(Some((of, update)))
+}
+
 fn part(name: &str) -> Result<Part, String> {
     let part = ALL_PARTS
         .iter()

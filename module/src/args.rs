@@ -155,15 +155,19 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
         [b'1'..=b'9', ..] => {}
         _ => return None,
     }
-    // Counted downwards, because the negative numbers reach one further.
+    // Counted downwards, because the negative numbers reach one further. No number of 18 digits is too large.
     let mut number = 0_i64;
+    let is_short = digits.len() <= 18;
     for digit in digits {
         if !digit.is_ascii_digit() {
             return None;
         }
-        number = number
-            .checked_mul(10)?
-            .checked_sub(i64::from(digit - b'0'))?;
+        let digit = i64::from(digit - b'0');
+        number = if is_short {
+            10 * number - digit
+        } else {
+            number.checked_mul(10)?.checked_sub(digit)?
+        };
     }
     if negative {
         Some(number)

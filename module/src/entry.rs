@@ -22,9 +22,12 @@
 //! in [`Transit`](crate::redis::state::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
 //! this memory and nothing else.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+
+use redis_module::raw;
 
 use crate::leb128;
 
@@ -55,11 +58,11 @@ unsafe impl Send for Entry<'_> {}
 unsafe impl Sync for Entry<'_> {}
 
 impl Handle {
-    pub(crate) fn from_raw(value: *mut std::ffi::c_void) -> Option<Self> {
+    pub(crate) fn from_raw(value: *mut c_void) -> Option<Self> {
         NonNull::new(value.cast()).map(Self)
     }
 
-    pub(crate) const fn as_raw(self) -> *mut std::ffi::c_void {
+    pub(crate) const fn as_raw(self) -> *mut c_void {
         self.0.as_ptr().cast()
     }
 }
@@ -86,36 +89,57 @@ pub(crate) struct Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct NewEntry(NonNull<u8>);
 
-impl NewEntry {
-    pub(crate) fn new(parts: Parts<'_>) -> Self {
-        let mut header = [0; LENGTHS + 3 * leb128::MAX];
-        header[FLAGS] = if parts.has_ttl { HAS_TTL } else { 0 }
-            | if parts.grace_ms > 0 { HAS_GRACE } else { 0 };
-        header[CREATED..LENGTHS]
-            .copy_from_slice(&parts.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
-        let mut len = LENGTHS;
-        len += leb128::write(parts.value.len() as u64, &mut header[len..]);
-        len += leb128::write(parts.key.len() as u64, &mut header[len..]);
-        if parts.grace_ms > 0 {
-            len += leb128::write(parts.grace_ms, &mut header[len..]);
-        }
-        let pieces = [&header[..len], parts.key, parts.value];
-        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let layout = layout(size);
-        // SAFETY: the layout's size is not zero, the header alone is larger.
-        let Some(ptr) = NonNull::new(unsafe { alloc(layout) }) else {
-            handle_alloc_error(layout)
+impl Parts<'_> {
+    /// How many bytes an entry of them takes.
+    pub(crate) fn size(&self) -> usize {
+        let (key, value) = (self.key.len(), self.value.len());
+        let grace = if self.grace_ms > 0 {
+            leb128::len(self.grace_ms)
+        } else {
+            0
         };
+        LENGTHS + leb128::len(value as u64) + leb128::len(key as u64) + grace + key + value
+    }
+
+    /// The header, and how long it is.
+    fn header(&self) -> ([u8; LENGTHS + 3 * leb128::MAX], usize) {
+        let mut header = [0; LENGTHS + 3 * leb128::MAX];
+        header[FLAGS] =
+            if self.has_ttl { HAS_TTL } else { 0 } | if self.grace_ms > 0 { HAS_GRACE } else { 0 };
+        header[CREATED..LENGTHS]
+            .copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
+        let mut len = LENGTHS;
+        len += leb128::write(self.value.len() as u64, &mut header[len..]);
+        len += leb128::write(self.key.len() as u64, &mut header[len..]);
+        if self.grace_ms > 0 {
+            len += leb128::write(self.grace_ms, &mut header[len..]);
+        }
+        (header, len)
+    }
+
+    /// Writes an entry of these parts.
+    ///
+    /// # Safety
+    /// `to` must have room for the header, key and value, which must not lie there.
+    unsafe fn write(&self, header: &[u8], to: NonNull<u8>) {
         let mut at = 0;
-        for piece in pieces {
-            // SAFETY: the pieces' lengths add up to the size of the allocation, and it is new, so nothing overlaps.
+        for piece in [header, self.key, self.value] {
+            // SAFETY: by the caller's promise.
             unsafe {
-                ptr.as_ptr()
-                    .add(at)
-                    .copy_from_nonoverlapping(piece.as_ptr(), piece.len());
-            };
+                let to = to.as_ptr().add(at);
+                to.copy_from_nonoverlapping(piece.as_ptr(), piece.len());
+            }
             at += piece.len();
         }
+    }
+}
+
+impl NewEntry {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
+        let (header, len) = parts.header();
+        let ptr = allocate(parts.size());
+        // SAFETY: the allocation is that large, and new.
+        unsafe { parts.write(&header[..len], ptr) };
         Self(ptr)
     }
 
@@ -145,8 +169,32 @@ impl Drop for NewEntry {
     }
 }
 
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 1).expect("an entry is smaller than half the address space")
+/// The server's allocator, which needs no layout to free: an entry need not know what it was allocated with. Where there is
+/// no server, in tests, that of C.
+fn allocate(size: usize) -> NonNull<u8> {
+    // SAFETY: any size may be asked for. The function is set once, before the first entry is made.
+    let ptr = unsafe {
+        match raw::RedisModule_Alloc {
+            Some(alloc) => alloc(size),
+            None => libc::malloc(size),
+        }
+    };
+    NonNull::new(ptr.cast()).unwrap_or_else(|| {
+        let layout = Layout::from_size_align(size, 1);
+        handle_alloc_error(layout.expect("an entry is smaller than half the address space"))
+    })
+}
+
+/// # Safety
+/// [`allocate`] must have returned it, and nobody may use it afterwards.
+unsafe fn release(ptr: *mut c_void) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match raw::RedisModule_Free {
+            Some(free) => free(ptr),
+            None => libc::free(ptr),
+        }
+    }
 }
 
 /// Frees an entry.
@@ -154,16 +202,12 @@ fn layout(size: usize) -> Layout {
 /// # Safety
 /// The entry must be alive, and nobody may use it afterwards.
 pub(crate) unsafe fn free(handle: Handle) {
-    let entry = Entry {
-        ptr: handle.0,
-        alive: PhantomData,
-    };
-    if entry.flags() & LEAKED != 0 {
-        return;
+    // SAFETY: by the caller's promise.
+    let entry = unsafe { Entry::from_handle(handle) };
+    if entry.flags() & LEAKED == 0 {
+        // SAFETY: `new` allocated it, and the caller gives it up.
+        unsafe { release(handle.as_raw()) };
     }
-    let layout = layout(entry.allocated());
-    // SAFETY: it was allocated with this layout, and the caller gives it up.
-    unsafe { dealloc(handle.0.as_ptr(), layout) };
 }
 
 /// Where the parts of an entry lie.
@@ -226,8 +270,8 @@ impl<'a> Entry<'a> {
     }
 
     fn slice(self, from: usize, to: usize) -> &'a [u8] {
-        // SAFETY: `from..to` comes from `extent`, so it lies in the allocation, which lives for `'a`; nothing is
-        // written behind the header after `build`.
+        // SAFETY: `from..to` comes from `extent`, so it lies in the allocation, which lives for `'a`; `rewrite`, the only
+        // one that writes behind the header, may be called only when the slice is not used any more.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().add(from), to - from) }
     }
 
@@ -300,7 +344,29 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() & !INDEXED);
     }
 
-    /// Bytes of the allocation, as asked for.
+    /// Makes it an entry of these parts, in the same place and the same slot. False, and nothing done, if `has_room` says
+    /// that the allocation is not made for so many bytes.
+    ///
+    /// # Safety
+    /// `has_room` must not say yes to more bytes than there are. Nothing that was borrowed from the entry may be used
+    /// afterwards, and the parts must not be borrowed from it.
+    pub(crate) unsafe fn rewrite(
+        self,
+        parts: Parts<'_>,
+        has_room: impl FnOnce(usize) -> bool,
+    ) -> bool {
+        if !has_room(parts.size()) {
+            return false;
+        }
+        let (mut header, len) = parts.header();
+        header[ID..FLAGS].copy_from_slice(&self.read::<{ FLAGS - ID }>(ID));
+        header[FLAGS] |= self.flags() & (INDEXED | LEAKED);
+        // SAFETY: there is room, and by the caller's promise the parts lie elsewhere.
+        unsafe { parts.write(&header[..len], self.ptr) };
+        true
+    }
+
+    /// Bytes that it takes of its allocation.
     pub(crate) fn allocated(self) -> usize {
         self.extent().end
     }
@@ -326,6 +392,7 @@ mod tests {
             let check = || {
                 prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
                 prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (created_ms, grace_ms));
+                prop_assert_eq!(entry.allocated(), parts.size());
                 Ok(())
             };
             check()?;
@@ -337,6 +404,32 @@ mod tests {
             entry.set_unlinked();
             check()?;
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, None));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+        #[test]
+        fn a_rewritten_entry_keeps_its_slot_alone(
+            key in proptest::collection::vec(any::<u8>(), 0..300),
+            values in proptest::array::uniform2(proptest::collection::vec(any::<u8>(), 0..300)),
+            graces in proptest::array::uniform2(prop_oneof![Just(0), 1_u64..(1 << 48)]),
+            has_ttl in any::<bool>(), slot in proptest::option::of(any::<u32>()),
+        ) {
+            let parts = |at: usize| Parts {
+                key: &key, value: &values[at], created_ms: at as u64, has_ttl: has_ttl == (at == 0), grace_ms: graces[at],
+            };
+            let new = NewEntry::new(parts(0));
+            let entry = new.as_entry();
+            slot.inspect(|&slot| entry.set_indexed(slot));
+            let room = entry.allocated();
+            // SAFETY: nothing is borrowed from the entry here, and the room is what it was allocated with.
+            let fits = unsafe { entry.rewrite(parts(1), |size| size <= room) };
+            let now = parts(usize::from(fits));
+            prop_assert_eq!(fits, NewEntry::new(parts(1)).as_entry().allocated() <= room);
+            prop_assert_eq!((entry.key(), entry.value()), (now.key, now.value));
+            prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (now.created_ms, now.grace_ms));
+            prop_assert_eq!((entry.has_ttl(), entry.slot()), (now.has_ttl, slot));
         }
     }
 

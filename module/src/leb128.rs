@@ -15,6 +15,11 @@ pub(crate) fn write(mut number: u64, out: &mut [u8]) -> usize {
     at + 1
 }
 
+/// How many bytes [`write`] takes for a number.
+pub(crate) const fn len(number: u64) -> usize {
+    (70 - (number | 1).leading_zeros() as usize) / 7
+}
+
 /// Reads a number byte by byte; `None` if the bytes end early or do not fit 64 bits.
 pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     let mut number = 0;
@@ -55,6 +60,7 @@ mod tests {
             let number = number >> shift;
             let mut bytes = [0; super::MAX];
             let len = super::write(number, &mut bytes);
+            prop_assert_eq!(super::len(number), len);
             let mut rest = &bytes[..len];
             prop_assert_eq!(super::take(&mut rest), Some(number));
             prop_assert!(rest.is_empty());

@@ -1,5 +1,3 @@
-use smallvec::SmallVec;
-
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read};
 use crate::engine::{
@@ -293,19 +291,6 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
     let Kind::Entry(entry) = key.kind() else {
         return reply_miss(ctx, token);
     };
-    let tags: SmallVec<[SmallVec<[u8; 32]>; 4]> = state::with(|state| {
-        let database = state.database(db);
-        match answer {
-            Answer::Hit(_) => database.counters.hits += 1,
-            _ => database.counters.stale_hits += 1,
-        }
-        let slot = entry.slot().map(Slot);
-        if let Some(slot) = slot {
-            database.index.hit(slot);
-        }
-        let tags = slot.into_iter().flat_map(|slot| database.index.tags(slot));
-        tags.map(SmallVec::from_slice).collect()
-    });
     ctx.reply_array(5);
     ctx.reply_bytes(word);
     ctx.reply_bytes(entry.value());
@@ -314,10 +299,24 @@ fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
         _ => 0,
     });
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    ctx.reply_array(tags.len());
-    for tag in &tags {
-        ctx.reply_bytes(tag);
-    }
+    let slot = entry.slot().map(Slot);
+    let reply = ctx.sender();
+    state::with(|state| {
+        let database = state.database(db);
+        match answer {
+            Answer::Hit(_) => database.counters.hits += 1,
+            _ => database.counters.stale_hits += 1,
+        }
+        let Some(slot) = slot else {
+            return reply.array(0);
+        };
+        database.index.hit(slot);
+        let tags = database.index.tags(slot);
+        reply.array(tags.len());
+        for tag in tags {
+            reply.bytes(tag);
+        }
+    });
 }
 
 fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {

@@ -160,10 +160,10 @@ pub(super) fn store(
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
-    if matches!(key.kind(), Kind::Other) {
+    let found = store::look(db, key, || times.now_ms);
+    if found.is_none() && matches!(key.kind(), Kind::Other) {
         return Err(Error::WrongType);
     }
-    let found = store::look(db, key, || times.now_ms);
     let visible = found.filter(|found| found.freshness != Freshness::Gone);
     let kept_tags = asked
         .keeps_tags

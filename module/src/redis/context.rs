@@ -20,6 +20,8 @@ use crate::error::Error;
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
     reply: Cell<Reply>,
+    /// What the server says of the callback that runs. It does not change meanwhile, and costs more than looking a key up.
+    flags: Cell<Option<u32>>,
     alive: PhantomData<&'a ()>,
 }
 
@@ -109,6 +111,7 @@ impl Context<'_> {
                 begun: false,
                 owed: 1,
             }),
+            flags: Cell::new(None),
             alive: PhantomData,
         }
     }
@@ -130,8 +133,12 @@ impl Context<'_> {
     }
 
     fn flags(&self) -> u32 {
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 }
+        self.flags.get().unwrap_or_else(|| {
+            // SAFETY: the context is alive.
+            let flags = unsafe { api!(RedisModule_GetContextFlags(self.raw)) as u32 };
+            self.flags.set(Some(flags));
+            flags
+        })
     }
 
     /// The flags that are the server's, whatever the context.
@@ -519,12 +526,36 @@ impl Context<'_> {
         panic_point(Place::Reply);
     }
 
+    /// Replies from inside [`state::with`](super::state::with).
+    pub(crate) const fn sender(&self) -> Sender<'_> {
+        Sender(self)
+    }
+
     /// A map of this many pairs; a flat array in RESP2.
     pub(crate) fn reply_map(&self, pairs: usize) {
         self.replied(2 * pairs);
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
         panic_point(Place::Reply);
+    }
+}
+
+/// Sends a reply: no call that does so calls the module back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender<'c>(&'c Context<'c>);
+
+// SAFETY: used on the server's main thread only. The bound of `state::with` keeps out what may call the module back.
+unsafe impl Send for Sender<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Sender<'_> {}
+
+impl Sender<'_> {
+    pub(crate) fn array(self, len: usize) {
+        self.0.reply_array(len);
+    }
+
+    pub(crate) fn bytes(self, bytes: &[u8]) {
+        self.0.reply_bytes(bytes);
     }
 }
 

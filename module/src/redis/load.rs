@@ -14,7 +14,16 @@ use crate::config::{self, Config, SETTINGS, Setting};
 const NAME: &CStr = c"tagcache";
 
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
-const VERSION: c_int = 100;
+const VERSION: c_int = part(env!("CARGO_PKG_VERSION_MAJOR")) * 10_000
+    + part(env!("CARGO_PKG_VERSION_MINOR")) * 100
+    + part(env!("CARGO_PKG_VERSION_PATCH"));
+
+const fn part(number: &str) -> c_int {
+    match c_int::from_str_radix(number, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("cargo's version has three numbers"),
+    }
+}
 
 /// What a command does to the keys among its arguments, for ACL rules and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

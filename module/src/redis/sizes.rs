@@ -102,15 +102,15 @@ const fn string_size(len: usize) -> usize {
 
 impl Sizes {
     /// What the server keeps under the key's name, and counts in MEMORY USAGE beside what the module says.
-    fn named(&self, key: &[u8], has_ttl: bool) -> u64 {
+    fn named(&self, key_len: usize, has_ttl: bool) -> u64 {
         /// A row is counted as it is defined, not as it is allocated.
         const ROW: u64 = 24;
         match self.layout {
-            Layout::Rows => class(self, string_size(key.len())) + ROW,
-            Layout::RowWithName => class(self, ROW_WITH_NAME + key.len()),
+            Layout::Rows => class(self, string_size(key_len)) + ROW,
+            Layout::RowWithName => class(self, ROW_WITH_NAME + key_len),
             Layout::ObjectWithName => {
                 let ttl = if has_ttl { TTL_IN_OBJECT } else { 0 };
-                class(self, OBJECT + BEFORE_NAME + string_size(key.len()) + ttl)
+                class(self, OBJECT + BEFORE_NAME + string_size(key_len) + ttl)
             }
         }
     }
@@ -136,9 +136,26 @@ impl Sizes {
 /// The same for the same key, value and TTL at any time, so that sums kept by adding and subtracting stay exact.
 /// The index itself is counted apart (`index_bytes`).
 pub(crate) fn cost(entry: Entry<'_>) -> u64 {
+    cost_of(entry.allocated(), entry.key().len(), entry.has_ttl())
+}
+
+/// [`cost`] of an entry of so many bytes, whose key has so many.
+pub(crate) fn cost_of(bytes: usize, key_len: usize, has_ttl: bool) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    let has_ttl = entry.has_ttl();
-    class(sizes, entry.allocated()) + sizes.named(entry.key(), has_ttl) + sizes.unnamed(has_ttl)
+    class(sizes, bytes) + sizes.named(key_len, has_ttl) + sizes.unnamed(has_ttl)
+}
+
+/// Whether an entry of so many bytes takes as much memory as this one, and fits into its place.
+pub(crate) fn fits(entry: Entry<'_>, bytes: usize) -> bool {
+    let (Some(sizes), allocated) = (SIZES.get(), entry.allocated()) else {
+        return false;
+    };
+    let is_like = class(sizes, bytes) == class(sizes, allocated);
+    // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
+    // SAFETY: the entry is an allocation of the server's.
+    is_like
+        && (bytes <= allocated
+            || unsafe { api!(RedisModule_MallocSize(entry.handle().as_raw())) } >= bytes)
 }
 
 /// What the server must be told so that its MEMORY USAGE says [`cost`].

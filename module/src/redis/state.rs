@@ -66,12 +66,21 @@ pub(crate) struct State {
 type Databases = Vec<Option<Box<Database<Handle>>>>;
 
 /// The database with this number, made on first use.
+#[inline]
 fn database_in(databases: &mut Databases, number: u32) -> &mut Database<Handle> {
     let at = number as usize;
+    if !matches!(databases.get(at), Some(Some(_))) {
+        add_database(databases, at);
+    }
+    databases[at].as_mut().expect("it was just made")
+}
+
+#[cold]
+fn add_database(databases: &mut Databases, at: usize) {
     if at >= databases.len() {
         databases.resize_with(at + 1, || None);
     }
-    databases[at].get_or_insert_default()
+    databases[at] = Some(Box::default());
 }
 
 /// Databases that are being loaded, and are not served yet.
@@ -93,6 +102,7 @@ pub(crate) enum Loading {
 
 impl State {
     /// The database with this number, made on first use.
+    #[inline]
     pub(crate) fn database(&mut self, number: u32) -> &mut Database<Handle> {
         database_in(&mut self.databases, number)
     }

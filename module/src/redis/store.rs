@@ -12,7 +12,7 @@ use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
-use super::sizes::cost;
+use super::sizes::{cost, cost_of, fits};
 use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
@@ -102,52 +102,57 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced. Keeps the hits of a visible one.
 /// O(tags).
 pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
-    let new = NewEntry::new(Parts {
+    let parts = Parts {
         key: name,
         value: content.value,
         created_ms: content.created_ms,
         has_ttl: content.deadline_ms.is_some(),
         grace_ms: content.grace_ms,
+    };
+    let old = key.entry().map(Entry::handle);
+    // SAFETY: the key holds it until it is replaced.
+    let old = old.map(|old| unsafe { Entry::from_handle(old) });
+    let (place, visible) = state::with(|state| {
+        state.removed_gone = None;
+        let place = old.and_then(|old| state.database_of(old, Some(db)));
+        let visible = place
+            .filter(|&(holder, slot)| holder == db && !state.database(holder).index.is_gone(slot));
+        (place, visible)
     });
-    let incoming = Incoming {
-        entry: new.handle(),
-        tags: content.tags,
-        bytes: cost(new.as_entry()),
-        hits: content.hits,
-        has_grace: content.grace_ms > 0,
-        soft_since_ms: content.soft_since_ms,
-        is_foreign: content.is_foreign,
-    };
-    let old = match key.kind() {
-        Kind::Entry(old) => Some(old.handle()),
-        _ => None,
-    };
     change(db, || {
+        // SAFETY: nothing is borrowed from it: `content` is of the caller's, and has no part of what a key holds.
+        let is_rewritten = visible.is_some()
+            && old.is_some_and(|old| unsafe { old.rewrite(parts, |bytes| fits(old, bytes)) });
+        let new = (!is_rewritten).then(|| NewEntry::new(parts));
+        // One of them is there: what was not rewritten is new.
+        let written = new.as_ref().map(NewEntry::as_entry).or(old);
+        let Some(entry) = written else { return };
+        let incoming = Incoming {
+            entry: entry.handle(),
+            tags: content.tags,
+            bytes: cost_of(parts.size(), name.len(), parts.has_ttl),
+            hits: content.hits,
+            has_grace: content.grace_ms > 0,
+            soft_since_ms: content.soft_since_ms,
+            is_foreign: content.is_foreign,
+        };
         let slot = state::with(|state| {
-            state.removed_gone = None;
-            let place = old.and_then(|old| {
-                // SAFETY: the key holds it.
-                let old = unsafe { Entry::from_handle(old) };
-                state.database_of(old, Some(db))
-            });
-            match place {
-                Some((holder, slot)) if holder == db && !state.database(db).index.is_gone(slot) => {
-                    state.database(db).index.replace(slot, incoming)
-                }
-                Some((holder, slot)) => {
-                    let holder = state.database(holder);
-                    holder.index.remove(slot);
-                    holder.counters.reclaimed += 1;
-                    state.database(db).index.insert(incoming)
-                }
-                None => state.database(db).index.insert(incoming),
+            if let Some((_, slot)) = visible {
+                return state.database(db).index.replace(slot, incoming);
             }
+            if let Some((holder, slot)) = place {
+                let holder = state.database(holder);
+                holder.index.remove(slot);
+                holder.counters.reclaimed += 1;
+            }
+            state.database(db).index.insert(incoming)
         });
-        new.as_entry().set_indexed(slot.0);
+        entry.set_indexed(slot.0);
         panic_point(Place::Change);
-        match old {
-            Some(_) => key.replace(new),
-            None => key.create(new),
+        match new {
+            Some(new) if old.is_some() => key.replace(new),
+            Some(new) => key.create(new),
+            None => {}
         }
         if old.is_some() || content.deadline_ms.is_some() {
             key.set_deadline_ms(content.deadline_ms);

@@ -169,7 +169,11 @@ impl<'a> Args<'a> {
         if self.len() < at_least {
             return Err(Error::WrongArity);
         }
-        storage.extend(self.iter().map(Str::bytes));
+        // SAFETY: all strings of `argv` live for `'a`.
+        let strings = self.argv[1..]
+            .iter()
+            .map(|&raw| unsafe { Str::from_raw(raw) });
+        storage.extend(strings.map(Str::bytes));
         Ok(storage)
     }
 }

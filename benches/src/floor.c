@@ -1,0 +1,137 @@
+/* The least that a data type of a module can do: what the server's API costs any module, for `make bench-guard`.
+ *
+ * FLOOR.GET key: open, check the type, reply. FLOOR.SET key value PX ms: open, check, copy, set, expire, replicate,
+ * reply. Declares what it calls by itself, so that it needs no header of the server's. */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef void Ctx, Key, String, Type;
+
+#define READ 1
+#define WRITE 2
+#define EMPTY 0
+
+static int (*SetModuleAttribs)(Ctx *, const char *, int, int);
+static int (*CreateCommand)(Ctx *, const char *, int (*)(Ctx *, String **, int), const char *, int, int, int);
+static Type *(*CreateDataType)(Ctx *, const char *, int, void *);
+static void *(*Alloc)(size_t);
+static void (*Free)(void *);
+static Key *(*OpenKey)(Ctx *, String *, int);
+static void (*CloseKey)(Key *);
+static int (*KeyType)(Key *);
+static Type *(*ModuleTypeGetType)(Key *);
+static void *(*ModuleTypeGetValue)(Key *);
+static int (*ModuleTypeSetValue)(Key *, Type *, void *);
+static int (*ModuleTypeReplaceValue)(Key *, Type *, void *, void **);
+static int (*SetExpire)(Key *, long long);
+static const char *(*StringPtrLen)(const String *, size_t *);
+static int (*StringToLongLong)(const String *, long long *);
+static int (*ReplicateVerbatim)(Ctx *);
+static int (*ReplyWithStringBuffer)(Ctx *, const char *, size_t);
+static int (*ReplyWithSimpleString)(Ctx *, const char *);
+static int (*ReplyWithNull)(Ctx *);
+static int (*ReplyWithError)(Ctx *, const char *);
+static int (*WrongArity)(Ctx *);
+
+struct value {
+    size_t len;
+    char bytes[];
+};
+
+struct methods {
+    uint64_t version;
+    void *rdb_load, *rdb_save, *aof_rewrite, *mem_usage, *digest;
+    void (*free)(void *);
+};
+
+static Type *type;
+
+static void *load(void *io, int encoding) {
+    (void)io, (void)encoding;
+    return NULL;
+}
+
+static void save(void *io, void *value) {
+    (void)io, (void)value;
+}
+
+static int get(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return WrongArity(ctx);
+    Key *key = OpenKey(ctx, argv[1], READ);
+    if (KeyType(key) == EMPTY) {
+        CloseKey(key);
+        return ReplyWithNull(ctx);
+    }
+    if (ModuleTypeGetType(key) != type) {
+        CloseKey(key);
+        return ReplyWithError(ctx, "WRONGTYPE");
+    }
+    struct value *value = ModuleTypeGetValue(key);
+    ReplyWithStringBuffer(ctx, value->bytes, value->len);
+    CloseKey(key);
+    return 0;
+}
+
+static int set(Ctx *ctx, String **argv, int argc) {
+    long long ms;
+    if (argc != 5) return WrongArity(ctx);
+    if (StringToLongLong(argv[4], &ms) != 0) return ReplyWithError(ctx, "ERR not an integer");
+    Key *key = OpenKey(ctx, argv[1], READ | WRITE);
+    int is_new = KeyType(key) == EMPTY;
+    if (!is_new && ModuleTypeGetType(key) != type) {
+        CloseKey(key);
+        return ReplyWithError(ctx, "WRONGTYPE");
+    }
+    size_t len;
+    const char *bytes = StringPtrLen(argv[2], &len);
+    struct value *value = Alloc(sizeof *value + len);
+    value->len = len;
+    memcpy(value->bytes, bytes, len);
+    if (is_new) {
+        ModuleTypeSetValue(key, type, value);
+    } else {
+        void *old;
+        ModuleTypeReplaceValue(key, type, value, &old);
+        Free(old);
+    }
+    SetExpire(key, ms);
+    CloseKey(key);
+    ReplicateVerbatim(ctx);
+    return ReplyWithSimpleString(ctx, "OK");
+}
+
+int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
+    (void)argv, (void)argc;
+    /* The context begins with the function that finds all others. */
+    int (*find)(const char *, void *) = *(int (**)(const char *, void *))ctx;
+#define FIND(name) if (find("RedisModule_" #name, (void *)&name) != 0) return 1
+    FIND(SetModuleAttribs);
+    FIND(CreateCommand);
+    FIND(CreateDataType);
+    FIND(Alloc);
+    FIND(Free);
+    FIND(OpenKey);
+    FIND(CloseKey);
+    FIND(KeyType);
+    FIND(ModuleTypeGetType);
+    FIND(ModuleTypeGetValue);
+    FIND(ModuleTypeSetValue);
+    FIND(ModuleTypeReplaceValue);
+    FIND(SetExpire);
+    FIND(StringPtrLen);
+    FIND(StringToLongLong);
+    FIND(ReplicateVerbatim);
+    FIND(ReplyWithStringBuffer);
+    FIND(ReplyWithSimpleString);
+    FIND(ReplyWithNull);
+    FIND(ReplyWithError);
+    FIND(WrongArity);
+    SetModuleAttribs(ctx, "floor", 1, 1);
+    struct methods methods = {.version = 1, .rdb_load = load, .rdb_save = save, .free = Free};
+    type = CreateDataType(ctx, "floorent1", 1, &methods);
+    if (!type) return 1;
+    if (CreateCommand(ctx, "floor.get", get, "readonly fast", 1, 1, 1)) return 1;
+    return CreateCommand(ctx, "floor.set", set, "write deny-oom", 1, 1, 1);
+}

@@ -1,0 +1,445 @@
+//! Instructions per command of the server's main thread, against native commands, against the least that a data type can
+//! do (`floor.c`), and against the baseline that is checked in. The same on every run, whatever else the machine does.
+
+use std::collections::BTreeMap;
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tagcache_tests::{Engine, Server, call};
+
+use crate::table::Table;
+use crate::wire::{Expect, Tape, Wire};
+
+pub(crate) const USAGE: &str = "\
+usage: make bench-guard ARGS='[--engine NAME] [--update]'
+  --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
+  --update       write the figures down as the new baseline";
+
+/// How much dearer than its baseline a command may be.
+const TOLERANCE: f64 = 0.02;
+const COMMANDS: usize = 2_000;
+/// How often what can be repeated is repeated: the server now and then has something else to do.
+const ROUNDS: usize = 3;
+const DEPTH: usize = 16;
+/// Entries of a small tag: dropped and given back inside the command.
+const SMALL_TAG: usize = 10;
+const TAGS: &[&str] = &["TAGS", "2", "tenant:007", "kind:page"];
+
+/// What is measured: the tape, and the rows that it is compared with.
+struct Row {
+    name: &'static str,
+    native: &'static str,
+    floor: &'static str,
+    tape: Tape,
+    rounds: usize,
+}
+
+impl Row {
+    fn new(name: &'static str, native: &'static str, floor: &'static str, tape: Tape) -> Self {
+        Self {
+            name,
+            native,
+            floor,
+            tape,
+            rounds: ROUNDS,
+        }
+    }
+
+    /// It cannot be repeated, since it finds other things then.
+    fn once(self) -> Self {
+        Self { rounds: 1, ..self }
+    }
+}
+
+/// `command key [more ...]` for each key of that prefix.
+fn tape(command: &str, prefix: &str, more: &[&str]) -> Tape {
+    let mut tape = Tape::default();
+    for n in 0..COMMANDS {
+        let key = key(prefix, n);
+        let mut words = vec![command.as_bytes(), key.as_bytes()];
+        words.extend(more.iter().map(|word| word.as_bytes()));
+        tape.push(&words);
+    }
+    tape
+}
+
+/// 13 bytes.
+fn key(prefix: &str, n: usize) -> String {
+    format!("{prefix}:{n:08}")
+}
+
+fn sets(command: &str, prefix: &str, more: &[&str]) -> Tape {
+    let value = "v".repeat(100);
+    let words = [&[value.as_str(), "PX", "100000000"], more].concat();
+    tape(command, prefix, &words)
+}
+
+fn mgets(command: &str, prefix: &str) -> Tape {
+    let mut tape = Tape::default();
+    for n in 0..COMMANDS / 10 {
+        let keys: Vec<String> = (0..10).map(|at| key(prefix, 10 * n + at)).collect();
+        let words = std::iter::once(command).chain(keys.iter().map(String::as_str));
+        tape.push(&words.map(str::as_bytes).collect::<Vec<_>>());
+    }
+    tape
+}
+
+/// Native commands, in a server with or without the module.
+fn native() -> Vec<Row> {
+    let row = |name, tape| Row::new(name, name, "", tape);
+    vec![
+        row("GET", tape("GET", "plai", &[])),
+        row("MGET of 10", mgets("MGET", "plai")),
+        row("SET PX, overwriting", sets("SET", "plai", &[])),
+        row("SET PX, new keys", sets("SET", "newp", &[])).once(),
+        row("EXPIRE", tape("EXPIRE", "plai", &["100000"])),
+        row("DEL", tape("DEL", "newp", &[])).once(),
+    ]
+}
+
+fn floor() -> Vec<Row> {
+    let row = |name, native, tape| Row::new(name, native, name, tape);
+    vec![
+        row("FLOOR.GET", "GET", tape("FLOOR.GET", "base", &[])),
+        row(
+            "FLOOR.SET PX, overwriting",
+            "SET PX, overwriting",
+            sets("FLOOR.SET", "base", &[]),
+        ),
+        row(
+            "FLOOR.SET PX, new keys",
+            "SET PX, new keys",
+            sets("FLOOR.SET", "newb", &[]),
+        )
+        .once(),
+    ]
+}
+
+fn ours() -> Vec<Row> {
+    let read = |name, tape| Row::new(name, "GET", "FLOOR.GET", tape);
+    let over = |name, tape| {
+        Row::new(
+            name,
+            "SET PX, overwriting",
+            "FLOOR.SET PX, overwriting",
+            tape,
+        )
+    };
+    let new = |name, tape| Row::new(name, "SET PX, new keys", "FLOOR.SET PX, new keys", tape);
+    let mut invalidations = Tape::default();
+    for n in 0..COMMANDS / SMALL_TAG {
+        invalidations.push(&[b"CACHE.INVALIDATE", format!("small:{n}").as_bytes()]);
+    }
+    vec![
+        read("CACHE.GET", tape("CACHE.GET", "zero", &[])),
+        read("CACHE.GET, 2 tags", tape("CACHE.GET", "twot", &[])),
+        read("CACHE.FETCH, 2 tags", tape("CACHE.FETCH", "twot", &[])),
+        Row::new(
+            "CACHE.MGET of 10",
+            "MGET of 10",
+            "",
+            mgets("CACHE.MGET", "zero"),
+        ),
+        over("CACHE.SET PX, overwriting", sets("CACHE.SET", "zero", &[])),
+        over(
+            "CACHE.SET PX, 2 tags, overwriting",
+            sets("CACHE.SET", "twot", TAGS),
+        ),
+        new("CACHE.SET PX, new keys", sets("CACHE.SET", "newz", &[])).once(),
+        new(
+            "CACHE.SET PX, 2 tags, new keys",
+            sets("CACHE.SET", "newt", TAGS),
+        )
+        .once(),
+        Row::new("CACHE.INVALIDATE of 10 entries", "", "", invalidations).once(),
+    ]
+}
+
+/// What must be there before anything is measured.
+fn fill(wire: &mut Wire, with_module: bool) -> Result<()> {
+    let mut tapes = vec![sets("SET", "plai", &[])];
+    if with_module {
+        tapes.push(sets("CACHE.SET", "zero", &[]));
+        tapes.push(sets("CACHE.SET", "twot", TAGS));
+        let mut small = Tape::default();
+        for n in 0..COMMANDS {
+            let (key, tag) = (key("smal", n), format!("small:{}", n / SMALL_TAG));
+            let words: [&[u8]; 6] = [
+                b"CACHE.SET",
+                key.as_bytes(),
+                b"v",
+                b"TAGS",
+                b"1",
+                tag.as_bytes(),
+            ];
+            small.push(&words);
+        }
+        tapes.push(small);
+    } else {
+        tapes.push(sets("FLOOR.SET", "base", &[]));
+    }
+    tapes.iter().try_for_each(|tape| send(wire, tape))
+}
+
+fn send(wire: &mut Wire, tape: &Tape) -> Result<()> {
+    for first in (0..tape.len()).step_by(DEPTH) {
+        let last = (first + DEPTH).min(tape.len());
+        wire.send(tape.commands(first, last))?;
+        wire.receive(last - first, Expect::NoError)?;
+    }
+    Ok(())
+}
+
+/// A server under callgrind.
+struct Counted {
+    server: Server,
+    wire: Wire,
+    files: PathBuf,
+    dumps: usize,
+}
+
+impl Counted {
+    fn start(engine: &Engine, module: Option<&Path>, dir: &Path) -> Result<Self> {
+        let files = dir.join(module.map_or("absent", |_| "loaded"));
+        let command = format!(
+            "valgrind -q --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
+            files.display(),
+            engine.command
+        );
+        let engine = Engine {
+            name: engine.name.clone(),
+            command,
+        };
+        // The server's own work between commands would be counted as theirs: as little as can be.
+        let builder = Server::builder()
+            .engine(&engine)
+            .arg("--hz", "1")
+            .arg("--dynamic-hz", "no")
+            .arg("--activerehashing", "no")
+            .arg("--slowlog-log-slower-than", "-1")
+            .arg("--latency-tracking", "no")
+            .arg("--io-threads", "1");
+        let builder = match module {
+            Some(module) => builder.module(module),
+            None => builder,
+        };
+        let server = builder.start();
+        call!(server.raw(), "DEBUG", "SET-ACTIVE-EXPIRE", 0);
+        let wire = Wire::connect(server.port(), 0)?;
+        Ok(Self {
+            server,
+            wire,
+            files,
+            dumps: 0,
+        })
+    }
+
+    fn control(&self, argument: &str) -> Result<()> {
+        let mut command = Command::new("callgrind_control");
+        let output = command
+            .args([argument, &self.server.pid().to_string()])
+            .output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::other(format!(
+            "callgrind_control {argument}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )))
+    }
+
+    /// Instructions per command, in the cheapest round.
+    fn measure(&mut self, row: &Row) -> Result<f64> {
+        let mut least = u64::MAX;
+        self.control("--zero")?;
+        for _ in 0..row.rounds {
+            self.control("--instr=on")?;
+            send(&mut self.wire, &row.tape)?;
+            self.control("--instr=off")?;
+            least = least.min(self.dump()?);
+        }
+        Ok(least as f64 / row.tape.len() as f64)
+    }
+
+    /// What the main thread executed since the last dump.
+    fn dump(&mut self) -> Result<u64> {
+        self.control("--dump")?;
+        self.dumps += 1;
+        // One file for each thread; the first one is the main thread.
+        let path = format!("{}.{}-01", self.files.display(), self.dumps);
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::remove_file(&path)?;
+        let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
+        let count = totals.and_then(|total| total.trim().parse::<u64>().ok());
+        let count = count.ok_or_else(|| Error::other(format!("{path} has no totals")))?;
+        Ok(count - inclusive(&text, "serverCron"))
+    }
+
+    fn measure_all(&mut self, rows: &[Row]) -> Result<Vec<f64>> {
+        rows.iter().map(|row| self.measure(row)).collect()
+    }
+}
+
+/// What the calls of a function cost, all that it calls included: of what the server does at its own times, more is
+/// counted the longer the machine takes for the rest. 0 where the server's file does not name the function.
+fn inclusive(profile: &str, function: &str) -> u64 {
+    // A name is given once, as `fn=(7) name` or `cfn=(7) name`, and is `(7)` afterwards.
+    let mut lines = profile.lines();
+    let named = lines.find_map(|line| line.strip_suffix(function)?.strip_suffix(' '));
+    let Some(id) = named
+        .and_then(|named| named.split_once('='))
+        .map(|(_, id)| id)
+    else {
+        return 0;
+    };
+    let is_call = |line: &str| {
+        let called = line
+            .strip_prefix("cfn=")
+            .and_then(|call| call.strip_prefix(id));
+        called.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    // `cfn=`, `calls=`, and a line whose last number is the cost.
+    let lines: Vec<&str> = profile.lines().collect();
+    let calls = lines.windows(3).filter(|lines| is_call(lines[0]));
+    let costs = calls.filter_map(|lines| lines[2].split(' ').next_back()?.parse::<u64>().ok());
+    costs.sum()
+}
+
+/// A directory of this process, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("tagcache-guard-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Builds the module that does the least.
+fn build_floor(dir: &Path) -> Result<PathBuf> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/floor.c");
+    let module = dir.join("floor.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-o"]);
+    let status = compiler.arg(&module).arg(source).status()?;
+    if status.success() {
+        Ok(module)
+    } else {
+        Err(Error::other(format!("cc could not compile {source}")))
+    }
+}
+
+fn baseline_path(engine: &Engine) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("baseline");
+    dir.join(format!("{}.tsv", engine.name))
+}
+
+fn read_baseline(engine: &Engine) -> BTreeMap<String, f64> {
+    let text = std::fs::read_to_string(baseline_path(engine)).unwrap_or_default();
+    let rows = text.lines().filter_map(|line| {
+        let (name, count) = line.split_once('\t')?;
+        Some((name.to_owned(), count.parse().ok()?))
+    });
+    rows.collect()
+}
+
+/// Measures, prints, and returns the names of what got dearer.
+pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
+    let scratch = Scratch::new()?;
+    let floor_module = build_floor(&scratch.0)?;
+    let mut measured: Vec<(String, f64, &str, &str)> = Vec::new();
+    for (module, suffix, more) in [
+        (Some(floor_module.as_path()), "", floor()),
+        (None, ", module idle", ours()),
+    ] {
+        let mut server = Counted::start(engine, module, &scratch.0)?;
+        fill(&mut server.wire, module.is_none())?;
+        let mut rows = native();
+        let natives = rows.len();
+        rows.extend(more);
+        let counts = server.measure_all(&rows)?;
+        for (at, (row, count)) in rows.iter().zip(counts).enumerate() {
+            let suffix = if at < natives { suffix } else { "" };
+            measured.push((
+                format!("{}{suffix}", row.name),
+                count,
+                row.native,
+                row.floor,
+            ));
+        }
+    }
+    let known: BTreeMap<&str, f64> = measured
+        .iter()
+        .map(|(name, count, ..)| (name.as_str(), *count))
+        .collect();
+    let baseline = read_baseline(engine);
+    let mut table = Table::new(&[
+        "instructions per command",
+        "now",
+        "/ native",
+        "/ floor",
+        "baseline",
+        "change",
+    ]);
+    let mut dearer = Vec::new();
+    for (name, count, native, floor) in &measured {
+        let ratio = |to: &str| {
+            let to = known.get(to);
+            to.map_or_else(String::new, |to| format!("{:.3}", count / to))
+        };
+        let before = baseline.get(name);
+        let change = before.map_or(0.0, |before| count / before - 1.0);
+        if change > TOLERANCE {
+            dearer.push(name.clone());
+        }
+        table.row(vec![
+            name.clone(),
+            format!("{count:.0}"),
+            ratio(native),
+            ratio(floor),
+            before.map_or_else(String::new, |before| format!("{before:.0}")),
+            before.map_or_else(String::new, |_| format!("{:+.1} %", 100.0 * change)),
+        ]);
+    }
+    println!(
+        "{}, {DEPTH} commands a round trip, keys of 13 bytes, values of 100",
+        engine.name
+    );
+    table.print();
+    if baseline.is_empty() {
+        println!(
+            "There is no baseline for {}: --update writes one.",
+            engine.name
+        );
+    }
+    if update {
+        let rows = measured.iter();
+        let rows: Vec<String> = rows
+            .map(|(name, count, ..)| format!("{name}\t{count:.0}\n"))
+            .collect();
+        std::fs::write(baseline_path(engine), rows.concat())?;
+        dearer.clear();
+    }
+    Ok(dearer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inclusive;
+
+    #[test]
+    fn calls_of_a_function_are_summed() {
+        let profile = "fn=(1) main\n5 100\ncfn=(2) serverCron\ncalls=1 7\n6 40\ncfn=(22) other\ncalls=1 9\n6 9\n\
+            fn=(2)\n7 40\n\nfn=(3) timer\n5 1\ncfn=(2)\ncalls=2 7\n+1 60\n";
+        assert_eq!(inclusive(profile, "serverCron"), 100);
+        assert_eq!(inclusive(profile, "beforeSleep"), 0);
+    }
+}
