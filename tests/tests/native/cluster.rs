@@ -52,6 +52,47 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
 }
 
 #[test]
+fn several_keys_are_routed_by_their_slot_and_must_share_one() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        let mset = "CACHE.MSET 2 {a}one 1 {a}two 2 TAGS 1 t";
+        let words: Vec<&str> = mset.split(' ').collect();
+        assert_eq!(here.call(&words), Reply::Int(2));
+        for command in [
+            mset,
+            "CACHE.EXISTS {a}one {a}two",
+            "CACHE.MFETCH {a}one {a}two",
+            "CACHE.RETAG {a}one TAGS 0",
+            "CACHE.GETDEL {a}one",
+        ] {
+            let words: Vec<&str> = command.split(' ').collect();
+            let reply = there.call(&words);
+            assert!(
+                reply.error().is_some_and(|e| e.starts_with("MOVED ")),
+                "{command}: {reply:?}"
+            );
+        }
+        for command in [
+            "CACHE.MSET 2 a 1 b 2",
+            "CACHE.MSET 3 {a}1 1 {a}2 2 b 3 NX",
+            "CACHE.EXISTS a b",
+            "CACHE.MFETCH a b",
+        ] {
+            let words: Vec<&str> = command.split(' ').collect();
+            let reply = here.call(&words);
+            assert!(
+                reply.error().is_some_and(|e| e.starts_with("CROSSSLOT ")),
+                "{command}: {reply:?}"
+            );
+        }
+        assert_eq!(run!(here, "CACHE.HOLD 1 t"), Reply::ok());
+        assert_eq!(run!(there, "CACHE.HOLD 1 t"), Reply::ok());
+        assert_eq!(run!(here, "DBSIZE"), Reply::Int(2));
+    });
+}
+
+#[test]
 fn transactions_and_scripts_see_entries_of_all_slots() {
     for_all_engines(|engine| {
         let server = alone(engine);

@@ -106,6 +106,16 @@ fn a_replica_serves_the_old_data_while_it_loads_the_new() {
             looks += 1;
         }
         assert!(looks > 5, "{looks} looks");
+        // Commands are those of clients meanwhile, with the rights of their users.
+        let mut tenant = replica.raw();
+        run!(client, "ACL SETUSER tenant on nopass ~tenant:* +@all");
+        run!(tenant, "AUTH tenant x");
+        let refused = run!(tenant, "CACHE.TAGINFO old");
+        let is_loading = info_text(&mut client, "async_loading") == "1";
+        assert!(
+            refused.error().is_some_and(|e| e.starts_with("NOPERM ")),
+            "loading: {is_loading}, {refused:?}"
+        );
         call!(client, "CONFIG", "SET", "key-load-delay", 0);
         assert_same(&primary, &replica, &[0]);
         assert!(fetch(&mut client, "new7").is_hit("new"));
