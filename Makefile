@@ -19,7 +19,7 @@ export TAGCACHE_MODULE_PANIC = $(MODULE_PANIC)
 .PHONY: help
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r t d; do \
-	  printf '  make %-14s %s\n' "$$t" "$$d"; done
+	  printf '  make %-18s %s\n' "$$t" "$$d"; done
 
 .PHONY: build
 build: ## Build the module: target/release/tagcache.so
@@ -47,12 +47,18 @@ test: test-deps lint modules ## Everything: formatting, lints, all tests on the 
 	  $(CARGO) test --workspace --locked --no-fail-fast
 	$(CARGO) test -p tagcache-admin --features jemalloc --locked --test heap_profile
 	scripts/test-python '$(MODULE)'
+	scripts/test-integrations --short
 	$(MAKE) demo
 
 .PHONY: test-engines
 test-engines: test-deps modules ## All tests on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  TAGCACHE_ALL_ENGINES=1 $(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: test-integrations
+test-integrations: build ## The adapters in integrations/ with their frameworks' suites; ARGS=node, python or php for one
+	@scripts/install-deps server
+	scripts/test-integrations $(ARGS)
 
 .PHONY: test-deps
 test-deps:
@@ -125,7 +131,8 @@ deny: ## Licences, advisories and duplicates of the dependencies, where cargo-de
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean
-	rm -rf target
+	rm -rf target integrations/node/dist integrations/node/node_modules
+	rm -rf integrations/node/e2e/site/.next integrations/node/e2e/node_modules
 
 .PHONY: clean-engines
 clean-engines: ## Remove the servers that were fetched for the tests

@@ -1,8 +1,7 @@
 use crate::args::{Cursor, set_once};
-use crate::commands::{logical_pttl, read};
+use crate::commands::{logical_pttl, read, verdict};
 use crate::engine::{
-    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Stamp, Terms, Token, Verdict,
-    Waiter, Written,
+    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Verdict, Waiter,
 };
 use crate::entry::Entry;
 use crate::error::Error;
@@ -259,23 +258,15 @@ fn judged(
     tags: &[&[u8]],
 ) -> Freshness {
     let now = now_ms();
-    let stamps_now = state.stamps_at(now, monotonic_ms).now_ms(now);
-    let database = state.database(db);
-    let written = Written {
-        at_ms: entry.created_ms(),
-        stamp: if database.index.is_foreign(slot) {
-            Stamp::Foreign
-        } else {
-            Stamp::Earlier
-        },
-    };
-    let history = &database.history;
-    match history.of_entry(tags.iter().copied(), written, stamps_now) {
+    match verdict(state, db, entry, slot, tags.iter().copied()) {
         Verdict::Untouched => freshness,
-        Verdict::Softened(since_ms) if now < since_ms.saturating_add(entry.grace_ms()) => {
+        Verdict::Softened { since_ms, ends_ms }
+            if now < since_ms.saturating_add(entry.grace_ms())
+                && (ends_ms == 0 || now < ends_ms) =>
+        {
             Freshness::Stale
         }
-        Verdict::Softened(_) | Verdict::Dropped => Freshness::Gone,
+        Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
     }
 }
 

@@ -219,8 +219,12 @@ fn follow(ctx: &Context<'_>, at_ms: u64) {
 
 /// When an invalidation happens that happens now, unix ms.
 fn stamp() -> u64 {
-    let now = now_ms();
-    state::with(|state| state.stamps_at(now, monotonic_ms).of_invalidation(now))
+    let (now, monotonic) = (now_ms(), monotonic_ms());
+    state::with(|state| {
+        // At once if the clock was set back: what was written before must not seem younger.
+        state.watch_clock(now, monotonic);
+        state.stamps_at(now, || monotonic).of_invalidation(now)
+    })
 }
 
 /// Invalidates, and notifies local tiers.

@@ -22,11 +22,12 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot};
+use crate::engine::{Database, Freshness, Index, Slot, Stamp, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::redis::Key;
+use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
-use crate::redis::state::{self, entry_in};
+use crate::redis::state::{self, State, entry_in};
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
@@ -51,6 +52,28 @@ pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
         let tags = slot.into_iter().flat_map(|slot| index.tags(slot));
         tags.map(<[u8]>::to_vec).collect()
     })
+}
+
+/// What became of an indexed entry, had it carried these tags since it was written. O(tags).
+pub(crate) fn verdict<'t>(
+    state: &mut State,
+    db: u32,
+    entry: Entry<'_>,
+    slot: Slot,
+    tags: impl Iterator<Item = &'t [u8]>,
+) -> Verdict {
+    let now = now_ms();
+    let stamps_now = state.stamps_at(now, monotonic_ms).now_ms(now);
+    let database = state.database(db);
+    let written = Written {
+        at_ms: entry.created_ms(),
+        stamp: if database.index.is_foreign(slot) {
+            Stamp::Foreign
+        } else {
+            Stamp::Own
+        },
+    };
+    database.history.of_entry(tags, written, stamps_now)
 }
 
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace

@@ -17,8 +17,8 @@ const MAX_DATABASES: u64 = 1 << 20;
 /// scripts, and for those that waited: the filter could not see that the key is gone (`redis/filter.rs`).
 ///
 /// CLOCK and TAG: reading of a database's clock, and its memory of invalidations, from an append-only file that was
-/// rewritten without RDB preamble. Each past is six numbers: clock, last hard and last soft invalidation (unix ms),
-/// invalidations by name, the last of these, and when its hold ends (unix ms).
+/// rewritten without RDB preamble. Each past is seven numbers: clock, last hard and last soft invalidation (unix ms),
+/// invalidations by name, the last of these, when its hold ends, and when what is stale ends (unix ms).
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;

@@ -1,16 +1,20 @@
+use std::collections::HashSet;
+
 use crate::args::{Cursor, with_grace};
-use crate::commands::{touch, write};
-use crate::engine::Freshness;
+use crate::commands::{tags_of, touch, verdict, write};
+use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
+use crate::redis::store::{self, Found};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, reclaim, store};
+use crate::redis::{Args, Context, Kind, reclaim, state};
 
 /// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
 ///
 /// Gives the entry these tags instead of those that it has; value, times and hits stay, and so does being stale. A tag
 /// given twice is stored once; TAGS 0: none. While CACHE.HOLD holds one of the tags, the entry lives no longer than the
-/// hold. The key's lease, if somebody holds it, is left alone. A key that holds another type: `WRONGTYPE`. O(tags).
+/// hold. An entry that was written before one of the new tags was invalidated, hard or, unless it is stale, soft, is
+/// removed: its value may be what that invalidation was about. The key's lease, if somebody holds it, is left alone. A key that holds another type: `WRONGTYPE`. O(tags).
 /// Replicates as it is.
 pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
@@ -37,11 +41,16 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_integer(0);
         return Ok(());
     };
+    if !ctx.is_replay() && is_too_late(db, found, tags) {
+        touch::remove(ctx, db, key, name);
+        return Ok(());
+    }
     let before = (write::kept_expiry(&key, found), found.entry.grace_ms());
+    let soft_since_ms = write::soft_since_ms(db, found.entry);
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
     let held = write::held_until_ms(db, tags.iter().copied(), now).filter(|_| !ctx.is_replay());
-    let (expires_ms, grace_ms) = write::bounded(before.0, before.1, held);
+    let (expires_ms, grace_ms) = write::bounded_stale(before.0, before.1, held, soft_since_ms);
     if (expires_ms, grace_ms) != before {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);
@@ -52,4 +61,18 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_integer(1);
     reclaim::help(ctx);
     Ok(())
+}
+
+/// Whether the entry would be gone if it had carried one of these tags from the beginning: as for one that arrives.
+fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
+    let carried: HashSet<Vec<u8>> = tags_of(db, found.entry).into_iter().collect();
+    let is_new = |tag: &&&[u8]| !carried.contains(**tag);
+    state::with(|state| {
+        let new = tags.iter().filter(is_new).copied();
+        let slot = found.entry.slot().map(Slot);
+        slot.is_some_and(|slot| {
+            let is_stale = found.freshness == Freshness::Stale;
+            verdict(state, db, found.entry, slot, new).is_too_late(is_stale)
+        })
+    })
 }

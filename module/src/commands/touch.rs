@@ -65,7 +65,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (new_expiry, grace_ms)
     } else {
         let held = held_until_ms(db, found.entry, now);
-        write::bounded(new_expiry, grace_ms, held)
+        let soft_since_ms = write::soft_since_ms(db, found.entry);
+        write::bounded_stale(new_expiry, grace_ms, held, soft_since_ms)
     };
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
@@ -88,8 +89,8 @@ fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
     })
 }
 
-/// The new time is over.
-fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
+/// Removes the entry of an open key, for which it is too late.
+pub(super) fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     ctx.close_modified(key);
     ctx.notify(c"cache.del", name);

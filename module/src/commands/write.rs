@@ -4,7 +4,8 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, next_grace_ms, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Freshness, Stamp, Written as When};
+use crate::engine::{Freshness, Slot, Stamp, Written as When};
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::store::{self, Content, Found};
@@ -171,7 +172,9 @@ pub(super) fn store(
     let kept: SmallVec<[&[u8]; 8]> = kept_tags.iter().flatten().map(Vec::as_slice).collect();
     let tags = if asked.keeps_tags { &kept } else { asked.tags };
     let is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
-    if !is_allowed(ctx, db, name, asked, tags, is_fresh) {
+    // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
+    let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
+    if !is_allowed(ctx, db, name, asked, known_tags, is_fresh) {
         return Ok(None);
     }
     let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
@@ -221,6 +224,33 @@ pub(super) fn held_until_ms<'t>(
     state::with(|state| state.database(db).history.held_until_ms(tags, now_ms))
 }
 
+/// Since when a visible entry is stale by a soft invalidation, unix ms.
+pub(super) fn soft_since_ms(db: u32, entry: Entry<'_>) -> Option<u64> {
+    state::with(|state| {
+        let softness = state.database(db).index.softness(Slot(entry.slot()?));
+        softness.map(|softness| softness.since_ms)
+    })
+}
+
+/// [`bounded`] for an entry that is stale by a soft invalidation since then: what is left of its grace is its life, so
+/// that is bounded, and its expiry only as far as the grace behind it demands.
+pub(super) fn bounded_stale(
+    expires_ms: Option<u64>,
+    grace_ms: u64,
+    until_ms: Option<u64>,
+    soft_since_ms: Option<u64>,
+) -> (Option<u64>, u64) {
+    let (Some(until_ms), Some(since_ms)) = (until_ms, soft_since_ms) else {
+        return bounded(expires_ms, grace_ms, until_ms);
+    };
+    let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
+    let latest_ms = until_ms.saturating_sub(grace_ms);
+    (
+        Some(expires_ms.unwrap_or(u64::MAX).min(latest_ms)),
+        grace_ms,
+    )
+}
+
 /// A logical expiry and a grace of which both are over by then.
 pub(super) fn bounded(
     expires_ms: Option<u64>,
@@ -240,7 +270,7 @@ fn is_allowed(
     db: u32,
     name: Str<'_>,
     asked: &Options<'_>,
-    tags: &[&[u8]],
+    tags: Option<&[&[u8]]>,
     is_fresh: bool,
 ) -> bool {
     let is_met = match asked.condition {
@@ -254,7 +284,7 @@ fn is_allowed(
     cluster::end_if_slots_moved(ctx);
     let now = monotonic_ms();
     let is_allowed = state::with(|state| {
-        let (key, tags) = (name.bytes(), tags.iter().copied());
+        let (key, tags) = (name.bytes(), tags.map(|tags| tags.iter().copied()));
         let database = state.database(db);
         database.decide_write(key, token as u64, tags, is_met, now)
     });
@@ -293,9 +323,7 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &Options<'_>, tags: &[&[u8]], now_ms
                 is_outdated: false,
             };
         };
-        if !is_foreign {
-            state.follow(db, at_ms, now_ms);
-        }
+        let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
         let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
         let is_outdated = is_foreign && {
             let stamp = Stamp::Foreign;
@@ -306,7 +334,7 @@ fn stamp(ctx: &Context<'_>, db: u32, asked: &Options<'_>, tags: &[&[u8]], now_ms
         };
         Stamped {
             at_ms,
-            is_foreign,
+            is_foreign: is_foreign || !is_followed,
             is_outdated,
         }
     })

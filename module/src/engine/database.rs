@@ -76,7 +76,7 @@ impl<E: Copy + PartialEq> Database<E> {
             }
         };
         for tag in marked {
-            self.history.record_condition(tag, moment, effect);
+            self.history.record_condition(tag, moment, effect, limit_ms);
             let index = &self.index;
             self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         }
@@ -110,17 +110,22 @@ impl<E: Copy + PartialEq> Database<E> {
     }
 
     /// Whether what was loaded under this lease may still be written with these tags: the lease is the last one that
-    /// was granted for the key, and no tag was invalidated since.
+    /// was granted for the key, and no tag was invalidated since. `None`: nobody knows which tags, so none at all.
     pub(crate) fn may_write<'a>(
         &self,
         key: &[u8],
         token: Token,
-        mut tags: impl Iterator<Item = &'a [u8]>,
+        tags: Option<impl Iterator<Item = &'a [u8]>>,
     ) -> bool {
-        self.leases.granted_at(key, token).is_some_and(|clock| {
-            !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
-                && !self.history.is_everything_invalidated_after(clock)
-        })
+        self.leases
+            .granted_at(key, token)
+            .is_some_and(|clock| match tags {
+                None => self.clock.reading() == clock,
+                Some(mut tags) => {
+                    !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
+                        && !self.history.is_everything_invalidated_after(clock)
+                }
+            })
     }
 
     /// Decides a write under a lease: it may happen if `may_write`, and NX or XX is met. A lease whose write may not
@@ -130,7 +135,7 @@ impl<E: Copy + PartialEq> Database<E> {
         &mut self,
         key: &[u8],
         token: Token,
-        tags: impl Iterator<Item = &'a [u8]>,
+        tags: Option<impl Iterator<Item = &'a [u8]>>,
         condition_is_met: bool,
         now_ms: u64,
     ) -> bool {

@@ -23,6 +23,12 @@ pub(crate) const CLOCKS_DIFFER_MS: u64 = 1_000;
 /// A stamp further ahead of the present than this comes from a clock that was set back, ms.
 const AHEAD_MS: u64 = 1_000;
 
+/// The latest time that is saved, unix ms.
+const MAX_TIME_MS: u64 = (1 << 48) - 1;
+
+/// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
+pub(crate) const FURTHEST_MS: u64 = 60_000;
+
 /// When an invalidation happens: the time, and the database's clock after it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
@@ -43,11 +49,13 @@ pub(crate) struct Past {
     pub(crate) named_ms: u64,
     /// What is stored with it may live until then, unix ms; 0: as long as it likes.
     pub(crate) held_until_ms: u64,
+    /// What soft invalidations made stale is gone then, whatever its grace, unix ms; 0: no limit.
+    pub(crate) soft_ends_ms: u64,
 }
 
 impl Past {
     /// As it is saved; [`Past::read`] is its counterpart.
-    pub(crate) const fn to_numbers(self) -> [u64; 6] {
+    pub(crate) const fn to_numbers(self) -> [u64; 7] {
         [
             self.clock,
             self.hard_ms,
@@ -55,12 +63,12 @@ impl Past {
             self.invalidations as u64,
             self.named_ms,
             self.held_until_ms,
+            self.soft_ends_ms,
         ]
     }
 
     /// Reads what was saved, by a function that reads a number up to a bound.
     pub(crate) fn read<E>(mut next: impl FnMut(u64) -> Result<u64, E>) -> Result<Self, E> {
-        const MAX_TIME_MS: u64 = (1 << 48) - 1;
         Ok(Self {
             clock: next(u64::MAX)?,
             hard_ms: next(MAX_TIME_MS)?,
@@ -68,14 +76,24 @@ impl Past {
             invalidations: next(u32::MAX.into())? as u32,
             named_ms: next(MAX_TIME_MS)?,
             held_until_ms: next(MAX_TIME_MS)?,
+            soft_ends_ms: next(MAX_TIME_MS)?,
         })
     }
 
-    fn record(&mut self, moment: Moment, effect: Effect) {
+    /// Records an invalidation; a soft one may have a limit, unix ms.
+    fn record(&mut self, moment: Moment, effect: Effect, soft_ends_ms: u64) {
         self.clock = self.clock.max(moment.clock);
         let ms = match effect {
             Effect::Gone => &mut self.hard_ms,
-            Effect::Stale => &mut self.soft_ms,
+            Effect::Stale => {
+                if (1..=moment.now_ms).contains(&self.soft_ends_ms) {
+                    // What that one made stale is gone by now, and must not be stale again.
+                    self.hard_ms = self.hard_ms.max(self.soft_ms);
+                    self.soft_ends_ms = 0;
+                }
+                self.soft_ends_ms = earlier_end(self.soft_ends_ms, soft_ends_ms);
+                &mut self.soft_ms
+            }
         };
         *ms = moment.now_ms.max(*ms);
     }
@@ -88,26 +106,36 @@ impl Past {
         self.invalidations = self.invalidations.max(other.invalidations);
         self.named_ms = self.named_ms.max(other.named_ms);
         self.held_until_ms = self.held_until_ms.max(other.held_until_ms);
+        self.soft_ends_ms = earlier_end(self.soft_ends_ms, other.soft_ends_ms);
     }
 
-    /// Bounds all times by the present, after the clock was set back from a time; a hold keeps what was left of it.
+    /// Bounds all times by the present, after the clock was set back from a time; a hold, and a
+    /// limit, keep what was left of them.
     fn bound(&mut self, from_ms: u64, now_ms: u64) {
         for ms in [&mut self.hard_ms, &mut self.soft_ms, &mut self.named_ms] {
             *ms = now_ms.min(*ms);
         }
-        let left_ms = self.held_until_ms.saturating_sub(from_ms);
-        self.held_until_ms = self.held_until_ms.min(now_ms + left_ms);
+        for ends_ms in [&mut self.held_until_ms, &mut self.soft_ends_ms] {
+            let left_ms = ends_ms.saturating_sub(from_ms);
+            *ends_ms = now_ms.saturating_add(left_ms).min(*ends_ms);
+        }
+    }
+}
+
+/// The earlier of two ends, of which 0 is none.
+fn earlier_end(one_ms: u64, other_ms: u64) -> u64 {
+    match (one_ms, other_ms) {
+        (0, ms) | (ms, 0) => ms,
+        (one_ms, other_ms) => one_ms.min(other_ms),
     }
 }
 
 /// By which clock an entry was stamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stamp {
-    /// This node's, since it was started and its clock was set back last.
+    /// This node's, or that of a primary that it followed, since the clock was set back last.
     Own,
-    /// This node's, or that of the primary that it had, at some time.
-    Earlier,
-    /// Another node's, which may differ.
+    /// Another node's, which may differ, or this one's from before the clock was set back.
     Foreign,
 }
 
@@ -122,18 +150,33 @@ pub(crate) struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Untouched,
-    /// Stale since then, unix ms.
-    Softened(u64),
+    /// Stale since then, and gone at that end, unix ms; 0: at the end of its grace.
+    Softened {
+        since_ms: u64,
+        ends_ms: u64,
+    },
     Dropped,
 }
 
 impl Verdict {
+    /// The same after the soft invalidation of another tag.
+    fn softened(self, past: &Past) -> Self {
+        let (since_ms, ends_ms) = match self {
+            Self::Softened { since_ms, ends_ms } => (since_ms, ends_ms),
+            _ => (0, 0),
+        };
+        Self::Softened {
+            since_ms: since_ms.max(past.soft_ms),
+            ends_ms: earlier_end(ends_ms, past.soft_ends_ms),
+        }
+    }
+
     /// Whether an entry that arrives comes too late. A soft invalidation counts too, unless the entry is stale already:
     /// that is not worth a second way to tell replicas.
     pub(crate) const fn is_too_late(self, is_stale: bool) -> bool {
         match self {
             Self::Untouched => false,
-            Self::Softened(_) => !is_stale,
+            Self::Softened { .. } => !is_stale,
             Self::Dropped => true,
         }
     }
@@ -177,8 +220,6 @@ impl Stamps {
     /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life. False, and nothing is
     /// done, if that is too far ahead: stamps up to there are not in order then.
     pub(crate) fn follow(&mut self, at_ms: u64, now_ms: u64) -> bool {
-        /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
-        const FURTHEST_MS: u64 = 60_000;
         if at_ms > now_ms {
             if at_ms - now_ms > FURTHEST_MS {
                 return false;
@@ -222,19 +263,28 @@ impl History {
         if past.clock == moment.clock && past.invalidations > 0 {
             return; // The tag was given twice.
         }
-        past.record(moment, effect);
+        past.record(moment, effect, 0);
         past.invalidations = past.invalidations.saturating_add(1);
         past.named_ms = moment.now_ms;
     }
 
-    /// Records that entries of a tag were invalidated by a condition. O(1).
-    pub(crate) fn record_condition(&mut self, tag: &[u8], moment: Moment, effect: Effect) {
-        self.change(tag).record(moment, effect);
+    /// Records that entries of a tag were invalidated by a condition, those that are stale for so long at most. O(1).
+    pub(crate) fn record_condition(
+        &mut self,
+        tag: &[u8],
+        moment: Moment,
+        effect: Effect,
+        limit_ms: u64,
+    ) {
+        let ends_ms = moment.now_ms.saturating_add(limit_ms);
+        // As far away as that is never; what is saved has no room for more.
+        let ends_ms = if ends_ms > MAX_TIME_MS { 0 } else { ends_ms };
+        self.change(tag).record(moment, effect, ends_ms);
     }
 
     /// Records an invalidation that may concern every entry.
     pub(crate) fn record_everything(&mut self, moment: Moment, effect: Effect) {
-        self.everything.record(moment, effect);
+        self.everything.record(moment, effect, 0);
     }
 
     /// What is stored with this tag lives until then at most, unix ms. Never shortens a hold. O(1).
@@ -262,8 +312,11 @@ impl History {
         let Some(past) = self.rows.get(tag) else {
             return (0, 0);
         };
-        // A row begins with the floor, whose times are those of other tags.
-        let own = |ms: u64, floor_ms: u64| if is_carried || ms > floor_ms { ms } else { 0 };
+        // A row begins with the floor, whose times are those of other tags, perhaps of the same millisecond.
+        let own = |ms: u64, floor_ms: u64| {
+            let is_own = is_carried || ms > floor_ms || ms == past.named_ms;
+            if is_own { ms } else { 0 }
+        };
         (
             own(past.hard_ms, self.floor.hard_ms),
             own(past.soft_ms, self.floor.soft_ms),
@@ -333,23 +386,23 @@ impl History {
 
     fn judge<'t>(
         &self,
-        mut latest: Past,
+        everything: Past,
         tags: impl Iterator<Item = &'t [u8]>,
         written: Written,
         now_ms: u64,
     ) -> Verdict {
-        for tag in tags {
-            latest.merge(self.find(tag));
+        let written_ms = self.written_since_ms(written, now_ms);
+        let is_later = |ms: u64| ms > 0 && ms >= written_ms;
+        let mut verdict = Verdict::Untouched;
+        for past in tags.map(|tag| self.find(tag)).chain([&everything]) {
+            if is_later(past.hard_ms) {
+                return Verdict::Dropped;
+            }
+            if is_later(past.soft_ms) {
+                verdict = verdict.softened(past);
+            }
         }
-        let since_ms = self.written_since_ms(written, now_ms);
-        let is_later = |ms: u64| ms > 0 && ms >= since_ms;
-        if is_later(latest.hard_ms) {
-            Verdict::Dropped
-        } else if is_later(latest.soft_ms) {
-            Verdict::Softened(latest.soft_ms)
-        } else {
-            Verdict::Untouched
-        }
+        verdict
     }
 
     /// The earliest time at which an entry may have been written. A stamp from the future says nothing about that.
@@ -358,22 +411,34 @@ impl History {
         if at_ms > now_ms + AHEAD_MS {
             return 0;
         }
-        let since_ms = match stamp {
-            Stamp::Own => return at_ms,
-            Stamp::Earlier => at_ms,
-            Stamp::Foreign => at_ms.saturating_sub(CLOCKS_DIFFER_MS),
-        };
-        match self.passed_twice {
-            Some((back_to_ms, from_ms)) if (back_to_ms..=from_ms).contains(&at_ms) => {
-                since_ms.min(back_to_ms)
+        match stamp {
+            Stamp::Own => at_ms,
+            Stamp::Foreign => {
+                let since_ms = at_ms.saturating_sub(CLOCKS_DIFFER_MS);
+                since_ms.min(self.saved_stamp_ms(at_ms))
             }
-            _ => since_ms,
         }
+    }
+
+    /// What is saved as the time of a write by another clock: where that is ambiguous, the earliest that it may have been.
+    pub(crate) fn saved_stamp_ms(&self, at_ms: u64) -> u64 {
+        match self.passed_twice {
+            Some((back_to_ms, from_ms)) if (back_to_ms..=from_ms).contains(&at_ms) => back_to_ms,
+            _ => at_ms,
+        }
+    }
+
+    /// The latest invalidation that is remembered, unix ms. O(tags remembered).
+    pub(crate) fn latest_ms(&self) -> u64 {
+        let rows = self.rows.values().chain([&self.floor, &self.everything]);
+        let latest = rows.map(|past| past.hard_ms.max(past.soft_ms)).max();
+        latest.unwrap_or(0)
     }
 
     /// Bounds all stamps by the present. O(tags remembered), after the clock was set back from a time.
     pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
-        self.pass_twice(now_ms, from_ms);
+        // The other clock by which that time is known is not exact, and nothing is lost by a little more.
+        self.pass_twice(now_ms, from_ms + AHEAD_MS);
         let rows = self.rows.values_mut();
         for past in rows.chain([&mut self.floor, &mut self.everything]) {
             past.bound(from_ms, now_ms);
@@ -478,6 +543,11 @@ mod tests {
         }
     }
 
+    fn softened(since_ms: u64) -> Verdict {
+        let ends_ms = 0;
+        Verdict::Softened { since_ms, ends_ms }
+    }
+
     fn outdated(history: &History, tag: &[u8], at_ms: u64, is_own: bool, now_ms: u64) -> bool {
         let stamp = if is_own { Stamp::Own } else { Stamp::Foreign };
         let written = Written { at_ms, stamp };
@@ -568,6 +638,13 @@ mod tests {
         history.record(b"a", at(9), Effect::Gone);
         assert_eq!(history.times(b"a", false), (9, 7));
         assert_eq!(history.times(b"old", false), (0, 0));
+        // Several in the same millisecond, of which some are folded.
+        for tag in [b"x", b"y"] {
+            history.record(tag, at(30), Effect::Gone);
+        }
+        history.trim(1, |_| false);
+        assert_eq!(history.times(b"y", false).0, 30);
+        assert_eq!(history.times(b"x", false).0, 0);
     }
 
     #[test]
@@ -579,13 +656,33 @@ mod tests {
         let judge = |tags: &[&'static [u8]], at_ms, stamp| {
             history.of_entry(tags.iter().copied(), Written { at_ms, stamp }, 5_000)
         };
-        let earlier = |tags: &[&'static [u8]], at_ms| judge(tags, at_ms, Stamp::Earlier);
-        assert_eq!(earlier(&[b"hard", b"soft"], 10), Verdict::Dropped);
-        assert_eq!(earlier(&[b"hard", b"soft"], 11), Verdict::Softened(20));
-        assert_eq!(earlier(&[b"hard", b"soft"], 21), Verdict::Untouched);
-        assert_eq!(earlier(&[b"other"], 1), Verdict::Untouched);
+        let own = |tags: &[&'static [u8]], at_ms| judge(tags, at_ms, Stamp::Own);
+        assert_eq!(own(&[b"hard", b"soft"], 10), Verdict::Dropped);
+        assert_eq!(own(&[b"hard", b"soft"], 11), softened(20));
+        assert_eq!(own(&[b"hard", b"soft"], 21), Verdict::Untouched);
+        assert_eq!(own(&[b"other"], 1), Verdict::Untouched);
         assert_eq!(judge(&[b"hard"], 1_000, Stamp::Foreign), Verdict::Dropped);
         assert_eq!(judge(&[b"hard"], 1_011, Stamp::Foreign), Verdict::Untouched);
+    }
+
+    #[test]
+    fn the_limit_of_a_soft_invalidation_holds_for_such_tags_too() {
+        let mut history = History::default();
+        let judge = |history: &History, at_ms| {
+            let stamp = Stamp::Own;
+            let tags = [&b"t"[..], b"other"];
+            history.of_entry(tags.into_iter(), Written { at_ms, stamp }, 5_000)
+        };
+        let ends = |since_ms, ends_ms| Verdict::Softened { since_ms, ends_ms };
+        history.record_condition(b"t", at(10), Effect::Stale, 100);
+        assert_eq!(judge(&history, 9), ends(10, 110));
+        history.record(b"t", at(20), Effect::Stale);
+        assert_eq!(judge(&history, 9), ends(20, 110));
+        history.record(b"t", at(130), Effect::Stale);
+        assert_eq!(judge(&history, 9), Verdict::Dropped, "over before");
+        assert_eq!(judge(&history, 21), softened(130));
+        history.record_condition(b"t", at(140), Effect::Stale, u64::MAX);
+        assert_eq!(judge(&history, 21), softened(140));
     }
 
     #[test]

@@ -392,6 +392,16 @@ impl<E: Copy + PartialEq> Index<E> {
         softness.map(|softness| softness.since_ms_for(grace_ms))
     }
 
+    /// Since when an entry is stale by a soft invalidation, and for how long at most.
+    pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
+        self.marks.softness(slot)
+    }
+
+    /// Says of a stale entry since when it is so, and for how long at most.
+    pub(crate) fn set_softness(&mut self, slot: Slot, softness: Softness) {
+        self.marks.set_softness(slot, softness);
+    }
+
     /// Whether an entry was written by the clock of another node.
     pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
         self.marks.is_foreign(slot)

@@ -547,9 +547,13 @@ impl World {
                     return;
                 };
                 self.chosen += Token::from(client == 1);
-                let may =
-                    self.cache
-                        .decide_write(b"key", token, std::iter::once(TAG), true, self.now);
+                let may = self.cache.decide_write(
+                    b"key",
+                    token,
+                    Some(std::iter::once(TAG)),
+                    true,
+                    self.now,
+                );
                 assert_eq!(
                     may,
                     self.good == Some(token),

@@ -182,6 +182,10 @@ impl Marks {
         self.foreign.insert(slot.0);
     }
 
+    pub(super) fn set_all_foreign(&mut self, slots: RoaringBitmap) {
+        self.foreign = slots;
+    }
+
     pub(super) fn is_foreign(&self, slot: Slot) -> bool {
         self.foreign.contains(slot.0)
     }
@@ -197,6 +201,15 @@ impl Marks {
         ids -= &self.softened;
         self.softened |= &ids;
         self.add(ids, softness);
+    }
+
+    /// Says of an entry that is stale since when it is so, and for how long at most.
+    pub(super) fn set_softness(&mut self, slot: Slot, softness: Softness) {
+        if self.softened.contains(slot.0) && self.softness(slot) != Some(softness) {
+            self.forget_soft(slot);
+            self.softened.insert(slot.0);
+            self.add([slot.0].into_iter().collect(), softness);
+        }
     }
 
     /// Sees that those of these entries that are stale already are so no longer than this allows.

@@ -176,7 +176,7 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
                 has_ttl: entry.has_ttl(),
                 origin,
                 // It may have come from a node whose clock is ahead, but it was written by now.
-                created_ms: entry.created_ms().min(now),
+                created_ms: indexed.created_ms.min(now),
                 hits: indexed.hits,
                 grace_ms: entry.grace_ms(),
                 soft_since_ms: indexed.soft_since_ms,
@@ -208,6 +208,8 @@ struct Indexed<'s> {
     hits: u32,
     /// Since when it is stale by a soft invalidation, unix ms.
     soft_since_ms: Option<u64>,
+    /// When it was written, at the earliest, unix ms.
+    created_ms: u64,
 }
 
 /// Runs `body` with tags and hits of an entry; `None` if it is gone.
@@ -219,12 +221,20 @@ fn with_tags<R>(
     state::with(|state| {
         let found = state.database_of(entry, db);
         let indexed = found.and_then(|(db, slot)| {
-            let index = &mut state.database(db).index;
+            let database = state.database(db);
+            let created_ms = database.history.saved_stamp_ms(entry.created_ms());
+            let index = &mut database.index;
             if index.has_backlog() && index.is_gone(slot) {
                 return None;
             }
+            let created_ms = if index.is_foreign(slot) {
+                created_ms
+            } else {
+                entry.created_ms()
+            };
             let hits = index.hits(slot);
             Some(Indexed {
+                created_ms,
                 hits,
                 tags: index.tags(slot).collect(),
                 soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
@@ -497,7 +507,7 @@ unsafe extern "C" fn aof_rewrite(
             if let Some(ms) = indexed.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", entry.created_ms()));
+            words.extend(option(b"CREATED", indexed.created_ms));
             words.extend(option(b"HITS", indexed.hits.into()));
             Some(words)
         });

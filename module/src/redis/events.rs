@@ -343,13 +343,17 @@ unsafe extern "C" fn loading(
                 }
             });
         } else {
-            let now = now_ms();
+            // SAFETY: the server passes a live context.
+            let ctx = unsafe { Context::from_raw(ctx) };
+            let (now, is_primary) = (now_ms(), !ctx.is_replica());
             state::with(|state| {
                 state.loading = Loading::Keep;
                 state.follow_loaded(now);
+                if is_primary {
+                    state.begin_stamps(now);
+                }
             });
-            // SAFETY: the server passes a live context.
-            propagation::look_again(&unsafe { Context::from_raw(ctx) });
+            propagation::look_again(&ctx);
         }
     });
 }
@@ -380,7 +384,11 @@ unsafe extern "C" fn role(
         propagation::expect_receivers();
         if subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
             // What this node serves from now on may lack the last invalidations of the primary before it.
-            state::with(|state| state.lineage = random());
+            let now = now_ms();
+            state::with(|state| {
+                state.lineage = random();
+                state.begin_stamps(now);
+            });
         }
         // Leases from before a failover are not good any more.
         let numbers = state::with(|state| state.numbers());

@@ -11,7 +11,7 @@ use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
-use crate::engine::{Database, Index, MOST, Pace, Slot, Stamps, Terms};
+use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 
 /// All of the module's memory between callbacks.
@@ -265,18 +265,36 @@ impl State {
         &mut self.stamps
     }
 
-    /// Stamps of this database go on after one that this node's primary gave, or this node itself in an earlier life.
-    pub(crate) fn follow(&mut self, db: u32, at_ms: u64, now_ms: u64) {
-        if !self.stamps.follow(at_ms, now_ms) {
+    /// Stamps of this database go on after one that this node's primary gave, or this node itself in an earlier life. False
+    /// if it is too far ahead for that.
+    pub(crate) fn follow(&mut self, db: u32, at_ms: u64, now_ms: u64) -> bool {
+        let is_followed = self.stamps.follow(at_ms, now_ms);
+        if !is_followed {
             self.database(db).history.pass_twice(now_ms, at_ms);
+        }
+        is_followed
+    }
+
+    /// When this node begins to give stamps by its own clock: where those of its earlier life, or of its primary, lie too
+    /// far ahead to go on after them, the clock was set back. O(tags remembered).
+    pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
+        // As by an invalidation that happens now: what is written from now on has later stamps.
+        let bound_ms = self.stamps.of_invalidation(now_ms);
+        for database in self.databases_mut() {
+            let latest_ms = database.history.latest_ms();
+            if latest_ms > now_ms + FURTHEST_MS {
+                database.clock_was_set_back(latest_ms, bound_ms);
+            }
         }
     }
 
-    /// Something was loaded: stamps go on after all of it.
+    /// Something was loaded: stamps go on after all of it. What lies too far ahead for that was stamped by another clock.
     pub(crate) fn follow_loaded(&mut self, now_ms: u64) {
         for db in self.numbers() {
             let at_ms = self.database(db).history.take_loaded();
-            self.follow(db, at_ms, now_ms);
+            if !self.follow(db, at_ms, now_ms) {
+                self.database(db).index.set_all_foreign();
+            }
         }
     }
 

@@ -214,11 +214,10 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         return;
     }
     let (name, value, created_ms) = (entry.key().to_vec(), entry.value(), entry.created_ms());
-    let (tags, soft_since_ms, is_foreign) = state::with(|state| {
+    let (tags, softness, is_foreign) = state::with(|state| {
         let index = &state.database(db).index;
         let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        let since_ms = index.soft_since_ms(slot, grace_ms);
-        (tags, since_ms, index.is_foreign(slot))
+        (tags, index.softness(slot), index.is_foreign(slot))
     });
     let value = value.to_vec();
     let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
@@ -229,10 +228,16 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         grace_ms,
         deadline_ms,
         hits: 0,
-        soft_since_ms,
+        soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
     put(db, key, &name, &content);
+    if let (Kind::Entry(entry), Some(softness)) = (key.kind(), softness)
+        && let Some(slot) = entry.slot()
+    {
+        // A limit goes on, whatever the next grace is.
+        state::with(|state| state.database(db).index.set_softness(Slot(slot), softness));
+    }
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -247,16 +252,21 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     change(db, || {
         let slot = state::with(|state| {
             let index = &mut state.database(db).index;
+            let softness = index.softness(slot);
             let incoming = Incoming {
                 entry: handle,
                 tags,
                 bytes,
                 hits: 0, // Those of the entry are kept.
                 has_grace: grace_ms > 0,
-                soft_since_ms: index.soft_since_ms(slot, grace_ms),
+                soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
                 is_foreign: index.is_foreign(slot),
             };
-            index.replace(slot, incoming)
+            let placed = index.replace(slot, incoming);
+            if let Some(softness) = softness {
+                index.set_softness(placed, softness); // Its limit goes on.
+            }
+            placed
         });
         entry.set_indexed(slot.0);
     });

@@ -100,3 +100,87 @@ fn entries_kept_over_a_clock_set_back_obey_invalidations() {
         assert_fresh(&mut client, &new, "written afterwards");
     });
 }
+
+/// What FETCH … WITHTAGS with the tag `soft` says of these keys.
+fn judged(client: &mut RawClient, keys: &[&str]) -> Vec<String> {
+    let fetched = keys.iter().map(|key| {
+        let reply = run!(client, "CACHE.FETCH {key} WITHTAGS 1 soft");
+        reply.items()[0].text()
+    });
+    fetched.collect()
+}
+
+#[test]
+fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET old v");
+        set(&clock, &mut client, -HOUR_MS);
+        // Ordered by what the server executed, from the first command on.
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET newer v");
+        let keys = ["old", "new", "newer"];
+        for shift in [-HOUR_MS, 0, HOUR_MS] {
+            set(&clock, &mut client, shift);
+            assert_eq!(judged(&mut client, &keys), ["MISS", "MISS", "HIT"]);
+        }
+    });
+}
+
+#[test]
+fn a_reload_after_a_clock_set_back_brings_nothing_back() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET old v");
+        set(&clock, &mut client, -HOUR_MS);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        run!(client, "DEBUG RELOAD");
+        assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+    });
+}
+
+#[test]
+fn a_clock_set_back_before_a_start_or_a_failover_ends_no_order() {
+    let Some(ahead) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        ahead.shift(HOUR_MS);
+        let primary = ahead.of(Server::builder().engine(engine)).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        let (mut client, mut other) = (primary.raw(), replica.raw());
+        run!(client, "CACHE.SET old v");
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.HOLD 60000 held");
+        tagcache_tests::state::wait_synchronised(&primary, &replica);
+        run!(other, "REPLICAOF NO ONE");
+        let check = |client: &mut RawClient| {
+            run!(client, "CACHE.SET new v TAGS 1 held");
+            assert_eq!(judged(client, &["old", "new"]), ["MISS", "HIT"]);
+            let pttl = run!(client, "PTTL new").int();
+            assert!((1..=120_000).contains(&pttl), "{pttl}");
+            run!(client, "CACHE.INVALIDATE soft");
+            run!(client, "CACHE.SET newer v");
+            let keys = ["old", "new", "newer"];
+            assert_eq!(judged(client, &keys), ["MISS", "MISS", "HIT"]);
+        };
+        check(&mut other);
+        wait_until("it is saved", DEADLINE, || {
+            run!(client, "SAVE") == Reply::ok() // Not while it saves for the replica.
+        });
+        let file = primary.dir().join("dump.rdb");
+        let restarted = Server::builder().engine(engine).rdb(file).start();
+        check(&mut restarted.raw());
+    });
+}

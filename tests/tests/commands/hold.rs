@@ -50,6 +50,45 @@ fn what_is_stored_with_a_held_tag_ends_with_the_hold() {
 }
 
 #[test]
+fn what_is_stale_stays_so_until_the_hold_ends() {
+    on_both_protocols(|_, client| {
+        run!(client, "CACHE.HOLD 60000 t");
+        for (n, (options, command)) in [
+            ("EX 1000 GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
+            ("GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
+            ("GRACE 500", "CACHE.RETAG key TAGS 2 t x"),
+            ("EX 1000 GRACE 500000", "CACHE.TOUCH key EX 1000"),
+            (
+                "EX 1000 GRACE 500000",
+                "CACHE.TOUCH key PERSIST GRACE 900000",
+            ),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            run!(client, "CACHE.SET key v TAGS 1 x{n} {options}");
+            if command.starts_with("CACHE.TOUCH") {
+                run!(client, "CACHE.HOLD 60000 x{n}");
+            }
+            run!(client, "CACHE.REVALIDATE x{n}");
+            let reply = client.call(&tagcache_tests::split(command));
+            assert_eq!(reply, Reply::Int(1), "{options} {command}");
+            assert!(fetch(client, "key").is_stale("v"), "{options} {command}");
+            let pttl = native_pttl(client, "key");
+            assert!((1..=60_000).contains(&pttl), "{options} {command}: {pttl}");
+        }
+        // A hold that ends before the grace does.
+        run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 x");
+        run!(client, "CACHE.REVALIDATE x");
+        run!(client, "CACHE.HOLD 100 short");
+        run!(client, "CACHE.RETAG key TAGS 1 short");
+        wait_until("the hold is over", DEADLINE, || {
+            fetch(client, "key").is_miss()
+        });
+    });
+}
+
+#[test]
 fn a_hold_ends() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.HOLD 30 t");

@@ -41,6 +41,35 @@ fn retag_leaves_a_stale_entry_stale_and_a_gone_one_gone() {
 }
 
 #[test]
+fn retag_to_a_tag_that_was_invalidated_since_removes_the_entry() {
+    on_both_protocols(|_, client| {
+        for (invalidate, kept) in [
+            ("CACHE.INVALIDATE late", false),
+            ("CACHE.REVALIDATE late", false),
+            ("CACHE.INVALIDATE other", true),
+        ] {
+            run!(client, "CACHE.SET key v GRACE 100000 TAGS 1 a");
+            let words: Vec<&str> = invalidate.split(' ').collect();
+            client.call(&words);
+            let retagged = run!(client, "CACHE.RETAG key TAGS 2 a late");
+            assert_eq!(retagged, Reply::Int(1), "it was visible");
+            assert_eq!(
+                run!(client, "CACHE.EXISTS key").int() == 1,
+                kept,
+                "{invalidate}"
+            );
+            assert_eq!(run!(client, "EXISTS key").int() == 1, kept, "{invalidate}");
+        }
+        // Written after it, or with the tag before: kept.
+        run!(client, "CACHE.SET key v TAGS 1 a");
+        run!(client, "CACHE.RETAG key TAGS 1 late");
+        run!(client, "CACHE.INVALIDATEWHERE ALL 2 late none");
+        run!(client, "CACHE.RETAG key TAGS 2 late b");
+        assert_eq!(run!(client, "CACHE.GET key"), Reply::bulk("v"));
+    });
+}
+
+#[test]
 fn keeptags_keeps_those_of_the_visible_entry() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key 1 TAGS 2 a b");

@@ -43,6 +43,80 @@ fn the_shorter_of_both_graces_holds() {
 }
 
 #[test]
+fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
+    on_both_protocols(|_, client| {
+        for commands in [
+            &[
+                "CACHE.TOUCH key PERSIST GRACE 2000000",
+                "CACHE.TOUCH key PERSIST GRACE 9000000",
+            ][..],
+            &[
+                "CACHE.TOUCH key EX 5 GRACE 10",
+                "CACHE.TOUCH key PERSIST GRACE 9000000",
+            ],
+            &[
+                "CACHE.RETAG key TAGS 1 other",
+                "CACHE.TOUCH key PERSIST GRACE 9000000",
+            ],
+        ] {
+            run!(client, "CACHE.SET key v GRACE 1000000 TAGS 1 t");
+            run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 300");
+            for command in commands {
+                let reply = client.call(&tagcache_tests::split(command));
+                assert_eq!(reply, Reply::Int(1), "{command}");
+            }
+            until_gone(client, "key");
+        }
+    });
+}
+
+#[test]
+fn a_limit_holds_for_tags_that_only_the_reader_knows() {
+    for_all_engines(|engine| {
+        let primary = Server::builder()
+            .engine(engine)
+            .arg("--appendonly", "yes")
+            .arg("--aof-use-rdb-preamble", "no")
+            .start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        let (mut client, mut other) = (primary.raw(), replica.raw());
+        let state = |client: &mut RawClient, tag: &str| {
+            let reply = run!(client, "CACHE.FETCH key WITHTAGS 1 {tag}");
+            reply.items()[0].text()
+        };
+        run!(client, "CACHE.SET key v GRACE 1000000000");
+        run!(client, "CACHE.INVALIDATEWHERE ANY 1 long SOFT GRACE 600000");
+        run!(client, "CACHE.INVALIDATEWHERE ANY 1 soon SOFT GRACE 100");
+        wait_synchronised(&primary, &replica);
+        let check = |client: &mut RawClient| {
+            wait_until("the limit is over", DEADLINE, || {
+                state(client, "soon") == "MISS"
+            });
+            assert_eq!(state(client, "long"), "STALE");
+        };
+        check(&mut client);
+        check(&mut other);
+        // What is gone is not stale again, and what is written afterwards is judged by itself.
+        run!(client, "CACHE.REVALIDATE soon");
+        assert_eq!(state(&mut client, "soon"), "MISS");
+        run!(client, "BGREWRITEAOF");
+        wait_until("the log is rewritten", DEADLINE, || {
+            let info = call!(client, "INFO", "persistence").text();
+            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
+        });
+        run!(client, "DEBUG LOADAOF");
+        check(&mut client);
+        run!(client, "CACHE.SET key v GRACE 1000000000");
+        assert_eq!(state(&mut client, "soon"), "HIT");
+        run!(client, "CACHE.REVALIDATE soon");
+        assert_eq!(state(&mut client, "soon"), "STALE");
+    });
+}
+
+#[test]
 fn a_limit_survives_reload_replication_and_log() {
     for_all_engines(|engine| {
         let primary = Server::builder()

@@ -23,6 +23,32 @@ fn one_caller_gets_the_lease_of_a_fresh_value() {
 }
 
 #[test]
+fn keeptags_writes_nothing_whose_tags_were_lost() {
+    on_both_protocols(|_, client| {
+        for lost in [
+            &["CACHE.INVALIDATE t"][..],
+            &["CACHE.REVALIDATE t"],
+            &["CACHE.INVALIDATEWHERE NONE 1 x"],
+            &["CACHE.INVALIDATE t", "PEXPIRE key 0"],
+            &["PEXPIRE key 0", "CACHE.INVALIDATE t"],
+        ] {
+            run!(client, "CACHE.SET key old TAGS 1 t");
+            let token = fetched(&run!(client, "CACHE.FETCH key LEASE 60000 EARLY")).token;
+            for command in lost {
+                client.call(&tagcache_tests::split(command));
+            }
+            let set = run!(client, "CACHE.SET key late LEASE {token} KEEPTAGS");
+            assert_eq!(set, Reply::Null, "{lost:?}");
+            assert!(fetch(client, "key").is_miss(), "{lost:?}");
+        }
+        // Nothing was invalidated: there were no tags to keep.
+        let token = fetched(&run!(client, "CACHE.FETCH key LEASE 60000")).token;
+        let set = run!(client, "CACHE.SET key new LEASE {token} KEEPTAGS");
+        assert_eq!(set, Reply::ok());
+    });
+}
+
+#[test]
 fn what_was_invalidated_meanwhile_is_not_written_early_either() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key old TAGS 1 t");

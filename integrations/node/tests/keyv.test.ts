@@ -1,0 +1,158 @@
+/** What the store does beyond Keyv's suite, and cache-manager over it. */
+import { createCache } from "cache-manager";
+import { Redis } from "ioredis";
+import { Keyv } from "keyv";
+import { createClientPool, createCluster } from "redis";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { createKeyv, KeyvTagcache } from "../src/keyv.js";
+import { KINDS, type Server, startServer, until } from "./server.js";
+
+let server: Server;
+let redis: Redis;
+beforeAll(async () => {
+  server = await startServer();
+  redis = new Redis(server.port, "127.0.0.1");
+});
+afterAll(async () => {
+  redis?.disconnect();
+  await server?.stop();
+});
+beforeEach(() => redis.flushall());
+
+describe.each(KINDS)("$name", ({ connect }) => {
+  let client: Awaited<ReturnType<typeof connect>>;
+  beforeAll(async () => {
+    client = await connect(server.port);
+  });
+  afterAll(() => client.close());
+
+  test("a tag drops the values that carry it, in one command", async () => {
+    const { keyv, store } = createKeyv<number>(client, { namespace: "shop", tags: (key) => [key.slice(0, 4)] });
+    await keyv.setMany([
+      { key: "user:1", value: 1 },
+      { key: "user:2", value: 2, ttl: 60_000 },
+      { key: "item:1", value: 3 },
+    ]);
+    expect(await redis.call("CACHE.TAGINFO", "user")).toContain(2);
+    expect(await store.invalidateTags(["user"])).toBe(2);
+    expect(await keyv.get(["user:1", "user:2", "item:1"])).toEqual([undefined, undefined, 3]);
+  });
+
+  test("values carry the namespace's tag and their time to live", async () => {
+    const { keyv } = createKeyv(client, { namespace: "shop" });
+    await keyv.set("a", 1, 60_000);
+    const pttl = await redis.pttl("shop:a");
+    expect(pttl).toBeGreaterThan(50_000);
+    expect(pttl).toBeLessThanOrEqual(60_000);
+    expect(await redis.call("CACHE.TAGSCAN", "keyv:shop", 0)).toEqual(["0", ["shop:a"]]);
+  });
+
+  test("hasMany tells each key", async () => {
+    const { keyv } = createKeyv(client, {});
+    await keyv.set("a", 1);
+    expect(await keyv.has(["a", "b"])).toEqual([true, false]);
+  });
+
+  test("a time to live that is over removes the value", async () => {
+    const store = new KeyvTagcache(client);
+    await store.set("a", "1");
+    await store.set("b", "1");
+    await store.set("a", "2", -1);
+    await store.setMany([{ key: "b", value: "2", ttl: -1 }]);
+    expect(await store.getMany(["a", "b"])).toEqual([undefined, undefined]);
+  });
+
+  test("a value that does not decode is a miss and is reported", async () => {
+    const errors: unknown[] = [];
+    const { keyv } = createKeyv(client, { namespace: "shop", onError: (error) => errors.push(error) });
+    await redis.call("CACHE.SET", "shop:a", "\xff{no json");
+    expect(await keyv.get("a")).toBeUndefined();
+    expect(await keyv.get(["a"])).toEqual([undefined]);
+    expect(errors).toHaveLength(2);
+  });
+
+  test("an error of the server is not a miss", async () => {
+    const { keyv } = createKeyv(client, { namespace: "shop", onError: () => {} });
+    await redis.set("shop:a", "a native string");
+    await expect(keyv.get("a")).rejects.toThrow("WRONGTYPE");
+    await expect(keyv.set("b", 1, 1e30)).rejects.toThrow("not an integer");
+    await expect(keyv.delete("a")).rejects.toThrow("WRONGTYPE");
+  });
+
+  test("where Keyv makes an error a miss, it is reported and emitted", async () => {
+    const reported: unknown[] = [];
+    const emitted: unknown[] = [];
+    const keyv = new Keyv({ store: new KeyvTagcache(client, { onError: (error) => reported.push(error) }) });
+    keyv.on("error", (error) => emitted.push(error));
+    await redis.set("keyv:a", "a native string");
+    expect(await keyv.get("a")).toBeUndefined();
+    expect(reported).toHaveLength(1);
+    expect(emitted).toHaveLength(1);
+  });
+
+  test("values that Keyv does not serialize are refused", async () => {
+    await expect(new KeyvTagcache(client).set("a", { an: "object" })).rejects.toThrow(TypeError);
+  });
+
+  describe("cache-manager", () => {
+    const cache = () => createCache({ stores: [createKeyv(client, { namespace: "cm" }).keyv], ttl: 60_000 });
+
+    test("set, get, mset, mget, ttl", async () => {
+      const stored = cache();
+      await stored.set("a", { deep: [1, "2"] });
+      await stored.mset([{ key: "b", value: 2 }, { key: "c", value: null, ttl: 5_000 }]);
+      expect(await stored.get("a")).toEqual({ deep: [1, "2"] });
+      expect(await stored.mget(["a", "b", "missing"])).toEqual([{ deep: [1, "2"] }, 2, undefined]);
+      expect(await stored.ttl("a")).toBeGreaterThan(Date.now() + 50_000);
+      expect(await stored.get("missing")).toBeUndefined();
+    });
+
+    test("del, mdel, clear", async () => {
+      const stored = cache();
+      await stored.mset(["a", "b", "c", "d"].map((key) => ({ key, value: key })));
+      await stored.del("a");
+      await stored.mdel(["b", "c"]);
+      expect(await stored.mget(["a", "b", "c", "d"])).toEqual([undefined, undefined, undefined, "d"]);
+      await stored.clear();
+      expect(await stored.get("d")).toBeUndefined();
+    });
+
+    test("wrap loads once, refreshes, and passes errors on", async () => {
+      const stored = cache();
+      let loads = 0;
+      const load = async () => ++loads;
+      expect(await Promise.all([stored.wrap("a", load), stored.wrap("a", load)])).toEqual([1, 1]);
+      expect(await stored.wrap("a", load, { refreshThreshold: 120_000 })).toBe(1);
+      await until("the refreshed value", async () => (await stored.get("a")) === 2);
+      await expect(stored.wrap("b", () => Promise.reject(new Error("no")))).rejects.toThrow("no");
+    });
+
+    test("an entry that expired is gone", async () => {
+      const stored = cache();
+      await stored.set("a", 1, 30);
+      await until("the entry is gone", async () => (await stored.get("a")) === undefined);
+      expect(await redis.exists("cm:a")).toBe(0);
+    });
+  });
+});
+
+describe("without the module", () => {
+  test.each(KINDS)("$name: the error names the fix", async ({ connect }) => {
+    const plain = await startServer(false);
+    const client = await connect(plain.port);
+    const { keyv } = createKeyv(client, { onError: () => {} });
+    await expect(keyv.get("a")).rejects.toThrow(/load tagcache\.so/);
+    await expect(keyv.set("a", 1)).rejects.toThrow(/load tagcache\.so/);
+    await expect(keyv.clear()).rejects.toThrow(/load tagcache\.so/);
+    client.close();
+    await plain.stop();
+  });
+});
+
+test("a cluster client and other objects are refused", () => {
+  const cluster = new Redis.Cluster([{ port: 1, host: "127.0.0.1" }], { lazyConnect: true });
+  expect(() => new KeyvTagcache(cluster as never)).toThrow(/cluster/);
+  expect(() => new KeyvTagcache(createCluster({ rootNodes: [] }) as never)).toThrow(/cluster/);
+  expect(() => new KeyvTagcache(createClientPool() as never)).toThrow(TypeError);
+  expect(() => new KeyvTagcache({} as never)).toThrow(TypeError);
+});
