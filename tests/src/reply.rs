@@ -25,7 +25,7 @@ pub enum Reply {
     Bool(bool),
     /// `(123`
     BigNumber(String),
-    /// `>...`: out of band, so [`RawClient::call`] never answers one.
+    /// `>...`: out of band, so [`RawClient::call`](crate::RawClient::call) never answers one.
     Push(Vec<Reply>),
 }
 
