@@ -80,7 +80,8 @@ fn every_configuration_loads_the_module_from_where_the_package_puts_it() {
     }
     assert!(read("docker/Dockerfile").contains(&format!(" {MODULE}\n")));
     let (directory, _) = MODULE.rsplit_once('/').unwrap();
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../module/Cargo.toml"));
+    let manifest =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../module/Cargo.toml"));
     assert!(
         manifest
             .unwrap()

@@ -13,7 +13,7 @@ use facts::Facts;
 
 pub(crate) fn run(args: &Doctor, json: bool) -> Result<(), Failure> {
     let server = server(&args.at)?;
-    let checks = checks::all(&Facts::gather(&server, args.user.as_deref())?);
+    let checks = checks::all(&Facts::gather(&server, &args.at, args.user.as_deref())?);
     let value: Value = checks
         .iter()
         .map(|check| json!({"check": check.name, "state": check.state.name(), "found": check.found, "remedy": check.remedy}))
