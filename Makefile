@@ -123,6 +123,10 @@ doc: ## The book, its links checked (target/book), and the crates' documentation
 dist: ## Build what is released: archives, Debian package, checksums: target/dist
 	@scripts/dist
 
+.PHONY: test-package
+test-package: dist ## Install the Debian package in a bare root and try it; needs root and debootstrap
+	@scripts/test-package
+
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \

@@ -13,7 +13,7 @@ use facts::Facts;
 
 pub(crate) fn run(args: &Doctor, json: bool) -> Result<(), Failure> {
     let server = server(&args.at)?;
-    let checks = checks::all(&Facts::gather(&server, args.user.as_deref())?);
+    let checks = checks::all(&Facts::gather(&server, &args.at, args.user.as_deref())?);
     let value: Value = checks
         .iter()
         .map(|check| json!({"check": check.name, "state": check.state.name(), "found": check.found, "remedy": check.remedy}))
@@ -29,11 +29,9 @@ pub(crate) fn run(args: &Doctor, json: bool) -> Result<(), Failure> {
 
 fn line(check: &Check) -> String {
     // A server's own words are in it.
-    let found = crate::text::name(check.found.as_bytes());
-    let mut text = format!("{:<8} {}: {found}\n", check.state.name(), check.name);
-    if let Some(remedy) = &check.remedy {
-        let remedy = crate::text::name(remedy.as_bytes());
-        text += &format!("{:<8} -> {remedy}\n", "");
-    }
-    text
+    let safe = |text: &str| crate::text::name(text.as_bytes());
+    let (state, found) = (check.state.name(), safe(&check.found));
+    let remedy = check.remedy.as_deref().map(safe);
+    let remedy = remedy.map_or_else(String::new, |remedy| format!("{:<8} -> {remedy}\n", ""));
+    format!("{state:<8} {}: {found}\n{remedy}", check.name)
 }

@@ -158,6 +158,8 @@ fn memory_limit(facts: &Facts) -> Found {
         return without_info();
     };
     let physical = number(info, "total_system_memory").filter(|&total| total > 0.0);
+    let container = facts.container.map(|bytes| bytes as f64);
+    let most = [physical, container].into_iter().flatten().reduce(f64::min);
     let policy = info.get("maxmemory_policy").map_or("", String::as_str);
     if limit == 0.0 {
         return warning(
@@ -167,10 +169,11 @@ fn memory_limit(facts: &Facts) -> Found {
         );
     }
     let found = format!("{} by {policy}", text::bytes(limit as u64));
-    if physical.is_some_and(|physical| limit > physical) {
+    if let Some(most) = most.filter(|&most| limit > most) {
+        let most = text::bytes(most as u64);
         return problem(
-            format!("{found}, which is more than the machine has"),
-            "lower maxmemory",
+            format!("{found}, but its machine or container has {most}"),
+            "CONFIG SET maxmemory to three quarters of that",
         );
     }
     let default_ttl = facts
@@ -382,6 +385,7 @@ fn replication(facts: &Facts) -> Found {
     }
     let mut worst = ok(match facts.replicas.len() {
         0 => "a primary without replicas".to_owned(),
+        1 => "1 replica with the same module".to_owned(),
         n => format!("{n} replicas with the same module"),
     });
     for replica in &facts.replicas {
@@ -430,4 +434,106 @@ fn replication(facts: &Facts) -> Found {
         }
     }
     worst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::{Replica, User};
+    use super::*;
+
+    fn facts(info: &[(&str, &str)]) -> Facts {
+        let info = info
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        Facts {
+            info: info.collect(),
+            container: None,
+            module: Module::Version(VERSION.into()),
+            config: None,
+            stats: None,
+            backlog: (0, 0),
+            empty_tags: None,
+            user: User {
+                name: "default".into(),
+                named: false,
+                refused: None,
+            },
+            clock: None,
+            replicas: Vec::new(),
+        }
+    }
+
+    fn skew(ms: i64) -> Option<Skew> {
+        Some(Skew { ms, margin_ms: 5 })
+    }
+
+    #[test]
+    fn the_worst_replica_is_named() {
+        let mut facts = facts(&[("role", "master")]);
+        facts.clock = skew(-300);
+        let replica = |address: &str, module, ms| Replica {
+            address: address.into(),
+            online: true,
+            module,
+            clock: skew(ms),
+        };
+        let same = || Module::Version(VERSION.into());
+        facts.replicas.push(replica("a:1", same(), 300));
+        assert_eq!(replication(&facts).0, State::Ok);
+        facts.replicas.push(replica("b:1", same(), 1200));
+        let (state, found, _) = replication(&facts);
+        assert_eq!(state, State::Warning);
+        assert!(found.starts_with("b:1's clock is 1500 ms off"), "{found}");
+        facts.replicas.insert(0, replica("c:1", Module::Missing, 0));
+        let (state, found, _) = replication(&facts);
+        assert_eq!(
+            (state, &*found),
+            (State::Problem, "c:1 has not loaded the module")
+        );
+        let alone = self::facts(&[("role", "slave"), ("master_link_status", "down")]);
+        assert_eq!(replication(&alone).0, State::Problem);
+    }
+
+    #[test]
+    fn heap_that_is_lost_or_swapped_out_is_found() {
+        let state = |rss: &str, ratio: &str, lost: &str| {
+            let memory = [
+                ("used_memory", "1000000000"),
+                ("used_memory_rss", rss),
+                ("allocator_frag_ratio", ratio),
+                ("allocator_frag_bytes", lost),
+            ];
+            fragmentation(&facts(&memory).info).0
+        };
+        assert_eq!(state("1100000000", "1.1", "100000000"), State::Ok);
+        assert_eq!(state("1500000000", "1.5", "500000000"), State::Warning);
+        assert_eq!(state("1000000", "1.5", "1000"), State::Problem);
+        assert_eq!(fragmentation(&facts(&[]).info).0, State::Unknown);
+    }
+
+    #[test]
+    fn a_backlog_is_found_when_it_stands_still() {
+        let states = [(0, 0), (9, 0), (9, 5), (9, 9), (9, 12)].map(|seen| backlog(seen).0);
+        let [warning, ok] = [State::Warning, State::Ok];
+        assert_eq!(states, [ok, ok, ok, warning, warning]);
+    }
+
+    #[test]
+    fn servers_that_are_too_old_are_found() {
+        let state = |field: &str, version: &str| server(&facts(&[(field, version)]).info).0;
+        assert_eq!(state("redis_version", "6.2.14"), State::Problem);
+        assert_eq!(state("redis_version", "8.6.0"), State::Ok);
+        assert_eq!(state("valkey_version", "7.2.5"), State::Problem);
+        assert_eq!(state("valkey_version", "8.1.3"), State::Warning);
+        assert_eq!(state("valkey_version", "9.1.0"), State::Ok);
+    }
+
+    #[test]
+    fn clocks_and_tags_are_judged() {
+        let states = [None, skew(-1005), skew(1006)].map(|skew| clock(skew).0);
+        assert_eq!(states, [State::Unknown, State::Ok, State::Warning]);
+        assert_eq!(tags(Some(&[])).0, State::Ok);
+        assert_eq!(tags(Some(&[b"a".to_vec()])).0, State::Problem);
+        assert_eq!(tags(None).0, State::Unknown);
+    }
 }

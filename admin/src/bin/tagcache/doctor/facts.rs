@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use redis::{ErrorKind, RedisError, RedisResult};
 use tagcache_admin::memory::Server;
 
+use crate::args::At;
 use crate::look::version_among;
 use crate::output::Failure;
 
@@ -52,6 +53,8 @@ pub(super) type Named = HashMap<String, String>;
 pub(super) struct Facts {
     /// INFO; empty where the user may not.
     pub(super) info: Named,
+    /// Memory of its container in bytes, where it was given.
+    pub(super) container: Option<u64>,
     pub(super) module: Module,
     /// `CONFIG GET`, where the user may.
     pub(super) config: Option<Named>,
@@ -108,7 +111,7 @@ pub(super) struct Replica {
 }
 
 impl Facts {
-    pub(super) fn gather(server: &Server, user: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn gather(server: &Server, at: &At, user: Option<&str>) -> Result<Self, Failure> {
         let info = allowed(server.command::<String>("INFO", &[b"everything"]))?;
         let mut module = match &info {
             Some(info) => module_in(info),
@@ -131,6 +134,7 @@ impl Facts {
         let settings: Vec<&[u8]> = SETTINGS.iter().map(|name| name.as_bytes()).collect();
         let settings = [&[b"GET".as_slice()], settings.as_slice()].concat();
         Ok(Self {
+            container: at.memory_limit,
             module,
             config: allowed(server.command("CONFIG", &settings))?,
             backlog,
