@@ -29,17 +29,17 @@ build: ## Build the module: target/release/tagcache.so
 .PHONY: run
 run: build ## Start a server with this machine's package list in it, and the dashboard; Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour $(ARGS)
+	@exec $(CARGO) run --locked -p tagcache-admin --bin tagcache -- up --tour $(ARGS)
 
 .PHONY: up
 up: build ## Start an empty server with the module, and the dashboard (release build); Ctrl-C ends both
 	@scripts/install-deps server
-	@exec $(CARGO) run --release --quiet --locked -p tagcache-admin --bin tagcache -- up $(ARGS)
+	@exec $(CARGO) run --release --locked -p tagcache-admin --bin tagcache -- up $(ARGS)
 
 .PHONY: demo
 demo: build ## The tour of run alone, with a status that says whether all was as expected
 	@scripts/install-deps server
-	@exec $(CARGO) run --quiet --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
+	@exec $(CARGO) run --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
 
 .PHONY: test
 test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
@@ -107,9 +107,15 @@ model: ## The local tier under a model checker: threads in many orders; SHUTTLE_
 	  --target-dir "$${CARGO_TARGET_DIR:-target}/shuttle" local::shuttle_tests
 
 .PHONY: doc
-doc: ## The crates' documentation: target/doc
-	@scripts/install-deps build
+doc: ## The book, its links checked (target/book), and the crates' documentation (target/doc)
+	@scripts/install-deps build mdbook
+	$(CARGO) test -p tagcache-tests --locked --test book links
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" mdbook build docs
 	RUSTDOCFLAGS="$${RUSTDOCFLAGS:-} -D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: dist
+dist: ## Build what is released: archives, Debian package, checksums: target/dist
+	@scripts/dist
 
 .PHONY: deny
 deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed

@@ -2,7 +2,7 @@
 
 usage: invalidations.py [redis://HOST:PORT/ [COUNT]]
 
-Prints each message; after COUNT of them it ends. The format stands in module/COMMANDS.md. A local cache that drops
+Prints each message; after COUNT of them it ends. The format stands in docs/src/messages.md. A local cache that drops
 what these messages say, and everything when its connection was lost, never serves what was invalidated for long.
 The suite runs this file and compares what it prints with invalidations.expected.
 """

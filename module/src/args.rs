@@ -59,6 +59,15 @@ impl<'a> Cursor<'a> {
         check_tags(tags, MAX_TAG_BYTES)
     }
 
+    /// The same, or none, since callers build commands from lists that may be empty.
+    pub(crate) fn next_tags_or_none(
+        &mut self,
+        option: &'static str,
+    ) -> Result<&'a [&'a [u8]], Error> {
+        let tags = self.next_counted(option, 0, u64::MAX)?;
+        check_tags(tags, MAX_TAG_BYTES)
+    }
+
     /// `count tag [tag ...]` to be stored: none, or as many as the limits allow.
     pub(crate) fn next_stored_tags(
         &mut self,

@@ -36,6 +36,43 @@ fn every_setting_has_its_documented_default() {
     });
 }
 
+/// `packaging/tagcache.conf` with what is commented out put in force, without the line that loads the module.
+fn packaged_settings() -> String {
+    let file = include_str!("../../packaging/tagcache.conf");
+    let setting = |line: &str| {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let first = line.split(' ').next().unwrap_or_default();
+        let is_setting = first.starts_with("tagcache.") || first.starts_with("maxmemory");
+        is_setting.then(|| format!("{line}\n"))
+    };
+    file.lines().filter_map(setting).collect()
+}
+
+#[test]
+fn the_packaged_configuration_names_every_setting_and_its_default() {
+    let settings = packaged_settings();
+    let expected = DEFAULTS.map(|(name, value)| format!("{name} {value}"));
+    let named: Vec<&str> = settings
+        .lines()
+        .filter(|line| line.starts_with("tagcache."))
+        .collect();
+    assert_eq!(named.len(), expected.len(), "{named:?}");
+    for line in &expected {
+        assert!(named.contains(&line.as_str()), "{line}");
+    }
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .config_file(&settings)
+            .start();
+        let mut client = server.raw();
+        for (name, value) in DEFAULTS {
+            assert_eq!(get(&mut client, name), value, "{name}");
+        }
+        assert_eq!(get(&mut client, "maxmemory-policy"), "allkeys-lfu");
+    });
+}
+
 #[test]
 fn module_arguments_set_what_they_name_with_and_without_prefix() {
     for_all_engines(|engine| {

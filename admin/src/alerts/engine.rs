@@ -188,7 +188,7 @@ impl Alerts {
             };
             let holds = rule.condition.holds(snapshot, slack);
             let phase = match state.step(now, holds, &rule.timing) {
-                Some(Change::Fired) => Phase::Firing,
+                Some(Change::Fired | Change::Repeated) => Phase::Firing,
                 Some(Change::Resolved) if rule.tell_resolved => Phase::Resolved,
                 Some(Change::Resolved) | None => continue,
             };

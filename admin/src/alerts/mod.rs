@@ -21,6 +21,7 @@
 //!     for: 5m                      # must hold so long; default 0s
 //!     hysteresis: 5                # in the metric's unit: ends at 80; default 0
 //!     cooldown: 10m                # no new alarm so soon after the last one ended; default 5m
+//!     repeat: 4h                   # told again while it fires; 0s: not; default 4h
 //!     resolve: true                # tell when it ends; default true
 //! ```
 //!

@@ -13,6 +13,8 @@ use super::state::Timing;
 
 /// Cool-down of a rule that names none.
 const COOLDOWN: Duration = Duration::from_secs(300);
+/// How often a rule that names nothing else repeats its alarm.
+const REPEAT: Duration = Duration::from_secs(4 * 3600);
 /// Longest name of a rule, in characters.
 const MAX_NAME: usize = 128;
 
@@ -125,6 +127,7 @@ struct RuleYaml {
     hold: Option<Spanned<String>>,
     hysteresis: Option<Spanned<f64>>,
     cooldown: Option<Spanned<String>>,
+    repeat: Option<Spanned<String>>,
     #[serde(default = "yes")]
     resolve: bool,
 }
@@ -225,6 +228,7 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
     let timing = Timing {
         hold: duration(yaml.hold, Duration::ZERO),
         cooldown: duration(yaml.cooldown, COOLDOWN),
+        repeat: duration(yaml.repeat, REPEAT),
     };
     let hysteresis = yaml.hysteresis.map_or(0.0, |hysteresis| {
         if !(hysteresis.value >= 0.0 && hysteresis.value.is_finite()) {
@@ -372,7 +376,7 @@ mod tests {
             .collect();
         let config = Config::from_yaml(&yaml_in(&module)).unwrap();
         assert_eq!((config.rules.len(), config.channels.len()), (1, 4));
-        let page = yaml_in(include_str!("../../docs/alerts.md"));
+        let page = yaml_in(include_str!("../../../docs/src/alerts.md"));
         let rule = &Config::from_yaml(&page).unwrap().rules[0];
         assert_eq!(rule.timing.cooldown, Duration::from_secs(600));
     }

@@ -9,12 +9,16 @@ pub(super) struct Timing {
     pub(super) hold: Duration,
     /// After a message that it is over, no new alarm for so long.
     pub(super) cooldown: Duration,
+    /// While it fires it is told again after so long; zero: never.
+    pub(super) repeat: Duration,
 }
 
 /// What is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Fired,
+    /// It still fires.
+    Repeated,
     Resolved,
 }
 
@@ -36,6 +40,8 @@ pub(super) enum State {
 pub(super) struct RuleState {
     pub(super) state: State,
     resolved: Option<Duration>,
+    /// When it was last told that it fires.
+    told: Duration,
 }
 
 impl RuleState {
@@ -52,7 +58,14 @@ impl RuleState {
         timing: &Timing,
     ) -> Option<Change> {
         match (self.state, holds?) {
-            (State::Quiet, false) | (State::Firing { .. }, true) => None,
+            (State::Quiet, false) => None,
+            (State::Firing { .. }, true) => {
+                let due = now.saturating_sub(self.told) >= timing.repeat;
+                (due && !timing.repeat.is_zero()).then(|| {
+                    self.told = now;
+                    Change::Repeated
+                })
+            }
             (State::Pending { .. }, false) => {
                 self.state = State::Quiet;
                 None
@@ -80,6 +93,7 @@ impl RuleState {
             .is_none_or(|resolved| now.saturating_sub(resolved) >= timing.cooldown);
         (held && cool).then(|| {
             self.state = State::Firing { since };
+            self.told = now;
             Change::Fired
         })
     }
@@ -102,6 +116,7 @@ mod tests {
         Timing {
             hold: Duration::from_secs(hold),
             cooldown: Duration::from_secs(cooldown),
+            repeat: Duration::ZERO,
         }
     }
 
@@ -153,6 +168,31 @@ mod tests {
                 (61, Change::Fired)
             ]
         );
+    }
+
+    #[test]
+    fn what_still_fires_is_told_again() {
+        let timing = Timing {
+            repeat: Duration::from_secs(10),
+            ..timing(0, 0)
+        };
+        let steps = [
+            (0, YES),
+            (9, YES),
+            (10, YES),
+            (11, None),
+            (25, YES),
+            (34, YES),
+            (35, NO),
+            (50, NO),
+        ];
+        let expected = [
+            (0, Change::Fired),
+            (10, Change::Repeated),
+            (25, Change::Repeated),
+            (35, Change::Resolved),
+        ];
+        assert_eq!(run(timing, &steps), expected);
     }
 
     #[test]

@@ -115,7 +115,7 @@ metrics! {
         ServerReading::Up(_) => Some(1.0),
     };
     "cache.redis.hitRate" "tagcache_server_hit_ratio" Percent "Reads that the server's cache answered, over the window" |s| s.rates.server_hit_rate;
-    "cache.redis.keyCount" "tagcache_server_keys" Count "Keys of the server's database, of any type" |s| server(s, |r| Some(r.key_count));
+    "cache.redis.keyCount" "tagcache_server_keys" Count "Keys of the server's database, of any type" |s| server(s, |r| r.key_count);
     "cache.redis.usedMemory" "tagcache_server_used_memory_bytes" Bytes "The server's used_memory" |s| server(s, |r| r.used_memory);
     "cache.redis.rss" "tagcache_server_resident_bytes" Bytes "The server's resident memory" |s| server(s, |r| r.rss);
     "cache.redis.uptimeSeconds" "tagcache_server_uptime_seconds" Seconds "Since the server started" |s| server(s, |r| r.uptime_seconds);

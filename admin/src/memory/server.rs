@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
-    Client, Connection, ConnectionLike, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
-    RedisResult, cmd,
+    Client, Connection, ConnectionAddr, ConnectionLike, ErrorKind, FromRedisValue, InfoDict,
+    IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, cmd,
 };
 
 use tagcache::memory::{
@@ -26,6 +26,8 @@ pub struct Server {
     client: Client,
     connection: Arc<Mutex<Option<Connection>>>,
     own: Arc<Own>,
+    /// Of the server's container, which it does not know.
+    limit: Option<u64>,
 }
 
 /// Reads that only look at the cache: they are not to count as its use.
@@ -62,7 +64,54 @@ impl Server {
             client: Client::open(info.set_redis_settings(settings))?,
             connection: Arc::default(),
             own: Arc::default(),
+            limit: None,
         })
+    }
+
+    /// With the memory limit of the container that the server runs in, in bytes: a server does not know it, and takes
+    /// its machine's memory for the limit where it has no `maxmemory`.
+    #[must_use]
+    pub fn memory_limit(self, bytes: Option<u64>) -> Self {
+        Self {
+            limit: bytes,
+            ..self
+        }
+    }
+
+    fn tightest(&self, limit: Option<u64>) -> Option<u64> {
+        [limit, self.limit].into_iter().flatten().min()
+    }
+
+    /// Another server, with the same user, password and settings. Does not connect yet.
+    ///
+    /// # Errors
+    /// When the settings do not fit the address.
+    pub fn at(&self, host: &str, port: u16) -> RedisResult<Self> {
+        let info = self.client.get_connection_info().clone();
+        let address = match info.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure,
+                tls_params,
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        Ok(Self {
+            client: Client::open(info.set_addr(address))?,
+            connection: Arc::default(),
+            own: Arc::default(),
+            limit: self.limit,
+        })
+    }
+
+    /// The database that is selected.
+    pub fn database(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
     }
 
     /// Its figures, or why there are none. Three commands.
@@ -86,8 +135,10 @@ impl Server {
     pub fn figures(&self) -> RedisResult<ServerUsage> {
         self.with(|connection| {
             // Not in a pipeline: that would wait for the reply to each of them where there is none to the first.
-            let mut figures = from_info(&cmd("INFO").query(connection)?);
-            figures.key_count = cmd("DBSIZE").query(connection)?;
+            let info = unless_refused(cmd("INFO").query(connection))?;
+            let mut figures = info.as_ref().map(from_info).unwrap_or_default();
+            figures.memory_limit = self.tightest(figures.memory_limit);
+            figures.key_count = unless_refused(cmd("DBSIZE").query(connection))?;
             // Without the module this one is an error, and no reason to do without the others.
             figures.cache = match cmd("CACHE.STATS").query(connection) {
                 Ok(stats) => Some(from_stats(&stats)),
@@ -146,6 +197,15 @@ impl fmt::Debug for Server {
     }
 }
 
+/// The reply; none where the user may not ask: a server that refuses is there.
+fn unless_refused<T>(reply: RedisResult<T>) -> RedisResult<Option<T>> {
+    match reply {
+        Ok(reply) => Ok(Some(reply)),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn breaks_connection(error: &RedisError) -> bool {
     error.is_timeout() || error.is_io_error() || error.is_unrecoverable_error()
 }
@@ -161,7 +221,7 @@ fn from_info(info: &InfoDict) -> ServerUsage {
         name: name("valkey", "valkey_version")
             .or_else(|| name("redis", "redis_version"))
             .unwrap_or_default(),
-        key_count: 0,
+        key_count: None,
         used_memory: number("used_memory"),
         rss: number("used_memory_rss"),
         peak_memory: number("used_memory_peak"),

@@ -21,6 +21,10 @@ fn an_alarm_and_its_end_arrive_as_mails() {
         mail.text
     );
     assert!(!mail.text.contains("s3cr3t"));
+    for header in ["Date: ", "Message-ID: <"] {
+        let named = mail.text.lines().filter(|line| line.starts_with(header));
+        assert_eq!(named.count(), 1, "{header} in {}", mail.text);
+    }
     // PLAIN, base64 of NUL cache NUL s3cr3t.
     assert_eq!(mail.auth.as_deref(), Some("PLAIN AGNhY2hlAHMzY3IzdA=="));
 

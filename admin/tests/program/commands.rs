@@ -118,6 +118,91 @@ fn exit_codes_say_what_is_wrong() {
 }
 
 #[test]
+fn every_command_names_a_missing_module() {
+    let server = Server::builder().without_module().start();
+    let redis = url(&server);
+    for args in [
+        &["stats"][..],
+        &["top"],
+        &["tags"],
+        &["inspect", "key"],
+        &["invalidate", "tag"],
+        &["flush"],
+        &["flush", "--yes"],
+        &["watch", "-n", "1"],
+        &["soak", "--duration", "2s"],
+        &["load-test", "-n", "1"],
+        &["verify", "--duration", "2s"],
+    ] {
+        let ended = run(&[args, &["--redis", &redis]].concat());
+        assert_eq!(ended.code, 3, "{args:?}: {}", ended.err);
+        let named = "the module is not loaded";
+        assert!(ended.err.contains(named), "{args:?}: {}", ended.err);
+    }
+}
+
+#[test]
+fn an_error_is_a_document_where_documents_are_asked_for() {
+    let error = |args: &[&str]| -> serde_json::Value {
+        let ended = run(args);
+        let error: serde_json::Value =
+            serde_json::from_str(&ended.err).unwrap_or_else(|e| panic!("{e}: {}", ended.err));
+        assert_eq!(error["exitCode"], ended.code);
+        error
+    };
+    let away = error(&["top", "--json", "--redis", "redis://127.0.0.1:1/"]);
+    assert_eq!(away["exitCode"], 3);
+    assert!(away["error"].as_str().unwrap().contains("127.0.0.1:1"));
+    assert_eq!(error(&["top", "--json", "--colour"])["exitCode"], 2);
+    assert_eq!(run(&["top", "--json", "--help"]).code, 0);
+}
+
+#[test]
+fn a_server_whose_user_may_not_run_info_is_there() {
+    let server = filled();
+    cmd("ACL")
+        .arg(&[
+            "SETUSER",
+            "blind",
+            "on",
+            ">secret",
+            "~*",
+            "+ping",
+            "+cache.stats",
+        ])
+        .exec(&mut server.connection())
+        .unwrap();
+    let redis = format!("redis://blind:secret@127.0.0.1:{}/", server.port());
+    let stats = run(&["stats", "--json", "--redis", &redis]).ok().json();
+    assert_eq!(stats["cache"]["entries"], 3);
+    assert!(
+        stats["keyCount"].is_null() && stats["usedMemory"].is_null(),
+        "{stats}"
+    );
+    let text = run(&["watch", "-n", "1", "--redis", &redis]).ok().out;
+    assert!(!text.contains("Disconnected"), "{text}");
+}
+
+#[test]
+fn the_memory_of_the_servers_container_can_be_given() {
+    let server = Server::builder().arg("--maxmemory", "64mb").start();
+    let limit = |size: &str| {
+        let args = [
+            "stats",
+            "--json",
+            "--redis",
+            &url(&server),
+            "--memory-limit",
+            size,
+        ];
+        run(&args).ok().json()["memoryLimit"].clone()
+    };
+    assert_eq!(limit("16MB"), 16 << 20);
+    assert_eq!(limit("1g"), 64 << 20);
+    assert_eq!(run(&["stats", "--memory-limit", "16 apples"]).code, 2);
+}
+
+#[test]
 fn a_key_may_be_any_bytes() {
     use std::os::unix::ffi::OsStrExt as _;
     let server = Server::start();
@@ -271,6 +356,7 @@ fn help_and_completions_name_every_command() {
         "inspect",
         "invalidate",
         "flush",
+        "doctor",
         "watch",
         "load-test",
         "soak",

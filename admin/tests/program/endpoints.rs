@@ -113,7 +113,16 @@ fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
     assert_eq!(get(&dashboard, None).0, 200);
     let stats = format!("{dashboard}api/admin/memory-stats");
     assert_eq!(get(&stats, None).0, 401);
-    assert_eq!(get(&stats, Some(up.text("token"))).0, 200);
+    let (status, body) = get(&stats, Some(up.text("token")));
+    assert_eq!(status, 200);
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let rules: Vec<&serde_json::Value> = body["raw"]["alerts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| &rule["name"])
+        .collect();
+    assert_eq!(rules, ["High Memory Usage", "Critical Memory Usage"]);
     assert_eq!(run(&["stats", "--redis", &redis]).code, 0);
     let directory = std::path::PathBuf::from(up.text("directory"));
     assert!(directory.exists());

@@ -5,7 +5,9 @@
 
 mod alerts;
 mod commands;
+mod doctor;
 mod encrypted;
 mod endpoints;
+mod packaging;
 mod run;
 mod trials;

@@ -120,8 +120,8 @@ impl ServerReading {
 pub struct ServerUsage {
     /// What it calls itself, such as `redis 7.0.15`.
     pub name: String,
-    /// Keys of the selected database, of any type.
-    pub key_count: u64,
+    /// Keys of the selected database, of any type; `None` where the user may not ask, as with all that follows.
+    pub key_count: Option<u64>,
     /// `used_memory`.
     pub used_memory: Option<u64>,
     /// `used_memory_rss`.

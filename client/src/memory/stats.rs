@@ -91,7 +91,7 @@ impl MemoryStats {
                 },
                 redis: Redis {
                     connected: server.is_some(),
-                    key_count: server.map(|server| server.key_count),
+                    key_count: server.and_then(|server| server.key_count),
                 },
             },
             uptime: format!("{:.2} minutes", snapshot.uptime.as_secs_f64() / 60.0),

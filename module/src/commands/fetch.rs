@@ -41,7 +41,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
         } else if word.eq_ignore_ascii_case(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
         } else if word.eq_ignore_ascii_case(b"WITHTAGS") {
-            set_once(&mut tags, cursor.next_tags("WITHTAGS")?)?;
+            set_once(&mut tags, cursor.next_tags_or_none("WITHTAGS")?)?;
         } else {
             return Err(Error::Syntax);
         }

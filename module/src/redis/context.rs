@@ -81,9 +81,22 @@ pub(super) fn probe_modes() {
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 
 /// How the module wants to be treated by the server.
-pub(crate) const OPTIONS: u32 = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
-    | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
-    | HANDLE_ATOMIC_SLOT_MIGRATION;
+static OPTIONS: AtomicU32 = AtomicU32::new(
+    raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
+        | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
+        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
+        | HANDLE_ATOMIC_SLOT_MIGRATION,
+);
+
+/// Sets how the module wants to be treated. Redis 8.0 and 8.1 end themselves where a primary is lost while the header of a
+/// module's value is read from it, so they are not asked to serve old data meanwhile: then they load from a file.
+pub(super) fn choose_options(ctx: &Context<'_>) {
+    if matches!(ctx.version("redis_version"), Some((8, 0 | 1))) {
+        let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
+        OPTIONS.fetch_and(!option, Ordering::Relaxed);
+    }
+    ctx.set_options(OPTIONS.load(Ordering::Relaxed));
+}
 
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
@@ -137,8 +150,11 @@ impl Context<'_> {
     /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
     /// happened already, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
-        self.flags() & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | raw::REDISMODULE_CTX_FLAGS_LOADING)
-            != 0
+        // While a replica loads beside what it serves, commands come from clients.
+        let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+        let flags = self.flags();
+        flags & raw::REDISMODULE_CTX_FLAGS_REPLICATED != 0
+            || flags & loads == raw::REDISMODULE_CTX_FLAGS_LOADING
     }
 
     /// Whether the command is only to name its keys, by [`Context::key_at`].
@@ -345,13 +361,14 @@ impl Context<'_> {
     /// The server does that by itself where a module does not opt out. `RM_SignalModifiedKey` is no way: on Redis 8.6 it
     /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
     pub(crate) fn close_modified(&self, key: Key) {
-        self.set_options(OPTIONS & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
+        let options = OPTIONS.load(Ordering::Relaxed);
+        self.set_options(options & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
         drop(key);
-        self.set_options(OPTIONS);
+        self.set_options(options);
     }
 
     /// Sets the options of the module.
-    pub(crate) fn set_options(&self, options: u32) {
+    fn set_options(&self, options: u32) {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_SetModuleOptions(self.raw, options as c_int)) };
     }

@@ -341,7 +341,8 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
         tags: tags.iter().map(Buffer::as_ref).collect(),
         value: value.as_ref(),
     };
-    Some(arrive(name, None, &record))
+    let db = db.filter(|_| state::with(|state| state.is_staging()));
+    Some(arrive(name, db, &record))
 }
 
 /// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
@@ -439,7 +440,7 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
     for _ in 0..reader.unsigned(MAX_DATABASES)? {
         let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
         let db = db as u32;
-        state::with(|state| state.database(db).clock.restore(reading));
+        state::with(|state| state.loaded_database(db).clock.restore(reading));
         if encoding < 3 {
             continue;
         }
@@ -451,9 +452,14 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
                 return None;
             }
             let tag = tag.as_ref();
-            state::with(|state| state.database(db).history.load(tag, &past));
+            state::with(|state| state.loaded_database(db).history.load(tag, &past));
         }
-        state::with(|state| state.database(db).history.load_floors(&floor, &everything));
+        state::with(|state| {
+            state
+                .loaded_database(db)
+                .history
+                .load_floors(&floor, &everything);
+        });
     }
     Some(())
 }

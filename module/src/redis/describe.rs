@@ -86,7 +86,7 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         version: &raw const version,
         summary: command.summary.as_ptr(),
         complexity: command.complexity.as_ptr(),
-        since: c"0.1.0".as_ptr(),
+        since: command.since.as_ptr(),
         history: std::ptr::null_mut(),
         tips: command.tips.map_or(std::ptr::null(), CStr::as_ptr),
         arity: command.arity,
@@ -198,6 +198,19 @@ const fn type_of(kind: Kind) -> raw::RedisModuleCommandArgType {
     }
 }
 
+/// The server's ACL categories that a command belongs to.
+pub(crate) fn categories(command: &Command) -> Vec<&'static str> {
+    let flags = command.flags.to_string_lossy();
+    let has = |flag| flags.split(' ').any(|given| given == flag);
+    let mut categories = Vec::new();
+    for (flag, category) in [("write", "write"), ("readonly", "read"), ("admin", "admin")] {
+        categories.extend(has(flag).then_some(category));
+    }
+    categories.extend(has("admin").then_some("dangerous"));
+    categories.push(if has("fast") { "fast" } else { "slow" });
+    categories
+}
+
 fn set_categories(
     created: *mut raw::RedisModuleCommand,
     command: &Command,
@@ -206,22 +219,7 @@ fn set_categories(
     let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
         return Ok(());
     };
-    let flags = command.flags.to_string_lossy();
-    let mut categories = Vec::new();
-    for flag in flags.split(' ') {
-        match flag {
-            "write" => categories.push("write"),
-            "readonly" => categories.push("read"),
-            "admin" => categories.extend(["admin", "dangerous"]),
-            _ => {}
-        }
-    }
-    categories.push(if flags.split(' ').any(|flag| flag == "fast") {
-        "fast"
-    } else {
-        "slow"
-    });
-    let categories = categories.join(" ");
+    let categories = categories(command).join(" ");
     let own = CATEGORY.to_string_lossy();
     for categories in [format!("{own} {categories}"), categories] {
         let categories = CString::new(categories).unwrap_or_default();

@@ -11,7 +11,7 @@ use super::context::{Context, Mode, monotonic_ms, now_ms, random};
 use super::filter;
 use super::propagation;
 use super::reclaim;
-use super::state::{self, Loading};
+use super::state::{self, Loading, State};
 use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
@@ -47,10 +47,11 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     {
         return Err("the server refused the subscription to keyspace events");
     }
-    let events: [(u64, raw::RedisModuleEventCallback); 7] = [
+    let events: [(u64, raw::RedisModuleEventCallback); 8] = [
         (raw::REDISMODULE_EVENT_FLUSHDB, Some(flush)),
         (raw::REDISMODULE_EVENT_SWAPDB, Some(swap)),
         (raw::REDISMODULE_EVENT_LOADING, Some(loading)),
+        (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, Some(staging)),
         (raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron)),
         (raw::REDISMODULE_EVENT_FORK_CHILD, Some(fork)),
         (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
@@ -121,6 +122,9 @@ unsafe extern "C" fn keyspace(
         let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
         match event {
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
+            b"loaded" if state::with(|state| state.is_staging()) => {
+                store::adopt_staged(&ctx, key.bytes());
+            }
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" => filter::announce_removed(key),
@@ -209,12 +213,35 @@ unsafe extern "C" fn flush(
             waiting::restart(&ctx, db);
         }
         if info.sync == 0 {
-            // FLUSHALL ASYNC frees the keys on a background thread: so with the index. Where no thread can be had, the
-            // closure is dropped right here, and the index with it.
-            let _ = std::thread::Builder::new()
-                .name("tagcache-flush".into())
-                .spawn(move || drop(taken));
+            drop_aside(taken); // As FLUSHALL ASYNC frees the keys.
         }
+    });
+}
+
+/// Drops what may be large on a background thread. Where no thread can be had, the closure is dropped right here, and what
+/// it holds with it.
+fn drop_aside(large: impl Send + 'static) {
+    let _ = std::thread::Builder::new()
+        .name("tagcache-flush".into())
+        .spawn(move || drop(large));
+}
+
+/// A replica with `repl-diskless-load swapdb` loads what its primary sends into databases of its own, and serves those
+/// that it has meanwhile. In the end the server swaps them and frees the old ones, in either case without naming keys.
+unsafe extern "C" fn staging(
+    ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    guard(Place::Event, (), || match subevent {
+        raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED => state::with(State::stage),
+        raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED => {
+            drop_aside(state::with(State::serve_staged));
+            // SAFETY: the server passes a live context.
+            reclaim::arm_if_needed(&unsafe { Context::from_raw(ctx) });
+        }
+        _ => drop_aside(state::with(State::unstage)),
     });
 }
 
@@ -305,6 +332,9 @@ unsafe extern "C" fn loading(
                     && state.config.after_restart == AfterRestart::Drop
                 {
                     state.loading = Loading::Drop;
+                }
+                if state.is_staging() {
+                    return;
                 }
                 // What is loaded brings its clocks with it. A file without any was written at reading 0.
                 for database in state.databases_mut() {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void};
 use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
-use super::context::{Context, OPTIONS};
+use super::context::Context;
 use super::string::{Args, Str};
 use super::{barrier, context, data_type, describe, events, info, propagation, sizes, state};
 use crate::COMMANDS;
@@ -14,7 +14,16 @@ use crate::config::{self, Config, SETTINGS, Setting};
 const NAME: &CStr = c"tagcache";
 
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
-const VERSION: c_int = 100;
+const VERSION: c_int = part(env!("CARGO_PKG_VERSION_MAJOR")) * 10_000
+    + part(env!("CARGO_PKG_VERSION_MINOR")) * 100
+    + part(env!("CARGO_PKG_VERSION_PATCH"));
+
+const fn part(number: &str) -> c_int {
+    match c_int::from_str_radix(number, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("cargo's version has three numbers"),
+    }
+}
 
 /// What a command does to the keys among its arguments, for ACL rules and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +63,8 @@ pub(crate) struct Command {
     pub(crate) syntax: &'static str,
     /// How a client of a cluster sends it, where keys do not say so.
     pub(crate) tips: Option<&'static CStr>,
+    /// The version in which it appeared.
+    pub(crate) since: &'static CStr,
     pub(crate) complexity: &'static CStr,
     pub(crate) summary: &'static CStr,
 }
@@ -62,8 +73,8 @@ pub(crate) struct Command {
 macro_rules! command {
     {
         name: $name:literal, run: $body:path, flags: $flags:literal, arity: $arity:literal, keys: $keys:expr,
-        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, complexity: $complexity:literal,
-        summary: $summary:literal $(,)?
+        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, since: $since:literal,
+        complexity: $complexity:literal, summary: $summary:literal $(,)?
     } => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
@@ -82,6 +93,7 @@ macro_rules! command {
             arity: $arity,
             syntax: $syntax,
             tips: $tips,
+            since: $since,
             complexity: $complexity,
             summary: $summary,
         }
@@ -142,7 +154,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     state::init(*config, context::random());
     let (now, monotonic) = (context::now_ms(), context::monotonic_ms());
     state::with(|state| state.watch_clock(now, monotonic));
-    ctx.set_options(OPTIONS);
+    context::choose_options(ctx);
     context::probe_modes();
     data_type::register(ctx)?;
     describe::add_category(ctx);

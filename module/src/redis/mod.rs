@@ -40,6 +40,8 @@ pub(crate) mod waiting;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) use barrier::Place;
 pub(crate) use context::Context;
+#[cfg(test)]
+pub(crate) use describe::categories;
 pub(crate) use key::{Key, Kind};
 pub(crate) use load::{Command, Keys, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str};

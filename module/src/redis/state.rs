@@ -22,7 +22,9 @@ use crate::entry::{Entry, Handle};
 )]
 pub(crate) struct State {
     /// By number; boxed, because servers may be set up for very many of which few are used.
-    databases: Vec<Option<Box<Database<Handle>>>>,
+    databases: Databases,
+    /// The databases that a replica loads beside those that it serves (`repl-diskless-load swapdb`).
+    staged: Option<Staged>,
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
@@ -60,6 +62,35 @@ pub(crate) struct State {
     pub(crate) cluster: Cluster,
 }
 
+/// Databases by number.
+type Databases = Vec<Option<Box<Database<Handle>>>>;
+
+/// The database with this number, made on first use.
+#[inline]
+fn database_in(databases: &mut Databases, number: u32) -> &mut Database<Handle> {
+    let at = number as usize;
+    if !matches!(databases.get(at), Some(Some(_))) {
+        add_database(databases, at);
+    }
+    databases[at].as_mut().expect("it was just made")
+}
+
+#[cold]
+fn add_database(databases: &mut Databases, at: usize) {
+    if at >= databases.len() {
+        databases.resize_with(at + 1, || None);
+    }
+    databases[at] = Some(Box::default());
+}
+
+/// Databases that are being loaded, and are not served yet.
+#[derive(Debug, Default)]
+struct Staged {
+    databases: Databases,
+    /// One of them is being changed. Still so at the end: that broke off, and what is loaded cannot be trusted.
+    is_changing: bool,
+}
+
 /// What becomes of entries in the file that is being loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Loading {
@@ -73,26 +104,77 @@ impl State {
     /// The database with this number, made on first use.
     #[inline]
     pub(crate) fn database(&mut self, number: u32) -> &mut Database<Handle> {
-        let at = number as usize;
-        if !matches!(self.databases.get(at), Some(Some(_))) {
-            self.add_database(at);
-        }
-        self.databases[at].as_mut().expect("it was just made")
-    }
-
-    #[cold]
-    fn add_database(&mut self, at: usize) {
-        if at >= self.databases.len() {
-            self.databases.resize_with(at + 1, || None);
-        }
-        self.databases[at] = Some(Box::default());
+        database_in(&mut self.databases, number)
     }
 
     /// What is in transit, and a database, to be changed together.
     pub(crate) fn transit_and(&mut self, number: u32) -> (&mut Transit, &mut Database<Handle>) {
-        self.database(number);
-        let database = self.databases[number as usize].as_deref_mut();
-        (&mut self.transit, database.expect("just made"))
+        (&mut self.transit, database_in(&mut self.databases, number))
+    }
+
+    /// What is in transit, and a database that is loaded, to be changed together.
+    pub(crate) fn transit_and_loaded(
+        &mut self,
+        number: u32,
+    ) -> (&mut Transit, &mut Database<Handle>) {
+        let databases = match &mut self.staged {
+            Some(staged) => &mut staged.databases,
+            None => &mut self.databases,
+        };
+        (&mut self.transit, database_in(databases, number))
+    }
+
+    /// A database that is loaded: a staged one, if any are, else the one that is served.
+    pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
+        self.transit_and_loaded(number).1
+    }
+
+    /// From here on, what is loaded is staged.
+    pub(crate) fn stage(&mut self) {
+        self.staged = Some(Staged::default());
+    }
+
+    pub(crate) const fn is_staging(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// A staged database is about to be changed, or was.
+    pub(crate) fn mark_staged(&mut self, is_changing: bool) {
+        if let Some(staged) = &mut self.staged {
+            staged.is_changing = is_changing;
+        }
+    }
+
+    /// Gives up what is staged, and returns the indexes, to be dropped where that holds nobody up.
+    pub(crate) fn unstage(&mut self) -> Vec<Index<Handle>> {
+        let staged = self.staged.take().unwrap_or_default();
+        let databases = staged.databases.into_iter().flatten();
+        databases
+            .map(|mut database| database.take_index())
+            .collect()
+    }
+
+    /// Serves what is staged: each index takes the place of the one before, with its clock and history. Counters and
+    /// leases stay. Returns the old indexes, as [`State::unstage`].
+    pub(crate) fn serve_staged(&mut self) -> Vec<Index<Handle>> {
+        let mut staged = self.staged.take().unwrap_or_default();
+        let count = staged.databases.len().max(self.databases.len());
+        let mut old = Vec::new();
+        for number in 0..count as u32 {
+            let new = std::mem::take(database_in(&mut staged.databases, number));
+            let database = self.database(number);
+            old.push(std::mem::replace(&mut database.index, new.index));
+            database.history = new.history;
+            database.clock = new.clock;
+            if staged.is_changing {
+                old.push(database.take_index());
+                database.index.set_orphans(true);
+            }
+        }
+        self.transit.clear();
+        self.orphans = None;
+        self.removed_gone = None;
+        old
     }
 
     /// All databases that were ever used, with their numbers.

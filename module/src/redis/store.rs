@@ -13,7 +13,7 @@ use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
 use super::sizes::{cost, cost_of, fits};
-use super::state::{self, Loading};
+use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
@@ -370,17 +370,36 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let has_work = change(db, || {
         state::with(|state| {
             state.removed_gone = None;
-            let (transit, database) = state.transit_and(db);
             // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-            let entry = unsafe { Entry::from_handle(handle) };
-            database.history.has_loaded(entry.created_ms());
-            index_arrived(&mut database.index, None, entry, &transit.arriving, false)
+            index_loaded(state, db, unsafe { Entry::from_handle(handle) })
         })
     });
     if has_work {
         reclaim::arm(ctx);
     }
     true
+}
+
+/// Indexes the entry that was just loaded into a database that is not served yet. Its key cannot be opened.
+pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
+    let db = ctx.db();
+    state::with(|state| {
+        let Some(handle) = state.transit.staged(db, name) else {
+            return;
+        };
+        state.mark_staged(true);
+        panic_point(Place::Change);
+        // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
+        index_loaded(state, db, unsafe { Entry::from_handle(handle) });
+        state.mark_staged(false);
+    });
+}
+
+fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
+    let (transit, database) = state.transit_and_loaded(db);
+    database.history.has_loaded(entry.created_ms());
+    let is_gone = transit.arriving.facts.is_gone;
+    index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,

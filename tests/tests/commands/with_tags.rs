@@ -54,6 +54,7 @@ fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET graced v GRACE 100000");
         run!(client, "CACHE.SET plain v");
+        assert!(fetch_with(client, "plain", &[]).is_hit("v"));
         run!(client, "CACHE.REVALIDATE s");
         assert!(fetch_with(client, "graced", &["s"]).is_stale("v"));
         assert!(fetch_with(client, "plain", &["s"]).is_miss());

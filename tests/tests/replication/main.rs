@@ -1,5 +1,6 @@
 //! Primary and replicas hold the same, whatever happens on the way.
 
+mod beside;
 mod divergence;
 mod quiet;
 mod resync;

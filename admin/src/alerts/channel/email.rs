@@ -64,6 +64,8 @@ impl Channel for Email {
             .iter()
             .fold(lettre::Message::builder().from(self.from.clone()), add)
             .subject(subject)
+            // Mails without one are taken for spam. The date is added by itself.
+            .message_id(None)
             .header(ContentType::TEXT_PLAIN)
             .body(body(message))
             .map_err(|error| Failure::Refused(error.to_string()))?;

@@ -9,6 +9,16 @@ use tagcache_admin::memory::METRICS;
 use crate::args::{Alerts as Args, AlertsCommand};
 use crate::output::{Failure, show};
 
+/// The guide's two rules, which report to this channel.
+pub(crate) fn guide_rules(channel: &str) -> String {
+    format!(
+        "alerts:
+  - {{name: High Memory Usage, condition: memory.heapPercent > 85, severity: warning, channels: [{channel}]}}
+  - {{name: Critical Memory Usage, condition: memory.heapPercent > 95, severity: critical, channels: [{channel}]}}
+"
+    )
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> Result<(), Failure> {
     match &args.command {
         AlertsCommand::Check { file, syntax_only } => check(file, *syntax_only, json),

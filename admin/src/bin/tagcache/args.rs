@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Invalidate(Invalidate),
     /// Drop every entry of the database. Asks first.
     Flush(Flush),
+    /// Look at a server and say what is wrong with it, and the remedy. Changes nothing.
+    Doctor(Doctor),
     /// Show the figures live. Ctrl-C ends it.
     Watch(Watch),
     /// Ask an endpoint again and again, or a server for entries; show latencies and memory.
@@ -56,6 +58,12 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a directory. For packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory. It must exist.
+        directory: PathBuf,
+    },
 }
 
 /// Which server.
@@ -69,6 +77,19 @@ pub(crate) struct At {
         hide_env_values = true
     )]
     pub(crate) redis: String,
+    /// Memory of the container that the server runs in, such as 512MB: a server does not know it.
+    #[arg(long, env = "TAGCACHE_MEMORY_LIMIT", value_name = "SIZE", value_parser = size)]
+    pub(crate) memory_limit: Option<u64>,
+}
+
+impl At {
+    /// The server at this URL, with nothing else said about it.
+    pub(crate) fn of(redis: &str) -> Self {
+        Self {
+            redis: redis.to_owned(),
+            memory_limit: None,
+        }
+    }
 }
 
 /// Where the endpoint listens and whom it lets in.
@@ -87,7 +108,7 @@ pub(crate) struct Endpoint {
     /// Let everybody on this machine in. Loopback only.
     #[arg(long, conflicts_with = "admin_token_file")]
     pub(crate) insecure_no_auth: bool,
-    /// Alert rules (YAML).
+    /// Alert rules (YAML). Default: none; of `up`, the guide's two, which report to standard error.
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,
     /// What this instance is called, in the fleet and in alerts. Default: the machine's name and the port, which stay
@@ -129,10 +150,10 @@ pub(crate) enum Memory {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
-    /// The server's port on loopback. Default: a free one.
+    /// The server's port on loopback. Default: 7379, or a free one where that is taken.
     #[arg(long)]
     pub(crate) port: Option<u16>,
-    /// The module. Default: beside this program, or target/release/tagcache.so.
+    /// The module. Default: beside this program, in target/release, or where the Debian package puts it.
     #[arg(long, env = "TAGCACHE_MODULE", value_name = "FILE")]
     pub(crate) module: Option<PathBuf>,
     /// First fill the server from this machine's package database and show what the commands answer.
@@ -208,6 +229,15 @@ pub(crate) struct Flush {
     /// Do not ask.
     #[arg(long, short = 'y')]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The user whose permissions are looked at, such as an application's. Default: the one of --redis.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -324,6 +354,23 @@ pub(crate) enum AlertsCommand {
     Metrics,
 }
 
+/// Bytes, or a number with a unit of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "ki" | "kib" => 1 << 10,
+        "m" | "mb" | "mi" | "mib" => 1 << 20,
+        "g" | "gb" | "gi" | "gib" => 1 << 30,
+        _ => return Err("the unit must be KB, MB or GB".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a whole number")?;
+    match number.checked_mul(unit) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("it must be above 0, and below 16 EB".into()),
+    }
+}
+
 /// A rate that growth can be held against.
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -332,6 +379,11 @@ fn rate(text: &str) -> Result<f64, String> {
     } else {
         Err("it must be above 0".into())
     }
+}
+
+/// Writes `tagcache.1`, and a page for each command that help lists.
+pub(crate) fn manual(directory: &std::path::Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Args::command(), directory)
 }
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> String {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use serde_json::json;
 
 use crate::args::{Flush, Invalidate};
-use crate::connect::server;
+use crate::connect::{server, without_cache};
 use crate::output::{Failure, note, show};
 
 pub(crate) fn invalidate(args: &Invalidate, json: bool) -> Result<(), Failure> {
@@ -26,7 +26,11 @@ pub(crate) fn invalidate(args: &Invalidate, json: bool) -> Result<(), Failure> {
 pub(crate) fn flush(args: &Flush, json: bool) -> Result<(), Failure> {
     let server = server(&args.at)?;
     if !args.yes {
-        let entries = server.figures()?.cache.map_or(0, |cache| cache.entries);
+        let figures = server.figures()?;
+        let Some(cache) = figures.cache else {
+            return Err(without_cache(&server));
+        };
+        let entries = cache.entries;
         if !std::io::stdin().is_terminal() {
             return Err(Failure::Usage(format!(
                 "would drop {entries} entries: say --yes where nobody can be asked"

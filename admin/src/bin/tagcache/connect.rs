@@ -1,22 +1,40 @@
 //! The server that was named.
 
+use redis::{ErrorKind, ServerErrorKind};
 use tagcache_admin::memory::Server;
 
 use crate::args::At;
 use crate::output::Failure;
 
-pub(crate) fn server(at: &At) -> Result<Server, Failure> {
-    open(&at.redis)
+/// Does not connect: a server that is away may come back.
+pub(crate) fn named(at: &At) -> Result<Server, Failure> {
+    // The URL may hold a password.
+    let server =
+        Server::open(&at.redis).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
+    Ok(server.memory_limit(at.memory_limit))
 }
 
 /// Checks that it answers: what follows would only say so later.
-pub(crate) fn open(url: &str) -> Result<Server, Failure> {
-    // The URL may hold a password.
-    let server = Server::open(url).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
-    server
-        .command::<String>("PING", &[])
-        .map_err(|error| Failure::Server(format!("{}: {}", address(url), Failure::told(&error))))?;
-    Ok(server)
+pub(crate) fn server(at: &At) -> Result<Server, Failure> {
+    let server = named(at)?;
+    match server.command::<String>("PING", &[]) {
+        Ok(_) => Ok(server),
+        // It answers, if only this.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(server),
+        Err(error) => Err(Failure::Server(format!(
+            "{}: {}",
+            address(&at.redis),
+            Failure::told(&error)
+        ))),
+    }
+}
+
+/// Why it has no figures of the module: it lacks the module, or refuses to tell.
+pub(crate) fn without_cache(server: &Server) -> Failure {
+    match server.command::<redis::Value>("CACHE.STATS", &[]) {
+        Err(error) => error.into(),
+        Ok(_) => Failure::Server("the server did not answer CACHE.STATS at first".into()),
+    }
 }
 
 /// Where the server is, without what else its URL holds.

@@ -34,22 +34,27 @@ impl Built {
     }
 }
 
+/// `unless_named` holds where no file with rules was named.
 pub(crate) fn build(
     endpoint: &Endpoint,
     listener: TcpListener,
     server: &Server,
     auth: Auth,
+    unless_named: Option<Config>,
 ) -> Result<Built, Failure> {
     let instance = endpoint.instance(listener.local_addr()?.port());
     let subject = match endpoint.memory {
         Memory::Server => Subject::Server,
         Memory::Process => Subject::Process,
     };
-    let alerts = endpoint
-        .alerts
-        .as_deref()
-        .map(|file| alerts(file, &instance))
-        .transpose()?;
+    let alerts = match (endpoint.alerts.as_deref(), unless_named) {
+        (Some(file), _) => Some(alerts(file, &instance)?),
+        (None, Some(config)) => {
+            let alerts = Alerts::builder(config).instance(&instance).start()?;
+            Some(Arc::new(alerts))
+        }
+        (None, None) => None,
+    };
     let source = ServerMemory::new(server.clone(), subject);
     let in_window = WINDOW.as_nanos() / endpoint.interval.as_nanos().max(1) + 2;
     let monitor = MemoryMonitor::builder(source)

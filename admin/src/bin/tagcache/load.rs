@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use ureq::tls::{RootCerts, TlsConfig};
 
-use crate::args::LoadTest;
+use crate::args::{At, LoadTest};
 use crate::output::{Failure, show};
 use crate::text::{maybe_bytes, ms, percent};
 use crate::traffic::{Traffic, Until, histogram};
@@ -119,7 +119,7 @@ fn complete(done: u64, asked: u64) -> &'static str {
 }
 
 fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
-    let watched = connect::open(redis)?;
+    let watched = connect::server(&At::of(redis))?;
     let before = watched.figures()?;
     let traffic = Traffic {
         redis: redis.to_owned(),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tagcache_admin::memory::{Server, ServerUsage};
 
 use crate::args::{At, By, Inspect, Tags, Top};
-use crate::connect::server;
+use crate::connect::{server, without_cache};
 use crate::output::{Failure, show};
 use crate::text::{self, bytes, maybe_bytes, name, table};
 
@@ -26,16 +26,18 @@ pub(crate) fn stats(at: &At, json: bool) -> Result<(), Failure> {
         lines(&rows)
     })?;
     if figures.cache.is_none() {
-        return Err(Failure::Server(
-            "the server has not loaded the module".into(),
-        ));
+        return Err(without_cache(&server));
     }
     Ok(())
 }
 
-/// The module's version: loaded modules are listed as `module:name=tagcache,ver=100,…`, the number being 0.1.0.
+/// The module's version: loaded modules are listed as `module:name=tagcache,ver=200,…`, the number being 0.2.0.
 pub(crate) fn module_version(server: &Server) -> Option<String> {
-    let modules: String = server.command("INFO", &[b"modules"]).ok()?;
+    version_among(&server.command::<String>("INFO", &[b"modules"]).ok()?)
+}
+
+/// The same, in what INFO answered.
+pub(crate) fn version_among(modules: &str) -> Option<String> {
     let version = modules
         .lines()
         .find_map(|line| line.strip_prefix("module:name=tagcache,ver="))?;
@@ -55,7 +57,12 @@ pub(crate) fn stats_text(figures: &ServerUsage) -> String {
 fn rows(figures: &ServerUsage) -> Vec<[String; 2]> {
     let mut rows = vec![
         ["server", &figures.name].map(str::to_owned),
-        ["keys of any type".into(), figures.key_count.to_string()],
+        [
+            "keys of any type".into(),
+            figures
+                .key_count
+                .map_or_else(text::unknown, |n| n.to_string()),
+        ],
         ["memory used".into(), maybe_bytes(figures.used_memory)],
         ["memory limit".into(), maybe_bytes(figures.memory_limit)],
         [

@@ -1,11 +1,12 @@
 //! `tagcache`: starts, watches, tries and controls a cache with tags. `tagcache --help` lists the commands;
-//! `admin/docs/program.md` is the reference.
+//! `docs/src/program.md` is the reference.
 #![forbid(unsafe_code)]
 
 mod alerts;
 mod args;
 mod change;
 mod connect;
+mod doctor;
 mod endpoint;
 mod load;
 mod look;
@@ -34,14 +35,23 @@ use output::Failure;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // What is wrong with the arguments is told as every other error. Help and version are no errors.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            return ended(&Failure::Usage(error.to_string()), true);
+        }
+        Err(error) => error.exit(),
+    };
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.print();
-            ExitCode::from(failure.code())
-        }
+        Err(failure) => ended(&failure, args.json),
     }
+}
+
+fn ended(failure: &Failure, json: bool) -> ExitCode {
+    failure.print(json);
+    ExitCode::from(failure.code())
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -54,6 +64,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Inspect(inspect) => look::inspect(inspect, args.json),
         Command::Invalidate(invalidate) => change::invalidate(invalidate, args.json),
         Command::Flush(flush) => change::flush(flush, args.json),
+        Command::Doctor(doctor) => doctor::run(doctor, args.json),
         Command::Watch(watch) => watch::run(watch, args.json),
         Command::LoadTest(load) => load::run(load, args.json),
         Command::Soak(soak) => soak::run(soak, args.json),
@@ -62,5 +73,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Completions { shell } => output::show(false, &serde_json::Value::Null, || {
             args::completions(*shell)
         }),
+        Command::Man { directory } => Ok(args::manual(directory)?),
     }
 }

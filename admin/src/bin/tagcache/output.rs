@@ -44,6 +44,10 @@ impl Failure {
 
     /// What a server's error says.
     pub(crate) fn told(error: &redis::RedisError) -> String {
+        let text = error.to_string();
+        if text.contains("unknown command") && text.to_ascii_uppercase().contains("CACHE.") {
+            return "the module is not loaded (tagcache doctor names the remedy)".into();
+        }
         if error.is_timeout() {
             return "no answer in time".into();
         }
@@ -51,15 +55,30 @@ impl Failure {
         error.to_string().chars().take(300).collect()
     }
 
-    pub(crate) fn print(&self) {
+    /// What there is to say; nothing where everything was said.
+    pub(crate) fn text(&self) -> &str {
         match self {
-            Self::No | Self::HungUp => {}
+            Self::No | Self::HungUp => "",
             Self::Because(text) | Self::Usage(text) | Self::Server(text) | Self::Rules(text) => {
-                for line in text.lines() {
-                    // A server's words are in it, and a server may be anybody's.
-                    note(&format!("tagcache: {}\n", name(line.as_bytes())));
-                }
+                text
             }
+        }
+    }
+
+    /// Says it on standard error: as lines for people, or as a document.
+    pub(crate) fn print(&self, json: bool) {
+        let text = self.text().trim_end();
+        if text.is_empty() {
+            return;
+        }
+        if json {
+            let value = serde_json::json!({"error": text, "exitCode": self.code()});
+            note(&format!("{value}\n"));
+            return;
+        }
+        for line in text.lines() {
+            // A server's words are in it, and a server may be anybody's.
+            note(&format!("tagcache: {}\n", name(line.as_bytes())));
         }
     }
 }

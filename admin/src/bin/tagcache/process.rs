@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use crate::output::note;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Where the server listens if nothing else is said and nobody else does.
+const PORT: u16 = 7379;
 /// How often a server that is starting or ending is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -219,8 +221,11 @@ impl Drop for Server {
     }
 }
 
+/// The port that the documentation shows, or another one where that is taken.
 fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let listener =
+        TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+    Ok(listener.local_addr()?.port())
 }
 
 struct TempDir(PathBuf);

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
-use tagcache_admin::memory::Server;
 
 use crate::args::Serve;
+use crate::connect::{named, without_cache};
 use crate::output::{Failure, show};
 use crate::{endpoint, signals, token};
 
@@ -19,9 +19,15 @@ pub(crate) fn run(args: &Serve, json: bool) -> Result<(), Failure> {
     let ended = signals::ended()?;
     let listener = endpoint::bind(&args.endpoint)?;
     // A server that is away is shown as such, and so is its return.
-    let server = Server::open(&args.at.redis)
-        .map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
-    let built = endpoint::build(&args.endpoint, listener, &server, auth)?;
+    let server = named(&args.at)?;
+    // What has no figures of the module now may have some later: to be said, and no reason to end.
+    if server
+        .figures()
+        .is_ok_and(|figures| figures.cache.is_none())
+    {
+        without_cache(&server).print(json);
+    }
+    let built = endpoint::build(&args.endpoint, listener, &server, auth, None)?;
     let url = built.url()?;
     show(
         json,

@@ -76,9 +76,7 @@ pub(crate) fn soak(
         until: Until::Time(work.duration),
     };
     if before.cache.is_none() {
-        return Err(Failure::Server(
-            "the server has not loaded the module".into(),
-        ));
+        return Err(connect::without_cache(server));
     }
     traffic.fill()?;
     let interval =

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use tagcache_admin::alerts::Config;
 use tagcache_admin::http::Auth;
 use tagcache_admin::memory;
 
+use crate::alerts::guide_rules;
 use crate::args::Up;
 use crate::output::{Failure, show};
 use crate::process::Server;
 use crate::{endpoint, signals, token, tour};
+
+/// Where the Debian package and the container image put the module.
+const INSTALLED: &str = "/usr/lib/redis/modules/tagcache.so";
 
 pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
     // Before the server starts: from here on a signal ends the program in order, and takes the server along.
@@ -64,7 +69,8 @@ fn stay(
         None => Outcome::AsExpected,
     };
     let watched = memory::Server::open(&redis)?;
-    let built = endpoint::build(&args.endpoint, listener, &watched, auth)?;
+    let rules = Config::from_yaml(&guide_rules("log"))?;
+    let built = endpoint::build(&args.endpoint, listener, &watched, auth, Some(rules))?;
     let url = built.url()?;
     let version = server.version()?;
     let value = json!({"dashboard": url, "redis": redis, "token": made, "module": module, "server": version, "directory": server.dir()});
@@ -161,7 +167,7 @@ fn module(named: Option<&Path>) -> Result<PathBuf, Failure> {
         Some(named) => vec![named.to_owned()],
         None => beside
             .into_iter()
-            .chain(["target/release/tagcache.so".into()])
+            .chain(["target/release/tagcache.so", INSTALLED].map(PathBuf::from))
             .collect(),
     };
     // The server changes into its own directory before it loads the module.

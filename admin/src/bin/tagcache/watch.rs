@@ -11,13 +11,13 @@ use tagcache_admin::memory::{
 };
 
 use crate::args::Watch;
+use crate::connect::{named, without_cache};
 use crate::look::stats_text;
 use crate::output::Failure;
 use crate::text::{maybe_bytes, name, percent, table};
 
 pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
-    let server = Server::open(&args.at.redis)
-        .map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
+    let server = named(&args.at)?;
     let source = ServerMemory::new(server.clone(), Subject::Server);
     let monitor = MemoryMonitor::builder(source)
         // Samples are taken here, one a look.
@@ -46,6 +46,9 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
             return match &snapshot.latest.server {
                 ServerReading::Unreachable(why) => {
                     Err(Failure::Server(format!("the server: {why}")))
+                }
+                ServerReading::Up(figures) if figures.cache.is_none() => {
+                    Err(without_cache(&server))
                 }
                 ServerReading::None | ServerReading::Up(_) => Ok(()),
             };
@@ -107,6 +110,16 @@ fn screen(server: &Server, snapshot: &Snapshot, args: &Watch) -> String {
         per_minute(snapshot.rates.invalidations_per_minute),
         stats_text(figures),
     );
+    if figures.cache.is_none() {
+        let why = without_cache(server).text().to_owned();
+        let _ = writeln!(
+            text,
+            "\n{} {}",
+            style("No cache:").red(),
+            name(why.as_bytes())
+        );
+        return text;
+    }
     let top: Result<Vec<(Vec<u8>, u64)>, _> = server.command("CACHE.TOP", &[b"10"]);
     if let Ok(top) = top
         && !top.is_empty()

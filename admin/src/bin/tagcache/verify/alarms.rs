@@ -11,13 +11,9 @@ use serde_json::Value;
 use tagcache_admin::alerts::{Alerts, Config};
 use tagcache_admin::memory::{MemoryMonitor, MemoryUsage, Reading, Source};
 
+use crate::alerts::guide_rules;
 use crate::output::Failure;
 
-const RULES: &str = "
-alerts:
-  - {name: High Memory Usage, condition: memory.heapPercent > 85, severity: warning, channels: [hook]}
-  - {name: Critical Memory Usage, condition: memory.heapPercent > 95, severity: critical, channels: [hook]}
-";
 /// Percent of the heap, what the two rules do then, and the messages that must follow. The states are looked at because
 /// a message that should not come may only come later.
 const STEPS: [(u64, [&str; 2], &[&str]); 7] = [
@@ -64,7 +60,8 @@ pub(super) fn check() -> Result<Result<String, String>, Failure> {
     runtime.spawn(async move { axum::serve(listener, receiver).await });
 
     let channels = format!("channels:\n  hook: {{type: webhook, url: '{url}'}}\n");
-    let alerts = Alerts::builder(Config::from_yaml(&format!("{channels}{RULES}"))?).start()?;
+    let rules = channels + &guide_rules("hook");
+    let alerts = Alerts::builder(Config::from_yaml(&rules)?).start()?;
     let percent = Arc::new(Mutex::new(0));
     let monitor = MemoryMonitor::builder(Heap(Arc::clone(&percent)))
         .interval(Duration::from_secs(3600))

@@ -1,0 +1,180 @@
+//! The files in `packaging/` fit each other and the program.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tagcache_admin::memory::METRICS;
+
+use crate::run::{program, run};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const MODULE: &str = "/usr/lib/redis/modules/tagcache.so";
+
+fn packaging() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging")
+}
+
+fn read(file: &str) -> String {
+    let path = packaging().join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+#[test]
+fn the_packaged_prometheus_rules_are_the_guides_exported() {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/src/alerts/guide.yaml");
+    let exported = run(&["alerts", "export", guide]).ok().out;
+    assert_eq!(read("docker/alerts.yaml"), exported);
+}
+
+#[test]
+fn the_compose_file_names_files_and_services_that_exist() {
+    let compose = yaml(&read("docker/compose.yaml"));
+    let services = compose["services"].as_object().unwrap();
+    let secrets: BTreeSet<&String> = compose["secrets"].as_object().unwrap().keys().collect();
+    for (name, service) in services {
+        let image = service["image"].as_str().unwrap();
+        if image.starts_with("tagcache:") {
+            assert_eq!(image, format!("tagcache:{VERSION}"));
+        }
+        for secret in service["secrets"].as_array().unwrap() {
+            assert!(
+                secrets.iter().any(|known| secret == *known),
+                "{name}: {secret}"
+            );
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume.as_str().unwrap().split(':').next().unwrap();
+            if source.starts_with('.') {
+                let path = packaging().join("docker").join(source);
+                assert!(path.exists(), "{name}: {source}");
+            } else {
+                assert!(!compose["volumes"][source].is_string(), "{name}: {source}");
+            }
+        }
+    }
+    let scraped = yaml(&read("docker/prometheus.yaml"));
+    let target = scraped["scrape_configs"][0]["static_configs"][0]["targets"][0]
+        .as_str()
+        .unwrap();
+    let (service, port) = target.split_once(':').unwrap();
+    let command = services[service]["command"].to_string();
+    assert!(
+        command.contains(&format!("--listen 0.0.0.0:{port}")),
+        "{command}"
+    );
+    let source = yaml(&read("docker/grafana/datasources/prometheus.yaml"));
+    let url = source["datasources"][0]["url"].as_str().unwrap();
+    assert!(services.contains_key(url.trim_start_matches("http://").split(':').next().unwrap()));
+}
+
+#[test]
+fn every_configuration_loads_the_module_from_where_the_package_puts_it() {
+    let line = format!("loadmodule {MODULE}\n");
+    for file in ["tagcache.conf", "docker/redis.conf"] {
+        assert!(read(file).contains(&line), "{file}");
+    }
+    assert!(read("docker/Dockerfile").contains(&format!(" {MODULE}\n")));
+    let (directory, _) = MODULE.rsplit_once('/').unwrap();
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../module/Cargo.toml"));
+    assert!(
+        manifest
+            .unwrap()
+            .contains(&format!("\"{}/\", \"755\"", &directory[1..]))
+    );
+}
+
+#[test]
+fn the_kubernetes_objects_fit_each_other() {
+    let text = read("kubernetes/tagcache.yaml");
+    let objects: Vec<Value> = text.split("\n---\n").map(yaml).collect();
+    let kinds: Vec<&str> = objects
+        .iter()
+        .map(|o| o["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "ConfigMap",
+            "StatefulSet",
+            "Service",
+            "Deployment",
+            "Service"
+        ]
+    );
+    let config = objects[0]["data"]["redis.conf"].as_str().unwrap();
+    assert!(
+        config.contains(&format!("loadmodule {MODULE}\n")),
+        "{config}"
+    );
+    for (workload, service) in [(&objects[1], &objects[2]), (&objects[3], &objects[4])] {
+        let template = &workload["spec"]["template"];
+        let labels = template["metadata"]["labels"].as_object().unwrap();
+        for selector in [
+            &workload["spec"]["selector"]["matchLabels"],
+            &service["spec"]["selector"],
+        ] {
+            for (name, value) in selector.as_object().unwrap() {
+                assert_eq!(labels.get(name), Some(value));
+            }
+        }
+        let container = &template["spec"]["containers"][0];
+        assert_eq!(container["image"], format!("tagcache:{VERSION}"));
+        assert_eq!(
+            service["spec"]["ports"][0]["targetPort"],
+            container["ports"][0]["name"]
+        );
+    }
+}
+
+#[test]
+fn every_metric_of_the_dashboards_variables_exists() {
+    let dashboard: Value = run(&["alerts", "export", "--grafana"]).ok().json();
+    let queries = dashboard["templating"]["list"].to_string();
+    let words = queries.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let named: Vec<&str> = words.filter(|word| word.starts_with("tagcache_")).collect();
+    assert!(!named.is_empty());
+    for name in named {
+        assert!(
+            METRICS.iter().any(|metric| metric.prometheus == name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let status = program().arg("man").arg(dir.path()).status().unwrap();
+    assert!(status.success());
+    let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let all = page("tagcache.1");
+    let help = run(&["--help"]).ok().out;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() > 10, "{help}");
+    for command in commands {
+        // In a manual page a hyphen is escaped.
+        let escaped = format!("tagcache-{command}").replace('-', "\\-");
+        assert!(all.contains(&escaped), "{command} in {all}");
+        assert!(
+            page(&format!("tagcache-{command}.1")).starts_with(".ie"),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn every_release_has_a_section_in_the_changelog() {
+    let changelog = Path::new(env!("CARGO_MANIFEST_DIR")).join("../CHANGELOG.md");
+    let text = std::fs::read_to_string(changelog).unwrap();
+    assert!(text.contains(&format!("\n## [{VERSION}]")));
+}

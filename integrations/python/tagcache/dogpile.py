@@ -1,0 +1,163 @@
+"""A dogpile.cache backend: dogpile.cache.redis, with tags, and with locks that are leases.
+
+    import tagcache.dogpile
+
+    region = make_region().configure("tagcache", arguments={"host": "127.0.0.1", "distributed_lock": True})
+
+    with tagcache.dogpile.tagged("tenant:7"):
+        page = region.get_or_create("page:7", render)
+    region.actual_backend.invalidate_tags("tenant:7")
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from dogpile.cache import register_backend
+from dogpile.cache.api import NO_VALUE, CacheMutex, CantDeserializeException
+from dogpile.cache.backends.redis import RedisBackend
+
+from .command import Argument, call, explaining, fetched, logger, milliseconds, new_token, tags_option
+
+_tags: ContextVar[tuple[str, ...]] = ContextVar("tagcache_tags", default=())
+
+
+@contextmanager
+def tagged(*tags: str) -> Iterator[None]:
+    """Adds these tags, and those of enclosing blocks, to all values that this thread or task stores inside the block."""
+    before = _tags.set((*_tags.get(), *tags))
+    try:
+        yield
+    finally:
+        _tags.reset(before)
+
+
+def _deserialize(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        logger.warning("tagcache: a value cannot be decoded, which counts as a miss", exc_info=True)
+        raise CantDeserializeException from error
+
+
+class TagcacheBackend(RedisBackend):
+    """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these.
+
+    key_tags: a function that is given a key and returns its tags, beside those of `tagged`.
+    """
+
+    deserializer = staticmethod(_deserialize)
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        arguments = {"thread_local_lock": False, **arguments}
+        self._key_tags: Callable[[str], Iterable[str]] = arguments.pop("key_tags", lambda key: ())
+        # Leases of this process by key: the thread that holds the lock, and the token.
+        self.leases: dict[str, tuple[int, int]] = {}
+        super().__init__(arguments)  # type: ignore[no-untyped-call]
+
+    def get_mutex(self, key: str) -> CacheMutex | None:
+        return LeaseMutex(self, key) if self.distributed_lock else None
+
+    def get_serialized(self, key: str) -> Any:
+        value = call(self.reader_client, "CACHE.GET", key)
+        return NO_VALUE if value is None else value
+
+    def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
+        names = list(keys)
+        values = call(self.reader_client, "CACHE.MGET", *names) if names else []
+        return [NO_VALUE if value is None else value for value in values]
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        call(self.writer_client, *self._set(key, value))
+
+    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
+        with self.writer_client.pipeline(transaction=False) as pipeline:
+            for key, value in mapping.items():
+                call(pipeline, *self._set(key, value))
+            with explaining():
+                pipeline.execute()
+
+    def _set(self, key: str, value: bytes) -> tuple[Argument, ...]:
+        expiry = ("EX", self.redis_expiration_time) if self.redis_expiration_time else ()
+        thread, token = self.leases.get(key, (None, 0))
+        lease: tuple[Argument, ...] = ()
+        if thread == threading.get_ident():
+            # Refused, which is no error, if one of the tags was invalidated while the creator ran.
+            self.leases.pop(key, None)
+            lease = ("LEASE", token)
+        tags = (*_tags.get(), *self._key_tags(key))
+        return ("CACHE.SET", key, value, *expiry, *lease, *tags_option(tags))
+
+    def delete(self, key: str) -> None:
+        call(self.writer_client, "CACHE.DEL", key)
+
+    def delete_multi(self, keys: Iterable[str]) -> None:
+        if names := list(keys):
+            call(self.writer_client, "CACHE.DEL", *names)
+
+    def invalidate_tags(self, *tags: str) -> int:
+        """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
+        return int(call(self.writer_client, "CACHE.INVALIDATE", *tags)) if tags else 0
+
+
+class LeaseMutex(CacheMutex):
+    """A lock over all processes: the lease of a key that never exists. A waiter is woken, and does not poll.
+
+    The holder also has the lease of the entry, so that a value which it read before an invalidation is not stored.
+    A lock that is not released ends after lock_timeout (60 s), or a second after its connection closed.
+    """
+
+    def __init__(self, backend: TagcacheBackend, key: str) -> None:
+        self._backend, self._key, self._token = backend, key, 0
+        self._lock = backend.lock_template.format(key)
+        self._timeout = milliseconds(backend.lock_timeout or 60)
+
+    def _ask(self, key: str, *options: Argument) -> int:
+        return fetched(call(self._backend.writer_client, "CACHE.FETCH", key, "LEASE", self._timeout, *options)).token
+
+    def acquire(self, wait: bool = True) -> bool:
+        token, limit = new_token(), self._backend.lock_blocking_timeout
+        deadline = None if limit is None else time.monotonic() + limit
+        socket_timeout = self._backend.writer_client.connection_pool.connection_kwargs.get("socket_timeout") or 20
+        while True:
+            begun = time.monotonic()
+            left = socket_timeout / 2 if deadline is None else min(socket_timeout / 2, deadline - begun)
+            patience = ("WAIT", milliseconds(left)) if wait and left > 0 else ()
+            if self._ask(self._lock, "TOKEN", token, *patience):
+                break
+            if not patience:
+                return False
+            if time.monotonic() - begun < left / 2:
+                # A server that grants no leases (a replica, or one at its bounds) does not wait either.
+                time.sleep(self._backend.lock_sleep)
+        self._token = token
+        try:
+            if self._ask(self._key, "TOKEN", token, "EARLY"):
+                self._backend.leases[self._key] = (threading.get_ident(), token)
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        call(self._backend.writer_client, "CACHE.RELEASE", self._lock, self._token)
+        lease = self._backend.leases.get(self._key)
+        if lease is not None and lease[1] == self._token:
+            # Nothing was stored: the creator failed, or its value is not to be cached.
+            self._backend.leases.pop(self._key, None)
+            call(self._backend.writer_client, "CACHE.RELEASE", self._key, self._token)
+
+    def locked(self) -> bool:
+        token = self._ask(self._lock, "TOKEN", new_token())
+        if token:
+            call(self._backend.writer_client, "CACHE.RELEASE", self._lock, token)
+        return not token
+
+
+register_backend("tagcache", __name__, "TagcacheBackend")  # type: ignore[no-untyped-call]

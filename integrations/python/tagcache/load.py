@@ -1,0 +1,167 @@
+"""`get_or_load`: one caller of the whole fleet loads a missing value, the others wait for it.
+
+A value that was read from the database before an invalidation is never cached after it: the server refuses the write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any, Generic, Required, TypedDict, TypeVar, Unpack
+
+from redis.exceptions import RedisError
+
+from .command import Argument, call, call_async, fetched, logger, milliseconds, new_token, tags_option
+
+T = TypeVar("T")
+Tags = Iterable[str | bytes]
+# One step of a load, which the caller of the logic executes: the loader (None), or a command.
+_Step = tuple[Argument, ...] | None
+
+SLICE_MS = 30_000
+"""The longest wait of one command; a longer one is cut into slices."""
+
+
+class Options(TypedDict, Generic[T], total=False):
+    """How a value is loaded and stored."""
+
+    ttl: Required[float | None]
+    """Seconds until the value expires; None: `tagcache.default-ttl-ms` applies; zero or less: it is not stored."""
+    grace: float
+    """Seconds for which it may be served after its expiry or a soft invalidation, while one caller loads; 0."""
+    tags: Tags | Callable[[T], Tags]
+    """Its tags, or a function that is given the value and returns them."""
+    lease: float
+    """Seconds that a load may take until another caller loads too; 10, at most `tagcache.lease-max-ms`."""
+    wait: float
+    """Seconds to wait for another caller's load, as long as `lease` unless given; then this caller loads uncached."""
+    dumps: Callable[[T], bytes]
+    """From value to bytes; without it values are bytes."""
+    loads: Callable[[bytes], T]
+    """Back from bytes. If it raises, the error is logged and the value counts as a miss."""
+
+
+def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Unpack[Options[T]]) -> T:
+    """Returns the cached value of `key`, or what `load()` returns, and caches that.
+
+    `client` is a `redis.Redis`. A wait occupies one connection of its pool. One to three round trips.
+    Raises what `load` raises, unless a stale value is there to serve, and what redis-py raises when the server cannot
+    be asked. A loaded value that cannot be written is returned, and the error is logged.
+    """
+    steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                result = call(client, *step) if step else load()
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        loaded: T = end.value
+        return loaded
+
+
+async def get_or_load_async(
+    client: Any, key: str | bytes, load: Callable[[], Awaitable[T]], **options: Unpack[Options[T]]
+) -> T:
+    """As `get_or_load`, with a `redis.asyncio.Redis` and a coroutine function."""
+    steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                result = await (call_async(client, *step) if step else load())
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as end:
+        loaded: T = end.value
+        return loaded
+
+
+def _longest_wait(client: Any) -> int:
+    """Milliseconds that one command may wait before redis-py takes the connection for dead."""
+    timeout = client.connection_pool.connection_kwargs.get("socket_timeout")
+    return SLICE_MS if timeout is None else min(SLICE_MS, milliseconds(timeout / 2))
+
+
+def _steps(
+    key: str | bytes,
+    longest_wait: int,
+    *,
+    ttl: float | None,
+    grace: float = 0,
+    tags: Tags | Callable[[Any], Tags] = (),
+    lease: float = 10,
+    wait: float | None = None,
+    dumps: Callable[[Any], bytes] | None = None,
+    loads: Callable[[bytes], Any] | None = None,
+) -> Generator[_Step, Any, Any]:
+    """The logic of a load, which yields each step to its caller and is sent the result."""
+    token = new_token()
+    deadline = time.monotonic() + (lease if wait is None else wait)
+    discarded = False
+    while True:
+        begun = time.monotonic()
+        left = max(0, milliseconds(deadline - begun))
+        patience = ("WAIT", min(left, longest_wait)) if left else ()
+        found = fetched((yield ("CACHE.FETCH", key, "LEASE", milliseconds(lease), "TOKEN", token, *patience)))
+        held: Any = None
+        if found.value is not None:
+            try:
+                held = loads(found.value) if loads else found.value
+            except Exception:
+                logger.warning("tagcache: %r holds a value that cannot be decoded; it is loaded anew", key, exc_info=True)
+                if discarded:
+                    return (yield None)
+                discarded = True
+                yield ("CACHE.DEL", key)
+                # The removal ends the lease too, and its token is not granted again.
+                token = new_token()
+                continue
+            if found.state == "HIT" or not found.token:
+                return held
+        # A server that grants no leases (a replica, or one at its bounds) does not wait either.
+        waited_ms = (time.monotonic() - begun) * 1000
+        if found.token or left <= longest_wait or waited_ms < longest_wait / 2:
+            break
+
+    try:
+        value = yield None
+    except BaseException as error:
+        if found.token:
+            yield from _logged("release the lease of", key, ("CACHE.RELEASE", key, token))
+        if found.value is None or not isinstance(error, Exception):
+            raise
+        logger.warning("tagcache: the load of %r failed, the stale value is served", key, exc_info=True)
+        return held
+    if found.token and ttl is not None and ttl <= 0:
+        yield from _logged("release the lease of", key, ("CACHE.RELEASE", key, token))
+    elif found.token:
+        try:
+            data = dumps(value) if dumps else value
+            listed = tags_option(tags(value) if callable(tags) else tags)
+            times: tuple[Argument, ...] = () if ttl is None else ("PX", milliseconds(ttl))
+            if grace:
+                times += ("GRACE", milliseconds(grace))
+        except BaseException:
+            yield from _logged("release the lease of", key, ("CACHE.RELEASE", key, token))
+            raise
+        # A nil reply is no error: a tag was invalidated while the value was loaded.
+        written = yield from _logged("write", key, ("CACHE.SET", key, data, *times, "LEASE", token, *listed))
+        if not written:
+            yield from _logged("release the lease of", key, ("CACHE.RELEASE", key, token))
+    return value
+
+
+def _logged(what: str, key: str | bytes, command: tuple[Argument, ...]) -> Generator[_Step, Any, bool]:
+    """Runs a command after a load, whose outcome must not be lost to an error of the server."""
+    try:
+        yield command
+    except RedisError:
+        logger.error("tagcache: cannot %s %r", what, key, exc_info=True)
+        return False
+    return True

@@ -1,0 +1,144 @@
+//! `repl-diskless-load swapdb`: a replica serves what it has while it loads what its primary sends.
+
+use tagcache_tests::fetch::{fetch, fetched};
+use tagcache_tests::look::{assert_index_agrees, info_text, stat, wait_reclaimed};
+use tagcache_tests::state::{assert_same, wait_synchronised};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+};
+
+const OLD: usize = 400;
+const NEW: usize = 3_000;
+const TAGS: [&[u8]; 3] = [b"old", b"new", b"both"];
+
+fn write(client: &mut RawClient, what: &str, count: usize, padding: usize) {
+    let value = format!("{what}{}", " ".repeat(padding));
+    let sets = (0..count).map(|n| {
+        args![
+            "CACHE.SET",
+            format!("{what}{n}"),
+            value,
+            "GRACE",
+            1_000_000,
+            "TAGS",
+            2,
+            what,
+            "both"
+        ]
+    });
+    client.pipeline(&sets.collect::<Vec<_>>());
+}
+
+/// Redis 8.0 and 8.1 end themselves if such a load breaks off in the header of a module's value, so there the module asks
+/// the server not to load in this way.
+fn loads_beside(engine: &Engine) -> bool {
+    engine.is_valkey() || !matches!(engine.version(), (8, 0 | 1))
+}
+
+/// A primary, and a replica that is in the middle of loading all of it anew, since it missed more than the backlog.
+fn loading(engine: &Engine, padding: usize) -> (Server, Server) {
+    let primary = Server::builder()
+        .engine(engine)
+        .arg("--repl-diskless-sync", "yes")
+        .arg("--repl-diskless-sync-delay", "0")
+        .arg("--repl-backlog-size", "16384")
+        .start();
+    let replica = Server::builder()
+        .engine(engine)
+        .arg("--repl-diskless-load", "swapdb")
+        .arg("--loading-process-events-interval-bytes", "1024")
+        .replica_of(&primary)
+        .start();
+    let (mut here, mut there) = (primary.raw(), replica.raw());
+    write(&mut here, "old", OLD, 0);
+    run!(here, "CACHE.REVALIDATE none");
+    wait_synchronised(&primary, &replica);
+    call!(there, "CONFIG", "SET", "key-load-delay", 1_000);
+    // It cannot come back before the backlog is overrun.
+    replica.pause();
+    run!(here, "CLIENT KILL TYPE replica");
+    run!(here, "CACHE.INVALIDATE old");
+    write(&mut here, "new", NEW, padding);
+    replica.resume();
+    wait_until("the replica loads beside what it serves", DEADLINE, || {
+        info_text(&mut there, "async_loading") == "1"
+    });
+    (primary, replica)
+}
+
+/// Looks at the data before, in one transaction. False, and nothing is asserted, if that is not served any more.
+fn serves_the_old_data(client: &mut RawClient) -> bool {
+    let looks = [
+        args!["CACHE.FETCH", "old7"],
+        args!["CACHE.GET", "new7"],
+        args!["CACHE.TAGINFO", "old"],
+        args!["CACHE.TAGINFO", "new"],
+        args!["CACHE.STATS"],
+        args!["INFO", "persistence"],
+    ];
+    let mut commands = vec![args!["MULTI"]];
+    commands.extend(looks);
+    commands.push(args!["EXEC"]);
+    let replies = client.pipeline(&commands);
+    let seen = replies.last().expect("a reply per command").items();
+    if !seen[5].text().contains("async_loading:1") {
+        return false;
+    }
+    assert!(fetched(&seen[0]).is_hit("old"));
+    assert!(seen[1].is_null() && seen[3].is_null());
+    assert_eq!(seen[2].field("entries").int(), OLD as i64);
+    assert_eq!(seen[4].field("entries").int(), OLD as i64);
+    let refused = run!(client, "CACHE.SET old7 x");
+    assert!(refused.is_error(), "a replica is read only: {refused:?}");
+    true
+}
+
+#[test]
+fn a_replica_serves_the_old_data_while_it_loads_the_new() {
+    for_all_engines(|engine| {
+        if !loads_beside(engine) {
+            return;
+        }
+        let (primary, replica) = loading(engine, 0);
+        let mut client = replica.raw();
+        let mut looks = 0;
+        while looks < 50 && serves_the_old_data(&mut client) {
+            looks += 1;
+        }
+        assert!(looks > 5, "{looks} looks");
+        call!(client, "CONFIG", "SET", "key-load-delay", 0);
+        assert_same(&primary, &replica, &[0]);
+        assert!(fetch(&mut client, "new7").is_hit("new"));
+        assert!(fetch(&mut client, "old7").is_miss());
+        assert_index_agrees(&replica, &[0], &TAGS);
+        let mut here = primary.raw();
+        assert_eq!(run!(here, "CACHE.INVALIDATE both"), Reply::Int(NEW as i64));
+        assert_same(&primary, &replica, &[0]);
+        wait_reclaimed(&mut client);
+        assert_index_agrees(&replica, &[0], &TAGS);
+    });
+}
+
+#[test]
+fn a_load_that_breaks_off_leaves_the_old_data() {
+    for_all_engines(|engine| {
+        if !loads_beside(engine) {
+            return;
+        }
+        // More than what is on its way in buffers when the primary ends.
+        let (primary, replica) = loading(engine, 5_000);
+        let mut client = replica.raw();
+        drop(primary);
+        wait_until("the load is given up", DEADLINE, || {
+            info_text(&mut client, "async_loading") == "0"
+        });
+        assert!(fetch(&mut client, "old7").is_hit("old"));
+        assert!(run!(client, "CACHE.TAGINFO new").is_null());
+        assert_eq!(stat(&mut client, "entries"), OLD as i64);
+        assert_index_agrees(&replica, &[0], &TAGS);
+        run!(client, "REPLICAOF NO ONE");
+        assert_eq!(run!(client, "CACHE.INVALIDATE old"), Reply::Int(OLD as i64));
+        write(&mut client, "new", 50, 0);
+        assert_index_agrees(&replica, &[0], &TAGS);
+    });
+}
