@@ -227,7 +227,7 @@ impl Counted {
     fn start(engine: &Engine, module: Option<&Path>, dir: &Path) -> Result<Self> {
         let files = dir.join(module.map_or("absent", |_| "loaded"));
         let command = format!(
-            "valgrind -q --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
+            "valgrind -q --trace-children=yes --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
             files.display(),
             engine.command
         );
