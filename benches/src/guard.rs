@@ -22,6 +22,11 @@ const COMMANDS: usize = 2_000;
 /// How often what can be repeated is repeated: the server now and then has something else to do.
 const ROUNDS: usize = 3;
 const DEPTH: usize = 16;
+/// What the server does at its own times: of that, more is counted the longer the machine takes for the rest. Slices of
+/// reclaiming are among it, which run from timers.
+const OWN_WORK: [&str; 2] = ["serverCron", "moduleTimerHandler"];
+/// Gone entries: more than are reclaimed while something is measured.
+const GONE: usize = 40_000;
 /// Entries of a small tag: dropped and given back inside the command.
 const SMALL_TAG: usize = 10;
 const TAGS: &[&str] = &["TAGS", "2", "tenant:007", "kind:page"];
@@ -156,10 +161,29 @@ fn ours() -> Vec<Row> {
     ]
 }
 
+/// What a server has loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Module {
+    Floor,
+    Idle,
+    /// Ours, while gone entries are reclaimed.
+    Backlog,
+}
+
 /// What must be there before anything is measured.
-fn fill(wire: &mut Wire, with_module: bool) -> Result<()> {
+fn fill(wire: &mut Wire, module: Module) -> Result<()> {
     let mut tapes = vec![sets("SET", "plai", &[])];
-    if with_module {
+    if module == Module::Backlog {
+        let mut tape = Tape::default();
+        tape.push(&[b"CONFIG", b"SET", b"tagcache.reclaim-budget-us", b"50"]);
+        for n in 0..GONE {
+            let key = key("gone", n);
+            let words: [&[u8]; 6] = [b"CACHE.SET", key.as_bytes(), b"v", b"TAGS", b"1", b"gone"];
+            tape.push(&words);
+        }
+        tape.push(&[b"CACHE.INVALIDATE", b"gone"]);
+        tapes.push(tape);
+    } else if module == Module::Idle {
         tapes.push(sets("CACHE.SET", "zero", &[]));
         tapes.push(sets("CACHE.SET", "twot", TAGS));
         let mut small = Tape::default();
@@ -203,7 +227,7 @@ impl Counted {
     fn start(engine: &Engine, module: Option<&Path>, dir: &Path) -> Result<Self> {
         let files = dir.join(module.map_or("absent", |_| "loaded"));
         let command = format!(
-            "valgrind -q --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
+            "valgrind -q --trace-children=yes --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
             files.display(),
             engine.command
         );
@@ -273,7 +297,8 @@ impl Counted {
         let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
         let count = totals.and_then(|total| total.trim().parse::<u64>().ok());
         let count = count.ok_or_else(|| Error::other(format!("{path} has no totals")))?;
-        Ok(count - inclusive(&text, "serverCron"))
+        let own: u64 = OWN_WORK.map(|name| inclusive(&text, name)).iter().sum();
+        Ok(count - own)
     }
 
     fn measure_all(&mut self, rows: &[Row]) -> Result<Vec<f64>> {
@@ -281,8 +306,7 @@ impl Counted {
     }
 }
 
-/// What the calls of a function cost, all that it calls included: of what the server does at its own times, more is
-/// counted the longer the machine takes for the rest. 0 where the server's file does not name the function.
+/// What the calls of a function cost, all that it calls included. 0 where the server's file does not name the function.
 fn inclusive(profile: &str, function: &str) -> u64 {
     // A name is given once, as `fn=(7) name` or `cfn=(7) name`, and is `(7)` afterwards.
     let mut lines = profile.lines();
@@ -357,15 +381,23 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
     let floor_module = build_floor(&scratch.0)?;
     let mut measured: Vec<(String, f64, &str, &str)> = Vec::new();
     for (module, suffix, more) in [
-        (Some(floor_module.as_path()), "", floor()),
-        (None, ", module idle", ours()),
+        (Module::Floor, "", floor()),
+        (Module::Idle, ", module idle", ours()),
+        (Module::Backlog, ", during a backlog", Vec::new()),
     ] {
-        let mut server = Counted::start(engine, module, &scratch.0)?;
-        fill(&mut server.wire, module.is_none())?;
+        let path = (module == Module::Floor).then_some(floor_module.as_path());
+        let mut server = Counted::start(engine, path, &scratch.0)?;
+        fill(&mut server.wire, module)?;
         let mut rows = native();
         let natives = rows.len();
         rows.extend(more);
         let counts = server.measure_all(&rows)?;
+        if module == Module::Backlog {
+            let stats = call!(server.server.raw(), "CACHE.STATS");
+            if stats.field("reclaim_backlog").int() == 0 {
+                return Err(Error::other("the backlog was gone before all was measured"));
+            }
+        }
         for (at, (row, count)) in rows.iter().zip(counts).enumerate() {
             let suffix = if at < natives { suffix } else { "" };
             measured.push((
@@ -390,14 +422,16 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
         "change",
     ]);
     let mut dearer = Vec::new();
-    for (name, count, native, floor) in &measured {
+    // What a server without the module does is not ours to make dearer.
+    let theirs = native().len() + floor().len();
+    for (at, (name, count, native, floor)) in measured.iter().enumerate() {
         let ratio = |to: &str| {
             let to = known.get(to);
             to.map_or_else(String::new, |to| format!("{:.3}", count / to))
         };
         let before = baseline.get(name);
         let change = before.map_or(0.0, |before| count / before - 1.0);
-        if change > TOLERANCE {
+        if at >= theirs && change > TOLERANCE {
             dearer.push(name.clone());
         }
         table.row(vec![
