@@ -463,19 +463,19 @@ mod tests {
         }
     }
 
-    fn skew(ms: i64) -> Option<Skew> {
-        Some(Skew { ms, margin_ms: 5 })
+    const fn skew(ms: i64) -> Skew {
+        Skew { ms, margin_ms: 5 }
     }
 
     #[test]
     fn the_worst_replica_is_named() {
         let mut facts = facts(&[("role", "master")]);
-        facts.clock = skew(-300);
+        facts.clock = Some(skew(-300));
         let replica = |address: &str, module, ms| Replica {
             address: address.into(),
             online: true,
             module,
-            clock: skew(ms),
+            clock: Some(skew(ms)),
         };
         let same = || Module::Version(VERSION.into());
         facts.replicas.push(replica("a:1", same(), 300));
@@ -530,7 +530,7 @@ mod tests {
 
     #[test]
     fn clocks_and_tags_are_judged() {
-        let states = [None, skew(-1005), skew(1006)].map(|skew| clock(skew).0);
+        let states = [None, Some(skew(-1005)), Some(skew(1006))].map(|skew| clock(skew).0);
         assert_eq!(states, [State::Unknown, State::Ok, State::Warning]);
         assert_eq!(tags(Some(&[])).0, State::Ok);
         assert_eq!(tags(Some(&[b"a".to_vec()])).0, State::Problem);
