@@ -1,5 +1,7 @@
 //! Invalidation by tags, by what entries carry and do not carry, and of everything.
 
+use std::time::Duration;
+
 use crate::remote::Error;
 use crate::remote::command::{self, Invalidation};
 
@@ -24,6 +26,7 @@ pub struct Where {
     any: Option<Vec<String>>,
     none: Vec<String>,
     soft: bool,
+    stale_for: Option<Duration>,
 }
 
 impl Where {
@@ -55,6 +58,13 @@ impl Where {
     pub fn soft(mut self) -> Self {
         self.soft = true;
         self
+    }
+
+    /// The entries turn stale for at most this long, to the millisecond, whatever grace of their own they have; those that
+    /// are stale already as well. Needs a module with `SOFT GRACE`.
+    pub fn stale_for(mut self, limit: Duration) -> Self {
+        self.stale_for = Some(limit);
+        self.soft()
     }
 }
 
@@ -200,7 +210,8 @@ impl<C> Cache<C> {
             }
         };
         forget();
-        let cmd = command::invalidate_where(kind, &all, any.as_deref().unwrap_or_default(), &none);
+        let any = any.as_deref().unwrap_or_default();
+        let cmd = command::invalidate_where(kind, matching.stale_for, &all, any, &none);
         let dropped = core.remote.tell_all(&cmd, kind, wide).await;
         // The server's message may be on its way still.
         forget();

@@ -197,4 +197,27 @@ impl<C> Cache<C> {
         }
         Ok(info)
     }
+
+    /// When a tag was last invalidated, hard and soft, by the clocks of the servers; `None`: never, or longer ago than they
+    /// remember. Of a cluster the latest times of all primaries.
+    ///
+    /// The user needs the right to `CACHE.TAGTIMES`.
+    ///
+    /// # Errors
+    /// When a server fails or refuses, or its module is older than this command.
+    pub async fn tag_times(
+        &self,
+        tag: &str,
+    ) -> Result<(Option<SystemTime>, Option<SystemTime>), Error> {
+        let cmd = command::of_key("CACHE.TAGTIMES", &self.core.name(tag));
+        let (mut hard, mut soft) = (0, 0);
+        for (node, answer) in self.core.remote.ask_all(&cmd).await {
+            let answer = answer?;
+            let [(at_hard, at_soft)] = redis::from_redis_value_ref::<[(u64, u64); 1]>(&answer)
+                .map_err(|_| Error::unexpected(&node, "CACHE.TAGTIMES", &answer))?;
+            (hard, soft) = (at_hard.max(hard), at_soft.max(soft));
+        }
+        let time = |ms| (ms > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        Ok((time(hard), time(soft)))
+    }
 }

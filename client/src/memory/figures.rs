@@ -147,7 +147,7 @@ pub struct ServerUsage {
 
 macro_rules! cache_figures {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// `CACHE.STATS` of the selected database: see `module/COMMANDS.md`. A field that this version of the
+        /// `CACHE.STATS` of the selected database: see `docs/src/commands/stats.md`. A field that this version of the
         /// module does not know is 0.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "camelCase", default)]

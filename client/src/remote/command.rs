@@ -214,6 +214,7 @@ pub(crate) fn hits<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Cmd 
 /// Drops what carries all of these, one of those and none of these; a clause without tags says nothing.
 pub(crate) fn invalidate_where(
     kind: Invalidation,
+    stale_for: Option<Duration>,
     all: &[String],
     any: &[String],
     none: &[String],
@@ -226,6 +227,10 @@ pub(crate) fn invalidate_where(
     }
     if kind == Invalidation::Soft {
         cmd.arg("SOFT");
+    }
+    if let Some(limit) = stale_for {
+        let limit = limit.min(LONGEST_GRACE);
+        cmd.arg("GRACE").arg(limit.as_millis() as u64);
     }
     cmd
 }

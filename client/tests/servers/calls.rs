@@ -382,10 +382,21 @@ fn an_entry_and_a_tag_can_be_looked_at() {
             (tag.entries, tag.invalidations, tag.last_invalidated),
             (2, 0, None)
         );
+        assert_eq!(cache.tag_times("tag").await.unwrap(), (None, None));
         cache.revalidate_tags(["tag"]).await.unwrap();
+        let (hard, soft) = cache.tag_times("tag").await.unwrap();
+        assert!(hard.is_none() && soft.unwrap() > before);
         let looked = cache.inspect("key").await.unwrap().unwrap();
         assert_eq!((looked.is_fresh, looked.ttl), (false, Duration::ZERO));
+        let limited = Where::new().all(["tag"]).stale_for(Duration::ZERO);
+        assert_eq!(cache.invalidate_where(limited).await.unwrap(), 1);
+        assert_eq!(
+            cache.inspect("key").await.unwrap(),
+            None,
+            "no grace is left"
+        );
         cache.invalidate_tags(["tag"]).await.unwrap();
+        assert!(cache.tag_times("tag").await.unwrap().0.unwrap() > before);
         let tag = cache.tag_info("tag").await.unwrap().unwrap();
         assert_eq!((tag.entries, tag.invalidations), (0, 2));
         assert!(tag.last_invalidated.unwrap() > before);
