@@ -63,6 +63,11 @@ test-deps:
 modules: build
 	@scripts/build-module --panic '$(MODULE_PANIC)'
 
+.PHONY: redis-suite
+redis-suite: build ## The server's own tests with the module and without; TREE=its sources, ARGS=units
+	@scripts/install-deps server tcl
+	@scripts/redis-suite '$(TREE)' $(ARGS)
+
 .PHONY: bench
 bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
 	@scripts/install-deps server
