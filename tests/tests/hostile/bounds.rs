@@ -56,7 +56,8 @@ fn restore_from_the_future(client: &mut RawClient, key: &str) {
     let original = call!(client, "DUMP", "model").bytes().to_vec();
     let mut forged = body(&original).to_vec();
     // The record: flags, origin (4 bytes), then the time (6 bytes). It ends in the number of tags, 0, and the value.
-    let value = forged.windows(2).rposition(|end| end == b"\0v").unwrap();
+    let value = forged.windows(2).rposition(|end| end == b"\0v");
+    let value = value.expect("no tags, and the value");
     let time = value - 6;
     forged[time..value].fill(0xff);
     let forged = with_footer(&forged, &original);
