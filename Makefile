@@ -68,6 +68,11 @@ redis-suite: build ## The server's own tests with the module and without; TREE=i
 	@scripts/install-deps server tcl
 	@scripts/redis-suite '$(TREE)' $(ARGS)
 
+.PHONY: test-valgrind
+test-valgrind: build ## Some tests of the module with each server under memcheck; ARGS="--test SUITE -- NAMES" for others
+	@scripts/install-deps server valgrind
+	@scripts/test-valgrind $(ARGS)
+
 .PHONY: bench
 bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
 	@scripts/install-deps server
