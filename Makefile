@@ -69,6 +69,16 @@ test-deps:
 modules: build
 	@scripts/build-module --panic '$(MODULE_PANIC)'
 
+.PHONY: redis-suite
+redis-suite: build ## The server's own tests with the module and without; TREE=its sources, ARGS=units
+	@scripts/install-deps server tcl
+	@scripts/redis-suite '$(TREE)' $(ARGS)
+
+.PHONY: test-valgrind
+test-valgrind: build ## Some tests of the module with each server under memcheck; ARGS="--test SUITE -- NAMES" for others
+	@scripts/install-deps server valgrind
+	@scripts/test-valgrind $(ARGS)
+
 .PHONY: bench
 bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
 	@scripts/install-deps server

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::limit::of_connection;
 use super::problem::Problem;
 
 /// Shortest token that is accepted: 16 characters of base64 are 96 bits.
@@ -104,9 +105,14 @@ impl Auth {
         Self(Kind::Predicate(Arc::new(predicate)))
     }
 
-    /// Everybody on this machine is an admin. Requests must name a loopback host, so that a web page elsewhere cannot
-    /// reach it through the browser of somebody here (DNS rebinding); [`serve`](super::serve) refuses other
-    /// addresses than loopback ones.
+    /// Everybody on this machine is an admin. A request must come from a loopback address, and name a loopback host, so
+    /// that a web page elsewhere cannot reach it through the browser of somebody here (DNS rebinding).
+    ///
+    /// [`serve`](super::serve) refuses to listen on other addresses than loopback ones. An application that mounts the
+    /// router must serve with connection info (`into_make_service_with_connect_info::<SocketAddr>()`): without it
+    /// nobody's address is known, and every request is refused. Do not put a proxy before it: to the endpoint all of
+    /// its requests come from this machine. Those that a proxy marks (`Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
+    /// `Via`) are refused.
     pub fn insecure_on_loopback() -> Self {
         Self(Kind::None)
     }
@@ -130,15 +136,20 @@ impl Auth {
                 Denied::Unauthorized => Problem::unauthorized(),
                 Denied::Forbidden => Problem::forbidden("This user may not use the admin endpoint"),
             })?,
-            Kind::None if names_loopback(request) => Caller {
-                name: "loopback".into(),
-                access: Access::Admin,
-            },
-            Kind::None => {
+            Kind::None if !comes_from_here(request) => {
+                return Err(Problem::forbidden(
+                    "Without authorisation only requests of this machine are answered",
+                ));
+            }
+            Kind::None if !names_loopback(request) => {
                 return Err(Problem::forbidden(
                     "Without authorisation only a loopback host name is answered",
                 ));
             }
+            Kind::None => Caller {
+                name: "loopback".into(),
+                access: Access::Admin,
+            },
         };
         if needed == Access::Admin && self.is_cross_site(request) {
             return Err(Problem::forbidden(
@@ -211,6 +222,16 @@ fn host_of(request: &Parts) -> Option<Authority> {
         || request.uri.authority().cloned(),
         |host| host.to_str().ok()?.parse().ok(),
     )
+}
+
+/// By the connection alone: a header may say anything. That there is a proxy is believed, though: it passes on what came
+/// from elsewhere.
+fn comes_from_here(request: &Parts) -> bool {
+    let passed_on = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+    of_connection(request).is_some_and(|peer| peer.to_canonical().is_loopback())
+        && !passed_on
+            .iter()
+            .any(|name| request.headers.contains_key(*name))
 }
 
 fn names_loopback(request: &Parts) -> bool {

@@ -1,5 +1,8 @@
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
+use axum::Extension;
+use axum::extract::ConnectInfo;
 use tagcache_admin::http::{Access, Admin, Auth, Caller, Denied, ServeError, serve};
 use tokio::net::TcpListener;
 
@@ -295,6 +298,59 @@ fn without_authorisation_only_loopback_is_served() {
         let secure = Admin::builder(monitor(Guide), tokens()).build();
         serve(everywhere, secure, async {}).await.unwrap();
     });
+}
+
+#[test]
+fn without_authorisation_a_request_of_another_machine_is_refused() {
+    // An application may mount the router on any address, and a caller may send any `Host`.
+    let builder = || Admin::builder(monitor(Guide), Auth::insecure_on_loopback());
+    let status = |router: axum::Router, headers: &[(&str, &str)]| {
+        let endpoint = Endpoint::serve(router);
+        let headers = [&[("host", "localhost:3000")], headers].concat();
+        let clear = endpoint.send("POST", "/api/admin/cache/clear", &headers, "");
+        let look = endpoint.send("GET", STATS, &headers, "");
+        assert_eq!(clear.status, look.status);
+        if clear.status != 200 {
+            is_problem(&clear, 403);
+        }
+        clear.status
+    };
+    let from = |peer: &str| {
+        let peer: SocketAddr = peer.parse().unwrap();
+        builder()
+            .build()
+            .router()
+            .layer(Extension(ConnectInfo(peer)))
+    };
+    for here in [
+        "127.0.0.1:9",
+        "127.8.9.10:9",
+        "[::1]:9",
+        "[::ffff:127.0.0.1]:9",
+    ] {
+        assert_eq!(status(from(here), &[]), 200, "{here}");
+    }
+    for elsewhere in ["192.0.2.1:9", "[2001:db8::1]:9", "[::ffff:192.0.2.1]:9"] {
+        assert_eq!(status(from(elsewhere), &[]), 403, "{elsewhere}");
+    }
+    let unknown = builder().build().router();
+    assert_eq!(status(unknown, &[]), 403, "served without connection info");
+    // What a header says of the caller's address does not count for it.
+    let by_header = builder().client_address(|_| "127.0.0.1".parse().ok());
+    let elsewhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    let by_header = by_header
+        .build()
+        .router()
+        .layer(Extension(ConnectInfo(elsewhere)));
+    assert_eq!(status(by_header, &[]), 403);
+    // It counts against it: a proxy on this machine passes on the requests of others.
+    for name in ["forwarded", "x-forwarded-for", "x-real-ip", "via"] {
+        assert_eq!(
+            status(from("127.0.0.1:9"), &[(name, "127.0.0.1")]),
+            403,
+            "{name}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! An entry may reach this node after the invalidation that concerns it: by RESTORE, by a slot that migrates, by a
 //! write under a lease that was granted before. So invalidations are remembered by tag, also of tags that no entry
-//! carries. Up to [`REMEMBERED`] tags without entries are remembered one by one; the oldest beyond are folded into a
+//! carries. Tags without entries are remembered one by one within [`REMEMBERED`]; the oldest beyond are folded into a
 //! *floor*, which holds for every tag that is not remembered.
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
@@ -13,8 +13,18 @@ use hashlink::linked_hash_map::RawEntryMut;
 
 use super::index::Effect;
 
-/// Up to this many tags without entries are remembered one by one.
-pub(crate) const REMEMBERED: usize = 100_000;
+/// How many tags are remembered one by one, except those that entries carry, and how long their names are together. A
+/// command may name tags that are longer than those of entries, and they cannot be evicted.
+pub(crate) const REMEMBERED: Remembered = Remembered {
+    tags: 100_000,
+    bytes: 32 << 20,
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remembered {
+    pub(crate) tags: usize,
+    pub(crate) bytes: usize,
+}
 
 /// How far the clocks of two nodes may differ, ms: an entry of another node that was written up to this long after an
 /// invalidation counts as written before it.
@@ -451,19 +461,21 @@ impl History {
         self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
-    /// Folds the oldest row into the floor while there are more than `limit`. Tags that entries carry stay. Amortised
+    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay. Amortised
     /// O(1) after each tag that was recorded.
-    pub(crate) fn trim(&mut self, limit: usize, is_carried: impl Fn(&[u8]) -> bool) {
-        const STEPS: usize = 4;
-        for _ in 0..STEPS {
-            if self.rows.len() <= limit {
-                return;
-            }
+    pub(crate) fn trim(&mut self, most: Remembered, is_carried: impl Fn(&[u8]) -> bool) {
+        let mut passed_over = 0;
+        while self.rows.len() > most.tags || self.names > most.bytes {
             let Some((tag, past)) = self.rows.pop_front() else {
                 return;
             };
             if is_carried(&tag) {
                 self.rows.insert(tag, past);
+                passed_over += 1;
+                // All of them may be carried.
+                if passed_over == 4 {
+                    return;
+                }
             } else {
                 self.names -= tag.len();
                 self.floor.merge(&Past {
@@ -546,6 +558,10 @@ mod tests {
     fn softened(since_ms: u64) -> Verdict {
         let ends_ms = 0;
         Verdict::Softened { since_ms, ends_ms }
+    }
+
+    fn up_to(tags: usize) -> Remembered {
+        Remembered { tags, ..REMEMBERED }
     }
 
     fn outdated(history: &History, tag: &[u8], at_ms: u64, is_own: bool, now_ms: u64) -> bool {
@@ -632,7 +648,7 @@ mod tests {
     fn the_times_of_a_tag_are_its_own() {
         let mut history = History::default();
         history.record(b"old", at(5), Effect::Gone);
-        history.trim(0, |_| false);
+        history.trim(up_to(0), |_| false);
         history.record(b"a", at(7), Effect::Stale);
         assert_eq!(history.times(b"a", false), (0, 7));
         history.record(b"a", at(9), Effect::Gone);
@@ -642,7 +658,7 @@ mod tests {
         for tag in [b"x", b"y"] {
             history.record(tag, at(30), Effect::Gone);
         }
-        history.trim(1, |_| false);
+        history.trim(up_to(1), |_| false);
         assert_eq!(history.times(b"y", false).0, 30);
         assert_eq!(history.times(b"x", false).0, 0);
     }
@@ -716,7 +732,7 @@ mod tests {
         }
         history.record(b"1", at(11), Effect::Stale);
         for _ in 0..10 {
-            history.trim(4, |tag| tag == b"3");
+            history.trim(up_to(4), |tag| tag == b"3");
         }
         history.validate();
         assert_eq!(history.len(), 4);
@@ -735,13 +751,35 @@ mod tests {
     }
 
     #[test]
+    fn names_are_bounded_in_bytes_and_one_long_tag_folds_many_short_ones() {
+        let most = Remembered {
+            bytes: 40,
+            ..REMEMBERED
+        };
+        let mut history = History::default();
+        for number in 10..30 {
+            history.record(format!("{number}").as_bytes(), at(number), Effect::Gone);
+            history.trim(most, |_| false);
+        }
+        assert_eq!(history.len(), 20);
+        history.record(&[b't'; 35], at(30), Effect::Gone);
+        history.trim(most, |_| false);
+        history.validate();
+        assert_eq!(history.len(), 3);
+        // Those that entries carry stay, and are not looked at for ever.
+        history.record(&[b'u'; 35], at(31), Effect::Gone);
+        history.trim(most, |_| true);
+        assert_eq!(history.len(), 4);
+    }
+
+    #[test]
     fn what_is_saved_is_loaded_again() {
         let mut history = History::default();
         history.record(b"a", at(1), Effect::Gone);
         history.record(b"b", at(2), Effect::Stale);
         history.record_everything(at(3), Effect::Stale);
         history.record(b"c", at(4), Effect::Gone);
-        history.trim(1, |tag| tag != b"c" && tag != b"b");
+        history.trim(up_to(1), |tag| tag != b"c" && tag != b"b");
         let mut loaded = History::default();
         let (floor, everything, rows) = history.saved();
         for (tag, past) in rows {

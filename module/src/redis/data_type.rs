@@ -158,24 +158,26 @@ fn end_child() {
     }
 }
 
+/// The present, as stamps show it. No entry is saved as written later: it may have come from a node whose clock is ahead, or
+/// from somebody who made up a payload, and who loads what is saved goes on after it.
+fn stamps_now() -> u64 {
+    let now = now_ms();
+    state::with(|state| state.stamps_at(now, monotonic_ms).now_ms(now))
+}
+
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
     let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
-        let now = now_ms();
-        let (origin, now) = state::with(|state| {
-            let stamps = state.stamps_at(now, monotonic_ms);
-            let now = stamps.now_ms(now);
-            (state.origin(), now)
-        });
+        let origin = state::with(|state| state.origin());
+        let now = stamps_now();
         with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let record = indexed.map_or_else(gone, |indexed| Record {
                 is_gone: false,
                 has_ttl: entry.has_ttl(),
                 origin,
-                // It may have come from a node whose clock is ahead, but it was written by now.
                 created_ms: indexed.created_ms.min(now),
                 hits: indexed.hits,
                 grace_ms: entry.grace_ms(),
@@ -491,6 +493,7 @@ unsafe extern "C" fn aof_rewrite(
             )
         };
         let Some(entry) = entry else { return true };
+        let now = stamps_now();
         let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let indexed = indexed?; // A gone entry is not written at all.
             let mut words = vec![OwnedStr::new(entry.value())];
@@ -507,7 +510,7 @@ unsafe extern "C" fn aof_rewrite(
             if let Some(ms) = indexed.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", indexed.created_ms));
+            words.extend(option(b"CREATED", indexed.created_ms.min(now)));
             words.extend(option(b"HITS", indexed.hits.into()));
             Some(words)
         });

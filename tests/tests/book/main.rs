@@ -3,6 +3,7 @@
 mod examples;
 mod figures;
 mod links;
+mod threats;
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The README and every page of the book.
+/// README, SECURITY and every page of the book.
 fn pages() -> Vec<Page> {
-    let mut names = vec!["README.md".to_owned()];
+    let mut names = vec!["README.md".to_owned(), "SECURITY.md".to_owned()];
     let mut folders = vec!["docs/src".to_owned()];
     while let Some(folder) = folders.pop() {
         for item in std::fs::read_dir(root().join(&folder)).expect("the folder of the book") {

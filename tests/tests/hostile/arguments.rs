@@ -91,6 +91,15 @@ fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
                 &["CACHE.TOP", number],
                 &["CACHE.TAGTOP", "LIMIT", number],
                 &["CACHE.INVALIDATEWHERE", "ALL", number, "x", "DRYRUN"],
+                &["CACHE.FETCH", "key", "WITHTAGS", number, "x"],
+                &["CACHE.FETCH", "absent", "LEASE", "5", "TOKEN", number],
+                &["CACHE.SET", "other", "v", "TAGS", number, "x"],
+                &["CACHE.MSET", number, "other", "v"],
+                &["COMMAND", "GETKEYS", "CACHE.MSET", number, "other", "v"],
+                &["CACHE.RETAG", "other", "TAGS", number, "x"],
+                &["CACHE.HOLD", number, "held"],
+                &["CACHE.TAGSCAN", "a", number],
+                &["CACHE.TAGSCAN", "a", "0", "COUNT", number],
             ] {
                 let reply = client.call(command);
                 assert!(
@@ -255,7 +264,7 @@ fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
 
 /// Any words in any order, from a vocabulary that gets far into every parser.
 fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
-    const COMMANDS: [&str; 24] = [
+    const COMMANDS: [&str; 31] = [
         "CACHE.SET",
         "CACHE.GET",
         "CACHE.MGET",
@@ -280,8 +289,15 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "CACHE.RESETSTATS",
         "CACHE.RECLAIM",
         "CACHE.REPLAY",
+        "CACHE.MSET",
+        "CACHE.MFETCH",
+        "CACHE.EXISTS",
+        "CACHE.GETDEL",
+        "CACHE.RETAG",
+        "CACHE.HOLD",
+        "CACHE.TAGTIMES",
     ];
-    const WORDS: [&str; 39] = [
+    const WORDS: [&str; 43] = [
         "EX",
         "PX",
         "EXAT",
@@ -303,6 +319,10 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "BY",
         "BYTES",
         "LIMIT",
+        "TOKEN",
+        "EARLY",
+        "WITHTAGS",
+        "KEEPTAGS",
         "0",
         "1",
         "2",

@@ -1,5 +1,6 @@
 //! Hostile input: an error each time, nothing lost, the server alive.
 
 mod arguments;
+mod bounds;
 mod panics;
 mod payloads;
