@@ -1,6 +1,6 @@
 //! Two primaries with a replica each, and slots that move between the primaries.
 
-use tagcache_tests::cluster::{add_replica, addresses, join, node};
+use tagcache_tests::cluster::{add_replica, addresses, info_of_cluster, join, node};
 use tagcache_tests::look::{assert_index_agrees, entry_keys, stat};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, Engine, RawClient, Reply, Server, args, call, run, wait_until};
@@ -30,12 +30,20 @@ impl Nodes {
         join(&source, &target);
         add_replica(&source, &source_replica, &[&target]);
         add_replica(&target, &target_replica, &[&source, &source_replica]);
-        Self {
+        let nodes = Self {
             source,
             source_replica,
             target,
             target_replica,
+        };
+        for node in nodes.all() {
+            let mut client = node.raw();
+            wait_until("every node knows all slots", DEADLINE, || {
+                info_of_cluster(&mut client, "cluster_state") == "ok"
+                    && info_of_cluster(&mut client, "cluster_slots_assigned") == "16384"
+            });
         }
+        nodes
     }
 
     pub(crate) fn all(&self) -> [&Server; 4] {
@@ -120,14 +128,19 @@ pub(crate) fn start_migration(from: &Server, to: &Server, (first, last): (u16, u
     assert!(!reply.is_error(), "{reply:?}");
 }
 
-/// Ends all migrations between the two.
-pub(crate) fn cancel(from: &Server, to: &Server) {
+/// Ends all migrations between the two. False if there was none any more.
+pub(crate) fn cancel(from: &Server, to: &Server) -> bool {
     let reply = if from.engine().is_valkey() {
         run!(from.raw(), "CLUSTER CANCELSLOTMIGRATIONS")
     } else {
         run!(to.raw(), "CLUSTER MIGRATION CANCEL ALL")
     };
-    assert!(!reply.is_error(), "{reply:?}");
+    let none = reply == Reply::Int(0)
+        || reply
+            .error()
+            .is_some_and(|e| e.contains("No migrations ongoing"));
+    assert!(none || !reply.is_error(), "{reply:?}");
+    !none
 }
 
 /// Moves slots, and waits until both nodes know that they have moved.
@@ -137,13 +150,16 @@ pub(crate) fn migrate(from: &Server, to: &Server, slots: (u16, u16)) {
 }
 
 pub(crate) fn wait_migrated(from: &Server, to: &Server, slots: (u16, u16)) {
+    wait_until("the slots have moved", DEADLINE, || {
+        has_moved(from, to, slots)
+    });
+}
+
+/// Whether both nodes know that the slots have moved.
+pub(crate) fn has_moved(from: &Server, to: &Server, slots: (u16, u16)) -> bool {
     let (id, _) = addresses(&mut to.raw());
-    for node in [from, to] {
-        let mut client = node.raw();
-        wait_until("the slots have moved", DEADLINE, || {
-            owns(&mut client, &id, slots)
-        });
-    }
+    let mut nodes = [from, to].into_iter();
+    nodes.all(|node| owns(&mut node.raw(), &id, slots))
 }
 
 /// Whether a node believes that another one owns these slots.

@@ -71,7 +71,7 @@ fn entries_of_a_cancelled_import_leave_the_index() {
         });
         // The target owns none of these slots, yet an invalidation reaches what has arrived.
         assert!(run!(target, "CACHE.INVALIDATE part3").int() > 0);
-        cancel(&nodes.source, &nodes.target);
+        assert!(cancel(&nodes.source, &nodes.target), "it is under way");
         wait_removed(&nodes.all());
         wait_until("all that arrived is removed", DEADLINE, || {
             stat(&mut target, "entries") == 0
