@@ -31,8 +31,7 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
 ///
 /// Changes when an entry expires, and its grace if GRACE is given. A time of zero, below zero or in the past removes the
 /// entry, and ends the key's lease, as CACHE.DEL does. While CACHE.HOLD holds one of the entry's tags, it lives no longer
-/// than the hold. An entry that was soft-invalidated stays stale, and for no longer than its
-/// grace. A key that holds another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs.
+/// than the hold. An entry that was soft-invalidated stays stale, and for no longer than its grace. A key that holds another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs.
 /// Replicates with absolute times.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
@@ -73,8 +72,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.close_modified(key);
     reclaim::arm_if_needed(ctx); // Without the grace that kept it, a stale entry is gone.
     ctx.notify(c"cache.touch", name);
-    let new_grace_ms = given_grace_ms.or((bounded_ms != grace_ms).then_some(bounded_ms));
-    replicate(ctx, name, expires_ms, new_grace_ms.map(|_| bounded_ms));
+    let is_new = given_grace_ms.is_some() || bounded_ms != grace_ms;
+    replicate(ctx, name, expires_ms, is_new.then_some(bounded_ms));
     ctx.reply_integer(1);
     Ok(())
 }

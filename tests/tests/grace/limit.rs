@@ -3,13 +3,35 @@
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run,
+    wait_until,
 };
 
 fn until_gone(client: &mut RawClient, key: &str) {
     wait_until("its time as a stale entry is over", DEADLINE, || {
         fetch(client, key).is_miss()
     });
+}
+
+/// A primary whose log is rewritten as commands, and its replica.
+fn logged_and_replicated(engine: &Engine) -> (Server, Server) {
+    let builder = Server::builder().engine(engine);
+    let primary = builder
+        .arg("--appendonly", "yes")
+        .arg("--aof-use-rdb-preamble", "no")
+        .start();
+    let builder = Server::builder().engine(engine);
+    let replica = builder.replica_of(&primary).start();
+    (primary, replica)
+}
+
+fn rewrite_and_load_log(client: &mut RawClient) {
+    run!(client, "BGREWRITEAOF");
+    wait_until("the log is rewritten", DEADLINE, || {
+        let info = call!(client, "INFO", "persistence").text();
+        info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
+    });
+    run!(client, "DEBUG LOADAOF");
 }
 
 #[test]
@@ -73,15 +95,7 @@ fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
 #[test]
 fn a_limit_holds_for_tags_that_only_the_reader_knows() {
     for_all_engines(|engine| {
-        let primary = Server::builder()
-            .engine(engine)
-            .arg("--appendonly", "yes")
-            .arg("--aof-use-rdb-preamble", "no")
-            .start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
+        let (primary, replica) = logged_and_replicated(engine);
         let (mut client, mut other) = (primary.raw(), replica.raw());
         let state = |client: &mut RawClient, tag: &str| {
             let reply = run!(client, "CACHE.FETCH key WITHTAGS 1 {tag}");
@@ -102,12 +116,7 @@ fn a_limit_holds_for_tags_that_only_the_reader_knows() {
         // What is gone is not stale again, and what is written afterwards is judged by itself.
         run!(client, "CACHE.REVALIDATE soon");
         assert_eq!(state(&mut client, "soon"), "MISS");
-        run!(client, "BGREWRITEAOF");
-        wait_until("the log is rewritten", DEADLINE, || {
-            let info = call!(client, "INFO", "persistence").text();
-            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
-        });
-        run!(client, "DEBUG LOADAOF");
+        rewrite_and_load_log(&mut client);
         check(&mut client);
         run!(client, "CACHE.SET key v GRACE 1000000000");
         assert_eq!(state(&mut client, "soon"), "HIT");
@@ -119,15 +128,7 @@ fn a_limit_holds_for_tags_that_only_the_reader_knows() {
 #[test]
 fn a_limit_survives_reload_replication_and_log() {
     for_all_engines(|engine| {
-        let primary = Server::builder()
-            .engine(engine)
-            .arg("--appendonly", "yes")
-            .arg("--aof-use-rdb-preamble", "no")
-            .start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
+        let (primary, replica) = logged_and_replicated(engine);
         let (mut client, mut other) = (primary.raw(), replica.raw());
         run!(client, "CACHE.SET long v GRACE 1000000000 TAGS 1 t");
         run!(client, "CACHE.SET soon v GRACE 1000000000 TAGS 1 s");
@@ -136,12 +137,7 @@ fn a_limit_survives_reload_replication_and_log() {
         wait_synchronised(&primary, &replica);
         assert!(fetch(&mut client, "long").is_stale("v"));
         assert!(fetch(&mut other, "long").is_stale("v"));
-        run!(client, "BGREWRITEAOF");
-        wait_until("the log is rewritten", DEADLINE, || {
-            let info = call!(client, "INFO", "persistence").text();
-            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
-        });
-        run!(client, "DEBUG LOADAOF");
+        rewrite_and_load_log(&mut client);
         assert!(fetch(&mut client, "long").is_stale("v"));
         until_gone(&mut client, "soon");
         until_gone(&mut other, "soon");

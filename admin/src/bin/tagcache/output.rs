@@ -55,7 +55,7 @@ impl Failure {
         error.to_string().chars().take(300).collect()
     }
 
-    /// What there is to say; nothing where everything was said.
+    /// The message, empty if it was printed before.
     pub(crate) fn text(&self) -> &str {
         match self {
             Self::No | Self::HungUp => "",

@@ -1,4 +1,4 @@
-//! What the facts mean. Pure: nothing is read here.
+//! Turns facts into findings. Pure: it asks no server.
 
 use super::facts::{Facts, Module, Named, Skew, number};
 use crate::text;
@@ -44,7 +44,7 @@ pub(super) struct Check {
     pub(super) remedy: Option<String>,
 }
 
-/// What one check finds.
+/// The finding of one check.
 type Found = (State, String, Option<String>);
 
 fn ok(found: impl Into<String>) -> Found {
@@ -92,7 +92,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     add("module", module(&facts.module));
     add("memory limit", memory_limit(facts));
     add("persistence", persistence(facts));
-    // What a server does not have it does not refuse.
+    // A server without the module cannot refuse its commands.
     if facts.module != Module::Missing {
         add("permissions", permissions(facts));
     }
@@ -240,7 +240,7 @@ fn permissions(facts: &Facts) -> Found {
         );
     };
     let mut missing = refused.application.clone();
-    // What the program needs is of concern for the user that it is.
+    // The program's own needs concern the user that it connects as, not one that was named.
     if !user.named {
         missing.extend(refused.program.iter().cloned());
     }

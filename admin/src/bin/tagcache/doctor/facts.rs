@@ -1,4 +1,4 @@
-//! What is read from the server. Nothing is written.
+//! Reads the facts that the checks need from a server. It changes nothing there.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -79,7 +79,7 @@ pub(super) enum Module {
     Unknown(String),
 }
 
-/// What a user may do.
+/// A user, and the commands that are refused to it.
 pub(super) struct User {
     pub(super) name: String,
     /// Whether it was named, and not simply the one that doctor is.
