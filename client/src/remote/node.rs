@@ -353,8 +353,12 @@ impl Node {
         }
     }
 
-    /// The connection, or why there is none.
-    fn connection(&self) -> Result<Arc<Connection>, Error> {
+    /// The connection, or why there is none. Of a node just found (a slot moved to it), the first is waited for: it is
+    /// on its way, and not there for a reason.
+    async fn connection(&self) -> Result<Arc<Connection>, Error> {
+        if *self.attempts.borrow() == 0 {
+            let _ = tokio::time::timeout(self.settings.timeouts.command, self.attempted()).await;
+        }
         match self.connection.load_full() {
             Some(connection) if !connection.is_over() => Ok(connection),
             _ => Err(self.why_not()),
@@ -372,9 +376,9 @@ impl Node {
     }
 
     /// Sends a command through the main connection. Never blocks on the server longer than the command time-out;
-    /// fails at once where there is no connection.
+    /// fails at once where there is no connection and one was tried.
     pub(crate) async fn send(&self, cmd: &Cmd) -> Result<RedisResult<Value>, Error> {
-        let connection = self.connection()?;
+        let connection = self.connection().await?;
         let sent = connection.send(cmd).await;
         self.note(&sent);
         Ok(sent)
@@ -385,7 +389,7 @@ impl Node {
         &self,
         commands: Vec<Cmd>,
     ) -> Result<RedisResult<Vec<Value>>, Error> {
-        let connection = self.connection()?;
+        let connection = self.connection().await?;
         let sent = connection.send_all(commands).await;
         self.note(&sent);
         Ok(sent)
@@ -426,7 +430,7 @@ impl Node {
         cmd: &Cmd,
         wait: Duration,
     ) -> Result<RedisResult<Value>, Error> {
-        self.connection()?;
+        self.connection().await?;
         let (name, timeouts) = (self.address(), self.settings.timeouts);
         let Some(target) = self.target.load_full() else {
             return Err(self.why_not());
