@@ -1,6 +1,8 @@
 //! Each call does what it says, and what a process holds goes when the server says so.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,35 @@ fn what_is_set_is_read_by_this_and_other_processes() {
             let json = on_server(&mut server.raw(), "user").unwrap();
             assert_eq!(json, r#"{"name":"Ada","age":36}"#);
         });
+    });
+}
+
+#[test]
+fn a_hit_of_the_local_tier_allocates_nothing() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let value = Arc::new("value".to_owned());
+        let entry = long().tags(["a", "b"]);
+        cache.set("key", &value, entry).await.unwrap();
+        eventually("the value is in the local tier", async || {
+            cache.get::<Arc<String>>("key").await.unwrap();
+            cache.stats().local.hits > 0
+        })
+        .await;
+        let mut found = 0;
+        let hits = allocation_counter::measure(|| {
+            for _ in 0..1000 {
+                let read = pin!(cache.get::<Arc<String>>("key"));
+                let read = read.poll(&mut Context::from_waker(Waker::noop()));
+                found += i32::from(matches!(read, Poll::Ready(Ok(Some(_)))));
+            }
+        });
+        assert_eq!((found, hits.count_total), (1000, 0));
+        // That this counts at all: a value that is cloned is one.
+        let mut found = None;
+        let miss = allocation_counter::measure(|| found = Some(String::clone(&value)));
+        assert_eq!((found.is_some(), miss.count_total), (true, 1));
     });
 }
 
