@@ -54,43 +54,30 @@ impl<'a> Cursor<'a> {
     }
 
     /// `count tag [tag ...]`, at least one.
-    pub(crate) fn next_tags(&mut self, option: &'static str) -> Result<&'a [&'a [u8]], Error> {
-        let tags = self.next_counted(option, 1, u64::MAX)?;
+    pub(crate) fn next_tags(&mut self) -> Result<&'a [&'a [u8]], Error> {
+        let tags = self.next_counted(1..=u64::MAX)?;
         check_tags(tags, MAX_TAG_BYTES)
     }
 
     /// The same, or none, since callers build commands from lists that may be empty.
-    pub(crate) fn next_tags_or_none(
-        &mut self,
-        option: &'static str,
-    ) -> Result<&'a [&'a [u8]], Error> {
-        let tags = self.next_counted(option, 0, u64::MAX)?;
+    pub(crate) fn next_tags_or_none(&mut self) -> Result<&'a [&'a [u8]], Error> {
+        let tags = self.next_counted(0..=u64::MAX)?;
         check_tags(tags, MAX_TAG_BYTES)
     }
 
     /// `count tag [tag ...]` to be stored: none, or as many as the limits allow.
-    pub(crate) fn next_stored_tags(
-        &mut self,
-        option: &'static str,
-        limits: TagLimits,
-    ) -> Result<&'a [&'a [u8]], Error> {
-        let tags = self.next_counted(option, 0, limits.count.into())?;
-        check_tags(tags, limits.bytes)
-    }
-
-    fn next_counted(
-        &mut self,
-        option: &'static str,
-        at_least: u64,
-        limit: u64,
-    ) -> Result<&'a [&'a [u8]], Error> {
-        let given = u64::try_from(self.next_i64()?)
-            .ok()
-            .filter(|&count| count >= at_least)
-            .ok_or(Error::TagCount { option, at_least })?;
+    pub(crate) fn next_stored_tags(&mut self, limits: TagLimits) -> Result<&'a [&'a [u8]], Error> {
+        let limit = limits.count.into();
+        let given = Cursor::new(self.rest).next_in(0..=u64::MAX)?;
         if given > limit {
             return Err(Error::TooManyTags { given, limit });
         }
+        let tags = self.next_counted(0..=limit)?;
+        check_tags(tags, limits.bytes)
+    }
+
+    fn next_counted(&mut self, range: RangeInclusive<u64>) -> Result<&'a [&'a [u8]], Error> {
+        let given = self.next_in(range)?;
         let split = self.rest.split_at_checked(given as usize);
         let (counted, rest) = split.ok_or(Error::Syntax)?;
         self.rest = rest;
@@ -361,7 +348,7 @@ mod tests {
     fn an_error_names_the_limit_and_the_value() {
         let limits = TagLimits::of(&Config::default());
         let message = |args: &[&[u8]]| {
-            let refused = Cursor::new(args).next_stored_tags("TAGS", limits);
+            let refused = Cursor::new(args).next_stored_tags(limits);
             refused.expect_err("refused").to_string()
         };
         assert_eq!(
@@ -372,22 +359,17 @@ mod tests {
             message(&[b"4294967296", b"a"]),
             "ERR 4294967296 tags given, the limit is 1024 (tagcache.max-tags-per-entry)"
         );
-        assert_eq!(message(&[b"-1"]), "ERR TAGS count must be at least 0");
+        let negative = Cursor::new(&[b"-1"]).next_stored_tags(limits);
+        assert_eq!(negative, Err(Error::NotAnInteger));
     }
 
     #[test]
     fn limits_concern_what_is_stored() {
         let long = [b't'; 700];
         let args: [&[u8]; 2] = [b"1", &long];
-        assert!(Cursor::new(&args).next_tags("ALL").is_ok());
-        assert_eq!(
-            Cursor::new(&[b"0"]).next_tags("ALL"),
-            Err(Error::TagCount {
-                option: "ALL",
-                at_least: 1
-            })
-        );
-        let none = Cursor::new(&[b"0"]).next_stored_tags("TAGS", TagLimits::WIDEST);
+        assert!(Cursor::new(&args).next_tags().is_ok());
+        assert_eq!(Cursor::new(&[b"0"]).next_tags(), Err(Error::NotAnInteger));
+        let none = Cursor::new(&[b"0"]).next_stored_tags(TagLimits::WIDEST);
         assert_eq!(none, Ok(&[][..]));
     }
 }

@@ -18,8 +18,6 @@ pub(crate) enum Error {
     InvalidExpire { command: &'static str },
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
-    #[error("ERR {option} count must be at least {at_least}")]
-    TagCount { option: &'static str, at_least: u64 },
     #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
     TooManyTags { given: u64, limit: u64 },
     #[error("ERR tag is empty, a tag has 1 to {limit} bytes (tagcache.max-tag-bytes)")]

@@ -300,10 +300,6 @@ mod tests {
             Error::InvalidCursor,
             Error::InvalidExpire { command: "…" },
             Error::WrongType,
-            Error::TagCount {
-                option: "…",
-                at_least: 1,
-            },
             Error::TooManyTags { given: 1, limit: 1 },
             Error::EmptyTag { limit: 2 },
             Error::TagTooLong { given: 1, limit: 1 },

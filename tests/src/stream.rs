@@ -117,7 +117,11 @@ pub fn words(command: &Propagated) -> Vec<String> {
 /// When a command of the module happened, as it was propagated, unix ms.
 pub fn happened_ms(command: &Propagated) -> Option<u64> {
     let (_, time) = time_of(command)?;
-    std::str::from_utf8(time).ok()?.parse().ok()
+    std::str::from_utf8(time)
+        .ok()?
+        .trim_start_matches('@')
+        .parse()
+        .ok()
 }
 
 /// Where among a command's words the time stands at which it happened, a word before it, and the time.

@@ -1,7 +1,7 @@
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read, verdict};
 use crate::engine::{
-    Answer, Ask, Caller, Found, Freshness, Leases, MAX_TOKEN, Slot, Terms, Token, Verdict, Waiter,
+    Answer, Ask, Caller, Found, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
 };
 use crate::entry::Entry;
 use crate::error::Error;
@@ -23,6 +23,9 @@ struct FetchArgs<'a> {
     tags: &'a [&'a [u8]],
 }
 
+/// The largest token that a caller may choose: an integer of the protocol.
+const MAX_TOKEN: Token = i64::MAX as Token;
+
 /// The longest wait, about 35 years: what is beyond would overflow the server's clock.
 const MAX_WAIT_MS: u64 = 1 << 40;
 
@@ -40,7 +43,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
         } else if word.eq_ignore_ascii_case(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
         } else if word.eq_ignore_ascii_case(b"WITHTAGS") {
-            set_once(&mut tags, cursor.next_tags_or_none("WITHTAGS")?)?;
+            set_once(&mut tags, cursor.next_tags_or_none()?)?;
         } else {
             return Err(Error::Syntax);
         }
@@ -69,7 +72,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 /// holds it. The holder loads the value and writes it with CACHE.SET … LEASE, or gives up with CACHE.RELEASE. When its
 /// connection closes, the lease runs out within `tagcache.lease-orphan-ms`.
 ///
-/// TOKEN, 1 to 2^53 - 1: the token that the lease gets, chosen anew for each load. Asking with the token of the key's
+/// TOKEN, 1 to 2^63 - 1: the token that the lease gets, chosen anew for each load. Asking with the token of the key's
 /// lease renews it.
 ///
 /// WAIT: if another caller holds the lease of a missing key, wait up to so many ms. The answer is HIT as soon as the
@@ -261,7 +264,8 @@ fn judged(
     match verdict(state, db, entry, slot, tags.iter().copied()) {
         Verdict::Untouched => freshness,
         Verdict::Softened { since_ms, ends_ms }
-            if now < since_ms.saturating_add(entry.grace_ms())
+            // Its stamp may be ahead of the present.
+            if now < since_ms.min(now).saturating_add(entry.grace_ms())
                 && (ends_ms == 0 || now < ends_ms) =>
         {
             Freshness::Stale
@@ -337,6 +341,7 @@ fn give_back(ctx: &Context<'_>, name: Str<'_>, token: Token) -> bool {
     let (db, now) = (ctx.db(), monotonic_ms());
     let was_held = state::with(|state| {
         let leases = &mut state.database(db).leases;
+        leases.settle(name.bytes(), token);
         leases.release(name.bytes(), token, now)
     });
     waiting::pass_on(ctx, db, name.bytes());
@@ -367,7 +372,7 @@ mod tests {
             wait_ms: None,
             tags,
         };
-        let largest = b"9007199254740991";
+        let largest = b"9223372036854775807";
         let words: &[&[u8]] = &[b"Token", largest, b"EARLY", b"LEASE", b"5"];
         check(&[words, &[b"WithTags", b"2"], tags].concat(), Ok(chosen));
         check(&[], Ok(FetchArgs::default()));
@@ -387,7 +392,7 @@ mod tests {
             ),
             (&[b"LEASE", b"1", b"TOKEN", b"0"], Error::NotAnInteger),
             (
-                &[b"LEASE", b"1", b"TOKEN", b"9007199254740992"],
+                &[b"LEASE", b"1", b"TOKEN", b"9223372036854775808"],
                 Error::NotAnInteger,
             ),
             (&[b"WAIT", b"-1"], Error::NotAnInteger),

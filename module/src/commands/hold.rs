@@ -1,4 +1,5 @@
 use crate::args::{Cursor, MAX_SPAN_MS};
+use crate::commands::invalidate::{replayed_time, replayed_word};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
@@ -13,20 +14,24 @@ use crate::redis::{Args, Context, OwnedStr, Str, propagation, state, store};
 /// hold ends. Concerns what CACHE.SET, MSET, RETAG and TOUCH write while it lasts; never shortens a hold.
 ///
 /// A user needs write permission for a key of the tag's name, else `NOPERM`. O(tags). Replicates with the time at which
-/// it ends: an empty first tag, and unix ms. Saved.
+/// it ends: an empty word, then `@` and unix ms. Saved.
 pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
     let now = now_ms();
-    let (until_ms, tags) = match words {
+    let replayed = match words {
         [b"", at, tags @ ..] if !tags.is_empty() && access::may_replay(ctx) => {
-            (Cursor::new(&[at]).next_in(0..=2 * MAX_SPAN_MS)?, tags)
+            replayed_time(at, 2 * MAX_SPAN_MS).map(|until_ms| (until_ms, tags))
         }
-        [ms, tags @ ..] => {
+        _ => None,
+    };
+    let (until_ms, tags) = match (replayed, words) {
+        (Some(replayed), _) => replayed,
+        (None, [ms, tags @ ..]) => {
             let ms = Cursor::new(&[ms]).next_in(1..=MAX_SPAN_MS)?;
             (now + ms, tags)
         }
-        [] => return Err(Error::WrongArity),
+        (None, []) => return Err(Error::WrongArity),
     };
     let given: Vec<Str<'_>> = args.iter().skip(words.len() - tags.len()).collect();
     access::check_tags(ctx, args, given.iter().copied(), Access::Write)?;
@@ -38,7 +43,7 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if words[0].is_empty() || !propagation::may_rewrite_keyless(ctx) {
         ctx.replicate_verbatim();
     } else {
-        let (none, at) = (OwnedStr::new(b""), OwnedStr::from_number(until_ms as i64));
+        let (none, at) = (OwnedStr::new(b""), replayed_word(until_ms));
         ctx.replicate(
             c"CACHE.HOLD",
             &[&[none.as_str(), at.as_str()], &given[..]].concat(),

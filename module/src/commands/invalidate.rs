@@ -22,7 +22,7 @@ use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, st
 /// these tags.
 ///
 /// In replication and append-only files an empty first tag, which no entry can have, and the time at which it happened
-/// stand before the tags.
+/// (`@` and unix ms) stand before the tags.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Gone)
 }
@@ -40,7 +40,10 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     let words = args.words(1, &mut storage)?;
     let (at_ms, tags) = match words {
         [b"", at, rest @ ..] if !rest.is_empty() && access::may_replay(ctx) => {
-            (Some(Cursor::new(&[at]).next_in(0..=MAX_TIME_MS)?), rest)
+            match replayed_time(at, MAX_TIME_MS) {
+                Some(at_ms) => (Some(at_ms), rest),
+                None => (None, words),
+            }
         }
         _ => (None, words),
     };
@@ -51,12 +54,13 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
         Effect::Gone => (c"CACHE.INVALIDATE", c"cache.invalidate"),
         Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
     };
-    let now = at_ms.unwrap_or_else(stamp);
+    let at = at_ms.unwrap_or_else(stamp);
     if at_ms.is_some() && ctx.is_replay() {
-        follow(ctx, now);
+        follow(ctx, at);
     }
+    let now = now_ms();
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
-        database.invalidate(tags, effect, now)
+        database.invalidate(tags, effect, at, now)
     });
     for &tag in &given {
         ctx.notify(event, tag);
@@ -64,7 +68,7 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
         ctx.replicate_verbatim();
     } else {
-        let (none, at) = (OwnedStr::new(b""), OwnedStr::from_number(now as i64));
+        let (none, at) = (OwnedStr::new(b""), replayed_word(at));
         ctx.replicate(name, &[&[none.as_str(), at.as_str()], &given[..]].concat());
     }
     finish(ctx, dropped);
@@ -94,6 +98,17 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The time behind the empty first tag, as [`replayed_word`] writes it. What else stands there is a tag, and the empty one a
+/// mistake.
+pub(crate) fn replayed_time(word: &[u8], most_ms: u64) -> Option<u64> {
+    let number = word.strip_prefix(b"@")?;
+    Cursor::new(&[number]).next_in(0..=most_ms).ok()
+}
+
+pub(crate) fn replayed_word(at_ms: u64) -> OwnedStr {
+    OwnedStr::new(format!("@{at_ms}").as_bytes())
+}
+
 /// What an entry and an invalidation have room for.
 const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
@@ -115,11 +130,11 @@ fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.eq_ignore_ascii_case(b"ALL") {
-            set_once(&mut condition.all, cursor.next_tags("ALL")?)?;
+            set_once(&mut condition.all, cursor.next_tags()?)?;
         } else if word.eq_ignore_ascii_case(b"ANY") {
-            set_once(&mut condition.any, cursor.next_tags("ANY")?)?;
+            set_once(&mut condition.any, cursor.next_tags()?)?;
         } else if word.eq_ignore_ascii_case(b"NONE") {
-            set_once(&mut condition.none, cursor.next_tags("NONE")?)?;
+            set_once(&mut condition.none, cursor.next_tags()?)?;
         } else if word.eq_ignore_ascii_case(b"SOFT") {
             set_once(&mut soft, ())?;
         } else if word.eq_ignore_ascii_case(b"GRACE") {
@@ -201,12 +216,12 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         ctx.reply_integer(count as i64);
         return Ok(());
     }
-    let now = asked.at_ms.unwrap_or_else(stamp);
+    let (at, now) = (asked.at_ms.unwrap_or_else(stamp), now_ms());
     let dropped = run(ctx, News::Where(asked.effect, condition), |database| {
         let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
-        database.invalidate_where(condition, asked.effect, limit_ms, now)
+        database.invalidate_where(condition, asked.effect, limit_ms, at, now)
     });
-    replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, now);
+    replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, at);
     finish(ctx, dropped);
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if !cursor.next()?.eq_ignore_ascii_case(b"TAGS") {
         return Err(Error::Syntax);
     }
-    let tags = cursor.next_stored_tags("TAGS", write::limits(ctx))?;
+    let tags = cursor.next_stored_tags(write::limits(ctx))?;
     if cursor.left() > 0 {
         return Err(Error::Syntax);
     }

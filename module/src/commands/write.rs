@@ -62,7 +62,7 @@ impl<'a> Options<'a> {
             } else if word.eq_ignore_ascii_case(b"XX") {
                 set_once(&mut args.condition, Condition::Present)?;
             } else if word.eq_ignore_ascii_case(b"TAGS") {
-                let given = cursor.next_stored_tags("TAGS", limits)?;
+                let given = cursor.next_stored_tags(limits)?;
                 args.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
             } else if word.eq_ignore_ascii_case(b"KEEPTAGS") {

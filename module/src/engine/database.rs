@@ -30,9 +30,11 @@ impl<E> Default for Database<E> {
 }
 
 impl<E: Copy + PartialEq> Database<E> {
-    fn tick(&mut self, now_ms: u64) -> Moment {
+    fn tick(&mut self, at_ms: u64, now_ms: u64) -> Moment {
         Moment {
-            now_ms,
+            at_ms,
+            // Where it happened elsewhere, or in a log, that is long ago.
+            now_ms: at_ms.min(now_ms),
             clock: self.clock.tick(),
         }
     }
@@ -46,14 +48,20 @@ impl<E: Copy + PartialEq> Database<E> {
 
     /// Drops all entries that carry one of these tags, or makes them stale, and returns how many (entry, tag) pairs
     /// that are. O(tags + entries / 64).
-    pub(crate) fn invalidate(&mut self, tags: &[&[u8]], effect: Effect, now_ms: u64) -> u64 {
-        let moment = self.tick(now_ms);
+    pub(crate) fn invalidate(
+        &mut self,
+        tags: &[&[u8]],
+        effect: Effect,
+        at_ms: u64,
+        now_ms: u64,
+    ) -> u64 {
+        let moment = self.tick(at_ms, now_ms);
         for tag in tags {
             self.history.record(tag, moment, effect);
             let index = &self.index;
             self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
         }
-        let dropped = self.index.invalidate(tags, effect, now_ms);
+        let dropped = self.index.invalidate(tags, effect, moment.now_ms);
         self.count(dropped)
     }
 
@@ -63,19 +71,17 @@ impl<E: Copy + PartialEq> Database<E> {
         condition: Condition<'_>,
         effect: Effect,
         limit_ms: u64,
+        at_ms: u64,
         now_ms: u64,
     ) -> u64 {
-        let moment = self.tick(now_ms);
-        // Each entry that is meant carries the first of `all`, or one of `any`, if there are such clauses.
-        let marked = match (condition.all, condition.any) {
-            (Some(all), _) => &all[..1],
-            (_, Some(any)) => any,
-            _ => {
-                self.history.record_everything(moment, effect);
-                &[]
-            }
-        };
-        for tag in marked {
+        let moment = self.tick(at_ms, now_ms);
+        // Each entry that is meant carries some of these, if there are such clauses; and who judges an entry by tags of the
+        // reader's may complete a condition with any of them.
+        let marked = [condition.all, condition.any];
+        if marked == [None, None] {
+            self.history.record_everything(moment, effect);
+        }
+        for tag in marked.into_iter().flatten().flatten() {
             self.history.record_condition(tag, moment, effect, limit_ms);
             let index = &self.index;
             self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
@@ -84,7 +90,7 @@ impl<E: Copy + PartialEq> Database<E> {
             condition,
             effect,
             Softness {
-                since_ms: now_ms,
+                since_ms: moment.now_ms,
                 limit_ms,
             },
         );
@@ -101,8 +107,8 @@ impl<E: Copy + PartialEq> Database<E> {
     }
 
     /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
-    pub(crate) fn flush(&mut self, now_ms: u64) -> u64 {
-        let moment = self.tick(now_ms);
+    pub(crate) fn flush(&mut self, at_ms: u64) -> u64 {
+        let moment = self.tick(at_ms, at_ms);
         self.history.record_everything(moment, Effect::Gone);
         self.history.forget_names(moment.clock);
         let dropped = self.index.flush();
@@ -147,6 +153,7 @@ impl<E: Copy + PartialEq> Database<E> {
             self.leases.release(key, token, now_ms);
             return false;
         }
+        self.leases.settle(key, token);
         true
     }
 

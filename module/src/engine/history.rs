@@ -30,7 +30,7 @@ pub(crate) struct Remembered {
 /// invalidation counts as written before it.
 pub(crate) const CLOCKS_DIFFER_MS: u64 = 1_000;
 
-/// A stamp further ahead of the present than this comes from a clock that was set back, ms.
+/// Stamps run ahead of the present by no more than this, ms: one further ahead comes from a clock that was set back.
 const AHEAD_MS: u64 = 1_000;
 
 /// The latest time that is saved, unix ms.
@@ -39,10 +39,14 @@ const MAX_TIME_MS: u64 = (1 << 48) - 1;
 /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
 pub(crate) const FURTHEST_MS: u64 = 60_000;
 
-/// When an invalidation happens: the time, and the database's clock after it.
+/// When an invalidation happens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
+    /// Its stamp, which may be somewhat ahead of the present.
+    pub(crate) at_ms: u64,
+    /// The present: what lasts for a time begins with it.
     pub(crate) now_ms: u64,
+    /// The database's clock after it.
     pub(crate) clock: u64,
 }
 
@@ -105,7 +109,7 @@ impl Past {
                 &mut self.soft_ms
             }
         };
-        *ms = moment.now_ms.max(*ms);
+        *ms = moment.at_ms.max(*ms);
     }
 
     /// The later of both in each figure.
@@ -195,10 +199,15 @@ impl Verdict {
 /// Stamps for what is written and for invalidations, in the order in which they happen: what is written later than an
 /// invalidation of the same millisecond has a later stamp, and no invalidation has an earlier one than what was written
 /// before it.
+///
+/// So stamps run ahead of the present where writes and invalidations alternate more than once in a millisecond: up to a
+/// bound, where what is written has the stamp of the invalidation before it, and counts as written before.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     written_ms: u64,
     invalidated_ms: u64,
+    /// The latest one of another node, or of an earlier life, that they go on after.
+    followed_ms: u64,
 }
 
 impl Stamps {
@@ -207,7 +216,8 @@ impl Stamps {
         if self.invalidated_ms < now_ms {
             return now_ms;
         }
-        self.written_ms = self.invalidated_ms + 1;
+        let most_ms = now_ms.max(self.followed_ms) + AHEAD_MS;
+        self.written_ms = (self.invalidated_ms + 1).min(most_ms.max(self.invalidated_ms));
         self.written_ms
     }
 
@@ -222,7 +232,7 @@ impl Stamps {
         now_ms.max(self.written_ms).max(self.invalidated_ms)
     }
 
-    /// Whether stamps are far ahead of the present: thousands a second were given out, or the clock was set back.
+    /// Whether stamps are far ahead of the present: another node's clock is, or the clock was set back.
     pub(crate) fn are_ahead(&self, now_ms: u64) -> bool {
         self.now_ms(now_ms) > now_ms + AHEAD_MS
     }
@@ -235,13 +245,14 @@ impl Stamps {
                 return false;
             }
             self.invalidated_ms = self.invalidated_ms.max(at_ms);
+            self.followed_ms = self.followed_ms.max(at_ms);
         }
         true
     }
 
     /// Goes on from the present.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
-        (self.written_ms, self.invalidated_ms) = (now_ms, now_ms);
+        (self.written_ms, self.invalidated_ms, self.followed_ms) = (now_ms, now_ms, now_ms);
     }
 }
 
@@ -275,7 +286,7 @@ impl History {
         }
         past.record(moment, effect, 0);
         past.invalidations = past.invalidations.saturating_add(1);
-        past.named_ms = moment.now_ms;
+        past.named_ms = moment.at_ms;
     }
 
     /// Records that entries of a tag were invalidated by a condition, those that are stale for so long at most. O(1).
@@ -550,6 +561,7 @@ mod tests {
 
     fn at(ms: u64) -> Moment {
         Moment {
+            at_ms: ms,
             now_ms: ms,
             clock: ms,
         }
@@ -722,6 +734,42 @@ mod tests {
         assert_eq!((stamps.now_ms(5), stamps.now_ms(9)), (7, 9));
         assert_eq!(stamps.of_write(9), 9);
         assert_eq!(stamps.of_invalidation(8), 8);
+    }
+
+    #[test]
+    fn stamps_run_ahead_up_to_a_bound_and_stay_in_order() {
+        let mut stamps = Stamps::default();
+        let now = 5_000;
+        let mut last = 0;
+        for _ in 0..3 * AHEAD_MS {
+            let written = stamps.of_write(now);
+            assert!(written > last || written == now + AHEAD_MS && written >= last);
+            last = stamps.of_invalidation(now);
+            assert!((written..=now + AHEAD_MS).contains(&last));
+        }
+        assert!(!stamps.are_ahead(now));
+        // In time they are the present again.
+        assert_eq!(stamps.of_write(now + 2 * AHEAD_MS), now + 2 * AHEAD_MS);
+    }
+
+    #[test]
+    fn a_limit_counts_from_the_present_however_far_stamps_are_ahead() {
+        let mut history = History::default();
+        let moment = Moment {
+            at_ms: 1_900,
+            now_ms: 1_000,
+            clock: 1,
+        };
+        history.record_condition(b"t", moment, Effect::Stale, 100);
+        let written = Written {
+            at_ms: 1_500,
+            stamp: Stamp::Own,
+        };
+        let verdict = history.of_entry(std::iter::once(&b"t"[..]), written, 1_900);
+        let Verdict::Softened { ends_ms, .. } = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(ends_ms, 1_100);
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //! that is not known is refused, which is always safe.
 //!
 //! A caller that asks with the token of the key's lease, running or remembered, is granted it again. Its clock stays
-//! that of the first grant, because the caller may have read the database since. For the same reason a token is never
-//! granted a second time once its lease is over ([`super::token`]).
+//! that of the first grant, because the caller may have read the database since. For the same reason a token is not
+//! granted a second time once its lease was ended by others ([`super::token`]).
 //!
 //! All of this is the node's own, neither persisted nor replicated. Times are monotonic milliseconds.
 //!
@@ -110,6 +110,8 @@ struct Lease {
     ends_ms: u64,
     /// Tells its rows from those of other leases that end at the same time.
     serial: u64,
+    /// Its holder has ended it, or is about to: its token may be granted again.
+    is_settled: bool,
     waiters: VecDeque<Waiting>,
 }
 
@@ -284,6 +286,7 @@ impl Leases {
             clock: terms.clock,
             ends_ms,
             serial: self.last_serial,
+            is_settled: false,
             waiters,
         });
         Grant::Lease(token)
@@ -332,13 +335,13 @@ impl Leases {
         }
     }
 
-    /// Takes a lease out, with those who wait for it. Its token will not be granted again.
+    /// Takes a lease out, with those who wait for it. Its token will not be granted again unless its holder settled it.
     fn remove(&mut self, key: &[u8], now_ms: u64) -> Option<Lease> {
         let lease = self.by_key.remove(key)?;
         self.rows.remove(&lease);
         self.waiting -= lease.waiters.len();
         self.key_bytes -= lease.key.len();
-        if lease.token != NOBODY {
+        if lease.token != NOBODY && !lease.is_settled {
             self.tokens.retire(key, lease.token, now_ms);
         }
         self.tidy();
@@ -388,8 +391,16 @@ impl Leases {
         is_awaited
     }
 
-    /// The holder gives its lease back: whether it still held it. Then [`Leases::pass_on`] says who is next.
-    /// O(log leases).
+    /// The holder has done with its lease: its value is about to be written, or it gives up.
+    pub(crate) fn settle(&mut self, key: &[u8], token: Token) {
+        if let Some(lease) = self.by_key.get_mut(key)
+            && lease.token == token
+        {
+            lease.is_settled = true;
+        }
+    }
+
+    /// The holder's lease is over: whether it still held it. Then [`Leases::pass_on`] says who is next. O(log leases).
     pub(crate) fn release(&mut self, key: &[u8], token: Token, now_ms: u64) -> bool {
         let was_held = self.is_held(key, now_ms);
         let is_its_own = self.granted_at(key, token).is_some();

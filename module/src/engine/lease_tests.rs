@@ -590,7 +590,7 @@ impl World {
                     Effect::Stale
                 };
                 let tags = [TAG];
-                self.cache.invalidate(&tags, effect, self.now);
+                self.cache.invalidate(&tags, effect, self.now, self.now);
                 self.drop_entry();
                 self.good = None;
             }

@@ -26,7 +26,6 @@ pub(crate) use marks::Softened;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
-pub(crate) use token::MAX_TOKEN;
 
 #[cfg(test)]
 mod index_tests;

@@ -3,17 +3,18 @@
 //! A lease is known by its token alone. If a token were granted a second time for the same key, a value that was read
 //! under the first grant could be written under the second, although an invalidation between the two forbids it. So no
 //! token is granted twice: an issued one is recognised without being remembered, and one that a caller chose is
-//! remembered for [`REMEMBER_MS`] after its lease is over, the last [`MAX_REMEMBERED`] of them.
+//! remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A holder that
+//! ends its lease itself, by its write or by CACHE.RELEASE, writes nothing under it any more, and may choose the token again.
 
 use std::collections::{HashSet, VecDeque};
 
 use ahash::RandomState;
 
-/// A lease, as its holder knows it: opaque, positive, and exact as a JavaScript number.
+/// A lease, as its holder knows it: opaque and positive.
 pub(crate) type Token = u64;
 
-/// The largest token.
-pub(crate) const MAX_TOKEN: Token = (1 << BITS) - 1;
+/// The largest token that is issued: exact as a JavaScript number.
+const MAX_TOKEN: Token = (1 << BITS) - 1;
 const BITS: u32 = 53;
 
 /// How long after its lease is over a chosen token is remembered.
@@ -91,6 +92,9 @@ impl Tokens {
     }
 
     fn was_issued(&self, token: Token) -> bool {
+        if token > MAX_TOKEN {
+            return false;
+        }
         let number = unmix(token).wrapping_sub(self.start) & MAX_TOKEN;
         (1..=self.issued).contains(&number)
     }

@@ -41,7 +41,7 @@ fn an_old_entry_is_gone_after_minutes_and_after_days() {
             let old = dumped_of(&mut client, now - age_ms - 1);
             run!(client, "DEL arrived");
             // As a log says it: the invalidation happened then.
-            let at = (now - age_ms).to_string();
+            let at = format!("@{}", now - age_ms);
             assert_eq!(
                 call!(client, "CACHE.INVALIDATE", "", at, "t"),
                 Reply::Int(0)

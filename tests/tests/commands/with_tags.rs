@@ -1,10 +1,15 @@
 //! WITHTAGS of CACHE.FETCH: an entry judged by tags that it does not carry.
 
+use std::time::{Duration, Instant};
+
 use tagcache_tests::fetch::{Fetched, fetch, fetched};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
-    RawClient, Reply, Server, args, call, for_all_engines, on_both_protocols, run,
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, on_both_protocols, run,
+    wait_until,
 };
+
+use super::unix_ms;
 
 fn fetch_with(client: &mut RawClient, key: &str, tags: &[&str]) -> Fetched {
     let mut command = args!["CACHE.FETCH", key, "WITHTAGS", tags.len()];
@@ -61,6 +66,81 @@ fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
         assert!(fetch(client, "graced").is_hit("v"));
         run!(client, "CACHE.INVALIDATE s");
         assert!(fetch_with(client, "graced", &["s"]).is_miss());
+    });
+}
+
+#[test]
+fn however_often_writes_and_invalidations_alternate_what_has_no_grace_is_never_stale() {
+    on_both_protocols(|_, client| {
+        for _ in 0..200 {
+            run!(client, "CACHE.SET key v");
+            run!(client, "CACHE.REVALIDATE s");
+            assert!(fetch_with(client, "key", &["s"]).is_miss());
+            run!(client, "CACHE.SET limited v GRACE 60000 TAGS 1 t");
+            run!(client, "CACHE.INVALIDATEWHERE ALL 1 t SOFT GRACE 0");
+            assert!(fetch(client, "limited").is_miss());
+        }
+    });
+}
+
+#[test]
+fn stamps_do_not_run_away_from_the_present() {
+    on_both_protocols(|_, client| {
+        let commands: Vec<_> = (0..5_000)
+            .flat_map(|_| {
+                [
+                    args!["CACHE.SET", "other", "v"],
+                    args!["CACHE.INVALIDATE", "x"],
+                ]
+            })
+            .collect();
+        client.pipeline(&commands);
+        // Whatever stamps say, the grace of what is softened now begins now, and no time that is shown lies ahead.
+        run!(client, "CACHE.SET key v GRACE 100 TAGS 1 t");
+        run!(client, "CACHE.REVALIDATE t");
+        run!(client, "CACHE.INVALIDATE x");
+        let last = run!(client, "CACHE.TAGINFO x")
+            .field("last_invalidated")
+            .int();
+        let hard = run!(client, "CACHE.TAGTIMES x").items()[0].items()[0].int();
+        let soft = run!(client, "CACHE.TAGTIMES t").items()[0].items()[1].int();
+        let softened = Instant::now();
+        let now = unix_ms(client);
+        assert!(
+            last <= now && hard <= now && soft <= now,
+            "{last} {hard} {soft} {now}"
+        );
+        wait_until("the grace is over", DEADLINE, || {
+            let waited = softened.elapsed();
+            let is_gone = fetch(client, "key").is_miss();
+            // On a slow machine it may be found gone late, but never stale a second later.
+            assert!(
+                is_gone || waited < Duration::from_millis(900),
+                "after {waited:?}"
+            );
+            is_gone
+        });
+    });
+}
+
+#[test]
+fn such_a_tag_can_complete_a_condition() {
+    on_both_protocols(|_, client| {
+        for condition in [
+            "ALL 2 own reader",
+            "ALL 2 reader own",
+            "ALL 1 own ANY 1 reader",
+        ] {
+            run!(client, "CACHE.SET key v TAGS 1 own");
+            let words = format!("CACHE.INVALIDATEWHERE {condition}");
+            let words: Vec<&str> = words.split(' ').collect();
+            assert_eq!(client.call(&words), Reply::Int(0), "it carries one of them");
+            assert!(
+                fetch_with(client, "key", &["reader"]).is_miss(),
+                "{condition}"
+            );
+            assert!(fetch(client, "key").is_hit("v"));
+        }
     });
 }
 

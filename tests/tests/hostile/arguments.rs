@@ -118,11 +118,24 @@ fn an_empty_tag_is_no_tag_of_any_entry() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v");
         assert!(call!(client, "CACHE.SET", "key", "w", "TAGS", 1, "").is_error());
-        let dropped = call!(client, "CACHE.INVALIDATE", "");
-        assert!(
-            dropped.is_error() || dropped == Reply::Int(0),
-            "{dropped:?}"
-        );
+        for tags in [
+            &[""][..],
+            &["", "a"],
+            &["", "a", "b"],
+            &["", "5", "b"],
+            &["", "@", "b"],
+        ] {
+            for command in ["CACHE.INVALIDATE", "CACHE.REVALIDATE"] {
+                let reply = client.call(&[&[command], tags].concat());
+                let error = reply.error().unwrap_or_default();
+                assert!(
+                    error.starts_with("ERR tag is empty"),
+                    "{command} {tags:?}: {reply:?}"
+                );
+            }
+            let hold = client.call(&[&["CACHE.HOLD"], tags].concat());
+            assert!(hold.is_error(), "{tags:?}: {hold:?}");
+        }
         assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
         assert_index_agrees(server, &[0], &[]);
     });

@@ -141,8 +141,8 @@ fn words_of_a_log_are_an_administrators_only() {
             args!["CACHE.SET", "key", "v", "HITS", 5],
             args!["CACHE.SET", "key", "v", "GRACE", 50_000, "SOFT", 5],
             args!["CACHE.INVALIDATEWHERE", "ALL", 1, "t", "AT", 5],
-            args!["CACHE.INVALIDATE", "", 5, "t"],
-            args!["CACHE.REVALIDATE", "", 5, "t"],
+            args!["CACHE.INVALIDATE", "", "@5", "t"],
+            args!["CACHE.REVALIDATE", "", "@5", "t"],
             args!["CACHE.FLUSH", "AT", 5],
         ];
         for (number, command) in words.iter().enumerate() {
