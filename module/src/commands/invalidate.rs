@@ -58,6 +58,11 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     if at_ms.is_some() && ctx.is_replay() {
         follow(ctx, at);
     }
+    if at_ms.is_none() {
+        for tag in tags {
+            reclaim::meet_expired(ctx, tag);
+        }
+    }
     let now = now_ms();
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
         database.invalidate(tags, effect, at, now)

@@ -3,7 +3,7 @@ use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, state};
+use crate::redis::{Args, Context, reclaim, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
 ///
@@ -23,11 +23,14 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
     let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
     let db = ctx.db();
-    let (figures, past) = state::with(|state| {
+    let hidden = reclaim::meet_expired(ctx, tag);
+    let (mut figures, past) = state::with(|state| {
         let database = state.database(db);
         let past = database.history.of_named(tag).copied();
         (database.index.tag_figures(tag), past)
     });
+    figures.entries -= hidden.entries;
+    figures.bytes -= hidden.bytes;
     if figures.entries == 0 && past.is_none() {
         ctx.reply_null();
         return Ok(());

@@ -19,7 +19,7 @@ use super::propagation;
 use super::state::{self, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
-use crate::engine::{Slot, Softened, Step};
+use crate::engine::{Slot, Softened, Step, TagFigures};
 use crate::entry::Handle;
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -51,6 +51,36 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     } else {
         arm(ctx);
     }
+}
+
+/// Has the server look at each entry of a small tag, so that it removes those that have expired: it does so by itself only
+/// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
+pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
+    let db = ctx.db();
+    let mut slots = Vec::new();
+    let mut hidden = TagFigures::default();
+    if ctx.is_cluster() && ctx.is_atomic_block() {
+        return hidden; // See [`help`]: the block's keys may be of another slot.
+    }
+    let is_small = state::with(|state| {
+        let most = u64::from(state.config.reclaim_inline);
+        let index = &state.database(db).index;
+        index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
+    });
+    if is_small {
+        for slot in slots {
+            let (handle, name) = handle_and_name(db, slot);
+            let is_there = !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty);
+            state::with(|state| {
+                let index = &state.database(db).index;
+                if !is_there && index.holds(slot, handle) && !index.is_gone(slot) {
+                    hidden.entries += 1;
+                    hidden.bytes += index.cost(slot);
+                }
+            });
+        }
+    }
+    hidden
 }
 
 /// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey

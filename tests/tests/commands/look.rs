@@ -146,3 +146,68 @@ fn looking_changes_nothing() {
         );
     });
 }
+
+#[test]
+fn what_has_expired_is_counted_in_no_small_tag() {
+    on_both_protocols(|_, client| {
+        // The server removes nothing by itself.
+        run!(client, "DEBUG SET-ACTIVE-EXPIRE 0");
+        for n in 0..10 {
+            let ms = if n < 4 { 1 } else { 100_000 };
+            call!(
+                client,
+                "CACHE.SET",
+                n,
+                "value",
+                "PX",
+                ms,
+                "TAGS",
+                2,
+                "t",
+                "u"
+            );
+        }
+        wait_until("four are over", DEADLINE, || {
+            (0..4).all(|n| call!(client, "CACHE.GET", n).is_null())
+        });
+        // Reads have removed those. These are for the commands to find.
+        for n in 0..4 {
+            call!(
+                client,
+                "CACHE.SET",
+                n,
+                "value",
+                "PX",
+                1,
+                "TAGS",
+                2,
+                "t",
+                "u"
+            );
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let info = run!(client, "CACHE.TAGINFO t");
+        assert_eq!(info.field("entries"), Reply::Int(6));
+        assert_eq!(info.field("bytes").int() % 6, 0);
+        for (n, (command, dropped)) in [("CACHE.REVALIDATE", 6), ("CACHE.INVALIDATE", 0)]
+            .into_iter()
+            .enumerate()
+        {
+            call!(
+                client,
+                "CACHE.SET",
+                "short",
+                n,
+                "PX",
+                1,
+                "TAGS",
+                2,
+                "t",
+                "u"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let pairs = call!(client, command, "t", "u");
+            assert_eq!(pairs, Reply::Int(2 * dropped), "{command}");
+        }
+    });
+}

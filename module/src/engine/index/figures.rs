@@ -8,7 +8,7 @@ use crate::engine::marks::bytes_of;
 use crate::engine::slots::Slot;
 
 /// The visible entries that carry a tag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TagFigures {
     pub(crate) entries: u64,
     /// What they cost.
@@ -74,16 +74,18 @@ impl<E: Copy + PartialEq> Index<E> {
         ids.iter().map(|id| self.slots.bytes(Slot(id))).sum()
     }
 
+    /// What an entry costs.
+    pub(crate) fn cost(&self, slot: Slot) -> u64 {
+        self.slots.bytes(slot)
+    }
+
     /// The visible entries of a tag. O(1) while nothing is gone, else O(entries of the tag / 64), and for the bytes
     /// O(gone ones among them) or O(visible ones), whichever is less.
     pub(crate) fn tag_figures(&self, tag: &[u8]) -> TagFigures {
-        self.find(tag).map_or(
-            TagFigures {
-                entries: 0,
-                bytes: 0,
-            },
-            |list| self.figures_of(self.lists.get(list)),
-        )
+        let list = self.find(tag);
+        list.map_or_else(TagFigures::default, |list| {
+            self.figures_of(self.lists.get(list))
+        })
     }
 
     fn figures_of(&self, list: &TagList) -> TagFigures {
