@@ -1,7 +1,6 @@
 use crate::args::{Cursor, MAX_TAG_BYTES, check_tag};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
-use crate::redis::context::now_ms;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state};
 
@@ -36,14 +35,12 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let past = past.unwrap_or_default();
-    // Stamps may be somewhat ahead of the present.
-    let last_ms = past.named_ms.min(now_ms());
     ctx.reply_map(4);
     for (name, number) in [
         (&b"entries"[..], figures.entries as i64),
         (b"bytes", figures.bytes as i64),
         (b"invalidations", i64::from(past.invalidations)),
-        (b"last_invalidated", last_ms as i64),
+        (b"last_invalidated", past.named_ms as i64),
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);
@@ -68,12 +65,11 @@ pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let times = |tag: &&[u8]| database.history.times(tag, database.index.is_carried(tag));
         tags.iter().map(times).collect()
     });
-    let now = now_ms();
     ctx.reply_array(times.len());
     for (hard_ms, soft_ms) in times {
         ctx.reply_array(2);
-        ctx.reply_integer(hard_ms.min(now) as i64);
-        ctx.reply_integer(soft_ms.min(now) as i64);
+        ctx.reply_integer(hard_ms as i64);
+        ctx.reply_integer(soft_ms as i64);
     }
     Ok(())
 }

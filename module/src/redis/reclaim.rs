@@ -65,7 +65,7 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let is_small = state::with(|state| {
         let most = u64::from(state.config.reclaim_inline);
         let index = &state.database(db).index;
-        index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
+        most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
     });
     if is_small {
         for slot in slots {

@@ -198,14 +198,6 @@ impl State {
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
-        // What happens in either from here on has a later reading than anything before it, in either.
-        let clocks = [first, second].map(|db| self.database(db).clock.reading());
-        let latest = clocks[0].max(clocks[1]);
-        for db in [first, second] {
-            if latest > 0 {
-                self.database(db).clock.restore(latest + 1);
-            }
-        }
         self.orphans = None;
         for (db, _) in &mut self.refused {
             *db = match *db {

@@ -1,7 +1,7 @@
 //! Entries, tags, clock and statistics belong to the selected database.
 
 use tagcache_tests::look::{assert_index_agrees, stat, tagscan};
-use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+use tagcache_tests::{Reply, call, on_both_protocols};
 
 #[test]
 fn the_same_key_and_tag_in_two_databases_know_nothing_of_each_other() {
@@ -72,23 +72,5 @@ fn commands_in_a_script_and_a_transaction_use_the_selected_database() {
         call!(client, "SELECT", 5);
         assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("five"));
         assert_index_agrees(server, &[0, 4, 5], &[b"a"]);
-    });
-}
-
-#[test]
-fn no_clock_goes_back_when_databases_are_swapped() {
-    on_both_protocols(|_, client| {
-        let reading = |client: &mut RawClient, database: u32| {
-            call!(client, "SELECT", database);
-            call!(client, "CACHE.CLOCK").items()[1].int()
-        };
-        call!(client, "SWAPDB", 4, 5);
-        assert_eq!((reading(client, 4), reading(client, 5)), (0, 0));
-        for _ in 0..11 {
-            call!(client, "CACHE.INVALIDATE", "x");
-        }
-        assert_eq!(reading(client, 5), 11);
-        call!(client, "SWAPDB", 5, 6);
-        assert_eq!((reading(client, 5), reading(client, 6)), (12, 12));
     });
 }

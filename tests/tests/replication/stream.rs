@@ -371,6 +371,8 @@ fn a_command_that_fails_on_an_expired_gone_key_is_not_replicated() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
+        // Else the invalidation has the server remove it.
+        call!(client, "CONFIG", "SET", "tagcache.reclaim-inline", 0);
         for command in [
             &["RENAME", "key", "other"][..],
             &["RENAMENX", "key", "other"],
