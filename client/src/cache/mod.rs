@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
 use crate::local::{End, Role};
-use crate::remote::command::{self, Write};
+use redis::Value;
+
+use crate::remote::command;
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
@@ -188,8 +190,8 @@ impl<C> Cache<C> {
         self.found(key, read)
     }
 
-    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows.
-    /// The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
+    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows
+    /// (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` for each). The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
     /// ([`CacheStats::undecodable`]); [`Self::get_each`] says which.
     ///
     /// # Errors
@@ -239,12 +241,18 @@ impl<C> Cache<C> {
                 |(at, _): &(usize, String)| core.local.cache().reserve(keys[*at].as_ref());
             let reservations: Vec<_> = portion.iter().map(reserve).collect();
             let sent = Instant::now();
-            let commands = portion
-                .iter()
-                .map(|(_, name)| (name.as_str(), command::fetch(name)));
-            let answers = core.remote.send_each(commands.collect()).await;
+            let names: Vec<&str> = portion.iter().map(|(_, name)| name.as_str()).collect();
+            let several = |places: &[usize]| {
+                command::mfetch(&places.iter().map(|&at| names[at]).collect::<Vec<_>>())
+            };
+            let apart = |answer, _| match answer {
+                Value::Array(each) => each,
+                _ => Vec::new(),
+            };
+            let one = |at: usize| command::fetch(names[at]);
+            let answers = core.remote.send_together(&names, several, apart, one).await;
             let failed = answers.iter().find_map(|answer| answer.as_ref().err());
-            crate::observe::command("CACHE.FETCH", sent.elapsed(), failed);
+            crate::observe::command("CACHE.MFETCH", sent.elapsed(), failed);
             let sizes = answers.iter().flatten().map(Answer::value_bytes);
             let sizes: Vec<usize> = sizes.flatten().collect();
             core.reply_size.learn(sizes.len(), sizes.iter().sum());
@@ -279,6 +287,49 @@ impl<C> Cache<C> {
         }
     }
 
+    /// Reads a fresh value as though it carried these tags too: `None` also if one of them was invalidated after it was
+    /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
+    ///
+    /// The entry itself stays as it is. What is loaded in its place should carry the tags:
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use tagcache::{Cache, Entry};
+    /// # async fn render() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn run(cache: Cache) -> Result<String, tagcache::Error> {
+    /// let path = ["path:/shop", "path:/shop/7"];
+    /// if let Some(page) = cache.get_with_tags("page:7", path).await? {
+    ///     return Ok(page);
+    /// }
+    /// cache.refresh("page:7", Entry::ttl(Duration::from_secs(60)).tags(path), render).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server fails or refuses, its module is older than `CACHE.FETCH … WITHTAGS`, or a tag is empty;
+    /// [`Error::Codec`] when the value is no `T`.
+    pub async fn get_with_tags<T>(
+        &self,
+        key: &str,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        let core = &self.core;
+        let tags = core.names(tags);
+        if tags.iter().any(String::is_empty) {
+            return Err(Error::empty_tag());
+        }
+        let cmd = command::fetch_with_tags(&core.name(key), &tags);
+        let reservation = core.local.cache().reserve(key);
+        match core.read(&self.codec, &reservation, &cmd, None).await? {
+            Found::Fresh(loaded) => value(key, &loaded.stored),
+            Found::Stale(..) | Found::Nothing(_) => Ok(None),
+        }
+    }
+
     /// Stores a value, whatever was there. It takes effect for all processes; in this one it is read from the server
     /// next time, as from then on the server will say when it changes.
     ///
@@ -294,26 +345,65 @@ impl<C> Cache<C> {
         if entry.ttl.is_zero() {
             return self.remove(key).await.map(drop);
         }
+        self.set_if(key, value, entry, &[]).await.map(drop)
+    }
+
+    /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub async fn add<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
+    }
+
+    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Answers whether there was one. With a
+    /// TTL of zero the key is removed instead.
+    ///
+    /// # Errors
+    /// As [`Self::set`], or the server's module is older than `CACHE.SET … KEEPTAGS`.
+    pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+    {
+        if entry.ttl.is_zero() {
+            return self.remove(key).await;
+        }
+        // XX: without an entry there would be no tags to keep, not even the namespace's.
+        self.set_if(key, value, entry, &["XX", "KEEPTAGS"]).await
+    }
+
+    async fn set_if<T, I>(
+        &self,
+        key: &str,
+        value: &T,
+        entry: Entry<I>,
+        words: &[&str],
+    ) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
         let (encoded, _) = self.core.encode(&self.codec, key, Some(value))?;
-        let plan = self.plan(entry);
+        let mut plan = self.plan(entry);
         if plan.has_empty_tag {
             return Err(Error::empty_tag());
         }
+        if words.contains(&"KEEPTAGS") {
+            plan.tags.clear();
+        }
         let times = plan.times(false, Duration::ZERO, fastrand::f64);
         let name = self.core.name(key);
-        let write = Write {
-            key: &name,
-            value: &encoded,
-            ttl: times.ttl,
-            grace: times.grace,
-            tags: &plan.tags,
-            token: 0,
-        };
-        let written = self.core.write(key, &write).await;
+        let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+        cmd.arg(words);
+        let written = self.core.write(key, &name, &cmd).await;
         if written.is_err() {
             self.core.counters.set_failures.up();
         }
-        written.map(drop)
+        written
     }
 
     /// The value of a key, from memory, from the server, or from `loader`: of all processes and tasks that miss it
@@ -378,6 +468,38 @@ impl<C> Cache<C> {
         }
         let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
         self.load(key, self.plan(entry), loader).await
+    }
+
+    /// Loads a value now, also where there is a fresh one, and answers it when it is loaded. Others are served the old
+    /// value until the new one is stored, and what was read before one of the tags or the key was invalidated is not.
+    ///
+    /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
+    /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`], or the server's module is older than `CACHE.FETCH … EARLY`.
+    pub async fn refresh<T, I, F, L, E>(
+        &self,
+        key: &str,
+        mut entry: Entry<I>,
+        loader: L,
+    ) -> Result<T, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>>,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        entry.load.soft_timeout = Duration::MAX;
+        let mut plan = self.plan(entry);
+        plan.anew = true;
+        let loader = async move || match loader().await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(LoaderError::from(error.into())),
+        };
+        present(key, self.load(key, plan, loader).await?)
     }
 
     /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.
@@ -461,8 +583,11 @@ impl<C> Cache<C> {
                 Role::Lead(reservation) => break reservation,
                 Role::Join(load) => {
                     core.counters.joined.up();
+                    let end = load.ended().await;
                     // None: it found what this caller may not have, or ended without an answer.
-                    if let Some(outcome) = load.outcome::<Error>(load.ended().await) {
+                    if !plan.anew
+                        && let Some(outcome) = load.outcome::<Error>(end)
+                    {
                         return value(key, &outcome.map_err(|error| (*error).clone())?);
                     }
                 }
@@ -520,6 +645,7 @@ impl<C> Cache<C> {
             // Before the loader runs its lease is answered, and afterwards its value is stored.
             longest_wait: hard_timeout + 2 * options.command_timeout,
             chosen: Arc::default(),
+            anew: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -264,15 +265,9 @@ impl Remote {
         let sent = join_all(sending).await;
         let mut redirected = Vec::new();
         for ((node, members), sent) in groups.iter().zip(sent) {
-            let values = match self.reached(sent) {
-                Ok(Ok(values)) => values,
-                Ok(Err(error)) => {
-                    let error = node.explain(&node.address(), None, &error);
-                    for &at in members {
-                        answers[at] = Some(Err(error.clone()));
-                    }
-                    continue;
-                }
+            let explain = |error| node.explain(&node.address(), None, &error);
+            let values = match self.reached(sent).and_then(|sent| sent.map_err(explain)) {
+                Ok(values) => values,
                 Err(error) => {
                     for &at in members {
                         answers[at] = Some(Err(error.clone()));
@@ -309,6 +304,49 @@ impl Remote {
             .into_iter()
             .map(|answer| answer.unwrap_or_else(|| Err(unanswered())))
             .collect()
+    }
+
+    /// Sends one command for the keys of each slot: `several` makes it of their places, `apart` takes its answer apart
+    /// into one of each key. A key of which that says nothing, or nil, and keys whose command was surely not executed
+    /// (one of them holds another type, their slot is moving, the user or the module lacks the command) go alone: `one`.
+    pub(crate) async fn send_together(
+        &self,
+        keys: &[&str],
+        several: impl Fn(&[usize]) -> Cmd,
+        apart: impl Fn(Value, usize) -> Vec<Value>,
+        one: impl Fn(usize) -> Cmd,
+    ) -> Vec<Result<Answer, Error>> {
+        let mut slots: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            let slot = if self.is_cluster() { slot(key) } else { 0 };
+            slots.entry(slot).or_default().push(at);
+        }
+        let commands = slots.values().map(|group| match group[..] {
+            [at] => (keys[at], one(at)),
+            _ => (keys[group[0]], several(group)),
+        });
+        let sent = self.send_each(commands.collect()).await;
+        let mut answers = BTreeMap::new();
+        for (group, answer) in slots.values().zip(sent) {
+            match answer {
+                answer if group.len() == 1 => _ = answers.insert(group[0], answer),
+                Ok(Answer { value, tracked }) => {
+                    let each = group.iter().zip(apart(value, group.len()));
+                    let known = each.filter(|(_, value)| *value != Value::Nil);
+                    answers.extend(known.map(|(&at, value)| (at, Ok(Answer { value, tracked }))));
+                }
+                Err(error) if error.outcome_is_unknown() => {
+                    answers.extend(group.iter().map(|&at| (at, Err(error.clone()))));
+                }
+                Err(_) => {}
+            }
+        }
+        let alone = (0..keys.len()).filter(|at| !answers.contains_key(at));
+        let alone: Vec<usize> = alone.collect();
+        let commands = alone.iter().map(|&at| (keys[at], one(at)));
+        let sent = self.send_each(commands.collect()).await;
+        answers.extend(alone.into_iter().zip(sent));
+        answers.into_values().collect()
     }
 
     /// Sends a command to every primary that is up.
