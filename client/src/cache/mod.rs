@@ -287,49 +287,6 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Reads a fresh value as though it carried these tags too: `None` also if one of them was invalidated after it was
-    /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
-    ///
-    /// The entry itself stays as it is. What is loaded in its place should carry the tags:
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use tagcache::{Cache, Entry};
-    /// # async fn render() -> Result<String, std::io::Error> { Ok(String::new()) }
-    /// # async fn run(cache: Cache) -> Result<String, tagcache::Error> {
-    /// let path = ["path:/shop", "path:/shop/7"];
-    /// if let Some(page) = cache.get_with_tags("page:7", path).await? {
-    ///     return Ok(page);
-    /// }
-    /// cache.refresh("page:7", Entry::ttl(Duration::from_secs(60)).tags(path), render).await
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// When the server fails or refuses, its module is older than `CACHE.FETCH … WITHTAGS`, or a tag is empty;
-    /// [`Error::Codec`] when the value is no `T`.
-    pub async fn get_with_tags<T>(
-        &self,
-        key: &str,
-        tags: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<Option<T>, Error>
-    where
-        C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-    {
-        let core = &self.core;
-        let tags = core.names(tags);
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
-        let cmd = command::fetch_with_tags(&core.name(key), &tags);
-        let reservation = core.local.cache().reserve(key);
-        match core.read(&self.codec, &reservation, &cmd, None).await? {
-            Found::Fresh(loaded) => value(key, &loaded.stored),
-            Found::Stale(..) | Found::Nothing(_) => Ok(None),
-        }
-    }
-
     /// Stores a value, whatever was there. It takes effect for all processes; in this one it is read from the server
     /// next time, as from then on the server will say when it changes.
     ///
@@ -346,34 +303,6 @@ impl<C> Cache<C> {
             return self.remove(key).await.map(drop);
         }
         self.set_if(key, value, entry, &[]).await.map(drop)
-    }
-
-    /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
-    ///
-    /// # Errors
-    /// As [`Self::set`].
-    pub async fn add<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<bool, Error>
-    where
-        C: Codec<T>,
-        I: IntoIterator<Item: AsRef<str>>,
-    {
-        Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
-    }
-
-    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Answers whether there was one. With a
-    /// TTL of zero the key is removed instead.
-    ///
-    /// # Errors
-    /// As [`Self::set`], or the server's module is older than `CACHE.SET … KEEPTAGS`.
-    pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
-    where
-        C: Codec<T>,
-    {
-        if entry.ttl.is_zero() {
-            return self.remove(key).await;
-        }
-        // XX: without an entry there would be no tags to keep, not even the namespace's.
-        self.set_if(key, value, entry, &["XX", "KEEPTAGS"]).await
     }
 
     async fn set_if<T, I>(
@@ -468,38 +397,6 @@ impl<C> Cache<C> {
         }
         let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
         self.load(key, self.plan(entry), loader).await
-    }
-
-    /// Loads a value now, also where there is a fresh one, and answers it when it is loaded. Others are served the old
-    /// value until the new one is stored, and what was read before one of the tags or the key was invalidated is not.
-    ///
-    /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
-    /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
-    ///
-    /// # Errors
-    /// As [`Self::get_or_load`], or the server's module is older than `CACHE.FETCH … EARLY`.
-    pub async fn refresh<T, I, F, L, E>(
-        &self,
-        key: &str,
-        mut entry: Entry<I>,
-        loader: L,
-    ) -> Result<T, Error>
-    where
-        C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>>,
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<T, E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
-        entry.load.soft_timeout = Duration::MAX;
-        let mut plan = self.plan(entry);
-        plan.anew = true;
-        let loader = async move || match loader().await {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(LoaderError::from(error.into())),
-        };
-        present(key, self.load(key, plan, loader).await?)
     }
 
     /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.

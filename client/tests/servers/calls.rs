@@ -667,14 +667,15 @@ fn tags_that_only_the_reader_knows_judge_what_it_reads() {
 fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
     let server = Server::start();
     run(async {
-        let (cache, other) = (cache_at(&server).await, cache_at(&server).await);
+        let patient = || connected(builder(server.port()).command_timeout(DEADLINE));
+        let (cache, other) = (patient().await, patient().await);
         cache.set("key", &1, long().tags(["tag"])).await.unwrap();
-        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (begun, go) = (Calls::default(), Arc::new(Notify::new()));
         let refresh = |cache: &Cache, to: i32| {
             let (cache, begun, go) = (cache.clone(), begun.clone(), go.clone());
             tokio::spawn(async move {
                 let loader = async move || {
-                    begun.notify_one();
+                    begun.note();
                     go.notified().await;
                     Ok::<_, Error>(to)
                 };
@@ -682,7 +683,7 @@ fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
             })
         };
         let refreshing = refresh(&cache, 2);
-        begun.notified().await;
+        eventually("the load", async || begun.count() == 1).await;
         // Longer than a lease lasts that nobody renews.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         assert_eq!(other.get::<i32>("key").await.unwrap(), Some(1));
@@ -696,7 +697,7 @@ fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
         .await;
         // What was invalidated during the load is not stored.
         let refreshing = refresh(&cache, 3);
-        begun.notified().await;
+        eventually("the load", async || begun.count() == 2).await;
         other.invalidate_tags(["tag"]).await.unwrap();
         go.notify_one();
         assert_eq!(refreshing.await.unwrap().unwrap(), 3);
