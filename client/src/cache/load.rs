@@ -334,7 +334,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok((encoded, _)) => {
                 let times = plan.times(negative, took, fastrand::f64);
                 let name = self.core.name(self.key());
-                let cmd = command::set_under_lease(&name, &encoded, times, &plan.tags, token);
+                let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+                cmd.arg("LEASE").arg(token);
                 self.core.write(self.key(), &name, &cmd).await
             }
         };

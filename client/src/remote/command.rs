@@ -114,18 +114,6 @@ pub(crate) fn set(key: &str, value: &[u8], times: Times, tags: &[String]) -> Cmd
     with_times_and_tags(cmd, times, tags)
 }
 
-pub(crate) fn set_under_lease(
-    key: &str,
-    value: &[u8],
-    times: Times,
-    tags: &[String],
-    token: u64,
-) -> Cmd {
-    let mut cmd = set(key, value, times, tags);
-    cmd.arg("LEASE").arg(token);
-    cmd
-}
-
 /// Values of one slot.
 pub(crate) fn mset(values: &[(&str, &[u8])], times: Times, tags: &[String]) -> Cmd {
     let mut cmd = redis::cmd("CACHE.MSET");

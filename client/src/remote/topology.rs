@@ -243,67 +243,57 @@ impl Remote {
 
     /// Sends one command for each key, those for one server together. Redirected ones go once more, alone.
     pub(crate) async fn send_each(&self, commands: Vec<(&str, Cmd)>) -> Vec<Result<Answer, Error>> {
-        let mut groups: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
-        let mut answers: Vec<Option<Result<Answer, Error>>> = Vec::new();
+        let (mut answers, mut groups) = (BTreeMap::new(), BTreeMap::new());
         for (at, (key, _)) in commands.iter().enumerate() {
-            answers.push(None);
             match self.owner(key) {
-                Ok(node) => match groups
-                    .iter_mut()
-                    .find(|(known, _)| Arc::ptr_eq(known, &node))
-                {
-                    Some((_, members)) => members.push(at),
-                    None => groups.push((node, vec![at])),
-                },
-                Err(error) => answers[at] = Some(Err(error)),
+                Ok(node) => {
+                    let group = groups.entry(Arc::as_ptr(&node).addr());
+                    group.or_insert((node, Vec::new())).1.push(at);
+                }
+                Err(error) => _ = answers.insert(at, Err(error)),
             }
         }
-        let sending = groups.iter().map(|(node, members)| {
-            let batch: Vec<_> = members.iter().map(|&at| commands[at].1.clone()).collect();
-            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch))
+        let sending = groups.values().map(|(node, members)| {
+            let batch = members.iter().map(|&at| commands[at].1.clone());
+            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch.collect()))
         });
-        let sent = join_all(sending).await;
         let mut redirected = Vec::new();
-        for ((node, members), sent) in groups.iter().zip(sent) {
-            let explain = |error| node.explain(&node.address(), None, &error);
-            let values = match self.reached(sent).and_then(|sent| sent.map_err(explain)) {
+        for ((node, members), sent) in groups.values().zip(join_all(sending).await) {
+            let explain = |key, error| node.explain(&node.address(), key, &error);
+            let sent = self.reached(sent);
+            let values = match sent.and_then(|sent| sent.map_err(|error| explain(None, error))) {
                 Ok(values) => values,
                 Err(error) => {
-                    for &at in members {
-                        answers[at] = Some(Err(error.clone()));
-                    }
+                    answers.extend(members.iter().map(|&at| (at, Err(error.clone()))));
                     continue;
                 }
             };
             for (&at, value) in members.iter().zip(values) {
-                match value.extract_error() {
-                    Ok(value) => {
-                        let tracked = true;
-                        answers[at] = Some(Ok(Answer { value, tracked }));
+                let answer = match value.extract_error() {
+                    Ok(value) => Ok(Answer {
+                        value,
+                        tracked: true,
+                    }),
+                    Err(error) if is_redirection(&error) => {
+                        redirected.push(at);
+                        continue;
                     }
-                    Err(error) if is_redirection(&error) => redirected.push(at),
-                    Err(error) => {
-                        let key = commands[at].0;
-                        answers[at] = Some(Err(node.explain(&node.address(), Some(key), &error)));
-                    }
-                }
+                    Err(error) => Err(explain(Some(commands[at].0), error)),
+                };
+                answers.insert(at, answer);
             }
         }
-        let again = redirected.iter().map(|&at| {
-            let (key, cmd) = &commands[at];
-            self.send(key, cmd)
-        });
-        for (&at, answer) in redirected.iter().zip(join_all(again).await) {
-            answers[at] = Some(answer);
-        }
+        let again = redirected
+            .iter()
+            .map(|&at| self.send(commands[at].0, &commands[at].1));
+        let again = join_all(again).await;
+        answers.extend(redirected.into_iter().zip(again));
         let unanswered = || Error::Unavailable {
             node: "servers".to_owned(),
             message: "fewer answers than commands".to_owned(),
         };
-        answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(|| Err(unanswered())))
-            .collect()
+        let answer = |at| answers.remove(&at).unwrap_or_else(|| Err(unanswered()));
+        (0..commands.len()).map(answer).collect()
     }
 
     /// Sends one command for the keys of each slot: `several` makes it of their places, `apart` takes its answer apart

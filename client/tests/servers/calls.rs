@@ -585,6 +585,14 @@ fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
                 }
             }
         }
+        // A user without the right to them, as a module without them: key by key.
+        call!(server.raw(), "DEL", "key7");
+        let denied = "-cache.mset -cache.mfetch".split(' ');
+        let rule: Vec<&str> = "ACL SETUSER default".split(' ').chain(denied).collect();
+        assert_eq!(server.raw().call(&rule).text(), "OK");
+        cache.set_many(&values, long()).await.unwrap();
+        let read = cache.get_many::<usize>(values.keys()).await.unwrap();
+        assert!(values.values().map(|value| Some(*value)).eq(read));
     });
 }
 

@@ -59,7 +59,7 @@ def socket_timeout(client: Any) -> Any:
     if isinstance(client, redis.asyncio.cluster.RedisCluster):
         return client.connection_kwargs.get("socket_timeout")
     if isinstance(client, RedisCluster):
-        return client.get_connection_kwargs().get("socket_timeout")
+        return client.nodes_manager.connection_kwargs.get("socket_timeout")
     if hasattr(client, "socket_timeout"):
         return client.socket_timeout
     return client.connection_pool.connection_kwargs.get("socket_timeout")

@@ -36,7 +36,9 @@ class TagcacheClient(RedisCacheClient):
     ) -> None:
         super().__init__(servers, serializer, **({} if cluster else options))
         self._tag_prefix, self._lease, self._grace = tag_prefix, lease, grace
-        self._cluster = RedisCluster.from_url(servers[0], **options) if cluster else None
+        # redis-py annotates neither.
+        from_url: Any = RedisCluster.from_url
+        self._cluster = from_url(servers[0], **options) if cluster else None
 
     def get_client(self, key: str | None = None, *, write: bool = False) -> Any:
         return self._cluster or super().get_client(key, write=write)

@@ -71,11 +71,9 @@ class TagcacheBackend(RedisBackend):
             return super()._create_client()  # type: ignore[no-untyped-call,no-any-return]
         options = {"password": self.password, "username": self.username, "socket_timeout": self.socket_timeout}
         options = {name: value for name, value in options.items() if value is not None} | self.connection_kwargs
-        if self.url is not None:
-            self.writer_client = RedisCluster.from_url(self.url, **options)
-        else:
-            self.writer_client = RedisCluster(host=self.host, port=self.port, **options)
-        self.reader_client = self.writer_client
+        url = self.url or f"redis://{self.host}:{self.port}"
+        client: Any = RedisCluster.from_url(url, **options)  # type: ignore[no-untyped-call]
+        self.writer_client = self.reader_client = client
 
     def get_mutex(self, key: str) -> CacheMutex | None:
         return LeaseMutex(self, key) if self.distributed_lock else None
@@ -85,7 +83,8 @@ class TagcacheBackend(RedisBackend):
         return NO_VALUE if value is None else value
 
     def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
-        names, found = list(keys), {}
+        names = list(keys)
+        found: dict[str, Any] = {}
         for some in together(self.reader_client, names):
             found.update(zip(some, call(self.reader_client, "CACHE.MGET", *some)))
         return [NO_VALUE if found[name] is None else found[name] for name in names]
