@@ -75,20 +75,7 @@ impl<C> Cache<C> {
     /// Reads a fresh value as though it carried these tags too: `None` also if one of them was invalidated after it was
     /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
     ///
-    /// The entry itself stays as it is. What is loaded in its place should carry the tags:
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use tagcache::{Cache, Entry};
-    /// # async fn render() -> Result<String, std::io::Error> { Ok(String::new()) }
-    /// # async fn run(cache: Cache) -> Result<String, tagcache::Error> {
-    /// let path = ["path:/shop", "path:/shop/7"];
-    /// if let Some(page) = cache.get_with_tags("page:7", path).await? {
-    ///     return Ok(page);
-    /// }
-    /// cache.refresh("page:7", Entry::ttl(Duration::from_secs(60)).tags(path), render).await
-    /// # }
-    /// ```
+    /// The entry itself stays as it is. What is to take its place is best loaded by [`Self::refresh`], with these tags too.
     ///
     /// # Errors
     /// When the server fails or refuses, its module is older than `CACHE.FETCH … WITHTAGS`, or a tag is empty;
@@ -103,10 +90,7 @@ impl<C> Cache<C> {
         T: Any + Clone + Send + Sync,
     {
         let core = &self.core;
-        let tags = core.names(tags);
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
+        let tags = none_empty(core.names(tags))?;
         let cmd = command::fetch_with_tags(&core.name(key), &tags);
         let reservation = core.local.cache().reserve(key);
         match core.read(&self.codec, &reservation, &cmd, None).await? {
@@ -192,10 +176,7 @@ impl<C> Cache<C> {
         key: &str,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<bool, Error> {
-        let (name, tags) = (self.core.name(key), self.core.tags(tags));
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
+        let (name, tags) = (self.core.name(key), none_empty(self.core.tags(tags))?);
         let cmd = command::retag(&name, &tags);
         self.core.change(key, &name, &cmd, "CACHE.RETAG").await
     }
@@ -211,13 +192,15 @@ impl<C> Cache<C> {
         time: Duration,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<(), Error> {
-        let tags = self.core.names(tags);
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
+        let tags = none_empty(self.core.names(tags))?;
         let answers = self.core.remote.ask_all(&command::hold(time, &tags)).await;
         answers
             .into_iter()
             .try_for_each(|(_, answer)| answer.map(drop))
     }
+}
+
+fn none_empty(tags: Vec<String>) -> Result<Vec<String>, Error> {
+    let is_empty = tags.iter().any(String::is_empty);
+    (!is_empty).then_some(tags).ok_or_else(Error::empty_tag)
 }
