@@ -1,4 +1,4 @@
-/** The part of the unified cache service that all processes share: its entries in the server, and what is told of them. */
+/** The part of the unified cache service that all processes share: entries in the server, and what is told of them. */
 import type { AnyClient } from "./cluster.js";
 import type { Reply } from "./connection.js";
 import { logError } from "./errors.js";

@@ -93,7 +93,7 @@ class TagcacheBackend(RedisBackend):
         call(self.writer_client, *self._set(key, value))
 
     def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
-        with self.writer_client.pipeline() if self._is_cluster else self.writer_client.pipeline(transaction=False) as pipeline:
+        with self.writer_client.pipeline(transaction=False) as pipeline:
             for key, value in mapping.items():
                 call(pipeline, *self._set(key, value))
             with explaining():
