@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tagcache::{Bytes, Cache, Entry, Error, Servers, Where};
+use tagcache::{Bytes, Cache, CacheBuilder, Entry, Error, Servers, Where};
 use tagcache_tests::{DEADLINE, Engine, RawClient, Server, call, for_each_engine};
 use tokio::sync::Notify;
 
@@ -16,18 +16,19 @@ use crate::topologies::{cache_of, cluster};
 /// What both a server and a cluster do.
 fn everywhere(test: impl AsyncFn(Cache)) {
     let server = Server::start();
-    run(async { test(cache_at(&server).await).await });
+    // Nothing fails here, however slow the machine is.
+    let patient = |building: CacheBuilder| {
+        let building = building.command_timeout(DEADLINE);
+        building.probe(Duration::from_millis(100), DEADLINE)
+    };
+    run(async { test(connected(patient(builder(server.port()))).await).await });
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let urls = servers
             .iter()
             .map(|server| format!("redis://127.0.0.1:{}", server.port()));
-        // Nothing fails here, however slow the machine is.
-        let building = Cache::builder(Servers::cluster(urls))
-            .connect_timeout(DEADLINE)
-            .command_timeout(DEADLINE)
-            .probe(Duration::from_millis(100), DEADLINE);
-        test(connected(building).await).await;
+        let building = Cache::builder(Servers::cluster(urls)).connect_timeout(DEADLINE);
+        test(connected(patient(building)).await).await;
     });
 }
 
