@@ -1,4 +1,4 @@
 import { defineConfig } from "vitest/config";
 
 // Servers start and two processes render meanwhile: the limit is for what hangs, not for what is slow.
-export default defineConfig({ test: { testTimeout: 60_000, hookTimeout: 60_000 } });
+export default defineConfig({ test: { testTimeout: 120_000, hookTimeout: 120_000 } });

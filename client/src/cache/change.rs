@@ -6,12 +6,41 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::entry::Entry;
-use crate::remote::{Error, command};
+use crate::remote::{Error, LoaderError, command};
 
 use super::codec::Codec;
-use super::{Cache, value};
+use super::core::Found;
+use super::{Cache, present, value};
 
 impl<C> Cache<C> {
+    /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub async fn add<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
+    }
+
+    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Answers whether there was one. With a
+    /// TTL of zero the key is removed instead.
+    ///
+    /// # Errors
+    /// As [`Self::set`], or the server's module is older than `CACHE.SET … KEEPTAGS`.
+    pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+    {
+        if entry.ttl.is_zero() {
+            return self.remove(key).await;
+        }
+        // XX: without an entry there would be no tags to keep, not even the namespace's.
+        self.set_if(key, value, entry, &["XX", "KEEPTAGS"]).await
+    }
+
     /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
     ///
     /// # Errors
@@ -41,6 +70,65 @@ impl<C> Cache<C> {
             Value::Int(count) => Ok(count > 0),
             odd => Err(Error::unexpected("server", "CACHE.EXISTS", &odd)),
         }
+    }
+
+    /// Reads a fresh value as though it carried these tags too: `None` also if one of them was invalidated after it was
+    /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
+    ///
+    /// The entry itself stays as it is. What is to take its place is best loaded by [`Self::refresh`], with these tags too.
+    ///
+    /// # Errors
+    /// When the server fails or refuses, its module is older than `CACHE.FETCH … WITHTAGS`, or a tag is empty;
+    /// [`Error::Codec`] when the value is no `T`.
+    pub async fn get_with_tags<T>(
+        &self,
+        key: &str,
+        tags: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<Option<T>, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        let core = &self.core;
+        let tags = none_empty(core.names(tags))?;
+        let cmd = command::fetch_with_tags(&core.name(key), &tags);
+        let reservation = core.local.cache().reserve(key);
+        match core.read(&self.codec, &reservation, &cmd, None).await? {
+            Found::Fresh(loaded) => value(key, &loaded.stored),
+            Found::Stale(..) | Found::Nothing(_) => Ok(None),
+        }
+    }
+
+    /// Loads a value now, also where there is a fresh one, and answers it when it is loaded. Others are served the old
+    /// value until the new one is stored, and what was read before one of the tags or the key was invalidated is not.
+    ///
+    /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
+    /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
+    ///
+    /// # Errors
+    /// As [`Self::get_or_load`], or the server's module is older than `CACHE.FETCH … EARLY`.
+    pub async fn refresh<T, I, F, L, E>(
+        &self,
+        key: &str,
+        mut entry: Entry<I>,
+        loader: L,
+    ) -> Result<T, Error>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+        I: IntoIterator<Item: AsRef<str>>,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        entry.load.soft_timeout = Duration::MAX;
+        let mut plan = self.plan(entry);
+        plan.anew = true;
+        let loader = async move || {
+            let loaded = loader().await.map(Some);
+            loaded.map_err(|error| LoaderError::from(error.into()))
+        };
+        present(key, self.load(key, plan, loader).await?)
     }
 
     /// Takes a fresh value out: of all who ask at the same time one gets it.
@@ -88,10 +176,7 @@ impl<C> Cache<C> {
         key: &str,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<bool, Error> {
-        let (name, tags) = (self.core.name(key), self.core.tags(tags));
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
+        let (name, tags) = (self.core.name(key), none_empty(self.core.tags(tags))?);
         let cmd = command::retag(&name, &tags);
         self.core.change(key, &name, &cmd, "CACHE.RETAG").await
     }
@@ -107,13 +192,15 @@ impl<C> Cache<C> {
         time: Duration,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<(), Error> {
-        let tags = self.core.names(tags);
-        if tags.iter().any(String::is_empty) {
-            return Err(Error::empty_tag());
-        }
+        let tags = none_empty(self.core.names(tags))?;
         let answers = self.core.remote.ask_all(&command::hold(time, &tags)).await;
         answers
             .into_iter()
             .try_for_each(|(_, answer)| answer.map(drop))
     }
+}
+
+fn none_empty(tags: Vec<String>) -> Result<Vec<String>, Error> {
+    let is_empty = tags.iter().any(String::is_empty);
+    (!is_empty).then_some(tags).ok_or_else(Error::empty_tag)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value};
 
 use crate::local::{Reservation, TagSet};
-use crate::remote::command::{self, Fetched, Invalidation, State, Write};
+use crate::remote::command::{self, Fetched, Invalidation, State};
 use crate::remote::{Answer, Error, Remote};
 
 use super::codec::Codec;
@@ -171,7 +171,12 @@ impl Core {
                 let (stored, len) = self.decode(codec, key, &value)?;
                 enter(&stored, ttl, len, tags.as_ref());
                 let tags = tags.unwrap_or_default();
-                Found::Fresh(Loaded { stored, tags })
+                let loaded = Loaded { stored, tags };
+                // With a lease it is treated as a stale one: served while this caller loads.
+                match token {
+                    None => Found::Fresh(loaded),
+                    token => Found::Stale(loaded, token),
+                }
             }
             State::Stale { value } => {
                 let (stored, _) = self.decode(codec, key, &value)?;
@@ -183,11 +188,11 @@ impl Core {
     }
 
     /// Writes through the main connection; whether the server took it.
-    pub(crate) async fn write(&self, key: &str, write: &Write<'_>) -> Result<bool, Error> {
+    pub(crate) async fn write(&self, key: &str, name: &str, cmd: &Cmd) -> Result<bool, Error> {
         let sent = Instant::now();
-        let answer = self.remote.send(write.key, &command::set(write)).await;
+        let answer = self.remote.send(name, cmd).await;
         crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
-        self.written(key, write.key, answer)
+        self.written(key, name, answer)
     }
 
     /// What came of a write. To be called before the caller goes on, whatever came of it: it shall not read what it has

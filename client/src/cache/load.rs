@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
 use crate::local::{End, Reservation};
-use crate::remote::command::{self, Write};
+use crate::remote::command;
 use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
@@ -128,10 +128,17 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             .await
     }
 
+    fn fetch_lease(&self, name: &str, token: Option<u64>) -> redis::Cmd {
+        let mut cmd = command::fetch_lease(name, self.lease(), token);
+        if self.plan.anew {
+            cmd.arg("EARLY");
+        }
+        cmd
+    }
+
     /// Asks for the value or the lease. Where the answer is lost, what may have been granted is given back.
     async fn ask(&self, name: &str, token: Option<u64>) -> Result<Found, Error> {
-        let cmd = command::fetch_lease(name, self.lease(), token);
-        let asked = self.read(&cmd).await;
+        let asked = self.read(&self.fetch_lease(name, token)).await;
         if let (Err(error), Some(token)) = (&asked, token)
             && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
         {
@@ -294,7 +301,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             return std::future::pending().await;
         };
         let name = self.core.name(self.key());
-        let cmd = command::fetch_lease(&name, self.lease(), Some(token));
+        let cmd = self.fetch_lease(&name, Some(token));
         loop {
             tokio::time::sleep(RENEW).await;
             // Where it fails the lease may run out; then another caller loads as well.
@@ -327,15 +334,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok((encoded, _)) => {
                 let times = plan.times(negative, took, fastrand::f64);
                 let name = self.core.name(self.key());
-                let write = Write {
-                    key: &name,
-                    value: &encoded,
-                    ttl: times.ttl,
-                    grace: times.grace,
-                    tags: &plan.tags,
-                    token,
-                };
-                self.core.write(self.key(), &write).await
+                let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+                cmd.arg("LEASE").arg(token);
+                self.core.write(self.key(), &name, &cmd).await
             }
         };
         match written {

@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::entry::Entry;
-use crate::remote::command::{self, Write};
+use redis::Value;
+
+use crate::remote::command;
 use crate::remote::{Error, LoaderError};
 
 use super::codec::Codec;
@@ -47,7 +49,8 @@ impl std::error::Error for Abandoned {}
 
 impl<C> Cache<C> {
     /// Stores several values under one entry, as [`Self::set`] does each, in as few round trips to each server as their
-    /// size allows. Jitter is drawn for each.
+    /// size allows: `CACHE.MSET` for each slot and megabyte. With jitter, which is drawn for each value, and where the
+    /// user or the module lacks that command, it is one `CACHE.SET` for each.
     ///
     /// ```no_run
     /// # use std::{collections::HashMap, time::Duration};
@@ -92,19 +95,25 @@ impl<C> Cache<C> {
         let beside: usize = plan.tags.iter().map(String::len).sum();
         let weight = |(name, _, bytes): &(String, K, Vec<u8>)| name.len() + bytes.len() + beside;
         for portion in portions(&encoded, MOST_COMMANDS, weight) {
-            let commands = portion.iter().map(|(name, _, bytes)| {
-                let times = plan.times(false, Duration::ZERO, fastrand::f64);
-                let write = Write {
-                    key: name,
-                    value: bytes,
-                    ttl: times.ttl,
-                    grace: times.grace,
-                    tags: &plan.tags,
-                    token: 0,
+            let names: Vec<&str> = portion.iter().map(|(name, ..)| name.as_str()).collect();
+            let times = || plan.times(false, Duration::ZERO, fastrand::f64);
+            let set = |at: usize| command::set(names[at], &portion[at].2, times(), &plan.tags);
+            let answers = if plan.load.jitter > 0.0 {
+                let commands = (0..names.len()).map(|at| (names[at], set(at)));
+                core.remote.send_each(commands.collect()).await
+            } else {
+                let several = |places: &[usize]| {
+                    let values = places
+                        .iter()
+                        .map(|&at| (names[at], portion[at].2.as_slice()));
+                    command::mset(&values.collect::<Vec<_>>(), times(), &plan.tags)
                 };
-                (name.as_str(), command::set(&write))
-            });
-            let answers = core.remote.send_each(commands.collect()).await;
+                let apart = |answer, count| match answer {
+                    Value::Int(_) => vec![Value::Okay; count],
+                    _ => Vec::new(),
+                };
+                core.remote.send_together(&names, several, apart, set).await
+            };
             for ((name, key, _), answer) in portion.iter().zip(answers) {
                 if let Err(error) = core.written(key.as_ref(), name, answer) {
                     core.counters.set_failures.up();

@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
 use crate::local::{End, Role};
-use crate::remote::command::{self, Write};
+use redis::Value;
+
+use crate::remote::command;
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
 pub use builder::CacheBuilder;
@@ -188,8 +190,8 @@ impl<C> Cache<C> {
         self.found(key, read)
     }
 
-    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows.
-    /// The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
+    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows
+    /// (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` for each). The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
     /// ([`CacheStats::undecodable`]); [`Self::get_each`] says which.
     ///
     /// # Errors
@@ -239,12 +241,18 @@ impl<C> Cache<C> {
                 |(at, _): &(usize, String)| core.local.cache().reserve(keys[*at].as_ref());
             let reservations: Vec<_> = portion.iter().map(reserve).collect();
             let sent = Instant::now();
-            let commands = portion
-                .iter()
-                .map(|(_, name)| (name.as_str(), command::fetch(name)));
-            let answers = core.remote.send_each(commands.collect()).await;
+            let names: Vec<&str> = portion.iter().map(|(_, name)| name.as_str()).collect();
+            let several = |places: &[usize]| {
+                command::mfetch(&places.iter().map(|&at| names[at]).collect::<Vec<_>>())
+            };
+            let apart = |answer, _| match answer {
+                Value::Array(each) => each,
+                _ => Vec::new(),
+            };
+            let one = |at: usize| command::fetch(names[at]);
+            let answers = core.remote.send_together(&names, several, apart, one).await;
             let failed = answers.iter().find_map(|answer| answer.as_ref().err());
-            crate::observe::command("CACHE.FETCH", sent.elapsed(), failed);
+            crate::observe::command("CACHE.MFETCH", sent.elapsed(), failed);
             let sizes = answers.iter().flatten().map(Answer::value_bytes);
             let sizes: Vec<usize> = sizes.flatten().collect();
             core.reply_size.learn(sizes.len(), sizes.iter().sum());
@@ -294,26 +302,37 @@ impl<C> Cache<C> {
         if entry.ttl.is_zero() {
             return self.remove(key).await.map(drop);
         }
+        self.set_if(key, value, entry, &[]).await.map(drop)
+    }
+
+    async fn set_if<T, I>(
+        &self,
+        key: &str,
+        value: &T,
+        entry: Entry<I>,
+        words: &[&str],
+    ) -> Result<bool, Error>
+    where
+        C: Codec<T>,
+        I: IntoIterator<Item: AsRef<str>>,
+    {
         let (encoded, _) = self.core.encode(&self.codec, key, Some(value))?;
-        let plan = self.plan(entry);
+        let mut plan = self.plan(entry);
         if plan.has_empty_tag {
             return Err(Error::empty_tag());
         }
+        if words.contains(&"KEEPTAGS") {
+            plan.tags.clear();
+        }
         let times = plan.times(false, Duration::ZERO, fastrand::f64);
         let name = self.core.name(key);
-        let write = Write {
-            key: &name,
-            value: &encoded,
-            ttl: times.ttl,
-            grace: times.grace,
-            tags: &plan.tags,
-            token: 0,
-        };
-        let written = self.core.write(key, &write).await;
+        let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+        cmd.arg(words);
+        let written = self.core.write(key, &name, &cmd).await;
         if written.is_err() {
             self.core.counters.set_failures.up();
         }
-        written.map(drop)
+        written
     }
 
     /// The value of a key, from memory, from the server, or from `loader`: of all processes and tasks that miss it
@@ -461,8 +480,11 @@ impl<C> Cache<C> {
                 Role::Lead(reservation) => break reservation,
                 Role::Join(load) => {
                     core.counters.joined.up();
+                    let end = load.ended().await;
                     // None: it found what this caller may not have, or ended without an answer.
-                    if let Some(outcome) = load.outcome::<Error>(load.ended().await) {
+                    if !plan.anew
+                        && let Some(outcome) = load.outcome::<Error>(end)
+                    {
                         return value(key, &outcome.map_err(|error| (*error).clone())?);
                     }
                 }
@@ -520,6 +542,7 @@ impl<C> Cache<C> {
             // Before the loader runs its lease is answered, and afterwards its value is stored.
             longest_wait: hard_timeout + 2 * options.command_timeout,
             chosen: Arc::default(),
+            anew: false,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::entry::Entry;
-use crate::remote::command::{LONGEST, LONGEST_GRACE};
+use crate::remote::command::{LONGEST, LONGEST_GRACE, Times};
 
 /// How a value is loaded and how its times are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -111,13 +111,8 @@ pub(crate) struct Plan {
     pub(crate) longest_wait: Duration,
     /// What the loader chose by the value that it loaded: how that is stored.
     pub(crate) chosen: Arc<OnceLock<Plan>>,
-}
-
-/// How long a value is fresh and how long it stays beyond that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Times {
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) grace: Duration,
+    /// Loads also where there is a fresh value.
+    pub(crate) anew: bool,
 }
 
 /// A time-out that is longer counts as this, which a clock can still add to the present.
@@ -193,6 +188,7 @@ mod tests {
             hard_timeout: Duration::from_secs(10),
             longest_wait: Duration::from_secs(12),
             chosen: Arc::default(),
+            anew: false,
         }
     }
 

@@ -41,6 +41,19 @@ pub(crate) fn fetch(key: &str) -> Cmd {
     of_key("CACHE.FETCH", key)
 }
 
+/// Keys of one slot.
+pub(crate) fn mfetch(keys: &[&str]) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.MFETCH");
+    cmd.arg(keys);
+    cmd
+}
+
+pub(crate) fn fetch_with_tags(key: &str, tags: &[String]) -> Cmd {
+    let mut cmd = fetch(key);
+    cmd.arg("WITHTAGS").arg(tags.len()).arg(tags);
+    cmd
+}
+
 /// `token`: what the lease is to be called; `None` where the server does not take one.
 pub(crate) fn fetch_lease(key: &str, lease: Duration, token: Option<u64>) -> Cmd {
     let mut cmd = fetch(key);
@@ -87,32 +100,35 @@ pub(crate) fn fetched(answer: Value) -> Result<Fetched, Error> {
     Ok(Fetched { state, token, tags })
 }
 
-/// How an entry is to be written.
-#[derive(Clone, Debug)]
-pub(crate) struct Write<'a> {
-    pub(crate) key: &'a str,
-    pub(crate) value: &'a [u8],
+/// How long a value is fresh and how long it stays beyond that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
     /// `None`: never expires.
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Duration,
-    pub(crate) tags: &'a [String],
-    /// 0: none.
-    pub(crate) token: u64,
 }
 
-pub(crate) fn set(write: &Write<'_>) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.SET");
-    cmd.arg(write.key).arg(write.value);
+pub(crate) fn set(key: &str, value: &[u8], times: Times, tags: &[String]) -> Cmd {
+    let mut cmd = of_key("CACHE.SET", key);
+    cmd.arg(value);
+    with_times_and_tags(cmd, times, tags)
+}
+
+/// Values of one slot.
+pub(crate) fn mset(values: &[(&str, &[u8])], times: Times, tags: &[String]) -> Cmd {
+    let mut cmd = redis::cmd("CACHE.MSET");
+    cmd.arg(values.len()).arg(values);
+    with_times_and_tags(cmd, times, tags)
+}
+
+fn with_times_and_tags(mut cmd: Cmd, times: Times, tags: &[String]) -> Cmd {
     // Without a TTL the server's default would apply.
-    cmd.arg("PX").arg(millis(write.ttl.unwrap_or(LONGEST)));
-    if !write.grace.is_zero() {
-        cmd.arg("GRACE").arg(millis(write.grace));
+    cmd.arg("PX").arg(millis(times.ttl.unwrap_or(LONGEST)));
+    if !times.grace.is_zero() {
+        cmd.arg("GRACE").arg(millis(times.grace));
     }
-    if write.token != 0 {
-        cmd.arg("LEASE").arg(write.token);
-    }
-    if !write.tags.is_empty() {
-        cmd.arg("TAGS").arg(write.tags.len()).arg(write.tags);
+    if !tags.is_empty() {
+        cmd.arg("TAGS").arg(tags.len()).arg(tags);
     }
     cmd
 }

@@ -379,9 +379,7 @@ impl Node {
     /// fails at once where there is no connection and one was tried.
     pub(crate) async fn send(&self, cmd: &Cmd) -> Result<RedisResult<Value>, Error> {
         let connection = self.connection().await?;
-        let sent = connection.send(cmd).await;
-        self.note(&sent);
-        Ok(sent)
+        Ok(self.noted(connection.send(cmd).await))
     }
 
     /// Sends commands together through the main connection.
@@ -390,17 +388,16 @@ impl Node {
         commands: Vec<Cmd>,
     ) -> Result<RedisResult<Vec<Value>>, Error> {
         let connection = self.connection().await?;
-        let sent = connection.send_all(commands).await;
-        self.note(&sent);
-        Ok(sent)
+        Ok(self.noted(connection.send_all(commands).await))
     }
 
-    fn note<T>(&self, sent: &RedisResult<T>) {
-        if let Err(error) = sent
-            && (error.is_timeout() || error.is_io_error())
-        {
-            self.look.notify_one();
-        }
+    /// Looks at a connection through which something failed.
+    fn noted<T>(&self, sent: RedisResult<T>) -> RedisResult<T> {
+        sent.inspect_err(|error| {
+            if error.is_timeout() || error.is_io_error() {
+                self.look.notify_one();
+            }
+        })
     }
 
     /// What an error of redis-rs means; remembers what the server does not do for us.

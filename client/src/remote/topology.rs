@@ -1,5 +1,6 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -242,73 +243,100 @@ impl Remote {
 
     /// Sends one command for each key, those for one server together. Redirected ones go once more, alone.
     pub(crate) async fn send_each(&self, commands: Vec<(&str, Cmd)>) -> Vec<Result<Answer, Error>> {
-        let mut groups: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
-        let mut answers: Vec<Option<Result<Answer, Error>>> = Vec::new();
+        let (mut answers, mut groups) = (BTreeMap::new(), BTreeMap::new());
         for (at, (key, _)) in commands.iter().enumerate() {
-            answers.push(None);
             match self.owner(key) {
-                Ok(node) => match groups
-                    .iter_mut()
-                    .find(|(known, _)| Arc::ptr_eq(known, &node))
-                {
-                    Some((_, members)) => members.push(at),
-                    None => groups.push((node, vec![at])),
-                },
-                Err(error) => answers[at] = Some(Err(error)),
+                Ok(node) => {
+                    let group = groups.entry(Arc::as_ptr(&node).addr());
+                    group.or_insert((node, Vec::new())).1.push(at);
+                }
+                Err(error) => _ = answers.insert(at, Err(error)),
             }
         }
-        let sending = groups.iter().map(|(node, members)| {
-            let batch: Vec<_> = members.iter().map(|&at| commands[at].1.clone()).collect();
-            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch))
+        let sending = groups.values().map(|(node, members)| {
+            let batch = members.iter().map(|&at| commands[at].1.clone());
+            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch.collect()))
         });
-        let sent = join_all(sending).await;
         let mut redirected = Vec::new();
-        for ((node, members), sent) in groups.iter().zip(sent) {
-            let values = match self.reached(sent) {
-                Ok(Ok(values)) => values,
-                Ok(Err(error)) => {
-                    let error = node.explain(&node.address(), None, &error);
-                    for &at in members {
-                        answers[at] = Some(Err(error.clone()));
-                    }
-                    continue;
-                }
+        for ((node, members), sent) in groups.values().zip(join_all(sending).await) {
+            let explain = |key, error| node.explain(&node.address(), key, &error);
+            let sent = self.reached(sent);
+            let values = match sent.and_then(|sent| sent.map_err(|error| explain(None, error))) {
+                Ok(values) => values,
                 Err(error) => {
-                    for &at in members {
-                        answers[at] = Some(Err(error.clone()));
-                    }
+                    answers.extend(members.iter().map(|&at| (at, Err(error.clone()))));
                     continue;
                 }
             };
             for (&at, value) in members.iter().zip(values) {
-                match value.extract_error() {
-                    Ok(value) => {
-                        let tracked = true;
-                        answers[at] = Some(Ok(Answer { value, tracked }));
+                let answer = match value.extract_error() {
+                    Ok(value) => Ok(Answer {
+                        value,
+                        tracked: true,
+                    }),
+                    Err(error) if is_redirection(&error) => {
+                        redirected.push(at);
+                        continue;
                     }
-                    Err(error) if is_redirection(&error) => redirected.push(at),
-                    Err(error) => {
-                        let key = commands[at].0;
-                        answers[at] = Some(Err(node.explain(&node.address(), Some(key), &error)));
-                    }
-                }
+                    Err(error) => Err(explain(Some(commands[at].0), error)),
+                };
+                answers.insert(at, answer);
             }
         }
-        let again = redirected.iter().map(|&at| {
-            let (key, cmd) = &commands[at];
-            self.send(key, cmd)
-        });
-        for (&at, answer) in redirected.iter().zip(join_all(again).await) {
-            answers[at] = Some(answer);
-        }
+        let again = redirected
+            .iter()
+            .map(|&at| self.send(commands[at].0, &commands[at].1));
+        let again = join_all(again).await;
+        answers.extend(redirected.into_iter().zip(again));
         let unanswered = || Error::Unavailable {
             node: "servers".to_owned(),
             message: "fewer answers than commands".to_owned(),
         };
-        answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(|| Err(unanswered())))
-            .collect()
+        let answer = |at| answers.remove(&at).unwrap_or_else(|| Err(unanswered()));
+        (0..commands.len()).map(answer).collect()
+    }
+
+    /// Sends one command for the keys of each slot: `several` makes it of their places, `apart` takes its answer apart
+    /// into one of each key. A key of which that says nothing, or nil, and keys whose command was surely not executed
+    /// (one of them holds another type, their slot is moving, the user or the module lacks the command) go alone: `one`.
+    pub(crate) async fn send_together(
+        &self,
+        keys: &[&str],
+        several: impl Fn(&[usize]) -> Cmd,
+        apart: impl Fn(Value, usize) -> Vec<Value>,
+        one: impl Fn(usize) -> Cmd,
+    ) -> Vec<Result<Answer, Error>> {
+        let mut slots: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            let slot = if self.is_cluster() { slot(key) } else { 0 };
+            slots.entry(slot).or_default().push(at);
+        }
+        let commands = slots.values().map(|group| match group[..] {
+            [at] => (keys[at], one(at)),
+            _ => (keys[group[0]], several(group)),
+        });
+        let sent = self.send_each(commands.collect()).await;
+        let mut answers = BTreeMap::new();
+        for (group, answer) in slots.values().zip(sent) {
+            match answer {
+                answer if group.len() == 1 => _ = answers.insert(group[0], answer),
+                Ok(Answer { value, tracked }) => {
+                    let each = group.iter().zip(apart(value, group.len()));
+                    let known = each.filter(|(_, value)| *value != Value::Nil);
+                    answers.extend(known.map(|(&at, value)| (at, Ok(Answer { value, tracked }))));
+                }
+                Err(error) if error.outcome_is_unknown() => {
+                    answers.extend(group.iter().map(|&at| (at, Err(error.clone()))));
+                }
+                Err(_) => {}
+            }
+        }
+        let alone = (0..keys.len()).filter(|at| !answers.contains_key(at));
+        let alone: Vec<usize> = alone.collect();
+        let commands = alone.iter().map(|&at| (keys[at], one(at)));
+        let sent = self.send_each(commands.collect()).await;
+        answers.extend(alone.into_iter().zip(sent));
+        answers.into_values().collect()
     }
 
     /// Sends a command to every primary that is up.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tagcache::{Bytes, Cache, Entry, Error, Servers, Where};
+use tagcache::{Bytes, Cache, CacheBuilder, Entry, Error, Servers, Where};
 use tagcache_tests::{DEADLINE, Engine, RawClient, Server, call, for_each_engine};
 use tokio::sync::Notify;
 
@@ -16,18 +16,19 @@ use crate::topologies::{cache_of, cluster};
 /// What both a server and a cluster do.
 fn everywhere(test: impl AsyncFn(Cache)) {
     let server = Server::start();
-    run(async { test(cache_at(&server).await).await });
+    // Nothing fails here, however slow the machine is.
+    let patient = |building: CacheBuilder| {
+        let building = building.command_timeout(DEADLINE);
+        building.probe(Duration::from_millis(100), DEADLINE)
+    };
+    run(async { test(connected(patient(builder(server.port()))).await).await });
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let urls = servers
             .iter()
             .map(|server| format!("redis://127.0.0.1:{}", server.port()));
-        // Nothing fails here, however slow the machine is.
-        let building = Cache::builder(Servers::cluster(urls))
-            .connect_timeout(DEADLINE)
-            .command_timeout(DEADLINE)
-            .probe(Duration::from_millis(100), DEADLINE);
-        test(connected(building).await).await;
+        let building = Cache::builder(Servers::cluster(urls)).connect_timeout(DEADLINE);
+        test(connected(patient(building)).await).await;
     });
 }
 
@@ -544,5 +545,179 @@ fn what_is_stored_while_a_tag_is_held_lives_no_longer() {
         assert!(cache.inspect("held").await.unwrap().unwrap().ttl <= hold);
         assert!(cache.inspect("free").await.unwrap().unwrap().ttl > hold);
         assert!(cache.hold(hold, [""]).await.is_err());
+    });
+}
+
+#[test]
+fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
+    let server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let values: HashMap<String, usize> = (0..100).map(|n| (format!("key{n}"), n)).collect();
+        let calls = |name: &str| {
+            let stats = server.raw().call(&["INFO", "commandstats"]).text();
+            let line = stats
+                .lines()
+                .find(|line| line.starts_with(&format!("cmdstat_{}:", name.to_lowercase())));
+            let count = line.and_then(|line| line.split(['=', ',']).nth(1));
+            count.map_or(0, |count| count.parse::<u64>().expect("a number"))
+        };
+        cache.set_many(&values, long().tags(["tag"])).await.unwrap();
+        assert_eq!((calls("CACHE.MSET"), calls("CACHE.SET")), (1, 0));
+        let keys: Vec<&String> = values.keys().collect();
+        let portions = 2;
+        assert_eq!(cache.get_many::<usize>(&keys).await.unwrap().len(), 100);
+        assert_eq!((calls("CACHE.MFETCH"), calls("CACHE.FETCH")), (portions, 0));
+        // Jitter is drawn for each value.
+        cache.set_many(&values, long().jitter(0.5)).await.unwrap();
+        assert_eq!((calls("CACHE.MSET"), calls("CACHE.SET")), (1, 100));
+        // A key of another type is refused, the others are stored and read.
+        call!(server.raw(), "CACHE.FLUSH");
+        call!(server.raw(), "SET", "key7", "of another type");
+        let error = cache.set_many(&values, long()).await.unwrap_err();
+        assert!(matches!(error, Error::WrongType { .. }), "{error}");
+        let read = cache.get_each::<usize>(&keys).await;
+        for (key, read) in keys.into_iter().zip(read) {
+            match read {
+                Ok(value) => assert_eq!(value, values.get(key).copied()),
+                Err(error) => {
+                    assert!(matches!(error, Error::WrongType { .. }), "{error}");
+                    assert_eq!(key, "key7");
+                }
+            }
+        }
+        // A user without the right to them, as a module without them: key by key.
+        call!(server.raw(), "DEL", "key7");
+        let denied = "-cache.mset -cache.mfetch".split(' ');
+        let rule: Vec<&str> = "ACL SETUSER default".split(' ').chain(denied).collect();
+        assert_eq!(server.raw().call(&rule).text(), "OK");
+        cache.set_many(&values, long()).await.unwrap();
+        let read = cache.get_many::<usize>(values.keys()).await.unwrap();
+        assert!(values.values().map(|value| Some(*value)).eq(read));
+    });
+}
+
+#[test]
+fn a_value_is_added_where_there_is_none_and_replaced_under_its_tags() {
+    everywhere(async |cache| {
+        let entry = || long().tags(["tag"]);
+        assert!(!cache.replace("key", &0, long()).await.unwrap());
+        assert!(!cache.exists("key").await.unwrap());
+        assert!(
+            !cache
+                .add("key", &0, Entry::ttl(Duration::ZERO))
+                .await
+                .unwrap()
+        );
+        assert!(cache.add("key", &1, entry()).await.unwrap());
+        assert!(!cache.add("key", &2, entry()).await.unwrap());
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), Some(1));
+        assert!(cache.replace("key", &3, long()).await.unwrap());
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), Some(3));
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+        // Stale counts as absent.
+        let stale = entry().grace(Duration::from_secs(60));
+        cache.set("key", &4, stale).await.unwrap();
+        assert_eq!(cache.revalidate_tags(["tag"]).await.unwrap(), 1);
+        assert!(!cache.replace("key", &5, long()).await.unwrap());
+        assert!(cache.add("key", &6, entry()).await.unwrap());
+        assert!(
+            cache
+                .replace("key", &7, Entry::ttl(Duration::ZERO))
+                .await
+                .unwrap()
+        );
+        assert!(!cache.exists("key").await.unwrap());
+    });
+}
+
+#[test]
+fn a_replaced_value_stays_in_its_namespace() {
+    let server = Server::start();
+    run(async {
+        let cache = connected(builder(server.port()).namespace("shop")).await;
+        cache.set("key", &1, long()).await.unwrap();
+        assert!(cache.replace("key", &2, long()).await.unwrap());
+        assert_eq!(cache.clear().await.unwrap(), 1);
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn tags_that_only_the_reader_knows_judge_what_it_reads() {
+    everywhere(async |cache| {
+        cache.set("page", &1, long().tags(["own"])).await.unwrap();
+        let soft = ["path"];
+        assert_eq!(cache.get_with_tags("page", soft).await.unwrap(), Some(1));
+        assert!(is_local(&cache, "page").await);
+        cache.invalidate_tags(soft).await.unwrap();
+        // For others it is what it was, also in the local tier.
+        assert_eq!(
+            cache.get_with_tags::<i32>("page", soft).await.unwrap(),
+            None
+        );
+        assert_eq!(cache.get::<i32>("page").await.unwrap(), Some(1));
+        assert_eq!(cache.get_with_tags("page", [""; 0]).await.unwrap(), Some(1));
+        assert!(cache.get_with_tags::<i32>("page", [""]).await.is_err());
+        let entry = long().tags(["own", "path"]);
+        let loaded = cache.refresh("page", entry, || async { Ok::<_, Error>(2) });
+        assert_eq!(loaded.await.unwrap(), 2);
+        assert_eq!(cache.get_with_tags("page", soft).await.unwrap(), Some(2));
+        cache.revalidate_tags(soft).await.unwrap();
+        assert_eq!(
+            cache.get_with_tags::<i32>("page", soft).await.unwrap(),
+            None
+        );
+    });
+}
+
+#[test]
+fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
+    let server = Server::start();
+    run(async {
+        let patient = || connected(builder(server.port()).command_timeout(DEADLINE));
+        let (cache, other) = (patient().await, patient().await);
+        cache.set("key", &1, long().tags(["tag"])).await.unwrap();
+        let (begun, go) = (Calls::default(), Arc::new(Notify::new()));
+        let refresh = |cache: &Cache, to: i32| {
+            let (cache, begun, go) = (cache.clone(), begun.clone(), go.clone());
+            tokio::spawn(async move {
+                let loader = async move || {
+                    begun.note();
+                    go.notified().await;
+                    Ok::<_, Error>(to)
+                };
+                cache.refresh("key", long().tags(["tag"]), loader).await
+            })
+        };
+        let refreshing = refresh(&cache, 2);
+        eventually("the load", async || begun.count() == 1).await;
+        // Longer than a lease lasts that nobody renews.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(other.get::<i32>("key").await.unwrap(), Some(1));
+        // The other process may not load now, and is not kept waiting.
+        assert_eq!(refresh(&other, 9).await.unwrap().unwrap(), 1);
+        go.notify_one();
+        assert_eq!(refreshing.await.unwrap().unwrap(), 2);
+        eventually("the new value", async || {
+            other.get::<i32>("key").await.unwrap() == Some(2)
+        })
+        .await;
+        // What was invalidated during the load is not stored.
+        let refreshing = refresh(&cache, 3);
+        eventually("the load", async || begun.count() == 2).await;
+        other.invalidate_tags(["tag"]).await.unwrap();
+        go.notify_one();
+        assert_eq!(refreshing.await.unwrap().unwrap(), 3);
+        assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
+        // A loader that fails leaves what is there.
+        cache.set("key", &4, long()).await.unwrap();
+        let failed = cache.refresh("key", long(), || async { Err::<i32, _>("broken") });
+        assert_eq!(failed.await.unwrap(), 4);
+        eventually("the lease is given back", async || {
+            call!(server.raw(), "CACHE.STATS").field("leases").int() == 0
+        })
+        .await;
     });
 }

@@ -40,7 +40,7 @@ beforeAll(async () => {
     apps.push({ ...app, url: `http://127.0.0.1:${port}` });
   }
   for (const { url } of apps) await until(`${url} answers`, () => fetch(url).then((r) => r.ok, () => false));
-}, 300_000);
+}, 900_000);
 
 afterAll(async () => {
   for (const { child } of apps) {

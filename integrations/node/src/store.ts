@@ -3,61 +3,14 @@
  * writes that an invalidation during the load refuses, and invalidations.
  */
 import { randomInt } from "node:crypto";
-import { deserialize, serialize } from "node:v8";
-import { type Argument, type Client, Connection, logError, type Reply, within } from "./connection.js";
+import { Servers } from "./cluster.js";
+import type { Argument, Connection, Reply } from "./connection.js";
+import { within } from "./errors.js";
+import { Loads } from "./loads.js";
+import { type Codec, DEFAULTS, type Found, type Lifetime, type StoreOptions, V8 } from "./options.js";
+import { Waits } from "./waits.js";
 
-export interface StoreOptions {
-  /** An ioredis or node-redis client, which stays the caller's. */
-  client: Client;
-  /** What keys and tags begin with. */
-  prefix?: string;
-  /** How long one process may load an entry before another one may too, in ms; default 30000. */
-  leaseMs?: number;
-  /** How long a process waits for an entry that another one loads, in ms, before it loads too; default 5000. */
-  waitMs?: number;
-  /** How many entries one process waits for at the same time, each on a connection of its own; default 8. */
-  waiters?: number;
-  /** How long a command may take, in ms; default 2000. */
-  timeoutMs?: number;
-  /** How long an entry is kept at most, in seconds; default 30 days. */
-  maxAge?: number;
-  /** How far this machine's clock may be from the server's, in ms; default 1000. Only for loads without a lease. */
-  clockSkewMs?: number;
-  /** Called with errors that do not reach the caller. Default: one line on standard error, one a second at most. */
-  onError?: (error: unknown) => void;
-}
-
-/** How values become bytes. What `decode` throws makes a value a miss. */
-export interface Codec {
-  encode(value: unknown): Buffer | string;
-  decode(bytes: Buffer): unknown;
-}
-
-/** Node's own format: Buffers and Maps stay what they are. Processes must run the same version of Node, or newer. */
-export const V8: Codec = { encode: serialize, decode: deserialize };
-
-/** How long an entry is fresh, and how long it may be served as stale after that or after a soft invalidation. */
-export interface Lifetime {
-  freshMs: number;
-  graceMs: number;
-}
-
-export interface Found<T> {
-  value: T;
-  tags: string[];
-  /** How long it stays fresh; Infinity: until it is invalidated. */
-  freshMs: number;
-  /** `refresh`: stale, and this process is the one to load it again. `stale`: another one does. */
-  state: "fresh" | "refresh" | "stale";
-}
-
-/** What is remembered of a read until the entry is written: what the write is to be judged by. */
-interface Load {
-  /** The lease, 0: none. */
-  token: number;
-  readerTags: string[];
-  since: number;
-}
+export type { Codec, Found, Lifetime, StoreOptions } from "./options.js";
 
 /**
  * Stores under a lease, and with the reader's tags, so that the lease is refused if one of those was invalidated
@@ -69,32 +22,19 @@ if not redis.call('CACHE.SET', KEYS[1], unpack(ARGV, 2, n + 1)) then return fals
 redis.call('CACHE.RETAG', KEYS[1], unpack(ARGV, n + 2))
 return 1`;
 
-/** Loads that were begun and never written are forgotten when there are this many. */
-const LOADS = 10_000;
-const DAY = 24 * 60 * 60;
-
 export class Store {
-  readonly #connection: Connection;
+  readonly servers: Servers;
   readonly #codec: Codec;
   readonly #options: Required<StoreOptions>;
-  readonly #loads = new Map<string, Load>();
-  readonly #idle: Connection[] = [];
-  #waiting = 0;
+  readonly #loads: Loads;
+  readonly #waits: Waits;
 
   constructor(options: StoreOptions, codec: Codec = V8) {
-    this.#connection = new Connection(options.client);
+    this.servers = new Servers(options.client);
     this.#codec = codec;
-    this.#options = {
-      prefix: "",
-      leaseMs: 30_000,
-      waitMs: 5_000,
-      waiters: 8,
-      timeoutMs: 2_000,
-      maxAge: 30 * DAY,
-      clockSkewMs: 1_000,
-      onError: logError,
-      ...options,
-    };
+    this.#options = { ...DEFAULTS, ...options };
+    this.#loads = new Loads(this.#options.leaseMs);
+    this.#waits = new Waits(this.servers, this.#options.waiters, this.#options.onError);
   }
 
   /**
@@ -105,20 +45,17 @@ export class Store {
     const { leaseMs, waitMs, timeoutMs, onError } = this.#options;
     const since = Date.now();
     const token = newToken();
-    const fetch = (connection: Connection, ...options: Argument[]) =>
-      connection.send(
-        ...["CACHE.FETCH", this.key(key), "LEASE", leaseMs, "TOKEN", token, ...options],
-        ...this.#counted("WITHTAGS", readerTags),
-      ) as Promise<Reply[]>;
+    const fetch = [this.key(key), "LEASE", leaseMs, "TOKEN", token, ...this.#counted("WITHTAGS", readerTags)];
     try {
-      let reply = await within(timeoutMs, "CACHE.FETCH", fetch(this.#connection));
-      if (String(reply[0]) === "MISS" && Number(reply[3]) === 0 && this.#waiting < this.#options.waiters) {
-        reply = await this.#onOwnConnection((own) =>
-          within(waitMs + timeoutMs, "CACHE.FETCH … WAIT", fetch(own, "WAIT", waitMs)),
-        );
+      let reply = (await within(timeoutMs, "CACHE.FETCH", this.send(key, "CACHE.FETCH", ...fetch))) as Reply[];
+      if (String(reply[0]) === "MISS" && Number(reply[3]) === 0 && !this.#waits.isFull) {
+        const wait = (own: Connection) => own.send("CACHE.FETCH", ...fetch, "WAIT", waitMs);
+        reply = (await this.#waits.run(this.key(key), (own) =>
+          within(waitMs + timeoutMs, "CACHE.FETCH … WAIT", wait(own)),
+        )) as Reply[];
       }
       const [state, value, pttl, granted, tags] = reply as [Reply, Buffer, number, number, Reply[]];
-      this.#begin(key, { token: Number(granted), readerTags, since });
+      this.#loads.begin(key, { token: Number(granted), readerTags, since });
       if (String(state) === "MISS") return undefined;
       return {
         value: this.#codec.decode(value) as T,
@@ -129,8 +66,8 @@ export class Store {
     } catch (error) {
       onError(error);
       // What a reply that is still on its way grants, nobody would use.
-      this.#connection.send("CACHE.RELEASE", this.key(key), token).catch(() => {});
-      this.#begin(key, { token: 0, readerTags, since });
+      this.send(key, "CACHE.RELEASE", this.key(key), token).catch(() => {});
+      this.#loads.begin(key, { token: 0, readerTags, since });
       return undefined;
     }
   }
@@ -141,7 +78,7 @@ export class Store {
    */
   async write(key: string, value: unknown, tags: string[], life: Lifetime, startedAt?: number): Promise<boolean> {
     const { leaseMs, timeoutMs, maxAge, onError } = this.#options;
-    const load = this.#end(key);
+    const load = this.#loads.end(key);
     const readers = (load?.readerTags ?? []).filter((tag) => !tags.includes(tag));
     try {
       const since = startedAt ?? load?.since ?? Date.now() - leaseMs;
@@ -154,9 +91,9 @@ export class Store {
       ];
       const reply =
         readers.length === 0
-          ? this.send("CACHE.SET", this.key(key), ...set)
+          ? this.send(key, "CACHE.SET", this.key(key), ...set)
           : this.send(
-              ...["EVAL", SET_WITH_READER_TAGS, 1, this.key(key), set.length, ...set],
+              ...([key, "EVAL", SET_WITH_READER_TAGS, 1, this.key(key), set.length, ...set] as const),
               ...this.#counted("TAGS", tags),
             );
       return (await within(timeoutMs, "CACHE.SET", reply)) !== null;
@@ -168,10 +105,11 @@ export class Store {
 
   /** Gives up a load, so that the next process begins at once. */
   async release(key: string): Promise<void> {
-    const load = this.#end(key);
+    const load = this.#loads.end(key);
     if (!load?.token) return;
+    const release = this.send(key, "CACHE.RELEASE", this.key(key), load.token);
     try {
-      await within(this.#options.timeoutMs, "CACHE.RELEASE", this.send("CACHE.RELEASE", this.key(key), load.token));
+      await within(this.#options.timeoutMs, "CACHE.RELEASE", release);
     } catch (error) {
       this.#options.onError(error);
     }
@@ -184,7 +122,8 @@ export class Store {
   async invalidate(tags: string[], durations?: { expire?: number }): Promise<void> {
     if (tags.length === 0) return;
     const names = this.#names(tags);
-    const send = (...command: Argument[]) => within(this.#options.timeoutMs, `${command[0]}`, this.send(...command));
+    const send = (command: string, ...args: Argument[]) =>
+      within(this.#options.timeoutMs, command, this.servers.all(command, ...args));
     if (durations === undefined || durations.expire === 0) {
       await send("CACHE.INVALIDATE", ...names);
     } else if (durations.expire === undefined) {
@@ -195,18 +134,14 @@ export class Store {
     }
   }
 
-  send(...command: Argument[]): Promise<Reply> {
-    return this.#connection.send(...command);
-  }
-
-  /** Another connection, which the caller closes. */
-  duplicate(): Promise<Connection> {
-    return this.#connection.duplicate(this.#options.onError);
+  /** Sends a command to the server of this key. */
+  send(key: string, command: string, ...args: Argument[]): Promise<Reply> {
+    return this.servers.send(this.key(key), command, ...args);
   }
 
   /** Closes the connections that waits were made on. */
   close(): void {
-    for (const own of this.#idle.splice(0)) own.close();
+    this.#waits.close();
   }
 
   /** What the server calls a key or a tag. */
@@ -222,49 +157,15 @@ export class Store {
     const { leaseMs, timeoutMs, clockSkewMs } = this.#options;
     const token = newToken();
     const both = Promise.all([
-      this.send("CACHE.FETCH", this.key(key), "LEASE", leaseMs, "TOKEN", token, "EARLY"),
-      tags.length === 0 ? [] : this.send("CACHE.TAGTIMES", ...this.#names(tags)),
+      this.send(key, "CACHE.FETCH", this.key(key), "LEASE", leaseMs, "TOKEN", token, "EARLY"),
+      tags.length === 0 ? [] : this.send(key, "CACHE.TAGTIMES", ...this.#names(tags)),
     ]);
     const [fetched, times] = (await within(timeoutMs, "CACHE.FETCH … EARLY", both)) as [Reply[], Reply[][]];
     if (Number(fetched[3]) === 0) return 0;
     const last = Math.max(0, ...times.flat().map(Number));
     if (last + clockSkewMs < since) return token;
-    await this.send("CACHE.RELEASE", this.key(key), token);
+    await this.send(key, "CACHE.RELEASE", this.key(key), token);
     return 0;
-  }
-
-  /** A waiting FETCH blocks its whole connection, so each has one of its own meanwhile. */
-  async #onOwnConnection<T>(use: (connection: Connection) => Promise<T>): Promise<T> {
-    this.#waiting++;
-    let own: Connection | undefined;
-    try {
-      own = this.#idle.pop() ?? (await this.duplicate());
-      const result = await use(own);
-      this.#idle.push(own);
-      return result;
-    } catch (error) {
-      // What it still waits for would hold up its next user.
-      own?.close();
-      throw error;
-    } finally {
-      this.#waiting--;
-    }
-  }
-
-  #begin(key: string, load: Load): void {
-    const before = this.#loads.get(key);
-    // Another request of this process loads under that lease.
-    if (load.token === 0 && before && before.token > 0 && load.since - before.since < this.#options.leaseMs) return;
-    this.#loads.delete(key);
-    this.#loads.set(key, load);
-    const [oldest] = this.#loads.keys();
-    if (this.#loads.size > LOADS && oldest !== undefined) this.#loads.delete(oldest);
-  }
-
-  #end(key: string): Load | undefined {
-    const load = this.#loads.get(key);
-    this.#loads.delete(key);
-    return load;
   }
 
   #counted(word: string, tags: string[]): Argument[] {

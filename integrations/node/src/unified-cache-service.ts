@@ -12,49 +12,22 @@
  * await cacheService.invalidateByTag("users");
  * ```
  */
-import { randomUUID } from "node:crypto";
-import { type Client, type Connection, logError, type Reply } from "./connection.js";
+import type { AnyClient } from "./cluster.js";
 import { LocalCache, type LocalCacheOptions } from "./local-cache.js";
-import { type Codec, Store, type StoreOptions } from "./store.js";
+import { ALL, type ConnectOptions, SharedCache } from "./shared-cache.js";
+
+export type { ConnectOptions } from "./shared-cache.js";
 
 export interface UnifiedCacheOptions extends LocalCacheOptions {
   /** Default 60000. */
   cleanupIntervalMs?: number;
 }
 
-export interface ConnectOptions extends Omit<StoreOptions, "client" | "prefix"> {
-  /** What keys and tags begin with, before a colon; default `cache`. */
-  namespace?: string;
-  /** The database that the client selected; default 0. */
-  database?: number;
-}
-
-/** Other languages read it too. */
-const JSON_CODEC: Codec = {
-  encode: (value) => JSON.stringify(value) ?? "null",
-  decode: (bytes) => JSON.parse(String(bytes)),
-};
-
-/** All entries of the namespace carry this tag. */
-const ALL = "*";
-const RETRY_MS = 1_000;
-
-interface Remote {
-  store: Store;
-  /** The module's channel, and this service's own, for single keys. */
-  channels: { tags: string; keys: string };
-  /** Names this process in messages about keys. */
-  sender: string;
-  onError: (error: unknown) => void;
-  /** Undefined while messages do not arrive: then nothing is kept in memory, and the server is not asked. */
-  subscription?: Connection | undefined;
-}
-
 export class UnifiedCacheService {
   readonly #local: LocalCache;
   readonly #loads = new Map<string, Promise<unknown>>();
   readonly #timer: NodeJS.Timeout;
-  #remote: Remote | undefined;
+  #shared: SharedCache | undefined;
 
   constructor(options: UnifiedCacheOptions = {}) {
     this.#local = new LocalCache(options);
@@ -62,15 +35,17 @@ export class UnifiedCacheService {
   }
 
   /** Puts the cache in front of a server. Resolves when the server's invalidations reach this process. */
-  async connect(client: Client, options: ConnectOptions = {}): Promise<void> {
-    const { namespace = "cache", database = 0, onError = logError, ...rest } = options;
-    const store = new Store({ ...rest, onError, client, prefix: `${namespace}:` }, JSON_CODEC);
-    // Fails where the module is not loaded.
-    await store.send("CACHE.CLOCK");
+  async connect(client: AnyClient, options: ConnectOptions = {}): Promise<void> {
+    const local = this.#local;
+    const shared = new SharedCache(client, options, {
+      everything: () => local.clear(),
+      key: (key) => local.delete(key),
+      tags: (tags) => (tags.includes(ALL) ? local.clear() : local.deleteTagged(tags)),
+    });
+    await shared.check();
     this.#disconnect();
-    const channels = { tags: `__cache@${database}__:invalidate`, keys: store.key("keys") };
-    this.#remote = { store, channels, sender: randomUUID(), onError };
-    await this.#subscribe(this.#remote);
+    this.#shared = shared;
+    await shared.listen();
   }
 
   /** The value in this process's memory, or null. `getOrLoad` asks the server too. */
@@ -87,11 +62,7 @@ export class UnifiedCacheService {
     // What is being read of the key meanwhile is not kept.
     this.#local.delete(key);
     this.#keep(key, value, ttl, tags);
-    return this.#tell(({ store }) => {
-      const names = [...new Set([...tags, ALL])].map((tag) => store.key(tag));
-      const options = ["PX", Math.max(1, Math.ceil(ttl)), "TAGS", names.length, ...names];
-      return [store.send("CACHE.SET", store.key(key), JSON_CODEC.encode(value), ...options), this.#announce(key)];
-    });
+    return this.#tell((shared) => shared.set(key, value, ttl, tags));
   }
 
   /**
@@ -111,19 +82,19 @@ export class UnifiedCacheService {
   /** Removes one entry, in all processes. */
   delete(key: string): Promise<void> {
     this.#local.delete(key);
-    return this.#tell(({ store }) => [store.send("CACHE.DEL", store.key(key)), this.#announce(key)]);
+    return this.#tell((shared) => shared.delete(key));
   }
 
   /** Drops all entries with the tag, in all processes. */
   invalidateByTag(tag: string): Promise<void> {
     this.#local.deleteTagged([tag]);
-    return this.#tell(({ store }) => [store.invalidate([tag])]);
+    return this.#tell(({ store }) => store.invalidate([tag]));
   }
 
   /** Drops everything in the namespace, in all processes. */
   invalidateAll(): Promise<void> {
     this.#local.clear();
-    return this.#tell(({ store }) => [store.invalidate([ALL])]);
+    return this.#tell(({ store }) => store.invalidate([ALL]));
   }
 
   /** The keys that this process read most; for all processes it is CACHE.TOP. */
@@ -139,10 +110,9 @@ export class UnifiedCacheService {
   async getCacheStats() {
     const redis = { connected: false, keyCount: 0 };
     try {
-      const info = await this.#remote?.store.send("CACHE.TAGINFO", this.#remote.store.key(ALL));
-      if (info !== undefined) Object.assign(redis, { connected: true, keyCount: Number(field(info, "entries") ?? 0) });
+      if (this.#shared) Object.assign(redis, { keyCount: await this.#shared.keyCount(), connected: true });
     } catch (error) {
-      this.#remote?.onError(error);
+      this.#shared?.onError(error);
     }
     return { local: this.getStats(), redis };
   }
@@ -157,9 +127,7 @@ export class UnifiedCacheService {
   private performCleanup(): void {
     this.#local.removeExpired();
     const hits = this.#local.takeHits();
-    if (hits.length === 0 || !this.#remote) return;
-    const { store, onError } = this.#remote;
-    store.send("CACHE.HITS", ...hits.flatMap(([key, count]) => [store.key(key), count])).catch(onError);
+    this.#shared?.report(hits);
   }
 
   async #load<T>(key: string, load: () => Promise<T> | T, ttl: number, tags: string[]): Promise<T> {
@@ -168,7 +136,7 @@ export class UnifiedCacheService {
       if (this.#local.removals === before) this.#keep(key, value, ms, ofTags);
       return value;
     };
-    const store = this.#remote?.subscription && this.#remote.store;
+    const store = this.#shared?.isListening ? this.#shared.store : undefined;
     const found = await store?.read<T>(key);
     if (found && found.state !== "refresh") return keep(found.value, found.freshMs, found.tags);
     try {
@@ -182,94 +150,25 @@ export class UnifiedCacheService {
   }
 
   #keep(key: string, value: unknown, ttl: number, tags: string[]): void {
-    if (!this.#remote || this.#remote.subscription) this.#local.set(key, value, ttl, tags);
+    if (this.#shared?.isListening ?? true) this.#local.set(key, value, ttl, tags);
   }
 
   /**
-   * Sends commands, if there is a server. The guide's callers do not wait for them: so an error is reported, and
-   * rejects the promise of those who do, but does not end the process.
+   * Tells the server, if there is one. The guide's callers do not wait for it: so an error is reported, and rejects
+   * the promise of those who do, but does not end the process.
    */
-  #tell(commands: (remote: Remote) => Promise<unknown>[]): Promise<void> {
-    if (!this.#remote) return Promise.resolve();
-    const told = Promise.all(commands(this.#remote)).then(() => {});
-    told.catch(this.#remote.onError);
+  #tell(change: (shared: SharedCache) => Promise<void>): Promise<void> {
+    if (!this.#shared) return Promise.resolve();
+    const told = change(this.#shared);
+    told.catch(this.#shared.onError);
     return told;
   }
 
-  /** Has the other processes forget a key. */
-  async #announce(key: string): Promise<void> {
-    const remote = this.#remote;
-    await remote?.store.send("PUBLISH", remote.channels.keys, JSON.stringify([remote.sender, key]));
-  }
-
-  /** Listens on a connection of its own. When that is lost, so is what is in memory, until there is a new one. */
-  async #subscribe(remote: Remote): Promise<void> {
-    const connection = await remote.store.duplicate();
-    const lost = () => {
-      if (remote.subscription !== connection) return;
-      remote.subscription = undefined;
-      this.#local.clear();
-      connection.close();
-      this.#retry(remote);
-    };
-    const onMessage = (channel: string, message: Buffer) =>
-      channel === remote.channels.keys ? this.#onKey(remote, message) : this.#onInvalidation(remote, message);
-    try {
-      await connection.subscribe([remote.channels.tags, remote.channels.keys], onMessage, lost);
-    } catch (error) {
-      connection.close();
-      throw error;
-    }
-    this.#local.clear();
-    if (this.#remote === remote) remote.subscription = connection;
-    else connection.close();
-  }
-
-  #retry(remote: Remote): void {
-    setTimeout(() => {
-      if (this.#remote !== remote) return;
-      this.#subscribe(remote).catch((error) => {
-        remote.onError(error);
-        this.#retry(remote);
-      });
-    }, RETRY_MS).unref();
-  }
-
   #disconnect(): void {
-    const remote = this.#remote;
-    this.#remote = undefined;
     this.#local.clear();
-    remote?.subscription?.close();
-    remote?.store.close();
+    this.#shared?.close();
+    this.#shared = undefined;
   }
-
-  #onKey(remote: Remote, message: Buffer): void {
-    const [sender, key] = JSON.parse(String(message)) as [string, string];
-    if (sender !== remote.sender) this.#local.delete(key);
-  }
-
-  /** The module's message: version, kind, lineage, clock; for the kinds I and R each tag behind its length. */
-  #onInvalidation(remote: Remote, message: Buffer): void {
-    const kind = String.fromCharCode(message[1] ?? 0);
-    if (message[0] !== 2 || (kind !== "I" && kind !== "R")) return this.#local.clear();
-    const names: string[] = [];
-    for (let at = 18; at < message.length; ) {
-      const end = at + 4 + message.readUInt32BE(at);
-      names.push(message.toString("utf8", at + 4, end));
-      at = end;
-    }
-    const prefix = remote.store.key("");
-    const tags = names.filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
-    if (tags.includes(ALL)) this.#local.clear();
-    else if (tags.length > 0) this.#local.deleteTagged(tags);
-  }
-}
-
-/** RESP3 clients give maps as objects. */
-function field(map: Reply, name: string): Reply | undefined {
-  if (!Array.isArray(map)) return (map as Record<string, Reply> | null)?.[name];
-  const at = map.findIndex((entry) => String(entry) === name);
-  return at < 0 ? undefined : map[at + 1];
 }
 
 export const unifiedCacheService = new UnifiedCacheService();

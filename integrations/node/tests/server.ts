@@ -87,11 +87,11 @@ export const KINDS: Kind[] = [
   },
 ];
 
-/** Waits until the condition holds, for 10 s at most. */
+/** Waits until the condition holds, for 60 s at most: a limit for what hangs, not for what is slow. */
 export async function until(what: string, condition: () => unknown): Promise<void> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 60_000;
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`waited 10 s for: ${what}`);
+    if (Date.now() > deadline) throw new Error(`waited 60 s for: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }

@@ -5,29 +5,94 @@ declare(strict_types=1);
 namespace Tagcache;
 
 /**
- * Runs CACHE commands on phpredis. Its options for key prefixes, serializers and compression do not reach them.
+ * Runs CACHE commands on phpredis: on one server, or on a cluster, where a key belongs to one node and a tag's items are
+ * on all of them. Its options for key prefixes, serializers and compression do not reach them.
  */
 final class Server
 {
-    public function __construct(private readonly \Redis $redis)
+    public function __construct(private readonly \Redis|\RedisCluster $redis)
     {
     }
 
     /**
-     * @throws \RedisException also for an error that the server replies
+     * Runs a command whose first argument is a key, on the node of that key. Nil is null or false.
+     *
+     * @throws \RedisException|\RedisClusterException also for an error that the server replies
      * @throws ModuleMissing
      */
-    public function run(string|int ...$command): mixed
+    public function run(string $command, string|int ...$arguments): mixed
+    {
+        if ($this->redis instanceof \Redis) {
+            return $this->send($command, ...$arguments);
+        }
+        $key = (string) $arguments[0];
+        try {
+            return $this->send($key, $command, ...$arguments);
+        } catch (\RedisClusterException) {
+            // A raw command follows no redirection. A native one does, and phpredis remembers where it led.
+            $this->redis->exists($key);
+
+            return $this->send($key, $command, ...$arguments);
+        }
+    }
+
+    /**
+     * Runs a command on the server, or on each primary of a cluster. If one fails the others have run it.
+     *
+     * @return list<mixed>
+     *
+     * @throws \RedisException|\RedisClusterException
+     * @throws ModuleMissing
+     */
+    public function everywhere(string|int ...$command): array
+    {
+        [$replies, $failed] = [[], null];
+        foreach ($this->nodes() as $node) {
+            try {
+                $replies[] = $this->send(...$node, ...$command);
+            } catch (\Exception $e) {
+                $failed = $e;
+            }
+        }
+
+        return $failed ? throw $failed : $replies;
+    }
+
+    /** @return list<list<mixed>> what stands before a command for each primary */
+    public function nodes(): array
+    {
+        return $this->redis instanceof \Redis ? [[]] : array_map(static fn (array $node) => [$node], $this->redis->_masters());
+    }
+
+    /** Runs a command on one of the nodes(). */
+    public function runOn(array $node, string|int ...$command): mixed
+    {
+        return $this->send(...$node, ...$command);
+    }
+
+    /**
+     * The keys that one command may name: all, or in a cluster each alone.
+     *
+     * @param list<string> $keys
+     *
+     * @return list<list<string>>
+     */
+    public function together(array $keys): array
+    {
+        return $keys && $this->redis instanceof \Redis ? [$keys] : array_map(static fn (string $key) => [$key], $keys);
+    }
+
+    private function send(array|string|int ...$command): mixed
     {
         $this->redis->clearLastError();
-        $reply = $this->redis->rawCommand(...array_map('strval', $command));
+        $reply = $this->redis->rawCommand(...array_map(static fn ($part) => \is_array($part) ? $part : (string) $part, $command));
         $this->throwLastError();
 
         return $reply;
     }
 
     /**
-     * Runs several commands in one round trip, and drops their replies.
+     * Runs several commands in one round trip, in a cluster one after the other, and drops their replies.
      *
      * @param list<list<string|int>> $commands
      *
@@ -37,6 +102,13 @@ final class Server
     public function runAll(array $commands): void
     {
         if (!$commands) {
+            return;
+        }
+        if ($this->redis instanceof \RedisCluster) {
+            foreach ($commands as $command) {
+                $this->run(...$command);
+            }
+
             return;
         }
         $this->redis->clearLastError();
@@ -51,7 +123,7 @@ final class Server
     /** How long a command may block: half the read time-out, after which phpredis takes the connection for dead. */
     public function longestWaitMs(): int
     {
-        $seconds = $this->redis->getReadTimeout() ?: (float) \ini_get('default_socket_timeout');
+        $seconds = $this->redis->getOption(\Redis::OPT_READ_TIMEOUT) ?: (float) \ini_get('default_socket_timeout');
 
         return $seconds > 0 ? (int) ($seconds * 500) : \PHP_INT_MAX;
     }

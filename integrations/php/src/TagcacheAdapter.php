@@ -34,7 +34,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
      *                                at most tagcache.lease-max-ms
      */
     public function __construct(
-        \Redis $redis,
+        \Redis|\RedisCluster $redis,
         string $namespace = '',
         int $defaultLifetime = 0,
         ?MarshallerInterface $marshaller = null,
@@ -51,11 +51,11 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
 
     protected function doFetch(array $ids): iterable
     {
-        $ids = array_values($ids);
-        $found = $ids ? $this->server->run('CACHE.MGET', ...$ids) : [];
-        foreach ($found as $index => $data) {
-            if (false !== $data && null !== $value = $this->unmarshalled($ids[$index], $data)) {
-                yield $ids[$index] => $value;
+        foreach ($this->server->together(array_values($ids)) as $some) {
+            foreach ($this->server->run('CACHE.MGET', ...$some) as $index => $data) {
+                if (\is_string($data) && null !== $value = $this->unmarshalled($some[$index], $data)) {
+                    yield $some[$index] => $value;
+                }
             }
         }
     }
@@ -67,7 +67,11 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
 
     protected function doDelete(array $ids): bool
     {
-        return !$ids || \is_int($this->server->run('CACHE.DEL', ...array_values($ids)));
+        foreach ($this->server->together(array_values($ids)) as $some) {
+            $this->server->run('CACHE.DEL', ...$some);
+        }
+
+        return true;
     }
 
     /** The server knows the tags of what it deletes. */
@@ -85,7 +89,9 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
 
     protected function doInvalidate(array $tagIds): bool
     {
-        return \is_int($this->server->run('CACHE.INVALIDATE', ...$tagIds));
+        $this->server->everywhere('CACHE.INVALIDATE', ...$tagIds);
+
+        return true;
     }
 
     public function invalidateTags(array $tags): bool
@@ -125,11 +131,13 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         if ($namespace === $this->prefix) {
             return $this->doInvalidate([$this->namespaceTag]);
         }
-        $cursor = 0;
-        do {
-            [$cursor, $ids] = $this->server->run('CACHE.TAGSCAN', $this->namespaceTag, $cursor, 'COUNT', 1000);
-            $this->doDelete(array_filter($ids, static fn (string $id) => str_starts_with($id, $namespace)));
-        } while (0 !== (int) $cursor);
+        foreach ($this->server->nodes() as $node) {
+            $cursor = 0;
+            do {
+                [$cursor, $ids] = $this->server->runOn($node, 'CACHE.TAGSCAN', $this->namespaceTag, $cursor, 'COUNT', 1000);
+                $this->doDelete(array_filter($ids, static fn (string $id) => str_starts_with($id, $namespace)));
+            } while (0 !== (int) $cursor);
+        }
 
         return true;
     }

@@ -14,4 +14,12 @@ final class Connection
 
         return $redis;
     }
+
+    /** The cluster of three primaries that it starts too. */
+    public static function cluster(): \RedisCluster
+    {
+        $ports = explode(' ', trim(getenv('TAGCACHE_CLUSTER_PORTS')));
+
+        return new \RedisCluster(null, array_map(static fn (string $port) => '127.0.0.1:'.$port, $ports), 5, 5);
+    }
 }

@@ -22,7 +22,9 @@ from typing import Any
 from dogpile.cache import register_backend
 from dogpile.cache.api import NO_VALUE, CacheMutex, CantDeserializeException
 from dogpile.cache.backends.redis import RedisBackend
+from redis.cluster import RedisCluster
 
+from .cluster import call_all, socket_timeout, together
 from .command import Argument, call, explaining, fetched, logger, milliseconds, new_token, tags_option
 
 _tags: ContextVar[tuple[str, ...]] = ContextVar("tagcache_tags", default=())
@@ -50,6 +52,8 @@ class TagcacheBackend(RedisBackend):
     """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these.
 
     key_tags: a function that is given a key and returns its tags, beside those of `tagged`.
+    cluster: the server is a node of a Redis Cluster, the others are found by it; `connection_kwargs` and `url` are then
+        those of redis.RedisCluster.
     """
 
     deserializer = staticmethod(_deserialize)
@@ -57,9 +61,19 @@ class TagcacheBackend(RedisBackend):
     def __init__(self, arguments: dict[str, Any]) -> None:
         arguments = {"thread_local_lock": False, **arguments}
         self._key_tags: Callable[[str], Iterable[str]] = arguments.pop("key_tags", lambda key: ())
+        self._is_cluster = bool(arguments.pop("cluster", False))
         # Leases of this process by key: the thread that holds the lock, and the token.
         self.leases: dict[str, tuple[int, int]] = {}
         super().__init__(arguments)  # type: ignore[no-untyped-call]
+
+    def _create_client(self) -> None:
+        if not self._is_cluster:
+            return super()._create_client()  # type: ignore[no-untyped-call,no-any-return]
+        options = {"password": self.password, "username": self.username, "socket_timeout": self.socket_timeout}
+        options = {name: value for name, value in options.items() if value is not None} | self.connection_kwargs
+        url = self.url or f"redis://{self.host}:{self.port}"
+        client: Any = RedisCluster.from_url(url, **options)  # type: ignore[no-untyped-call]
+        self.writer_client = self.reader_client = client
 
     def get_mutex(self, key: str) -> CacheMutex | None:
         return LeaseMutex(self, key) if self.distributed_lock else None
@@ -70,8 +84,10 @@ class TagcacheBackend(RedisBackend):
 
     def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
         names = list(keys)
-        values = call(self.reader_client, "CACHE.MGET", *names) if names else []
-        return [NO_VALUE if value is None else value for value in values]
+        found: dict[str, Any] = {}
+        for some in together(self.reader_client, names):
+            found.update(zip(some, call(self.reader_client, "CACHE.MGET", *some)))
+        return [NO_VALUE if found[name] is None else found[name] for name in names]
 
     def set_serialized(self, key: str, value: bytes) -> None:
         call(self.writer_client, *self._set(key, value))
@@ -98,12 +114,12 @@ class TagcacheBackend(RedisBackend):
         call(self.writer_client, "CACHE.DEL", key)
 
     def delete_multi(self, keys: Iterable[str]) -> None:
-        if names := list(keys):
-            call(self.writer_client, "CACHE.DEL", *names)
+        for some in together(self.writer_client, keys):
+            call(self.writer_client, "CACHE.DEL", *some)
 
     def invalidate_tags(self, *tags: str) -> int:
         """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
-        return int(call(self.writer_client, "CACHE.INVALIDATE", *tags)) if tags else 0
+        return sum(call_all(self.writer_client, "CACHE.INVALIDATE", *tags)) if tags else 0
 
 
 class LeaseMutex(CacheMutex):
@@ -124,10 +140,10 @@ class LeaseMutex(CacheMutex):
     def acquire(self, wait: bool = True) -> bool:
         token, limit = new_token(), self._backend.lock_blocking_timeout
         deadline = None if limit is None else time.monotonic() + limit
-        socket_timeout = self._backend.writer_client.connection_pool.connection_kwargs.get("socket_timeout") or 20
+        longest = (socket_timeout(self._backend.writer_client) or 20) / 2
         while True:
             begun = time.monotonic()
-            left = socket_timeout / 2 if deadline is None else min(socket_timeout / 2, deadline - begun)
+            left = longest if deadline is None else min(longest, deadline - begun)
             patience = ("WAIT", milliseconds(left)) if wait and left > 0 else ()
             if self._ask(self._lock, "TOKEN", token, *patience):
                 break

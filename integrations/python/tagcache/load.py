@@ -11,6 +11,7 @@ from typing import Any, Generic, Required, TypedDict, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
+from .cluster import socket_timeout
 from .command import Argument, call, call_async, fetched, logger, milliseconds, new_token, tags_option
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Options(TypedDict, Generic[T], total=False):
 def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Unpack[Options[T]]) -> T:
     """Returns the cached value of `key`, or what `load()` returns, and caches that.
 
-    `client` is a `redis.Redis`. A wait occupies one connection of its pool. One to three round trips.
+    `client` is a `redis.Redis` or `redis.RedisCluster`. A wait occupies one connection of its pool. One to three round trips.
     Raises what `load` raises, unless a stale value is there to serve, and what redis-py raises when the server cannot
     be asked. A loaded value that cannot be written is returned, and the error is logged.
     """
@@ -66,7 +67,7 @@ def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options:
 async def get_or_load_async(
     client: Any, key: str | bytes, load: Callable[[], Awaitable[T]], **options: Unpack[Options[T]]
 ) -> T:
-    """As `get_or_load`, with a `redis.asyncio.Redis` and a coroutine function."""
+    """As `get_or_load`, with a `redis.asyncio.Redis` or its `RedisCluster`, and a coroutine function."""
     steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
     try:
         step = next(steps)
@@ -84,7 +85,7 @@ async def get_or_load_async(
 
 def _longest_wait(client: Any) -> int:
     """Milliseconds that one command may wait before redis-py takes the connection for dead."""
-    timeout = client.connection_pool.connection_kwargs.get("socket_timeout")
+    timeout = socket_timeout(client)
     return SLICE_MS if timeout is None else min(SLICE_MS, milliseconds(timeout / 2))
 
 

@@ -1,0 +1,139 @@
+/**
+ * The servers behind a client: one, or a cluster's primaries. A command of one key goes to the node of the key,
+ * an invalidation to every primary, since each has entries with the tag.
+ */
+import {
+  type Argument,
+  BYTES,
+  type Client,
+  Connection,
+  explained,
+  type IoRedis,
+  type NodeRedis,
+  type Reply,
+  texts,
+} from "./connection.js";
+
+/** What is used of ioredis's Cluster. */
+export interface IoRedisCluster {
+  readonly isCluster: true;
+  /** The addresses of each slot's nodes, the primary first. */
+  readonly slots: string[][];
+  nodes(role: "master"): (IoRedis & { readonly options: { host?: string; port?: number } })[];
+  callBuffer(command: string, ...args: Argument[]): Promise<unknown>;
+}
+
+/** What is used of node-redis's createCluster. */
+export interface NodeRedisCluster {
+  readonly masters: any[];
+  readonly slots: { master: any }[];
+  nodeClient(node: any): NodeRedis | Promise<NodeRedis>;
+  sendCommand(key: string, isReadonly: boolean, args: (string | Buffer)[], options?: any): Promise<unknown>;
+}
+
+export type AnyClient = Client | IoRedisCluster | NodeRedisCluster;
+
+export class Servers {
+  readonly #client: AnyClient;
+
+  /** Takes a client that the caller configured, connected and will close. Throws a TypeError for other objects. */
+  constructor(client: AnyClient) {
+    this.#client = client;
+    if (!isIoRedisCluster(client) && !isNodeRedisCluster(client)) this.#client = new Connection(client).client;
+  }
+
+  get isCluster(): boolean {
+    return isIoRedisCluster(this.#client) || isNodeRedisCluster(this.#client);
+  }
+
+  /** Sends a command to the node of the key. */
+  async send(key: string, command: string, ...args: Argument[]): Promise<Reply> {
+    const client = this.#client;
+    if (isNodeRedisCluster(client)) {
+      return explained(command, client.sendCommand(key, false, texts([command, ...args]), BYTES));
+    }
+    if (!isIoRedisCluster(client)) return new Connection(client).send(command, ...args);
+    // ioredis finds the keys of commands that it knows. Without a key it asks any node and follows what that says.
+    const owner = ioRedisOwner(client, key);
+    try {
+      if (owner) return await new Connection(owner).send(command, ...args);
+    } catch (error) {
+      if (!(error instanceof Error && /^(MOVED|ASK|Connection is closed)/.test(error.message))) throw error;
+    }
+    return explained(command, client.callBuffer(command, ...args));
+  }
+
+  /** Sends a command to every primary. Rejects if one of them does; the others have executed it. */
+  async all(command: string, ...args: Argument[]): Promise<Reply[]> {
+    const primaries = await this.primaries();
+    const sent = await Promise.allSettled(primaries.map((primary) => primary.send(command, ...args)));
+    return sent.map((one) => {
+      if (one.status === "rejected") throw one.reason;
+      return one.value;
+    });
+  }
+
+  /** The primaries, each by its own connection. */
+  async primaries(): Promise<Connection[]> {
+    const client = this.#client;
+    let nodes: Client[];
+    if (isNodeRedisCluster(client)) {
+      nodes = await Promise.all(client.masters.map((master) => client.nodeClient(master)));
+    } else if (isIoRedisCluster(client)) {
+      // It answers when the nodes are known.
+      if (client.nodes("master").length === 0) await client.callBuffer("PING");
+      nodes = client.nodes("master");
+    } else {
+      nodes = [client];
+    }
+    if (nodes.length === 0) throw new Error("tagcache: the cluster client knows no primary; is it connected?");
+    return nodes.map((node) => new Connection(node));
+  }
+
+  /** The keys that one command may name: all, or in a cluster those of each slot. */
+  together(keys: string[]): string[][] {
+    if (!this.isCluster) return keys.length > 0 ? [keys] : [];
+    const slots = new Map<number, string[]>();
+    for (const key of keys) slots.set(slotOf(key), [...(slots.get(slotOf(key)) ?? []), key]);
+    return [...slots.values()];
+  }
+
+  /** Another connection with the same settings, to the node of the key, for commands that block and subscriptions. */
+  async duplicate(key: string, onError: (error: unknown) => void): Promise<Connection> {
+    const client = this.#client;
+    let node: Client | undefined;
+    if (isNodeRedisCluster(client)) {
+      const master = client.slots[slotOf(key)]?.master;
+      node = master && (await client.nodeClient(master));
+    } else {
+      node = isIoRedisCluster(client) ? ioRedisOwner(client, key) : client;
+    }
+    return (node ? new Connection(node) : ((await this.primaries())[0] as Connection)).duplicate(onError);
+  }
+}
+
+function isIoRedisCluster(client: AnyClient | Connection): client is IoRedisCluster {
+  return "isCluster" in client && client.isCluster === true;
+}
+
+function isNodeRedisCluster(client: AnyClient): client is NodeRedisCluster {
+  return "nodeClient" in client;
+}
+
+function ioRedisOwner(client: IoRedisCluster, key: string): IoRedis | undefined {
+  const address = client.slots[slotOf(key)]?.[0];
+  return client.nodes("master").find(({ options }) => `${options.host}:${options.port}` === address);
+}
+
+/** CRC16 of what stands between the first `{` and the next `}`, or of all of the key. */
+export function slotOf(key: string): number {
+  const open = key.indexOf("{");
+  const close = key.indexOf("}", open + 1);
+  let crc = 0;
+  for (const byte of Buffer.from(open >= 0 && close > open + 1 ? key.slice(open + 1, close) : key)) {
+    crc ^= byte << 8;
+    for (let bit = 0; bit < 8; bit++) crc = (crc & 0x8000) > 0 ? (crc << 1) ^ 0x1021 : crc << 1;
+    crc &= 0xffff;
+  }
+  return crc % 16384;
+}

@@ -1,0 +1,88 @@
+/** The part of the unified cache service that all processes share: entries in the server, and what is told of them. */
+import type { AnyClient } from "./cluster.js";
+import type { Reply } from "./connection.js";
+import { logError } from "./errors.js";
+import { Invalidations, type Listener } from "./invalidations.js";
+import { type Codec, Store, type StoreOptions } from "./store.js";
+
+export interface ConnectOptions extends Omit<StoreOptions, "client" | "prefix"> {
+  /** What keys and tags begin with, before a colon; default `cache`. */
+  namespace?: string;
+  /** The database that the client selected; default 0. */
+  database?: number;
+}
+
+/** Other languages read it too. */
+const JSON_CODEC: Codec = {
+  encode: (value) => JSON.stringify(value) ?? "null",
+  decode: (bytes) => JSON.parse(String(bytes)),
+};
+
+/** All entries of the namespace carry this tag. */
+export const ALL = "*";
+
+export class SharedCache {
+  readonly store: Store;
+  readonly onError: (error: unknown) => void;
+  readonly #invalidations: Invalidations;
+
+  constructor(client: AnyClient, options: ConnectOptions, listener: Listener) {
+    const { namespace = "cache", database = 0, onError = logError, ...rest } = options;
+    this.onError = onError;
+    this.store = new Store({ ...rest, onError, client, prefix: `${namespace}:` }, JSON_CODEC);
+    this.#invalidations = new Invalidations(this.store, database, listener, onError);
+  }
+
+  /** Rejects where the module is not loaded. */
+  async check(): Promise<void> {
+    await this.store.servers.all("CACHE.CLOCK");
+  }
+
+  /** Resolves when what others change is told to the listener. */
+  listen(): Promise<void> {
+    return this.#invalidations.listen();
+  }
+
+  /** False while changes are not told: then nothing may be kept in memory. */
+  get isListening(): boolean {
+    return this.#invalidations.isListening;
+  }
+
+  async set(key: string, value: unknown, ttl: number, tags: string[]): Promise<void> {
+    const names = [...new Set([...tags, ALL])].map((tag) => this.store.key(tag));
+    const options = ["PX", Math.max(1, Math.ceil(ttl)), "TAGS", names.length, ...names];
+    const set = this.store.send(key, "CACHE.SET", this.store.key(key), JSON_CODEC.encode(value), ...options);
+    await Promise.all([set, this.#invalidations.announce(key)]);
+  }
+
+  async delete(key: string): Promise<void> {
+    await Promise.all([this.store.send(key, "CACHE.DEL", this.store.key(key)), this.#invalidations.announce(key)]);
+  }
+
+  /** How many entries the servers hold. */
+  async keyCount(): Promise<number> {
+    const infos = await this.store.servers.all("CACHE.TAGINFO", this.store.key(ALL));
+    return infos.reduce<number>((sum, info) => sum + Number(field(info, "entries") ?? 0), 0);
+  }
+
+  /** Adds this process's hits to the servers' counts, which are those of all. */
+  report(hits: [key: string, count: number][]): void {
+    const counts = new Map(hits.map(([key, count]) => [this.store.key(key), count]));
+    for (const keys of this.store.servers.together([...counts.keys()])) {
+      const pairs = keys.flatMap((key) => [key, counts.get(key) ?? 0]);
+      this.store.servers.send(keys[0] as string, "CACHE.HITS", ...pairs).catch(this.onError);
+    }
+  }
+
+  close(): void {
+    this.#invalidations.close();
+    this.store.close();
+  }
+}
+
+/** RESP3 clients give maps as objects. */
+function field(map: Reply, name: string): Reply | undefined {
+  if (!Array.isArray(map)) return (map as Record<string, Reply> | null)?.[name];
+  const at = map.findIndex((entry) => String(entry) === name);
+  return at < 0 ? undefined : map[at + 1];
+}

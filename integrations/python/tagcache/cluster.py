@@ -1,0 +1,65 @@
+"""What is different on a Redis Cluster: a key belongs to one node, and a tag's entries are on all of them.
+
+redis-py sends a command to the node of its keys by itself; what names keys of several slots, or none, is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import redis.asyncio.cluster
+from redis.cluster import RedisCluster
+from redis.crc import key_slot
+
+from .command import Argument, call
+
+Key = TypeVar("Key", str, bytes)
+
+
+def is_cluster(client: Any) -> bool:
+    """Whether it is a client of a cluster, synchronous or not."""
+    return isinstance(client, (RedisCluster, redis.asyncio.cluster.RedisCluster))
+
+
+def call_all(client: Any, *command: Argument) -> list[Any]:
+    """Runs a command on the server, or on each primary of a cluster. If one fails the others have run it, and its error
+    is raised."""
+    if not is_cluster(client):
+        return [call(client, *command)]
+    replies, failed = [], None
+    for node in client.get_primaries():
+        try:
+            replies.append(call(client.get_redis_connection(node), *command))
+        except Exception as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return replies
+
+
+def together(client: Any, keys: Iterable[Key]) -> list[list[Key]]:
+    """The keys that one command may name: all, or in a cluster those of each slot."""
+    names = list(keys)
+    if not is_cluster(client):
+        return [names] if names else []
+    slots: dict[int, list[Key]] = {}
+    for key in names:
+        slots.setdefault(key_slot(key if isinstance(key, bytes) else key.encode()), []).append(key)
+    return list(slots.values())
+
+
+def node_of(client: Any, key: str | bytes) -> Any:
+    """The client itself, or that of the node which has the key: for WATCH, which belongs to one connection."""
+    return client.get_redis_connection(client.get_node_from_key(key)) if is_cluster(client) else client
+
+
+def socket_timeout(client: Any) -> Any:
+    """Seconds after which redis-py takes a connection for dead."""
+    if isinstance(client, redis.asyncio.cluster.RedisCluster):
+        return client.connection_kwargs.get("socket_timeout")
+    if isinstance(client, RedisCluster):
+        return client.nodes_manager.connection_kwargs.get("socket_timeout")
+    if hasattr(client, "socket_timeout"):
+        return client.socket_timeout
+    return client.connection_pool.connection_kwargs.get("socket_timeout")
