@@ -39,7 +39,7 @@ fn a_value_comes_back_as_it_was_set() {
 /// Values of about 1,000 and 16,384 bytes lie apart from their entries.
 #[test]
 fn values_of_all_sizes_replace_each_other() {
-    run(|_, client| {
+    on_both_protocols(|_, client| {
         let lens = [
             100, 1_000, 1_010, 990, 1_000, 500, 512, 16_383, 16_384, 0, 1_000,
         ];
