@@ -45,7 +45,7 @@ fn values_of_all_sizes_replace_each_other() {
         ];
         for (n, len) in lens.into_iter().enumerate() {
             let value = vec![n as u8; len];
-            let set = call!(client, "CACHE.SET", "key", &value, "TAGS", 1, "a");
+            let set = call!(client, "CACHE.SET", "key", value.as_slice(), "TAGS", 1, "a");
             assert_eq!(set, Reply::ok());
             let copied = call!(client, "COPY", "key", "copy", "REPLACE");
             assert_eq!(copied, Reply::Int(1));
