@@ -2,7 +2,7 @@
 
 use std::io::Result;
 
-use tagcache_tests::{RawClient, Rng, Server, call};
+use tagcache_tests::Server;
 
 use crate::options::Options;
 use crate::table::{Table, thousands};
@@ -107,65 +107,8 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) -> 
         }
     }
     table.print();
-    fragmentation(server, targets)
-}
-
-/// Fills the server, drops half of the entries by tag, and fills it again with values of other sizes, ten times over.
-fn fragmentation(server: &Server, targets: &mut Targets) -> Result<()> {
-    const ENTRIES: usize = 100_000;
-    const ROUNDS: usize = 10;
-    let mut client = server.raw();
-    let mut driver = Driver::connect(server, Way::Native)?;
-    empty(&mut client);
-    println!(
-        "{} entries, two tags each; each round drops half by tag and writes others",
-        thousands(ENTRIES)
-    );
-    let mut table = Table::new(&["round", "used_memory", "allocator_frag_ratio"]);
-    let mut rng = Rng::new(1);
-    let mut worst = 0.0_f64;
-    for round in 0..=ROUNDS {
-        let mut tape = Tape::default();
-        for half in (0..64).filter(|kind| round > 0 && (kind + round) % 2 == 0) {
-            tape.push(&[b"CACHE.INVALIDATE", format!("kind:{half:02}").as_bytes()]);
-        }
-        for number in 0..ENTRIES {
-            let kind = number % 64;
-            if round > 0 && (kind + round) % 2 != 0 {
-                continue;
-            }
-            let (key, value) = (key(number), "v".repeat(20 + rng.below(1_200)));
-            let (tenant, kind) = (
-                format!("tenant:{:03}", rng.below(1_000)),
-                format!("kind:{kind:02}"),
-            );
-            let tags = [tenant.as_bytes(), kind.as_bytes()];
-            push_cache_set(&mut tape, key.as_bytes(), value.as_bytes(), &tags);
-        }
-        driver.run(&tape, 16, Until::EndOfTape, Expect::NoError)?;
-        let used = settle(&mut client);
-        let ratio = info_number(&mut client, "allocator_frag_ratio");
-        worst = worst.max(ratio);
-        table.row(vec![
-            round.to_string(),
-            format!("{:.1} MiB", used as f64 / f64::from(1 << 20)),
-            format!("{ratio:.2}"),
-        ]);
-    }
-    table.print();
-    let name = "fragmentation after rounds of filling and dropping";
-    targets.add(name, Bound::AtMost(1.1), worst, "");
-    empty(&mut client);
+    empty(&mut server.raw());
     Ok(())
-}
-
-fn info_number(client: &mut RawClient, field: &str) -> f64 {
-    let info = call!(client, "INFO", "memory").text();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.and_then(|value| value.trim().parse().ok())
-        .unwrap_or_else(|| panic!("INFO memory has no {field}"))
 }
 
 fn bytes_per_entry(
