@@ -19,13 +19,25 @@ usage: make bench-guard ARGS='[--engine NAME] [--update]'
 /// How much dearer than its baseline a command may be.
 const TOLERANCE: f64 = 0.02;
 const COMMANDS: usize = 2_000;
-/// How often what can be repeated is repeated: the server now and then has something else to do.
-const ROUNDS: usize = 3;
+/// The cheapest of so many rounds counts: the server now and then has something else to do.
+const ROUNDS: usize = 5;
+/// Keys that a server holds while something is measured, beside new ones. Hash tables grow at powers of two in Redis, at
+/// 0.77 of seven times a power of two in Valkey: between this and 2,000 more lies none of them, so that no table is
+/// rehashed in the middle of a row.
+const PRESENT: usize = 17_500;
+/// Reads after which every table is rehashed as far as it will be: each read moves a bucket.
+const READS: usize = 20_000;
+/// What seeds are made of. With this byte, no command that is measured waits behind
+/// another one in the table of commands of Redis 7.0.
+const SEED: u8 = 3;
+/// Allocators give pages back to the system by the clock. Here they keep them.
+const ALLOCATOR: &str = "dirty_decay_ms:-1,muzzy_decay_ms:-1";
 const DEPTH: usize = 16;
 /// What the server does at its own times: of that, more is counted the longer the machine takes for the rest. Slices of
 /// reclaiming are among it, which run from timers.
 const OWN_WORK: [&str; 2] = ["serverCron", "moduleTimerHandler"];
-/// Gone entries: more than are reclaimed while something is measured.
+/// Gone entries: more than are reclaimed while something is measured, and with [`PRESENT`] again between two sizes of
+/// tables.
 const GONE: usize = 40_000;
 /// Entries of a small tag: dropped and given back inside the command.
 const SMALL_TAG: usize = 10;
@@ -37,7 +49,8 @@ struct Row {
     native: &'static str,
     floor: &'static str,
     tape: Tape,
-    rounds: usize,
+    /// What is sent before each round, uncounted, so that each finds the same.
+    before: Tape,
 }
 
 impl Row {
@@ -47,20 +60,23 @@ impl Row {
             native,
             floor,
             tape,
-            rounds: ROUNDS,
+            before: Tape::default(),
         }
     }
 
-    /// It cannot be repeated, since it finds other things then.
-    fn once(self) -> Self {
-        Self { rounds: 1, ..self }
+    fn after(self, before: Tape) -> Self {
+        Self { before, ..self }
     }
 }
 
 /// `command key [more ...]` for each key of that prefix.
 fn tape(command: &str, prefix: &str, more: &[&str]) -> Tape {
+    tape_of(COMMANDS, command, prefix, more)
+}
+
+fn tape_of(count: usize, command: &str, prefix: &str, more: &[&str]) -> Tape {
     let mut tape = Tape::default();
-    for n in 0..COMMANDS {
+    for n in 0..count {
         let key = key(prefix, n);
         let mut words = vec![command.as_bytes(), key.as_bytes()];
         words.extend(more.iter().map(|word| word.as_bytes()));
@@ -75,9 +91,24 @@ fn key(prefix: &str, n: usize) -> String {
 }
 
 fn sets(command: &str, prefix: &str, more: &[&str]) -> Tape {
+    sets_of(COMMANDS, command, prefix, more)
+}
+
+fn sets_of(count: usize, command: &str, prefix: &str, more: &[&str]) -> Tape {
     let value = "v".repeat(100);
     let words = [&[value.as_str(), "PX", "100000000"], more].concat();
-    tape(command, prefix, &words)
+    tape_of(count, command, prefix, &words)
+}
+
+/// Entries of which ten each carry a small tag.
+fn small_tags() -> Tape {
+    let mut tape = Tape::default();
+    for n in 0..COMMANDS {
+        let (key, tag) = (key("smal", n), format!("small:{}", n / SMALL_TAG));
+        let words = ["CACHE.SET", &key, "v", "PX", "100000000", "TAGS", "1", &tag];
+        tape.push(&words.map(str::as_bytes));
+    }
+    tape
 }
 
 fn mgets(command: &str, prefix: &str) -> Tape {
@@ -97,9 +128,9 @@ fn native() -> Vec<Row> {
         row("GET", tape("GET", "plai", &[])),
         row("MGET of 10", mgets("MGET", "plai")),
         row("SET PX, overwriting", sets("SET", "plai", &[])),
-        row("SET PX, new keys", sets("SET", "newp", &[])).once(),
+        row("SET PX, new keys", sets("SET", "newp", &[])).after(tape("DEL", "newp", &[])),
         row("EXPIRE", tape("EXPIRE", "plai", &["100000"])),
-        row("DEL", tape("DEL", "newp", &[])).once(),
+        row("DEL", tape("DEL", "newp", &[])).after(sets("SET", "newp", &[])),
     ]
 }
 
@@ -117,7 +148,7 @@ fn floor() -> Vec<Row> {
             "SET PX, new keys",
             sets("FLOOR.SET", "newb", &[]),
         )
-        .once(),
+        .after(tape("DEL", "newb", &[])),
     ]
 }
 
@@ -151,18 +182,22 @@ fn ours() -> Vec<Row> {
             "CACHE.SET PX, 2 tags, overwriting",
             sets("CACHE.SET", "twot", TAGS),
         ),
-        new("CACHE.SET PX, new keys", sets("CACHE.SET", "newz", &[])).once(),
+        new("CACHE.SET PX, new keys", sets("CACHE.SET", "newz", &[])).after(tape(
+            "DEL",
+            "newz",
+            &[],
+        )),
         new(
             "CACHE.SET PX, 2 tags, new keys",
             sets("CACHE.SET", "newt", TAGS),
         )
-        .once(),
-        Row::new("CACHE.INVALIDATE of 10 entries", "", "", invalidations).once(),
+        .after(tape("DEL", "newt", &[])),
+        Row::new("CACHE.INVALIDATE of 10 entries", "", "", invalidations).after(small_tags()),
     ]
 }
 
 /// What a server has loaded.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Module {
     Floor,
     Idle,
@@ -173,35 +208,30 @@ enum Module {
 /// What must be there before anything is measured.
 fn fill(wire: &mut Wire, module: Module) -> Result<()> {
     let mut tapes = vec![sets("SET", "plai", &[])];
+    match module {
+        Module::Floor => tapes.push(sets("FLOOR.SET", "base", &[])),
+        Module::Idle => tapes.extend([
+            sets("CACHE.SET", "zero", &[]),
+            sets("CACHE.SET", "twot", TAGS),
+            small_tags(),
+        ]),
+        Module::Backlog => {
+            let mut tape = Tape::default();
+            tape.push(&[b"CONFIG", b"SET", b"tagcache.reclaim-budget-us", b"50"]);
+            tapes.push(tape);
+        }
+    }
+    let others = PRESENT - (tapes.len() * COMMANDS).min(PRESENT);
+    tapes.push(sets_of(others, "SET", "fill", &[]));
+    if module == Module::Backlog {
+        let words = ["v", "TAGS", "1", "gone"];
+        tapes.push(tape_of(GONE, "CACHE.SET", "gone", &words));
+    }
+    tapes.push(tape_of(READS, "GET", "fill", &[]));
     if module == Module::Backlog {
         let mut tape = Tape::default();
-        tape.push(&[b"CONFIG", b"SET", b"tagcache.reclaim-budget-us", b"50"]);
-        for n in 0..GONE {
-            let key = key("gone", n);
-            let words: [&[u8]; 6] = [b"CACHE.SET", key.as_bytes(), b"v", b"TAGS", b"1", b"gone"];
-            tape.push(&words);
-        }
         tape.push(&[b"CACHE.INVALIDATE", b"gone"]);
         tapes.push(tape);
-    } else if module == Module::Idle {
-        tapes.push(sets("CACHE.SET", "zero", &[]));
-        tapes.push(sets("CACHE.SET", "twot", TAGS));
-        let mut small = Tape::default();
-        for n in 0..COMMANDS {
-            let (key, tag) = (key("smal", n), format!("small:{}", n / SMALL_TAG));
-            let words: [&[u8]; 6] = [
-                b"CACHE.SET",
-                key.as_bytes(),
-                b"v",
-                b"TAGS",
-                b"1",
-                tag.as_bytes(),
-            ];
-            small.push(&words);
-        }
-        tapes.push(small);
-    } else {
-        tapes.push(sets("FLOOR.SET", "base", &[]));
     }
     tapes.iter().try_for_each(|tape| send(wire, tape))
 }
@@ -224,10 +254,11 @@ struct Counted {
 }
 
 impl Counted {
-    fn start(engine: &Engine, module: Option<&Path>, dir: &Path) -> Result<Self> {
-        let files = dir.join(module.map_or("absent", |_| "loaded"));
+    fn start(engine: &Engine, module: Module, dir: &Path) -> Result<Self> {
+        let files = dir.join(format!("{module:?}"));
         let command = format!(
-            "valgrind -q --trace-children=yes --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
+            "env LD_PRELOAD={} SEED={SEED} MALLOC_CONF={ALLOCATOR} JE_MALLOC_CONF={ALLOCATOR} valgrind -q --trace-children=yes --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file={} {}",
+            dir.join("seed.so").display(),
             files.display(),
             engine.command
         );
@@ -245,8 +276,8 @@ impl Counted {
             .arg("--latency-tracking", "no")
             .arg("--io-threads", "1");
         let builder = match module {
-            Some(module) => builder.module(module),
-            None => builder,
+            Module::Floor => builder.module(dir.join("floor.so")),
+            _ => builder,
         };
         let server = builder.start();
         call!(server.raw(), "DEBUG", "SET-ACTIVE-EXPIRE", 0);
@@ -259,16 +290,19 @@ impl Counted {
         })
     }
 
-    fn control(&self, argument: &str) -> Result<()> {
-        let mut command = Command::new("callgrind_control");
-        let output = command
-            .args([argument, &self.server.pid().to_string()])
-            .output()?;
+    /// Has callgrind execute commands.
+    fn control(&self, commands: &[&str]) -> Result<()> {
+        let mut vgdb = Command::new("vgdb");
+        vgdb.arg(format!("--pid={}", self.server.pid()));
+        for command in commands {
+            vgdb.arg("-c").args(command.split(' '));
+        }
+        let output = vgdb.output()?;
         if output.status.success() {
             return Ok(());
         }
         Err(Error::other(format!(
-            "callgrind_control {argument}: {}",
+            "vgdb {commands:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         )))
     }
@@ -276,19 +310,18 @@ impl Counted {
     /// Instructions per command, in the cheapest round.
     fn measure(&mut self, row: &Row) -> Result<f64> {
         let mut least = u64::MAX;
-        self.control("--zero")?;
-        for _ in 0..row.rounds {
-            self.control("--instr=on")?;
+        for _ in 0..ROUNDS {
+            send(&mut self.wire, &row.before)?;
+            self.control(&["zero", "instrumentation on"])?;
             send(&mut self.wire, &row.tape)?;
-            self.control("--instr=off")?;
-            least = least.min(self.dump()?);
+            self.control(&["instrumentation off", "dump"])?;
+            least = least.min(self.dumped()?);
         }
         Ok(least as f64 / row.tape.len() as f64)
     }
 
-    /// What the main thread executed since the last dump.
-    fn dump(&mut self) -> Result<u64> {
-        self.control("--dump")?;
+    /// What the main thread executed between the last two dumps.
+    fn dumped(&mut self) -> Result<u64> {
         self.dumps += 1;
         // One file for each thread; the first one is the main thread.
         let path = format!("{}.{}-01", self.files.display(), self.dumps);
@@ -347,18 +380,56 @@ impl Drop for Scratch {
     }
 }
 
-/// Builds the module that does the least.
-fn build_floor(dir: &Path) -> Result<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/floor.c");
-    let module = dir.join("floor.so");
+/// Builds a library of one of the C files.
+fn build(dir: &Path, name: &str) -> Result<PathBuf> {
+    let source = format!("{}/src/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let library = dir.join(name).with_extension("so");
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O2", "-o"]);
-    let status = compiler.arg(&module).arg(source).status()?;
+    let status = compiler.arg(&library).arg(&source).status()?;
     if status.success() {
-        Ok(module)
+        Ok(library)
     } else {
         Err(Error::other(format!("cc could not compile {source}")))
     }
+}
+
+/// A row's name, what was measured, and the rows that it is compared with.
+type Measured = (String, f64, &'static str, &'static str);
+
+/// All rows of one server.
+fn measure(engine: &Engine, module: Module, dir: &Path) -> Result<Vec<Measured>> {
+    let (suffix, more) = match module {
+        Module::Floor => ("", floor()),
+        Module::Idle => (", module idle", ours()),
+        Module::Backlog => (", during a backlog", Vec::new()),
+    };
+    let mut server = Counted::start(engine, module, dir)?;
+    fill(&mut server.wire, module)?;
+    let mut rows = native();
+    let natives = rows.len();
+    rows.extend(more);
+    let counts = server.measure_all(&rows)?;
+    if module == Module::Backlog {
+        let stats = call!(server.server.raw(), "CACHE.STATS");
+        if stats.field("reclaim_backlog").int() == 0 {
+            return Err(Error::other("the backlog was gone before all was measured"));
+        }
+    }
+    let named = rows
+        .iter()
+        .zip(counts)
+        .enumerate()
+        .map(|(at, (row, count))| {
+            let suffix = if at < natives { suffix } else { "" };
+            (
+                format!("{}{suffix}", row.name),
+                count,
+                row.native,
+                row.floor,
+            )
+        });
+    Ok(named.collect())
 }
 
 fn baseline_path(engine: &Engine) -> PathBuf {
@@ -378,36 +449,16 @@ fn read_baseline(engine: &Engine) -> BTreeMap<String, f64> {
 /// Measures, prints, and returns the names of what got dearer.
 pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
     let scratch = Scratch::new()?;
-    let floor_module = build_floor(&scratch.0)?;
-    let mut measured: Vec<(String, f64, &str, &str)> = Vec::new();
-    for (module, suffix, more) in [
-        (Module::Floor, "", floor()),
-        (Module::Idle, ", module idle", ours()),
-        (Module::Backlog, ", during a backlog", Vec::new()),
-    ] {
-        let path = (module == Module::Floor).then_some(floor_module.as_path());
-        let mut server = Counted::start(engine, path, &scratch.0)?;
-        fill(&mut server.wire, module)?;
-        let mut rows = native();
-        let natives = rows.len();
-        rows.extend(more);
-        let counts = server.measure_all(&rows)?;
-        if module == Module::Backlog {
-            let stats = call!(server.server.raw(), "CACHE.STATS");
-            if stats.field("reclaim_backlog").int() == 0 {
-                return Err(Error::other("the backlog was gone before all was measured"));
-            }
-        }
-        for (at, (row, count)) in rows.iter().zip(counts).enumerate() {
-            let suffix = if at < natives { suffix } else { "" };
-            measured.push((
-                format!("{}{suffix}", row.name),
-                count,
-                row.native,
-                row.floor,
-            ));
-        }
-    }
+    build(&scratch.0, "floor")?;
+    build(&scratch.0, "seed")?;
+    let modules = [Module::Floor, Module::Idle, Module::Backlog];
+    let measured = std::thread::scope(|scope| {
+        let dir = scratch.0.as_path();
+        let started = modules.map(|module| scope.spawn(move || measure(engine, module, dir)));
+        let ended = started.map(|thread| thread.join().expect("measuring does not panic"));
+        ended.into_iter().collect::<Result<Vec<_>>>()
+    })?
+    .concat();
     let known: BTreeMap<&str, f64> = measured
         .iter()
         .map(|(name, count, ..)| (name.as_str(), *count))

@@ -51,12 +51,14 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     /// How long one sample of a throughput takes.
     pub(crate) sample: Duration,
-    /// How many entries a sample of new keys inserts, and how many the memory figures are taken from.
+    /// How many entries a sample of new keys inserts.
     pub(crate) inserts: usize,
     /// How many entries the invalidated tag has.
     pub(crate) invalidated: Vec<usize>,
     /// How many tags and entries the commands have that look at all of them.
     pub(crate) swept: usize,
+    /// Bytes of the values that memory is measured with.
+    pub(crate) values: Vec<usize>,
     /// How many keys the RDB file has that is loaded.
     pub(crate) loaded: usize,
 }
@@ -74,6 +76,7 @@ impl Options {
             inserts: 200_000,
             invalidated: vec![1_000, 100_000, 1_000_000],
             swept: 1_000_000,
+            values: vec![20, 100, 200, 500, 1_000, 4_000, 16_000],
             loaded: 500_000,
         };
         while let Some(arg) = args.next() {
@@ -101,6 +104,7 @@ impl Options {
         self.inserts = 50_000;
         self.invalidated = vec![1_000, 100_000];
         self.swept = 100_000;
+        self.values = vec![100, 1_000];
         self.loaded = 100_000;
     }
 }

@@ -1,4 +1,4 @@
-//! The value of a key: header, key and value in one allocation.
+//! The value of a key: header, key and value in one allocation, or the value in one of its own where that takes less.
 //!
 //! # Layout
 //! | bytes | what |
@@ -10,7 +10,10 @@
 //! | 1-10 | length of the key, LEB128 |
 //! | 0-10 | its grace in ms, LEB128, if it has one |
 //! | … | key |
-//! | … | value |
+//! | … | value, or 8: the address of the value |
+//!
+//! Allocators hand out sizes in steps of up to a fifth. A value of 1,000 bytes fits into 1,024, as a native string does; with
+//! header and key it would take 1,280.
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
@@ -37,6 +40,8 @@ const CREATED: usize = 5;
 const LENGTHS: usize = 11;
 
 const INDEXED: u8 = 1;
+/// The value lies apart.
+const APART: u8 = 2;
 const HAS_TTL: u8 = 8;
 const LEAKED: u8 = 16;
 const HAS_GRACE: u8 = 32;
@@ -89,23 +94,61 @@ pub(crate) struct Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct NewEntry(NonNull<u8>);
 
+/// Bytes that an entry takes of its allocation, and its value, if it lies apart, of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Allocated {
+    pub(crate) entry: usize,
+    pub(crate) value: Option<usize>,
+}
+
+/// An address among bytes.
+const ADDRESS: usize = size_of::<usize>();
+
+/// What an allocator with four sizes between powers of two hands out for so many bytes. Where another one is used, values
+/// may lie where they take a little more.
+pub(crate) const fn class(size: usize) -> usize {
+    size.next_multiple_of(1 << ((size - 1).ilog2() - 2))
+}
+
+impl Allocated {
+    /// The best for so many bytes of header and key, and of value.
+    const fn of(head: usize, value: usize) -> Self {
+        /// Less is not worth a second allocation.
+        const WORTH: usize = 32;
+        let apart = class(head + ADDRESS) + class(if value < 64 { 64 } else { value });
+        if apart + WORTH <= class(head + value) {
+            Self {
+                entry: head + ADDRESS,
+                value: Some(value),
+            }
+        } else {
+            Self {
+                entry: head + value,
+                value: None,
+            }
+        }
+    }
+}
+
 impl Parts<'_> {
-    /// How many bytes an entry of them takes.
-    pub(crate) fn size(&self) -> usize {
+    /// What an entry of them takes.
+    pub(crate) fn size(&self) -> Allocated {
         let (key, value) = (self.key.len(), self.value.len());
         let grace = if self.grace_ms > 0 {
             leb128::len(self.grace_ms)
         } else {
             0
         };
-        LENGTHS + leb128::len(value as u64) + leb128::len(key as u64) + grace + key + value
+        let lengths = leb128::len(value as u64) + leb128::len(key as u64);
+        Allocated::of(LENGTHS + lengths + grace + key, value)
     }
 
     /// The header, and how long it is.
-    fn header(&self) -> ([u8; LENGTHS + 3 * leb128::MAX], usize) {
+    fn header(&self, is_apart: bool) -> ([u8; LENGTHS + 3 * leb128::MAX], usize) {
         let mut header = [0; LENGTHS + 3 * leb128::MAX];
-        header[FLAGS] =
-            if self.has_ttl { HAS_TTL } else { 0 } | if self.grace_ms > 0 { HAS_GRACE } else { 0 };
+        header[FLAGS] = if self.has_ttl { HAS_TTL } else { 0 }
+            | if self.grace_ms > 0 { HAS_GRACE } else { 0 }
+            | if is_apart { APART } else { 0 };
         header[CREATED..LENGTHS]
             .copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
         let mut len = LENGTHS;
@@ -117,13 +160,25 @@ impl Parts<'_> {
         (header, len)
     }
 
-    /// Writes an entry of these parts.
+    /// Writes an entry of these parts, and the value to where it lies apart, if it does.
     ///
     /// # Safety
-    /// `to` must have room for the header, key and value, which must not lie there.
-    unsafe fn write(&self, header: &[u8], to: NonNull<u8>) {
+    /// `to` must have room for the header, key and value, or address, and `value` for the value; the parts must not lie
+    /// there.
+    unsafe fn write(&self, header: &[u8], to: NonNull<u8>, value: Option<NonNull<u8>>) {
+        let address;
+        let last = match value {
+            None => self.value,
+            Some(value) => {
+                let value = value.as_ptr();
+                // SAFETY: by the caller's promise.
+                unsafe { value.copy_from_nonoverlapping(self.value.as_ptr(), self.value.len()) };
+                address = value.expose_provenance().to_ne_bytes();
+                &address
+            }
+        };
         let mut at = 0;
-        for piece in [header, self.key, self.value] {
+        for piece in [header, self.key, last] {
             // SAFETY: by the caller's promise.
             unsafe {
                 let to = to.as_ptr().add(at);
@@ -136,10 +191,11 @@ impl Parts<'_> {
 
 impl NewEntry {
     pub(crate) fn new(parts: Parts<'_>) -> Self {
-        let (header, len) = parts.header();
-        let ptr = allocate(parts.size());
-        // SAFETY: the allocation is that large, and new.
-        unsafe { parts.write(&header[..len], ptr) };
+        let size = parts.size();
+        let (header, len) = parts.header(size.value.is_some());
+        let (ptr, value) = (allocate(size.entry), size.value.map(allocate));
+        // SAFETY: the allocations are that large, and new.
+        unsafe { parts.write(&header[..len], ptr, value) };
         Self(ptr)
     }
 
@@ -205,8 +261,14 @@ pub(crate) unsafe fn free(handle: Handle) {
     // SAFETY: by the caller's promise.
     let entry = unsafe { Entry::from_handle(handle) };
     if entry.flags() & LEAKED == 0 {
-        // SAFETY: `new` allocated it, and the caller gives it up.
-        unsafe { release(handle.as_raw()) };
+        let value = entry.value_apart();
+        // SAFETY: `new` allocated both, and the caller gives them up.
+        unsafe {
+            if let Some(value) = value {
+                release(value.as_ptr().cast());
+            }
+            release(handle.as_raw());
+        }
     }
 }
 
@@ -215,7 +277,7 @@ struct Extent {
     grace_ms: u64,
     key: usize,
     value: usize,
-    end: usize,
+    value_len: usize,
 }
 
 impl<'a> Entry<'a> {
@@ -265,7 +327,7 @@ impl<'a> Entry<'a> {
             grace_ms,
             key: at,
             value: at + key_len,
-            end: at + key_len + value_len,
+            value_len,
         }
     }
 
@@ -277,7 +339,44 @@ impl<'a> Entry<'a> {
 
     pub(crate) fn value(self) -> &'a [u8] {
         let extent = self.extent();
-        self.slice(extent.value, extent.end)
+        let end = extent.value + extent.value_len;
+        match self.apart(&extent) {
+            None => self.slice(extent.value, end),
+            // SAFETY: `write` put so many bytes there, which live as long as the entry.
+            Some(value) => unsafe { std::slice::from_raw_parts(value.as_ptr(), extent.value_len) },
+        }
+    }
+
+    fn apart(self, extent: &Extent) -> Option<NonNull<u8>> {
+        if self.flags() & APART == 0 {
+            return None;
+        }
+        let mut address = [0; ADDRESS];
+        address.copy_from_slice(self.slice(extent.value, extent.value + ADDRESS));
+        NonNull::new(std::ptr::with_exposed_provenance_mut(usize::from_ne_bytes(
+            address,
+        )))
+    }
+
+    /// The allocation of a value that lies apart.
+    pub(crate) fn value_apart(self) -> Option<NonNull<u8>> {
+        if self.flags() & APART == 0 {
+            return None; // Without a look at the lengths.
+        }
+        self.apart(&self.extent())
+    }
+
+    /// The value that lies apart has another address.
+    ///
+    /// # Safety
+    /// The same bytes must be there, in an allocation that is the entry's, and nothing may be borrowed from the old one.
+    pub(crate) unsafe fn move_value(self, to: NonNull<u8>) {
+        let address = to.as_ptr().expose_provenance().to_ne_bytes();
+        // SAFETY: the address lies there; by the caller's promise nobody uses the old one.
+        unsafe {
+            let at = self.ptr.as_ptr().add(self.extent().value);
+            at.copy_from_nonoverlapping(address.as_ptr(), ADDRESS);
+        }
     }
 
     pub(crate) fn key(self) -> &'a [u8] {
@@ -345,30 +444,42 @@ impl<'a> Entry<'a> {
     }
 
     /// Makes it an entry of these parts, in the same place and the same slot. False, and nothing done, if `has_room` says
-    /// that the allocation is not made for so many bytes.
+    /// that the allocations are not made for so many bytes.
     ///
     /// # Safety
-    /// `has_room` must not say yes to more bytes than there are. Nothing that was borrowed from the entry may be used
+    /// `has_room` must not say yes to more bytes than there are, or to a value that lies apart where none did. Nothing that was borrowed from the entry may be used
     /// afterwards, and the parts must not be borrowed from it.
     pub(crate) unsafe fn rewrite(
         self,
         parts: Parts<'_>,
-        has_room: impl FnOnce(usize) -> bool,
+        has_room: impl FnOnce(Allocated) -> bool,
     ) -> bool {
-        if !has_room(parts.size()) {
+        let size = parts.size();
+        if !has_room(size) {
             return false;
         }
-        let (mut header, len) = parts.header();
+        let value = self.value_apart();
+        let (mut header, len) = parts.header(size.value.is_some());
         header[ID..FLAGS].copy_from_slice(&self.read::<{ FLAGS - ID }>(ID));
         header[FLAGS] |= self.flags() & (INDEXED | LEAKED);
         // SAFETY: there is room, and by the caller's promise the parts lie elsewhere.
-        unsafe { parts.write(&header[..len], self.ptr) };
+        unsafe { parts.write(&header[..len], self.ptr, value) };
         true
     }
 
-    /// Bytes that it takes of its allocation.
-    pub(crate) fn allocated(self) -> usize {
-        self.extent().end
+    /// What it takes of its allocations.
+    pub(crate) fn allocated(self) -> Allocated {
+        let extent = self.extent();
+        if self.flags() & APART == 0 {
+            return Allocated {
+                entry: extent.value + extent.value_len,
+                value: None,
+            };
+        }
+        Allocated {
+            entry: extent.value + ADDRESS,
+            value: Some(extent.value_len),
+        }
     }
 }
 
@@ -377,12 +488,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Some lie apart.
+    fn values() -> impl Strategy<Value = Vec<u8>> {
+        let around = |len: usize| proptest::collection::vec(any::<u8>(), len - 20..=len);
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..300),
+            around(512),
+            around(1024)
+        ]
+    }
+
+    #[test]
+    fn a_value_lies_apart_where_that_takes_less() {
+        let of = |value| Allocated::of(26, value).value;
+        assert_eq!(
+            [100, 500, 1_000, 4_000].map(of),
+            [None, Some(500), Some(1_000), None]
+        );
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
         #[test]
         fn an_entry_gives_back_what_it_was_made_of(
             key in proptest::collection::vec(any::<u8>(), 0..300),
-            value in proptest::collection::vec(any::<u8>(), 0..300),
+            value in values(),
             created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), slot in any::<u32>(),
             grace_ms in prop_oneof![Just(0), 1_u64..(1 << 48)],
         ) {
@@ -412,7 +542,7 @@ mod tests {
         #[test]
         fn a_rewritten_entry_keeps_its_slot_alone(
             key in proptest::collection::vec(any::<u8>(), 0..300),
-            values in proptest::array::uniform2(proptest::collection::vec(any::<u8>(), 0..300)),
+            values in proptest::array::uniform2(values()),
             graces in proptest::array::uniform2(prop_oneof![Just(0), 1_u64..(1 << 48)]),
             has_ttl in any::<bool>(), slot in proptest::option::of(any::<u32>()),
         ) {
@@ -423,10 +553,15 @@ mod tests {
             let entry = new.as_entry();
             slot.inspect(|&slot| entry.set_indexed(slot));
             let room = entry.allocated();
+            let has_room = |size: Allocated| size.entry <= room.entry && match (size.value, room.value) {
+                (None, None) => true,
+                (Some(value), Some(room)) => value <= room,
+                _ => false,
+            };
             // SAFETY: nothing is borrowed from the entry here, and the room is what it was allocated with.
-            let fits = unsafe { entry.rewrite(parts(1), |size| size <= room) };
+            let fits = unsafe { entry.rewrite(parts(1), has_room) };
             let now = parts(usize::from(fits));
-            prop_assert_eq!(fits, NewEntry::new(parts(1)).as_entry().allocated() <= room);
+            prop_assert_eq!(fits, has_room(NewEntry::new(parts(1)).as_entry().allocated()));
             prop_assert_eq!((entry.key(), entry.value()), (now.key, now.value));
             prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (now.created_ms, now.grace_ms));
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (now.has_ttl, slot));
@@ -442,6 +577,6 @@ mod tests {
             has_ttl: true,
             grace_ms: 0,
         });
-        assert_eq!(entry.as_entry().allocated(), 13 + 13 + 100);
+        assert_eq!(entry.as_entry().allocated().entry, 13 + 13 + 100);
     }
 }

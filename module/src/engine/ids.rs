@@ -8,38 +8,73 @@ use super::marks::bytes_of;
 /// Up to this many ids are one sorted array; beyond, a compressed bitmap.
 const FEW: usize = 32;
 
-/// A sorted set of `u32`, small where it holds little and dense where it holds much.
+/// A sorted set of `u32`, small where it holds little and dense where it holds much, and what its members cost together.
 ///
-/// A tag of one entry takes no heap at all; a tag of half of all entries an eighth of a byte an entry (Lemire et al.,
+/// A tag of one entry takes no heap at all; a tag of half of all entries an eighth of a byte per entry (Lemire et al.,
 /// *Roaring Bitmaps: Implementation of an Optimized Software Library*, Software: Practice and Experience 48, 2018).
 /// Adding and removing is O(1) in a bitmap, and bounded by a move of 8 KiB in an array.
+///
+/// The costs are in here because a set of one has room for them.
 #[derive(Debug)]
 pub(super) enum Ids {
-    Few(SmallVec<[u32; 4]>),
+    /// None, with [`NO_ID`], or one.
+    One {
+        id: u32,
+        bytes: u64,
+    },
+    Few(Box<Few>),
     Many(Box<Many>),
+}
+
+/// No slot has this number.
+const NO_ID: u32 = u32::MAX;
+
+#[derive(Debug, Default)]
+pub(super) struct Few {
+    ids: SmallVec<[u32; 4]>,
+    bytes: u64,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Many {
     ids: RoaringBitmap,
+    bytes: u64,
     len: u32,
     /// Heap bytes when they were counted last, and the lengths at which they are counted again.
-    bytes: usize,
+    heap_bytes: usize,
     recount_below: u32,
     recount_above: u32,
 }
 
+/// Ids to be read.
+enum View<'i> {
+    Array(&'i [u32]),
+    Bitmap(&'i Many),
+}
+
 impl Default for Ids {
     fn default() -> Self {
-        Self::Few(SmallVec::new())
+        Self::One {
+            id: NO_ID,
+            bytes: 0,
+        }
     }
 }
 
 impl Ids {
-    pub(super) fn len(&self) -> u32 {
+    fn view(&self) -> View<'_> {
         match self {
-            Self::Few(ids) => ids.len() as u32,
-            Self::Many(many) => many.len,
+            Self::One { id: NO_ID, .. } => View::Array(&[]),
+            Self::One { id, .. } => View::Array(std::slice::from_ref(id)),
+            Self::Few(few) => View::Array(&few.ids),
+            Self::Many(many) => View::Bitmap(many),
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        match self.view() {
+            View::Array(ids) => ids.len() as u32,
+            View::Bitmap(many) => many.len,
         }
     }
 
@@ -47,16 +82,42 @@ impl Ids {
         self.len() == 0
     }
 
-    /// Adds an id that is not there.
-    pub(super) fn insert(&mut self, id: u32) {
+    /// What all members cost, bytes.
+    pub(super) const fn bytes(&self) -> u64 {
         match self {
-            Self::Few(ids) => {
-                let at = ids.partition_point(|&other| other < id);
-                ids.insert(at, id);
-                if ids.len() > FEW {
+            Self::One { bytes, .. } => *bytes,
+            Self::Few(few) => few.bytes,
+            Self::Many(many) => many.bytes,
+        }
+    }
+
+    /// A member costs so much now.
+    pub(super) fn resize(&mut self, old_bytes: u64, bytes: u64) {
+        let sum = match self {
+            Self::One { bytes, .. } => bytes,
+            Self::Few(few) => &mut few.bytes,
+            Self::Many(many) => &mut many.bytes,
+        };
+        *sum = *sum - old_bytes + bytes;
+    }
+
+    /// Adds an id that is not there, which costs so much.
+    pub(super) fn insert(&mut self, new: u32, bytes: u64) {
+        match self {
+            Self::One { id, .. } if *id == NO_ID => *id = new,
+            Self::One { id, bytes } => {
+                let mut ids = SmallVec::from_slice(&[*id, new]);
+                ids.sort_unstable();
+                *self = Self::Few(Box::new(Few { ids, bytes: *bytes }));
+            }
+            Self::Few(few) => {
+                let at = few.ids.partition_point(|&other| other < new);
+                few.ids.insert(at, new);
+                if few.ids.len() > FEW {
                     let mut many = Many {
-                        ids: ids.iter().copied().collect(),
-                        len: ids.len() as u32,
+                        ids: few.ids.iter().copied().collect(),
+                        len: few.ids.len() as u32,
+                        bytes: few.bytes,
                         ..Many::default()
                     };
                     many.recount();
@@ -64,31 +125,40 @@ impl Ids {
                 }
             }
             Self::Many(many) => {
-                many.ids.insert(id);
+                many.ids.insert(new);
                 many.len += 1;
                 if many.len > many.recount_above {
                     many.recount();
                 }
             }
         }
+        self.resize(0, bytes);
     }
 
-    /// Removes an id that is there.
-    pub(super) fn remove(&mut self, id: u32) {
+    /// Removes an id that is there, which costs so much.
+    pub(super) fn remove(&mut self, old: u32, bytes: u64) {
+        self.resize(bytes, 0);
         match self {
-            Self::Few(ids) => {
-                if let Ok(at) = ids.binary_search(&id) {
-                    ids.remove(at);
+            Self::One { id, .. } => *id = NO_ID,
+            Self::Few(few) => {
+                if let Ok(at) = few.ids.binary_search(&old) {
+                    few.ids.remove(at);
                 }
-                if ids.spilled() && ids.len() * 4 <= ids.capacity() {
-                    ids.shrink_to_fit();
+                if let [id] = few.ids[..] {
+                    let bytes = few.bytes;
+                    *self = Self::One { id, bytes };
+                } else if few.ids.spilled() && few.ids.len() * 4 <= few.ids.capacity() {
+                    few.ids.shrink_to_fit();
                 }
             }
             Self::Many(many) => {
-                many.ids.remove(id);
+                many.ids.remove(old);
                 many.len -= 1;
                 if many.len as usize <= FEW / 2 {
-                    *self = Self::Few(many.ids.iter().collect());
+                    *self = Self::Few(Box::new(Few {
+                        ids: many.ids.iter().collect(),
+                        bytes: many.bytes,
+                    }));
                 } else if many.len < many.recount_below {
                     // A copy leaves behind what the arrays inside have grown to.
                     let copy = many.ids.clone();
@@ -101,70 +171,70 @@ impl Ids {
 
     /// Adds all ids to a bitmap.
     pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
-        match self {
-            Self::Few(ids) => bitmap.extend(ids.iter().copied()),
-            Self::Many(many) => *bitmap |= &many.ids,
+        match self.view() {
+            View::Array(ids) => bitmap.extend(ids.iter().copied()),
+            View::Bitmap(many) => *bitmap |= &many.ids,
         }
     }
 
     /// Takes all ids out of a bitmap.
     pub(super) fn take_from(&self, bitmap: &mut RoaringBitmap) {
-        match self {
-            Self::Few(ids) => ids.iter().for_each(|&id| {
+        match self.view() {
+            View::Array(ids) => ids.iter().for_each(|&id| {
                 bitmap.remove(id);
             }),
-            Self::Many(many) => *bitmap -= &many.ids,
+            View::Bitmap(many) => *bitmap -= &many.ids,
         }
     }
 
     /// Takes all other ids out of a bitmap.
     pub(super) fn keep_in(&self, bitmap: &mut RoaringBitmap) {
-        match self {
-            Self::Few(_) => *bitmap &= self.to_bitmap(),
-            Self::Many(many) => *bitmap &= &many.ids,
+        match self.view() {
+            View::Array(_) => *bitmap &= self.to_bitmap(),
+            View::Bitmap(many) => *bitmap &= &many.ids,
         }
     }
 
     /// All ids as a bitmap.
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        match self {
-            Self::Few(ids) => ids.iter().copied().collect(),
-            Self::Many(many) => many.ids.clone(),
+        match self.view() {
+            View::Array(ids) => ids.iter().copied().collect(),
+            View::Bitmap(many) => many.ids.clone(),
         }
     }
 
     /// How many of the ids are in a bitmap.
     pub(super) fn count_in(&self, bitmap: &RoaringBitmap) -> u64 {
-        match self {
-            Self::Few(ids) => ids.iter().filter(|&&id| bitmap.contains(id)).count() as u64,
-            Self::Many(many) => many.ids.intersection_len(bitmap),
+        match self.view() {
+            View::Array(ids) => ids.iter().filter(|&&id| bitmap.contains(id)).count() as u64,
+            View::Bitmap(many) => many.ids.intersection_len(bitmap),
         }
     }
 
     /// Whether all ids are in a bitmap.
     pub(super) fn is_subset(&self, bitmap: &RoaringBitmap) -> bool {
-        match self {
-            Self::Few(ids) => ids.iter().all(|&id| bitmap.contains(id)),
-            Self::Many(many) => many.ids.is_subset(bitmap),
+        match self.view() {
+            View::Array(ids) => ids.iter().all(|&id| bitmap.contains(id)),
+            View::Bitmap(many) => many.ids.is_subset(bitmap),
         }
     }
 
     #[cfg(test)]
     pub(super) fn contains(&self, id: u32) -> bool {
-        match self {
-            Self::Few(ids) => ids.binary_search(&id).is_ok(),
-            Self::Many(many) => many.ids.contains(id),
+        match self.view() {
+            View::Array(ids) => ids.binary_search(&id).is_ok(),
+            View::Bitmap(many) => many.ids.contains(id),
         }
     }
 
     /// The ids from `from` on, ascending.
     pub(super) fn range(&self, from: u32) -> impl Iterator<Item = u32> {
-        let (few, many) = match self {
-            Self::Few(ids) => (
+        let (few, many) = match self.view() {
+            View::Array(ids) => (
                 Some(ids[ids.partition_point(|&id| id < from)..].iter().copied()),
                 None,
             ),
-            Self::Many(many) => (None, Some(many.ids.range(from..))),
+            View::Bitmap(many) => (None, Some(many.ids.range(from..))),
         };
         few.into_iter().flatten().chain(many.into_iter().flatten())
     }
@@ -172,9 +242,12 @@ impl Ids {
     /// Bytes on the heap; of a bitmap as of its last recount, which is at most a quarter of its entries ago.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Self::Few(ids) if ids.spilled() => ids.capacity() * size_of::<u32>(),
-            Self::Few(_) => 0,
-            Self::Many(many) => many.bytes,
+            Self::One { .. } => 0,
+            Self::Few(few) if few.ids.spilled() => {
+                size_of::<Few>() + few.ids.capacity() * size_of::<u32>()
+            }
+            Self::Few(_) => size_of::<Few>(),
+            Self::Many(many) => many.heap_bytes,
         }
     }
 }
@@ -182,7 +255,7 @@ impl Ids {
 impl Many {
     /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.
     fn recount(&mut self) {
-        self.bytes = size_of::<Self>() + bytes_of(&self.ids);
+        self.heap_bytes = size_of::<Self>() + bytes_of(&self.ids);
         self.recount_below = self.len / 2;
         self.recount_above = self.len + self.len / 4;
     }
@@ -194,6 +267,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    fn cost(id: u32) -> u64 {
+        u64::from(id) + 4
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 64 }))]
         #[test]
@@ -202,16 +279,17 @@ mod tests {
             let mut model = BTreeSet::new();
             // Far apart, so that several containers are met.
             for i in 0..start {
-                ids.insert(i * 5_000);
+                ids.insert(i * 5_000, cost(i * 5_000));
                 model.insert(i * 5_000);
             }
             for (add, x) in ops {
                 let id = x * 5_000;
                 if add && model.insert(id) {
-                    ids.insert(id);
+                    ids.insert(id, cost(id));
                 } else if !add && model.remove(&id) {
-                    ids.remove(id);
+                    ids.remove(id, cost(id));
                 }
+                prop_assert_eq!(ids.bytes(), model.iter().map(|&id| cost(id)).sum::<u64>());
                 prop_assert_eq!(ids.len() as usize, model.len());
                 prop_assert_eq!(ids.contains(id), model.contains(&id));
                 prop_assert_eq!(ids.range(id).next(), model.range(id..).next().copied());
@@ -223,11 +301,11 @@ mod tests {
     #[test]
     fn one_id_takes_no_heap_and_many_dense_ones_little() {
         let mut ids = Ids::default();
-        ids.insert(7);
+        ids.insert(7, 1);
         assert_eq!(ids.heap_bytes(), 0);
         let count = if cfg!(miri) { 6_000 } else { 100_000 };
         for id in 8..count {
-            ids.insert(id);
+            ids.insert(id, 1);
         }
         assert!(ids.heap_bytes() < count as usize * 2);
     }
@@ -236,11 +314,11 @@ mod tests {
     fn it_gives_its_memory_back() {
         let mut ids = Ids::default();
         for id in 0..5_000 {
-            ids.insert(id);
+            ids.insert(id, 1);
         }
         for id in 0..4_999 {
-            ids.remove(id);
+            ids.remove(id, 1);
         }
-        assert_eq!((ids.len(), ids.heap_bytes()), (1, 0));
+        assert_eq!((ids.len(), ids.bytes(), ids.heap_bytes()), (1, 1, 0));
     }
 }

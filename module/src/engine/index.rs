@@ -25,18 +25,14 @@ mod select;
 mod validate;
 
 use roaring::RoaringBitmap;
-use smallvec::SmallVec;
 
 use super::lists::Lists;
 use super::marks::{Marks, Softened, Softness};
-use super::slots::{Slot, Slots};
+use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
 
 pub(crate) use figures::TagFigures;
 pub(crate) use select::{Condition, Effect};
-
-/// The lists of an entry.
-type ListIds = SmallVec<[u32; 8]>;
 
 /// One unit of reclaiming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +179,7 @@ impl<E: Copy + PartialEq> Index<E> {
             return slot;
         }
         let new = self.lists_for(incoming.tags);
-        let old: ListIds = self.slots.lists(slot).into();
+        let old = self.slots.lists(slot);
         let old_bytes = self.slots.bytes(slot);
         self.bytes = self.bytes - old_bytes + bytes;
         let placed = if self.slots.set_lists(slot, &new) {
@@ -203,8 +199,7 @@ impl<E: Copy + PartialEq> Index<E> {
         // First in, then out, so that a list which only this entry holds is not dropped and made anew.
         for &list in &new {
             if placed == slot && before.binary_search(&list).is_ok() {
-                let list = self.lists.get_mut(list);
-                list.bytes = list.bytes - old_bytes + bytes;
+                self.lists.get_mut(list).ids.resize(old_bytes, bytes);
             } else {
                 self.enlist(list, placed, bytes);
             }
@@ -222,7 +217,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Takes an entry out. O(tags).
     pub(crate) fn remove(&mut self, slot: Slot) -> Removed {
-        let lists: ListIds = self.slots.lists(slot).into();
+        let lists = self.slots.lists(slot);
         let bytes = self.slots.bytes(slot);
         let removed = Removed {
             hits: self.slots.hits(slot),
@@ -251,9 +246,8 @@ impl<E: Copy + PartialEq> Index<E> {
             return;
         }
         self.slots.set_bytes(slot, bytes);
-        for &list in self.slots.lists(slot) {
-            let list = self.lists.get_mut(list);
-            list.bytes = list.bytes - old_bytes + bytes;
+        for list in self.slots.lists(slot) {
+            self.lists.get_mut(list).ids.resize(old_bytes, bytes);
         }
         self.bytes = self.bytes - old_bytes + bytes;
         if self.is_gone(slot) {
@@ -270,7 +264,7 @@ impl<E: Copy + PartialEq> Index<E> {
         for tag in tags {
             let hash = self.table.hash(tag);
             let list = self.find_hashed(hash, tag).unwrap_or_else(|| {
-                let list = self.lists.create((*tag).into(), hash);
+                let list = self.lists.create(tag);
                 self.table.insert(hash, list);
                 list
             });
@@ -295,20 +289,14 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        self.lists.change(id, |list| {
-            list.ids.insert(slot.0);
-            list.bytes += bytes;
-        });
+        self.lists.change(id, |list| list.ids.insert(slot.0, bytes));
     }
 
     fn delist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        let emptied = self.lists.change(id, |list| {
-            list.ids.remove(slot.0);
-            list.bytes -= bytes;
-            list.ids.is_empty().then_some(list.hash)
-        });
-        if let Some(hash) = emptied {
-            self.table.remove(hash, id);
+        self.lists.change(id, |list| list.ids.remove(slot.0, bytes));
+        let list = self.lists.get(id);
+        if list.ids.is_empty() {
+            self.table.remove(self.table.hash(&list.name), id);
             self.lists.destroy(id);
         }
     }
@@ -432,7 +420,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The tags of an entry, in the order in which they were given.
     pub(crate) fn tags(&self, slot: Slot) -> impl ExactSizeIterator<Item = &[u8]> {
-        let lists = self.slots.lists(slot).iter();
-        lists.map(|&list| &*self.lists.get(list).name)
+        let lists = self.slots.lists(slot).into_iter();
+        lists.map(|list| &*self.lists.get(list).name)
     }
 }

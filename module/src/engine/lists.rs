@@ -3,19 +3,61 @@
 use super::ids::Ids;
 use super::pages::{PAGE, PageMap, offset_of, page_of};
 
-/// The entries of one tag.
+/// The name of a tag: without an allocation where it is short.
+#[derive(Debug)]
+pub(super) enum Name {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Box<Box<[u8]>>),
+}
+
+/// So that a name takes no more than two addresses.
+const SHORT: usize = 14;
+
+impl Name {
+    fn new(name: &[u8]) -> Self {
+        if name.len() > SHORT {
+            return Self::Long(Box::new(name.into()));
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..name.len()].copy_from_slice(name);
+        let len = name.len() as u8;
+        Self::Short { len, bytes }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Short { .. } => 0,
+            Self::Long(name) => size_of::<Box<[u8]>>() + name.len(),
+        }
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(name) => name,
+        }
+    }
+}
+
+/// The entries of one tag: four addresses for one that a single entry carries.
 #[derive(Debug)]
 pub(super) struct TagList {
-    pub(super) name: Box<[u8]>,
-    pub(super) hash: u32,
+    pub(super) name: Name,
     pub(super) ids: Ids,
-    /// Memory of the entries in the list.
-    pub(super) bytes: u64,
 }
+
+const _: () = assert!(
+    size_of::<Option<TagList>>() == 32,
+    "many tags have one entry"
+);
 
 impl TagList {
     fn heap_bytes(&self) -> usize {
-        self.name.len() + self.ids.heap_bytes()
+        self.name.heap_bytes() + self.ids.heap_bytes()
     }
 }
 
@@ -30,7 +72,7 @@ pub(super) struct Lists {
 
 impl Lists {
     /// Makes an empty list. O(1).
-    pub(super) fn create(&mut self, name: Box<[u8]>, hash: u32) -> u32 {
+    pub(super) fn create(&mut self, name: &[u8]) -> u32 {
         let allocated = self.map.allocate(0);
         let number = page_of(allocated.id);
         if allocated.new_page {
@@ -39,14 +81,13 @@ impl Lists {
             }
             self.pages[number] = Some(std::iter::repeat_with(|| None).take(PAGE).collect());
         }
-        self.bytes += name.len();
+        let list = TagList {
+            name: Name::new(name),
+            ids: Ids::default(),
+        };
+        self.bytes += list.heap_bytes();
         self.pages[number].as_mut().expect("the page was just made")[offset_of(allocated.id)] =
-            Some(TagList {
-                name,
-                hash,
-                ids: Ids::default(),
-                bytes: 0,
-            });
+            Some(list);
         allocated.id
     }
 

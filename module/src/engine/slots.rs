@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use ahash::RandomState;
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
 use super::hits::Hits;
 use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
@@ -26,6 +27,10 @@ const INLINE: usize = 8;
 
 /// Fills the places behind an entry's lists.
 const NO_LIST: u32 = u32::MAX;
+const NO_NARROW: u16 = u16::MAX;
+
+/// The lists of an entry.
+pub(super) type ListIds = SmallVec<[u32; INLINE]>;
 
 /// Costs of entries are kept in units of this many bytes.
 pub(crate) const UNIT: u64 = 4;
@@ -33,10 +38,23 @@ pub(crate) const UNIT: u64 = 4;
 /// The cost is in `large`.
 const LARGE: u16 = u16::MAX;
 
+/// The lists of a page's entries.
 #[derive(Debug)]
 enum Members {
-    Packed { each: usize, all: Box<[u32]> },
+    /// While there are few tags, two bytes for each of an entry's.
+    Narrow {
+        each: usize,
+        all: Box<[u16]>,
+    },
+    Packed {
+        each: usize,
+        all: Box<[u32]>,
+    },
     Boxed(Vec<Box<[u32]>>),
+}
+
+fn narrow(list: u32) -> Option<u16> {
+    u16::try_from(list).ok().filter(|&list| list != NO_NARROW)
 }
 
 #[derive(Debug)]
@@ -53,9 +71,9 @@ impl<E: Copy> Page<E> {
             entries: vec![None; PAGE].into_boxed_slice(),
             sizes: vec![0; PAGE].into_boxed_slice(),
             members: if members <= INLINE {
-                Members::Packed {
+                Members::Narrow {
                     each: members,
-                    all: vec![NO_LIST; members * PAGE].into_boxed_slice(),
+                    all: vec![NO_NARROW; members * PAGE].into_boxed_slice(),
                 }
             } else {
                 Members::Boxed(vec![Box::default(); PAGE])
@@ -65,6 +83,7 @@ impl<E: Copy> Page<E> {
 
     fn heap_bytes(&self) -> usize {
         let members = match &self.members {
+            Members::Narrow { all, .. } => size_of_val::<[u16]>(all),
             Members::Packed { all, .. } => size_of_val::<[u32]>(all),
             Members::Boxed(each) => {
                 PAGE * size_of::<Box<[u32]>>()
@@ -151,7 +170,28 @@ impl<E: Copy + PartialEq> Slots<E> {
     pub(super) fn set_lists(&mut self, slot: Slot, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
         let page = self.page_mut(slot);
-        match &mut page.members {
+        if let Members::Narrow { each, all } = &mut page.members {
+            let Some(rest) = each.checked_sub(lists.len()) else {
+                return false;
+            };
+            let (used, unused) = all[at * *each..(at + 1) * *each].split_at_mut(*each - rest);
+            let mut fitting = lists.iter().map_while(|&list| narrow(list));
+            if lists.iter().all(|&list| narrow(list).is_some()) {
+                used.fill_with(|| fitting.next().unwrap_or(NO_NARROW));
+                unused.fill(NO_NARROW);
+                return true;
+            }
+            let each = *each;
+            let wide = all.iter().map(|&list| match list {
+                NO_NARROW => NO_LIST,
+                list => list.into(),
+            });
+            let all: Box<[u32]> = wide.collect();
+            let more = size_of_val::<[u32]>(&all) / 2;
+            page.members = Members::Packed { each, all };
+            self.bytes += more;
+        }
+        match &mut self.page_mut(slot).members {
             Members::Packed { each, all } => {
                 let Some(rest) = each.checked_sub(lists.len()) else {
                     return false;
@@ -165,6 +205,7 @@ impl<E: Copy + PartialEq> Slots<E> {
                 boxes[at] = lists.into();
                 self.bytes = self.bytes + size_of_val(lists) - before;
             }
+            Members::Narrow { .. } => unreachable!("it was just widened"),
         }
         true
     }
@@ -325,18 +366,22 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// The lists that the entry stands in.
-    pub(super) fn lists(&self, slot: Slot) -> &[u32] {
+    pub(super) fn lists(&self, slot: Slot) -> ListIds {
         let at = offset_of(slot.0);
         match &self.page(slot).members {
-            Members::Packed { each, all } => {
-                let places = &all[at * each..(at + 1) * each];
-                let used = places
-                    .iter()
-                    .position(|&list| list == NO_LIST)
-                    .unwrap_or(*each);
-                &places[..used]
+            Members::Narrow { each, all } => {
+                let places = all[at * each..(at + 1) * each].iter();
+                let used = places.take_while(|&&list| list != NO_NARROW);
+                used.map(|&list| list.into()).collect()
             }
-            Members::Boxed(boxes) => &boxes[at],
+            Members::Packed { each, all } => {
+                let places = all[at * each..(at + 1) * each].iter();
+                places
+                    .copied()
+                    .take_while(|&list| list != NO_LIST)
+                    .collect()
+            }
+            Members::Boxed(boxes) => ListIds::from_slice(&boxes[at]),
         }
     }
 
@@ -375,5 +420,25 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
         assert_eq!(slots.len(), self.len());
         slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_kept_where_a_page_gets_a_wider_number() {
+        let mut slots: Slots<u32> = Slots::default();
+        let first = slots.insert(1, 0, &[3, 4]);
+        let second = slots.insert(2, 0, &[65_534, 5]);
+        let narrow = slots.heap_bytes();
+        assert!(slots.set_lists(second, &[65_534, 65_535]));
+        let wider = slots.heap_bytes() - narrow;
+        assert_eq!(wider, 2 * PAGE * size_of::<u16>());
+        assert_eq!(slots.lists(first)[..], [3, 4]);
+        assert_eq!(slots.lists(second)[..], [65_534, 65_535]);
+        assert!(!slots.set_lists(first, &[1, 2, 70_000]));
+        slots.validate();
     }
 }

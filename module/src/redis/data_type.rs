@@ -11,6 +11,7 @@
 //! 1 had neither `grace` nor `stale since`. Both are still read.
 
 use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
 
 use redis_module::raw;
 use smallvec::SmallVec;
@@ -679,7 +680,7 @@ unsafe extern "C" fn copy(
     })
 }
 
-/// What it takes to free an entry: one call of `free`, which for a very large value gives its pages back to the system.
+/// What it takes to free an entry: one or two calls of `free`, which for a very large value gives its pages back to the system.
 /// From a few MiB on that is better done on a background thread.
 unsafe extern "C" fn free_effort(
     _ctx: *mut raw::RedisModuleKeyOptCtx,
@@ -690,7 +691,7 @@ unsafe extern "C" fn free_effort(
     guard(Place::Other, 1, || {
         // SAFETY: the server passes a live value.
         let entry = unsafe { entry(value) };
-        entry.map_or(1, |entry| 1 + entry.allocated() / BYTES_EACH)
+        entry.map_or(1, |entry| 1 + entry.value().len() / BYTES_EACH)
     })
 }
 
@@ -704,12 +705,21 @@ unsafe extern "C" fn defrag(
         // SAFETY: the server passes a live context, and the place where it keeps a live value.
         let (old, db) = unsafe { (entry(*value), api!(RedisModule_GetDbIdFromDefragCtx(ctx))) };
         let Some(old) = old else { return };
+        if let Some(apart) = old.value_apart() {
+            // SAFETY: the value is an allocation of its own, and nobody refers into it here. If it is moved, the old one
+            // is freed.
+            unsafe {
+                let moved = api!(RedisModule_DefragAlloc(ctx, apart.as_ptr().cast()));
+                if let Some(moved) = NonNull::new(moved.cast()) {
+                    old.move_value(moved);
+                }
+            }
+        }
         let (handle, place) = (
             old.handle(),
             state::with(|state| state.database_of(old, u32::try_from(db).ok())),
         );
-        // SAFETY: the entry is one allocation of the server's allocator, and nobody refers into it here. If it is moved,
-        // the old one is freed.
+        // SAFETY: as above, of the entry itself.
         let moved = unsafe { api!(RedisModule_DefragAlloc(ctx, handle.as_raw())) };
         let Some(new) = Handle::from_raw(moved) else {
             return;

@@ -1,10 +1,11 @@
 //! What an entry costs in memory.
 
+use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use super::context::Context;
 use crate::engine::UNIT;
-use crate::entry::Entry;
+use crate::entry::{self, Allocated, Entry};
 
 /// How a server keeps a key, its name and its time to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,12 +82,18 @@ pub(crate) fn probe(ctx: &Context<'_>) {
     });
 }
 
-/// What the allocator hands out for so many bytes: jemalloc has four classes between powers of two.
+/// What the allocator hands out for so many bytes.
 fn class(sizes: &Sizes, size: usize) -> u64 {
     if size <= PROBED {
         return u64::from(sizes.probed[size.div_ceil(STEP)]);
     }
-    size.next_multiple_of(1 << ((size - 1).ilog2() - 2)) as u64
+    entry::class(size) as u64
+}
+
+/// What it hands out for an entry.
+fn classes(sizes: &Sizes, allocated: Allocated) -> u64 {
+    let value = allocated.value.map_or(0, |value| class(sizes, value));
+    class(sizes, allocated.entry) + value
 }
 
 /// Header and terminator of the server's strings.
@@ -139,23 +146,31 @@ pub(crate) fn cost(entry: Entry<'_>) -> u64 {
     cost_of(entry.allocated(), entry.key().len(), entry.has_ttl())
 }
 
-/// [`cost`] of an entry of so many bytes, whose key has so many.
-pub(crate) fn cost_of(bytes: usize, key_len: usize, has_ttl: bool) -> u64 {
+/// [`cost`] of an entry of that size, whose key has so many bytes.
+pub(crate) fn cost_of(size: Allocated, key_len: usize, has_ttl: bool) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    class(sizes, bytes) + sizes.named(key_len, has_ttl) + sizes.unnamed(has_ttl)
+    classes(sizes, size) + sizes.named(key_len, has_ttl) + sizes.unnamed(has_ttl)
 }
 
-/// Whether an entry of so many bytes takes as much memory as this one, and fits into its place.
-pub(crate) fn fits(entry: Entry<'_>, bytes: usize) -> bool {
+/// Whether an entry of that size takes as much memory as this one, and fits into its place.
+pub(crate) fn fits(entry: Entry<'_>, size: Allocated) -> bool {
     let (Some(sizes), allocated) = (SIZES.get(), entry.allocated()) else {
         return false;
     };
-    let is_like = class(sizes, bytes) == class(sizes, allocated);
     // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
-    // SAFETY: the entry is an allocation of the server's.
-    is_like
-        && (bytes <= allocated
-            || unsafe { api!(RedisModule_MallocSize(entry.handle().as_raw())) } >= bytes)
+    let has_room = |allocation: *mut c_void, before: usize, bytes: usize| {
+        class(sizes, bytes) == class(sizes, before)
+            // SAFETY: an entry and its value are allocations of the server's.
+            && (bytes <= before || unsafe { api!(RedisModule_MallocSize(allocation)) } >= bytes)
+    };
+    has_room(entry.handle().as_raw(), allocated.entry, size.entry)
+        && match (entry.value_apart(), allocated.value, size.value) {
+            (None, None, None) => true,
+            (Some(value), Some(before), Some(bytes)) => {
+                has_room(value.as_ptr().cast(), before, bytes)
+            }
+            _ => false,
+        }
 }
 
 /// What the server must be told so that its MEMORY USAGE says [`cost`].
@@ -164,5 +179,5 @@ pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     if !sizes.usage_counts_name {
         return cost(entry);
     }
-    class(sizes, entry.allocated()) + sizes.unnamed(entry.has_ttl())
+    classes(sizes, entry.allocated()) + sizes.unnamed(entry.has_ttl())
 }

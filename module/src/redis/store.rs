@@ -122,7 +122,7 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
     change(db, || {
         // SAFETY: nothing is borrowed from it: `content` is of the caller's, and has no part of what a key holds.
         let is_rewritten = visible.is_some()
-            && old.is_some_and(|old| unsafe { old.rewrite(parts, |bytes| fits(old, bytes)) });
+            && old.is_some_and(|old| unsafe { old.rewrite(parts, |size| fits(old, size)) });
         let new = (!is_rewritten).then(|| NewEntry::new(parts));
         // One of them is there: what was not rewritten is new.
         let written = new.as_ref().map(NewEntry::as_entry).or(old);

@@ -36,6 +36,35 @@ fn a_value_comes_back_as_it_was_set() {
     });
 }
 
+/// Values of about 1,000 and 16,384 bytes lie apart from their entries.
+#[test]
+fn values_of_all_sizes_replace_each_other() {
+    on_both_protocols(|_, client| {
+        let lens = [
+            100, 1_000, 1_010, 990, 1_000, 500, 512, 16_383, 16_384, 0, 1_000,
+        ];
+        for (n, len) in lens.into_iter().enumerate() {
+            let value = vec![n as u8; len];
+            let set = call!(client, "CACHE.SET", "key", value.as_slice(), "TAGS", 1, "a");
+            assert_eq!(set, Reply::ok());
+            let copied = call!(client, "COPY", "key", "copy", "REPLACE");
+            assert_eq!(copied, Reply::Int(1));
+            call!(client, "RENAME", "copy", "renamed");
+            let dumped = call!(client, "DUMP", "renamed");
+            call!(client, "RESTORE", "restored", 0, dumped.bytes(), "REPLACE");
+            for key in ["key", "renamed", "restored"] {
+                assert_eq!(
+                    call!(client, "CACHE.GET", key),
+                    Reply::bulk(&value),
+                    "{len}"
+                );
+            }
+        }
+        let emptied = call!(client, "CACHE.INVALIDATE", "a");
+        assert_eq!(emptied, Reply::Int(3));
+    });
+}
+
 #[test]
 fn an_overwrite_replaces_value_tags_and_times() {
     on_both_protocols(|_, client| {

@@ -97,6 +97,22 @@ fn entries_without_tags() {
 }
 
 #[test]
+fn entries_whose_values_lie_apart() {
+    for_each_engine(|engine| {
+        figures_agree(engine, "values apart", |rng, n| {
+            let len = 900 + rng.below(124);
+            args![
+                "CACHE.SET",
+                format!("key:{n:09}"),
+                rng.bytes(len),
+                "EX",
+                100_000
+            ]
+        });
+    });
+}
+
+#[test]
 fn entries_with_shared_tags() {
     for_each_engine(|engine| {
         figures_agree(engine, "shared tags", |rng, n| {

@@ -49,7 +49,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let is_hollow = |list: &TagList| list.ids.is_subset(&self.gone);
         let hollow = if self.gone.len() < all as u64 {
             let lists = self.gone.iter().flat_map(|id| self.slots.lists(Slot(id)));
-            let lists: RoaringBitmap = lists.copied().collect();
+            let lists: RoaringBitmap = lists.collect();
             let lists = lists.iter().map(|id| self.lists.get(id));
             lists.filter(|list| is_hollow(list)).count()
         } else {
@@ -97,13 +97,13 @@ impl<E: Copy + PartialEq> Index<E> {
         };
         let entries = all - gone;
         let bytes = match (entries, gone) {
-            (_, 0) => list.bytes,
+            (_, 0) => list.ids.bytes(),
             (0, _) => 0,
             _ => {
                 let mut ids = list.ids.to_bitmap();
                 if gone < entries {
                     ids &= &self.gone;
-                    list.bytes - self.bytes_of(&ids)
+                    list.ids.bytes() - self.bytes_of(&ids)
                 } else {
                     ids -= &self.gone;
                     self.bytes_of(&ids)

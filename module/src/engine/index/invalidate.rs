@@ -29,7 +29,7 @@ impl<E: Copy + PartialEq> Index<E> {
             if dropped.is_empty() {
                 let list = self.lists.get(list);
                 let is_whole = visible.len() == u64::from(list.ids.len());
-                cost = is_whole.then_some(list.bytes);
+                cost = is_whole.then_some(list.ids.bytes());
                 dropped = visible;
             } else {
                 cost = None;

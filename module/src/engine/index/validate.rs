@@ -40,7 +40,7 @@ impl<E: Copy + PartialEq> Index<E> {
             let list = self.lists.get(id);
             let (len, cost) = listed.get(&id).copied().unwrap_or_default();
             assert_eq!(
-                (list.ids.len(), list.bytes),
+                (list.ids.len(), list.ids.bytes()),
                 (len, cost),
                 "invariants 1 and 4"
             );
