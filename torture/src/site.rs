@@ -1,0 +1,191 @@
+//! The servers of a run, and which of them does what at the moment.
+
+use tagcache_tests::clock::Clock;
+use tagcache_tests::cluster::{add_replica, nodes};
+use tagcache_tests::look::info_text;
+use tagcache_tests::proxy::{Proxy, Rewrite};
+use tagcache_tests::sentinel::Sentinel;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{DEADLINE, Engine, RawClient, Server, ServerBuilder, call, wait_until};
+use tokio::runtime::Runtime;
+
+use crate::log::{Time, now};
+
+/// The proxy and what it runs on.
+struct Network {
+    proxy: Proxy,
+    _runtime: Runtime,
+}
+
+pub(crate) struct Site {
+    pub(crate) engine: Engine,
+    /// A cluster's primaries come first; the fourth node is the replica of one of them.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) sentinel: Option<Sentinel>,
+    pub(crate) clock: Option<Clock>,
+    /// When the last snapshot was begun that is complete.
+    pub(crate) saved: Time,
+    network: Option<Network>,
+}
+
+impl Site {
+    fn of(engine: &Engine, servers: Vec<Server>) -> Self {
+        Self {
+            engine: engine.clone(),
+            servers,
+            sentinel: None,
+            clock: None,
+            saved: now(),
+            network: None,
+        }
+    }
+
+    /// One server behind a proxy.
+    pub(crate) fn single(engine: &Engine, builder: ServerBuilder, rewrite: Rewrite) -> Self {
+        let server = builder.engine(engine).start();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let proxy = runtime.block_on(Proxy::rewriting(server.port(), rewrite));
+        let network = Network {
+            proxy,
+            _runtime: runtime,
+        };
+        Self {
+            network: Some(network),
+            ..Self::of(engine, vec![server])
+        }
+    }
+
+    /// One server whose clock can be set. `None` where there is no compiler.
+    pub(crate) fn timed(engine: &Engine) -> Option<Self> {
+        let clock = Clock::new()?;
+        let site = Self::single(engine, clock.of(Server::builder()), Rewrite::default());
+        Some(Self {
+            clock: Some(clock),
+            ..site
+        })
+    }
+
+    /// A primary with a replica, and a sentinel.
+    pub(crate) fn watched(engine: &Engine) -> Self {
+        let primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let sentinel = Sentinel::watching(engine, primary.port());
+        let site = Self {
+            sentinel: Some(sentinel),
+            ..Self::of(engine, vec![primary, replica])
+        };
+        site.wait_for_replicas(1);
+        site
+    }
+
+    /// Three primaries, and a replica of the first.
+    pub(crate) fn cluster(engine: &Engine) -> Self {
+        let mut servers = nodes(engine, 3, 3);
+        let replica = tagcache_tests::cluster::builder(engine)
+            .arg("--cluster-node-timeout", "2000")
+            .start();
+        add_replica(&servers[0], &replica, &[&servers[1], &servers[2]]);
+        servers.push(replica);
+        Self::of(engine, servers)
+    }
+
+    /// What the processes of the fleet are told.
+    pub(crate) fn address(&self) -> String {
+        if let Some(sentinel) = &self.sentinel {
+            return format!("sentinel:{}", sentinel.port());
+        }
+        if let Some(network) = &self.network {
+            return format!("single:{}", network.proxy.port());
+        }
+        let ports: Vec<String> = self
+            .servers
+            .iter()
+            .map(|server| server.port().to_string())
+            .collect();
+        format!("cluster:{}", ports.join(","))
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self
+            .network
+            .as_ref()
+            .expect("a single server has a proxy")
+            .proxy
+    }
+
+    pub(crate) fn sentinel(&self) -> &Sentinel {
+        self.sentinel.as_ref().expect("a watched site")
+    }
+
+    /// The place of the primary that the sentinel names.
+    pub(crate) fn named(&self) -> Option<usize> {
+        let address = call!(
+            self.sentinel().raw(),
+            "SENTINEL",
+            "GET-MASTER-ADDR-BY-NAME",
+            "cache"
+        );
+        let port = address.items()[1].int();
+        self.servers
+            .iter()
+            .position(|server| i64::from(server.port()) == port)
+    }
+
+    /// Waits until the sentinel knows so many replicas that it could promote.
+    pub(crate) fn wait_for_replicas(&self, count: usize) {
+        let mut asked = self.sentinel().raw();
+        wait_until("the sentinel knows the replicas", DEADLINE, || {
+            let known = call!(asked, "SENTINEL", "REPLICAS", "cache");
+            let flags = known
+                .items()
+                .iter()
+                .map(|replica| replica.field("flags").text());
+            flags.filter(|flags| flags == "slave").count() >= count
+        });
+    }
+
+    /// Waits until a server follows another one.
+    pub(crate) fn wait_follows(&self, replica: usize) {
+        let replica = &self.servers[replica];
+        wait_until(
+            "the former primary follows the new one",
+            DEADLINE * 2,
+            || {
+                let mut client = replica.raw();
+                info_text(&mut client, "role") == "slave"
+                    && info_text(&mut client, "master_link_status") == "up"
+            },
+        );
+    }
+
+    pub(crate) fn is_primary(&self, server: usize) -> bool {
+        is_primary(&mut self.servers[server].raw())
+    }
+
+    /// The place of the node that owns a slot, and the last one from there on that it owns.
+    pub(crate) fn owner(&self, slot: i64) -> (usize, i64) {
+        let slots = call!(self.servers[1].raw(), "CLUSTER", "SLOTS");
+        let mut ranges = slots.items().iter();
+        let range = ranges.find(|range| {
+            let range = range.items();
+            range[0].int() <= slot && slot <= range[1].int()
+        });
+        let range = range.expect("every slot has an owner").items();
+        let (last, port) = (range[1].int(), range[2].items()[1].int());
+        let mut servers = self.servers.iter();
+        let owner = servers.position(|server| i64::from(server.port()) == port);
+        (owner.expect("a node of ours"), last)
+    }
+}
+
+pub(crate) fn is_primary(client: &mut RawClient) -> bool {
+    call!(client, "ROLE").items()[0].text() == "master"
+}
