@@ -121,6 +121,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
         rng,
         records: Vec::new(),
         counts: BTreeMap::new(),
+        heal: plan.limits.heal,
     };
     strike(kind, &mut stage, Duration::from_secs(plan.seconds));
     std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
@@ -157,10 +158,11 @@ fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
         }
         let next = left.swap_remove(stage.rng.below(left.len()));
         next(stage);
-        let pause = if stage.rng.one_in(4) {
-            QUIET
-        } else {
-            Duration::from_millis(100 + stage.rng.below(400) as u64)
+        let pause = match stage.rng.below(20) {
+            // So long that calls may fail no more.
+            0 if time > QUIET * 10 => Duration::from_nanos(stage.heal) + QUIET,
+            1..6 => QUIET,
+            _ => Duration::from_millis(100 + stage.rng.below(400) as u64),
         };
         std::thread::sleep(pause);
     }

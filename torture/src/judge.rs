@@ -159,8 +159,11 @@ struct Judge<'r> {
     /// Confirmed writes and loads of each key, by their beginning.
     writes: HashMap<u32, Vec<Written>>,
     loads: HashMap<u32, Vec<&'r Record>>,
-    faults: Vec<(Span, Fault)>,
+    /// With the moment until when it may have its effect.
+    faults: Vec<(Span, Fault, Time)>,
     stalls: HashMap<u64, Vec<Span>>,
+    /// The pulses of each process that ended well, by their beginning, and when it did anything for the last time.
+    pulses: HashMap<u64, (Vec<Span>, Time)>,
     verdict: Verdict,
 }
 
@@ -177,6 +180,7 @@ pub(crate) fn judge(records: &[Record], limits: Limits) -> Verdict {
         loads: HashMap::new(),
         faults: Vec::new(),
         stalls: HashMap::new(),
+        pulses: HashMap::new(),
         verdict: Verdict::default(),
     };
     judge.sort();
@@ -195,7 +199,10 @@ impl Judge<'_> {
     fn sort(&mut self) {
         for record in self.records {
             match record.event {
-                Event::Fault(fault) => self.faults.push((record.span, fault)),
+                Event::Fault(fault) => {
+                    let until = record.span.end.saturating_add(self.limits.heal);
+                    self.faults.push((record.span, fault, until));
+                }
                 Event::Stall => self
                     .stalls
                     .entry(record.process)
@@ -204,7 +211,8 @@ impl Judge<'_> {
                 _ => {}
             }
         }
-        self.faults.sort_by_key(|(span, _)| span.start);
+        self.faults.sort_by_key(|(span, ..)| span.start);
+        self.find_pulses();
         for record in self.records {
             let (span, done) = (record.span, record.done);
             match record.event {
@@ -278,7 +286,7 @@ impl Judge<'_> {
             return None;
         }
         let mut span = record.span;
-        for (fault_span, fault) in &self.faults {
+        for (fault_span, fault, until) in &self.faults {
             let Some(start) = fault.undone_since else {
                 continue;
             };
@@ -290,7 +298,7 @@ impl Judge<'_> {
                 if of_key && fault.keys_undone {
                     return None;
                 }
-                span.end = span.end.max(undone.end.saturating_add(self.limits.heal));
+                span.end = span.end.max(*until);
             }
         }
         Some(span)
@@ -310,9 +318,17 @@ impl Judge<'_> {
 
     /// Whether a fault may still have had its effect in this time.
     fn disturbed(&self, time: Span, counts: impl Fn(&Fault) -> bool) -> bool {
-        self.faults.iter().any(|(span, fault)| {
-            let end = span.end.saturating_add(self.limits.heal);
+        self.faults.iter().any(|(span, fault, until)| {
+            let end = *until;
             counts(fault) && Span { end, ..*span }.meets(time)
+        })
+    }
+
+    /// Whether a call may fail because of a fault.
+    fn may_fail(&self, time: Span) -> bool {
+        self.faults.iter().any(|(span, ..)| {
+            let end = span.end.saturating_add(self.limits.heal);
+            Span { end, ..*span }.meets(time)
         })
     }
 
@@ -357,7 +373,7 @@ impl Judge<'_> {
             }
             if !record.done {
                 self.verdict.failed += 1;
-                if stalled == 0 && !self.disturbed(record.span, |_| true) {
+                if stalled == 0 && !self.may_fail(record.span) {
                     self.violate(Rule::Unhealed, record, None);
                 }
             }
@@ -502,42 +518,49 @@ impl Judge<'_> {
         }
     }
 
-    /// After each fault, the first pulse of each process.
-    fn heals(&mut self) {
-        let mut pulses: HashMap<u64, Vec<&Record>> = HashMap::new();
-        let mut last: HashMap<u64, Time> = HashMap::new();
+    /// A fault has no effect any more when everything works for each process again.
+    fn find_pulses(&mut self) {
         for record in self.records.iter().filter(|record| record.process > 0) {
-            let last = last.entry(record.process).or_default();
+            let (pulses, last) = self.pulses.entry(record.process).or_default();
             *last = record.span.end.max(*last);
-            if record.event == Event::Pulse {
-                pulses.entry(record.process).or_default().push(record);
+            if record.event == Event::Pulse && record.done {
+                pulses.push(record.span);
             }
         }
-        for pulses in pulses.values_mut() {
-            pulses.retain(|pulse| pulse.done);
-            pulses.sort_by_key(|pulse| pulse.span.start);
+        for (pulses, _) in self.pulses.values_mut() {
+            pulses.sort_by_key(|pulse| pulse.start);
         }
+        for (fault, _, until) in &mut self.faults {
+            let first = self
+                .pulses
+                .values()
+                .map(|(pulses, _)| first_after(pulses, fault.end));
+            let all: Option<Vec<Time>> = first.collect();
+            let healed = all.and_then(|all| all.into_iter().max());
+            *until = healed.map_or(*until, |healed| healed.min(*until));
+        }
+    }
+
+    /// After each fault, the first pulse of each process.
+    fn heals(&mut self) {
         let faults = self.faults.clone();
-        for (at, (fault, _)) in faults.iter().enumerate() {
-            let next = faults.get(at + 1).map_or(NEVER, |(span, _)| span.start);
-            for (process, pulses) in &pulses {
+        for (at, (fault, ..)) in faults.iter().enumerate() {
+            let next = faults.get(at + 1).map_or(NEVER, |(span, ..)| span.start);
+            let each: Vec<(u64, Option<Time>, Time)> = self
+                .pulses
+                .iter()
+                .map(|(process, (pulses, last))| (*process, first_after(pulses, fault.end), *last))
+                .collect();
+            for (process, healed, last) in each {
                 let end = fault.end.saturating_add(self.limits.heal);
-                let deadline = end
-                    + self.stalled(
-                        *process,
-                        Span {
-                            start: fault.end,
-                            end,
-                        },
-                    );
-                let first = pulses.partition_point(|pulse| pulse.span.start < fault.end);
-                let healed = pulses.get(first).map(|pulse| pulse.span.end);
+                let start = fault.end;
+                let deadline = end + self.stalled(process, Span { start, end });
                 if let Some(healed) = healed.filter(|healed| *healed <= next.min(deadline)) {
                     self.verdict.heals += 1;
-                    self.verdict.slowest_heal = self.verdict.slowest_heal.max(healed - fault.end);
-                } else if deadline < next.min(last[process]) {
+                    self.verdict.slowest_heal = self.verdict.slowest_heal.max(healed - start);
+                } else if deadline < next.min(last) {
                     let record = Record {
-                        process: *process,
+                        process,
                         span: *fault,
                         done: false,
                         event: Event::Pulse,
@@ -545,15 +568,18 @@ impl Judge<'_> {
                     self.violate(
                         Rule::Unhealed,
                         &record,
-                        healed.map(|end| Span {
-                            start: fault.end,
-                            end,
-                        }),
+                        healed.map(|end| Span { start, end }),
                     );
                 }
             }
         }
     }
+}
+
+/// The end of the first that began after a moment.
+fn first_after(pulses: &[Span], moment: Time) -> Option<Time> {
+    let first = pulses.partition_point(|pulse| pulse.start < moment);
+    pulses.get(first).map(|pulse| pulse.end)
 }
 
 /// Tags, beginning of the loader, TTL, and whether nobody could know of others.

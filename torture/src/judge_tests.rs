@@ -224,6 +224,28 @@ fn what_a_server_lost_holds_again_when_it_was_told() {
         1,
         "it was not lost"
     );
+    let pulse = at(60, 70, Event::Pulse);
+    assert_eq!(
+        stale(&[
+            lasting(0, 10),
+            invalidate,
+            undone(25, false),
+            pulse,
+            read(170)
+        ]),
+        0
+    );
+    assert_eq!(
+        stale(&[
+            lasting(0, 10),
+            invalidate,
+            undone(25, false),
+            pulse,
+            read(171)
+        ]),
+        1,
+        "everything works again"
+    );
     let replace = at(20, 30, OTHER_WRITE);
     assert_eq!(seen(replace, undone(25, false), 2_151), 1);
     assert_eq!(

@@ -15,7 +15,9 @@ use crate::naive::Naive;
 pub(crate) const KEYS: usize = 400;
 pub(crate) const TAGS: usize = 32;
 pub(crate) const PROCESSES: u64 = 3;
-const TASKS: u64 = 6;
+const TASKS: u64 = 7;
+/// Tasks of each process that ask for the same key at the same time.
+const CALLERS: usize = 2;
 
 pub(crate) const PROBE: Duration = Duration::from_millis(300);
 pub(crate) const COMMAND: Duration = Duration::from_secs(2);
@@ -209,8 +211,13 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     });
     let workers: Vec<Worker> = workers.collect();
     let mut running = Vec::new();
-    for worker in workers {
-        running.push(tokio::spawn(worker.work()));
+    for (n, worker) in workers.into_iter().enumerate() {
+        let busy = n >= CALLERS || naive.is_some();
+        running.push(if busy {
+            tokio::spawn(worker.work())
+        } else {
+            tokio::spawn(worker.meet())
+        });
     }
     let mut records = pulses(task, &cache, stop).await;
     for worker in running {
@@ -335,6 +342,18 @@ impl Worker {
         self.records
     }
 
+    /// Asks for a key that nobody has asked for before, at the same moment as others do, again and again.
+    async fn meet(mut self) -> Vec<Record> {
+        const EVERY: Time = 250_000_000;
+        while !self.task.dir.join(STOP).exists() {
+            let next = now() / EVERY + 1;
+            tokio::time::sleep(Duration::from_nanos((next * EVERY).saturating_sub(now()))).await;
+            let key = KEYS as u32 + (next % 1_000_000) as u32;
+            self.load(key, 1, Duration::from_secs(60)).await;
+        }
+        self.records
+    }
+
     fn note(&mut self, start: Time, done: bool, event: Event) {
         let span = Span { start, end: now() };
         self.records.push(Record {
@@ -346,18 +365,25 @@ impl Worker {
     }
 
     fn key(&mut self, changes: bool) -> u32 {
-        let rounds = KEYS / PROCESSES as usize;
-        if changes && matches!(self.task.without, Without::Haste | Without::Order) {
+        let late = matches!(self.task.without, Without::Haste | Without::Order);
+        // Few, so that many are on their way while they change.
+        let keys = if late { KEYS / 4 } else { KEYS };
+        if changes && late {
             // What others change leaves a process only if it is told: its own writes shall not do that by the way.
             let own = self.task.number as usize - 1;
-            (self.rng.below(rounds) * PROCESSES as usize + own) as u32
+            (self.rng.below(keys / PROCESSES as usize) * PROCESSES as usize + own) as u32
         } else {
-            self.rng.below(KEYS) as u32
+            self.rng.below(keys) as u32
         }
     }
 
     async fn step(&mut self) {
-        let act = self.rng.below(1000);
+        let late = matches!(self.task.without, Without::Haste | Without::Order);
+        let act = if late && self.rng.one_in(4) {
+            940 + self.rng.below(60)
+        } else {
+            self.rng.below(1000)
+        };
         let tags =
             1 << self.rng.below(TAGS) | u32::from(self.rng.one_in(2)) << self.rng.below(TAGS);
         // Few live so shortly that they expire under way.
@@ -370,7 +396,10 @@ impl Worker {
             0..850 => self.read().await,
             850..940 if self.naive.is_none() => self.read_many().await,
             940..960 => self.write(tags, ttl).await,
-            960..994 => self.load(tags, ttl).await,
+            960..994 => {
+                let key = self.key(true);
+                self.load(key, tags, ttl).await;
+            }
             994..997 => {
                 let key = self.key(true);
                 let start = now();
@@ -451,8 +480,7 @@ impl Worker {
         self.note(start, done, event);
     }
 
-    async fn load(&mut self, tags: u32, ttl: Duration) {
-        let key = self.key(true);
+    async fn load(&mut self, key: u32, tags: u32, ttl: Duration) {
         let value = self.values.fetch_add(1, Ordering::SeqCst);
         let entry = Entry::ttl(ttl).tags(tag_names(tags));
         let ran = Arc::new(Mutex::new(0));

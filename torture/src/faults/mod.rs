@@ -34,6 +34,8 @@ pub(crate) struct Stage {
     pub(crate) records: Vec<Record>,
     /// What happened how often.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// How long everything may take to work again.
+    pub(crate) heal: Time,
 }
 
 impl Stage {
@@ -77,7 +79,7 @@ macro_rules! kinds {
 }
 
 pub(crate) const KINDS: &[Kind] = kinds! {
-    "none" false plain, [single::changes];
+    "none" true plain, [single::changes];
     "kill" true plain, [single::kill, single::changes];
     "kill-rdb" true plain, [single::kill_saved, single::changes];
     "kill-everysec" false |engine| appending(engine, "everysec"), [single::kill_everysec, single::rewrite];
