@@ -1,6 +1,7 @@
 //! Runs a fleet of clients against servers that suffer, and judges what they read: `make torture`.
 #![forbid(unsafe_code)]
 
+mod crash;
 mod faults;
 mod fleet;
 mod judge;
@@ -12,6 +13,7 @@ mod site;
 mod worker;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tagcache_tests::{Engine, engines};
@@ -98,6 +100,28 @@ fn main() -> ExitCode {
                 None => println!("{} on {}: cannot be had here", kind.name, plan.engine.name),
             }
         }
+        if wanted("crash") {
+            crashes(&plan, arguments.short, &mut report);
+        }
     }
     report.end()
+}
+
+/// Kills servers at each moment, under each promise.
+fn crashes(plan: &Plan, short: bool, report: &mut Report) {
+    use crash::Durability::Nothing;
+    use crash::Moment::Rewrite;
+    for durability in crash::DURABILITIES {
+        // A snapshot would make something of nothing.
+        let moments = crash::MOMENTS
+            .into_iter()
+            .filter(|moment| (durability, *moment) != (Nothing, Rewrite));
+        for moment in moments {
+            let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
+            report.crashes(
+                plan,
+                &crash::run(&plan.engine, durability, moment, time, plan.seed),
+            );
+        }
+    }
 }

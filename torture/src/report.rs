@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::fleet::Outcome;
+use crate::crash::Crashes;
+use crate::fleet::{Outcome, Plan};
 use crate::judge::{Rule, Verdict};
 use crate::log::Time;
 
@@ -20,11 +21,14 @@ const RULES: [Rule; 6] = [
 const HEAD: &str = "| fault | server | seed | seconds | faults | reads | changes | loads | violations | oldest read | longest \
                     call | longest load | healed within | healings |\n\
                     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+const CRASH_HEAD: &str = "| kept | killed while | server | seed | kills | confirmed changes | lost by one kill, at most |\n\
+                          |---|---|---|---|---|---|---|\n";
 const PROOF_HEAD: &str = "| without | server | seed | reads | found |\n|---|---|---|---|---|\n";
 
 pub(crate) struct Report {
     file: PathBuf,
     runs: String,
+    crashes: String,
     proofs: String,
     details: String,
     failed: usize,
@@ -57,6 +61,7 @@ impl Report {
         Self {
             file: dir.join(name),
             runs: HEAD.to_owned(),
+            crashes: CRASH_HEAD.to_owned(),
             proofs: PROOF_HEAD.to_owned(),
             details: String::new(),
             failed: 0,
@@ -148,12 +153,28 @@ impl Report {
         self.close(right);
     }
 
+    /// Notes what a server held after it was killed.
+    pub(crate) fn crashes(&mut self, plan: &Plan, crashes: &Result<Crashes, String>) {
+        let (engine, seed) = (&plan.engine.name, plan.seed);
+        let row = match crashes {
+            Ok(crashes) => format!(
+                "| {:?} | {:?} | {engine} | {seed} | {} | {} | {} |",
+                crashes.durability, crashes.moment, crashes.kills, crashes.confirmed, crashes.lost
+            ),
+            Err(why) => format!("| {why} | | {engine} | {seed} | | | |"),
+        };
+        println!("{row}");
+        self.crashes += &row;
+        self.crashes.push('\n');
+        self.close(crashes.is_ok());
+    }
+
     fn close(&mut self, well: bool) {
         self.done += 1;
         self.failed += usize::from(!well);
         let text = format!(
-            "# Torture\n\n{} runs, {} not as they should be.\n\n{}\n{}{}",
-            self.done, self.failed, self.runs, self.proofs, self.details
+            "# Torture\n\n{} runs, {} not as they should be.\n\n{}\n{}\n{}{}",
+            self.done, self.failed, self.runs, self.crashes, self.proofs, self.details
         );
         std::fs::write(&self.file, text).expect("a file under target");
     }

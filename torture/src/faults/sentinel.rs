@@ -110,6 +110,8 @@ pub(super) fn lagging(stage: &mut Stage) {
     let start = now();
     stage.site.servers[primary].kill_9();
     wait_named(stage, replica);
+    // The sentinel has closed all connections to it.
+    let mut client = stage.site.servers[replica].raw();
     call!(client, "CONFIG", "SET", "masteruser", "", "masterauth", "");
     stage.site.servers[primary].restart();
     stage.site.wait_follows(primary);
