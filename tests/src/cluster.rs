@@ -120,7 +120,11 @@ pub fn addresses(client: &mut RawClient) -> (String, String) {
 /// # Panics
 /// When they do not find each other in time.
 pub fn nodes(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
-    let start = |_| builder(engine).arg("--cluster-node-timeout", "2000").start();
+    let start = |_| {
+        builder(engine)
+            .arg("--cluster-node-timeout", "2000")
+            .start()
+    };
     let servers: Vec<Server> = (0..nodes).map(start).collect();
     let share = 16_384 / primaries;
     for (n, server) in servers.iter().enumerate() {

@@ -35,6 +35,10 @@ pub(crate) enum Moment {
     Rewrite,
     /// It sends everything to a replica.
     Resync,
+    /// It gives a slot away or receives one, key by key.
+    Move,
+    /// The same, as a whole.
+    Migration,
 }
 
 pub(crate) const DURABILITIES: [Durability; 4] = [
@@ -399,7 +403,7 @@ impl Round {
             scope.spawn(move || history.write(&mut writing, &mut seeded, first));
             std::thread::sleep(Duration::from_millis(before as u64));
             match self.moment {
-                Moment::Any | Moment::Backlog => {}
+                Moment::Any | Moment::Backlog | Moment::Move | Moment::Migration => {}
                 Moment::Rewrite => {
                     let logs = matches!(self.durability, Durability::Everysec | Durability::Always);
                     let word = if logs { "BGREWRITEAOF" } else { "BGSAVE" };

@@ -6,6 +6,7 @@ mod faults;
 mod fleet;
 mod judge;
 mod log;
+mod moves;
 mod naive;
 mod proofs;
 mod report;
@@ -109,19 +110,20 @@ fn main() -> ExitCode {
 
 /// Kills servers at each moment, under each promise.
 fn crashes(plan: &Plan, short: bool, report: &mut Report) {
-    use crash::Durability::Nothing;
-    use crash::Moment::Rewrite;
+    use crash::{Durability, Moment};
+    let (engine, seed) = (&plan.engine, plan.seed);
+    let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
     for durability in crash::DURABILITIES {
-        // A snapshot would make something of nothing.
-        let moments = crash::MOMENTS
-            .into_iter()
-            .filter(|moment| (durability, *moment) != (Nothing, Rewrite));
-        for moment in moments {
-            let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
-            report.crashes(
-                plan,
-                &crash::run(&plan.engine, durability, moment, time, plan.seed),
-            );
+        for moment in crash::MOMENTS {
+            // A snapshot would make something of nothing.
+            if (durability, moment) != (Durability::Nothing, Moment::Rewrite) {
+                report.crashes(plan, &crash::run(engine, durability, moment, time, seed));
+            }
+        }
+    }
+    for moment in [Moment::Move, Moment::Migration] {
+        if let Some(crashes) = moves::run(engine, moment, time, seed) {
+            report.crashes(plan, &crashes);
         }
     }
 }

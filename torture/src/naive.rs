@@ -53,6 +53,10 @@ impl Naive {
         }
     }
 
+    pub(crate) fn held_value(&self, key: &str) -> Option<String> {
+        self.held().get(key).map(|(value, _)| value.clone())
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("no test panics here")
     }

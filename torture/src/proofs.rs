@@ -94,7 +94,7 @@ fn stay_away(stage: &mut Stage) {
 /// Notes an invalidation that is not sent.
 fn keep_quiet(stage: &mut Stage) {
     let start = now();
-    stage.note(start, Event::Invalidate { tags: 1 });
+    stage.note(start, Event::Invalidate { tags: u32::MAX });
 }
 
 const SOON: Limits = Limits {

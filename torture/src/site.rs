@@ -1,12 +1,16 @@
 //! The servers of a run, and which of them does what at the moment.
 
+use std::time::{Duration, Instant};
+
 use tagcache_tests::clock::Clock;
 use tagcache_tests::cluster::{add_replica, nodes};
 use tagcache_tests::look::info_text;
 use tagcache_tests::proxy::{Proxy, Rewrite};
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, Engine, RawClient, Server, ServerBuilder, call, wait_until};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, wait_until,
+};
 use tokio::runtime::Runtime;
 
 use crate::log::{Time, now};
@@ -188,4 +192,111 @@ impl Site {
 
 pub(crate) fn is_primary(client: &mut RawClient) -> bool {
     call!(client, "ROLE").items()[0].text() == "master"
+}
+
+/// Moves a slot, key by key; `others` are the other primaries. May be tried again after a failure.
+///
+/// # Errors
+/// When a connection ends.
+pub(crate) fn move_slot(
+    from: &Server,
+    to: &Server,
+    others: &[&Server],
+    slot: i64,
+) -> std::io::Result<()> {
+    let (mut here, mut there) = (
+        RawClient::connect(from.port())?,
+        RawClient::connect(to.port())?,
+    );
+    let id = |client: &mut RawClient| Ok(client.try_call(&["CLUSTER", "MYID"])?.text());
+    let (from_id, to_id): (std::io::Result<String>, std::io::Result<String>) =
+        (id(&mut here), id(&mut there));
+    let (from_id, to_id) = (from_id?, to_id?);
+    // Each must have heard from the other what it is.
+    let ready = until(|| {
+        Ok(
+            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?
+                == Reply::ok()
+                && here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?
+                    == Reply::ok(),
+        )
+    })?;
+    assert!(ready, "the slot may move");
+    loop {
+        let keys = here.try_call(&args!["CLUSTER", "GETKEYSINSLOT", slot, 10])?;
+        if keys.items().is_empty() {
+            break;
+        }
+        // What an attempt that failed has left at the target is replaced.
+        let mut words = args![
+            "MIGRATE",
+            "127.0.0.1",
+            to.port(),
+            "",
+            0,
+            5000,
+            "REPLACE",
+            "KEYS"
+        ];
+        words.extend(keys.items().iter().map(|key| key.bytes().to_vec()));
+        let moved = here.try_call(&words)?;
+        if moved.is_error() {
+            return Err(std::io::Error::other(format!("{moved:?}")));
+        }
+    }
+    for node in [to, from].iter().chain(others) {
+        let mut client = RawClient::connect(node.port())?;
+        let told = until(|| {
+            Ok(client.try_call(&args!["CLUSTER", "SETSLOT", slot, "NODE", to_id])? == Reply::ok())
+        })?;
+        assert!(told, "the slot has moved");
+    }
+    Ok(())
+}
+
+fn until(mut holds: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<bool> {
+    let start = Instant::now();
+    while !holds()? {
+        if start.elapsed() > DEADLINE {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(true)
+}
+
+/// Whether the server moves slots as a whole.
+pub(crate) fn moves_slots(engine: &Engine) -> bool {
+    let since = if engine.is_valkey() { (9, 0) } else { (8, 4) };
+    engine.version() >= since
+}
+
+/// Begins to move slots as a whole.
+///
+/// # Errors
+/// When a connection ends.
+pub(crate) fn start_migration(
+    from: &Server,
+    to: &Server,
+    first: i64,
+    last: i64,
+) -> std::io::Result<Reply> {
+    let (mut here, mut there) = (
+        RawClient::connect(from.port())?,
+        RawClient::connect(to.port())?,
+    );
+    if from.engine().is_valkey() {
+        let id = there.try_call(&["CLUSTER", "MYID"])?.text();
+        here.try_call(&args![
+            "CLUSTER",
+            "MIGRATESLOTS",
+            "SLOTSRANGE",
+            first,
+            last,
+            "NODE",
+            id
+        ])
+    } else {
+        there.try_call(&args!["CLUSTER", "MIGRATION", "IMPORT", first, last])
+    }
 }

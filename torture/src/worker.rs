@@ -228,7 +228,9 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     while !(1..=PROCESSES).all(|number| task.done(number).exists()) && start.elapsed() < DEADLINE {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    if naive.is_none() {
+    if let Some(naive) = naive {
+        records.extend(held(task, &naive).await);
+    } else {
         records.extend(afterwards(task, &cache).await);
     }
     let stats = cache.stats();
@@ -270,6 +272,28 @@ async fn pulses(task: &Task, cache: &Cache<Slow>, stop: &AtomicBool) -> Vec<Reco
         });
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+    records
+}
+
+/// What is still held when all has been quiet for longer than a push may take.
+async fn held(task: &Task, naive: &Naive) -> Vec<Record> {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut records = Vec::new();
+    for key in 0..KEYS as u32 {
+        let start = now();
+        let value = naive.held_value(&key_name(key));
+        records.push(Record {
+            process: task.number,
+            span: Span { start, end: now() },
+            done: value.is_some(),
+            event: Event::Read {
+                key,
+                value: value.as_deref().map(number_of),
+                loading: true,
+            },
+        });
+    }
+    records.retain(|record| record.done);
     records
 }
 
@@ -379,7 +403,7 @@ impl Worker {
 
     async fn step(&mut self) {
         let late = matches!(self.task.without, Without::Haste | Without::Order);
-        let act = if late && self.rng.one_in(4) {
+        let act = if late && self.rng.one_in(12) {
             940 + self.rng.below(60)
         } else {
             self.rng.below(1000)

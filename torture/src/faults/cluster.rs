@@ -5,7 +5,7 @@ use tagcache_tests::{DEADLINE, Engine, Reply, Server, args, call, wait_until};
 
 use super::Stage;
 use crate::log::{Fault, Time, now};
-use crate::site::Site;
+use crate::site::{Site, moves_slots, start_migration};
 use crate::worker::{KEYS, key_name};
 
 const LAG: Time = 1_000_000_000;
@@ -110,38 +110,16 @@ pub(super) fn killed(stage: &mut Stage) {
     stage.fault("cluster failover, primary killed", start, lost(start - LAG));
 }
 
-/// Moves the slot of one key, key by key.
 fn move_slot(site: &Site, slot: i64, to: usize) {
     let (from, _) = site.owner(slot);
     if from == to {
         return;
     }
-    let (mut here, mut there) = (site.servers[from].raw(), site.servers[to].raw());
-    let ((from_id, _), (to_id, _)) = (addresses(&mut here), addresses(&mut there));
-    wait_until("the slot may move", DEADLINE, || {
-        call!(there, "CLUSTER", "SETSLOT", slot, "IMPORTING", from_id) == Reply::ok()
-            && call!(here, "CLUSTER", "SETSLOT", slot, "MIGRATING", to_id) == Reply::ok()
-    });
-    let port = site.servers[to].port();
-    loop {
-        let keys = call!(here, "CLUSTER", "GETKEYSINSLOT", slot, 10);
-        if keys.items().is_empty() {
-            break;
-        }
-        let mut words = args!["MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS"];
-        words.extend(keys.items().iter().map(|key| key.bytes().to_vec()));
-        let moved = here.call(&words);
-        // A key that was removed meanwhile, or that is gone and not yet reclaimed, is not moved.
-        assert!(!moved.is_error(), "{moved:?}");
-    }
-    // The one that receives it first, then the others.
-    let others = (0..site.servers.len()).filter(|other| *other != to && site.is_primary(*other));
-    for node in std::iter::once(to).chain(others) {
-        let mut client = site.servers[node].raw();
-        wait_until("the slot has moved", DEADLINE, || {
-            call!(client, "CLUSTER", "SETSLOT", slot, "NODE", to_id) == Reply::ok()
-        });
-    }
+    let others = (0..site.servers.len())
+        .filter(|other| ![from, to].contains(other) && site.is_primary(*other));
+    let others: Vec<&Server> = others.map(|other| &site.servers[other]).collect();
+    let moved = crate::site::move_slot(&site.servers[from], &site.servers[to], &others, slot);
+    moved.expect("nobody dies meanwhile");
 }
 
 fn some_slot(stage: &mut Stage) -> i64 {
@@ -212,12 +190,6 @@ pub(super) fn node(stage: &mut Stage) {
     stage.fault("node added and removed", start, moved(start));
 }
 
-/// Whether the server moves slots as a whole.
-fn moves_slots(engine: &Engine) -> bool {
-    let since = if engine.is_valkey() { (9, 0) } else { (8, 4) };
-    engine.version() >= since
-}
-
 pub(super) fn atomic(engine: &Engine) -> Option<Site> {
     moves_slots(engine).then(|| Site::cluster(engine))
 }
@@ -236,22 +208,8 @@ pub(super) fn migrate(stage: &mut Stage) {
         .into_iter()
         .find(|to| *to != from)
         .expect("there are three");
-    let (mut here, mut there) = (stage.site.servers[from].raw(), stage.site.servers[to].raw());
-    let (to_id, _) = addresses(&mut there);
-    let begun = if stage.site.engine.is_valkey() {
-        call!(
-            here,
-            "CLUSTER",
-            "MIGRATESLOTS",
-            "SLOTSRANGE",
-            first,
-            last,
-            "NODE",
-            to_id
-        )
-    } else {
-        call!(there, "CLUSTER", "MIGRATION", "IMPORT", first, last)
-    };
+    let (from, target) = (&stage.site.servers[from], &stage.site.servers[to]);
+    let begun = start_migration(from, target, first, last).expect("nobody dies meanwhile");
     assert!(!begun.is_error(), "{begun:?}");
     wait_until("the slots have moved", DEADLINE * 2, || {
         stage.site.owner(first).0 == to && stage.site.owner(last).0 == to
