@@ -458,7 +458,9 @@ mod tests {
 
     fn after(changes: &[Change]) -> Dataset {
         let mut dataset = Dataset::default();
-        changes.iter().for_each(|change| dataset.apply(change));
+        for change in changes {
+            dataset.apply(change);
+        }
         dataset
     }
 
@@ -471,7 +473,7 @@ mod tests {
             set(1, 11),
         ];
         let empty = Dataset::default();
-        let holds = |from, held| held_after(&empty, &changes, from, held);
+        let holds = |from, held: &Dataset| held_after(&empty, &changes, from, held);
         assert_eq!(holds(0, &empty), Some(3), "the later one of two");
         assert_eq!(holds(4, &empty), None, "too long ago");
         assert_eq!(holds(0, &after(&changes[..2])), Some(2));

@@ -148,10 +148,11 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
 
 /// Mostly close together, sometimes with so much time between that everything heals; at the end with that.
 fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
-    const QUIET: Duration = Duration::from_millis(2500);
+    // A push has arrived, or the judge may say that it has not.
+    let quiet = Duration::from_nanos(LIMITS.push) + Duration::from_millis(500);
     let deadline = Instant::now() + time;
     let mut left: Vec<Strike> = Vec::new();
-    std::thread::sleep(QUIET / 5);
+    std::thread::sleep(Duration::from_millis(500));
     while Instant::now() < deadline && !kind.strikes.is_empty() {
         if left.is_empty() {
             left.extend(kind.strikes);
@@ -160,8 +161,8 @@ fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
         next(stage);
         let pause = match stage.rng.below(20) {
             // So long that calls may fail no more.
-            0 if time > QUIET * 10 => Duration::from_nanos(stage.heal) + QUIET,
-            1..6 => QUIET,
+            0 if time > quiet * 10 => Duration::from_nanos(stage.heal) + quiet,
+            1..6 => quiet,
             _ => Duration::from_millis(100 + stage.rng.below(400) as u64),
         };
         std::thread::sleep(pause);
@@ -169,6 +170,6 @@ fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
     std::thread::sleep(
         deadline
             .saturating_duration_since(Instant::now())
-            .max(QUIET),
+            .max(quiet),
     );
 }

@@ -2,18 +2,19 @@
 //!
 //! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
 //!   that began after the write of `v` had ended and itself had ended longer than the push bound before the read began;
-//!   or a read after the TTL of `v`.
+//!   or a read after the TTL of `v`; or a value that is held in the end although no server has it.
 //! - **Invented**: a read of a value that nobody wrote.
 //! - **Lost**: a read that found nothing where a confirmed value was and nothing had dropped it.
 //! - **Loaded twice**: a loader that ran although another one's value was there, or was on its way.
 //! - **Overrun**: a call that took longer than its time-outs.
-//! - **Unhealed**: a process for which not everything works again within a bound after a fault ended.
+//! - **Unhealed**: a process for which not everything works again within a bound after a fault ended, or after a call
+//!   failed without one.
 //!
 //! What cannot be said for sure is not reported. Where a process did not get to run, its bounds are longer by as much.
 
 use std::collections::HashMap;
 
-use crate::log::{Event, Fault, Record, Span, Time};
+use crate::log::{Event, Fault, HELD, Record, Span, Time};
 
 const NEVER: Time = Time::MAX;
 
@@ -59,6 +60,8 @@ pub(crate) struct Verdict {
     pub(crate) changes: usize,
     pub(crate) loads: usize,
     pub(crate) failed: usize,
+    /// Those of them that no fault explains.
+    pub(crate) unexplained: usize,
     pub(crate) faults: usize,
     pub(crate) stalls: usize,
     /// How old the oldest read was, counted from the end of what took its value away.
@@ -374,9 +377,22 @@ impl Judge<'_> {
             if !record.done {
                 self.verdict.failed += 1;
                 if stalled == 0 && !self.may_fail(record.span) {
-                    self.violate(Rule::Unhealed, record, None);
+                    self.verdict.unexplained += 1;
+                    self.recovers(record);
                 }
             }
+        }
+    }
+
+    /// A machine with other things to do lets a probe fail that nothing was done to. That must heal as well.
+    fn recovers(&mut self, failed: &Record) {
+        let Some((pulses, last)) = self.pulses.get(&failed.process) else {
+            return;
+        };
+        let deadline = failed.span.end.saturating_add(self.limits.heal);
+        let healed = first_after(pulses, failed.span.start);
+        if *last > deadline && healed.is_none_or(|healed| healed > deadline) {
+            self.violate(Rule::Unhealed, failed, None);
         }
     }
 
@@ -409,6 +425,9 @@ impl Judge<'_> {
     }
 
     fn found(&mut self, read: &Record, key: u32, value: u64) {
+        if value == HELD {
+            return self.violate(Rule::Stale, read, None);
+        }
         let Some(&write) = self.by_value.get(&value) else {
             return self.violate(Rule::Invented, read, None);
         };

@@ -384,9 +384,24 @@ fn everything_works_again_soon_after_a_fault() {
     assert_eq!(unhealed(&[broken, pulse(150)]), 0);
     let next = fault(1_000, 1_100, Fault::default());
     assert_eq!(unhealed(&[broken, next, pulse(2_500)]), 0);
-    // A call that fails long after, or without any fault.
-    let failure = |start| failed(at(start, start + 1, Event::Remove { key: 1 }));
-    assert_eq!(unhealed(&[broken, pulse(300), failure(2_201)]), 1);
-    assert_eq!(unhealed(&[broken, pulse(300), failure(2_199)]), 0);
-    assert_eq!(unhealed(&[failure(10)]), 1);
+    // A call that fails without a fault, and what follows.
+    let failure = failed(at(5_000, 5_001, Event::Remove { key: 1 }));
+    let later = at(9_000, 9_001, Event::Remove { key: 1 });
+    assert_eq!(unhealed(&[failure, later]), 1);
+    assert_eq!(unhealed(&[failure, pulse(7_000), later]), 0);
+    assert_eq!(unhealed(&[failure, pulse(7_001), later]), 1);
+    assert_eq!(unhealed(&[failure]), 0, "nobody worked on for so long");
+    assert_eq!(unhealed(&[broken, pulse(300), failure, later]), 1);
+    let again = fault(4_000, 4_100, Fault::default());
+    assert_eq!(judge(&[again, failure, later], LIMITS).unexplained, 0);
+}
+
+#[test]
+fn what_is_held_in_the_end_though_no_server_has_it_is_stale() {
+    let held = Event::Read {
+        key: 1,
+        value: Some(HELD),
+        loading: true,
+    };
+    assert_eq!(stale(&[at(0, 1, held)]), 1);
 }

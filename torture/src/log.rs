@@ -1,9 +1,10 @@
 //! What the processes of a run write down: each operation with the time before it began and the time after it had
 //! ended, by one clock. Every value is written once, so a value names its write.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 /// Nanoseconds of the common clock.
 pub(crate) type Time = u64;
@@ -13,8 +14,11 @@ pub(crate) fn now() -> Time {
     since.expect("a clock after 1970").as_nanos() as Time
 }
 
+/// Stands for a value that a process holds although no server has it.
+pub(crate) const HELD: u64 = u64::MAX;
+
 /// From one moment to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Span {
     pub(crate) start: Time,
     pub(crate) end: Time,
@@ -27,7 +31,7 @@ impl Span {
 }
 
 /// Tags as bits, times to live in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Event {
     /// What a read answered. `loading`: it could have loaded the value, and may take that long.
     Read {
@@ -68,7 +72,7 @@ pub(crate) enum Event {
 }
 
 /// What a fault may cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Fault {
     /// Values may be gone that nothing dropped.
     pub(crate) loses: bool,
@@ -80,7 +84,7 @@ pub(crate) struct Fault {
     pub(crate) untimed: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Record {
     /// 0: the process that disturbs the servers.
     pub(crate) process: u64,
@@ -90,163 +94,14 @@ pub(crate) struct Record {
     pub(crate) event: Event,
 }
 
-/// Writes records, one a line.
+/// Writes records for [`read`].
 pub(crate) fn write(file: &Path, records: &[Record]) {
-    let mut text = String::new();
-    for Record {
-        process,
-        span,
-        done,
-        event,
-    } in records
-    {
-        let (kind, numbers) = match *event {
-            Event::Read {
-                key,
-                value,
-                loading,
-            } => (
-                'r',
-                [
-                    key.into(),
-                    value.unwrap_or(0),
-                    value.is_some().into(),
-                    loading.into(),
-                    0,
-                    0,
-                ],
-            ),
-            Event::Write {
-                key,
-                value,
-                tags,
-                ttl,
-            } => ('w', [key.into(), value, tags.into(), ttl, 0, 0]),
-            Event::Load {
-                key,
-                value,
-                tags,
-                ttl,
-                ran,
-                alone,
-            } => (
-                'l',
-                [key.into(), value, tags.into(), ttl, ran, alone.into()],
-            ),
-            Event::Remove { key } => ('d', [key.into(), 0, 0, 0, 0, 0]),
-            Event::Invalidate { tags } => ('i', [tags.into(), 0, 0, 0, 0, 0]),
-            Event::Flush => ('f', [0; 6]),
-            Event::Pulse => ('p', [0; 6]),
-            Event::Stall => ('s', [0; 6]),
-            Event::Fault(_) => {
-                unreachable!("only the parent process has faults, and writes no file")
-            }
-        };
-        let [a, b, c, d, e, f] = numbers;
-        let (start, end, done) = (span.start, span.end, u64::from(*done));
-        writeln!(
-            text,
-            "{kind} {process} {start} {end} {done} {a} {b} {c} {d} {e} {f}"
-        )
-        .expect("a string takes everything");
-    }
-    std::fs::write(file, text).expect("a file in the parent's directory");
+    let bytes = rmp_serde::to_vec(records).expect("records can be written");
+    std::fs::write(file, bytes).expect("a file in the parent's directory");
 }
 
 /// Reads what [`write`] wrote.
 pub(crate) fn read(file: &Path) -> Vec<Record> {
-    let text = std::fs::read_to_string(file).expect("the records of a process of ours");
-    text.lines().map(parsed).collect()
-}
-
-fn parsed(line: &str) -> Record {
-    let (kind, rest) = line.split_once(' ').expect("a kind and its numbers");
-    let mut n = [0; 10];
-    for (number, word) in n.iter_mut().zip(rest.split(' ')) {
-        *number = word.parse().expect("a number");
-    }
-    let [process, start, end, done, a, b, c, d, ran, alone] = n;
-    let (key, tags, ttl) = (a as u32, c as u32, d);
-    let event = match kind {
-        "r" => Event::Read {
-            key,
-            value: (c == 1).then_some(b),
-            loading: d == 1,
-        },
-        "w" => Event::Write {
-            key,
-            value: b,
-            tags,
-            ttl,
-        },
-        "l" => Event::Load {
-            key,
-            value: b,
-            tags,
-            ttl,
-            ran,
-            alone: alone == 1,
-        },
-        "d" => Event::Remove { key },
-        "i" => Event::Invalidate { tags: a as u32 },
-        "f" => Event::Flush,
-        "p" => Event::Pulse,
-        _ => Event::Stall,
-    };
-    Record {
-        process,
-        span: Span { start, end },
-        done: done == 1,
-        event,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_are_read_as_they_were_written() {
-        let events = [
-            Event::Read {
-                key: 1,
-                value: Some(2),
-                loading: true,
-            },
-            Event::Read {
-                key: 1,
-                value: None,
-                loading: false,
-            },
-            Event::Write {
-                key: 1,
-                value: 2,
-                tags: 3,
-                ttl: 4,
-            },
-            Event::Load {
-                key: 1,
-                value: 2,
-                tags: 3,
-                ttl: 4,
-                ran: 5,
-                alone: true,
-            },
-            Event::Remove { key: 1 },
-            Event::Invalidate { tags: 3 },
-            Event::Flush,
-            Event::Pulse,
-            Event::Stall,
-        ];
-        let records = events.map(|event| Record {
-            process: 9,
-            span: Span { start: 10, end: 20 },
-            done: true,
-            event,
-        });
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let file = dir.path().join("records");
-        write(&file, &records);
-        assert_eq!(read(&file), records);
-    }
+    let bytes = std::fs::read(file).expect("the records of a process of ours");
+    rmp_serde::from_slice(&bytes).expect("records")
 }

@@ -1,5 +1,9 @@
 //! Runs a fleet of clients against servers that suffer, and judges what they read: `make torture`.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::useless_vec,
+    reason = "`args!` makes vectors of any mix of types"
+)]
 
 mod crash;
 mod faults;
@@ -13,15 +17,18 @@ mod report;
 mod site;
 mod worker;
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tagcache_tests::{Engine, engines};
 
+use crate::crash::{Durability, Moment};
 use crate::faults::KINDS;
 use crate::fleet::{LIMITS, Plan};
-use crate::report::Report;
+use crate::report::{Found, Report};
 use crate::worker::{Task, Without};
 
 #[derive(Parser, Debug)]
@@ -38,7 +45,7 @@ struct Arguments {
     /// One kind of fault, or `proofs`; default: all
     #[arg(long)]
     only: Option<String>,
-    /// One of the servers in TAGCACHE_ENGINES; default: the first. `all` for each
+    /// One of the servers in `TAGCACHE_ENGINES`; default: the first. `all` for each
     #[arg(long)]
     engine: Option<String>,
     /// Some kinds of fault, which together take about two minutes
@@ -71,59 +78,107 @@ fn main() -> ExitCode {
         worker::run(task);
         return ExitCode::SUCCESS;
     }
-    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
-    let mut report = Report::new(arguments.short);
+    let mut jobs = VecDeque::new();
     for engine in chosen(arguments.engine.as_deref()) {
         let plan = Plan {
             engine,
             seed: arguments.seed,
             seconds: if arguments.short {
-                4
+                SHORT
             } else {
                 arguments.seconds
             },
             without: Without::Nothing,
             limits: LIMITS,
         };
-        if wanted("proofs") {
-            let short = Plan {
-                seconds: 4,
+        add_jobs(&mut jobs, &arguments, &plan);
+    }
+    let report = Mutex::new(Report::new(arguments.short));
+    let jobs = Mutex::new(jobs);
+    let work = || {
+        loop {
+            let job = jobs
+                .lock()
+                .expect("nothing panics while it is held")
+                .pop_front();
+            let Some(job) = job else { return };
+            let found = job();
+            report
+                .lock()
+                .expect("nothing panics while it is held")
+                .add(&found);
+        }
+    };
+    std::thread::scope(|scope| {
+        // Most of the time of a run is pauses; the figures of the long form are those of one run at a time.
+        for _ in 0..if arguments.short { 2 } else { 1 } {
+            scope.spawn(work);
+        }
+    });
+    report
+        .into_inner()
+        .expect("nothing panics while it is held")
+        .end()
+}
+
+/// Seconds of each run of the short form, and of the runs that lack a protection.
+const SHORT: u64 = 3;
+
+type Job = Box<dyn FnOnce() -> Found + Send>;
+
+fn add_jobs(jobs: &mut VecDeque<Job>, arguments: &Arguments, plan: &Plan) {
+    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
+    let kinds = KINDS.iter().filter(|kind| wanted(kind.name));
+    for kind in kinds.filter(|kind| kind.short || !arguments.short) {
+        let plan = plan.clone();
+        jobs.push_back(Box::new(move || {
+            let outcome = fleet::run(kind, &plan);
+            outcome.map_or_else(
+                || Found::Nowhere(kind.name, plan),
+                |outcome| Found::Run(Box::new(outcome)),
+            )
+        }));
+    }
+    if wanted("proofs") {
+        for proof in proofs::PROOFS {
+            let seconds = SHORT;
+            let plan = Plan {
+                seconds,
                 ..plan.clone()
             };
-            for (outcome, finds) in proofs::all(&short) {
-                report.proof(&outcome, finds);
-            }
-        }
-        let kinds = KINDS.iter().filter(|kind| wanted(kind.name));
-        for kind in kinds.filter(|kind| kind.short || !arguments.short) {
-            match fleet::run(kind, &plan) {
-                Some(outcome) => report.run(&outcome),
-                None => println!("{} on {}: cannot be had here", kind.name, plan.engine.name),
-            }
-        }
-        if wanted("crash") {
-            crashes(&plan, arguments.short, &mut report);
+            jobs.push_back(Box::new(move || {
+                let (outcome, finds) = proof.run(&plan);
+                Found::Proof(Box::new(outcome), finds)
+            }));
         }
     }
-    report.end()
+    if wanted("crash") {
+        add_crashes(jobs, arguments.short, plan);
+    }
 }
 
 /// Kills servers at each moment, under each promise.
-fn crashes(plan: &Plan, short: bool, report: &mut Report) {
-    use crash::{Durability, Moment};
-    let (engine, seed) = (&plan.engine, plan.seed);
+fn add_crashes(jobs: &mut VecDeque<Job>, short: bool, plan: &Plan) {
     let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
     for durability in crash::DURABILITIES {
         for moment in crash::MOMENTS {
             // A snapshot would make something of nothing.
             if (durability, moment) != (Durability::Nothing, Moment::Rewrite) {
-                report.crashes(plan, &crash::run(engine, durability, moment, time, seed));
+                let plan = plan.clone();
+                jobs.push_back(Box::new(move || {
+                    let crashes = crash::run(&plan.engine, durability, moment, time, plan.seed);
+                    Found::Crashes(crashes, plan)
+                }));
             }
         }
     }
     for moment in [Moment::Move, Moment::Migration] {
-        if let Some(crashes) = moves::run(engine, moment, time, seed) {
-            report.crashes(plan, &crashes);
-        }
+        let plan = plan.clone();
+        jobs.push_back(Box::new(move || {
+            match moves::run(&plan.engine, moment, time, plan.seed) {
+                Some(crashes) => Found::Crashes(crashes, plan),
+                None => Found::Nowhere("killed while slots move as a whole", plan),
+            }
+        }));
     }
 }

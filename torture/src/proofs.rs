@@ -4,7 +4,7 @@ use tagcache_tests::call;
 use tagcache_tests::proxy::{Rewrite, Words};
 use tagcache_tests::{Engine, Server};
 
-use crate::faults::{Kind, Stage};
+use crate::faults::{Kind, Stage, plain};
 use crate::fleet::{LIMITS, Outcome, Plan, run};
 use crate::judge::{Limits, Rule};
 use crate::log::{Event, Fault, Time, now};
@@ -12,7 +12,7 @@ use crate::site::Site;
 use crate::worker::{KEYS, Without, key_name};
 
 /// A run without a protection, and what is found in it; with `None` it has them all.
-struct Proof {
+pub(crate) struct Proof {
     kind: Kind,
     without: Without,
     limits: Limits,
@@ -25,24 +25,20 @@ const CLOCK: Words = ("CACHE.CLOCK", "CACHE.CLOCX");
 
 /// Without them the messages of invalidated tags are left; without those the keys of what was dropped are pushed when
 /// their memory is given back, so that nothing would be found soon.
-fn deaf(engine: &Engine) -> Option<Site> {
+fn deaf(engine: &Engine) -> Site {
     let rewrite = Rewrite {
         asked: None,
         answered: Some(TRACKING),
     };
-    Some(Site::single(engine, Server::builder(), rewrite))
+    Site::single(engine, Server::builder(), rewrite)
 }
 
-fn clockless(engine: &Engine) -> Option<Site> {
+fn clockless(engine: &Engine) -> Site {
     let rewrite = Rewrite {
         asked: Some(CLOCK),
         answered: None,
     };
-    Some(Site::single(engine, Server::builder(), rewrite))
-}
-
-fn plain(engine: &Engine) -> Option<Site> {
-    Some(Site::single(engine, Server::builder(), Rewrite::default()))
+    Site::single(engine, Server::builder(), rewrite)
 }
 
 /// Goes back by some seconds, and by no more than the clients remember.
@@ -63,7 +59,7 @@ fn go_back(stage: &mut Stage) {
     };
     stage.fault("kill -9, RDB", start, fault);
     // Until what was undone should have been told again.
-    std::thread::sleep(std::time::Duration::from_millis(4000));
+    std::thread::sleep(std::time::Duration::from_secs(4));
 }
 
 /// Removes what nobody is told of.
@@ -105,7 +101,7 @@ const SOON: Limits = Limits {
 macro_rules! proofs {
     ($($name:literal $site:expr, [$($strike:expr),*], $without:ident, $limits:expr, $finds:expr;)+) => {
         &[$(Proof {
-            kind: Kind { name: $name, site: $site, strikes: &[$($strike),*], short: true },
+            kind: Kind { name: $name, site: |engine| Some($site(engine)), strikes: &[$($strike),*], short: true },
             without: Without::$without,
             limits: $limits,
             finds: $finds,
@@ -113,7 +109,7 @@ macro_rules! proofs {
     };
 }
 
-const PROOFS: &[Proof] = proofs! {
+pub(crate) const PROOFS: &[Proof] = proofs! {
     "nothing" plain, [], Haste, LIMITS, None;
     "the rule of overtaken answers" plain, [], Order, LIMITS, Some(Rule::Stale);
     "pushes of keys" deaf, [], Nothing, LIMITS, Some(Rule::Stale);
@@ -125,16 +121,15 @@ const PROOFS: &[Proof] = proofs! {
     "a server" plain, [stay_away], Nothing, SOON, Some(Rule::Unhealed);
 };
 
-/// Runs them all; answers their outcomes, and what should have been found in each.
-pub(crate) fn all(plan: &Plan) -> Vec<(Outcome, Option<Rule>)> {
-    let each = PROOFS.iter().map(|proof| {
+impl Proof {
+    /// What came of it, and what should have been found.
+    pub(crate) fn run(&self, plan: &Plan) -> (Outcome, Option<Rule>) {
         let plan = Plan {
-            without: proof.without,
-            limits: proof.limits,
+            without: self.without,
+            limits: self.limits,
             ..plan.clone()
         };
-        let outcome = run(&proof.kind, &plan).expect("one server can be had anywhere");
-        (outcome, proof.finds)
-    });
-    each.collect()
+        let outcome = run(&self.kind, &plan).expect("one server can be had anywhere");
+        (outcome, self.finds)
+    }
 }

@@ -18,12 +18,22 @@ const RULES: [Rule; 6] = [
     Rule::Unhealed,
 ];
 
-const HEAD: &str = "| fault | server | seed | seconds | faults | reads | changes | loads | violations | oldest read | longest \
+const HEAD: &str = "| fault | server | seed | seconds | faults | reads | changes | loads | failed calls, without a fault | violations | oldest read | longest \
                     call | longest load | healed within | healings |\n\
-                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 const CRASH_HEAD: &str = "| kept | killed while | server | seed | kills | confirmed changes | lost by one kill, at most |\n\
                           |---|---|---|---|---|---|---|\n";
 const PROOF_HEAD: &str = "| without | server | seed | reads | found |\n|---|---|---|---|---|\n";
+
+/// What came of one job.
+pub(crate) enum Found {
+    Run(Box<Outcome>),
+    /// And what should have been found.
+    Proof(Box<Outcome>, Option<Rule>),
+    Crashes(Result<Crashes, String>, Plan),
+    /// It cannot be had on this server.
+    Nowhere(&'static str, Plan),
+}
 
 pub(crate) struct Report {
     file: PathBuf,
@@ -69,6 +79,15 @@ impl Report {
         }
     }
 
+    pub(crate) fn add(&mut self, found: &Found) {
+        match found {
+            Found::Run(outcome) => self.run(outcome),
+            Found::Proof(outcome, finds) => self.proof(outcome, *finds),
+            Found::Crashes(crashes, plan) => self.crashes(plan, crashes),
+            Found::Nowhere(name, plan) => println!("{name}: not on {}", plan.engine.name),
+        }
+    }
+
     fn detail(&mut self, outcome: &Outcome) {
         let Outcome {
             name,
@@ -96,7 +115,7 @@ impl Report {
     }
 
     /// Notes a run in which nothing may be found.
-    pub(crate) fn run(&mut self, outcome: &Outcome) {
+    fn run(&mut self, outcome: &Outcome) {
         let Outcome {
             name,
             plan,
@@ -105,7 +124,7 @@ impl Report {
         } = outcome;
         let found = found(verdict);
         let row = format!(
-            "| {name} | {} | {} | {} | {} | {} | {} | {} | {found} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {found} | {} | {} | {} | {} | {} |",
             plan.engine.name,
             plan.seed,
             plan.seconds,
@@ -113,6 +132,8 @@ impl Report {
             verdict.reads,
             verdict.changes,
             verdict.loads,
+            verdict.failed,
+            verdict.unexplained,
             ms(verdict.oldest),
             ms(verdict.longest_call),
             ms(verdict.longest_load),
@@ -127,7 +148,7 @@ impl Report {
     }
 
     /// Notes a run in which something must be found.
-    pub(crate) fn proof(&mut self, outcome: &Outcome, finds: Option<Rule>) {
+    fn proof(&mut self, outcome: &Outcome, finds: Option<Rule>) {
         let Outcome {
             name,
             plan,
@@ -154,7 +175,7 @@ impl Report {
     }
 
     /// Notes what a server held after it was killed.
-    pub(crate) fn crashes(&mut self, plan: &Plan, crashes: &Result<Crashes, String>) {
+    fn crashes(&mut self, plan: &Plan, crashes: &Result<Crashes, String>) {
         let (engine, seed) = (&plan.engine.name, plan.seed);
         let row = match crashes {
             Ok(crashes) => format!(

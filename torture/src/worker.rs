@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use tagcache::{Cache, CacheBuilder, Codec, Entry, Error, Json, Servers};
 use tagcache_tests::{DEADLINE, Rng};
 
-use crate::log::{Event, Record, Span, Time, now, write};
+use crate::log::{Event, HELD, Record, Span, Time, now, write};
 use crate::naive::Naive;
 
 pub(crate) const KEYS: usize = 400;
@@ -297,8 +297,7 @@ async fn held(task: &Task, naive: &Naive) -> Vec<Record> {
     records
 }
 
-/// When all is quiet nobody may hold what the servers do not. Each that does counts as a read of a value that nobody
-/// wrote.
+/// When all is quiet nobody may hold what the servers do not.
 async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
     let plain = task
         .builder()
@@ -318,7 +317,7 @@ async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
             }
             if look == 3 {
                 eprintln!("{name} is held as {here:?}, the servers have {there:?}");
-                let value = Some(u64::MAX);
+                let value = Some(HELD);
                 records.push(Record {
                     process: task.number,
                     span: Span { start, end: now() },
@@ -519,12 +518,11 @@ impl Worker {
         let name = key_name(key);
         let (before, start) = (self.lonely(), now());
         let loaded: Result<String, Error> = if self.task.without == Without::Leases {
-            match self.cache.get(&name).await {
-                Ok(Some(found)) => Ok(found),
-                _ => {
-                    let loaded = loader().await.expect("a loader that does not fail");
-                    self.cache.set(&name, &loaded, entry).await.map(|()| loaded)
-                }
+            if let Ok(Some(found)) = self.cache.get(&name).await {
+                Ok(found)
+            } else {
+                let loaded = loader().await.expect("a loader that does not fail");
+                self.cache.set(&name, &loaded, entry).await.map(|()| loaded)
             }
         } else {
             self.cache.get_or_load(&name, entry, loader).await

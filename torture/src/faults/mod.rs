@@ -60,15 +60,15 @@ impl Stage {
     }
 }
 
-fn plain(engine: &Engine) -> Option<Site> {
-    Some(Site::single(engine, Server::builder(), Rewrite::default()))
+pub(crate) fn plain(engine: &Engine) -> Site {
+    Site::single(engine, Server::builder(), Rewrite::default())
 }
 
-fn appending(engine: &Engine, policy: &str) -> Option<Site> {
+fn appending(engine: &Engine, policy: &str) -> Site {
     let builder = Server::builder()
         .arg("--appendonly", "yes")
         .arg("--appendfsync", policy);
-    Some(Site::single(engine, builder, Rewrite::default()))
+    Site::single(engine, builder, Rewrite::default())
 }
 
 /// Changes by others belong to every run on one server.
@@ -79,18 +79,18 @@ macro_rules! kinds {
 }
 
 pub(crate) const KINDS: &[Kind] = kinds! {
-    "none" true plain, [single::changes];
-    "kill" true plain, [single::kill, single::changes];
-    "kill-rdb" true plain, [single::kill_saved, single::changes];
-    "kill-everysec" false |engine| appending(engine, "everysec"), [single::kill_everysec, single::rewrite];
-    "kill-always" true |engine| appending(engine, "always"), [single::kill_always, single::rewrite];
-    "stop" false plain, [single::stop];
-    "clients" false plain, [single::clients];
-    "network" false plain, [single::network];
-    "clock" true |engine| Site::timed(engine), [single::clock];
-    "memory" false plain, [single::memory];
+    "none" true |engine| Some(plain(engine)), [single::changes];
+    "kill" true |engine| Some(plain(engine)), [single::kill, single::changes];
+    "kill-rdb" true |engine| Some(plain(engine)), [single::kill_saved, single::changes];
+    "kill-everysec" false |engine| Some(appending(engine, "everysec")), [single::kill_everysec, single::rewrite];
+    "kill-always" true |engine| Some(appending(engine, "always")), [single::kill_always, single::rewrite];
+    "stop" false |engine| Some(plain(engine)), [single::stop];
+    "clients" false |engine| Some(plain(engine)), [single::clients];
+    "network" false |engine| Some(plain(engine)), [single::network];
+    "clock" true Site::timed, [single::clock];
+    "memory" false |engine| Some(plain(engine)), [single::memory];
     "disk" true |engine| Some(single::quota(engine)), [single::disk];
-    "single" true plain, [
+    "single" true |engine| Some(plain(engine)), [
         single::kill, single::stop, single::clients, single::network, single::memory, single::changes
     ];
     "failover" false |engine| Some(Site::watched(engine)), [sentinel::failover];

@@ -175,7 +175,7 @@ pub(super) fn clock(stage: &mut Stage) {
             .clock
             .as_ref()
             .expect("a site with a clock")
-            .shift(ms)
+            .shift(ms);
     };
     set(stage, shift * 1000);
     stage.sleep(200, 1500);
