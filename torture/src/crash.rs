@@ -20,7 +20,7 @@ pub(crate) enum Durability {
     Nothing,
     /// The last snapshot.
     Snapshot,
-    /// All but the last second.
+    /// All but the last second; but a server waits up to two for a disk that is busy.
     Everysec,
     Always,
 }
@@ -314,8 +314,18 @@ pub(crate) fn run(
     time: Duration,
     seed: u64,
 ) -> Result<Crashes, String> {
+    run_with(server(engine, durability), durability, moment, time, seed)
+}
+
+fn run_with(
+    builder: ServerBuilder,
+    durability: Durability,
+    moment: Moment,
+    time: Duration,
+    seed: u64,
+) -> Result<Crashes, String> {
     let mut rng = Rng::new(seed);
-    let mut server = server(engine, durability).start();
+    let mut server = builder.start();
     let mut crashes = Crashes {
         durability,
         moment,
@@ -482,6 +492,14 @@ mod tests {
         // The second write without the first, and one that was invalidated beside one that was written later.
         assert_eq!(holds(0, &after(&changes[1..2])), None);
         assert_eq!(holds(0, &after(&[set(2, 20), set(1, 11)])), None);
+    }
+
+    #[test]
+    fn a_server_that_keeps_less_than_it_should_is_found() {
+        let keeps_nothing = server(&Engine::default_engine(), Durability::Nothing);
+        let (promised, time) = (Durability::Always, Duration::from_secs(1));
+        let found = run_with(keeps_nothing, promised, Moment::Any, time, 1);
+        assert!(found.is_err(), "{found:?}");
     }
 
     #[test]

@@ -86,6 +86,15 @@ impl Site {
             sentinel: Some(sentinel),
             ..Self::of(engine, vec![primary, replica])
         };
+        // A machine with other things to do is no reason for a failover.
+        call!(
+            site.sentinel().raw(),
+            "SENTINEL",
+            "SET",
+            "cache",
+            "down-after-milliseconds",
+            1500
+        );
         site.wait_for_replicas(1);
         site
     }
@@ -168,6 +177,38 @@ impl Site {
                     && info_text(&mut client, "master_link_status") == "up"
             },
         );
+    }
+
+    /// Waits until one of the two is named as primary, is one, and the other one follows. A sentinel that sees the
+    /// primary go down again and again reconfigures nobody: after a while the operator does.
+    pub(crate) fn settle(&self) -> (usize, usize) {
+        const PATIENCE: Duration = Duration::from_secs(12);
+        let mut asked = Instant::now();
+        let mut roles = (0, 1);
+        wait_until(
+            "one is primary and the other one follows",
+            DEADLINE * 3,
+            || {
+                let Some(primary) = self.named() else {
+                    return false;
+                };
+                roles = (primary, 1 - primary);
+                let mut client = self.servers[1 - primary].raw();
+                if asked.elapsed() > PATIENCE {
+                    asked = Instant::now();
+                    call!(
+                        client,
+                        "REPLICAOF",
+                        "127.0.0.1",
+                        self.servers[primary].port()
+                    );
+                }
+                self.is_primary(primary)
+                    && info_text(&mut client, "role") == "slave"
+                    && info_text(&mut client, "master_link_status") == "up"
+            },
+        );
+        roles
     }
 
     pub(crate) fn is_primary(&self, server: usize) -> bool {

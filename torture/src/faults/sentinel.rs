@@ -19,13 +19,9 @@ fn lost(since: Time) -> Fault {
 
 /// The places of primary and replica, when all is well.
 fn roles(stage: &Stage) -> (usize, usize) {
-    let primary = stage
-        .site
-        .named()
-        .expect("the sentinel names a server of ours");
-    stage.site.wait_follows(1 - primary);
+    let roles = stage.site.settle();
     stage.site.wait_for_replicas(1);
-    (primary, 1 - primary)
+    roles
 }
 
 fn wait_named(stage: &Stage, server: usize) {
@@ -41,7 +37,7 @@ fn fail_over(stage: &Stage) -> usize {
         call!(asked, "SENTINEL", "FAILOVER", "cache") == Reply::ok()
     });
     wait_named(stage, replica);
-    stage.site.wait_follows(primary);
+    stage.site.settle();
     primary
 }
 
@@ -58,9 +54,8 @@ pub(super) fn killed(stage: &mut Stage) {
     let start = now();
     stage.site.servers[primary].kill_9();
     wait_named(stage, replica);
-    stage.site.servers[primary].restart();
-    stage.site.wait_follows(primary);
     stage.fault("forced failover, primary killed", start, lost(start - LAG));
+    come_back(stage, |stage| stage.site.servers[primary].restart());
 }
 
 /// The primary hangs, and comes back as a second one.
@@ -71,8 +66,21 @@ pub(super) fn stopped(stage: &mut Stage) {
     wait_named(stage, replica);
     stage.sleep(0, 500);
     stage.site.servers[primary].resume();
-    stage.site.wait_follows(primary);
+    stage.site.settle();
     stage.fault("forced failover, primary stopped", start, lost(start - LAG));
+}
+
+/// The former primary is there again, and is one until the sentinel has told it.
+fn come_back(stage: &mut Stage, back: impl FnOnce(&mut Stage)) {
+    stage.sleep(0, 1500);
+    let start = now();
+    back(stage);
+    stage.site.settle();
+    let fault = Fault {
+        loses: true,
+        ..Fault::default()
+    };
+    stage.fault("a former primary comes back", start, fault);
 }
 
 /// The replica hangs.
@@ -113,13 +121,12 @@ pub(super) fn lagging(stage: &mut Stage) {
     // The sentinel has closed all connections to it.
     let mut client = stage.site.servers[replica].raw();
     call!(client, "CONFIG", "SET", "masteruser", "", "masterauth", "");
-    stage.site.servers[primary].restart();
-    stage.site.wait_follows(primary);
     stage.fault(
         "forced failover to a replica that lags",
         start,
         lost(since - LAG),
     );
+    come_back(stage, |stage| stage.site.servers[primary].restart());
 }
 
 /// A new server with another file of the module takes over from the replica, then from the primary.
@@ -135,7 +142,7 @@ pub(super) fn upgrade(stage: &mut Stage) {
             .replica_of(&stage.site.servers[primary])
             .start();
         stage.site.servers[replica] = new;
-        stage.site.wait_follows(replica);
+        stage.site.settle();
         // It forgets the one that is gone.
         call!(stage.site.sentinel().raw(), "SENTINEL", "RESET", "cache");
         stage.site.wait_for_replicas(1);

@@ -91,7 +91,8 @@ pub(super) fn kill_saved(stage: &mut Stage) {
 }
 
 pub(super) fn kill_everysec(stage: &mut Stage) {
-    const LOST: Time = 1_000_000_000;
+    // A server waits so long for a disk that is busy.
+    const LOST: Time = 2_000_000_000;
     let start = now();
     killed(stage);
     let fault = Fault {
