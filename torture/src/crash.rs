@@ -350,7 +350,7 @@ fn run_with(
             Durability::Snapshot => saved,
             Durability::Everysec => {
                 let safe =
-                    |at: &Instant| killed.saturating_duration_since(*at) > Duration::from_secs(1);
+                    |at: &Instant| killed.saturating_duration_since(*at) > Duration::from_secs(2);
                 history.confirmed.partition_point(safe)
             }
             Durability::Always => confirmed,

@@ -13,13 +13,13 @@ use crate::worker::{COMMAND, LOAD, PROCESSES, STOP, Task, Without};
 
 pub(crate) const LIMITS: Limits = Limits {
     // What a push may need on a machine where several processes share two cores; a connection that is dead without
-    // saying so is noticed within 0.6 s.
+    // saying so is noticed within 0.9 s.
     push: 1_500_000_000,
     call: COMMAND.as_nanos() as Time,
     // Waits for another load, then loads; with the commands between.
     load: (2 * LOAD.as_nanos() + 3 * COMMAND.as_nanos()) as Time,
     // The longest pause between two attempts to connect is 3 s, a probe comes every 0.3 s.
-    heal: 8_000_000_000,
+    heal: 10_000_000_000,
 };
 
 /// What a run is to be.
@@ -48,11 +48,15 @@ struct Fleet(Vec<Child>);
 impl Fleet {
     fn start(tasks: &[Task]) -> Self {
         let program = std::env::current_exe().expect("the path of this program");
+        // A build of this program with another client, for one of the processes.
+        let old = std::env::var_os("TAGCACHE_TORTURE_OLD");
         let start = |task: &Task| {
+            let other = old.as_ref().filter(|_| task.number == 2);
+            let program = other.map_or_else(|| program.clone(), Into::into);
             let without =
                 clap::ValueEnum::to_possible_value(&task.without).expect("a value with a name");
             let said = std::fs::File::create(task.dir.join(format!("said-{}", task.number)));
-            Command::new(&program)
+            Command::new(program)
                 .args([
                     "worker",
                     "--servers",

@@ -63,7 +63,8 @@ pub(crate) struct Verdict {
     /// Those of them that no fault explains.
     pub(crate) unexplained: usize,
     pub(crate) faults: usize,
-    pub(crate) stalls: usize,
+    /// For how long a process did not get to run, in all.
+    pub(crate) stalled: Time,
     /// How old the oldest read was, counted from the end of what took its value away.
     pub(crate) oldest: Time,
     pub(crate) longest_call: Time,
@@ -307,16 +308,18 @@ impl Judge<'_> {
         Some(span)
     }
 
-    /// For how much of that time the process did not get to run.
-    fn stalled(&self, process: u64, time: Span) -> Time {
-        let stalls = self.stalls.get(&process).map_or(&[][..], Vec::as_slice);
+    /// For how much of that time a process did not get to run. All of them share the machine with the servers, so that
+    /// one that could not run says that others could not either.
+    fn stalled(&self, time: Span) -> Time {
         let within = |stall: &Span| {
-            stall
-                .end
-                .min(time.end)
-                .saturating_sub(stall.start.max(time.start))
+            let (start, end) = (stall.start.max(time.start), stall.end.min(time.end));
+            end.saturating_sub(start)
         };
-        stalls.iter().map(within).sum()
+        let each = self
+            .stalls
+            .values()
+            .map(|stalls| stalls.iter().map(within).sum());
+        each.max().unwrap_or(0)
     }
 
     /// Whether a fault may still have had its effect in this time.
@@ -350,7 +353,7 @@ impl Judge<'_> {
                 Event::Read { loading, .. } => loading,
                 Event::Load { .. } => true,
                 Event::Stall => {
-                    self.verdict.stalls += 1;
+                    self.verdict.stalled += record.span.end - record.span.start;
                     continue;
                 }
                 Event::Fault(_) => {
@@ -370,13 +373,12 @@ impl Judge<'_> {
                 (limits.call, &mut self.verdict.longest_call)
             };
             *longest = took.max(*longest);
-            let stalled = self.stalled(record.process, record.span);
-            if took > limit + SLACK + stalled {
+            if took > limit + SLACK && took > limit + SLACK + self.stalled(record.span) {
                 self.violate(Rule::Overrun, record, None);
             }
             if !record.done {
                 self.verdict.failed += 1;
-                if stalled == 0 && !self.may_fail(record.span) {
+                if !self.may_fail(record.span) {
                     self.verdict.unexplained += 1;
                     self.recovers(record);
                 }
@@ -389,7 +391,9 @@ impl Judge<'_> {
         let Some((pulses, last)) = self.pulses.get(&failed.process) else {
             return;
         };
-        let deadline = failed.span.end.saturating_add(self.limits.heal);
+        let start = failed.span.end;
+        let end = start.saturating_add(self.limits.heal);
+        let deadline = end + self.stalled(Span { start, end });
         let healed = first_after(pulses, failed.span.start);
         if *last > deadline && healed.is_none_or(|healed| healed > deadline) {
             self.violate(Rule::Unhealed, failed, None);
@@ -462,8 +466,8 @@ impl Judge<'_> {
             end: read.span.start,
         };
         self.verdict.oldest = self.verdict.oldest.max(since.end - since.start);
-        let stalled = self.stalled(read.process, since);
-        if since.end - since.start > self.limits.push + stalled {
+        let late = since.end - since.start;
+        if late > self.limits.push && late > self.limits.push + self.stalled(since) {
             self.violate(Rule::Stale, read, Some(taken));
         }
     }
@@ -526,10 +530,7 @@ impl Judge<'_> {
                     || bits(tags | more).any(|tag| self.of_tag[tag].may_meet(between))
                     || self.of_all.may_meet(between)
                     || self.disturbed(between, |_| true)
-                    || self
-                        .stalls
-                        .keys()
-                        .any(|&process| self.stalled(process, between) > 0);
+                    || self.stalled(between) > 0;
                 if !apart {
                     self.violate(Rule::LoadedTwice, second, Some(first.span));
                 }
@@ -573,7 +574,7 @@ impl Judge<'_> {
             for (process, healed, last) in each {
                 let end = fault.end.saturating_add(self.limits.heal);
                 let start = fault.end;
-                let deadline = end + self.stalled(process, Span { start, end });
+                let deadline = end + self.stalled(Span { start, end });
                 if let Some(healed) = healed.filter(|healed| *healed <= next.min(deadline)) {
                     self.verdict.heals += 1;
                     self.verdict.slowest_heal = self.verdict.slowest_heal.max(healed - start);

@@ -19,8 +19,8 @@ const RULES: [Rule; 6] = [
 ];
 
 const HEAD: &str = "| fault | server | seed | seconds | faults | reads | changes | loads | failed calls, without a fault | violations | oldest read | longest \
-                    call | longest load | healed within | healings |\n\
-                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+                    call | longest load | healed within | healings | stalled |\n\
+                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 const CRASH_HEAD: &str = "| kept | killed while | server | seed | kills | confirmed changes | lost by one kill, at most |\n\
                           |---|---|---|---|---|---|---|\n";
 const PROOF_HEAD: &str = "| without | server | seed | reads | found |\n|---|---|---|---|---|\n";
@@ -124,7 +124,7 @@ impl Report {
         } = outcome;
         let found = found(verdict);
         let row = format!(
-            "| {name} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {found} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {found} | {} | {} | {} | {} | {} | {} |",
             plan.engine.name,
             plan.seed,
             plan.seconds,
@@ -139,6 +139,7 @@ impl Report {
             ms(verdict.longest_load),
             ms(verdict.slowest_heal),
             verdict.heals,
+            ms(verdict.stalled),
         );
         println!("{row}");
         self.runs += &row;

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tagcache_tests::clock::Clock;
 use tagcache_tests::cluster::{add_replica, nodes};
-use tagcache_tests::look::info_text;
 use tagcache_tests::proxy::{Proxy, Rewrite};
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::state::wait_synchronised;
@@ -168,15 +167,9 @@ impl Site {
     /// Waits until a server follows another one.
     pub(crate) fn wait_follows(&self, replica: usize) {
         let replica = &self.servers[replica];
-        wait_until(
-            "the former primary follows the new one",
-            DEADLINE * 2,
-            || {
-                let mut client = replica.raw();
-                info_text(&mut client, "role") == "slave"
-                    && info_text(&mut client, "master_link_status") == "up"
-            },
-        );
+        wait_until("the former primary follows", DEADLINE * 2, || {
+            follows(replica)
+        });
     }
 
     /// Waits until one of the two is named as primary, is one, and the other one follows. A sentinel that sees the
@@ -185,34 +178,27 @@ impl Site {
         const PATIENCE: Duration = Duration::from_secs(12);
         let mut asked = Instant::now();
         let mut roles = (0, 1);
-        wait_until(
-            "one is primary and the other one follows",
-            DEADLINE * 3,
-            || {
-                let Some(primary) = self.named() else {
-                    return false;
-                };
-                roles = (primary, 1 - primary);
-                let mut client = self.servers[1 - primary].raw();
-                if asked.elapsed() > PATIENCE {
-                    asked = Instant::now();
-                    call!(
-                        client,
-                        "REPLICAOF",
-                        "127.0.0.1",
-                        self.servers[primary].port()
-                    );
-                }
-                self.is_primary(primary)
-                    && info_text(&mut client, "role") == "slave"
-                    && info_text(&mut client, "master_link_status") == "up"
-            },
-        );
+        wait_until("one follows the other", DEADLINE * 3, || {
+            let Some(primary) = self.named() else {
+                return false;
+            };
+            roles = (primary, 1 - primary);
+            if asked.elapsed() > PATIENCE {
+                asked = Instant::now();
+                let port = self.servers[primary].port().to_string();
+                let _ = ask(
+                    &self.servers[1 - primary],
+                    &["REPLICAOF", "127.0.0.1", &port],
+                );
+            }
+            self.is_primary(primary) && follows(&self.servers[1 - primary])
+        });
         roles
     }
 
     pub(crate) fn is_primary(&self, server: usize) -> bool {
-        is_primary(&mut self.servers[server].raw())
+        let role = ask(&self.servers[server], &["ROLE"]);
+        role.is_ok_and(|role| role.items()[0].text() == "master")
     }
 
     /// The place of the node that owns a slot, and the last one from there on that it owns.
@@ -231,8 +217,16 @@ impl Site {
     }
 }
 
-pub(crate) fn is_primary(client: &mut RawClient) -> bool {
-    call!(client, "ROLE").items()[0].text() == "master"
+/// Asks through a connection of its own: one that changes its role closes those that it has.
+fn ask(server: &Server, words: &[&str]) -> std::io::Result<Reply> {
+    RawClient::connect(server.port())?.try_call(words)
+}
+
+fn follows(server: &Server) -> bool {
+    ask(server, &["INFO", "replication"]).is_ok_and(|info| {
+        let info = info.text();
+        info.contains("role:slave") && info.contains("master_link_status:up")
+    })
 }
 
 /// Moves a slot, key by key; `others` are the other primaries. May be tried again after a failure.

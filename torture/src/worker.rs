@@ -88,7 +88,7 @@ impl Task {
         };
         Cache::builder(servers)
             .connect_timeout(Duration::from_secs(1))
-            .probe(PROBE, PROBE * patience)
+            .probe(PROBE, 2 * PROBE * patience)
             .command_timeout(COMMAND * patience)
             .load_timeout(LOAD)
     }
@@ -159,9 +159,14 @@ pub(crate) fn run(task: &Task) {
 /// Notes when this process does not get to run, until it is told to stop.
 fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     const PAUSE: Duration = Duration::from_millis(10);
-    const STALL: Duration = Duration::from_millis(150);
+    const STALL: Duration = Duration::from_millis(90);
+    let parent = std::os::unix::process::parent_id();
     let mut stalls = Vec::new();
     while !task.dir.join(STOP).exists() {
+        if std::os::unix::process::parent_id() != parent {
+            // Nobody is left who wants to know.
+            std::process::exit(1);
+        }
         let start = now();
         std::thread::sleep(PAUSE);
         let end = now();
