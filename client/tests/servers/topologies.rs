@@ -428,7 +428,8 @@ fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
     let cut_off = Sentinel::watching(engine, free_port());
     let sentinel = Sentinel::watching(engine, primary.port());
     run(async {
-        let urls = [cut_off.port(), sentinel.port()].map(|port| format!("redis://127.0.0.1:{port}"));
+        let urls =
+            [cut_off.port(), sentinel.port()].map(|port| format!("redis://127.0.0.1:{port}"));
         connected(Cache::builder(Servers::sentinel("cache", urls))).await;
     });
 }
