@@ -129,7 +129,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     };
     strike(kind, &mut stage, Duration::from_secs(plan.seconds));
     std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
-    wait_until("the fleet ends", DEADLINE * 2, || !fleet.is_running());
+    wait_until("the fleet ends", DEADLINE * 4, || !fleet.is_running());
     let said: Vec<String> = (1..=PROCESSES)
         .map(|number| {
             std::fs::read_to_string(dir.path().join(format!("said-{number}"))).unwrap_or_default()

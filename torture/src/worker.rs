@@ -310,45 +310,47 @@ async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
         .local_max_entries(0);
     let plain = plain.build().await.expect("settings that can work");
     plain.ready(DEADLINE).await.expect("servers that answer");
-    let mut records = Vec::new();
-    for key in 0..KEYS as u32 {
-        let name = key_name(key);
-        let start = now();
-        // A value may expire between two looks.
-        for look in 0..4 {
-            let (here, there) = (get(cache, &name).await, get(&plain, &name).await);
-            if here == there {
-                break;
-            }
-            if look == 3 {
-                eprintln!("{name} is held as {here:?}, the servers have {there:?}");
-                let value = Some(HELD);
-                records.push(Record {
-                    process: task.number,
-                    span: Span { start, end: now() },
-                    done: true,
-                    event: Event::Read {
-                        key,
-                        value,
-                        loading: true,
-                    },
-                });
-            }
-            tokio::time::sleep(PROBE).await;
-        }
-    }
-    records
-}
-
-/// As soon as it is answered; what is not answered for long is not held.
-async fn get(cache: &Cache<Slow>, name: &str) -> Option<u64> {
-    for _ in 0..20 {
-        if let Ok(value) = cache.get::<String>(name).await {
-            return value.as_deref().map(number_of);
+    let mut keys: Vec<u32> = (0..KEYS as u32).collect();
+    // A value may expire between two looks.
+    for _ in 0..4 {
+        let (here, there) = (get(cache, &keys).await, get(&plain, &keys).await);
+        let pairs = keys.into_iter().zip(here).zip(there);
+        let differing = pairs.filter(|((_, here), there)| here != there);
+        keys = differing.map(|((key, _), _)| key).collect();
+        if keys.is_empty() {
+            break;
         }
         tokio::time::sleep(PROBE).await;
     }
-    None
+    let held = |key| {
+        let start = now();
+        Record {
+            process: task.number,
+            span: Span { start, end: start },
+            done: true,
+            event: Event::Read {
+                key,
+                value: Some(HELD),
+                loading: true,
+            },
+        }
+    };
+    keys.into_iter().map(held).collect()
+}
+
+/// As soon as it is answered; what is not answered for long is not held.
+async fn get(cache: &Cache<Slow>, keys: &[u32]) -> Vec<Option<u64>> {
+    for _ in 0..20 {
+        let names = keys.iter().map(|key| key_name(*key));
+        if let Ok(values) = cache.get_many::<String>(names).await {
+            return values
+                .iter()
+                .map(|value| value.as_deref().map(number_of))
+                .collect();
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    vec![None; keys.len()]
 }
 
 struct Worker {
