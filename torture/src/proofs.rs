@@ -44,11 +44,13 @@ fn clockless(engine: &Engine) -> Site {
 /// Goes back by some seconds, and by no more than the clients remember.
 fn go_back(stage: &mut Stage) {
     if stage.counts.is_empty() {
+        // Something must be there to come back.
+        std::thread::sleep(std::time::Duration::from_secs(2));
         let begun = now();
         call!(stage.site.servers[0].raw(), "SAVE");
         stage.site.saved = begun;
     }
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(std::time::Duration::from_millis(2500));
     let start = now();
     stage.site.servers[0].kill_9();
     stage.site.servers[0].restart();
