@@ -55,6 +55,12 @@ test-engines: test-deps modules ## All tests on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  TAGCACHE_ALL_ENGINES=1 $(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: torture
+torture: build ## Faults of all kinds while a fleet reads and writes; ARGS="--seconds N --seed S --only FAULT --engine NAME"
+	@scripts/install-deps server
+	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
+	  $(CARGO) run --quiet --locked -p tagcache-torture -- $(ARGS)
+
 .PHONY: test-integrations
 test-integrations: build ## The adapters in integrations/ with their frameworks' suites; ARGS=node, python or php for one
 	@scripts/install-deps server

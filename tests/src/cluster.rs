@@ -114,3 +114,52 @@ pub fn addresses(client: &mut RawClient) -> (String, String) {
         .text();
     (id, bus)
 }
+
+/// Nodes that know each other; the first `primaries` of them share the slots, the others have none.
+///
+/// # Panics
+/// When they do not find each other in time.
+pub fn nodes(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
+    let start = |_| {
+        builder(engine)
+            .arg("--cluster-node-timeout", "2000")
+            .start()
+    };
+    let servers: Vec<Server> = (0..nodes).map(start).collect();
+    let share = 16_384 / primaries;
+    for (n, server) in servers.iter().enumerate() {
+        let mut client = server.raw();
+        if n < primaries {
+            let last = if n + 1 == primaries {
+                16_383
+            } else {
+                (n + 1) * share - 1
+            };
+            let added = call!(client, "CLUSTER", "ADDSLOTSRANGE", n * share, last);
+            assert_eq!(added, Reply::ok());
+        }
+        call!(client, "CLUSTER", "SET-CONFIG-EPOCH", n + 1);
+    }
+    let mut first = servers[0].raw();
+    for server in &servers[1..] {
+        let (_, bus) = addresses(&mut server.raw());
+        let meet = args!["CLUSTER", "MEET", "127.0.0.1", server.port(), bus];
+        assert_eq!(first.call(&meet), Reply::ok());
+    }
+    let count = nodes.to_string();
+    for server in &servers {
+        let mut client = server.raw();
+        wait_until("the nodes know each other", DEADLINE, || {
+            // Leases end when the epoch changes.
+            let expected = [
+                ("cluster_known_nodes", count.as_str()),
+                ("cluster_current_epoch", &count),
+                ("cluster_slots_ok", "16384"),
+                ("cluster_state", "ok"),
+            ];
+            let mut all = expected.into_iter();
+            all.all(|(field, value)| info_of_cluster(&mut client, field) == value)
+        });
+    }
+    servers
+}

@@ -130,6 +130,15 @@ impl Server {
         self.state = State::Ended;
     }
 
+    /// Notes that it ended, as the test wanted, by what was done to its process.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn died(&mut self) {
+        self.child.wait().expect("a child of ours");
+        self.state = State::Ended;
+    }
+
     /// Ends it in an orderly way that saves nothing (an AOF is complete all the same).
     ///
     /// # Panics

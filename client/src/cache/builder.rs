@@ -165,7 +165,7 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// How long a command may take. Default: 1 s.
+    /// How long a command may take, with all redirections of a cluster. Default: 1 s.
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeouts.command = timeout;
         self

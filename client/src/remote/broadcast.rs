@@ -105,7 +105,7 @@ impl Remote {
             node,
             keep: Some(keep),
         };
-        let error = match self.reached(node.send(cmd).await) {
+        let error = match self.reached(node.send(cmd, self.deadline()).await) {
             Ok(Ok(Value::Int(count))) => {
                 unconfirmed.keep = None;
                 node.wrote();

@@ -355,9 +355,9 @@ impl Node {
 
     /// The connection, or why there is none. Of a node just found (a slot moved to it), the first is waited for: it is
     /// on its way, and not there for a reason.
-    async fn connection(&self) -> Result<Arc<Connection>, Error> {
+    async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Error> {
         if *self.attempts.borrow() == 0 {
-            let _ = tokio::time::timeout(self.settings.timeouts.command, self.attempted()).await;
+            let _ = tokio::time::timeout_at(deadline.into(), self.attempted()).await;
         }
         match self.connection.load_full() {
             Some(connection) if !connection.is_over() => Ok(connection),
@@ -375,20 +375,39 @@ impl Node {
         }
     }
 
-    /// Sends a command through the main connection. Never blocks on the server longer than the command time-out;
-    /// fails at once where there is no connection and one was tried.
-    pub(crate) async fn send(&self, cmd: &Cmd) -> Result<RedisResult<Value>, Error> {
-        let connection = self.connection().await?;
-        Ok(self.noted(connection.send(cmd).await))
+    /// Sends a command through the main connection. Answers by `deadline`; fails at once where there is no connection
+    /// and one was tried.
+    pub(crate) async fn send(
+        &self,
+        cmd: &Cmd,
+        deadline: Instant,
+    ) -> Result<RedisResult<Value>, Error> {
+        let sending = async { Ok(self.connection(deadline).await?.send(cmd).await) };
+        self.by(deadline, sending).await
     }
 
     /// Sends commands together through the main connection.
     pub(crate) async fn send_all(
         &self,
         commands: Vec<Cmd>,
+        deadline: Instant,
     ) -> Result<RedisResult<Vec<Value>>, Error> {
-        let connection = self.connection().await?;
-        Ok(self.noted(connection.send_all(commands).await))
+        let sending = async { Ok(self.connection(deadline).await?.send_all(commands).await) };
+        self.by(deadline, sending).await
+    }
+
+    async fn by<T>(
+        &self,
+        deadline: Instant,
+        sending: impl Future<Output = Result<RedisResult<T>, Error>>,
+    ) -> Result<RedisResult<T>, Error> {
+        let sent = tokio::time::timeout_at(deadline.into(), sending).await;
+        let late = || {
+            Ok(Err(
+                std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+            ))
+        };
+        Ok(self.noted(sent.unwrap_or_else(|_| late())?))
     }
 
     /// Looks at a connection through which something failed.
@@ -427,8 +446,8 @@ impl Node {
         cmd: &Cmd,
         wait: Duration,
     ) -> Result<RedisResult<Value>, Error> {
-        self.connection().await?;
         let (name, timeouts) = (self.address(), self.settings.timeouts);
+        self.connection(Instant::now() + timeouts.command).await?;
         let Some(target) = self.target.load_full() else {
             return Err(self.why_not());
         };

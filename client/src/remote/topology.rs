@@ -200,13 +200,27 @@ impl Remote {
 
     /// Sends a command to where its key is, through the main connection; follows redirections.
     pub(crate) async fn send(&self, key: &str, cmd: &Cmd) -> Result<Answer, Error> {
-        crate::observe::in_command(cmd, self.send_following(key, cmd)).await
+        self.send_by(key, cmd, self.deadline()).await
     }
 
-    async fn send_following(&self, key: &str, cmd: &Cmd) -> Result<Answer, Error> {
+    /// When a command that begins now has its answer, or none.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeouts.command
+    }
+
+    async fn send_by(&self, key: &str, cmd: &Cmd, deadline: Instant) -> Result<Answer, Error> {
+        crate::observe::in_command(cmd, self.send_following(key, cmd, deadline)).await
+    }
+
+    async fn send_following(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
         let mut node = self.owner(key)?;
         for attempt in 0..REDIRECTIONS {
-            let error = match self.reached(node.send(cmd).await)? {
+            let error = match self.reached(node.send(cmd, deadline).await)? {
                 Ok(value) => {
                     return Ok(Answer {
                         value,
@@ -215,7 +229,10 @@ impl Remote {
                 }
                 Err(error) => error,
             };
-            node = match self.redirected(key, &node, cmd, &error, attempt).await {
+            node = match self
+                .redirected(key, &node, cmd, &error, (attempt, deadline))
+                .await
+            {
                 Redirected::To(node) => node,
                 Redirected::Answered(answer) => return answer,
                 Redirected::No => return Err(node.explain(&node.address(), Some(key), &error)),
@@ -253,9 +270,11 @@ impl Remote {
                 Err(error) => _ = answers.insert(at, Err(error)),
             }
         }
+        let deadline = self.deadline();
         let sending = groups.values().map(|(node, members)| {
             let batch = members.iter().map(|&at| commands[at].1.clone());
-            crate::observe::in_command(&commands[members[0]].1, node.send_all(batch.collect()))
+            let sending = node.send_all(batch.collect(), deadline);
+            crate::observe::in_command(&commands[members[0]].1, sending)
         });
         let mut redirected = Vec::new();
         for ((node, members), sent) in groups.values().zip(join_all(sending).await) {
@@ -283,9 +302,10 @@ impl Remote {
                 answers.insert(at, answer);
             }
         }
-        let again = redirected
-            .iter()
-            .map(|&at| self.send(commands[at].0, &commands[at].1));
+        let again = redirected.iter().map(|&at| {
+            let (key, cmd) = &commands[at];
+            self.send_by(key, cmd, deadline)
+        });
         let again = join_all(again).await;
         answers.extend(redirected.into_iter().zip(again));
         let unanswered = || Error::Unavailable {
@@ -342,7 +362,7 @@ impl Remote {
     /// Sends a command to every primary that is up.
     pub(crate) async fn ask_all(&self, cmd: &Cmd) -> Vec<(String, Result<Value, Error>)> {
         let nodes = self.primaries();
-        let sent = join_all(nodes.iter().map(|node| node.send(cmd))).await;
+        let sent = join_all(nodes.iter().map(|node| node.send(cmd, self.deadline()))).await;
         let explained = nodes.iter().zip(sent).map(|(node, sent)| {
             let name = node.address();
             let answer = self
@@ -398,7 +418,7 @@ impl Remote {
         node: &Arc<Node>,
         cmd: &Cmd,
         error: &RedisError,
-        attempt: usize,
+        (attempt, deadline): (usize, Instant),
     ) -> Redirected {
         let (Primaries::Cluster(cluster), ErrorKind::Server(kind)) = (&self.servers, error.kind())
         else {
@@ -415,7 +435,7 @@ impl Remote {
                 if let Some(node) = known {
                     return Redirected::To(node);
                 }
-                let _ = tokio::time::timeout(self.timeouts.command, cluster.looked()).await;
+                let _ = tokio::time::timeout_at(deadline.into(), cluster.looked()).await;
                 self.owner(key).map_or(Redirected::No, Redirected::To)
             }
             ServerErrorKind::Ask => {
@@ -423,8 +443,8 @@ impl Remote {
                 let Some(node) = target.and_then(|address| cluster.without_slots(&address)) else {
                     return Redirected::No;
                 };
-                let _ = tokio::time::timeout(self.timeouts.connect, node.attempted()).await;
-                let sent = node.send_all(vec![redis::cmd("ASKING"), cmd.clone()]).await;
+                let asking = vec![redis::cmd("ASKING"), cmd.clone()];
+                let sent = node.send_all(asking, deadline).await;
                 let answer = match sent {
                     Ok(Ok(mut values)) => values.pop().unwrap_or(Value::Nil).extract_error(),
                     Ok(Err(error)) => Err(error),

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tagcache::{Cache, Entry, Error, Remedy, ServerState};
+use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{DEADLINE, Rng, Server, args, free_port};
 
-use crate::proxy::{Proxy, Weather};
 use crate::support::{
     Calls, builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
 };

@@ -11,8 +11,6 @@ mod support;
 
 mod basics;
 mod calls;
-mod checker;
-mod coherence;
 mod degradation;
 mod examples;
 mod fleet;
@@ -21,7 +19,6 @@ mod loads;
 mod moves;
 mod observed;
 mod outages;
-mod proxy;
 mod refused;
 mod restarts;
 mod single_flight;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tagcache::{Cache, Error, Remedy, ServerState};
+use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{DEADLINE, Server, free_port, run as cmd};
 
-use crate::proxy::{Proxy, Weather};
 use crate::support::{Calls, builder, cache_at, connected, eventually, long, run};
 
 fn state(cache: &Cache) -> ServerState {

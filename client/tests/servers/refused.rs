@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tagcache::{Cache, Entry, Error, Remedy};
+use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{DEADLINE, Server, args};
 use tokio::sync::{Barrier, Notify};
 
-use crate::proxy::{Proxy, Weather};
 use crate::support::{
     builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
 };

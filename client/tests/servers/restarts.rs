@@ -1,10 +1,7 @@
 //! A server that loses what it had confirmed: started again from an older dump.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
 use tagcache::Cache;
-use tagcache_tests::{Rng, Server};
+use tagcache_tests::Server;
 
 use crate::support::{cache_at, eventually, long, run, warm};
 
@@ -62,47 +59,6 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
             assert_eq!(first_read(cache, &key).await, None, "by other: {by_other}");
             for cache in [cache, &heard] {
                 assert_eq!(first_read(cache, &key).await, None);
-            }
-        }
-    });
-}
-
-#[test]
-fn no_confirmed_invalidation_is_undone_whenever_the_server_is_killed() {
-    const TAGS: usize = 400;
-    let mut server = Server::start();
-    if !has_clock(&server) {
-        return;
-    }
-    let mut rng = Rng::from_env(1);
-    run(async {
-        let cache = cache_at(&server).await;
-        for round in 0..4 {
-            for n in 0..TAGS {
-                let entry = long().tags([format!("tag{n}")]);
-                let value = format!("{round}");
-                cache.set(&format!("key{n}"), &value, entry).await.unwrap();
-            }
-            server.raw().call(&["SAVE"]);
-            let confirmed = AtomicUsize::new(0);
-            let invalidating = async {
-                for n in 0..TAGS {
-                    if cache.invalidate_tags([format!("tag{n}")]).await.is_err() {
-                        return;
-                    }
-                    confirmed.fetch_add(1, Ordering::SeqCst);
-                }
-            };
-            let moment = Duration::from_millis(rng.below(60) as u64);
-            let killing = async {
-                tokio::time::sleep(moment).await;
-                tokio::task::block_in_place(|| server.kill_9());
-            };
-            tokio::join!(invalidating, killing);
-            tokio::task::block_in_place(|| server.restart());
-            for n in 0..confirmed.load(Ordering::SeqCst) {
-                let read = first_read(&cache, &format!("key{n}")).await;
-                assert_eq!(read, None, "tag {n} after {moment:?}");
             }
         }
     });

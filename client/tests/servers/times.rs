@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tagcache::{Cache, Entry};
+use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{Server, look};
 
-use crate::proxy::{Proxy, Weather};
 use crate::support::{builder, cache_at, connected, eventually, long, run, warm};
 
 const GRACE: Duration = Duration::from_secs(300);

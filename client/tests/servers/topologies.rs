@@ -1,86 +1,15 @@
 //! A cluster, and a primary that sentinels name.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tagcache::{Cache, Error, ServerState, Servers};
+pub(crate) use tagcache_tests::cluster::nodes as cluster;
+use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_each_engine, free_port, wait_until,
 };
 
 use crate::support::{connected, eventually, is_local, long, run, warm};
-
-fn node(engine: &Engine) -> Server {
-    // The default, port + 10000, would be no port at all for most free ones.
-    Server::builder()
-        .engine(engine)
-        .arg("--cluster-enabled", "yes")
-        .arg("--cluster-port", &free_port().to_string())
-        .arg("--cluster-require-full-coverage", "no")
-        .arg("--cluster-node-timeout", "2000")
-        .start()
-}
-
-fn cluster_info(client: &mut RawClient, field: &str) -> String {
-    let text = call!(client, "CLUSTER", "INFO").text();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {field} in CLUSTER INFO: {text}"))
-        .to_owned()
-}
-
-fn bus(client: &mut RawClient) -> String {
-    call!(client, "CONFIG", "GET", "cluster-port")
-        .field("cluster-port")
-        .text()
-}
-
-/// Nodes that know each other; the first `primaries` of them share the slots.
-pub(crate) fn cluster(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
-    let servers: Vec<Server> = (0..nodes).map(|_| node(engine)).collect();
-    let share = 16_384 / primaries;
-    for (n, server) in servers.iter().enumerate() {
-        let mut client = server.raw();
-        if n < primaries {
-            let last = if n + 1 == primaries {
-                16_383
-            } else {
-                (n + 1) * share - 1
-            };
-            assert_eq!(
-                call!(client, "CLUSTER", "ADDSLOTSRANGE", n * share, last),
-                Reply::ok()
-            );
-        }
-        call!(client, "CLUSTER", "SET-CONFIG-EPOCH", n + 1);
-    }
-    for server in &servers[1..] {
-        let bus = bus(&mut server.raw());
-        assert_eq!(
-            call!(
-                servers[0].raw(),
-                "CLUSTER",
-                "MEET",
-                "127.0.0.1",
-                server.port(),
-                bus
-            ),
-            Reply::ok()
-        );
-    }
-    for server in &servers {
-        let mut client = server.raw();
-        wait_until("the nodes know each other", DEADLINE, || {
-            cluster_info(&mut client, "cluster_known_nodes") == nodes.to_string()
-                // Leases end when the epoch changes.
-                && cluster_info(&mut client, "cluster_current_epoch") == nodes.to_string()
-                && cluster_info(&mut client, "cluster_slots_ok") == "16384"
-                && cluster_info(&mut client, "cluster_state") == "ok"
-        });
-    }
-    servers
-}
 
 pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
     let urls = servers
@@ -350,55 +279,6 @@ fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
     });
 }
 
-/// A sentinel of our own, ended when dropped.
-struct Sentinel {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Sentinel {
-    fn watching(engine: &Engine, primary: u16) -> Self {
-        Self::of(engine, "127.0.0.1", primary)
-    }
-
-    fn of(engine: &Engine, host: &str, primary: u16) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (config, port) = (dir.path().join("sentinel.conf"), free_port());
-        let lines = format!(
-            "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor cache {host} {primary} 1\n\
-             sentinel down-after-milliseconds cache 500\nsentinel failover-timeout cache 5000\n",
-            dir.path().display(),
-        );
-        std::fs::write(&config, lines).unwrap();
-        let mut words = engine.command.split_whitespace();
-        let child = Command::new(words.next().unwrap())
-            .args(words)
-            .arg(&config)
-            .arg("--sentinel")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let sentinel = Self {
-            child,
-            port,
-            _dir: dir,
-        };
-        wait_until("the sentinel answers", DEADLINE, || {
-            RawClient::connect(port).is_ok()
-        });
-        sentinel
-    }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn the_primary_that_sentinels_name_is_followed() {
     for_each_engine(|engine| {
@@ -409,7 +289,7 @@ fn the_primary_that_sentinels_name_is_followed() {
             .start();
         let sentinel = Sentinel::watching(engine, primary.port());
         run(async {
-            let url = format!("redis://127.0.0.1:{}", sentinel.port);
+            let url = format!("redis://127.0.0.1:{}", sentinel.port());
             // The first sentinel is not there.
             let urls = [format!("redis://127.0.0.1:{}", free_port()), url];
             let building = Cache::builder(Servers::sentinel("cache", urls))
@@ -421,7 +301,7 @@ fn the_primary_that_sentinels_name_is_followed() {
             eventually(
                 "the sentinel knows the replica, and it has the key",
                 async || {
-                    let known = RawClient::connect(sentinel.port)
+                    let known = RawClient::connect(sentinel.port())
                         .unwrap()
                         .call(&["SENTINEL", "REPLICAS", "cache"]);
                     known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
@@ -447,13 +327,13 @@ fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
     let replica = Server::builder().replica_of(&primary).start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
     run(async {
-        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let url = format!("redis://127.0.0.1:{}", sentinel.port());
         let building = Cache::builder(Servers::sentinel("cache", [url]))
             .connect_timeout(Duration::from_secs(5))
             .probe(Duration::from_millis(100), Duration::from_secs(2));
         let cache = connected(building).await;
         cache.set("key", &"old".to_owned(), long()).await.unwrap();
-        let mut asked = RawClient::connect(sentinel.port).unwrap();
+        let mut asked = RawClient::connect(sentinel.port()).unwrap();
         eventually("the replica is known and up to date", async || {
             let known = asked.call(&["SENTINEL", "REPLICAS", "cache"]);
             known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
@@ -511,7 +391,7 @@ fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
     let primary = Server::start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
     run(async {
-        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let url = format!("redis://127.0.0.1:{}", sentinel.port());
         let cache = Cache::builder(Servers::sentinel("other", [url]))
             .build()
             .await
@@ -529,7 +409,7 @@ fn a_replica_that_is_named_as_primary_is_not_used_as_one() {
         .start();
     let sentinel = Sentinel::watching(replica.engine(), replica.port());
     run(async {
-        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let url = format!("redis://127.0.0.1:{}", sentinel.port());
         let building = Cache::builder(Servers::sentinel("cache", [url])).connect_timeout(DEADLINE);
         let cache = building.build().await.unwrap();
         let error = cache.get::<String>("key").await.unwrap_err();
@@ -548,7 +428,8 @@ fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
     let cut_off = Sentinel::watching(engine, free_port());
     let sentinel = Sentinel::watching(engine, primary.port());
     run(async {
-        let urls = [cut_off.port, sentinel.port].map(|port| format!("redis://127.0.0.1:{port}"));
+        let urls =
+            [cut_off.port(), sentinel.port()].map(|port| format!("redis://127.0.0.1:{port}"));
         connected(Cache::builder(Servers::sentinel("cache", urls))).await;
     });
 }
@@ -559,12 +440,12 @@ fn what_a_primary_took_along_its_successor_is_told() {
     let replica = Server::builder().replica_of(&primary).start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
     run(async {
-        let url = format!("redis://127.0.0.1:{}", sentinel.port);
+        let url = format!("redis://127.0.0.1:{}", sentinel.port());
         let cache = connected(Cache::builder(Servers::sentinel("cache", [url]))).await;
         let entry = long().tags(["tag"]);
         cache.set("key", &"old".to_owned(), entry).await.unwrap();
         eventually("the sentinel knows the replica", async || {
-            let mut asking = RawClient::connect(sentinel.port).unwrap();
+            let mut asking = RawClient::connect(sentinel.port()).unwrap();
             let known = call!(asking, "SENTINEL", "REPLICAS", "cache");
             known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
         })
@@ -592,7 +473,7 @@ fn a_primary_that_sentinels_announce_elsewhere_is_found_by_a_map() {
     let sentinel = Sentinel::of(server.engine(), NOWHERE, 6379);
     run(async {
         let port = server.port();
-        let urls = [format!("redis://127.0.0.1:{}", sentinel.port)];
+        let urls = [format!("redis://127.0.0.1:{}", sentinel.port())];
         let servers = Servers::sentinel("cache", urls).map_addresses(move |host, announced| {
             assert_eq!((host, announced), (NOWHERE, 6379));
             ("127.0.0.1".to_owned(), port)

@@ -11,7 +11,8 @@ use tokio::task::AbortHandle;
 
 /// What the network does to everything that passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weather {
+pub enum Weather {
+    /// Everything arrives.
     Fair,
     /// Connections break, new ones are closed at once.
     Cut,
@@ -23,7 +24,32 @@ pub(crate) enum Weather {
     Garbled,
 }
 
-pub(crate) struct Proxy {
+/// Words and what arrives in their stead, of the same length.
+pub type Words = (&'static str, &'static str);
+
+/// Takes a protection away: a word that nobody knows arrives instead of the one that matters. Words that lie across two
+/// reads of the network arrive as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rewrite {
+    /// On the way to the server.
+    pub asked: Option<Words>,
+    /// On the way to the client.
+    pub answered: Option<Words>,
+}
+
+fn replace(bytes: &mut [u8], (from, to): Words) {
+    let mut at = 0;
+    while at + from.len() <= bytes.len() {
+        if bytes[at..].starts_with(from.as_bytes()) {
+            bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        }
+        at += 1;
+    }
+}
+
+/// Stands between a client and its server. It lives on the tokio runtime that it was started on.
+#[derive(Debug)]
+pub struct Proxy {
     port: u16,
     weather: watch::Sender<Weather>,
     garbled: Arc<AtomicU64>,
@@ -31,8 +57,22 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port of its own and passes everything on to `server`.
-    pub(crate) async fn before(server: u16) -> Self {
+    /// Listens on a port of its own and passes everything on to the port `server`.
+    ///
+    /// # Panics
+    /// When there is no port to listen on.
+    pub async fn before(server: u16) -> Self {
+        Self::rewriting(server, Rewrite::default()).await
+    }
+
+    /// The same, and some of what passes arrives as other words.
+    ///
+    /// # Panics
+    /// When there is no port to listen on, or the words differ in length.
+    pub async fn rewriting(server: u16, rewrite: Rewrite) -> Self {
+        for (from, to) in [rewrite.asked, rewrite.answered].into_iter().flatten() {
+            assert_eq!(from.len(), to.len(), "words take each other's place");
+        }
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("a free port");
@@ -46,7 +86,13 @@ impl Proxy {
                     return;
                 };
                 if *watched.borrow() != Weather::Cut {
-                    tokio::spawn(pass(client, server, watched.clone(), Arc::clone(&count)));
+                    tokio::spawn(pass(
+                        client,
+                        server,
+                        watched.clone(),
+                        Arc::clone(&count),
+                        rewrite,
+                    ));
                 }
             }
         };
@@ -59,16 +105,18 @@ impl Proxy {
         }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn turn(&self, weather: Weather) {
+    /// Changes what the network does, also to connections that are up.
+    pub fn turn(&self, weather: Weather) {
         self.weather.send_replace(weather);
     }
 
     /// How many bytes arrived as others.
-    pub(crate) fn garbled(&self) -> u64 {
+    pub fn garbled(&self) -> u64 {
         self.garbled.load(Ordering::SeqCst)
     }
 }
@@ -85,6 +133,7 @@ async fn pass(
     server: u16,
     weather: watch::Receiver<Weather>,
     garbled: Arc<AtomicU64>,
+    rewrite: Rewrite,
 ) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
         return;
@@ -94,8 +143,8 @@ async fn pass(
     let (from_server, to_server) = server.into_split();
     // When one direction ends both do.
     tokio::select! {
-        () = carry(from_client, to_server, weather.clone(), None) => {}
-        () = carry(from_server, to_client, weather, Some(garbled)) => {}
+        () = carry(from_client, to_server, weather.clone(), None, rewrite.asked) => {}
+        () = carry(from_server, to_client, weather, Some(garbled), rewrite.answered) => {}
     }
 }
 
@@ -104,10 +153,11 @@ async fn carry(
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
     garbled: Option<Arc<AtomicU64>>,
+    rewrite: Option<Words>,
 ) {
     let mut buffer = vec![0; 16 << 10];
     let mut lost = false;
-    let mut rng = tagcache_tests::Rng::new(7);
+    let mut rng = crate::Rng::new(7);
     loop {
         let now = *weather.borrow_and_update();
         // What was lost in the silence cannot be made up for.
@@ -139,6 +189,9 @@ async fn carry(
                 }
             }
             Weather::Fair | Weather::Cut => {}
+        }
+        if let Some(words) = rewrite {
+            replace(&mut buffer[..len], words);
         }
         if to.write_all(&buffer[..len]).await.is_err() {
             return;

@@ -1,0 +1,152 @@
+//! A primary, its replica, and the sentinel that names the primary.
+
+use tagcache_tests::{DEADLINE, Reply, Server, call, module_path, wait_until};
+
+use super::Stage;
+use crate::log::{Fault, Time, now};
+
+/// What a replica may lack when all is well.
+const LAG: Time = 1_000_000_000;
+
+fn lost(since: Time) -> Fault {
+    Fault {
+        loses: true,
+        undone_since: Some(since),
+        keys_undone: false,
+        untimed: false,
+    }
+}
+
+/// The places of primary and replica, when all is well.
+fn roles(stage: &Stage) -> (usize, usize) {
+    let roles = stage.site.settle();
+    stage.site.wait_for_replicas(1);
+    roles
+}
+
+fn wait_named(stage: &Stage, server: usize) {
+    wait_until("the replica is named as primary", DEADLINE * 2, || {
+        stage.site.named() == Some(server) && stage.site.is_primary(server)
+    });
+}
+
+fn fail_over(stage: &Stage) -> usize {
+    let (primary, replica) = roles(stage);
+    let mut asked = stage.site.sentinel().raw();
+    wait_until("a failover begins", DEADLINE, || {
+        call!(asked, "SENTINEL", "FAILOVER", "cache") == Reply::ok()
+    });
+    wait_named(stage, replica);
+    stage.site.settle();
+    primary
+}
+
+/// Asked for.
+pub(super) fn failover(stage: &mut Stage) {
+    let start = now();
+    fail_over(stage);
+    stage.fault("SENTINEL FAILOVER", start, lost(start - LAG));
+}
+
+/// The primary dies.
+pub(super) fn killed(stage: &mut Stage) {
+    let (primary, replica) = roles(stage);
+    let start = now();
+    stage.site.servers[primary].kill_9();
+    wait_named(stage, replica);
+    stage.fault("forced failover, primary killed", start, lost(start - LAG));
+    come_back(stage, |stage| stage.site.servers[primary].restart());
+}
+
+/// The primary hangs, and comes back as a second one.
+pub(super) fn stopped(stage: &mut Stage) {
+    let (primary, replica) = roles(stage);
+    let start = now();
+    stage.site.servers[primary].pause();
+    wait_named(stage, replica);
+    stage.sleep(0, 500);
+    stage.site.servers[primary].resume();
+    stage.site.settle();
+    stage.fault("forced failover, primary stopped", start, lost(start - LAG));
+}
+
+/// The former primary is there again, and is one until the sentinel has told it.
+fn come_back(stage: &mut Stage, back: impl FnOnce(&mut Stage)) {
+    stage.sleep(0, 1500);
+    let start = now();
+    back(stage);
+    stage.site.settle();
+    let fault = Fault {
+        loses: true,
+        ..Fault::default()
+    };
+    stage.fault("a former primary comes back", start, fault);
+}
+
+/// The replica hangs.
+pub(super) fn lag(stage: &mut Stage) {
+    let (_, replica) = roles(stage);
+    let start = now();
+    stage.site.servers[replica].pause();
+    stage.sleep(200, 2000);
+    stage.site.servers[replica].resume();
+    stage.fault("replica stopped", start, Fault::default());
+}
+
+/// The primary dies while its replica hears nothing of it.
+pub(super) fn lagging(stage: &mut Stage) {
+    let (primary, replica) = roles(stage);
+    let mut client = stage.site.servers[replica].raw();
+    let since = now();
+    call!(
+        client,
+        "CONFIG",
+        "SET",
+        "masteruser",
+        "nobody",
+        "masterauth",
+        "none"
+    );
+    call!(
+        stage.site.servers[primary].raw(),
+        "CLIENT",
+        "KILL",
+        "TYPE",
+        "replica"
+    );
+    stage.sleep(100, 700);
+    let start = now();
+    stage.site.servers[primary].kill_9();
+    wait_named(stage, replica);
+    // The sentinel has closed all connections to it.
+    let mut client = stage.site.servers[replica].raw();
+    call!(client, "CONFIG", "SET", "masteruser", "", "masterauth", "");
+    stage.fault(
+        "forced failover to a replica that lags",
+        start,
+        lost(since - LAG),
+    );
+    come_back(stage, |stage| stage.site.servers[primary].restart());
+}
+
+/// A new server with another file of the module takes over from the replica, then from the primary.
+pub(super) fn upgrade(stage: &mut Stage) {
+    let start = now();
+    let module = std::env::var_os("TAGCACHE_MODULE_OLD").filter(|_| stage.rng.one_in(2));
+    let module = module.map_or_else(module_path, Into::into);
+    for _ in 0..2 {
+        let (primary, replica) = roles(stage);
+        let new = Server::builder()
+            .engine(&stage.site.engine)
+            .module(&module)
+            .replica_of(&stage.site.servers[primary])
+            .start();
+        stage.site.servers[replica] = new;
+        stage.site.settle();
+        // It forgets the one that is gone.
+        call!(stage.site.sentinel().raw(), "SENTINEL", "RESET", "cache");
+        stage.site.wait_for_replicas(1);
+        fail_over(stage);
+    }
+    stage.fault("module replaced by failover", start, lost(start - LAG));
+}

@@ -1,0 +1,179 @@
+//! A run: processes at work, servers to which things happen, and the judge.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tagcache_tests::{DEADLINE, Engine, Rng, wait_until};
+
+use crate::faults::{Kind, Stage, Strike};
+use crate::judge::{Limits, Verdict, judge};
+use crate::log::{Time, read};
+use crate::worker::{COMMAND, LOAD, PROCESSES, STOP, Task, Without};
+
+pub(crate) const LIMITS: Limits = Limits {
+    // What a push may need on a machine where several processes share two cores; a connection that is dead without
+    // saying so is noticed within 0.9 s.
+    push: 1_500_000_000,
+    call: COMMAND.as_nanos() as Time,
+    // Waits for another load, then loads; with the commands between.
+    load: (2 * LOAD.as_nanos() + 3 * COMMAND.as_nanos()) as Time,
+    // The longest pause between two attempts to connect is 3 s, a probe comes every 0.3 s.
+    heal: 10_000_000_000,
+};
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) engine: Engine,
+    pub(crate) seed: u64,
+    pub(crate) seconds: u64,
+    pub(crate) without: Without,
+    pub(crate) limits: Limits,
+}
+
+/// What came of a run.
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    pub(crate) plan: Plan,
+    pub(crate) verdict: Verdict,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// What the processes say of themselves.
+    pub(crate) said: String,
+}
+
+/// Processes of ours, ended when dropped.
+struct Fleet(Vec<Child>);
+
+impl Fleet {
+    fn start(tasks: &[Task]) -> Self {
+        let program = std::env::current_exe().expect("the path of this program");
+        // A build of this program with another client, for one of the processes.
+        let old = std::env::var_os("TAGCACHE_TORTURE_OLD");
+        let start = |task: &Task| {
+            let other = old.as_ref().filter(|_| task.number == 2);
+            let program = other.map_or_else(|| program.clone(), Into::into);
+            let without =
+                clap::ValueEnum::to_possible_value(&task.without).expect("a value with a name");
+            let said = std::fs::File::create(task.dir.join(format!("said-{}", task.number)));
+            Command::new(program)
+                .args([
+                    "worker",
+                    "--servers",
+                    &task.servers,
+                    "--without",
+                    without.get_name(),
+                ])
+                .args([
+                    "--number",
+                    &task.number.to_string(),
+                    "--seed",
+                    &task.seed.to_string(),
+                ])
+                .arg("--dir")
+                .arg(&task.dir)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(said.expect("a file in a directory of ours"))
+                .spawn()
+                .expect("this program starts again")
+        };
+        Self(tasks.iter().map(start).collect())
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.0
+            .iter_mut()
+            .any(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    fn all_well(&mut self) -> bool {
+        let mut ended = self.0.iter_mut().map(Child::wait);
+        ended.all(|status| status.is_ok_and(|status| status.success()))
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs a fleet while faults of a kind happen. `None` where the kind cannot be had.
+pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
+    let site = (kind.site)(&plan.engine)?;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut rng = Rng::new(plan.seed);
+    let tasks: Vec<Task> = (1..=PROCESSES)
+        .map(|number| Task {
+            servers: site.address(),
+            number,
+            seed: rng.next_u64(),
+            without: plan.without,
+            dir: dir.path().to_owned(),
+        })
+        .collect();
+    let mut fleet = Fleet::start(&tasks);
+    wait_until("the fleet is connected", DEADLINE, || {
+        tasks.iter().all(|task| task.ready().exists())
+    });
+    let mut stage = Stage {
+        site,
+        rng,
+        records: Vec::new(),
+        counts: BTreeMap::new(),
+        heal: plan.limits.heal,
+    };
+    strike(kind, &mut stage, Duration::from_secs(plan.seconds));
+    std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
+    wait_until("the fleet ends", DEADLINE * 4, || !fleet.is_running());
+    let said: Vec<String> = (1..=PROCESSES)
+        .map(|number| {
+            std::fs::read_to_string(dir.path().join(format!("said-{number}"))).unwrap_or_default()
+        })
+        .collect();
+    let said = said.concat();
+    assert!(fleet.all_well(), "a process failed:\n{said}");
+    let mut records = stage.records;
+    for task in &tasks {
+        records.extend(read(&task.records()));
+    }
+    Some(Outcome {
+        name: kind.name.to_owned(),
+        plan: plan.clone(),
+        verdict: judge(&records, plan.limits),
+        counts: stage.counts,
+        said,
+    })
+}
+
+/// Mostly close together, sometimes with so much time between that everything heals; at the end with that.
+fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
+    // A push has arrived, or the judge may say that it has not.
+    let quiet = Duration::from_nanos(LIMITS.push) + Duration::from_millis(500);
+    let deadline = Instant::now() + time;
+    let mut left: Vec<Strike> = Vec::new();
+    std::thread::sleep(Duration::from_millis(500));
+    while Instant::now() < deadline && !kind.strikes.is_empty() {
+        if left.is_empty() {
+            left.extend(kind.strikes);
+        }
+        let next = left.swap_remove(stage.rng.below(left.len()));
+        next(stage);
+        let pause = match stage.rng.below(20) {
+            // So long that calls may fail no more.
+            0 if time > quiet * 10 => Duration::from_nanos(stage.heal) + quiet,
+            1..6 => quiet,
+            _ => Duration::from_millis(100 + stage.rng.below(400) as u64),
+        };
+        std::thread::sleep(pause);
+    }
+    std::thread::sleep(
+        deadline
+            .saturating_duration_since(Instant::now())
+            .max(quiet),
+    );
+}

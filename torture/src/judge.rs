@@ -1,0 +1,636 @@
+//! Judges what the processes of a run saw, against what is promised. A pure function over their records.
+//!
+//! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
+//!   that began after the write of `v` had ended and itself had ended longer than the push bound before the read began;
+//!   or a read after the TTL of `v`; or a value that is held in the end although no server has it.
+//! - **Invented**: a read of a value that nobody wrote.
+//! - **Lost**: a read that found nothing where a confirmed value was and nothing had dropped it.
+//! - **Loaded twice**: a loader that ran although another one's value was there, or was on its way.
+//! - **Overrun**: a call that took longer than its time-outs.
+//! - **Unhealed**: a process for which not everything works again within a bound after a fault ended, or after a call
+//!   failed without one.
+//!
+//! What cannot be said for sure is not reported. Where a process did not get to run, its bounds are longer by as much.
+
+use std::collections::HashMap;
+
+use crate::log::{Event, Fault, HELD, Record, Span, Time};
+
+const NEVER: Time = Time::MAX;
+
+/// What a run is judged by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long after a change its push may arrive.
+    pub(crate) push: Time,
+    /// The longest call.
+    pub(crate) call: Time,
+    /// The longest call that may load.
+    pub(crate) load: Time,
+    /// When everything works again after a fault.
+    pub(crate) heal: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    Stale,
+    Invented,
+    Lost,
+    LoadedTwice,
+    Overrun,
+    Unhealed,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) rule: Rule,
+    /// Where it showed.
+    pub(crate) record: Record,
+    /// What it contradicts.
+    pub(crate) because: Option<Span>,
+}
+
+/// What a run showed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) reads: usize,
+    pub(crate) misses: usize,
+    pub(crate) changes: usize,
+    pub(crate) loads: usize,
+    pub(crate) failed: usize,
+    /// Those of them that no fault explains.
+    pub(crate) unexplained: usize,
+    pub(crate) faults: usize,
+    /// For how long a process did not get to run, in all.
+    pub(crate) stalled: Time,
+    /// How old the oldest read was, counted from the end of what took its value away.
+    pub(crate) oldest: Time,
+    pub(crate) longest_call: Time,
+    pub(crate) longest_load: Time,
+    pub(crate) slowest_heal: Time,
+    /// How often a fault was followed by so much quiet that healing could be judged.
+    pub(crate) heals: usize,
+}
+
+impl Verdict {
+    pub(crate) fn count(&self, rule: Rule) -> usize {
+        let of_rule = self.violations.iter().filter(|v| v.rule == rule);
+        of_rule.count()
+    }
+}
+
+/// What failed may take effect so much later: it waits in buffers of a server that is stopped, or is told again.
+const SETTLE: Time = 15_000_000_000;
+/// A machine with other things to do is late by so much without a stall that could be seen.
+const SLACK: Time = 250_000_000;
+/// A value that is missing so shortly before its end has expired.
+const CLOSE: Time = 1_000_000_000;
+
+/// Changes of one key, of one tag's entries, or of everything.
+#[derive(Default)]
+struct Changes {
+    /// Those that took effect, by their beginning.
+    certain: Vec<Span>,
+    /// For each, the one that ends first among it and those behind it.
+    first_end: Vec<Span>,
+    /// Those that took effect or may have, by their beginning.
+    possible: Vec<Span>,
+    /// For each, the last end among it and those before it.
+    last_end: Vec<Time>,
+}
+
+impl Changes {
+    fn ready(&mut self) {
+        self.certain.sort_by_key(|span| span.start);
+        self.first_end.clone_from(&self.certain);
+        for at in (1..self.first_end.len()).rev() {
+            if self.first_end[at].end < self.first_end[at - 1].end {
+                self.first_end[at - 1] = self.first_end[at];
+            }
+        }
+        self.possible.sort_by_key(|span| span.start);
+        let mut last = 0;
+        self.last_end = self
+            .possible
+            .iter()
+            .map(|span| {
+                last = last.max(span.end);
+                last
+            })
+            .collect();
+    }
+
+    /// The one that ended first among those that certainly began after a moment.
+    fn first_after(&self, moment: Time) -> Option<Span> {
+        let at = self.certain.partition_point(|span| span.start <= moment);
+        self.first_end.get(at).copied()
+    }
+
+    /// Whether one may have happened in this time.
+    fn may_meet(&self, time: Span) -> bool {
+        let begun = self.possible.partition_point(|span| span.start <= time.end);
+        begun > 0 && self.last_end[begun - 1] >= time.start
+    }
+
+    /// The same, of all but the change that began with this time.
+    fn another_may_meet(&self, time: Span) -> bool {
+        let before = self
+            .possible
+            .partition_point(|span| span.start < time.start);
+        let begun = self.possible.partition_point(|span| span.start <= time.end);
+        begun > before + 1 || (before > 0 && self.last_end[before - 1] >= time.start)
+    }
+}
+
+/// How a value was written.
+#[derive(Clone, Copy)]
+struct Written {
+    span: Span,
+    done: bool,
+    tags: u32,
+    ttl: Time,
+}
+
+struct Judge<'r> {
+    limits: Limits,
+    records: &'r [Record],
+    of_key: HashMap<u32, Changes>,
+    of_tag: Vec<Changes>,
+    of_all: Changes,
+    by_value: HashMap<u64, Written>,
+    /// Confirmed writes and loads of each key, by their beginning.
+    writes: HashMap<u32, Vec<Written>>,
+    loads: HashMap<u32, Vec<&'r Record>>,
+    /// With the moment until when it may have its effect.
+    faults: Vec<(Span, Fault, Time)>,
+    stalls: HashMap<u64, Vec<Span>>,
+    /// The pulses of each process that ended well, by their beginning, and when it did anything for the last time.
+    pulses: HashMap<u64, (Vec<Span>, Time)>,
+    verdict: Verdict,
+}
+
+/// Judges what all processes did.
+pub(crate) fn judge(records: &[Record], limits: Limits) -> Verdict {
+    let mut judge = Judge {
+        limits,
+        records,
+        of_key: HashMap::new(),
+        of_tag: (0..32).map(|_| Changes::default()).collect(),
+        of_all: Changes::default(),
+        by_value: HashMap::new(),
+        writes: HashMap::new(),
+        loads: HashMap::new(),
+        faults: Vec::new(),
+        stalls: HashMap::new(),
+        pulses: HashMap::new(),
+        verdict: Verdict::default(),
+    };
+    judge.sort();
+    judge.calls();
+    judge.reads();
+    judge.loads();
+    judge.heals();
+    judge
+        .verdict
+        .violations
+        .sort_by_key(|violation| violation.rule);
+    judge.verdict
+}
+
+impl Judge<'_> {
+    fn sort(&mut self) {
+        for record in self.records {
+            match record.event {
+                Event::Fault(fault) => {
+                    let until = record.span.end.saturating_add(self.limits.heal);
+                    self.faults.push((record.span, fault, until));
+                }
+                Event::Stall => self
+                    .stalls
+                    .entry(record.process)
+                    .or_default()
+                    .push(record.span),
+                _ => {}
+            }
+        }
+        self.faults.sort_by_key(|(span, ..)| span.start);
+        self.find_pulses();
+        for record in self.records {
+            let (span, done) = (record.span, record.done);
+            match record.event {
+                Event::Write {
+                    key,
+                    value,
+                    tags,
+                    ttl,
+                } => {
+                    let written = Written {
+                        span,
+                        done,
+                        tags,
+                        ttl,
+                    };
+                    self.by_value.insert(value, written);
+                    if done {
+                        self.writes.entry(key).or_default().push(written);
+                    }
+                    self.change_key(key, record);
+                }
+                // It may have taken nothing away.
+                Event::Load {
+                    key,
+                    value,
+                    tags,
+                    ttl,
+                    ..
+                } => {
+                    self.by_value.insert(
+                        value,
+                        Written {
+                            span,
+                            done,
+                            tags,
+                            ttl,
+                        },
+                    );
+                    self.loads.entry(key).or_default().push(record);
+                }
+                Event::Remove { key } => self.change_key(key, record),
+                Event::Invalidate { tags } => {
+                    let certain = self.took_effect(record, false);
+                    for tag in bits(tags) {
+                        add(&mut self.of_tag[tag], record, certain);
+                    }
+                }
+                Event::Flush => {
+                    let certain = self.took_effect(record, false);
+                    add(&mut self.of_all, record, certain);
+                }
+                _ => {}
+            }
+        }
+        self.of_key.values_mut().for_each(Changes::ready);
+        self.of_tag.iter_mut().for_each(Changes::ready);
+        self.of_all.ready();
+        for writes in self.writes.values_mut() {
+            writes.sort_by_key(|written| written.span.start);
+        }
+    }
+
+    fn change_key(&mut self, key: u32, record: &Record) {
+        let certain = self.took_effect(record, true);
+        add(self.of_key.entry(key).or_default(), record, certain);
+    }
+
+    /// From when on a change holds, if it can be said. One that a server lost holds when it has been told again.
+    fn took_effect(&self, record: &Record, of_key: bool) -> Option<Span> {
+        if !record.done {
+            return None;
+        }
+        let mut span = record.span;
+        for (fault_span, fault, until) in &self.faults {
+            let Some(start) = fault.undone_since else {
+                continue;
+            };
+            let undone = Span {
+                start,
+                end: fault_span.end,
+            };
+            if record.span.meets(undone) {
+                if of_key && fault.keys_undone {
+                    return None;
+                }
+                span.end = span.end.max(*until);
+            }
+        }
+        Some(span)
+    }
+
+    /// For how much of that time a process did not get to run. All of them share the machine with the servers, so that
+    /// one that could not run says that others could not either.
+    fn stalled(&self, time: Span) -> Time {
+        let within = |stall: &Span| {
+            let (start, end) = (stall.start.max(time.start), stall.end.min(time.end));
+            end.saturating_sub(start)
+        };
+        let each = self
+            .stalls
+            .values()
+            .map(|stalls| stalls.iter().map(within).sum());
+        each.max().unwrap_or(0)
+    }
+
+    /// Whether a fault may still have had its effect in this time.
+    fn disturbed(&self, time: Span, counts: impl Fn(&Fault) -> bool) -> bool {
+        self.faults.iter().any(|(span, fault, until)| {
+            let end = *until;
+            counts(fault) && Span { end, ..*span }.meets(time)
+        })
+    }
+
+    /// Whether a call may fail because of a fault.
+    fn may_fail(&self, time: Span) -> bool {
+        self.faults.iter().any(|(span, ..)| {
+            let end = span.end.saturating_add(self.limits.heal);
+            Span { end, ..*span }.meets(time)
+        })
+    }
+
+    fn violate(&mut self, rule: Rule, record: &Record, because: Option<Span>) {
+        self.verdict.violations.push(Violation {
+            rule,
+            record: *record,
+            because,
+        });
+    }
+
+    fn calls(&mut self) {
+        let limits = self.limits;
+        for record in self.records {
+            let loads = match record.event {
+                Event::Read { loading, .. } => loading,
+                Event::Load { .. } => true,
+                Event::Stall => {
+                    self.verdict.stalled += record.span.end - record.span.start;
+                    continue;
+                }
+                Event::Fault(_) => {
+                    self.verdict.faults += 1;
+                    continue;
+                }
+                _ => false,
+            };
+            // What the process that disturbs does is no call of a client.
+            if record.process == 0 {
+                continue;
+            }
+            let took = record.span.end.saturating_sub(record.span.start);
+            let (limit, longest) = if loads {
+                (limits.load, &mut self.verdict.longest_load)
+            } else {
+                (limits.call, &mut self.verdict.longest_call)
+            };
+            *longest = took.max(*longest);
+            if took > limit + SLACK && took > limit + SLACK + self.stalled(record.span) {
+                self.violate(Rule::Overrun, record, None);
+            }
+            if !record.done {
+                self.verdict.failed += 1;
+                if !self.may_fail(record.span) {
+                    self.verdict.unexplained += 1;
+                    self.recovers(record);
+                }
+            }
+        }
+    }
+
+    /// A machine with other things to do lets a probe fail that nothing was done to. That must heal as well.
+    fn recovers(&mut self, failed: &Record) {
+        let Some((pulses, last)) = self.pulses.get(&failed.process) else {
+            return;
+        };
+        let start = failed.span.end;
+        let end = start.saturating_add(self.limits.heal);
+        let deadline = end + self.stalled(Span { start, end });
+        let healed = first_after(pulses, failed.span.start);
+        if *last > deadline && healed.is_none_or(|healed| healed > deadline) {
+            self.violate(Rule::Unhealed, failed, None);
+        }
+    }
+
+    fn reads(&mut self) {
+        for record in self.records {
+            match record.event {
+                Event::Read {
+                    key,
+                    value: Some(value),
+                    ..
+                } => {
+                    self.verdict.reads += 1;
+                    self.found(record, key, value);
+                }
+                Event::Read {
+                    key, value: None, ..
+                } if record.done => {
+                    self.verdict.misses += 1;
+                    self.missed(record, key);
+                }
+                Event::Write { .. }
+                | Event::Remove { .. }
+                | Event::Invalidate { .. }
+                | Event::Flush => {
+                    self.verdict.changes += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn found(&mut self, read: &Record, key: u32, value: u64) {
+        if value == HELD {
+            return self.violate(Rule::Stale, read, None);
+        }
+        let Some(&write) = self.by_value.get(&value) else {
+            return self.violate(Rule::Invented, read, None);
+        };
+        if !write.done {
+            return;
+        }
+        let lived = Span {
+            start: write.span.end,
+            end: read.span.start.max(write.span.end),
+        };
+        let expired = Span {
+            end: write.span.end.saturating_add(write.ttl),
+            ..lived
+        };
+        let timed = !self.disturbed(lived, |fault| fault.untimed);
+        let of_tags = bits(write.tags).map(|tag| &self.of_tag[tag]);
+        let changes = self
+            .of_key
+            .get(&key)
+            .into_iter()
+            .chain(of_tags)
+            .chain([&self.of_all]);
+        let first = changes
+            .filter_map(|changes| changes.first_after(write.span.end))
+            .chain(timed.then_some(expired))
+            .min_by_key(|span| span.end);
+        let Some(taken) = first.filter(|taken| taken.end < read.span.start) else {
+            return;
+        };
+        let since = Span {
+            start: taken.end,
+            end: read.span.start,
+        };
+        self.verdict.oldest = self.verdict.oldest.max(since.end - since.start);
+        let late = since.end - since.start;
+        if late > self.limits.push && late > self.limits.push + self.stalled(since) {
+            self.violate(Rule::Stale, read, Some(taken));
+        }
+    }
+
+    fn missed(&mut self, read: &Record, key: u32) {
+        let Some(writes) = self.writes.get(&key) else {
+            return;
+        };
+        let before = writes.partition_point(|written| written.span.start < read.span.start);
+        let Some(&write) = before.checked_sub(1).and_then(|last| writes.get(last)) else {
+            return;
+        };
+        let lived = Span {
+            start: write.span.start,
+            end: read.span.end,
+        };
+        let loaded = self
+            .loads
+            .get(&key)
+            .is_some_and(|loads| loads.iter().any(|load| load.span.meets(lived)));
+        let dropped = loaded
+            || write.span.end >= read.span.start
+            || write.span.start.saturating_add(write.ttl) < read.span.end + CLOSE
+            || self.of_key[&key].another_may_meet(lived)
+            || bits(write.tags).any(|tag| self.of_tag[tag].may_meet(lived))
+            || self.of_all.may_meet(lived)
+            || self.disturbed(lived, |fault| fault.loses);
+        if !dropped {
+            self.violate(Rule::Lost, read, Some(write.span));
+        }
+    }
+
+    /// Of each key, each loader that ran and the one that ran next.
+    fn loads(&mut self) {
+        let mut loads: Vec<(u32, Vec<&Record>)> = self
+            .loads
+            .iter()
+            .map(|(key, loads)| (*key, loads.clone()))
+            .collect();
+        for (key, loads) in &mut loads {
+            loads.retain(|load| load_of(load).1 > 0);
+            self.verdict.loads += loads.len();
+            loads.sort_by_key(|load| load_of(load).1);
+            for pair in loads.windows(2) {
+                let [first, second] = [pair[0], pair[1]];
+                let ((tags, _, ttl, alone), (more, ran, _, also_alone)) =
+                    (load_of(first), load_of(second));
+                let between = Span {
+                    start: first.span.start,
+                    end: ran,
+                };
+                let apart = alone
+                    || also_alone
+                    || !first.done
+                    || load_of(first).1.saturating_add(ttl) < ran + CLOSE
+                    || self
+                        .of_key
+                        .get(key)
+                        .is_some_and(|changes| changes.may_meet(between))
+                    || bits(tags | more).any(|tag| self.of_tag[tag].may_meet(between))
+                    || self.of_all.may_meet(between)
+                    || self.disturbed(between, |_| true)
+                    || self.stalled(between) > 0;
+                if !apart {
+                    self.violate(Rule::LoadedTwice, second, Some(first.span));
+                }
+            }
+        }
+    }
+
+    /// A fault has no effect any more when everything works for each process again.
+    fn find_pulses(&mut self) {
+        for record in self.records.iter().filter(|record| record.process > 0) {
+            let (pulses, last) = self.pulses.entry(record.process).or_default();
+            *last = record.span.end.max(*last);
+            if record.event == Event::Pulse && record.done {
+                pulses.push(record.span);
+            }
+        }
+        for (pulses, _) in self.pulses.values_mut() {
+            pulses.sort_by_key(|pulse| pulse.start);
+        }
+        for (fault, _, until) in &mut self.faults {
+            let first = self
+                .pulses
+                .values()
+                .map(|(pulses, _)| first_after(pulses, fault.end));
+            let all: Option<Vec<Time>> = first.collect();
+            let healed = all.and_then(|all| all.into_iter().max());
+            *until = healed.map_or(*until, |healed| healed.min(*until));
+        }
+    }
+
+    /// After each fault, the first pulse of each process.
+    fn heals(&mut self) {
+        let faults = self.faults.clone();
+        for (at, (fault, ..)) in faults.iter().enumerate() {
+            let next = faults.get(at + 1).map_or(NEVER, |(span, ..)| span.start);
+            let each: Vec<(u64, Option<Time>, Time)> = self
+                .pulses
+                .iter()
+                .map(|(process, (pulses, last))| (*process, first_after(pulses, fault.end), *last))
+                .collect();
+            for (process, healed, last) in each {
+                let end = fault.end.saturating_add(self.limits.heal);
+                let start = fault.end;
+                let deadline = end + self.stalled(Span { start, end });
+                if let Some(healed) = healed.filter(|healed| *healed <= next.min(deadline)) {
+                    self.verdict.heals += 1;
+                    self.verdict.slowest_heal = self.verdict.slowest_heal.max(healed - start);
+                } else if deadline < next.min(last) {
+                    let record = Record {
+                        process,
+                        span: *fault,
+                        done: false,
+                        event: Event::Pulse,
+                    };
+                    self.violate(
+                        Rule::Unhealed,
+                        &record,
+                        healed.map(|end| Span { start, end }),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The end of the first that began after a moment.
+fn first_after(pulses: &[Span], moment: Time) -> Option<Time> {
+    let first = pulses.partition_point(|pulse| pulse.start < moment);
+    pulses.get(first).map(|pulse| pulse.end)
+}
+
+/// Tags, beginning of the loader, TTL, and whether nobody could know of others.
+fn load_of(record: &Record) -> (u32, Time, Time, bool) {
+    match record.event {
+        Event::Load {
+            tags,
+            ran,
+            ttl,
+            alone,
+            ..
+        } => (tags, ran, ttl, alone),
+        _ => unreachable!("only loads are asked for this"),
+    }
+}
+
+fn add(changes: &mut Changes, record: &Record, certain: Option<Span>) {
+    let end = record.span.end;
+    let end = if record.done {
+        end
+    } else {
+        end.saturating_add(SETTLE)
+    };
+    changes.possible.push(Span { end, ..record.span });
+    changes.certain.extend(certain);
+}
+
+fn bits(tags: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |tag| tags & (1 << tag) != 0)
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -1,0 +1,137 @@
+//! Runs that lack a protection each. Where the judge finds nothing in them, it sees nothing in the others either.
+
+use tagcache_tests::call;
+use tagcache_tests::proxy::{Rewrite, Words};
+use tagcache_tests::{Engine, Server};
+
+use crate::faults::{Kind, Stage, plain};
+use crate::fleet::{LIMITS, Outcome, Plan, run};
+use crate::judge::{Limits, Rule};
+use crate::log::{Event, Fault, Time, now};
+use crate::site::Site;
+use crate::worker::{KEYS, Without, key_name};
+
+/// A run without a protection, and what is found in it; with `None` it has them all.
+pub(crate) struct Proof {
+    kind: Kind,
+    without: Without,
+    limits: Limits,
+    finds: Option<Rule>,
+}
+
+/// Servers whose clients are not told.
+const TRACKING: Words = ("$10\r\ninvalidate\r\n", "$10\r\ninvalidatX\r\n");
+const CLOCK: Words = ("CACHE.CLOCK", "CACHE.CLOCX");
+
+/// Without them the messages of invalidated tags are left; without those the keys of what was dropped are pushed when
+/// their memory is given back, so that nothing would be found soon.
+fn deaf(engine: &Engine) -> Site {
+    let rewrite = Rewrite {
+        asked: None,
+        answered: Some(TRACKING),
+    };
+    Site::single(engine, Server::builder(), rewrite)
+}
+
+fn clockless(engine: &Engine) -> Site {
+    let rewrite = Rewrite {
+        asked: Some(CLOCK),
+        answered: None,
+    };
+    Site::single(engine, Server::builder(), rewrite)
+}
+
+/// Goes back by some seconds, and by no more than the clients remember.
+fn go_back(stage: &mut Stage) {
+    if stage.counts.is_empty() {
+        // Something must be there to come back.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let begun = now();
+        call!(stage.site.servers[0].raw(), "SAVE");
+        stage.site.saved = begun;
+    }
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let start = now();
+    stage.site.servers[0].kill_9();
+    stage.site.servers[0].restart();
+    let fault = Fault {
+        loses: true,
+        undone_since: Some(stage.site.saved),
+        ..Fault::default()
+    };
+    stage.fault("kill -9, RDB", start, fault);
+    // Until what was undone should have been told again.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+}
+
+/// Removes what nobody is told of.
+fn steal(stage: &mut Stage) {
+    let mut client = stage.site.servers[0].raw();
+    for key in 0..KEYS as u32 / 4 {
+        call!(client, "UNLINK", key_name(key));
+    }
+}
+
+/// Hangs for longer than calls may take.
+fn hang(stage: &mut Stage) {
+    let start = now();
+    stage.site.servers[0].pause();
+    std::thread::sleep(std::time::Duration::from_millis(4500));
+    stage.site.servers[0].resume();
+    stage.fault("SIGSTOP", start, Fault::default());
+}
+
+/// Does not heal.
+fn stay_away(stage: &mut Stage) {
+    stage.fault("a fault that is said to be over", now(), Fault::default());
+    stage.site.servers[0].pause();
+    std::thread::sleep(std::time::Duration::from_millis(3500));
+    stage.site.servers[0].resume();
+}
+
+/// Notes an invalidation that is not sent.
+fn keep_quiet(stage: &mut Stage) {
+    let start = now();
+    stage.note(start, Event::Invalidate { tags: u32::MAX });
+}
+
+const SOON: Limits = Limits {
+    heal: 1_000_000_000 as Time,
+    ..LIMITS
+};
+
+macro_rules! proofs {
+    ($($name:literal $site:expr, [$($strike:expr),*], $without:ident, $limits:expr, $finds:expr;)+) => {
+        &[$(Proof {
+            kind: Kind { name: $name, site: |engine| Some($site(engine)), strikes: &[$($strike),*], short: true },
+            without: Without::$without,
+            limits: $limits,
+            finds: $finds,
+        }),+]
+    };
+}
+
+pub(crate) const PROOFS: &[Proof] = proofs! {
+    "nothing" plain, [], Haste, LIMITS, None;
+    "the rule of overtaken answers" plain, [], Order, LIMITS, Some(Rule::Stale);
+    "pushes of keys" deaf, [], Nothing, LIMITS, Some(Rule::Stale);
+    "an invalidation that was noted" plain, [keep_quiet], Nothing, LIMITS, Some(Rule::Stale);
+    "CACHE.CLOCK" clockless, [go_back], Nothing, SOON, Some(Rule::Stale);
+    "leases" plain, [], Leases, LIMITS, Some(Rule::LoadedTwice);
+    "short time-outs" plain, [hang], Timeouts, LIMITS, Some(Rule::Overrun);
+    "a record of what was removed" plain, [steal], Nothing, LIMITS, Some(Rule::Lost);
+    "a server" plain, [stay_away], Nothing, SOON, Some(Rule::Unhealed);
+};
+
+impl Proof {
+    /// What came of it, and what should have been found.
+    pub(crate) fn run(&self, plan: &Plan) -> (Outcome, Option<Rule>) {
+        let plan = Plan {
+            without: self.without,
+            limits: self.limits,
+            ..plan.clone()
+        };
+        let outcome = run(&self.kind, &plan).expect("one server can be had anywhere");
+        (outcome, self.finds)
+    }
+}

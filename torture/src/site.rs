@@ -1,0 +1,334 @@
+//! The servers of a run, and which of them does what at the moment.
+
+use std::time::{Duration, Instant};
+
+use tagcache_tests::clock::Clock;
+use tagcache_tests::cluster::{add_replica, nodes};
+use tagcache_tests::proxy::{Proxy, Rewrite};
+use tagcache_tests::sentinel::Sentinel;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, wait_until,
+};
+use tokio::runtime::Runtime;
+
+use crate::log::{Time, now};
+
+/// The proxy and what it runs on.
+struct Network {
+    proxy: Proxy,
+    _runtime: Runtime,
+}
+
+pub(crate) struct Site {
+    pub(crate) engine: Engine,
+    /// A cluster's primaries come first; the fourth node is the replica of one of them.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) sentinel: Option<Sentinel>,
+    pub(crate) clock: Option<Clock>,
+    /// When the last snapshot was begun that is complete.
+    pub(crate) saved: Time,
+    network: Option<Network>,
+}
+
+impl Site {
+    fn of(engine: &Engine, servers: Vec<Server>) -> Self {
+        Self {
+            engine: engine.clone(),
+            servers,
+            sentinel: None,
+            clock: None,
+            saved: now(),
+            network: None,
+        }
+    }
+
+    /// One server behind a proxy.
+    pub(crate) fn single(engine: &Engine, builder: ServerBuilder, rewrite: Rewrite) -> Self {
+        let server = builder.engine(engine).start();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let proxy = runtime.block_on(Proxy::rewriting(server.port(), rewrite));
+        let network = Network {
+            proxy,
+            _runtime: runtime,
+        };
+        Self {
+            network: Some(network),
+            ..Self::of(engine, vec![server])
+        }
+    }
+
+    /// One server whose clock can be set. `None` where there is no compiler.
+    pub(crate) fn timed(engine: &Engine) -> Option<Self> {
+        let clock = Clock::new()?;
+        let site = Self::single(engine, clock.of(Server::builder()), Rewrite::default());
+        Some(Self {
+            clock: Some(clock),
+            ..site
+        })
+    }
+
+    /// A primary with a replica, and a sentinel.
+    pub(crate) fn watched(engine: &Engine) -> Self {
+        let primary = Server::builder().engine(engine).start();
+        let replica = Server::builder()
+            .engine(engine)
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let sentinel = Sentinel::watching(engine, primary.port());
+        let site = Self {
+            sentinel: Some(sentinel),
+            ..Self::of(engine, vec![primary, replica])
+        };
+        // A machine with other things to do is no reason for a failover.
+        call!(
+            site.sentinel().raw(),
+            "SENTINEL",
+            "SET",
+            "cache",
+            "down-after-milliseconds",
+            1500
+        );
+        site.wait_for_replicas(1);
+        site
+    }
+
+    /// Three primaries, and a replica of the first.
+    pub(crate) fn cluster(engine: &Engine) -> Self {
+        let mut servers = nodes(engine, 3, 3);
+        let replica = tagcache_tests::cluster::builder(engine)
+            .arg("--cluster-node-timeout", "2000")
+            .start();
+        add_replica(&servers[0], &replica, &[&servers[1], &servers[2]]);
+        servers.push(replica);
+        // A machine with other things to do is no reason for a failover.
+        for server in &servers {
+            call!(server.raw(), "CONFIG", "SET", "cluster-node-timeout", 5000);
+        }
+        Self::of(engine, servers)
+    }
+
+    /// What the processes of the fleet are told.
+    pub(crate) fn address(&self) -> String {
+        if let Some(sentinel) = &self.sentinel {
+            return format!("sentinel:{}", sentinel.port());
+        }
+        if let Some(network) = &self.network {
+            return format!("single:{}", network.proxy.port());
+        }
+        let ports: Vec<String> = self
+            .servers
+            .iter()
+            .map(|server| server.port().to_string())
+            .collect();
+        format!("cluster:{}", ports.join(","))
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self
+            .network
+            .as_ref()
+            .expect("a single server has a proxy")
+            .proxy
+    }
+
+    pub(crate) fn sentinel(&self) -> &Sentinel {
+        self.sentinel.as_ref().expect("a watched site")
+    }
+
+    /// The place of the primary that the sentinel names.
+    pub(crate) fn named(&self) -> Option<usize> {
+        let address = call!(
+            self.sentinel().raw(),
+            "SENTINEL",
+            "GET-MASTER-ADDR-BY-NAME",
+            "cache"
+        );
+        let port = address.items()[1].int();
+        self.servers
+            .iter()
+            .position(|server| i64::from(server.port()) == port)
+    }
+
+    /// Waits until the sentinel knows so many replicas that it could promote.
+    pub(crate) fn wait_for_replicas(&self, count: usize) {
+        let mut asked = self.sentinel().raw();
+        wait_until("the sentinel knows the replicas", DEADLINE, || {
+            let known = call!(asked, "SENTINEL", "REPLICAS", "cache");
+            let flags = known
+                .items()
+                .iter()
+                .map(|replica| replica.field("flags").text());
+            flags.filter(|flags| flags == "slave").count() >= count
+        });
+    }
+
+    /// Waits until one of the two is named as primary, is one, and the other one follows. A sentinel that sees the
+    /// primary go down again and again reconfigures nobody: after a while the operator does.
+    pub(crate) fn settle(&self) -> (usize, usize) {
+        const PATIENCE: Duration = Duration::from_secs(12);
+        let mut asked = Instant::now();
+        let mut roles = (0, 1);
+        wait_until("one follows the other", DEADLINE * 3, || {
+            let Some(primary) = self.named() else {
+                return false;
+            };
+            roles = (primary, 1 - primary);
+            if asked.elapsed() > PATIENCE {
+                asked = Instant::now();
+                let port = self.servers[primary].port().to_string();
+                let _ = ask(
+                    &self.servers[1 - primary],
+                    &["REPLICAOF", "127.0.0.1", &port],
+                );
+            }
+            self.is_primary(primary) && follows(&self.servers[1 - primary])
+        });
+        roles
+    }
+
+    pub(crate) fn is_primary(&self, server: usize) -> bool {
+        let role = ask(&self.servers[server], &["ROLE"]);
+        role.is_ok_and(|role| role.items()[0].text() == "master")
+    }
+
+    /// The place of the node that owns a slot, and the last one from there on that it owns.
+    pub(crate) fn owner(&self, slot: i64) -> (usize, i64) {
+        let slots = call!(self.servers[1].raw(), "CLUSTER", "SLOTS");
+        let mut ranges = slots.items().iter();
+        let range = ranges.find(|range| {
+            let range = range.items();
+            range[0].int() <= slot && slot <= range[1].int()
+        });
+        let range = range.expect("every slot has an owner").items();
+        let (last, port) = (range[1].int(), range[2].items()[1].int());
+        let mut servers = self.servers.iter();
+        let owner = servers.position(|server| i64::from(server.port()) == port);
+        (owner.expect("a node of ours"), last)
+    }
+}
+
+/// Asks through a connection of its own: one that changes its role closes those that it has.
+fn ask(server: &Server, words: &[&str]) -> std::io::Result<Reply> {
+    RawClient::connect(server.port())?.try_call(words)
+}
+
+/// Whether a server follows another one and has all of it.
+pub(crate) fn follows(server: &Server) -> bool {
+    ask(server, &["INFO", "replication"]).is_ok_and(|info| {
+        let info = info.text();
+        info.contains("role:slave") && info.contains("master_link_status:up")
+    })
+}
+
+/// Moves a slot, key by key; `others` are the other primaries. May be tried again after a failure.
+///
+/// # Errors
+/// When a connection ends.
+pub(crate) fn move_slot(
+    from: &Server,
+    to: &Server,
+    others: &[&Server],
+    slot: i64,
+) -> std::io::Result<()> {
+    let (mut here, mut there) = (
+        RawClient::connect(from.port())?,
+        RawClient::connect(to.port())?,
+    );
+    let id = |client: &mut RawClient| Ok(client.try_call(&["CLUSTER", "MYID"])?.text());
+    let (from_id, to_id): (std::io::Result<String>, std::io::Result<String>) =
+        (id(&mut here), id(&mut there));
+    let (from_id, to_id) = (from_id?, to_id?);
+    // Each must have heard from the other what it is.
+    let ready = until(|| {
+        Ok(
+            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?
+                == Reply::ok()
+                && here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?
+                    == Reply::ok(),
+        )
+    })?;
+    assert!(ready, "the slot may move");
+    loop {
+        let keys = here.try_call(&args!["CLUSTER", "GETKEYSINSLOT", slot, 10])?;
+        if keys.items().is_empty() {
+            break;
+        }
+        // What an attempt that failed has left at the target is replaced.
+        let mut words = args![
+            "MIGRATE",
+            "127.0.0.1",
+            to.port(),
+            "",
+            0,
+            5000,
+            "REPLACE",
+            "KEYS"
+        ];
+        words.extend(keys.items().iter().map(|key| key.bytes().to_vec()));
+        let moved = here.try_call(&words)?;
+        if moved.is_error() {
+            return Err(std::io::Error::other(format!("{moved:?}")));
+        }
+    }
+    for node in [to, from].iter().chain(others) {
+        let mut client = RawClient::connect(node.port())?;
+        let told = until(|| {
+            Ok(client.try_call(&args!["CLUSTER", "SETSLOT", slot, "NODE", to_id])? == Reply::ok())
+        })?;
+        assert!(told, "the slot has moved");
+    }
+    Ok(())
+}
+
+fn until(mut holds: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<bool> {
+    let start = Instant::now();
+    while !holds()? {
+        if start.elapsed() > DEADLINE {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(true)
+}
+
+/// Whether the server moves slots as a whole.
+pub(crate) fn moves_slots(engine: &Engine) -> bool {
+    let since = if engine.is_valkey() { (9, 0) } else { (8, 4) };
+    engine.version() >= since
+}
+
+/// Begins to move slots as a whole.
+///
+/// # Errors
+/// When a connection ends.
+pub(crate) fn start_migration(
+    from: &Server,
+    to: &Server,
+    first: i64,
+    last: i64,
+) -> std::io::Result<Reply> {
+    let (mut here, mut there) = (
+        RawClient::connect(from.port())?,
+        RawClient::connect(to.port())?,
+    );
+    if from.engine().is_valkey() {
+        let id = there.try_call(&["CLUSTER", "MYID"])?.text();
+        here.try_call(&args![
+            "CLUSTER",
+            "MIGRATESLOTS",
+            "SLOTSRANGE",
+            first,
+            last,
+            "NODE",
+            id
+        ])
+    } else {
+        there.try_call(&args!["CLUSTER", "MIGRATION", "IMPORT", first, last])
+    }
+}

@@ -1,0 +1,567 @@
+//! One process of the fleet: readers, writers and loaders on one cache, and what they saw.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use tagcache::{Cache, CacheBuilder, Codec, Entry, Error, Json, Servers};
+use tagcache_tests::{DEADLINE, Rng};
+
+use crate::log::{Event, HELD, Record, Span, Time, now, write};
+use crate::naive::Naive;
+
+pub(crate) const KEYS: usize = 400;
+pub(crate) const TAGS: usize = 32;
+pub(crate) const PROCESSES: u64 = 3;
+const TASKS: u64 = 7;
+/// Tasks of each process that ask for the same key at the same time.
+const CALLERS: usize = 2;
+
+pub(crate) const PROBE: Duration = Duration::from_millis(300);
+pub(crate) const COMMAND: Duration = Duration::from_secs(2);
+pub(crate) const LOAD: Duration = Duration::from_secs(4);
+
+/// What a process does without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Without {
+    Nothing,
+    /// The same beside the next one: answers enter the local tier so late that many are overtaken.
+    Haste,
+    /// The rule by which an answer that was overtaken does not enter the local tier.
+    Order,
+    /// Leases: who misses, loads.
+    Leases,
+    /// Short time-outs.
+    Timeouts,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Task {
+    /// `single`, `sentinel` or `cluster`, and ports
+    #[arg(long)]
+    pub(crate) servers: String,
+    #[arg(long)]
+    pub(crate) number: u64,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long, value_enum)]
+    pub(crate) without: Without,
+    /// Where records go, and files that say that something has ended
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+}
+
+impl Task {
+    pub(crate) fn records(&self) -> PathBuf {
+        self.dir.join(format!("records-{}", self.number))
+    }
+
+    /// Exists when the process is connected.
+    pub(crate) fn ready(&self) -> PathBuf {
+        self.dir.join(format!("ready-{}", self.number))
+    }
+
+    /// Exists when the process has done its work and changes nothing any more.
+    fn done(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("done-{number}"))
+    }
+
+    fn builder(&self) -> CacheBuilder {
+        let (kind, ports) = self
+            .servers
+            .split_once(':')
+            .expect("servers and their ports");
+        let urls = ports
+            .split(',')
+            .map(|port| format!("redis://127.0.0.1:{port}"));
+        let servers = match kind {
+            "sentinel" => Servers::sentinel("cache", urls),
+            "cluster" => Servers::cluster(urls),
+            _ => urls.collect::<Vec<_>>().remove(0).into(),
+        };
+        let patience = if self.without == Without::Timeouts {
+            60
+        } else {
+            1
+        };
+        Cache::builder(servers)
+            .connect_timeout(Duration::from_secs(1))
+            .probe(PROBE, 2 * PROBE * patience)
+            .command_timeout(COMMAND * patience)
+            .load_timeout(LOAD)
+    }
+}
+
+/// Exists when the fleet shall end.
+pub(crate) const STOP: &str = "stop";
+
+/// JSON that is decoded slowly: so much time lies between an answer and its entering the local tier.
+#[derive(Clone, Copy, Debug)]
+struct Slow(Duration);
+
+impl<T> Codec<T> for Slow
+where
+    Json: Codec<T>,
+{
+    fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        Json.encode(value)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+        if !self.0.is_zero() {
+            // Other tasks go on meanwhile, those that handle pushes among them.
+            tokio::task::block_in_place(|| std::thread::sleep(self.0));
+        }
+        Json.decode(bytes)
+    }
+}
+
+/// Between an answer and its entering the local tier, where that is to take long.
+const LATE: Duration = Duration::from_millis(40);
+
+/// A value by its number, with some bulk so that memory has something to run out of.
+fn value_of(number: u64) -> String {
+    format!("{number:020}{}", "x".repeat(200))
+}
+
+pub(crate) fn number_of(value: &str) -> u64 {
+    value[..20].parse().expect("one of our values")
+}
+
+pub(crate) fn key_name(key: u32) -> String {
+    format!("key{key}")
+}
+
+pub(crate) fn tag_names(tags: u32) -> Vec<String> {
+    let set = (0..TAGS).filter(|tag| tags & (1 << tag) != 0);
+    set.map(|tag| format!("tag{tag}")).collect()
+}
+
+/// Works until it is told to stop.
+pub(crate) fn run(task: &Task) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(3)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let stop = Arc::new(AtomicBool::new(false));
+    let watched = std::thread::spawn({
+        let (task, stop) = (task.clone(), Arc::clone(&stop));
+        move || watch(&task, &stop)
+    });
+    let mut records = runtime.block_on(work(task, &stop));
+    records.extend(watched.join().expect("nothing panics there"));
+    write(&task.records(), &records);
+}
+
+/// Notes when this process does not get to run, until it is told to stop.
+fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    const STALL: Duration = Duration::from_millis(90);
+    let parent = std::os::unix::process::parent_id();
+    let mut stalls = Vec::new();
+    while !task.dir.join(STOP).exists() {
+        if std::os::unix::process::parent_id() != parent {
+            // Nobody is left who wants to know.
+            std::process::exit(1);
+        }
+        let start = now();
+        std::thread::sleep(PAUSE);
+        let end = now();
+        if end - start > (PAUSE + STALL).as_nanos() as Time {
+            stalls.push(Record {
+                process: task.number,
+                span: Span { start, end },
+                done: true,
+                event: Event::Stall,
+            });
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    stalls
+}
+
+async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
+    let delay = match task.without {
+        Without::Haste => LATE,
+        Without::Order => Duration::ZERO,
+        _ => Duration::from_millis(2),
+    };
+    let mut building = task.builder().codec(Slow(delay));
+    let naive = if task.without == Without::Order {
+        building = building.local_max_entries(0);
+        let port = task.servers.split(':').nth(1).expect("a port");
+        Some(Naive::start(port, LATE * 5).await)
+    } else {
+        None
+    };
+    let cache = building.build().await.expect("settings that can work");
+    cache.ready(DEADLINE).await.expect("servers that answer");
+    std::fs::write(task.ready(), "").expect("a file in the parent's directory");
+    let values = Arc::new(AtomicU64::new(task.number << 32));
+    let tasks = if matches!(task.without, Without::Haste | Without::Order) {
+        5 * TASKS
+    } else {
+        TASKS
+    };
+    let workers = (0..tasks).map(|n| Worker {
+        task: task.clone(),
+        cache: cache.clone(),
+        naive: naive.clone(),
+        rng: Rng::new(task.seed ^ (task.number << 8 | n)),
+        values: Arc::clone(&values),
+        records: Vec::new(),
+    });
+    let workers: Vec<Worker> = workers.collect();
+    let mut running = Vec::new();
+    for (n, worker) in workers.into_iter().enumerate() {
+        let busy = n >= CALLERS || naive.is_some();
+        running.push(if busy {
+            tokio::spawn(worker.work())
+        } else {
+            tokio::spawn(worker.meet())
+        });
+    }
+    let mut records = pulses(task, &cache, stop).await;
+    for worker in running {
+        records.extend(worker.await.expect("no operation panics"));
+    }
+    std::fs::write(task.done(task.number), "").expect("a file in the parent's directory");
+    let start = Instant::now();
+    while !(1..=PROCESSES).all(|number| task.done(number).exists()) && start.elapsed() < DEADLINE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if let Some(naive) = naive {
+        records.extend(held(task, &naive).await);
+    } else {
+        records.extend(afterwards(task, &cache).await);
+    }
+    let stats = cache.stats();
+    eprintln!(
+        "process {}: {} records, {} hits in the local tier, {} entered, {} overtaken, {} connections lost, {} keys and {} \
+         tags pushed",
+        task.number,
+        records.len(),
+        stats.local.hits,
+        stats.entered,
+        stats.overtaken,
+        stats.connections_lost,
+        stats.keys_pushed,
+        stats.tags_pushed,
+    );
+    records
+}
+
+/// Notes whether everything works, again and again.
+async fn pulses(task: &Task, cache: &Cache<Slow>, stop: &AtomicBool) -> Vec<Record> {
+    let mut records = Vec::new();
+    let (key, tag) = (
+        format!("pulse{}", task.number),
+        format!("beat{}", task.number),
+    );
+    while !stop.load(Ordering::Relaxed) {
+        let mut start = now();
+        let entry = Entry::ttl(Duration::from_secs(60)).tags([&tag]);
+        let mut done = cache.set(&key, &value_of(0), entry).await.is_ok();
+        if done {
+            start = now();
+            done = cache.invalidate_tags([&tag]).await.is_ok();
+        }
+        records.push(Record {
+            process: task.number,
+            span: Span { start, end: now() },
+            done,
+            event: Event::Pulse,
+        });
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    records
+}
+
+/// What is still held when all has been quiet for longer than a push may take.
+async fn held(task: &Task, naive: &Naive) -> Vec<Record> {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut records = Vec::new();
+    for key in 0..KEYS as u32 {
+        let start = now();
+        let value = naive.held_value(&key_name(key));
+        records.push(Record {
+            process: task.number,
+            span: Span { start, end: now() },
+            done: value.is_some(),
+            event: Event::Read {
+                key,
+                value: value.as_deref().map(number_of),
+                loading: true,
+            },
+        });
+    }
+    records.retain(|record| record.done);
+    records
+}
+
+/// When all is quiet nobody may hold what the servers do not.
+async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
+    let plain = task
+        .builder()
+        .codec(Slow(Duration::ZERO))
+        .local_max_entries(0);
+    let plain = plain.build().await.expect("settings that can work");
+    plain.ready(DEADLINE).await.expect("servers that answer");
+    let mut keys: Vec<u32> = (0..KEYS as u32).collect();
+    // A value may expire between two looks.
+    for _ in 0..4 {
+        let (here, there) = (get(cache, &keys).await, get(&plain, &keys).await);
+        let pairs = keys.into_iter().zip(here).zip(there);
+        let differing = pairs.filter(|((_, here), there)| here != there);
+        keys = differing.map(|((key, _), _)| key).collect();
+        if keys.is_empty() {
+            break;
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    let held = |key| {
+        let start = now();
+        Record {
+            process: task.number,
+            span: Span { start, end: start },
+            done: true,
+            event: Event::Read {
+                key,
+                value: Some(HELD),
+                loading: true,
+            },
+        }
+    };
+    keys.into_iter().map(held).collect()
+}
+
+/// As soon as it is answered; what is not answered for long is not held.
+async fn get(cache: &Cache<Slow>, keys: &[u32]) -> Vec<Option<u64>> {
+    for _ in 0..20 {
+        let names = keys.iter().map(|key| key_name(*key));
+        if let Ok(values) = cache.get_many::<String>(names).await {
+            return values
+                .iter()
+                .map(|value| value.as_deref().map(number_of))
+                .collect();
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    vec![None; keys.len()]
+}
+
+struct Worker {
+    task: Task,
+    cache: Cache<Slow>,
+    naive: Option<Naive>,
+    rng: Rng,
+    values: Arc<AtomicU64>,
+    records: Vec<Record>,
+}
+
+impl Worker {
+    async fn work(mut self) -> Vec<Record> {
+        while !self.task.dir.join(STOP).exists() {
+            self.step().await;
+            // Half of the work of a machine is left to its servers.
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        self.records
+    }
+
+    /// Asks for a key that nobody has asked for before, at the same moment as others do, again and again.
+    async fn meet(mut self) -> Vec<Record> {
+        const EVERY: Time = 250_000_000;
+        while !self.task.dir.join(STOP).exists() {
+            let next = now() / EVERY + 1;
+            tokio::time::sleep(Duration::from_nanos((next * EVERY).saturating_sub(now()))).await;
+            let key = KEYS as u32 + (next % 1_000_000) as u32;
+            self.load(key, 1, Duration::from_secs(60)).await;
+        }
+        self.records
+    }
+
+    fn note(&mut self, start: Time, done: bool, event: Event) {
+        let span = Span { start, end: now() };
+        self.records.push(Record {
+            process: self.task.number,
+            span,
+            done,
+            event,
+        });
+    }
+
+    fn key(&mut self, changes: bool) -> u32 {
+        let late = matches!(self.task.without, Without::Haste | Without::Order);
+        // Few, so that many are on their way while they change.
+        let keys = if late { KEYS / 4 } else { KEYS };
+        if changes && late {
+            // What others change leaves a process only if it is told: its own writes shall not do that by the way.
+            let own = self.task.number as usize - 1;
+            (self.rng.below(keys / PROCESSES as usize) * PROCESSES as usize + own) as u32
+        } else {
+            self.rng.below(keys) as u32
+        }
+    }
+
+    async fn step(&mut self) {
+        let late = matches!(self.task.without, Without::Haste | Without::Order);
+        let act = if late && self.rng.one_in(12) {
+            940 + self.rng.below(60)
+        } else {
+            self.rng.below(1000)
+        };
+        let tags =
+            1 << self.rng.below(TAGS) | u32::from(self.rng.one_in(2)) << self.rng.below(TAGS);
+        // Few live so shortly that they expire under way.
+        let ttl = if self.rng.one_in(5) {
+            Duration::from_millis(30 + self.rng.below(300) as u64)
+        } else {
+            Duration::from_secs(60)
+        };
+        match act {
+            0..850 => self.read().await,
+            850..940 if self.naive.is_none() => self.read_many().await,
+            940..960 => self.write(tags, ttl).await,
+            960..994 => {
+                let key = self.key(true);
+                self.load(key, tags, ttl).await;
+            }
+            994..997 => {
+                let key = self.key(true);
+                let start = now();
+                let done = self.cache.remove(&key_name(key)).await.is_ok();
+                self.note(start, done, Event::Remove { key });
+            }
+            997..999 => {
+                let start = now();
+                // No entry has a grace, so the soft form takes them away as well.
+                let done = if self.rng.one_in(3) {
+                    self.cache.revalidate_tags(tag_names(tags)).await.is_ok()
+                } else {
+                    self.cache.invalidate_tags(tag_names(tags)).await.is_ok()
+                };
+                self.note(start, done, Event::Invalidate { tags });
+            }
+            _ if self.rng.one_in(50) => {
+                let start = now();
+                let done = self.cache.clear().await.is_ok();
+                self.note(start, done, Event::Flush);
+            }
+            _ => {}
+        }
+    }
+
+    async fn read(&mut self) {
+        let key = self.key(false);
+        let start = now();
+        let read: Result<Option<String>, Error> = match &self.naive {
+            Some(naive) => Ok(naive.get(&key_name(key)).await),
+            None => self.cache.get(&key_name(key)).await,
+        };
+        self.note_read(start, key, read);
+    }
+
+    fn note_read(&mut self, start: Time, key: u32, read: Result<Option<String>, Error>) {
+        let done = read.is_ok();
+        let value = read.ok().flatten().as_deref().map(number_of);
+        let event = Event::Read {
+            key,
+            value,
+            loading: false,
+        };
+        self.note(start, done, event);
+    }
+
+    async fn read_many(&mut self) {
+        let keys: Vec<u32> = (0..5).map(|_| self.key(false)).collect();
+        let names: Vec<String> = keys.iter().map(|key| key_name(*key)).collect();
+        let start = now();
+        let read: Result<Vec<Option<String>>, Error> = self.cache.get_many(names).await;
+        match read {
+            Ok(values) => {
+                for (key, value) in keys.into_iter().zip(values) {
+                    self.note_read(start, key, Ok(value));
+                }
+            }
+            Err(error) => self.note_read(start, keys[0], Err(error)),
+        }
+    }
+
+    async fn write(&mut self, tags: u32, ttl: Duration) {
+        let key = self.key(true);
+        let value = self.values.fetch_add(1, Ordering::SeqCst);
+        let entry = Entry::ttl(ttl).tags(tag_names(tags));
+        let start = now();
+        let done = self
+            .cache
+            .set(&key_name(key), &value_of(value), entry)
+            .await
+            .is_ok();
+        let event = Event::Write {
+            key,
+            value,
+            tags,
+            ttl: ttl.as_nanos() as Time,
+        };
+        self.note(start, done, event);
+    }
+
+    async fn load(&mut self, key: u32, tags: u32, ttl: Duration) {
+        let value = self.values.fetch_add(1, Ordering::SeqCst);
+        let entry = Entry::ttl(ttl).tags(tag_names(tags));
+        let ran = Arc::new(Mutex::new(0));
+        let loader = {
+            let ran = Arc::clone(&ran);
+            move || async move {
+                *ran.lock().expect("nothing panics while it is held") = now();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                Ok::<_, String>(value_of(value))
+            }
+        };
+        let name = key_name(key);
+        let (before, start) = (self.lonely(), now());
+        let loaded: Result<String, Error> = if self.task.without == Without::Leases {
+            if let Ok(Some(found)) = self.cache.get(&name).await {
+                Ok(found)
+            } else {
+                let loaded = loader().await.expect("a loader that does not fail");
+                self.cache.set(&name, &loaded, entry).await.map(|()| loaded)
+            }
+        } else {
+            self.cache.get_or_load(&name, entry, loader).await
+        };
+        let ran = *ran.lock().expect("nothing panics while it is held");
+        let alone = self.lonely() != before;
+        let done = loaded.is_ok();
+        if ran > 0 || !done {
+            // Whether this value was stored or refused, others' reads show. If it was, it was before this ended.
+            let event = Event::Load {
+                key,
+                value,
+                tags,
+                ttl: ttl.as_nanos() as Time,
+                ran,
+                alone,
+            };
+            self.note(start, done, event);
+        }
+        if let Ok(loaded) = loaded {
+            let event = Event::Read {
+                key,
+                value: Some(number_of(&loaded)),
+                loading: true,
+            };
+            self.note(start, true, event);
+        }
+    }
+
+    /// Counts of what makes a process load without knowing of others.
+    fn lonely(&self) -> u64 {
+        let stats = self.cache.stats();
+        stats.loads_unstored + stats.server_errors + stats.connections_lost + stats.set_failures
+    }
+}

@@ -1,0 +1,18 @@
+//! The short form of `make torture`: faults of each kind for some seconds, and runs that lack a protection each, in
+//! which the judge must find something.
+
+use std::process::Command;
+
+#[test]
+fn nothing_is_found_but_where_a_protection_is_taken_away() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_tagcache-torture"));
+    let seed = std::env::var("TAGCACHE_SEED").unwrap_or_else(|_| "1".to_owned());
+    let output = program
+        .args(["--short", "--seed", &seed])
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{errors}");
+}
