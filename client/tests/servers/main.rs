@@ -16,6 +16,7 @@ mod coherence;
 mod degradation;
 mod examples;
 mod fleet;
+mod fuzzed;
 mod leases;
 mod loads;
 mod moves;
