@@ -145,7 +145,9 @@ mod tests {
     #[test]
     fn damaged_messages_drop_everything_or_tags_that_stand_in_them() {
         let mut by_condition = message(b'W', &[]);
-        by_condition.extend(b"A\0\0\0\x02\0\0\0\x01a\0\0\0\x01bO\0\0\0\x01\0\0\0\x01cN\0\0\0\x01\0\0\0\x01d");
+        by_condition.extend(
+            b"A\0\0\0\x02\0\0\0\x01a\0\0\0\x01bO\0\0\0\x01\0\0\0\x01cN\0\0\0\x01\0\0\0\x01d",
+        );
         let mut second = message(b'w', &[]);
         second[0] = 2;
         second.extend([0; 8]);
@@ -185,7 +187,11 @@ mod tests {
     fn damaged_pushes_are_read_or_drop_everything() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let corpus = [message(b'I', &[b"tenant:7"]), b"invalidate".to_vec()];
-        let kinds = [PushKind::Invalidate, PushKind::Message, PushKind::Unsubscribe];
+        let kinds = [
+            PushKind::Invalidate,
+            PushKind::Message,
+            PushKind::Unsubscribe,
+        ];
         let mut n = 0;
         tagcache_tests::fuzz::fuzz("pushes", 5_000, &corpus, |bytes| {
             n += 1;

@@ -146,7 +146,9 @@ fn damaged_replies_hang_no_call_and_end_no_task() {
         hostile.damages.store(false, Ordering::SeqCst);
         eventually("it works again", async || {
             cache.ready(Duration::from_secs(1)).await.is_ok()
-                && load(&cache, "another key").await.is_ok_and(|value| value == "loaded")
+                && load(&cache, "another key")
+                    .await
+                    .is_ok_and(|value| value == "loaded")
         })
         .await;
         cache.close(DEADLINE).await;

@@ -21,7 +21,12 @@ use crate::traffic::histogram;
 /// The part at either end of the time after the warm-up whose latencies are compared.
 const END: f64 = 0.1;
 
-pub(super) fn run(args: &Soak, server: &Server, ended: &AtomicBool, json: bool) -> Result<(), Failure> {
+pub(super) fn run(
+    args: &Soak,
+    server: &Server,
+    ended: &AtomicBool,
+    json: bool,
+) -> Result<(), Failure> {
     let before = server.figures()?;
     if before.cache.is_none() {
         return Err(crate::connect::without_cache(server));
@@ -50,8 +55,14 @@ pub(super) fn run(args: &Soak, server: &Server, ended: &AtomicBool, json: bool) 
         if started.elapsed() < interval * (watch.samples + 1) {
             continue;
         }
-        let part = args.part(started.elapsed(), running.counts.commands.load(Ordering::Relaxed));
-        if watch.sample(server, &running, started.elapsed(), part).is_err() {
+        let part = args.part(
+            started.elapsed(),
+            running.counts.commands.load(Ordering::Relaxed),
+        );
+        if watch
+            .sample(server, &running, started.elapsed(), part)
+            .is_err()
+        {
             // The workers meet the same, and say it.
             continue;
         }
@@ -110,7 +121,11 @@ pub(super) fn run(args: &Soak, server: &Server, ended: &AtomicBool, json: bool) 
             maybe_bytes(before.used_memory),
             maybe_bytes(after),
             series::to_text(&watch.series, warm),
-            if rises { "SOMETHING RISES" } else { "Nothing rises." },
+            if rises {
+                "SOMETHING RISES"
+            } else {
+                "Nothing rises."
+            },
         )
     })?;
     match failed {
@@ -161,7 +176,13 @@ impl Watch {
     }
 
     /// Looks at everything once, `part` of the way through the run.
-    fn sample(&mut self, server: &Server, running: &Running, at: Duration, part: f64) -> RedisResult<()> {
+    fn sample(
+        &mut self,
+        server: &Server,
+        running: &Running,
+        at: Duration,
+        part: f64,
+    ) -> RedisResult<()> {
         self.samples += 1;
         let latencies = running.counts.take_latencies();
         if (WARM_UP..WARM_UP + END).contains(&part) {

@@ -212,7 +212,11 @@ impl Worker<'_> {
         let size = self.churn.pipeline as usize;
         let mut pipe = redis::Pipeline::with_capacity(size);
         let mut reads = Vec::with_capacity(size);
-        for load in self.loads.drain(..self.loads.len().min(size)).collect::<Vec<_>>() {
+        for load in self
+            .loads
+            .drain(..self.loads.len().min(size))
+            .collect::<Vec<_>>()
+        {
             pipe.add_command(self.set(load.key, load.lease));
             reads.push(None);
         }
@@ -379,11 +383,10 @@ async fn one_client(churn: &Churn, counts: &Arc<Counts>) -> Result<(), tagcache:
             while Instant::now() < until && !counts.is_stopped() {
                 let first = counts.commands.load(Ordering::Relaxed) / COMMANDS_A_KEY;
                 let key = first + (rng.f64().powi(3) * keys as f64) as u64;
-                let entry = Entry::ttl(Duration::from_secs(rng.u64(1..=TTL_MAX_S))).tags([
-                    own.clone(),
-                    format!("{own}:client:{}", key / GROUP),
-                ]);
-                let load = move || async move { Ok::<_, std::convert::Infallible>("x".repeat(bytes)) };
+                let entry = Entry::ttl(Duration::from_secs(rng.u64(1..=TTL_MAX_S)))
+                    .tags([own.clone(), format!("{own}:client:{}", key / GROUP)]);
+                let load =
+                    move || async move { Ok::<_, std::convert::Infallible>("x".repeat(bytes)) };
                 // A server that has no memory, or no time, is no failure: the value is loaded all the same.
                 let name = format!("{own}:client:{key}");
                 let _: Result<String, _> = cache.get_or_load(&name, entry, load).await;

@@ -128,7 +128,15 @@ pub(crate) fn to_text(series: &[Series], warm: Duration) -> String {
     };
     let rows: Vec<_> = series.iter().map(row).collect();
     table(
-        &["figure", "first tenth", "last tenth", "slope/h", "±", "drift", "is"],
+        &[
+            "figure",
+            "first tenth",
+            "last tenth",
+            "slope/h",
+            "±",
+            "drift",
+            "is",
+        ],
         &rows,
     )
 }
@@ -158,7 +166,10 @@ mod tests {
         assert!(!trend(|i| if i > 350 { 150.0 } else { 100.0 }).rises);
         assert!(!trend(|i| 1000.0 - f64::from(i)).rises);
         assert!(!trend(|_| 0.0).rises);
-        assert!(!trend(|i| 1e9 + f64::from(i)).rises, "a millionth is nothing");
+        assert!(
+            !trend(|i| 1e9 + f64::from(i)).rises,
+            "a millionth is nothing"
+        );
     }
 
     #[test]
