@@ -92,7 +92,11 @@ async fn call(cache: &Cache, n: u64) {
                 let _ = load(cache, &key).await;
             }
             3 => drop(cache.get::<String>(&key).await),
-            4 => drop(cache.set(&key, &"set".to_owned(), long().tags(["tag"])).await),
+            4 => drop(
+                cache
+                    .set(&key, &"set".to_owned(), long().tags(["tag"]))
+                    .await,
+            ),
             5 => drop(cache.invalidate_tags(["tag"]).await),
             6 => drop(cache.get_many::<String>(&[key.as_str(), "other"]).await),
             _ => drop(cache.remove(&key).await),

@@ -344,6 +344,13 @@ impl Harness {
                     }
                 }
             }
+            Op::Wait { ms } => self.now_ms += u64::from(*ms),
+            rarer => self.apply_rarer(rarer),
+        }
+    }
+
+    fn apply_rarer(&mut self, op: &Op) {
+        match op {
             Op::Restore {
                 key,
                 tags,
@@ -424,7 +431,7 @@ impl Harness {
                     seen.soft_ends_ms = seen.soft_ends_ms.map(|ends| ends.min(latest));
                 }
             }
-            Op::Wait { ms } => self.now_ms += u64::from(*ms),
+            _ => unreachable!("`apply` has the others"),
         }
     }
 

@@ -1,15 +1,15 @@
 //! `tagcache soak --churn`: which figures of a server and of its clients rise while nothing that is stored stays?
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use redis::{InfoDict, RedisResult};
-use serde_json::json;
+use serde_json::{Value, json};
 use tagcache_admin::memory::Server;
 
-use super::mix::{Churn, Running};
+use super::mix::{Churn, Counts, Running};
 use super::series::{self, Series};
 use super::{SAMPLES, WARM_UP, reclaimed};
 use crate::args::Soak;
@@ -71,19 +71,49 @@ pub(super) fn run(
             note(&watch.line(started.elapsed()));
         }
     }
-    let took = started.elapsed();
     let counts = running.counts.clone();
+    let took = started.elapsed();
     let failed = running.end();
-    let after = reclaimed(server).ok().flatten();
     let warm = took.mul_f64(WARM_UP);
     let rises = watch
         .series
         .iter()
         .any(|series| series.trend(warm).is_some_and(|trend| trend.rises));
-    let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-    let value = json!({
-        "rises": rises,
-        "seconds": took.as_secs_f64(),
+    let end = End {
+        took,
+        warm,
+        before: before.used_memory,
+        after: reclaimed(server).ok().flatten(),
+        rises,
+    };
+    show(json, &to_json(&watch, &counts, &end), || {
+        to_text(args.pipeline, &watch, &counts, &end)
+    })?;
+    match failed {
+        Some(failure) => Err(failure),
+        None if rises => Err(Failure::No),
+        None => Ok(()),
+    }
+}
+
+/// What is known when it is over.
+struct End {
+    took: Duration,
+    warm: Duration,
+    /// The server's memory before it, and after everything that it stored was dropped.
+    before: Option<u64>,
+    after: Option<u64>,
+    rises: bool,
+}
+
+fn count(n: &AtomicU64) -> u64 {
+    n.load(Ordering::Relaxed)
+}
+
+fn to_json(watch: &Watch, counts: &Counts, end: &End) -> Value {
+    json!({
+        "rises": end.rises,
+        "seconds": end.took.as_secs_f64(),
         "commands": count(&counts.commands),
         "refused": count(&counts.refused),
         "connections": count(&counts.connections),
@@ -92,47 +122,42 @@ pub(super) fn run(
         "expired": watch.grown("expired"),
         "evicted": watch.grown("evicted"),
         "invalidated": watch.grown("invalidated"),
-        "memoryBefore": before.used_memory,
-        "memoryAfter": after,
+        "memoryBefore": end.before,
+        "memoryAfter": end.after,
         "latencyMsFirst": latency_json(&watch.first),
         "latencyMsLast": latency_json(&watch.last),
-        "series": series::to_json(&watch.series, warm),
-    });
-    show(json, &value, || {
-        format!(
-            "{} commands in {:.0} s ({:.0} a second) in round trips of {}, {} refused for want of memory; {} connections; {} reads through {} clients with a local tier\n\
-             {} entries expired, {} were evicted, {} invalidated\n\
-             latency of a round trip after the warm-up  {}\n\
-             latency of a round trip at the end         {}\n\
-             memory before {}, after everything was dropped {}\n\n{}\n{}\n",
-            count(&counts.commands),
-            took.as_secs_f64(),
-            count(&counts.commands) as f64 / took.as_secs_f64(),
-            args.pipeline,
-            count(&counts.refused),
-            count(&counts.connections),
-            count(&counts.client_reads),
-            count(&counts.clients),
-            watch.grown("expired"),
-            watch.grown("evicted"),
-            watch.grown("invalidated"),
-            latency_text(&watch.first),
-            latency_text(&watch.last),
-            maybe_bytes(before.used_memory),
-            maybe_bytes(after),
-            series::to_text(&watch.series, warm),
-            if rises {
-                "SOMETHING RISES"
-            } else {
-                "Nothing rises."
-            },
-        )
-    })?;
-    match failed {
-        Some(failure) => Err(failure),
-        None if rises => Err(Failure::No),
-        None => Ok(()),
-    }
+        "series": series::to_json(&watch.series, end.warm),
+    })
+}
+
+fn to_text(pipeline: u32, watch: &Watch, counts: &Counts, end: &End) -> String {
+    format!(
+        "{} commands in {:.0} s ({:.0} a second) in round trips of {pipeline}, {} refused for want of memory; {} connections; {} reads through {} clients with a local tier\n\
+         {} entries expired, {} were evicted, {} invalidated\n\
+         latency of a round trip after the warm-up  {}\n\
+         latency of a round trip at the end         {}\n\
+         memory before {}, after everything was dropped {}\n\n{}\n{}\n",
+        count(&counts.commands),
+        end.took.as_secs_f64(),
+        count(&counts.commands) as f64 / end.took.as_secs_f64(),
+        count(&counts.refused),
+        count(&counts.connections),
+        count(&counts.client_reads),
+        count(&counts.clients),
+        watch.grown("expired"),
+        watch.grown("evicted"),
+        watch.grown("invalidated"),
+        latency_text(&watch.first),
+        latency_text(&watch.last),
+        maybe_bytes(end.before),
+        maybe_bytes(end.after),
+        series::to_text(&watch.series, end.warm),
+        if end.rises {
+            "SOMETHING RISES"
+        } else {
+            "Nothing rises."
+        },
+    )
 }
 
 /// Figures of INFO and of CACHE.STATS that should not rise, by their names there.
