@@ -122,7 +122,7 @@ fn damaged_replies_hang_no_call_and_end_no_task() {
         .enable_all()
         .build()
         .unwrap();
-    let mut budget = Budget::new("RESP replies", 400);
+    let mut budget = Budget::new("RESP replies", 160);
     let hostile = Hostile {
         damages: Arc::new(AtomicBool::new(true)),
         rng: Arc::new(Mutex::new(budget.rng.clone())),
@@ -140,13 +140,15 @@ fn damaged_replies_hang_no_call_and_end_no_task() {
             .unwrap();
         let mut n = 0;
         while budget.takes(8) {
+            // What a damage broke is set up again: nothing would be damaged otherwise.
+            let _ = cache.ready(Duration::from_millis(500)).await;
             for _ in 0..8 {
                 n += 1;
                 call(&cache, n).await;
             }
         }
         let damages = hostile.count.load(Ordering::SeqCst);
-        assert!(damages > 10, "{damages} replies were damaged");
+        assert!(damages >= 10, "{damages} replies were damaged");
         hostile.damages.store(false, Ordering::SeqCst);
         eventually("it works again", async || {
             cache.ready(Duration::from_secs(1)).await.is_ok()
