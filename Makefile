@@ -85,6 +85,36 @@ test-valgrind: build ## Some tests of the module with each server under memcheck
 	@scripts/install-deps server valgrind
 	@scripts/test-valgrind $(ARGS)
 
+.PHONY: fuzz
+fuzz: build ## Damaged inputs and random histories; ARGS="--seconds N --target NAME --coverage": target/torture/fuzz.md
+	@scripts/install-deps server
+	@scripts/fuzz $(ARGS)
+
+.PHONY: mutants
+mutants: ## Change the code and see whether a test notices; ARGS for cargo mutants: target/torture/mutants.md
+	@scripts/install-deps build mutants
+	@scripts/mutants $(ARGS)
+
+.PHONY: asan
+asan: ## The module's own tests, engine and entries, under AddressSanitizer; needs a nightly toolchain
+	@scripts/install-deps build
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
+	  echo 'nightly is missing: rustup toolchain install nightly' >&2; exit 1; }
+	RUSTFLAGS="$${RUSTFLAGS:-} -Zsanitizer=address" $(CARGO) +nightly test --locked -p tagcache-module \
+	  --target "$$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$${CARGO_TARGET_DIR:-target}/asan" $(ARGS)
+
+.PHONY: soak
+soak: build ## 60 minutes of churn with figures over time; ARGS for tagcache soak: target/torture/soak.md
+	@scripts/install-deps server
+	@scripts/soak $(ARGS)
+
+.PHONY: load
+load: build ## Latencies of 1 to 5,000 connections beside native commands: target/torture/load.md
+	@scripts/install-deps server
+	@mkdir -p target/torture
+	@$(CARGO) run --release --quiet --locked -p tagcache-benches -- --only clients $(ARGS) > target/torture/load.md; \
+	  status=$$?; cat target/torture/load.md; exit $$status
+
 .PHONY: bench
 bench: build ## Measure against native commands, Lua and tag sets kept by a client; ARGS=--help lists the options
 	@scripts/install-deps server
@@ -116,12 +146,12 @@ lint: ## Formatting and clippy, without changing anything
 	$(CARGO) clippy -p tagcache-admin --lib --bins --locked --all-features -- -D warnings
 
 .PHONY: miri
-miri: ## The index's tests under Miri; needs a nightly toolchain with miri
+miri: ## Engine, entries and their encoding under Miri; ARGS=FILTER; needs a nightly toolchain with miri
 	@scripts/install-deps build
 	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { \
 	  echo 'miri is missing: rustup toolchain install nightly --component miri,rust-src' >&2; exit 1; }
 	PROPTEST_CASES=$${PROPTEST_CASES:-8} MIRIFLAGS="$${MIRIFLAGS:-} -Zmiri-disable-isolation" \
-	  $(CARGO) +nightly miri test --locked -p tagcache-module engine::
+	  $(CARGO) +nightly miri test --locked -p tagcache-module -- $(or $(ARGS),engine:: entry:: record:: leb128::)
 
 .PHONY: model
 model: ## The local tier under a model checker: threads in many orders; SHUTTLE_ITERATIONS=n for more of them

@@ -6,6 +6,7 @@
 //! second. Figures are medians over the rounds. Nothing is asserted about them.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod fork;
 mod guard;
 mod invalidate;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
             Part::Memory => memory::run(&options, &server, &mut targets),
             Part::Fork => fork::run(&options, &server, &mut targets),
             Part::Load => load::run(&options, &mut targets),
+            Part::Clients => clients::run(&options),
         };
         if let Err(error) = result {
             eprintln!("bench: {part:?}: {error}");

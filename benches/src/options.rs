@@ -7,7 +7,7 @@ use tagcache_tests::{Engine, engines};
 pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
-  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork or load;
+  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork, load or clients;
                  may be given several times
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
@@ -27,9 +27,10 @@ pub(crate) enum Part {
     Memory,
     Fork,
     Load,
+    Clients,
 }
 
-const ALL_PARTS: [Part; 11] = [
+const ALL_PARTS: [Part; 12] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -41,6 +42,7 @@ const ALL_PARTS: [Part; 11] = [
     Part::Memory,
     Part::Fork,
     Part::Load,
+    Part::Clients,
 ];
 
 pub(crate) struct Options {

@@ -119,7 +119,7 @@ impl Wire {
 }
 
 /// How long the reply is that these bytes begin with; `None` if more is to come.
-fn reply_len(received: &[u8], expect: Expect) -> Result<Option<usize>> {
+pub(crate) fn reply_len(received: &[u8], expect: Expect) -> Result<Option<usize>> {
     let Some(line_len) = received.iter().position(|&byte| byte == b'\n') else {
         return Ok(None);
     };

@@ -113,6 +113,7 @@ impl<'r> Record<'r> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tagcache_tests::fuzz::fuzz;
 
     proptest! {
         #[test]
@@ -138,6 +139,43 @@ mod tests {
                 prop_assert!(Record::decode(again) == Record::decode(&bytes));
             }
         }
+    }
+
+    #[test]
+    fn damaged_records_are_refused_or_are_records_again() {
+        let tags: [&[u8]; 3] = [b"a", b"tag", &[b't'; 200]];
+        let plain = Record {
+            value: b"value",
+            ..Record::default()
+        };
+        let full = Record {
+            has_ttl: true,
+            origin: 7,
+            created_ms: 1 << 41,
+            hits: 300,
+            grace_ms: 60_000,
+            soft_since_ms: Some(1 << 41),
+            tags: tags.into_iter().collect(),
+            value: b"value",
+            ..Record::default()
+        };
+        let corpus = [plain.encode(), full.encode()];
+        fuzz(
+            "records",
+            if cfg!(miri) { 50 } else { 20_000 },
+            &corpus,
+            |bytes| {
+                let Some(record) = Record::decode(bytes) else {
+                    return;
+                };
+                let stored: usize = record.tags.iter().map(|tag| tag.len()).sum();
+                assert!(stored + record.value.len() <= bytes.len());
+                assert!(record.tags.len() as u64 <= MAX_TAGS);
+                let again = record.encode();
+                assert!(again.len() <= bytes.len(), "no number is shorter");
+                assert_eq!(Record::decode(&again), Record::decode(bytes));
+            },
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - `TAGCACHE_MODULE_PANIC`: the build with the feature `panic-on-demand`.
 //! - `TAGCACHE_ENGINES`: the servers to test, `NAME=COMMAND` separated by newlines or `;`; default
 //!   `redis-7.0=redis-server`.
+//! - `TAGCACHE_FUZZ_SECONDS` and others: see [`fuzz`].
 //! - `TAGCACHE_ALL_ENGINES=1`: run every test on every engine, not only those about differences.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod cluster;
 mod engine;
 pub mod fetch;
+pub mod fuzz;
 pub mod look;
 pub mod payload;
 mod process;

@@ -193,3 +193,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn damaged_conditions_are_refused_at_a_place_or_judge_every_state() {
+    let corpus = [
+        "memory.heapPercent > 85",
+        "memory.heapPercent > 85 and (cache.hitRate < 70 or cache.redis.connected == 0)",
+        "memory.rss >= 1.5 GB or status == critical",
+        "((cache.redis.reclaimMaxMs != 10 ms)) AND cache.redis.connected == true",
+        "memory.heapUsed <= 3e3KB",
+        "größe > 1",
+    ];
+    let corpus = corpus.map(|text| text.as_bytes().to_vec());
+    tagcache_tests::fuzz::fuzz("conditions", 3_000, &corpus, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match Condition::parse(&text) {
+            Err(mistake) => {
+                assert!(mistake.offset <= text.chars().count(), "{mistake:?}");
+                assert!(!mistake.message.is_empty());
+            }
+            Ok(condition) => {
+                for snapshot in [heap(0.0), heap(100.0), unknown()] {
+                    let (less, more) = (
+                        condition.holds(&snapshot, 0.0),
+                        condition.holds(&snapshot, 1e9),
+                    );
+                    // Slack moves thresholds towards holding; equality has none.
+                    if !text.contains('=') && less == Some(true) {
+                        assert_eq!(more, Some(true));
+                    }
+                }
+            }
+        }
+    });
+}

@@ -527,4 +527,25 @@ mod tests {
         assert!(found[0].starts_with("line "), "{found:?}");
         assert!(!problems("")[0].is_empty());
     }
+
+    #[test]
+    fn damaged_rules_are_refused_at_a_place_within_the_file() {
+        let full = "channels:\n  log: stderr\n  ops: {webhook: 'http://127.0.0.1:9/x'}\nalerts:\n  - name: a\n    condition: memory.heapPercent > 85\n    severity: warning\n    for: 5m\n    repeat: 1h\n    resolve: false\n    channels: [log, ops]\n";
+        let corpus = [include_str!("guide.yaml"), full, "alerts: []"];
+        let corpus = corpus.map(|text| text.as_bytes().to_vec());
+        tagcache_tests::fuzz::fuzz("alert rules", 500, &corpus, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match Config::from_yaml(&text) {
+                Ok(config) => assert_eq!(config.rule_names().len(), config.rules.len()),
+                Err(ConfigError(problems)) => {
+                    assert!(!problems.is_empty());
+                    // A carriage return ends a line in YAML.
+                    let lines = text.split(['\n', '\r']).count() as u64;
+                    for problem in problems {
+                        assert!(problem.line as u64 <= lines + 1, "{problem}");
+                    }
+                }
+            }
+        });
+    }
 }

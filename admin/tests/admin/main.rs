@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod endpoint;
 mod fleet;
+mod fuzzed;
 mod metrics;
 mod stats;
 mod stream;

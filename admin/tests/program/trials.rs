@@ -600,3 +600,50 @@ fn verify_says_no_when_a_criterion_is_not_met() {
         ended.out
     );
 }
+
+#[test]
+fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
+    let server = Server::start();
+    let args = [
+        "soak",
+        "--churn",
+        "--json",
+        "--redis",
+        &url(&server),
+        "--duration",
+        "3s",
+        "--keys",
+        "1000",
+        "--pipeline",
+        "10",
+        "--rate",
+        "5000",
+    ];
+    // While the cache still fills, figures rise: 1, and the document all the same.
+    let ended = run(&args);
+    assert!(ended.code <= 1, "{}", ended.err);
+    let json = ended.json();
+    for figure in [
+        "commands",
+        "connections",
+        "clients",
+        "clientReads",
+        "invalidated",
+    ] {
+        assert!(json[figure].as_u64().unwrap() > 0, "{figure}: {json}");
+    }
+    for series in [
+        "used_memory",
+        "index_bytes",
+        "server descriptors",
+        "client tasks",
+        "p99 ms",
+    ] {
+        assert!(
+            json["series"][series]["slopePerHour"].is_number(),
+            "{series}: {json}"
+        );
+    }
+    assert_eq!(entries(&server), 0);
+    assert_eq!(run(&["soak", "--rate", "5"]).code, 2, "only with --churn");
+}

@@ -444,8 +444,14 @@ fn fractions_of_many_entries_do_not_add_up_to_more_than_the_limit() {
     assert!(cache.stats().evictions > 0);
 }
 
+/// How many histories; `TAGCACHE_FUZZ_CASES` in a long run.
+fn cases(short: u32) -> u32 {
+    let asked = std::env::var("TAGCACHE_FUZZ_CASES").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(128), ..ProptestConfig::default() })]
 
     /// With room for everything, the cache is the model, and counts every hit of every key for ever.
     #[test]

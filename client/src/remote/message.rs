@@ -141,6 +141,82 @@ mod tests {
         message
     }
 
+    /// Whatever is damaged, nothing is read that is not there, and what is read is what a sender would have to send.
+    #[test]
+    fn damaged_messages_drop_everything_or_tags_that_stand_in_them() {
+        let mut by_condition = message(b'W', &[]);
+        by_condition.extend(
+            b"A\0\0\0\x02\0\0\0\x01a\0\0\0\x01bO\0\0\0\x01\0\0\0\x01cN\0\0\0\x01\0\0\0\x01d",
+        );
+        let mut second = message(b'w', &[]);
+        second[0] = 2;
+        second.extend([0; 8]);
+        second.extend_from_slice(&by_condition[10..]);
+        let corpus = [
+            message(b'I', &[b"tenant:7", b"\0\xff"]),
+            message(b'R', &[b"a"]),
+            message(b'F', &[]),
+            by_condition,
+            second,
+        ];
+        tagcache_tests::fuzz::fuzz("channel messages", 20_000, &corpus, |bytes| {
+            let Message::Tags(kind, tags) = decode(bytes) else {
+                return;
+            };
+            let within = bytes.as_ptr_range();
+            for tag in &tags {
+                let tag = tag.as_ptr_range();
+                assert!(within.start <= tag.start && tag.end <= within.end);
+            }
+            let stored: usize = tags.iter().map(|tag| 4 + tag.len()).sum();
+            assert!(10 + stored <= bytes.len());
+            if matches!(bytes[1], b'I' | b'R') {
+                let mut again = message(bytes[1], &tags);
+                if bytes[0] == 2 {
+                    again[0] = 2;
+                    again.splice(10..10, [0; 8]);
+                }
+                assert_eq!(again.len(), bytes.len(), "every byte is one of a tag");
+                assert_eq!(decode(&again), Message::Tags(kind, tags));
+            }
+        });
+    }
+
+    /// The same through what redis-rs makes of a push.
+    #[test]
+    fn damaged_pushes_are_read_or_drop_everything() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let corpus = [message(b'I', &[b"tenant:7"]), b"invalidate".to_vec()];
+        let kinds = [
+            PushKind::Invalidate,
+            PushKind::Message,
+            PushKind::Unsubscribe,
+        ];
+        let mut n = 0;
+        tagcache_tests::fuzz::fuzz("pushes", 5_000, &corpus, |bytes| {
+            n += 1;
+            let bulk = Value::BulkString(bytes.to_vec());
+            let data = match n % 6 {
+                0 => vec![],
+                1 => vec![bulk],
+                2 => vec![Value::Array(vec![bulk.clone(), bulk])],
+                3 => vec![text(&channel(0)), bulk],
+                4 => vec![Value::Nil, bulk, Value::Int(1)],
+                _ => vec![Value::Array(vec![bulk, Value::Int(3)])],
+            };
+            let kind = if n % 7 == 0 {
+                PushKind::Other(String::from_utf8_lossy(bytes).into_owned())
+            } else {
+                kinds[n % 3].clone()
+            };
+            let is_invalidation = kind == PushKind::Invalidate;
+            let push = PushInfo { kind, data };
+            let read = read(&push, &channel(0));
+            // What says that something changed is never passed over.
+            assert!(!is_invalidation || !matches!(read, Push::Nothing | Push::Lost));
+        });
+    }
+
     #[test]
     fn tags_of_hard_and_soft_messages_are_read_whatever_bytes_they_hold() {
         for (kind, effect) in [(b'I', Invalidation::Hard), (b'R', Invalidation::Soft)] {

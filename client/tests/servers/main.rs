@@ -14,6 +14,7 @@ mod calls;
 mod degradation;
 mod examples;
 mod fleet;
+mod fuzzed;
 mod leases;
 mod loads;
 mod moves;

@@ -49,7 +49,7 @@ async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static)
 }
 
 /// One command.
-async fn words(client: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+pub(crate) async fn words(client: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
     let mut line = String::new();
     client.read_line(&mut line).await.ok()?;
     let count: usize = line.trim().strip_prefix('*')?.parse().ok()?;
@@ -67,7 +67,7 @@ async fn words(client: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
 }
 
 /// What a primary with the module answers to the commands by which a connection is set up and looked after.
-fn like_a_primary(words: &[String]) -> String {
+pub(crate) fn like_a_primary(words: &[String]) -> String {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["HELLO", ..] => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::index::{Condition, Effect, Incoming, Index, Step, TagFigures};
+use super::index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 use super::marks::Softness;
 use super::slots::{Slot, UNIT};
 
@@ -56,10 +56,33 @@ enum Op {
     Moved {
         key: u8,
     },
-    /// As RESTORE … REPLACE: the entry leaves, and another comes under its key.
+    /// As RESTORE … REPLACE: the entry leaves, and another comes under its key, perhaps stale, perhaps of another node.
     Restore {
         key: u8,
         tags: Vec<u8>,
+        stale_for_ms: Option<u32>,
+        foreign: bool,
+    },
+    /// One visible entry is gone, as one that is found to be older than an invalidation.
+    Condemn {
+        key: u8,
+    },
+    AddHits {
+        key: u8,
+        more: u8,
+    },
+    /// Soft invalidations in a row, each with a time and a limit of its own: more than are kept apart.
+    Soften {
+        times: u8,
+        tag: u8,
+        limit_ms: u16,
+    },
+    Limit {
+        key: u8,
+        limit_ms: u16,
+    },
+    ClockBack {
+        ms: u16,
     },
 }
 
@@ -78,7 +101,13 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Flush),
         3 => (0_u8..20).prop_map(|steps| Op::Reclaim { steps }),
         1 => (0_u32..50_000).prop_map(|ms| Op::Wait { ms }),
-        2 => (0_u8..40, proptest::collection::vec(0..TAGS.len() as u8, 0..12)).prop_map(|(key, tags)| Op::Restore { key, tags }),
+        2 => (0_u8..40, proptest::collection::vec(0..TAGS.len() as u8, 0..12), proptest::option::of(0_u32..30_000), any::<bool>())
+            .prop_map(|(key, tags, stale_for_ms, foreign)| Op::Restore { key, tags, stale_for_ms, foreign }),
+        1 => (0_u8..40).prop_map(|key| Op::Condemn { key }),
+        1 => (0_u8..40, any::<u8>()).prop_map(|(key, more)| Op::AddHits { key, more }),
+        1 => (1_u8..80, 0..TAGS.len() as u8, any::<u16>()).prop_map(|(times, tag, limit_ms)| Op::Soften { times, tag, limit_ms }),
+        1 => (0_u8..40, any::<u16>()).prop_map(|(key, limit_ms)| Op::Limit { key, limit_ms }),
+        1 => any::<u16>().prop_map(|ms| Op::ClockBack { ms }),
     ]
 }
 
@@ -102,6 +131,7 @@ struct Seen {
     tags: Vec<u8>,
     hits: u32,
     grace: bool,
+    foreign: bool,
     /// When the grace of a stale entry ends.
     soft_ends_ms: Option<u64>,
 }
@@ -203,6 +233,7 @@ impl Harness {
             tags: unique,
             hits,
             grace,
+            foreign: false,
             soft_ends_ms: None,
         };
         self.visible.insert(key, seen);
@@ -313,28 +344,94 @@ impl Harness {
                     }
                 }
             }
-            Op::Restore { key, tags } => {
+            Op::Wait { ms } => self.now_ms += u64::from(*ms),
+            rarer => self.apply_rarer(rarer),
+        }
+    }
+
+    fn apply_rarer(&mut self, op: &Op) {
+        match op {
+            Op::Restore {
+                key,
+                tags,
+                stale_for_ms,
+                foreign,
+            } => {
                 let place = self.keyspace.get(key).map(|handle| self.stored[handle].2);
                 self.apply(&Op::Del { key: *key });
                 self.next_handle += 1;
                 let handle = self.next_handle;
+                let soft_since_ms = stale_for_ms.map(|ms| self.now_ms - u64::from(ms));
+                let has_grace = stale_for_ms.is_some();
                 let incoming = Incoming {
                     entry: handle,
                     tags: &names(tags),
                     bytes: 7 * UNIT,
                     hits: 3,
-                    has_grace: false,
-                    soft_since_ms: None,
-                    is_foreign: false,
+                    has_grace,
+                    soft_since_ms,
+                    is_foreign: *foreign,
                 };
                 let slot = self.index.insert_near(place, incoming);
                 assert!(
                     place.is_none_or(|place| slot >= place),
                     "the same place or above"
                 );
-                self.see(*key, handle, tags, (7 * UNIT, slot), 3, false);
+                self.see(*key, handle, tags, (7 * UNIT, slot), 3, has_grace);
+                let seen = self.visible.get_mut(key).expect("just seen");
+                seen.foreign = *foreign;
+                seen.soft_ends_ms = soft_since_ms.map(|since| since + GRACE_MS);
             }
-            Op::Wait { ms } => self.now_ms += u64::from(*ms),
+            Op::Condemn { key } => {
+                if let Some(seen) = self.visible.remove(key) {
+                    self.index.drop_one(self.stored[&seen.handle].2);
+                }
+            }
+            Op::AddHits { key, more } => {
+                if let Some(seen) = self.visible.get_mut(key) {
+                    let slot = self.stored[&seen.handle].2;
+                    self.index.add_hits(slot, u32::from(*more));
+                    seen.hits += u32::from(*more);
+                }
+            }
+            Op::Soften {
+                times,
+                tag,
+                limit_ms,
+            } => {
+                for i in 0..*times {
+                    // Each reaches some entry that is fresh, so that it has a mark of its own.
+                    self.set(i % 40, &[*tag], UNIT, true);
+                    self.now_ms += 1 + u64::from(i % 7);
+                    let limit_ms = u64::from(*limit_ms) + u64::from(i) * 100;
+                    self.invalidate_where([Some(&[*tag]), None, None], Effect::Stale, limit_ms);
+                }
+            }
+            Op::Limit { key, limit_ms } => {
+                let Some(seen) = self.visible.get_mut(key) else {
+                    return;
+                };
+                let slot = self.stored[&seen.handle].2;
+                let softness = Softness {
+                    since_ms: self.now_ms,
+                    limit_ms: u64::from(*limit_ms),
+                };
+                self.index.set_softness(slot, softness);
+                // Of one that is fresh there is nothing to say.
+                seen.soft_ends_ms = seen
+                    .soft_ends_ms
+                    .map(|_| self.now_ms + GRACE_MS.min(u64::from(*limit_ms)));
+            }
+            Op::ClockBack { ms } => {
+                self.now_ms -= u64::from(*ms);
+                self.index.clock_was_set_back(self.now_ms);
+                for seen in self.visible.values_mut() {
+                    seen.foreign = true;
+                    let latest = self.now_ms + GRACE_MS;
+                    seen.soft_ends_ms = seen.soft_ends_ms.map(|ends| ends.min(latest));
+                }
+            }
+            _ => unreachable!("`apply` has the others"),
         }
     }
 
@@ -348,6 +445,14 @@ impl Harness {
         if let Step::Softened(softened) = step {
             let since = self.index.soft_since_ms(softened.slot, GRACE_MS);
             assert_eq!(since, Some(softened.softness.since_ms_for(GRACE_MS)));
+            // As the module does: one whose grace is over leaves, of another it tells when that will be.
+            let over_ms = softened.softness.since_ms_for(GRACE_MS) + GRACE_MS;
+            if over_ms > self.now_ms {
+                self.index.grace_ends(softened, over_ms);
+            } else {
+                let handle = self.index.entry(softened.slot);
+                self.remove(handle);
+            }
         }
         step
     }
@@ -367,6 +472,18 @@ impl Harness {
                 let ends = since.map(|since| since + GRACE_MS);
                 assert_eq!(ends.is_some(), seen.soft_ends_ms.is_some());
                 assert!(ends <= seen.soft_ends_ms);
+                assert_eq!(self.index.is_foreign(slot), seen.foreign);
+                let grace_ms = if seen.grace { GRACE_MS } else { 0 };
+                let expected = match ends {
+                    Some(ends) if ends > self.now_ms => Freshness::Stale,
+                    Some(_) => Freshness::Gone,
+                    None => Freshness::Fresh,
+                };
+                let now_ms = self.now_ms;
+                let freshness = self
+                    .index
+                    .freshness(slot, handle, grace_ms, || None, || now_ms);
+                assert_eq!(freshness, expected);
             }
         }
         assert_eq!(self.index.visible(), self.visible.len() as u64);
@@ -441,8 +558,17 @@ fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
     }
 }
 
+/// How many histories: few under Miri, `TAGCACHE_FUZZ_CASES` in a long run.
+pub(super) fn cases(short: u32) -> u32 {
+    if cfg!(miri) {
+        return 4;
+    }
+    let asked = std::env::var("TAGCACHE_FUZZ_CASES").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+    #![proptest_config(ProptestConfig::with_cases(cases(400)))]
     #[test]
     fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 120 })) {
         let mut harness = Harness { now_ms: 1 << 41, ..Harness::default() };
@@ -450,8 +576,15 @@ proptest! {
             harness.apply(op);
             harness.check();
         }
-        // Whatever happened, everything can be given back.
+        // Whatever happened, everything can be given back, and what is stale leaves once its grace is over.
         while harness.reclaim() != Step::Idle {}
+        harness.now_ms += GRACE_MS;
+        for _ in 0..20 {
+            harness.now_ms += 5_000;
+            while harness.reclaim() != Step::Idle {}
+        }
+        prop_assert!(!harness.index.has_soft());
+        harness.check();
         prop_assert_eq!(harness.index.visible(), harness.visible.len() as u64);
         let handles: Vec<Handle> = harness.stored.keys().copied().collect();
         for handle in handles {

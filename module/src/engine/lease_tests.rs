@@ -352,7 +352,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 1000 }))]
+    #![proptest_config(ProptestConfig::with_cases(super::index_tests::cases(1000)))]
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {

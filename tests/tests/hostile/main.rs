@@ -2,5 +2,6 @@
 
 mod arguments;
 mod bounds;
+mod overload;
 mod panics;
 mod payloads;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tagcache_tests::fuzz::Budget;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, entry_keys, inspect, wait_reclaimed};
 use tagcache_tests::payload::{body, with_footer};
 use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, command, for_each_engine};
@@ -165,13 +166,15 @@ fn thousands_of_damaged_payloads_harm_nothing_else() {
         call!(client, "CACHE.SET", "target", "v", "TAGS", 1, "a");
         call!(client, "SET", "string", "v");
         let guarded = Snapshot::take(&server, &[1], &[b"a", b"guard"]).without_digest();
-        let mut rng = Rng::from_env(13);
-        let (mut accepted, mut refused) = (0, 0);
-        for batch in 0..40 {
+        let mut budget = Budget::new("RESTORE payloads", 10_000);
+        let (mut accepted, mut refused, mut batch) = (0, 0, 0);
+        while budget.takes(250) {
+            let rng = &mut budget.rng;
+            batch += 1;
             let mut restores = Vec::new();
             let mut wrong_footers = Vec::new();
             for n in 0..250 {
-                let payload = damage(&mut rng, &originals);
+                let payload = damage(rng, &originals);
                 let mut payload = with_footer(&payload, &originals[0]);
                 let wrong_footer = rng.one_in(20);
                 if wrong_footer {

@@ -284,6 +284,32 @@ pub(crate) struct Soak {
     pub(crate) at: At,
     #[command(flatten)]
     pub(crate) work: Work,
+    /// Let nothing stay: keys, tags, connections and clients with a local tier come and go; judge more figures than
+    /// memory. --keys is then the window of keys in use, which moves on, and --value-bytes the mean.
+    #[arg(long)]
+    pub(crate) churn: bool,
+    /// Commands in one round trip.
+    #[arg(long, requires = "churn", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) pipeline: u32,
+    /// Commands a second in all. 0: as many as the server answers.
+    #[arg(long, requires = "churn", default_value_t = 0)]
+    pub(crate) rate: u64,
+    /// End after so many commands, if that is sooner. 0: end by time.
+    #[arg(long, requires = "churn", default_value_t = 0)]
+    pub(crate) commands: u64,
+}
+
+impl Soak {
+    /// How much of the run is over after this time and so many commands, from 0 to 1.
+    pub(crate) fn part(&self, elapsed: Duration, commands: u64) -> f64 {
+        let by_time = elapsed.as_secs_f64() / self.work.duration.as_secs_f64();
+        let by_commands = commands as f64 / self.commands as f64;
+        if self.commands == 0 {
+            by_time
+        } else {
+            by_time.max(by_commands)
+        }
+    }
 }
 
 /// How long and how hard.

@@ -1,5 +1,9 @@
 //! `tagcache soak`: does the server's memory grow under a load that should not make it grow?
 
+mod churn;
+mod mix;
+mod series;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -43,6 +47,10 @@ pub(crate) struct Verdict {
 pub(crate) fn run(args: &Soak, json: bool) -> Result<(), Failure> {
     let server = connect::server(&args.at)?;
     let ended = signals::ended_or_killed()?;
+    if args.churn {
+        check_duration(&args.work)?;
+        return churn::run(args, &server, &ended, json);
+    }
     let mut verdict = soak(&server, &args.at.redis, &args.work, &ended, !json)?;
     show(json, &to_json(&verdict), || to_text(&verdict))?;
     if let Some(failure) = verdict.outcome.failed.take() {
@@ -62,11 +70,7 @@ pub(crate) fn soak(
     ended: &AtomicBool,
     tell: bool,
 ) -> Result<Verdict, Failure> {
-    if work.duration < Duration::from_secs(2) {
-        return Err(Failure::Usage(
-            "--duration must be 2s or more: growth needs time to show".into(),
-        ));
-    }
+    check_duration(work)?;
     let before = server.figures()?;
     let traffic = Traffic {
         redis: redis.to_owned(),
@@ -114,6 +118,15 @@ pub(crate) fn soak(
     let mut verdict = judge(&history, outcome, work, before.used_memory, after);
     verdict.interrupted = ended.load(Ordering::Relaxed);
     Ok(verdict)
+}
+
+fn check_duration(work: &Work) -> Result<(), Failure> {
+    if work.duration < Duration::from_secs(2) {
+        return Err(Failure::Usage(
+            "--duration must be 2s or more: growth needs time to show".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// The memory once what was dropped has come back.

@@ -176,7 +176,7 @@ impl Running {
     }
 }
 
-fn connect(redis: &str) -> Result<Connection, Failure> {
+pub(crate) fn connect(redis: &str) -> Result<Connection, Failure> {
     let client =
         redis::Client::open(redis).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
     let connection = client.get_connection_with_timeout(TIMEOUT)?;
@@ -186,7 +186,7 @@ fn connect(redis: &str) -> Result<Connection, Failure> {
 }
 
 /// The tag of everything that this process stores, and no other's.
-fn own_tag() -> String {
+pub(crate) fn own_tag() -> String {
     format!("tagcache:load:{}", std::process::id())
 }
 
@@ -203,7 +203,7 @@ fn set(own: &str, i: u32, value: &[u8]) -> redis::Cmd {
     set
 }
 
-fn sweep(connection: &mut Connection) -> RedisResult<()> {
+pub(crate) fn sweep(connection: &mut Connection) -> RedisResult<()> {
     cmd("CACHE.INVALIDATE").arg(own_tag()).exec(connection)
 }
 

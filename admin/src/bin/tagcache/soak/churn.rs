@@ -1,0 +1,289 @@
+//! `tagcache soak --churn`: which figures of a server and of its clients rise while nothing that is stored stays?
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use redis::{InfoDict, RedisResult};
+use serde_json::{Value, json};
+use tagcache_admin::memory::Server;
+
+use super::mix::{Churn, Counts, Running};
+use super::series::{self, Series};
+use super::{SAMPLES, WARM_UP, reclaimed};
+use crate::args::Soak;
+use crate::load::{latency_json, latency_text};
+use crate::output::{Failure, note, show};
+use crate::text::maybe_bytes;
+use crate::traffic::histogram;
+
+/// The part at either end of the time after the warm-up whose latencies are compared.
+const END: f64 = 0.1;
+
+pub(super) fn run(
+    args: &Soak,
+    server: &Server,
+    ended: &AtomicBool,
+    json: bool,
+) -> Result<(), Failure> {
+    let before = server.figures()?;
+    if before.cache.is_none() {
+        return Err(crate::connect::without_cache(server));
+    }
+    let churn = Churn {
+        redis: args.at.redis.clone(),
+        connections: args.work.concurrency,
+        keys: args.work.keys,
+        value_bytes: args.work.value_bytes,
+        pipeline: args.pipeline,
+        rate: args.rate,
+        duration: args.work.duration,
+        commands: args.commands,
+    };
+    let interval =
+        (args.work.duration / SAMPLES).clamp(Duration::from_millis(20), Duration::from_secs(60));
+    let started = Instant::now();
+    let running = churn.start()?;
+    let mut watch = Watch::new();
+    let mut told = started;
+    while !running.is_over() {
+        std::thread::sleep(interval.min(Duration::from_millis(20)));
+        if ended.load(Ordering::Relaxed) {
+            running.counts.stop();
+        }
+        if started.elapsed() < interval * (watch.samples + 1) {
+            continue;
+        }
+        let part = args.part(
+            started.elapsed(),
+            running.counts.commands.load(Ordering::Relaxed),
+        );
+        if watch
+            .sample(server, &running, started.elapsed(), part)
+            .is_err()
+        {
+            // The workers meet the same, and say it.
+            continue;
+        }
+        if !json && told.elapsed() > Duration::from_secs(60).min(args.work.duration / 4) {
+            told = Instant::now();
+            note(&watch.line(started.elapsed()));
+        }
+    }
+    let counts = running.counts.clone();
+    let took = started.elapsed();
+    let failed = running.end();
+    let warm = took.mul_f64(WARM_UP);
+    let rises = watch
+        .series
+        .iter()
+        .any(|series| series.trend(warm).is_some_and(|trend| trend.rises));
+    let end = End {
+        took,
+        warm,
+        before: before.used_memory,
+        after: reclaimed(server).ok().flatten(),
+        rises,
+    };
+    show(json, &to_json(&watch, &counts, &end), || {
+        to_text(args.pipeline, &watch, &counts, &end)
+    })?;
+    match failed {
+        Some(failure) => Err(failure),
+        None if rises => Err(Failure::No),
+        None => Ok(()),
+    }
+}
+
+/// What is known when it is over.
+struct End {
+    took: Duration,
+    warm: Duration,
+    /// The server's memory before it, and after everything that it stored was dropped.
+    before: Option<u64>,
+    after: Option<u64>,
+    rises: bool,
+}
+
+fn count(n: &AtomicU64) -> u64 {
+    n.load(Ordering::Relaxed)
+}
+
+fn to_json(watch: &Watch, counts: &Counts, end: &End) -> Value {
+    json!({
+        "rises": end.rises,
+        "seconds": end.took.as_secs_f64(),
+        "commands": count(&counts.commands),
+        "refused": count(&counts.refused),
+        "connections": count(&counts.connections),
+        "clients": count(&counts.clients),
+        "clientReads": count(&counts.client_reads),
+        "expired": watch.grown("expired"),
+        "evicted": watch.grown("evicted"),
+        "invalidated": watch.grown("invalidated"),
+        "memoryBefore": end.before,
+        "memoryAfter": end.after,
+        "latencyMsFirst": latency_json(&watch.first),
+        "latencyMsLast": latency_json(&watch.last),
+        "series": series::to_json(&watch.series, end.warm),
+    })
+}
+
+fn to_text(pipeline: u32, watch: &Watch, counts: &Counts, end: &End) -> String {
+    format!(
+        "{} commands in {:.0} s ({:.0} a second) in round trips of {pipeline}, {} refused for want of memory; {} connections; {} reads through {} clients with a local tier\n\
+         {} entries expired, {} were evicted, {} invalidated\n\
+         latency of a round trip after the warm-up  {}\n\
+         latency of a round trip at the end         {}\n\
+         memory before {}, after everything was dropped {}\n\n{}\n{}\n",
+        count(&counts.commands),
+        end.took.as_secs_f64(),
+        count(&counts.commands) as f64 / end.took.as_secs_f64(),
+        count(&counts.refused),
+        count(&counts.connections),
+        count(&counts.client_reads),
+        count(&counts.clients),
+        watch.grown("expired"),
+        watch.grown("evicted"),
+        watch.grown("invalidated"),
+        latency_text(&watch.first),
+        latency_text(&watch.last),
+        maybe_bytes(end.before),
+        maybe_bytes(end.after),
+        series::to_text(&watch.series, end.warm),
+        if end.rises {
+            "SOMETHING RISES"
+        } else {
+            "Nothing rises."
+        },
+    )
+}
+
+/// Figures of INFO and of CACHE.STATS that should not rise, by their names there.
+const FROM_INFO: [&str; 4] = [
+    "used_memory",
+    "used_memory_rss",
+    "allocator_frag_ratio",
+    "connected_clients",
+];
+const FROM_STATS: [&str; 6] = [
+    "entries",
+    "tags",
+    "index_bytes",
+    "reclaim_backlog",
+    "leases",
+    "lease_waiters",
+];
+
+/// What was seen so far.
+struct Watch {
+    samples: u32,
+    series: Vec<Series>,
+    /// Commands at the last sample, and when that was.
+    seen: (u64, Duration),
+    /// Latencies of the first part after the warm-up, and of the last.
+    first: Histogram<u64>,
+    last: Histogram<u64>,
+    stats: [HashMap<String, String>; 2],
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            samples: 0,
+            series: Vec::new(),
+            seen: (0, Duration::ZERO),
+            first: histogram(),
+            last: histogram(),
+            stats: Default::default(),
+        }
+    }
+
+    /// Looks at everything once, `part` of the way through the run.
+    fn sample(
+        &mut self,
+        server: &Server,
+        running: &Running,
+        at: Duration,
+        part: f64,
+    ) -> RedisResult<()> {
+        self.samples += 1;
+        let latencies = running.counts.take_latencies();
+        if (WARM_UP..WARM_UP + END).contains(&part) {
+            let _ = self.first.add(&latencies);
+        } else if part >= 1.0 - END {
+            let _ = self.last.add(&latencies);
+        }
+        let info: InfoDict = server.command("INFO", &[])?;
+        let stats: HashMap<String, String> = server.command("CACHE.STATS", &[])?;
+        let number = |name: &str| stats.get(name)?.parse().ok();
+        let process = info.get::<u32>("process_id").unwrap_or(0).to_string();
+        // Of another machine's server, there is none, or one that is no server.
+        let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        let is_here = name.contains("redis") || name.contains("valkey");
+        let files = |process: &str, what| {
+            let files = std::fs::read_dir(format!("/proc/{process}/{what}")).ok()?;
+            Some(files.count() as f64)
+        };
+        let of_server = |what| files(&process, what).filter(|_| is_here);
+        let commands = running.counts.commands.load(Ordering::Relaxed);
+        let seconds = at.saturating_sub(self.seen.1).as_secs_f64();
+        let rate = (commands - self.seen.0) as f64 / seconds;
+        self.seen = (commands, at);
+        let ms = |quantile| Some(latencies.value_at_quantile(quantile) as f64 / 1000.0);
+        let from_info = FROM_INFO.map(|name| (name, info.get::<f64>(name)));
+        let from_stats = FROM_STATS.map(|name| (name, number(name)));
+        let others = [
+            ("server descriptors", of_server("fd")),
+            ("server threads", of_server("task")),
+            ("own resident bytes", own_resident()),
+            ("own descriptors", files("self", "fd")),
+            ("own threads", files("self", "task")),
+            ("client tasks", Some(running.tasks() as f64)),
+            ("p50 ms", ms(0.5)),
+            ("p99 ms", ms(0.99)),
+            ("commands a second", Some(rate)),
+        ];
+        let all = from_info.into_iter().chain(from_stats).chain(others);
+        for (i, (name, value)) in all.enumerate() {
+            if self.series.len() == i {
+                self.series.push(Series::new(name));
+            }
+            self.series[i].push(at, value);
+        }
+        if self.samples == 1 {
+            self.stats[0].clone_from(&stats);
+        }
+        self.stats[1] = stats;
+        Ok(())
+    }
+
+    /// How much a counter of CACHE.STATS grew.
+    fn grown(&self, name: &str) -> u64 {
+        let [first, last] = self.stats.each_ref().map(|stats| {
+            let number = stats.get(name).and_then(|text| text.parse().ok());
+            number.unwrap_or(0_u64)
+        });
+        last.saturating_sub(first)
+    }
+
+    fn line(&self, at: Duration) -> String {
+        let figure = |name| self.stats[1].get(name).map_or("?", String::as_str);
+        format!(
+            "{:>6.0} s  {:>12} commands  {:>9} entries  {:>11} index bytes\n",
+            at.as_secs_f64(),
+            self.seen.0,
+            figure("entries"),
+            figure("index_bytes"),
+        )
+    }
+}
+
+/// Resident memory of this process, in bytes.
+fn own_resident() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024.0)
+}

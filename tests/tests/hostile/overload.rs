@@ -1,0 +1,96 @@
+//! More than a server takes: refused with a word, and whoever is served already goes on being served.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use tagcache_tests::look::stat;
+use tagcache_tests::{DEADLINE, Reply, Server, call, for_each_engine, send, wait_until};
+
+const MAX_CLIENTS: usize = 60;
+const CALLERS: usize = 200;
+
+/// A connection with a command on its way, and the first line that comes back.
+fn knock(port: u16) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the backlog has room");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a time-out above zero");
+    // It may be closed before it is heard.
+    let _ = stream.write_all(b"*1\r\n$4\r\nPING\r\n");
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    let _ = reader.read_line(&mut line);
+    (stream, line)
+}
+
+#[test]
+fn connections_beyond_the_limit_are_refused_and_the_others_served() {
+    for_each_engine(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--maxclients", &MAX_CLIENTS.to_string())
+            .start();
+        let mut client = server.raw();
+        call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "tag");
+        let callers: Vec<_> = (0..CALLERS).map(|_| knock(server.port())).collect();
+        let (served, refused): (Vec<_>, Vec<_>) = callers
+            .into_iter()
+            .partition(|(_, line)| line == "+PONG\r\n");
+        assert_eq!(served.len(), MAX_CLIENTS - 1);
+        for (_, line) in &refused {
+            // Either the reason, or, where the answer was lost with the connection, nothing.
+            assert!(
+                line.is_empty() || line == "-ERR max number of clients reached\r\n",
+                "{line}"
+            );
+        }
+        assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("v"));
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "tag"), Reply::Int(1));
+        drop((served, refused));
+        wait_until("there is room again", DEADLINE, || {
+            knock(server.port()).1 == "+PONG\r\n"
+        });
+    });
+}
+
+/// Many wait for few keys whose loaders never come: readers of other keys, writers and invalidations go on, and when
+/// the callers leave, nothing of them stays.
+#[test]
+fn a_crowd_that_waits_holds_up_nobody_else_and_leaves_nothing() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let mut loaders: Vec<_> = (0..4).map(|_| server.raw()).collect();
+        for (n, loader) in loaders.iter_mut().enumerate() {
+            call!(loader, "CACHE.FETCH", format!("slow{n}"), "LEASE", 60_000);
+        }
+        let mut crowd: Vec<_> = (0..CALLERS).map(|_| server.raw()).collect();
+        for (n, caller) in crowd.iter_mut().enumerate() {
+            let key = format!("slow{}", n % 4);
+            send!(caller, "CACHE.FETCH", key, "LEASE", 60_000, "WAIT", 60_000);
+        }
+        wait_until("all wait", DEADLINE, || {
+            stat(&mut client, "lease_waiters") == CALLERS as i64
+        });
+        for n in 0..1_000 {
+            let key = format!("key{}", n % 10);
+            call!(client, "CACHE.SET", key, "v", "TAGS", 1, "tag");
+            assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk("v"));
+        }
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "tag"), Reply::Int(10));
+        // One loader comes back after all: its crowd is served, and only its.
+        call!(client, "CACHE.SET", "slow0", "v");
+        for caller in crowd.iter_mut().step_by(4) {
+            assert_eq!(caller.read().items()[0], Reply::bulk("HIT"));
+        }
+        assert_eq!(
+            stat(&mut client, "lease_waiters"),
+            CALLERS as i64 - CALLERS.div_ceil(4) as i64
+        );
+        drop((crowd, loaders));
+        wait_until("nothing is left of them", DEADLINE, || {
+            stat(&mut client, "lease_waiters") == 0 && stat(&mut client, "leases") == 0
+        });
+        assert_eq!(call!(client, "PING"), Reply::Simple("PONG".to_owned()));
+    });
+}
