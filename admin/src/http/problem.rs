@@ -31,6 +31,10 @@ impl Problem {
         }
     }
 
+    pub(super) fn nothing_there() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is nothing at this address")
+    }
+
     pub(super) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -66,7 +70,7 @@ impl Problem {
     pub(super) fn server(error: &redis::RedisError) -> Self {
         match (error.code(), error.detail()) {
             // What it has against the arguments, in its own words.
-            (Some("ERR"), Some(detail)) if !detail.starts_with("unknown command") => {
+            (Some("ERR" | "WRONGTYPE"), Some(detail)) if !detail.starts_with("unknown command") => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
             }
             _ => Self::new(

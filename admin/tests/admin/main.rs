@@ -10,6 +10,7 @@ mod control;
 mod endpoint;
 mod fleet;
 mod metrics;
+mod names;
 mod stats;
 mod stream;
 mod two_tiers;
