@@ -124,8 +124,10 @@ fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
         .arg("1")
         .exec(&mut server.connection())
         .unwrap();
-    let here = endpoint(server.port());
+    let here = self::endpoint(server.port());
     let without_server = Endpoint::start(builder(Guide).build());
+    let bare = Server::builder().without_module().start();
+    let without_module = self::endpoint(bare.port());
     for (endpoint, path, status, detail) in [
         (&here, "entry?key=none", 404, "no entry of this key"),
         (&here, "tag?tag=none", 404, "No entry carries this tag"),
@@ -134,6 +136,12 @@ fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
         (&here, "entry", 400, "no parameter `key`"),
         (&here, "tag?key=red", 400, "no parameter `tag`"),
         (&without_server, "entry?key=a", 404, "watches no server"),
+        (
+            &without_module,
+            "entry?key=a",
+            502,
+            "has not loaded the module",
+        ),
     ] {
         let answer = endpoint.get(&format!("/api/admin/{path}"));
         assert_eq!(answer.status, status, "{path}: {}", answer.text);

@@ -190,6 +190,24 @@ async fn a_name_that_is_typed_is_found_as_key_and_as_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_module_is_said_to_be_one() {
+    let server = tagcache_tests::Server::builder().without_module().start();
+    let page = Page::start(61.0, server.port(), token()).await;
+    let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
+        return;
+    };
+    browser
+        .wait_for("document.getElementById('redis-error').innerText.includes('has not loaded the module')")
+        .await;
+    look_up(&browser, "a").await;
+    browser
+        .wait_for("document.getElementById('find-result').innerText.includes('has not loaded the module')")
+        .await;
+    browser.picture("without-module").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
     let server = server();
     let page = Page::start(61.0, server.port(), token()).await;

@@ -50,7 +50,8 @@ function show(stats) {
   text("entries", number(raw.local ? stats.cache.local.totalEntries : cache?.entries ?? (up ? 0 : null)));
   const watched = raw.server.state !== "none";
   badge($("redis"), !watched ? "Not watched" : up ? "Connected" : "Disconnected", !watched ? "" : up ? "connected" : "disconnected");
-  text("redis-error", raw.server.state === "unreachable" ? raw.server.error : "");
+  const withoutCache = "No figures of the cache: the server has not loaded the module, or refuses CACHE.STATS.";
+  text("redis-error", raw.server.state === "unreachable" ? raw.server.error : up && !cache ? withoutCache : "");
 
   text("hit-rate", percent(raw.rates.hitRate) ?? "no reads");
   text("growth", raw.growth ? growth(raw.growth.mbPerMinute) : "not yet known");
