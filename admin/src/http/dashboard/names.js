@@ -94,9 +94,10 @@ export async function look() {
       kind === "key" ? null : ask(`tag?tag=${query}`),
     ]);
     if (mine !== asked) return;
+    // First, so that it is known what of it scrolls.
+    $("found").hidden = !entry && !tag;
     showEntry(entry);
     showTag(tag);
-    $("found").hidden = !entry && !tag;
     const what = { key: "entry of this key", tag: "tag of this name", name: "entry or tag of this name" }[kind];
     text("find-result", entry || tag ? `As of ${new Date().toLocaleTimeString()}` : `There is no ${what}.`);
     // Who came by a link goes on reading here; who typed goes on typing.
