@@ -95,7 +95,10 @@ fn the_image_is_built_with_every_member_of_the_workspace() {
     let (_, members) = manifest.split_once("members = [").unwrap();
     let (members, _) = members.split_once(']').unwrap();
     let ignored = read("docker/Dockerfile.dockerignore");
-    for member in members.split(',').map(|member| member.trim().trim_matches('"')) {
+    for member in members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"'))
+    {
         let line = format!("!{member}");
         assert!(ignored.lines().any(|kept| kept == line), "{line}");
     }
@@ -106,7 +109,9 @@ fn grafana_finds_its_dashboard_and_its_source_of_figures() {
     let compose = yaml(&read("docker/compose.yaml"));
     let grafana = &compose["services"]["grafana"];
     let provider = yaml(&read("docker/grafana/dashboards/tagcache.yaml"));
-    let folder = provider["providers"][0]["options"]["path"].as_str().unwrap();
+    let folder = provider["providers"][0]["options"]["path"]
+        .as_str()
+        .unwrap();
     let home = &grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
     let mounted = grafana["volumes"].as_array().unwrap().iter();
     let mounted = mounted.filter_map(|volume| volume.as_str()?.split_once(':'));
