@@ -4,6 +4,7 @@
 
 use std::error::Error;
 
+use metrics::KeyName;
 use metrics_exporter_otel::OpenTelemetryRecorder;
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::TracerProvider as _;
@@ -15,6 +16,11 @@ use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Bounds of the client's histograms: OpenTelemetry's own ones are meant for milliseconds.
+const SECONDS: [f64; 12] = [
+    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0,
+];
 
 /// What exports. Dropped without [`Self::stop`] it loses what was not exported yet.
 #[must_use]
@@ -59,7 +65,12 @@ impl Telemetry {
         tracing_subscriber::registry()
             .with(layer.with_filter(wanted))
             .try_init()?;
-        metrics::set_global_recorder(OpenTelemetryRecorder::new(metrics.meter(service)))?;
+        let recorder = OpenTelemetryRecorder::new(metrics.meter(service));
+        for name in ["load", "command"] {
+            let name = KeyName::from(format!("tagcache_client_{name}_seconds"));
+            recorder.set_histogram_bounds(&name, SECONDS.to_vec());
+        }
+        metrics::set_global_recorder(recorder)?;
         Ok(Self { spans, metrics })
     }
 

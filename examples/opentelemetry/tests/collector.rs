@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{Uri, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tagcache::{Cache, Entry};
 use tagcache_opentelemetry::Telemetry;
 use tagcache_tests::{DEADLINE, Server};
@@ -114,7 +114,8 @@ async fn spans_and_metrics_of_the_client_reach_a_collector() {
         *found.unwrap_or_else(|| panic!("no {name} in {metrics:#?}"))
     };
     let loads = &metric("tagcache_client_load_seconds")["histogram"]["dataPoints"];
-    assert_eq!(loads[0]["count"], json!("1"), "{loads}");
+    assert_eq!(loads[0]["count"], 1, "{loads}");
+    assert_eq!(loads[0]["explicitBounds"][0], 0.0001, "{loads}");
     assert_eq!(attribute(&loads[0], "outcome"), "loaded");
     let connected = &metric("tagcache_client_server_connected")["gauge"]["dataPoints"];
     assert_eq!(connected[0]["asDouble"], 1.0, "{connected}");
