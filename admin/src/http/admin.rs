@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::auth::Auth;
 use super::limit::{ClientAddress, Limit, of_connection};
+use super::names::{self, Turn};
 use super::overview::Overview;
 use super::problem::Problem;
 use super::stats::{MemoryStats, memory_stats};
@@ -108,6 +109,7 @@ impl Builder {
         Admin(Arc::new(Inner {
             streams: Streams::of(&self.monitor),
             overview: Overview::default(),
+            turn: Turn::default(),
             limit: Limit::new(self.per_minute),
             parts: self,
         }))
@@ -131,6 +133,7 @@ struct Inner {
     parts: Builder,
     limit: Limit,
     overview: Overview,
+    turn: Turn,
     streams: Streams,
 }
 
@@ -158,6 +161,8 @@ impl Admin {
             .route("/api/admin/memory-stats", get(stats))
             .route("/api/admin/memory-stats/stream", get(stream::stream))
             .route("/api/admin/overview", get(overview::overview))
+            .route("/api/admin/entry", get(names::entry))
+            .route("/api/admin/tag", get(names::tag))
             .route("/api/admin/charts/{name}", get(charts::chart))
             .route("/api/admin/cache/clear", post(control::clear))
             .route("/api/admin/cache/invalidate", post(control::invalidate))
@@ -167,7 +172,7 @@ impl Admin {
         guarded
             .route("/", get(page::page))
             .route("/assets/dashboard.css", get(page::style))
-            .route("/assets/dashboard.js", get(page::script))
+            .route("/assets/{script}", get(page::script))
             .route("/healthz", get(async || "ok\n"))
             .method_not_allowed_fallback(method)
             .layer(middleware::map_response(guard::headers))
@@ -206,6 +211,10 @@ impl Admin {
 
     pub(super) fn overview(&self) -> &Overview {
         &self.0.overview
+    }
+
+    pub(super) fn turn(&self) -> &Turn {
+        &self.0.turn
     }
 
     pub(super) fn server(&self) -> Option<&Server> {

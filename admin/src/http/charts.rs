@@ -1,10 +1,11 @@
 //! Charts over the samples that are kept, drawn here as SVG, so that the page needs no library. Colours are
-//! placeholders that the page's style replaces: the same drawing serves light and dark.
+//! placeholders that the page's style replaces: the same drawing serves light and dark. A drawing carries its values, so
+//! that the page can name the one under the pointer and list them all.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::admin::Admin;
 use super::problem::Problem;
@@ -27,11 +29,38 @@ const POINTS: usize = 400;
 /// Over so long rates are taken.
 const WINDOW: Duration = Duration::from_secs(60);
 const MB: f64 = 1_048_576.0;
+/// Around the plot, in pixels.
+const MARGIN: u32 = 6;
+const RIGHT: u32 = 18;
+const BELOW: u32 = 22;
+const LEFT: u32 = 46;
 
 #[derive(Deserialize)]
-pub(super) struct Size {
+pub(super) struct Drawing {
     width: Option<u32>,
     height: Option<u32>,
+    range: Option<Past>,
+}
+
+/// Time before the last sample.
+#[derive(Clone, Copy, Deserialize)]
+enum Past {
+    #[serde(rename = "15m")]
+    QuarterHour,
+    #[serde(rename = "1h")]
+    Hour,
+    #[serde(rename = "6h")]
+    SixHours,
+}
+
+impl Past {
+    fn duration(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::QuarterHour => 15 * 60,
+            Self::Hour => 3600,
+            Self::SixHours => 6 * 3600,
+        })
+    }
 }
 
 /// What is drawn.
@@ -41,6 +70,8 @@ struct Chart {
     /// Shown even where no value comes near it.
     at_least: f64,
     series: Vec<Series>,
+    /// When the last sample was taken.
+    last: SystemTime,
 }
 
 struct Series {
@@ -52,12 +83,13 @@ struct Series {
 pub(super) async fn chart(
     State(admin): State<Admin>,
     Path(name): Path<String>,
-    size: Result<Query<Size>, QueryRejection>,
+    drawing: Result<Query<Drawing>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(size) =
-        size.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let Query(drawing) =
+        drawing.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let history = admin.monitor().history();
-    let Some(chart) = of(&name, &history) else {
+    let past = drawing.range.map_or(Duration::MAX, Past::duration);
+    let Some(chart) = of(&name, &history, past) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "There is no chart of this name",
@@ -66,8 +98,8 @@ pub(super) async fn chart(
     if chart.series.iter().all(|series| series.points.len() < 2) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let width = size.width.unwrap_or(600).clamp(200, 2000);
-    let height = size.height.unwrap_or(200).clamp(80, 1000);
+    let width = drawing.width.unwrap_or(600).clamp(200, 2000);
+    let height = drawing.height.unwrap_or(200).clamp(80, 1000);
     let svg = draw(&chart, (width, height)).map_err(|error| {
         Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -77,8 +109,10 @@ pub(super) async fn chart(
     Ok(([(header::CONTENT_TYPE, "image/svg+xml")], svg).into_response())
 }
 
-fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
+fn of(name: &str, history: &[Arc<Sample>], past: Duration) -> Option<Chart> {
+    let last = history.last().map_or(UNIX_EPOCH, |sample| sample.at);
     let chart = |title, unit, at_least, series| Chart {
+        last,
         title,
         unit,
         at_least,
@@ -86,11 +120,11 @@ fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
     };
     let of_samples = |name, read: &dyn Fn(&Sample) -> Option<f64>| Series {
         name,
-        points: points(history, |_, sample| read(sample)),
+        points: points(history, past, |_, sample| read(sample)),
     };
     let of_pairs = |name, read: &dyn Fn(&Sample, &Sample) -> Option<f64>| Series {
         name,
-        points: points(history, |before, sample| read(before?, sample)),
+        points: points(history, past, |before, sample| read(before?, sample)),
     };
     Some(match name {
         "memory" => chart(
@@ -144,18 +178,21 @@ fn of(name: &str, history: &[Arc<Sample>]) -> Option<Chart> {
     })
 }
 
-/// The values of samples and of what was a minute before each (or the first sample), thinned out: a rate over a
-/// minute moves where one between two samples would jump.
+/// The values of the past's samples and of what was a minute before each (or the first sample), thinned out: a rate over
+/// a minute moves where one between two samples would jump.
 fn points(
     history: &[Arc<Sample>],
+    past: Duration,
     read: impl Fn(Option<&Sample>, &Sample) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let Some(last) = history.last() else {
         return Vec::new();
     };
-    let step = history.len().div_ceil(POINTS);
+    let from = last.since_start.saturating_sub(past);
+    let outside = history.partition_point(|sample| sample.since_start < from);
+    let step = (history.len() - outside).div_ceil(POINTS);
     // Counted from the end, so that the last sample is always shown.
-    let first = (history.len() - 1) % step;
+    let first = outside + (history.len() - outside - 1) % step;
     let point = |i: usize| {
         let sample = &history[i];
         let from = sample.since_start.saturating_sub(WINDOW);
@@ -196,7 +233,7 @@ fn draw(chart: &Chart, size: (u32, u32)) -> Result<String, DrawError> {
         axes(chart, &root, first..0.0, 0.0..most)?;
         root.present()?;
     }
-    Ok(described(chart, &svg, first))
+    Ok(described(chart, &svg, first, size))
 }
 
 fn axes(
@@ -209,10 +246,10 @@ fn axes(
     // Entries and invalidations come whole.
     let digits = usize::from(chart.unit == "MB" && y.end < 10.0);
     let mut context = ChartBuilder::on(root)
-        .margin(6)
-        .margin_right(18)
-        .x_label_area_size(22)
-        .y_label_area_size(46)
+        .margin(MARGIN)
+        .margin_right(RIGHT)
+        .x_label_area_size(BELOW)
+        .y_label_area_size(LEFT)
         .build_cartesian_2d(x, y)?;
     context
         .configure_mesh()
@@ -246,8 +283,9 @@ fn ago(seconds: f64) -> String {
     }
 }
 
-/// Says in words what the drawing shows, for those who cannot see it.
-fn described(chart: &Chart, svg: &str, first: f64) -> String {
+/// Adds what the drawing shows, in words and as values: seconds before the last sample (0 and below) with the value, and
+/// where in the drawing the plot lies.
+fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) -> String {
     let mut told = format!(
         "{} over the last {}:",
         chart.title,
@@ -272,9 +310,28 @@ fn described(chart: &Chart, svg: &str, first: f64) -> String {
         );
     }
     let told = told.trim_end_matches(';');
+    let series: Vec<_> = chart
+        .series
+        .iter()
+        .map(|series| json!({"name": series.name, "points": series.points}))
+        .collect();
+    let last = chart.last.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let values = json!({
+        "last": u64::try_from(last.as_millis()).unwrap_or(u64::MAX),
+        "unit": chart.unit,
+        "from": first,
+        "plot": {
+            "left": MARGIN + LEFT,
+            "right": width - RIGHT,
+            "top": MARGIN,
+            "bottom": height - MARGIN - BELOW,
+        },
+        "series": series,
+    });
+    // No name or unit has a character that XML would take for markup.
     svg.replacen("<svg ", "<svg role=\"img\" ", 1).replacen(
         '>',
-        &format!("><title>{told}</title>"),
+        &format!("><title>{told}</title><metadata>{values}</metadata>"),
         1,
     )
 }
@@ -296,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_chart_shows_the_last_sample_and_says_what_it_shows() {
-        let chart = of("memory", &history(1001)).unwrap();
+        let chart = of("memory", &history(1001), Duration::MAX).unwrap();
         let points = &chart.series[0].points;
         assert!(points.len() <= POINTS, "{}", points.len());
         assert_eq!(points.last(), Some(&(0.0, 1000.0)));
@@ -312,6 +369,34 @@ mod tests {
         // The page's policy forbids inline styles.
         assert!(!svg.contains("style="), "{svg}");
         assert!(svg.contains("stroke=\"#010101\""), "{svg}");
+    }
+
+    #[test]
+    fn a_range_ends_at_the_last_sample_and_its_values_are_in_the_drawing() {
+        // Samples each 10 s: 91 of them in a quarter of an hour.
+        let chart = of("memory", &history(1001), Past::QuarterHour.duration()).unwrap();
+        let points = &chart.series[0].points;
+        assert_eq!((points.len(), points[0]), (91, (-900.0, 910.0)));
+        let svg = draw(&chart, (600, 200)).unwrap();
+        let (_, values) = svg.split_once("<metadata>").unwrap();
+        let (values, _) = values.split_once("</metadata>").unwrap();
+        let values: serde_json::Value = serde_json::from_str(values).unwrap();
+        assert_eq!(
+            (&values["unit"], &values["from"]),
+            (&json!("MB"), &json!(-900.0))
+        );
+        assert_eq!(values["series"][0]["points"][90], json!([0.0, 1000.0]));
+        // The line begins and ends where the plot is said to.
+        let line = svg
+            .split("<polyline")
+            .find(|part| part.contains("#010101"))
+            .unwrap();
+        let (_, line) = line.split_once("points=\"").unwrap();
+        let xs: Vec<_> = line.split('"').next().unwrap().split_whitespace().collect();
+        let plot = &values["plot"];
+        assert!(xs[0].starts_with(&format!("{},", plot["left"])), "{xs:?}");
+        let right = plot["right"].as_u64().unwrap() - 1;
+        assert!(xs[90].starts_with(&format!("{right},")), "{xs:?}");
     }
 
     #[test]
@@ -331,21 +416,21 @@ mod tests {
         };
         let history: Vec<_> = (0..13).map(|i| Arc::new(sample(i))).collect();
         let last = |chart: &str| {
-            of(chart, &history).unwrap().series[0]
+            of(chart, &history, Duration::MAX).unwrap().series[0]
                 .points
                 .last()
                 .copied()
         };
         assert_eq!(last("hit-rate"), Some((0.0, 75.0)));
         assert_eq!(last("invalidations"), Some((0.0, 6.0)));
-        let first = of("hit-rate", &history).unwrap().series[0].points[0];
+        let first = of("hit-rate", &history, Duration::MAX).unwrap().series[0].points[0];
         assert_eq!(first, (-220.0, 0.0));
     }
 
     #[test]
     fn unknown_charts_and_figures_are_not_drawn() {
-        assert!(of("nothing", &history(5)).is_none());
-        let chart = of("hit-rate", &history(5)).unwrap();
+        assert!(of("nothing", &history(5), Duration::MAX).is_none());
+        let chart = of("hit-rate", &history(5), Duration::MAX).unwrap();
         assert!(chart.series.iter().all(|series| series.points.is_empty()));
     }
 }

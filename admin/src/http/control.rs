@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
-use redis::{FromRedisValue, RedisResult};
+use redis::RedisResult;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -96,7 +96,7 @@ async fn on_server(server: Server, kind: Invalidation, tags: Vec<Vec<u8>>) -> Re
 }
 
 /// Runs a call that waits for the server where it holds up nothing else.
-async fn blocking<T: FromRedisValue + Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> RedisResult<T> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(call).await {

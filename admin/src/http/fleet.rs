@@ -6,7 +6,8 @@
 //! CACHE.GET tagcache:instance:web-1
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::RedisResult;
@@ -22,6 +23,9 @@ pub(super) const KEY: &str = "tagcache:instance:";
 pub(super) const MAX_INSTANCES: usize = 1000;
 /// Not published more often than this, however often samples are taken.
 const SHORTEST: Duration = Duration::from_secs(5);
+/// How many minutes an instance tells of.
+const MINUTES: usize = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What an instance tells of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub struct Instance {
     /// Of this crate.
     #[serde(default)]
     pub version: String,
+    /// Heap used in percent over the last hour, one figure per minute, the latest last.
+    #[serde(default)]
+    pub recent: Vec<Option<f64>>,
 }
 
 fn known_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
@@ -74,16 +81,20 @@ impl Fleet {
     pub fn join(monitor: &MemoryMonitor, server: Server, instance: &str) {
         let interval = monitor.interval().max(SHORTEST);
         let instance = instance.to_owned();
-        let published: Arc<Mutex<Option<Instant>>> = Arc::default();
-        publish(&server, &instance, &monitor.snapshot(), interval);
+        let mut recent = Recent::default();
+        recent.add(monitor.snapshot().heap_percent());
+        publish(&server, &instance, &monitor.snapshot(), &recent, interval);
+        let published = Mutex::new((None::<Instant>, recent));
         monitor.on_event(move |event| {
             let Event::Sample(snapshot) = event else {
                 return;
             };
-            let mut last = published.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
+            let (last, recent) = &mut *published;
+            recent.add(snapshot.heap_percent());
             if last.is_none_or(|last| last.elapsed() >= interval) {
                 *last = Some(Instant::now());
-                publish(&server, &instance, snapshot, interval);
+                publish(&server, &instance, snapshot, recent, interval);
             }
         });
     }
@@ -97,7 +108,29 @@ impl Fleet {
     }
 }
 
-fn publish(server: &Server, name: &str, snapshot: &Snapshot, interval: Duration) {
+/// One figure per minute: the first sample's of each.
+#[derive(Default)]
+struct Recent {
+    figures: VecDeque<Option<f64>>,
+    since: Option<Instant>,
+}
+
+impl Recent {
+    fn add(&mut self, figure: Option<f64>) {
+        if self.since.is_some_and(|since| since.elapsed() < MINUTE) {
+            return;
+        }
+        self.since = Some(Instant::now());
+        if self.figures.len() == MINUTES {
+            self.figures.pop_front();
+        }
+        // All instances' figures are read with each look: no more digits than are shown.
+        let rounded = figure.map(|figure| (figure * 10.0).round() / 10.0);
+        self.figures.push_back(rounded);
+    }
+}
+
+fn publish(server: &Server, name: &str, snapshot: &Snapshot, recent: &Recent, interval: Duration) {
     let memory = &snapshot.latest.memory;
     let instance = Instance {
         instance: name.to_owned(),
@@ -111,6 +144,7 @@ fn publish(server: &Server, name: &str, snapshot: &Snapshot, interval: Duration)
         uptime_seconds: snapshot.uptime.as_secs_f64(),
         at: humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        recent: recent.figures.iter().copied().collect(),
     };
     let Ok(value) = serde_json::to_vec(&instance) else {
         return;

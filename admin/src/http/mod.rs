@@ -9,7 +9,9 @@
 //! | `GET /api/admin/memory-stats` | the statistics; `admin/schema/memory-stats.schema.json` describes them |
 //! | `GET /api/admin/memory-stats/stream` | the same as server-sent events `stats`, one a sample |
 //! | `GET /api/admin/overview` | top keys, tags by memory, instances |
-//! | `GET /api/admin/charts/{name}` | SVG over the samples that are kept: `memory`, `hit-rate`, `invalidations`, `backlog` |
+//! | `GET /api/admin/entry?key=…` | what CACHE.INSPECT says of an entry; 404 without one |
+//! | `GET /api/admin/tag?tag=…` | what CACHE.TAGINFO says of a tag, and a page of its keys; `cursor=…` for the next one |
+//! | `GET /api/admin/charts/{name}` | SVG over the samples that are kept, or with `range=15m`, `1h` or `6h` those of this time: `memory`, `hit-rate`, `invalidations`, `backlog`; the values are in its `metadata` |
 //! | `POST /api/admin/cache/clear` | drops every entry of both tiers; through a [`Builder::cache`] those of its namespace, on all its servers |
 //! | `POST /api/admin/cache/invalidate` | drops what carries a tag: `{"tags": ["tenant:7"], "soft": false}` |
 //! | `POST /api/admin/heap-profile` | pprof of this process's heap; with the feature `jemalloc` |
@@ -41,6 +43,7 @@ mod control;
 mod fleet;
 mod guard;
 mod limit;
+mod names;
 mod overview;
 mod page;
 mod problem;

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::admin::Admin;
 use super::fleet::{self, MAX_INSTANCES};
+use super::names::query;
 use super::problem::Problem;
 use crate::memory::Server;
 
@@ -107,7 +108,7 @@ fn top_keys(server: &Server) -> RedisResult<Value> {
         .into_iter()
         .filter(|(key, _)| !key.starts_with(fleet::KEY.as_bytes()))
         .take(LISTED)
-        .map(|(key, hits)| json!({"key": String::from_utf8_lossy(&key), "hits": hits}))
+        .map(|(key, hits)| json!({"key": String::from_utf8_lossy(&key), "query": query(&key), "hits": hits}))
         .collect())
 }
 
@@ -120,7 +121,7 @@ fn tags_by_memory(server: &Server) -> RedisResult<Value> {
         .filter(|(tag, ..)| tag != fleet::TAG.as_bytes())
         .take(LISTED)
         .map(|(tag, entries, bytes)| {
-            json!({"tag": String::from_utf8_lossy(&tag), "entries": entries, "bytes": bytes})
+            json!({"tag": String::from_utf8_lossy(&tag), "query": query(&tag), "entries": entries, "bytes": bytes})
         })
         .collect())
 }

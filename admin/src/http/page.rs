@@ -1,9 +1,11 @@
-//! The dashboard's page: three files that are part of the program. Its addresses are relative, so that it works under
+//! The dashboard's page: files that are part of the program. Its addresses are relative, so that it works under
 //! any prefix.
 
-use axum::extract::OriginalUri;
+use axum::extract::{OriginalUri, Path};
 use axum::http::header::{self, HeaderName};
 use axum::response::IntoResponse;
+
+use super::problem::Problem;
 
 const PAGE: &str = include_str!("dashboard/index.html");
 
@@ -36,11 +38,16 @@ pub(super) async fn style() -> impl IntoResponse {
     )
 }
 
-pub(super) async fn script() -> impl IntoResponse {
-    asset(
-        "text/javascript; charset=utf-8",
-        include_str!("dashboard/dashboard.js"),
-    )
+pub(super) async fn script(Path(name): Path<String>) -> Result<impl IntoResponse, Problem> {
+    let text = match name.as_str() {
+        "dashboard.js" => include_str!("dashboard/dashboard.js"),
+        "charts.js" => include_str!("dashboard/charts.js"),
+        "names.js" => include_str!("dashboard/names.js"),
+        "parts.js" => include_str!("dashboard/parts.js"),
+        "request.js" => include_str!("dashboard/request.js"),
+        _ => return Err(Problem::nothing_there()),
+    };
+    Ok(asset("text/javascript; charset=utf-8", text))
 }
 
 fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {

@@ -31,6 +31,10 @@ impl Problem {
         }
     }
 
+    pub(super) fn nothing_there() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is nothing at this address")
+    }
+
     pub(super) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -65,8 +69,12 @@ impl Problem {
     /// The server behind this one did not do as asked.
     pub(super) fn server(error: &redis::RedisError) -> Self {
         match (error.code(), error.detail()) {
+            (Some("ERR"), Some(detail)) if detail.starts_with("unknown command") => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "The cache server has not loaded the module (tagcache doctor names the remedy)",
+            ),
             // What it has against the arguments, in its own words.
-            (Some("ERR"), Some(detail)) if !detail.starts_with("unknown command") => {
+            (Some("ERR" | "WRONGTYPE"), Some(detail)) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
             }
             _ => Self::new(

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -59,7 +58,7 @@ pub async fn serve(
     }
     let router = admin
         .router()
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address"))
+        .fallback(async || Problem::nothing_there())
         .layer(axum::middleware::map_response(super::guard::headers));
     let router = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();

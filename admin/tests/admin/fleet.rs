@@ -148,7 +148,7 @@ fn what_the_fleet_publishes_is_not_what_the_application_caches() {
     let overview = endpoint.get("/api/admin/overview").json();
     assert_eq!(
         overview["topKeys"],
-        serde_json::json!([{"key": "page:7", "hits": 1}])
+        serde_json::json!([{"key": "page:7", "query": "page%3A7", "hits": 1}])
     );
     let tags = overview["tags"].as_array().unwrap();
     assert_eq!(tags.len(), 12);

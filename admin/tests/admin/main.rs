@@ -11,6 +11,7 @@ mod endpoint;
 mod fleet;
 mod fuzzed;
 mod metrics;
+mod names;
 mod stats;
 mod stream;
 mod two_tiers;

@@ -11,7 +11,7 @@ use fantoccini::{Client, ClientBuilder};
 use serde_json::json;
 
 /// High enough for the whole page: a picture shows what the window shows.
-const HEIGHT: u32 = 1900;
+const HEIGHT: u32 = 2700;
 
 /// Which of the page's themes the browser asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 // A helper that cannot go on fails its test, as the test itself would.
 #![allow(clippy::unwrap_used)]
 
+mod acts;
 mod browser;
 mod page;
 mod states;

@@ -139,6 +139,23 @@ fn every_command_names_a_missing_module() {
         let named = "the module is not loaded";
         assert!(ended.err.contains(named), "{args:?}: {}", ended.err);
     }
+    // Also by each look of a watch that does not end.
+    let looks = run(&[
+        "watch",
+        "--json",
+        "-n",
+        "2",
+        "--interval",
+        "1ms",
+        "--redis",
+        &redis,
+    ])
+    .out;
+    for look in looks.lines() {
+        let look: serde_json::Value = serde_json::from_str(look).unwrap();
+        let error = look["error"].as_str().unwrap();
+        assert!(error.contains("the module is not loaded"), "{look}");
+    }
 }
 
 #[test]
@@ -331,7 +348,7 @@ fn watch_shows_as_many_looks_as_asked_for() {
     assert!(
         looks
             .iter()
-            .all(|look| look["server"]["cache"]["entries"] == 3),
+            .all(|look| look["server"]["cache"]["entries"] == 3 && look["error"].is_null()),
         "{looks:?}"
     );
     let text = run(&["watch", "-n", "1", "--redis", &url(&server)])

@@ -90,6 +90,48 @@ fn every_configuration_loads_the_module_from_where_the_package_puts_it() {
 }
 
 #[test]
+fn the_image_is_built_with_every_member_of_the_workspace() {
+    let manifest = std::fs::read_to_string(packaging().join("../Cargo.toml")).unwrap();
+    let (_, members) = manifest.split_once("members = [").unwrap();
+    let (members, _) = members.split_once(']').unwrap();
+    let ignored = read("docker/Dockerfile.dockerignore");
+    for member in members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"'))
+    {
+        let line = format!("!{member}");
+        assert!(ignored.lines().any(|kept| kept == line), "{line}");
+    }
+}
+
+#[test]
+fn grafana_finds_its_dashboard_and_its_source_of_figures() {
+    let compose = yaml(&read("docker/compose.yaml"));
+    let grafana = &compose["services"]["grafana"];
+    let provider = yaml(&read("docker/grafana/dashboards/tagcache.yaml"));
+    let folder = provider["providers"][0]["options"]["path"]
+        .as_str()
+        .unwrap();
+    let home = &grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
+    let mounted = grafana["volumes"].as_array().unwrap().iter();
+    let mounted = mounted.filter_map(|volume| volume.as_str()?.split_once(':'));
+    let mounts: Vec<_> = mounted
+        .filter(|(_, target)| target.starts_with(folder))
+        .collect();
+    let [(file, target)] = mounts[..] else {
+        panic!("{mounts:?}");
+    };
+    assert_eq!(home, target.trim_end_matches(":ro"));
+    let provisioned: Value = serde_json::from_str(&read(&format!("docker/{file}"))).unwrap();
+    let exported: Value = run(&["alerts", "export", "--grafana"]).ok().json();
+    assert_eq!(provisioned, exported);
+    // A source without a name of its own is the default one, which its panels then take.
+    let source = yaml(&read("docker/grafana/datasources/prometheus.yaml"));
+    assert_eq!(source["datasources"][0]["type"], "prometheus");
+    assert_eq!(source["datasources"][0]["isDefault"], true);
+}
+
+#[test]
 fn the_kubernetes_objects_fit_each_other() {
     let text = read("kubernetes/tagcache.yaml");
     let objects: Vec<Value> = text.split("\n---\n").map(yaml).collect();

@@ -13,6 +13,8 @@ use crate::output::Failure;
 
 /// Over which time growth and rates are computed.
 const WINDOW: Duration = Duration::from_secs(600);
+/// Samples that are kept for the charts: six hours at the default interval; about 2 MB.
+const FOR_CHARTS: usize = 4320;
 /// How often it is looked whether it is over.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long requests that are being answered may take at the end.
@@ -60,8 +62,11 @@ pub(crate) fn build(
     let monitor = MemoryMonitor::builder(source)
         .interval(endpoint.interval)
         .window(WINDOW)
-        // For the charts: an hour at the default interval.
-        .samples(usize::try_from(in_window).unwrap_or(usize::MAX).max(720))
+        .samples(
+            usize::try_from(in_window)
+                .unwrap_or(usize::MAX)
+                .max(FOR_CHARTS),
+        )
         .start()
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let monitor = Arc::new(monitor);

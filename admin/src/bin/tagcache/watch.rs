@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
         let snapshot = monitor.sample_now();
         looks += 1;
         if json {
-            writeln!(std::io::stdout(), "{}", line(&snapshot))?;
+            writeln!(std::io::stdout(), "{}", line(&server, &snapshot))?;
         } else {
             let screen = screen(&server, &snapshot, args);
             if term.is_term() {
@@ -43,17 +43,18 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
             }
         }
         if args.count.is_some_and(|count| looks >= count) {
-            return match &snapshot.latest.server {
-                ServerReading::Unreachable(why) => {
-                    Err(Failure::Server(format!("the server: {why}")))
-                }
-                ServerReading::Up(figures) if figures.cache.is_none() => {
-                    Err(without_cache(&server))
-                }
-                ServerReading::None | ServerReading::Up(_) => Ok(()),
-            };
+            return failure(&server, &snapshot).map_or(Ok(()), Err);
         }
         std::thread::sleep(args.interval);
+    }
+}
+
+/// What a look lacks, and why.
+fn failure(server: &Server, snapshot: &Snapshot) -> Option<Failure> {
+    match &snapshot.latest.server {
+        ServerReading::Unreachable(why) => Some(Failure::Server(format!("the server: {why}"))),
+        ServerReading::Up(figures) if figures.cache.is_none() => Some(without_cache(server)),
+        ServerReading::None | ServerReading::Up(_) => None,
     }
 }
 
@@ -68,8 +69,9 @@ fn fitted(screen: &str, (rows, columns): (u16, u16)) -> String {
     lines.join("\n") + "\n"
 }
 
-fn line(snapshot: &Snapshot) -> serde_json::Value {
+fn line(server: &Server, snapshot: &Snapshot) -> serde_json::Value {
     json!({
+        "error": failure(server, snapshot).map(|failure| failure.text().to_owned()),
         "at": humantime::format_rfc3339_millis(snapshot.latest.at).to_string(),
         "status": snapshot.status,
         "heapPercent": snapshot.heap_percent(),

@@ -1,41 +1,22 @@
+import { drawCharts } from "./charts.js";
+import { look, offer } from "./names.js";
+import { $, badge, bdi, bytes, duration, element, facts, growth, number, percent, reachable, table, text } from "./parts.js";
+import { keepToken, request, signedIn } from "./request.js";
+
 // The dashboard: shows what api/admin/memory-stats says, live by its stream, else once a minute.
 const REFRESH_MS = 60_000;
 const RETRY_MS = 3_000; // after a failure, twice as long after the next one, at most half a minute
 const SILENCE_MS = 35_000; // the stream says something every 15 s: then it is dead
-const TIMEOUT_MS = 15_000; // for any other answer
 const SLOW_MS = 10_000; // charts and tables are fetched at most so often
-const TOKEN = "tagcache-token";
-const API = new URL("../api/admin/", import.meta.url);
 
-const $ = (id) => document.getElementById(id);
-// A session's own storage: the token is gone with the tab.
-let token = sessionStorage.getItem(TOKEN);
 let last = null;
 let slowDue = 0;
-
-class HttpError extends Error {
-  constructor(status, detail, retryAfter = 0) { super(detail); this.status = status; this.retryAfter = retryAfter; }
-}
-
-async function request(path, options = {}) {
-  const headers = { ...options.headers };
-  if (token) headers.Authorization = `Bearer ${token}`;
-  const signal = options.signal ?? AbortSignal.timeout(TIMEOUT_MS);
-  const response = await fetch(`${API}${path}`, { ...options, headers, signal, cache: "no-store" }).catch((error) => {
-    throw error.name === "AbortError" ? error : new HttpError(0, "The endpoint cannot be reached");
-  });
-  if (!response.ok) {
-    const problem = await response.json().catch(() => ({}));
-    throw new HttpError(response.status, problem.detail ?? response.statusText, Number(response.headers.get("Retry-After")) || 0);
-  }
-  return response;
-}
 
 // ---- what is shown ----
 
 function only(part) {
   for (const id of ["loading", "sign-in", "content"]) $(id).hidden = id !== part;
-  $("sign-out").hidden = !token || part === "sign-in";
+  $("sign-out").hidden = !signedIn() || part === "sign-in";
 }
 
 // What says that figures are live or not is told by screen readers when it changes; the time beside it is not.
@@ -43,37 +24,6 @@ function live(state) {
   text("live", state);
   text("at", last ? new Date(last.timestamp).toLocaleTimeString() : "");
   $("content").classList.toggle("old", state === "Not updated");
-}
-
-function text(id, value) {
-  const element = $(id);
-  const shown = value ?? "unknown";
-  if (element.textContent !== shown) element.textContent = shown;
-}
-
-const number = (n, digits = 0) =>
-  n == null ? null : n.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-const bytes = (n) => {
-  if (n == null) return null;
-  const units = ["B", "KB", "MB", "GB", "TB"];
-  let unit = 0;
-  while (n >= 1024 && unit < units.length - 1) { n /= 1024; unit++; }
-  return `${number(n, unit ? 2 : 0)} ${units[unit]}`;
-};
-const percent = (n) => (n == null ? null : `${number(n, 1)}%`);
-const growth = (mb) => {
-  const sign = mb >= 0.005 ? "+" : mb <= -0.005 ? "−" : "";
-  return `${sign}${number(Math.abs(mb), 2)} MB/min`;
-};
-const duration = (s) => {
-  if (s == null) return null;
-  if (s < 120) return `${number(s)} s`;
-  return s < 7200 ? `${number(s / 60)} min` : `${number(s / 3600, 1)} h`;
-};
-
-function badge(element, label, kind) {
-  if (element.textContent !== label) element.textContent = label;
-  element.className = `badge ${kind}`;
 }
 
 function show(stats) {
@@ -100,7 +50,8 @@ function show(stats) {
   text("entries", number(raw.local ? stats.cache.local.totalEntries : cache?.entries ?? (up ? 0 : null)));
   const watched = raw.server.state !== "none";
   badge($("redis"), !watched ? "Not watched" : up ? "Connected" : "Disconnected", !watched ? "" : up ? "connected" : "disconnected");
-  text("redis-error", raw.server.state === "unreachable" ? raw.server.error : "");
+  const withoutCache = "No figures of the cache: the server has not loaded the module, or refuses CACHE.STATS.";
+  text("redis-error", raw.server.state === "unreachable" ? raw.server.error : up && !cache ? withoutCache : "");
 
   text("hit-rate", percent(raw.rates.hitRate) ?? "no reads");
   text("growth", raw.growth ? growth(raw.growth.mbPerMinute) : "not yet known");
@@ -122,7 +73,9 @@ function show(stats) {
   }
   showClient(raw.client);
   $("failure").hidden = true;
+  const first = $("content").hidden;
   only("content");
+  if (first) look();
   if (Date.now() >= slowDue) refreshSlow();
 }
 
@@ -162,60 +115,6 @@ function showClient(client) {
   ]);
 }
 
-// What each table shows: one that has not changed is not touched, so that a selection or a scrolled place stays.
-const shown = new Map();
-
-// Columns: title, text of a row, and a class for the cell or, as a function, for a badge in it.
-function table(id, rows, empty, columns) {
-  const place = $(id);
-  const cells = rows?.map((row) => columns.map(([title, value, kind]) => {
-    const badge = typeof kind === "function";
-    return { title, value: value(row), kind: badge ? kind(row) : kind ?? "", badge };
-  }));
-  const state = JSON.stringify(cells ?? null);
-  if (shown.get(id) === state) return;
-  shown.set(id, state);
-  if (cells == null || cells.length === 0) {
-    const p = document.createElement("p");
-    p.className = "empty";
-    p.textContent = cells == null ? "The server does not tell." : empty;
-    place.replaceChildren(p);
-    return reachable(place);
-  }
-  const result = document.createElement("table");
-  const head = result.createTHead().insertRow();
-  for (const [title, , kind] of columns) {
-    const cell = document.createElement("th");
-    cell.scope = "col";
-    cell.textContent = title;
-    if (kind === "number") cell.className = kind;
-    head.append(cell);
-  }
-  const body = result.createTBody();
-  for (const row of cells) {
-    const line = body.insertRow();
-    for (const { title, value, kind, badge } of row) {
-      const cell = line.insertCell();
-      cell.dataset.title = title;
-      if (!badge) cell.className = kind;
-      // Of its own direction, whatever is written in it.
-      const inside = document.createElement("bdi");
-      inside.textContent = value;
-      if (badge) inside.className = kind;
-      cell.append(inside);
-    }
-  }
-  place.replaceChildren(result);
-  reachable(place);
-  place.querySelectorAll(".key-name bdi").forEach(reachable);
-}
-
-// What scrolls can be reached by keyboard, and what does not is no stop on the way.
-function reachable(place) {
-  if (place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight) place.tabIndex = 0;
-  else place.removeAttribute("tabindex");
-}
-
 function fail(error) {
   const titles = { 403: "Not allowed", 429: "Too many requests" };
   text("failure-title", titles[error.status] ?? "Failed to fetch memory stats");
@@ -224,15 +123,14 @@ function fail(error) {
   if (error.retryAfter) $("failure-detail").append(` Next try in ${duration(error.retryAfter)}.`);
   $("failure").hidden = false;
   $("loading").hidden = true;
-  $("sign-out").hidden = !token;
+  $("sign-out").hidden = !signedIn();
   live("Not updated");
 }
 
 function askForToken(error) {
   run += 1;
   stream?.abort();
-  sessionStorage.removeItem(TOKEN);
-  token = null;
+  keepToken(null);
   last = null;
   document.title = "tagcache";
   $("failure").hidden = true;
@@ -272,7 +170,6 @@ async function start() {
       await follow();
     } catch (error) {
       if (mine !== run) return;
-      if (error.status === 401) return askForToken(token ? "This token is not accepted." : "");
       if (looked && error.status === 503) pause = REFRESH_MS; // no stream to be had: a look once a minute
       else if (error.name !== "AbortError") fail(error);
       pause = Math.max(pause, error.retryAfter * 1000 || 0);
@@ -318,44 +215,69 @@ function lookNow() {
 async function refreshSlow() {
   if (document.hidden) return;
   slowDue = Date.now() + SLOW_MS;
-  await Promise.all([overview(), ...[...document.querySelectorAll("[data-chart]")].map(chart)]);
+  await Promise.all([overview(), drawCharts()]);
+}
+
+let instancesShown = "";
+
+function showInstances(instances) {
+  const state = JSON.stringify(instances);
+  if (state === instancesShown) return;
+  instancesShown = state;
+  if (!instances?.length) {
+    const why = instances ? "No instance has published its figures." : "The server does not tell.";
+    return $("instances").replaceChildren(element("p", why, "empty"));
+  }
+  const cards = element("div", null, "cards");
+  cards.append(...instances.map((instance) => {
+    const card = element("section", element("h3", bdi(instance.instance)));
+    card.ariaLabel = instance.instance;
+    card.firstChild.append(element("span", instance.status.toUpperCase(), `badge ${instance.status}`));
+    const rows = element("dl", null, "rows");
+    facts(rows, [
+      ["Heap", percent(instance.heapPercent)],
+      ["Resident", bytes(instance.rss)],
+      ["Hit rate", percent(instance.hitRate) ?? "no reads"],
+      ["Local entries", number(instance.localEntries) ?? "no local tier"],
+      ["Leak", instance.leakSuspected ? "suspected" : "no"],
+      ["Up", duration(instance.uptimeSeconds)],
+    ]);
+    card.append(rows);
+    const recent = instance.recent.filter((n) => n != null);
+    if (recent.length > 1) card.append(line(instance.recent, recent));
+    return card;
+  }));
+  $("instances").replaceChildren(cards);
+}
+
+// The heap of the last hour, a point a minute, the newest to the right.
+function line(recent, known) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 59 100");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.role = "img";
+  svg.ariaLabel = `Heap in the last ${recent.length} min: from ${percent(Math.min(...known))} to ${percent(Math.max(...known))}`;
+  const points = recent.map((n, i) => (n == null ? "" : `${60 - recent.length + i},${100 - n}`));
+  const drawn = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "polyline"));
+  drawn.setAttribute("points", points.filter(Boolean).join(" "));
+  return svg;
 }
 
 async function overview() {
   try {
     const { topKeys, tags, instances } = await (await request("overview")).json();
     table("top", topKeys, "Nothing was read yet.", [
-      ["Key", (k) => k.key, "key-name"],
+      ["Key", (k) => k.key, "key-name", (k) => ["key", k.query]],
       ["Hits", (k) => number(k.hits), "number"],
     ]);
     table("tags", tags, "No entry carries a tag.", [
-      ["Tag", (t) => t.tag, "key-name"],
+      ["Tag", (t) => t.tag, "key-name", (t) => ["tag", t.query]],
       ["Entries", (t) => number(t.entries), "number"],
       ["Memory", (t) => bytes(t.bytes), "number"],
     ]);
-    table("instances", instances, "No instance has published its figures.", [
-      ["Instance", (i) => i.instance, "key-name"],
-      ["Status", (i) => i.status.toUpperCase(), (i) => `badge ${i.status}`],
-      ["Heap", (i) => percent(i.heapPercent) ?? "unknown", "number"],
-      ["Resident", (i) => bytes(i.rss) ?? "unknown", "number"],
-      ["Hit rate", (i) => percent(i.hitRate) ?? "no reads", "number"],
-      ["Leak", (i) => (i.leakSuspected ? "suspected" : "no")],
-      ["Up", (i) => duration(i.uptimeSeconds), "number"],
-    ]);
+    showInstances(instances);
+    offer([...(tags ?? []).map((t) => t.tag), ...(topKeys ?? []).map((k) => k.key)]);
   } catch { /* the statistics tell of failures */ }
-}
-
-async function chart(place) {
-  try {
-    const width = Math.max(200, Math.round(place.clientWidth));
-    const response = await request(`charts/${place.dataset.chart}?width=${width}&height=200`);
-    if (response.status === 204) {
-      if (!place.querySelector("svg")) text(place.id, "Nothing to draw yet.");
-      return;
-    }
-    const drawing = new DOMParser().parseFromString(await response.text(), "image/svg+xml");
-    place.replaceChildren(document.importNode(drawing.documentElement, true));
-  } catch { /* the last drawing stays */ }
 }
 
 // ---- what it does ----
@@ -367,7 +289,6 @@ async function change(path, body, done) {
     text("control-result", done(await (await request(path, options)).json()));
     slowDue = 0;
   } catch (error) {
-    if (error.status === 401) return askForToken("This token is not accepted.");
     text("control-result", `Failed: ${error.message}`);
   }
 }
@@ -387,9 +308,9 @@ $("confirm").addEventListener("close", () => {
 });
 $("sign-in-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value.trim();
+  const token = $("token").value.trim();
   if (!/^[ -~]+$/.test(token)) return askForToken("A token consists of letters, digits and signs of ASCII.");
-  sessionStorage.setItem(TOKEN, token);
+  keepToken(token);
   text("sign-in-error", "");
   only("loading");
   live("Loading…");
@@ -397,7 +318,7 @@ $("sign-in-form").addEventListener("submit", (event) => {
 });
 $("sign-out").addEventListener("click", () => {
   // The figures go with the token, out of the page's memory as well.
-  sessionStorage.removeItem(TOKEN);
+  keepToken(null);
   location.reload();
 });
 let resized = 0;
@@ -407,6 +328,10 @@ addEventListener("resize", () => {
     document.querySelectorAll(".scroll, .key-name bdi").forEach(reachable);
     if (last) refreshSlow();
   }, 250);
+});
+addEventListener("unauthorized", () => {
+  // Of several requests the first one says why.
+  if ($("sign-in").hidden) askForToken(signedIn() ? "This token is not accepted." : "");
 });
 addEventListener("online", lookNow);
 document.addEventListener("visibilitychange", lookNow);

@@ -35,7 +35,7 @@ const APPLICATION: [&[&str]; 11] = [
     &["cache.clock"],
 ];
 /// Commands that this program sends.
-const PROGRAM: [&[&str]; 8] = [
+const PROGRAM: [&[&str]; 9] = [
     &["info"],
     &["dbsize"],
     &["config", "get", "maxmemory"],
@@ -43,6 +43,7 @@ const PROGRAM: [&[&str]; 8] = [
     &["cache.top"],
     &["cache.tagtop"],
     &["cache.taginfo", "tag"],
+    &["cache.tagscan", "tag", "0"],
     &["cache.inspect", "key"],
 ];
 /// Between two looks at the backlog.
