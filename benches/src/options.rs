@@ -130,7 +130,7 @@ fn part(name: &str) -> Result<Part, String> {
         .ok_or(format!("--only {name}: {} are known", names.join(", ")))
 }
 
-fn engine(name: &str) -> Result<Engine, String> {
+pub(crate) fn engine(name: &str) -> Result<Engine, String> {
     let known = engines();
     let names: Vec<&str> = known.iter().map(|engine| engine.name.as_str()).collect();
     let unknown = format!("--engine {name}: TAGCACHE_ENGINES has {}", names.join(", "));
@@ -141,7 +141,7 @@ fn engine(name: &str) -> Result<Engine, String> {
         .ok_or(unknown)
 }
 
-fn number(text: &str) -> Result<usize, String> {
+pub(crate) fn number(text: &str) -> Result<usize, String> {
     text.replace('_', "")
         .parse()
         .map_err(|_| format!("{text}: not a number"))
