@@ -184,6 +184,7 @@ fn print(measured: &[Vec<Measured>; 4]) {
         "command",
         "module is faster",
         "longest stall of a PING",
+        "the server's own part",
         "worst round",
         "before",
         "longest slice",
@@ -202,6 +203,7 @@ fn print(measured: &[Vec<Measured>; 4]) {
                 }
             },
             ms(middle(rounds, |m| m.stall.during)),
+            ms(middle(rounds, |m| m.stall.own)),
             ms(rounds
                 .iter()
                 .map(|m| m.stall.during)

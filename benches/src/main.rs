@@ -68,6 +68,7 @@ fn main() -> ExitCode {
             Part::Memory => memory::run(&options, &server, &mut targets),
             Part::Fork => fork::run(&options, &server, &mut targets),
             Part::Load => load::run(&options, &mut targets),
+            Part::Huge => sweep::huge(&options, &server),
         };
         if let Err(error) = result {
             eprintln!("bench: {part:?}: {error}");

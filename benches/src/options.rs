@@ -8,7 +8,7 @@ pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
   --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork or load;
-                 may be given several times
+                 may be given several times; huge (10 M entries, 4 GiB) only runs when it is given
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
@@ -27,9 +27,11 @@ pub(crate) enum Part {
     Memory,
     Fork,
     Load,
+    /// Takes gigabytes and minutes: only when asked for.
+    Huge,
 }
 
-const ALL_PARTS: [Part; 11] = [
+const ALL_PARTS: [Part; 12] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -41,6 +43,7 @@ const ALL_PARTS: [Part; 11] = [
     Part::Memory,
     Part::Fork,
     Part::Load,
+    Part::Huge,
 ];
 
 pub(crate) struct Options {
@@ -90,7 +93,10 @@ impl Options {
             }
         }
         if options.parts.is_empty() {
-            options.parts = ALL_PARTS.to_vec();
+            options.parts = ALL_PARTS
+                .into_iter()
+                .filter(|part| *part != Part::Huge)
+                .collect();
         }
         Ok(Some(options))
     }

@@ -95,6 +95,61 @@ pub(crate) fn invalidatewhere(
     Ok(())
 }
 
+/// The commands that concern many entries at once, over ten times as many entries as tags.
+pub(crate) fn huge(options: &Options, server: &Server) -> Result<()> {
+    /// Entries whose commands are kept at a time.
+    const CHUNK: usize = 100_000;
+    let mut client = server.raw();
+    let entries = options.swept * 10;
+    let tenth = (entries / 10) as i64;
+    println!(
+        "{} entries, {} tags of 10 entries and 10 of {}; once each, reclaiming included in the stalls",
+        thousands(entries),
+        thousands(options.swept),
+        thousands(entries / 10)
+    );
+    empty(&mut client);
+    for first in (0..entries).step_by(CHUNK) {
+        let mut tape = Tape::default();
+        for number in first..first + CHUNK {
+            let group = format!("group:{}", number / 10);
+            let part = format!("part:{}", number % 10);
+            let (key, value) = (key(number), value(number));
+            let tags = [group.as_bytes(), part.as_bytes()];
+            push_cache_set(&mut tape, key.as_bytes(), value.as_bytes(), &tags);
+        }
+        Driver::connect(server, Way::Native)?.run(&tape, 16, Until::EndOfTape, Expect::NoError)?;
+    }
+    let held = settle(&mut client) as f64 / f64::from(1 << 30);
+    println!("used_memory: {held:.2} GiB");
+    let mut rows = Vec::new();
+    for (command, expected) in [
+        ("CACHE.TAGTOP BY ENTRIES LIMIT 100", None),
+        ("CACHE.TAGTOP BY BYTES LIMIT 100", None),
+        ("CACHE.INVALIDATE group:1", Some(10)),
+        ("CACHE.INVALIDATE part:0", Some(tenth - 1)),
+        ("CACHE.REVALIDATE part:1", Some(tenth - 1)),
+        (
+            "CACHE.INVALIDATEWHERE NONE 1 part:2 DRYRUN",
+            Some(7 * tenth - 7),
+        ),
+        (
+            "CACHE.INVALIDATEWHERE ANY 2 part:3 part:4",
+            Some(2 * tenth - 2),
+        ),
+        ("CACHE.FLUSH", Some(6 * tenth - 6)),
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        let measured = measure(server, &mut client, &words, |reply| match expected {
+            None => reply.items().len() == 100,
+            Some(count) => *reply == Reply::Int(count),
+        });
+        rows.push((command.to_owned(), vec![measured]));
+    }
+    print(&rows);
+    Ok(())
+}
+
 fn repeat<R>(options: &Options, mut round: impl FnMut() -> R) -> Vec<R> {
     (0..options.rounds.min(3)).map(|_| round()).collect()
 }
@@ -118,7 +173,7 @@ fn measure(
         let reply = client.call(command);
         let time = start.elapsed();
         assert!(is_right(&reply), "{command:?}: {reply:?}");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(600);
         let backlog = |watch: &mut RawClient| watch.call(&["CACHE.STATS"]).field("reclaim_backlog");
         while backlog(&mut watch).int() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
@@ -133,6 +188,7 @@ fn print(rows: &[(String, Vec<Measured>)]) {
         "",
         "answered after",
         "longest stall of a PING",
+        "the server's own part",
         "worst round",
         "before",
     ]);
@@ -146,6 +202,7 @@ fn print(rows: &[(String, Vec<Measured>)]) {
             command.clone(),
             middle(|m| m.command),
             middle(|m| m.stall.during),
+            middle(|m| m.stall.own),
             ms(worst.unwrap_or_default()),
             middle(|m| m.stall.quiet),
         ]);
