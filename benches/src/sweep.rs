@@ -3,7 +3,7 @@
 use std::io::Result;
 use std::time::{Duration, Instant};
 
-use tagcache_tests::{RawClient, Reply, Server};
+use tagcache_tests::{RawClient, Reply, Server, call};
 
 use crate::invalidate::RECLAIM_BUDGET;
 use crate::options::Options;
@@ -16,6 +16,8 @@ use crate::workload::{Driver, Until, Way, empty, key, push_cache_set, settle, va
 struct Measured {
     command: Duration,
     stall: Stall,
+    /// Processor time of the longest slice of reclaiming.
+    slice: Duration,
 }
 
 /// TAGTOP where each entry has a tag of its own and one of a hundred.
@@ -168,6 +170,7 @@ fn measure(
     is_right: impl Fn(&Reply) -> bool,
 ) -> Measured {
     let mut watch = server.raw();
+    call!(watch, "CACHE.RESETSTATS");
     let (command, stall) = while_pinging(server, || {
         let start = Instant::now();
         let reply = client.call(command);
@@ -180,7 +183,12 @@ fn measure(
         }
         time
     });
-    Measured { command, stall }
+    let slice_us = call!(watch, "CACHE.STATS").field("reclaim_max_us").int();
+    Measured {
+        command,
+        stall,
+        slice: Duration::from_micros(slice_us as u64),
+    }
 }
 
 fn print(rows: &[(String, Vec<Measured>)]) {
@@ -191,6 +199,7 @@ fn print(rows: &[(String, Vec<Measured>)]) {
         "the server's own part",
         "worst round",
         "before",
+        "longest slice",
     ]);
     for (command, rounds) in rows {
         let middle = |of: fn(&Measured) -> Duration| {
@@ -205,6 +214,7 @@ fn print(rows: &[(String, Vec<Measured>)]) {
             middle(|m| m.stall.own),
             ms(worst.unwrap_or_default()),
             middle(|m| m.stall.quiet),
+            middle(|m| m.slice),
         ]);
     }
     table.print();

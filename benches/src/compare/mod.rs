@@ -41,8 +41,10 @@ const QUESTIONS: [&str; 7] = [
     "stream",
 ];
 
+type Make = fn(&mut Link) -> Box<dyn Way>;
+
 /// How the ways are made; the first is what the others are compared with.
-const WAYS: [fn(&mut Link) -> Box<dyn Way>; 9] = [
+const WAYS: [Make; 9] = [
     |_| Box::new(module::Module),
     |link| Box::new(sets::LuaSets::new(link)),
     |_| Box::new(sets::MultiSets),
@@ -128,8 +130,9 @@ impl Report {
     const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench-report");
 
     fn table(&mut self, title: &str, table: &Table) {
-        println!("**{title}**\n\n{table}");
-        self.text += &format!("**{title}**\n\n{table}\n");
+        let text = format!("**{title}**\n\n{table}\n");
+        print!("{text}");
+        self.text += &text;
     }
 
     fn write(name: &str, text: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use tagcache_tests::{RawClient, Server, call};
 
 use super::{Contender, Entry, Options, Report, WAYS, entry};
 use crate::table::{Table, thousands};
-use crate::workload::{empty, settle};
+use crate::workload::{empty, settle, used_memory};
 
 #[derive(Clone, Copy)]
 enum Tags {
@@ -34,7 +34,12 @@ pub(super) fn memory(options: &Options, server: &Server, report: &mut Report) ->
     for number in 0..WAYS.len() {
         let mut row = vec![Contender::new(server, number).way.name().into()];
         for tags in [Tags::None, Tags::TwoShared, Tags::Own] {
-            let bytes = fill(options, server, number, |n| tags.entry(n))?.1;
+            let mut client = server.raw();
+            empty(&mut client);
+            let mut contender = Contender::new(server, number);
+            let before = settle(&mut client);
+            contender.fill(server, (0..options.entries).map(|n| tags.entry(n)))?;
+            let bytes = settle(&mut client) - before;
             row.push(format!("{:.0} B", bytes as f64 / options.entries as f64));
         }
         table.row(row);
@@ -48,25 +53,10 @@ pub(super) fn memory(options: &Options, server: &Server, report: &mut Report) ->
     Ok(())
 }
 
-/// An empty server with these entries, and how many bytes they take.
-fn fill(
-    options: &Options,
-    server: &Server,
-    number: usize,
-    entry: impl Fn(usize) -> Entry,
-) -> Result<(Contender, i64)> {
-    let mut client = server.raw();
-    empty(&mut client);
-    let mut contender = Contender::new(server, number);
-    let before = settle(&mut client);
-    contender.fill(server, (0..options.entries).map(entry))?;
-    let bytes = settle(&mut client) - before;
-    Ok((contender, bytes))
-}
-
 pub(super) fn expired(options: &Options, server: &Server, report: &mut Report) -> Result<()> {
     // Long enough that all entries are there at once.
-    const TTL_S: u64 = 12;
+    const TTL_S: u64 = 20;
+    let entries = options.entries / 5;
     let mut table = Table::new(&[
         "",
         "left",
@@ -77,25 +67,27 @@ pub(super) fn expired(options: &Options, server: &Server, report: &mut Report) -
     let mut client = server.raw();
     for number in 0..WAYS.len() {
         empty(&mut client);
+        let mut contender = Contender::new(server, number);
         let empty_server = settle(&mut client);
         let start = Instant::now();
-        let (mut contender, bytes) = fill(options, server, number, |n| {
-            let mut entry = Tags::Own.entry(n);
+        let short_lived = |number| {
+            let mut entry = Tags::Own.entry(number);
             entry.ttl_s = TTL_S;
             entry
-        })?;
+        };
+        contender.fill(server, (0..entries).map(short_lived))?;
+        let bytes = used_memory(&mut client) - empty_server;
         if start.elapsed() > Duration::from_secs(TTL_S) {
             return Err(Error::other("filling takes longer than the entries live"));
         }
         wait_for_expiry(&mut client)?;
         let left = settle(&mut client) - empty_server;
         let keys = dbsize(&mut contender);
-        let swept = match contender.way.sweep(&mut contender.link) {
-            false => "it has none".into(),
-            true => format!(
-                "{} B",
-                thousands((settle(&mut client) - empty_server).max(0) as usize)
-            ),
+        let swept = if contender.way.sweep(&mut contender.link) {
+            let left = (settle(&mut client) - empty_server).max(0);
+            format!("{} B", thousands(left as usize))
+        } else {
+            "it has none".into()
         };
         table.row(vec![
             contender.way.name().into(),
@@ -107,7 +99,7 @@ pub(super) fn expired(options: &Options, server: &Server, report: &mut Report) -
     }
     let title = format!(
         "Memory left after {} entries, each with a shared tag and one of its own, have expired",
-        thousands(options.entries)
+        thousands(entries)
     );
     report.table(&title, &table);
     empty(&mut client);
@@ -123,11 +115,8 @@ fn wait_for_expiry(client: &mut RawClient) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let info = call!(client, "INFO", "keyspace").text();
-        if !info.contains("expires=")
-            || info
-                .lines()
-                .all(|line| !line.contains("expires=") || line.contains("expires=0,"))
-        {
+        let expiring = info.lines().filter(|line| line.contains("expires="));
+        if expiring.clone().all(|line| line.contains("expires=0,")) {
             return Ok(());
         }
         if Instant::now() > deadline {

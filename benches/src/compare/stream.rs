@@ -64,16 +64,16 @@ fn wait_for_replica(primary: &mut RawClient) -> Result<()> {
 }
 
 /// Offset of the stream and size of the file, once neither changes any more.
-fn settled(client: &mut RawClient) -> Result<[f64; 2]> {
+fn settled(client: &mut RawClient) -> Result<[i64; 2]> {
     let deadline = Instant::now() + Duration::from_secs(60);
-    let mut last = [0.0; 2];
+    let mut last = [0; 2];
     let mut same = 0;
     while same < 10 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
         let info = call!(client, "INFO", "replication", "persistence").text();
         let now = [
-            info_field(&info, "master_repl_offset")?,
-            info_field(&info, "aof_current_size")?,
+            info_field(&info, "master_repl_offset")? as i64,
+            info_field(&info, "aof_current_size")? as i64,
         ];
         same = if now == last { same + 1 } else { 0 };
         last = now;
