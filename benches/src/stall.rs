@@ -13,8 +13,8 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(crate) struct Stall {
     /// While it happened.
     pub(crate) during: Duration,
-    /// The same without the time in which the server or the client was ready to run and other processes had the
-    /// processor: what the server itself makes others wait.
+    /// At most that much of it was the server's own doing and not the machine's: what its main thread ran until the
+    /// answer was read, or the wait less the time in which it was ready to run and had no processor, if that is less.
     pub(crate) own: Duration,
     /// Before: what the machine itself does to it.
     pub(crate) quiet: Duration,
@@ -28,11 +28,15 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                let waited_ns = || ready_ns(&server.pid().to_string()) + ready_ns("thread-self");
-                let (start, before) = (Instant::now(), waited_ns());
+                let (start, before) = (Instant::now(), Thread::of(server.pid()));
                 let reply = pinger.call(&["PING"]);
                 let took_ns = start.elapsed().as_nanos() as u64;
-                let own_ns = took_ns.saturating_sub(waited_ns() - before);
+                let after = Thread::of(server.pid());
+                let own_ns = took_ns.saturating_sub(after.ready_ns - before.ready_ns);
+                let own_ns = match after.ran_ns - before.ran_ns {
+                    0 => own_ns, // The system does not say.
+                    ran_ns => own_ns.min(ran_ns),
+                };
                 longest_ns.fetch_max(took_ns, Ordering::Relaxed);
                 longest_own_ns.fetch_max(own_ns, Ordering::Relaxed);
                 assert!(!reply.is_error(), "PING: {reply:?}");
@@ -49,12 +53,21 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
     })
 }
 
-/// How long a process's main thread, or this thread, has been ready to run without a processor, as Linux counts it
-/// (`/proc/PID/schedstat`, second field); 0 elsewhere.
-fn ready_ns(process: &str) -> u64 {
-    let counts = std::fs::read_to_string(format!("/proc/{process}/schedstat"));
-    let ready = counts
-        .ok()
-        .and_then(|counts| counts.split(' ').nth(1)?.parse().ok());
-    ready.unwrap_or(0)
+/// How long a process's main thread has run, and has been ready to run without a processor, as Linux counts it.
+#[derive(Default)]
+struct Thread {
+    ran_ns: u64,
+    ready_ns: u64,
+}
+
+impl Thread {
+    /// All 0 where the system does not say.
+    fn of(pid: u32) -> Self {
+        let counts = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        let mut counts = counts.split(' ').map_while(|count| count.parse().ok());
+        Self {
+            ran_ns: counts.next().unwrap_or(0),
+            ready_ns: counts.next().unwrap_or(0),
+        }
+    }
 }

@@ -17,8 +17,9 @@ const TAG: &str = "tag:dropped";
 struct Cost {
     trips: f64,
     counted: Counted,
-    /// The part of the entries' memory that is still held when nothing changes any more.
-    held: f64,
+    /// The part of the entries' memory that is still held when nothing changes any more; of a few entries it would
+    /// be lost among the buffers of connections.
+    held: Option<f64>,
     times_s: Vec<f64>,
     /// The longest that a PING waited for the server, not for a processor.
     stalls_s: Vec<f64>,
@@ -96,11 +97,11 @@ fn count(server: &Server, contender: &mut Contender, size: usize) -> Result<Cost
     })?;
     let trips = (contender.link.trips - trips) as f64;
     wait_for_backlog(&mut client);
-    let held = (settle(&mut client) - before) as f64 / taken as f64;
+    let held = ((settle(&mut client) - before) as f64 / taken as f64).max(0.0);
     Ok(Cost {
         trips,
         counted,
-        held: held.max(0.0),
+        held: (size >= 10_000).then_some(held),
         times_s: Vec::new(),
         stalls_s: Vec::new(),
     })
@@ -157,7 +158,8 @@ fn table(contenders: &[Contender], costs: &[Cost]) -> Table {
             time(&cost.times_s),
             short(median(ratios)),
             time(&cost.stalls_s),
-            format!("{:.0} %", cost.held * 100.0),
+            cost.held
+                .map_or("-".into(), |part| format!("{:.0} %", part * 100.0)),
         ]);
     }
     table
