@@ -1,6 +1,7 @@
 //! What each way of caching with tags has to do, and the connection that it does it over.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tagcache_tests::{RawClient, Reply, Rng};
 
@@ -61,7 +62,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(client: RawClient) -> Self {
+    pub(crate) fn new(mut client: RawClient) -> Self {
+        // A script that deletes a million keys keeps everybody waiting.
+        client.set_read_timeout(Duration::from_secs(600));
         Self {
             client,
             trips: 0,
