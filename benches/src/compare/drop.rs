@@ -92,11 +92,13 @@ fn count(server: &Server, contender: &mut Contender, size: usize) -> Result<Cost
     contender.fill(server, (0..size).map(tagged))?;
     let taken = settle(&mut client) - before;
     let trips = contender.link.trips;
-    let counted = Counted::of(&mut client, || {
+    let begun = Counted::read(&mut client)?.0;
+    let mut counted = Counted::of(&mut client, || {
         contender.way.invalidate(&mut contender.link, TAG);
     })?;
     let trips = (contender.link.trips - trips) as f64;
     wait_for_backlog(&mut client);
+    counted.cpu_s = Counted::read(&mut client)?.0.cpu_s - begun.cpu_s;
     let held = ((settle(&mut client) - before) as f64 / taken as f64).max(0.0);
     Ok(Cost {
         trips,
