@@ -125,6 +125,11 @@ bench-guard: build ## Instructions per command against the checked-in baseline; 
 	@scripts/install-deps server valgrind
 	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- guard $(ARGS)
 
+.PHONY: compare
+compare: build ## Compare with every other way to cache with tags; ARGS=--help lists questions, sizes, servers
+	@scripts/install-deps server
+	@exec $(CARGO) run --release --quiet --locked -p tagcache-benches -- compare $(ARGS)
+
 .PHONY: bench-local
 bench-local: ## Measure the local tier against other in-process caches; ARGS=--quick for a short look
 	@$(CARGO) bench --quiet --locked -p tagcache-benches --bench local_ratios -- $(ARGS)

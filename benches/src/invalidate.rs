@@ -27,7 +27,7 @@ pub(crate) const RECLAIM_BUDGET: Duration = Duration::from_millis(1);
 const TARGET_ENTRIES: usize = 1_000_000;
 
 /// Drops at once all keys of a tag set, in calls of 5000 keys because a Lua stack is not endless.
-const LUA_DROP: &str = "local keys = redis.call('SMEMBERS', KEYS[1])
+pub(crate) const LUA_DROP: &str = "local keys = redis.call('SMEMBERS', KEYS[1])
 for first = 1, #keys, 5000 do
   redis.call('UNLINK', unpack(keys, first, math.min(first + 4999, #keys)))
 end
@@ -184,6 +184,7 @@ fn print(measured: &[Vec<Measured>; 4]) {
         "command",
         "module is faster",
         "longest stall of a PING",
+        "the server's own part",
         "worst round",
         "before",
         "longest slice",
@@ -202,6 +203,7 @@ fn print(measured: &[Vec<Measured>; 4]) {
                 }
             },
             ms(middle(rounds, |m| m.stall.during)),
+            ms(middle(rounds, |m| m.stall.own)),
             ms(rounds
                 .iter()
                 .map(|m| m.stall.during)

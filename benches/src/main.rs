@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod clients;
+mod compare;
 mod fork;
 mod guard;
 mod invalidate;
@@ -26,13 +27,16 @@ mod workload;
 use std::process::ExitCode;
 
 use options::{Options, Part};
-use tagcache_tests::{RawClient, Server, call};
+use tagcache_tests::{Engine, RawClient, Server, call};
 use targets::Targets;
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|first| first == "guard").is_some() {
         return guard(args);
+    }
+    if args.next_if(|first| first == "compare").is_some() {
+        return compare(args);
     }
     let options = match Options::parse(args) {
         Ok(Some(options)) => options,
@@ -46,11 +50,7 @@ fn main() -> ExitCode {
         }
     };
 
-    // A PING must not wait for the reader of a log that nobody reads.
-    let server = Server::builder()
-        .engine(&options.engine)
-        .arg("--loglevel", "warning")
-        .start();
+    let server = start(&options.engine);
     print_conditions(&options, &mut server.raw());
     let mut targets = Targets::default();
     for part in &options.parts {
@@ -70,6 +70,7 @@ fn main() -> ExitCode {
             Part::Fork => fork::run(&options, &server, &mut targets),
             Part::Load => load::run(&options, &mut targets),
             Part::Clients => clients::run(&options),
+            Part::Huge => sweep::huge(&options, &server),
         };
         if let Err(error) = result {
             eprintln!("bench: {part:?}: {error}");
@@ -78,6 +79,32 @@ fn main() -> ExitCode {
     }
     targets.print();
     ExitCode::SUCCESS
+}
+
+fn start(engine: &Engine) -> Server {
+    // A PING must not wait for the reader of a log that nobody reads.
+    Server::builder()
+        .engine(engine)
+        .arg("--loglevel", "warning")
+        .start()
+}
+
+fn compare(args: impl Iterator<Item = String>) -> ExitCode {
+    let result = compare::Options::parse(args).and_then(|options| {
+        let Some(options) = options else {
+            println!("{}", compare::USAGE);
+            return Ok(());
+        };
+        let server = start(&options.engine);
+        compare::run(&options, &server).map_err(|error| error.to_string())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error}\n{}", compare::USAGE);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn guard(args: impl Iterator<Item = String>) -> ExitCode {
@@ -106,6 +133,16 @@ fn guard(args: impl Iterator<Item = String>) -> ExitCode {
 
 /// What a reader must know to compare the figures with others.
 fn print_conditions(options: &Options, client: &mut RawClient) {
+    println!("{}", conditions(client));
+    println!(
+        "{} keys of 13 bytes, values of 100 bytes, a TTL on all; seed {}",
+        options.keys, options.seed
+    );
+    println!();
+}
+
+/// The server, its allocator, and what the machine was doing.
+fn conditions(client: &mut RawClient) -> String {
     let info = call!(client, "INFO", "everything").text();
     let field = |name: &str| {
         let value = info
@@ -120,16 +157,12 @@ fn print_conditions(options: &Options, client: &mut RawClient) {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
-    println!(
-        "{version}, {}, no persistence; client and server on {cores} cores",
+    let mut text = format!(
+        "{version}, {}, no persistence; client and server on {cores} cores, load average before {load}",
         field("mem_allocator")
     );
-    println!(
-        "{} keys of 13 bytes, values of 100 bytes, a TTL on all; seed {}, load average before {load}",
-        options.keys, options.seed
-    );
     if load.parse().is_ok_and(|load: f64| load > 0.5) {
-        println!("Something else was running: on so few cores the figures say little.");
+        text += "\nSomething else was running: on so few cores the times say little.";
     }
-    println!();
+    text
 }

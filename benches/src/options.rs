@@ -8,7 +8,7 @@ pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
   --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork, load or clients;
-                 may be given several times
+                 may be given several times; huge (10 M entries, 4 GiB) only runs when it is given
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
@@ -28,9 +28,11 @@ pub(crate) enum Part {
     Fork,
     Load,
     Clients,
+    /// Takes gigabytes and minutes: only when asked for.
+    Huge,
 }
 
-const ALL_PARTS: [Part; 12] = [
+const ALL_PARTS: [Part; 13] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -43,6 +45,7 @@ const ALL_PARTS: [Part; 12] = [
     Part::Fork,
     Part::Load,
     Part::Clients,
+    Part::Huge,
 ];
 
 pub(crate) struct Options {
@@ -95,7 +98,10 @@ impl Options {
             }
         }
         if options.parts.is_empty() {
-            options.parts = ALL_PARTS.to_vec();
+            options.parts = ALL_PARTS
+                .into_iter()
+                .filter(|part| *part != Part::Huge)
+                .collect();
         }
         Ok(Some(options))
     }
@@ -136,7 +142,7 @@ fn part(name: &str) -> Result<Part, String> {
         .ok_or(format!("--only {name}: {} are known", names.join(", ")))
 }
 
-fn engine(name: &str) -> Result<Engine, String> {
+pub(crate) fn engine(name: &str) -> Result<Engine, String> {
     let known = engines();
     let names: Vec<&str> = known.iter().map(|engine| engine.name.as_str()).collect();
     let unknown = format!("--engine {name}: TAGCACHE_ENGINES has {}", names.join(", "));
@@ -147,7 +153,7 @@ fn engine(name: &str) -> Result<Engine, String> {
         .ok_or(unknown)
 }
 
-fn number(text: &str) -> Result<usize, String> {
+pub(crate) fn number(text: &str) -> Result<usize, String> {
     text.replace('_', "")
         .parse()
         .map_err(|_| format!("{text}: not a number"))

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tagcache_tests::{RawClient, Server};
+use tagcache_tests::Server;
 
 /// How long the PING loop runs before anything happens, to see what the machine itself does to it.
 const QUIET: Duration = Duration::from_millis(500);
@@ -13,32 +13,61 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(crate) struct Stall {
     /// While it happened.
     pub(crate) during: Duration,
+    /// At most that much of it was the server's own doing and not the machine's: what its main thread ran until the
+    /// answer was read, or the wait less the time in which it was ready to run and had no processor, if that is less.
+    pub(crate) own: Duration,
     /// Before: what the machine itself does to it.
     pub(crate) quiet: Duration,
 }
 
 /// Runs `body` while another client sends one PING after the other.
 pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R, Stall) {
-    let longest_ns = AtomicU64::new(0);
+    let [longest_ns, longest_own_ns] = [AtomicU64::new(0), AtomicU64::new(0)];
     let ended = AtomicBool::new(false);
     let mut pinger = server.raw();
     std::thread::scope(|scope| {
-        scope.spawn(|| ping_until(&ended, &mut pinger, &longest_ns));
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let (start, before) = (Instant::now(), Thread::of(server.pid()));
+                let reply = pinger.call(&["PING"]);
+                let took_ns = start.elapsed().as_nanos() as u64;
+                let after = Thread::of(server.pid());
+                let own_ns = took_ns.saturating_sub(after.ready_ns - before.ready_ns);
+                let own_ns = match after.ran_ns - before.ran_ns {
+                    0 => own_ns, // The system does not say.
+                    ran_ns => own_ns.min(ran_ns),
+                };
+                longest_ns.fetch_max(took_ns, Ordering::Relaxed);
+                longest_own_ns.fetch_max(own_ns, Ordering::Relaxed);
+                assert!(!reply.is_error(), "PING: {reply:?}");
+            }
+        });
         std::thread::sleep(QUIET);
-        let quiet = Duration::from_nanos(longest_ns.swap(0, Ordering::Relaxed));
+        let take = |ns: &AtomicU64| Duration::from_nanos(ns.swap(0, Ordering::Relaxed));
+        let quiet = take(&longest_ns);
+        take(&longest_own_ns);
         let result = body();
-        let during = Duration::from_nanos(longest_ns.load(Ordering::Relaxed));
+        let (during, own) = (take(&longest_ns), take(&longest_own_ns));
         ended.store(true, Ordering::Relaxed);
-        (result, Stall { during, quiet })
+        (result, Stall { during, own, quiet })
     })
 }
 
-/// Another client of the server, that wants its answers at once.
-fn ping_until(ended: &AtomicBool, client: &mut RawClient, longest_ns: &AtomicU64) {
-    while !ended.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        let reply = client.call(&["PING"]);
-        longest_ns.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        assert!(!reply.is_error(), "PING: {reply:?}");
+/// How long a process's main thread has run, and has been ready to run without a processor, as Linux counts it.
+#[derive(Default)]
+struct Thread {
+    ran_ns: u64,
+    ready_ns: u64,
+}
+
+impl Thread {
+    /// All 0 where the system does not say.
+    fn of(pid: u32) -> Self {
+        let counts = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        let mut counts = counts.split(' ').map_while(|count| count.parse().ok());
+        Self {
+            ran_ns: counts.next().unwrap_or(0),
+            ready_ns: counts.next().unwrap_or(0),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Result;
 use std::time::{Duration, Instant};
 
-use tagcache_tests::{RawClient, Reply, Server};
+use tagcache_tests::{RawClient, Reply, Server, call};
 
 use crate::invalidate::RECLAIM_BUDGET;
 use crate::options::Options;
@@ -16,6 +16,8 @@ use crate::workload::{Driver, Until, Way, empty, key, push_cache_set, settle, va
 struct Measured {
     command: Duration,
     stall: Stall,
+    /// Processor time of the longest slice of reclaiming.
+    slice: Duration,
 }
 
 /// TAGTOP where each entry has a tag of its own and one of a hundred.
@@ -95,6 +97,61 @@ pub(crate) fn invalidatewhere(
     Ok(())
 }
 
+/// The commands that concern many entries at once, over ten times as many entries as tags.
+pub(crate) fn huge(options: &Options, server: &Server) -> Result<()> {
+    /// Entries whose commands are kept at a time.
+    const CHUNK: usize = 100_000;
+    let mut client = server.raw();
+    let entries = options.swept * 10;
+    let tenth = (entries / 10) as i64;
+    println!(
+        "{} entries, {} tags of 10 entries and 10 of {}; once each, reclaiming included in the stalls",
+        thousands(entries),
+        thousands(options.swept),
+        thousands(entries / 10)
+    );
+    empty(&mut client);
+    for first in (0..entries).step_by(CHUNK) {
+        let mut tape = Tape::default();
+        for number in first..first + CHUNK {
+            let group = format!("group:{}", number / 10);
+            let part = format!("part:{}", number % 10);
+            let (key, value) = (key(number), value(number));
+            let tags = [group.as_bytes(), part.as_bytes()];
+            push_cache_set(&mut tape, key.as_bytes(), value.as_bytes(), &tags);
+        }
+        Driver::connect(server, Way::Native)?.run(&tape, 16, Until::EndOfTape, Expect::NoError)?;
+    }
+    let held = settle(&mut client) as f64 / f64::from(1 << 30);
+    println!("used_memory: {held:.2} GiB");
+    let mut rows = Vec::new();
+    for (command, expected) in [
+        ("CACHE.TAGTOP BY ENTRIES LIMIT 100", None),
+        ("CACHE.TAGTOP BY BYTES LIMIT 100", None),
+        ("CACHE.INVALIDATE group:1", Some(10)),
+        ("CACHE.INVALIDATE part:0", Some(tenth - 1)),
+        ("CACHE.REVALIDATE part:1", Some(tenth - 1)),
+        (
+            "CACHE.INVALIDATEWHERE NONE 1 part:2 DRYRUN",
+            Some(7 * tenth - 7),
+        ),
+        (
+            "CACHE.INVALIDATEWHERE ANY 2 part:3 part:4",
+            Some(2 * tenth - 2),
+        ),
+        ("CACHE.FLUSH", Some(6 * tenth - 6)),
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        let measured = measure(server, &mut client, &words, |reply| match expected {
+            None => reply.items().len() == 100,
+            Some(count) => *reply == Reply::Int(count),
+        });
+        rows.push((command.to_owned(), vec![measured]));
+    }
+    print(&rows);
+    Ok(())
+}
+
 fn repeat<R>(options: &Options, mut round: impl FnMut() -> R) -> Vec<R> {
     (0..options.rounds.min(3)).map(|_| round()).collect()
 }
@@ -105,6 +162,22 @@ fn fill(server: &Server, tape: &Tape) -> Result<()> {
     Ok(())
 }
 
+/// Waits until what is gone is reclaimed. CACHE.STATS counts tags, which takes long while entries are gone and tags many:
+/// it is asked only when the number of keys has stayed the same for a second.
+fn wait_for_reclaim(client: &mut RawClient) {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let (mut last, mut same) = (Reply::Null, 0);
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+        let keys = client.call(&["DBSIZE"]);
+        same = if keys == last { same + 1 } else { 0 };
+        last = keys;
+        if same >= 20 && client.call(&["CACHE.STATS"]).field("reclaim_backlog").int() == 0 {
+            return;
+        }
+    }
+}
+
 /// One command, and the time after it in which what it dropped is reclaimed.
 fn measure(
     server: &Server,
@@ -113,19 +186,21 @@ fn measure(
     is_right: impl Fn(&Reply) -> bool,
 ) -> Measured {
     let mut watch = server.raw();
+    call!(watch, "CACHE.RESETSTATS");
     let (command, stall) = while_pinging(server, || {
         let start = Instant::now();
         let reply = client.call(command);
         let time = start.elapsed();
         assert!(is_right(&reply), "{command:?}: {reply:?}");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let backlog = |watch: &mut RawClient| watch.call(&["CACHE.STATS"]).field("reclaim_backlog");
-        while backlog(&mut watch).int() > 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_for_reclaim(&mut watch);
         time
     });
-    Measured { command, stall }
+    let slice_us = call!(watch, "CACHE.STATS").field("reclaim_max_us").int();
+    Measured {
+        command,
+        stall,
+        slice: Duration::from_micros(slice_us as u64),
+    }
 }
 
 fn print(rows: &[(String, Vec<Measured>)]) {
@@ -133,8 +208,10 @@ fn print(rows: &[(String, Vec<Measured>)]) {
         "",
         "answered after",
         "longest stall of a PING",
+        "the server's own part",
         "worst round",
         "before",
+        "longest slice",
     ]);
     for (command, rounds) in rows {
         let middle = |of: fn(&Measured) -> Duration| {
@@ -146,8 +223,10 @@ fn print(rows: &[(String, Vec<Measured>)]) {
             command.clone(),
             middle(|m| m.command),
             middle(|m| m.stall.during),
+            middle(|m| m.stall.own),
             ms(worst.unwrap_or_default()),
             middle(|m| m.stall.quiet),
+            middle(|m| m.slice),
         ]);
     }
     table.print();

@@ -1,5 +1,6 @@
 //! Tables that read well in a terminal and are Markdown.
 
+use std::fmt;
 use std::time::Duration;
 
 pub(crate) struct Table {
@@ -17,8 +18,14 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The first column is aligned to the left, the others are figures.
     pub(crate) fn print(&self) {
+        println!("{self}");
+    }
+}
+
+/// The first column is aligned to the left, the others are figures.
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows[0].len();
         let widths: Vec<usize> = (0..columns)
             .map(|c| {
@@ -41,7 +48,7 @@ impl Table {
                         format!("{cell:>width$}")
                     }
                 });
-            println!("| {} |", cells.collect::<Vec<_>>().join(" | "));
+            writeln!(f, "| {} |", cells.collect::<Vec<_>>().join(" | "))?;
             if number == 0 {
                 let rules = widths.iter().enumerate().map(|(column, &width)| {
                     if column == 0 {
@@ -50,10 +57,10 @@ impl Table {
                         format!("{}:", "-".repeat(width + 1))
                     }
                 });
-                println!("|{}|", rules.collect::<Vec<_>>().join("|"));
+                writeln!(f, "|{}|", rules.collect::<Vec<_>>().join("|"))?;
             }
         }
-        println!();
+        Ok(())
     }
 }
 

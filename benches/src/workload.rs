@@ -16,7 +16,7 @@ const TTL_MS: &[u8] = b"3600000";
 
 /// What a client does on plain Redis to set a value with tags, however many they are, in the one round trip that a
 /// script needs.
-const LUA_SET: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+pub(crate) const LUA_SET: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 for i = 2, #KEYS do redis.call('SADD', KEYS[i], KEYS[1]) end
 return 1";
 

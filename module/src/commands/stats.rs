@@ -18,7 +18,7 @@ use crate::redis::{Args, Context, state};
 /// | `expired`, `evicted` | visible entries that the server removed for their age, for want of memory |
 /// | `invalidations`, `invalidated` | invalidating commands, and the sum of their replies |
 /// | `reclaim_backlog`, `reclaimed` | gone entries whose memory is still to be given back, was given back |
-/// | `reclaim_max_us` | the longest single background slice, µs |
+/// | `reclaim_max_us` | processor time of the longest single background slice, µs |
 /// | `leases`, `lease_waiters`, `leases_refused` | leases out, callers that wait for one, writes that came too late |
 /// | `clock` | invalidating commands since the database began; persisted and replicated |
 ///

@@ -23,7 +23,7 @@ pub(crate) struct Counters {
     pub(crate) invalidated: u64,
     /// Gone entries whose memory was given back.
     pub(crate) reclaimed: u64,
-    /// The longest single background slice.
+    /// Processor time of the longest single background slice.
     pub(crate) reclaim_max_us: u64,
     /// Conditional writes that came too late: their lease was lost.
     pub(crate) leases_refused: u64,
