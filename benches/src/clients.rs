@@ -32,7 +32,10 @@ fn tape(way: usize, seed: u64) -> Tape {
     let value = [b'x'; 100];
     for _ in 0..KEYS {
         let n = rng.below(KEYS);
-        let own = format!("{}:{n:08}", if way % 2 == 0 { "own" } else { "tag" });
+        let own = format!(
+            "{}:{n:08}",
+            if way.is_multiple_of(2) { "own" } else { "tag" }
+        );
         let key = own.as_bytes();
         let (first, second) = (format!("a:{}", n % 100), format!("b:{}", n % 7));
         match way {

@@ -542,7 +542,7 @@ mod tests {
                     // A carriage return ends a line in YAML.
                     let lines = text.split(['\n', '\r']).count() as u64;
                     for problem in problems {
-                        assert!(problem.line as u64 <= lines + 1, "{problem}");
+                        assert!(problem.line <= lines + 1, "{problem}");
                     }
                 }
             }

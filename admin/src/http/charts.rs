@@ -112,11 +112,11 @@ pub(super) async fn chart(
 fn of(name: &str, history: &[Arc<Sample>], past: Duration) -> Option<Chart> {
     let last = history.last().map_or(UNIX_EPOCH, |sample| sample.at);
     let chart = |title, unit, at_least, series| Chart {
-        last,
         title,
         unit,
         at_least,
         series,
+        last,
     };
     let of_samples = |name, read: &dyn Fn(&Sample) -> Option<f64>| Series {
         name,

@@ -51,7 +51,7 @@ fn what_cannot_be_stored_is_answered_and_leaves_the_lease_free() {
             assert_eq!(loaded.await.unwrap().to_bits(), 3.0_f64.to_bits(), "{key}");
         }
         let named = ["twice"; 200];
-        cache.set("key", &1, long().tags(named)).await.unwrap();
+        cache.set("key", &1, long().tags(&named)).await.unwrap();
         let error = cache.set("key", &1, long().tags([""])).await.unwrap_err();
         assert_eq!(error.remedy(), Remedy::FixCall);
         assert_eq!(cache.get("key").await.unwrap(), Some(1));

@@ -204,32 +204,33 @@ impl Verdict {
 /// bound, where what is written has the stamp of the invalidation before it, and counts as written before.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
-    written_ms: u64,
-    invalidated_ms: u64,
+    /// Unix ms, as the others.
+    written: u64,
+    invalidated: u64,
     /// The latest one of another node, or of an earlier life, that they go on after.
-    followed_ms: u64,
+    followed: u64,
 }
 
 impl Stamps {
     /// For an entry that is written now.
     pub(crate) fn of_write(&mut self, now_ms: u64) -> u64 {
-        if self.invalidated_ms < now_ms {
+        if self.invalidated < now_ms {
             return now_ms;
         }
-        let most_ms = now_ms.max(self.followed_ms) + AHEAD_MS;
-        self.written_ms = (self.invalidated_ms + 1).min(most_ms.max(self.invalidated_ms));
-        self.written_ms
+        let most_ms = now_ms.max(self.followed) + AHEAD_MS;
+        self.written = (self.invalidated + 1).min(most_ms.max(self.invalidated));
+        self.written
     }
 
     /// For an invalidation that happens now.
     pub(crate) fn of_invalidation(&mut self, now_ms: u64) -> u64 {
-        self.invalidated_ms = self.now_ms(now_ms);
-        self.invalidated_ms
+        self.invalidated = self.now_ms(now_ms);
+        self.invalidated
     }
 
     /// The present, as stamps show it.
     pub(crate) fn now_ms(&self, now_ms: u64) -> u64 {
-        now_ms.max(self.written_ms).max(self.invalidated_ms)
+        now_ms.max(self.written).max(self.invalidated)
     }
 
     /// Whether stamps are far ahead of the present: another node's clock is, or the clock was set back.
@@ -244,15 +245,15 @@ impl Stamps {
             if at_ms - now_ms > FURTHEST_MS {
                 return false;
             }
-            self.invalidated_ms = self.invalidated_ms.max(at_ms);
-            self.followed_ms = self.followed_ms.max(at_ms);
+            self.invalidated = self.invalidated.max(at_ms);
+            self.followed = self.followed.max(at_ms);
         }
         true
     }
 
     /// Goes on from the present.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
-        (self.written_ms, self.invalidated_ms, self.followed_ms) = (now_ms, now_ms, now_ms);
+        (self.written, self.invalidated, self.followed) = (now_ms, now_ms, now_ms);
     }
 }
 
