@@ -160,7 +160,7 @@ impl ServerBuilder {
     ///
     /// # Panics
     /// When it neither answers nor ends.
-    pub fn try_start(self) -> Result<Server, String> {
+    pub fn try_start(mut self) -> Result<Server, String> {
         let dir = TempDir::new();
         if let Some(rdb) = &self.rdb {
             std::fs::copy(rdb, dir.path().join("dump.rdb"))
@@ -172,8 +172,13 @@ impl ServerBuilder {
             attempts += 1;
             match spawn(&self, port, dir.path()) {
                 Ok(child) => return Ok(Server::new(self, child, port, dir)),
-                // Somebody else took the port between our look and the server's.
-                Err(log) if attempts < 5 && log.contains("Address already in use") => {}
+                // Somebody else took the port between our look and the server's: perhaps the one of the cluster's bus.
+                Err(log) if attempts < 5 && log.contains("Address already in use") => {
+                    const BUS: &str = "--cluster-port";
+                    if self.args.iter().any(|(name, _)| name == BUS) {
+                        self = self.arg(BUS, &free_port().to_string());
+                    }
+                }
                 Err(log) => return Err(log),
             }
         }
