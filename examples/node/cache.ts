@@ -97,7 +97,7 @@ export class Cache {
 
   async #fetch(key: string): Promise<Fetched> {
     const { leaseMs, waitMs } = this.#options;
-    // Below 2^48, as randomInt demands; the server takes up to 2^53 - 1.
+    // Below 2^48, as randomInt demands; the server takes up to 2^63 - 1.
     const ask = [this.#name(key), "LEASE", leaseMs, "TOKEN", randomInt(1, 2 ** 48 - 1)];
     const found = (await this.#client.callBuffer("CACHE.FETCH", ...ask)) as Fetched;
     if (found[1] !== null || found[3] !== 0) return found;

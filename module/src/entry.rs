@@ -12,8 +12,8 @@
 //! | … | key |
 //! | … | value, or 8: the address of the value |
 //!
-//! Allocators hand out sizes in steps of up to a fifth. A value of 1,000 bytes fits into 1,024, as a native string does; with
-//! header and key it would take 1,280.
+//! Allocators hand out sizes in steps of up to a fifth. A value of 1,000 bytes fits into 1,024, as a native string does;
+//! with header and key it would take 1,280.
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
@@ -447,8 +447,8 @@ impl<'a> Entry<'a> {
     /// that the allocations are not made for so many bytes.
     ///
     /// # Safety
-    /// `has_room` must not say yes to more bytes than there are, or to a value that lies apart where none did. Nothing that was borrowed from the entry may be used
-    /// afterwards, and the parts must not be borrowed from it.
+    /// `has_room` must not say yes to more bytes than there are, or to a value that lies apart where none did. Nothing that
+    /// was borrowed from the entry may be used afterwards, and the parts must not be borrowed from it.
     pub(crate) unsafe fn rewrite(
         self,
         parts: Parts<'_>,

@@ -44,7 +44,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
     for fact in ["Entries\n29", "Invalidations\n0", "Last invalidated\nnever"] {
         assert!(facts.contains(fact), "{facts}");
     }
-    // Who came by the link goes on reading there.
+    // The focus is there after following the link.
     browser
         .wait_for("document.activeElement.id === 'tag-title'")
         .await;

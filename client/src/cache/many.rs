@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use redis::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::entry::Entry;
-use redis::Value;
-
 use crate::remote::command;
 use crate::remote::{Error, LoaderError};
 
@@ -211,7 +210,7 @@ impl<C> Cache<C> {
     /// # use tagcache::{Cache, Entry};
     /// # struct Database;
     /// # impl Database {
-    /// #     async fn names(&self, ids: Vec<String>) -> Result<HashMap<String, String>, std::io::Error> { todo!() }
+    /// #     async fn names(&self, ids: Vec<String>) -> Result<HashMap<String, String>, std::io::Error> { Ok(HashMap::new()) }
     /// # }
     /// # async fn run(cache: Cache, database: Database) -> Result<(), tagcache::Error> {
     /// let entry = Entry::ttl(Duration::from_secs(60)).tags(["users"]);

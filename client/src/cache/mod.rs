@@ -20,10 +20,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::entry::Entry;
-use crate::local::{End, Role};
 use redis::Value;
 
+use crate::entry::Entry;
+use crate::local::{End, Role};
 use crate::remote::command;
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
@@ -191,7 +191,8 @@ impl<C> Cache<C> {
     }
 
     /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows
-    /// (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` for each). The order is that of the keys. A value that cannot be decoded as a `T` is `None`, an event and a count
+    /// (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` for each). The order is that of the keys. A value
+    /// that cannot be decoded as a `T` is `None`, an event and a count
     /// ([`CacheStats::undecodable`]); [`Self::get_each`] says which.
     ///
     /// # Errors
@@ -408,7 +409,7 @@ impl<C> Cache<C> {
     /// # use tagcache::{Cache, Entry};
     /// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
     /// # struct User { name: String, tenant: u32 }
-    /// # async fn load_user(id: u32) -> Result<User, std::io::Error> { todo!() }
+    /// # async fn load_user(id: u32) -> Result<User, std::io::Error> { Err(std::io::ErrorKind::NotFound.into()) }
     /// # async fn run(cache: Cache) -> Result<(), tagcache::Error> {
     /// let user: User = cache
     ///     .get_or_load_with_entry("user:1", cache.entry(), || async {

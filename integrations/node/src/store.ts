@@ -177,7 +177,7 @@ export class Store {
   }
 }
 
-/** Tokens go up to 2^53 - 1, randomInt to 2^48. */
+/** Exact as a number: randomInt goes up to 2^48. */
 function newToken(): number {
   return randomInt(1, 2 ** 48 - 1);
 }

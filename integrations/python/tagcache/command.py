@@ -70,7 +70,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def new_token() -> int:
-    """A lease token of the caller's choice: 1 to 2^53 - 1, new for each load."""
+    """A lease token of the caller's choice: 1 to 2^53 - 1 (the server takes up to 2^63 - 1), new for each load."""
     return secrets.randbelow(2**53 - 1) + 1
 
 

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands a round trip while it fills.
 const FILL_BATCH: usize = 500;
 
-/// What is asked for.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
     pub(crate) redis: String,

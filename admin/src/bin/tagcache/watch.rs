@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// What a look lacks, and why.
+/// Why a snapshot lacks the figures of the server or of its cache.
 fn failure(server: &Server, snapshot: &Snapshot) -> Option<Failure> {
     match &snapshot.latest.server {
         ServerReading::Unreachable(why) => Some(Failure::Server(format!("the server: {why}"))),

@@ -100,7 +100,7 @@ export async function look() {
     showTag(tag);
     const what = { key: "entry of this key", tag: "tag of this name", name: "entry or tag of this name" }[kind];
     text("find-result", entry || tag ? `As of ${new Date().toLocaleTimeString()}` : `There is no ${what}.`);
-    // Who came by a link goes on reading here; who typed goes on typing.
+    // A reader who followed a link continues here; one who typed keeps the focus in the field.
     if (document.activeElement !== $("find") && (entry || tag)) {
       $(entry ? "entry-title" : "tag-title").focus({ preventScroll: true });
       $("look-up").scrollIntoView({ block: "start" });

@@ -96,7 +96,7 @@ pub(super) fn run(
     }
 }
 
-/// What is known when it is over.
+/// The result of a run.
 struct End {
     took: Duration,
     warm: Duration,
@@ -176,7 +176,7 @@ const FROM_STATS: [&str; 6] = [
     "lease_waiters",
 ];
 
-/// What was seen so far.
+/// The samples taken so far.
 struct Watch {
     samples: u32,
     series: Vec<Series>,

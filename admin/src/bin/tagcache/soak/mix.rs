@@ -28,7 +28,7 @@ const CLIENT_PAUSE: Duration = Duration::from_millis(10);
 const CLIENT_LIFE: Duration = Duration::from_secs(10);
 const CLIENT_END: Duration = Duration::from_secs(5);
 
-/// What is asked for.
+/// The options of a run with churn.
 #[derive(Clone, Debug)]
 pub(crate) struct Churn {
     pub(crate) redis: String,
@@ -220,7 +220,7 @@ impl Worker<'_> {
             pipe.add_command(self.set(load.key, load.lease));
             reads.push(None);
         }
-        // What does not fit is not loaded: another reader will miss it again.
+        // Where the queue is full, the load is skipped: the next reader of the key misses it again.
         self.loads.clear();
         while reads.len() < size {
             let (command, read) = self.command();
@@ -341,7 +341,7 @@ impl Worker<'_> {
     }
 }
 
-/// What is to be loaded after this reply to CACHE.GET or CACHE.FETCH.
+/// The load that this reply to CACHE.GET or CACHE.FETCH asks for, if it is a miss.
 fn missed(key: u64, reply: &Value) -> Option<Load> {
     match reply {
         Value::Nil => Some(Load { key, lease: None }),

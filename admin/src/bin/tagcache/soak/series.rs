@@ -22,7 +22,7 @@ pub(crate) struct Series {
     points: Vec<(Duration, f64)>,
 }
 
-/// What a series does after the warm-up.
+/// The trend of a series after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Trend {
     /// Mean of the first and of the last tenth.
