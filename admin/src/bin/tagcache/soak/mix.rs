@@ -220,7 +220,7 @@ impl Worker<'_> {
             pipe.add_command(self.set(load.key, load.lease));
             reads.push(None);
         }
-        // Where the queue is full, the load is skipped: the next reader of the key misses it again.
+        // Loads beyond one pipeline are skipped: the next reader of the key misses it again.
         self.loads.clear();
         while reads.len() < size {
             let (command, read) = self.command();
