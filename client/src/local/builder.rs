@@ -11,7 +11,6 @@ use super::{
     stats::Counters,
     sync::Mutex,
     tags::TagTable,
-    tracker::Tracker,
 };
 
 pub(super) type Weigher<V> = dyn Fn(&str, &V) -> u64 + Send + Sync;
@@ -115,11 +114,11 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
             inner: Arc::new(Inner {
                 entries,
                 all: Marks::default(),
-                tracker: Tracker::new(self.max_tracked),
+                max_tracked: self.max_tracked,
                 report: Report::new(if self.report_hits { reported } else { 0 }),
                 clock: self.clock,
                 tags: TagTable::new(),
-                loads: Loads::new(),
+                loads: Loads::new(self.max_tracked),
                 counters: Counters::default(),
                 bounds,
                 weigher,

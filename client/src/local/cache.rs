@@ -216,15 +216,12 @@ impl<V: ?Sized> LocalCache<V> {
 
     /// Up to `n` keys with the most hits, most first; equally often hit ones by key.
     ///
-    /// A key's hits are the reads that found it fresh. They are counted on when it is overwritten, and, if it is
-    /// tracked, when it expires, is evicted or removed, and is stored again. Counts are exact, and no entry in the
-    /// cache that is missing from the tracked keys has more hits than one of them. While threads race, two things
-    /// are left open: hits may be missing for a key that several of them overwrite at the same moment, and an entry
-    /// that lost its place to one that left at that moment is taken in with its next hit or by the next cleanup.
+    /// A key's hits are the reads that found it fresh. They are counted on when it is overwritten, and, if they are
+    /// many enough to be remembered, when it expires, is evicted or removed, and is stored again before the second
+    /// cleanup after that. Counts are exact, except that hits may be missing for a key that several threads overwrite
+    /// at the same moment.
     ///
-    /// Keys whose entries have left are listed until the second cleanup after that. At most
-    /// [`max_tracked`](LocalCacheBuilder::max_tracked) keys are known. O(tracked · log tracked), O(tracked) of it
-    /// while no key can enter or leave the tracked ones.
+    /// At most [`max_tracked`](LocalCacheBuilder::max_tracked) keys. O(entries), with locks held for one entry at a time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -237,7 +234,7 @@ impl<V: ?Sized> LocalCache<V> {
     /// assert_eq!((top[0].key.as_str(), top[0].hits), ("answer", 2));
     /// ```
     pub fn top_accessed_keys(&self, n: usize) -> Vec<TopKey> {
-        self.inner.tracker.top(n)
+        self.inner.top(n)
     }
 
     /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(`n` + entries
@@ -247,8 +244,8 @@ impl<V: ?Sized> LocalCache<V> {
             let found = self.inner.found(&handle)?;
             Some(EntryInfo {
                 key: handle.key().to_owned(),
-                hits: found.hits,
-                bytes: found.weight,
+                hits: handle.stored().hits.read().count(),
+                bytes: handle.stored().weight,
                 is_fresh: found.is_fresh,
                 left: found.left,
             })
@@ -277,7 +274,6 @@ impl<V: ?Sized> LocalCache<V> {
         let Inner {
             counters,
             bounds,
-            tracker,
             tags,
             ..
         } = &*self.inner;
@@ -289,7 +285,7 @@ impl<V: ?Sized> LocalCache<V> {
             bytes: bounds.max_bytes().map_or(bytes, |max| bytes.min(max)),
             max_entries: bounds.max_entries(),
             max_bytes: bounds.max_bytes(),
-            tracked: tracker.len(),
+            tracked: self.inner.tracked(),
             tags: tags.len(),
             hits,
             misses,
@@ -436,17 +432,17 @@ impl<V: ?Sized> LocalCache<V> {
     /// Asserts what must hold whenever no other thread is at work.
     pub(super) fn validate(&self) {
         let inner = &*self.inner;
-        inner.tracker.validate();
-        let mut bytes = 0;
-        let mut tracked = 0;
+        let (mut bytes, mut hit) = (0, 0);
         for (handle, _) in inner.entries.iter() {
             let word = handle.stored().hits.read();
             assert!(!word.is_retired());
             bytes += handle.stored().weight;
-            tracked += usize::from(word.is_tracked());
+            hit += u64::from(word.count() > 0);
         }
         assert_eq!(inner.counters.bytes.load(Ordering::Relaxed), bytes);
-        assert!(tracked <= inner.tracker.len());
+        assert_eq!(inner.counters.hit_entries.load(Ordering::Relaxed), hit);
+        let is_back = |key: &str, _| assert!(inner.peek(key).is_none(), "{key}");
+        inner.loads.departed(is_back);
         assert!(inner.entries.len() <= inner.bounds.max_entries());
         assert!(inner.bounds.max_bytes().is_none_or(|max| bytes <= max));
     }

@@ -1,6 +1,11 @@
 //! How entries come and go. Nothing here drops a value, or calls code of the user's, while it holds a lock.
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::Cell,
+    cmp::Reverse,
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use quick_cache::{DefaultHashBuilder, Lifecycle};
 use smallvec::SmallVec;
@@ -10,16 +15,15 @@ use super::{
     builder::Weigher,
     cleanup::Cleaner,
     clock::{Clock, nanos},
-    hits::{Hits, Word},
+    hits::Hits,
     load::Load,
     loads::Loads,
     marks::Marks,
     report::Report,
-    stats::Counters,
-    stored::{Found, Freshness, Handle, Lookup, Stored},
+    stats::{Counters, TopKey},
+    stored::{Found, Handle, Lookup, Stored},
     sync::{AtomicU64, Mutex, Ordering},
     tags::{TagSet, TagTable, are_unchanged_since},
-    tracker::Tracker,
 };
 use crate::Entry;
 
@@ -29,7 +33,7 @@ pub(super) struct Inner<V: ?Sized> {
         quick_cache::sync::Cache<Handle, Arc<V>, Bounds, DefaultHashBuilder, Leaving>,
     /// Invalidations of everything.
     pub(super) all: Marks,
-    pub(super) tracker: Tracker,
+    pub(super) max_tracked: usize,
     pub(super) report: Report,
     pub(super) clock: Clock,
     pub(super) tags: TagTable,
@@ -66,19 +70,20 @@ impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
     #[inline]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
-        // The tracker wants an entry that it does not hold once its count exceeds this.
-        let floor = self.tracker.floor();
         let is_reporting = self.report.has_room();
-        let (is_gone, notable) = (Cell::new(false), Cell::new(None));
+        let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
         let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {
             let stored = handle.stored();
             if !stored.is_fresh(&self.clock, &self.all) {
-                is_gone.set(self.is_gone(handle));
+                is_gone.set(self.found(handle).is_none());
                 return false;
             }
-            let word = stored.hits.count_one();
-            if !word.is_tracked() && word.count() > floor || is_reporting && !word.is_queued() {
-                notable.set(Some(handle.clone()));
+            let before = stored.hits.count_one();
+            if before.count() == 0 {
+                self.counters.hit_entries.fetch_add(1, Ordering::Relaxed);
+            }
+            if is_reporting && !before.is_queued() {
+                unreported.set(Some(handle.clone()));
             }
             true
         });
@@ -86,8 +91,8 @@ impl<V: ?Sized> Inner<V> {
         if value.is_some() {
             self.counters.hit();
             // Outside the lock.
-            if let Some(handle) = notable.take() {
-                self.note(&handle);
+            if let Some(handle) = unreported.take() {
+                self.report.note(&handle);
             }
         } else {
             self.counters.miss();
@@ -120,19 +125,7 @@ impl<V: ?Sized> Inner<V> {
 
     /// What is known of an entry, `None` if it is gone.
     pub(super) fn found(&self, handle: &Handle) -> Option<Found> {
-        handle.stored().found(&self.clock, &self.all)
-    }
-
-    fn is_gone(&self, handle: &Handle) -> bool {
-        handle.stored().freshness(self.clock.now(), &self.all) == Freshness::Gone
-    }
-
-    #[cold]
-    fn note(&self, handle: &Handle) {
-        self.offer(handle);
-        if !handle.stored().hits.read().is_queued() {
-            self.report.note(handle);
-        }
+        handle.stored().found(self.clock.now(), &self.all)
     }
 
     /// Looks the entry's tags up.
@@ -153,7 +146,8 @@ impl<V: ?Sized> Inner<V> {
         // later than now.
         let stamp = self.tags.epoch();
         let handle = self.describe(key, &value, stamp, entry);
-        let shard = self.loads.overtake(key);
+        let (hash, mut shard) = self.loads.overtake(key);
+        self.take_over(&handle, shard.recall(hash, key));
         let removed = self.place(&handle, value);
         drop(shard);
         self.settle(&handle, &removed);
@@ -165,7 +159,7 @@ impl<V: ?Sized> Inner<V> {
             return false;
         }
         let handle = self.describe(&load.key, &value, load.stamp, entry);
-        let shard = self.loads.shard(load.hash);
+        let mut shard = self.loads.shard(load.hash);
         // The marks are looked at again by each read, so an invalidation that comes right after this is obeyed too.
         if load.is_overtaken()
             || !self.all.is_unchanged_since(load.stamp)
@@ -173,6 +167,7 @@ impl<V: ?Sized> Inner<V> {
         {
             return false;
         }
+        self.take_over(&handle, shard.recall(load.hash, &load.key));
         let removed = self.place(&handle, value);
         drop(shard);
         self.settle(&handle, &removed);
@@ -223,72 +218,127 @@ impl<V: ?Sized> Inner<V> {
 
     /// Does the books after `placed` was put in.
     fn settle(&self, placed: &Handle, removed: &Removed<V>) {
-        let mut is_known = false;
         let mut placing = &self.counters.insertions;
         for (handle, _) in &removed.0 {
+            if handle == placed && !handle.is(placed) {
+                // It was overwritten, and its hits are counted on.
+                let hits = self.leave(handle);
+                if !self.take_over(placed, hits) {
+                    self.depart(placed, hits);
+                }
+                continue;
+            }
             if handle.is(placed) {
                 placing = &self.counters.rejected;
-                self.retire(handle);
-            } else if handle == placed {
-                is_known = true;
-                self.replaced(handle, placed);
             } else {
                 self.count_removal(handle);
-                self.retire(handle);
             }
+            self.retire(handle);
         }
         placing.fetch_add(1, Ordering::Relaxed);
-        if !is_known {
-            self.tracker.added(placed);
-        }
     }
 
-    /// `old` was overwritten by `new`, which goes on with its hits.
-    fn replaced(&self, old: &Handle, new: &Handle) {
-        if self.leave(old).is_tracked() {
-            self.tracker.replaced(old, new);
-        } else {
-            new.stored().take_over(old.stored());
-            self.offer(new);
+    /// Gives an entry the hits that its key had before; `false`: it has left, too.
+    fn take_over(&self, handle: &Handle, hits: u64) -> bool {
+        if hits > 0 {
+            let before = handle.stored().take_over(hits);
+            if before.is_retired() {
+                return false;
+            }
+            if before.count() == 0 {
+                self.counters.hit_entries.fetch_add(1, Ordering::Relaxed);
+            }
         }
-    }
-
-    /// Offers the entry to the tracker if it has more hits than one that is tracked.
-    fn offer(&self, handle: &Handle) {
-        let word = handle.stored().hits.read();
-        if !word.is_tracked() && word.count() > self.tracker.floor() {
-            self.tracker.offer(handle);
-        }
+        true
     }
 
     /// The entry is no longer in the cache and nothing takes its place.
     fn retire(&self, handle: &Handle) {
-        if self.leave(handle).is_tracked() {
-            self.tracker.removed(handle);
-        }
+        let hits = self.leave(handle);
+        self.depart(handle, hits);
     }
 
-    fn leave(&self, handle: &Handle) -> Word {
+    /// Remembers hits of a key that has no entry, or gives them to the one that it has by now.
+    fn depart(&self, handle: &Handle, hits: u64) {
+        if hits == 0 {
+            return;
+        }
+        let mut value = None;
+        self.loads.depart(handle.key(), hits, || {
+            let found = Cell::new(None);
+            value = self
+                .entries
+                .peek(&Lookup::new(handle.key_bytes(), |handle: &Handle| {
+                    found.set(Some(handle.clone()));
+                    true
+                }));
+            found.take().is_some_and(|now| self.take_over(&now, hits))
+        });
+        // It may be the last reference, and no lock is held now.
+        drop(value);
+    }
+
+    /// The entry is no longer in the cache: its hits.
+    fn leave(&self, handle: &Handle) -> u64 {
+        let stored = handle.stored();
         self.counters
             .bytes
-            .fetch_sub(handle.stored().weight, Ordering::Relaxed);
-        handle.stored().hits.retire()
+            .fetch_sub(stored.weight, Ordering::Relaxed);
+        let hits = stored.hits.retire().count();
+        let hit = u64::from(hits > 0);
+        self.counters.hit_entries.fetch_sub(hit, Ordering::Relaxed);
+        hits
+    }
+
+    /// Up to `n` keys with the most hits.
+    pub(super) fn top(&self, n: usize) -> Vec<TopKey> {
+        let n = n.min(self.max_tracked);
+        let mut top = BTreeSet::new();
+        let mut see = |key: &str, hits| {
+            let is_behind = |(Reverse(least), _): &(Reverse<u64>, String)| *least > hits;
+            if hits > 0 && (top.len() < n || !top.last().is_none_or(is_behind)) {
+                top.insert((Reverse(hits), key.to_owned()));
+                if top.len() > n {
+                    top.pop_last();
+                }
+            }
+        };
+        for (handle, value) in self.entries.iter() {
+            // It may be the last reference, and no lock is held now.
+            drop(value);
+            see(handle.key(), handle.stored().hits.read().count());
+        }
+        self.loads.departed(see);
+        // A key may have left since it was seen.
+        let mut seen = HashSet::new();
+        top.retain(|(_, key)| seen.insert(key.clone()));
+        let keys = top.into_iter();
+        keys.map(|(Reverse(hits), key)| TopKey { key, hits })
+            .collect()
+    }
+
+    /// How many keys could be listed by their hits.
+    pub(super) fn tracked(&self) -> usize {
+        let mut tracked = self.counters.hit_entries.load(Ordering::Relaxed) as usize;
+        self.loads.departed(|_, _| tracked += 1);
+        tracked.min(self.max_tracked)
     }
 
     /// Counts why an entry left that nobody asked to leave.
     fn count_removal(&self, handle: &Handle) {
-        let stored = handle.stored();
-        let counter = match stored.freshness(self.clock.now(), &self.all) {
-            Freshness::Fresh | Freshness::StaleUntil(_) => &self.counters.evictions,
-            Freshness::Gone if stored.is_invalidated(&self.all) => &self.counters.invalidated,
-            Freshness::Gone => &self.counters.expirations,
+        let counter = if self.found(handle).is_some() {
+            &self.counters.evictions
+        } else if handle.stored().is_invalidated(&self.all) {
+            &self.counters.invalidated
+        } else {
+            &self.counters.expirations
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes the entry out, whatever its state: the value if it was fresh. What is being loaded for it is not stored.
     pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
-        let shard = self.loads.overtake(key);
+        let (_, shard) = self.loads.overtake(key);
         let taken = self
             .entries
             .remove(&Lookup::new(key.as_bytes(), |_: &Handle| true));
@@ -302,7 +352,7 @@ impl<V: ?Sized> Inner<V> {
     /// Takes the entry out if nobody may be served with it any more. Whether it was so.
     fn reclaim(&self, key: &[u8]) -> bool {
         // Never an entry that another thread has just put in its place.
-        let gone = Lookup::new(key, |handle: &Handle| self.is_gone(handle));
+        let gone = Lookup::new(key, |handle: &Handle| self.found(handle).is_none());
         let Some((handle, _value)) = self.entries.remove(&gone) else {
             return false;
         };
@@ -318,7 +368,7 @@ impl<V: ?Sized> Inner<V> {
 
         let begin = self.clock.now();
         let mut now = begin;
-        self.tracker.begin_cleanup();
+        self.loads.begin_cleanup();
         let (mut seen, mut reclaimed) = (0_u64, 0);
         // Locks for one entry at a time. A scan of a whole shard would be faster, and hold up all who use the shard.
         for (handle, value) in self.entries.iter() {
@@ -331,11 +381,8 @@ impl<V: ?Sized> Inner<V> {
                 }
                 now = self.clock.now();
             }
-            let stored = handle.stored();
-            if stored.freshness(now, &self.all) == Freshness::Gone {
+            if handle.stored().found(now, &self.all).is_none() {
                 reclaimed += u64::from(self.reclaim(handle.key_bytes()));
-            } else {
-                self.offer(&handle);
             }
         }
         self.tags.purge();

@@ -6,7 +6,6 @@ use super::{
     LocalCache,
     inner::Inner,
     load::{End, Load},
-    loads::Found,
     sync::{ThreadId, thread},
     tags::{TagSet, are_unchanged_since},
 };
@@ -191,8 +190,8 @@ impl<V: ?Sized> LocalCache<V> {
         };
         let loads = &inner.loads;
         match loads.join_or_begin(key, &inner.tags, tags, thread, is_current) {
-            Found::UnderWay(load) => Role::Join(load),
-            Found::Begun(load) => Role::Lead(self.reservation(load)),
+            Ok(load) => Role::Lead(self.reservation(load)),
+            Err(load) => Role::Join(load),
         }
     }
 

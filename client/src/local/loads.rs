@@ -1,4 +1,4 @@
-//! The loads under way, by key: who loads, who waits, and whether a result may still be stored.
+//! What is known of keys beside their entries: the loads under way, and the hits of entries that have left.
 
 use std::{hash::BuildHasher, sync::Arc};
 
@@ -14,7 +14,7 @@ use super::{
 /// Power of two: a shard is picked by bits of the hash.
 const SHARDS: usize = 64;
 
-/// All loads under way.
+/// All loads under way, and the hits of entries that have left.
 ///
 /// This is what closes the race between a load and the removal of its key: whoever begins a load, stores its result,
 /// or removes or overwrites the key does so under the lock of the key's shard. So of a removal and a load one comes
@@ -23,31 +23,50 @@ pub(super) struct Loads<V: ?Sized> {
     shards: Box<[Mutex<Shard<V>>]>,
     hash_builder: DefaultHashBuilder,
     under_way: AtomicUsize,
+    /// Keys whose hits one shard remembers, and up to twice as many; 0: none.
+    departed: usize,
 }
 
-/// A key has as many loads here as are under way for it.
-pub(super) type Shard<V> = HashTable<Arc<Load<V>>>;
+pub(super) struct Shard<V: ?Sized> {
+    /// A key has as many loads here as are under way for it.
+    loads: HashTable<Arc<Load<V>>>,
+    departed: HashTable<Departed>,
+    /// So few hits have had to make room for more, and are not remembered.
+    least: u64,
+}
 
-/// How to get a value that is missing.
-pub(super) enum Found<V: ?Sized> {
-    /// Load it; others may be waiting for this load.
-    Begun(Arc<Load<V>>),
-    /// Wait for it.
-    UnderWay(Arc<Load<V>>),
+/// A key that is hot with a short TTL is reloaded all the time, and would never count as hot if its hits were not
+/// remembered meanwhile.
+struct Departed {
+    key: Box<str>,
+    hash: u64,
+    hits: u64,
+    cleanups: u8,
 }
 
 impl<V: ?Sized> Loads<V> {
-    pub(super) fn new() -> Self {
+    /// Remembers the hits of about `departed` keys that have no entry.
+    pub(super) fn new(departed: usize) -> Self {
+        let shard = || Shard {
+            loads: HashTable::new(),
+            departed: HashTable::new(),
+            least: 0,
+        };
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hash_builder: DefaultHashBuilder::default(),
             under_way: AtomicUsize::new(0),
+            departed: departed.min(8).max(departed / SHARDS),
         }
     }
 
     pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<V>> {
         // Other bits than the table in the shard uses.
         unpoisoned(self.shards[(hash >> 32) as usize % SHARDS].lock())
+    }
+
+    fn hash(&self, key: &str) -> u64 {
+        self.hash_builder.hash_one(key)
     }
 
     /// Whether nothing is being loaded. An invalidation that asks this after it took its epoch, and gets true, has
@@ -58,15 +77,15 @@ impl<V: ?Sized> Loads<V> {
 
     /// Begins a load that nobody waits for.
     pub(super) fn reserve(&self, key: &str, table: &TagTable) -> Arc<Load<V>> {
-        let hash = self.hash_builder.hash_one(key);
+        let hash = self.hash(key);
         // Counted before the epoch is read, see `is_idle`.
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let mut shard = self.shard(hash);
         let load = Load::new((key, hash), table.epoch(), TagSet::new(), None, false);
-        begin(&mut shard, load)
+        shard.begin(load)
     }
 
-    /// Begins a load that will have these tags, unless one is under way whose result is as good, which `is_current`
+    /// Begins a load that will have these tags; `Err`: one to wait for, whose result is as good, which `is_current`
     /// decides.
     pub(super) fn join_or_begin(
         &self,
@@ -75,60 +94,118 @@ impl<V: ?Sized> Loads<V> {
         tags: &TagSet,
         thread: Option<ThreadId>,
         is_current: impl Fn(&Load<V>) -> bool,
-    ) -> Found<V> {
-        let hash = self.hash_builder.hash_one(key);
+    ) -> Result<Arc<Load<V>>, Arc<Load<V>>> {
+        let hash = self.hash(key);
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let mut shard = self.shard(hash);
-        let joined = of_key(&shard, hash, key).find(|load| load.is_open() && is_current(load));
-        if let Some(load) = joined.cloned() {
-            drop(shard);
+        let mut known = shard.of_key(hash, key);
+        if let Some(load) = known.find(|load| load.is_open() && is_current(load)) {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
-            return Found::UnderWay(load);
+            return Err(Arc::clone(load));
         }
+        drop(known);
         let load = Load::new((key, hash), table.epoch(), tags.clone(), thread, true);
-        Found::Begun(begin(&mut shard, load))
+        Ok(shard.begin(load))
     }
 
     /// The key is removed or overwritten: what is being loaded for it is for its callers alone, and callers that come
     /// from now on wait for none of it. The cache is to be changed while the lock that this returns is held.
     #[must_use = "no load may begin before the cache is changed"]
-    pub(super) fn overtake(&self, key: &str) -> MutexGuard<'_, Shard<V>> {
-        let hash = self.hash_builder.hash_one(key);
+    pub(super) fn overtake(&self, key: &str) -> (u64, MutexGuard<'_, Shard<V>>) {
+        let hash = self.hash(key);
         let shard = self.shard(hash);
-        of_key(&shard, hash, key).for_each(|load| load.overtake());
-        shard
+        shard.of_key(hash, key).for_each(|load| load.overtake());
+        (hash, shard)
     }
 
     /// Ends a load, whatever came of it.
     pub(super) fn release(&self, load: &Arc<Load<V>>) {
         let is_it = |other: &Arc<Load<V>>| Arc::ptr_eq(other, load);
         // Not the last reference: the caller has one.
-        if let Ok(known) = self.shard(load.hash).find_entry(load.hash, is_it) {
+        if let Ok(known) = self.shard(load.hash).loads.find_entry(load.hash, is_it) {
             known.remove();
         }
         self.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Remembers the hits of a key whose entry has left, unless `give` finds another entry of it to give them to.
+    pub(super) fn depart(&self, key: &str, hits: u64, give: impl FnOnce() -> bool) {
+        let hash = self.hash(key);
+        let mut shard = self.shard(hash);
+        if self.departed > 0 && hits > shard.least && !give() {
+            let hits = hits + shard.recall(hash, key);
+            let departed = Departed {
+                key: key.into(),
+                hash,
+                hits,
+                cleanups: 0,
+            };
+            shard
+                .departed
+                .insert_unique(hash, departed, |departed| departed.hash);
+            if shard.departed.len() > 2 * self.departed {
+                shard.make_room(self.departed);
+            }
+        }
+    }
+
+    /// Calls `see` with the key and the hits of each entry that has left.
+    pub(super) fn departed(&self, mut see: impl FnMut(&str, u64)) {
+        for shard in &self.shards {
+            let shard = unpoisoned(shard.lock());
+            for departed in &shard.departed {
+                see(&departed.key, departed.hits);
+            }
+        }
+    }
+
+    /// Forgets the hits of keys that had no entry at the last cleanup either.
+    pub(super) fn begin_cleanup(&self) {
+        for shard in &self.shards {
+            let mut shard = unpoisoned(shard.lock());
+            shard.least = 0;
+            shard.departed.retain(|departed| {
+                departed.cleanups += 1;
+                departed.cleanups < 2
+            });
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let lens = self
-            .shards
-            .iter()
-            .map(|shard| unpoisoned(shard.lock()).len());
-        lens.sum()
+        let lens = self.shards.iter();
+        lens.map(|shard| unpoisoned(shard.lock()).loads.len()).sum()
     }
 }
 
-fn begin<V: ?Sized>(shard: &mut Shard<V>, load: Load<V>) -> Arc<Load<V>> {
-    let load = Arc::new(load);
-    shard.insert_unique(load.hash, Arc::clone(&load), |load| load.hash);
-    load
-}
+impl<V: ?Sized> Shard<V> {
+    fn begin(&mut self, load: Load<V>) -> Arc<Load<V>> {
+        let load = Arc::new(load);
+        let own = Arc::clone(&load);
+        self.loads.insert_unique(load.hash, own, |load| load.hash);
+        load
+    }
 
-fn of_key<'a, V: ?Sized>(
-    shard: &'a Shard<V>,
-    hash: u64,
-    key: &'a str,
-) -> impl Iterator<Item = &'a Arc<Load<V>>> {
-    shard.iter_hash(hash).filter(move |load| *load.key == *key)
+    fn of_key<'a>(&'a self, hash: u64, key: &'a str) -> impl Iterator<Item = &'a Arc<Load<V>>> {
+        let same_hash = self.loads.iter_hash(hash);
+        same_hash.filter(move |load| *load.key == *key)
+    }
+
+    /// The hits of a key that gets an entry again.
+    pub(super) fn recall(&mut self, hash: u64, key: &str) -> u64 {
+        let is_it = |departed: &Departed| *departed.key == *key;
+        match self.departed.find_entry(hash, is_it) {
+            Ok(departed) => departed.remove().0.hits,
+            Err(_) => 0,
+        }
+    }
+
+    /// Keeps at most so many keys, those with the most hits.
+    fn make_room(&mut self, most: usize) {
+        let mut hits: Vec<u64> = self.departed.iter().map(|departed| departed.hits).collect();
+        let first_out = hits.len() - most - 1;
+        let least = *hits.select_nth_unstable(first_out).1;
+        self.departed.retain(|departed| departed.hits > least);
+        self.least = least;
+    }
 }

@@ -7,7 +7,10 @@
 
 use std::collections::VecDeque;
 
-use super::sync::{AtomicU64, Mutex, Ordering, unpoisoned};
+use super::{
+    clock::NEVER,
+    sync::{AtomicU64, Mutex, Ordering, unpoisoned},
+};
 
 /// How many soft invalidations are remembered one by one. An entry that is older than one more of them is gone: when
 /// its grace began would not be known, and one that was gone already might come back.
@@ -26,15 +29,6 @@ pub(crate) struct Marks {
 
 /// Epoch and time of each soft invalidation that is remembered.
 type Softened = VecDeque<(u64, u64)>;
-
-/// What one [`Marks`] says of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    Current,
-    /// Its grace began at this time.
-    SoftenedAt(u64),
-    Dropped,
-}
 
 impl Marks {
     /// Marks of a tag of which nothing is known except that it was not invalidated after `epoch`.
@@ -73,20 +67,19 @@ impl Marks {
         self.changed.load(Ordering::Acquire) <= stamp
     }
 
-    pub(super) fn standing_of(&self, stamp: u64) -> Standing {
+    /// When a soft invalidation first came after `stamp`, [`NEVER`] if none did; `None` if a hard one did.
+    pub(super) fn softened_since(&self, stamp: u64) -> Option<u64> {
         if self.is_unchanged_since(stamp) {
-            Standing::Current
-        } else if self.dropped.load(Ordering::Acquire) > stamp {
-            Standing::Dropped
-        } else {
-            let softened = unpoisoned(self.softened.lock());
-            let first = softened
-                .iter()
-                .flat_map(|softened| softened.iter())
-                .find(|(epoch, _)| *epoch > stamp);
-            // Nothing found: a hard one has just changed the one mark and not yet the other.
-            first.map_or(Standing::Dropped, |(_, time)| Standing::SoftenedAt(*time))
+            return Some(NEVER);
         }
+        if self.dropped.load(Ordering::Acquire) > stamp {
+            return None;
+        }
+        let softened = unpoisoned(self.softened.lock());
+        let mut later = softened.iter().flat_map(|softened| softened.iter());
+        // Nothing found: a hard one has just changed the one mark and not yet the other.
+        let (_, time) = later.find(|(epoch, _)| *epoch > stamp)?;
+        Some(*time)
     }
 
     /// Epoch of the latest invalidation of either kind, 0 if there was none.
@@ -95,7 +88,7 @@ impl Marks {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -105,15 +98,15 @@ mod tests {
         let marks = Marks::default();
         marks.soften_at(5, 500);
         marks.soften_at(3, 300);
-        assert_eq!(marks.standing_of(2), Standing::SoftenedAt(300));
-        assert_eq!(marks.standing_of(4), Standing::SoftenedAt(500));
-        assert_eq!(marks.standing_of(5), Standing::Current);
+        assert_eq!(marks.softened_since(2), Some(300));
+        assert_eq!(marks.softened_since(4), Some(500));
+        assert_eq!(marks.softened_since(5), Some(NEVER));
 
         marks.drop_at(9);
         marks.drop_at(7);
         marks.soften_at(8, 800);
-        assert_eq!(marks.standing_of(8), Standing::Dropped);
-        assert_eq!(marks.standing_of(9), Standing::Current);
+        assert_eq!(marks.softened_since(8), None);
+        assert_eq!(marks.softened_since(9), Some(NEVER));
         assert_eq!(marks.latest(), 9);
     }
 }

@@ -115,7 +115,6 @@ mod stats;
 mod stored;
 mod sync;
 mod tags;
-mod tracker;
 
 #[cfg(all(test, not(shuttle)))]
 mod model_tests;
@@ -126,8 +125,7 @@ pub use self::{
     builder::LocalCacheBuilder,
     cache::LocalCache,
     loading::Reservation,
-    stats::{EntryInfo, LocalStats},
-    tracker::TopKey,
+    stats::{EntryInfo, LocalStats, TopKey},
 };
 #[cfg(feature = "remote")]
 pub(crate) use self::{load::End, loading::Role, tags::TagSet};

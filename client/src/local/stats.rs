@@ -16,6 +16,8 @@ pub(super) struct Counters {
     pub(super) invalidated: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) longest_cleanup: AtomicU64,
+    /// Entries in memory that were hit.
+    pub(super) hit_entries: AtomicU64,
 }
 
 /// Two cache lines, because processors fetch neighbouring lines in pairs.
@@ -103,6 +105,16 @@ impl LocalStats {
         let reads = self.hits + self.misses;
         (reads != 0).then(|| self.hits as f64 / reads as f64)
     }
+}
+
+/// A key and how often it was hit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopKey {
+    /// The key.
+    pub key: String,
+    /// Reads that found the key fresh, those of its earlier entries included as far as they are remembered.
+    pub hits: u64,
 }
 
 /// One entry as [`LocalCache::entries`](super::LocalCache::entries) lists it.

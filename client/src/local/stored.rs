@@ -14,10 +14,10 @@ use triomphe::ThinArc;
 
 use super::{
     clock::{Clock, NEVER, left},
-    hits::Hits,
-    marks::{Marks, Standing},
+    hits::{Hits, Word},
+    marks::Marks,
     sync::{AtomicU64, Ordering},
-    tags::TagSet,
+    tags::{TagSet, are_unchanged_since},
 };
 
 /// What is known of an entry beside key and value.
@@ -40,28 +40,23 @@ pub(super) struct Stored {
     pub(super) tags: TagSet,
 }
 
-/// What a value is at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
-    Fresh,
-    /// May be served as stale before this time.
-    StaleUntil(u64),
-    Gone,
+/// What a reader may know of an entry that may be served.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) is_fresh: bool,
+    /// How long it stays fresh, or may be served as stale.
+    pub(super) left: Duration,
 }
 
 impl Stored {
-    /// Takes over the hits of the entry that had this key before: once, whoever calls it.
-    pub(super) fn take_over(&self, old: &Self) {
-        let word = old.hits.pass_on();
-        if !word.is_moved() {
-            // They are reported through that entry. In this order, so that a report of this one in between sees
-            // too few hits, never those of the other one twice.
-            self.reported.fetch_add(word.count(), Ordering::Relaxed);
-            self.hits.add(word.count());
-        }
+    /// Adds hits of an earlier entry of the key, which were reported through that one or are going to be: the word
+    /// before. In this order, so that a report in between sees too few hits, never those of the other entry twice.
+    pub(super) fn take_over(&self, hits: u64) -> Word {
+        self.reported.fetch_add(hits, Ordering::Relaxed);
+        self.hits.add(hits)
     }
 
-    /// Hits that were not handed out before; they are now. `None`: come again, they are being moved.
+    /// Hits that were not handed out before; they are now. `None`: come again, others are being added.
     pub(super) fn take_unreported(&self) -> Option<u64> {
         let count = self.hits.unqueue().count();
         let fresh = count.checked_sub(self.reported.load(Ordering::Relaxed))?;
@@ -77,34 +72,24 @@ impl Stored {
 
     /// Whether it has been invalidated, hard or soft.
     pub(super) fn is_invalidated(&self, all: &Marks) -> bool {
-        !all.is_unchanged_since(self.stamp)
-            || !self
-                .tags
-                .iter()
-                .all(|tag| tag.is_unchanged_since(self.stamp))
+        !all.is_unchanged_since(self.stamp) || !are_unchanged_since(&self.tags, self.stamp)
     }
 
-    pub(super) fn freshness(&self, now: u64, all: &Marks) -> Freshness {
-        let mut until = self.expires;
-        let mut fresh = self.expires == NEVER || now < self.expires;
+    /// What it is at the time `now`, `None` if it is gone.
+    pub(super) fn found(&self, now: u64, all: &Marks) -> Option<Found> {
+        let mut end = self.expires;
         for marks in std::iter::once(all).chain(self.tags.iter().map(AsRef::as_ref)) {
-            match marks.standing_of(self.stamp) {
-                Standing::Current => {}
-                Standing::SoftenedAt(since) => {
-                    fresh = false;
-                    until = until.min(since);
-                }
-                Standing::Dropped => return Freshness::Gone,
-            }
+            end = end.min(marks.softened_since(self.stamp)?);
         }
-        let gone_at = until.saturating_add(self.grace);
-        if fresh {
-            Freshness::Fresh
-        } else if now < gone_at {
-            Freshness::StaleUntil(gone_at)
-        } else {
-            Freshness::Gone
+        let is_fresh = end == self.expires && (end == NEVER || now < end);
+        if !is_fresh {
+            end = end.saturating_add(self.grace);
         }
+        let is_there = is_fresh || now < end;
+        is_there.then(|| Found {
+            is_fresh,
+            left: left(end, now),
+        })
     }
 }
 
@@ -133,20 +118,6 @@ impl Handle {
     pub(super) fn is(&self, other: &Self) -> bool {
         std::ptr::eq(self.stored(), other.stored())
     }
-
-    /// Key and hits of an entry that has left.
-    pub(super) fn without_value(&self) -> Self {
-        let stored = Stored {
-            grace: 0,
-            weight: 0,
-            reported: AtomicU64::new(0),
-            hits: Hits::of_removed(self.stored().hits.read().count()),
-            stamp: 0,
-            expires: 0,
-            tags: TagSet::new(),
-        };
-        Self(ThinArc::from_header_and_slice(stored, self.key_bytes()))
-    }
 }
 
 impl PartialEq for Handle {
@@ -157,13 +128,9 @@ impl PartialEq for Handle {
 
 impl Eq for Handle {}
 
-fn hash_key<H: Hasher>(key: &[u8], state: &mut H) {
-    state.write(key);
-}
-
 impl Hash for Handle {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_key(self.key_bytes(), state);
+        state.write(self.key_bytes());
     }
 }
 
@@ -181,40 +148,12 @@ impl<'a, F: Fn(&Handle) -> bool> Lookup<'a, F> {
 
 impl<F> Hash for Lookup<'_, F> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_key(self.key, state);
+        state.write(self.key);
     }
 }
 
 impl<F: Fn(&Handle) -> bool> Equivalent<Handle> for Lookup<'_, F> {
     fn equivalent(&self, handle: &Handle) -> bool {
         self.key == handle.key_bytes() && (self.accepts)(handle)
-    }
-}
-
-/// What a reader may know of an entry that may be served.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
-    pub(super) is_fresh: bool,
-    pub(super) left: Duration,
-    pub(super) hits: u64,
-    pub(super) weight: u64,
-}
-
-impl Stored {
-    /// What a reader may know of it, `None` if it is gone.
-    pub(super) fn found(&self, clock: &Clock, all: &Marks) -> Option<Found> {
-        let now = clock.now();
-        let freshness = self.freshness(now, all);
-        let end = match freshness {
-            Freshness::Fresh => self.expires,
-            Freshness::StaleUntil(end) => end,
-            Freshness::Gone => return None,
-        };
-        Some(Found {
-            is_fresh: freshness == Freshness::Fresh,
-            left: left(end, now),
-            hits: self.hits.read().count(),
-            weight: self.weight,
-        })
     }
 }
