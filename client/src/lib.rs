@@ -48,6 +48,7 @@ pub mod memory;
 mod observe;
 #[cfg(feature = "remote")]
 mod remote;
+mod worker;
 
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;

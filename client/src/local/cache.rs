@@ -7,13 +7,12 @@ use std::{
 
 use super::{
     EntryInfo, LocalCacheBuilder, LocalStats, TopKey,
-    cleanup::Cleaner,
     inner::Inner,
     marks::Marks,
     stored::Handle,
     sync::{Ordering, unpoisoned},
 };
-use crate::Entry;
+use crate::{Entry, worker::Worker};
 
 /// A cache in this process: bounded, with a TTL and tags for each value, complete without any server.
 ///
@@ -60,15 +59,6 @@ impl<V: ?Sized> LocalCache<V> {
     /// The value of `key` if it is fresh. Counts a hit or a miss, for the key and in all.
     ///
     /// O(tags of the entry): one hash lookup, one look at the clock.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// assert_eq!(cache.get("answer"), None);
-    /// cache.set("answer", 42, Duration::from_secs(1), []);
-    /// assert_eq!(cache.get("answer").as_deref(), Some(&42));
-    /// ```
     #[inline]
     pub fn get(&self, key: &str) -> Option<Arc<V>> {
         self.inner.get(key)
@@ -99,15 +89,6 @@ impl<V: ?Sized> LocalCache<V> {
     /// `&str` can be given through [`set_with`](Self::set_with).
     ///
     /// O(tags), and whatever has to be evicted.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// cache.set("one", 1, Duration::from_secs(60), ["odd", "small"]);
-    /// cache.set("two", 2, Duration::from_secs(60), vec!["even"]);
-    /// cache.set("three", 3, Duration::from_secs(60), []);
-    /// ```
     pub fn set<'t>(
         &self,
         key: &str,
@@ -159,16 +140,6 @@ impl<V: ?Sized> LocalCache<V> {
     /// is not stored.
     ///
     /// O(1), however many entries it concerns: they are reclaimed later, see [`run_cleanup`](Self::run_cleanup).
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// cache.set("one", 1, Duration::from_secs(60), ["odd"]);
-    /// cache.set("two", 2, Duration::from_secs(60), ["even"]);
-    /// cache.invalidate_tag("odd");
-    /// assert!(!cache.contains("one") && cache.contains("two"));
-    /// ```
     pub fn invalidate_tag(&self, tag: &str) {
         self.mark(tag, Marks::drop_at);
     }
@@ -222,17 +193,6 @@ impl<V: ?Sized> LocalCache<V> {
     /// at the same moment.
     ///
     /// At most [`max_tracked`](LocalCacheBuilder::max_tracked) keys. O(entries), with locks held for one entry at a time.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// cache.set("answer", 42, Duration::from_secs(60), []);
-    /// cache.get("answer");
-    /// cache.get("answer");
-    /// let top = cache.top_accessed_keys(1);
-    /// assert_eq!((top[0].key.as_str(), top[0].hits), ("answer", 2));
-    /// ```
     pub fn top_accessed_keys(&self, n: usize) -> Vec<TopKey> {
         self.inner.top(n)
     }
@@ -337,27 +297,17 @@ impl<V: ?Sized + Send + Sync + 'static> LocalCache<V> {
     /// # Panics
     ///
     /// If the system cannot start a thread.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// cache.start_cleanup(Duration::from_secs(60));
-    /// // ...
-    /// cache.stop_cleanup();
-    /// ```
     pub fn start_cleanup(&self, interval: Duration) {
         // Weak, so that the thread does not keep alive what it cleans.
         let inner = Arc::downgrade(&self.inner);
         // Locked first: a value that is dropped by this very thread may stop it, and has to find it.
         let mut slot = unpoisoned(self.inner.cleaner.lock());
-        let cleaner = Cleaner::start(interval.max(Duration::from_millis(1)), move |signal| {
-            let Some(inner) = inner.upgrade() else {
-                return false;
-            };
+        let interval = interval.max(Duration::from_millis(1));
+        let cleaner = Worker::start("tagcache-cleanup", interval, move |signal| {
+            let inner = inner.upgrade()?;
             // A value whose Drop panics must not end all cleanup.
             let _ = catch_unwind(AssertUnwindSafe(|| inner.clean(|| signal.is_stopped())));
-            true
+            Some(interval)
         })
         .expect("a program that cannot start a thread is out of resources");
         let before = slot.replace(cleaner);
@@ -428,22 +378,26 @@ impl<V: ?Sized> fmt::Debug for LocalCache<V> {
 }
 
 #[cfg(test)]
-impl<V: ?Sized> LocalCache<V> {
-    /// Asserts what must hold whenever no other thread is at work.
-    pub(super) fn validate(&self) {
-        let inner = &*self.inner;
-        let (mut bytes, mut hit) = (0, 0);
-        for (handle, _) in inner.entries.iter() {
-            let word = handle.stored().hits.read();
-            assert!(!word.is_retired());
-            bytes += handle.stored().weight;
-            hit += u64::from(word.count() > 0);
+mod invariants {
+    use super::*;
+
+    impl<V: ?Sized> LocalCache<V> {
+        /// Asserts what must hold whenever no other thread is at work.
+        pub(in crate::local) fn validate(&self) {
+            let inner = &*self.inner;
+            let (mut bytes, mut hit) = (0, 0);
+            for (handle, _) in inner.entries.iter() {
+                let word = handle.stored().hits.read();
+                assert!(!word.is_retired());
+                bytes += handle.stored().weight;
+                hit += u64::from(word.count() > 0);
+            }
+            assert_eq!(inner.counters.bytes.load(Ordering::Relaxed), bytes);
+            assert_eq!(inner.counters.hit_entries.load(Ordering::Relaxed), hit);
+            let is_back = |key: &str, _| assert!(inner.peek(key).is_none(), "{key}");
+            inner.loads.departed(is_back);
+            assert!(inner.entries.len() <= inner.bounds.max_entries());
+            assert!(inner.bounds.max_bytes().is_none_or(|max| bytes <= max));
         }
-        assert_eq!(inner.counters.bytes.load(Ordering::Relaxed), bytes);
-        assert_eq!(inner.counters.hit_entries.load(Ordering::Relaxed), hit);
-        let is_back = |key: &str, _| assert!(inner.peek(key).is_none(), "{key}");
-        inner.loads.departed(is_back);
-        assert!(inner.entries.len() <= inner.bounds.max_entries());
-        assert!(inner.bounds.max_bytes().is_none_or(|max| bytes <= max));
     }
 }

@@ -13,7 +13,6 @@ use smallvec::SmallVec;
 use super::{
     bounds::{Bounds, ENTRY_BYTES, MAX_WEIGHT, TAG_BYTES},
     builder::Weigher,
-    cleanup::Cleaner,
     clock::{Clock, nanos},
     hits::Hits,
     load::Load,
@@ -25,7 +24,7 @@ use super::{
     sync::{AtomicU64, Mutex, Ordering},
     tags::{TagSet, TagTable, are_unchanged_since},
 };
-use crate::Entry;
+use crate::{Entry, worker::Worker};
 
 /// What one cache is; a [`LocalCache`](super::LocalCache) is a reference to it.
 pub(super) struct Inner<V: ?Sized> {
@@ -41,7 +40,7 @@ pub(super) struct Inner<V: ?Sized> {
     pub(super) counters: Counters,
     pub(super) bounds: Bounds,
     pub(super) weigher: Box<Weigher<V>>,
-    pub(super) cleaner: Mutex<Option<Cleaner>>,
+    pub(super) cleaner: Mutex<Option<Worker>>,
 }
 
 /// Returns removed entries to the call that removed them, which drops them without a lock: the Drop of a value may use

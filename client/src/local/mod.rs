@@ -102,7 +102,6 @@
 mod bounds;
 mod builder;
 mod cache;
-mod cleanup;
 mod clock;
 mod hits;
 mod inner;

@@ -39,12 +39,12 @@ impl<C: Send + Sync + 'static> LocalTier for crate::Cache<C> {
     }
 
     fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        entries(self.local().cache(), limit)
+        entries(self.local(), limit)
     }
 
     fn clear(&self) {
         // Not the tier alone: what is being read now must not enter it either.
-        self.local().clear();
+        self.local().forget_all();
     }
 
     fn invalidate(&self, tags: &[Vec<u8>]) {

@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::figures::{Sample, Source};
@@ -13,6 +11,7 @@ use super::growth::Growth;
 use super::process::HeapTotal;
 use super::snapshot::{Rates, Snapshot};
 use super::status::{Status, Thresholds};
+use crate::worker::Worker;
 
 /// Shortest and longest interval between samples.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
@@ -220,7 +219,7 @@ impl Settings {
 /// monitor` measures it).
 pub struct MemoryMonitor {
     shared: Arc<Shared>,
-    running: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    running: Mutex<Option<Worker>>,
 }
 
 struct Shared {
@@ -265,12 +264,18 @@ impl MemoryMonitor {
         if running.is_some() {
             return Ok(());
         }
-        let (stop, stopped) = channel();
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new()
-            .name("tagcache-monitor".into())
-            .spawn(move || shared.run(&stopped))?;
-        *running = Some((stop, thread));
+        let interval = shared.settings.interval;
+        let mut due = Instant::now() + interval;
+        let worker = Worker::start("tagcache-monitor", interval, move |_| {
+            // A source or callback that panics has said so by the panic hook; the next sample may do better.
+            let _ = catch_unwind(AssertUnwindSafe(|| shared.sample()));
+            // Samples that a slow source missed are not made up for.
+            let now = Instant::now();
+            due = (due + interval).max(now);
+            Some(due - now)
+        });
+        *running = Some(worker?);
         drop(running);
         self.shared.sample();
         Ok(())
@@ -306,12 +311,8 @@ impl MemoryMonitor {
     /// second time.
     pub fn stop(&self) {
         let running = lock(&self.running).take();
-        if let Some((stop, thread)) = running {
-            drop(stop);
-            // A callback that stops its own monitor must not wait for itself.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
+        if let Some(worker) = running {
+            worker.stop();
         }
     }
 }
@@ -331,20 +332,6 @@ impl fmt::Debug for MemoryMonitor {
 }
 
 impl Shared {
-    fn run(&self, stopped: &Receiver<()>) {
-        let mut due = Instant::now() + self.settings.interval;
-        loop {
-            let wait = due.saturating_duration_since(Instant::now());
-            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-            // A source or callback that panics has said so by the panic hook; the next sample may do better.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.sample()));
-            // Samples that a slow source missed are not made up for.
-            due = (due + self.settings.interval).max(Instant::now());
-        }
-    }
-
     fn sample(&self) -> Snapshot {
         // Held until the sample is in the ring, so that samples are in the order of their times.
         let mut source = lock(&self.source);

@@ -39,15 +39,12 @@ impl MemoryUsage {
     }
 
     fn with(heap: Heap, limit: Option<u64>) -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let external = kib_field(&status, "RssFile").zip(kib_field(&status, "RssShmem"));
+        let pages = pages();
         Self {
             heap_used: heap.used,
             heap_committed: heap.committed,
-            external: external.map(|(files, shared)| files + shared),
-            rss: kib_field(&status, "VmRSS"),
-            peak_rss: kib_field(&status, "VmHWM"),
             limit,
+            ..pages
         }
     }
 
@@ -176,27 +173,25 @@ impl fmt::Debug for ProcessSource {
     }
 }
 
-/// The field of a `/proc` file that gives KiB, in bytes.
-pub(super) fn kib_field(text: &str, name: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+/// What the system says of the process's pages.
+fn pages() -> MemoryUsage {
+    #[cfg(target_os = "linux")]
+    if let Ok(status) = procfs::process::Process::myself().and_then(|process| process.status()) {
+        let bytes = |kib: u64| kib * 1024;
+        let external = status.rssfile.zip(status.rssshmem);
+        return MemoryUsage {
+            external: external.map(|(files, shared)| bytes(files + shared)),
+            rss: status.vmrss.map(bytes),
+            peak_rss: status.vmhwm.map(bytes),
+            ..MemoryUsage::default()
+        };
+    }
+    MemoryUsage::default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_field_is_read_in_bytes_or_not_at_all() {
-        let status = "VmHWM:\t    1760 kB\nVmRSS:\t    1660 kB\nThreads:\t1\n";
-        assert_eq!(kib_field(status, "VmRSS"), Some(1660 * 1024));
-        assert_eq!(kib_field(status, "Vm"), None);
-        assert_eq!(kib_field(status, "Threads"), None);
-        assert_eq!(kib_field("VmRSS: x kB", "VmRSS"), None);
-    }
 
     #[test]
     fn the_heap_is_measured_against_limit_or_committed() {
