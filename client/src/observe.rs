@@ -9,9 +9,18 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-#[cfg(feature = "metrics")]
-use crate::remote::ServerStatus;
 use crate::remote::{Error, ServerState};
+
+/// An event, with its level, its text, and what is shown of it.
+macro_rules! event {
+    ($level:ident, $text:literal $(, $field:ident = $value:expr)*) => {
+        #[cfg(feature = "tracing")]
+        tracing::$level!($($field = %$value,)* $text);
+        #[cfg(not(feature = "tracing"))]
+        let _ = ($(&$value,)*);
+    };
+}
+pub(crate) use event;
 
 /// Lets a command be executed in a span of its own.
 pub(crate) fn in_command<F: Future>(cmd: &Cmd, future: F) -> impl Future<Output = F::Output> {
@@ -54,38 +63,33 @@ pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
         use metrics::Unit::{Bytes, Count, Seconds};
-        metrics::describe_gauge!(
-            "tagcache_client_server_connected",
-            Count,
-            "1 while there is a connection to this server"
-        );
-        metrics::describe_counter!(
-            "tagcache_client_invalidations_missed_total",
-            Count,
-            "Invalidations that a server has to be told again"
-        );
-        metrics::describe_histogram!(
-            "tagcache_client_load_seconds",
-            Seconds,
-            "How long loaders take"
-        );
-        metrics::describe_histogram!(
-            "tagcache_client_command_seconds",
-            Seconds,
-            "How long servers take to answer, as seen from here"
-        );
-        metrics::describe_gauge!("tagcache_local_entries", Count, "Entries in the local tier");
-        metrics::describe_gauge!("tagcache_local_bytes", Bytes, "Weight of the local tier");
+        let connected = "1 while there is a connection to this server";
+        for (gauge, unit, text) in [
+            ("tagcache_client_server_connected", Count, connected),
+            ("tagcache_local_entries", Count, "Entries in the local tier"),
+            ("tagcache_local_bytes", Bytes, "Weight of the local tier"),
+        ] {
+            metrics::describe_gauge!(gauge, unit, text);
+        }
+        let missed = "Invalidations that a server has to be told again";
+        metrics::describe_counter!("tagcache_client_invalidations_missed_total", Count, missed);
+        let answers = "How long servers take to answer, as seen from here";
+        for (histogram, text) in [
+            ("tagcache_client_load_seconds", "How long loaders take"),
+            ("tagcache_client_command_seconds", answers),
+        ] {
+            metrics::describe_histogram!(histogram, Seconds, text);
+        }
     }
 }
 
-/// Says of each server whether it can be reached: also to a recorder that came later than the last change.
-#[cfg(feature = "metrics")]
-pub(crate) fn servers(servers: &[ServerStatus]) {
-    for server in servers {
-        let up = if server.is_connected() { 1.0 } else { 0.0 };
-        metrics::gauge!("tagcache_client_server_connected", "server" => server.address.clone())
-            .set(up);
+/// Whether a server can be reached: said at each change, and from time to time, to a recorder that came later.
+pub(crate) fn connected(address: &str, is_connected: bool) {
+    #[cfg(feature = "metrics")]
+    {
+        let server = address.to_owned();
+        let up = if is_connected { 1.0 } else { 0.0 };
+        metrics::gauge!("tagcache_client_server_connected", "server" => server).set(up);
     }
 }
 
@@ -103,31 +107,13 @@ pub(crate) fn server_state(
         }
         (_, Some(error)) => tracing::warn!(server = address, ?from, ?to, %error, "server state"),
     }
-    #[cfg(feature = "metrics")]
-    {
-        let up = if to.is_connected() { 1.0 } else { 0.0 };
-        metrics::gauge!("tagcache_client_server_connected", "server" => address.to_owned()).set(up);
-    }
-}
-
-/// The local tier was emptied.
-pub(crate) fn local_tier_dropped(why: &'static str) {
-    #[cfg(feature = "tracing")]
-    tracing::info!(why, "local tier dropped");
+    connected(address, to.is_connected());
 }
 
 /// A server that counted is none of ours any more.
 pub(crate) fn server_left(address: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::info!(server = address, "server left");
-    #[cfg(feature = "metrics")]
-    metrics::gauge!("tagcache_client_server_connected", "server" => address.to_owned()).set(0.0);
-}
-
-/// A server that serves otherwise denies a command, or does not know it.
-pub(crate) fn command_refused(server: &str, error: &Error) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(server, %error, "command refused");
+    event!(info, "server left", server = address);
+    connected(address, false);
 }
 
 /// Some servers have yet to be told of an invalidation.
@@ -136,24 +122,6 @@ pub(crate) fn invalidation_missed(servers: &[String], retried: bool, reason: &Er
     tracing::warn!(?servers, retried, %reason, "invalidation missed");
     #[cfg(feature = "metrics")]
     metrics::counter!("tagcache_client_invalidations_missed_total").increment(servers.len() as u64);
-}
-
-/// A server refused, for good, an invalidation that it had missed.
-pub(crate) fn invalidation_refused(server: &str, error: &Error) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(server, %error, "missed invalidation refused");
-}
-
-/// The cache is dropped before servers were told so many tags that they had missed.
-pub(crate) fn invalidations_lost(tags: usize) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(tags, "missed invalidations lost");
-}
-
-/// A node of a cluster does not say which nodes there are; others are asked.
-pub(crate) fn no_topology(error: &Error) {
-    #[cfg(feature = "tracing")]
-    tracing::debug!(%error, "no topology");
 }
 
 /// A loader ended.
@@ -169,29 +137,6 @@ pub(crate) fn loaded(key: &str, took: Duration, error: Option<&Error>) {
         metrics::histogram!("tagcache_client_load_seconds", "outcome" => outcome)
             .record(took.as_secs_f64());
     }
-}
-
-/// A server began anew, and may have lost invalidations: they are sent again; where not all of them are remembered,
-/// the whole namespace is invalidated.
-pub(crate) fn lineage_changed(server: &str, forgotten: bool) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(
-        server,
-        forgotten,
-        "server began anew, recent invalidations are sent again"
-    );
-}
-
-/// A loaded value went to its callers and was not stored.
-pub(crate) fn not_stored(key: &str, error: &Error) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(key, %error, "loaded value not stored");
-}
-
-/// What a server holds cannot be decoded as the type that was asked for.
-pub(crate) fn undecodable(key: &str, error: &Error) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(key, %error, "value cannot be decoded");
 }
 
 /// A command was answered, or not.

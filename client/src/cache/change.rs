@@ -92,7 +92,7 @@ impl<C> Cache<C> {
         let core = &self.core;
         let tags = none_empty(core.names(tags))?;
         let cmd = command::fetch_with_tags(&core.name(key), &tags);
-        let reservation = core.local.cache().reserve(key);
+        let reservation = core.local.reserve(key);
         match core.read(&self.codec, &reservation, &cmd, None).await? {
             Found::Fresh(loaded) => value(key, &loaded.stored),
             Found::Stale(..) | Found::Nothing(_) => Ok(None),

@@ -1,21 +1,22 @@
 //! What all clones of a cache and all its tasks share; knows no codec.
 
 use std::any::Any;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use crate::local::{Reservation, TagSet};
-use crate::remote::command::{self, Fetched, Invalidation, State};
+use crate::entry::Entry;
+use crate::local::{LocalCache, Reservation, TagSet};
+use crate::remote::command::{self, Fetched, State};
 use crate::remote::{Answer, Error, Remote};
 
 use super::codec::Codec;
-use super::frame::{self, Compression};
+use super::frame;
+use super::options::Options;
 use super::portions::ReplySize;
 use super::stats::Counters;
-use super::tier::{self, Held, Local, Stored};
+use super::tier::{self, Held, Stored};
 
 /// Between attempts to give a lease back that may have been granted.
 const RELEASE_AGAIN: Duration = Duration::from_millis(100);
@@ -42,25 +43,8 @@ pub(crate) struct Read<'a> {
     pub(crate) weight: Option<u64>,
 }
 
-/// What the builder decided.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) prefix: String,
-    pub(crate) entry: crate::Entry,
-    pub(crate) compression: Compression,
-    pub(crate) local_ttl_max: Duration,
-    pub(crate) stale_bound: Duration,
-    pub(crate) load_timeout: Duration,
-    pub(crate) command_timeout: Duration,
-    /// Zero: hits of the local tier are not reported.
-    pub(crate) hits_interval: Duration,
-    /// The label `cache` of its metrics.
-    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
-    pub(crate) name: String,
-}
-
 pub(crate) struct Core {
-    pub(crate) local: Arc<Local>,
+    pub(crate) local: LocalCache<Held>,
     pub(crate) remote: Remote,
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
@@ -114,62 +98,28 @@ impl Core {
         };
         let answer = self.remote.send(&self.name(reservation.key()), cmd).await;
         crate::observe::command("CACHE.FETCH", read.sent.elapsed(), answer.as_ref().err());
-        self.take(codec, &read, answer?)
+        self.take(codec, reservation.key(), Some(&read), answer?)
     }
 
-    /// What an answer to CACHE.FETCH holds; counts it and lets it enter the local tier.
+    /// What an answer to CACHE.FETCH holds, which is counted and may enter the local tier. Without a `read` it does
+    /// neither: whether it is still right is not known.
     pub(crate) fn take<T: Any + Send + Sync>(
         &self,
         codec: &impl Codec<T>,
-        read: &Read<'_>,
+        key: &str,
+        read: Option<&Read<'_>>,
         answer: Answer,
     ) -> Result<Found, Error> {
-        let enter = |stored: &Stored, ttl: Option<Duration>, len: usize, tags: Option<&TagSet>| {
-            let longest = self.options.local_ttl_max;
-            // The server's time ran from when it executed the command, which was after it was sent.
-            let ttl = ttl.unwrap_or(longest).min(longest);
-            let ttl = ttl.saturating_sub(read.sent.elapsed());
-            let Some(tags) = tags.filter(|_| answer.tracked && !ttl.is_zero()) else {
-                return;
-            };
-            let weight = read.weight.unwrap_or(weight(len));
-            let (stored, tags) = (Arc::clone(stored), tags.clone());
-            let entered = self
-                .local
-                .enter(read.reservation, stored, ttl, tags, weight);
-            if entered {
-                self.counters.entered.up();
-            } else {
-                self.counters.overtaken.up();
-            }
-        };
-        let found = self.found(codec, read.reservation.key(), answer.value, enter)?;
-        match &found {
-            Found::Fresh(loaded) if tier::is_absent(&loaded.stored) => {
-                self.counters.negative_hits.up();
-            }
-            Found::Fresh(_) => self.counters.server_hits.up(),
-            Found::Stale(..) | Found::Nothing(_) => self.counters.misses.up(),
-        }
-        Ok(found)
-    }
-
-    /// What an answer to CACHE.FETCH holds; `enter` gets what may be held here: value, TTL, length of the encoding, and
-    /// tags unless they cannot be kept track of.
-    pub(crate) fn found<T: Any + Send + Sync>(
-        &self,
-        codec: &impl Codec<T>,
-        key: &str,
-        answer: Value,
-        enter: impl FnOnce(&Stored, Option<Duration>, usize, Option<&TagSet>),
-    ) -> Result<Found, Error> {
-        let Fetched { state, token, tags } = command::fetched(answer)?;
+        let Fetched { state, token, tags } = command::fetched(answer.value)?;
         let token = (token != 0).then_some(token);
-        let tags = tags.map(|tags| self.local.cache().intern(tags));
-        Ok(match state {
+        let tags = tags.map(|tags| self.local.intern(tags));
+        let found = match state {
             State::Hit { value, ttl } => {
                 let (stored, len) = self.decode(codec, key, &value)?;
-                enter(&stored, ttl, len, tags.as_ref());
+                // Tags that are not text cannot be kept track of here.
+                if let (Some(read), Some(tags), true) = (read, &tags, answer.tracked) {
+                    self.enter(read, &stored, ttl, len, tags);
+                }
                 let tags = tags.unwrap_or_default();
                 let loaded = Loaded { stored, tags };
                 // With a lease it is treated as a stale one: served while this caller loads.
@@ -184,47 +134,55 @@ impl Core {
                 Found::Stale(Loaded { stored, tags }, token)
             }
             State::Miss => Found::Nothing(token),
-        })
-    }
-
-    /// Writes through the main connection; whether the server took it.
-    pub(crate) async fn write(&self, key: &str, name: &str, cmd: &Cmd) -> Result<bool, Error> {
-        let sent = Instant::now();
-        let answer = self.remote.send(name, cmd).await;
-        crate::observe::command("CACHE.SET", sent.elapsed(), answer.as_ref().err());
-        self.written(key, name, answer)
-    }
-
-    /// What came of a write. To be called before the caller goes on, whatever came of it: it shall not read what it has
-    /// replaced. A refusal is sure to have replaced nothing, and must not outdate the load that has taken over.
-    pub(crate) fn written(
-        &self,
-        key: &str,
-        name: &str,
-        answer: Result<Answer, Error>,
-    ) -> Result<bool, Error> {
-        if !matches!(&answer, Ok(answer) if answer.value == Value::Nil) {
-            self.local.remove(key);
+        };
+        if read.is_some() {
+            let counter = match &found {
+                Found::Fresh(loaded) if tier::is_absent(&loaded.stored) => {
+                    &self.counters.negative_hits
+                }
+                Found::Fresh(_) => &self.counters.server_hits,
+                Found::Stale(..) | Found::Nothing(_) => &self.counters.misses,
+            };
+            counter.up();
         }
-        match answer?.value {
-            Value::Okay => {
-                self.counters.sets.up();
-                self.remote.wrote(name);
-                Ok(true)
-            }
-            Value::Nil => Ok(false),
-            odd => Err(Error::unexpected("server", "CACHE.SET", &odd)),
+        Ok(found)
+    }
+
+    /// Lets a value into the local tier, unless something overtook it.
+    fn enter(
+        &self,
+        read: &Read<'_>,
+        stored: &Stored,
+        ttl: Option<Duration>,
+        len: usize,
+        tags: &TagSet,
+    ) {
+        let longest = self.options.local_ttl_max;
+        // The server's time ran from when it executed the command, which was after it was sent.
+        let ttl = ttl.unwrap_or(longest).min(longest);
+        let ttl = ttl.saturating_sub(read.sent.elapsed());
+        if ttl.is_zero() {
+            return;
+        }
+        let entry = Entry::ttl(ttl)
+            .grace(self.options.stale_bound)
+            .weight(read.weight.unwrap_or(weight(len)))
+            .map_tags(|_| tags.clone());
+        if read.reservation.store(Arc::clone(stored), entry) {
+            self.counters.entered.up();
+        } else {
+            self.counters.overtaken.up();
         }
     }
 
     /// Removes an entry; whether there was one.
     pub(crate) async fn remove(&self, key: &str) -> Result<bool, Error> {
         let name = self.name(key);
-        self.change(key, &name, &command::del(&name), "CACHE.DEL")
-            .await
+        let del = command::of_key("CACHE.DEL", &name);
+        self.change(key, &name, &del, "CACHE.DEL").await
     }
 
-    /// Sends a command that changes one key and answers how many it changed.
+    /// Sends a command that changes one key, through the main connection; whether it did.
     pub(crate) async fn change(
         &self,
         key: &str,
@@ -238,7 +196,9 @@ impl Core {
         self.changed(key, name, answer, command)
     }
 
-    /// What came of a command that changes one key: as [`Self::written`].
+    /// What came of a command that changes one key. To be called before the caller goes on, whatever came of it: it shall
+    /// not read what it has replaced. A write that is refused is sure to have replaced nothing, and must not outdate the
+    /// load that has taken over.
     pub(crate) fn changed(
         &self,
         key: &str,
@@ -246,45 +206,28 @@ impl Core {
         answer: Result<Answer, Error>,
         command: &'static str,
     ) -> Result<bool, Error> {
-        self.local.remove(key);
-        match answer?.value {
-            Value::Int(count) => {
-                self.remote.wrote(name);
-                Ok(count > 0)
-            }
-            odd => Err(Error::unexpected("server", command, &odd)),
+        if !matches!(&answer, Ok(answer) if answer.value == Value::Nil) {
+            self.local.remove(key);
         }
-    }
-
-    /// One command's worth of tags. Those that a server refuses keep no others from being invalidated: what is refused
-    /// is sent in halves, down to single tags.
-    pub(crate) fn invalidate_portion<'a>(
-        &'a self,
-        kind: Invalidation,
-        names: &'a [String],
-    ) -> Pin<Box<dyn Future<Output = (u64, Option<Error>)> + Send + 'a>> {
-        Box::pin(async move {
-            let sent = Instant::now();
-            let dropped = self.remote.invalidate(kind, names).await;
-            crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), dropped.as_ref().err());
-            match dropped {
-                Ok(dropped) => (dropped, None),
-                Err(error) if names.len() > 1 && error.is_refusal() => {
-                    let (one, other) = names.split_at(names.len() / 2);
-                    let (a, failed) = self.invalidate_portion(kind, one).await;
-                    let (b, also) = self.invalidate_portion(kind, other).await;
-                    (a + b, failed.or(also))
-                }
-                Err(error) => (error.dropped(), Some(error)),
+        let is_changed = match answer?.value {
+            Value::Nil => return Ok(false),
+            Value::Okay => {
+                self.counters.sets.up();
+                true
             }
-        })
+            Value::Int(count) => count > 0,
+            odd => return Err(Error::unexpected("server", command, &odd)),
+        };
+        self.remote.wrote(name);
+        Ok(is_changed)
     }
 
     /// Gives a lease back that is held or may have been granted, so that the next caller can load. Where the server
     /// cannot be reached it is tried again in the background, for `lasts` at most: then it has run out.
     pub(crate) async fn release(self: &Arc<Self>, key: &str, token: u64, lasts: Duration) {
         let name = self.name(key);
-        let cmd = command::release(&name, token);
+        let mut cmd = command::of_key("CACHE.RELEASE", &name);
+        cmd.arg(token);
         let Err(error) = self.remote.send(&name, &cmd).await else {
             return;
         };
@@ -331,7 +274,7 @@ impl Core {
         decoded.map_err(|error| {
             self.counters.undecodable.up();
             let error = codec_error(key, error);
-            crate::observe::undecodable(key, &error);
+            crate::observe::event!(warn, "value cannot be decoded", key = key, error = error);
             error
         })
     }

@@ -1,9 +1,9 @@
 //! Invalidation by tags, by what entries carry and do not carry, and of everything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::remote::Error;
 use crate::remote::command::{self, Invalidation};
+use crate::remote::{Error, Missed};
 
 use super::Cache;
 use super::portions::portions;
@@ -82,7 +82,8 @@ impl<C> Cache<C> {
         &self,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<u64, Error> {
-        self.invalidate(Invalidation::Hard, tags).await
+        let names = self.core.names(tags);
+        self.invalidate_names(Invalidation::Hard, &names).await
     }
 
     /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
@@ -94,15 +95,8 @@ impl<C> Cache<C> {
         &self,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<u64, Error> {
-        self.invalidate(Invalidation::Soft, tags).await
-    }
-
-    async fn invalidate(
-        &self,
-        kind: Invalidation,
-        tags: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<u64, Error> {
-        self.invalidate_names(kind, &self.core.names(tags)).await
+        let names = self.core.names(tags);
+        self.invalidate_names(Invalidation::Soft, &names).await
     }
 
     /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
@@ -130,10 +124,23 @@ impl<C> Cache<C> {
         // The caller may give up while the servers are told.
         forget();
         let (mut dropped, mut failed) = (0, None);
-        for portion in portions(&names, MOST_TAGS, String::len) {
-            let (count, error) = self.core.invalidate_portion(kind, portion).await;
-            dropped += count;
-            failed = failed.or(error);
+        let mut portions: Vec<_> = portions(&names, MOST_TAGS, String::len).collect();
+        while let Some(portion) = portions.pop() {
+            let sent = Instant::now();
+            let told = self.core.remote.invalidate(kind, portion).await;
+            crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), told.as_ref().err());
+            match told {
+                Ok(count) => dropped += count,
+                // What is refused is sent in halves, down to single tags: it keeps no other from being invalidated.
+                Err(error) if portion.len() > 1 && error.is_refusal() => {
+                    let (one, other) = portion.split_at(portion.len() / 2);
+                    portions.extend([other, one]);
+                }
+                Err(error) => {
+                    dropped += error.dropped();
+                    failed = failed.or(Some(error));
+                }
+            }
         }
         // The server's message may be on its way still; the caller shall not read what it has just invalidated.
         forget();
@@ -161,7 +168,7 @@ impl<C> Cache<C> {
                 .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
                 .await
         };
-        self.core.local.clear();
+        self.core.local.forget_all();
         dropped
     }
 
@@ -188,8 +195,9 @@ impl<C> Cache<C> {
         if !core.options.prefix.is_empty() {
             all.push(core.options.prefix.clone());
         } else if named.count() == 0 {
-            let message = "no clause says which entries: `clear` drops all".to_owned();
-            return Err(Error::Config { message });
+            return Err(Error::config(
+                "no clause says which entries: `clear` drops all",
+            ));
         }
         let kind = if matching.soft {
             Invalidation::Soft
@@ -204,7 +212,7 @@ impl<C> Cache<C> {
         };
         let forget = || {
             if wide.is_empty() {
-                core.local.clear();
+                core.local.forget_all();
             } else {
                 core.local.invalidate_tags(wide);
             }
@@ -212,7 +220,7 @@ impl<C> Cache<C> {
         forget();
         let any = any.as_deref().unwrap_or_default();
         let cmd = command::invalidate_where(kind, matching.stale_for, &all, any, &none);
-        let dropped = core.remote.tell_all(&cmd, kind, wide).await;
+        let dropped = core.remote.tell_all(&cmd, &Missed::of(kind, wide)).await;
         // The server's message may be on its way still.
         forget();
         dropped

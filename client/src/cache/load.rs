@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
 use crate::local::{End, Reservation};
+use crate::observe::event;
 use crate::remote::command;
-use crate::remote::{Error, LoaderError};
+use crate::remote::{Answer, Error, LoaderError};
 
 use super::codec::Codec;
 use super::core::{self, Core, Found, Loaded};
@@ -159,9 +160,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         {
             self.release_later(token);
         }
-        // Whether it is still right is not known on this connection: it goes to the callers and no further.
-        let nowhere = |_: &_, _, _, _: Option<&_>| {};
-        match self.core.found(&self.codec, self.key(), value?, nowhere)? {
+        let tracked = false;
+        let answer = value.map(|value| Answer { value, tracked })?;
+        match self.core.take(&self.codec, self.key(), None, answer)? {
             Found::Nothing(Some(token)) if begun.elapsed() >= LONGEST_TURN => {
                 self.release(token).await;
                 // Nobody else may have waited: then it can be had again.
@@ -217,7 +218,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
-        if let Some(stored) = self.core.local.stale(self.key()) {
+        if let Some(stored) = self.core.local.peek_stale(self.key()) {
             self.core.counters.fail_safe.up();
             return self.answer(Ok(self.of_loader(stored)));
         }
@@ -245,7 +246,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             let at_once = Duration::from_nanos(1);
             let weight = plan.weight.unwrap_or(core::weight(len));
             let entry = Entry::ttl(at_once).grace(bound).weight(weight);
-            let tags = self.core.local.cache().intern(&plan.tags);
+            let tags = self.core.local.intern(&plan.tags);
             self.reservation
                 .store(Arc::clone(stored), entry.map_tags(|_| tags));
         }
@@ -336,7 +337,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                 let name = self.core.name(self.key());
                 let mut cmd = command::set(&name, &encoded, times, &plan.tags);
                 cmd.arg("LEASE").arg(token);
-                self.core.write(self.key(), &name, &cmd).await
+                let (key, set) = (self.key(), "CACHE.SET");
+                self.core.change(key, &name, &cmd, set).await
             }
         };
         match written {
@@ -365,7 +367,12 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Counts and logs a loaded value that is given to the callers but cannot be stored.
     fn unstorable(&self, error: &Error) {
         self.core.counters.unstorable.up();
-        crate::observe::not_stored(self.key(), error);
+        event!(
+            warn,
+            "loaded value not stored",
+            key = self.key(),
+            error = error
+        );
     }
 
     /// Gives the lease back, so that the next in line can try.
@@ -389,7 +396,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// the loader chose, which were not known then.
     fn of_loader(&self, stored: Stored) -> Loaded {
         let chosen = self.plan.chosen.get().map(|plan| &plan.tags);
-        let tags = chosen.map(|tags| self.core.local.cache().intern(tags));
+        let tags = chosen.map(|tags| self.core.local.intern(tags));
         Loaded {
             stored,
             tags: tags.unwrap_or_default(),

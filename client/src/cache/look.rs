@@ -60,8 +60,10 @@ impl<C> Cache<C> {
         } else {
             usize::MAX >> 1
         };
+        let mut cmd = redis::cmd("CACHE.TOP");
+        cmd.arg(asked);
         let mut top = Vec::new();
-        for (node, answer) in self.core.remote.ask_all(&command::top(asked)).await {
+        for (node, answer) in self.core.remote.ask_all(&cmd).await {
             let answer = answer?;
             let pairs: Vec<(Vec<u8>, u64)> = redis::from_redis_value_ref(&answer)
                 .map_err(|_| Error::unexpected(&node, "CACHE.TOP", &answer))?;
@@ -78,14 +80,14 @@ impl<C> Cache<C> {
 
     /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
     pub fn stats(&self) -> CacheStats {
-        let local = self.core.local.cache().stats();
+        let local = self.core.local.stats();
         self.core.counters.read(local, self.core.remote.status())
     }
 
     /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or
     /// `hit_rate`; or why it does not.
     pub async fn server_stats(&self) -> Vec<(String, Result<BTreeMap<String, f64>, Error>)> {
-        let answers = self.core.remote.ask_all(&command::stats()).await;
+        let answers = self.core.remote.ask_all(&redis::cmd("CACHE.STATS")).await;
         let read = |(node, answer): (String, Result<Value, Error>)| {
             let figures = answer.and_then(|answer| {
                 redis::from_redis_value_ref(&answer)

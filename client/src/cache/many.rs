@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,16 +34,9 @@ struct Request<T> {
 }
 
 /// The caller gave up before its loader had answered: others who wait for the value load it themselves.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the caller gave up before its loader had answered")]
 pub(super) struct Abandoned;
-
-impl fmt::Display for Abandoned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the caller gave up before its loader had answered")
-    }
-}
-
-impl std::error::Error for Abandoned {}
 
 impl<C> Cache<C> {
     /// Stores several values under one entry, as [`Self::set`] does each, in as few round trips to each server as their
@@ -114,7 +106,7 @@ impl<C> Cache<C> {
                 core.remote.send_together(&names, several, apart, set).await
             };
             for ((name, key, _), answer) in portion.iter().zip(answers) {
-                if let Err(error) = core.written(key.as_ref(), name, answer) {
+                if let Err(error) = core.changed(key.as_ref(), name, answer, "CACHE.SET") {
                     core.counters.set_failures.up();
                     failed = failed.or(Some(error));
                 }
@@ -138,7 +130,7 @@ impl<C> Cache<C> {
         for portion in portions(&named, MOST_COMMANDS, |(name, _)| name.len()) {
             let commands = portion
                 .iter()
-                .map(|(name, _)| (name.as_str(), command::del(name)));
+                .map(|(name, _)| (name.as_str(), command::of_key("CACHE.DEL", name)));
             let answers = core.remote.send_each(commands.collect()).await;
             for ((name, key), answer) in portion.iter().zip(answers) {
                 match core.changed(key.as_ref(), name, answer, "CACHE.DEL") {

@@ -108,10 +108,7 @@ impl<C> Cache<C> {
             }
             if Instant::now() >= deadline {
                 let node = down.map_or("cluster", |server| &server.address);
-                let unreached = || Error::Unreachable {
-                    node: node.to_owned(),
-                    reason: "not connected yet".to_owned(),
-                };
+                let unreached = || Error::unreachable(node, "not connected yet");
                 let why = match down {
                     Some(server) => server.last_error.clone(),
                     None => hole,
@@ -147,7 +144,7 @@ impl<C> Cache<C> {
     pub async fn close(&self, timeout: Duration) -> bool {
         let finished = self.finish_pending(timeout).await;
         self.core.remote.close();
-        self.core.local.clear();
+        self.core.local.forget_all();
         finished
     }
 
@@ -185,7 +182,7 @@ impl<C> Cache<C> {
             return Ok(value);
         }
         let cmd = command::fetch(&self.core.name(key));
-        let reservation = self.core.local.cache().reserve(key);
+        let reservation = self.core.local.reserve(key);
         let read = self.core.read(&self.codec, &reservation, &cmd, None).await;
         self.found(key, read)
     }
@@ -238,8 +235,7 @@ impl<C> Cache<C> {
             let count = core.reply_size.portion().min(missing.len());
             let (portion, rest) = missing.split_at(count);
             missing = rest;
-            let reserve =
-                |(at, _): &(usize, String)| core.local.cache().reserve(keys[*at].as_ref());
+            let reserve = |(at, _): &(usize, String)| core.local.reserve(keys[*at].as_ref());
             let reservations: Vec<_> = portion.iter().map(reserve).collect();
             let sent = Instant::now();
             let names: Vec<&str> = portion.iter().map(|(_, name)| name.as_str()).collect();
@@ -263,8 +259,9 @@ impl<C> Cache<C> {
                     sent,
                     weight: None,
                 };
-                let taken = answer.and_then(|answer| core.take(&self.codec, &read, answer));
-                values[*at] = self.found(reservation.key(), taken);
+                let key = reservation.key();
+                let take = |answer| core.take(&self.codec, key, Some(&read), answer);
+                values[*at] = self.found(key, answer.and_then(take));
             }
         }
         values
@@ -280,7 +277,7 @@ impl<C> Cache<C> {
             Ok(Found::Stale(..) | Found::Nothing(_)) => Ok(None),
             Err(error) if error.is_server_trouble() => {
                 self.core.counters.server_errors.up();
-                let stored = self.core.local.stale(key).ok_or(error)?;
+                let stored = self.core.local.peek_stale(key).ok_or(error)?;
                 self.core.counters.fail_safe.up();
                 value(key, &stored)
             }
@@ -329,7 +326,7 @@ impl<C> Cache<C> {
         let name = self.core.name(key);
         let mut cmd = command::set(&name, &encoded, times, &plan.tags);
         cmd.arg(words);
-        let written = self.core.write(key, &name, &cmd).await;
+        let written = self.core.change(key, &name, &cmd, "CACHE.SET").await;
         if written.is_err() {
             self.core.counters.set_failures.up();
         }
@@ -462,7 +459,7 @@ impl<C> Cache<C> {
         reason = "a key that is known to be absent is not one that is not known"
     )]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
-        let stored = self.core.local.fresh::<T>(key)?;
+        let stored = self.core.local.get(key).filter(tier::is_one::<T>)?;
         Some(stored.downcast_ref().cloned())
     }
 
@@ -474,7 +471,7 @@ impl<C> Cache<C> {
         F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
         let core = &self.core;
-        let local = core.local.cache();
+        let local = &core.local;
         let tags = local.intern(&plan.tags);
         let reservation = loop {
             match local.join_or_lead(key, &tags, None) {
@@ -523,7 +520,7 @@ impl<C> Cache<C> {
 
     /// What the monitor looks at and the admin endpoint empties.
     #[cfg(feature = "monitor")]
-    pub(crate) fn local(&self) -> &tier::Local {
+    pub(crate) fn local(&self) -> &crate::local::LocalCache<tier::Held> {
         &self.core.local
     }
 
@@ -541,7 +538,7 @@ impl<C> Cache<C> {
             load: entry.load,
             hard_timeout,
             // Before the loader runs its lease is answered, and afterwards its value is stored.
-            longest_wait: hard_timeout + 2 * options.command_timeout,
+            longest_wait: hard_timeout + 2 * options.timeouts.command,
             chosen: Arc::default(),
             anew: false,
         }

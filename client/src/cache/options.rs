@@ -4,7 +4,30 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::entry::Entry;
+use crate::remote::Timeouts;
 use crate::remote::command::{LONGEST, LONGEST_GRACE, Times};
+
+use super::frame::Compression;
+
+/// What the builder decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The namespace and a colon, or nothing.
+    pub(crate) prefix: String,
+    pub(crate) name: Option<String>,
+    pub(crate) entry: Entry,
+    pub(crate) local_max_entries: usize,
+    pub(crate) local_max_bytes: u64,
+    pub(crate) local_ttl_max: Duration,
+    /// How long entries stay, as stale, while a server is away.
+    pub(crate) stale_bound: Duration,
+    pub(crate) load_timeout: Duration,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) max_waiting_connections: usize,
+    /// Zero: hits of the local tier are not reported.
+    pub(crate) hits_interval: Duration,
+    pub(crate) compression: Compression,
+}
 
 /// How a value is loaded and how its times are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]

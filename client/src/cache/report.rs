@@ -37,7 +37,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     tokio::spawn(every(
         SWEEP,
         Arc::downgrade(core),
-        async |core: Arc<Core>| sweep(core.local.cache()).await,
+        async |core: Arc<Core>| sweep(&core.local).await,
     ));
     #[cfg(feature = "metrics")]
     tokio::spawn(every(
@@ -74,7 +74,7 @@ pub(crate) async fn report_all_hits(core: &Core) {
 
 /// Reports the hits of some entries: of how many.
 async fn report_hits(core: &Core) -> usize {
-    let hits = core.local.cache().take_hits(MAX_REPORTED);
+    let hits = core.local.take_hits(MAX_REPORTED);
     let named: Vec<(String, u64)> = hits
         .into_iter()
         .map(|(key, hits)| (core.name(&key), hits))
@@ -100,11 +100,13 @@ async fn report_hits(core: &Core) -> usize {
 
 #[cfg(feature = "metrics")]
 fn publish(core: &Core) {
-    let name = core.options.name.as_str();
+    let namespace = core.options.prefix.strip_suffix(':');
+    let name = core.options.name.as_deref().or(namespace);
+    let name = name.unwrap_or_default();
     core.counters.each(|counter, count| {
         metrics::counter!(counter, "cache" => name.to_owned()).absolute(count);
     });
-    let local = core.local.cache().stats();
+    let local = core.local.stats();
     for (counter, count) in [
         ("tagcache_local_hits_total", local.hits),
         ("tagcache_local_misses_total", local.misses),
@@ -114,7 +116,9 @@ fn publish(core: &Core) {
     }
     metrics::gauge!("tagcache_local_entries", "cache" => name.to_owned()).set(local.entries as f64);
     metrics::gauge!("tagcache_local_bytes", "cache" => name.to_owned()).set(local.bytes as f64);
-    crate::observe::servers(&core.remote.status());
+    for server in core.remote.status() {
+        crate::observe::connected(&server.address, server.is_connected());
+    }
 }
 
 #[cfg(test)]

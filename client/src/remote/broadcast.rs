@@ -13,74 +13,46 @@ use super::missed::Missed;
 use super::node::Node;
 use super::topology::Remote;
 
-/// What is to be sent again, as it is kept for those that miss it; `false` where there is too much to keep.
-type Keep<'a> = &'a (dyn Fn(&mut Missed) -> bool + Send + Sync);
-
 impl Remote {
-    /// Invalidates on every primary. Those that cannot be reached are told later.
+    /// Invalidates on every primary.
     pub(crate) async fn invalidate(
         &self,
         kind: Invalidation,
         tags: &[String],
     ) -> Result<u64, Error> {
-        self.tell_all(&command::invalidate(kind, tags), kind, tags)
-            .await
+        let cmd = command::invalidate(kind, tags);
+        self.tell_all(&cmd, &Missed::of(kind, tags)).await
     }
 
-    /// Flushes every primary. Those that cannot be reached are told later.
+    /// Flushes every primary.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        self.tell_all(&command::flush(), Invalidation::Hard, &[])
-            .await
+        let everything = Missed::of(Invalidation::Hard, &[]);
+        let cmd = redis::cmd("CACHE.FLUSH");
+        self.tell_all(&cmd, &everything).await
     }
 
-    /// Sends every primary a command that drops entries with one of these tags; where none is named, any. A primary
-    /// that misses it is told to drop all of these: too much rather than too little.
-    pub(crate) async fn tell_all(
-        &self,
-        cmd: &Cmd,
-        kind: Invalidation,
-        tags: &[String],
-    ) -> Result<u64, Error> {
-        {
-            let (mut recent, now) = (lock(&self.recent), Instant::now());
-            if tags.is_empty() {
-                recent.add_flush(now);
-            } else {
-                recent.add(kind, tags, now);
-            }
-        }
-        let keep = |missed: &mut Missed| {
-            if tags.is_empty() {
-                missed.add_flush();
-                return true;
-            }
-            missed.add(kind, tags)
-        };
-        self.send_to_all(cmd, &keep).await
-    }
-
-    async fn send_to_all(&self, cmd: &Cmd, keep: Keep<'_>) -> Result<u64, Error> {
+    /// Sends every primary a command. One that misses it is told `instead` as soon as it can be, which may drop too
+    /// much and must not drop too little.
+    pub(crate) async fn tell_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {
+        lock(&self.recent).add(instead, Instant::now());
         let nodes = self.primaries();
         if nodes.is_empty() {
             return Err(self.none_known());
         }
-        let sending = join_all(nodes.iter().map(|node| self.send_one(node, cmd, keep)));
+        let sending = join_all(nodes.iter().map(|node| self.send_one(node, cmd, instead)));
         let replies = crate::observe::in_command(cmd, sending).await;
         let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
-        let (mut reason, mut at_fault) = (None, None);
+        let mut reason = None;
         for (node, reply) in nodes.iter().zip(replies) {
             match reply {
-                Reply::Took(count) => dropped += count,
-                Reply::Missed { error, kept } => {
+                Ok(count) => dropped += count,
+                Err((error, Some(kept))) => {
                     missed.push(node.address());
                     retried &= kept;
                     reason.get_or_insert(error);
                 }
-                Reply::AtFault(error) => at_fault = Some(error),
+                Err((error, None)) => return Err(error),
             }
-        }
-        if let Some(error) = at_fault {
-            return Err(error);
         }
         if let (None, Some(hole)) = (&reason, self.hole()) {
             // Its primary is told what is recent as soon as it is known.
@@ -99,62 +71,58 @@ impl Remote {
         })
     }
 
-    async fn send_one(&self, node: &Arc<Node>, cmd: &Cmd, keep: Keep<'_>) -> Reply {
+    /// How many entries one node dropped; or why it did not, and whether it will be told later. `None`: what is wrong
+    /// with the call would be wrong with it again.
+    async fn send_one(
+        &self,
+        node: &Arc<Node>,
+        cmd: &Cmd,
+        instead: &Missed,
+    ) -> Result<u64, (Error, Option<bool>)> {
         let mut unconfirmed = Unconfirmed {
             remote: self,
             node,
-            keep: Some(keep),
+            missed: Some(instead),
         };
         let error = match self.reached(node.send(cmd, self.deadline()).await) {
             Ok(Ok(Value::Int(count))) => {
-                unconfirmed.keep = None;
+                unconfirmed.missed = None;
                 node.wrote();
-                return Reply::Took(u64::try_from(count).unwrap_or_default());
+                return Ok(u64::try_from(count).unwrap_or_default());
             }
             Ok(Ok(odd)) => Error::unexpected(&node.address(), "CACHE.INVALIDATE", &odd),
-            Ok(Err(error)) => node.explain(&node.address(), None, &error),
+            Ok(Err(error)) => node.explain(None, &error),
             Err(error) => error,
         };
-        // What is wrong with the call would be wrong with it again.
         let many = cmd.args_iter().nth(2).is_some();
         if error.remedy() == Remedy::FixCall || many && error.is_refusal() {
-            unconfirmed.keep = None;
-            return Reply::AtFault(error);
+            unconfirmed.missed = None;
+            return Err((error, None));
         }
         let kept = unconfirmed.keep_for_later();
-        Reply::Missed { error, kept }
+        Err((error, Some(kept)))
     }
 
     /// The node that missed something has left meanwhile: those that are left are told instead.
-    fn all_keep(&self, keep: Keep<'_>) -> bool {
+    fn all_keep(&self, missed: &Missed) -> bool {
         let successors = self.primaries();
         // All of them, also behind one that does not keep it.
-        let kept = successors
-            .iter()
-            .filter(|successor| successor.miss(keep))
-            .count();
+        let kept = successors.iter().filter(|node| node.miss(missed)).count();
         kept > 0 && kept == successors.len()
     }
-}
-
-/// What became of telling one node.
-enum Reply {
-    Took(u64),
-    Missed { error: Error, kept: bool },
-    AtFault(Error),
 }
 
 /// A node that has yet to answer. When the caller gives up before it does, it counts as missed: nobody knows.
 struct Unconfirmed<'a> {
     remote: &'a Remote,
     node: &'a Arc<Node>,
-    keep: Option<Keep<'a>>,
+    missed: Option<&'a Missed>,
 }
 
 impl Unconfirmed<'_> {
     fn keep_for_later(&mut self) -> bool {
-        self.keep.take().is_some_and(|keep| {
-            self.node.miss(keep) || self.node.is_retired() && self.remote.all_keep(keep)
+        self.missed.take().is_some_and(|missed| {
+            self.node.miss(missed) || self.node.is_retired() && self.remote.all_keep(missed)
         })
     }
 }

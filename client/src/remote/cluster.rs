@@ -1,7 +1,7 @@
 //! A cluster's primaries and which slots are whose.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -12,7 +12,6 @@ use tokio::task::AbortHandle;
 use super::connection::ask;
 use super::error::{Error, Remedy};
 use super::lock;
-use super::missed::Recent;
 use super::node::{Backoff, Node, Place, Settings};
 use super::status::{Record, ServerState, ServerStatus};
 use super::target::Target;
@@ -36,17 +35,10 @@ pub(crate) fn slot(key: &str) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(bytes)) % SLOTS as u16
 }
 
-/// Whether a look at the map changed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum News {
-    None,
-    Some,
-}
-
 /// The primaries at one moment.
 #[derive(Default)]
 pub(crate) struct Map {
-    pub(crate) nodes: BTreeMap<String, Member>,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
     /// First and last slot, and whose they are; in order.
     ranges: Vec<Range>,
 }
@@ -61,18 +53,12 @@ fn covered<'a>(ranges: impl Iterator<Item = (&'a u16, &'a u16)>) -> usize {
         .sum()
 }
 
-#[derive(Clone)]
-pub(crate) struct Member {
-    pub(crate) node: Arc<Node>,
-    task: AbortHandle,
-}
-
 impl Map {
     pub(crate) fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
         let behind = self.ranges.partition_point(|(first, _, _)| *first <= slot);
         let (_, last, address) = self.ranges.get(behind.checked_sub(1)?)?;
         if slot <= *last {
-            self.node(address)
+            self.nodes.get(address)
         } else {
             None
         }
@@ -81,10 +67,6 @@ impl Map {
     /// Whether each slot has a primary.
     pub(crate) fn is_whole(&self) -> bool {
         covered(self.ranges.iter().map(|(first, last, _)| (first, last))) >= SLOTS
-    }
-
-    pub(crate) fn node(&self, address: &str) -> Option<&Arc<Node>> {
-        self.nodes.get(address).map(|member| &member.node)
     }
 }
 
@@ -99,7 +81,8 @@ struct Slotless {
 pub(crate) struct Cluster {
     seeds: Vec<Target>,
     settings: Settings,
-    recent: Arc<Mutex<Recent>>,
+    /// Keeps the map.
+    task: OnceLock<AbortHandle>,
     pub(crate) map: ArcSwap<Map>,
     /// How the cluster as a whole is, as far as somebody can be asked which primaries it has.
     record: Mutex<Record>,
@@ -110,11 +93,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(seeds: Vec<Target>, settings: Settings, recent: Arc<Mutex<Recent>>) -> Self {
+    /// Keeps the map from now on, in the background.
+    pub(crate) fn start(seeds: Vec<Target>, settings: Settings) -> Arc<Self> {
+        let cluster = Arc::new(Self::new(seeds, settings));
+        let task = tokio::spawn(Arc::clone(&cluster).run()).abort_handle();
+        cluster.task.set(task).expect("it was made here");
+        cluster
+    }
+
+    fn new(seeds: Vec<Target>, settings: Settings) -> Self {
         Self {
             seeds,
             settings,
-            recent,
+            task: OnceLock::new(),
             map: ArcSwap::default(),
             record: Mutex::new(Record::new()),
             slotless: Mutex::default(),
@@ -152,10 +143,7 @@ impl Cluster {
     pub(crate) fn why_unknown(&self) -> Error {
         match &lock(&self.record).last_error {
             Some(error) if error.is_server_trouble() => error.clone(),
-            _ => Error::Unreachable {
-                node: self.name(),
-                reason: "no node of it has been reached yet".to_owned(),
-            },
+            _ => Error::unreachable(self.name(), "no node of it has been reached yet"),
         }
     }
 
@@ -164,8 +152,7 @@ impl Cluster {
         lock(&self.record).status(self.name(), 0)
     }
 
-    /// Keeps the map for as long as the task lives.
-    pub(crate) async fn run(self: Arc<Self>) {
+    async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         loop {
             let news = match self.discover().await {
@@ -177,12 +164,12 @@ impl Cluster {
                 }
                 Err(error) => {
                     lock(&self.record).failed(&error, &self.name());
-                    News::None
+                    false
                 }
             };
             self.looks.send_modify(|looks| *looks += 1);
             // However many complain: as long as looking brings nothing new, it is done less and less often.
-            if news == News::Some {
+            if news {
                 backoff.restart();
             }
             let pause = backoff.pause();
@@ -201,13 +188,13 @@ impl Cluster {
 
     /// Ends all connections and the tasks that keep them. Answers how many tags its primaries were yet to be told.
     pub(crate) fn close(&self) -> usize {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
         lock(&self.slotless).closed = true;
         crate::observe::server_left(&self.name());
         let map = self.map.swap(Arc::default());
-        let unsent = map.nodes.values().map(|member| {
-            member.task.abort();
-            member.node.retire().len()
-        });
+        let unsent = map.nodes.values().map(|node| node.retire().len());
         unsent.max().unwrap_or_default()
     }
 
@@ -215,7 +202,7 @@ impl Cluster {
     pub(crate) fn without_slots(&self, address: &str) -> Option<Arc<Node>> {
         let mut slotless = lock(&self.slotless);
         let map = self.map.load_full();
-        if let Some(node) = map.node(address) {
+        if let Some(node) = map.nodes.get(address) {
             if let Some(seen) = slotless.seen.get_mut(address) {
                 *seen = Instant::now();
             }
@@ -224,10 +211,9 @@ impl Cluster {
         if slotless.closed {
             return None;
         }
-        let member = self.start(address)?;
-        let node = Arc::clone(&member.node);
+        let node = self.start_node(address)?;
         let mut nodes = map.nodes.clone();
-        nodes.insert(address.to_owned(), member);
+        nodes.insert(address.to_owned(), Arc::clone(&node));
         slotless.seen.insert(address.to_owned(), Instant::now());
         let ranges = map.ranges.clone();
         self.map.store(Arc::new(Map { nodes, ranges }));
@@ -246,10 +232,8 @@ impl Cluster {
         let (mut members, mut seeds) = (members.collect::<Vec<_>>(), self.seeds.clone());
         fastrand::shuffle(&mut members);
         fastrand::shuffle(&mut seeds);
-        let mut last = Error::Unavailable {
-            node: self.name(),
-            message: "none of its nodes knows a primary with slots".to_owned(),
-        };
+        let message = "none of its nodes knows a primary with slots";
+        let mut last = Error::unavailable(self.name(), message);
         let (mut most, mut best) = (0, Vec::new());
         for node in members.into_iter().chain(seeds) {
             match self.ask(&node).await {
@@ -263,7 +247,7 @@ impl Cluster {
                     }
                 }
                 Err(error) => {
-                    crate::observe::no_topology(&error);
+                    crate::observe::event!(debug, "no topology", error = error);
                     // What somebody has to put right says more than that somebody else is away.
                     if last.remedy() != Remedy::FixServer {
                         last = error;
@@ -308,74 +292,59 @@ impl Cluster {
         Some(self.seeds.first()?.at(host.to_owned(), port))
     }
 
-    /// Starts what is new, keeps what is known, lets go of what is no primary any more.
-    fn adopt(&self, found: Vec<Range>) -> News {
+    /// Starts what is new, keeps what is known, lets go of what is no primary any more. Whether the map changed.
+    fn adopt(&self, found: Vec<Range>) -> bool {
         let mut slotless = lock(&self.slotless);
         if slotless.closed {
-            return News::None;
+            return false;
         }
         let old = self.map.load_full();
         let mut map = Map::default();
         for (first, last, address) in found {
             if !map.nodes.contains_key(&address) {
-                let member = match old.nodes.get(&address) {
-                    Some(member) => member.clone(),
-                    None => match self.start(&address) {
-                        Some(member) => member,
-                        None => continue,
-                    },
+                let known = old.nodes.get(&address).cloned();
+                let Some(node) = known.or_else(|| self.start_node(&address)) else {
+                    continue;
                 };
-                map.nodes.insert(address.clone(), member);
+                map.nodes.insert(address.clone(), node);
             }
             map.ranges.push((first, last, address));
         }
         map.ranges.sort_unstable();
         if !map.is_whole() {
             // A primary that nobody names may still serve what has no other one.
-            for (address, member) in &old.nodes {
-                map.nodes
-                    .entry(address.clone())
-                    .or_insert_with(|| member.clone());
+            for (address, node) in &old.nodes {
+                let known = map.nodes.entry(address.clone());
+                known.or_insert_with(|| Arc::clone(node));
             }
         }
         slotless.seen.retain(|address, seen| {
             !map.nodes.contains_key(address) && seen.elapsed() < SLOTLESS_KEPT
         });
         for address in slotless.seen.keys() {
-            if let Some(member) = old.nodes.get(address) {
-                map.nodes.insert(address.clone(), member.clone());
+            if let Some(node) = old.nodes.get(address) {
+                map.nodes.insert(address.clone(), Arc::clone(node));
             }
         }
-        let news = if map.ranges == old.ranges {
-            News::None
-        } else {
-            News::Some
-        };
+        let news = map.ranges != old.ranges;
         let map = Arc::new(map);
         self.map.store(Arc::clone(&map));
-        for (address, member) in &old.nodes {
+        for (address, node) in &old.nodes {
             if !map.nodes.contains_key(address) {
-                member.task.abort();
                 // Its replica has taken over without having been told either. Which one that is does not matter: an
                 // invalidation too many does no harm.
-                let missed = member.node.retire();
+                let missed = node.retire();
                 for successor in map.nodes.values() {
-                    successor.node.inherit(&missed);
+                    successor.inherit(&missed);
                 }
             }
         }
         news
     }
 
-    fn start(&self, address: &str) -> Option<Member> {
+    fn start_node(&self, address: &str) -> Option<Arc<Node>> {
         let target = self.target(address)?;
-        let (settings, recent) = (self.settings.clone(), Arc::clone(&self.recent));
-        let node = Arc::new(Node::new(Place::Primary(target), settings, recent));
-        // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
-        let recent = lock(&self.recent).all(Instant::now());
-        node.inherit(&recent);
-        let task = tokio::spawn(Arc::clone(&node).run()).abort_handle();
-        Some(Member { node, task })
+        Some(Node::start(Place::Primary(target), self.settings.clone()))
     }
 }
 
@@ -418,7 +387,8 @@ fn ranges(answer: &Value) -> Vec<Range> {
 #[cfg(test)]
 mod tests {
     use super::super::command::Invalidation;
-    use super::super::connection::{Listener, Timeouts};
+    use super::super::connection::Timeouts;
+    use super::super::missed::{Missed, Recent};
     use super::*;
 
     #[test]
@@ -432,16 +402,6 @@ mod tests {
         assert_eq!(slot("a{{b}c}"), slot("{b"));
     }
 
-    struct Deaf;
-
-    impl Listener for Deaf {
-        fn keys_changed(&self, _: &[&[u8]]) {}
-        fn tags_invalidated(&self, _: &[&[u8]]) {}
-        fn everything_changed(&self) {}
-        fn connection_lost(&self) {}
-        fn connection_restored(&self) {}
-    }
-
     /// A cluster of which nobody can be reached.
     fn cluster() -> Cluster {
         let second = Duration::from_secs(1);
@@ -453,13 +413,13 @@ mod tests {
                 probe: second,
             },
             max_waiting_connections: 1,
-            listener: Arc::new(Deaf),
-            prefix: String::new(),
+            listener: Arc::new(|_| {}),
+            recent: Arc::new(Mutex::new(Recent::new(String::new()))),
             map_changed: Arc::default(),
             tokens: Arc::default(),
         };
         let seed = Target::new("redis://127.0.0.1:1", &Arc::default()).expect("an address");
-        Cluster::new(vec![seed], settings, Arc::default())
+        Cluster::new(vec![seed], settings)
     }
 
     fn all_slots_at(port: u16) -> Vec<Range> {
@@ -473,16 +433,16 @@ mod tests {
     #[tokio::test]
     async fn what_a_primary_that_leaves_has_missed_those_that_are_left_are_told() {
         let cluster = cluster();
-        assert_eq!(cluster.adopt(all_slots_at(1)), News::Some);
-        assert_eq!(cluster.adopt(all_slots_at(1)), News::None);
+        assert!(cluster.adopt(all_slots_at(1)));
+        assert!(!cluster.adopt(all_slots_at(1)));
         let first = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
-        let tags = ["tag".to_owned()];
-        assert!(first.miss(|missed| missed.add(Invalidation::Hard, &tags)));
-        assert_eq!(cluster.adopt(all_slots_at(2)), News::Some);
+        let missed = Missed::of(Invalidation::Hard, &["tag".to_owned()]);
+        assert!(first.miss(&missed));
+        assert!(cluster.adopt(all_slots_at(2)));
         assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
         let successor = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
         assert_eq!(successor.status().missed_invalidations, 1);
-        let late = first.miss(|missed| missed.add(Invalidation::Hard, &tags));
+        let late = first.miss(&missed);
         assert!(!late && first.is_retired(), "nobody will tell it");
         assert_eq!(cluster.close(), 1);
     }
@@ -514,7 +474,7 @@ mod tests {
         assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
         cluster.close();
         assert!(cluster.without_slots("127.0.0.1:3").is_none());
-        assert_eq!(cluster.adopt(all_slots_at(3)), News::None);
+        assert!(!cluster.adopt(all_slots_at(3)));
         assert_eq!(addresses(&cluster), [""; 0]);
     }
 

@@ -133,16 +133,6 @@ fn with_times_and_tags(mut cmd: Cmd, times: Times, tags: &[String]) -> Cmd {
     cmd
 }
 
-pub(crate) fn release(key: &str, token: u64) -> Cmd {
-    let mut cmd = of_key("CACHE.RELEASE", key);
-    cmd.arg(token);
-    cmd
-}
-
-pub(crate) fn del(key: &str) -> Cmd {
-    of_key("CACHE.DEL", key)
-}
-
 pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
     let mut cmd = of_key("CACHE.TOUCH", key);
     match ttl {
@@ -151,31 +141,6 @@ pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
     };
     cmd.arg("GRACE").arg(grace.as_millis());
     cmd
-}
-
-pub(crate) fn top(count: usize) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.TOP");
-    cmd.arg(count);
-    cmd
-}
-
-pub(crate) fn clock() -> Cmd {
-    redis::cmd("CACHE.CLOCK")
-}
-
-/// Reads `[lineage, clock]`.
-pub(crate) fn lineage_and_clock(answer: &Value) -> Option<(&str, u64)> {
-    let Value::Array(parts) = answer else {
-        return None;
-    };
-    match parts.as_slice() {
-        [lineage, Value::Int(clock)] => Some((text_of(lineage)?, u64::try_from(*clock).ok()?)),
-        _ => None,
-    }
-}
-
-pub(crate) fn stats() -> Cmd {
-    redis::cmd("CACHE.STATS")
 }
 
 /// A command of one key alone.
@@ -213,10 +178,6 @@ pub(crate) fn invalidate(kind: Invalidation, tags: &[String]) -> Cmd {
     });
     cmd.arg(tags);
     cmd
-}
-
-pub(crate) fn flush() -> Cmd {
-    redis::cmd("CACHE.FLUSH")
 }
 
 pub(crate) fn hits<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Cmd {

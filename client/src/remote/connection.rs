@@ -5,30 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::command::{self, Invalidation, field, text_of as text};
-use super::error::Error;
+use super::command::{self, field, text_of as text};
+use super::error::{Error, within};
 use super::lock;
 use super::message::{self, Push};
 use super::missed::Recent;
 use super::target::{Target, Wire};
 
-/// Who hears what servers say unasked. Called from the connection's driver, in the order of the wire: must not
-/// block, and must be done with it when it returns.
-pub(crate) trait Listener: Send + Sync + 'static {
-    /// These keys changed.
-    fn keys_changed(&self, keys: &[&[u8]]);
-    /// Entries with these tags changed.
-    fn tags_invalidated(&self, tags: &[&[u8]]);
-    /// Anything may have changed.
-    fn everything_changed(&self);
-    /// A connection is gone: what came through it is no longer kept true.
-    fn connection_lost(&self);
-    /// A server can be reached again.
-    fn connection_restored(&self);
-}
+/// What is to be done about what servers say unasked. Called from the connection's driver, in the order of the wire: must
+/// not block, and must be done with it when it returns.
+pub(crate) type Listener = Arc<dyn Fn(&Push<'_>) + Send + Sync>;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +31,9 @@ pub(crate) struct Timeouts {
 /// What the handshake found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Greeting {
-    pub(crate) role: Role,
+    /// Not a replica.
+    pub(crate) is_primary: bool,
     pub(crate) module_version: u64,
-}
-
-/// What a server is to its peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Primary,
-    Replica,
 }
 
 /// A connection with tracking and subscription, as long as it lasts.
@@ -67,7 +50,7 @@ pub(crate) struct Connection {
 
 /// Whether the connection still is; shared with the push sink, which is the first to know.
 struct Liveness {
-    listener: Arc<dyn Listener>,
+    listener: Listener,
     /// Values may have been read through it, so that its end matters.
     established: AtomicBool,
     over: AtomicBool,
@@ -79,7 +62,7 @@ impl Liveness {
     fn end(&self) {
         if !self.over.swap(true, Ordering::SeqCst) {
             if self.established.load(Ordering::SeqCst) {
-                self.listener.connection_lost();
+                (self.listener)(&Push::Lost);
             }
             self.ended.notify_one();
         }
@@ -92,58 +75,22 @@ impl Liveness {
     }
 }
 
-/// Remembers what was invalidated in the namespace, by whichever process: a server that loses it is sent it again.
-#[derive(Clone)]
-pub(crate) struct Heard {
-    pub(crate) recent: Arc<Mutex<Recent>>,
-    /// What keys and tags of this cache begin with.
-    pub(crate) prefix: String,
-}
-
-impl Heard {
-    fn add(&self, kind: Invalidation, tags: &[&[u8]]) {
-        let texts = tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok());
-        let own = texts.filter(|tag| tag.starts_with(&self.prefix));
-        let own: Vec<String> = own.map(str::to_owned).collect();
-        if !own.is_empty() {
-            lock(&self.recent).add(kind, &own, Instant::now());
-        }
-    }
-
-    fn add_everything(&self) {
-        // Without a namespace it would be a flush of what others hold, too.
-        if !self.prefix.is_empty() {
-            lock(&self.recent).add(
-                Invalidation::Hard,
-                std::slice::from_ref(&self.prefix),
-                Instant::now(),
-            );
-        }
-    }
-}
-
 /// Where the driver of redis-rs puts pushes. Dropped with the driver, whatever ended it.
 struct PushSink {
     channel: String,
-    heard: Heard,
+    recent: Arc<Mutex<Recent>>,
     liveness: Arc<Liveness>,
 }
 
 impl redis::aio::AsyncPushSender for PushSink {
     fn send(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
-        let listener = &self.liveness.listener;
         match message::read(&info, &self.channel) {
-            Push::Keys(keys) => listener.keys_changed(&keys),
-            Push::Tags(kind, tags) => {
-                listener.tags_invalidated(&tags);
-                self.heard.add(kind, &tags);
-            }
-            Push::Everything => {
-                listener.everything_changed();
-                self.heard.add_everything();
-            }
             Push::Lost => self.liveness.end(),
             Push::Nothing => {}
+            push => {
+                (self.liveness.listener)(&push);
+                lock(&self.recent).heard(&push, Instant::now());
+            }
         }
         Ok(())
     }
@@ -161,8 +108,8 @@ impl Connection {
         target: &Target,
         node: &str,
         timeouts: Timeouts,
-        listener: Arc<dyn Listener>,
-        heard: Heard,
+        listener: Listener,
+        recent: Arc<Mutex<Recent>>,
     ) -> Result<Self, Error> {
         let liveness = Arc::new(Liveness {
             listener,
@@ -173,23 +120,19 @@ impl Connection {
         let channel = message::channel(target.db());
         let sink = PushSink {
             channel: channel.clone(),
-            heard,
+            recent,
             liveness: Arc::clone(&liveness),
         };
         let config = AsyncConnectionConfig::new().set_push_sender(sink);
-        let failed = |error| Error::from_handshake(node, Some(&channel), timeouts.connect, &error);
+        let failed = |error: RedisError| {
+            Error::from_handshake(node, Some(&channel), timeouts.connect, &error)
+        };
         let wire = target.open(timeouts, config).await.map_err(failed)?;
         let mut inner = wire.inner.clone();
-        let explained = |error| match error {
-            Greet::Failed(error) => failed(error),
-            Greet::Refused(error) => error,
-        };
-        let greeting = greet(&mut inner, node).await.map_err(explained)?;
+        let greeting = greet(&mut inner, node, &failed).await?;
         // HELLO, tracking and subscriptions are granted by servers that cannot serve yet (LOADING, say), or not to this
         // user; PING is not.
-        let cannot_save = ping(&mut inner, node, "tagcache")
-            .await
-            .map_err(explained)?;
+        let cannot_save = ping(&mut inner, node, "tagcache", &failed).await?;
         let mut tracking = redis::cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON");
         tracking.exec_async(&mut inner).await.map_err(failed)?;
@@ -208,13 +151,8 @@ impl Connection {
 
     /// To be called once, before the first read: from here on the listener is told when the connection ends.
     pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
-        if self.liveness.establish() {
-            return Ok(());
-        }
-        Err(Error::Unreachable {
-            node: node.to_owned(),
-            reason: "the connection broke while it was set up".to_owned(),
-        })
+        let broken = || Error::unreachable(node, "the connection broke while it was set up");
+        self.liveness.establish().then_some(()).ok_or_else(broken)
     }
 
     /// Sends a command. Bounded by the command time-out.
@@ -252,37 +190,24 @@ impl Connection {
     ) -> Result<Option<Error>, Error> {
         let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
         let mut inner = self.wire.inner.clone();
+        let failed = |error| Error::from_redis(node, None, timeouts.probe, &error);
         let asked = async {
-            let cannot_save = ping(&mut inner, node, &nonce).await?;
-            Ok((greet(&mut inner, node).await?, cannot_save))
+            let cannot_save = ping(&mut inner, node, &nonce, &failed).await?;
+            Ok((greet(&mut inner, node, &failed).await?, cannot_save))
         };
-        let timeout = timeouts.probe;
-        let (greeting, cannot_save) = match tokio::time::timeout(timeout, asked).await {
-            Ok(Ok(answers)) => answers,
-            Ok(Err(Greet::Refused(error))) => return Err(error),
-            Ok(Err(Greet::Failed(error))) => {
-                return Err(Error::from_redis(node, None, timeout, &error));
-            }
-            Err(_) => {
-                let node = node.to_owned();
-                return Err(Error::Timeout { node, timeout });
-            }
-        };
+        let (greeting, cannot_save) = within(timeouts.probe, node, asked).await?;
         if greeting == self.greeting {
             Ok(cannot_save)
         } else {
-            Err(Error::Unreachable {
-                node: node.to_owned(),
-                reason: format!("it was {:?}, it is {greeting:?}", self.greeting),
-            })
+            let reason = format!("it was {:?}, it is {greeting:?}", self.greeting);
+            Err(Error::unreachable(node, reason))
         }
     }
 
     /// The server's lineage and clock, if its module has them and lets this user read them.
     pub(crate) async fn clock(&self) -> Option<(String, u64)> {
-        let answer = self.send(&command::clock()).await.ok()?;
-        let (lineage, clock) = command::lineage_and_clock(&answer)?;
-        Some((lineage.to_owned(), clock))
+        let answer = self.send(&redis::cmd("CACHE.CLOCK")).await.ok()?;
+        redis::from_redis_value(answer).ok()
     }
 
     /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this
@@ -333,17 +258,7 @@ pub(crate) async fn ask(target: &Target, cmd: &Cmd, timeouts: Timeouts) -> Resul
         let answer = cmd.query_async(&mut wire.inner).await;
         answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
     };
-    let timeout = timeouts.connect + timeouts.command;
-    let answer = tokio::time::timeout(timeout, asking).await;
-    answer.unwrap_or_else(|_| {
-        let node = name.clone();
-        Err(Error::Timeout { node, timeout })
-    })
-}
-
-enum Greet {
-    Failed(redis::RedisError),
-    Refused(Error),
+    within(timeouts.connect + timeouts.command, &name, asking).await
 }
 
 /// Whether it serves, and answers in step. A server that cannot save its data objects to PING as to writes (MISCONF),
@@ -352,51 +267,41 @@ async fn ping(
     inner: &mut MultiplexedConnection,
     node: &str,
     nonce: &str,
-) -> Result<Option<Error>, Greet> {
+    failed: &impl Fn(RedisError) -> Error,
+) -> Result<Option<Error>, Error> {
     let mut ping = redis::cmd("PING");
     ping.arg(nonce);
     let echo: RedisResult<String> = ping.query_async(inner).await;
     match echo {
         Ok(echo) if echo == nonce => Ok(None),
-        Ok(_) => Err(Greet::Refused(Error::Unreachable {
-            node: node.to_owned(),
-            reason: "its replies are out of step".to_owned(),
-        })),
+        Ok(_) => Err(Error::unreachable(node, "its replies are out of step")),
         Err(error) => match Error::from_redis(node, None, Duration::ZERO, &error) {
             cannot_save @ Error::ReadOnly { .. } => Ok(Some(cannot_save)),
-            _ => Err(Greet::Failed(error)),
+            _ => Err(failed(error)),
         },
     }
 }
 
 /// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.
-async fn greet(inner: &mut MultiplexedConnection, node: &str) -> Result<Greeting, Greet> {
-    let hello: Value = redis::cmd("HELLO")
-        .query_async(inner)
-        .await
-        .map_err(Greet::Failed)?;
-    let role = match field(&hello, "role").and_then(text) {
-        Some("master") => Role::Primary,
-        _ => Role::Replica,
-    };
+async fn greet(
+    inner: &mut MultiplexedConnection,
+    node: &str,
+    failed: &impl Fn(RedisError) -> Error,
+) -> Result<Greeting, Error> {
+    let hello: RedisResult<Value> = redis::cmd("HELLO").query_async(inner).await;
+    let hello = hello.map_err(failed)?;
     let modules = match field(&hello, "modules") {
         Some(Value::Array(modules)) => modules.as_slice(),
         _ => &[],
     };
-    let module = modules
-        .iter()
-        .find(|module| field(module, "name").and_then(text) == Some("tagcache"));
-    let Some(module) = module else {
+    let is_ours = |module: &&Value| field(module, "name").and_then(text) == Some("tagcache");
+    let Some(module) = modules.iter().find(is_ours) else {
         let node = node.to_owned();
-        return Err(Greet::Refused(Error::ModuleMissing { node }));
-    };
-    let module_version = match field(module, "ver") {
-        Some(&Value::Int(version)) => version as u64,
-        _ => 0,
+        return Err(Error::ModuleMissing { node });
     };
     Ok(Greeting {
-        role,
-        module_version,
+        is_primary: field(&hello, "role").and_then(text) == Some("master"),
+        module_version: command::number(module, "ver").unwrap_or_default(),
     })
 }
 

@@ -162,8 +162,7 @@ impl Access {
     #[cfg(feature = "tls")]
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.provider.is_none() {
-            self.tls(None)
-                .map_err(|message| Error::Config { message })?;
+            self.tls(None).map_err(Error::config)?;
         }
         Ok(())
     }

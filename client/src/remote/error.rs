@@ -16,49 +16,37 @@ const MAX_ANSWER: usize = 100;
 pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] says what the caller can do.
+///
+/// `node` is the server's address, `message` what it said, `key` the key without namespace, `timeout` how long was
+/// waited, `source` what the codec or the loader returned.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "fields that several variants have are described above"
+)]
 pub enum Error {
     /// There is no connection to the server, or it broke before the answer came.
     #[error("server {node} cannot be reached: {reason}")]
-    Unreachable {
-        /// Its address.
-        node: String,
-        /// What the last attempt said.
-        reason: String,
-    },
+    Unreachable { node: String, reason: String },
     /// The server took longer than `command_timeout`. The command may still be executed.
     #[error("server {node} did not answer within {timeout:?}")]
-    Timeout {
-        /// Its address.
-        node: String,
-        /// How long was waited.
-        timeout: Duration,
-    },
+    Timeout { node: String, timeout: Duration },
     /// The server cannot serve now, for instance because it loads its data or its cluster is down.
     #[error("server {node} cannot serve at the moment: {message}")]
-    Unavailable {
-        /// Its address.
-        node: String,
-        /// In the server's words.
-        message: String,
-    },
+    Unavailable { node: String, message: String },
     /// The server runs without the module.
     #[error(
         "server {node} runs without the tagcache module: start it with \
          `--loadmodule /path/to/tagcache.so`, or put `loadmodule /path/to/tagcache.so` into its configuration"
     )]
-    ModuleMissing {
-        /// Its address.
-        node: String,
-    },
+    ModuleMissing { node: String },
     /// The server's module does not know a command that this client needs.
     #[error(
         "the tagcache module of server {node} (version {version}) has no {command}: replace its \
          tagcache.so by one that is at least as new as this client, and restart it"
     )]
     ModuleTooOld {
-        /// Its address.
         node: String,
         /// What the module calls its version, 0 if it was not asked.
         version: u64,
@@ -67,52 +55,29 @@ pub enum Error {
     },
     /// Wrong password, or the ACL user lacks a permission.
     #[error("server {node} denies it: {message}")]
-    Denied {
-        /// Its address.
-        node: String,
-        /// In the server's words; names the command, key or channel.
-        message: String,
-    },
+    Denied { node: String, message: String },
     /// The server is a replica, or stopped taking writes because it cannot save them.
     #[error("server {node} takes no writes: {message}")]
-    ReadOnly {
-        /// Its address.
-        node: String,
-        /// In the server's words.
-        message: String,
-    },
+    ReadOnly { node: String, message: String },
     /// The server has reached `maxmemory` and may not evict.
     #[error("server {node} is out of memory: {message}")]
-    OutOfMemory {
-        /// Its address.
-        node: String,
-        /// In the server's words.
-        message: String,
-    },
+    OutOfMemory { node: String, message: String },
     /// The key holds another type than an entry of the module, such as a string made by SET.
     #[error(
         "key {key:?} on server {node} holds another type than a cache entry: remove it, or use a namespace"
     )]
     WrongType {
-        /// Its address.
         node: String,
         /// The key on the server.
         key: String,
     },
     /// The server refuses the arguments, for instance a tag that is too long.
     #[error("server {node} refuses the command: {message}")]
-    Rejected {
-        /// Its address.
-        node: String,
-        /// In the server's words.
-        message: String,
-    },
+    Rejected { node: String, message: String },
     /// The server answered something that the command contract does not know.
     #[error("server {node} answered what {command} should not answer: {answer}")]
     UnexpectedAnswer {
-        /// Its address.
         node: String,
-        /// The command.
         command: &'static str,
         /// The beginning of the answer.
         answer: String,
@@ -137,46 +102,25 @@ pub enum Error {
     /// The value cannot be encoded, or what the server holds cannot be decoded as the type that was asked for.
     #[error("value of key {key:?}: {}", one_line(source))]
     Codec {
-        /// The key without namespace.
         key: String,
-        /// The codec's error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The loader failed and there was no stale value to serve instead.
     #[error("loading key {key:?}: {}", one_line(source))]
-    Loader {
-        /// The key without namespace.
-        key: String,
-        /// What the loader returned.
-        source: LoaderError,
-    },
+    Loader { key: String, source: LoaderError },
     /// The loader panicked and there was no stale value to serve instead.
     #[error("loading key {key:?}: the loader panicked")]
-    LoaderPanicked {
-        /// The key without namespace.
-        key: String,
-    },
+    LoaderPanicked { key: String },
     /// The loader took longer than its hard time-out and there was no stale value to serve instead.
     #[error("loading key {key:?}: no value within {timeout:?}")]
-    LoadTimeout {
-        /// The key without namespace.
-        key: String,
-        /// How long was waited.
-        timeout: Duration,
-    },
+    LoadTimeout { key: String, timeout: Duration },
     /// Two calls loaded the same key at the same time as values of different types.
     #[error("key {key:?} is being loaded as another type")]
-    TypeConflict {
-        /// The key without namespace.
-        key: String,
-    },
+    TypeConflict { key: String },
     /// The key is cached as known to be absent, by
     /// [`get_or_load_optional`](crate::Cache::get_or_load_optional), and was asked for as present.
     #[error("key {key:?} is cached as absent: ask with `get_or_load_optional`")]
-    Absent {
-        /// The key without namespace.
-        key: String,
-    },
+    Absent { key: String },
     /// The builder was given something that cannot work.
     #[error("{message}")]
     Config {
@@ -272,10 +216,7 @@ impl Error {
     ) -> Self {
         match Self::from_redis(node, None, timeout, error) {
             Self::Rejected { node, message } => Self::Unavailable { node, message },
-            Self::Config { message } => Self::Unavailable {
-                node: node.to_owned(),
-                message,
-            },
+            Self::Config { message } => Self::unavailable(node, message),
             Self::Denied { node, message } if message.contains(" channel") => Self::Denied {
                 node,
                 message: match channel {
@@ -286,12 +227,29 @@ impl Error {
             Self::Unreachable { node, reason }
                 if error.is_connection_dropped() && !error.is_connection_refusal() =>
             {
-                let reason = format!(
-                    "{reason}: it ended the connection before it answered (`maxclients` reached, protected mode, or TLS?)"
-                );
-                Self::Unreachable { node, reason }
+                let why = "it ended the connection before it answered (`maxclients` reached, protected mode, or TLS?)";
+                Self::unreachable(node, format!("{reason}: {why}"))
             }
             error => error,
+        }
+    }
+
+    pub(crate) fn unavailable(node: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Unavailable {
+            node: node.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Config { message }
+    }
+
+    pub(crate) fn unreachable(node: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unreachable {
+            node: node.into(),
+            reason: reason.into(),
         }
     }
 
@@ -309,9 +267,7 @@ impl Error {
 
     /// A tag without a name, which no server takes.
     pub(crate) fn empty_tag() -> Self {
-        Self::Config {
-            message: "a tag is empty".to_owned(),
-        }
+        Self::config("a tag is empty")
     }
 
     /// From what redis-rs says about a command on `node`.
@@ -349,12 +305,7 @@ impl Error {
                 _ => {}
             },
             ErrorKind::Extension => {}
-            _ => {
-                return Self::Unreachable {
-                    node,
-                    reason: message,
-                };
-            }
+            _ => return Self::unreachable(node, message),
         }
         match error.code().unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" | "DENIED" => Self::Denied { node, message },
@@ -376,6 +327,19 @@ impl Error {
             _ => Self::Rejected { node, message },
         }
     }
+}
+
+/// What comes of `asking` a server, if it does within `timeout`.
+pub(crate) async fn within<T>(
+    timeout: Duration,
+    node: &str,
+    asking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let asked = tokio::time::timeout(timeout, asking).await;
+    asked.unwrap_or_else(|_| {
+        let node = node.to_owned();
+        Err(Error::Timeout { node, timeout })
+    })
 }
 
 /// The first characters of a text: the rest is not even formatted.

@@ -4,23 +4,13 @@ use redis::{PushInfo, PushKind, Value};
 
 use super::command::Invalidation;
 
-/// A message of the channel `__cache@<db>__:invalidate`.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message<'a> {
-    /// Entries with one of these tags are gone or stale.
-    Tags(Invalidation, Vec<&'a [u8]>),
-    /// Everything of the database is gone, or the message is one that this version cannot read: the only safe
-    /// thing to do is the same.
-    Everything,
-}
-
-/// Reads a message: version, kind, from version 2 on the node's lineage (8 bytes), clock (8 bytes), then what the kind
+/// Reads a message of the channel `__cache@<db>__:invalidate`: version, kind, from version 2 on the node's lineage (8 bytes), clock (8 bytes), then what the kind
 /// has.
-pub(crate) fn decode(message: &[u8]) -> Message<'_> {
+pub(crate) fn decode(message: &[u8]) -> Push<'_> {
     let (kind, rest) = match message {
         [1, kind, rest @ ..] => (kind, rest.get(8..)),
         [2, kind, rest @ ..] => (kind, rest.get(16..)),
-        _ => return Message::Everything,
+        _ => return Push::Everything,
     };
     let tags = match (kind, rest) {
         (b'I' | b'R', Some(rest)) => tags(rest),
@@ -32,7 +22,7 @@ pub(crate) fn decode(message: &[u8]) -> Message<'_> {
     } else {
         Invalidation::Hard
     };
-    tags.map_or(Message::Everything, |tags| Message::Tags(kind, tags))
+    tags.map_or(Push::Everything, |tags| Push::Tags(kind, tags))
 }
 
 /// Tags one of which each entry carries that meets the clauses: dropping by these drops too much rather than too little.
@@ -78,17 +68,20 @@ pub(crate) fn channel(db: i64) -> String {
     format!("__cache@{db}__:invalidate")
 }
 
-/// What a push means for the local tier.
+/// What the local tier has to know.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push<'a> {
     /// These keys changed.
     Keys(Vec<&'a [u8]>),
     /// Entries with one of these tags changed.
     Tags(Invalidation, Vec<&'a [u8]>),
-    /// Anything may have changed.
+    /// Anything may have changed, or it is a message that this version cannot read: the only safe thing to do is the
+    /// same.
     Everything,
-    /// The connection is gone.
+    /// The connection is gone: what came through it is no longer kept true.
     Lost,
+    /// A server can be reached again.
+    Restored,
     /// Nothing, such as the confirmation of a subscription.
     Nothing,
 }
@@ -105,10 +98,7 @@ pub(crate) fn read<'a>(push: &'a PushInfo, channel: &str) -> Push<'a> {
         },
         PushKind::Message => match push.data.as_slice() {
             [on, message] if bytes(on) == Some(channel.as_bytes()) => {
-                match bytes(message).map(decode) {
-                    Some(Message::Tags(kind, tags)) => Push::Tags(kind, tags),
-                    _ => Push::Everything,
-                }
+                bytes(message).map_or(Push::Everything, decode)
             }
             _ => Push::Nothing,
         },
@@ -160,7 +150,7 @@ mod tests {
             second,
         ];
         tagcache_tests::fuzz::fuzz("channel messages", 20_000, &corpus, |bytes| {
-            let Message::Tags(kind, tags) = decode(bytes) else {
+            let Push::Tags(kind, tags) = decode(bytes) else {
                 return;
             };
             let within = bytes.as_ptr_range();
@@ -177,7 +167,7 @@ mod tests {
                     again.splice(10..10, [0; 8]);
                 }
                 assert_eq!(again.len(), bytes.len(), "every byte is one of a tag");
-                assert_eq!(decode(&again), Message::Tags(kind, tags));
+                assert_eq!(decode(&again), Push::Tags(kind, tags));
             }
         });
     }
@@ -221,7 +211,7 @@ mod tests {
     fn tags_of_hard_and_soft_messages_are_read_whatever_bytes_they_hold() {
         for (kind, effect) in [(b'I', Invalidation::Hard), (b'R', Invalidation::Soft)] {
             let tags: &[&[u8]] = &[b"tenant:7", b"\x00\xff"];
-            let expected = Message::Tags(effect, tags.to_vec());
+            let expected = Push::Tags(effect, tags.to_vec());
             let first = message(kind, tags);
             assert_eq!(decode(&first), expected);
             // Version 2 has the node's lineage before the clock.
@@ -242,27 +232,27 @@ mod tests {
             clause(b'O', &[b"c", b"d"]),
             clause(b'N', &[b"e"]),
         );
-        let tags = |tags: &[&'static [u8]]| Message::Tags(Invalidation::Hard, tags.to_vec());
+        let tags = |tags: &[&'static [u8]]| Push::Tags(Invalidation::Hard, tags.to_vec());
         let both = said(&[all.clone(), any.clone(), none.clone()]);
         assert_eq!(decode(&both), tags(&[b"a"]));
         let any = said(&[any, none.clone()]);
         assert_eq!(decode(&any), tags(&[b"c", b"d"]));
-        assert_eq!(decode(&said(&[none])), Message::Everything);
+        assert_eq!(decode(&said(&[none])), Push::Everything);
         for cut in 11..both.len() {
             let cut = decode(&both[..cut]);
-            assert!(cut == tags(&[b"a"]) || cut == Message::Everything);
+            assert!(cut == tags(&[b"a"]) || cut == Push::Everything);
         }
     }
 
     #[test]
     fn what_cannot_be_read_drops_everything() {
         let good = message(b'I', &[b"tenant:7"]);
-        assert_eq!(decode(&message(b'F', &[])), Message::Everything);
-        assert_eq!(decode(&message(b'X', &[b"tag"])), Message::Everything);
-        assert_eq!(decode(&[2, b'I']), Message::Everything);
-        assert_eq!(decode(&[]), Message::Everything);
+        assert_eq!(decode(&message(b'F', &[])), Push::Everything);
+        assert_eq!(decode(&message(b'X', &[b"tag"])), Push::Everything);
+        assert_eq!(decode(&[2, b'I']), Push::Everything);
+        assert_eq!(decode(&[]), Push::Everything);
         for cut in (0..10).chain(11..good.len()) {
-            assert_eq!(decode(&good[..cut]), Message::Everything, "cut at {cut}");
+            assert_eq!(decode(&good[..cut]), Push::Everything, "cut at {cut}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use redis::Cmd;
 
 use super::command::{self, Invalidation};
+use super::message::Push;
 
 /// More tags than this are not kept for one server.
 const MAX_TAGS: usize = 100_000;
@@ -32,29 +33,33 @@ impl Missed {
         self.hard.len() + self.soft.len() + self.keys.len() + usize::from(self.flush)
     }
 
-    /// Keeps tags to be told; `false`, and nothing kept, when there would be too many.
-    pub(crate) fn add(&mut self, kind: Invalidation, tags: &[String]) -> bool {
-        if self.hard.len() + self.soft.len() + tags.len() > MAX_TAGS {
-            return false;
-        }
+    /// An invalidation by these tags; without tags, of everything.
+    pub(crate) fn of(kind: Invalidation, tags: &[String]) -> Self {
+        let names = tags.iter().cloned().collect();
         match kind {
-            Invalidation::Hard => self.hard.extend(tags.iter().cloned()),
-            Invalidation::Soft => self.soft.extend(tags.iter().cloned()),
+            _ if tags.is_empty() => Self {
+                flush: true,
+                ..Self::default()
+            },
+            Invalidation::Hard => Self {
+                hard: names,
+                ..Self::default()
+            },
+            Invalidation::Soft => Self {
+                soft: names,
+                ..Self::default()
+            },
         }
-        true
     }
 
-    pub(crate) fn add_flush(&mut self) {
-        self.flush = true;
-    }
-
-    /// Everything with this prefix: by the tag that all entries of a namespace carry, without one by a flush.
-    pub(crate) fn add_namespace(&mut self, prefix: &str) {
-        if prefix.is_empty() {
-            self.flush = true;
-        } else {
-            self.hard.insert(prefix.to_owned());
+    /// Adds another; `false`, and nothing added, when there would be too many tags.
+    pub(crate) fn add(&mut self, other: &Self) -> bool {
+        let tags = |missed: &Self| missed.hard.len() + missed.soft.len();
+        let fits = tags(self) + tags(other) <= MAX_TAGS;
+        if fits {
+            self.merge(other.clone());
         }
+        fits
     }
 
     /// Adds all of another, however much that is.
@@ -70,11 +75,11 @@ impl Missed {
         let mut taken = Self::default();
         if self.flush {
             taken.flush = std::mem::take(&mut self.flush);
-            return Some((command::flush(), taken));
+            return Some((redis::cmd("CACHE.FLUSH"), taken));
         }
         if self.hard.is_empty() && self.soft.is_empty() {
             let key = self.keys.pop_first()?;
-            let cmd = command::del(&key);
+            let cmd = command::of_key("CACHE.DEL", &key);
             taken.keys.insert(key);
             return Some((cmd, taken));
         }
@@ -171,10 +176,12 @@ impl Backlog {
     }
 }
 
-/// The invalidations of the last minute or two. Who becomes a primary meanwhile is told them: its keys may have come
+/// What was invalidated in the namespace in the last minute or two, by whichever process. Who becomes a primary meanwhile is told them: its keys may have come
 /// from elsewhere before it could be told, or it took over from one that took an invalidation with it.
 #[derive(Debug)]
 pub(crate) struct Recent {
+    /// What keys and tags of this cache begin with.
+    prefix: String,
     current: Missed,
     before: Missed,
     turned: Instant,
@@ -182,36 +189,49 @@ pub(crate) struct Recent {
     since: Instant,
 }
 
-impl Default for Recent {
-    fn default() -> Self {
+impl Recent {
+    const KEPT: Duration = Duration::from_secs(60);
+
+    pub(crate) fn new(prefix: String) -> Self {
         Self {
+            prefix,
             current: Missed::default(),
             before: Missed::default(),
             turned: Instant::now(),
             since: Instant::now(),
         }
     }
-}
 
-impl Recent {
-    const KEPT: Duration = Duration::from_secs(60);
-
-    pub(crate) fn add(&mut self, kind: Invalidation, tags: &[String], now: Instant) {
+    pub(crate) fn add(&mut self, missed: &Missed, now: Instant) {
         self.turn(now);
-        if !self.current.add(kind, tags) {
-            self.before = std::mem::take(&mut self.current);
+        if !self.current.add(missed) {
+            self.before = std::mem::replace(&mut self.current, missed.clone());
             self.since = self.turned;
             self.turned = now;
-            // More at once than is ever kept: what fits.
-            if !self.current.add(kind, &tags[..tags.len().min(MAX_TAGS)]) || tags.len() > MAX_TAGS {
-                self.since = now;
-            }
         }
     }
 
-    pub(crate) fn add_flush(&mut self, now: Instant) {
-        self.turn(now);
-        self.current.add_flush();
+    /// A server said so.
+    pub(crate) fn heard(&mut self, push: &Push<'_>, now: Instant) {
+        match push {
+            Push::Tags(kind, tags) => {
+                let texts = tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok());
+                let own = texts.filter(|tag| tag.starts_with(&self.prefix));
+                let own: Vec<String> = own.map(str::to_owned).collect();
+                if !own.is_empty() {
+                    self.add(&Missed::of(*kind, &own), now);
+                }
+            }
+            // Without a namespace it would be a flush of what others hold, too.
+            Push::Everything if !self.prefix.is_empty() => self.add(&self.namespace(), now),
+            _ => {}
+        }
+    }
+
+    /// Everything of the namespace, by the tag that all its entries carry; without one, by a flush.
+    pub(crate) fn namespace(&self) -> Missed {
+        let prefix = Some(self.prefix.clone()).filter(|prefix| !prefix.is_empty());
+        Missed::of(Invalidation::Hard, prefix.as_slice())
     }
 
     /// A key was written. Of very many in a minute some are not remembered.
@@ -281,9 +301,9 @@ mod tests {
     fn what_was_missed_is_merged_and_told_once() {
         let mut backlog = Backlog::default();
         let waiting = backlog.waiting();
-        assert!(waiting.add(Invalidation::Soft, &tags(&["s"])));
-        assert!(waiting.add(Invalidation::Hard, &tags(&["b", "a"])));
-        assert!(waiting.add(Invalidation::Hard, &tags(&["a"])));
+        assert!(waiting.add(&Missed::of(Invalidation::Soft, &tags(&["s"]))));
+        assert!(waiting.add(&Missed::of(Invalidation::Hard, &tags(&["b", "a"]))));
+        assert!(waiting.add(&Missed::of(Invalidation::Hard, &tags(&["a"]))));
         assert_eq!(backlog.len(), 3);
         assert_eq!(
             words(&backlog.next().unwrap()),
@@ -291,7 +311,7 @@ mod tests {
         );
         assert_eq!(backlog.len(), 3, "it has not been told yet");
         backlog.put_back();
-        backlog.waiting().add_flush();
+        backlog.waiting().add(&Missed::of(Invalidation::Hard, &[]));
         assert_eq!(
             confirmed(&mut backlog),
             ["CACHE.FLUSH", "CACHE.INVALIDATE a b", "CACHE.REVALIDATE s"]
@@ -303,22 +323,28 @@ mod tests {
     fn too_much_is_refused_as_a_whole() {
         let mut missed = Missed::default();
         let many: Vec<String> = (0..MAX_TAGS).map(|n| n.to_string()).collect();
-        assert!(missed.add(Invalidation::Hard, &many));
-        assert!(!missed.add(Invalidation::Soft, &tags(&["one more"])));
+        assert!(missed.add(&Missed::of(Invalidation::Hard, &many)));
+        assert!(!missed.add(&Missed::of(Invalidation::Soft, &tags(&["one more"]))));
         assert_eq!(missed.len(), MAX_TAGS);
     }
 
     #[test]
     fn what_is_being_told_is_part_of_what_others_take_over() {
         let mut backlog = Backlog::default();
-        backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
         assert!(backlog.next().is_some());
         // Missed once more while the first sending has no answer: that answer must not count for both.
-        backlog.waiting().add(Invalidation::Hard, &tags(&["a"]));
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
         backlog.confirmed();
         assert_eq!(backlog.len(), 1);
         assert!(backlog.next().is_some());
-        backlog.waiting().add(Invalidation::Soft, &tags(&["s"]));
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Soft, &tags(&["s"])));
         assert_eq!(backlog.take_all().len(), 2);
         assert_eq!(backlog.len(), 0);
     }
@@ -327,7 +353,9 @@ mod tests {
     fn a_tag_that_is_refused_keeps_no_other_from_being_told() {
         let mut backlog = Backlog::default();
         let many: Vec<String> = (1000..3500).map(|n| n.to_string()).collect();
-        backlog.waiting().add(Invalidation::Hard, &many);
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &many));
         let (mut told, mut dropped, mut commands) = (BTreeSet::new(), Vec::new(), 0);
         while let Some(cmd) = backlog.next() {
             commands += 1;
@@ -348,16 +376,16 @@ mod tests {
     fn recent_invalidations_are_forgotten_after_a_while() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut recent = Recent::default();
-        recent.add(Invalidation::Hard, &tags(&["a"]), after(50));
-        recent.add(Invalidation::Soft, &tags(&["b"]), after(70));
+        let mut recent = Recent::new(String::new());
+        recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), after(50));
+        recent.add(&Missed::of(Invalidation::Soft, &tags(&["b"])), after(70));
         assert_eq!(recent.all(after(100)).len(), 2);
-        recent.add_flush(after(131));
+        recent.add(&Missed::of(Invalidation::Hard, &[]), after(131));
         assert_eq!(recent.all(after(131)).len(), 2, "a is gone");
         assert_eq!(recent.all(after(400)).len(), 0);
         let many: Vec<String> = (0..=MAX_TAGS).map(|n| n.to_string()).collect();
-        recent.add(Invalidation::Hard, &many, after(401));
-        recent.add(Invalidation::Hard, &tags(&["c"]), after(402));
-        assert_eq!(recent.all(after(402)).len(), MAX_TAGS + 1);
+        recent.add(&Missed::of(Invalidation::Hard, &many), after(401));
+        recent.add(&Missed::of(Invalidation::Hard, &tags(&["c"])), after(402));
+        assert_eq!(recent.all(after(402)).len(), MAX_TAGS + 2);
     }
 }

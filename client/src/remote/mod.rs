@@ -24,6 +24,8 @@ pub use servers::Servers;
 pub use status::{ServerState, ServerStatus};
 
 pub(crate) use connection::{Listener, Timeouts};
+pub(crate) use message::Push;
+pub(crate) use missed::{Missed, Recent};
 pub(crate) use node::Settings;
 pub(crate) use topology::{Answer, Remote};
 

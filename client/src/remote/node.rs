@@ -1,22 +1,25 @@
 //! One primary: its connection is kept up, probed and replaced; calls that block have connections of their own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
-use super::connection::{Connection, Heard, Listener, Role, Timeouts};
-use super::error::{Error, Remedy};
+use super::connection::{Connection, Listener, Timeouts};
+use super::error::{Error, Remedy, within};
 use super::history::{History, Lost};
 use super::lock;
+use super::message::Push;
 use super::missed::{Backlog, Missed, Recent};
 use super::sentinel::Sentinels;
 use super::status::{Record, ServerState, ServerStatus};
 use super::target::Target;
 use super::waiting::Waiting;
+use crate::observe::event;
 
 /// Where a node is.
 pub(crate) enum Place {
@@ -33,9 +36,9 @@ pub(crate) enum Place {
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_waiting_connections: usize,
-    pub(crate) listener: Arc<dyn Listener>,
-    /// What keys and tags of the cache begin with.
-    pub(crate) prefix: String,
+    pub(crate) listener: Listener,
+    /// What was invalidated lately, by whichever node.
+    pub(crate) recent: Arc<Mutex<Recent>>,
     /// Asks for a look at a cluster's map.
     pub(crate) map_changed: Arc<Notify>,
     /// Whether leases are asked for by tokens of our own choice: until a module turns out not to know them.
@@ -45,17 +48,12 @@ pub(crate) struct Settings {
 /// Between attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Whether a server takes writes as far as invalidations show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TakesWrites {
-    Yes,
-    No,
-}
-
 /// One primary.
 pub(crate) struct Node {
     place: Place,
     settings: Settings,
+    /// Keeps the connection up.
+    task: OnceLock<AbortHandle>,
     /// The connection that is up.
     connection: ArcSwapOption<Connection>,
     /// Where the last connection went to.
@@ -63,8 +61,6 @@ pub(crate) struct Node {
     record: Mutex<Record>,
     missed: Mutex<Backlog>,
     history: Mutex<History>,
-    /// What was invalidated lately, by whichever node.
-    recent: Arc<Mutex<Recent>>,
     /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
     retired: AtomicBool,
     /// Something went wrong with a call, or there is something to be told: look at once.
@@ -102,22 +98,29 @@ impl Backoff {
 }
 
 impl Node {
-    pub(crate) fn new(place: Place, settings: Settings, recent: Arc<Mutex<Recent>>) -> Self {
+    /// Starts to connect, in the background.
+    pub(crate) fn start(place: Place, settings: Settings) -> Arc<Self> {
+        // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
+        let recent = lock(&settings.recent).all(Instant::now());
         let waiting = Waiting::new(settings.max_waiting_connections);
-        Self {
+        let node = Arc::new(Self {
             place,
             settings,
+            task: OnceLock::new(),
             connection: ArcSwapOption::empty(),
             target: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
             history: Mutex::default(),
-            recent,
             retired: AtomicBool::new(false),
             look: Notify::new(),
             attempts: watch::Sender::new(0),
             waiting,
-        }
+        });
+        node.inherit(&recent);
+        let task = tokio::spawn(Arc::clone(&node).run()).abort_handle();
+        node.task.set(task).expect("it was made here");
+        node
     }
 
     /// Host and port, as far as known.
@@ -130,8 +133,7 @@ impl Node {
         }
     }
 
-    /// Keeps the connection up for as long as the task lives.
-    pub(crate) async fn run(self: Arc<Self>) {
+    async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         loop {
             match self.connect().await {
@@ -160,6 +162,9 @@ impl Node {
 
     /// Lets go of the server for good; answers what it has missed, which whoever takes its place must be told.
     pub(crate) fn retire(&self) -> Missed {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
         if let Some(connection) = self.connection.swap(None) {
             connection.give_up();
         }
@@ -190,7 +195,10 @@ impl Node {
 
     async fn connect(&self) -> Result<Arc<Connection>, Error> {
         let Settings {
-            timeouts, listener, ..
+            timeouts,
+            listener,
+            recent,
+            ..
         } = &self.settings;
         let target = match &self.place {
             Place::Fixed(target) | Place::Primary(target) => target.clone(),
@@ -199,44 +207,30 @@ impl Node {
         let name = target.address();
         if self.target.load().is_some() && name != self.address() {
             // It has taken over, perhaps without what the one before was told last.
-            let recent = lock(&self.recent).all(Instant::now());
+            let recent = lock(recent).all(Instant::now());
             self.inherit(&recent);
         }
         self.target.store(Some(Arc::new(target.clone())));
-        let heard = Heard {
-            recent: Arc::clone(&self.recent),
-            prefix: self.settings.prefix.clone(),
-        };
-        let opening = Connection::open(&target, &name, *timeouts, Arc::clone(listener), heard);
-        let within = timeouts.connect * 2;
-        let connection = match tokio::time::timeout(within, opening).await {
-            Ok(opened) => Arc::new(opened?),
-            Err(_) => {
-                return Err(Error::Timeout {
-                    node: name,
-                    timeout: within,
-                });
-            }
-        };
-        let role = connection.greeting.role;
-        if role == Role::Replica && !matches!(self.place, Place::Fixed(_)) {
-            return Err(Error::Unreachable {
-                node: name,
-                reason: "it is a replica; waiting for the topology to say who is primary"
-                    .to_owned(),
-            });
+        let (listening, noting) = (Arc::clone(listener), Arc::clone(recent));
+        let opening = Connection::open(&target, &name, *timeouts, listening, noting);
+        let connection = Arc::new(within(timeouts.connect * 2, &name, opening).await?);
+        let is_primary = connection.greeting.is_primary;
+        if !is_primary && !matches!(self.place, Place::Fixed(_)) {
+            let reason = "it is a replica; waiting for the topology to say who is primary";
+            return Err(Error::unreachable(name, reason));
         }
         connection.establish(&name)?;
         self.settings.tokens.store(true, Ordering::Relaxed);
-        if role == Role::Primary {
+        if is_primary {
             self.make_up_for_losses(&connection, &name).await;
         }
         let takes_writes = self.send_missed(&connection, &name).await?;
         // What is left of the time before is dropped before anybody can read through the new connection.
-        listener.connection_restored();
-        let state = match (role, takes_writes) {
-            (Role::Primary, TakesWrites::Yes) => ServerState::Up,
-            _ => ServerState::ReadOnly,
+        listener(&Push::Restored);
+        let state = if is_primary && takes_writes {
+            ServerState::Up
+        } else {
+            ServerState::ReadOnly
         };
         {
             let mut record = lock(&self.record);
@@ -257,16 +251,22 @@ impl Node {
         };
         let now = Instant::now();
         let (since, mut recent) = {
-            let mut recent = lock(&self.recent);
+            let mut recent = lock(&self.settings.recent);
             (recent.since(now), recent.all(now))
         };
         let lost = lock(&self.history).connected(&lineage, clock, now, since);
         match lost {
             Lost::Nothing => return,
             Lost::Remembered => {}
-            Lost::Forgotten => recent.add_namespace(&self.settings.prefix),
+            Lost::Forgotten => recent.merge(lock(&self.settings.recent).namespace()),
         }
-        crate::observe::lineage_changed(name, lost == Lost::Forgotten);
+        let forgotten = lost == Lost::Forgotten;
+        event!(
+            warn,
+            "server began anew, recent invalidations are sent again",
+            server = name,
+            forgotten = forgotten
+        );
         self.inherit(&recent);
     }
 
@@ -278,7 +278,7 @@ impl Node {
         loop {
             tokio::select! {
                 () = connection.ended() => {
-                    return Error::Unreachable { node: name, reason: "the connection broke".to_owned() };
+                    return Error::unreachable(name, "the connection broke");
                 }
                 () = tokio::time::sleep(self.settings.timeouts.probe_interval) => {}
                 () = self.look.notified() => {}
@@ -297,14 +297,13 @@ impl Node {
             }
             if let Some((_, clock)) = connection.clock().await {
                 let now = Instant::now();
-                let since = lock(&self.recent).since(now);
+                let since = lock(&self.settings.recent).since(now);
                 lock(&self.history).probed(clock, now, since);
             }
             if let Place::Sentinel(sentinels) = &self.place
                 && sentinels.moved_from(&name, self.settings.timeouts).await
             {
-                let reason = "the sentinels name another primary".to_owned();
-                return Error::Unreachable { node: name, reason };
+                return Error::unreachable(name, "the sentinels name another primary");
             }
             if let Place::Primary(_) = self.place
                 && let Some(now) = connection.epoch().await
@@ -319,36 +318,41 @@ impl Node {
         }
     }
 
-    /// Tells the server what it missed. What it will never take is dropped; what it does not take now is kept. Fails
-    /// when it does not answer.
-    async fn send_missed(&self, connection: &Connection, name: &str) -> Result<TakesWrites, Error> {
-        if connection.greeting.role == Role::Replica {
-            return Ok(TakesWrites::No);
+    /// Tells the server what it missed. What it will never take is dropped; what it does not take now is kept. Whether
+    /// it takes writes, as far as this shows. Fails when it does not answer.
+    async fn send_missed(&self, connection: &Connection, name: &str) -> Result<bool, Error> {
+        if !connection.greeting.is_primary {
+            return Ok(false);
         }
         loop {
             let next = lock(&self.missed).next();
             let Some(cmd) = next else {
-                return Ok(TakesWrites::Yes);
+                return Ok(true);
             };
             let Err(error) = connection.send(&cmd).await else {
                 lock(&self.missed).confirmed();
                 self.wrote();
                 continue;
             };
-            let error = self.explain(name, None, &error);
+            let error = self.explain(None, &error);
             // A user who may not flush never will, and must not keep the rest from being sent.
             let never = matches!(error, Error::Denied { .. }) && lock(&self.missed).is_flushing();
             if never || error.remedy() == Remedy::FixCall {
                 if !lock(&self.missed).refused() {
-                    crate::observe::invalidation_refused(name, &error);
+                    event!(
+                        error,
+                        "missed invalidation refused",
+                        server = name,
+                        error = error
+                    );
                 }
                 continue;
             }
             lock(&self.missed).put_back();
             return match error {
                 error if error.outcome_is_unknown() => Err(error),
-                Error::ReadOnly { .. } => Ok(TakesWrites::No),
-                _ => Ok(TakesWrites::Yes),
+                Error::ReadOnly { .. } => Ok(false),
+                _ => Ok(true),
             };
         }
     }
@@ -368,10 +372,7 @@ impl Node {
     fn why_not(&self) -> Error {
         match &lock(&self.record).last_error {
             Some(error) if error.is_server_trouble() => error.clone(),
-            _ => Error::Unreachable {
-                node: self.address(),
-                reason: "not connected yet".to_owned(),
-            },
+            _ => Error::unreachable(self.address(), "not connected yet"),
         }
     }
 
@@ -402,33 +403,22 @@ impl Node {
         sending: impl Future<Output = Result<RedisResult<T>, Error>>,
     ) -> Result<RedisResult<T>, Error> {
         let sent = tokio::time::timeout_at(deadline.into(), sending).await;
-        let late = || {
-            Ok(Err(
-                std::io::Error::from(std::io::ErrorKind::TimedOut).into()
-            ))
-        };
-        Ok(self.noted(sent.unwrap_or_else(|_| late())?))
-    }
-
-    /// Looks at a connection through which something failed.
-    fn noted<T>(&self, sent: RedisResult<T>) -> RedisResult<T> {
-        sent.inspect_err(|error| {
+        let late = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
+        let sent = sent.unwrap_or_else(|_| Ok(Err(late())))?;
+        // Look at a connection through which something failed.
+        Ok(sent.inspect_err(|error| {
             if error.is_timeout() || error.is_io_error() {
                 self.look.notify_one();
             }
-        })
+        }))
     }
 
     /// What an error of redis-rs means; remembers what the server does not do for us.
-    pub(crate) fn explain(
-        &self,
-        name: &str,
-        key: Option<&str>,
-        error: &redis::RedisError,
-    ) -> Error {
-        let error = Error::from_redis(name, key, self.settings.timeouts.command, error);
+    pub(crate) fn explain(&self, key: Option<&str>, error: &redis::RedisError) -> Error {
+        let name = self.address();
+        let error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
         let connected = self.connection.load().is_some();
-        lock(&self.record).refused(&error, connected, name);
+        lock(&self.record).refused(&error, connected, &name);
         error
     }
 
@@ -455,9 +445,9 @@ impl Node {
     }
 
     /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.
-    pub(crate) fn miss(&self, keep: impl FnOnce(&mut Missed) -> bool) -> bool {
-        let mut missed = lock(&self.missed);
-        let kept = !self.is_retired() && keep(missed.waiting());
+    pub(crate) fn miss(&self, missed: &Missed) -> bool {
+        let mut backlog = lock(&self.missed);
+        let kept = !self.is_retired() && backlog.waiting().add(missed);
         self.look.notify_one();
         kept
     }

@@ -29,9 +29,7 @@ impl Sentinels {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| Error::Config {
-            message: "no sentinel was named".to_owned(),
-        }))
+        Err(last.unwrap_or_else(|| Error::config("no sentinel was named")))
     }
 
     /// Whether the sentinels name another primary than the one at `address`. Two of them must agree, where there are so
@@ -52,13 +50,9 @@ impl Sentinels {
         let answer = ask(sentinel, &cmd, timeouts).await?;
         let Ok(Some((host, port))) = redis::from_redis_value::<Option<(String, u16)>>(answer)
         else {
-            return Err(Error::Unavailable {
-                node: sentinel.address(),
-                message: format!(
-                    "this sentinel knows no primary of a service {:?}",
-                    self.service
-                ),
-            });
+            let service = &self.service;
+            let message = format!("this sentinel knows no primary of a service {service:?}");
+            return Err(Error::unavailable(sentinel.address(), message));
         };
         Ok(self.primary.announced(host, port))
     }

@@ -103,7 +103,12 @@ impl Record {
                 // It serves otherwise, so its state stays.
                 if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
                     self.complained = Some(Instant::now());
-                    crate::observe::command_refused(address, error);
+                    crate::observe::event!(
+                        warn,
+                        "command refused",
+                        server = address,
+                        error = error
+                    );
                 }
                 self.last_error = Some(error.clone());
                 return;

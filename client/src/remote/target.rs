@@ -41,7 +41,6 @@ impl Drop for Wire {
 impl Target {
     /// Reads an address.
     pub(crate) fn new(url: &str, access: &Arc<Access>) -> Result<Self, Error> {
-        let config = |message: String| Error::Config { message };
         // Encryption is ours: redis-rs would install a provider of cryptography for the whole process.
         let plain = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
         let plain = plain.iter().find_map(|(scheme, plain)| {
@@ -49,12 +48,12 @@ impl Target {
             Some(format!("{plain}{rest}"))
         });
         if plain.is_some() && !cfg!(feature = "tls") {
-            return Err(config("this address needs the feature `tls`".to_owned()));
+            return Err(Error::config("this address needs the feature `tls`"));
         }
         let info = plain.as_deref().unwrap_or(url).into_connection_info();
         let info = info.map_err(|error| {
             // The URL itself may hold a password.
-            config(format!(
+            Error::config(format!(
                 "not an address of a server (special characters of a password are written as %40): {error}"
             ))
         })?;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::task::AbortHandle;
 
 use super::cluster::{Cluster, slot};
 use super::connection::Timeouts;
@@ -29,6 +28,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    fn tracked(value: Value) -> Self {
+        let tracked = true;
+        Self { value, tracked }
+    }
+
     /// Bytes of the value in an answer to CACHE.FETCH, if there is one.
     pub(crate) fn value_bytes(&self) -> Option<usize> {
         match &self.value {
@@ -44,10 +48,8 @@ impl Answer {
 /// The servers as one.
 pub(crate) struct Remote {
     servers: Primaries,
-    task: AbortHandle,
     timeouts: Timeouts,
     tokens: Arc<AtomicBool>,
-    /// What was invalidated lately.
     pub(super) recent: Arc<Mutex<Recent>>,
 }
 
@@ -64,13 +66,13 @@ impl Remote {
     pub(crate) fn start(servers: &Servers, settings: Settings) -> Result<Self, Error> {
         let timeouts = settings.timeouts;
         let tokens = Arc::clone(&settings.tokens);
-        let recent = Arc::<Mutex<Recent>>::default();
+        let recent = Arc::clone(&settings.recent);
         crate::observe::describe();
         let access = Arc::new(servers.access.clone());
-        let (servers, task) = match &servers.kind {
+        let primaries = match &servers.kind {
             Kind::Single(url) => {
                 let place = Place::Fixed(Target::new(url, &access)?);
-                one(place, settings, Arc::clone(&recent))
+                Primaries::One(Node::start(place, settings))
             }
             Kind::Sentinel {
                 service,
@@ -78,25 +80,21 @@ impl Remote {
                 primary,
             } => {
                 let primary = primary.as_deref().unwrap_or("redis://127.0.0.1");
-                let place = Sentinels {
+                let place = Place::Sentinel(Sentinels {
                     service: service.clone(),
                     all: targets(sentinels, &Arc::new(access.without_user()), "sentinel")?,
                     asked: AtomicUsize::new(0),
                     primary: Target::new(primary, &access)?,
-                };
-                one(Place::Sentinel(place), settings, Arc::clone(&recent))
+                });
+                Primaries::One(Node::start(place, settings))
             }
             Kind::Cluster(urls) => {
                 let seeds = targets(urls, &access, "node of the cluster")?;
-                let recent = Arc::clone(&recent);
-                let cluster = Arc::new(Cluster::new(seeds, settings, recent));
-                let task = tokio::spawn(Arc::clone(&cluster).run()).abort_handle();
-                (Primaries::Cluster(cluster), task)
+                Primaries::Cluster(Cluster::start(seeds, settings))
             }
         };
         Ok(Self {
-            servers,
-            task,
+            servers: primaries,
             timeouts,
             tokens,
             recent,
@@ -137,10 +135,7 @@ impl Remote {
             Primaries::One(node) => vec![Arc::clone(node)],
             Primaries::Cluster(cluster) => {
                 let map = cluster.map.load();
-                map.nodes
-                    .values()
-                    .map(|member| Arc::clone(&member.node))
-                    .collect()
+                map.nodes.values().cloned().collect()
             }
         }
     }
@@ -157,10 +152,8 @@ impl Remote {
                 if map.nodes.is_empty() {
                     return Err(cluster.why_unknown());
                 }
-                Err(Error::Unavailable {
-                    node: cluster.name(),
-                    message: format!("no primary serves slot {}", slot(key)),
-                })
+                let message = format!("no primary serves slot {}", slot(key));
+                Err(Error::unavailable(cluster.name(), message))
             }
         }
     }
@@ -168,10 +161,7 @@ impl Remote {
     /// Why there is no server to send anything to.
     pub(super) fn none_known(&self) -> Error {
         match &self.servers {
-            Primaries::One(node) => Error::Unreachable {
-                node: node.address(),
-                reason: "not connected yet".to_owned(),
-            },
+            Primaries::One(node) => Error::unreachable(node.address(), "not connected yet"),
             Primaries::Cluster(cluster) => {
                 cluster.complain();
                 cluster.why_unknown()
@@ -188,10 +178,8 @@ impl Remote {
             return None;
         }
         cluster.complain();
-        Some(Error::Unavailable {
-            node: cluster.name(),
-            message: "no node knows a primary of each slot".to_owned(),
-        })
+        let message = "no node knows a primary of each slot";
+        Some(Error::unavailable(cluster.name(), message))
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -209,39 +197,24 @@ impl Remote {
     }
 
     async fn send_by(&self, key: &str, cmd: &Cmd, deadline: Instant) -> Result<Answer, Error> {
-        crate::observe::in_command(cmd, self.send_following(key, cmd, deadline)).await
-    }
-
-    async fn send_following(
-        &self,
-        key: &str,
-        cmd: &Cmd,
-        deadline: Instant,
-    ) -> Result<Answer, Error> {
-        let mut node = self.owner(key)?;
-        for attempt in 0..REDIRECTIONS {
-            let error = match self.reached(node.send(cmd, deadline).await)? {
-                Ok(value) => {
-                    return Ok(Answer {
-                        value,
-                        tracked: true,
-                    });
-                }
-                Err(error) => error,
-            };
-            node = match self
-                .redirected(key, &node, cmd, &error, (attempt, deadline))
-                .await
-            {
-                Redirected::To(node) => node,
-                Redirected::Answered(answer) => return answer,
-                Redirected::No => return Err(node.explain(&node.address(), Some(key), &error)),
-            };
-        }
-        Err(Error::Unavailable {
-            node: node.address(),
-            message: format!("slot {} is moving", slot(key)),
-        })
+        let sending = async {
+            let mut node = self.owner(key)?;
+            for attempt in 0..REDIRECTIONS {
+                let error = match self.reached(node.send(cmd, deadline).await)? {
+                    Ok(value) => return Ok(Answer::tracked(value)),
+                    Err(error) => error,
+                };
+                let next = self.redirected(key, &node, cmd, &error, (attempt, deadline));
+                node = match next.await {
+                    Ok(Some(node)) => node,
+                    Ok(None) => return Err(node.explain(Some(key), &error)),
+                    Err(last) => return last,
+                };
+            }
+            let message = format!("slot {} is moving", slot(key));
+            Err(Error::unavailable(node.address(), message))
+        };
+        crate::observe::in_command(cmd, sending).await
     }
 
     /// Sends a command that blocks for up to `wait` on a connection of its own. In a cluster a redirection is an
@@ -255,7 +228,7 @@ impl Remote {
         let node = self.owner(key)?;
         let sent = crate::observe::in_command(cmd, node.send_blocking(cmd, wait)).await;
         self.reached(sent)?
-            .map_err(|error| node.explain(&node.address(), Some(key), &error))
+            .map_err(|error| node.explain(Some(key), &error))
     }
 
     /// Sends one command for each key, those for one server together. Redirected ones go once more, alone.
@@ -278,7 +251,7 @@ impl Remote {
         });
         let mut redirected = Vec::new();
         for ((node, members), sent) in groups.values().zip(join_all(sending).await) {
-            let explain = |key, error| node.explain(&node.address(), key, &error);
+            let explain = |key, error| node.explain(key, &error);
             let sent = self.reached(sent);
             let values = match sent.and_then(|sent| sent.map_err(|error| explain(None, error))) {
                 Ok(values) => values,
@@ -289,10 +262,7 @@ impl Remote {
             };
             for (&at, value) in members.iter().zip(values) {
                 let answer = match value.extract_error() {
-                    Ok(value) => Ok(Answer {
-                        value,
-                        tracked: true,
-                    }),
+                    Ok(value) => Ok(Answer::tracked(value)),
                     Err(error) if is_redirection(&error) => {
                         redirected.push(at);
                         continue;
@@ -308,10 +278,7 @@ impl Remote {
         });
         let again = join_all(again).await;
         answers.extend(redirected.into_iter().zip(again));
-        let unanswered = || Error::Unavailable {
-            node: "servers".to_owned(),
-            message: "fewer answers than commands".to_owned(),
-        };
+        let unanswered = || Error::unavailable("servers", "fewer answers than commands");
         let answer = |at| answers.remove(&at).unwrap_or_else(|| Err(unanswered()));
         (0..commands.len()).map(answer).collect()
     }
@@ -364,11 +331,9 @@ impl Remote {
         let nodes = self.primaries();
         let sent = join_all(nodes.iter().map(|node| node.send(cmd, self.deadline()))).await;
         let explained = nodes.iter().zip(sent).map(|(node, sent)| {
-            let name = node.address();
-            let answer = self
-                .reached(sent)
-                .and_then(|sent| sent.map_err(|error| node.explain(&name, None, &error)));
-            (name, answer)
+            let sent = self.reached(sent);
+            let answer = sent.and_then(|sent| sent.map_err(|error| node.explain(None, &error)));
+            (node.address(), answer)
         });
         explained.collect()
     }
@@ -412,6 +377,7 @@ impl Remote {
         sent
     }
 
+    /// The node to ask next, if the error sends there; `Err`: the answer, which another one gave.
     async fn redirected(
         &self,
         key: &str,
@@ -419,10 +385,10 @@ impl Remote {
         cmd: &Cmd,
         error: &RedisError,
         (attempt, deadline): (usize, Instant),
-    ) -> Redirected {
+    ) -> Result<Option<Arc<Node>>, Result<Answer, Error>> {
         let (Primaries::Cluster(cluster), ErrorKind::Server(kind)) = (&self.servers, error.kind())
         else {
-            return Redirected::No;
+            return Ok(None);
         };
         // A node that does not know its own name redirects to an empty one: the name it was asked by.
         let target = error
@@ -431,33 +397,30 @@ impl Remote {
         match kind {
             ServerErrorKind::Moved => {
                 cluster.complain();
-                let known = target.and_then(|address| cluster.map.load().node(&address).cloned());
+                let known =
+                    target.and_then(|address| cluster.map.load().nodes.get(&address).cloned());
                 if let Some(node) = known {
-                    return Redirected::To(node);
+                    return Ok(Some(node));
                 }
                 let _ = tokio::time::timeout_at(deadline.into(), cluster.looked()).await;
-                self.owner(key).map_or(Redirected::No, Redirected::To)
+                Ok(self.owner(key).ok())
             }
             ServerErrorKind::Ask => {
                 // A primary that has no slots yet is in no map.
                 let Some(node) = target.and_then(|address| cluster.without_slots(&address)) else {
-                    return Redirected::No;
+                    return Ok(None);
                 };
                 let asking = vec![redis::cmd("ASKING"), cmd.clone()];
                 let sent = node.send_all(asking, deadline).await;
                 let answer = match sent {
                     Ok(Ok(mut values)) => values.pop().unwrap_or(Value::Nil).extract_error(),
                     Ok(Err(error)) => Err(error),
-                    Err(error) => return Redirected::Answered(Err(error)),
+                    Err(error) => return Err(Err(error)),
                 };
                 // The key has not arrived for good: what happens to it is not told through this connection alone.
-                Redirected::Answered(match answer {
-                    Ok(value) => Ok(Answer {
-                        value,
-                        tracked: false,
-                    }),
-                    Err(error) => Err(node.explain(&node.address(), Some(key), &error)),
-                })
+                let tracked = false;
+                let answer = answer.map(|value| Answer { value, tracked });
+                Err(answer.map_err(|error| node.explain(Some(key), &error)))
             }
             ServerErrorKind::TryAgain
             | ServerErrorKind::ClusterDown
@@ -465,23 +428,20 @@ impl Remote {
                 cluster.complain();
                 let pause = Duration::from_millis(10 << attempt);
                 tokio::time::sleep(pause).await;
-                Redirected::To(Arc::clone(node))
+                Ok(Some(Arc::clone(node)))
             }
-            _ => Redirected::No,
+            _ => Ok(None),
         }
     }
-}
 
-impl Remote {
     /// Ends all connections, for good.
     pub(crate) fn close(&self) {
-        self.task.abort();
         let unsent = match &self.servers {
             Primaries::One(node) => node.retire().len(),
             Primaries::Cluster(cluster) => cluster.close(),
         };
         if unsent > 0 {
-            crate::observe::invalidations_lost(unsent);
+            crate::observe::event!(error, "missed invalidations lost", tags = unsent);
         }
     }
 }
@@ -490,12 +450,6 @@ impl Drop for Remote {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-enum Redirected {
-    To(Arc<Node>),
-    Answered(Result<Answer, Error>),
-    No,
 }
 
 fn is_redirection(error: &RedisError) -> bool {
@@ -511,18 +465,10 @@ fn is_redirection(error: &RedisError) -> bool {
     )
 }
 
-fn one(place: Place, settings: Settings, recent: Arc<Mutex<Recent>>) -> (Primaries, AbortHandle) {
-    let node = Arc::new(Node::new(place, settings, recent));
-    let task = tokio::spawn(Arc::clone(&node).run()).abort_handle();
-    (Primaries::One(node), task)
-}
-
 /// The servers of these URLs: what cannot work shall be said now, not by the background.
 fn targets(urls: &[String], access: &Arc<Access>, what: &str) -> Result<Vec<Target>, Error> {
     if urls.is_empty() {
-        return Err(Error::Config {
-            message: format!("no {what} was named"),
-        });
+        return Err(Error::config(format!("no {what} was named")));
     }
     urls.iter().map(|url| Target::new(url, access)).collect()
 }

@@ -7,7 +7,7 @@ use redis::{Cmd, RedisResult, Value};
 use tokio::sync::Semaphore;
 
 use super::connection::{Timeouts, open_plain};
-use super::error::Error;
+use super::error::{Error, within};
 use super::lock;
 use super::target::{Target, Wire};
 
@@ -57,10 +57,7 @@ impl Waiting {
         timeouts: Timeouts,
     ) -> Result<RedisResult<Value>, Error> {
         let sending = async {
-            let closed = |_| Error::Unreachable {
-                node: name.to_owned(),
-                reason: "closed".to_owned(),
-            };
+            let closed = |_| Error::unreachable(name, "closed");
             let _permit = self.permits.acquire().await.map_err(closed)?;
             loop {
                 let (idle, generation) = {
@@ -84,14 +81,7 @@ impl Waiting {
                 return Ok(sent);
             }
         };
-        let timeout = wait.saturating_add(timeouts.command);
-        match tokio::time::timeout(timeout, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Error::Timeout {
-                node: name.to_owned(),
-                timeout,
-            }),
-        }
+        within(wait.saturating_add(timeouts.command), name, sending).await
     }
 
     fn put_back(&self, connection: Wire, generation: u64) {
