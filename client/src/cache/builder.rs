@@ -11,7 +11,6 @@ use crate::remote::{Error, Recent, Remote, Servers, Settings, Timeouts};
 use super::Cache;
 use super::codec::Json;
 use super::core::Core;
-use super::frame::Compression;
 use super::options::{LONGEST_TIMEOUT, Options};
 use super::portions::ReplySize;
 use super::report;
@@ -64,7 +63,7 @@ impl CacheBuilder {
             },
             max_waiting_connections: 64,
             hits_interval: second,
-            compression: Compression::Off,
+            compress_from: None,
         };
         Self {
             codec: Json,
@@ -188,7 +187,7 @@ impl<C> CacheBuilder<C> {
     /// them needs this crate with the feature `compression`. Default: none are.
     #[cfg(feature = "compression")]
     pub fn compress_from(mut self, bytes: usize) -> Self {
-        self.options.compression = Compression::From(bytes);
+        self.options.compress_from = Some(bytes);
         self
     }
 

@@ -133,16 +133,6 @@ impl<C> Cache<C> {
 
     /// Takes a fresh value out: of all who ask at the same time one gets it.
     ///
-    /// ```no_run
-    /// # async fn run(cache: tagcache::Cache) -> Result<(), tagcache::Error> {
-    /// if let Some(user) = cache.take::<u64>("reset:4f8a").await? {
-    ///     // This link has not been used before.
-    /// #   let _ = user;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
     /// # Errors
     /// When the server fails or refuses, or its module is older than this command; [`Error::Codec`] when the value is no
     /// `T`, which is gone then.

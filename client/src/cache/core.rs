@@ -256,7 +256,7 @@ impl Core {
         let encoded = value.map(|value| codec.encode(value)).transpose();
         let encoded = encoded.map_err(|error| codec_error(key, error))?;
         let len = encoded.as_ref().map_or(0, Vec::len);
-        Ok((frame::wrap(encoded, self.options.compression), len))
+        Ok((frame::wrap(encoded, self.options.compress_from), len))
     }
 
     /// The value, and the length of its encoding before compression.

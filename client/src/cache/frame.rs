@@ -19,29 +19,19 @@ const COMPRESSED: u8 = b'Z';
 #[cfg(feature = "compression")]
 const MAX_LEN: usize = 512 << 20;
 
-/// When values are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compression {
-    Off,
-    /// Values of at least so many bytes, where it makes them smaller.
-    #[cfg(feature = "compression")]
-    From(usize),
-}
-
-/// What is stored for a value, or for its known absence.
-pub(crate) fn wrap(encoded: Option<Vec<u8>>, compression: Compression) -> Vec<u8> {
+/// What is stored for a value, or for its known absence. A value of at least so many bytes is compressed, where that makes
+/// it smaller.
+#[cfg_attr(not(feature = "compression"), allow(unused_variables))]
+pub(crate) fn wrap(encoded: Option<Vec<u8>>, compress_from: Option<usize>) -> Vec<u8> {
     let Some(encoded) = encoded else {
         return framed(NEGATIVE, &[]);
     };
-    match compression {
-        #[cfg(feature = "compression")]
-        Compression::From(len) if encoded.len() >= len => {
-            let packed = lz4_flex::compress_prepend_size(&encoded);
-            if packed.len() + MAGIC.len() < encoded.len() {
-                return framed(COMPRESSED, &packed);
-            }
+    #[cfg(feature = "compression")]
+    if compress_from.is_some_and(|len| encoded.len() >= len) {
+        let packed = lz4_flex::compress_prepend_size(&encoded);
+        if packed.len() + MAGIC.len() < encoded.len() {
+            return framed(COMPRESSED, &packed);
         }
-        _ => {}
     }
     if encoded.starts_with(MAGIC) {
         return framed(RAW, &encoded);
@@ -92,15 +82,15 @@ mod tests {
 
     #[test]
     fn plain_values_stand_as_they_are() {
-        assert_eq!(wrap(Some(b"{}".to_vec()), Compression::Off), b"{}");
+        assert_eq!(wrap(Some(b"{}".to_vec()), None), b"{}");
         assert_eq!(unwrap(b"{}").unwrap().as_deref(), Some(b"{}".as_slice()));
     }
 
     #[test]
     fn absence_is_told_from_every_value() {
-        let absent = wrap(None, Compression::Off);
+        let absent = wrap(None, None);
         assert!(unwrap(&absent).unwrap().is_none());
-        let impostor = wrap(Some(absent.clone()), Compression::Off);
+        let impostor = wrap(Some(absent.clone()), None);
         assert_eq!(
             unwrap(&impostor).unwrap().as_deref(),
             Some(absent.as_slice())
@@ -124,7 +114,7 @@ mod tests {
     #[test]
     fn large_values_are_compressed_where_it_helps() {
         let text = "the same again and ".repeat(100).into_bytes();
-        let stored = wrap(Some(text.clone()), Compression::From(1000));
+        let stored = wrap(Some(text.clone()), Some(1000));
         assert!(
             stored.len() < text.len() / 4,
             "{} of {}",
@@ -132,13 +122,10 @@ mod tests {
             text.len()
         );
         assert_eq!(unwrap(&stored).unwrap().as_deref(), Some(text.as_slice()));
-        assert_eq!(
-            wrap(Some(text.clone()), Compression::From(text.len() + 1)),
-            text
-        );
+        assert_eq!(wrap(Some(text.clone()), Some(text.len() + 1)), text);
         let mut rng = fastrand::Rng::with_seed(1);
         let noise: Vec<u8> = (0..2000).map(|_| rng.u8(..)).collect();
-        assert!(wrap(Some(noise.clone()), Compression::From(1)) == noise);
+        assert!(wrap(Some(noise.clone()), Some(1)) == noise);
     }
 
     proptest! {
@@ -146,9 +133,9 @@ mod tests {
         fn any_bytes_come_back(value: Vec<u8>, magic: bool) {
             let value = if magic { [MAGIC.as_slice(), &value].concat() } else { value };
             for compression in [
-                Compression::Off,
+                None,
                 #[cfg(feature = "compression")]
-                Compression::From(0),
+                Some(0),
             ] {
                 let stored = wrap(Some(value.clone()), compression);
                 let back = unwrap(&stored).unwrap();

@@ -123,7 +123,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// Through the main connection: what it answers may enter the local tier.
     async fn read(&self, cmd: &redis::Cmd) -> Result<Found, Error> {
-        let weight = self.plan.weight;
+        let weight = self.plan.entry.weight;
         self.core
             .read(&self.codec, &self.reservation, cmd, weight)
             .await
@@ -186,7 +186,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.counters.refreshes.up();
         let loading = self.call(loader, Some(token));
         tokio::pin!(loading);
-        let soft_timeout = self.plan.load.soft_timeout;
+        let soft_timeout = self.plan.entry.load.soft_timeout;
         let in_time = if soft_timeout.is_zero() {
             None
         } else {
@@ -204,7 +204,12 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.counters.fail_safe.up();
         self.answer(Ok(stale));
         // Shorter than the grace, after which nothing is left to be served meanwhile.
-        let pause = self.plan.load.retry_after.min(self.plan.grace / 4);
+        let pause = self
+            .plan
+            .entry
+            .load
+            .retry_after
+            .min(self.plan.entry.grace / 4);
         let pause = pause.min(self.plan.hard_timeout);
         // The lease is kept meanwhile: nobody else tries.
         let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
@@ -244,9 +249,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         let bound = times.ttl.unwrap_or(bound).min(bound);
         if !bound.is_zero() {
             let at_once = Duration::from_nanos(1);
-            let weight = plan.weight.unwrap_or(core::weight(len));
+            let weight = plan.entry.weight.unwrap_or(core::weight(len));
             let entry = Entry::ttl(at_once).grace(bound).weight(weight);
-            let tags = self.core.local.intern(&plan.tags);
+            let tags = self.core.local.intern(&plan.entry.tags);
             self.reservation
                 .store(Arc::clone(stored), entry.map_tags(|_| tags));
         }
@@ -335,7 +340,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Ok((encoded, _)) => {
                 let times = plan.times(negative, took, fastrand::f64);
                 let name = self.core.name(self.key());
-                let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+                let mut cmd = command::set(&name, &encoded, times, &plan.entry.tags);
                 cmd.arg("LEASE").arg(token);
                 let (key, set) = (self.key(), "CACHE.SET");
                 self.core.change(key, &name, &cmd, set).await
@@ -395,7 +400,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// What a loader answered, or what is served without a server. Callers that joined are checked against the tags that
     /// the loader chose, which were not known then.
     fn of_loader(&self, stored: Stored) -> Loaded {
-        let chosen = self.plan.chosen.get().map(|plan| &plan.tags);
+        let chosen = self.plan.chosen.get().map(|plan| &plan.entry.tags);
         let tags = chosen.map(|tags| self.core.local.intern(tags));
         Loaded {
             stored,

@@ -43,16 +43,6 @@ impl<C> Cache<C> {
     /// size allows: `CACHE.MSET` for each slot and megabyte. With jitter, which is drawn for each value, and where the
     /// user or the module lacks that command, it is one `CACHE.SET` for each.
     ///
-    /// ```no_run
-    /// # use std::{collections::HashMap, time::Duration};
-    /// # use tagcache::{Cache, Entry};
-    /// # async fn run(cache: Cache) -> Result<(), tagcache::Error> {
-    /// let prices = HashMap::from([("price:1", 100), ("price:2", 250)]);
-    /// cache.set_many(&prices, Entry::ttl(Duration::from_secs(60)).tags(["prices"])).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
     /// # Errors
     /// The first one; the other values are stored all the same.
     pub async fn set_many<'v, K, T, I>(
@@ -83,13 +73,14 @@ impl<C> Cache<C> {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        let beside: usize = plan.tags.iter().map(String::len).sum();
+        let beside: usize = plan.entry.tags.iter().map(String::len).sum();
         let weight = |(name, _, bytes): &(String, K, Vec<u8>)| name.len() + bytes.len() + beside;
         for portion in portions(&encoded, MOST_COMMANDS, weight) {
             let names: Vec<&str> = portion.iter().map(|(name, ..)| name.as_str()).collect();
             let times = || plan.times(false, Duration::ZERO, fastrand::f64);
-            let set = |at: usize| command::set(names[at], &portion[at].2, times(), &plan.tags);
-            let answers = if plan.load.jitter > 0.0 {
+            let set =
+                |at: usize| command::set(names[at], &portion[at].2, times(), &plan.entry.tags);
+            let answers = if plan.entry.load.jitter > 0.0 {
                 let commands = (0..names.len()).map(|at| (names[at], set(at)));
                 core.remote.send_each(commands.collect()).await
             } else {
@@ -97,7 +88,7 @@ impl<C> Cache<C> {
                     let values = places
                         .iter()
                         .map(|&at| (names[at], portion[at].2.as_slice()));
-                    command::mset(&values.collect::<Vec<_>>(), times(), &plan.tags)
+                    command::mset(&values.collect::<Vec<_>>(), times(), &plan.entry.tags)
                 };
                 let apart = |answer, count| match answer {
                     Value::Int(_) => vec![Value::Okay; count],
@@ -146,17 +137,6 @@ impl<C> Cache<C> {
     /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
     /// where there is a stale value, which is answered if the loader fails.
     ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use tagcache::{Cache, Entry};
-    /// # struct Database;
-    /// # impl Database { async fn name_of(&self, id: &str) -> Result<String, std::io::Error> { Ok(id.to_owned()) } }
-    /// async fn name(cache: &Cache, database: &Database, id: &str) -> Result<String, tagcache::Error> {
-    ///     let entry = Entry::ttl(Duration::from_secs(60));
-    ///     cache.get_or_load_scoped(id, entry, || database.name_of(id)).await
-    /// }
-    /// ```
-    ///
     /// # Errors
     /// As [`Self::get_or_load`].
     pub async fn get_or_load_scoped<T, I, F, L, E>(
@@ -196,21 +176,6 @@ impl<C> Cache<C> {
     /// absent, as by [`Self::get_or_load_optional`]. Of all processes that miss a key at the same time one loads it.
     ///
     /// The loader may borrow: it runs in the caller's own task, as that of [`Self::get_or_load_scoped`].
-    ///
-    /// ```no_run
-    /// # use std::{collections::HashMap, time::Duration};
-    /// # use tagcache::{Cache, Entry};
-    /// # struct Database;
-    /// # impl Database {
-    /// #     async fn names(&self, ids: Vec<String>) -> Result<HashMap<String, String>, std::io::Error> { Ok(HashMap::new()) }
-    /// # }
-    /// # async fn run(cache: Cache, database: Database) -> Result<(), tagcache::Error> {
-    /// let entry = Entry::ttl(Duration::from_secs(60)).tags(["users"]);
-    /// let names: Vec<Option<String>> =
-    ///     cache.get_or_load_many(["user:1", "user:2"], entry, |ids| database.names(ids)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     ///
     /// # Errors
     /// As [`Self::get_or_load`], for the first key that fails.

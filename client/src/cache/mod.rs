@@ -49,28 +49,10 @@ use tier::Stored;
 /// value is loaded once in the whole fleet. Without a server, loaders go on and every call is bounded by time-outs;
 /// it heals by itself.
 ///
+/// The [crate's page](crate#two-tiers) has examples of its calls.
+///
 /// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime; the one in which
 /// the cache was built must live as long as the cache.
-///
-/// ```no_run
-/// use std::time::Duration;
-/// use tagcache::{Cache, Entry};
-///
-/// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
-/// # struct User { name: String }
-/// # async fn load() -> Result<User, std::io::Error> { Ok(User { name: "Ada".into() }) }
-/// # async fn run() -> Result<(), tagcache::Error> {
-/// let cache = Cache::builder("redis://127.0.0.1:6379")
-///     .namespace("shop")
-///     .local_max_entries(10_000)
-///     .build()
-///     .await?;
-/// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(["users", "tenant:7"]);
-/// let user: User = cache.get_or_load("user:1", entry, || async { load().await }).await?;
-/// let dropped: u64 = cache.invalidate_tags(["tenant:7"]).await?;
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone)]
 pub struct Cache<C = Json> {
     core: Arc<Core>,
@@ -161,14 +143,6 @@ impl<C> Cache<C> {
     ///
     /// A hit clones the value. One that is large is best read as an `Arc`, in all calls that name its key: then a hit
     /// only counts a reference.
-    ///
-    /// ```no_run
-    /// # use std::sync::Arc;
-    /// # async fn run(cache: tagcache::Cache) -> Result<(), tagcache::Error> {
-    /// let page: Option<Arc<String>> = cache.get("page:1").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     ///
     /// # Errors
     /// When the server fails and memory holds nothing that may be served instead
@@ -320,11 +294,11 @@ impl<C> Cache<C> {
             return Err(Error::empty_tag());
         }
         if words.contains(&"KEEPTAGS") {
-            plan.tags.clear();
+            plan.entry.tags.clear();
         }
         let times = plan.times(false, Duration::ZERO, fastrand::f64);
         let name = self.core.name(key);
-        let mut cmd = command::set(&name, &encoded, times, &plan.tags);
+        let mut cmd = command::set(&name, &encoded, times, &plan.entry.tags);
         cmd.arg(words);
         let written = self.core.change(key, &name, &cmd, "CACHE.SET").await;
         if written.is_err() {
@@ -401,24 +375,6 @@ impl<C> Cache<C> {
     /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
     /// checked as well, but not stored.
     ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # use tagcache::{Cache, Entry};
-    /// # #[derive(Clone, serde::Serialize, serde::Deserialize)]
-    /// # struct User { name: String, tenant: u32 }
-    /// # async fn load_user(id: u32) -> Result<User, std::io::Error> { Err(std::io::ErrorKind::NotFound.into()) }
-    /// # async fn run(cache: Cache) -> Result<(), tagcache::Error> {
-    /// let user: User = cache
-    ///     .get_or_load_with_entry("user:1", cache.entry(), || async {
-    ///         let user = load_user(1).await?;
-    ///         let entry = Entry::ttl(Duration::from_secs(60)).tags([format!("tenant:{}", user.tenant)]);
-    ///         Ok::<_, std::io::Error>((user, entry))
-    ///     })
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
     /// # Errors
     /// As [`Self::get_or_load`].
     pub async fn get_or_load_with_entry<T, I, J, F, L, E>(
@@ -472,7 +428,7 @@ impl<C> Cache<C> {
     {
         let core = &self.core;
         let local = &core.local;
-        let tags = local.intern(&plan.tags);
+        let tags = local.intern(&plan.entry.tags);
         let reservation = loop {
             match local.join_or_lead(key, &tags, None) {
                 Role::Lead(reservation) => break reservation,
@@ -528,14 +484,10 @@ impl<C> Cache<C> {
         let options = &self.core.options;
         let hard_timeout = entry.load.hard_timeout.unwrap_or(options.load_timeout);
         let hard_timeout = hard_timeout.min(LONGEST_TIMEOUT);
-        let tags = self.core.tags(entry.tags);
+        let entry = entry.map_tags(|tags| self.core.tags(tags));
         Plan {
-            ttl: Some(entry.ttl),
-            grace: entry.grace,
-            weight: entry.weight,
-            has_empty_tag: tags.iter().any(String::is_empty),
-            tags,
-            load: entry.load,
+            has_empty_tag: entry.tags.iter().any(String::is_empty),
+            entry,
             hard_timeout,
             // Before the loader runs its lease is answered, and afterwards its value is stored.
             longest_wait: hard_timeout + 2 * options.timeouts.command,

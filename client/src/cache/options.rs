@@ -7,8 +7,6 @@ use crate::entry::Entry;
 use crate::remote::Timeouts;
 use crate::remote::command::{LONGEST, LONGEST_GRACE, Times};
 
-use super::frame::Compression;
-
 /// What the builder decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -26,7 +24,7 @@ pub(crate) struct Options {
     pub(crate) max_waiting_connections: usize,
     /// Zero: hits of the local tier are not reported.
     pub(crate) hits_interval: Duration,
-    pub(crate) compression: Compression,
+    pub(crate) compress_from: Option<usize>,
 }
 
 /// How a value is loaded and how its times are drawn.
@@ -118,16 +116,10 @@ impl<T> Entry<T> {
 /// An entry as it goes to a server: all that a task needs to own.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// `None`: never.
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) grace: Duration,
-    /// Bytes in the local tier, if the caller states them.
-    pub(crate) weight: Option<u64>,
-    /// As they are called on the server, each once.
-    pub(crate) tags: Vec<String>,
+    /// Its tags as they are called on the server, each once.
+    pub(crate) entry: Entry<Vec<String>>,
     /// One of the tags is empty, so that no server would store the value.
     pub(crate) has_empty_tag: bool,
-    pub(crate) load: LoadOptions,
     /// How long the loader may take.
     pub(crate) hard_timeout: Duration,
     /// How long a load of another process is waited for: what it may take, commands included.
@@ -149,14 +141,12 @@ impl Plan {
 
     /// Whether a value, or its absence, is to be stored at all.
     pub(crate) fn is_stored(&self, negative: bool) -> bool {
-        self.ttl_of(negative).is_none_or(|ttl| !ttl.is_zero())
+        !self.ttl_of(negative).is_zero()
     }
 
-    fn ttl_of(&self, negative: bool) -> Option<Duration> {
-        match self.load.negative_ttl {
-            Some(ttl) if negative => Some(ttl),
-            _ => self.ttl,
-        }
+    fn ttl_of(&self, negative: bool) -> Duration {
+        let negative_ttl = self.entry.load.negative_ttl.filter(|_| negative);
+        negative_ttl.unwrap_or(self.entry.ttl)
     }
 
     /// The times of one write: `draw` answers random numbers from 0 to below 1, `took` is what the load took.
@@ -166,22 +156,20 @@ impl Plan {
         took: Duration,
         mut draw: impl FnMut() -> f64,
     ) -> Times {
-        let grace = self.grace.min(LONGEST_GRACE);
-        let Some(ttl) = self.ttl_of(negative).filter(|ttl| *ttl < LONGEST) else {
+        let Entry { grace, load, .. } = &self.entry;
+        let grace = (*grace).min(LONGEST_GRACE);
+        let ttl = self.ttl_of(negative);
+        if ttl >= LONGEST {
             return Times { ttl: None, grace };
-        };
-        let ttl = ttl.mul_f64(1.0 - self.load.jitter * draw());
-        if self.load.early_refresh == 0.0 {
-            return Times {
-                ttl: Some(ttl),
-                grace,
-            };
         }
-        // -ln(1 - u) is Exp(1) for u from 0 to below 1.
-        let scale = self.load.early_refresh * (1.0 - (1.0 - draw()).ln());
-        let cut = Duration::try_from_secs_f64(took.as_secs_f64() * scale)
-            .unwrap_or(ttl)
-            .min(ttl / 2);
+        let ttl = ttl.mul_f64(1.0 - load.jitter * draw());
+        let mut cut = Duration::ZERO;
+        if load.early_refresh > 0.0 {
+            // -ln(1 - u) is Exp(1) for u from 0 to below 1.
+            let scale = load.early_refresh * (1.0 - (1.0 - draw()).ln());
+            let earlier = Duration::try_from_secs_f64(took.as_secs_f64() * scale);
+            cut = earlier.unwrap_or(ttl).min(ttl / 2);
+        }
         Times {
             ttl: Some(ttl.saturating_sub(cut)),
             grace: (grace + cut).min(LONGEST_GRACE),
@@ -202,12 +190,13 @@ mod tests {
 
     fn plan(load: LoadOptions) -> Plan {
         Plan {
-            ttl: Some(Duration::from_secs(100)),
-            grace: Duration::from_secs(5),
-            weight: None,
-            tags: Vec::new(),
+            entry: Entry {
+                load,
+                ..Entry::ttl(Duration::from_secs(100))
+                    .grace(Duration::from_secs(5))
+                    .map_tags(|_| Vec::new())
+            },
             has_empty_tag: false,
-            load,
             hard_timeout: Duration::from_secs(10),
             longest_wait: Duration::from_secs(12),
             chosen: Arc::default(),
@@ -247,7 +236,7 @@ mod tests {
             early_refresh: 1.0,
             ..LoadOptions::DEFAULT
         });
-        plan.ttl = Some(Duration::MAX);
+        plan.entry.ttl = Duration::MAX;
         assert_eq!(plan.times(false, Duration::from_secs(1), || 0.5).ttl, None);
     }
 
@@ -261,7 +250,7 @@ mod tests {
             let ttl = times.ttl.expect("it expires");
             let longest = Duration::from_secs(100);
             // Fresh and early together are what jitter left of the TTL.
-            let early = times.grace.saturating_sub(plan.grace);
+            let early = times.grace.saturating_sub(plan.entry.grace);
             let all = ttl + early;
             prop_assert!(all <= longest);
             prop_assert!(all >= longest.mul_f64((1.0 - jitter).max(0.0)).saturating_sub(Duration::from_micros(1)));

@@ -24,27 +24,15 @@ const PUBLISH: Duration = Duration::from_secs(1);
 
 /// Starts the tasks; they end with the last clone of the cache.
 pub(crate) fn start(core: &Arc<Core>) {
-    let hits_interval = core.options.hits_interval;
-    if !hits_interval.is_zero() {
-        tokio::spawn(every(
-            hits_interval,
-            Arc::downgrade(core),
-            async |core: Arc<Core>| {
-                report_hits(&core).await;
-            },
-        ));
+    let (hits, weak) = (core.options.hits_interval, || Arc::downgrade(core));
+    if !hits.is_zero() {
+        tokio::spawn(every(hits, weak(), async |core| {
+            _ = report_hits(&core).await
+        }));
     }
-    tokio::spawn(every(
-        SWEEP,
-        Arc::downgrade(core),
-        async |core: Arc<Core>| sweep(&core.local).await,
-    ));
+    tokio::spawn(every(SWEEP, weak(), async |core| sweep(&core.local).await));
     #[cfg(feature = "metrics")]
-    tokio::spawn(every(
-        PUBLISH,
-        Arc::downgrade(core),
-        async |core: Arc<Core>| publish(&core),
-    ));
+    tokio::spawn(every(PUBLISH, weak(), async |core| publish(&core)));
 }
 
 async fn every<F: Future<Output = ()>>(

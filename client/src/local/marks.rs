@@ -1,9 +1,4 @@
-//! When something was last invalidated, in epochs.
-//!
-//! One counter, the epoch, goes up by one with each invalidation. An entry carries the epoch that was current when
-//! its value began to be loaded (its stamp); a tag, and the cache as a whole, carry the epochs of their latest
-//! invalidations (their marks). An entry whose stamp is behind a mark is out of date. So an invalidation is two
-//! stores, however many entries it concerns, and an old value that arrives late is recognised by its stamp.
+//! When something was last invalidated, in epochs: see "How it works" of the [module](super).
 
 use std::collections::VecDeque;
 

@@ -3,18 +3,38 @@
 use std::time::Duration;
 
 use super::figures::{LocalEntry, LocalFigures, LocalTier};
-use crate::local::{LocalCache, LocalStats};
+use crate::local::LocalCache;
 
 /// Entries that are looked at to find the most read ones: a bound on what listing them costs.
 const LOOKED_AT: usize = 1000;
 
-impl<V: Send + Sync + 'static> LocalTier for LocalCache<V> {
+impl<V: ?Sized + Send + Sync + 'static> LocalTier for LocalCache<V> {
     fn figures(&self) -> LocalFigures {
-        figures(&self.stats())
+        let stats = self.stats();
+        LocalFigures {
+            entries: stats.entries as u64,
+            bytes: Some(stats.bytes),
+            hits: stats.hits,
+            misses: stats.misses,
+            server_hits: None,
+            evictions: stats.evictions,
+            invalidated: stats.invalidated,
+            longest_cleanup_us: Some(stats.longest_cleanup.as_micros() as u64),
+        }
     }
 
     fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        entries(self, limit)
+        let mut found = self.entries(LOOKED_AT.max(limit));
+        found.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
+        found.truncate(limit);
+        let entry = |info: crate::local::EntryInfo| LocalEntry {
+            key: info.key.into_bytes(),
+            hits: Some(info.hits),
+            bytes: Some(info.bytes),
+            ttl: (info.left != Duration::MAX).then_some(info.left),
+            tags: None,
+        };
+        found.into_iter().map(entry).collect()
     }
 
     fn clear(&self) {
@@ -22,7 +42,8 @@ impl<V: Send + Sync + 'static> LocalTier for LocalCache<V> {
     }
 
     fn invalidate(&self, tags: &[Vec<u8>]) {
-        self.invalidate_tags(texts(tags));
+        // A local tier's tags are text: others are none of its.
+        self.invalidate_tags(tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok()));
     }
 }
 
@@ -34,57 +55,21 @@ impl<C: Send + Sync + 'static> LocalTier for crate::Cache<C> {
         let hits = stats.server_hits + stats.negative_hits + stats.stale_served;
         LocalFigures {
             server_hits: Some(hits),
-            ..figures(&stats.local)
+            ..self.local().figures()
         }
     }
 
     fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        entries(self.local(), limit)
+        LocalTier::entries(self.local(), limit)
     }
 
     fn clear(&self) {
-        // Not the tier alone: what is being read now must not enter it either.
-        self.local().forget_all();
+        self.local().clear();
     }
 
     fn invalidate(&self, tags: &[Vec<u8>]) {
-        self.local().invalidate_tags(texts(tags));
+        self.local().invalidate(tags);
     }
-}
-
-fn figures(stats: &LocalStats) -> LocalFigures {
-    LocalFigures {
-        entries: stats.entries as u64,
-        bytes: Some(stats.bytes),
-        hits: stats.hits,
-        misses: stats.misses,
-        server_hits: None,
-        evictions: stats.evictions,
-        invalidated: stats.invalidated,
-        longest_cleanup_us: Some(stats.longest_cleanup.as_micros() as u64),
-    }
-}
-
-fn entries<V: ?Sized + Send + Sync + 'static>(
-    cache: &LocalCache<V>,
-    limit: usize,
-) -> Vec<LocalEntry> {
-    let mut found = cache.entries(LOOKED_AT.max(limit));
-    found.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
-    found.truncate(limit);
-    let entry = |info: crate::local::EntryInfo| LocalEntry {
-        key: info.key.into_bytes(),
-        hits: Some(info.hits),
-        bytes: Some(info.bytes),
-        ttl: (info.left != Duration::MAX).then_some(info.left),
-        tags: None,
-    };
-    found.into_iter().map(entry).collect()
-}
-
-/// A local tier's tags are text: others are none of its.
-fn texts(tags: &[Vec<u8>]) -> impl Iterator<Item = &str> {
-    tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok())
 }
 
 #[cfg(test)]

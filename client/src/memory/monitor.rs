@@ -48,30 +48,9 @@ type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MonitorError {
-    /// The interval is out of range.
-    #[error("the interval is {0:?}, it must be from 10 ms to 1 h")]
-    Interval(Duration),
-    /// Too few or too many samples.
-    #[error("{0} samples are to be kept, it must be from 3 to {MAX_SAMPLES}")]
-    Samples(usize),
-    /// The samples that are kept do not reach back as far as the window: no leak would ever be suspected.
-    #[error(
-        "{samples} samples, one each {interval:?}, do not fill the window of {window:?}: keep more, or make it shorter"
-    )]
-    Window {
-        /// How many are to be kept.
-        samples: usize,
-        /// Time between them.
-        interval: Duration,
-        /// What they are to fill.
-        window: Duration,
-    },
-    /// Thresholds are not in order.
-    #[error("thresholds must be 0 < warning < critical and hysteresis below warning, not {0:?}")]
-    Thresholds(Thresholds),
-    /// The leak window or rate cannot be used.
-    #[error("the leak rate is {0} MB a minute, it must be above 0")]
-    LeakRate(f64),
+    /// A setting is out of range, or they do not go together.
+    #[error("{0}")]
+    Settings(String),
     /// The system gave no thread.
     #[error("no thread for the monitor: {0}")]
     Thread(#[from] std::io::Error),
@@ -187,27 +166,33 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), MonitorError> {
-        if !INTERVALS.contains(&self.interval) {
-            return Err(MonitorError::Interval(self.interval));
-        }
+        let Self {
+            interval,
+            window,
+            thresholds,
+            leak_rate,
+            ..
+        } = self;
         let samples = self.kept();
-        if !(3..=MAX_SAMPLES).contains(&samples) {
-            return Err(MonitorError::Samples(samples));
-        }
-        if self.samples_of_window() > samples as u128 {
-            return Err(MonitorError::Window {
-                samples,
-                interval: self.interval,
-                window: self.window,
-            });
-        }
-        if !self.thresholds.valid() {
-            return Err(MonitorError::Thresholds(self.thresholds));
-        }
-        if self.leak_rate.is_nan() || self.leak_rate <= 0.0 {
-            return Err(MonitorError::LeakRate(self.leak_rate));
-        }
-        Ok(())
+        let what = if !INTERVALS.contains(interval) {
+            format!("the interval is {interval:?}, it must be from 10 ms to 1 h")
+        } else if !(3..=MAX_SAMPLES).contains(&samples) {
+            format!("{samples} samples are to be kept, it must be from 3 to {MAX_SAMPLES}")
+        } else if self.samples_of_window() > samples as u128 {
+            // No leak would ever be suspected.
+            format!(
+                "{samples} samples, one each {interval:?}, do not fill the window of {window:?}: keep more, or make it shorter"
+            )
+        } else if !thresholds.valid() {
+            format!(
+                "thresholds must be 0 < warning < critical and hysteresis below warning, not {thresholds:?}"
+            )
+        } else if leak_rate.is_nan() || *leak_rate <= 0.0 {
+            format!("the leak rate is {leak_rate} MB a minute, it must be above 0")
+        } else {
+            return Ok(());
+        };
+        Err(MonitorError::Settings(what))
     }
 }
 

@@ -5,12 +5,10 @@ use super::heap::{Heap, heap};
 use super::limit::memory_limit;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Reading the heap may take one part in so many of the time.
 const HEAP_SHARE: u32 = 2000;
-/// Limits change seldom, and four files say what they are.
-const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Memory of a process, in bytes; `None` where it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,39 +74,14 @@ pub enum HeapTotal {
 /// Reads this process's memory and, where given, the figures of a local tier and a server.
 ///
 /// Where reading the heap takes long (see [`MemoryUsage::of_this_process`]) it is read less often, so that it takes
-/// no more than 1/2000 of the time: the heap figures may then be older than the sample. The limit is read again every
-/// 30 s.
+/// no more than 1/2000 of the time: the heap figures may then be older than the sample.
 #[derive(Clone)]
 pub struct ProcessSource {
     local: Option<Arc<dyn LocalTier>>,
     server: Option<Arc<dyn Fn() -> ServerReading + Send + Sync>>,
-    heap: Paced<Heap>,
-    limit: Paced<Option<u64>>,
-}
-
-/// A figure that is read again only after a pause: what it costs stays a small part of the time.
-#[derive(Clone)]
-struct Paced<T> {
-    read: fn() -> T,
-    /// So many times as long as reading took.
-    share: u32,
-    shortest_pause: Duration,
-    last: Option<(T, Instant)>,
-}
-
-impl<T: Copy> Paced<T> {
-    fn read(&mut self) -> T {
-        let start = Instant::now();
-        match self.last {
-            Some((value, due)) if start < due => value,
-            _ => {
-                let value = (self.read)();
-                let pause = start.elapsed().saturating_mul(self.share);
-                self.last = Some((value, start + pause.max(self.shortest_pause)));
-                value
-            }
-        }
-    }
+    read_heap: fn() -> Heap,
+    /// What was read last, and when it is to be read again.
+    heap: Option<(Heap, Instant)>,
 }
 
 impl Default for ProcessSource {
@@ -116,19 +89,9 @@ impl Default for ProcessSource {
         Self {
             local: None,
             server: None,
-            heap: Paced {
-                // Found now, so that looking for it does not count as what a reading costs.
-                read: super::heap::reader(),
-                share: HEAP_SHARE,
-                shortest_pause: Duration::ZERO,
-                last: None,
-            },
-            limit: Paced {
-                read: memory_limit,
-                share: 0,
-                shortest_pause: LIMIT_PAUSE,
-                last: None,
-            },
+            // Found now, so that looking for it does not count as what a reading costs.
+            read_heap: super::heap::reader(),
+            heap: None,
         }
     }
 }
@@ -152,14 +115,21 @@ impl ProcessSource {
     /// Leaves the heap unknown, and costs nothing for it.
     #[must_use]
     pub fn without_heap(mut self) -> Self {
-        self.heap.read = Heap::default;
+        self.read_heap = Heap::default;
         self
     }
 }
 
 impl Source for ProcessSource {
     fn read(&mut self, sample: &mut Sample) {
-        sample.memory = MemoryUsage::with(self.heap.read(), self.limit.read());
+        let start = Instant::now();
+        let known = self.heap.filter(|(_, due)| start < *due);
+        let (heap, due) = known.unwrap_or_else(|| {
+            let heap = (self.read_heap)();
+            (heap, start + start.elapsed().saturating_mul(HEAP_SHARE))
+        });
+        self.heap = Some((heap, due));
+        sample.memory = MemoryUsage::with(heap, memory_limit());
         sample.local = self.local.as_ref().map(|local| local.figures());
         if let Some(read) = &self.server {
             sample.server = read();
@@ -191,6 +161,8 @@ fn pages() -> MemoryUsage {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -218,23 +190,29 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_takes_long_is_read_less_often() {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static READS: AtomicU32 = AtomicU32::new(0);
-        let read = || {
-            std::thread::sleep(Duration::from_millis(5));
-            READS.fetch_add(1, Ordering::Relaxed)
+    fn a_heap_that_takes_long_is_read_less_often() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static READS: AtomicU64 = AtomicU64::new(0);
+        let mut source = ProcessSource {
+            read_heap: || {
+                std::thread::sleep(Duration::from_millis(5));
+                Heap {
+                    used: Some(READS.fetch_add(1, Ordering::Relaxed)),
+                    committed: None,
+                }
+            },
+            ..ProcessSource::default()
         };
-        let paced = |share| Paced {
-            read,
-            share,
-            shortest_pause: Duration::ZERO,
-            last: None,
-        };
-        let mut seldom = paced(1_000_000);
-        assert_eq!([seldom.read(), seldom.read(), seldom.read()], [0; 3]);
-        let mut always = paced(0);
-        assert_eq!([always.read(), always.read()], [1, 2]);
+        // 5 ms are one part in 2000 of 10 s.
+        for _ in 0..3 {
+            let mut sample = Sample::default();
+            source.read(&mut sample);
+            assert_eq!(sample.memory.heap_used, Some(0));
+        }
+        source.heap = source.heap.map(|(heap, _)| (heap, Instant::now()));
+        let mut sample = Sample::default();
+        source.read(&mut sample);
+        assert_eq!(sample.memory.heap_used, Some(1));
     }
 
     #[test]

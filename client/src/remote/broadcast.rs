@@ -84,7 +84,7 @@ impl Remote {
             node,
             missed: Some(instead),
         };
-        let error = match self.reached(node.send(cmd, self.deadline()).await) {
+        let error = match node.send(cmd, self.deadline()).await {
             Ok(Ok(Value::Int(count))) => {
                 unconfirmed.missed = None;
                 node.wrote();

@@ -9,6 +9,7 @@ use redis::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::command::{items, number_of, text_of};
 use super::connection::ask;
 use super::error::{Error, Remedy};
 use super::lock;
@@ -141,10 +142,8 @@ impl Cluster {
 
     /// Why no primary is known.
     pub(crate) fn why_unknown(&self) -> Error {
-        match &lock(&self.record).last_error {
-            Some(error) if error.is_server_trouble() => error.clone(),
-            _ => Error::unreachable(self.name(), "no node of it has been reached yet"),
-        }
+        let unknown = || Error::unreachable(self.name(), "no node of it has been reached yet");
+        lock(&self.record).trouble().unwrap_or_else(unknown)
     }
 
     /// Its state while no primary is known.
@@ -350,38 +349,22 @@ impl Cluster {
 
 /// Reads `[[first, last, [host, port, ...], ...], ...]`.
 fn ranges(answer: &Value) -> Vec<Range> {
-    let Value::Array(ranges) = answer else {
-        return Vec::new();
-    };
+    let number = |value: &Value| u16::try_from(number_of(value)?).ok();
     let read = |range: &Value| {
-        let Value::Array(range) = range else {
+        let [first, last, primary, ..] = items(range) else {
             return None;
         };
-        let [
-            Value::Int(first),
-            Value::Int(last),
-            Value::Array(primary),
-            ..,
-        ] = range.as_slice()
-        else {
-            return None;
-        };
-        let [host, Value::Int(port), ..] = primary.as_slice() else {
+        let [host, port, ..] = items(primary) else {
             return None;
         };
         // Unknown is told in several ways.
-        let host = super::command::text_of(host).filter(|host| *host != "?");
-        Some((
-            u16::try_from(*first).ok()?,
-            u16::try_from(*last).ok()?,
-            format!(
-                "{}:{}",
-                host.unwrap_or_default(),
-                u16::try_from(*port).ok()?
-            ),
-        ))
+        let host = text_of(host)
+            .filter(|host| *host != "?")
+            .unwrap_or_default();
+        let address = format!("{host}:{}", number(port)?);
+        Some((number(first)?, number(last)?, address))
     };
-    ranges.iter().filter_map(read).collect()
+    items(answer).iter().filter_map(read).collect()
 }
 
 #[cfg(test)]

@@ -231,9 +231,21 @@ pub(crate) fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// A field that is a number, zero or above.
 pub(crate) fn number(map: &Value, name: &str) -> Option<u64> {
-    match field(map, name)? {
+    number_of(field(map, name)?)
+}
+
+pub(crate) fn number_of(value: &Value) -> Option<u64> {
+    match value {
         Value::Int(number) => u64::try_from(*number).ok(),
         _ => None,
+    }
+}
+
+/// The items of a list: none of what is no list.
+pub(crate) fn items(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) | Value::Set(items) => items,
+        _ => &[],
     }
 }
 

@@ -290,10 +290,7 @@ async fn greet(
 ) -> Result<Greeting, Error> {
     let hello: RedisResult<Value> = redis::cmd("HELLO").query_async(inner).await;
     let hello = hello.map_err(failed)?;
-    let modules = match field(&hello, "modules") {
-        Some(Value::Array(modules)) => modules.as_slice(),
-        _ => &[],
-    };
+    let modules = field(&hello, "modules").map_or(&[][..], command::items);
     let is_ours = |module: &&Value| field(module, "name").and_then(text) == Some("tagcache");
     let Some(module) = modules.iter().find(is_ours) else {
         let node = node.to_owned();

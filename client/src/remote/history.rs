@@ -1,9 +1,5 @@
 //! A server's clock over time: whether all invalidations that it may have lost are remembered here.
-//!
-//! A server that was started from disk, or promoted, may lack invalidations that it, or the primary before it, had
-//! confirmed. It then has another lineage (`CACHE.CLOCK`). What this process invalidated lately, and what it was told
-//! of, is sent to it again before any read uses it. The clock tells whether that reaches back far enough: a reading was
-//! taken at each probe, so the first one since when everything is remembered must not be ahead of what the server has.
+//! `DESIGN.md`, section "Invalidations that a server lost".
 
 use std::collections::VecDeque;
 use std::time::Instant;

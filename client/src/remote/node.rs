@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -370,10 +370,8 @@ impl Node {
     }
 
     fn why_not(&self) -> Error {
-        match &lock(&self.record).last_error {
-            Some(error) if error.is_server_trouble() => error.clone(),
-            _ => Error::unreachable(self.address(), "not connected yet"),
-        }
+        let trouble = lock(&self.record).trouble();
+        trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
     }
 
     /// Sends a command through the main connection. Answers by `deadline`; fails at once where there is no connection
@@ -404,13 +402,22 @@ impl Node {
     ) -> Result<RedisResult<T>, Error> {
         let sent = tokio::time::timeout_at(deadline.into(), sending).await;
         let late = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
-        let sent = sent.unwrap_or_else(|_| Ok(Err(late())))?;
-        // Look at a connection through which something failed.
-        Ok(sent.inspect_err(|error| {
-            if error.is_timeout() || error.is_io_error() {
-                self.look.notify_one();
+        self.noted(sent.unwrap_or_else(|_| Ok(Err(late()))))
+    }
+
+    /// Passes on what came of a command. One that failed is a reason to look at the connection, and at the cluster.
+    fn noted<T>(&self, sent: Result<RedisResult<T>, Error>) -> Result<RedisResult<T>, Error> {
+        let (look, map_changed) = (&self.look, &self.settings.map_changed);
+        match &sent {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.is_timeout() || error.is_io_error() => {
+                look.notify_one();
+                map_changed.notify_one();
             }
-        }))
+            Ok(Err(error)) if error.kind() != ErrorKind::Server(ServerErrorKind::ReadOnly) => {}
+            Ok(Err(_)) | Err(_) => map_changed.notify_one(),
+        }
+        sent
     }
 
     /// What an error of redis-rs means; remembers what the server does not do for us.
@@ -437,11 +444,12 @@ impl Node {
         wait: Duration,
     ) -> Result<RedisResult<Value>, Error> {
         let (name, timeouts) = (self.address(), self.settings.timeouts);
-        self.connection(Instant::now() + timeouts.command).await?;
-        let Some(target) = self.target.load_full() else {
-            return Err(self.why_not());
+        let sending = async {
+            self.connection(Instant::now() + timeouts.command).await?;
+            let target = self.target.load_full().ok_or_else(|| self.why_not())?;
+            self.waiting.send(&target, &name, cmd, wait, timeouts).await
         };
-        self.waiting.send(&target, &name, cmd, wait, timeouts).await
+        self.noted(sending.await)
     }
 
     /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.

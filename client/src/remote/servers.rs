@@ -14,54 +14,42 @@ use super::target::Target;
 #[derive(Clone)]
 pub struct Servers {
     pub(crate) kind: Kind,
+    pub(crate) urls: Vec<String>,
+    /// How the primary that sentinels name is spoken to.
+    pub(crate) primary: Option<String>,
     pub(crate) access: Access,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    Single(String),
-    Cluster(Vec<String>),
-    Sentinel {
-        service: String,
-        sentinels: Vec<String>,
-        primary: Option<String>,
-    },
+    Single,
+    Cluster,
+    /// Of this service.
+    Sentinel(String),
 }
 
 /// Addresses without user and password.
 impl std::fmt::Debug for Servers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let access = Arc::default();
-        let address = |url: &String| match Target::new(url, &access) {
-            Ok(target) => target.address(),
-            Err(_) => "<no address>".to_owned(),
-        };
-        let addresses = |urls: &[String]| urls.iter().map(address).collect::<Vec<_>>();
-        match &self.kind {
-            Kind::Single(url) => f.debug_tuple("Single").field(&address(url)).finish(),
-            Kind::Cluster(urls) => f.debug_tuple("Cluster").field(&addresses(urls)).finish(),
-            Kind::Sentinel {
-                service,
-                sentinels,
-                primary: _,
-            } => f
-                .debug_struct("Sentinel")
-                .field("service", service)
-                .field("sentinels", &addresses(sentinels))
-                .finish_non_exhaustive(),
-        }
+        let target = |url: &String| Target::new(url, &Arc::default()).ok();
+        let targets = self.urls.iter().map(target);
+        let addresses = targets.map(|target| target.map(|target| target.address()));
+        f.debug_struct("Servers")
+            .field("kind", &self.kind)
+            .field("addresses", &addresses.collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 
 impl Servers {
     /// One server.
     pub fn single(url: impl Into<String>) -> Self {
-        Self::new(Kind::Single(url.into()))
+        Self::new(Kind::Single, [url])
     }
 
     /// A cluster, found through any of these nodes. User, password and TLS are taken from the first URL.
     pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self::new(Kind::Cluster(urls.into_iter().map(Into::into).collect()))
+        Self::new(Kind::Cluster, urls)
     }
 
     /// The primary of `service`, as these sentinels know it. See [`Self::primary`] for its user and database.
@@ -69,20 +57,14 @@ impl Servers {
         service: impl Into<String>,
         urls: impl IntoIterator<Item = impl Into<String>>,
     ) -> Self {
-        Self::new(Kind::Sentinel {
-            service: service.into(),
-            sentinels: urls.into_iter().map(Into::into).collect(),
-            primary: None,
-        })
+        Self::new(Kind::Sentinel(service.into()), urls)
     }
 
     /// With sentinels: how the primary is spoken to (TLS, user, password, database). Host and port of the URL do
     /// not matter.
     #[must_use]
     pub fn primary(mut self, url: impl Into<String>) -> Self {
-        if let Kind::Sentinel { primary, .. } = &mut self.kind {
-            *primary = Some(url.into());
-        }
+        self.primary = Some(url.into());
         self
     }
 
@@ -150,9 +132,11 @@ impl Servers {
         self
     }
 
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             kind,
+            urls: urls.into_iter().map(Into::into).collect(),
+            primary: None,
             access: Access::default(),
         }
     }

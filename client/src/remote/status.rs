@@ -61,14 +61,12 @@ impl ServerState {
     }
 }
 
-/// The part of it that a node keeps.
+/// What is known of a server, and since when.
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub(crate) state: ServerState,
-    pub(crate) changed: Instant,
-    pub(crate) last_error: Option<Error>,
-    pub(crate) connects: u64,
-    pub(crate) module_version: u64,
+    /// But for the times and the invalidations.
+    known: ServerStatus,
+    changed: Instant,
     /// When it last refused a write.
     refused: Option<Instant>,
     /// When it was last said that it denies a command.
@@ -84,11 +82,16 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 impl Record {
     pub(crate) fn new() -> Self {
         Self {
-            state: ServerState::Connecting,
+            known: ServerStatus {
+                address: String::new(),
+                state: ServerState::Connecting,
+                since: Duration::ZERO,
+                last_error: None,
+                connects: 0,
+                module_version: 0,
+                missed_invalidations: 0,
+            },
             changed: Instant::now(),
-            last_error: None,
-            connects: 0,
-            module_version: 0,
             refused: None,
             complained: None,
         }
@@ -110,13 +113,13 @@ impl Record {
                         error = error
                     );
                 }
-                self.last_error = Some(error.clone());
+                self.known.last_error = Some(error.clone());
                 return;
             }
             _ => return,
         };
         self.refused = Some(Instant::now());
-        self.last_error = Some(error.clone());
+        self.known.last_error = Some(error.clone());
         if connected {
             self.enter(state, address);
         }
@@ -125,32 +128,38 @@ impl Record {
     pub(crate) fn status(&self, address: String, missed_invalidations: usize) -> ServerStatus {
         ServerStatus {
             address,
-            state: self.state,
             since: self.changed.elapsed(),
-            last_error: self.last_error.clone(),
-            connects: self.connects,
-            module_version: self.module_version,
             missed_invalidations,
+            ..self.known.clone()
         }
+    }
+
+    /// Why calls fail, while they do.
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        let last = self.known.last_error.clone();
+        last.filter(Error::is_server_trouble)
     }
 
     /// Whether a write that succeeded shows that the server takes writes again.
     pub(crate) fn may_recover(&self) -> bool {
         let calm = self.refused.is_none_or(|refused| refused.elapsed() >= CALM);
-        calm && matches!(self.state, ServerState::ReadOnly | ServerState::OutOfMemory)
+        calm && matches!(
+            self.known.state,
+            ServerState::ReadOnly | ServerState::OutOfMemory
+        )
     }
 
     pub(crate) fn enter(&mut self, state: ServerState, address: &str) {
-        if self.state != state {
-            let from = std::mem::replace(&mut self.state, state);
+        if self.known.state != state {
+            let from = std::mem::replace(&mut self.known.state, state);
             self.changed = Instant::now();
-            crate::observe::server_state(address, from, state, self.last_error.as_ref());
+            crate::observe::server_state(address, from, state, self.known.last_error.as_ref());
         }
     }
 
     pub(crate) fn connected(&mut self, greeting: &Greeting, state: ServerState, address: &str) {
-        self.connects += 1;
-        self.module_version = greeting.module_version;
+        self.known.connects += 1;
+        self.known.module_version = greeting.module_version;
         self.enter(state, address);
     }
 
@@ -161,7 +170,7 @@ impl Record {
             Error::Denied { .. } => ServerState::Denied,
             _ => ServerState::Down,
         };
-        self.last_error = Some(error.clone());
+        self.known.last_error = Some(error.clone());
         self.enter(state, address);
     }
 }
@@ -180,7 +189,7 @@ mod tests {
         record.enter(ServerState::Up, "server");
         assert!(!record.may_recover(), "it is up");
         record.refused(&full(), true, "server");
-        assert_eq!(record.state, ServerState::OutOfMemory);
+        assert_eq!(record.known.state, ServerState::OutOfMemory);
         assert!(!record.may_recover(), "it has only just refused a write");
         record.refused = Instant::now().checked_sub(CALM);
         assert!(record.may_recover());
@@ -194,7 +203,7 @@ mod tests {
             message: "READONLY".to_owned(),
         };
         record.refused(&error, false, "server");
-        assert_eq!(record.state, ServerState::Connecting);
-        assert!(record.last_error.is_some());
+        assert_eq!(record.known.state, ServerState::Connecting);
+        assert!(record.known.last_error.is_some());
     }
 }

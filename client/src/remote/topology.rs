@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::cluster::{Cluster, slot};
+use super::command::items;
 use super::connection::Timeouts;
 use super::credentials::Access;
 use super::error::Error;
@@ -35,11 +36,8 @@ impl Answer {
 
     /// Bytes of the value in an answer to CACHE.FETCH, if there is one.
     pub(crate) fn value_bytes(&self) -> Option<usize> {
-        match &self.value {
-            Value::Array(parts) => match parts.get(1) {
-                Some(Value::BulkString(value)) => Some(value.len()),
-                _ => None,
-            },
+        match items(&self.value) {
+            [_, Value::BulkString(value), ..] => Some(value.len()),
             _ => None,
         }
     }
@@ -69,26 +67,23 @@ impl Remote {
         let recent = Arc::clone(&settings.recent);
         crate::observe::describe();
         let access = Arc::new(servers.access.clone());
+        let urls = &servers.urls;
         let primaries = match &servers.kind {
-            Kind::Single(url) => {
-                let place = Place::Fixed(Target::new(url, &access)?);
-                Primaries::One(Node::start(place, settings))
+            Kind::Single => {
+                let target = targets(urls, &access, "server")?.remove(0);
+                Primaries::One(Node::start(Place::Fixed(target), settings))
             }
-            Kind::Sentinel {
-                service,
-                sentinels,
-                primary,
-            } => {
-                let primary = primary.as_deref().unwrap_or("redis://127.0.0.1");
+            Kind::Sentinel(service) => {
+                let primary = servers.primary.as_deref();
                 let place = Place::Sentinel(Sentinels {
                     service: service.clone(),
-                    all: targets(sentinels, &Arc::new(access.without_user()), "sentinel")?,
+                    all: targets(urls, &Arc::new(access.without_user()), "sentinel")?,
                     asked: AtomicUsize::new(0),
-                    primary: Target::new(primary, &access)?,
+                    primary: Target::new(primary.unwrap_or("redis://127.0.0.1"), &access)?,
                 });
                 Primaries::One(Node::start(place, settings))
             }
-            Kind::Cluster(urls) => {
+            Kind::Cluster => {
                 let seeds = targets(urls, &access, "node of the cluster")?;
                 Primaries::Cluster(Cluster::start(seeds, settings))
             }
@@ -200,7 +195,7 @@ impl Remote {
         let sending = async {
             let mut node = self.owner(key)?;
             for attempt in 0..REDIRECTIONS {
-                let error = match self.reached(node.send(cmd, deadline).await)? {
+                let error = match node.send(cmd, deadline).await? {
                     Ok(value) => return Ok(Answer::tracked(value)),
                     Err(error) => error,
                 };
@@ -227,8 +222,7 @@ impl Remote {
     ) -> Result<Value, Error> {
         let node = self.owner(key)?;
         let sent = crate::observe::in_command(cmd, node.send_blocking(cmd, wait)).await;
-        self.reached(sent)?
-            .map_err(|error| node.explain(Some(key), &error))
+        sent?.map_err(|error| node.explain(Some(key), &error))
     }
 
     /// Sends one command for each key, those for one server together. Redirected ones go once more, alone.
@@ -252,7 +246,6 @@ impl Remote {
         let mut redirected = Vec::new();
         for ((node, members), sent) in groups.values().zip(join_all(sending).await) {
             let explain = |key, error| node.explain(key, &error);
-            let sent = self.reached(sent);
             let values = match sent.and_then(|sent| sent.map_err(|error| explain(None, error))) {
                 Ok(values) => values,
                 Err(error) => {
@@ -331,7 +324,6 @@ impl Remote {
         let nodes = self.primaries();
         let sent = join_all(nodes.iter().map(|node| node.send(cmd, self.deadline()))).await;
         let explained = nodes.iter().zip(sent).map(|(node, sent)| {
-            let sent = self.reached(sent);
             let answer = sent.and_then(|sent| sent.map_err(|error| node.explain(None, &error)));
             (node.address(), answer)
         });
@@ -356,25 +348,6 @@ impl Remote {
             Primaries::Cluster(cluster) if known.is_empty() => vec![cluster.status()],
             _ => known,
         }
-    }
-
-    /// Passes on what a node answered; one that cannot be reached is a reason to look at the cluster again.
-    pub(super) fn reached<T>(
-        &self,
-        sent: Result<RedisResult<T>, Error>,
-    ) -> Result<RedisResult<T>, Error> {
-        let lost = match &sent {
-            Ok(Ok(_)) => false,
-            Ok(Err(error)) => {
-                error.is_io_error()
-                    || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly))
-            }
-            Err(_) => true,
-        };
-        if lost && let Primaries::Cluster(cluster) = &self.servers {
-            cluster.complain();
-        }
-        sent
     }
 
     /// The node to ask next, if the error sends there; `Err`: the answer, which another one gave.
