@@ -61,7 +61,8 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
         self
     }
 
-    /// The most keys whose hits [`LocalCache::top_accessed_keys`] lists. Default: 200. With 0 none are.
+    /// The most keys whose hits [`LocalCache::top_accessed_keys`] lists, and so many that have no entry are remembered,
+    /// up to twice as many or about a thousand. Default: 200. With 0 none are.
     pub fn max_tracked(mut self, keys: usize) -> Self {
         self.max_tracked = keys;
         self
