@@ -14,9 +14,6 @@ use super::{Cache, present, value};
 
 impl<C> Cache<C> {
     /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
-    ///
-    /// # Errors
-    /// As [`Self::set`].
     pub async fn add<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<bool, Error>
     where
         C: Codec<T>,
@@ -27,9 +24,6 @@ impl<C> Cache<C> {
 
     /// Gives a fresh entry another value and the times of `entry`; its tags stay. Answers whether there was one. With a
     /// TTL of zero the key is removed instead.
-    ///
-    /// # Errors
-    /// As [`Self::set`], or the server's module is older than `CACHE.SET … KEEPTAGS`.
     pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
     where
         C: Codec<T>,
@@ -42,9 +36,6 @@ impl<C> Cache<C> {
     }
 
     /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
-    ///
-    /// # Errors
-    /// When the server fails or refuses.
     pub async fn touch<I>(&self, key: &str, entry: Entry<I>) -> Result<bool, Error>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -60,9 +51,6 @@ impl<C> Cache<C> {
 
     /// Whether the server has something fresh under this key: a value, or that there is none. It counts as no hit, and
     /// no value is sent.
-    ///
-    /// # Errors
-    /// When the server fails or refuses, or its module is older than this command.
     pub async fn exists(&self, key: &str) -> Result<bool, Error> {
         let name = self.core.name(key);
         let cmd = command::of_key("CACHE.EXISTS", &name);
@@ -76,10 +64,6 @@ impl<C> Cache<C> {
     /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
     ///
     /// The entry itself stays as it is. What is to take its place is best loaded by [`Self::refresh`], with these tags too.
-    ///
-    /// # Errors
-    /// When the server fails or refuses, its module is older than `CACHE.FETCH … WITHTAGS`, or a tag is empty;
-    /// [`Error::Codec`] when the value is no `T`.
     pub async fn get_with_tags<T>(
         &self,
         key: &str,
@@ -104,9 +88,6 @@ impl<C> Cache<C> {
     ///
     /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
     /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
-    ///
-    /// # Errors
-    /// As [`Self::get_or_load`], or the server's module is older than `CACHE.FETCH … EARLY`.
     pub async fn refresh<T, I, F, L, E>(
         &self,
         key: &str,
@@ -134,8 +115,7 @@ impl<C> Cache<C> {
     /// Takes a fresh value out: of all who ask at the same time one gets it.
     ///
     /// # Errors
-    /// When the server fails or refuses, or its module is older than this command; [`Error::Codec`] when the value is no
-    /// `T`, which is gone then.
+    /// [`Error::Codec`] when the value is no `T`, which is gone then.
     pub async fn take<T>(&self, key: &str) -> Result<Option<T>, Error>
     where
         C: Codec<T>,
@@ -158,9 +138,6 @@ impl<C> Cache<C> {
     }
 
     /// Gives an entry other tags; answers whether there was one. Value, TTL and grace stay.
-    ///
-    /// # Errors
-    /// When the server fails or refuses, or its module is older than this command.
     pub async fn retag(
         &self,
         key: &str,

@@ -88,9 +88,6 @@ impl<C> Cache<C> {
 
     /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
     /// loads anew. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
     pub async fn revalidate_tags(
         &self,
         tags: impl IntoIterator<Item: AsRef<str>>,
@@ -101,17 +98,11 @@ impl<C> Cache<C> {
 
     /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
     /// others too.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
     pub async fn invalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
         self.invalidate_names(Invalidation::Hard, names).await
     }
 
     /// As [`Self::revalidate_tags`], by what the tags are called on the servers.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
     pub async fn revalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
         self.invalidate_names(Invalidation::Soft, names).await
     }
@@ -155,9 +146,6 @@ impl<C> Cache<C> {
 
     /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
     /// wants an administrator's rights. Answers how many there were.
-    ///
-    /// # Errors
-    /// As [`Self::invalidate_tags`].
     pub async fn clear(&self) -> Result<u64, Error> {
         let prefix = &self.core.options.prefix;
         let dropped = if prefix.is_empty() {

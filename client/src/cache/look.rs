@@ -49,9 +49,6 @@ pub struct TagInfo {
 impl<C> Cache<C> {
     /// The keys of the namespace that were read most, most first, as far as the servers track them
     /// (`tagcache.top-keys`); at most `count`. The server wants an administrator's rights for it.
-    ///
-    /// # Errors
-    /// When a server fails or refuses.
     pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
         let prefix = &self.core.options.prefix;
         // Keys of other namespaces are among the server's.
@@ -124,9 +121,6 @@ impl<C> Cache<C> {
     /// What the server knows of an entry; `None` if there is none, fresh or stale. It counts as no hit.
     ///
     /// The user needs the right to `CACHE.INSPECT`.
-    ///
-    /// # Errors
-    /// When the server fails or refuses.
     pub async fn inspect(&self, key: &str) -> Result<Option<Inspection>, Error> {
         let name = self.core.name(key);
         let answer = self
@@ -169,9 +163,6 @@ impl<C> Cache<C> {
     /// What the servers know of a tag, in a cluster that of all primaries; `None` if they do not know it.
     ///
     /// The user needs the right to `CACHE.TAGINFO`.
-    ///
-    /// # Errors
-    /// When a server fails or refuses.
     pub async fn tag_info(&self, tag: &str) -> Result<Option<TagInfo>, Error> {
         let cmd = command::of_key("CACHE.TAGINFO", &self.core.name(tag));
         let mut info: Option<TagInfo> = None;
@@ -204,9 +195,6 @@ impl<C> Cache<C> {
     /// remember. Of a cluster the latest times of all primaries.
     ///
     /// The user needs the right to `CACHE.TAGTIMES`.
-    ///
-    /// # Errors
-    /// When a server fails or refuses, or its module is older than this command.
     pub async fn tag_times(
         &self,
         tag: &str,

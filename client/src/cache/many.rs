@@ -136,9 +136,6 @@ impl<C> Cache<C> {
     /// [`Self::get_or_load`] for a loader that borrows: it runs in the caller's own task. If the caller gives up, the
     /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
     /// where there is a stale value, which is answered if the loader fails.
-    ///
-    /// # Errors
-    /// As [`Self::get_or_load`].
     pub async fn get_or_load_scoped<T, I, F, L, E>(
         &self,
         key: &str,

@@ -1,4 +1,8 @@
 //! The two-tier cache.
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "what all calls have in common is said once, at `Cache`"
+)]
 
 mod builder;
 mod change;
@@ -50,6 +54,9 @@ use tier::Stored;
 /// it heals by itself.
 ///
 /// The [crate's page](crate#two-tiers) has examples of its calls.
+///
+/// A call fails, unless it says otherwise, when a server fails or refuses, when its module is older than the command that is
+/// needed ([`Error::ModuleTooOld`]), when a value cannot be encoded or decoded, and when a tag is empty.
 ///
 /// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime; the one in which
 /// the cache was built must live as long as the cache.
@@ -263,9 +270,6 @@ impl<C> Cache<C> {
     /// next time, as from then on the server will say when it changes.
     ///
     /// With a TTL of zero the key is removed instead.
-    ///
-    /// # Errors
-    /// When the server fails or refuses, or the value cannot be encoded.
     pub async fn set<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<(), Error>
     where
         C: Codec<T>,
@@ -347,9 +351,6 @@ impl<C> Cache<C> {
 
     /// The same where there may be nothing: that the loader found `None` is cached too, for
     /// [`Entry::negative_ttl`].
-    ///
-    /// # Errors
-    /// As [`Self::get_or_load`].
     pub async fn get_or_load_optional<T, I, F, L, E>(
         &self,
         key: &str,
@@ -374,9 +375,6 @@ impl<C> Cache<C> {
     /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.
     /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
     /// checked as well, but not stored.
-    ///
-    /// # Errors
-    /// As [`Self::get_or_load`].
     pub async fn get_or_load_with_entry<T, I, J, F, L, E>(
         &self,
         key: &str,
@@ -467,9 +465,6 @@ impl<C> Cache<C> {
     }
 
     /// Removes an entry; answers whether there was one.
-    ///
-    /// # Errors
-    /// When the server fails or refuses.
     pub async fn remove(&self, key: &str) -> Result<bool, Error> {
         self.core.remove(key).await
     }
