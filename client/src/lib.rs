@@ -14,6 +14,15 @@ mod observe;
 mod remote;
 mod worker;
 
+/// The guard, whether or not a thread panicked with it: nothing that is done under these locks can leave what they hold
+/// half done.
+#[cfg(any(feature = "monitor", feature = "remote"))]
+fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]

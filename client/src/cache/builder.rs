@@ -18,23 +18,6 @@ use super::stats::Counters;
 use super::tier;
 
 /// Settings of a [`Cache`] that is to be built: [`Cache::builder`].
-///
-/// ```no_run
-/// use std::time::Duration;
-/// use tagcache::{Cache, Servers};
-///
-/// # async fn run() -> Result<(), tagcache::Error> {
-/// let cache = Cache::builder(Servers::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]))
-///     .namespace("shop")
-///     .local_max_entries(100_000)
-///     .local_max_bytes(64 << 20)
-///     .command_timeout(Duration::from_millis(250))
-///     .serve_stale_while_unreachable(Duration::from_secs(60))
-///     .build()
-///     .await?;
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder<C = Json> {

@@ -75,7 +75,8 @@ impl<C> Cache<C> {
     {
         let core = &self.core;
         let tags = none_empty(core.names(tags))?;
-        let cmd = command::fetch_with_tags(&core.name(key), &tags);
+        let mut cmd = command::fetch(&core.name(key));
+        cmd.arg("WITHTAGS").arg(tags.len()).arg(&tags);
         let reservation = core.local.reserve(key);
         match core.read(&self.codec, &reservation, &cmd, None).await? {
             Found::Fresh(loaded) => value(key, &loaded.stored),
@@ -144,7 +145,8 @@ impl<C> Cache<C> {
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<bool, Error> {
         let (name, tags) = (self.core.name(key), none_empty(self.core.tags(tags))?);
-        let cmd = command::retag(&name, &tags);
+        let mut cmd = command::of_key("CACHE.RETAG", &name);
+        cmd.arg("TAGS").arg(tags.len()).arg(&tags);
         self.core.change(key, &name, &cmd, "CACHE.RETAG").await
     }
 
@@ -160,7 +162,10 @@ impl<C> Cache<C> {
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<(), Error> {
         let tags = none_empty(self.core.names(tags))?;
-        let answers = self.core.remote.ask_all(&command::hold(time, &tags)).await;
+        let time = command::millis(time.min(command::LONGEST_GRACE));
+        let mut cmd = redis::cmd("CACHE.HOLD");
+        cmd.arg(time).arg(&tags);
+        let answers = self.core.remote.ask_all(&cmd).await;
         answers
             .into_iter()
             .try_for_each(|(_, answer)| answer.map(drop))

@@ -3,7 +3,6 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The error of a codec.
 pub(crate) type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Turns values of type `T` into bytes and back.

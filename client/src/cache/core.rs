@@ -96,9 +96,12 @@ impl Core {
             sent: Instant::now(),
             weight,
         };
-        let answer = self.remote.send(&self.name(reservation.key()), cmd).await;
+        let answer = self
+            .remote
+            .send(&self.name(&reservation.load.key), cmd)
+            .await;
         crate::observe::command("CACHE.FETCH", read.sent.elapsed(), answer.as_ref().err());
-        self.take(codec, reservation.key(), Some(&read), answer?)
+        self.take(codec, &reservation.load.key, Some(&read), answer?)
     }
 
     /// What an answer to CACHE.FETCH holds, which is counted and may enter the local tier. Without a `read` it does
@@ -148,7 +151,6 @@ impl Core {
         Ok(found)
     }
 
-    /// Lets a value into the local tier, unless something overtook it.
     fn enter(
         &self,
         read: &Read<'_>,
@@ -175,7 +177,6 @@ impl Core {
         }
     }
 
-    /// Removes an entry; whether there was one.
     pub(crate) async fn remove(&self, key: &str) -> Result<bool, Error> {
         let name = self.name(key);
         let del = command::of_key("CACHE.DEL", &name);

@@ -127,8 +127,8 @@ impl<C> Cache<C> {
                     let (one, other) = portion.split_at(portion.len() / 2);
                     portions.extend([other, one]);
                 }
-                Err(error) => {
-                    dropped += error.dropped();
+                Err(mut error) => {
+                    dropped += error.dropped().copied().unwrap_or_default();
                     failed = failed.or(Some(error));
                 }
             }
@@ -138,10 +138,15 @@ impl<C> Cache<C> {
         if failed.is_none() && !empty.is_empty() {
             failed = Some(Error::empty_tag());
         }
-        match failed {
-            None => Ok(dropped),
-            Some(error) => Err(error.with_dropped(dropped)),
-        }
+        let Some(mut failed) = failed else {
+            return Ok(dropped);
+        };
+        // In all, however many commands it took.
+        failed
+            .dropped()
+            .into_iter()
+            .for_each(|of_one| *of_one = dropped);
+        Err(failed)
     }
 
     /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server

@@ -26,7 +26,6 @@ const RENEW: Duration = Duration::from_millis(500);
 /// where loaders fail one after the other, nobody waits for its turn.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
 
-/// All that a load needs to own.
 pub(crate) struct Load<T, C> {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: C,
@@ -47,7 +46,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     {
         match self.look().await {
             Ok(Found::Fresh(loaded)) => self.answer(Ok(loaded)),
-            Ok(Found::Stale(loaded, None)) => self.serve_stale(loaded),
+            Ok(Found::Stale(loaded, None)) => {
+                self.core.counters.stale_served.up();
+                self.answer(Ok(loaded));
+            }
             Ok(Found::Stale(loaded, Some(token))) => self.refresh(loaded, token, loader).await,
             Ok(Found::Nothing(Some(token))) => match self.call(loader, Some(token)).await {
                 Ok((value, took)) => self.store(value, took, token).await,
@@ -72,10 +74,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// Answers all callers that wait; later ones start anew. Only the first answer counts.
     fn answer(&self, outcome: Result<Loaded, Error>) {
-        self.reservation.end(match outcome {
+        self.reservation.load.end(match outcome {
             Ok(Loaded { stored, tags }) => End::Loaded(stored, tags),
             // Others who wait load it themselves.
-            Err(error) if error.is_from_loader::<Abandoned>() => End::Abandoned,
+            Err(Error::Loader { source, .. }) if source.is::<Abandoned>() => End::Abandoned,
             Err(error) => End::Failed(Arc::new(error)),
         });
     }
@@ -118,7 +120,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     fn key(&self) -> &str {
-        self.reservation.key()
+        &self.reservation.load.key
     }
 
     /// Through the main connection: what it answers may enter the local tier.
@@ -172,11 +174,6 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    fn serve_stale(&self, stale: Loaded) {
-        self.core.counters.stale_served.up();
-        self.answer(Ok(stale));
-    }
-
     /// Loads behind a stale value, which is served when the soft time-out is over or the load fails.
     async fn refresh<F, L>(&self, stale: Loaded, token: u64, loader: L)
     where
@@ -195,7 +192,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         let loaded = if let Some(loaded) = in_time {
             loaded
         } else {
-            self.serve_stale(stale.clone());
+            self.core.counters.stale_served.up();
+            self.answer(Ok(stale.clone()));
             loading.await
         };
         if let Ok((value, took)) = loaded {
@@ -380,7 +378,6 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         );
     }
 
-    /// Gives the lease back, so that the next in line can try.
     async fn release(&self, token: u64) {
         self.core
             .release(self.key(), token, self.plan.lease())
@@ -389,11 +386,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// The same behind the caller's back, for a lease that may have been granted.
     fn release_later(&self, token: u64) {
-        let (core, key, lasts) = (
-            Arc::clone(&self.core),
-            self.key().to_owned(),
-            self.plan.lease(),
-        );
+        let (core, key) = (Arc::clone(&self.core), self.key().to_owned());
+        let lasts = self.plan.lease();
         tokio::spawn(async move { core.release(&key, token, lasts).await });
     }
 

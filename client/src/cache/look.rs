@@ -135,10 +135,8 @@ impl<C> Cache<C> {
         let read = || {
             let number = |name: &str| command::number(&answer, name);
             let millis = |name: &str| number(name).map(Duration::from_millis);
-            let (Value::Array(tags) | Value::Set(tags)) = command::field(&answer, "tags")? else {
-                return None;
-            };
-            let tags = tags.iter().filter_map(command::text_of);
+            let tags = command::items(command::field(&answer, "tags")?).iter();
+            let tags = tags.filter_map(command::text_of);
             let tags = tags.filter_map(|tag| tag.strip_prefix(&self.core.options.prefix));
             Some(Inspection {
                 is_fresh: command::text_of(command::field(&answer, "state")?)? == "fresh",

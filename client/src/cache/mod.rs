@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use crate::entry::Entry;
-use crate::local::{End, Role};
+use crate::local::End;
 use crate::remote::command;
 use crate::remote::{Answer, Error, LoaderError, ServerStatus, Servers};
 
@@ -98,10 +98,7 @@ impl<C> Cache<C> {
             if Instant::now() >= deadline {
                 let node = down.map_or("cluster", |server| &server.address);
                 let unreached = || Error::unreachable(node, "not connected yet");
-                let why = match down {
-                    Some(server) => server.last_error.clone(),
-                    None => hole,
-                };
+                let why = down.map_or(hole, |server| server.last_error.clone());
                 return Err(why.unwrap_or_else(unreached));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -240,7 +237,7 @@ impl<C> Cache<C> {
                     sent,
                     weight: None,
                 };
-                let key = reservation.key();
+                let key = &reservation.load.key;
                 let take = |answer| core.take(&self.codec, key, Some(&read), answer);
                 values[*at] = self.found(key, answer.and_then(take));
             }
@@ -429,8 +426,8 @@ impl<C> Cache<C> {
         let tags = local.intern(&plan.entry.tags);
         let reservation = loop {
             match local.join_or_lead(key, &tags, None) {
-                Role::Lead(reservation) => break reservation,
-                Role::Join(load) => {
+                Ok(reservation) => break reservation,
+                Err(load) => {
                     core.counters.joined.up();
                     let end = load.ended().await;
                     // None: it found what this caller may not have, or ended without an answer.
@@ -442,7 +439,7 @@ impl<C> Cache<C> {
                 }
             }
         };
-        let mine = reservation.load();
+        let mine = Arc::clone(&reservation.load);
         let load = Load {
             core: Arc::clone(core),
             codec: self.codec.clone(),

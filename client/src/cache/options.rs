@@ -75,8 +75,7 @@ impl<T> Entry<T> {
     /// value while one caller of the fleet refreshes it. At most half of the TTL is given up for this. `get`
     /// answers nothing in that time, and a soft invalidation leaves the value to be served as stale for as long,
     /// beyond the grace that was given. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
-    /// Stampede Prevention*, VLDB 2015, with one draw by the writer instead of one by each reader: the lease makes
-    /// sure that only one loads.
+    /// Stampede Prevention*, VLDB 2015; `DESIGN.md` says what differs.
     #[must_use]
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.load.early_refresh = beta.max(0.0);
@@ -120,7 +119,6 @@ pub(crate) struct Plan {
     pub(crate) entry: Entry<Vec<String>>,
     /// One of the tags is empty, so that no server would store the value.
     pub(crate) has_empty_tag: bool,
-    /// How long the loader may take.
     pub(crate) hard_timeout: Duration,
     /// How long a load of another process is waited for: what it may take, commands included.
     pub(crate) longest_wait: Duration,
@@ -176,7 +174,6 @@ impl Plan {
         }
     }
 
-    /// How long the lease of a load is taken.
     pub(crate) fn lease(&self) -> Duration {
         self.longest_wait.min(Duration::from_secs(60))
     }

@@ -12,7 +12,6 @@ use super::portions::portions;
 
 /// The most entries whose hits are reported at a time; the rest waits for the next time.
 const MAX_REPORTED: usize = 10_000;
-/// In one command.
 const BATCH: usize = 500;
 /// Keys on their way at a time.
 const PORTION: usize = 2000;

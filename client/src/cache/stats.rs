@@ -7,7 +7,6 @@ use crate::remote::ServerStatus;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// Counts since the cache was built.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)+
@@ -97,7 +96,6 @@ counters! {
     hits_unreported,
 }
 
-/// One count.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

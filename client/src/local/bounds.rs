@@ -25,10 +25,8 @@ pub(super) const ENTRY_BYTES: u64 = 192;
 /// What a heavier entry is taken to weigh, so that sums of weights cannot overflow: a tebibyte.
 pub(super) const MAX_WEIGHT: u64 = 1 << 40;
 
-/// Bytes of an entry for each of its tags.
 pub(super) const TAG_BYTES: u64 = 16;
 
-/// The limits, and the costs that follow from them.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     max_entries: u64,
@@ -79,7 +77,6 @@ impl Bounds {
         }
     }
 
-    /// The heaviest entry that is admitted, in bytes.
     pub(super) fn max_entry_bytes(&self) -> u64 {
         let Some(max_bytes) = self.max_bytes else {
             return if self.max_entries == 0 { 0 } else { u64::MAX };

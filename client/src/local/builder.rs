@@ -82,17 +82,6 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
     ///
     /// Called once for each value that is stored, with no lock held. Default: `size_of::<V>()`, which is right for
     /// values without memory of their own elsewhere, and too little for strings, vectors and the like.
-    ///
-    /// ```
-    /// use tagcache::LocalCache;
-    ///
-    /// let pages: LocalCache<String> = LocalCache::builder()
-    ///     .max_entries(100_000)
-    ///     .max_bytes(64 << 20)
-    ///     .weigher(|_key, page: &String| (size_of::<String>() + page.capacity()) as u64)
-    ///     .build();
-    /// # let _ = pages;
-    /// ```
     pub fn weigher(mut self, weigher: impl Fn(&str, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.weigher = Some(Box::new(weigher));
         self
@@ -131,7 +120,6 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
 
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
 impl<V: ?Sized> LocalCacheBuilder<V> {
-    /// Collects hits for [`LocalCache::take_hits`].
     pub(crate) fn report_hits(mut self, report: bool) -> Self {
         self.report_hits = report;
         self
@@ -148,11 +136,6 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
 
 impl<V: ?Sized> fmt::Debug for LocalCacheBuilder<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalCacheBuilder")
-            .field("max_entries", &self.max_entries)
-            .field("max_bytes", &self.max_bytes)
-            .field("max_tracked", &self.max_tracked)
-            .field("shards", &self.shards)
-            .finish_non_exhaustive()
+        f.debug_struct("LocalCacheBuilder").finish_non_exhaustive()
     }
 }

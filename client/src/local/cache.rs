@@ -26,7 +26,7 @@ use crate::{Entry, worker::Worker};
 /// ```
 /// use std::{sync::Arc, time::Duration};
 /// use serde_json::json;
-/// use tagcache::LocalCache;
+/// use tagcache::{Entry, LocalCache};
 ///
 /// let cache: LocalCache<serde_json::Value> = LocalCache::builder().max_entries(100).max_tracked(200).build();
 /// cache.set("key-1", json!({"data": 1}), Duration::from_secs(60), ["tag-a"]);
@@ -39,6 +39,13 @@ use crate::{Entry, worker::Worker};
 /// cache.invalidate_tag("tag-a");
 /// assert_eq!(cache.get("key-1"), None);
 /// assert!(cache.contains("key-2"));
+///
+/// let tags: Vec<String> = vec!["tag-b".into()];
+/// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(&tags).weight(500);
+/// cache.set_with("key-3", json!(3), entry);
+/// cache.revalidate_tag("tag-b");
+/// assert_eq!(cache.get("key-3"), None);
+/// assert_eq!(cache.get_stale("key-3").as_deref(), Some(&json!(3)));
 /// ```
 pub struct LocalCache<V: ?Sized> {
     pub(super) inner: Arc<Inner<V>>,
@@ -66,17 +73,6 @@ impl<V: ?Sized> LocalCache<V> {
 
     /// The value of `key` if it is fresh or stale, that is in its [grace](Entry::grace): for when an old value is
     /// better than none. Counts a hit if it is fresh, otherwise a miss.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::{Entry, LocalCache};
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(["numbers"]);
-    /// cache.set_with("answer", 42, entry);
-    /// cache.revalidate_tag("numbers");
-    /// assert_eq!(cache.get("answer"), None);
-    /// assert_eq!(cache.get_stale("answer").as_deref(), Some(&42));
-    /// ```
     pub fn get_stale(&self, key: &str) -> Option<Arc<V>> {
         self.get(key).or_else(|| self.peek_stale(key))
     }
@@ -102,14 +98,6 @@ impl<V: ?Sized> LocalCache<V> {
     }
 
     /// Stores `value` under `key` as `entry` says: see [`set`](Self::set), and [`Entry`] for grace and weight.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::{Entry, LocalCache};
-    /// let cache: LocalCache<Vec<u8>> = LocalCache::new(100);
-    /// let tags: Vec<String> = vec!["tenant:7".into()];
-    /// cache.set_with("page", vec![0; 5000], Entry::ttl(Duration::from_secs(60)).tags(&tags).weight(5000));
-    /// ```
     pub fn set_with<T>(&self, key: &str, value: V, entry: Entry<T>)
     where
         V: Sized,
@@ -263,17 +251,6 @@ impl<V: ?Sized> LocalCache<V> {
     ///
     /// O(entries + tags), about half a second for a million entries that are reclaimed. Locks are held for one entry
     /// at a time, and for a sixty-fourth of the tags.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::LocalCache;
-    /// let cache: LocalCache<u32> = LocalCache::new(100);
-    /// cache.set("one", 1, Duration::from_secs(60), ["odd"]);
-    /// cache.invalidate_tag("odd");
-    /// assert_eq!(cache.len(), 1);
-    /// assert_eq!(cache.run_cleanup(), 1);
-    /// assert_eq!(cache.len(), 0);
-    /// ```
     pub fn run_cleanup(&self) -> u64 {
         self.inner.clean(|| false)
     }
@@ -326,7 +303,6 @@ impl<V: ?Sized> LocalCache<V> {
         self.inner.peek(key).map(|(value, _)| value)
     }
 
-    /// Looks tags up, to be used more than once.
     pub(crate) fn intern(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> super::tags::TagSet {
         self.inner.tags.intern(tags)
     }
@@ -354,7 +330,6 @@ impl<V: ?Sized> LocalCache<V> {
 }
 
 impl<V: ?Sized> Clone for LocalCache<V> {
-    /// Another handle to the same cache.
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),

@@ -1,6 +1,5 @@
 use std::time::{Duration, Instant};
 
-/// The moment that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
 
 /// The coarse clock is never further behind than this: Linux moves it on with each tick, that is every 1 to 10 ms. Only

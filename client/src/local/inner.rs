@@ -127,7 +127,6 @@ impl<V: ?Sized> Inner<V> {
         handle.stored().found(self.clock.now(), &self.all)
     }
 
-    /// Looks the entry's tags up.
     pub(super) fn intern<T>(&self, entry: Entry<T>) -> Entry<TagSet>
     where
         T: IntoIterator<Item: AsRef<str>>,
@@ -323,7 +322,6 @@ impl<V: ?Sized> Inner<V> {
         tracked.min(self.max_tracked)
     }
 
-    /// Counts why an entry left that nobody asked to leave.
     fn count_removal(&self, handle: &Handle) {
         let counter = if self.found(handle).is_some() {
             &self.counters.evictions

@@ -14,10 +14,9 @@ use super::{
 
 /// A value that is being loaded, or whose key is reserved.
 pub(crate) struct Load<V: ?Sized> {
-    pub(super) key: Box<str>,
+    pub(crate) key: Box<str>,
     /// Of the key, as the table of loads hashes it.
     pub(super) hash: u64,
-    /// The epoch in which it began.
     pub(super) stamp: u64,
     /// The tags that it was announced with.
     pub(super) tags: TagSet,
@@ -36,7 +35,6 @@ enum State<V: ?Sized> {
     Ended(End<V>),
 }
 
-/// What came of a load.
 pub(crate) enum End<V: ?Sized> {
     /// The value, and tags of it that were not known when the load began.
     Loaded(Arc<V>, TagSet),
@@ -82,12 +80,10 @@ impl<V: ?Sized> Load<V> {
         self.is_open.load(Ordering::Acquire)
     }
 
-    /// Whether the key was removed or overwritten since the load began.
     pub(super) fn is_overtaken(&self) -> bool {
         self.is_overtaken.load(Ordering::Acquire)
     }
 
-    /// The key is removed or overwritten.
     pub(super) fn overtake(&self) {
         self.is_open.store(false, Ordering::Release);
         self.is_overtaken.store(true, Ordering::Release);
@@ -98,7 +94,7 @@ impl<V: ?Sized> Load<V> {
     }
 
     /// Gives `end` to all who wait; callers that come later load anew. Only the first end counts.
-    pub(super) fn end(&self, end: End<V>) {
+    pub(crate) fn end(&self, end: End<V>) {
         self.is_open.store(false, Ordering::Release);
         let mut state = self.lock();
         let State::UnderWay(wakers) = &mut *state else {
@@ -112,7 +108,6 @@ impl<V: ?Sized> Load<V> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Blocks until it has ended.
     pub(super) fn wait(&self) -> End<V> {
         let mut state = self.lock();
         loop {

@@ -75,15 +75,15 @@ impl<V> LocalCache<V> {
         let entry = self.inner.intern(entry);
         loop {
             match self.join_or_lead(key, &entry.tags, Some(me)) {
-                Role::Join(other) if other.thread == Some(me) => {
+                Err(other) if other.thread == Some(me) => {
                     return load().map(Arc::new).map_err(Arc::new);
                 }
-                Role::Join(other) => {
+                Err(other) => {
                     if let Some(outcome) = other.outcome(other.wait()) {
                         return outcome;
                     }
                 }
-                Role::Lead(lead) => {
+                Ok(lead) => {
                     return match lead.loaded_meanwhile() {
                         Some(value) => Ok(value),
                         None => lead.end_with(load(), entry),
@@ -98,18 +98,6 @@ impl<V> LocalCache<V> {
     /// Works with every executor. If the future is dropped while it loads, one of those who wait loads instead. It
     /// may be mixed with the blocking calls, as long as no thread blocks on a load that needs this very thread to
     /// go on. A load that asks for its own key waits forever.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use tagcache::{Entry, LocalCache};
-    /// # async fn handler(cache: LocalCache<String>) {
-    /// let minute = Entry::ttl(Duration::from_secs(60)).tags(["users"]);
-    /// let name = cache.get_or_insert_async("user:1", minute, || async { "Ada".to_owned() }).await;
-    /// # assert_eq!(*name, "Ada");
-    /// # }
-    /// # let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
-    /// # assert!(Box::pin(handler(LocalCache::new(10))).as_mut().poll(context).is_ready());
-    /// ```
     pub async fn get_or_insert_async<T, F>(
         &self,
         key: &str,
@@ -149,12 +137,12 @@ impl<V> LocalCache<V> {
         let entry = self.inner.intern(entry);
         loop {
             match self.join_or_lead(key, &entry.tags, None) {
-                Role::Join(other) => {
+                Err(other) => {
                     if let Some(outcome) = other.outcome(other.ended().await) {
                         return outcome;
                     }
                 }
-                Role::Lead(lead) => {
+                Ok(lead) => {
                     return match lead.loaded_meanwhile() {
                         Some(value) => Ok(value),
                         None => lead.end_with(load().await, entry),
@@ -165,23 +153,15 @@ impl<V> LocalCache<V> {
     }
 }
 
-/// How a caller gets a value that is missing.
-pub(crate) enum Role<V: ?Sized> {
-    /// By loading: nobody does, or what is being loaded is out of date already.
-    Lead(Reservation<V>),
-    /// From a load that is under way.
-    Join(Arc<Load<V>>),
-}
-
 impl<V: ?Sized> LocalCache<V> {
-    /// Joins the load of `key`, or begins one. A load is joined only while none of its tags, of the caller's and
+    /// Begins a load of `key`; `Err`: joins one that is under way. A load is joined only while none of its tags, of the caller's and
     /// nothing that concerns everything was invalidated since it began.
     pub(crate) fn join_or_lead(
         &self,
         key: &str,
         tags: &TagSet,
         thread: Option<ThreadId>,
-    ) -> Role<V> {
+    ) -> Result<Reservation<V>, Arc<Load<V>>> {
         let inner = &*self.inner;
         let is_current = |load: &Load<V>| {
             inner.all.is_unchanged_since(load.stamp)
@@ -189,10 +169,8 @@ impl<V: ?Sized> LocalCache<V> {
                 && are_unchanged_since(tags, load.stamp)
         };
         let loads = &inner.loads;
-        match loads.join_or_begin(key, &inner.tags, tags, thread, is_current) {
-            Ok(load) => Role::Lead(self.reservation(load)),
-            Err(load) => Role::Join(load),
-        }
+        let load = loads.join_or_begin(key, &inner.tags, tags, thread, is_current)?;
+        Ok(self.reservation(load))
     }
 
     fn reservation(&self, load: Arc<Load<V>>) -> Reservation<V> {
@@ -219,7 +197,7 @@ impl<V: ?Sized> LocalCache<V> {
 #[must_use = "it is given up when it is dropped"]
 pub struct Reservation<V: ?Sized> {
     inner: Arc<Inner<V>>,
-    load: Arc<Load<V>>,
+    pub(crate) load: Arc<Load<V>>,
 }
 
 impl<V: ?Sized> Reservation<V> {
@@ -288,23 +266,9 @@ impl<V> Reservation<V> {
 /// What the two-tier cache needs beyond what everybody may use.
 #[cfg(feature = "remote")]
 impl<V: ?Sized> Reservation<V> {
-    pub(crate) fn key(&self) -> &str {
-        &self.load.key
-    }
-
     /// As [`fill`](Self::fill), for tags that were looked up, and a value that more than one place may store.
     pub(crate) fn store(&self, value: Arc<V>, entry: Entry<TagSet>) -> bool {
         self.inner.fill(&self.load, value, entry)
-    }
-
-    /// Gives `end` to all who wait; callers that come later load anew. Only the first end counts.
-    pub(crate) fn end(&self, end: End<V>) {
-        self.load.end(end);
-    }
-
-    /// To wait for its own end.
-    pub(crate) fn load(&self) -> Arc<Load<V>> {
-        Arc::clone(&self.load)
     }
 }
 
@@ -330,17 +294,13 @@ mod tests {
     use super::*;
 
     fn lead<V: ?Sized>(cache: &LocalCache<V>, tag: &str) -> Reservation<V> {
-        match cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None) {
-            Role::Lead(lead) => lead,
-            Role::Join(_) => panic!("nobody else loads"),
-        }
+        let lead = cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None);
+        lead.ok().expect("nobody else loads")
     }
 
     fn join<V: ?Sized>(cache: &LocalCache<V>, tag: &str) -> Option<Arc<Load<V>>> {
-        match cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None) {
-            Role::Lead(_) => None,
-            Role::Join(load) => Some(load),
-        }
+        let join = cache.join_or_lead("key", &cache.inner.tags.intern([tag]), None);
+        join.err()
     }
 
     #[test]

@@ -35,14 +35,12 @@ impl Marks {
         }
     }
 
-    /// Hard invalidation at `epoch`.
     pub(super) fn drop_at(&self, epoch: u64) {
         // `fetch_max`, because two invalidations may arrive here in another order than they took their epochs.
         self.dropped.fetch_max(epoch, Ordering::AcqRel);
         self.changed.fetch_max(epoch, Ordering::AcqRel);
     }
 
-    /// Soft invalidation at `epoch`, at the time `now`.
     pub(super) fn soften_at(&self, epoch: u64, now: u64) {
         let mut softened = unpoisoned(self.softened.lock());
         let softened = softened.get_or_insert_default();

@@ -28,4 +28,4 @@ pub use self::{
     stats::{EntryInfo, LocalStats, TopKey},
 };
 #[cfg(feature = "remote")]
-pub(crate) use self::{load::End, loading::Role, tags::TagSet};
+pub(crate) use self::{load::End, tags::TagSet};

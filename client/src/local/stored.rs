@@ -35,7 +35,6 @@ pub(super) struct Stored {
     pub(super) hits: Hits,
     /// The epoch that was current when the value began to be loaded.
     pub(super) stamp: u64,
-    /// Fresh before this time.
     pub(super) expires: u64,
     pub(super) tags: TagSet,
 }
@@ -70,7 +69,6 @@ impl Stored {
             && clock.is_before(self.expires)
     }
 
-    /// Whether it has been invalidated, hard or soft.
     pub(super) fn is_invalidated(&self, all: &Marks) -> bool {
         !all.is_unchanged_since(self.stamp) || !are_unchanged_since(&self.tags, self.stamp)
     }

@@ -45,6 +45,7 @@ pub(super) struct TagTable {
     epoch: AtomicU64,
 }
 
+#[derive(Default)]
 struct Shard {
     by_name: HashMap<Box<str>, Tag, DefaultHashBuilder>,
     /// Latest mark among the tags that were forgotten.
@@ -54,19 +55,9 @@ struct Shard {
 
 impl TagTable {
     pub(super) fn new() -> Self {
-        let hash_builder = DefaultHashBuilder::default();
-        let shards = (0..SHARDS)
-            .map(|_| {
-                RwLock::new(Shard {
-                    by_name: HashMap::with_hasher(hash_builder.clone()),
-                    horizon: 0,
-                    purge_at: PURGE_FROM,
-                })
-            })
-            .collect();
         Self {
-            shards,
-            hash_builder,
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hash_builder: DefaultHashBuilder::default(),
             epoch: AtomicU64::new(0),
         }
     }
@@ -135,7 +126,7 @@ impl Shard {
         if let Some(tag) = self.by_name.get(name) {
             return Arc::clone(tag);
         }
-        if self.by_name.len() >= self.purge_at {
+        if self.by_name.len() >= self.purge_at.max(PURGE_FROM) {
             self.purge();
         }
         let tag = Arc::new(Marks::not_after(self.horizon));

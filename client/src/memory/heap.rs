@@ -10,11 +10,6 @@ pub(super) struct Heap {
     pub(super) committed: Option<u64>,
 }
 
-/// What the process's allocator says of itself, if it is one that can be asked.
-pub(super) fn heap() -> Heap {
-    reader()()
-}
-
 /// How this process's allocator is asked.
 ///
 /// The first call finds out whether jemalloc or glibc is the one that this process's memory comes from: an allocator
@@ -22,9 +17,14 @@ pub(super) fn heap() -> Heap {
 pub(super) fn reader() -> fn() -> Heap {
     static READER: OnceLock<fn() -> Heap> = OnceLock::new();
     *READER.get_or_init(|| {
-        let known: [fn() -> Heap; 2] = [jemalloc, glibc];
-        let used = known.into_iter().find(|&read| is_used(read));
-        used.unwrap_or(Heap::default)
+        let known: &[fn() -> Heap] = &[
+            #[cfg(feature = "jemalloc")]
+            jemalloc,
+            #[cfg(all(target_os = "linux", target_env = "gnu"))]
+            glibc,
+        ];
+        let used = known.iter().find(|read| is_used(read));
+        *used.unwrap_or(&(Heap::default as fn() -> Heap))
     })
 }
 
@@ -59,21 +59,11 @@ fn jemalloc() -> Heap {
     }
 }
 
-#[cfg(not(feature = "jemalloc"))]
-fn jemalloc() -> Heap {
-    Heap::default()
-}
-
 /// glibc's figures over all arenas. Walks the free lists under each arena's lock: its cost grows with the number of
 /// free chunks, not with the heap.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn glibc() -> Heap {
     malloc_info::malloc_info().map_or_else(|_| Heap::default(), |info| from_glibc(&info))
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn glibc() -> Heap {
-    Heap::default()
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -103,6 +93,10 @@ fn from_glibc(info: &malloc_info::info::Malloc) -> Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn heap() -> Heap {
+        reader()()
+    }
 
     #[test]
     fn an_allocator_that_is_not_used_is_not_asked() {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::figures::{Sample, Source};
@@ -11,6 +11,7 @@ use super::growth::Growth;
 use super::process::HeapTotal;
 use super::snapshot::{Rates, Snapshot};
 use super::status::{Status, Thresholds};
+use crate::lock;
 use crate::worker::Worker;
 
 /// Shortest and longest interval between samples.
@@ -417,11 +418,6 @@ impl Ring {
         let after = self.samples.partition_point(|s| s.since_start < from);
         self.samples.range(after.saturating_sub(1)..)
     }
-}
-
-/// A callback or source that panicked leaves nothing half done behind these locks.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Memory of this process.
 
 use super::figures::{LocalTier, Sample, ServerReading, Source};
-use super::heap::{Heap, heap};
+use super::heap::{Heap, reader};
 use super::limit::memory_limit;
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl MemoryUsage {
     /// Reads it now. Costs a tenth of a millisecond; much more where glibc's heap has very many free chunks, which
     /// it walks through while it holds up whoever allocates (100,000: tens of milliseconds).
     pub fn of_this_process() -> Self {
-        Self::with(heap(), memory_limit())
+        Self::with(reader()(), memory_limit())
     }
 
     fn with(heap: Heap, limit: Option<u64>) -> Self {
@@ -90,7 +90,7 @@ impl Default for ProcessSource {
             local: None,
             server: None,
             // Found now, so that looking for it does not count as what a reading costs.
-            read_heap: super::heap::reader(),
+            read_heap: reader(),
             heap: None,
         }
     }

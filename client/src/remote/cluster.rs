@@ -36,7 +36,6 @@ pub(crate) fn slot(key: &str) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(bytes)) % SLOTS as u16
 }
 
-/// The primaries at one moment.
 #[derive(Default)]
 pub(crate) struct Map {
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
@@ -47,11 +46,9 @@ pub(crate) struct Map {
 /// A range of slots and the address of its primary.
 type Range = (u16, u16, String);
 
-/// How many slots have a primary.
-fn covered<'a>(ranges: impl Iterator<Item = (&'a u16, &'a u16)>) -> usize {
-    ranges
-        .map(|(first, last)| usize::from(last.saturating_sub(*first)) + 1)
-        .sum()
+fn covered(ranges: &[Range]) -> usize {
+    let slots = |(first, last, _): &Range| usize::from(last.saturating_sub(*first)) + 1;
+    ranges.iter().map(slots).sum()
 }
 
 impl Map {
@@ -65,9 +62,8 @@ impl Map {
         }
     }
 
-    /// Whether each slot has a primary.
     pub(crate) fn is_whole(&self) -> bool {
-        covered(self.ranges.iter().map(|(first, last, _)| (first, last))) >= SLOTS
+        covered(&self.ranges) >= SLOTS
     }
 }
 
@@ -78,7 +74,6 @@ struct Slotless {
     closed: bool,
 }
 
-/// The cluster as it changes.
 pub(crate) struct Cluster {
     seeds: Vec<Target>,
     settings: Settings,
@@ -114,7 +109,6 @@ impl Cluster {
         }
     }
 
-    /// Asks for a look at the map.
     pub(crate) fn complain(&self) {
         self.settings.map_changed.notify_one();
     }
@@ -134,19 +128,16 @@ impl Cluster {
         let _ = looks.changed().await;
     }
 
-    /// What it is called as a whole.
     pub(crate) fn name(&self) -> String {
         let first = self.seeds.first().map(Target::address);
         format!("cluster of {}", first.unwrap_or_default())
     }
 
-    /// Why no primary is known.
     pub(crate) fn why_unknown(&self) -> Error {
         let unknown = || Error::unreachable(self.name(), "no node of it has been reached yet");
         lock(&self.record).trouble().unwrap_or_else(unknown)
     }
 
-    /// Its state while no primary is known.
     pub(crate) fn status(&self) -> ServerStatus {
         lock(&self.record).status(self.name(), 0)
     }
@@ -237,7 +228,7 @@ impl Cluster {
         for node in members.into_iter().chain(seeds) {
             match self.ask(&node).await {
                 Ok(ranges) => {
-                    let slots = covered(ranges.iter().map(|(first, last, ..)| (first, last)));
+                    let slots = covered(&ranges);
                     if slots >= SLOTS {
                         return Ok(ranges);
                     }

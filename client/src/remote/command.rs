@@ -13,17 +13,14 @@ pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 46);
 /// The longest grace, and the longest hold of a tag, that the server takes: some 34 years.
 pub(crate) const LONGEST_GRACE: Duration = Duration::from_millis(1 << 40);
 
-/// What CACHE.FETCH answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fetched {
     pub(crate) state: State,
-    /// 0: none.
     pub(crate) token: u64,
     /// `None` if one of them is not UTF-8: then it was not set by this crate, and it cannot be kept track of here.
     pub(crate) tags: Option<Vec<String>>,
 }
 
-/// The state of a fetched key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// A fresh value and how long it stays so, `None` for as long as it is there.
@@ -45,12 +42,6 @@ pub(crate) fn fetch(key: &str) -> Cmd {
 pub(crate) fn mfetch(keys: &[&str]) -> Cmd {
     let mut cmd = redis::cmd("CACHE.MFETCH");
     cmd.arg(keys);
-    cmd
-}
-
-pub(crate) fn fetch_with_tags(key: &str, tags: &[String]) -> Cmd {
-    let mut cmd = fetch(key);
-    cmd.arg("WITHTAGS").arg(tags.len()).arg(tags);
     cmd
 }
 
@@ -150,19 +141,6 @@ pub(crate) fn of_key(name: &str, key: &str) -> Cmd {
     cmd
 }
 
-pub(crate) fn retag(key: &str, tags: &[String]) -> Cmd {
-    let mut cmd = of_key("CACHE.RETAG", key);
-    cmd.arg("TAGS").arg(tags.len()).arg(tags);
-    cmd
-}
-
-pub(crate) fn hold(time: Duration, tags: &[String]) -> Cmd {
-    let mut cmd = redis::cmd("CACHE.HOLD");
-    cmd.arg(millis(time.min(LONGEST_GRACE))).arg(tags);
-    cmd
-}
-
-/// How an invalidation takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Invalidation {
     /// Entries are gone.
@@ -212,7 +190,6 @@ pub(crate) fn invalidate_where(
     cmd
 }
 
-/// A field of a map.
 pub(crate) fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
     match map {
         Value::Map(pairs) => {
@@ -250,7 +227,7 @@ pub(crate) fn items(value: &Value) -> &[Value] {
 }
 
 /// At least 1: the server takes no zero.
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis())
         .unwrap_or(u64::MAX)
         .max(1)

@@ -19,7 +19,6 @@ use super::target::{Target, Wire};
 /// not block, and must be done with it when it returns.
 pub(crate) type Listener = Arc<dyn Fn(&Push<'_>) + Send + Sync>;
 
-/// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
@@ -28,7 +27,6 @@ pub(crate) struct Timeouts {
     pub(crate) probe: Duration,
 }
 
-/// What the handshake found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Greeting {
     /// Not a replica.
@@ -66,12 +64,6 @@ impl Liveness {
             }
             self.ended.notify_one();
         }
-    }
-
-    /// From here on the end is reported; `false` if it has already come.
-    fn establish(&self) -> bool {
-        self.established.store(true, Ordering::SeqCst);
-        !self.over.load(Ordering::SeqCst)
     }
 }
 
@@ -152,10 +144,11 @@ impl Connection {
     /// To be called once, before the first read: from here on the listener is told when the connection ends.
     pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
         let broken = || Error::unreachable(node, "the connection broke while it was set up");
-        self.liveness.establish().then_some(()).ok_or_else(broken)
+        self.liveness.established.store(true, Ordering::SeqCst);
+        let is_over = self.liveness.over.load(Ordering::SeqCst);
+        (!is_over).then_some(()).ok_or_else(broken)
     }
 
-    /// Sends a command. Bounded by the command time-out.
     pub(crate) async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
         let mut inner = self.wire.inner.clone();
         // An answer inside a pipeline is not turned into an error by redis-rs, and neither is one here.
@@ -216,10 +209,8 @@ impl Connection {
         let mut cmd = redis::cmd("CLUSTER");
         cmd.arg("INFO");
         let answer = self.send(&cmd).await.ok()?;
-        let lines = text(&answer)?;
-        let epoch = lines
-            .lines()
-            .find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
+        let mut lines = text(&answer)?.lines();
+        let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
         epoch.trim().parse().ok()
     }
 

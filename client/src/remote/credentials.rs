@@ -139,14 +139,6 @@ impl Access {
         }
     }
 
-    /// Where a server is that others announce there.
-    pub(super) fn reachable(&self, host: String, port: u16) -> (String, u16) {
-        match &self.addresses {
-            Some(addresses) => addresses(&host, port),
-            None => (host, port),
-        }
-    }
-
     /// What the next connection is to use. The provider is the application's code: it may block, and it may panic.
     pub(super) async fn credentials(&self) -> Result<Option<Credentials>, String> {
         let Some(provider) = self.provider.clone() else {

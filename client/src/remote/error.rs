@@ -180,25 +180,12 @@ impl Error {
         matches!(self, Self::Denied { .. }) || self.remedy() == Remedy::FixCall
     }
 
-    /// Whether the loader failed with an error of this type.
-    pub(crate) fn is_from_loader<E: std::error::Error + 'static>(&self) -> bool {
-        matches!(self, Self::Loader { source, .. } if source.is::<E>())
-    }
-
     /// What an invalidation that failed has dropped all the same.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&mut self) -> Option<&mut u64> {
         match self {
-            Self::Partial { dropped, .. } => *dropped,
-            _ => 0,
+            Self::Partial { dropped, .. } => Some(dropped),
+            _ => None,
         }
-    }
-
-    /// The same error of an invalidation in several commands, which dropped so many in all.
-    pub(crate) fn with_dropped(mut self, count: u64) -> Self {
-        if let Self::Partial { dropped, .. } = &mut self {
-            *dropped = count;
-        }
-        self
     }
 
     /// Whether the command may have been executed, or may yet be.

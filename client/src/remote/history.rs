@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The readings of one server's clock.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     lineage: String,
@@ -12,7 +11,6 @@ pub(crate) struct History {
     readings: VecDeque<(Instant, u64)>,
 }
 
-/// What a server may have lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     Nothing,
@@ -43,15 +41,12 @@ impl History {
                 _ => Lost::Forgotten,
             }
         };
-        self.lineage.clear();
-        self.lineage.push_str(lineage);
+        lineage.clone_into(&mut self.lineage);
         // What others invalidated while there was no connection is not known here.
-        self.readings.clear();
-        self.readings.push_back((now, clock));
+        self.readings = VecDeque::from([(now, clock)]);
         lost
     }
 
-    /// A reading through the same connection.
     pub(crate) fn probed(&mut self, clock: u64, now: Instant, since: Instant) {
         self.readings.push_back((now, clock));
         while self.readings.len() > Self::MOST

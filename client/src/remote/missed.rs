@@ -35,21 +35,16 @@ impl Missed {
 
     /// An invalidation by these tags; without tags, of everything.
     pub(crate) fn of(kind: Invalidation, tags: &[String]) -> Self {
-        let names = tags.iter().cloned().collect();
+        let mut missed = Self {
+            flush: tags.is_empty(),
+            ..Self::default()
+        };
+        let names = tags.iter().cloned();
         match kind {
-            _ if tags.is_empty() => Self {
-                flush: true,
-                ..Self::default()
-            },
-            Invalidation::Hard => Self {
-                hard: names,
-                ..Self::default()
-            },
-            Invalidation::Soft => Self {
-                soft: names,
-                ..Self::default()
-            },
+            Invalidation::Hard => missed.hard.extend(names),
+            Invalidation::Soft => missed.soft.extend(names),
         }
+        missed
     }
 
     /// Adds another; `false`, and nothing added, when there would be too many tags.
@@ -145,7 +140,6 @@ impl Backlog {
         self.sending.flush
     }
 
-    /// The server has it.
     pub(crate) fn confirmed(&mut self) {
         self.sending = Missed::default();
         self.batch = (self.batch * 2).min(BATCH);
@@ -169,7 +163,6 @@ impl Backlog {
         false
     }
 
-    /// Takes out everything, also what is being told.
     pub(crate) fn take_all(&mut self) -> Missed {
         self.put_back();
         std::mem::take(&mut self.waiting)
@@ -248,7 +241,6 @@ impl Recent {
         self.since
     }
 
-    /// All that is kept.
     pub(crate) fn all(&mut self, now: Instant) -> Missed {
         self.turn(now);
         let mut all = self.before.clone();
@@ -256,7 +248,6 @@ impl Recent {
         all
     }
 
-    /// Forgets what is old.
     fn turn(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.turned);
         if age >= Self::KEPT {

@@ -29,9 +29,4 @@ pub(crate) use missed::{Missed, Recent};
 pub(crate) use node::Settings;
 pub(crate) use topology::{Answer, Remote};
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that is done under these locks can leave what they hold half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::lock;

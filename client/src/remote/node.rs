@@ -21,7 +21,6 @@ use super::target::Target;
 use super::waiting::Waiting;
 use crate::observe::event;
 
-/// Where a node is.
 pub(crate) enum Place {
     /// Always there, whatever its role.
     Fixed(Target),
@@ -31,7 +30,6 @@ pub(crate) enum Place {
     Sentinel(Sentinels),
 }
 
-/// How a node is run.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
@@ -39,7 +37,6 @@ pub(crate) struct Settings {
     pub(crate) listener: Listener,
     /// What was invalidated lately, by whichever node.
     pub(crate) recent: Arc<Mutex<Recent>>,
-    /// Asks for a look at a cluster's map.
     pub(crate) map_changed: Arc<Notify>,
     /// Whether leases are asked for by tokens of our own choice: until a module turns out not to know them.
     pub(crate) tokens: Arc<AtomicBool>,
@@ -48,7 +45,6 @@ pub(crate) struct Settings {
 /// Between attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// One primary.
 pub(crate) struct Node {
     place: Place,
     settings: Settings,
@@ -123,7 +119,6 @@ impl Node {
         node
     }
 
-    /// Host and port, as far as known.
     pub(crate) fn address(&self) -> String {
         match (&self.place, self.target.load().as_deref()) {
             (Place::Fixed(target) | Place::Primary(target), _) | (_, Some(target)) => {

@@ -7,7 +7,6 @@ use super::connection::{Timeouts, ask};
 use super::error::Error;
 use super::target::Target;
 
-/// The sentinels of one service.
 pub(crate) struct Sentinels {
     pub(crate) service: String,
     pub(crate) all: Vec<Target>,

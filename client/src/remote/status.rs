@@ -134,7 +134,6 @@ impl Record {
         }
     }
 
-    /// Why calls fail, while they do.
     pub(crate) fn trouble(&self) -> Option<Error> {
         let last = self.known.last_error.clone();
         last.filter(Error::is_server_trouble)

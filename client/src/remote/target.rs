@@ -39,7 +39,6 @@ impl Drop for Wire {
 }
 
 impl Target {
-    /// Reads an address.
     pub(crate) fn new(url: &str, access: &Arc<Access>) -> Result<Self, Error> {
         // Encryption is ours: redis-rs would install a provider of cryptography for the whole process.
         let plain = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
@@ -84,11 +83,11 @@ impl Target {
 
     /// The same at another address, as servers announce it.
     pub(crate) fn announced(&self, host: String, port: u16) -> Self {
-        let (host, port) = self.access.reachable(host, port);
+        let reachable = self.access.addresses.as_ref().map(|map| map(&host, port));
+        let (host, port) = reachable.unwrap_or((host, port));
         self.at(host, port)
     }
 
-    /// The same at another address.
     pub(crate) fn at(&self, host: String, port: u16) -> Self {
         Self {
             info: self.info.clone().set_addr(ConnectionAddr::Tcp(host, port)),

@@ -43,7 +43,6 @@ impl Answer {
     }
 }
 
-/// The servers as one.
 pub(crate) struct Remote {
     servers: Primaries,
     timeouts: Timeouts,

@@ -47,7 +47,6 @@ impl Waiting {
         connections.drain(..half);
     }
 
-    /// Sends a command that blocks for up to `wait`.
     pub(crate) async fn send(
         &self,
         target: &Target,
