@@ -210,9 +210,9 @@ fn the_error_of_a_load_goes_to_those_who_waited() {
     });
 }
 
-/// Hits are counted while the tracker, which is too small for all, lets entries in and out, and while entries leave.
+/// Hits are counted by several threads, and of more keys than are listed.
 #[test]
-fn no_hit_is_lost_and_the_leaders_are_tracked() {
+fn no_hit_is_lost_and_the_leader_is_listed() {
     explore(|| {
         let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
         cache.set("a", 1, Duration::MAX, []);
@@ -266,9 +266,9 @@ fn an_overwritten_entry_keeps_its_hits() {
     });
 }
 
-/// It is overwritten while another entry takes its place in the tracker.
+/// It is overwritten while another entry is hit more often.
 #[test]
-fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_tracked() {
+fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_listed() {
     explore(|| {
         let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
         cache.set("a", 1, Duration::MAX, []);
@@ -299,7 +299,7 @@ fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_tracked() {
 
 /// A key that comes back while it is leaving is one key.
 #[test]
-fn the_tracker_knows_a_key_once() {
+fn a_key_that_comes_back_while_it_leaves_is_counted_once() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);
@@ -356,9 +356,9 @@ fn every_hit_is_reported_once() {
     });
 }
 
-/// Entries that leave while they enter the tracker do not stay in it as if they were there.
+/// Hits of an entry that leaves while it is hit are forgotten in the end.
 #[test]
-fn the_tracker_keeps_no_entry_that_has_left() {
+fn hits_of_an_entry_that_has_left_are_forgotten() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);
