@@ -168,6 +168,42 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
 
+  test("past expire an entry is served to nobody, also while one process renders", async () => {
+    const [a, b] = [await process(), await process()];
+    await a.get("k", []);
+    const times = { timestamp: Date.now() - 9_000, revalidate: 5, expire: 9 };
+    await a.set("k", Promise.resolve(entry("old", [], times)));
+    expect(rendersAgain(await a.get("k", []))).toBe(true);
+    const found = await b.get("k", []);
+    // By Next.js's own rule.
+    expect(found === undefined || Date.now() > found.timestamp + found.expire * 1000).toBe(true);
+  });
+
+  test("what was waited for in vain is not waited for again, until it is seen", async () => {
+    const [a, b] = [await process(), await process({ waitMs: 50 })];
+    const commands = async () => {
+      await redis.config("RESETSTAT");
+      expect(await b.get("k", [])).toBeUndefined();
+      return Number(/cmdstat_cache.fetch:calls=(\d+)/i.exec(await redis.info("commandstats"))?.[1]);
+    };
+    await a.get("k", []);
+    expect([await commands(), await commands()]).toEqual([2, 1]);
+    await a.set("k", Promise.resolve(entry("v", ["own"])));
+    expect(await text(await b.get("k", []))).toBe("v");
+    await a.updateTags(["own"]);
+    await a.get("k", []);
+    expect([await commands(), await commands()]).toEqual([2, 1]);
+  });
+
+  test("a write that the server refuses gives its lease up", async () => {
+    const errors: unknown[] = [];
+    const a = await process({ onError: (error) => errors.push(error) });
+    await a.get("k", []);
+    await a.set("k", Promise.resolve(entry("v", Array.from({ length: 1025 }, (_, i) => `t${i}`))));
+    expect(String(errors)).toMatch("tagcache.max-tags-per-entry");
+    await until("the lease is given up", async () => /leases:0/.test(await redis.info("tagcache")));
+  });
+
   test("the server's clock decides when an entry is stale", async () => {
     const a = await process();
     await a.get("k", []);
