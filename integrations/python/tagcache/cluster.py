@@ -60,6 +60,7 @@ def socket_timeout(client: Any) -> Any:
     """Seconds after which redis-py takes a connection for dead."""
     if hasattr(client, "socket_timeout"):
         return client.socket_timeout
+    connection: type
     if isinstance(client, redis.asyncio.cluster.RedisCluster):
         connection, options = redis.asyncio.Connection, client.connection_kwargs
     elif isinstance(client, RedisCluster):
@@ -72,5 +73,5 @@ def socket_timeout(client: Any) -> Any:
 @cache
 def _default_socket_timeout(connection: type) -> Any:
     """None until redis-py 7, 5 s since: a pool that is made from a URL does not name it."""
-    parameters = (inspect.signature(base.__init__).parameters for base in connection.__mro__)
+    parameters = (inspect.signature(base).parameters for base in connection.__mro__)
     return next((known["socket_timeout"].default for known in parameters if "socket_timeout" in known), None)
