@@ -58,14 +58,14 @@ export class SharedCache {
     await this.#change(key, "CACHE.DEL", this.store.key(key));
   }
 
-  /** Others are told after the change: in a cluster the message takes another way, and they would read the old value. */
+  /**
+   * Tells others of a change after the server has it, or may have it: they would read the old value. One connection
+   * keeps the order; in a cluster the message goes another way than the change.
+   */
   async #change(key: string, command: string, ...args: Argument[]): Promise<void> {
-    try {
-      await this.store.send(key, command, ...args);
-    } finally {
-      // Also when it failed, since the server may have executed it.
-      await this.#invalidations.announce(key);
-    }
+    const sent = this.store.send(key, command, ...args);
+    if (this.store.servers.isCluster) await sent.catch(() => {});
+    await Promise.all([sent, this.#invalidations.announce(key)]);
   }
 
   /** How many entries the servers hold. */

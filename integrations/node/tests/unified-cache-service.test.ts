@@ -254,7 +254,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
   });
 });
 
-test("other processes are told after the server has a change, also of one that failed", async () => {
+test("in a cluster other processes are told after the node has a change, also of one that failed", async () => {
   const sent: string[] = [];
   const answers: (() => void)[] = [];
   const client = {
@@ -263,7 +263,9 @@ test("other processes are told after the server has a change, also of one that f
       if (command === "PUBLISH") return Promise.resolve(0);
       return new Promise((resolve, reject) => answers.push(() => resolve("OK"), () => reject(new Error("lost"))));
     },
-    duplicate: () => client,
+    isCluster: true,
+    nodes: () => [],
+    slots: [],
   };
   const listener = { everything: () => {}, key: () => {}, tags: () => {} };
   const shared = new SharedCache(client as never, {}, listener);
