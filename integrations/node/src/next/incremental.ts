@@ -68,11 +68,12 @@ const YEAR = 365 * 24 * 60 * 60;
 /** Keys and tags begin with `next:isr:` unless the options say otherwise. */
 export function incrementalCacheHandler(options: StoreOptions): IncrementalHandlerClass {
   const store = new Store({ prefix: "next:isr:", ...options });
-  let build: string | undefined;
+  // Not known before the build has its name.
+  let build = "";
 
   return class TagcacheIncrementalHandler implements IncrementalHandler {
     constructor(context?: { serverDistDir?: string | undefined }) {
-      build ??= buildIn(context?.serverDistDir);
+      build ||= buildIn(context?.serverDistDir);
     }
 
     static close(): void {
