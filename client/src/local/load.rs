@@ -2,9 +2,10 @@
 
 use std::{
     any::Any,
-    future::{Future, poll_fn},
+    future::Future,
+    pin::Pin,
     sync::Arc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use super::{
@@ -30,8 +31,10 @@ pub(crate) struct Load<V: ?Sized> {
 }
 
 enum State<V: ?Sized> {
-    /// The tasks that wait. One that gives up stays until the end, and is woken for nothing.
-    UnderWay(Vec<Waker>),
+    UnderWay {
+        wakers: Vec<(u64, Waker)>,
+        next_id: u64,
+    },
     Ended(End<V>),
 }
 
@@ -71,7 +74,10 @@ impl<V: ?Sized> Load<V> {
             thread,
             is_open: AtomicBool::new(is_open),
             is_overtaken: AtomicBool::new(false),
-            state: Mutex::new(State::UnderWay(Vec::new())),
+            state: Mutex::new(State::UnderWay {
+                wakers: Vec::new(),
+                next_id: 0,
+            }),
             ended: Condvar::new(),
         }
     }
@@ -97,7 +103,7 @@ impl<V: ?Sized> Load<V> {
     pub(crate) fn end(&self, end: End<V>) {
         self.is_open.store(false, Ordering::Release);
         let mut state = self.lock();
-        let State::UnderWay(wakers) = &mut *state else {
+        let State::UnderWay { wakers, .. } = &mut *state else {
             // The end is dropped without the lock: its value's Drop is the caller's code.
             return drop(state);
         };
@@ -105,33 +111,27 @@ impl<V: ?Sized> Load<V> {
         *state = State::Ended(end);
         drop(state);
         self.ended.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        for (_, waker) in wakers {
+            waker.wake();
+        }
     }
 
     pub(super) fn wait(&self) -> End<V> {
         let mut state = self.lock();
         loop {
             match &*state {
-                State::UnderWay(_) => state = unpoisoned(self.ended.wait(state)),
+                State::UnderWay { .. } => state = unpoisoned(self.ended.wait(state)),
                 State::Ended(end) => return end.clone(),
             }
         }
     }
 
     /// The same for a task.
-    pub(crate) fn ended(self: &Arc<Self>) -> impl Future<Output = End<V>> + use<V> {
-        let load = Arc::clone(self);
-        poll_fn(move |context| {
-            // Wakers are the executor's code: they are cloned and dropped outside the lock.
-            let waker = context.waker().clone();
-            let mut state = load.lock();
-            match &mut *state {
-                State::Ended(end) => return Poll::Ready(end.clone()),
-                State::UnderWay(wakers) if wakers.iter().any(|known| known.will_wake(&waker)) => {}
-                State::UnderWay(wakers) => wakers.push(waker),
-            }
-            Poll::Pending
-        })
+    pub(crate) fn ended(self: &Arc<Self>) -> Ended<V> {
+        Ended {
+            load: Arc::clone(self),
+            id: None,
+        }
     }
 
     /// What a caller gets who has waited for it and takes errors of type `E`; `None`: it has to load. The value's own
@@ -144,6 +144,54 @@ impl<V: ?Sized> Load<V> {
             End::Loaded(value, tags) => are_unchanged_since(&tags, self.stamp).then_some(Ok(value)),
             End::Failed(error) => error.downcast().ok().map(Err),
             End::Abandoned => None,
+        }
+    }
+}
+
+/// Resolves once the load has ended. Dropping it early leaves nothing behind.
+pub(crate) struct Ended<V: ?Sized> {
+    load: Arc<Load<V>>,
+    id: Option<u64>,
+}
+
+impl<V: ?Sized> Future for Ended<V> {
+    type Output = End<V>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let load = Arc::clone(&self.load);
+        // Wakers are the executor's code: they are cloned and dropped outside the lock.
+        let mut waker = context.waker().clone();
+        let mut state = load.lock();
+        match &mut *state {
+            State::UnderWay { wakers, next_id } => {
+                if let Some((_, known)) = wakers.iter_mut().find(|(id, _)| Some(*id) == self.id) {
+                    std::mem::swap(known, &mut waker);
+                } else {
+                    self.id = Some(*next_id);
+                    wakers.push((*next_id, waker));
+                    *next_id += 1;
+                    return Poll::Pending;
+                }
+                drop(state);
+                Poll::Pending
+            }
+            State::Ended(end) => Poll::Ready(end.clone()),
+        }
+    }
+}
+
+impl<V: ?Sized> Drop for Ended<V> {
+    fn drop(&mut self) {
+        let Some(mine) = self.id else {
+            return;
+        };
+        let mut state = self.load.lock();
+        if let State::UnderWay { wakers, .. } = &mut *state
+            && let Some(index) = wakers.iter().position(|(id, _)| *id == mine)
+        {
+            let waker = wakers.swap_remove(index);
+            drop(state);
+            drop(waker);
         }
     }
 }
