@@ -1,5 +1,7 @@
 //! The servers of a run, and which of them does what at the moment.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tagcache_tests::clock::Clock;
@@ -8,7 +10,7 @@ use tagcache_tests::proxy::{Proxy, Rewrite};
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, module_path, wait_until,
 };
 use tokio::runtime::Runtime;
 
@@ -74,11 +76,19 @@ impl Site {
 
     /// A primary with a replica, and a sentinel.
     pub(crate) fn watched(engine: &Engine) -> Self {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
+        Self::watched_with(engine, &module_path())
+    }
+
+    /// The same with an older module, where there is one.
+    pub(crate) fn upgradable(engine: &Engine) -> Self {
+        let old = std::env::var_os("TAGCACHE_MODULE_OLD");
+        Self::watched_with(engine, &old.map_or_else(module_path, PathBuf::from))
+    }
+
+    fn watched_with(engine: &Engine, module: &Path) -> Self {
+        let builder = || Server::builder().engine(engine).module(module);
+        let primary = builder().start();
+        let replica = builder().replica_of(&primary).start();
         wait_synchronised(&primary, &replica);
         let sentinel = Sentinel::watching(engine, primary.port());
         let site = Self {
@@ -331,4 +341,27 @@ pub(crate) fn start_migration(
     } else {
         there.try_call(&args!["CLUSTER", "MIGRATION", "IMPORT", first, last])
     }
+}
+
+/// Servers that survive the signal for writing more than they may, and see an error instead.
+pub(crate) fn with_quota(engine: &Engine) -> Engine {
+    Engine {
+        name: engine.name.clone(),
+        command: format!("env --ignore-signal=SIGXFSZ {}", engine.command),
+    }
+}
+
+/// How large a file a server of [`with_quota`] may write; it may be raised again.
+pub(crate) fn limit_files(server: &Server, size: &str) {
+    let limited = Command::new("prlimit")
+        .args([
+            "--pid",
+            &server.pid().to_string(),
+            &format!("--fsize={size}:unlimited"),
+        ])
+        .status();
+    assert!(
+        limited.is_ok_and(|status| status.success()),
+        "prlimit of a child of ours"
+    );
 }

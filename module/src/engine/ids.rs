@@ -321,4 +321,25 @@ mod tests {
         }
         assert_eq!((ids.len(), ids.bytes(), ids.heap_bytes()), (1, 1, 0));
     }
+
+    #[test]
+    fn a_short_list_gives_its_memory_back() {
+        let count = FEW as u32;
+        let mut ids = Ids::default();
+        for id in 0..count {
+            ids.insert(id, 1);
+        }
+        let full = ids.heap_bytes();
+        for id in 0..count {
+            ids.remove(id, 1);
+            // A list that is still more than a quarter full is not moved.
+            let left = count - id - 1;
+            if left > count / 4 {
+                assert_eq!(ids.heap_bytes(), full, "{left} left");
+            } else if left > 1 {
+                let most = size_of::<Few>() + 4 * left as usize * size_of::<u32>();
+                assert!(ids.heap_bytes() <= most, "{left} left");
+            }
+        }
+    }
 }
