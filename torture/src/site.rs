@@ -210,16 +210,32 @@ impl Site {
     /// The place of the node that owns a slot, and the last one from there on that it owns.
     pub(crate) fn owner(&self, slot: i64) -> (usize, i64) {
         let slots = call!(self.servers[1].raw(), "CLUSTER", "SLOTS");
+        self.owner_in(&slots, slot)
+            .expect("every slot has an owner")
+    }
+
+    fn owner_in(&self, slots: &Reply, slot: i64) -> Option<(usize, i64)> {
         let mut ranges = slots.items().iter();
         let range = ranges.find(|range| {
             let range = range.items();
             range[0].int() <= slot && slot <= range[1].int()
         });
-        let range = range.expect("every slot has an owner").items();
+        let range = range?.items();
         let (last, port) = (range[1].int(), range[2].items()[1].int());
         let mut servers = self.servers.iter();
         let owner = servers.position(|server| i64::from(server.port()) == port);
-        (owner.expect("a node of ours"), last)
+        owner.map(|owner| (owner, last))
+    }
+
+    /// Waits until every node knows who owns a slot: one that takes over before it does, leaves the slot to nobody.
+    pub(crate) fn wait_known(&self, slot: i64, owner: usize) {
+        for server in &self.servers {
+            wait_until("the owner of the slot is known", DEADLINE, || {
+                let slots = call!(server.raw(), "CLUSTER", "SLOTS");
+                self.owner_in(&slots, slot)
+                    .is_some_and(|known| known.0 == owner)
+            });
+        }
     }
 }
 
@@ -255,15 +271,15 @@ pub(crate) fn move_slot(
         (id(&mut here), id(&mut there));
     let (from_id, to_id) = (from_id?, to_id?);
     // Each must have heard from the other what it is.
+    let mut replies = [Reply::Null, Reply::Null];
     let ready = until(|| {
-        Ok(
-            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?
-                == Reply::ok()
-                && here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?
-                    == Reply::ok(),
-        )
+        replies = [
+            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?,
+            here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?,
+        ];
+        Ok(replies.iter().all(|reply| *reply == Reply::ok()))
     })?;
-    assert!(ready, "the slot may move");
+    assert!(ready, "slot {slot} may not move: {replies:?}");
     loop {
         let keys = here.try_call(&args!["CLUSTER", "GETKEYSINSLOT", slot, 10])?;
         if keys.items().is_empty() {
