@@ -1,6 +1,7 @@
 //! One process of the fleet: readers, writers and loaders on one cache, and what they saw.
 
 mod acts;
+mod stalls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use clap::{Args, ValueEnum};
 use tagcache::{Cache, CacheBuilder, Codec, Entry, Json, Servers};
 use tagcache_tests::{DEADLINE, Rng};
 
-use crate::log::{Event, HELD, Record, Span, Time, now, write};
+use crate::log::{Event, HELD, Record, Span, now, write};
 use crate::naive::Naive;
 
 pub(crate) const KEYS: usize = 400;
@@ -152,38 +153,11 @@ pub(crate) fn run(task: &Task) {
     let stop = Arc::new(AtomicBool::new(false));
     let watched = std::thread::spawn({
         let (task, stop) = (task.clone(), Arc::clone(&stop));
-        move || watch(&task, &stop)
+        move || stalls::watch(&task, &stop)
     });
     let mut records = runtime.block_on(work(task, &stop));
     records.extend(watched.join().expect("nothing panics there"));
     write(&task.records(), &records);
-}
-
-/// Notes when this process does not get to run, until it is told to stop.
-fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const STALL: Duration = Duration::from_millis(90);
-    let parent = std::os::unix::process::parent_id();
-    let mut stalls = Vec::new();
-    while !task.dir.join(STOP).exists() {
-        if std::os::unix::process::parent_id() != parent {
-            // Nobody is left who wants to know.
-            std::process::exit(1);
-        }
-        let start = now();
-        std::thread::sleep(PAUSE);
-        let end = now();
-        if end - start > (PAUSE + STALL).as_nanos() as Time {
-            stalls.push(Record {
-                process: task.number,
-                span: Span { start, end },
-                done: true,
-                event: Event::Stall,
-            });
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    stalls
 }
 
 async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {

@@ -3,7 +3,7 @@
 use crate::log::{Record, Span, Time};
 
 /// What failed may take effect so much later: it waits in buffers of a server that is stopped, or is told again.
-const SETTLE: Time = 15_000_000_000;
+pub(super) const SETTLE: Time = 15_000_000_000;
 
 /// Changes of one key, of one tag's entries, or of everything.
 #[derive(Default)]
