@@ -274,7 +274,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 64 }))]
         #[test]
-        fn it_behaves_like_a_sorted_set(start in 0_u32..200, ops in proptest::collection::vec((any::<bool>(), 0_u32..300), 0..600)) {
+        fn it_behaves_like_a_sorted_set(
+            start in 0_u32..if cfg!(miri) { 50 } else { 200 },
+            ops in proptest::collection::vec((any::<bool>(), 0_u32..300), 0..if cfg!(miri) { 60 } else { 600 }),
+        ) {
             let mut ids = Ids::default();
             let mut model = BTreeSet::new();
             // Far apart, so that several containers are met.
