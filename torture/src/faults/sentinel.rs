@@ -139,6 +139,12 @@ pub(super) fn upgrade(stage: &mut Stage) {
     replace(stage, replica, primary);
     ask_for_failover(stage);
     wait_named(stage, replica);
+    // One that is reset before it has finished watches the former primary again.
+    let port = stage.site.servers[replica].port().to_string();
+    wait_until("the sentinel has finished", DEADLINE * 2, || {
+        let watched = call!(stage.site.sentinel().raw(), "SENTINEL", "MASTER", "cache");
+        watched.field("port").text() == port
+    });
     // The former primary may have an older module, which need not understand what it is sent: it only has to go.
     replace(stage, primary, replica);
     fail_over(stage);
