@@ -310,7 +310,8 @@ mod tests {
         for id in 8..count {
             ids.insert(id, 1);
         }
-        assert!(ids.heap_bytes() < count as usize * 2);
+        // So few as Miri has time for are not what a bitmap is small with.
+        assert!(cfg!(miri) || ids.heap_bytes() < count as usize * 2);
     }
 
     #[test]
