@@ -432,8 +432,8 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let passage = state::with(|state| state.transit.end(entry.handle()));
     let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
     // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
-    let may_take = way != Way::Restored;
-    let staying = passage.filter(|passage| !(passage.facts.is_gone && may_take) && !is_dropped);
+    let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
+    let staying = passage.filter(|passage| may_stay(passage) && !is_dropped);
     let Some(mut passage) = staying else {
         take(db, &mut key);
         return;
