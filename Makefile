@@ -155,7 +155,7 @@ miri: ## Engine, entries and their encoding under Miri; ARGS=FILTER; needs a nig
 	@scripts/install-deps build
 	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { \
 	  echo 'miri is missing: rustup toolchain install nightly --component miri,rust-src' >&2; exit 1; }
-	PROPTEST_CASES=$${PROPTEST_CASES:-8} MIRIFLAGS="$${MIRIFLAGS:-} -Zmiri-disable-isolation" \
+	PROPTEST_CASES=$${PROPTEST_CASES:-8} MIRIFLAGS="$${MIRIFLAGS:-} -Zmiri-disable-isolation -Zmiri-permissive-provenance" \
 	  $(CARGO) +nightly miri test --locked -p tagcache-module -- $(or $(ARGS),engine:: entry:: record:: leb128::)
 
 .PHONY: model

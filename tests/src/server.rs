@@ -214,6 +214,10 @@ impl Drop for Server {
                 .status();
         }
         let died = self.state == State::Running && !self.is_alive();
+        if self.state == State::Running && std::env::var_os("TAGCACHE_EMPTY_AT_END").is_some() {
+            let client = RawClient::connect(self.port);
+            let _ = client.and_then(|mut client| client.try_call(&["FLUSHALL", "SYNC"]));
+        }
         let ended = self.state == State::Ended || died || end(&mut self.child, self.port);
         let complaints = match self.builder.complaints {
             Complaints::Fail => complaints(&self.log()),

@@ -12,11 +12,14 @@
 //!
 //! What cannot be said for sure is not reported. Where a process did not get to run, its bounds are longer by as much.
 
+mod changes;
+mod faults;
+
 use std::collections::HashMap;
 
-use crate::log::{Event, Fault, HELD, Record, Span, Time};
+use changes::Changes;
 
-const NEVER: Time = Time::MAX;
+use crate::log::{Event, Fault, HELD, Record, Span, Time};
 
 /// What a run is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -81,68 +84,10 @@ impl Verdict {
     }
 }
 
-/// What failed may take effect so much later: it waits in buffers of a server that is stopped, or is told again.
-const SETTLE: Time = 15_000_000_000;
 /// A machine with other things to do is late by so much without a stall that could be seen.
 const SLACK: Time = 250_000_000;
 /// A value that is missing so shortly before its end has expired.
 const CLOSE: Time = 1_000_000_000;
-
-/// Changes of one key, of one tag's entries, or of everything.
-#[derive(Default)]
-struct Changes {
-    /// Those that took effect, by their beginning.
-    certain: Vec<Span>,
-    /// For each, the one that ends first among it and those behind it.
-    first_end: Vec<Span>,
-    /// Those that took effect or may have, by their beginning.
-    possible: Vec<Span>,
-    /// For each, the last end among it and those before it.
-    last_end: Vec<Time>,
-}
-
-impl Changes {
-    fn ready(&mut self) {
-        self.certain.sort_by_key(|span| span.start);
-        self.first_end.clone_from(&self.certain);
-        for at in (1..self.first_end.len()).rev() {
-            if self.first_end[at].end < self.first_end[at - 1].end {
-                self.first_end[at - 1] = self.first_end[at];
-            }
-        }
-        self.possible.sort_by_key(|span| span.start);
-        let mut last = 0;
-        self.last_end = self
-            .possible
-            .iter()
-            .map(|span| {
-                last = last.max(span.end);
-                last
-            })
-            .collect();
-    }
-
-    /// The one that ended first among those that certainly began after a moment.
-    fn first_after(&self, moment: Time) -> Option<Span> {
-        let at = self.certain.partition_point(|span| span.start <= moment);
-        self.first_end.get(at).copied()
-    }
-
-    /// Whether one may have happened in this time.
-    fn may_meet(&self, time: Span) -> bool {
-        let begun = self.possible.partition_point(|span| span.start <= time.end);
-        begun > 0 && self.last_end[begun - 1] >= time.start
-    }
-
-    /// The same, of all but the change that began with this time.
-    fn another_may_meet(&self, time: Span) -> bool {
-        let before = self
-            .possible
-            .partition_point(|span| span.start < time.start);
-        let begun = self.possible.partition_point(|span| span.start <= time.end);
-        begun > before + 1 || (before > 0 && self.last_end[before - 1] >= time.start)
-    }
-}
 
 /// How a value was written.
 #[derive(Clone, Copy)]
@@ -261,12 +206,12 @@ impl Judge<'_> {
                 Event::Invalidate { tags } => {
                     let certain = self.took_effect(record, false);
                     for tag in bits(tags) {
-                        add(&mut self.of_tag[tag], record, certain);
+                        self.of_tag[tag].add(record, certain);
                     }
                 }
                 Event::Flush => {
                     let certain = self.took_effect(record, false);
-                    add(&mut self.of_all, record, certain);
+                    self.of_all.add(record, certain);
                 }
                 _ => {}
             }
@@ -281,61 +226,7 @@ impl Judge<'_> {
 
     fn change_key(&mut self, key: u32, record: &Record) {
         let certain = self.took_effect(record, true);
-        add(self.of_key.entry(key).or_default(), record, certain);
-    }
-
-    /// From when on a change holds, if it can be said. One that a server lost holds when it has been told again.
-    fn took_effect(&self, record: &Record, of_key: bool) -> Option<Span> {
-        if !record.done {
-            return None;
-        }
-        let mut span = record.span;
-        for (fault_span, fault, until) in &self.faults {
-            let Some(start) = fault.undone_since else {
-                continue;
-            };
-            let undone = Span {
-                start,
-                end: fault_span.end,
-            };
-            if record.span.meets(undone) {
-                if of_key && fault.keys_undone {
-                    return None;
-                }
-                span.end = span.end.max(*until);
-            }
-        }
-        Some(span)
-    }
-
-    /// For how much of that time a process did not get to run. All of them share the machine with the servers, so that
-    /// one that could not run says that others could not either.
-    fn stalled(&self, time: Span) -> Time {
-        let within = |stall: &Span| {
-            let (start, end) = (stall.start.max(time.start), stall.end.min(time.end));
-            end.saturating_sub(start)
-        };
-        let each = self
-            .stalls
-            .values()
-            .map(|stalls| stalls.iter().map(within).sum());
-        each.max().unwrap_or(0)
-    }
-
-    /// Whether a fault may still have had its effect in this time.
-    fn disturbed(&self, time: Span, counts: impl Fn(&Fault) -> bool) -> bool {
-        self.faults.iter().any(|(span, fault, until)| {
-            let end = *until;
-            counts(fault) && Span { end, ..*span }.meets(time)
-        })
-    }
-
-    /// Whether a call may fail because of a fault.
-    fn may_fail(&self, time: Span) -> bool {
-        self.faults.iter().any(|(span, ..)| {
-            let end = span.end.saturating_add(self.limits.heal);
-            Span { end, ..*span }.meets(time)
-        })
+        self.of_key.entry(key).or_default().add(record, certain);
     }
 
     fn violate(&mut self, rule: Rule, record: &Record, because: Option<Span>) {
@@ -383,20 +274,6 @@ impl Judge<'_> {
                     self.recovers(record);
                 }
             }
-        }
-    }
-
-    /// A machine with other things to do lets a probe fail that nothing was done to. That must heal as well.
-    fn recovers(&mut self, failed: &Record) {
-        let Some((pulses, last)) = self.pulses.get(&failed.process) else {
-            return;
-        };
-        let start = failed.span.end;
-        let end = start.saturating_add(self.limits.heal);
-        let deadline = end + self.stalled(Span { start, end });
-        let healed = first_after(pulses, failed.span.start);
-        if *last > deadline && healed.is_none_or(|healed| healed > deadline) {
-            self.violate(Rule::Unhealed, failed, None);
         }
     }
 
@@ -537,69 +414,6 @@ impl Judge<'_> {
             }
         }
     }
-
-    /// A fault has no effect any more when everything works for each process again.
-    fn find_pulses(&mut self) {
-        for record in self.records.iter().filter(|record| record.process > 0) {
-            let (pulses, last) = self.pulses.entry(record.process).or_default();
-            *last = record.span.end.max(*last);
-            if record.event == Event::Pulse && record.done {
-                pulses.push(record.span);
-            }
-        }
-        for (pulses, _) in self.pulses.values_mut() {
-            pulses.sort_by_key(|pulse| pulse.start);
-        }
-        for (fault, _, until) in &mut self.faults {
-            let first = self
-                .pulses
-                .values()
-                .map(|(pulses, _)| first_after(pulses, fault.end));
-            let all: Option<Vec<Time>> = first.collect();
-            let healed = all.and_then(|all| all.into_iter().max());
-            *until = healed.map_or(*until, |healed| healed.min(*until));
-        }
-    }
-
-    /// After each fault, the first pulse of each process.
-    fn heals(&mut self) {
-        let faults = self.faults.clone();
-        for (at, (fault, ..)) in faults.iter().enumerate() {
-            let next = faults.get(at + 1).map_or(NEVER, |(span, ..)| span.start);
-            let each: Vec<(u64, Option<Time>, Time)> = self
-                .pulses
-                .iter()
-                .map(|(process, (pulses, last))| (*process, first_after(pulses, fault.end), *last))
-                .collect();
-            for (process, healed, last) in each {
-                let end = fault.end.saturating_add(self.limits.heal);
-                let start = fault.end;
-                let deadline = end + self.stalled(Span { start, end });
-                if let Some(healed) = healed.filter(|healed| *healed <= next.min(deadline)) {
-                    self.verdict.heals += 1;
-                    self.verdict.slowest_heal = self.verdict.slowest_heal.max(healed - start);
-                } else if deadline < next.min(last) {
-                    let record = Record {
-                        process,
-                        span: *fault,
-                        done: false,
-                        event: Event::Pulse,
-                    };
-                    self.violate(
-                        Rule::Unhealed,
-                        &record,
-                        healed.map(|end| Span { start, end }),
-                    );
-                }
-            }
-        }
-    }
-}
-
-/// The end of the first that began after a moment.
-fn first_after(pulses: &[Span], moment: Time) -> Option<Time> {
-    let first = pulses.partition_point(|pulse| pulse.start < moment);
-    pulses.get(first).map(|pulse| pulse.end)
 }
 
 /// Tags, beginning of the loader, TTL, and whether nobody could know of others.
@@ -616,21 +430,9 @@ fn load_of(record: &Record) -> (u32, Time, Time, bool) {
     }
 }
 
-fn add(changes: &mut Changes, record: &Record, certain: Option<Span>) {
-    let end = record.span.end;
-    let end = if record.done {
-        end
-    } else {
-        end.saturating_add(SETTLE)
-    };
-    changes.possible.push(Span { end, ..record.span });
-    changes.certain.extend(certain);
-}
-
 fn bits(tags: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |tag| tags & (1 << tag) != 0)
 }
 
 #[cfg(test)]
-#[path = "judge_tests.rs"]
 mod tests;

@@ -162,8 +162,14 @@ fn add_crashes(jobs: &mut VecDeque<Job>, short: bool, plan: &Plan) {
     let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
     for durability in crash::DURABILITIES {
         for moment in crash::MOMENTS {
-            // A snapshot would make something of nothing.
-            if (durability, moment) != (Durability::Nothing, Moment::Rewrite) {
+            let happens = match moment {
+                // A snapshot would make something of nothing.
+                Moment::Rewrite => durability != Durability::Nothing,
+                // The others go on, and refuse changes.
+                Moment::FullDisk => durability == Durability::Always,
+                _ => true,
+            };
+            if happens {
                 let plan = plan.clone();
                 jobs.push_back(Box::new(move || {
                     let crashes = crash::run(&plan.engine, durability, moment, time, plan.seed);

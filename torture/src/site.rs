@@ -1,5 +1,7 @@
 //! The servers of a run, and which of them does what at the moment.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tagcache_tests::clock::Clock;
@@ -8,7 +10,7 @@ use tagcache_tests::proxy::{Proxy, Rewrite};
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, module_path, wait_until,
 };
 use tokio::runtime::Runtime;
 
@@ -74,11 +76,19 @@ impl Site {
 
     /// A primary with a replica, and a sentinel.
     pub(crate) fn watched(engine: &Engine) -> Self {
-        let primary = Server::builder().engine(engine).start();
-        let replica = Server::builder()
-            .engine(engine)
-            .replica_of(&primary)
-            .start();
+        Self::watched_with(engine, &module_path())
+    }
+
+    /// The same with an older module, where there is one.
+    pub(crate) fn upgradable(engine: &Engine) -> Self {
+        let old = std::env::var_os("TAGCACHE_MODULE_OLD");
+        Self::watched_with(engine, &old.map_or_else(module_path, PathBuf::from))
+    }
+
+    fn watched_with(engine: &Engine, module: &Path) -> Self {
+        let builder = || Server::builder().engine(engine).module(module);
+        let primary = builder().start();
+        let replica = builder().replica_of(&primary).start();
         wait_synchronised(&primary, &replica);
         let sentinel = Sentinel::watching(engine, primary.port());
         let site = Self {
@@ -200,16 +210,32 @@ impl Site {
     /// The place of the node that owns a slot, and the last one from there on that it owns.
     pub(crate) fn owner(&self, slot: i64) -> (usize, i64) {
         let slots = call!(self.servers[1].raw(), "CLUSTER", "SLOTS");
+        self.owner_in(&slots, slot)
+            .expect("every slot has an owner")
+    }
+
+    fn owner_in(&self, slots: &Reply, slot: i64) -> Option<(usize, i64)> {
         let mut ranges = slots.items().iter();
         let range = ranges.find(|range| {
             let range = range.items();
             range[0].int() <= slot && slot <= range[1].int()
         });
-        let range = range.expect("every slot has an owner").items();
+        let range = range?.items();
         let (last, port) = (range[1].int(), range[2].items()[1].int());
         let mut servers = self.servers.iter();
         let owner = servers.position(|server| i64::from(server.port()) == port);
-        (owner.expect("a node of ours"), last)
+        owner.map(|owner| (owner, last))
+    }
+
+    /// Waits until every node knows who owns a slot: one that takes over before it does, leaves the slot to nobody.
+    pub(crate) fn wait_known(&self, slot: i64, owner: usize) {
+        for server in &self.servers {
+            wait_until("the owner of the slot is known", DEADLINE, || {
+                let slots = call!(server.raw(), "CLUSTER", "SLOTS");
+                self.owner_in(&slots, slot)
+                    .is_some_and(|known| known.0 == owner)
+            });
+        }
     }
 }
 
@@ -245,15 +271,15 @@ pub(crate) fn move_slot(
         (id(&mut here), id(&mut there));
     let (from_id, to_id) = (from_id?, to_id?);
     // Each must have heard from the other what it is.
+    let mut replies = [Reply::Null, Reply::Null];
     let ready = until(|| {
-        Ok(
-            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?
-                == Reply::ok()
-                && here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?
-                    == Reply::ok(),
-        )
+        replies = [
+            there.try_call(&args!["CLUSTER", "SETSLOT", slot, "IMPORTING", from_id])?,
+            here.try_call(&args!["CLUSTER", "SETSLOT", slot, "MIGRATING", to_id])?,
+        ];
+        Ok(replies.iter().all(|reply| *reply == Reply::ok()))
     })?;
-    assert!(ready, "the slot may move");
+    assert!(ready, "slot {slot} may not move: {replies:?}");
     loop {
         let keys = here.try_call(&args!["CLUSTER", "GETKEYSINSLOT", slot, 10])?;
         if keys.items().is_empty() {
@@ -331,4 +357,27 @@ pub(crate) fn start_migration(
     } else {
         there.try_call(&args!["CLUSTER", "MIGRATION", "IMPORT", first, last])
     }
+}
+
+/// Servers that survive the signal for writing more than they may, and see an error instead.
+pub(crate) fn with_quota(engine: &Engine) -> Engine {
+    Engine {
+        name: engine.name.clone(),
+        command: format!("env --ignore-signal=SIGXFSZ {}", engine.command),
+    }
+}
+
+/// How large a file a server of [`with_quota`] may write; it may be raised again.
+pub(crate) fn limit_files(server: &Server, size: &str) {
+    let limited = Command::new("prlimit")
+        .args([
+            "--pid",
+            &server.pid().to_string(),
+            &format!("--fsize={size}:unlimited"),
+        ])
+        .status();
+    assert!(
+        limited.is_ok_and(|status| status.success()),
+        "prlimit of a child of ours"
+    );
 }

@@ -115,12 +115,12 @@ pub(crate) fn replayed_word(at_ms: u64) -> OwnedStr {
 }
 
 /// What an entry and an invalidation have room for.
-const MAX_TIME_MS: u64 = (1 << 48) - 1;
+pub(super) const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// What CACHE.INVALIDATEWHERE was asked.
 #[derive(Debug, Clone, Copy)]
-struct WhereArgs<'a> {
-    condition: Condition<'a>,
+pub(super) struct WhereArgs<'a> {
+    pub(super) condition: Condition<'a>,
     effect: Effect,
     /// How long they may be stale at most.
     limit_ms: Option<u64>,
@@ -129,7 +129,7 @@ struct WhereArgs<'a> {
     at_ms: Option<u64>,
 }
 
-fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
+pub(super) fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
     let mut condition = Condition::default();
     let (mut soft, mut limit_ms, mut dry_run, mut at_ms) = (None, None, None, None);
     let mut cursor = Cursor::new(words);
@@ -248,7 +248,7 @@ fn stamp() -> u64 {
 }
 
 /// Invalidates, and notifies local tiers.
-fn run(
+pub(super) fn run(
     ctx: &Context<'_>,
     news: News<'_>,
     invalidate: impl FnOnce(&mut Database<Handle>) -> u64 + Send,

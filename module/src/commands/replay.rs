@@ -1,16 +1,20 @@
 use crate::args::{Cursor, MAX_TAG_BYTES, Ttl, check_tag};
+use crate::commands::older;
 use crate::engine::Past;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state, store};
 
+/// The word, the database, the reading, and two pasts.
+const CLOCK_WORDS: usize = 3 + 2 * 7;
+
 /// More databases than any server has.
-const MAX_DATABASES: u64 = 1 << 20;
+pub(super) const MAX_DATABASES: u64 = 1 << 20;
 
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CLOCK db reading floor everything` and `TAG db tag past` → OK. Internal: what
 /// a primary's stream and an append-only file say beside the commands of the data itself. An administrator may send what
-/// a log contains.
+/// a log contains. What version 0.1.0 wrote is understood as well (`commands/older.rs`).
 ///
 /// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
 /// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside MULTI and
@@ -33,7 +37,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 .deadline_ms(now_ms(), "cache.replay")?,
         };
         hold_gone(ctx, name, deadline);
-    } else if words[0].eq_ignore_ascii_case(b"CLOCK") {
+    } else if words[0].eq_ignore_ascii_case(b"CLOCK") && words.len() == CLOCK_WORDS {
         let db = cursor.next_in(0..=MAX_DATABASES)? as u32;
         let reading = cursor.next_in(0..=u64::MAX)?;
         let (floor, everything) = (next_past(&mut cursor)?, next_past(&mut cursor)?);
@@ -52,7 +56,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             state::with(|state| state.database(db).history.load(tag, &past));
         }
     } else {
-        return Err(Error::Syntax);
+        older::replay(ctx, args, words)?;
     }
     ctx.replicate_verbatim();
     ctx.reply_ok();

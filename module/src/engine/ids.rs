@@ -274,7 +274,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 64 }))]
         #[test]
-        fn it_behaves_like_a_sorted_set(start in 0_u32..200, ops in proptest::collection::vec((any::<bool>(), 0_u32..300), 0..600)) {
+        fn it_behaves_like_a_sorted_set(
+            start in 0_u32..if cfg!(miri) { 50 } else { 200 },
+            ops in proptest::collection::vec((any::<bool>(), 0_u32..300), 0..if cfg!(miri) { 60 } else { 600 }),
+        ) {
             let mut ids = Ids::default();
             let mut model = BTreeSet::new();
             // Far apart, so that several containers are met.
@@ -307,7 +310,8 @@ mod tests {
         for id in 8..count {
             ids.insert(id, 1);
         }
-        assert!(ids.heap_bytes() < count as usize * 2);
+        // So few as Miri has time for are not what a bitmap is small with.
+        assert!(cfg!(miri) || ids.heap_bytes() < count as usize * 2);
     }
 
     #[test]
@@ -320,5 +324,26 @@ mod tests {
             ids.remove(id, 1);
         }
         assert_eq!((ids.len(), ids.bytes(), ids.heap_bytes()), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_short_list_gives_its_memory_back() {
+        let count = FEW as u32;
+        let mut ids = Ids::default();
+        for id in 0..count {
+            ids.insert(id, 1);
+        }
+        let full = ids.heap_bytes();
+        for id in 0..count {
+            ids.remove(id, 1);
+            // A list that is still more than a quarter full is not moved.
+            let left = count - id - 1;
+            if left > count / 4 {
+                assert_eq!(ids.heap_bytes(), full, "{left} left");
+            } else if left > 1 {
+                let most = size_of::<Few>() + 4 * left as usize * size_of::<u32>();
+                assert!(ids.heap_bytes() <= most, "{left} left");
+            }
+        }
     }
 }

@@ -247,7 +247,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 }
 
 /// Removes a key of the context's database if it holds a gone entry.
-pub(super) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
+pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let mut key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;

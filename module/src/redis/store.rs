@@ -431,12 +431,16 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let Some(db) = key.db() else { return };
     let passage = state::with(|state| state.transit.end(entry.handle()));
     let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
-    let visible = passage.filter(|passage| !passage.facts.is_gone && !is_dropped);
-    let Some(mut passage) = visible else {
+    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
+    let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
+    let staying = passage.filter(|passage| may_stay(passage) && !is_dropped);
+    let Some(mut passage) = staying else {
         take(db, &mut key);
         return;
     };
-    let is_outdated = way == Way::Restored && is_outdated(ctx, db, entry, &mut passage);
+    let was_gone = passage.facts.is_gone;
+    let is_outdated =
+        way == Way::Restored && !was_gone && is_outdated(ctx, db, entry, &mut passage);
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -459,7 +463,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             let index = &mut state.database(db).index;
-            index_arrived(index, place, entry, &passage, is_outdated)
+            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {

@@ -123,6 +123,7 @@ fn move_slot(site: &Site, slot: i64, to: usize) {
     let others: Vec<&Server> = others.map(|other| &site.servers[other]).collect();
     let moved = crate::site::move_slot(&site.servers[from], &site.servers[to], &others, slot);
     moved.expect("nobody dies meanwhile");
+    site.wait_known(slot, to);
 }
 
 fn some_slot(stage: &mut Stage) -> i64 {
@@ -217,5 +218,8 @@ pub(super) fn migrate(stage: &mut Stage) {
     wait_until("the slots have moved", DEADLINE * 2, || {
         stage.site.owner(first).0 == to && stage.site.owner(last).0 == to
     });
+    for slot in [first, last] {
+        stage.site.wait_known(slot, to);
+    }
     stage.fault("slots moved as a whole", start, moved(start));
 }

@@ -89,14 +89,15 @@ pub(crate) const KINDS: &[Kind] = kinds! {
     "network" false |engine| Some(plain(engine)), [single::network];
     "clock" true Site::timed, [single::clock];
     "memory" false |engine| Some(plain(engine)), [single::memory];
-    "disk" true |engine| Some(single::quota(engine)), [single::disk];
+    "disk" true |engine| Some(single::quota(engine, "everysec")), [single::disk];
+    "disk-always" false |engine| Some(single::quota(engine, "always")), [single::disk_always, single::rewrite];
     "single" true |engine| Some(plain(engine)), [
         single::kill, single::stop, single::clients, single::network, single::memory, single::changes
     ];
     "failover" false |engine| Some(Site::watched(engine)), [sentinel::failover];
     "forced-failover" false |engine| Some(Site::watched(engine)), [sentinel::killed, sentinel::stopped];
     "lag" false |engine| Some(Site::watched(engine)), [sentinel::lag, sentinel::lagging];
-    "upgrade" false |engine| Some(Site::watched(engine)), [sentinel::upgrade];
+    "upgrade" false |engine| Some(Site::upgradable(engine)), [sentinel::upgrade];
     "sentinel" true |engine| Some(Site::watched(engine)), [
         sentinel::failover, sentinel::killed, sentinel::stopped, sentinel::lag, sentinel::lagging, sentinel::upgrade
     ];

@@ -1,6 +1,6 @@
 //! A primary, its replica, and the sentinel that names the primary.
 
-use tagcache_tests::{DEADLINE, Reply, Server, call, module_path, wait_until};
+use tagcache_tests::{DEADLINE, Reply, Server, call, wait_until};
 
 use super::Stage;
 use crate::log::{Fault, Time, now};
@@ -30,15 +30,18 @@ fn wait_named(stage: &Stage, server: usize) {
     });
 }
 
-fn fail_over(stage: &Stage) -> usize {
-    let (primary, replica) = roles(stage);
+fn fail_over(stage: &Stage) {
+    let (_, replica) = roles(stage);
+    ask_for_failover(stage);
+    wait_named(stage, replica);
+    stage.site.settle();
+}
+
+fn ask_for_failover(stage: &Stage) {
     let mut asked = stage.site.sentinel().raw();
     wait_until("a failover begins", DEADLINE, || {
         call!(asked, "SENTINEL", "FAILOVER", "cache") == Reply::ok()
     });
-    wait_named(stage, replica);
-    stage.site.settle();
-    primary
 }
 
 /// Asked for.
@@ -129,24 +132,34 @@ pub(super) fn lagging(stage: &mut Stage) {
     come_back(stage, |stage| stage.site.servers[primary].restart());
 }
 
-/// A new server with another file of the module takes over from the replica, then from the primary.
+/// A new server with the module's file takes over from the replica, then another one from the primary.
 pub(super) fn upgrade(stage: &mut Stage) {
     let start = now();
-    let module = std::env::var_os("TAGCACHE_MODULE_OLD").filter(|_| stage.rng.one_in(2));
-    let module = module.map_or_else(module_path, Into::into);
-    for _ in 0..2 {
-        let (primary, replica) = roles(stage);
-        let new = Server::builder()
-            .engine(&stage.site.engine)
-            .module(&module)
-            .replica_of(&stage.site.servers[primary])
-            .start();
-        stage.site.servers[replica] = new;
-        stage.site.settle();
-        // It forgets the one that is gone.
-        call!(stage.site.sentinel().raw(), "SENTINEL", "RESET", "cache");
-        stage.site.wait_for_replicas(1);
-        fail_over(stage);
-    }
+    let (primary, replica) = roles(stage);
+    replace(stage, replica, primary);
+    ask_for_failover(stage);
+    wait_named(stage, replica);
+    // One that is reset before it has finished watches the former primary again.
+    let port = stage.site.servers[replica].port().to_string();
+    wait_until("the sentinel has finished", DEADLINE * 2, || {
+        let watched = call!(stage.site.sentinel().raw(), "SENTINEL", "MASTER", "cache");
+        watched.field("port").text() == port
+    });
+    // The former primary may have an older module, which need not understand what it is sent: it only has to go.
+    replace(stage, primary, replica);
+    fail_over(stage);
     stage.fault("module replaced by failover", start, lost(start - LAG));
+}
+
+/// A new server follows the primary instead of the former one.
+fn replace(stage: &mut Stage, former: usize, primary: usize) {
+    let new = Server::builder()
+        .engine(&stage.site.engine)
+        .replica_of(&stage.site.servers[primary])
+        .start();
+    stage.site.servers[former] = new;
+    stage.site.settle();
+    // It forgets the one that is gone.
+    call!(stage.site.sentinel().raw(), "SENTINEL", "RESET", "cache");
+    stage.site.wait_for_replicas(1);
 }

@@ -1,6 +1,5 @@
 //! One server.
 
-use std::process::Command;
 use std::time::Duration;
 
 use tagcache_tests::look::{info, info_text};
@@ -9,7 +8,7 @@ use tagcache_tests::{DEADLINE, Engine, Server, args, call, wait_until};
 
 use super::Stage;
 use crate::log::{Event, Fault, Time, now};
-use crate::site::Site;
+use crate::site::{Site, limit_files, with_quota};
 use crate::worker::{KEYS, TAGS, key_name};
 
 const LOSES: Fault = Fault {
@@ -223,33 +222,14 @@ pub(super) fn memory(stage: &mut Stage) {
     *stage.counts.entry("evicted keys").or_default() += evicted as u64;
 }
 
-/// A server that survives writing more than it may.
-pub(super) fn quota(engine: &Engine) -> Site {
-    let engine = Engine {
-        name: engine.name.clone(),
-        command: format!("env --ignore-signal=SIGXFSZ {}", engine.command),
-    };
+/// A server with a snapshot and a log, whose disk can be full.
+pub(super) fn quota(engine: &Engine, policy: &str) -> Site {
     let builder = Server::builder()
         .args("--save", &["3600", "1"])
         .arg("--appendonly", "yes")
-        .arg("--appendfsync", "everysec")
+        .arg("--appendfsync", policy)
         .expect_complaints();
-    Site::single(&engine, builder, Rewrite::default())
-}
-
-/// How large a file the server may write; it may be raised again.
-fn limit(server: &Server, size: &str) {
-    let limited = Command::new("prlimit")
-        .args([
-            "--pid",
-            &server.pid().to_string(),
-            &format!("--fsize={size}:unlimited"),
-        ])
-        .status();
-    assert!(
-        limited.is_ok_and(|status| status.success()),
-        "prlimit of a child of ours"
-    );
+    Site::single(&with_quota(engine), builder, Rewrite::default())
 }
 
 /// Nothing can be written to disk: neither a snapshot nor the log.
@@ -257,7 +237,7 @@ pub(super) fn disk(stage: &mut Stage) {
     let start = now();
     let server = &stage.site.servers[0];
     let mut client = server.raw();
-    limit(server, "1000");
+    limit_files(server, "1000");
     let name = if stage.rng.one_in(2) {
         call!(client, "BGSAVE");
         wait_until("the snapshot fails", DEADLINE, || {
@@ -268,11 +248,23 @@ pub(super) fn disk(stage: &mut Stage) {
         "disk full, AOF"
     };
     stage.sleep(200, 1000);
-    limit(&stage.site.servers[0], "unlimited");
+    limit_files(&stage.site.servers[0], "unlimited");
     wait_until("it can save again", DEADLINE, || {
         call!(client, "BGSAVE");
         info_text(&mut client, "rdb_last_bgsave_status") == "ok"
             && info_text(&mut client, "aof_last_write_status") == "ok"
     });
     stage.fault(name, start, Fault::default());
+}
+
+/// A server that confirms only what is on disk ends itself when its disk is full, and comes back with all of that.
+pub(super) fn disk_always(stage: &mut Stage) {
+    let start = now();
+    let server = &mut stage.site.servers[0];
+    limit_files(server, "1000");
+    // The next change ends it.
+    server.died();
+    stage.sleep(0, 300);
+    stage.site.servers[0].restart();
+    stage.fault("disk full, AOF always", start, LOSES);
 }

@@ -1,5 +1,6 @@
 //! Each rule of the judge: what breaks it, what only looks like it, and what excuses it.
 
+use super::changes::SETTLE;
 use super::*;
 
 const LIMITS: Limits = Limits {
