@@ -1,7 +1,8 @@
 /* The least that a data type of a module can do: what the server's API costs any module, for `make bench-guard`.
  *
- * FLOOR.GET key: open, check the type, reply. FLOOR.SET key value PX ms: open, check, copy, set, expire, replicate,
- * reply. Declares what it calls by itself, so that it needs no header of the server's. */
+ * FLOOR.GET key: open, check the type, reply. FLOOR.FETCH key: the same, in the shape of CACHE.FETCH's reply with two tags.
+ * FLOOR.SET key value PX ms [...]: open, check, copy, set, expire, replicate, reply; further arguments cost what the server
+ * does for them. Declares what it calls by itself, so that it needs no header of the server's. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -26,11 +27,15 @@ static void *(*ModuleTypeGetValue)(Key *);
 static int (*ModuleTypeSetValue)(Key *, Type *, void *);
 static int (*ModuleTypeReplaceValue)(Key *, Type *, void *, void **);
 static int (*SetExpire)(Key *, long long);
+static long long (*GetAbsExpire)(Key *);
+static long long (*Milliseconds)(void);
 static const char *(*StringPtrLen)(const String *, size_t *);
 static int (*StringToLongLong)(const String *, long long *);
 static int (*ReplicateVerbatim)(Ctx *);
 static int (*ReplyWithStringBuffer)(Ctx *, const char *, size_t);
 static int (*ReplyWithSimpleString)(Ctx *, const char *);
+static int (*ReplyWithArray)(Ctx *, long);
+static int (*ReplyWithLongLong)(Ctx *, long long);
 static int (*ReplyWithNull)(Ctx *);
 static int (*ReplyWithError)(Ctx *, const char *);
 static int (*WrongArity)(Ctx *);
@@ -57,7 +62,7 @@ static void save(void *io, void *value) {
     (void)io, (void)value;
 }
 
-static int get(Ctx *ctx, String **argv, int argc) {
+static int read_value(Ctx *ctx, String **argv, int argc, int fetch) {
     if (argc != 2) return WrongArity(ctx);
     Key *key = OpenKey(ctx, argv[1], READ);
     if (KeyType(key) == EMPTY) {
@@ -69,14 +74,33 @@ static int get(Ctx *ctx, String **argv, int argc) {
         return ReplyWithError(ctx, "WRONGTYPE");
     }
     struct value *value = ModuleTypeGetValue(key);
+    if (fetch) {
+        ReplyWithArray(ctx, 5);
+        ReplyWithStringBuffer(ctx, "HIT", 3);
+    }
     ReplyWithStringBuffer(ctx, value->bytes, value->len);
+    if (fetch) {
+        ReplyWithLongLong(ctx, GetAbsExpire(key) - Milliseconds());
+        ReplyWithLongLong(ctx, 0);
+        ReplyWithArray(ctx, 2);
+        ReplyWithStringBuffer(ctx, "tenant:007", 10);
+        ReplyWithStringBuffer(ctx, "kind:page", 9);
+    }
     CloseKey(key);
     return 0;
 }
 
+static int get(Ctx *ctx, String **argv, int argc) {
+    return read_value(ctx, argv, argc, 0);
+}
+
+static int fetch(Ctx *ctx, String **argv, int argc) {
+    return read_value(ctx, argv, argc, 1);
+}
+
 static int set(Ctx *ctx, String **argv, int argc) {
     long long ms;
-    if (argc != 5) return WrongArity(ctx);
+    if (argc < 5) return WrongArity(ctx);
     if (StringToLongLong(argv[4], &ms) != 0) return ReplyWithError(ctx, "ERR not an integer");
     Key *key = OpenKey(ctx, argv[1], READ | WRITE);
     int is_new = KeyType(key) == EMPTY;
@@ -120,11 +144,15 @@ int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     FIND(ModuleTypeSetValue);
     FIND(ModuleTypeReplaceValue);
     FIND(SetExpire);
+    FIND(GetAbsExpire);
+    FIND(Milliseconds);
     FIND(StringPtrLen);
     FIND(StringToLongLong);
     FIND(ReplicateVerbatim);
     FIND(ReplyWithStringBuffer);
     FIND(ReplyWithSimpleString);
+    FIND(ReplyWithArray);
+    FIND(ReplyWithLongLong);
     FIND(ReplyWithNull);
     FIND(ReplyWithError);
     FIND(WrongArity);
@@ -133,5 +161,6 @@ int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     type = CreateDataType(ctx, "floorent1", 1, &methods);
     if (!type) return 1;
     if (CreateCommand(ctx, "floor.get", get, "readonly fast", 1, 1, 1)) return 1;
+    if (CreateCommand(ctx, "floor.fetch", fetch, "readonly fast", 1, 1, 1)) return 1;
     return CreateCommand(ctx, "floor.set", set, "write deny-oom", 1, 1, 1);
 }

@@ -48,6 +48,8 @@ struct Row {
     name: &'static str,
     native: &'static str,
     floor: &'static str,
+    /// What takes the same words and gives a reply of the same shape.
+    alike: &'static str,
     tape: Tape,
     /// What is sent before each round, uncounted, so that each finds the same.
     before: Tape,
@@ -59,6 +61,7 @@ impl Row {
             name,
             native,
             floor,
+            alike: floor,
             tape,
             before: Tape::default(),
         }
@@ -66,6 +69,10 @@ impl Row {
 
     fn after(self, before: Tape) -> Self {
         Self { before, ..self }
+    }
+
+    fn alike(self, alike: &'static str) -> Self {
+        Self { alike, ..self }
     }
 }
 
@@ -149,6 +156,18 @@ fn floor() -> Vec<Row> {
             sets("FLOOR.SET", "newb", &[]),
         )
         .after(tape("DEL", "newb", &[])),
+        row("FLOOR.FETCH", "GET", tape("FLOOR.FETCH", "base", &[])),
+        row(
+            "FLOOR.SET PX, 4 more words, overwriting",
+            "SET PX, overwriting",
+            sets("FLOOR.SET", "base", TAGS),
+        ),
+        row(
+            "FLOOR.SET PX, 4 more words, new keys",
+            "SET PX, new keys",
+            sets("FLOOR.SET", "newb", TAGS),
+        )
+        .after(tape("DEL", "newb", &[])),
     ]
 }
 
@@ -170,7 +189,7 @@ fn ours() -> Vec<Row> {
     vec![
         read("CACHE.GET", tape("CACHE.GET", "zero", &[])),
         read("CACHE.GET, 2 tags", tape("CACHE.GET", "twot", &[])),
-        read("CACHE.FETCH, 2 tags", tape("CACHE.FETCH", "twot", &[])),
+        read("CACHE.FETCH, 2 tags", tape("CACHE.FETCH", "twot", &[])).alike("FLOOR.FETCH"),
         Row::new(
             "CACHE.MGET of 10",
             "MGET of 10",
@@ -181,7 +200,8 @@ fn ours() -> Vec<Row> {
         over(
             "CACHE.SET PX, 2 tags, overwriting",
             sets("CACHE.SET", "twot", TAGS),
-        ),
+        )
+        .alike("FLOOR.SET PX, 4 more words, overwriting"),
         new("CACHE.SET PX, new keys", sets("CACHE.SET", "newz", &[])).after(tape(
             "DEL",
             "newz",
@@ -191,6 +211,7 @@ fn ours() -> Vec<Row> {
             "CACHE.SET PX, 2 tags, new keys",
             sets("CACHE.SET", "newt", TAGS),
         )
+        .alike("FLOOR.SET PX, 4 more words, new keys")
         .after(tape("DEL", "newt", &[])),
         Row::new("CACHE.INVALIDATE of 10 entries", "", "", invalidations).after(small_tags()),
     ]
@@ -395,7 +416,7 @@ fn build(dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// A row's name, what was measured, and the rows that it is compared with.
-type Measured = (String, f64, &'static str, &'static str);
+type Measured = (String, f64, [&'static str; 3]);
 
 /// All rows of one server.
 fn measure(engine: &Engine, module: Module, dir: &Path) -> Result<Vec<Measured>> {
@@ -425,8 +446,7 @@ fn measure(engine: &Engine, module: Module, dir: &Path) -> Result<Vec<Measured>>
             (
                 format!("{}{suffix}", row.name),
                 count,
-                row.native,
-                row.floor,
+                [row.native, row.floor, row.alike],
             )
         });
     Ok(named.collect())
@@ -469,30 +489,30 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
         "now",
         "/ native",
         "/ floor",
+        "/ alike",
         "baseline",
         "change",
     ]);
     let mut dearer = Vec::new();
     // What a server without the module does is not ours to make dearer.
     let theirs = native().len() + floor().len();
-    for (at, (name, count, native, floor)) in measured.iter().enumerate() {
-        let ratio = |to: &str| {
+    for (at, (name, count, others)) in measured.iter().enumerate() {
+        let ratios = others.map(|to| {
             let to = known.get(to);
             to.map_or_else(String::new, |to| format!("{:.3}", count / to))
-        };
+        });
         let before = baseline.get(name);
         let change = before.map_or(0.0, |before| count / before - 1.0);
         if at >= theirs && change > TOLERANCE {
             dearer.push(name.clone());
         }
-        table.row(vec![
-            name.clone(),
-            format!("{count:.0}"),
-            ratio(native),
-            ratio(floor),
+        let mut cells = vec![name.clone(), format!("{count:.0}")];
+        cells.extend(ratios);
+        cells.extend([
             before.map_or_else(String::new, |before| format!("{before:.0}")),
             before.map_or_else(String::new, |_| format!("{:+.1} %", 100.0 * change)),
         ]);
+        table.row(cells);
     }
     println!(
         "{}, {DEPTH} commands a round trip, keys of 13 bytes, values of 100",

@@ -5,6 +5,27 @@ use std::ops::RangeInclusive;
 use crate::config::Config;
 use crate::error::Error;
 
+/// A word that may be an option, whatever its case: its letters in one number, 0 if it is too long for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    const fn of(bytes: &[u8]) -> Self {
+        let (mut letters, mut at) = (0, 0);
+        while at < bytes.len() && bytes.len() <= size_of::<u64>() {
+            // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
+            letters = letters << 8 | (bytes[at] | 0x20) as u64;
+            at += 1;
+        }
+        Self(letters)
+    }
+
+    /// Whether it is this option.
+    pub(crate) const fn is(self, option: &[u8]) -> bool {
+        self.0 == Self::of(option).0
+    }
+}
+
 /// Walks over the arguments from left to right.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
@@ -24,9 +45,9 @@ impl<'a> Cursor<'a> {
         Ok(first)
     }
 
-    /// The next argument, if there is one.
-    pub(crate) fn next_option(&mut self) -> Option<&'a [u8]> {
-        self.next().ok()
+    /// The next argument, if there is one, as the name of an option.
+    pub(crate) fn next_option(&mut self) -> Option<Word> {
+        self.next().ok().map(Word::of)
     }
 
     /// Passes over so many arguments, or all that are left.
@@ -55,29 +76,27 @@ impl<'a> Cursor<'a> {
 
     /// `count tag [tag ...]`, at least one.
     pub(crate) fn next_tags(&mut self) -> Result<&'a [&'a [u8]], Error> {
-        let tags = self.next_counted(1..=u64::MAX)?;
-        check_tags(tags, MAX_TAG_BYTES)
+        let given = self.next_in(1..=u64::MAX)?;
+        check_tags(self.next_many(given)?, MAX_TAG_BYTES)
     }
 
     /// The same, or none, since callers build commands from lists that may be empty.
     pub(crate) fn next_tags_or_none(&mut self) -> Result<&'a [&'a [u8]], Error> {
-        let tags = self.next_counted(0..=u64::MAX)?;
-        check_tags(tags, MAX_TAG_BYTES)
+        let given = self.next_in(0..=u64::MAX)?;
+        check_tags(self.next_many(given)?, MAX_TAG_BYTES)
     }
 
     /// `count tag [tag ...]` to be stored: none, or as many as the limits allow.
     pub(crate) fn next_stored_tags(&mut self, limits: TagLimits) -> Result<&'a [&'a [u8]], Error> {
+        let given = self.next_in(0..=u64::MAX)?;
         let limit = limits.count.into();
-        let given = Cursor::new(self.rest).next_in(0..=u64::MAX)?;
         if given > limit {
             return Err(Error::TooManyTags { given, limit });
         }
-        let tags = self.next_counted(0..=limit)?;
-        check_tags(tags, limits.bytes)
+        check_tags(self.next_many(given)?, limits.bytes)
     }
 
-    fn next_counted(&mut self, range: RangeInclusive<u64>) -> Result<&'a [&'a [u8]], Error> {
-        let given = self.next_in(range)?;
+    fn next_many(&mut self, given: u64) -> Result<&'a [&'a [u8]], Error> {
         let split = self.rest.split_at_checked(given as usize);
         let (counted, rest) = split.ok_or(Error::Syntax)?;
         self.rest = rest;
@@ -209,12 +228,12 @@ pub(crate) enum Ttl {
 
 impl Ttl {
     /// Reads the number behind an option word that means a time; `None` if the word does not.
-    pub(crate) fn parse(word: &[u8], cursor: &mut Cursor<'_>) -> Result<Option<Self>, Error> {
+    pub(crate) fn parse(word: Word, cursor: &mut Cursor<'_>) -> Result<Option<Self>, Error> {
         let (unit_ms, relative) = match () {
-            () if word.eq_ignore_ascii_case(b"EX") => (1000, true),
-            () if word.eq_ignore_ascii_case(b"PX") => (1, true),
-            () if word.eq_ignore_ascii_case(b"EXAT") => (1000, false),
-            () if word.eq_ignore_ascii_case(b"PXAT") => (1, false),
+            () if word.is(b"EX") => (1000, true),
+            () if word.is(b"PX") => (1, true),
+            () if word.is(b"EXAT") => (1000, false),
+            () if word.is(b"PXAT") => (1, false),
             () => return Ok(None),
         };
         let amount = cursor.next_i64()?;

@@ -115,8 +115,12 @@ impl Allocated {
     const fn of(head: usize, value: usize) -> Self {
         /// Less is not worth a second allocation.
         const WORTH: usize = 32;
-        let apart = class(head + ADDRESS) + class(if value < 64 { 64 } else { value });
-        if apart + WORTH <= class(head + value) {
+        let together = class(head + value);
+        // Most often that leaves too little over for an address, let alone for more.
+        let is_apart = together >= head + value + ADDRESS + WORTH
+            && together
+                >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH;
+        if is_apart {
             Self {
                 entry: head + ADDRESS,
                 value: Some(value),
@@ -191,7 +195,11 @@ impl Parts<'_> {
 
 impl NewEntry {
     pub(crate) fn new(parts: Parts<'_>) -> Self {
-        let size = parts.size();
+        Self::of_size(parts, parts.size())
+    }
+
+    /// As [`NewEntry::new`], of parts whose size is known.
+    pub(crate) fn of_size(parts: Parts<'_>, size: Allocated) -> Self {
         let (header, len) = parts.header(size.value.is_some());
         let (ptr, value) = (allocate(size.entry), size.value.map(allocate));
         // SAFETY: the allocations are that large, and new.
@@ -453,28 +461,18 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() & !INDEXED);
     }
 
-    /// Makes it an entry of these parts, in the same place and the same slot. False, and nothing done, if `has_room` says
-    /// that the allocations are not made for so many bytes.
+    /// Makes it an entry of these parts, which are of that size, in the same place and the same slot.
     ///
     /// # Safety
-    /// `has_room` must not say yes to more bytes than there are, or to a value that lies apart where none did. Nothing that
-    /// was borrowed from the entry may be used afterwards, and the parts must not be borrowed from it.
-    pub(crate) unsafe fn rewrite(
-        self,
-        parts: Parts<'_>,
-        has_room: impl FnOnce(Allocated) -> bool,
-    ) -> bool {
-        let size = parts.size();
-        if !has_room(size) {
-            return false;
-        }
+    /// Its allocations must be made for so many bytes, and its value lie apart if and only if that of the parts is to.
+    /// Nothing that was borrowed from the entry may be used afterwards, and the parts must not be borrowed from it.
+    pub(crate) unsafe fn rewrite(self, parts: Parts<'_>, size: Allocated) {
         let value = self.value_apart();
         let (mut header, len) = parts.header(size.value.is_some());
         header[ID..FLAGS].copy_from_slice(&self.read::<{ FLAGS - ID }>(ID));
         header[FLAGS] |= self.flags() & (INDEXED | LEAKED);
         // SAFETY: there is room, and by the caller's promise the parts lie elsewhere.
         unsafe { parts.write(&header[..len], self.ptr, value) };
-        true
     }
 
     /// What it takes of its allocations.
@@ -568,10 +566,12 @@ mod tests {
                 (Some(value), Some(room)) => value <= room,
                 _ => false,
             };
-            // SAFETY: nothing is borrowed from the entry here, and the room is what it was allocated with.
-            let fits = unsafe { entry.rewrite(parts(1), has_room) };
-            let now = parts(usize::from(fits));
-            prop_assert_eq!(fits, has_room(NewEntry::new(parts(1)).as_entry().allocated()));
+            let size = parts(1).size();
+            if has_room(size) {
+                // SAFETY: nothing is borrowed from the entry here, and the room is what it was allocated with.
+                unsafe { entry.rewrite(parts(1), size) };
+            }
+            let now = parts(usize::from(has_room(size)));
             prop_assert_eq!((entry.key(), entry.value()), (now.key, now.value));
             prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (now.created_ms, now.grace_ms));
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (now.has_ttl, slot));
@@ -580,13 +580,13 @@ mod tests {
 
     #[test]
     fn the_header_of_a_small_entry_is_thirteen_bytes() {
-        let entry = NewEntry::new(Parts {
+        let parts = Parts {
             key: &[b'k'; 13],
             value: &[b'v'; 100],
             created_ms: 1,
             has_ttl: true,
             grace_ms: 0,
-        });
-        assert_eq!(entry.as_entry().allocated().entry, 13 + 13 + 100);
+        };
+        assert_eq!(parts.size().entry, 13 + 13 + 100);
     }
 }

@@ -34,15 +34,15 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
     let (mut wait_ms, mut tags) = (None, None);
     let mut cursor = Cursor::new(words.get(1..).unwrap_or_default());
     while let Some(word) = cursor.next_option() {
-        if word.eq_ignore_ascii_case(b"LEASE") {
+        if word.is(b"LEASE") {
             set_once(&mut lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
-        } else if word.eq_ignore_ascii_case(b"TOKEN") {
+        } else if word.is(b"TOKEN") {
             set_once(&mut token, cursor.next_in(1..=MAX_TOKEN)?)?;
-        } else if word.eq_ignore_ascii_case(b"EARLY") {
+        } else if word.is(b"EARLY") {
             set_once(&mut early, ())?;
-        } else if word.eq_ignore_ascii_case(b"WAIT") {
+        } else if word.is(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
-        } else if word.eq_ignore_ascii_case(b"WITHTAGS") {
+        } else if word.is(b"WITHTAGS") {
             set_once(&mut tags, cursor.next_tags_or_none()?)?;
         } else {
             return Err(Error::Syntax);
@@ -90,17 +90,21 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 /// Counts a hit, a stale hit or a miss. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(1, &mut storage)?;
-    let asked = parse(words)?;
+    let asked = if args.len() == 1 {
+        FetchArgs::default() // By far the commonest: nothing to be read.
+    } else {
+        parse(args.words(1, &mut storage)?)?
+    };
     if !asked.tags.is_empty() {
         let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
         access::check_pairs(ctx, args, tags, Reach::Tags)?;
     }
     let [name] = args.first::<1>()?;
     let key = ctx.open(name, Mode::Read);
-    let found = found(ctx, &key, asked.tags)?;
+    let db = ctx.db();
+    let found = found(db, &key, asked.tags)?;
     if found == Found::Fresh && !asked.is_early {
-        reply(ctx, &key, Answer::Hit(None));
+        reply(ctx, db, &key, Answer::Hit(None));
         return Ok(());
     }
     let is_replica = ctx.is_replica();
@@ -125,7 +129,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             reply_miss(ctx, None);
         }
     } else {
-        reply(ctx, &key, answer);
+        reply(ctx, db, &key, answer);
     }
     drop(undo);
     Ok(())
@@ -178,7 +182,8 @@ impl waiting::Reply for Waited {
         let words = args.words(1, &mut storage);
         let asked = words.and_then(parse).unwrap_or_default();
         let key = ctx.open(name, Mode::Read);
-        let found = match found(ctx, &key, asked.tags) {
+        let db = ctx.db();
+        let found = match found(db, &key, asked.tags) {
             Ok(found) => found,
             Err(error) => {
                 ctx.reply_error(&error);
@@ -189,7 +194,7 @@ impl waiting::Reply for Waited {
             leases.serve(name, waiter, found, terms)
         });
         let undo = Undo { ctx, name, answer };
-        reply(ctx, &key, answer);
+        reply(ctx, db, &key, answer);
         drop(undo);
         answer != Answer::Wait
     }
@@ -208,14 +213,14 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::WrongArity);
     }
     ctx.reply_array(args.len());
+    let db = ctx.db();
     for name in args.iter() {
         let key = ctx.open(name, Mode::Read);
-        match found(ctx, &key, &[]) {
-            Ok(Found::Fresh) => reply(ctx, &key, Answer::Hit(None)),
-            Ok(Found::Stale) => reply(ctx, &key, Answer::Stale(None)),
+        match found(db, &key, &[]) {
+            Ok(Found::Fresh) => reply(ctx, db, &key, Answer::Hit(None)),
+            Ok(Found::Stale) => reply(ctx, db, &key, Answer::Stale(None)),
             Ok(Found::Nothing) => reply_miss(ctx, None),
             Err(_) => {
-                let db = ctx.db();
                 state::with(|state| state.database(db).counters.misses += 1);
                 ctx.reply_null();
             }
@@ -225,13 +230,12 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// What a key holds, judged by these tags besides the entry's own.
-fn found(ctx: &Context<'_>, key: &Key, tags: &[&[u8]]) -> Result<Found, Error> {
+fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Result<Found, Error> {
     let entry = match key.kind() {
         Kind::Other => return Err(Error::WrongType),
         Kind::Empty => return Ok(Found::Nothing),
         Kind::Entry(entry) => entry,
     };
-    let db = ctx.db();
     let deadline = key.deadline();
     Ok(state::with(|state| {
         let database = state.database(db);
@@ -275,32 +279,37 @@ fn judged(
 }
 
 /// Replies what was decided: with the value of the open key, where there is one.
-fn reply(ctx: &Context<'_>, key: &Key, answer: Answer) {
-    let db = ctx.db();
-    let (word, token) = match answer {
-        Answer::Hit(token) => (&b"HIT"[..], token),
-        Answer::Stale(token) => (&b"STALE"[..], token),
+fn reply(ctx: &Context<'_>, db: u32, key: &Key, answer: Answer) {
+    let (is_hit, token) = match answer {
+        Answer::Hit(token) => (true, token),
+        Answer::Stale(token) => (false, token),
         Answer::Miss(token) => return reply_miss(ctx, token),
         Answer::Wait => return,
     };
-    let Kind::Entry(entry) = key.kind() else {
+    let Some(entry) = key.entry() else {
         return reply_miss(ctx, token);
     };
     ctx.reply_array(5);
-    ctx.reply_bytes(word);
+    if is_hit {
+        ctx.reply_hit();
+    } else {
+        ctx.reply_bytes(b"STALE");
+    }
     ctx.reply_bytes(entry.value());
-    ctx.reply_integer(match answer {
-        Answer::Hit(_) => logical_pttl(key, entry, now_ms()),
-        _ => 0,
+    ctx.reply_integer(if is_hit {
+        logical_pttl(key, entry, now_ms())
+    } else {
+        0
     });
     ctx.reply_integer(token.unwrap_or(0) as i64);
     let slot = entry.slot().map(Slot);
     let reply = ctx.sender();
     state::with(|state| {
         let database = state.database(db);
-        match answer {
-            Answer::Hit(_) => database.counters.hits += 1,
-            _ => database.counters.stale_hits += 1,
+        if is_hit {
+            database.counters.hits += 1;
+        } else {
+            database.counters.stale_hits += 1;
         }
         let Some(slot) = slot else {
             return reply.array(0);

@@ -134,19 +134,19 @@ pub(super) fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Er
     let (mut soft, mut limit_ms, mut dry_run, mut at_ms) = (None, None, None, None);
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
-        if word.eq_ignore_ascii_case(b"ALL") {
+        if word.is(b"ALL") {
             set_once(&mut condition.all, cursor.next_tags()?)?;
-        } else if word.eq_ignore_ascii_case(b"ANY") {
+        } else if word.is(b"ANY") {
             set_once(&mut condition.any, cursor.next_tags()?)?;
-        } else if word.eq_ignore_ascii_case(b"NONE") {
+        } else if word.is(b"NONE") {
             set_once(&mut condition.none, cursor.next_tags()?)?;
-        } else if word.eq_ignore_ascii_case(b"SOFT") {
+        } else if word.is(b"SOFT") {
             set_once(&mut soft, ())?;
-        } else if word.eq_ignore_ascii_case(b"GRACE") {
+        } else if word.is(b"GRACE") {
             set_once(&mut limit_ms, next_grace_ms(&mut cursor)?)?;
-        } else if word.eq_ignore_ascii_case(b"DRYRUN") {
+        } else if word.is(b"DRYRUN") {
             set_once(&mut dry_run, ())?;
-        } else if word.eq_ignore_ascii_case(b"AT") {
+        } else if word.is(b"AT") {
             set_once(&mut at_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
         } else {
             return Err(Error::Syntax);

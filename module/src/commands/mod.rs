@@ -80,7 +80,7 @@ pub(crate) fn verdict<'t>(
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
-    if index.has_backlog() && index.is_gone(slot) {
+    if index.is_gone(slot) {
         return false;
     }
     if !index.has_soft() {

@@ -21,7 +21,8 @@ fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(usize, Options
     let mut cursor = Cursor::new(words);
     let keys = count_keys(&mut cursor)?;
     cursor.skip(2 * keys);
-    let asked = Options::parse(cursor, words.len(), limits)?;
+    let mut asked = Options::default();
+    asked.read(cursor, words.len(), limits)?;
     let is_of_one_key = asked.ttl == Some(Ttl::Keep)
         || asked.keeps_tags
         || asked.token.is_some()
@@ -78,7 +79,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             parts.extend(done.iter().flat_map(|&at| [names[at], names[at + 1]]));
             write::replicate(ctx, c"CACHE.MSET", &parts, args, &asked, written);
         }
-        reclaim::help(ctx);
+        reclaim::help(ctx, db);
     }
     ctx.reply_integer(done.len() as i64);
     Ok(())

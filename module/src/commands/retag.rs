@@ -59,7 +59,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.close_modified(key);
     ctx.notify(c"cache.retag", name);
     ctx.reply_integer(1);
-    reclaim::help(ctx);
+    reclaim::help(ctx, db);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-use crate::args::{Cursor, TagLimits};
+use crate::args::Cursor;
 use crate::commands::write::{self, Options, Written};
 use crate::error::Error;
 use crate::redis::context::{self, Mode};
@@ -6,13 +6,6 @@ use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim};
 
 const COMMAND: &str = "cache.set";
-
-/// What CACHE.SET was asked: the value, and how it is to be written.
-fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(&'a [u8], Options<'a>), Error> {
-    let (&[_key, value], options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
-    let options = Options::parse(Cursor::new(options), words.len(), limits)?;
-    Ok((value, options))
-}
 
 /// `CACHE.SET key value [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL] [GRACE ms] [NX | XX] [LEASE token]
 /// [TAGS count tag [tag ...] | KEEPTAGS]` → OK; nil when NX or XX is not met, or when the lease was lost.
@@ -37,19 +30,22 @@ fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(&'a [u8], Opti
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    let (value, asked) = parse(words, write::limits(ctx))?;
+    let (&[_key, value], options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
+    let mut asked = Options::default();
+    asked.read(Cursor::new(options), words.len(), write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
     let db = ctx.db();
-    let Some(written) = write::store(ctx, db, &mut key, name, value, &asked, times)? else {
+    let stored = write::store(ctx, db, &mut key, name, value, &asked, times)?;
+    let Some(written) = &stored else {
         ctx.reply_null();
         return Ok(());
     };
     write::announce(ctx, db, key, name);
-    replicate(ctx, args, &asked, &written);
+    replicate(ctx, args, &asked, written);
     ctx.reply_ok();
-    reclaim::help(ctx);
+    reclaim::help(ctx, db);
     Ok(())
 }
 
@@ -66,12 +62,14 @@ fn replicate(ctx: &Context<'_>, args: Args<'_>, asked: &Options<'_>, written: &W
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Ttl;
+    use crate::args::{TagLimits, Ttl};
     use crate::commands::write::Condition;
     use crate::config::Config;
 
     fn parsed<'a>(words: &'a [&'a [u8]]) -> Result<Options<'a>, Error> {
-        parse(words, TagLimits::of(&Config::default())).map(|(_, options)| options)
+        let (mut asked, limits) = (Options::default(), TagLimits::of(&Config::default()));
+        asked.read(Cursor::new(&words[2..]), words.len(), limits)?;
+        Ok(asked)
     }
 
     #[test]

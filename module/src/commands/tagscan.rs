@@ -17,7 +17,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
         .ok_or(Error::InvalidCursor)?;
     let mut count = None;
     while let Some(word) = cursor.next_option() {
-        if !word.eq_ignore_ascii_case(b"COUNT") {
+        if !word.is(b"COUNT") {
             return Err(Error::Syntax);
         }
         let number = cursor.next_i64()?;

@@ -34,14 +34,14 @@ fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
     let (mut measure, mut limit) = (None, None);
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
-        if word.eq_ignore_ascii_case(b"BY") {
+        if word.is(b"BY") {
             let given = match cursor.next()? {
                 word if word.eq_ignore_ascii_case(b"ENTRIES") => Measure::Entries,
                 word if word.eq_ignore_ascii_case(b"BYTES") => Measure::Bytes,
                 _ => return Err(Error::Syntax),
             };
             set_once(&mut measure, given)?;
-        } else if word.eq_ignore_ascii_case(b"LIMIT") {
+        } else if word.is(b"LIMIT") {
             set_once(&mut limit, cursor.next_in(1..=MAX_LIMIT)?)?;
         } else {
             return Err(Error::Syntax);

@@ -15,9 +15,9 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
     while let Some(word) = cursor.next_option() {
         if let Some(given) = Ttl::parse(word, &mut cursor)? {
             set_once(&mut ttl, given)?;
-        } else if word.eq_ignore_ascii_case(b"PERSIST") {
+        } else if word.is(b"PERSIST") {
             set_once(&mut ttl, Ttl::Never)?;
-        } else if word.eq_ignore_ascii_case(b"GRACE") {
+        } else if word.is(b"GRACE") {
             set_once(&mut grace_ms, next_grace_ms(&mut cursor)?)?;
         } else {
             return Err(Error::Syntax);

@@ -8,6 +8,7 @@ use crate::engine::{Freshness, Slot, Stamp, Written as When};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
+use crate::redis::state::State;
 use crate::redis::store::{self, Content, Found};
 use crate::redis::{
     Args, Context, Key, Kind, OwnedStr, Str, access, cluster, propagation, state, waiting,
@@ -44,50 +45,49 @@ pub(super) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Reads them from the last of `count` arguments.
-    pub(super) fn parse(
+    /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
+    pub(super) fn read(
+        &mut self,
         mut cursor: Cursor<'a>,
         count: usize,
         limits: TagLimits,
-    ) -> Result<Self, Error> {
-        let mut args = Self::default();
-        let (mut tags, mut keeps_tags) = (None, None);
+    ) -> Result<(), Error> {
+        let mut tags = None;
         while let Some(word) = cursor.next_option() {
             if let Some(ttl) = Ttl::parse(word, &mut cursor)? {
-                set_once(&mut args.ttl, ttl)?;
-            } else if word.eq_ignore_ascii_case(b"KEEPTTL") {
-                set_once(&mut args.ttl, Ttl::Keep)?;
-            } else if word.eq_ignore_ascii_case(b"NX") {
-                set_once(&mut args.condition, Condition::Absent)?;
-            } else if word.eq_ignore_ascii_case(b"XX") {
-                set_once(&mut args.condition, Condition::Present)?;
-            } else if word.eq_ignore_ascii_case(b"TAGS") {
+                set_once(&mut self.ttl, ttl)?;
+            } else if word.is(b"TAGS") {
                 let given = cursor.next_stored_tags(limits)?;
-                args.tags_at = count - cursor.left() - given.len();
+                self.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
-            } else if word.eq_ignore_ascii_case(b"KEEPTAGS") {
-                set_once(&mut keeps_tags, ())?;
-            } else if word.eq_ignore_ascii_case(b"GRACE") {
-                set_once(&mut args.grace_ms, next_grace_ms(&mut cursor)?)?;
-            } else if word.eq_ignore_ascii_case(b"LEASE") {
-                set_once(&mut args.token, cursor.next_i64()?)?;
-            } else if word.eq_ignore_ascii_case(b"CREATED") {
-                set_once(&mut args.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
-            } else if word.eq_ignore_ascii_case(b"HITS") {
+            } else if word.is(b"KEEPTTL") {
+                set_once(&mut self.ttl, Ttl::Keep)?;
+            } else if word.is(b"NX") {
+                set_once(&mut self.condition, Condition::Absent)?;
+            } else if word.is(b"XX") {
+                set_once(&mut self.condition, Condition::Present)?;
+            } else if word.is(b"KEEPTAGS") && !self.keeps_tags {
+                self.keeps_tags = true;
+            } else if word.is(b"GRACE") {
+                set_once(&mut self.grace_ms, next_grace_ms(&mut cursor)?)?;
+            } else if word.is(b"LEASE") {
+                set_once(&mut self.token, cursor.next_i64()?)?;
+            } else if word.is(b"CREATED") {
+                set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
+            } else if word.is(b"HITS") {
                 let hits = cursor.next_in(0..=u32::MAX.into())?;
-                set_once(&mut args.hits, hits as u32)?;
-            } else if word.eq_ignore_ascii_case(b"SOFT") {
-                set_once(&mut args.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)?;
+                set_once(&mut self.hits, hits as u32)?;
+            } else if word.is(b"SOFT") {
+                set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)?;
             } else {
                 return Err(Error::Syntax);
             }
         }
-        if tags.is_some() && keeps_tags.is_some() {
+        if tags.is_some() && self.keeps_tags {
             return Err(Error::Syntax);
         }
-        args.keeps_tags = keeps_tags.is_some();
-        args.tags = tags.unwrap_or_default();
-        Ok(args)
+        self.tags = tags.unwrap_or_default();
+        Ok(())
     }
 
     /// Whether it says what only an append-only file may say.
@@ -124,14 +124,14 @@ pub(super) fn times(
         return Err(Error::Syntax);
     }
     let now_ms = now_ms();
-    let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
         // What a primary or a log says is complete: a default of this node's own must not be added to it.
-        None if default_ttl_ms > 0 && !ctx.is_replay() && !asked.is_rewritten() => {
-            Some(now_ms + default_ttl_ms)
+        None if ctx.is_replay() || asked.is_rewritten() => None,
+        None => {
+            let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
+            (default_ttl_ms > 0).then(|| now_ms + default_ttl_ms)
         }
-        None => None,
     };
     with_grace(expires_ms, asked.grace_ms.unwrap_or(0), command)?;
     Ok(Times {
@@ -169,8 +169,10 @@ pub(super) fn store(
     let kept_tags = asked
         .keeps_tags
         .then(|| visible.map_or(Vec::new(), |found| tags_of(db, found.entry)));
-    let kept: SmallVec<[&[u8]; 8]> = kept_tags.iter().flatten().map(Vec::as_slice).collect();
-    let tags = if asked.keeps_tags { &kept } else { asked.tags };
+    let kept: Option<Vec<&[u8]>> = kept_tags
+        .as_ref()
+        .map(|tags| tags.iter().map(Vec::as_slice).collect());
+    let tags = kept.as_deref().unwrap_or(asked.tags);
     let is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
     // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
     let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
@@ -185,12 +187,22 @@ pub(super) fn store(
         grace_ms = grace_ms.or(Some(found.entry.grace_ms()));
     }
     let mut grace_ms = grace_ms.unwrap_or(0);
-    if !ctx.is_replay() {
-        let held = held_until_ms(db, tags.iter().copied(), times.now_ms);
-        (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
-    }
-    let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
-    let stamp = stamp(ctx, db, asked, tags, times.now_ms);
+    let is_replay = ctx.is_replay();
+    // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
+    let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
+    let (deadline_ms, stamp) = state::with(|state| {
+        if !is_replay {
+            let history = &state.database(db).history;
+            let held = history.held_until_ms(tags.iter().copied(), times.now_ms);
+            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
+        }
+        let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
+        state.database(db).counters.sets += 1;
+        Ok((
+            deadline_ms,
+            stamp(state, db, asked, tags, times.now_ms, is_foreign),
+        ))
+    })?;
     let content = Content {
         value,
         tags,
@@ -202,11 +214,9 @@ pub(super) fn store(
         is_foreign: stamp.is_foreign,
     };
     store::put(db, key, name.bytes(), &content);
-    state::with(|state| state.database(db).counters.sets += 1);
     if stamp.is_outdated {
         store::refuse(ctx, db, key, name);
     }
-    drop(kept);
     Ok(Some(Written {
         created_ms: stamp.at_ms,
         expires_ms,
@@ -312,38 +322,44 @@ struct Stamped {
     is_outdated: bool,
 }
 
-fn stamp(ctx: &Context<'_>, db: u32, asked: &Options<'_>, tags: &[&[u8]], now_ms: u64) -> Stamped {
-    // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
-    let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !ctx.is_replay());
-    state::with(|state| {
-        let Some(at_ms) = asked.created_ms else {
-            return Stamped {
-                at_ms: state.stamps_at(now_ms, monotonic_ms).of_write(now_ms),
-                is_foreign,
-                is_outdated: false,
-            };
+fn stamp(
+    state: &mut State,
+    db: u32,
+    asked: &Options<'_>,
+    tags: &[&[u8]],
+    now_ms: u64,
+    is_foreign: bool,
+) -> Stamped {
+    let Some(at_ms) = asked.created_ms else {
+        return Stamped {
+            at_ms: state.stamps_at(now_ms, monotonic_ms).of_write(now_ms),
+            is_foreign,
+            is_outdated: false,
         };
-        let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
-        let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
-        let is_outdated = is_foreign && {
-            let stamp = Stamp::Foreign;
-            let history = &state.database(db).history;
-            history
-                .of_arriving(tags.iter().copied(), When { at_ms, stamp }, now_ms)
-                .is_too_late(asked.soft_since_ms.is_some())
-        };
-        Stamped {
-            at_ms,
-            is_foreign: is_foreign || !is_followed,
-            is_outdated,
-        }
-    })
+    };
+    let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
+    let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
+    let is_outdated = is_foreign && {
+        let stamp = Stamp::Foreign;
+        let history = &state.database(db).history;
+        history
+            .of_arriving(tags.iter().copied(), When { at_ms, stamp }, now_ms)
+            .is_too_late(asked.soft_since_ms.is_some())
+    };
+    Stamped {
+        at_ms,
+        is_foreign: is_foreign || !is_followed,
+        is_outdated,
+    }
 }
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.
 pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
-    waiting::written(ctx, db, name);
-    waiting::serve_trackers(db, name);
+    // A client that waits is in the line of a lease.
+    if state::with(|state| !state.database(db).leases.is_empty()) {
+        waiting::written(ctx, db, name);
+        waiting::serve_trackers(db, name);
+    }
     ctx.close_modified(key);
     ctx.notify(c"cache.set", name);
 }

@@ -5,7 +5,7 @@
 //! read costs 4 bytes an entry in copied memory. In blocks of 1 KiB they came to lie beside lists of the same size,
 //! and twice as much was copied.
 
-use super::pages::{PAGE, offset_of, page_of};
+use super::pages::{PAGE, page_of};
 
 /// How many pages' counts lie in one block.
 const PAGES: usize = 4;
@@ -108,9 +108,9 @@ impl Hits {
     }
 
     fn place(&mut self, id: u32) -> &mut u32 {
-        let number = page_of(id);
-        let block = self.blocks[number / PAGES].as_mut();
-        &mut block.expect("the page was added").counts[counts_of(number)][offset_of(id)]
+        let at = id as usize;
+        let block = self.blocks[at / (PAGES * PAGE)].as_mut();
+        &mut block.expect("the page was added").counts[at % (PAGES * PAGE)]
     }
 
     /// The count of a slot.

@@ -172,14 +172,14 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn replace_in_lists(&mut self, slot: Slot, incoming: &Incoming<'_, E>) -> Slot {
         let &Incoming { entry, bytes, .. } = incoming;
-        if self.tags(slot).eq(incoming.tags.iter().copied()) {
+        if self.carries(slot, incoming.tags) {
             // The common case, a value refreshed under its old tags: no list changes, and none is looked for.
             self.slots.set_entry(slot, entry);
             self.resize(slot, bytes);
             return slot;
         }
         let new = self.lists_for(incoming.tags);
-        let old = self.slots.lists(slot);
+        let old: ListIds = self.slots.lists(slot).collect();
         let old_bytes = self.slots.bytes(slot);
         self.bytes = self.bytes - old_bytes + bytes;
         let placed = if self.slots.set_lists(slot, &new) {
@@ -215,9 +215,15 @@ impl<E: Copy + PartialEq> Index<E> {
         placed
     }
 
+    /// Whether an entry has these tags, in this order.
+    fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
+        let its = self.tags(slot);
+        its.len() == tags.len() && its.eq(tags.iter().copied())
+    }
+
     /// Takes an entry out. O(tags).
     pub(crate) fn remove(&mut self, slot: Slot) -> Removed {
-        let lists = self.slots.lists(slot);
+        let lists: ListIds = self.slots.lists(slot).collect();
         let bytes = self.slots.bytes(slot);
         let removed = Removed {
             hits: self.slots.hits(slot),
@@ -316,9 +322,9 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.entry(slot)
     }
 
-    /// Whether an entry was invalidated. Callers skip it while [`Index::has_backlog`] is false.
+    /// Whether an entry was invalidated.
     pub(crate) fn is_gone(&self, slot: Slot) -> bool {
-        self.gone.contains(slot.0)
+        !self.gone.is_empty() && self.gone.contains(slot.0)
     }
 
     /// Whether an entry that the keyspace holds, which says that this is its slot, is to be taken out.
@@ -337,9 +343,7 @@ impl<E: Copy + PartialEq> Index<E> {
         deadline_ms: impl FnOnce() -> Option<u64>,
         now_ms: impl FnOnce() -> u64,
     ) -> Freshness {
-        if self.has_backlog()
-            && (self.is_gone(slot) || (self.has_orphans && !self.holds(slot, entry)))
-        {
+        if self.is_gone(slot) || (self.has_orphans && !self.holds(slot, entry)) {
             return Freshness::Gone;
         }
         if grace_ms == 0 {
@@ -420,7 +424,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The tags of an entry, in the order in which they were given.
     pub(crate) fn tags(&self, slot: Slot) -> impl ExactSizeIterator<Item = &[u8]> {
-        let lists = self.slots.lists(slot).into_iter();
+        let lists = self.slots.lists(slot);
         lists.map(|list| &*self.lists.get(list).name)
     }
 }

@@ -53,8 +53,11 @@ enum Members {
     Boxed(Vec<Box<[u32]>>),
 }
 
-fn narrow(list: u32) -> Option<u16> {
-    u16::try_from(list).ok().filter(|&list| list != NO_NARROW)
+/// The places of one entry that are used, among those of its page.
+fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T] {
+    let places = &all[at * each..(at + 1) * each];
+    let used = places.iter().position(|place| *place == none);
+    &places[..used.unwrap_or(each)]
 }
 
 #[derive(Debug)]
@@ -171,17 +174,17 @@ impl<E: Copy + PartialEq> Slots<E> {
         let at = offset_of(slot.0);
         let page = self.page_mut(slot);
         if let Members::Narrow { each, all } = &mut page.members {
-            let Some(rest) = each.checked_sub(lists.len()) else {
+            let each = *each;
+            if lists.len() > each {
                 return false;
-            };
-            let (used, unused) = all[at * *each..(at + 1) * *each].split_at_mut(*each - rest);
-            let mut fitting = lists.iter().map_while(|&list| narrow(list));
-            if lists.iter().all(|&list| narrow(list).is_some()) {
-                used.fill_with(|| fitting.next().unwrap_or(NO_NARROW));
-                unused.fill(NO_NARROW);
+            }
+            if lists.iter().all(|&list| list < NO_NARROW.into()) {
+                let places = all[at * each..(at + 1) * each].iter_mut().enumerate();
+                for (at, place) in places {
+                    *place = lists.get(at).map_or(NO_NARROW, |&list| list as u16);
+                }
                 return true;
             }
-            let each = *each;
             let wide = all.iter().map(|&list| match list {
                 NO_NARROW => NO_LIST,
                 list => list.into(),
@@ -366,23 +369,15 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// The lists that the entry stands in.
-    pub(super) fn lists(&self, slot: Slot) -> ListIds {
+    pub(super) fn lists(&self, slot: Slot) -> impl ExactSizeIterator<Item = u32> {
         let at = offset_of(slot.0);
-        match &self.page(slot).members {
-            Members::Narrow { each, all } => {
-                let places = all[at * each..(at + 1) * each].iter();
-                let used = places.take_while(|&&list| list != NO_NARROW);
-                used.map(|&list| list.into()).collect()
-            }
-            Members::Packed { each, all } => {
-                let places = all[at * each..(at + 1) * each].iter();
-                places
-                    .copied()
-                    .take_while(|&list| list != NO_LIST)
-                    .collect()
-            }
-            Members::Boxed(boxes) => ListIds::from_slice(&boxes[at]),
-        }
+        let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
+            Members::Narrow { each, all } => (used(all, *each, at, NO_NARROW), &[]),
+            Members::Packed { each, all } => (&[], used(all, *each, at, NO_LIST)),
+            Members::Boxed(boxes) => (&[], &boxes[at]),
+        };
+        let list = move |at: usize| narrow.get(at).map_or_else(|| wide[at], |&list| list.into());
+        (0..narrow.len() + wide.len()).map(list)
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -436,8 +431,8 @@ mod tests {
         assert!(slots.set_lists(second, &[65_534, 65_535]));
         let wider = slots.heap_bytes() - narrow;
         assert_eq!(wider, 2 * PAGE * size_of::<u16>());
-        assert_eq!(slots.lists(first)[..], [3, 4]);
-        assert_eq!(slots.lists(second)[..], [65_534, 65_535]);
+        assert!(slots.lists(first).eq([3, 4]));
+        assert!(slots.lists(second).eq([65_534, 65_535]));
         assert!(!slots.set_lists(first, &[1, 2, 70_000]));
         slots.validate();
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis_module::raw;
@@ -19,18 +19,12 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
-    reply: Cell<Reply>,
+    /// Whether part of the reply was sent, and how many elements were announced and not sent yet.
+    reply_begun: Cell<bool>,
+    reply_owed: Cell<isize>,
     /// What the server says of the callback that runs. It does not change meanwhile, and costs more than looking a key up.
     flags: Cell<Option<u32>>,
     alive: PhantomData<&'a ()>,
-}
-
-/// How far the reply of a callback is.
-#[derive(Debug, Clone, Copy)]
-struct Reply {
-    begun: bool,
-    /// Elements that were announced and not sent yet.
-    owed: usize,
 }
 
 /// How a key is opened.
@@ -98,6 +92,60 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
 
+/// A reply of the server's own that is sent again and again, as it is: for a reply that a module gives in parts or as text,
+/// the server makes a string first, or writes each part by itself. Made once, by `load`.
+struct Kept {
+    reply: AtomicPtr<raw::RedisModuleCallReply>,
+    proto: &'static [u8],
+}
+
+static OK: Kept = Kept::new(b"+OK\r\n");
+static HIT: Kept = Kept::new(b"$3\r\nHIT\r\n");
+
+impl Kept {
+    const fn new(proto: &'static [u8]) -> Self {
+        Self {
+            reply: AtomicPtr::new(std::ptr::null_mut()),
+            proto,
+        }
+    }
+
+    /// Keeps what the server replied, unless that is something else.
+    fn keep(&self, reply: *mut raw::RedisModuleCallReply) {
+        let mut len = 0;
+        // SAFETY: the reply is ours, or null, which both calls take; the protocol lives as long as it.
+        unsafe {
+            let proto = api!(RedisModule_CallReplyProto(reply, &raw mut len)).cast::<u8>();
+            if !proto.is_null() && std::slice::from_raw_parts(proto, len) == self.proto {
+                self.reply.store(reply, Ordering::Relaxed);
+            } else if !reply.is_null() {
+                api!(RedisModule_FreeCallReply(reply));
+            }
+        }
+    }
+
+    /// Sends it. False if it was not to be had.
+    fn send(&self, ctx: &Context<'_>) -> bool {
+        let reply = self.reply.load(Ordering::Relaxed);
+        // SAFETY: the context is alive, and the reply is never freed.
+        !reply.is_null() && unsafe { api!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
+    }
+}
+
+/// Has the server give the replies that are kept, by commands that do nothing.
+pub(super) fn keep_replies(ctx: &Context<'_>) {
+    // SAFETY: the context is alive; "c" takes a C string.
+    unsafe {
+        OK.keep(api!(RedisModule_Call(
+            ctx.raw,
+            c"UNWATCH".as_ptr(),
+            c"".as_ptr()
+        )));
+        let (echo, text) = (c"ECHO".as_ptr(), c"HIT".as_ptr());
+        HIT.keep(api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text)));
+    }
+}
+
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -107,10 +155,8 @@ impl Context<'_> {
     pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleCtx) -> Self {
         Self {
             raw,
-            reply: Cell::new(Reply {
-                begun: false,
-                owed: 1,
-            }),
+            reply_begun: Cell::new(false),
+            reply_owed: Cell::new(1),
             flags: Cell::new(None),
             alive: PhantomData,
         }
@@ -426,28 +472,26 @@ impl Context<'_> {
 
     /// Counts an element of the reply, and those that it announces.
     fn replied(&self, announced: usize) {
-        let reply = self.reply.get();
-        self.reply.set(Reply {
-            begun: true,
-            owed: (reply.owed + announced).saturating_sub(1),
-        });
+        self.reply_begun.set(true);
+        self.reply_owed
+            .set(self.reply_owed.get() + announced as isize - 1);
     }
 
     /// Ends a reply that broke off. Nobody may take it for a whole one, so the client is closed if part of it is on its
     /// way; where there is none to close (in a script, or in a call of another module), the rest is filled with errors.
     pub(super) fn end_reply(&self) {
-        let reply = self.reply.get();
-        if reply.owed == 0 {
+        let owed = self.reply_owed.get();
+        if owed <= 0 {
             return;
         }
-        if reply.begun && !self.is_replay() {
+        if self.reply_begun.get() && !self.is_replay() {
             // SAFETY: the context is alive.
             let client = unsafe { api!(RedisModule_GetClientId(self.raw)) };
             if self.close(client) {
                 return;
             }
         }
-        for _ in 0..reply.owed {
+        for _ in 0..owed {
             self.reply_error(&Error::Internal);
         }
     }
@@ -485,8 +529,19 @@ impl Context<'_> {
 
     pub(crate) fn reply_ok(&self) {
         self.replied(0);
-        // SAFETY: as above.
-        unsafe { api!(RedisModule_ReplyWithSimpleString(self.raw, c"OK".as_ptr())) };
+        if !OK.send(self) {
+            // SAFETY: as above.
+            unsafe { api!(RedisModule_ReplyWithSimpleString(self.raw, c"OK".as_ptr())) };
+        }
+    }
+
+    /// The word of a fresh value.
+    pub(crate) fn reply_hit(&self) {
+        if HIT.send(self) {
+            self.replied(0);
+        } else {
+            self.reply_bytes(b"HIT");
+        }
     }
 
     pub(crate) fn reply_null(&self) {

@@ -227,7 +227,7 @@ fn with_tags<R>(
             let database = state.database(db);
             let created_ms = database.history.saved_stamp_ms(entry.created_ms());
             let index = &mut database.index;
-            if index.has_backlog() && index.is_gone(slot) {
+            if index.is_gone(slot) {
                 return None;
             }
             let created_ms = if index.is_foreign(slot) {
@@ -655,7 +655,7 @@ unsafe extern "C" fn copy(
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             // A gone entry is not copied: the server answers that the copy failed.
-            let is_gone = index.has_backlog() && index.is_gone(slot);
+            let is_gone = index.is_gone(slot);
             let copy = (!is_gone).then(|| {
                 let copy = NewEntry::new(Parts {
                     key: name.map_or(&[], Str::bytes),

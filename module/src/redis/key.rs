@@ -35,15 +35,24 @@ pub(crate) enum Kind<'k> {
 #[derive(Debug)]
 pub(crate) struct Key {
     raw: *mut raw::RedisModuleKey,
+    /// The entry that it holds.
+    entry: Option<Handle>,
     not_send: PhantomData<*mut ()>,
 }
 
 impl Key {
     /// # Safety
     /// An open key of the server, or null, that nobody else closes.
-    pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleKey) -> Self {
+    pub(crate) unsafe fn from_raw(raw: *mut raw::RedisModuleKey) -> Self {
+        // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1).
+        let entry = unsafe {
+            let is_ours = api!(RedisModule_ModuleTypeGetType(raw)) == data_type();
+            let value = is_ours.then(|| api!(RedisModule_ModuleTypeGetValue(raw)));
+            value.and_then(Handle::from_raw)
+        };
         Self {
             raw,
+            entry,
             not_send: PhantomData,
         }
     }
@@ -52,31 +61,29 @@ impl Key {
         if let Some(entry) = self.entry() {
             return Kind::Entry(entry);
         }
-        // SAFETY: the key is open, or null, which the call takes.
-        let kind = unsafe { api!(RedisModule_KeyType(self.raw)) };
-        if kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+        if self.is_empty() {
             Kind::Empty
         } else {
             Kind::Other
         }
     }
 
+    fn is_empty(&self) -> bool {
+        // SAFETY: the key is open, or null, which the call takes.
+        let kind = unsafe { api!(RedisModule_KeyType(self.raw)) };
+        kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32
+    }
+
     /// The entry that it holds.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1), and
-        // it lives while the key is open and not changed, which `'_` says.
-        unsafe {
-            if api!(RedisModule_ModuleTypeGetType(self.raw)) != data_type() {
-                return None;
-            }
-            let value = Handle::from_raw(api!(RedisModule_ModuleTypeGetValue(self.raw)));
-            value.map(|handle| Entry::from_handle(handle))
-        }
+        // SAFETY: it lives while the key is open and not changed, which `'_` says.
+        self.entry.map(|entry| unsafe { Entry::from_handle(entry) })
     }
 
     /// Stores an entry where nothing is. Only `store` calls this, since the index must know of it.
     pub(super) fn create(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
+        self.entry = Some(handle);
         // SAFETY: the key is open for writing; the keyspace owns the entry from here on.
         unsafe {
             api!(RedisModule_ModuleTypeSetValue(
@@ -91,6 +98,7 @@ impl Key {
     /// `store` calls this.
     pub(super) fn replace(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
+        self.entry = Some(handle);
         let mut old = std::ptr::null_mut();
         // SAFETY: the key is open for writing and holds an entry; ownership of the old one comes to us.
         unsafe {
@@ -108,6 +116,7 @@ impl Key {
 
     /// Removes the key; ends in `unlink`. Only `store` calls this.
     pub(super) fn delete(&mut self) {
+        self.entry = None;
         // SAFETY: the key is open for writing.
         unsafe { api!(RedisModule_DeleteKey(self.raw)) };
     }
@@ -123,10 +132,14 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        // Of an empty one Redis 8.6 crashes when asked for its expiry.
+        if self.entry.is_none() && self.is_empty() {
+            return None;
+        }
         self.deadline().ms()
     }
 
-    /// When it expires, to be looked up later.
+    /// When the entry that it holds expires, to be looked up later.
     pub(crate) const fn deadline(&self) -> Deadline<'_> {
         Deadline {
             key: self.raw,
@@ -157,13 +170,8 @@ unsafe impl Sync for Deadline<'_> {}
 impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
-        // SAFETY: the key is open, or null, which is empty. Of an empty one Redis 8.6 crashes when asked for its expiry.
-        let deadline = unsafe {
-            if api!(RedisModule_KeyType(self.key)) == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
-                return None;
-            }
-            api!(RedisModule_GetAbsExpire(self.key))
-        };
+        // SAFETY: the key is open, and holds something.
+        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key)) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }

@@ -156,6 +156,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     state::with(|state| state.watch_clock(now, monotonic));
     context::choose_options(ctx);
     context::probe_modes();
+    context::keep_replies(ctx);
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {

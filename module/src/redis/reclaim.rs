@@ -85,8 +85,7 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
 
 /// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey
 /// 8) look for every key in the slot of the running command's keys, so a command cannot reach any others.
-pub(crate) fn help(ctx: &Context<'_>) {
-    let db = ctx.db();
+pub(crate) fn help(ctx: &Context<'_>, db: u32) {
     // Not inside MULTI or a script: what such a block sees of its own invalidations shall not depend on how far this
     // node's reclaiming is, since its replicas run the same block.
     if state::with(|state| state.database(db).index.has_backlog())

@@ -159,9 +159,10 @@ pub(crate) fn fits(entry: Entry<'_>, size: Allocated) -> bool {
     };
     // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
     let has_room = |allocation: *mut c_void, before: usize, bytes: usize| {
-        class(sizes, bytes) == class(sizes, before)
-            // SAFETY: an entry and its value are allocations of the server's.
-            && (bytes <= before || unsafe { api!(RedisModule_MallocSize(allocation)) } >= bytes)
+        bytes == before
+            || class(sizes, bytes) == class(sizes, before)
+                // SAFETY: an entry and its value are allocations of the server's.
+                && (bytes < before || unsafe { api!(RedisModule_MallocSize(allocation)) } >= bytes)
     };
     has_room(entry.handle().as_raw(), allocated.entry, size.entry)
         && match (entry.value_apart(), allocated.value, size.value) {

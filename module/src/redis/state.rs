@@ -1,6 +1,6 @@
 //! What the module knows, and the one way to it.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -69,18 +69,19 @@ type Databases = Vec<Option<Box<Database<Handle>>>>;
 #[inline]
 fn database_in(databases: &mut Databases, number: u32) -> &mut Database<Handle> {
     let at = number as usize;
-    if !matches!(databases.get(at), Some(Some(_))) {
-        add_database(databases, at);
+    if matches!(databases.get(at), Some(Some(_))) {
+        databases[at].as_mut().expect("it was just seen")
+    } else {
+        add_database(databases, at)
     }
-    databases[at].as_mut().expect("it was just made")
 }
 
 #[cold]
-fn add_database(databases: &mut Databases, at: usize) {
+fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
     if at >= databases.len() {
         databases.resize_with(at + 1, || None);
     }
-    databases[at] = Some(Box::default());
+    databases[at].insert(Box::default())
 }
 
 /// Databases that are being loaded, and are not served yet.
@@ -386,19 +387,14 @@ pub(crate) fn init(config: Config, lineage: u64) {
     });
 }
 
-fn borrow() -> Option<RefMut<'static, State>> {
-    RefMut::filter_map(STATE.0.try_borrow_mut().ok()?, Option::as_mut).ok()
-}
-
 /// Runs `body` with the state.
 ///
 /// No call to the server that can call back may be made from within, since the callback would want the state as well. The
 /// bound sees to that: contexts and open keys, which all such calls need, are not `Send`.
 pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
-    body(
-        &mut borrow()
-            .expect("the state is made by `load` and is not held across calls to the server"),
-    )
+    let mut state = STATE.0.try_borrow_mut().ok();
+    let state = state.as_deref_mut().and_then(Option::as_mut);
+    body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
 /// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
@@ -422,7 +418,7 @@ impl<T: Copy> CallsNothingBack<T> {
 
 /// As [`with`], for the report of a crash that may have happened inside it.
 pub(crate) fn try_with<R>(body: impl FnOnce(&mut State) -> R) -> Option<R> {
-    borrow().map(|mut state| body(&mut state))
+    STATE.0.try_borrow_mut().ok()?.as_mut().map(body)
 }
 
 /// The entry in a slot that is in use.

@@ -82,9 +82,7 @@ pub(crate) struct Found<'k> {
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
-    let Kind::Entry(entry) = key.kind() else {
-        return None;
-    };
+    let entry = key.entry()?;
     let deadline = key.deadline();
     let freshness = state::with(|state| {
         let index = &state.database(db).index;
@@ -109,45 +107,47 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
         has_ttl: content.deadline_ms.is_some(),
         grace_ms: content.grace_ms,
     };
+    let size = parts.size();
+    let incoming = |entry: Entry<'_>| Incoming {
+        entry: entry.handle(),
+        tags: content.tags,
+        bytes: cost_of(size, name.len(), parts.has_ttl),
+        hits: content.hits,
+        has_grace: content.grace_ms > 0,
+        soft_since_ms: content.soft_since_ms,
+        is_foreign: content.is_foreign,
+    };
     let old = key.entry().map(Entry::handle);
-    // SAFETY: the key holds it until it is replaced.
-    let old = old.map(|old| unsafe { Entry::from_handle(old) });
-    let (place, visible) = state::with(|state| {
-        state.removed_gone = None;
-        let place = old.and_then(|old| state.database_of(old, Some(db)));
-        let visible = place
-            .filter(|&(holder, slot)| holder == db && !state.database(holder).index.is_gone(slot));
-        (place, visible)
-    });
     change(db, || {
-        // SAFETY: nothing is borrowed from it: `content` is of the caller's, and has no part of what a key holds.
-        let is_rewritten = visible.is_some()
-            && old.is_some_and(|old| unsafe { old.rewrite(parts, |size| fits(old, size)) });
-        let new = (!is_rewritten).then(|| NewEntry::new(parts));
-        // One of them is there: what was not rewritten is new.
-        let written = new.as_ref().map(NewEntry::as_entry).or(old);
-        let Some(entry) = written else { return };
-        let incoming = Incoming {
-            entry: entry.handle(),
-            tags: content.tags,
-            bytes: cost_of(parts.size(), name.len(), parts.has_ttl),
-            hits: content.hits,
-            has_grace: content.grace_ms > 0,
-            soft_since_ms: content.soft_since_ms,
-            is_foreign: content.is_foreign,
-        };
-        let slot = state::with(|state| {
-            if let Some((_, slot)) = visible {
-                return state.database(db).index.replace(slot, incoming);
+        let new = state::with(|state| {
+            state.removed_gone = None;
+            // SAFETY: the key holds it until it is replaced.
+            let old = old.map(|old| unsafe { Entry::from_handle(old) });
+            let place = old.and_then(|old| Some((old, state.database_of(old, Some(db))?)));
+            let index = &mut state.database(db).index;
+            let visible =
+                place.filter(|(_, (holder, slot))| *holder == db && !index.is_gone(*slot));
+            if let Some((old, (_, slot))) = visible.filter(|(old, _)| fits(*old, size)) {
+                // SAFETY: it fits. Nothing is borrowed from it: `content` is the caller's, and no part of what a key holds.
+                unsafe { old.rewrite(parts, size) };
+                old.set_indexed(index.replace(slot, incoming(old)).0);
+                return None;
             }
-            if let Some((holder, slot)) = place {
-                let holder = state.database(holder);
-                holder.index.remove(slot);
-                holder.counters.reclaimed += 1;
-            }
-            state.database(db).index.insert(incoming)
+            let new = NewEntry::of_size(parts, size);
+            let entry = new.as_entry();
+            let slot = if let Some((_, (_, slot))) = visible {
+                index.replace(slot, incoming(entry))
+            } else {
+                if let Some((_, (holder, slot))) = place {
+                    let holder = state.database(holder);
+                    holder.index.remove(slot);
+                    holder.counters.reclaimed += 1;
+                }
+                state.database(db).index.insert(incoming(entry))
+            };
+            entry.set_indexed(slot.0);
+            Some(new)
         });
-        entry.set_indexed(slot.0);
         panic_point(Place::Change);
         match new {
             Some(new) if old.is_some() => key.replace(new),
@@ -297,7 +297,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = Facts {
-                is_gone: index.has_backlog() && index.is_gone(slot),
+                is_gone: index.is_gone(slot),
                 hits: index.hits(slot),
                 soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
                 is_foreign: index.is_foreign(slot),

@@ -2,9 +2,9 @@
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use redis_module::raw;
-use smallvec::SmallVec;
 
 use crate::error::Error;
 
@@ -90,8 +90,21 @@ pub(crate) struct Args<'a> {
     argv: &'a [*mut raw::RedisModuleString],
 }
 
-/// Arguments as bytes.
-pub(crate) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
+/// Room for arguments as bytes: without an allocation where there are few.
+#[derive(Debug)]
+pub(crate) struct Words<'a> {
+    few: [MaybeUninit<&'a [u8]>; 16],
+    many: Vec<&'a [u8]>,
+}
+
+impl Words<'_> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            few: [MaybeUninit::uninit(); 16],
+            many: Vec::new(),
+        }
+    }
+}
 
 impl<'a> Args<'a> {
     /// # Safety
@@ -151,11 +164,9 @@ impl<'a> Args<'a> {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> + Clone {
+        let args = self.argv.get(1..).unwrap_or_default().iter();
         // SAFETY: all strings of `argv` live for `'a`.
-        self.argv
-            .iter()
-            .skip(1)
-            .map(|&raw| unsafe { Str::from_raw(raw) })
+        args.map(|&raw| unsafe { Str::from_raw(raw) })
     }
 
     /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
@@ -169,11 +180,14 @@ impl<'a> Args<'a> {
         if self.len() < at_least {
             return Err(Error::WrongArity);
         }
-        // SAFETY: all strings of `argv` live for `'a`.
-        let strings = self.argv[1..]
-            .iter()
-            .map(|&raw| unsafe { Str::from_raw(raw) });
-        storage.extend(strings.map(Str::bytes));
-        Ok(storage)
+        let Some(few) = storage.few.get_mut(..self.len()) else {
+            storage.many = self.iter().map(Str::bytes).collect();
+            return Ok(&storage.many);
+        };
+        for (word, string) in few.iter_mut().zip(self.iter()) {
+            word.write(string.bytes());
+        }
+        // SAFETY: there are as many strings as words, so each word was just written.
+        Ok(unsafe { std::slice::from_raw_parts(few.as_ptr().cast(), few.len()) })
     }
 }

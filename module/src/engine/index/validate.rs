@@ -1,7 +1,7 @@
 //! The invariants of the index, asserted one by one.
 
 use super::Index;
-use crate::engine::slots::Slot;
+use crate::engine::slots::{ListIds, Slot};
 
 impl<E: Copy + PartialEq> Index<E> {
     pub(in crate::engine) fn validate(&self, bytes_of: impl Fn(E) -> u64) {
@@ -19,7 +19,7 @@ impl<E: Copy + PartialEq> Index<E> {
                 gone += 1;
                 gone_bytes += cost;
             }
-            let lists = self.slots.lists(slot);
+            let lists: ListIds = self.slots.lists(slot).collect();
             for (at, &id) in lists.iter().enumerate() {
                 assert!(self.lists.get(id).ids.contains(slot.0), "invariant 1");
                 assert!(!lists[..at].contains(&id), "invariant 1");
