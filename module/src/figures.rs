@@ -30,7 +30,7 @@ pub(crate) struct Figures {
 impl Figures {
     /// `monotonic_ms`: the time that leases go by.
     pub(crate) fn of<'d>(
-        databases: impl Iterator<Item = &'d Database<Handle>>,
+        databases: impl Iterator<Item = &'d mut Database<Handle>>,
         monotonic_ms: u64,
     ) -> Self {
         let mut sums = Self::default();

@@ -28,7 +28,7 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
     let now = monotonic_ms();
-    let figures = state::with(|state| Figures::of(std::iter::once(&*state.database(db)), now));
+    let figures = state::with(|state| Figures::of(std::iter::once(state.database(db)), now));
     let list = figures.list();
     ctx.reply_map(list.len());
     for (name, figure) in list {

@@ -12,6 +12,7 @@
 //! 2. Each list has a row in the table under its tag, and no list is empty.
 //! 3. Every gone slot is in use.
 //! 4. The sums `bytes`, `gone_bytes` and those of the lists are what a recount gives.
+//! 5. A list of which all entries are gone, and no other, is one of `hollow`: known to be so, doubtful, or of an unseen entry.
 //!
 //! Rejected: a clock comparison for each tag at each read (it would cost every read, and eight bytes per entry);
 //! detaching a tag's list (O(1) to invalidate, but no figure of another tag is exact until memory is back, and
@@ -19,6 +20,7 @@
 //! first sketch); arrays of slots with each entry's position in them (12 bytes per tag of an entry instead of 4 to 6).
 
 mod figures;
+mod hollow;
 mod invalidate;
 mod select;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
 
 pub(crate) use figures::TagFigures;
+use hollow::Hollow;
 pub(crate) use select::{Condition, Effect};
 
 /// One unit of reclaiming.
@@ -90,6 +93,7 @@ pub(crate) struct Index<E> {
     gone_last: Vec<u32>,
     /// Where in `gone` to look next.
     reclaim_from: u32,
+    hollow: Hollow,
     marks: Marks,
     bytes: u64,
     gone_bytes: u64,
@@ -107,6 +111,7 @@ impl<E> Default for Index<E> {
             gone: RoaringBitmap::new(),
             gone_last: Vec::new(),
             reclaim_from: 0,
+            hollow: Hollow::default(),
             marks: Marks::default(),
             bytes: 0,
             gone_bytes: 0,
@@ -204,6 +209,9 @@ impl<E: Copy + PartialEq> Index<E> {
                 self.enlist(list, placed, bytes);
             }
         }
+        if !self.gone.is_empty() {
+            self.hollow.doubt(&old);
+        }
         for list in old {
             if placed != slot || after.binary_search(&list).is_err() {
                 self.delist(list, slot, old_bytes);
@@ -228,7 +236,11 @@ impl<E: Copy + PartialEq> Index<E> {
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
                 self.gone_last = Vec::new();
+                self.hollow = Hollow::default();
             }
+        }
+        if !self.gone.is_empty() && (!removed.was_gone || self.hollow.left(slot)) {
+            self.hollow.doubt(&lists);
         }
         for list in lists {
             self.delist(list, slot, bytes);
@@ -290,6 +302,9 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
         self.lists.change(id, |list| list.ids.insert(slot.0, bytes));
+        if !self.gone.is_empty() {
+            self.hollow.filled(id);
+        }
     }
 
     fn delist(&mut self, id: u32, slot: Slot, bytes: u64) {
@@ -298,6 +313,9 @@ impl<E: Copy + PartialEq> Index<E> {
         if list.ids.is_empty() {
             self.table.remove(self.table.hash(&list.name), id);
             self.lists.destroy(id);
+            if !self.gone.is_empty() {
+                self.hollow.destroyed(id);
+            }
         }
     }
 

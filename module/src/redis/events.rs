@@ -16,7 +16,7 @@ use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
 use crate::config::AfterRestart;
-use crate::engine::{Counters, Database, History};
+use crate::engine::{Counters, History};
 
 /// Of Valkey, whose header has these in `valkeymodule.h`.
 const VALKEY_SLOT_MIGRATION: u64 = 19;
@@ -199,7 +199,8 @@ unsafe extern "C" fn flush(
             if let Ok(flushed) = u32::try_from(info.dbnum) {
                 vec![state.database(flushed).take_index()]
             } else {
-                state.databases_mut().map(Database::take_index).collect()
+                let all = state.databases_mut();
+                all.map(|(_, database)| database.take_index()).collect()
             }
         });
         // What is being loaded from before the flush must not be written after it.
@@ -337,7 +338,7 @@ unsafe extern "C" fn loading(
                     return;
                 }
                 // What is loaded brings its clocks with it. A file without any was written at reading 0.
-                for database in state.databases_mut() {
+                for (_, database) in state.databases_mut() {
                     database.clock.restore(0);
                     database.history = History::default();
                 }
@@ -434,7 +435,7 @@ unsafe extern "C" fn cron(
         state::with(|state| {
             state.watch_clock(now, monotonic);
             state.has_loaded = true; // The server has started: what it loads from here on is no restart.
-            for database in state.databases_mut() {
+            for (_, database) in state.databases_mut() {
                 database.leases.forget(monotonic, 1_024);
             }
         });

@@ -59,11 +59,11 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
         let now = monotonic_ms();
         // A crash report may interrupt anything, also what holds the state.
         state::try_with(|state| {
-            let sums = Figures::of(state.databases().map(|(_, database)| database), now);
+            let sums = Figures::of(state.databases_mut().map(|(_, database)| database), now);
             for (name, figure) in sums.list() {
                 section.figure(name, figure);
             }
-            for (number, database) in state.databases().filter(|(_, db)| db.is_in_use()) {
+            for (number, database) in state.databases_mut().filter(|(_, db)| db.is_in_use()) {
                 let Ok(name) = CString::new(format!("db{number}")) else {
                     continue;
                 };

@@ -183,8 +183,9 @@ impl State {
         numbered.filter_map(|(number, database)| Some((number, database.as_deref()?)))
     }
 
-    pub(crate) fn databases_mut(&mut self) -> impl Iterator<Item = &mut Database<Handle>> {
-        self.databases.iter_mut().filter_map(Option::as_deref_mut)
+    pub(crate) fn databases_mut(&mut self) -> impl Iterator<Item = (u32, &mut Database<Handle>)> {
+        let numbered = (0..).zip(&mut self.databases);
+        numbered.filter_map(|(number, database)| Some((number, database.as_deref_mut()?)))
     }
 
     /// Numbers of the databases that have something to do in the background.
@@ -242,7 +243,7 @@ impl State {
         };
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(now_ms);
-        for database in self.databases_mut() {
+        for (_, database) in self.databases_mut() {
             database.clock_was_set_back(now_ms + back_ms as u64, now_ms);
         }
     }
@@ -280,7 +281,7 @@ impl State {
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
         // As by an invalidation that happens now: what is written from now on has later stamps.
         let bound_ms = self.stamps.of_invalidation(now_ms);
-        for database in self.databases_mut() {
+        for (_, database) in self.databases_mut() {
             let latest_ms = database.history.latest_ms();
             if latest_ms > now_ms + FURTHEST_MS {
                 database.clock_was_set_back(latest_ms, bound_ms);
@@ -320,13 +321,8 @@ impl State {
         let clock = self.database(number).clock.reading();
         let max_ms = self.config.lease_max_ms;
         let mut room = MOST;
-        let others = (0..)
-            .zip(&mut self.databases)
-            .filter(|&(other, _)| other != number);
-        for (_, database) in others {
-            let Some(leases) = database.as_deref_mut().map(|database| &mut database.leases) else {
-                continue;
-            };
+        for (_, database) in self.databases_mut().filter(|&(other, _)| other != number) {
+            let leases = &mut database.leases;
             while room.is_below_half_without(leases.used()) && leases.forget_over(now_ms) {}
             room = room.without(leases.used());
         }

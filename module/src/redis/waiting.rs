@@ -322,7 +322,7 @@ pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
     let is_any_awaited = state::with(|state| {
         let orphan_ms = state.config.lease_orphan_ms;
         let mut is_any_awaited = false;
-        for database in state.databases_mut() {
+        for (_, database) in state.databases_mut() {
             database.leases.disconnected(client, now, orphan_ms);
             is_any_awaited |= database.leases.waiting() > 0;
         }

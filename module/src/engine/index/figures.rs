@@ -36,31 +36,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.bytes - self.gone_bytes
     }
 
-    /// Tags that at least one visible entry carries. O(1) while nothing is gone; else O(tags of the gone entries) or
-    /// O(tags), whichever is less.
-    pub(crate) fn populated_tags(&self) -> usize {
-        let all = self.lists.live();
-        if self.gone.is_empty() {
-            return all;
-        }
-        if self.visible() == 0 {
-            return 0;
-        }
-        let is_hollow = |list: &TagList| list.ids.is_subset(&self.gone);
-        let hollow = if self.gone.len() < all as u64 {
-            let lists = self.gone.iter().flat_map(|id| self.slots.lists(Slot(id)));
-            let lists: RoaringBitmap = lists.collect();
-            let lists = lists.iter().map(|id| self.lists.get(id));
-            lists.filter(|list| is_hollow(list)).count()
-        } else {
-            let mut hollow = 0;
-            self.lists
-                .visit(0, u32::MAX, |list| hollow += usize::from(is_hollow(list)));
-            hollow
-        };
-        all - hollow
-    }
-
     /// Whether an entry, gone or not, carries this tag.
     pub(crate) fn is_carried(&self, tag: &[u8]) -> bool {
         self.find(tag).is_some()
@@ -165,6 +140,7 @@ impl<E: Copy + PartialEq> Index<E> {
             + self.table.heap_bytes()
             + self.marks.heap_bytes()
             + bytes_of(&self.gone)
+            + self.hollow.heap_bytes()
             + self.gone_last.capacity() * size_of::<u32>()
     }
 }

@@ -48,6 +48,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let dropped = self.visible();
         self.gone = self.slots.to_bitmap();
         self.gone_bytes = self.bytes;
+        self.hollow.dropped(&self.gone);
         self.marks.clear_soft();
         dropped
     }
@@ -71,6 +72,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
+        self.hollow.dropped(&visible);
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {
@@ -87,6 +89,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes a single entry gone.
     pub(crate) fn drop_one(&mut self, slot: Slot) {
         if self.gone.insert(slot.0) {
+            self.hollow.dropped(&[slot.0].into());
             self.gone_bytes += self.slots.bytes(slot);
         }
     }
@@ -112,6 +115,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The next thing to reclaim. O(1).
     pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
+        self.look_ahead();
         while let Some(id) = self.gone_last.pop() {
             if self.gone.contains(id) {
                 return Step::Gone(Slot(id));

@@ -46,6 +46,7 @@ impl<E: Copy + PartialEq> Index<E> {
             );
             assert!(len > 0, "invariant 2");
             assert_eq!(self.find(&list.name), Some(id), "invariant 2");
+            self.validate_hollow(id);
         }
     }
 }
