@@ -4,10 +4,6 @@ use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Kind, state, store, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
-///
-/// Also ends the leases of these keys, where no entry exists as well: what is being loaded for them will not be written.
-/// A key that holds another type: `WRONGTYPE`, before anything is removed. Works when the server is out of memory.
-/// O(keys + their tags).
 pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() == 0 {
         return Err(Error::WrongArity);
@@ -46,9 +42,6 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// `CACHE.GETDEL key` → the value if the entry is fresh, else nil; the entry is removed either way.
-///
-/// Counts a hit or a miss, as CACHE.GET, and ends the key's lease, as CACHE.DEL. A key that holds another type:
-/// `WRONGTYPE`. O(tags). Replicates as CACHE.DEL.
 pub(crate) fn getdel(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let name = args.only()?;
     let db = ctx.db();

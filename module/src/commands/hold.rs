@@ -7,14 +7,6 @@ use crate::redis::string::Words;
 use crate::redis::{Args, Context, OwnedStr, Str, propagation, state, store};
 
 /// `CACHE.HOLD ms tag [tag ...]` → OK.
-///
-/// For that long, 1 to 2^40 ms, what is stored with one of these tags lives no longer than the hold: its expiry and its
-/// grace end with the hold at the latest. For values that may be loaded from a database replica that lags behind a
-/// write: hold for the lag and invalidate, in one MULTI block or in this order; what is read too early is gone when the
-/// hold ends. Concerns what CACHE.SET, MSET, RETAG and TOUCH write while it lasts; never shortens a hold.
-///
-/// A user needs write permission for a key of the tag's name, else `NOPERM`. O(tags). Replicates with the time at which
-/// it ends: an empty word, then `@` and unix ms. Saved.
 pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;

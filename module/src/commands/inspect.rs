@@ -6,19 +6,6 @@ use crate::redis::sizes::cost;
 use crate::redis::{Args, Context, Kind, state, store};
 
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
-///
-/// | field | |
-/// |---|---|
-/// | `state` | `fresh` or `stale` |
-/// | `tags` | its tags, in the order in which they were given |
-/// | `hits` | reads that it answered |
-/// | `bytes` | length of the value |
-/// | `memory` | bytes of memory: value, key, tags' places excepted (those are in `index_bytes`), the server's own cost |
-/// | `pttl` | ms to logical expiry: 0 if it is stale, -1 for never |
-/// | `grace` | ms that it may be served as stale |
-/// | `age` | ms since it was written |
-///
-/// Does not count as a hit. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = ctx.open(args.only()?, Mode::Peek);
     if matches!(key.kind(), Kind::Other) {

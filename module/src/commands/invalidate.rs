@@ -9,28 +9,11 @@ use crate::redis::string::Words;
 use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, store, waiting};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
-///
-/// The entries are gone for every command at once, and no figure counts them any more. Their memory is given back inside
-/// the command if they are no more than `tagcache.reclaim-inline` and this is not inside MULTI or a script, else in the
-/// background. A tag given twice counts once. Works when the server is out of memory. O(tags given + entries / 64): the
-/// tags' sets of entries are bitmaps.
-///
-/// A user needs write permission for a key of the tag's name, else `NOPERM`.
-///
-/// Raises the database's clock by one, also when nothing carried a tag, replicates as this one command, and publishes one
-/// message (see `redis/channel.rs`). A value that is being loaded under a lease is not written afterwards with one of
-/// these tags.
-///
-/// In replication and append-only files an empty first tag, which no entry can have, and the time at which it happened
-/// (`@` and unix ms) stand before the tags.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Gone)
 }
 
 /// `CACHE.REVALIDATE tag [tag ...]` → as CACHE.INVALIDATE.
-///
-/// The soft form: the entries turn stale instead of gone, for at most their grace, counted from the first time. An entry
-/// without a grace is gone. In everything else as CACHE.INVALIDATE.
 pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Stale)
 }
@@ -81,10 +64,6 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
 }
 
 /// `CACHE.FLUSH` → how many entries of this database are gone. Keys of other types stay.
-///
-/// As an invalidation of everything: visible at once, memory given back as by CACHE.INVALIDATE. All tags are forgotten,
-/// and all leases end. Works when the server is out of memory. O(entries / 64). Raises the database's clock by one and
-/// replicates as this one command (there with `AT unix-ms`).
 pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(0, &mut storage)?;
@@ -188,19 +167,6 @@ impl<'a> WhereArgs<'a> {
 
 /// `CACHE.INVALIDATEWHERE clause [clause ...] [SOFT [GRACE ms]] [DRYRUN]` → how many entries are dropped. A clause is
 /// `ALL | ANY | NONE count tag [tag ...]`, each at most once.
-///
-/// Drops the entries that carry all of these, at least one of those, none of these tags; several clauses must all be met.
-/// All of them are gone for every command when it answers, and memory is given back as by CACHE.INVALIDATE; entries that
-/// are written afterwards are untouched. SOFT: stale instead of gone, as CACHE.REVALIDATE; GRACE: for so
-/// long at most, if their own grace is longer, also those that are stale already. DRYRUN: counts and changes
-/// nothing.
-///
-/// A user needs write permission for keys of the names of the tags in ALL and ANY, and read permission for those in NONE
-/// and, with DRYRUN, for all; NONE alone concerns entries of any tag, so it needs all keys (`~*`). Else `NOPERM`.
-///
-/// O(tags given + entries / 64): the tags' sets of entries are intersected and united as bitmaps. Raises the clock by
-/// one, replicates as one command (there with `AT unix-ms`), and publishes one message (see `redis/channel.rs`); clients
-/// that track keys are notified of each as it is reclaimed or, with SOFT, soon after.
 pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(3, &mut storage)?;

@@ -1,4 +1,4 @@
-//! One file a command, or a small family: its doc comment is its reference.
+//! One file a command, or a small family. The reference of each is its page in `docs/src/commands`.
 
 pub(crate) mod clock;
 pub(crate) mod del;

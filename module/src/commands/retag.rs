@@ -10,12 +10,6 @@ use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, reclaim, state};
 
 /// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
-///
-/// Gives the entry these tags instead of those that it has; value, times and hits stay, and so does being stale. A tag
-/// given twice is stored once; TAGS 0: none. While CACHE.HOLD holds one of the tags, the entry lives no longer than the
-/// hold. An entry that was written before one of the new tags was invalidated, hard or, unless it is stale, soft, is
-/// removed: its value may be what that invalidation was about. The key's lease, if somebody holds it, is left alone. A key that holds another type: `WRONGTYPE`. O(tags).
-/// Replicates as it is.
 pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;

@@ -28,11 +28,6 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
 
 /// `CACHE.TOUCH key EX s | PX ms | EXAT unix-s | PXAT unix-ms | PERSIST [GRACE ms]` → 1, or 0 when there is no visible
 /// entry.
-///
-/// Changes when an entry expires, and its grace if GRACE is given. A time of zero, below zero or in the past removes the
-/// entry, and ends the key's lease, as CACHE.DEL does. While CACHE.HOLD holds one of the entry's tags, it lives no longer
-/// than the hold. An entry that was soft-invalidated stays stale, and for no longer than its grace. A key that holds another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs.
-/// Replicates with absolute times.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
