@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn the_page_of_settings_has_a_row_for_each_with_its_default() {
         let page = page("settings.md");
-        for setting in &config::SETTINGS {
+        for setting in config::SETTINGS {
             let name = setting.name.to_string_lossy();
             let (default, range) = match setting.words {
                 [] => (setting.default.to_string(), format!("{} to ", setting.min)),

@@ -5,7 +5,7 @@ use crate::redis::{Args, Context, state};
 pub(crate) fn clock(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let (lineage, clock) = state::with(|state| (state.lineage, state.database(db).clock.reading()));
+    let (lineage, clock) = state::with(|state| (state.lineage, state.database(db).clock));
     ctx.reply_array(2);
     ctx.reply_bytes(format!("{lineage:016x}").as_bytes());
     ctx.reply_integer(clock as i64);

@@ -223,7 +223,7 @@ fn run(
     let (dropped, clock) = store::change(db, || {
         state::with(|state| {
             let database = state.database(db);
-            (invalidate(database), database.clock.reading())
+            (invalidate(database), database.clock)
         })
     });
     channel::publish(ctx, db, clock, news);

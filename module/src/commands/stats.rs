@@ -1,6 +1,6 @@
 use crate::engine::Counters;
 use crate::error::Error;
-use crate::figures::{Figure, Figures};
+use crate::figures::{Figure, figures};
 use crate::redis::context::monotonic_ms;
 use crate::redis::{Args, Context, state};
 
@@ -9,11 +9,10 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
     let now = monotonic_ms();
-    let figures = state::with(|state| Figures::of(std::iter::once(state.database(db)), now));
-    let list = figures.list();
+    let list = state::with(|state| figures(std::iter::once(state.database(db)), now));
     ctx.reply_map(list.len());
     for (name, figure) in list {
-        ctx.reply_bytes(name.to_bytes());
+        ctx.reply_bytes(name.as_bytes());
         match figure {
             Figure::Count(number) => ctx.reply_integer(number as i64),
             Figure::Rate(rate) => ctx.reply_double(rate),

@@ -20,7 +20,7 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         _ => return Err(Error::WrongArity),
     };
     let db = ctx.db();
-    let most = state::with(|state| u64::from(state.config.top_keys));
+    let most = state::with(|state| state.config.top_keys);
     let count = count.min(most) as usize;
 
     // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are

@@ -1,6 +1,5 @@
 //! One database: its index, its clock, its memory of invalidations, its leases, its counters.
 
-use super::clock::Clock;
 use super::history::{History, Moment, REMEMBERED};
 use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
@@ -11,7 +10,9 @@ use super::stats::Counters;
 #[derive(Debug)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,
-    pub(crate) clock: Clock,
+    /// Counts the invalidations, hard, soft and flushes: two nodes that applied the same stream show the same reading, whatever
+    /// their wall clocks say. Saved, and it travels with replication.
+    pub(crate) clock: u64,
     pub(crate) history: History,
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,
@@ -21,7 +22,7 @@ impl<E> Default for Database<E> {
     fn default() -> Self {
         Self {
             index: Index::default(),
-            clock: Clock::default(),
+            clock: 0,
             history: History::default(),
             leases: Leases::default(),
             counters: Counters::default(),
@@ -31,11 +32,12 @@ impl<E> Default for Database<E> {
 
 impl<E: Copy + PartialEq> Database<E> {
     fn tick(&mut self, at_ms: u64, now_ms: u64) -> Moment {
+        self.clock += 1;
         Moment {
             at_ms,
             // Where it happened elsewhere, or in a log, that is long ago.
             now_ms: at_ms.min(now_ms),
-            clock: self.clock.tick(),
+            clock: self.clock,
         }
     }
 
@@ -126,7 +128,7 @@ impl<E: Copy + PartialEq> Database<E> {
         self.leases
             .granted_at(key, token)
             .is_some_and(|clock| match tags {
-                None => self.clock.reading() == clock,
+                None => self.clock == clock,
                 Some(mut tags) => {
                     !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
                         && !self.history.is_everything_invalidated_after(clock)
@@ -160,7 +162,7 @@ impl<E: Copy + PartialEq> Database<E> {
     /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
     /// they tell what arrives later from what was written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {
-        self.history.forget_names(self.clock.reading());
+        self.history.forget_names(self.clock);
         std::mem::take(&mut self.index)
     }
 
@@ -172,7 +174,7 @@ impl<E: Copy + PartialEq> Database<E> {
 
     /// Whether there is a clock reading, or a memory of tags, to be saved.
     pub(crate) fn has_history(&self) -> bool {
-        self.clock.reading() > 0 || !self.history.is_empty()
+        self.clock > 0 || !self.history.is_empty()
     }
 
     /// Whether anything here is worth a line in INFO.

@@ -525,7 +525,7 @@ impl World {
         match event {
             Event::Fetch(client) => {
                 let terms = Terms {
-                    clock: self.cache.clock.reading(),
+                    clock: self.cache.clock,
                     now_ms: self.now,
                     max_ms: 20,
                     room: MOST,

@@ -2,7 +2,6 @@
 //!
 //! Everything here runs under plain `cargo test`, Miri and property tests; time comes in as an argument.
 
-mod clock;
 mod database;
 mod history;
 mod hits;

@@ -409,7 +409,7 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
             let mut fields = vec![Field::Number(count as u64)];
             for (number, database) in state.databases().filter(|(_, db)| db.has_history()) {
                 fields.push(Field::Number(number.into()));
-                fields.push(Field::Number(database.clock.reading()));
+                fields.push(Field::Number(database.clock));
                 let (floor, everything, tags) = database.history.saved();
                 fields.extend(past_fields(&floor));
                 fields.extend(past_fields(&everything));
@@ -453,7 +453,7 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
     for _ in 0..reader.unsigned(MAX_DATABASES)? {
         let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
         let db = db as u32;
-        state::with(|state| state.loaded_database(db).clock.restore(reading));
+        state::with(|state| state.loaded_database(db).clock = reading);
         if encoding < 3 {
             continue;
         }
@@ -551,7 +551,7 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
         }
         let mut lines = Vec::new();
         for (number, database) in state.databases() {
-            let reading = database.clock.reading();
+            let reading = database.clock;
             if !database.has_history() {
                 continue;
             }

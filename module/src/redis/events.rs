@@ -15,7 +15,6 @@ use super::state::{self, Loading, State};
 use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
-use crate::config::AfterRestart;
 use crate::engine::{Counters, History};
 
 /// Of Valkey, whose header has these in `valkeymodule.h`.
@@ -300,7 +299,7 @@ unsafe extern "C" fn swap(
             // SAFETY: the server passes a live context.
             let ctx = unsafe { Context::from_raw(ctx) };
             for db in [first, second] {
-                let clock = state::with(|state| state.database(db).clock.reading());
+                let clock = state::with(|state| state.database(db).clock);
                 channel::publish(&ctx, db, clock, News::Flush);
             }
         }
@@ -327,11 +326,7 @@ unsafe extern "C" fn loading(
             state::with(|state| {
                 state.transit.forget_arriving();
                 let is_first = !std::mem::replace(&mut state.has_loaded, true);
-                if is_rdb
-                    && is_first
-                    && !is_replica
-                    && state.config.after_restart == AfterRestart::Drop
-                {
+                if is_rdb && is_first && !is_replica && state.config.drops_after_restart() {
                     state.loading = Loading::Drop;
                 }
                 if state.is_staging() {
@@ -339,7 +334,7 @@ unsafe extern "C" fn loading(
                 }
                 // What is loaded brings its clocks with it. A file without any was written at reading 0.
                 for (_, database) in state.databases_mut() {
-                    database.clock.restore(0);
+                    database.clock = 0;
                     database.history = History::default();
                 }
             });

@@ -206,7 +206,7 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
     }) else {
         return Ok(());
     };
-    for setting in &SETTINGS {
+    for setting in SETTINGS {
         let (value, flags) = (
             (setting.get)(config),
             raw::REDISMODULE_CONFIG_DEFAULT as c_uint,

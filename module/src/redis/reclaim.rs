@@ -37,7 +37,7 @@ const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     let db = ctx.db();
-    let is_small = dropped <= state::with(|state| state.config.reclaim_inline).into();
+    let is_small = dropped <= state::with(|state| state.config.reclaim_inline);
     if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
@@ -63,7 +63,7 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
         return hidden; // See [`help`]: the block's keys may be of another slot.
     }
     let is_small = state::with(|state| {
-        let most = u64::from(state.config.reclaim_inline);
+        let most = state.config.reclaim_inline;
         let index = &state.database(db).index;
         most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
     });

@@ -318,7 +318,7 @@ impl State {
     /// What leases of this database are granted by now. The bound is for all databases together: while others take
     /// more than half of it, leases that are over are forgotten there. O(databases).
     pub(crate) fn lease_terms(&mut self, number: u32, now_ms: u64) -> Terms {
-        let clock = self.database(number).clock.reading();
+        let clock = self.database(number).clock;
         let max_ms = self.config.lease_max_ms;
         let mut room = MOST;
         for (_, database) in self.databases_mut().filter(|&(other, _)| other != number) {
