@@ -280,7 +280,10 @@ mod tests {
         for setting in config::SETTINGS {
             let name = setting.name.to_string_lossy();
             let (default, range) = match setting.words {
-                [] => (setting.default.to_string(), format!("{} to ", setting.min)),
+                [] => {
+                    let default = (setting.get)(&config::Config::default());
+                    (default.to_string(), format!("{} to ", setting.min))
+                }
                 [first, ..] => {
                     let first = first.to_string_lossy();
                     (first.to_string(), format!("{first} or "))

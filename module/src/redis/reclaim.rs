@@ -6,15 +6,12 @@
 //! command ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for
 //! itself: nothing of this is replicated.
 
-use std::ffi::c_void;
 use std::time::{Duration, Instant};
-
-use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
-use super::key::Kind;
+use super::key::{Key, Kind};
 use super::propagation;
 use super::state::{self, entry_in, entry_key};
 use super::store;
@@ -24,9 +21,6 @@ use crate::entry::Handle;
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
 const HELP: u64 = 4;
-
-/// The keyspace event of a key whose gone entry leaves.
-const DROPPED: &std::ffi::CStr = c"cache.drop";
 
 /// How often a slice looks at the time.
 const STEPS_BETWEEN_LOOKS: u32 = 4;
@@ -151,15 +145,20 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     let (handle, name) = handle_and_name(db, slot);
     let name = name.as_str();
-    let mut key = ctx.open(name, Mode::Upkeep);
+    let key = ctx.open(name, Mode::Upkeep);
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
-        store::take(db, &mut key);
-        ctx.close_modified(key);
-        ctx.notify(DROPPED, name);
+        take(ctx, db, key, name);
     } else {
         drop(key);
         remove_hidden(ctx, db, slot, handle, name);
     }
+}
+
+/// Removes the gone entry of an open key.
+fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
+    store::take(db, &mut key);
+    ctx.close_modified(key);
+    ctx.notify(c"cache.drop", name);
 }
 
 /// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
@@ -220,18 +219,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
     if !is_indexed() {
         return;
     }
-    // SAFETY: "s" takes a string; the reply is freed, null is taken.
-    unsafe {
-        let reply = api!(RedisModule_Call(
-            ctx.as_raw(),
-            c"DEL".as_ptr(),
-            c"s".as_ptr(),
-            name.as_raw()
-        ));
-        if !reply.is_null() {
-            api!(RedisModule_FreeCallReply(reply));
-        }
-    }
+    ctx.call("DEL", name.bytes());
     if is_indexed() {
         // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
         // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
@@ -248,16 +236,14 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 
 /// Removes a key of the context's database if it holds a gone entry.
 pub(super) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
-    let mut key = ctx.open(name, Mode::Upkeep);
+    let key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;
     };
     let (slot, handle) = (entry.slot().map(Slot), entry.handle());
     let must_leave = state::with(|state| state.database(db).index.must_leave(slot, handle));
     if must_leave {
-        store::take(db, &mut key);
-        ctx.close_modified(key);
-        ctx.notify(DROPPED, name);
+        take(ctx, db, key, name);
     }
     must_leave
 }
@@ -339,25 +325,15 @@ fn arm_in(ctx: &Context<'_>, ms: i64) {
     if state::with(|state| std::mem::replace(&mut state.reclaim_armed, true)) {
         return;
     }
-    // SAFETY: the context is alive; the callback takes no data.
-    unsafe {
-        api!(RedisModule_CreateTimer(
-            ctx.as_raw(),
-            ms,
-            Some(on_timer),
-            std::ptr::null_mut()
-        ))
-    };
+    ctx.after(ms, on_timer);
 }
 
-unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    // SAFETY: the server passes a live context, one of its own and no client's.
-    let ctx = unsafe { Context::from_raw(ctx) };
+fn on_timer(ctx: &Context<'_>) {
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         let start = moment();
-        remove_refused(&ctx);
-        slice(&ctx, || false);
+        remove_refused(ctx);
+        slice(ctx, || false);
         let (end, now) = (moment(), now_ms());
         let rest = state::with(|state| {
             let rest = state.reclaim_pace.rest_after(start, end);
@@ -368,13 +344,11 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
         }
         Some((rest.as_millis() as i64).max(1))
     });
-    guard(Place::Other, (), || {
-        if !state::with(|state| state.has_backlog()) {
-            filter::remove(&ctx);
-        }
-        if let Some(ms) = again {
-            state::with(|state| state.reclaim_armed = false);
-            arm_in(&ctx, ms);
-        }
-    });
+    if !state::with(|state| state.has_backlog()) {
+        filter::remove(ctx);
+    }
+    if let Some(ms) = again {
+        state::with(|state| state.reclaim_armed = false);
+        arm_in(ctx, ms);
+    }
 }

@@ -207,29 +207,21 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     });
     let Some((at_ms, stale)) = due else { return };
     let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
-    // SAFETY: the context is alive. The timers have no data, and the one that is stopped has not fired: `on_timer`
-    // forgets it.
-    let id = unsafe {
-        if let Some(id) = stale {
+    if let Some(id) = stale {
+        // SAFETY: the context is alive. It has not fired: `on_timer` forgets it.
+        unsafe {
             api!(RedisModule_StopTimer(
                 ctx.as_raw(),
                 id,
                 std::ptr::null_mut()
-            ));
-        }
-        api!(RedisModule_CreateTimer(
-            ctx.as_raw(),
-            in_ms as i64,
-            Some(on_timer),
-            std::ptr::null_mut()
-        ))
-    };
+            ))
+        };
+    }
+    let id = ctx.after(in_ms as i64, on_timer);
     state::with(|state| state.waiters.timer = Some(Timer { id, at_ms }));
 }
 
-unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    // SAFETY: the server passes a live context.
-    let ctx = unsafe { Context::from_raw(ctx) };
+fn on_timer(ctx: &Context<'_>) {
     let is_done = guard(Place::Wait, false, || {
         state::with(|state| state.waiters.timer = None);
         let now = monotonic_ms();
@@ -240,9 +232,9 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
             })
         };
         while let Some((db, key)) = next_due() {
-            pass_on(&ctx, db, &key);
+            pass_on(ctx, db, &key);
         }
-        watch(&ctx);
+        watch(ctx);
         true
     });
     if !is_done {
