@@ -6,7 +6,7 @@ pub(crate) struct Setting {
     pub(crate) name: &'static std::ffi::CStr,
     pub(crate) min: i64,
     pub(crate) max: i64,
-    /// Names for the numbers from `min` to `max`, where it is set by name.
+    /// Names of the numbers from 0 on, where it is set by name.
     pub(crate) words: &'static [&'static std::ffi::CStr],
     pub(crate) get: fn(&Config) -> i64,
     pub(crate) set: fn(&mut Config, i64),
@@ -21,7 +21,7 @@ impl Setting {
         }
         let mut words = self.words.iter();
         let at = words.position(|word| word.to_bytes().eq_ignore_ascii_case(value))?;
-        Some(self.min + at as i64)
+        Some(at as i64)
     }
 
     /// What may be given, in words.

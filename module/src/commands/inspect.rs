@@ -1,16 +1,13 @@
-use crate::commands::logical_pttl;
+use crate::commands::{logical_pttl, open};
 use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, Kind, state, store};
+use crate::redis::{Args, Context, state, store};
 
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let key = ctx.open(args.only()?, Mode::Peek);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
+    let key = open(ctx, args.only()?, Mode::Peek)?;
     let db = ctx.db();
     let now = now_ms();
     let known = store::look(db, &key, || now).and_then(|found| {

@@ -6,7 +6,7 @@ use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
 use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, store, waiting};
+use crate::redis::{Args, Context, propagation, reclaim, state, store, waiting};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -21,44 +21,29 @@ pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    let (at_ms, tags) = match words {
-        [b"", at, rest @ ..] if !rest.is_empty() && access::may_replay(ctx) => {
-            match replayed_time(at, MAX_TIME_MS) {
-                Some(at_ms) => (Some(at_ms), rest),
-                None => (None, words),
-            }
-        }
-        _ => (None, words),
-    };
-    let given: Vec<Str<'_>> = args.iter().skip(words.len() - tags.len()).collect();
-    access::check_tags(ctx, args, given.iter().copied(), Access::Write)?;
+    let (at_ms, tags) = split_time(ctx, words, MAX_TIME_MS);
+    let given = || args.iter().skip(words.len() - tags.len());
+    access::check_tags(ctx, args, given(), Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     let (name, event) = match effect {
-        Effect::Gone => (c"CACHE.INVALIDATE", c"cache.invalidate"),
-        Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
+        Effect::Gone => ("CACHE.INVALIDATE", c"cache.invalidate"),
+        Effect::Stale => ("CACHE.REVALIDATE", c"cache.revalidate"),
     };
     let at = at_ms.unwrap_or_else(stamp);
+    let (db, now) = (ctx.db(), now_ms());
     if at_ms.is_some() && ctx.is_replay() {
-        follow(ctx, at);
+        state::with(|state| state.follow(db, at, now));
     }
     if at_ms.is_none() {
         for tag in tags {
             reclaim::meet_expired(ctx, tag);
         }
     }
-    let now = now_ms();
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
         database.invalidate(tags, effect, at, now)
     });
-    for &tag in &given {
-        ctx.notify(event, tag);
-    }
-    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
-        ctx.replicate_verbatim();
-    } else {
-        let (none, at) = (OwnedStr::new(b""), replayed_word(at));
-        ctx.replicate(name, &[&[none.as_str(), at.as_str()], &given[..]].concat());
-    }
+    given().for_each(|tag| ctx.notify(event, tag));
+    replicate_tags(ctx, name, at_ms, at, tags);
     finish(ctx, dropped);
     Ok(())
 }
@@ -77,20 +62,58 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let now = at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Flush, |database| database.flush(now));
     waiting::restart(ctx, ctx.db());
-    replicate_at(ctx, c"CACHE.FLUSH", args, at_ms, now);
+    replicate(
+        ctx,
+        "CACHE.FLUSH",
+        at_ms,
+        &[b"AT", now.to_string().as_bytes()],
+    );
     finish(ctx, dropped);
     Ok(())
 }
 
-/// The time behind the empty first tag, as [`replayed_word`] writes it. What else stands there is a tag, and the empty one a
-/// mistake.
-pub(crate) fn replayed_time(word: &[u8], most_ms: u64) -> Option<u64> {
-    let number = word.strip_prefix(b"@")?;
-    Cursor::new(&[number]).next_in(0..=most_ms).ok()
+/// Takes off an empty first tag and the time behind it, `@` and unix ms, which a primary or a log puts in front of tags. What
+/// else stands there is a tag, and the empty one a mistake.
+pub(super) fn split_time<'w>(
+    ctx: &Context<'_>,
+    words: &'w [&'w [u8]],
+    most_ms: u64,
+) -> (Option<u64>, &'w [&'w [u8]]) {
+    if let [b"", at, tags @ ..] = words
+        && !tags.is_empty()
+        && let Some(number) = at.strip_prefix(b"@")
+        && let Ok(at_ms) = Cursor::new(&[number]).next_in(0..=most_ms)
+        && access::may_replay(ctx)
+    {
+        return (Some(at_ms), tags);
+    }
+    (None, words)
 }
 
-pub(crate) fn replayed_word(at_ms: u64) -> OwnedStr {
-    OwnedStr::new(format!("@{at_ms}").as_bytes())
+/// Propagates a command on tags so.
+pub(super) fn replicate_tags(
+    ctx: &Context<'_>,
+    command: &str,
+    given_ms: Option<u64>,
+    at_ms: u64,
+    tags: &[&[u8]],
+) {
+    let at = format!("@{at_ms}");
+    replicate(
+        ctx,
+        command,
+        given_ms,
+        &[&[b"", at.as_bytes()], tags].concat(),
+    );
+}
+
+/// Propagates a command in words that say when it happened; as it came, if it said so, or cannot be had otherwise.
+fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&[u8]]) {
+    if given_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
+        ctx.replicate_verbatim();
+    } else {
+        ctx.replicate_words(command, words);
+    }
 }
 
 /// What an entry and an invalidation have room for.
@@ -192,15 +215,15 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
         database.invalidate_where(condition, asked.effect, limit_ms, at, now)
     });
-    replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, at);
+    let (name, time) = ("CACHE.INVALIDATEWHERE", at.to_string());
+    replicate(
+        ctx,
+        name,
+        asked.at_ms,
+        &[words, &[b"AT", time.as_bytes()]].concat(),
+    );
     finish(ctx, dropped);
     Ok(())
-}
-
-/// Stamps go on after those of this node's primary.
-fn follow(ctx: &Context<'_>, at_ms: u64) {
-    let (db, now) = (ctx.db(), now_ms());
-    state::with(|state| state.follow(db, at_ms, now));
 }
 
 /// When an invalidation happens that happens now, unix ms.
@@ -228,23 +251,6 @@ fn run(
     });
     channel::publish(ctx, db, clock, news);
     dropped
-}
-
-/// Propagates the command with the time at which it happened.
-fn replicate_at(
-    ctx: &Context<'_>,
-    name: &std::ffi::CStr,
-    args: Args<'_>,
-    at_ms: Option<u64>,
-    now_ms: u64,
-) {
-    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
-        ctx.replicate_verbatim();
-        return;
-    }
-    let (word, at) = (OwnedStr::new(b"AT"), OwnedStr::from_number(now_ms as i64));
-    let parts: Vec<Str<'_>> = args.iter().chain([word.as_str(), at.as_str()]).collect();
-    ctx.replicate(name, &parts);
 }
 
 /// What every command that invalidates ends with: gives memory back, and replies.

@@ -161,7 +161,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     for command in commands {
         let (first, last, step) = match command.keys {
             Keys::Range(first, last, step) => (first, last, step),
-            // `describe` says where they are.
+            // [`describe`] says where they are.
             Keys::None | Keys::Numbered(_) => (0, 0, 0),
         };
         // SAFETY: the context is that of loading; the server copies name and flags.
@@ -189,36 +189,26 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
 }
 
 /// The version of the data type's table of callbacks that the server knows.
-pub(super) fn type_method_version() -> i64 {
-    // SAFETY: takes nothing; the pointer is null on servers before 6.2, where version 1 is what there is.
-    unsafe { raw::RedisModule_GetTypeMethodVersion.map_or(1, |version| version().into()) }
+pub(super) fn type_method_version() -> c_int {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_GetTypeMethodVersion()) }
 }
 
-/// Makes the settings known to CONFIG GET and CONFIG SET, where the server has settings of modules.
+/// Makes the settings known to CONFIG GET and CONFIG SET.
 fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static str> {
-    // SAFETY: set once, at the start of loading.
-    let (Some(register), Some(register_words), Some(load)) = (unsafe {
-        (
-            raw::RedisModule_RegisterNumericConfig,
-            raw::RedisModule_RegisterEnumConfig,
-            raw::RedisModule_LoadConfigs,
-        )
-    }) else {
-        return Ok(());
-    };
+    let flags = raw::REDISMODULE_CONFIG_DEFAULT as c_uint;
     for setting in SETTINGS {
-        let (value, flags) = (
-            (setting.get)(config),
-            raw::REDISMODULE_CONFIG_DEFAULT as c_uint,
-        );
+        let (name, value) = (setting.name.as_ptr(), (setting.get)(config));
         let data = std::ptr::from_ref(setting).cast_mut().cast();
+        let mut words: Vec<_> = setting.words.iter().map(|word| word.as_ptr()).collect();
+        let numbers: Vec<c_int> = (0..words.len() as c_int).collect();
         // SAFETY: the context is that of loading; the setting is static, and comes back to the callbacks. The server
         // copies names and values.
         let registered = unsafe {
-            if setting.words.is_empty() {
-                register(
+            if words.is_empty() {
+                api!(RedisModule_RegisterNumericConfig(
                     ctx.as_raw(),
-                    setting.name.as_ptr(),
+                    name,
                     value,
                     flags,
                     setting.min,
@@ -226,15 +216,12 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                     Some(get_setting),
                     Some(set_setting),
                     None,
-                    data,
-                )
+                    data
+                ))
             } else {
-                let mut words: Vec<*const c_char> =
-                    setting.words.iter().map(|word| word.as_ptr()).collect();
-                let numbers: Vec<c_int> = (setting.min..=setting.max).map(|n| n as c_int).collect();
-                register_words(
+                api!(RedisModule_RegisterEnumConfig(
                     ctx.as_raw(),
-                    setting.name.as_ptr(),
+                    name,
                     value as c_int,
                     flags,
                     words.as_mut_ptr(),
@@ -243,8 +230,8 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                     Some(get_word_setting),
                     Some(set_word_setting),
                     None,
-                    data,
-                )
+                    data
+                ))
             }
         };
         if registered != raw::REDISMODULE_OK as c_int {
@@ -252,23 +239,16 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
         }
     }
     // SAFETY: the context is that of loading. This sets each one to what the configuration file says.
-    if unsafe { load(ctx.as_raw()) } != raw::REDISMODULE_OK as c_int {
+    if unsafe { api!(RedisModule_LoadConfigs(ctx.as_raw())) } != raw::REDISMODULE_OK as c_int {
         return Err("the configuration file has a bad value for one of the settings");
     }
     Ok(())
 }
 
-/// # Safety
-/// `data` must be what `register_settings` gave.
-unsafe fn setting<'a>(data: *mut c_void) -> &'a Setting {
-    // SAFETY: by the caller's promise it is one of the static settings.
-    unsafe { &*data.cast::<Setting>() }
-}
-
 unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
     guard(Place::Config, 0, || {
-        // SAFETY: the server passes what was registered.
-        let setting = unsafe { setting(data) };
+        // SAFETY: the server passes what was registered, one of the static settings.
+        let setting = unsafe { &*data.cast::<Setting>() };
         state::with(|state| (setting.get)(&state.config))
     })
 }
@@ -281,8 +261,8 @@ unsafe extern "C" fn set_setting(
 ) -> c_int {
     // The server has checked the range, and names it where it refuses.
     guard(Place::Config, raw::REDISMODULE_ERR as c_int, || {
-        // SAFETY: the server passes what was registered.
-        let setting = unsafe { setting(data) };
+        // SAFETY: as above.
+        let setting = unsafe { &*data.cast::<Setting>() };
         state::with(|state| (setting.set)(&mut state.config, value));
         raw::REDISMODULE_OK as c_int
     })
