@@ -103,16 +103,9 @@ pub(crate) fn verdict<'t>(
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
-    if index.has_backlog() && index.is_gone(slot) {
-        return false;
-    }
-    if !index.has_soft() {
-        return true;
-    }
-    let grace_ms = entry_in(index, slot).grace_ms();
-    index
-        .soft_since_ms(slot, grace_ms)
-        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(grace_ms))
+    let entry = entry_in(index, slot);
+    let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
+    index.freshness(slot, handle, grace_ms, || None, || now_ms) != Freshness::Gone
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

@@ -41,6 +41,15 @@ impl<E: Copy + PartialEq> Database<E> {
         }
     }
 
+    /// Has the history remember something of these tags, and no more of others than it may.
+    fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
+        for tag in tags {
+            record(&mut self.history, tag);
+            self.history
+                .trim(REMEMBERED, |tag| self.index.is_carried(tag));
+        }
+    }
+
     /// Counts an invalidating command that dropped so much, and returns that.
     fn count(&mut self, dropped: u64) -> u64 {
         self.counters.invalidations += 1;
@@ -58,11 +67,7 @@ impl<E: Copy + PartialEq> Database<E> {
         now_ms: u64,
     ) -> u64 {
         let moment = self.tick(at_ms, now_ms);
-        for tag in tags {
-            self.history.record(tag, moment, effect);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
-        }
+        self.remember(tags, |history, tag| history.record(tag, moment, effect));
         let dropped = self.index.invalidate(tags, effect, moment.now_ms);
         self.count(dropped)
     }
@@ -83,10 +88,10 @@ impl<E: Copy + PartialEq> Database<E> {
         if marked == [None, None] {
             self.history.record_everything(moment, effect);
         }
-        for tag in marked.into_iter().flatten().flatten() {
-            self.history.record_condition(tag, moment, effect, limit_ms);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
+        for tags in marked.into_iter().flatten() {
+            self.remember(tags, |history, tag| {
+                history.record_condition(tag, moment, effect, limit_ms)
+            });
         }
         let dropped = self.index.invalidate_where(
             condition,
@@ -101,11 +106,7 @@ impl<E: Copy + PartialEq> Database<E> {
 
     /// What is stored with one of these tags lives until then at most, unix ms. O(tags).
     pub(crate) fn hold(&mut self, tags: &[&[u8]], until_ms: u64) {
-        for tag in tags {
-            self.history.hold(tag, until_ms);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
-        }
+        self.remember(tags, |history, tag| history.hold(tag, until_ms));
     }
 
     /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.

@@ -220,7 +220,7 @@ impl Context<'_> {
     }
 
     /// The same, as the crate for modules has it.
-    const fn sdk(&self) -> redis_module::Context {
+    pub(super) const fn sdk(&self) -> redis_module::Context {
         redis_module::Context::new(self.raw)
     }
 
@@ -245,20 +245,15 @@ impl Context<'_> {
 
     /// Whether a connection has CLIENT TRACKING on.
     pub(crate) fn is_tracking(client: u64) -> bool {
-        let mut info = raw::RedisModuleClientInfo {
-            version: 1,
-            flags: 0,
-            id: 0,
-            addr: [0; 46],
-            port: 0,
-            db: 0,
-        };
-        // SAFETY: the struct is of version 1, as it says. An unknown client leaves it as it is.
-        unsafe {
+        // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
+        let info = unsafe {
+            let mut info: raw::RedisModuleClientInfo = std::mem::zeroed();
+            info.version = 1;
             api!(RedisModule_GetClientInfoById(
                 (&raw mut info).cast(),
                 client
-            ))
+            ));
+            info
         };
         info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING) != 0
     }

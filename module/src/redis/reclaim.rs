@@ -6,14 +6,17 @@
 //! command ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for
 //! itself: nothing of this is replicated.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
+
+use redis_module::{KeysCursor, RedisString};
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
 use super::propagation;
-use super::state::{self, entry_in, entry_key};
+use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
 use crate::engine::{Slot, Softened, Step, TagFigures};
@@ -123,10 +126,14 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
-    let mut cursor = begun.map(|(_, cursor)| cursor).unwrap_or_default();
-    let mut names = Vec::new();
-    let is_more = cursor.step(ctx, &mut names);
-    for name in &names {
+    let cursor = begun.map_or_else(KeysCursor::new, |(_, cursor)| cursor.into_inner());
+    let names = RefCell::new(Vec::new());
+    let on_key = |_: &_, name: &RedisString, _: Option<&_>| {
+        names.borrow_mut().push(OwnedStr::new(name.as_slice()));
+    };
+    let is_more = cursor.scan(&ctx.sdk(), &on_key);
+    let cursor = CallsNothingBack::new(cursor);
+    for name in names.take() {
         if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ahash::RandomState;
+use redis_module::KeysCursor;
 
 use super::cluster::Cluster;
-use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -46,7 +46,7 @@ pub(crate) struct State {
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
     /// Where the search for entries that an emptied index does not know is.
-    pub(crate) orphans: Option<(u32, ScanCursor)>,
+    pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
     /// What the server loads now, if it loads.
     pub(crate) loading: Loading,
     /// Something was loaded since the module started.
@@ -398,7 +398,7 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
 }
 
 /// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
@@ -406,11 +406,23 @@ unsafe impl<T> Send for CallsNothingBack<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for CallsNothingBack<T> {}
 
-impl<T: Copy> CallsNothingBack<T> {
+impl<T> std::fmt::Debug for CallsNothingBack<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a pointer")
+    }
+}
+
+impl<T> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
     }
 
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T: Copy> CallsNothingBack<T> {
     pub(super) const fn get(&self) -> T {
         self.0
     }

@@ -296,13 +296,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             state.removed_gone = None;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts {
-                is_gone: index.has_backlog() && index.is_gone(slot),
-                hits: index.hits(slot),
-                soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
-                is_foreign: index.is_foreign(slot),
-                origin: 0,
-            };
+            let facts = Facts::of(index, slot, entry);
             transit.leaves(entry, db, slot, facts, index.tags(slot));
             let removed = index.remove(slot);
             if removed.was_gone {
