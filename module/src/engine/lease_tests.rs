@@ -5,9 +5,11 @@ use proptest::prelude::*;
 use super::database::Database;
 use super::index::{Effect, Incoming};
 use super::lease::{
-    Answer, Ask, Caller, Client, Found, Grant, Leases, MOST, REMEMBER_MS, Terms, Token, Used,
-    Waiter,
+    Answer, Ask, Caller, Client, Found, Leases, MOST, REMEMBER_MS, Terms, Token, Used, Waiter,
 };
+
+/// Far from the tokens that callers choose here.
+const SEED: u64 = 1 << 40;
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
 
@@ -194,12 +196,11 @@ impl Model {
         } else if let Some(at) = line.iter().position(|&(.., ask)| self.wants(key, ask)) {
             assert_eq!(released.len(), 1);
             let (waiter, client, ask) = line[at];
-            assert_eq!(released[0].waiter, waiter, "first come, first served");
+            assert_eq!(released[0].0, waiter, "first come, first served");
             self.keys[key].line = line;
             self.keys[key].line.remove(at);
-            self.granted(key, (client, ask.expect("it wants one")), released[0].token);
+            self.granted(key, (client, ask.expect("it wants one")), released[0].1);
         } else {
-            let released: Vec<_> = released.iter().map(|r| (r.waiter, r.token)).collect();
             let all: Vec<_> = line.iter().map(|&(waiter, ..)| (waiter, None)).collect();
             // Nobody waits any more; the lease that ran out may still be used.
             assert_eq!(released, all);
@@ -234,17 +235,7 @@ impl Model {
     fn apply(&mut self, op: &Op) {
         match *op {
             Op::Ask { key, wish } => {
-                let token = match self.leases.ask(KEYS[key], wish.0, wish.1, self.terms()) {
-                    Grant::Lease(token) => Some(token),
-                    Grant::Taken => {
-                        assert!(self.holder(key).is_some());
-                        None
-                    }
-                    Grant::Refused => {
-                        assert!(self.holder(key).is_none());
-                        None
-                    }
-                };
+                let token = self.leases.ask(KEYS[key], wish.0, wish.1, self.terms());
                 self.granted(key, wish, token);
             }
             Op::Wait { key, client, ask } => {
@@ -356,7 +347,7 @@ proptest! {
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {
-            leases: Leases::new(seed),
+            leases: Leases::new(seed | SEED),
             keys: Default::default(),
             given: Vec::new(),
             clock: 0,
@@ -371,7 +362,7 @@ proptest! {
 }
 
 /// Asks for a lease of a key for a minute, by a connection of its own.
-fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Grant {
+fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<Token> {
     let terms = Terms {
         clock: 0,
         now_ms,
@@ -387,22 +378,16 @@ fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Grant {
 
 #[test]
 fn leases_are_bounded_in_bytes_and_those_over_go_first() {
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
     let count = (0..400)
-        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST) != Grant::Refused)
+        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST) != None)
         .count();
     assert_eq!(count, MOST.bytes / (500_004 + 384));
     assert!(leases.used().bytes <= MOST.bytes);
-    assert_eq!(
-        ask_for(&mut leases, &key(500), 59_999, MOST),
-        Grant::Refused
-    );
+    assert_eq!(ask_for(&mut leases, &key(500), 59_999, MOST), None);
     // They have run out: there is room again, although they are remembered.
-    assert_ne!(
-        ask_for(&mut leases, &key(500), 60_000, MOST),
-        Grant::Refused
-    );
+    assert_ne!(ask_for(&mut leases, &key(500), 60_000, MOST), None);
     assert_eq!(leases.used().leases, count);
     leases.validate();
 }
@@ -413,21 +398,18 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
         leases: 3,
         bytes: MOST.bytes,
     };
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     for n in 0..5_u8 {
-        let is_granted = ask_for(&mut leases, &[n], 0, room) != Grant::Refused;
+        let is_granted = ask_for(&mut leases, &[n], 0, room) != None;
         assert_eq!(is_granted, n < 3);
     }
-    assert_eq!(
-        ask_for(&mut leases, b"x", 60_000, Used::default()),
-        Grant::Refused
-    );
+    assert_eq!(ask_for(&mut leases, b"x", 60_000, Used::default()), None);
     assert_eq!(leases.used(), Used::default(), "all that was over went");
 }
 
 #[test]
 fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     let ask = |leases: &mut Leases, token, clock, now_ms| {
         let (ask, room) = (Ask { ms: 10, token }, MOST);
         let terms = Terms {
@@ -438,23 +420,21 @@ fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
         };
         leases.ask(b"key", 1, ask, terms)
     };
-    assert_eq!(ask(&mut leases, Some(7), 1, 0), Grant::Lease(7));
-    assert_eq!(ask(&mut leases, Some(8), 2, 0), Grant::Taken);
+    assert_eq!(ask(&mut leases, Some(7), 1, 0), Some(7));
+    assert_eq!(ask(&mut leases, Some(8), 2, 0), None);
     // While it runs, and when it has run out but nobody took it over.
     for now_ms in [5, 500] {
-        assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Grant::Lease(7));
+        assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Some(7));
         assert_eq!(leases.granted_at(b"key", 7), Some(1));
         assert!(leases.is_held(b"key", now_ms + 9));
     }
     // Over, in whichever way: it is not granted again.
-    let issued = ask(&mut leases, None, 3, 1_000)
-        .token()
-        .expect("it ran out");
+    let issued = ask(&mut leases, None, 3, 1_000).expect("it ran out");
     leases.end(b"key", 1_000);
     for used in [7, issued] {
-        assert_eq!(ask(&mut leases, Some(used), 4, 1_000), Grant::Refused);
+        assert_eq!(ask(&mut leases, Some(used), 4, 1_000), None);
     }
-    assert_eq!(ask(&mut leases, Some(9), 4, 1_000), Grant::Lease(9));
+    assert_eq!(ask(&mut leases, Some(9), 4, 1_000), Some(9));
 }
 
 /// What can happen around one key with one tag, with two clients.
@@ -535,7 +515,7 @@ impl World {
                     token: (client == 1).then_some(1 + self.chosen),
                 };
                 let leases = &mut self.cache.leases;
-                if let Grant::Lease(token) = leases.ask(b"key", client as u64 + 1, ask, terms)
+                if let Some(token) = leases.ask(b"key", client as u64 + 1, ask, terms)
                     && self.read[client].is_none_or(|(_, last)| last != token)
                 {
                     self.read[client] = Some((self.version, token));

@@ -111,46 +111,31 @@ pub(crate) fn block<R: Reply>(
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
-        let (raw, keys, data) = (
-            ctx.as_raw(),
-            keys.as_mut_ptr(),
-            waiter as usize as *mut c_void,
-        );
-        let (ready, timeout, free) = (
-            Some(on_ready::<R> as _),
-            Some(on_timeout::<R> as _),
-            Some(on_free as _),
-        );
-        let client = match raw::RedisModule_BlockClientOnKeysWithFlags {
-            Some(block) => block(
+        let (raw, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
+        let data = waiter as usize as *mut c_void;
+        let (ready, timeout) = (Some(on_ready::<R> as _), Some(on_timeout::<R> as _));
+        let free = Some(on_free as _);
+        let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
+            block(
                 raw,
                 ready,
                 timeout,
                 free,
-                wait_ms as i64,
+                ms,
                 keys,
                 1,
                 data,
                 ALSO_WHERE_DELETED,
-            ),
-            None => api!(RedisModule_BlockClientOnKeys(
-                raw,
-                ready,
-                timeout,
-                free,
-                wait_ms as i64,
-                keys,
-                1,
-                data
-            )),
+            )
+        } else {
+            let block = raw::RedisModule_BlockClientOnKeys.expect("every supported server has it");
+            block(raw, ready, timeout, free, ms, keys, 1, data)
         };
         if client.is_null() {
             return false;
         }
-        api!(RedisModule_SetDisconnectCallback(
-            client,
-            Some(on_disconnect)
-        ));
+        let gone = Some(on_disconnect as _);
+        api!(RedisModule_SetDisconnectCallback(client, gone));
         client
     };
     registered.0 = None;
@@ -261,9 +246,9 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     let released = state::with(|state| {
         let terms = state.lease_terms(db, now);
         let released = state.database(db).leases.pass_on(key, terms);
-        for released in &released {
-            if let Some(blocked) = state.waiters.blocked.get_mut(&released.waiter) {
-                blocked.ending = Ending::Miss(released.token);
+        for (waiter, token) in &released {
+            if let Some(blocked) = state.waiters.blocked.get_mut(waiter) {
+                blocked.ending = Ending::Miss(*token);
             }
         }
         released
@@ -271,8 +256,8 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     if released.is_empty() {
         return;
     }
-    for released in released {
-        end(released.waiter);
+    for (waiter, _) in released {
+        end(waiter);
     }
     watch(ctx);
 }
@@ -280,10 +265,8 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
 /// Ends the wait of a client, with what it was given.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
-    if let Some(client) = client
-        .map(|client| client.get())
-        .filter(|client| !client.is_null())
-    {
+    let client = client.map(|client| client.get());
+    if let Some(client) = client.filter(|client| !client.is_null()) {
         // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`, now or soon.
         unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
     }
