@@ -1,10 +1,7 @@
 //! Leases in a cluster: a slot that went to another node and came back brings with it what happened there, which this
 //! node did not see. So all leases end when a slot may have come to this node.
 //!
-//! A node gets a slot by a CLUSTER command (SETSLOT, ADDSLOTS, a migration's own), or by becoming primary, which is
-//! an event. While leases exist, a command filter looks for such commands. The filter sees them before they run (inside
-//! MULTI, when they are queued, hence EXEC), so for a while afterwards the cluster's epoch is compared as well: a node
-//! raises it when it takes a slot over. Asking for it costs a look at all slots, so otherwise only the server's cron does.
+//! How that is noticed, and what it costs, is in `DESIGN.md` (Leases).
 
 use redis_module::raw;
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis_module::raw;
@@ -93,6 +93,21 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
     }
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
+}
+
+/// A context of the module's own, made by `load` and never freed.
+static OWN: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
+
+pub(super) fn make_own(ctx: &Context<'_>) {
+    // SAFETY: the context is alive, and that of this module.
+    let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.raw)) };
+    OWN.store(own, Ordering::Relaxed);
+}
+
+/// For what happens outside of any call that has one.
+pub(super) fn own<'a>() -> Context<'a> {
+    // SAFETY: made before anything calls the module, and never freed.
+    unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
 /// A part of a replicated command.

@@ -154,6 +154,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     state::init(*config, context::random());
     let (now, monotonic) = (context::now_ms(), context::monotonic_ms());
     state::with(|state| state.watch_clock(now, monotonic));
+    context::make_own(ctx);
     context::choose_options(ctx);
     context::probe_modes();
     data_type::register(ctx)?;

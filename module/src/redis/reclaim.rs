@@ -20,7 +20,7 @@ use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
 use crate::engine::{Slot, Softened, Step, TagFigures};
-use crate::entry::Handle;
+use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
 const HELP: u64 = 4;
@@ -173,15 +173,12 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
 /// as it removes what expires, and tells the replicas. Before that the time to live is left alone, since what native
 /// commands make of it must be the same on all nodes.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
-    let Softened {
-        slot,
-        softness,
-        is_new,
-    } = softened;
+    let Softened { slot, is_new, .. } = softened;
     let over_ms = state::with(|state| {
         let index = &mut state.database(db).index;
         let grace_ms = entry_in(index, slot).grace_ms();
-        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
+        let since_ms = softened.softness.since_ms_for(grace_ms);
+        let over_ms = since_ms.saturating_add(grace_ms);
         if over_ms > now_ms {
             index.grace_ends(softened, over_ms);
         }
@@ -193,20 +190,13 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
             ctx.close_modified(ctx.open(name.as_str(), Mode::Upkeep));
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
-        expire(ctx, db, slot, over_ms);
-    }
-}
-
-/// Makes the server see that an entry has expired.
-fn expire(ctx: &Context<'_>, db: u32, slot: Slot, at_ms: u64) {
-    let (handle, name) = handle_and_name(db, slot);
-    let mut key = ctx.open(name.as_str(), Mode::Upkeep);
-    let Kind::Entry(entry) = key.kind() else {
-        return; // It had expired already.
-    };
-    if entry.handle() == handle {
-        let grace_ms = entry.grace_ms();
-        store::retime(db, &mut key, grace_ms, Some(at_ms));
+        let (handle, name) = handle_and_name(db, slot);
+        let mut key = ctx.open(name.as_str(), Mode::Upkeep);
+        let entry = key.entry().filter(|entry| entry.handle() == handle);
+        // If it is not there, it had expired already.
+        if let Some(grace_ms) = entry.map(Entry::grace_ms) {
+            store::retime(db, &mut key, grace_ms, Some(over_ms));
+        }
     }
 }
 
@@ -280,22 +270,15 @@ fn remove_refused(ctx: &Context<'_>) {
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
-    let (databases, budget) = state::with(|state| {
-        (
-            state.with_work(now),
-            Duration::from_micros(state.config.reclaim_budget_us),
-        )
-    });
+    let databases = state::with(|state| state.with_work(now));
+    let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
     let start = Instant::now();
     let mut steps = 0_u32;
     for db in databases {
         ctx.select(db);
         let from = moment();
         let mut finished = false;
-        while !finished {
-            if !step(ctx, db, now) {
-                break;
-            }
+        while !finished && step(ctx, db, now) {
             steps += 1;
             finished = steps.is_multiple_of(STEPS_BETWEEN_LOOKS)
                 && (start.elapsed() >= budget || enough());
@@ -322,7 +305,7 @@ pub(crate) fn arm_if_needed(ctx: &Context<'_>) {
 
 /// Sees that a slice runs soon, and that commands meet no gone keys until the backlog is worked off.
 pub(crate) fn arm(ctx: &Context<'_>) {
-    if state::with(|state| state.has_backlog()) {
+    if state::with(|state| state.backlogs().next().is_some()) {
         filter::install(ctx);
     }
     arm_in(ctx, 1);
@@ -351,7 +334,7 @@ fn on_timer(ctx: &Context<'_>) {
         }
         Some((rest.as_millis() as i64).max(1))
     });
-    if !state::with(|state| state.has_backlog()) {
+    if !state::with(|state| state.backlogs().next().is_some()) {
         filter::remove(ctx);
     }
     if let Some(ms) = again {

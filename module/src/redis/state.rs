@@ -112,19 +112,17 @@ impl State {
         (&mut self.transit, database_in(&mut self.databases, number))
     }
 
-    /// What is in transit, and a database that is loaded, to be changed together.
+    /// What is in transit, and a database that is loaded (a staged one, if any are, else the one that is served), to be
+    /// changed together.
     pub(crate) fn transit_and_loaded(
         &mut self,
         number: u32,
     ) -> (&mut Transit, &mut Database<Handle>) {
-        let databases = match &mut self.staged {
-            Some(staged) => &mut staged.databases,
-            None => &mut self.databases,
-        };
+        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
+        let databases = staged.unwrap_or(&mut self.databases);
         (&mut self.transit, database_in(databases, number))
     }
 
-    /// A database that is loaded: a staged one, if any are, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
         self.transit_and_loaded(number).1
     }
@@ -190,9 +188,8 @@ impl State {
 
     /// Numbers of the databases that have something to do in the background.
     pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
-        self.databases()
-            .filter(|(_, database)| database.index.has_work(now_ms))
-            .map(|(number, _)| number)
+        let all = self.databases();
+        all.filter_map(|(number, db)| db.index.has_work(now_ms).then_some(number))
             .collect()
     }
 
@@ -201,11 +198,9 @@ impl State {
         self.databases.swap(first as usize, second as usize);
         self.orphans = None;
         for (db, _) in &mut self.refused {
-            *db = match *db {
-                db if db == first => second,
-                db if db == second => first,
-                db => db,
-            };
+            if [first, second].contains(db) {
+                *db ^= first ^ second; // The other one.
+            }
         }
     }
 
@@ -214,19 +209,12 @@ impl State {
         let slot = Slot(entry.slot()?);
         let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
         let hinted = hint.filter(|&number| {
-            let database = self
-                .databases
-                .get(number as usize)
-                .and_then(Option::as_deref);
-            database.is_some_and(holds)
+            let database = self.databases.get(number as usize);
+            database.is_some_and(|database| database.as_deref().is_some_and(holds))
         });
-        hinted
-            .or_else(|| {
-                let mut all = self.databases();
-                all.find(|(_, database)| holds(database))
-                    .map(|(number, _)| number)
-            })
-            .map(|number| (number, slot))
+        let search = || self.databases().find(|(_, database)| holds(database));
+        let number = hinted.or_else(|| search().map(|(number, _)| number))?;
+        Some((number, slot))
     }
 
     /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
@@ -235,12 +223,10 @@ impl State {
         const SET_BACK_MS: i64 = 500;
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
-        let Some(back_ms) = last
-            .map(|last| last - apart_ms)
-            .filter(|&back| back > SET_BACK_MS)
-        else {
+        let back_ms = last.map_or(0, |last| last - apart_ms);
+        if back_ms <= SET_BACK_MS {
             return;
-        };
+        }
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(now_ms);
         for (_, database) in self.databases_mut() {
@@ -299,12 +285,7 @@ impl State {
         }
     }
 
-    /// Whether some database has something to reclaim.
-    pub(crate) fn has_backlog(&self) -> bool {
-        self.backlogs().next().is_some()
-    }
-
-    /// The databases that have something to reclaim.
+    /// Numbers of the databases that have something to reclaim.
     pub(crate) fn backlogs(&self) -> impl Iterator<Item = u32> {
         let all = self.databases();
         all.filter_map(|(number, db)| db.index.has_backlog().then_some(number))

@@ -38,8 +38,9 @@ pub(crate) struct Waiters {
     last: Waiter,
     timer: Option<Timer>,
     blocked: HashMap<Waiter, Blocked, RandomState>,
-    /// A context of the module's own, made with the first wait.
-    context: Option<CallsNothingBack<*mut raw::RedisModuleCtx>>,
+    /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
+    /// pay nothing before.
+    listens: bool,
 }
 
 /// The timer for the next lease that runs out.
@@ -104,7 +105,9 @@ pub(crate) fn block<R: Reply>(
     // A client that is answered with an error must not be blocked, nor one in line that is not blocked: so what may
     // panic comes before the server blocks it.
     let mut registered = Registered(Some(waiter));
-    prepare(ctx);
+    if !state::with(|state| std::mem::replace(&mut state.waiters.listens, true)) {
+        super::events::subscribe_to_new_keys(ctx);
+    }
     watch(ctx);
     panic_point(Place::Wait);
     let mut keys = [name.as_raw()];
@@ -161,19 +164,6 @@ impl Drop for Registered {
 
 /// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
 const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
-
-/// What is needed from the first wait on: a context of the module's own, and news of keys that other types create.
-/// Before that, native commands that create keys pay nothing for waiters.
-fn prepare(ctx: &Context<'_>) {
-    if state::with(|state| state.waiters.context.is_some()) {
-        return;
-    }
-    // SAFETY: the context is alive, and that of this module.
-    let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())) };
-    let own = CallsNothingBack::new(own);
-    state::with(|state| state.waiters.context = Some(own));
-    super::events::subscribe_to_new_keys(ctx);
-}
 
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
 /// or changed that others wait for, and when somebody begins to wait.
