@@ -544,21 +544,21 @@ impl History {
         const NODE: usize = size_of::<(Box<[u8]>, Past)>() + 2 * size_of::<usize>();
         self.names + self.rows.len() * NODE + self.rows.capacity() * (size_of::<usize>() + 1)
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn validate(&self) {
-        assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl History {
+        pub(in crate::engine) fn len(&self) -> usize {
+            self.rows.len()
+        }
+
+        pub(in crate::engine) fn validate(&self) {
+            assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
+        }
+    }
 
     fn at(ms: u64) -> Moment {
         Moment {

@@ -24,7 +24,7 @@ mod hollow;
 mod invalidate;
 mod select;
 #[cfg(test)]
-mod validate;
+pub(super) mod tests;
 
 use roaring::RoaringBitmap;
 

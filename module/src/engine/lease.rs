@@ -1,10 +1,7 @@
 //! Who may load what, and who waits for it.
 //!
 //! A *lease* is the right to load one key, given to one caller at a time: "leases" as in Nishtala et al., *Scaling
-//! Memcache at Facebook*, NSDI 2013. It solves two problems. Of many callers that miss the same key, one loads and the
-//! others wait. And what was read from the database before an invalidation is not cached after it: the lease remembers
-//! when it was granted, by the database's clock, and a write under it is refused if any of its tags was invalidated
-//! since ([`super::database`]).
+//! Memcache at Facebook*, NSDI 2013.
 //!
 //! A lease that has run out can be taken over by another caller. Until that happens its holder may still write: late,
 //! but nothing newer is lost. Leases are remembered for that for [`REMEMBER_MS`], then forgotten; a write under a lease
@@ -496,25 +493,4 @@ impl Leases {
 }
 
 #[cfg(test)]
-impl Leases {
-    pub(crate) fn validate(&self) {
-        let mut rows = Rows::default();
-        let (mut waiting, mut key_bytes) = (0, 0);
-        for (key, lease) in &self.by_key {
-            assert!(Rc::ptr_eq(key, &lease.key), "a key is stored once");
-            rows.add(lease);
-            waiting += lease.waiters.len();
-            key_bytes += key.len();
-            assert!(
-                lease.token != NOBODY || !lease.waiters.is_empty(),
-                "invariant 3"
-            );
-        }
-        assert_eq!(self.rows, rows, "invariant 1");
-        assert_eq!(
-            (self.waiting, self.key_bytes),
-            (waiting, key_bytes),
-            "invariant 2"
-        );
-    }
-}
+mod tests;

@@ -347,26 +347,6 @@ impl Marks {
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
     }
-
-    #[cfg(test)]
-    pub(super) fn validate(&self, is_used: impl Fn(u32) -> bool) {
-        let mut seen = RoaringBitmap::new();
-        for soft in &self.soft {
-            assert!(!soft.ids.is_empty(), "invariant 3");
-            assert!(soft.untold.is_subset(&soft.ids));
-            assert!(seen.is_disjoint(&soft.ids), "invariant 2");
-            seen |= &soft.ids;
-        }
-        assert!(
-            self.soft.is_sorted_by(|a, b| a.softness < b.softness),
-            "invariant 2"
-        );
-        assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
-        assert_eq!(seen, self.softened);
-        seen |= &self.graced;
-        seen |= &self.foreign;
-        assert!(seen.iter().all(is_used), "invariant 1");
-    }
 }
 
 /// Bytes that a bitmap takes on the heap.
@@ -383,6 +363,27 @@ pub(super) fn bytes_of(ids: &RoaringBitmap) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Marks {
+        pub(in crate::engine) fn validate(&self, is_used: impl Fn(u32) -> bool) {
+            let mut seen = RoaringBitmap::new();
+            for soft in &self.soft {
+                assert!(!soft.ids.is_empty(), "invariant 3");
+                assert!(soft.untold.is_subset(&soft.ids));
+                assert!(seen.is_disjoint(&soft.ids), "invariant 2");
+                seen |= &soft.ids;
+            }
+            assert!(
+                self.soft.is_sorted_by(|a, b| a.softness < b.softness),
+                "invariant 2"
+            );
+            assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
+            assert_eq!(seen, self.softened);
+            seen |= &self.graced;
+            seen |= &self.foreign;
+            assert!(seen.iter().all(is_used), "invariant 1");
+        }
+    }
 
     fn ids(range: std::ops::Range<u32>) -> RoaringBitmap {
         range.collect()

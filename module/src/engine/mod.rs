@@ -25,8 +25,3 @@ pub(crate) use marks::Softened;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
-
-#[cfg(test)]
-mod index_tests;
-#[cfg(test)]
-mod lease_tests;

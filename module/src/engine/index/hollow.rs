@@ -106,14 +106,20 @@ impl<E: Copy + PartialEq> Index<E> {
             None => *unseen = RoaringBitmap::new(),
         }
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn validate_hollow(&self, id: u32) {
-        let (ids, hollow) = (&self.lists.get(id).ids, &self.hollow);
-        let is_known = hollow.lists.contains(id);
-        let may_be = hollow.doubtful.contains(id) || ids.count_in(&hollow.unseen) > 0;
-        let is_hollow = ids.is_subset(&self.gone);
-        assert!(is_known || may_be || !is_hollow, "invariant 5");
-        assert!(is_hollow || !is_known, "invariant 5");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl<E: Copy + PartialEq> Index<E> {
+        pub(in crate::engine) fn validate_hollow(&self, id: u32) {
+            let (ids, hollow) = (&self.lists.get(id).ids, &self.hollow);
+            let is_known = hollow.lists.contains(id);
+            let may_be = hollow.doubtful.contains(id) || ids.count_in(&hollow.unseen) > 0;
+            let is_hollow = ids.is_subset(&self.gone);
+            assert!(is_known || may_be || !is_hollow, "invariant 5");
+            assert!(is_hollow || !is_known, "invariant 5");
+        }
     }
 }

@@ -2,11 +2,34 @@
 
 use proptest::prelude::*;
 
-use super::database::Database;
-use super::index::{Effect, Incoming};
-use super::lease::{
+use super::{
     Answer, Ask, Caller, Client, Found, Leases, MOST, REMEMBER_MS, Terms, Token, Used, Waiter,
 };
+use crate::engine::database::Database;
+use crate::engine::index::{Effect, Incoming};
+
+impl Leases {
+    fn validate(&self) {
+        let mut rows = Rows::default();
+        let (mut waiting, mut key_bytes) = (0, 0);
+        for (key, lease) in &self.by_key {
+            assert!(Rc::ptr_eq(key, &lease.key), "a key is stored once");
+            rows.add(lease);
+            waiting += lease.waiters.len();
+            key_bytes += key.len();
+            assert!(
+                lease.token != NOBODY || !lease.waiters.is_empty(),
+                "invariant 3"
+            );
+        }
+        assert_eq!(self.rows, rows, "invariant 1");
+        assert_eq!(
+            (self.waiting, self.key_bytes),
+            (waiting, key_bytes),
+            "invariant 2"
+        );
+    }
+}
 
 /// Far from the tokens that callers choose here.
 const SEED: u64 = 1 << 40;
@@ -343,7 +366,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(super::index_tests::cases(1000)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::engine::index::tests::cases(1000)))]
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {
@@ -485,7 +508,7 @@ struct World {
     read: [Option<(u64, Token)>; 2],
     /// What is cached, while it can be seen as fresh.
     cached: Option<u64>,
-    slot: Option<super::Slot>,
+    slot: Option<crate::engine::Slot>,
     /// How many tokens the second client has used.
     chosen: Token,
     /// The last lease, while nothing happened that ends it: what was read under it may be written.
@@ -544,7 +567,7 @@ impl World {
                     self.slot = Some(self.cache.index.insert(Incoming {
                         entry: 1,
                         tags: &[TAG],
-                        bytes: super::slots::UNIT,
+                        bytes: crate::engine::slots::UNIT,
                         hits: 0,
                         has_grace: false,
                         soft_since_ms: None,
