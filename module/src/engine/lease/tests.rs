@@ -1,9 +1,12 @@
 //! Leases: against a naive model, and every order of a few events against what leases are for.
 
+use std::rc::Rc;
+
 use proptest::prelude::*;
 
 use super::{
-    Answer, Ask, Caller, Client, Found, Leases, MOST, REMEMBER_MS, Terms, Token, Used, Waiter,
+    Answer, Ask, Caller, Client, Found, Leases, MOST, NOBODY, REMEMBER_MS, Rows, Terms, Token,
+    Used, Waiter,
 };
 use crate::engine::database::Database;
 use crate::engine::index::{Effect, Incoming};
