@@ -15,6 +15,7 @@ mod load;
 mod memory;
 mod native;
 mod options;
+mod refill;
 mod stall;
 mod stampede;
 mod sweep;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
             Part::Where => sweep::invalidatewhere(&options, &server, &mut targets),
             Part::Native => native::run(&options, &mut targets),
             Part::Memory => memory::run(&options, &server, &mut targets),
+            Part::Refill => refill::run(&options, &server, &mut targets),
             Part::Fork => fork::run(&options, &server, &mut targets),
             Part::Load => load::run(&options, &mut targets),
             Part::Clients => clients::run(&options),

@@ -7,8 +7,8 @@ use tagcache_tests::{Engine, engines};
 pub(crate) const USAGE: &str = "\
 usage: make bench ARGS='[--quick] [--only PART]... [--engine NAME] [--keys N] [--seed N] [--rounds N]'
   --quick        few short rounds, no INVALIDATE of a million: to see that it works, not for figures
-  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, fork, load or clients;
-                 may be given several times; huge (10 M entries, 4 GiB) only runs when it is given
+  --only PART    get, set, fetch, stampede, invalidate, tagtop, where, native, memory, refill, fork, load or
+                 clients; may be given several times; huge (10 M entries, 4 GiB) only runs when it is given
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --keys N       how many keys GET and SET choose from, default 100000
   --seed N       of the random choice of keys, default 1
@@ -25,6 +25,7 @@ pub(crate) enum Part {
     Where,
     Native,
     Memory,
+    Refill,
     Fork,
     Load,
     Clients,
@@ -32,7 +33,7 @@ pub(crate) enum Part {
     Huge,
 }
 
-const ALL_PARTS: [Part; 13] = [
+const ALL_PARTS: [Part; 14] = [
     Part::Get,
     Part::Set,
     Part::Fetch,
@@ -42,6 +43,7 @@ const ALL_PARTS: [Part; 13] = [
     Part::Where,
     Part::Native,
     Part::Memory,
+    Part::Refill,
     Part::Fork,
     Part::Load,
     Part::Clients,
