@@ -9,17 +9,17 @@
 //! | `a \| b` | one of these, inside brackets |
 //! | `word [word ...]` | once or more often; so with several words |
 
-/// What an argument is, in the words of the server.
+/// What an argument is, in the words and numbers of the server (`REDISMODULE_ARG_TYPE_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    String,
-    Integer,
-    Key,
-    UnixTime,
+    String = 0,
+    Integer = 1,
+    Key = 3,
+    UnixTime = 5,
     /// A word that stands for itself.
-    Word,
-    OneOf,
-    Block,
+    Word = 6,
+    OneOf = 7,
+    Block = 8,
 }
 
 /// An argument, or a group of them.

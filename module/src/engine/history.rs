@@ -304,7 +304,6 @@ impl History {
         self.change(tag).record(moment, effect, ends_ms);
     }
 
-    /// Records an invalidation that may concern every entry.
     pub(crate) fn record_everything(&mut self, moment: Moment, effect: Effect) {
         self.everything.record(moment, effect, 0);
     }
@@ -364,7 +363,6 @@ impl History {
         }
     }
 
-    /// The row of a tag, else the floor.
     fn find(&self, tag: &[u8]) -> &Past {
         self.rows.get(tag).unwrap_or(&self.floor)
     }

@@ -367,7 +367,6 @@ impl Leases {
 
     // ---- holders ----
 
-    /// Whether somebody holds the lease of a key.
     pub(crate) fn is_held(&self, key: &[u8], now_ms: u64) -> bool {
         let lease = self.by_key.get(key);
         lease.is_some_and(|lease| lease.is_held(now_ms))
@@ -473,7 +472,6 @@ impl Leases {
         all.filter(|lease| lease.is_held(now_ms)).count()
     }
 
-    /// Callers that wait.
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting
     }

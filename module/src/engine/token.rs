@@ -1,10 +1,8 @@
 //! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again.
 //!
-//! A lease is known by its token alone. If a token were granted a second time for the same key, a value that was read
-//! under the first grant could be written under the second, although an invalidation between the two forbids it. So no
-//! token is granted twice: an issued one is recognised without being remembered, and one that a caller chose is
-//! remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A holder that
-//! ends its lease itself, by its write or by CACHE.RELEASE, writes nothing under it any more, and may choose the token again.
+//! No token is granted twice for a key (`DESIGN.md`, Leases): an issued one is recognised without being remembered, and one that
+//! a caller chose is remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A
+//! holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
 
 use std::collections::{HashSet, VecDeque};
 

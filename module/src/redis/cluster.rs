@@ -7,8 +7,8 @@ use redis_module::raw;
 
 use super::barrier::{Place, guard};
 use super::context::{Context, monotonic_ms};
+use super::filter::Command;
 use super::state::{self, CallsNothingBack};
-use super::string::Str;
 use super::waiting;
 
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
@@ -112,18 +112,14 @@ fn compare_epochs(ctx: &Context<'_>, watched: Watched) {
 }
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    // SAFETY: the server passes a live filter context; its arguments are alive during the call.
-    let argument = |at| unsafe {
-        let raw = api!(RedisModule_CommandFilterArgGet(filter, at));
-        if raw.is_null() {
-            &[][..]
-        } else {
-            Str::from_raw(raw).bytes()
-        }
-    };
     guard(Place::Other, (), || {
+        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
+        let command = unsafe { Command::new(filter) };
         // This runs for every command: most differ in the length of their name.
-        let is = |at, word: &[u8]| argument(at).eq_ignore_ascii_case(word);
+        let is = |at, word: &[u8]| {
+            let argument = command.arg(at);
+            argument.is_some_and(|argument| argument.bytes().eq_ignore_ascii_case(word))
+        };
         let is_cluster = is(0, b"cluster");
         if !is_cluster && !is(0, b"exec") {
             return;

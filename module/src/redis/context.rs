@@ -197,7 +197,6 @@ impl Context<'_> {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
-    /// Whether this server has a primary, or an append-only file.
     pub(crate) fn is_replica_or_logs(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF)
     }
@@ -209,22 +208,18 @@ impl Context<'_> {
             && !self.is_loading()
     }
 
-    /// Whether this server is in a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
     }
 
-    /// Whether the server is loading its data.
     pub(crate) fn is_loading(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_LOADING)
     }
 
-    /// Whether this runs inside a script or function.
     pub(crate) fn is_script(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_LUA)
     }
 
-    /// Whether this runs inside MULTI or a script.
     pub(crate) fn is_atomic_block(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
     }
@@ -326,7 +321,6 @@ impl Context<'_> {
         self.set_options(options);
     }
 
-    /// Sets the options of the module.
     fn set_options(&self, options: u32) {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_SetModuleOptions(self.raw, options as c_int)) };

@@ -131,7 +131,7 @@ impl Args {
             }
             list.push(raw::RedisModuleCommandArg {
                 name,
-                type_: type_of(arg.kind),
+                type_: arg.kind as _,
                 key_spec_index: if arg.kind == Kind::Key { 0 } else { -1 },
                 token,
                 flags: flags as c_int,
@@ -160,30 +160,8 @@ impl Args {
 }
 
 /// What ends a list of arguments.
-const NO_ARG: raw::RedisModuleCommandArg = raw::RedisModuleCommandArg {
-    name: std::ptr::null(),
-    type_: 0,
-    key_spec_index: 0,
-    token: std::ptr::null(),
-    summary: std::ptr::null(),
-    since: std::ptr::null(),
-    flags: 0,
-    deprecated_since: std::ptr::null(),
-    subargs: std::ptr::null_mut(),
-    display_text: std::ptr::null(),
-};
-
-const fn type_of(kind: Kind) -> raw::RedisModuleCommandArgType {
-    match kind {
-        Kind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
-        Kind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
-        Kind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
-        Kind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
-        Kind::Word => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
-        Kind::OneOf => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
-        Kind::Block => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK,
-    }
-}
+// SAFETY: a structure of numbers and pointers, all of which may be zero.
+const NO_ARG: raw::RedisModuleCommandArg = unsafe { std::mem::zeroed() };
 
 /// The server's ACL categories that a command belongs to.
 pub(crate) fn categories(command: &Command) -> Vec<&'static str> {

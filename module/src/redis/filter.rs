@@ -153,16 +153,16 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
 }
 
 /// A command that is about to run.
-struct Command<'a> {
+pub(super) struct Command<'a> {
     filter: *mut raw::RedisModuleCommandFilterCtx,
     argc: c_int,
-    name: Str<'a>,
+    pub(super) name: Str<'a>,
 }
 
 impl<'a> Command<'a> {
     /// # Safety
     /// The filter context must be alive for `'a`.
-    unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
+    pub(super) unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
         // SAFETY: by the caller's promise. There is always a name.
         unsafe {
             Self {
@@ -173,7 +173,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    fn arg(&self, at: c_int) -> Option<Str<'a>> {
+    pub(super) fn arg(&self, at: c_int) -> Option<Str<'a>> {
         // SAFETY: the filter context is alive for `'a`, and with it its arguments; null beyond them.
         unsafe {
             let arg = api!(RedisModule_CommandFilterArgGet(self.filter, at));
@@ -183,12 +183,9 @@ impl<'a> Command<'a> {
 
     /// Whether a SET overwrites what is there, whatever it is.
     fn is_plain_set(&self) -> bool {
-        let is_time = |word: Str<'_>| {
-            let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
-            times
-                .iter()
-                .any(|time| time.eq_ignore_ascii_case(word.bytes()))
-        };
+        let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
+        let is = |word: Str<'_>, time: &[u8]| time.eq_ignore_ascii_case(word.bytes());
+        let is_time = |word| times.iter().any(|time| is(word, time));
         self.argc == 3 || (self.argc == 5 && self.arg(3).is_some_and(is_time))
     }
 

@@ -14,15 +14,10 @@ use crate::config::{self, Config, SETTINGS, Setting};
 const NAME: &CStr = c"tagcache";
 
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
-const VERSION: c_int = part(env!("CARGO_PKG_VERSION_MAJOR")) * 10_000
-    + part(env!("CARGO_PKG_VERSION_MINOR")) * 100
-    + part(env!("CARGO_PKG_VERSION_PATCH"));
-
-const fn part(number: &str) -> c_int {
-    match c_int::from_str_radix(number, 10) {
-        Ok(number) => number,
-        Err(_) => panic!("cargo's version has three numbers"),
-    }
+fn version() -> c_int {
+    let numbers = env!("CARGO_PKG_VERSION").split('.');
+    let numbers = numbers.map(|number| number.parse().unwrap_or(0));
+    numbers.fold(0, |version, number: c_int| 100 * version + number)
 }
 
 /// What a command does to the keys among its arguments, for ACL rules and clients.
@@ -69,13 +64,9 @@ pub(crate) struct Command {
     pub(crate) summary: &'static CStr,
 }
 
-/// Makes a row of the table of commands.
+/// Makes a row of the table of commands: what runs, then the other fields.
 macro_rules! command {
-    {
-        name: $name:literal, run: $body:path, flags: $flags:literal, arity: $arity:literal, keys: $keys:expr,
-        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, since: $since:literal,
-        complexity: $complexity:literal, summary: $summary:literal $(,)?
-    } => {{
+    { run: $body:path, $($fields:tt)+ } => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
             argv: *mut *mut redis_module::raw::RedisModuleString,
@@ -84,19 +75,7 @@ macro_rules! command {
             // SAFETY: the arguments are passed on as the server gave them.
             unsafe { $crate::redis::barrier::command(ctx, argv, argc, $body) }
         }
-        $crate::redis::Command {
-            name: $name,
-            entry: Some(entry),
-            flags: $flags,
-            keys: $keys,
-            uses: $crate::redis::Use::$uses,
-            arity: $arity,
-            syntax: $syntax,
-            tips: $tips,
-            since: $since,
-            complexity: $complexity,
-            summary: $summary,
-        }
+        $crate::redis::Command { entry: Some(entry), $($fields)+ }
     }};
 }
 pub(crate) use command;
@@ -122,7 +101,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         raw::Export_RedisModule_Init(
             ctx,
             NAME.as_ptr(),
-            VERSION,
+            version(),
             raw::REDISMODULE_APIVER_1 as c_int,
         )
     } == raw::REDISMODULE_ERR as c_int

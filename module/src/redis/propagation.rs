@@ -6,8 +6,7 @@
 //!
 //! A replica always begins with a snapshot, which a forked child writes, and so does an append-only file that is
 //! switched on; what was written before the fork is in the snapshot. So it is enough to look again after each fork
-//! and after loading, and to assume a receiver from the moment of the fork on. Should a server ever find another way,
-//! the receiver would get a relative time instead of an absolute one: off by its delay, nothing worse.
+//! and after loading, and to assume a receiver from the moment of the fork on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

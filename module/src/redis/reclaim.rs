@@ -1,10 +1,6 @@
 //! Giving back the memory of gone entries, without ever holding the server up.
 //!
-//! A small invalidation is reclaimed inside its command, except inside MULTI and scripts, where what the rest of the
-//! block finds must not depend on a count that differs between nodes. A larger one leaves a backlog, on which work: a
-//! timer, in slices of `reclaim-budget-us`; every CACHE.SET, four entries each; and, while memory is short, every
-//! command ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for
-//! itself: nothing of this is replicated.
+//! Who does it, and when, is in `DESIGN.md` (Reclaiming).
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -54,8 +50,7 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 /// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let db = ctx.db();
-    let mut slots = Vec::new();
-    let mut hidden = TagFigures::default();
+    let (mut slots, mut hidden) = (Vec::new(), TagFigures::default());
     if ctx.is_cluster() && ctx.is_atomic_block() {
         return hidden; // See [`help`]: the block's keys may be of another slot.
     }
@@ -64,18 +59,18 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
         let index = &state.database(db).index;
         most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
     });
-    if is_small {
-        for slot in slots {
-            let (handle, name) = handle_and_name(db, slot);
-            let is_there = !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty);
-            state::with(|state| {
-                let index = &state.database(db).index;
-                if !is_there && index.holds(slot, handle) && !index.is_gone(slot) {
-                    hidden.entries += 1;
-                    hidden.bytes += index.cost(slot);
-                }
-            });
+    for slot in slots.into_iter().filter(|_| is_small) {
+        let (handle, name) = handle_and_name(db, slot);
+        if !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty) {
+            continue;
         }
+        state::with(|state| {
+            let index = &state.database(db).index;
+            if index.holds(slot, handle) && !index.is_gone(slot) {
+                hidden.entries += 1;
+                hidden.bytes += index.cost(slot);
+            }
+        });
     }
     hidden
 }

@@ -1,7 +1,6 @@
-//! Commands whose work is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits.
-//!
-//! The first slice runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts,
-//! where nobody can wait, all of it does.
+//! Work that is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits. The first slice
+//! runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts, where nobody can
+//! wait, all of it does.
 
 use std::time::{Duration, Instant};
 

@@ -186,7 +186,6 @@ impl State {
         numbered.filter_map(|(number, database)| Some((number, database.as_deref_mut()?)))
     }
 
-    /// Numbers of the databases that have something to do in the background.
     pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
         let all = self.databases();
         all.filter_map(|(number, db)| db.index.has_work(now_ms).then_some(number))
@@ -315,7 +314,6 @@ impl State {
         }
     }
 
-    /// Whether some database knows of a lease.
     pub(crate) fn has_leases(&self) -> bool {
         self.databases().any(|(_, db)| !db.leases.is_empty())
     }

@@ -131,7 +131,6 @@ impl Transit {
         self.arriving.entry = None;
     }
 
-    /// Remembers an entry that leaves the keyspace.
     pub(crate) fn leaves<'t>(
         &mut self,
         entry: Entry<'_>,
@@ -151,7 +150,6 @@ impl Transit {
         refill(&mut self.places[0].key, entry.key());
     }
 
-    /// The entry moved in memory.
     pub(crate) fn moved(&mut self, old: Handle, new: Handle) {
         for passage in [&mut self.arriving, &mut self.leaving] {
             if passage.entry == Some(old) {

@@ -1,9 +1,6 @@
 //! Clients that wait in CACHE.FETCH.
 //!
-//! The server knows them as blocked on their key. When the key is written, it calls [`on_ready`] for each of them in
-//! the order in which they came, right after the command that wrote (or after the whole MULTI block): those that are
-//! answered stop waiting, and nobody polls. The server does not know that a lease was given up or has run out:
-//! [`pass_on`] ends the wait of the next in line then.
+//! How they are served is in `DESIGN.md` (Leases).
 //!
 //! A waiter is in [`Waiters`] exactly while its client waits, and in the line of its key's lease until it is answered
 //! or goes away.

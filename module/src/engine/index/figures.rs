@@ -21,7 +21,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.len()
     }
 
-    /// Gone entries that wait to be reclaimed.
     pub(crate) fn backlog(&self) -> u64 {
         self.gone.len()
     }
@@ -49,7 +48,6 @@ impl<E: Copy + PartialEq> Index<E> {
         ids.iter().map(|id| self.slots.bytes(Slot(id))).sum()
     }
 
-    /// What an entry costs.
     pub(crate) fn cost(&self, slot: Slot) -> u64 {
         self.slots.bytes(slot)
     }
@@ -133,7 +131,6 @@ impl<E: Copy + PartialEq> Index<E> {
         0
     }
 
-    /// Memory of the index itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.slots.heap_bytes()
             + self.lists.heap_bytes()

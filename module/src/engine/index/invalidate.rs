@@ -53,7 +53,6 @@ impl<E: Copy + PartialEq> Index<E> {
         dropped
     }
 
-    /// The visible entries of a list.
     fn visible_of(&self, list: u32) -> RoaringBitmap {
         let mut ids = self.lists.get(list).ids.to_bitmap();
         if !self.gone.is_empty() {
@@ -86,7 +85,6 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// Makes a single entry gone.
     pub(crate) fn drop_one(&mut self, slot: Slot) {
         if self.gone.insert(slot.0) {
             self.hollow.dropped(&[slot.0].into());
@@ -113,7 +111,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    /// The next thing to reclaim. O(1).
     pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
         self.look_ahead();
         while let Some(id) = self.gone_last.pop() {
