@@ -1,9 +1,7 @@
 //! When tags were last invalidated: for entries that arrive, for values loaded under a lease, and for the figures.
 //!
-//! An entry may reach this node after the invalidation that concerns it: by RESTORE, by a slot that migrates, by a
-//! write under a lease that was granted before. So invalidations are remembered by tag, also of tags that no entry
-//! carries. Tags without entries are remembered one by one within [`REMEMBERED`]; the oldest beyond are folded into a
-//! *floor*, which holds for every tag that is not remembered.
+//! Why they are remembered is in `DESIGN.md` (Entries that arrive). Tags that entries carry are remembered one by one, others
+//! within [`REMEMBERED`]; the oldest beyond are folded into a *floor*, which holds for every tag that is not remembered.
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
 

@@ -1,11 +1,7 @@
 //! Tags to entries: who carries what, dropped at once.
 //!
-//! # How it works
-//! Each entry has a [`Slot`]; each tag has a list, which is a set of slots; a slot knows the lists that it stands in.
-//! So adding and removing an entry is O(its tags). An entry that was invalidated is *gone*: its slot is in one bitmap,
-//! and that is all that an invalidation writes, 64 entries at a time. [`Index::reclaim_step`] names the gone entries
-//! one by one, so that the caller can take them out of the keyspace at its own pace. While nothing is gone, a read
-//! pays one comparison; otherwise one look into the bitmap.
+//! How it works, and what was rejected, is in `DESIGN.md` (Invalidation). [`Index::reclaim_step`] names the gone entries one by
+//! one, so that the caller can take them out of the keyspace at its own pace.
 //!
 //! # Invariants ([`Index::validate`] asserts them after every step of the property tests)
 //! 1. A list that a slot knows contains the slot, and every slot in a list knows the list, once.
@@ -13,11 +9,6 @@
 //! 3. Every gone slot is in use.
 //! 4. The sums `bytes`, `gone_bytes` and those of the lists are what a recount gives.
 //! 5. A list of which all entries are gone, and no other, is one of `hollow`: known to be so, doubtful, or of an unseen entry.
-//!
-//! Rejected: a clock comparison for each tag at each read (it would cost every read, and eight bytes per entry);
-//! detaching a tag's list (O(1) to invalidate, but no figure of another tag is exact until memory is back, and
-//! "gone" had five forms); raw pointers between lists and entries (an entry in a detached list was freed twice in a
-//! first sketch); arrays of slots with each entry's position in them (12 bytes per tag of an entry instead of 4 to 6).
 
 mod figures;
 mod hollow;

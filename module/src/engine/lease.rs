@@ -7,10 +7,6 @@
 //! but nothing newer is lost. Leases are remembered for that for [`REMEMBER_MS`], then forgotten; a write under a lease
 //! that is not known is refused, which is always safe.
 //!
-//! A caller that asks with the token of the key's lease, running or remembered, is granted it again. Its clock stays
-//! that of the first grant, because the caller may have read the database since. For the same reason a token is not
-//! granted a second time once its lease was ended by others ([`super::token`]).
-//!
 //! All of this is the node's own, neither persisted nor replicated. Times are monotonic milliseconds.
 //!
 //! # Invariants ([`Leases::validate`])

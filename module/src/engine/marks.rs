@@ -1,9 +1,5 @@
 //! What single entries are marked with, beyond the lists that they stand in: sets of slots.
 //!
-//! A list can only be detached as a whole. Where a part of its entries is concerned (those that have no grace, those
-//! that a condition selects), the part is a bitmap, made by word-parallel set operations: for a million entries they
-//! take a few dozen microseconds.
-//!
 //! # Invariants
 //! 1. Every slot in a mark is in use, and leaves all marks with its entry.
 //! 2. The soft marks are disjoint (an entry that is stale already stays stale since then) and sorted by time.

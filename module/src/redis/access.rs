@@ -139,15 +139,17 @@ impl User {
 
     /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2).
     fn refuse(&self, ctx: &Context<'_>, object: &OwnedStr) -> Error {
+        let (ctx, object) = (ctx.as_raw(), object.as_str().as_raw());
+        let reason = raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY;
         // SAFETY: context, user and name are alive.
         unsafe {
             api!(RedisModule_ACLAddLogEntry(
-                ctx.as_raw(),
+                ctx,
                 self.rules.0,
-                object.as_str().as_raw(),
-                raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY
-            ));
-        }
+                object,
+                reason
+            ))
+        };
         Error::TagNotPermitted
     }
 

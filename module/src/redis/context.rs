@@ -178,14 +178,9 @@ impl Context<'_> {
     /// The argument at this place is a key whose value is replaced. The command's name is at 0.
     pub(crate) fn key_at(&self, position: usize) {
         let flags = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE;
+        let (position, flags) = (position as c_int, flags as c_int);
         // SAFETY: the context is that of a command that is to name its keys.
-        unsafe {
-            api!(RedisModule_KeyAtPosWithFlags(
-                self.raw,
-                position as c_int,
-                flags as c_int
-            ));
-        };
+        unsafe { api!(RedisModule_KeyAtPosWithFlags(self.raw, position, flags)) };
     }
 
     fn has_flags(&self, any: u32) -> bool {
@@ -328,27 +323,24 @@ impl Context<'_> {
 
     /// Sends a keyspace notification of the module's class.
     pub(crate) fn notify(&self, event: &CStr, name: Str<'_>) {
+        self.notify_class(raw::REDISMODULE_NOTIFY_MODULE, event, name);
+    }
+
+    pub(super) fn notify_class(&self, class: c_int, event: &CStr, name: Str<'_>) {
+        let (event, name) = (event.as_ptr(), name.as_raw());
         // SAFETY: context, event and name are alive.
         unsafe {
             api!(RedisModule_NotifyKeyspaceEvent(
-                self.raw,
-                raw::REDISMODULE_NOTIFY_MODULE,
-                event.as_ptr(),
-                name.as_raw()
+                self.raw, class, event, name
             ))
         };
     }
 
     /// Publishes a message on a channel, to the clients of this server and of its cluster.
     pub(crate) fn publish(&self, channel: Str<'_>, message: Str<'_>) {
+        let (channel, message) = (channel.as_raw(), message.as_raw());
         // SAFETY: context and strings are alive.
-        unsafe {
-            api!(RedisModule_PublishMessage(
-                self.raw,
-                channel.as_raw(),
-                message.as_raw()
-            ))
-        };
+        unsafe { api!(RedisModule_PublishMessage(self.raw, channel, message)) };
     }
 
     // ---- replication ----

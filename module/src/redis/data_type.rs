@@ -269,12 +269,9 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
 
 fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) -> Option<NewEntry> {
     if !(OLDEST..=ENCODING).contains(&encoding) {
-        log(
-            c"warning",
-            &format!(
-                "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
-            ),
-        );
+        log(&format!(
+            "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
+        ));
         return None;
     }
     if encoding >= 3 {
@@ -382,12 +379,9 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
     let loaded = guard(Place::Load, None, || {
         if !(OLDEST..=ENCODING).contains(&encoding) {
-            log(
-                c"warning",
-                &format!(
-                    "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
-                ),
-            );
+            log(&format!(
+                "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
+            ));
             return None;
         }
         load_databases(&Reader(io), encoding)

@@ -242,15 +242,7 @@ fn may_act() -> bool {
 
 /// Has [`on_act`] run inside a notification, of a class that no client can see.
 fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
-    // SAFETY: context, event and name are alive.
-    unsafe {
-        api!(RedisModule_NotifyKeyspaceEvent(
-            ctx.as_raw(),
-            raw::REDISMODULE_NOTIFY_LOADED as c_int,
-            what.as_ptr(),
-            name.as_raw()
-        ))
-    };
+    ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
 }
 
 /// Does what a notification of the filter says.

@@ -122,7 +122,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     match loaded {
         Ok(()) => raw::REDISMODULE_OK as c_int,
         Err(reason) => {
-            log(c"warning", &format!("not loaded: {reason}"));
+            log(&format!("not loaded: {reason}"));
             raw::REDISMODULE_ERR as c_int
         }
     }

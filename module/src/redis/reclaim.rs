@@ -216,10 +216,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
         // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
         // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
         if !(ctx.is_replica() && ctx.is_cluster()) {
-            log(
-                c"warning",
-                "a gone entry was not in the keyspace under its name; the index forgets it",
-            );
+            log("a gone entry was not in the keyspace under its name; the index forgets it");
         }
         store::forget(db, slot, handle);
     }
