@@ -51,6 +51,7 @@ macro_rules! settings {
         }
 
         /// All settings.
+        #[allow(clippy::cast_lossless, reason = "some of the types are wider")]
         pub(crate) static SETTINGS: &[Setting] = &[$(Setting {
             name: $name,
             min: $min,

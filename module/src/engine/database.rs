@@ -90,7 +90,7 @@ impl<E: Copy + PartialEq> Database<E> {
         }
         for tags in marked.into_iter().flatten() {
             self.remember(tags, |history, tag| {
-                history.record_condition(tag, moment, effect, limit_ms)
+                history.record_condition(tag, moment, effect, limit_ms);
             });
         }
         let dropped = self.index.invalidate_where(

@@ -148,7 +148,7 @@ impl User {
                 self.rules.0,
                 object,
                 reason
-            ))
+            ));
         };
         Error::TagNotPermitted
     }

@@ -110,7 +110,7 @@ pub(crate) fn log(line: &str) {
             level,
             format,
             line.as_ptr()
-        ))
+        ));
     };
 }
 

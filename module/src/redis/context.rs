@@ -389,10 +389,8 @@ impl Context<'_> {
         if reply.owed == 0 {
             return;
         }
-        if reply.begun && !self.is_replay() {
-            if self.close(self.client_id()) {
-                return;
-            }
+        if reply.begun && !self.is_replay() && self.close(self.client_id()) {
+            return;
         }
         for _ in 0..reply.owed {
             self.reply_error(&Error::Internal);

@@ -411,7 +411,7 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
             state
                 .loaded_database(db)
                 .history
-                .load_floors(&floor, &everything)
+                .load_floors(&floor, &everything);
         };
         state::with(history);
     }
@@ -517,7 +517,7 @@ fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
             format,
             parts.as_mut_ptr(),
             len
-        ))
+        ));
     };
 }
 

@@ -407,7 +407,7 @@ fn leases_are_bounded_in_bytes_and_those_over_go_first() {
     let mut leases = Leases::new(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
     let count = (0..400)
-        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST) != None)
+        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST).is_some())
         .count();
     assert_eq!(count, MOST.bytes / (500_004 + 384));
     assert!(leases.used().bytes <= MOST.bytes);
@@ -426,7 +426,7 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
     };
     let mut leases = Leases::new(SEED);
     for n in 0..5_u8 {
-        let is_granted = ask_for(&mut leases, &[n], 0, room) != None;
+        let is_granted = ask_for(&mut leases, &[n], 0, room).is_some();
         assert_eq!(is_granted, n < 3);
     }
     assert_eq!(ask_for(&mut leases, b"x", 60_000, Used::default()), None);
