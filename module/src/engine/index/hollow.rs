@@ -111,6 +111,26 @@ impl<E: Copy + PartialEq> Index<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::index::Effect;
+    use crate::engine::index::tests::plain;
+
+    #[test]
+    fn the_tags_of_each_gone_entry_are_looked_at_once() {
+        let mut index: Index<u64> = Index::default();
+        for entry in 0..100 {
+            index.insert(plain(entry, &[b"all", format!("{entry}").as_bytes()]));
+        }
+        index.insert(plain(100, &[b"other"]));
+        index.invalidate(&[b"all"], Effect::Gone, 0);
+        assert_eq!(index.hollow.unseen.len(), 100);
+        index.reclaim_step(0);
+        assert_eq!(index.hollow.unseen.len(), 100 - LOOKS as u64);
+        assert_eq!(index.populated_tags(), 1);
+        assert_eq!(index.hollow.lists.len(), 101);
+        assert!(index.hollow.unseen.is_empty() && index.hollow.doubtful.is_empty());
+        index.invalidate(&[b"other"], Effect::Gone, 0);
+        assert_eq!(index.populated_tags(), 0);
+    }
 
     impl<E: Copy + PartialEq> Index<E> {
         pub(in crate::engine) fn validate_hollow(&self, id: u32) {
