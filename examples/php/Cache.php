@@ -19,6 +19,9 @@ namespace TagcacheExample;
  */
 final class Cache
 {
+    /** The database to select on the next connection. */
+    private int $database = 0;
+
     /**
      * @param int $leaseMs how long a load may take before another caller loads too
      * @param int $waitMs  how long a caller waits for another one's load; then it loads as well and stores nothing. Keep it
@@ -121,8 +124,18 @@ final class Cache
     /** phpredis returns false both for nil and for an error, and keeps the latter's text. */
     private function run(string|int ...$command): mixed
     {
-        $this->redis->clearLastError();
-        $reply = $this->redis->rawCommand(...array_map('strval', $command));
+        try {
+            if (0 !== $this->database && $this->redis->select($this->database)) {
+                $this->database = 0;
+            }
+            $this->redis->clearLastError();
+            $reply = $this->redis->rawCommand(...array_map('strval', $command));
+        } catch (\RedisException $error) {
+            // A reply after its time-out would pass for the next command's. phpredis connects anew, but to database 0.
+            $this->database = ($this->redis->isConnected() ? $this->redis->getDbNum() : 0) ?: $this->database;
+            $this->redis->close();
+            throw $error;
+        }
         if (null !== $error = $this->redis->getLastError()) {
             throw new \RedisException($error);
         }

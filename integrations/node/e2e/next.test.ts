@@ -1,7 +1,7 @@
 /** A real Next.js build, two server processes, one with ioredis and one with node-redis, and one cache. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { createServer, type Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -134,6 +134,11 @@ test("res.revalidate reaches the other process", async () => {
   expect(response.status).toBe(200);
   expect(await all("/old/1")).toEqual(new Set([2]));
   expect(asked.get("old-1")).toBe(2);
+});
+
+test("a page belongs to its build", async () => {
+  const build = readFileSync(join(site, dist, "BUILD_ID"), "utf8");
+  expect(await redis.keys(`next:isr:${build}:*/old/1`)).toHaveLength(1);
 });
 
 test.each(TAGGED)("$kind: revalidateTag reaches the other process", async ({ tag, path, name }) => {

@@ -31,6 +31,9 @@ export interface NodeRedisCluster {
   sendCommand(key: string, isReadonly: boolean, args: (string | Buffer)[], options?: any): Promise<unknown>;
 }
 
+/** The engine's stack, on which a call's arguments are put, holds about ten times as many. */
+const MOST_KEYS = 10_000;
+
 export type AnyClient = Client | IoRedisCluster | NodeRedisCluster;
 
 export class Servers {
@@ -90,12 +93,25 @@ export class Servers {
     return nodes.map((node) => new Connection(node));
   }
 
-  /** The keys that one command may name: all, or in a cluster those of each slot. */
+  /** The keys that one command names: all, or in a cluster those of each slot, and no more than a call can pass. */
   together(keys: string[]): string[][] {
-    if (!this.isCluster) return keys.length > 0 ? [keys] : [];
-    const slots = new Map<number, string[]>();
-    for (const key of keys) slots.set(slotOf(key), [...(slots.get(slotOf(key)) ?? []), key]);
-    return [...slots.values()];
+    const slots = new Map<number, string[][]>();
+    for (const key of keys) {
+      const slot = this.isCluster ? slotOf(key) : 0;
+      const groups = slots.get(slot) ?? [];
+      slots.set(slot, groups);
+      const last = groups.at(-1);
+      if (last && last.length < MOST_KEYS) last.push(key);
+      else groups.push([key]);
+    }
+    return [...slots.values()].flat();
+  }
+
+  /** Names the node of the key. */
+  nodeOf(key: string): string {
+    const client = this.#client;
+    if (isNodeRedisCluster(client)) return client.slots[slotOf(key)]?.master?.address ?? "";
+    return isIoRedisCluster(client) ? (client.slots[slotOf(key)]?.[0] ?? "") : "";
   }
 
   /** Another connection with the same settings, to the node of the key, for commands that block and subscriptions. */

@@ -71,11 +71,14 @@ export class KeyvTagcache extends EventEmitter {
     return true;
   }
 
-  /** Stores several values, with one command for all that have the same time to live and tags (and slot). */
+  /**
+   * Stores several values, with one command for all that have the same time to live and tags (and slot). Of entries
+   * with the same key the last one counts.
+   */
   async setMany(entries: Entry[]): Promise<boolean[]> {
     const groups = new Map<string, { values: Map<string, Argument>; options: Argument[] }>();
     const over: string[] = [];
-    for (const { key, value, ttl } of entries) {
+    for (const { key, value, ttl } of new Map(entries.map((entry) => [entry.key, entry])).values()) {
       if (ttl !== undefined && ttl <= 0) {
         over.push(key);
         continue;

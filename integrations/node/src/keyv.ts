@@ -31,14 +31,25 @@ export function createKeyv<Value = unknown>(
   const keyv = new Keyv<Value>({ throwOnErrors: true, ...rest, store });
   const deserialize = keyv.deserialize;
   if (deserialize) {
-    keyv.deserialize = async (raw) => {
+    keyv.deserialize = async <T>(raw: string) => {
       try {
-        return await deserialize(raw);
+        const data = await deserialize<T>(raw);
+        if (typeof data === "object" && data !== null) return data;
+        throw new TypeError("Keyv did not write it");
       } catch (error) {
         onError(new Error(`a value does not decode: ${error}`, { cause: error }));
         return undefined;
       }
     };
   }
+  // Keyv's own ends at a value that does not decode, and takes the namespace to end at its first colon.
+  keyv.iterator = async function* () {
+    const prefix = keyv.useKeyPrefix && keyv.namespace ? `${keyv.namespace}:` : "";
+    for await (const [key, raw] of store.iterator<string>(keyv.namespace)) {
+      const data = await keyv.deserializeData(raw);
+      const isOver = typeof data?.expires === "number" && data.expires < Date.now();
+      if (data && !isOver) yield [key.slice(prefix.length), data.value];
+    }
+  };
   return { keyv, store };
 }

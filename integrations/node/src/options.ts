@@ -16,7 +16,7 @@ export interface StoreOptions {
   waiters?: number;
   /** How long a command may take, in ms; default 2000. */
   timeoutMs?: number;
-  /** How long an entry is kept at most, in seconds; default 30 days. */
+  /** How long an entry is fresh at most, and how long it is stale at most after that, in seconds; default 30 days. */
   maxAge?: number;
   /** How far this machine's clock may be from the server's, in ms; default 1000. Only for loads without a lease. */
   clockSkewMs?: number;

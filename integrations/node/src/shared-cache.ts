@@ -1,6 +1,6 @@
 /** The part of the unified cache service that all processes share: entries in the server, and what is told of them. */
 import type { AnyClient } from "./cluster.js";
-import type { Reply } from "./connection.js";
+import type { Argument, Reply } from "./connection.js";
 import { logError } from "./errors.js";
 import { Invalidations, type Listener } from "./invalidations.js";
 import { type Codec, Store, type StoreOptions } from "./store.js";
@@ -51,12 +51,21 @@ export class SharedCache {
   async set(key: string, value: unknown, ttl: number, tags: string[]): Promise<void> {
     const names = [...new Set([...tags, ALL])].map((tag) => this.store.key(tag));
     const options = ["PX", Math.max(1, Math.ceil(ttl)), "TAGS", names.length, ...names];
-    const set = this.store.send(key, "CACHE.SET", this.store.key(key), JSON_CODEC.encode(value), ...options);
-    await Promise.all([set, this.#invalidations.announce(key)]);
+    await this.#change(key, "CACHE.SET", this.store.key(key), JSON_CODEC.encode(value), ...options);
   }
 
   async delete(key: string): Promise<void> {
-    await Promise.all([this.store.send(key, "CACHE.DEL", this.store.key(key)), this.#invalidations.announce(key)]);
+    await this.#change(key, "CACHE.DEL", this.store.key(key));
+  }
+
+  /**
+   * Tells others of a change after the server has it, or may have it: they would read the old value. One connection
+   * keeps the order; in a cluster the message goes another way than the change.
+   */
+  async #change(key: string, command: string, ...args: Argument[]): Promise<void> {
+    const sent = this.store.send(key, command, ...args);
+    if (this.store.servers.isCluster) await sent.catch(() => {});
+    await Promise.all([sent, this.#invalidations.announce(key)]);
   }
 
   /** How many entries the servers hold. */

@@ -48,15 +48,17 @@ export class Store {
     const fetch = [this.key(key), "LEASE", leaseMs, "TOKEN", token, ...this.#counted("WITHTAGS", readerTags)];
     try {
       let reply = (await within(timeoutMs, "CACHE.FETCH", this.send(key, "CACHE.FETCH", ...fetch))) as Reply[];
-      if (String(reply[0]) === "MISS" && Number(reply[3]) === 0 && !this.#waits.isFull) {
+      if (isElsewhere(reply) && this.#waits.mayWait(key)) {
         const wait = (own: Connection) => own.send("CACHE.FETCH", ...fetch, "WAIT", waitMs);
         reply = (await this.#waits.run(this.key(key), (own) =>
           within(waitMs + timeoutMs, "CACHE.FETCH … WAIT", wait(own)),
         )) as Reply[];
+        if (isElsewhere(reply)) this.#waits.inVain(key);
       }
       const [state, value, pttl, granted, tags] = reply as [Reply, Buffer, number, number, Reply[]];
       this.#loads.begin(key, { token: Number(granted), readerTags, since });
       if (String(state) === "MISS") return undefined;
+      this.#waits.seen(key);
       return {
         value: this.#codec.decode(value) as T,
         tags: tags.map((tag) => String(tag).slice(this.#options.prefix.length)),
@@ -80,9 +82,10 @@ export class Store {
     const { leaseMs, timeoutMs, maxAge, onError } = this.#options;
     const load = this.#loads.end(key);
     const readers = (load?.readerTags ?? []).filter((tag) => !tags.includes(tag));
+    let token = load?.token ?? 0;
     try {
       const since = startedAt ?? load?.since ?? Date.now() - leaseMs;
-      const token = load?.token || (await this.#lateLease(key, [...tags, ...readers], since));
+      token ||= await this.#lateLease(key, [...tags, ...readers], since);
       if (token === 0) return false;
       const ms = (time: number, least: number) => Math.max(least, Math.ceil(Math.min(time, maxAge * 1000)));
       const set: Argument[] = [
@@ -99,6 +102,8 @@ export class Store {
       return (await within(timeoutMs, "CACHE.SET", reply)) !== null;
     } catch (error) {
       onError(error);
+      // Or others would wait for what does not come.
+      if (token > 0) this.send(key, "CACHE.RELEASE", this.key(key), token).catch(() => {});
       return false;
     }
   }
@@ -175,6 +180,11 @@ export class Store {
   #names(tags: string[]): string[] {
     return tags.map((tag) => this.key(tag));
   }
+}
+
+/** Whether there is nothing, and another caller loads it. */
+function isElsewhere(reply: Reply[]): boolean {
+  return String(reply[0]) === "MISS" && Number(reply[3]) === 0;
 }
 
 /** Exact as a number: randomInt goes up to 2^48. */

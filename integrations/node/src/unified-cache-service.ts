@@ -13,8 +13,10 @@
  * ```
  */
 import type { AnyClient } from "./cluster.js";
+import type { Listener } from "./invalidations.js";
 import { LocalCache, type LocalCacheOptions } from "./local-cache.js";
 import { ALL, type ConnectOptions, SharedCache } from "./shared-cache.js";
+import { SingleFlight } from "./single-flight.js";
 
 export type { ConnectOptions } from "./shared-cache.js";
 
@@ -25,7 +27,23 @@ export interface UnifiedCacheOptions extends LocalCacheOptions {
 
 export class UnifiedCacheService {
   readonly #local: LocalCache;
-  readonly #loads = new Map<string, Promise<unknown>>();
+  readonly #loads = new SingleFlight();
+  /** What changed is gone from the memory, and a load of it that runs is not for those who ask from now on. */
+  readonly #forget: Listener = {
+    everything: () => {
+      this.#local.clear();
+      this.#loads.overtake.everything();
+    },
+    key: (key) => {
+      this.#local.delete(key);
+      this.#loads.overtake.key(key);
+    },
+    tags: (tags) => {
+      if (tags.includes(ALL)) return this.#forget.everything();
+      this.#local.deleteTagged(tags);
+      this.#loads.overtake.tags(tags);
+    },
+  };
   readonly #timer: NodeJS.Timeout;
   #shared: SharedCache | undefined;
 
@@ -36,12 +54,7 @@ export class UnifiedCacheService {
 
   /** Puts the cache in front of a server. Resolves when the server's invalidations reach this process. */
   async connect(client: AnyClient, options: ConnectOptions = {}): Promise<void> {
-    const local = this.#local;
-    const shared = new SharedCache(client, options, {
-      everything: () => local.clear(),
-      key: (key) => local.delete(key),
-      tags: (tags) => (tags.includes(ALL) ? local.clear() : local.deleteTagged(tags)),
-    });
+    const shared = new SharedCache(client, options, this.#forget);
     await shared.check();
     this.#disconnect();
     this.#shared = shared;
@@ -60,7 +73,7 @@ export class UnifiedCacheService {
   set(key: string, value: unknown, ttl: number, tags: string[] = []): Promise<void> {
     if (ttl <= 0) return this.delete(key);
     // What is being read of the key meanwhile is not kept.
-    this.#local.delete(key);
+    this.#forget.key(key);
     this.#keep(key, value, ttl, tags);
     return this.#tell((shared) => shared.set(key, value, ttl, tags));
   }
@@ -72,28 +85,24 @@ export class UnifiedCacheService {
   getOrLoad<T>(key: string, load: () => Promise<T> | T, ttl: number, tags: string[] = []): Promise<T> {
     const here = this.#local.get<T>(key);
     if (here !== null) return Promise.resolve(here);
-    const running = this.#loads.get(key) as Promise<T> | undefined;
-    if (running) return running;
-    const loading = this.#load(key, load, ttl, tags).finally(() => this.#loads.delete(key));
-    this.#loads.set(key, loading);
-    return loading;
+    return this.#loads.run(key, tags, () => this.#load(key, load, ttl, tags));
   }
 
   /** Removes one entry, in all processes. */
   delete(key: string): Promise<void> {
-    this.#local.delete(key);
+    this.#forget.key(key);
     return this.#tell((shared) => shared.delete(key));
   }
 
   /** Drops all entries with the tag, in all processes. */
   invalidateByTag(tag: string): Promise<void> {
-    this.#local.deleteTagged([tag]);
+    this.#forget.tags([tag]);
     return this.#tell(({ store }) => store.invalidate([tag]));
   }
 
   /** Drops everything in the namespace, in all processes. */
   invalidateAll(): Promise<void> {
-    this.#local.clear();
+    this.#forget.everything();
     return this.#tell(({ store }) => store.invalidate([ALL]));
   }
 
@@ -165,7 +174,7 @@ export class UnifiedCacheService {
   }
 
   #disconnect(): void {
-    this.#local.clear();
+    this.#forget.everything();
     this.#shared?.close();
     this.#shared = undefined;
   }

@@ -2,11 +2,16 @@
 import type { Servers } from "./cluster.js";
 import type { Connection } from "./connection.js";
 
+const MOST_VAIN = 10_000;
+
 export class Waits {
   readonly #servers: Servers;
   readonly #most: number;
   readonly #onError: (error: unknown) => void;
-  readonly #idle: Connection[] = [];
+  /** By their nodes. A lease that was granted on one ends with it, so it is kept. */
+  readonly #idle = new Map<string, Connection[]>();
+  /** The keys that were waited for to no end, until something is seen of them. */
+  readonly #vain = new Set<string>();
   #waiting = 0;
 
   constructor(servers: Servers, most: number, onError: (error: unknown) => void) {
@@ -15,20 +20,30 @@ export class Waits {
     this.#onError = onError;
   }
 
-  get isFull(): boolean {
-    return this.#waiting >= this.#most;
+  /** Not again for what is never stored: Next.js says nothing of renders that fail and responses that it does not keep. */
+  mayWait(key: string): boolean {
+    return this.#waiting < this.#most && !this.#vain.has(key);
+  }
+
+  inVain(key: string): void {
+    this.#vain.add(key);
+    const [oldest] = this.#vain;
+    if (this.#vain.size > MOST_VAIN && oldest !== undefined) this.#vain.delete(oldest);
+  }
+
+  seen(key: string): void {
+    this.#vain.delete(key);
   }
 
   /** Runs a wait for the key on a connection of its own. */
   async run<T>(key: string, use: (connection: Connection) => Promise<T>): Promise<T> {
     this.#waiting++;
+    const idle = this.#idleOn(this.#servers.nodeOf(key));
     let own: Connection | undefined;
     try {
-      own = this.#idle.pop() ?? (await this.#servers.duplicate(key, this.#onError));
+      own = idle.pop() ?? (await this.#servers.duplicate(key, this.#onError));
       const result = await use(own);
-      // Another key may belong to another node.
-      if (this.#servers.isCluster) own.close();
-      else this.#idle.push(own);
+      idle.push(own);
       return result;
     } catch (error) {
       // What it still waits for would hold up its next user.
@@ -40,6 +55,12 @@ export class Waits {
   }
 
   close(): void {
-    for (const own of this.#idle.splice(0)) own.close();
+    for (const idle of this.#idle.values()) for (const own of idle.splice(0)) own.close();
+  }
+
+  #idleOn(node: string): Connection[] {
+    const idle = this.#idle.get(node) ?? [];
+    this.#idle.set(node, idle);
+    return idle;
   }
 }

@@ -108,6 +108,9 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
       await one.set(key, rendered(key));
       expect(await new Response((await waiting)?.value).text()).toBe(key);
     }
+    // A lease ends with its connection: those that waited are still there, beside the client's own.
+    const lists = await Promise.all(nodes.map(async (node) => String(await node.client("LIST"))));
+    expect(lists.map((list) => list.match(/cmd=cache.fetch/gi)?.length)).toEqual([2, 2, 2]);
     await two.updateTags(["t"]);
     for (const key of keys.slice(0, 9)) expect(await one.get(key, [])).toBeUndefined();
   });

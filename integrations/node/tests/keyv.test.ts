@@ -7,6 +7,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { createKeyv, KeyvTagcache } from "../src/keyv.js";
 import { KINDS, type Server, startServer, until } from "./server.js";
 
+async function all(keyv: Keyv<any>): Promise<unknown[]> {
+  const found: unknown[] = [];
+  for await (const entry of keyv.iterator?.(undefined) ?? []) found.push(entry);
+  return found;
+}
+
 let server: Server;
 let redis: Redis;
 beforeAll(async () => {
@@ -62,13 +68,35 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(await store.getMany(["a", "b"])).toEqual([undefined, undefined]);
   });
 
-  test("a value that does not decode is a miss and is reported", async () => {
+  test.each(["\xff{no json", "null", "5"])("a value that does not decode is a miss and is reported: %s", async (raw) => {
     const errors: unknown[] = [];
     const { keyv } = createKeyv(client, { namespace: "shop", onError: (error) => errors.push(error) });
-    await redis.call("CACHE.SET", "shop:a", "\xff{no json");
+    await redis.call("CACHE.SET", "shop:a", raw, "TAGS", 1, "keyv:shop");
+    await keyv.set("b", 1);
     expect(await keyv.get("a")).toBeUndefined();
     expect(await keyv.get(["a"])).toEqual([undefined]);
-    expect(errors).toHaveLength(2);
+    expect(await all(keyv)).toEqual([["b", 1]]);
+    expect(errors).toHaveLength(3);
+  });
+
+  test("the iterator yields the keys as they were given, whatever the namespace", async () => {
+    const keyvs = ["a", "a:b", undefined].map((namespace) => createKeyv(client, { namespace: namespace ?? "" }).keyv);
+    for (const keyv of keyvs) await keyv.set("x:y", keyv.namespace ?? "none");
+    expect(await Promise.all(keyvs.map(all))).toEqual([[["x:y", "a"]], [["x:y", "a:b"]], [["x:y", "none"]]]);
+  });
+
+  test("of several values for one key the last one counts", async () => {
+    const store = new KeyvTagcache(client);
+    const entries = ([[1_000, "1"], [-1, "2"], [90_000, "3"], [1_000, "4"]] as const).map(([ttl, value]) => ({ key: "a", value, ttl }));
+    for (const last of [1, 2, 3, 4]) {
+      await store.setMany(entries.slice(0, last));
+      expect(await store.get("a")).toBe(last === 2 ? undefined : String(last));
+    }
+  });
+
+  test("more keys than a call can have arguments", async () => {
+    const keys = Array.from({ length: 200_000 }, (_, i) => `k${i}`);
+    expect(await new KeyvTagcache(client).getMany(keys)).toHaveLength(keys.length);
   });
 
   test("an error of the server is not a miss", async () => {

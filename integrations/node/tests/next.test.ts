@@ -1,4 +1,7 @@
 /** The cache handlers as Next.js calls them; two of them are two processes. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type CacheEntry, type CacheHandler, incrementalCacheHandler, useCacheHandler } from "../src/next/index.js";
@@ -168,6 +171,42 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
 
+  test("past expire an entry is served to nobody, also while one process renders", async () => {
+    const [a, b] = [await process(), await process()];
+    await a.get("k", []);
+    await a.set("k", Promise.resolve(entry("old", [], { revalidate: 0.01, expire: 0.02 })));
+    await redis.call("CACHE.TOUCH", "next:use:k", "PX", 1, "GRACE", 60_000);
+    await until("it is stale", async () => rendersAgain(await a.get("k", [])));
+    // By Next.js's own rule.
+    const isOver = (found: CacheEntry | undefined) => Date.now() > Number(found?.timestamp) + Number(found?.expire) * 1000;
+    await until("it is past expire", async () => isOver(await b.get("k", [])));
+  });
+
+  test("what was waited for in vain is not waited for again, until it is seen", async () => {
+    const [a, b] = [await process(), await process({ waitMs: 50 })];
+    const commands = async () => {
+      await redis.config("RESETSTAT");
+      expect(await b.get("k", [])).toBeUndefined();
+      return Number(/cmdstat_cache.fetch:calls=(\d+)/i.exec(await redis.info("commandstats"))?.[1]);
+    };
+    await a.get("k", []);
+    expect([await commands(), await commands()]).toEqual([2, 1]);
+    await a.set("k", Promise.resolve(entry("v", ["own"])));
+    expect(await text(await b.get("k", []))).toBe("v");
+    await a.updateTags(["own"]);
+    await a.get("k", []);
+    expect([await commands(), await commands()]).toEqual([2, 1]);
+  });
+
+  test("a write that the server refuses gives its lease up", async () => {
+    const errors: unknown[] = [];
+    const a = await process({ onError: (error) => errors.push(error) });
+    await a.get("k", []);
+    await a.set("k", Promise.resolve(entry("v", Array.from({ length: 1025 }, (_, i) => `t${i}`))));
+    expect(String(errors)).toMatch("tagcache.max-tags-per-entry");
+    await until("the lease is given up", async () => /leases:0/.test(await redis.info("tagcache")));
+  });
+
   test("the server's clock decides when an entry is stale", async () => {
     const a = await process();
     await a.get("k", []);
@@ -277,6 +316,29 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     const found = await b().get("/page", CONTEXT);
     expect(found?.value).toEqual(PAGE);
     expect(found?.cacheControl).toEqual(CONTEXT.cacheControl);
+  });
+
+  test("a page is its build's, data is every build's", async () => {
+    const builds = await Promise.all(["old", "new"].map(async (id) => {
+      const dist = mkdtempSync(join(tmpdir(), "tagcache-build-"));
+      writeFileSync(join(dist, "BUILD_ID"), id);
+      const client = await connect(server.port);
+      const Handler = incrementalCacheHandler({ client, onError: (error) => expect.fail(String(error)) });
+      opened.push(Handler, client, { close: () => rmSync(dist, { recursive: true }) });
+      return new Handler({ serverDistDir: join(dist, "server") });
+    }));
+    const [a, b] = builds as [(typeof builds)[0], (typeof builds)[0]];
+    const value = { kind: "FETCH", data: { body: "b", headers: {}, url: "u" }, revalidate: 900 };
+    await a.get("/page", CONTEXT);
+    await a.set("/page", PAGE, CONTEXT);
+    await a.get("hash", { kind: "FETCH" });
+    await a.set("hash", value, { fetchCache: true, tags: [] });
+    expect((await a.get("/page", CONTEXT))?.value).toEqual(PAGE);
+    expect(await b.get("/page", CONTEXT)).toBeNull();
+    expect((await b.get("hash", { kind: "FETCH" }))?.value).toEqual(value);
+    await b.set("/page", PAGE, CONTEXT);
+    await b.revalidateTag("t");
+    expect(await a.get("/page", CONTEXT)).toBeNull();
   });
 
   test("that a page does not exist is cached", async () => {

@@ -1,6 +1,7 @@
 /** The guide's six tests, alone and in front of a server, and what several processes see of one another. */
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, test } from "vitest";
+import { SharedCache } from "../src/shared-cache.js";
 import { UnifiedCacheService } from "../src/unified-cache-service.js";
 import { KINDS, type Server, startServer, until } from "./server.js";
 
@@ -158,6 +159,24 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await redis.call("CACHE.GET", "cache:k")).toBeNull();
   });
 
+  test.each(["invalidated", "deleted"])("what is %s while it is loaded is loaded anew for later callers", async (how) => {
+    const a = await process(fail, 0);
+    let row = "old";
+    let finish: (() => void) | undefined;
+    const before = a.getOrLoad("k", async () => {
+      const value = row;
+      await new Promise<void>((resolve) => (finish = resolve));
+      return value;
+    }, 60_000, ["t"]);
+    await until("the load has begun", () => finish);
+    row = "new";
+    await (how === "deleted" ? a.delete("k") : a.invalidateByTag("t"));
+    const after = [1, 2].map(() => a.getOrLoad("k", async () => row, 60_000, ["t"]));
+    finish?.();
+    expect(await Promise.all([before, ...after])).toEqual(["old", "new", "new"]);
+    expect(await redis.call("CACHE.GET", "cache:k")).toBe('"new"');
+  });
+
   test("what is set while it is read or loaded stays", async () => {
     const b = await process();
     await redis.call("CACHE.SET", "cache:k", '"old"');
@@ -233,6 +252,32 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
       return a.get("k") === 2;
     });
   });
+});
+
+test("in a cluster other processes are told after the node has a change, also of one that failed", async () => {
+  const sent: string[] = [];
+  const answers: (() => void)[] = [];
+  const client = {
+    callBuffer: (command: string) => {
+      sent.push(command);
+      if (command === "PUBLISH") return Promise.resolve(0);
+      return new Promise((resolve, reject) => answers.push(() => resolve("OK"), () => reject(new Error("lost"))));
+    },
+    isCluster: true,
+    nodes: () => [],
+    slots: [],
+  };
+  const listener = { everything: () => {}, key: () => {}, tags: () => {} };
+  const shared = new SharedCache(client as never, {}, listener);
+  const set = shared.set("k", 1, 60_000, []);
+  const deleted = shared.delete("k");
+  await new Promise(setImmediate);
+  expect(sent).toEqual(["CACHE.SET", "CACHE.DEL"]);
+  answers[0]?.();
+  answers[3]?.();
+  await set;
+  await expect(deleted).rejects.toThrow("lost");
+  expect(sent).toEqual(["CACHE.SET", "CACHE.DEL", "PUBLISH", "PUBLISH"]);
 });
 
 describe("without a server", () => {

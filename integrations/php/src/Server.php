@@ -10,6 +10,9 @@ namespace Tagcache;
  */
 final class Server
 {
+    /** The database to be selected again on the next connection; 0 is there by itself. */
+    private int $database = 0;
+
     public function __construct(private readonly \Redis|\RedisCluster $redis)
     {
     }
@@ -30,7 +33,7 @@ final class Server
             return $this->send($key, $command, ...$arguments);
         } catch (\RedisClusterException) {
             // A raw command follows no redirection. A native one does, and phpredis remembers where it led.
-            $this->redis->exists($key);
+            $this->guarded(fn () => $this->redis->exists($key));
 
             return $this->send($key, $command, ...$arguments);
         }
@@ -84,11 +87,47 @@ final class Server
 
     private function send(array|string|int ...$command): mixed
     {
-        $this->redis->clearLastError();
-        $reply = $this->redis->rawCommand(...array_map(static fn ($part) => \is_array($part) ? $part : (string) $part, $command));
+        $parts = array_map(static fn ($part) => \is_array($part) ? $part : (string) $part, $command);
+
+        return $this->guarded(fn () => $this->redis->rawCommand(...$parts));
+    }
+
+    /** Uses the client. A reply that comes after its time-out would pass for that of the next command: so it is hung up. */
+    private function guarded(\Closure $use): mixed
+    {
+        try {
+            $this->selectAgain();
+            $this->redis->clearLastError();
+            $reply = $use();
+        } catch (\RedisException|\RedisClusterException $e) {
+            $this->hangUp();
+            throw $e;
+        }
         $this->throwLastError();
 
         return $reply;
+    }
+
+    /** phpredis connects anew with the next command, but forgets the database. */
+    private function hangUp(): void
+    {
+        if ($this->redis instanceof \Redis && $this->redis->isConnected()) {
+            $this->database = $this->redis->getDbNum() ?: $this->database;
+        }
+        try {
+            $this->redis->close();
+            $this->selectAgain();
+        } catch (\RedisException) {
+            // The next command tries again, on a connection whose SELECT is not still on its way.
+            $this->redis->close();
+        }
+    }
+
+    private function selectAgain(): void
+    {
+        if ($this->database && $this->redis instanceof \Redis && $this->redis->select($this->database)) {
+            $this->database = 0;
+        }
     }
 
     /**
@@ -111,13 +150,13 @@ final class Server
 
             return;
         }
-        $this->redis->clearLastError();
-        $pipeline = $this->redis->multi(\Redis::PIPELINE);
-        foreach ($commands as $command) {
-            $pipeline->rawCommand(...array_map('strval', $command));
-        }
-        $pipeline->exec();
-        $this->throwLastError();
+        $this->guarded(function () use ($commands): void {
+            $pipeline = $this->redis->multi(\Redis::PIPELINE);
+            foreach ($commands as $command) {
+                $pipeline->rawCommand(...array_map('strval', $command));
+            }
+            $pipeline->exec();
+        });
     }
 
     /** How long a command may block: half the read time-out, after which phpredis takes the connection for dead. */

@@ -6,6 +6,7 @@ namespace Tagcache;
 
 use Symfony\Component\Cache\Adapter\AbstractTagAwareAdapter;
 use Symfony\Component\Cache\CacheItem;
+use Symfony\Component\Cache\Exception\InvalidArgumentException;
 use Symfony\Component\Cache\Marshaller\DefaultMarshaller;
 use Symfony\Component\Cache\Marshaller\MarshallerInterface;
 use Symfony\Component\Cache\Marshaller\TagAwareMarshaller;
@@ -21,6 +22,9 @@ use Symfony\Component\Cache\Marshaller\TagAwareMarshaller;
 class TagcacheAdapter extends AbstractTagAwareAdapter
 {
     use LeaseTrait;
+
+    /** Symfony allows no @ in tags, so no item's own tag is this one. */
+    private const NAMESPACE_TAG = '@';
 
     private readonly Server $server;
     private readonly string $prefix;
@@ -43,8 +47,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         parent::__construct($namespace, $defaultLifetime);
         $this->server = new Server($redis);
         $this->prefix = '' === $namespace ? '' : $namespace.':';
-        // Symfony allows no @ in tags, so no item's tag is this one.
-        $this->namespaceTag = $this->prefix.'@';
+        $this->namespaceTag = $this->prefix.self::NAMESPACE_TAG;
         $this->marshaller = new TagAwareMarshaller($marshaller ?? new DefaultMarshaller());
         $this->setCallbackWrapper(self::compute(...));
     }
@@ -98,6 +101,9 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
     {
         if (!$tags) {
             return false;
+        }
+        if (\in_array(self::NAMESPACE_TAG, $tags, true)) {
+            throw new InvalidArgumentException(sprintf('The tag "%s" is that of all items: use clear().', self::NAMESPACE_TAG));
         }
         try {
             return $this->doInvalidate($this->tagIds($tags));

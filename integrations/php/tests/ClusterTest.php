@@ -96,6 +96,23 @@ final class ClusterTest extends TestCase
         self::assertSame($held, self::hits($pool, $keys));
     }
 
+    public function testReplyThatComesLateIsNoOtherItems(): void
+    {
+        $client = Connection::cluster(0.5);
+        $pool = new TagcacheAdapter($client, 'shop');
+        $pool->save($pool->getItem('a')->set('A'));
+        $pool->save($pool->getItem('b')->set('B'));
+        foreach ($this->redis->_masters() as $node) {
+            $this->redis->rawCommand($node, 'CLIENT', 'PAUSE', '60000', 'WRITE');
+        }
+        self::assertFalse($pool->deleteItem('a'));
+        foreach ($this->redis->_masters() as $node) {
+            $this->redis->rawCommand($node, 'CLIENT', 'UNPAUSE');
+        }
+        self::assertSame('B', $pool->getItem('b')->get());
+        self::assertFalse($pool->hasItem('none'));
+    }
+
     public function testASlotThatMovedIsFound(): void
     {
         $server = new Server(Connection::cluster());

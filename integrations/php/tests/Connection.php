@@ -16,10 +16,10 @@ final class Connection
     }
 
     /** The cluster of three primaries that it starts too. */
-    public static function cluster(): \RedisCluster
+    public static function cluster(float $readTimeout = 5): \RedisCluster
     {
         $ports = explode(' ', trim(getenv('TAGCACHE_CLUSTER_PORTS')));
 
-        return new \RedisCluster(null, array_map(static fn (string $port) => '127.0.0.1:'.$port, $ports), 5, 5);
+        return new \RedisCluster(null, array_map(static fn (string $port) => '127.0.0.1:'.$port, $ports), 5, $readTimeout);
     }
 }

@@ -35,6 +35,26 @@ final class ExampleCacheTest extends TestCase
         throw new \LogicException('it is not to be loaded');
     }
 
+    public function testReplyThatComesLateIsNoOtherKeys(): void
+    {
+        $client = Connection::open();
+        $client->select(1);
+        $cache = new Cache($client, 'shop:');
+        $cache->set('a', 'A', 60_000);
+        $client->setOption(\Redis::OPT_READ_TIMEOUT, 0.1);
+        $this->redis->rawCommand('CLIENT', 'PAUSE', '60000', 'WRITE');
+        try {
+            $cache->invalidate(['tenant:7']);
+            self::fail('it is not to be answered');
+        } catch (\RedisException) {
+        }
+        $this->redis->rawCommand('CLIENT', 'UNPAUSE');
+        $client->setOption(\Redis::OPT_READ_TIMEOUT, 10);
+        self::assertSame('A', $cache->get('a'));
+        self::assertNull($cache->get('none'));
+        self::assertSame(1, $client->getDbNum());
+    }
+
     public function testOneCallerLoadsAndAnotherProcessWaitsForItsValue(): void
     {
         $code = 'require $argv[1]; $redis = new Redis(); $redis->connect("127.0.0.1", (int) getenv("TAGCACHE_PORT"));'

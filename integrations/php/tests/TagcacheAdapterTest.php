@@ -236,6 +236,48 @@ final class TagcacheAdapterTest extends TestCase
         self::assertStringContainsString('WRONGTYPE', end($logger->messages));
     }
 
+    /** @dataProvider commandsThatTimeOut */
+    public function testReplyThatComesLateIsNoOtherItems(callable $use): void
+    {
+        $client = Connection::open();
+        $client->select(1);
+        $pool = new TagcacheAdapter($client, 'shop');
+        $pool->setLogger($logger = $this->logger());
+        $pool->save($pool->getItem('a')->set('A'));
+        $pool->save($pool->getItem('b')->set('B'));
+        $pool->saveDeferred($pool->getItem('c')->set('C'));
+        $pool->saveDeferred($pool->getItem('d')->set('D'));
+        $client->setOption(\Redis::OPT_READ_TIMEOUT, 0.1);
+        $this->redis->rawCommand('CLIENT', 'PAUSE', '60000', 'WRITE');
+        $use($pool);
+        $this->redis->rawCommand('CLIENT', 'UNPAUSE');
+        self::assertNotSame([], $logger->messages);
+        $client->setOption(\Redis::OPT_READ_TIMEOUT, 10);
+        self::assertSame('B', $pool->getItem('b')->get());
+        self::assertFalse($pool->hasItem('none'));
+        self::assertSame(1, $client->getDbNum());
+    }
+
+    public static function commandsThatTimeOut(): array
+    {
+        return [
+            'one command' => [static fn (TagcacheAdapter $pool) => $pool->deleteItem('a')],
+            'a pipeline' => [static fn (TagcacheAdapter $pool) => $pool->commit()],
+        ];
+    }
+
+    public function testTagOfAllItemsIsRefused(): void
+    {
+        $pool = $this->pool();
+        $pool->save($pool->getItem('k')->set(1));
+        try {
+            $pool->invalidateTags(['t', '@']);
+            self::fail('It is invalidated.');
+        } catch (InvalidArgumentException) {
+            self::assertTrue($pool->hasItem('k'));
+        }
+    }
+
     public function testOptionsOfTheClientDoNotReachTheEntries(): void
     {
         $redis = Connection::open();

@@ -5,7 +5,9 @@ redis-py sends a command to the node of its keys by itself; what names keys of s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 import redis.asyncio.cluster
@@ -56,10 +58,20 @@ def node_of(client: Any, key: str | bytes) -> Any:
 
 def socket_timeout(client: Any) -> Any:
     """Seconds after which redis-py takes a connection for dead."""
-    if isinstance(client, redis.asyncio.cluster.RedisCluster):
-        return client.connection_kwargs.get("socket_timeout")
-    if isinstance(client, RedisCluster):
-        return client.nodes_manager.connection_kwargs.get("socket_timeout")
     if hasattr(client, "socket_timeout"):
         return client.socket_timeout
-    return client.connection_pool.connection_kwargs.get("socket_timeout")
+    connection: type
+    if isinstance(client, redis.asyncio.cluster.RedisCluster):
+        connection, options = redis.asyncio.Connection, client.connection_kwargs
+    elif isinstance(client, RedisCluster):
+        connection, options = redis.Connection, client.nodes_manager.connection_kwargs
+    else:
+        connection, options = client.connection_pool.connection_class, client.connection_pool.connection_kwargs
+    return options.get("socket_timeout", _default_socket_timeout(connection))
+
+
+@cache
+def _default_socket_timeout(connection: type) -> Any:
+    """None until redis-py 7, 5 s since: a pool that is made from a URL does not name it."""
+    parameters = (inspect.signature(base).parameters for base in connection.__mro__)
+    return next((known["socket_timeout"].default for known in parameters if "socket_timeout" in known), None)

@@ -87,4 +87,6 @@ class TagcacheCache(RedisCache):
         """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
         return int(self._cache.invalidate_tags(tags))
 
-    aadd, aset, aset_many, aincr, ainvalidate_tags = map(_in_thread, "add set set_many incr invalidate_tags".split())
+    # adecr_version and adecr call these. Django's own aincr_version stores the value anew, without its tags.
+    aadd, aset, aset_many, aincr = map(_in_thread, "add set set_many incr".split())
+    aincr_version, ainvalidate_tags = map(_in_thread, "incr_version invalidate_tags".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import index
 from typing import Any
 
 import redis
@@ -57,8 +58,11 @@ class TagcacheClient(RedisCacheClient):
             return default
 
     def tags(self, tags: Tags) -> list[str]:
-        """With the prefix before each."""
-        return [f"{self._tag_prefix}{tag}" for tag in listed(tags)]
+        """With the prefix before each. Anything but strings is an error: a list of tags in place of a tag would be one."""
+        names = listed(tags)
+        if not all(isinstance(tag, str) for tag in names):
+            raise TypeError(f"each tag must be a string: {names!r}")
+        return [f"{self._tag_prefix}{tag}" for tag in names]
 
     def add(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> bool:
         data = self._serializer.dumps(value)
@@ -99,7 +103,7 @@ class TagcacheClient(RedisCacheClient):
             if data is None:
                 raise ValueError(f"Key '{key}' not found.")
             try:
-                changed = int(data) + delta
+                changed = int(data) + index(delta)
             except ValueError:
                 raise redis.ResponseError("value is not an integer or out of range") from None
             pipeline.multi()

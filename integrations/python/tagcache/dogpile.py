@@ -25,7 +25,7 @@ from dogpile.cache.backends.redis import RedisBackend
 from redis.cluster import RedisCluster
 
 from .cluster import call_all, socket_timeout, together
-from .command import Argument, call, explaining, fetched, logger, milliseconds, new_token, tags_option
+from .command import Argument, call, explaining, fetched, listed, logger, milliseconds, new_token, tags_option
 
 _tags: ContextVar[tuple[str, ...]] = ContextVar("tagcache_tags", default=())
 
@@ -107,7 +107,7 @@ class TagcacheBackend(RedisBackend):
             # Refused, which is no error, if one of the tags was invalidated while the creator ran.
             self.leases.pop(key, None)
             lease = ("LEASE", token)
-        tags = (*_tags.get(), *self._key_tags(key))
+        tags = (*_tags.get(), *listed(self._key_tags(key)))
         return ("CACHE.SET", key, value, *expiry, *lease, *tags_option(tags))
 
     def delete(self, key: str) -> None:

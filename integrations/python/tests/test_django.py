@@ -52,6 +52,15 @@ def test_incr_version_keeps_tags(cache):
     assert cache.invalidate_tags("t") == 1
 
 
+def test_async_version_changes_keep_tags(cache):
+    async def change():
+        await cache.aset("k", 1, tags=["t"])
+        return [await cache.aincr_version("k"), await cache.adecr_version("k", version=2)]
+
+    assert asyncio.run(change()) == [2, 1]
+    assert cache.invalidate_tags("t") == 1
+
+
 def test_clear_leaves_other_types(cache, client):
     client.set("session", "x")
     cache.set("k", 1)
@@ -96,6 +105,21 @@ def test_server_errors_are_raised(cache, client):
 def test_one_string_in_place_of_tags_is_refused(cache):
     with pytest.raises(TypeError, match="list"):
         cache.set("k", 1, tags="tenant")
+
+
+@pytest.mark.parametrize("tag", [b"tenant", ["a", "b"], None])
+def test_tag_that_is_no_string_is_refused(cache, tag):
+    with pytest.raises(TypeError, match="string"):
+        cache.set("k", 1, tags=[tag])
+    with pytest.raises(TypeError, match="string"):
+        cache.invalidate_tags(tag)
+
+
+def test_incr_by_a_fraction_is_refused_and_changes_nothing(cache):
+    cache.set("n", 5)
+    with pytest.raises(TypeError):
+        cache.incr("n", 1.5)
+    assert cache.get("n") == 5
 
 
 def test_error_names_the_fix_where_the_module_is_missing():

@@ -42,6 +42,11 @@ def test_function_gives_tags_by_key(client):
     assert region.actual_backend.invalidate_tags("user") == 2
 
 
+def test_one_string_in_place_of_tags_is_refused(client):
+    with pytest.raises(TypeError, match="list"):
+        region_of(key_tags=lambda key: "user").set("k", 1)
+
+
 def test_value_read_before_an_invalidation_is_not_cached(region):
     def create():
         region.actual_backend.invalidate_tags("t")

@@ -116,11 +116,19 @@ def test_caller_loads_without_caching_when_its_wait_is_over(client):
     assert state(client, "k") == b"MISS"
 
 
-def test_wait_longer_than_the_socket_timeout_ends_with_the_value(client):
+class ImpatientConnection(redis.Connection):
+    """As redis-py 8's, whose time-out a pool that is made from a URL does not name."""
+
+    def __init__(self, socket_timeout=1, **options):
+        super().__init__(socket_timeout=socket_timeout, **options)
+
+
+@pytest.mark.parametrize("timeout", [{"socket_timeout": 1}, {"connection_class": ImpatientConnection}])
+def test_wait_longer_than_the_socket_timeout_ends_with_the_value(client, timeout):
     token = grant(client, "k")
     # Without retries, which would hide that the connection was given up.
-    options = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
-    impatient = redis.Redis(host="127.0.0.1", port=int(os.environ["TAGCACHE_PORT"]), **options)
+    options = {"retry": Retry(NoBackoff(), 0), **timeout}
+    impatient = redis.Redis.from_url(f"redis://127.0.0.1:{os.environ['TAGCACHE_PORT']}", **options)
     writer = threading.Timer(1.2, call, (client, "CACHE.SET", "k", "theirs", "LEASE", token))
     writer.start()
     assert get_or_load(impatient, "k", lambda: pytest.fail("loads"), ttl=60) == b"theirs"

@@ -9,6 +9,8 @@
  * export default incrementalCacheHandler({ client: new Redis(process.env.REDIS_URL) });
  * ```
  */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { type Found, Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 import { REFRESHING } from "./use-cache.js";
@@ -53,7 +55,7 @@ export interface IncrementalHandler {
 }
 
 export interface IncrementalHandlerClass {
-  new (context?: unknown): IncrementalHandler;
+  new (context?: { serverDistDir?: string | undefined }): IncrementalHandler;
   /** Closes the connections that the handlers opened beside the client. Next.js does not call it. */
   close(): void;
 }
@@ -66,8 +68,14 @@ const YEAR = 365 * 24 * 60 * 60;
 /** Keys and tags begin with `next:isr:` unless the options say otherwise. */
 export function incrementalCacheHandler(options: StoreOptions): IncrementalHandlerClass {
   const store = new Store({ prefix: "next:isr:", ...options });
+  // Not known before the build has its name.
+  let build = "";
 
   return class TagcacheIncrementalHandler implements IncrementalHandler {
+    constructor(context?: { serverDistDir?: string | undefined }) {
+      build ||= buildIn(context?.serverDistDir);
+    }
+
     static close(): void {
       store.close();
     }
@@ -75,7 +83,7 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
     async get(key: string, context: Context = {}): Promise<IncrementalEntry | null> {
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
-      const found = await store.read<IncrementalEntry>(key, short(readers));
+      const found = await store.read<IncrementalEntry>(nameOf(key, context.kind), short(readers));
       return found ? shown(found, context) : null;
     }
 
@@ -86,7 +94,7 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
       const stored: IncrementalEntry = { value, lastModified: Date.now(), cacheControl: control };
       const expire = control.expire ?? YEAR;
       const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
-      await store.write(key, stored, short([...new Set(tags.filter(Boolean))]), life);
+      await store.write(nameOf(key, context.fetchCache ? "FETCH" : value?.kind), stored, short([...new Set(tags.filter(Boolean))]), life);
     }
 
     async revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void> {
@@ -95,6 +103,20 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
 
     resetRequestCache(): void {}
   };
+
+  /** Fetched data and images are every build's; a page names its build's files, and its code made it. */
+  function nameOf(key: string, kind: string | undefined): string {
+    return kind === "FETCH" || kind === "IMAGE" ? key : `${build}${key}`;
+  }
+}
+
+/** The build whose pages these are, with a colon; nothing where there is none, as in development. */
+function buildIn(serverDistDir = ""): string {
+  try {
+    return `${readFileSync(join(serverDistDir, "..", "BUILD_ID"), "utf8").trim()}:`;
+  } catch {
+    return "";
+  }
 }
 
 function seconds(revalidate: number | false | undefined): number {

@@ -80,8 +80,10 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       // entry that always is, the others one that is not yet: theirs would be the same render again. It is the server
       // that decides, whatever this machine's clock says.
       const past = Date.now() > entry.timestamp + entry.revalidate * 1000;
+      const isOver = Date.now() > entry.timestamp + entry.expire * 1000;
       if (found.state === "refresh") entry.revalidate = -1;
-      else if (found.state === "stale" || past) Object.assign(entry, { timestamp: Date.now(), revalidate: REFRESHING });
+      // Past `expire` Next.js serves it to nobody, and renders.
+      else if ((found.state === "stale" || past) && !isOver) Object.assign(entry, { timestamp: Date.now(), revalidate: REFRESHING });
       return { ...entry, tags: found.tags, value: new Response(bytes as BodyInit).body as ReadableStream<Uint8Array> };
     },
 
