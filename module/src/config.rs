@@ -1,54 +1,12 @@
 //! The settings: names, defaults, ranges.
 
-/// Values of all settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Config {
-    pub(crate) default_ttl_ms: u64,
-    pub(crate) top_keys: u32,
-    pub(crate) max_tag_bytes: u32,
-    pub(crate) max_tags_per_entry: u32,
-    pub(crate) reclaim_budget_us: u64,
-    pub(crate) reclaim_inline: u32,
-    pub(crate) lease_max_ms: u64,
-    pub(crate) lease_orphan_ms: u64,
-    pub(crate) after_restart: AfterRestart,
-}
-
-/// What a primary does with entries of the RDB file that it starts from, which may lack the last invalidations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AfterRestart {
-    Keep,
-    Drop,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let mut config = Self {
-            default_ttl_ms: 0,
-            top_keys: 0,
-            max_tag_bytes: 0,
-            max_tags_per_entry: 0,
-            reclaim_budget_us: 0,
-            reclaim_inline: 0,
-            lease_max_ms: 0,
-            lease_orphan_ms: 0,
-            after_restart: AfterRestart::Keep,
-        };
-        for setting in &SETTINGS {
-            (setting.set)(&mut config, setting.default);
-        }
-        config
-    }
-}
-
 /// One setting: the server shows it as `tagcache.<name>`.
 #[derive(Debug)]
 pub(crate) struct Setting {
     pub(crate) name: &'static std::ffi::CStr,
-    pub(crate) default: i64,
     pub(crate) min: i64,
     pub(crate) max: i64,
-    /// Names for the numbers from `min` to `max`, where it is set by name.
+    /// Names of the numbers from 0 on, where it is set by name.
     pub(crate) words: &'static [&'static std::ffi::CStr],
     pub(crate) get: fn(&Config) -> i64,
     pub(crate) set: fn(&mut Config, i64),
@@ -63,7 +21,7 @@ impl Setting {
         }
         let mut words = self.words.iter();
         let at = words.position(|word| word.to_bytes().eq_ignore_ascii_case(value))?;
-        Some(self.min + at as i64)
+        Some(at as i64)
     }
 
     /// What may be given, in words.
@@ -76,95 +34,53 @@ impl Setting {
     }
 }
 
-/// All settings.
-pub(crate) static SETTINGS: [Setting; 9] = [
-    Setting {
-        name: c"default-ttl-ms",
-        default: 0,
-        min: 0,
-        max: 1 << 47,
-        words: &[],
-        get: |c| c.default_ttl_ms as i64,
-        set: |c, v| c.default_ttl_ms = v as u64,
-    },
-    Setting {
-        name: c"top-keys",
-        default: 200,
-        min: 1,
-        max: 10_000,
-        words: &[],
-        get: |c| c.top_keys.into(),
-        set: |c, v| c.top_keys = v as u32,
-    },
-    Setting {
-        name: c"max-tag-bytes",
-        default: 512,
-        min: 1,
-        max: 65_536,
-        words: &[],
-        get: |c| c.max_tag_bytes.into(),
-        set: |c, v| c.max_tag_bytes = v as u32,
-    },
-    Setting {
-        name: c"max-tags-per-entry",
-        default: 1_024,
-        min: 1,
-        max: 16_384,
-        words: &[],
-        get: |c| c.max_tags_per_entry.into(),
-        set: |c, v| c.max_tags_per_entry = v as u32,
-    },
-    Setting {
-        name: c"reclaim-budget-us",
-        default: 1_000,
-        min: 50,
-        max: 100_000,
-        words: &[],
-        get: |c| c.reclaim_budget_us as i64,
-        set: |c, v| c.reclaim_budget_us = v as u64,
-    },
-    Setting {
-        name: c"reclaim-inline",
-        default: 128,
-        min: 0,
-        max: 100_000,
-        words: &[],
-        get: |c| c.reclaim_inline.into(),
-        set: |c, v| c.reclaim_inline = v as u32,
-    },
-    Setting {
-        name: c"lease-max-ms",
-        default: 60_000,
-        min: 1,
-        max: 3_600_000,
-        words: &[],
-        get: |c| c.lease_max_ms as i64,
-        set: |c, v| c.lease_max_ms = v as u64,
-    },
-    Setting {
-        name: c"lease-orphan-ms",
-        default: 1_000,
-        min: 0,
-        max: 3_600_000,
-        words: &[],
-        get: |c| c.lease_orphan_ms as i64,
-        set: |c, v| c.lease_orphan_ms = v as u64,
-    },
-    Setting {
-        name: c"after-restart",
-        default: 0,
-        min: 0,
-        max: 1,
-        words: &[c"keep", c"drop"],
-        get: |c| c.after_restart as i64,
-        set: |c, v| {
-            c.after_restart = match v {
-                0 => AfterRestart::Keep,
-                _ => AfterRestart::Drop,
-            };
-        },
-    },
-];
+/// Makes [`Config`], its default, and [`SETTINGS`] from a row for each setting: field and type, name, default, range, and
+/// the names of the range's numbers, where it is set by name.
+macro_rules! settings {
+    ($($field:ident: $type:ty = $name:literal, $default:literal, $min:literal to $max:expr $(, $word:literal)*;)+) => {
+        /// Values of all settings.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct Config {
+            $(pub(crate) $field: $type,)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+
+        /// All settings.
+        #[allow(clippy::cast_lossless, reason = "some of the types are wider")]
+        pub(crate) static SETTINGS: &[Setting] = &[$(Setting {
+            name: $name,
+            min: $min,
+            max: $max,
+            words: &[$($word),*],
+            get: |config| config.$field as i64,
+            set: |config, value| config.$field = value as $type,
+        },)+];
+    };
+}
+
+settings! {
+    default_ttl_ms: u64 = c"default-ttl-ms", 0, 0 to 1 << 47;
+    top_keys: u64 = c"top-keys", 200, 1 to 10_000;
+    max_tag_bytes: u32 = c"max-tag-bytes", 512, 1 to 65_536;
+    max_tags_per_entry: u32 = c"max-tags-per-entry", 1_024, 1 to 16_384;
+    reclaim_budget_us: u64 = c"reclaim-budget-us", 1_000, 50 to 100_000;
+    reclaim_inline: u64 = c"reclaim-inline", 128, 0 to 100_000;
+    lease_max_ms: u64 = c"lease-max-ms", 60_000, 1 to 3_600_000;
+    lease_orphan_ms: u64 = c"lease-orphan-ms", 1_000, 0 to 3_600_000;
+    after_restart: u8 = c"after-restart", 0, 0 to 1, c"keep", c"drop";
+}
+
+impl Config {
+    /// Whether a primary drops the entries of the RDB file that it starts from, which may lack the last invalidations.
+    pub(crate) const fn drops_after_restart(&self) -> bool {
+        self.after_restart == 1
+    }
+}
 
 /// The settings given as module arguments, `name value` pairs, with or without `tagcache.` before the name. The
 /// message of an error says what would be right.
@@ -213,16 +129,15 @@ mod tests {
         assert!(refused(&[b"reclaim-budget-us", b"x"]).contains("integer"));
         assert!(refused(&[b"reclaim-budget-us"]).contains("no value"));
         let dropping = from_args(&[b"after-restart", b"Drop"]).expect("good");
-        assert_eq!(dropping.after_restart, AfterRestart::Drop);
+        assert!(dropping.drops_after_restart() && !config.drops_after_restart());
         assert!(refused(&[b"after-restart", b"1"]).contains("must be keep or drop, not '1'"));
         assert!(refused(&[b"nonsense", b"1"]).contains("known are: default-ttl-ms"));
     }
 
     #[test]
     fn every_default_lies_in_its_range() {
-        for setting in &SETTINGS {
-            assert!((setting.min..=setting.max).contains(&setting.default));
-            assert_eq!((setting.get)(&Config::default()), setting.default);
+        for setting in SETTINGS {
+            assert!((setting.min..=setting.max).contains(&(setting.get)(&Config::default())));
         }
     }
 }

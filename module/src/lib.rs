@@ -28,7 +28,7 @@ use commands::{
     clock, del, fetch, get, hits, hold, inspect, invalidate, mset, replay, retag, set, stats,
     taginfo, tagscan, tagtop, top, touch,
 };
-use redis::{Command, Keys, command};
+use redis::{Command, Keys, Use, command};
 
 /// The first argument is a key.
 const ONE: Keys = Keys::Range(1, 1, 1);
@@ -53,152 +53,94 @@ const SCAN: Option<&CStr> =
 #[rustfmt::skip]
 #[allow(unsafe_code, reason = "each row is a C function, made by `command!`")]
 static COMMANDS: &[Command] = &[
-    command! {
-        name: c"cache.set", run: set::set, flags: c"write deny-oom", arity: -3, keys: ONE, uses: Write, tips: None,
+    command! { run: set::set, name: c"cache.set", flags: c"write deny-oom", arity: -3, keys: ONE, uses: Use::Write, tips: None,
         syntax: "key value [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] [GRACE milliseconds] [NX | XX] [LEASE token] [TAGS count tag [tag ...] | KEEPTAGS]",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Stores a value with tags and a time to live.",
-    },
-    command! {
-        name: c"cache.mset", run: mset::mset, flags: c"write deny-oom getkeys-api", arity: -4, keys: NUMBERED_PAIRS, uses: Write, tips: None,
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Stores a value with tags and a time to live." },
+    command! { run: mset::mset, name: c"cache.mset", flags: c"write deny-oom getkeys-api", arity: -4, keys: NUMBERED_PAIRS, uses: Use::Write, tips: None,
         syntax: "numkeys key value [key value ...] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds] [GRACE milliseconds] [NX | XX] [TAGS count tag [tag ...]]",
-        since: c"0.2.0", complexity: c"O(keys * tags)", summary: c"Stores values with one list of tags and one time to live.",
-    },
-    command! {
-        name: c"cache.retag", run: retag::retag, flags: c"write deny-oom fast", arity: -4, keys: ONE, uses: Change, tips: None,
+        since: c"0.2.0", complexity: c"O(keys * tags)", summary: c"Stores values with one list of tags and one time to live." },
+    command! { run: retag::retag, name: c"cache.retag", flags: c"write deny-oom fast", arity: -4, keys: ONE, uses: Use::Change, tips: None,
         syntax: "key TAGS count [tag [tag ...]]",
-        since: c"0.2.0", complexity: c"O(tags)", summary: c"Gives an entry other tags.",
-    },
-    command! {
-        name: c"cache.get", run: get::get, flags: c"readonly fast", arity: 2, keys: ONE, uses: Read, tips: None,
+        since: c"0.2.0", complexity: c"O(tags)", summary: c"Gives an entry other tags." },
+    command! { run: get::get, name: c"cache.get", flags: c"readonly fast", arity: 2, keys: ONE, uses: Use::Read, tips: None,
         syntax: "key",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Returns the value of a fresh entry.",
-    },
-    command! {
-        name: c"cache.mget", run: get::mget, flags: c"readonly fast", arity: -2, keys: ALL, uses: Read, tips: MULTI,
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Returns the value of a fresh entry." },
+    command! { run: get::mget, name: c"cache.mget", flags: c"readonly fast", arity: -2, keys: ALL, uses: Use::Read, tips: MULTI,
         syntax: "key [key ...]",
-        since: c"0.1.0", complexity: c"O(keys)", summary: c"Returns the values of fresh entries.",
-    },
-    command! {
-        name: c"cache.exists", run: get::exists, flags: c"readonly fast", arity: -2, keys: ALL, uses: Read, tips: MULTI_SUM,
+        since: c"0.1.0", complexity: c"O(keys)", summary: c"Returns the values of fresh entries." },
+    command! { run: get::exists, name: c"cache.exists", flags: c"readonly fast", arity: -2, keys: ALL, uses: Use::Read, tips: MULTI_SUM,
         syntax: "key [key ...]",
-        since: c"0.2.0", complexity: c"O(keys)", summary: c"Counts the keys that hold fresh entries.",
-    },
-    command! {
-        name: c"cache.mfetch", run: fetch::mfetch, flags: c"readonly fast", arity: -2, keys: ALL, uses: Read, tips: MULTI,
+        since: c"0.2.0", complexity: c"O(keys)", summary: c"Counts the keys that hold fresh entries." },
+    command! { run: fetch::mfetch, name: c"cache.mfetch", flags: c"readonly fast", arity: -2, keys: ALL, uses: Use::Read, tips: MULTI,
         syntax: "key [key ...]",
-        since: c"0.2.0", complexity: c"O(keys + tags)", summary: c"Returns values, fresh or stale, with their tags.",
-    },
-    command! {
-        name: c"cache.fetch", run: fetch::fetch, flags: c"readonly blocking", arity: -2, keys: ONE, uses: Read, tips: None,
+        since: c"0.2.0", complexity: c"O(keys + tags)", summary: c"Returns values, fresh or stale, with their tags." },
+    command! { run: fetch::fetch, name: c"cache.fetch", flags: c"readonly blocking", arity: -2, keys: ONE, uses: Use::Read, tips: None,
         syntax: "key [LEASE milliseconds [TOKEN n] [EARLY]] [WAIT milliseconds] [WITHTAGS count tag [tag ...]]",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns a value, fresh or stale, or the right to load it.",
-    },
-    command! {
-        name: c"cache.release", run: fetch::release, flags: c"write fast", arity: 3, keys: ONE, uses: Change, tips: None,
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns a value, fresh or stale, or the right to load it." },
+    command! { run: fetch::release, name: c"cache.release", flags: c"write fast", arity: 3, keys: ONE, uses: Use::Change, tips: None,
         syntax: "key token",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Gives back the right to load a value.",
-    },
-    command! {
-        name: c"cache.del", run: del::del, flags: c"write", arity: -2, keys: ALL, uses: Remove, tips: MULTI_SUM,
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Gives back the right to load a value." },
+    command! { run: del::del, name: c"cache.del", flags: c"write", arity: -2, keys: ALL, uses: Use::Remove, tips: MULTI_SUM,
         syntax: "key [key ...]",
-        since: c"0.1.0", complexity: c"O(keys + tags)", summary: c"Removes entries.",
-    },
-    command! {
-        name: c"cache.getdel", run: del::getdel, flags: c"write fast", arity: 2, keys: ONE, uses: Take, tips: None,
+        since: c"0.1.0", complexity: c"O(keys + tags)", summary: c"Removes entries." },
+    command! { run: del::getdel, name: c"cache.getdel", flags: c"write fast", arity: 2, keys: ONE, uses: Use::Take, tips: None,
         syntax: "key",
-        since: c"0.2.0", complexity: c"O(tags)", summary: c"Returns the value of a fresh entry and removes the entry.",
-    },
-    command! {
-        name: c"cache.touch", run: touch::touch, flags: c"write fast", arity: -3, keys: ONE, uses: Change, tips: None,
+        since: c"0.2.0", complexity: c"O(tags)", summary: c"Returns the value of a fresh entry and removes the entry." },
+    command! { run: touch::touch, name: c"cache.touch", flags: c"write fast", arity: -3, keys: ONE, uses: Use::Change, tips: None,
         syntax: "key <EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | PERSIST> [GRACE milliseconds]",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Changes when an entry expires.",
-    },
-    command! {
-        name: c"cache.invalidate", run: invalidate::invalidate, flags: c"write fast", arity: -2, keys: Keys::None, uses: Nothing, tips: ALL_SUM,
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Changes when an entry expires." },
+    command! { run: invalidate::invalidate, name: c"cache.invalidate", flags: c"write fast", arity: -2, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUM,
         syntax: "tag [tag ...]",
-        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Drops all entries that carry one of the tags.",
-    },
-    command! {
-        name: c"cache.revalidate", run: invalidate::revalidate, flags: c"write fast", arity: -2, keys: Keys::None, uses: Nothing, tips: ALL_SUM,
+        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Drops all entries that carry one of the tags." },
+    command! { run: invalidate::revalidate, name: c"cache.revalidate", flags: c"write fast", arity: -2, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUM,
         syntax: "tag [tag ...]",
-        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Makes all entries that carry one of the tags stale.",
-    },
-    command! {
-        name: c"cache.invalidatewhere", run: invalidate::invalidatewhere, flags: c"write", arity: -4, keys: Keys::None, uses: Nothing, tips: ALL_SUM,
+        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Makes all entries that carry one of the tags stale." },
+    command! { run: invalidate::invalidatewhere, name: c"cache.invalidatewhere", flags: c"write", arity: -4, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUM,
         syntax: "[ALL count tag [tag ...]] [ANY count tag [tag ...]] [NONE count tag [tag ...]] [SOFT [GRACE milliseconds]] [DRYRUN]",
-        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Drops the entries that a condition on their tags selects.",
-    },
-    command! {
-        name: c"cache.hold", run: hold::hold, flags: c"write fast", arity: -3, keys: Keys::None, uses: Nothing, tips: ALL_SUCCEED,
+        since: c"0.1.0", complexity: c"O(tags given + entries / 64)", summary: c"Drops the entries that a condition on their tags selects." },
+    command! { run: hold::hold, name: c"cache.hold", flags: c"write fast", arity: -3, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUCCEED,
         syntax: "milliseconds tag [tag ...]",
-        since: c"0.2.0", complexity: c"O(tags)", summary: c"Bounds the life of what is stored with the tags for a while.",
-    },
-    command! {
-        name: c"cache.flush", run: invalidate::flush, flags: c"write admin", arity: -1, keys: Keys::None, uses: Nothing, tips: ALL_SUM,
+        since: c"0.2.0", complexity: c"O(tags)", summary: c"Bounds the life of what is stored with the tags for a while." },
+    command! { run: invalidate::flush, name: c"cache.flush", flags: c"write admin", arity: -1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUM,
         syntax: "",
-        since: c"0.1.0", complexity: c"O(entries / 64)", summary: c"Drops all entries of the database.",
-    },
-    command! {
-        name: c"cache.inspect", run: inspect::inspect, flags: c"readonly fast", arity: 2, keys: ONE, uses: Read, tips: None,
+        since: c"0.1.0", complexity: c"O(entries / 64)", summary: c"Drops all entries of the database." },
+    command! { run: inspect::inspect, name: c"cache.inspect", flags: c"readonly fast", arity: 2, keys: ONE, uses: Use::Read, tips: None,
         syntax: "key",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns what is known about an entry.",
-    },
-    command! {
-        name: c"cache.top", run: top::top, flags: c"readonly admin", arity: -1, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns what is known about an entry." },
+    command! { run: top::top, name: c"cache.top", flags: c"readonly admin", arity: -1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "[count]",
-        since: c"0.1.0", complexity: c"O(entries / 256)", summary: c"Returns the entries with the most hits.",
-    },
-    command! {
-        name: c"cache.hits", run: hits::hits, flags: c"write fast", arity: -3, keys: PAIRS, uses: Change, tips: MULTI_SUM,
+        since: c"0.1.0", complexity: c"O(entries / 256)", summary: c"Returns the entries with the most hits." },
+    command! { run: hits::hits, name: c"cache.hits", flags: c"write fast", arity: -3, keys: PAIRS, uses: Use::Change, tips: MULTI_SUM,
         syntax: "key n [key n ...]",
-        since: c"0.1.0", complexity: c"O(keys)", summary: c"Adds hits that were served elsewhere.",
-    },
-    command! {
-        name: c"cache.tagtop", run: tagtop::tagtop, flags: c"readonly admin blocking", arity: -1, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.1.0", complexity: c"O(keys)", summary: c"Adds hits that were served elsewhere." },
+    command! { run: tagtop::tagtop, name: c"cache.tagtop", flags: c"readonly admin blocking", arity: -1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "[BY <ENTRIES | BYTES>] [LIMIT n]",
-        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns the largest tags.",
-    },
-    command! {
-        name: c"cache.taginfo", run: taginfo::taginfo, flags: c"readonly fast", arity: 2, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns the largest tags." },
+    command! { run: taginfo::taginfo, name: c"cache.taginfo", flags: c"readonly fast", arity: 2, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "tag",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Returns what is known about a tag.",
-    },
-    command! {
-        name: c"cache.tagtimes", run: taginfo::tagtimes, flags: c"readonly fast", arity: -2, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Returns what is known about a tag." },
+    command! { run: taginfo::tagtimes, name: c"cache.tagtimes", flags: c"readonly fast", arity: -2, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "tag [tag ...]",
-        since: c"0.2.0", complexity: c"O(tags)", summary: c"Returns when tags were last invalidated.",
-    },
-    command! {
-        name: c"cache.tagscan", run: tagscan::tagscan, flags: c"readonly", arity: -3, keys: Keys::None, uses: Nothing, tips: SCAN,
+        since: c"0.2.0", complexity: c"O(tags)", summary: c"Returns when tags were last invalidated." },
+    command! { run: tagscan::tagscan, name: c"cache.tagscan", flags: c"readonly", arity: -3, keys: Keys::None, uses: Use::Nothing, tips: SCAN,
         syntax: "tag cursor [COUNT n]",
-        since: c"0.1.0", complexity: c"O(count) a call", summary: c"Iterates over the keys of a tag.",
-    },
-    command! {
-        name: c"cache.clock", run: clock::clock, flags: c"readonly fast", arity: 1, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.1.0", complexity: c"O(count) a call", summary: c"Iterates over the keys of a tag." },
+    command! { run: clock::clock, name: c"cache.clock", flags: c"readonly fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "",
-        since: c"0.2.0", complexity: c"O(1)", summary: c"Returns the node's lineage and the reading of the database's clock.",
-    },
-    command! {
-        name: c"cache.stats", run: stats::stats, flags: c"readonly fast", arity: 1, keys: Keys::None, uses: Nothing, tips: ALL_SPECIAL,
+        since: c"0.2.0", complexity: c"O(1)", summary: c"Returns the node's lineage and the reading of the database's clock." },
+    command! { run: stats::stats, name: c"cache.stats", flags: c"readonly fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "",
-        since: c"0.1.0", complexity: c"O(leases)", summary: c"Returns figures of the database.",
-    },
-    command! {
-        name: c"cache.resetstats", run: stats::resetstats, flags: c"admin fast", arity: 1, keys: Keys::None, uses: Nothing, tips: ALL_SUCCEED,
+        since: c"0.1.0", complexity: c"O(leases)", summary: c"Returns figures of the database." },
+    command! { run: stats::resetstats, name: c"cache.resetstats", flags: c"admin fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUCCEED,
         syntax: "",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Sets the database's counters to zero.",
-    },
-    command! {
-        name: c"cache.replay", run: replay::replay, flags: c"write admin", arity: -3, keys: Keys::None, uses: Nothing, tips: None,
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Sets the database's counters to zero." },
+    command! { run: replay::replay, name: c"cache.replay", flags: c"write admin", arity: -3, keys: Keys::None, uses: Use::Nothing, tips: None,
         syntax: "word argument [argument ...]",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files need.",
-    },
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files need." },
     #[cfg(feature = "panic-on-demand")]
-    command! {
-        name: c"cache.panic", run: commands::panic::panic, flags: c"admin", arity: 2, keys: Keys::None, uses: Nothing, tips: None,
+    command! { run: commands::panic::panic, name: c"cache.panic", flags: c"admin", arity: 2, keys: Keys::None, uses: Use::Nothing, tips: None,
         syntax: "place",
-        since: c"0.1.0", complexity: c"O(1)", summary: c"Panics, for the test of the panic barrier.",
-    },
+        since: c"0.1.0", complexity: c"O(1)", summary: c"Panics, for the test of the panic barrier." },
 ];
 
 #[cfg(test)]
@@ -277,10 +219,13 @@ mod tests {
     #[test]
     fn the_page_of_settings_has_a_row_for_each_with_its_default() {
         let page = page("settings.md");
-        for setting in &config::SETTINGS {
+        for setting in config::SETTINGS {
             let name = setting.name.to_string_lossy();
             let (default, range) = match setting.words {
-                [] => (setting.default.to_string(), format!("{} to ", setting.min)),
+                [] => {
+                    let default = (setting.get)(&config::Config::default());
+                    (default.to_string(), format!("{} to ", setting.min))
+                }
                 [first, ..] => {
                     let first = first.to_string_lossy();
                     (first.to_string(), format!("{first} or "))

@@ -9,17 +9,17 @@
 //! | `a \| b` | one of these, inside brackets |
 //! | `word [word ...]` | once or more often; so with several words |
 
-/// What an argument is, in the words of the server.
+/// What an argument is, in the words and numbers of the server (`REDISMODULE_ARG_TYPE_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    String,
-    Integer,
-    Key,
-    UnixTime,
+    String = 0,
+    Integer = 1,
+    Key = 3,
+    UnixTime = 5,
     /// A word that stands for itself.
-    Word,
-    OneOf,
-    Block,
+    Word = 6,
+    OneOf = 7,
+    Block = 8,
 }
 
 /// An argument, or a group of them.
@@ -89,6 +89,10 @@ pub(crate) fn parse(syntax: &str) -> Vec<Arg> {
 
 /// Reads up to the end, or to what closes or divides the brackets around it.
 fn sequence(rest: &mut &[&str]) -> Vec<Arg> {
+    arguments(rest, |word| matches!(word, "]" | ">" | "|"))
+}
+
+fn arguments(rest: &mut &[&str], is_end: fn(&str) -> bool) -> Vec<Arg> {
     let mut args: Vec<Arg> = Vec::new();
     while let Some((&word, behind)) = rest.split_first() {
         if let Some(len) = repetition(rest) {
@@ -96,52 +100,28 @@ fn sequence(rest: &mut &[&str]) -> Vec<Arg> {
             repeat_last(&mut args, len);
             continue;
         }
-        match word {
-            "]" | ">" | "|" => break,
-            "[" => {
-                *rest = behind;
-                let mut arg = alternatives(rest);
-                arg.is_optional = true;
-                args.push(arg);
-            }
-            "<" => {
-                *rest = behind;
-                args.push(alternatives(rest));
-            }
-            word if word.starts_with(char::is_uppercase) => {
-                *rest = behind;
-                args.push(behind_word(word, rest));
-            }
-            word => {
-                *rest = behind;
-                args.push(Arg::plain(word));
-            }
+        if is_end(word) {
+            break;
         }
+        *rest = behind;
+        args.push(match word {
+            "[" => Arg {
+                is_optional: true,
+                ..alternatives(rest)
+            },
+            "<" => alternatives(rest),
+            word if word.starts_with(char::is_uppercase) => behind_word(word, rest),
+            word => Arg::plain(word),
+        });
     }
     args
 }
 
 /// What follows a word and belongs to it: everything up to the next word or the end of the brackets.
 fn behind_word(word: &str, rest: &mut &[&str]) -> Arg {
-    let mut args: Vec<Arg> = Vec::new();
-    while let Some((&next, behind)) = rest.split_first() {
-        if let Some(len) = repetition(rest) {
-            *rest = &behind[len + 2..];
-            repeat_last(&mut args, len);
-            continue;
-        }
-        match next {
-            "<" => {
-                *rest = behind;
-                args.push(alternatives(rest));
-            }
-            next if next.starts_with(char::is_lowercase) => {
-                *rest = behind;
-                args.push(Arg::plain(next));
-            }
-            _ => break,
-        }
-    }
+    let args = arguments(rest, |next| {
+        next != "<" && !next.starts_with(char::is_lowercase)
+    });
     if args.is_empty() {
         return Arg::word(word);
     }

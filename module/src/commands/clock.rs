@@ -2,14 +2,10 @@ use crate::error::Error;
 use crate::redis::{Args, Context, state};
 
 /// `CACHE.CLOCK` → `[lineage, clock]`: the node's lineage, 16 hexadecimal digits, and the reading of the database's clock.
-///
-/// The lineage is a random id that changes whenever the node begins to serve as a primary from data that may lack
-/// invalidations: it was started, or promoted. A client that has seen a higher clock of an earlier lineage knows that
-/// invalidations were lost, and sends them again. O(1).
 pub(crate) fn clock(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let (lineage, clock) = state::with(|state| (state.lineage, state.database(db).clock.reading()));
+    let (lineage, clock) = state::with(|state| (state.lineage, state.database(db).clock));
     ctx.reply_array(2);
     ctx.reply_bytes(format!("{lineage:016x}").as_bytes());
     ctx.reply_integer(clock as i64);

@@ -1,84 +1,69 @@
+use crate::commands::open;
 use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Kind, state, store, waiting};
+use crate::redis::{Args, Context, Key, Str, state, store, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
-///
-/// Also ends the leases of these keys, where no entry exists as well: what is being loaded for them will not be written.
-/// A key that holds another type: `WRONGTYPE`, before anything is removed. Works when the server is out of memory.
-/// O(keys + their tags).
 pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() == 0 {
-        return Err(Error::WrongArity);
-    }
     for name in args.iter() {
-        if matches!(ctx.open(name, Mode::Peek).kind(), Kind::Other) {
-            return Err(Error::WrongType);
-        }
+        open(ctx, name, Mode::Peek)?;
     }
     let db = ctx.db();
-    let mut removed = 0;
-    let mut any = false;
+    let (mut removed, mut any) = (0, false);
     for name in args.iter() {
-        let mut key = ctx.open(name, Mode::Write);
-        let Some(found) = store::look(db, &key, now_ms) else {
-            continue;
-        };
-        let was_visible = found.freshness != Freshness::Gone;
-        store::take(db, &mut key);
-        any = true;
-        ctx.close_modified(key);
-        if was_visible {
-            ctx.notify(c"cache.del", name);
-            removed += 1;
-        }
+        let was = take(ctx, db, ctx.open(name, Mode::Write), name);
+        removed += i64::from(was.is_some_and(|was| was != Freshness::Gone));
+        any |= was.is_some();
     }
-    state::with(|state| state.database(db).counters.deletes += removed);
     waiting::removed(ctx, db, args.iter());
     // Also where only gone entries were there: a replica may not have reclaimed them yet, and what follows in a MULTI
     // block must find the same there.
     if any {
         ctx.replicate_verbatim();
     }
-    ctx.reply_integer(removed as i64);
+    ctx.reply_integer(removed);
     Ok(())
 }
 
+/// Takes the entry of an open key out, if it holds one. What it was.
+fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<Freshness> {
+    let freshness = store::look(db, &key, now_ms)?.freshness;
+    store::take(db, &mut key);
+    ctx.close_modified(key);
+    if freshness != Freshness::Gone {
+        ctx.notify(c"cache.del", name);
+        state::with(|state| state.database(db).counters.deletes += 1);
+    }
+    Some(freshness)
+}
+
+/// The same as a command of its own, which ends the key's lease.
+pub(super) fn remove(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
+    let was = take(ctx, db, key, name);
+    waiting::removed(ctx, db, std::iter::once(name));
+    if was.is_some() {
+        ctx.replicate(c"CACHE.DEL", &[name]);
+    }
+}
+
 /// `CACHE.GETDEL key` → the value if the entry is fresh, else nil; the entry is removed either way.
-///
-/// Counts a hit or a miss, as CACHE.GET, and ends the key's lease, as CACHE.DEL. A key that holds another type:
-/// `WRONGTYPE`. O(tags). Replicates as CACHE.DEL.
 pub(crate) fn getdel(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let name = args.only()?;
     let db = ctx.db();
-    let mut key = ctx.open(name, Mode::Write);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
+    let key = open(ctx, name, Mode::Write)?;
     let found = store::look(db, &key, now_ms);
-    let freshness = found.map(|found| found.freshness);
-    match found.filter(|found| found.freshness == Freshness::Fresh) {
+    let fresh = found.filter(|found| found.freshness == Freshness::Fresh);
+    match fresh {
         Some(found) => ctx.reply_bytes(found.entry.value()),
         None => ctx.reply_null(),
     }
-    let is_visible = freshness.is_some_and(|freshness| freshness != Freshness::Gone);
+    let is_hit = fresh.is_some();
     state::with(|state| {
         let counters = &mut state.database(db).counters;
-        match freshness {
-            Some(Freshness::Fresh) => counters.hits += 1,
-            _ => counters.misses += 1,
-        }
-        counters.deletes += u64::from(is_visible);
+        counters.hits += u64::from(is_hit);
+        counters.misses += u64::from(!is_hit);
     });
-    if freshness.is_some() {
-        store::take(db, &mut key);
-        ctx.close_modified(key);
-        if is_visible {
-            ctx.notify(c"cache.del", name);
-        }
-        ctx.replicate(c"CACHE.DEL", &[name]);
-    }
-    waiting::removed(ctx, db, std::iter::once(name));
+    remove(ctx, db, key, name);
     Ok(())
 }

@@ -61,33 +61,6 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 
 /// `CACHE.FETCH key [LEASE ms [TOKEN n] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
 /// `[state, value, pttl, token, tags]`
-///
-/// | state | value | pttl | token | tags |
-/// |---|---|---|---|---|
-/// | `HIT` | the value | ms to logical expiry, -1: none | 0; with EARLY positive if this caller holds the lease now | the entry's tags |
-/// | `STALE` | the stale value | 0 | positive if this caller holds the lease now, else 0 | the entry's tags |
-/// | `MISS` | nil | -2 | positive if this caller holds the lease now, else 0 | empty |
-///
-/// LEASE asks for the right to load the value, for so many ms, at most `tagcache.lease-max-ms`. One caller at a time
-/// holds it. The holder loads the value and writes it with CACHE.SET … LEASE, or gives up with CACHE.RELEASE. When its
-/// connection closes, the lease runs out within `tagcache.lease-orphan-ms`.
-///
-/// TOKEN, 1 to 2^63 - 1: the token that the lease gets, chosen anew for each load. Asking with the token of the key's
-/// lease renews it.
-///
-/// WAIT: if another caller holds the lease of a missing key, wait up to so many ms. The answer is HIT as soon as the
-/// entry is set; MISS with a token as soon as the lease is released or has run out, if LEASE was given too and this
-/// caller is next in line; MISS with token 0 at the time-out. Inside MULTI and scripts nobody waits, and replicas grant
-/// no leases.
-///
-/// EARLY: asks for the lease of a fresh value too, to load it again before it expires.
-///
-/// WITHTAGS: the entry is judged as though it carried these tags as well: gone if one of them was invalidated after it
-/// was written, stale within its grace if it was invalidated softly, in the order in which the server executed both. A
-/// tag that is not remembered any more ([`crate::engine::History`]) counts as invalidated when the memory begins. A user
-/// needs read permission for keys of these names.
-///
-/// Counts a hit, a stale hit or a miss. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let asked = if args.len() == 1 {
@@ -206,8 +179,6 @@ impl waiting::Reply for Waited {
 
 /// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
 /// type.
-///
-/// Counts a hit, a stale hit or a miss for each key. O(keys + tags).
 pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() == 0 {
         return Err(Error::WrongArity);
@@ -335,9 +306,6 @@ fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {
 }
 
 /// `CACHE.RELEASE key token` → 1 if that lease was held, else 0.
-///
-/// What a loader calls that failed: the next caller that waits gets the lease. A lease that has run out is not held any
-/// more, and cannot be used afterwards either. O(1).
 pub(crate) fn release(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let [name, token] = args.exactly::<2>()?;
     let token = crate::args::parse_i64(token.bytes()).ok_or(Error::NotAnInteger)?;

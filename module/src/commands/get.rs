@@ -5,8 +5,6 @@ use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Kind, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
-///
-/// Counts a hit or a miss. A key that holds another type: `WRONGTYPE`. O(1).
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if answer(ctx, args.only()?) {
         Ok(())
@@ -16,8 +14,6 @@ pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
-///
-/// Counts a hit or a miss for each key. Keys that hold another type are nil, as in MGET. O(keys).
 pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() == 0 {
         return Err(Error::WrongArity);
@@ -35,8 +31,6 @@ pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// `CACHE.EXISTS key [key ...]` → how many of these keys hold a fresh entry.
-///
-/// A key that is given twice counts twice; keys that hold another type do not count. Counts no hits and no misses. O(keys).
 pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() == 0 {
         return Err(Error::WrongArity);

@@ -4,11 +4,6 @@ use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.HITS key count [key count ...]` → how many entries were updated.
-///
-/// Adds hits that somebody else served, such as a local tier in an application, so that CACHE.TOP and CACHE.INSPECT
-/// tell those of the whole fleet. The counters of CACHE.STATS stay this server's own. A count is 0 to 4294967295. Keys
-/// without a visible entry, and those of other types, are passed over. Nothing is replicated: like those of CACHE.GET,
-/// hits are each node's own. O(keys).
 pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if args.len() == 0 || !args.len().is_multiple_of(2) {
         return Err(Error::WrongArity);

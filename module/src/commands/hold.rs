@@ -1,54 +1,32 @@
 use crate::args::{Cursor, MAX_SPAN_MS};
-use crate::commands::invalidate::{replayed_time, replayed_word};
+use crate::commands::invalidate::{replicate_tags, split_time};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, Str, propagation, state, store};
+use crate::redis::{Args, Context, state, store};
 
 /// `CACHE.HOLD ms tag [tag ...]` → OK.
-///
-/// For that long, 1 to 2^40 ms, what is stored with one of these tags lives no longer than the hold: its expiry and its
-/// grace end with the hold at the latest. For values that may be loaded from a database replica that lags behind a
-/// write: hold for the lag and invalidate, in one MULTI block or in this order; what is read too early is gone when the
-/// hold ends. Concerns what CACHE.SET, MSET, RETAG and TOUCH write while it lasts; never shortens a hold.
-///
-/// A user needs write permission for a key of the tag's name, else `NOPERM`. O(tags). Replicates with the time at which
-/// it ends: an empty word, then `@` and unix ms. Saved.
 pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    let now = now_ms();
-    let replayed = match words {
-        [b"", at, tags @ ..] if !tags.is_empty() && access::may_replay(ctx) => {
-            replayed_time(at, 2 * MAX_SPAN_MS).map(|until_ms| (until_ms, tags))
-        }
-        _ => None,
-    };
-    let (until_ms, tags) = match (replayed, words) {
-        (Some(replayed), _) => replayed,
+    let (replayed, rest) = split_time(ctx, words, 2 * MAX_SPAN_MS);
+    let (until_ms, tags) = match (replayed, rest) {
+        (Some(until_ms), tags) => (until_ms, tags),
         (None, [ms, tags @ ..]) => {
             let ms = Cursor::new(&[ms]).next_in(1..=MAX_SPAN_MS)?;
-            (now + ms, tags)
+            (now_ms() + ms, tags)
         }
         (None, []) => return Err(Error::WrongArity),
     };
-    let given: Vec<Str<'_>> = args.iter().skip(words.len() - tags.len()).collect();
-    access::check_tags(ctx, args, given.iter().copied(), Access::Write)?;
+    let given = args.iter().skip(words.len() - tags.len());
+    access::check_tags(ctx, args, given, Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     let db = ctx.db();
     store::change(db, || {
         state::with(|state| state.database(db).hold(tags, until_ms));
     });
-    if words[0].is_empty() || !propagation::may_rewrite_keyless(ctx) {
-        ctx.replicate_verbatim();
-    } else {
-        let (none, at) = (OwnedStr::new(b""), replayed_word(until_ms));
-        ctx.replicate(
-            c"CACHE.HOLD",
-            &[&[none.as_str(), at.as_str()], &given[..]].concat(),
-        );
-    }
+    replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);
     ctx.reply_ok();
     Ok(())
 }

@@ -1,29 +1,13 @@
-use crate::commands::logical_pttl;
+use crate::commands::{logical_pttl, open};
 use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, Kind, state, store};
+use crate::redis::{Args, Context, state, store};
 
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
-///
-/// | field | |
-/// |---|---|
-/// | `state` | `fresh` or `stale` |
-/// | `tags` | its tags, in the order in which they were given |
-/// | `hits` | reads that it answered |
-/// | `bytes` | length of the value |
-/// | `memory` | bytes of memory: value, key, tags' places excepted (those are in `index_bytes`), the server's own cost |
-/// | `pttl` | ms to logical expiry: 0 if it is stale, -1 for never |
-/// | `grace` | ms that it may be served as stale |
-/// | `age` | ms since it was written |
-///
-/// Does not count as a hit. A key that holds another type: `WRONGTYPE`. O(tags).
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let key = ctx.open(args.only()?, Mode::Peek);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
+    let key = open(ctx, args.only()?, Mode::Peek)?;
     let db = ctx.db();
     let now = now_ms();
     let known = store::look(db, &key, || now).and_then(|found| {

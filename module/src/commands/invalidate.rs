@@ -6,31 +6,14 @@ use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
 use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, Str, propagation, reclaim, state, store, waiting};
+use crate::redis::{Args, Context, propagation, reclaim, state, store, waiting};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
-///
-/// The entries are gone for every command at once, and no figure counts them any more. Their memory is given back inside
-/// the command if they are no more than `tagcache.reclaim-inline` and this is not inside MULTI or a script, else in the
-/// background. A tag given twice counts once. Works when the server is out of memory. O(tags given + entries / 64): the
-/// tags' sets of entries are bitmaps.
-///
-/// A user needs write permission for a key of the tag's name, else `NOPERM`.
-///
-/// Raises the database's clock by one, also when nothing carried a tag, replicates as this one command, and publishes one
-/// message (see `redis/channel.rs`). A value that is being loaded under a lease is not written afterwards with one of
-/// these tags.
-///
-/// In replication and append-only files an empty first tag, which no entry can have, and the time at which it happened
-/// (`@` and unix ms) stand before the tags.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Gone)
 }
 
 /// `CACHE.REVALIDATE tag [tag ...]` → as CACHE.INVALIDATE.
-///
-/// The soft form: the entries turn stale instead of gone, for at most their grace, counted from the first time. An entry
-/// without a grace is gone. In everything else as CACHE.INVALIDATE.
 pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     drop_tags(ctx, args, Effect::Stale)
 }
@@ -38,53 +21,34 @@ pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    let (at_ms, tags) = match words {
-        [b"", at, rest @ ..] if !rest.is_empty() && access::may_replay(ctx) => {
-            match replayed_time(at, MAX_TIME_MS) {
-                Some(at_ms) => (Some(at_ms), rest),
-                None => (None, words),
-            }
-        }
-        _ => (None, words),
-    };
-    let given: Vec<Str<'_>> = args.iter().skip(words.len() - tags.len()).collect();
-    access::check_tags(ctx, args, given.iter().copied(), Access::Write)?;
+    let (at_ms, tags) = split_time(ctx, words, MAX_TIME_MS);
+    let given = || args.iter().skip(words.len() - tags.len());
+    access::check_tags(ctx, args, given(), Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     let (name, event) = match effect {
-        Effect::Gone => (c"CACHE.INVALIDATE", c"cache.invalidate"),
-        Effect::Stale => (c"CACHE.REVALIDATE", c"cache.revalidate"),
+        Effect::Gone => ("CACHE.INVALIDATE", c"cache.invalidate"),
+        Effect::Stale => ("CACHE.REVALIDATE", c"cache.revalidate"),
     };
     let at = at_ms.unwrap_or_else(stamp);
+    let (db, now) = (ctx.db(), now_ms());
     if at_ms.is_some() && ctx.is_replay() {
-        follow(ctx, at);
+        state::with(|state| state.follow(db, at, now));
     }
     if at_ms.is_none() {
         for tag in tags {
             reclaim::meet_expired(ctx, tag);
         }
     }
-    let now = now_ms();
     let dropped = run(ctx, News::Tags(effect, tags), |database| {
         database.invalidate(tags, effect, at, now)
     });
-    for &tag in &given {
-        ctx.notify(event, tag);
-    }
-    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
-        ctx.replicate_verbatim();
-    } else {
-        let (none, at) = (OwnedStr::new(b""), replayed_word(at));
-        ctx.replicate(name, &[&[none.as_str(), at.as_str()], &given[..]].concat());
-    }
+    given().for_each(|tag| ctx.notify(event, tag));
+    replicate_tags(ctx, name, at_ms, at, tags);
     finish(ctx, dropped);
     Ok(())
 }
 
 /// `CACHE.FLUSH` → how many entries of this database are gone. Keys of other types stay.
-///
-/// As an invalidation of everything: visible at once, memory given back as by CACHE.INVALIDATE. All tags are forgotten,
-/// and all leases end. Works when the server is out of memory. O(entries / 64). Raises the database's clock by one and
-/// replicates as this one command (there with `AT unix-ms`).
 pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(0, &mut storage)?;
@@ -98,20 +62,58 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let now = at_ms.unwrap_or_else(stamp);
     let dropped = run(ctx, News::Flush, |database| database.flush(now));
     waiting::restart(ctx, ctx.db());
-    replicate_at(ctx, c"CACHE.FLUSH", args, at_ms, now);
+    replicate(
+        ctx,
+        "CACHE.FLUSH",
+        at_ms,
+        &[b"AT", now.to_string().as_bytes()],
+    );
     finish(ctx, dropped);
     Ok(())
 }
 
-/// The time behind the empty first tag, as [`replayed_word`] writes it. What else stands there is a tag, and the empty one a
-/// mistake.
-pub(crate) fn replayed_time(word: &[u8], most_ms: u64) -> Option<u64> {
-    let number = word.strip_prefix(b"@")?;
-    Cursor::new(&[number]).next_in(0..=most_ms).ok()
+/// Takes off an empty first tag and the time behind it, `@` and unix ms, which a primary or a log puts in front of tags. What
+/// else stands there is a tag, and the empty one a mistake.
+pub(super) fn split_time<'w>(
+    ctx: &Context<'_>,
+    words: &'w [&'w [u8]],
+    most_ms: u64,
+) -> (Option<u64>, &'w [&'w [u8]]) {
+    if let [b"", at, tags @ ..] = words
+        && !tags.is_empty()
+        && let Some(number) = at.strip_prefix(b"@")
+        && let Ok(at_ms) = Cursor::new(&[number]).next_in(0..=most_ms)
+        && access::may_replay(ctx)
+    {
+        return (Some(at_ms), tags);
+    }
+    (None, words)
 }
 
-pub(crate) fn replayed_word(at_ms: u64) -> OwnedStr {
-    OwnedStr::new(format!("@{at_ms}").as_bytes())
+/// Propagates a command on tags so.
+pub(super) fn replicate_tags(
+    ctx: &Context<'_>,
+    command: &str,
+    given_ms: Option<u64>,
+    at_ms: u64,
+    tags: &[&[u8]],
+) {
+    let at = format!("@{at_ms}");
+    replicate(
+        ctx,
+        command,
+        given_ms,
+        &[&[b"", at.as_bytes()], tags].concat(),
+    );
+}
+
+/// Propagates a command in words that say when it happened; as it came, if it said so, or cannot be had otherwise.
+fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&[u8]]) {
+    if given_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
+        ctx.replicate_verbatim();
+    } else {
+        ctx.replicate_words(command, words);
+    }
 }
 
 /// What an entry and an invalidation have room for.
@@ -188,19 +190,6 @@ impl<'a> WhereArgs<'a> {
 
 /// `CACHE.INVALIDATEWHERE clause [clause ...] [SOFT [GRACE ms]] [DRYRUN]` → how many entries are dropped. A clause is
 /// `ALL | ANY | NONE count tag [tag ...]`, each at most once.
-///
-/// Drops the entries that carry all of these, at least one of those, none of these tags; several clauses must all be met.
-/// All of them are gone for every command when it answers, and memory is given back as by CACHE.INVALIDATE; entries that
-/// are written afterwards are untouched. SOFT: stale instead of gone, as CACHE.REVALIDATE; GRACE: for so
-/// long at most, if their own grace is longer, also those that are stale already. DRYRUN: counts and changes
-/// nothing.
-///
-/// A user needs write permission for keys of the names of the tags in ALL and ANY, and read permission for those in NONE
-/// and, with DRYRUN, for all; NONE alone concerns entries of any tag, so it needs all keys (`~*`). Else `NOPERM`.
-///
-/// O(tags given + entries / 64): the tags' sets of entries are intersected and united as bitmaps. Raises the clock by
-/// one, replicates as one command (there with `AT unix-ms`), and publishes one message (see `redis/channel.rs`); clients
-/// that track keys are notified of each as it is reclaimed or, with SOFT, soon after.
 pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(3, &mut storage)?;
@@ -226,15 +215,15 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
         database.invalidate_where(condition, asked.effect, limit_ms, at, now)
     });
-    replicate_at(ctx, c"CACHE.INVALIDATEWHERE", args, asked.at_ms, at);
+    let (name, time) = ("CACHE.INVALIDATEWHERE", at.to_string());
+    replicate(
+        ctx,
+        name,
+        asked.at_ms,
+        &[words, &[b"AT", time.as_bytes()]].concat(),
+    );
     finish(ctx, dropped);
     Ok(())
-}
-
-/// Stamps go on after those of this node's primary.
-fn follow(ctx: &Context<'_>, at_ms: u64) {
-    let (db, now) = (ctx.db(), now_ms());
-    state::with(|state| state.follow(db, at_ms, now));
 }
 
 /// When an invalidation happens that happens now, unix ms.
@@ -257,28 +246,11 @@ pub(super) fn run(
     let (dropped, clock) = store::change(db, || {
         state::with(|state| {
             let database = state.database(db);
-            (invalidate(database), database.clock.reading())
+            (invalidate(database), database.clock)
         })
     });
     channel::publish(ctx, db, clock, news);
     dropped
-}
-
-/// Propagates the command with the time at which it happened.
-fn replicate_at(
-    ctx: &Context<'_>,
-    name: &std::ffi::CStr,
-    args: Args<'_>,
-    at_ms: Option<u64>,
-    now_ms: u64,
-) {
-    if at_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
-        ctx.replicate_verbatim();
-        return;
-    }
-    let (word, at) = (OwnedStr::new(b"AT"), OwnedStr::from_number(now_ms as i64));
-    let parts: Vec<Str<'_>> = args.iter().chain([word.as_str(), at.as_str()]).collect();
-    ctx.replicate(name, &parts);
 }
 
 /// What every command that invalidates ends with: gives memory back, and replies.

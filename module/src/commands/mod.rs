@@ -1,4 +1,4 @@
-//! One file a command, or a small family: its doc comment is its reference.
+//! One file a command, or a small family. The reference of each is its page in `docs/src/commands`.
 
 pub(crate) mod clock;
 pub(crate) mod del;
@@ -25,10 +25,34 @@ mod write;
 
 use crate::engine::{Database, Freshness, Index, Slot, Stamp, Verdict, Written};
 use crate::entry::{Entry, Handle};
-use crate::redis::Key;
-use crate::redis::context::{monotonic_ms, now_ms};
+use crate::error::Error;
+use crate::redis::context::{Mode, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::{self, State, entry_in};
+use crate::redis::store::{self, Found};
+use crate::redis::{Context, Key, Kind, Str};
+
+/// Opens a key, unless it holds another type.
+pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, Error> {
+    let key = ctx.open(name, mode);
+    match key.kind() {
+        Kind::Other => Err(Error::WrongType),
+        Kind::Empty | Kind::Entry(_) => Ok(key),
+    }
+}
+
+/// The visible entry of an open key, to be changed. What a primary or a log says happened to one, also where this node's
+/// time says otherwise.
+pub(crate) fn visible<'k>(
+    ctx: &Context<'_>,
+    db: u32,
+    key: &'k Key,
+    now_ms: u64,
+) -> Option<Found<'k>> {
+    let judged_at = if ctx.is_replay() { 0 } else { now_ms };
+    let found = store::look(db, key, || judged_at);
+    found.filter(|found| found.freshness != Freshness::Gone)
+}
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.

@@ -36,10 +36,6 @@ fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(usize, Options
 
 /// `CACHE.MSET numkeys key value [key value ...] [EX s | PX ms | EXAT unix-s | PXAT unix-ms] [GRACE ms] [NX | XX]
 /// [TAGS count tag [tag ...]]` → how many entries were written.
-///
-/// As CACHE.SET for each key, with one time to live and one list of tags for all. Everything is checked before anything
-/// is written: syntax, limits, and that no key holds another type (`WRONGTYPE`). NX and XX are judged key by key. A key
-/// that is given twice is written twice. O(keys × tags). Replicates as one command with what was written.
 pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(0, &mut storage)?;

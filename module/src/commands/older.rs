@@ -21,7 +21,10 @@ pub(super) fn replay(ctx: &Context<'_>, args: Args<'_>, words: &[&[u8]]) -> Resu
         while cursor.left() > 0 {
             let db = cursor.next_in(0..=super::replay::MAX_DATABASES)? as u32;
             let reading = cursor.next_in(0..=u64::MAX)?;
-            state::with(|state| state.database(db).clock.advance(reading));
+            state::with(|state| {
+                let clock = &mut state.database(db).clock;
+                *clock = reading.max(*clock);
+            });
         }
     } else if words[0].eq_ignore_ascii_case(b"REVALIDATE") {
         let (at, now) = (next_time(ctx, &mut cursor)?, now_ms());

@@ -15,14 +15,6 @@ pub(super) const MAX_DATABASES: u64 = 1 << 20;
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CLOCK db reading floor everything` and `TAG db tag past` → OK. Internal: what
 /// a primary's stream and an append-only file say beside the commands of the data itself. An administrator may send what
 /// a log contains. What version 0.1.0 wrote is understood as well (`commands/older.rs`).
-///
-/// GONE: the command that follows met a gone entry under this key, which this node may have reclaimed already. The key
-/// gets a gone entry back, so that the command does here what it did there. Needed for native commands inside MULTI and
-/// scripts, and for those that waited: the filter could not see that the key is gone (`redis/filter.rs`).
-///
-/// CLOCK and TAG: reading of a database's clock, and its memory of invalidations, from an append-only file that was
-/// rewritten without RDB preamble. Each past is seven numbers: clock, last hard and last soft invalidation (unix ms),
-/// invalidations by name, the last of these, when its hold ends, and when what is stale ends (unix ms).
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -44,7 +36,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         if is_for_this_node(ctx) {
             state::with(|state| {
                 let database = state.database(db);
-                database.clock.advance(reading);
+                database.clock = database.clock.max(reading);
                 database.history.load_floors(&floor, &everything);
             });
         }

@@ -1,21 +1,16 @@
 use std::collections::HashSet;
 
 use crate::args::{Cursor, with_grace};
-use crate::commands::{tags_of, touch, verdict, write};
+use crate::commands::del::remove;
+use crate::commands::{open, tags_of, touch, verdict, visible, write};
 use crate::engine::{Freshness, Slot};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::store::{self, Found};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, reclaim, state};
+use crate::redis::{Args, Context, reclaim, state};
 
 /// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
-///
-/// Gives the entry these tags instead of those that it has; value, times and hits stay, and so does being stale. A tag
-/// given twice is stored once; TAGS 0: none. While CACHE.HOLD holds one of the tags, the entry lives no longer than the
-/// hold. An entry that was written before one of the new tags was invalidated, hard or, unless it is stale, soft, is
-/// removed: its value may be what that invalidation was about. The key's lease, if somebody holds it, is left alone. A key that holds another type: `WRONGTYPE`. O(tags).
-/// Replicates as it is.
 pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
@@ -29,20 +24,15 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let [name] = args.first::<1>()?;
     let db = ctx.db();
-    let mut key = ctx.open(name, Mode::Write);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
+    let mut key = open(ctx, name, Mode::Write)?;
     let now = now_ms();
-    // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
-    let judged_at = if ctx.is_replay() { 0 } else { now };
-    let found = store::look(db, &key, || judged_at);
-    let Some(found) = found.filter(|found| found.freshness != Freshness::Gone) else {
+    let Some(found) = visible(ctx, db, &key, now) else {
         ctx.reply_integer(0);
         return Ok(());
     };
     if !ctx.is_replay() && is_too_late(db, found, tags) {
-        touch::remove(ctx, db, key, name);
+        remove(ctx, db, key, name);
+        ctx.reply_integer(1);
         return Ok(());
     }
     let before = (write::kept_expiry(&key, found), found.entry.grace_ms());

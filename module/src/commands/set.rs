@@ -9,24 +9,6 @@ const COMMAND: &str = "cache.set";
 
 /// `CACHE.SET key value [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL] [GRACE ms] [NX | XX] [LEASE token]
 /// [TAGS count tag [tag ...] | KEEPTAGS]` → OK; nil when NX or XX is not met, or when the lease was lost.
-///
-/// Replaces value, tags and times of an entry, and keeps its hit count. NX and XX look at fresh entries: one that is stale
-/// or was invalidated counts as absent, as what expired does in Redis. A key that holds another type: `WRONGTYPE`, and
-/// nothing is lost.
-///
-/// TAGS 0: no tags. A tag given twice is stored once. KEEPTAGS: those of the visible entry, none where there is none.
-/// While CACHE.HOLD holds one of the tags, the entry lives no longer than the hold. Without a TTL option `tagcache.default-ttl-ms` applies; EXAT and PXAT may lie in the
-/// past: the entry is stale at once, or expired if it has no grace. KEEPTTL keeps the grace as well, unless GRACE is given. O(tags).
-///
-/// GRACE: how long after its expiry, or after CACHE.REVALIDATE of one of its tags, CACHE.FETCH may serve the value as
-/// stale. The TTL that native commands see is the sum of both.
-///
-/// LEASE: the value was loaded under this lease of CACHE.FETCH. It is written only if no other lease was granted for the
-/// key since, nothing else was written to it, it was not removed by CACHE.DEL, DEL, UNLINK or a flush, and none of the
-/// given tags was invalidated, hard or soft. The lease is over then.
-///
-/// Replicates as what happened: TTLs as PXAT, conditions and lease dropped, the time of the write as CREATED; a refused
-/// write not at all. An administrator may send what a log contains: CREATED, HITS and SOFT.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;

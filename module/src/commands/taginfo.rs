@@ -5,18 +5,6 @@ use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
-///
-/// | field | |
-/// |---|---|
-/// | `entries` | entries that carry it |
-/// | `bytes` | memory of those entries |
-/// | `invalidations` | how often it was invalidated, hard or soft, since it became known |
-/// | `last_invalidated` | when, unix ms; 0: never |
-///
-/// A tag is known while an entry carries it, and after its last invalidation until 100,000 other tags without entries were
-/// invalidated, or everything was flushed. Both are saved. A user needs read permission for a key of the tag's name, else
-/// `NOPERM`. O(1); while gone entries wait to be reclaimed O(entries of the tag / 64), and for `bytes` O(gone ones of
-/// the tag) or O(visible ones), whichever is less.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = args.only()?;
     access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
@@ -50,10 +38,6 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 
 /// `CACHE.TAGTIMES tag [tag ...]` → for each tag `[last hard, last soft]`: when it was invalidated last, unix ms; 0: not
 /// in the time that is remembered.
-///
-/// Tags that entries carry are remembered, saved and replicated; so are the last 100,000 others that were invalidated.
-/// CACHE.INVALIDATEWHERE counts for the tags of ALL and ANY. A user needs read permission for a key
-/// of the tag's name, else `NOPERM`. O(tags).
 pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;

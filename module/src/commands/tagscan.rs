@@ -33,11 +33,6 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
 }
 
 /// `CACHE.TAGSCAN tag cursor [COUNT n]` → `[next cursor, [key ...]]`: the keys of the entries that carry a tag.
-///
-/// Cursor 0 starts, and 0 as the next cursor ends. As with SCAN, a key that carries the tag during the whole scan is
-/// returned at least once, one that comes or goes meanwhile may or may not be, and a key may be returned twice. COUNT
-/// (default 10) is how many entries a call looks at. A user needs read permission for a key of the tag's name, else
-/// `NOPERM`. O(count).
 pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;

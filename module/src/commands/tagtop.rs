@@ -54,11 +54,6 @@ fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
 }
 
 /// `CACHE.TAGTOP [BY ENTRIES | BYTES] [LIMIT n]` → `[[tag, entries, bytes], ...]`: the largest tags, largest first.
-///
-/// BY: by the number of entries (the default), or by the memory of the entries that carry the tag. LIMIT: 1 to 10,000,
-/// default 10. All tags are looked at, in slices of `tagcache.reclaim-budget-us` while the caller waits; inside MULTI
-/// and scripts in one go. Tags that grow or shrink meanwhile may or may not be where they belong; the figures are those
-/// at the end. O(tags).
 pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let (measure, limit) = parse(args.words(0, &mut storage)?)?;

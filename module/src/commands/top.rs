@@ -10,9 +10,6 @@ const DEFAULT_COUNT: u64 = 10;
 const MANY: usize = 1_024;
 
 /// `CACHE.TOP [count]` → `[[key, hits], ...]`: the entries that answered most reads, most first.
-///
-/// Default 10, at most `tagcache.top-keys`. Entries without hits are left out. The counts are exact, and so is the
-/// order; of entries with equal counts any may be returned. O(entries / 256 + 256 count).
 pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut given = args.iter();
     let count = match (given.next(), given.next()) {
@@ -23,7 +20,7 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         _ => return Err(Error::WrongArity),
     };
     let db = ctx.db();
-    let most = state::with(|state| u64::from(state.config.top_keys));
+    let most = state::with(|state| state.config.top_keys);
     let count = count.min(most) as usize;
 
     // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are

@@ -1,11 +1,12 @@
 use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
-use crate::commands::write;
-use crate::engine::{Freshness, Slot};
+use crate::commands::del::remove;
+use crate::commands::{open, visible, write};
+use crate::engine::Slot;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, OwnedStr, Str, reclaim, state, store, waiting};
+use crate::redis::{Args, Context, Str, reclaim, state, store};
 
 const COMMAND: &str = "cache.touch";
 
@@ -28,11 +29,6 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
 
 /// `CACHE.TOUCH key EX s | PX ms | EXAT unix-s | PXAT unix-ms | PERSIST [GRACE ms]` → 1, or 0 when there is no visible
 /// entry.
-///
-/// Changes when an entry expires, and its grace if GRACE is given. A time of zero, below zero or in the past removes the
-/// entry, and ends the key's lease, as CACHE.DEL does. While CACHE.HOLD holds one of the entry's tags, it lives no longer
-/// than the hold. An entry that was soft-invalidated stays stale, and for no longer than its grace. A key that holds another type: `WRONGTYPE`. O(tags), since the tags' byte counts include what a TTL costs.
-/// Replicates with absolute times.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -41,15 +37,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let new_expiry = ttl.new_deadline_ms(now, COMMAND)?;
     let [name] = args.first::<1>()?;
     let db = ctx.db();
-    let mut key = ctx.open(name, Mode::Write);
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
-    // What a primary or a log says happened to a visible entry, also where this node's time says otherwise.
-    let judged_at = if ctx.is_replay() { 0 } else { now };
-    let visible =
-        store::look(db, &key, || judged_at).filter(|found| found.freshness != Freshness::Gone);
-    let Some(found) = visible else {
+    let mut key = open(ctx, name, Mode::Write)?;
+    let Some(found) = visible(ctx, db, &key, now) else {
         ctx.reply_integer(0);
         return Ok(());
     };
@@ -58,6 +47,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     // On a replica the time of what its primary did may be over by now: it expires then.
     if new_expiry.is_some_and(|ms| ms <= now) && !ctx.is_replay() {
         remove(ctx, db, key, name);
+        ctx.reply_integer(1);
         return Ok(());
     }
     let (expires_ms, bounded_ms) = if ctx.is_replay() {
@@ -88,17 +78,6 @@ fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
     })
 }
 
-/// Removes the entry of an open key, for which it is too late.
-pub(super) fn remove(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
-    store::take(db, &mut key);
-    ctx.close_modified(key);
-    ctx.notify(c"cache.del", name);
-    state::with(|state| state.database(db).counters.deletes += 1);
-    waiting::removed(ctx, db, std::iter::once(name));
-    ctx.replicate(c"CACHE.DEL", &[name]);
-    ctx.reply_integer(1);
-}
-
 /// Propagates a change of times.
 pub(super) fn replicate(
     ctx: &Context<'_>,
@@ -106,16 +85,14 @@ pub(super) fn replicate(
     expires_ms: Option<u64>,
     grace_ms: Option<u64>,
 ) {
-    let number = |ms: u64| OwnedStr::from_number(ms as i64);
-    let mut words = Vec::new();
+    let [expires, grace] = [expires_ms, grace_ms].map(|ms| ms.unwrap_or(0).to_string());
+    let mut words = vec![name.bytes()];
     match expires_ms {
-        Some(ms) => words.extend([OwnedStr::new(b"PXAT"), number(ms)]),
-        None => words.push(OwnedStr::new(b"PERSIST")),
+        Some(_) => words.extend([b"PXAT", expires.as_bytes()]),
+        None => words.push(b"PERSIST"),
     }
-    if let Some(ms) = grace_ms {
-        words.extend([OwnedStr::new(b"GRACE"), number(ms)]);
+    if grace_ms.is_some() {
+        words.extend([b"GRACE", grace.as_bytes()]);
     }
-    let words = words.iter().map(OwnedStr::as_str);
-    let parts: Vec<Str<'_>> = std::iter::once(name).chain(words).collect();
-    ctx.replicate(c"CACHE.TOUCH", &parts);
+    ctx.replicate_words("CACHE.TOUCH", &words);
 }

@@ -1,6 +1,5 @@
 //! One database: its index, its clock, its memory of invalidations, its leases, its counters.
 
-use super::clock::Clock;
 use super::history::{History, Moment, REMEMBERED};
 use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
@@ -11,7 +10,9 @@ use super::stats::Counters;
 #[derive(Debug)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,
-    pub(crate) clock: Clock,
+    /// Counts the invalidations, hard, soft and flushes: two nodes that applied the same stream show the same reading, whatever
+    /// their wall clocks say. Saved, and it travels with replication.
+    pub(crate) clock: u64,
     pub(crate) history: History,
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,
@@ -21,7 +22,7 @@ impl<E> Default for Database<E> {
     fn default() -> Self {
         Self {
             index: Index::default(),
-            clock: Clock::default(),
+            clock: 0,
             history: History::default(),
             leases: Leases::default(),
             counters: Counters::default(),
@@ -31,11 +32,21 @@ impl<E> Default for Database<E> {
 
 impl<E: Copy + PartialEq> Database<E> {
     fn tick(&mut self, at_ms: u64, now_ms: u64) -> Moment {
+        self.clock += 1;
         Moment {
             at_ms,
             // Where it happened elsewhere, or in a log, that is long ago.
             now_ms: at_ms.min(now_ms),
-            clock: self.clock.tick(),
+            clock: self.clock,
+        }
+    }
+
+    /// Has the history remember something of these tags, and no more of others than it may.
+    fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
+        for tag in tags {
+            record(&mut self.history, tag);
+            self.history
+                .trim(REMEMBERED, |tag| self.index.is_carried(tag));
         }
     }
 
@@ -56,11 +67,7 @@ impl<E: Copy + PartialEq> Database<E> {
         now_ms: u64,
     ) -> u64 {
         let moment = self.tick(at_ms, now_ms);
-        for tag in tags {
-            self.history.record(tag, moment, effect);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
-        }
+        self.remember(tags, |history, tag| history.record(tag, moment, effect));
         let dropped = self.index.invalidate(tags, effect, moment.now_ms);
         self.count(dropped)
     }
@@ -81,10 +88,10 @@ impl<E: Copy + PartialEq> Database<E> {
         if marked == [None, None] {
             self.history.record_everything(moment, effect);
         }
-        for tag in marked.into_iter().flatten().flatten() {
-            self.history.record_condition(tag, moment, effect, limit_ms);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
+        for tags in marked.into_iter().flatten() {
+            self.remember(tags, |history, tag| {
+                history.record_condition(tag, moment, effect, limit_ms);
+            });
         }
         let dropped = self.index.invalidate_where(
             condition,
@@ -99,11 +106,7 @@ impl<E: Copy + PartialEq> Database<E> {
 
     /// What is stored with one of these tags lives until then at most, unix ms. O(tags).
     pub(crate) fn hold(&mut self, tags: &[&[u8]], until_ms: u64) {
-        for tag in tags {
-            self.history.hold(tag, until_ms);
-            let index = &self.index;
-            self.history.trim(REMEMBERED, |tag| index.is_carried(tag));
-        }
+        self.remember(tags, |history, tag| history.hold(tag, until_ms));
     }
 
     /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
@@ -126,7 +129,7 @@ impl<E: Copy + PartialEq> Database<E> {
         self.leases
             .granted_at(key, token)
             .is_some_and(|clock| match tags {
-                None => self.clock.reading() == clock,
+                None => self.clock == clock,
                 Some(mut tags) => {
                     !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
                         && !self.history.is_everything_invalidated_after(clock)
@@ -160,7 +163,7 @@ impl<E: Copy + PartialEq> Database<E> {
     /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
     /// they tell what arrives later from what was written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {
-        self.history.forget_names(self.clock.reading());
+        self.history.forget_names(self.clock);
         std::mem::take(&mut self.index)
     }
 
@@ -172,7 +175,7 @@ impl<E: Copy + PartialEq> Database<E> {
 
     /// Whether there is a clock reading, or a memory of tags, to be saved.
     pub(crate) fn has_history(&self) -> bool {
-        self.clock.reading() > 0 || !self.history.is_empty()
+        self.clock > 0 || !self.history.is_empty()
     }
 
     /// Whether anything here is worth a line in INFO.

@@ -1,9 +1,7 @@
 //! When tags were last invalidated: for entries that arrive, for values loaded under a lease, and for the figures.
 //!
-//! An entry may reach this node after the invalidation that concerns it: by RESTORE, by a slot that migrates, by a
-//! write under a lease that was granted before. So invalidations are remembered by tag, also of tags that no entry
-//! carries. Tags without entries are remembered one by one within [`REMEMBERED`]; the oldest beyond are folded into a
-//! *floor*, which holds for every tag that is not remembered.
+//! Why they are remembered is in `DESIGN.md` (Entries that arrive). Tags that entries carry are remembered one by one, others
+//! within [`REMEMBERED`]; the oldest beyond are folded into a *floor*, which holds for every tag that is not remembered.
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
 
@@ -304,7 +302,6 @@ impl History {
         self.change(tag).record(moment, effect, ends_ms);
     }
 
-    /// Records an invalidation that may concern every entry.
     pub(crate) fn record_everything(&mut self, moment: Moment, effect: Effect) {
         self.everything.record(moment, effect, 0);
     }
@@ -364,7 +361,6 @@ impl History {
         }
     }
 
-    /// The row of a tag, else the floor.
     fn find(&self, tag: &[u8]) -> &Past {
         self.rows.get(tag).unwrap_or(&self.floor)
     }
@@ -544,21 +540,21 @@ impl History {
         const NODE: usize = size_of::<(Box<[u8]>, Past)>() + 2 * size_of::<usize>();
         self.names + self.rows.len() * NODE + self.rows.capacity() * (size_of::<usize>() + 1)
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn validate(&self) {
-        assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl History {
+        pub(in crate::engine) fn len(&self) -> usize {
+            self.rows.len()
+        }
+
+        pub(in crate::engine) fn validate(&self) {
+            assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
+        }
+    }
 
     fn at(ms: u64) -> Moment {
         Moment {

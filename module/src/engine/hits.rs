@@ -146,25 +146,31 @@ impl Hits {
             + self.maxima.capacity() * size_of::<u32>()
             + self.blocks_in_use * PAGES * PAGE * size_of::<u32>()
     }
-
-    /// Checks that there is room for these pages, and for no others.
-    #[cfg(test)]
-    pub(super) fn validate(&self, pages: impl Iterator<Item = usize>) {
-        let mut in_use = vec![0; self.blocks.len()];
-        for number in pages {
-            in_use[number / PAGES] += 1;
-        }
-        let held = self
-            .blocks
-            .iter()
-            .map(|block| block.as_ref().map_or(0, |block| block.pages_in_use));
-        assert_eq!(held.collect::<Vec<u8>>(), in_use);
-        assert_eq!(self.blocks.iter().flatten().count(), self.blocks_in_use);
-    }
 }
 
 /// Where in its block a page's counts lie.
 const fn counts_of(number: usize) -> std::ops::Range<usize> {
     let start = number % PAGES * PAGE;
     start..start + PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Hits {
+        /// Checks that there is room for these pages, and for no others.
+        pub(in crate::engine) fn validate(&self, pages: impl Iterator<Item = usize>) {
+            let mut in_use = vec![0; self.blocks.len()];
+            for number in pages {
+                in_use[number / PAGES] += 1;
+            }
+            let held = self
+                .blocks
+                .iter()
+                .map(|block| block.as_ref().map_or(0, |block| block.pages_in_use));
+            assert_eq!(held.collect::<Vec<u8>>(), in_use);
+            assert_eq!(self.blocks.iter().flatten().count(), self.blocks_in_use);
+        }
+    }
 }

@@ -219,14 +219,6 @@ impl Ids {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn contains(&self, id: u32) -> bool {
-        match self.view() {
-            View::Array(ids) => ids.binary_search(&id).is_ok(),
-            View::Bitmap(many) => many.ids.contains(id),
-        }
-    }
-
     /// The ids from `from` on, ascending.
     pub(super) fn range(&self, from: u32) -> impl Iterator<Item = u32> {
         let (few, many) = match self.view() {
@@ -266,6 +258,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    impl Ids {
+        pub(in crate::engine) fn contains(&self, id: u32) -> bool {
+            match self.view() {
+                View::Array(ids) => ids.binary_search(&id).is_ok(),
+                View::Bitmap(many) => many.ids.contains(id),
+            }
+        }
+    }
 
     fn cost(id: u32) -> u64 {
         u64::from(id) + 4

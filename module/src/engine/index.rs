@@ -1,28 +1,21 @@
 //! Tags to entries: who carries what, dropped at once.
 //!
-//! # How it works
-//! Each entry has a [`Slot`]; each tag has a list, which is a set of slots; a slot knows the lists that it stands in.
-//! So adding and removing an entry is O(its tags). An entry that was invalidated is *gone*: its slot is in one bitmap,
-//! and that is all that an invalidation writes, 64 entries at a time. [`Index::reclaim_step`] names the gone entries
-//! one by one, so that the caller can take them out of the keyspace at its own pace. While nothing is gone, a read
-//! pays one comparison; otherwise one look into the bitmap.
+//! How it works, and what was rejected, is in `DESIGN.md` (Invalidation). [`Index::reclaim_step`] names the gone entries one by
+//! one, so that the caller can take them out of the keyspace at its own pace.
 //!
 //! # Invariants ([`Index::validate`] asserts them after every step of the property tests)
 //! 1. A list that a slot knows contains the slot, and every slot in a list knows the list, once.
 //! 2. Each list has a row in the table under its tag, and no list is empty.
 //! 3. Every gone slot is in use.
 //! 4. The sums `bytes`, `gone_bytes` and those of the lists are what a recount gives.
-//!
-//! Rejected: a clock comparison for each tag at each read (it would cost every read, and eight bytes per entry);
-//! detaching a tag's list (O(1) to invalidate, but no figure of another tag is exact until memory is back, and
-//! "gone" had five forms); raw pointers between lists and entries (an entry in a detached list was freed twice in a
-//! first sketch); arrays of slots with each entry's position in them (12 bytes per tag of an entry instead of 4 to 6).
+//! 5. A list of which all entries are gone, and no other, is one of `hollow`: known to be so, doubtful, or of an unseen entry.
 
 mod figures;
+mod hollow;
 mod invalidate;
 mod select;
 #[cfg(test)]
-mod validate;
+pub(super) mod tests;
 
 use roaring::RoaringBitmap;
 
@@ -32,6 +25,7 @@ use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
 
 pub(crate) use figures::TagFigures;
+use hollow::Hollow;
 pub(crate) use select::{Condition, Effect};
 
 /// One unit of reclaiming.
@@ -90,6 +84,7 @@ pub(crate) struct Index<E> {
     gone_last: Vec<u32>,
     /// Where in `gone` to look next.
     reclaim_from: u32,
+    hollow: Hollow,
     marks: Marks,
     bytes: u64,
     gone_bytes: u64,
@@ -107,6 +102,7 @@ impl<E> Default for Index<E> {
             gone: RoaringBitmap::new(),
             gone_last: Vec::new(),
             reclaim_from: 0,
+            hollow: Hollow::default(),
             marks: Marks::default(),
             bytes: 0,
             gone_bytes: 0,
@@ -204,6 +200,9 @@ impl<E: Copy + PartialEq> Index<E> {
                 self.enlist(list, placed, bytes);
             }
         }
+        if !self.gone.is_empty() {
+            self.hollow.doubt(&old);
+        }
         for list in old {
             if placed != slot || after.binary_search(&list).is_err() {
                 self.delist(list, slot, old_bytes);
@@ -234,7 +233,11 @@ impl<E: Copy + PartialEq> Index<E> {
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
                 self.gone_last = Vec::new();
+                self.hollow = Hollow::default();
             }
+        }
+        if !self.gone.is_empty() && (!removed.was_gone || self.hollow.left(slot)) {
+            self.hollow.doubt(&lists);
         }
         for list in lists {
             self.delist(list, slot, bytes);
@@ -296,6 +299,9 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
         self.lists.change(id, |list| list.ids.insert(slot.0, bytes));
+        if !self.gone.is_empty() {
+            self.hollow.filled(id);
+        }
     }
 
     fn delist(&mut self, id: u32, slot: Slot, bytes: u64) {
@@ -304,6 +310,9 @@ impl<E: Copy + PartialEq> Index<E> {
         if list.ids.is_empty() {
             self.table.remove(self.table.hash(&list.name), id);
             self.lists.destroy(id);
+            if !self.gone.is_empty() {
+                self.hollow.destroyed(id);
+            }
         }
     }
 

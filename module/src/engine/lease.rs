@@ -1,18 +1,11 @@
 //! Who may load what, and who waits for it.
 //!
 //! A *lease* is the right to load one key, given to one caller at a time: "leases" as in Nishtala et al., *Scaling
-//! Memcache at Facebook*, NSDI 2013. It solves two problems. Of many callers that miss the same key, one loads and the
-//! others wait. And what was read from the database before an invalidation is not cached after it: the lease remembers
-//! when it was granted, by the database's clock, and a write under it is refused if any of its tags was invalidated
-//! since ([`super::database`]).
+//! Memcache at Facebook*, NSDI 2013.
 //!
 //! A lease that has run out can be taken over by another caller. Until that happens its holder may still write: late,
 //! but nothing newer is lost. Leases are remembered for that for [`REMEMBER_MS`], then forgotten; a write under a lease
 //! that is not known is refused, which is always safe.
-//!
-//! A caller that asks with the token of the key's lease, running or remembered, is granted it again. Its clock stays
-//! that of the first grant, because the caller may have read the database since. For the same reason a token is not
-//! granted a second time once its lease was ended by others ([`super::token`]).
 //!
 //! All of this is the node's own, neither persisted nor replicated. Times are monotonic milliseconds.
 //!
@@ -22,7 +15,6 @@
 //! 2. `waiting` is the number of waiters in all leases, `key_bytes` the length of all keys.
 //! 3. A lease of nobody has waiters.
 
-mod bound;
 mod waiters;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,8 +24,39 @@ use ahash::RandomState;
 
 pub(crate) use super::token::Token;
 use super::token::Tokens;
-use bound::{LEASE_BYTES, WAITER_BYTES};
-pub(crate) use bound::{MOST, Used};
+
+/// What leases may take in all databases together. They cannot be evicted, so the bound is small next to any
+/// `maxmemory` of a cache, and does not depend on it. 100,000 leases of keys of 250 bytes fit.
+pub(crate) const MOST: Used = Used {
+    leases: 100_000,
+    bytes: 64 << 20,
+};
+
+/// Bytes of a lease beside its key, and of a waiter, about: their rows, with what the tables keep free.
+const LEASE_BYTES: usize = 384;
+const WAITER_BYTES: usize = 192;
+
+/// How much leases take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) leases: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Used {
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self {
+            leases: self.leases.saturating_sub(other.leases),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    /// Whether so much taken away would leave less than half of [`MOST`].
+    pub(crate) const fn is_below_half_without(self, other: Self) -> bool {
+        let left = self.without(other);
+        left.leases < MOST.leases / 2 || left.bytes < MOST.bytes / 2
+    }
+}
 
 /// How long after it ran out a lease is remembered.
 pub(crate) const REMEMBER_MS: u64 = 60_000;
@@ -129,32 +152,8 @@ struct Waiting {
     ask: Option<Ask>,
 }
 
-/// What a caller that asked for a lease gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grant {
-    /// It holds the lease now.
-    Lease(Token),
-    /// Another caller holds it.
-    Taken,
-    /// There are too many leases, or its token was used before.
-    Refused,
-}
-
-impl Grant {
-    pub(super) const fn token(self) -> Option<Token> {
-        match self {
-            Self::Lease(token) => Some(token),
-            Self::Taken | Self::Refused => None,
-        }
-    }
-}
-
 /// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Released {
-    pub(crate) waiter: Waiter,
-    pub(crate) token: Option<Token>,
-}
+pub(crate) type Released = (Waiter, Option<Token>);
 
 /// Keys by a number, and by the serial of the lease.
 type Row = BTreeMap<(u64, u64), Key>;
@@ -235,7 +234,7 @@ impl Leases {
         caller: Caller,
         terms: Terms,
     ) -> Answer {
-        let ask = |ask| self.ask(key, caller.client, ask, terms).token();
+        let ask = |ask| self.ask(key, caller.client, ask, terms);
         match found {
             Found::Fresh => Answer::Hit(caller.ask.filter(|_| caller.is_early).and_then(ask)),
             Found::Stale => Answer::Stale(caller.ask.and_then(ask)),
@@ -246,32 +245,38 @@ impl Leases {
         }
     }
 
-    /// Asks for the lease of a key. O(log leases).
-    pub(crate) fn ask(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Grant {
+    /// Asks for the lease of a key: its token, unless another caller holds it, there are too many, or the token was used before.
+    /// O(log leases).
+    pub(crate) fn ask(
+        &mut self,
+        key: &[u8],
+        client: Client,
+        ask: Ask,
+        terms: Terms,
+    ) -> Option<Token> {
         let ends_ms = terms.now_ms.saturating_add(ask.ms.min(terms.max_ms));
         if let Some(lease) = self.by_key.get(key) {
             if ask.token == Some(lease.token) {
-                let token = lease.token;
                 self.change(key, |lease| {
                     lease.ends_ms = ends_ms;
                     lease.holder = client;
                 });
-                return Grant::Lease(token);
+                return ask.token;
             }
             if lease.is_held(terms.now_ms) {
-                return Grant::Taken;
+                return None;
             }
         } else if !self.make_room(LEASE_BYTES + key.len(), terms) {
-            return Grant::Refused;
+            return None;
         }
-        match ask.token {
-            Some(token) if self.tokens.is_used(key, token) => Grant::Refused,
-            _ => self.grant(key, client, ask, ends_ms, terms),
-        }
+        let is_used = ask
+            .token
+            .is_some_and(|token| self.tokens.is_used(key, token));
+        (!is_used).then(|| self.grant(key, client, ask, ends_ms, terms))
     }
 
     /// Gives a key a new lease, whose waiters are those of the old one.
-    fn grant(&mut self, key: &[u8], client: Client, ask: Ask, ends_ms: u64, terms: Terms) -> Grant {
+    fn grant(&mut self, key: &[u8], client: Client, ask: Ask, ends_ms: u64, terms: Terms) -> Token {
         let old = self.remove(key, terms.now_ms);
         self.last_serial += 1;
         let (key, waiters) = old.map_or_else(
@@ -289,7 +294,7 @@ impl Leases {
             is_settled: false,
             waiters,
         });
-        Grant::Lease(token)
+        token
     }
 
     /// Sees that so much more fits; leases that are over are forgotten for it. False if it does not.
@@ -308,10 +313,10 @@ impl Leases {
     /// Forgets the lease that would be forgotten first. False if it is held, or callers wait for it.
     pub(crate) fn forget_over(&mut self, now_ms: u64) -> bool {
         let first = self.rows.forget.first_key_value();
-        let over = first.map(|(_, key)| Rc::clone(key)).filter(|key| {
-            self.by_key
-                .get(key)
-                .is_some_and(|lease| !lease.is_held(now_ms) && lease.waiters.is_empty())
+        let over = first.map(|(_, key)| Rc::clone(key));
+        let over = over.filter(|key| {
+            let lease = self.by_key.get(key);
+            lease.is_some_and(|lease| !lease.is_held(now_ms) && lease.waiters.is_empty())
         });
         over.is_some_and(|key| self.remove(&key, now_ms).is_some())
     }
@@ -358,7 +363,6 @@ impl Leases {
 
     // ---- holders ----
 
-    /// Whether somebody holds the lease of a key.
     pub(crate) fn is_held(&self, key: &[u8], now_ms: u64) -> bool {
         let lease = self.by_key.get(key);
         lease.is_some_and(|lease| lease.is_held(now_ms))
@@ -464,7 +468,6 @@ impl Leases {
         all.filter(|lease| lease.is_held(now_ms)).count()
     }
 
-    /// Callers that wait.
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting
     }
@@ -484,25 +487,4 @@ impl Leases {
 }
 
 #[cfg(test)]
-impl Leases {
-    pub(crate) fn validate(&self) {
-        let mut rows = Rows::default();
-        let (mut waiting, mut key_bytes) = (0, 0);
-        for (key, lease) in &self.by_key {
-            assert!(Rc::ptr_eq(key, &lease.key), "a key is stored once");
-            rows.add(lease);
-            waiting += lease.waiters.len();
-            key_bytes += key.len();
-            assert!(
-                lease.token != NOBODY || !lease.waiters.is_empty(),
-                "invariant 3"
-            );
-        }
-        assert_eq!(self.rows, rows, "invariant 1");
-        assert_eq!(
-            (self.waiting, self.key_bytes),
-            (waiting, key_bytes),
-            "invariant 2"
-        );
-    }
-}
+mod tests;

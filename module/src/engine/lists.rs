@@ -171,24 +171,30 @@ impl Lists {
             + self.pages.capacity() * size_of::<Option<Box<[Option<TagList>]>>>()
             + self.map.heap_bytes()
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn validate(&self) -> Vec<u32> {
-        self.map.validate();
-        let mut bytes = 0;
-        let mut ids = Vec::new();
-        for (number, page) in self.pages.iter().enumerate() {
-            for at in 0..PAGE {
-                let id = (number * PAGE + at) as u32;
-                let list = page.as_ref().and_then(|page| page[at].as_ref());
-                assert_eq!(list.is_some(), self.map.is_used(id));
-                if let Some(list) = list {
-                    bytes += list.heap_bytes();
-                    ids.push(id);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Lists {
+        pub(in crate::engine) fn validate(&self) -> Vec<u32> {
+            self.map.validate();
+            let mut bytes = 0;
+            let mut ids = Vec::new();
+            for (number, page) in self.pages.iter().enumerate() {
+                for at in 0..PAGE {
+                    let id = (number * PAGE + at) as u32;
+                    let list = page.as_ref().and_then(|page| page[at].as_ref());
+                    assert_eq!(list.is_some(), self.map.is_used(id));
+                    if let Some(list) = list {
+                        bytes += list.heap_bytes();
+                        ids.push(id);
+                    }
                 }
             }
+            assert_eq!(bytes, self.bytes);
+            ids
         }
-        assert_eq!(bytes, self.bytes);
-        ids
     }
 }

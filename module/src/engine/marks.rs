@@ -1,9 +1,5 @@
 //! What single entries are marked with, beyond the lists that they stand in: sets of slots.
 //!
-//! A list can only be detached as a whole. Where a part of its entries is concerned (those that have no grace, those
-//! that a condition selects), the part is a bitmap, made by word-parallel set operations: for a million entries they
-//! take a few dozen microseconds.
-//!
 //! # Invariants
 //! 1. Every slot in a mark is in use, and leaves all marks with its entry.
 //! 2. The soft marks are disjoint (an entry that is stale already stays stale since then) and sorted by time.
@@ -347,26 +343,6 @@ impl Marks {
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
     }
-
-    #[cfg(test)]
-    pub(super) fn validate(&self, is_used: impl Fn(u32) -> bool) {
-        let mut seen = RoaringBitmap::new();
-        for soft in &self.soft {
-            assert!(!soft.ids.is_empty(), "invariant 3");
-            assert!(soft.untold.is_subset(&soft.ids));
-            assert!(seen.is_disjoint(&soft.ids), "invariant 2");
-            seen |= &soft.ids;
-        }
-        assert!(
-            self.soft.is_sorted_by(|a, b| a.softness < b.softness),
-            "invariant 2"
-        );
-        assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
-        assert_eq!(seen, self.softened);
-        seen |= &self.graced;
-        seen |= &self.foreign;
-        assert!(seen.iter().all(is_used), "invariant 1");
-    }
 }
 
 /// Bytes that a bitmap takes on the heap.
@@ -383,6 +359,27 @@ pub(super) fn bytes_of(ids: &RoaringBitmap) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Marks {
+        pub(in crate::engine) fn validate(&self, is_used: impl Fn(u32) -> bool) {
+            let mut seen = RoaringBitmap::new();
+            for soft in &self.soft {
+                assert!(!soft.ids.is_empty(), "invariant 3");
+                assert!(soft.untold.is_subset(&soft.ids));
+                assert!(seen.is_disjoint(&soft.ids), "invariant 2");
+                seen |= &soft.ids;
+            }
+            assert!(
+                self.soft.is_sorted_by(|a, b| a.softness < b.softness),
+                "invariant 2"
+            );
+            assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
+            assert_eq!(seen, self.softened);
+            seen |= &self.graced;
+            seen |= &self.foreign;
+            assert!(seen.iter().all(is_used), "invariant 1");
+        }
+    }
 
     fn ids(range: std::ops::Range<u32>) -> RoaringBitmap {
         range.collect()

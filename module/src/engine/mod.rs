@@ -2,7 +2,6 @@
 //!
 //! Everything here runs under plain `cargo test`, Miri and property tests; time comes in as an argument.
 
-mod clock;
 mod database;
 mod history;
 mod hits;
@@ -26,8 +25,3 @@ pub(crate) use marks::Softened;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
-
-#[cfg(test)]
-mod index_tests;
-#[cfg(test)]
-mod lease_tests;

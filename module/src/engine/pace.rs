@@ -6,16 +6,10 @@ use std::time::Duration;
 /// idle otherwise. An idle server works off a backlog at once, a busy one does not get slower by more than that.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    window: Option<Window>,
+    /// When the present window began, and what slices took of it.
+    window: Option<(Moment, Duration)>,
     /// The part of the time that other things took in the last window.
     busy: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    start: Moment,
-    /// What slices took of it.
-    slices: Duration,
 }
 
 /// A point in time: how long the thread exists, and how long it ran.
@@ -44,29 +38,21 @@ impl Pace {
     /// How long to rest after a slice that lasted from `start` to `end`.
     pub(crate) fn rest_after(&mut self, start: Moment, end: Moment) -> Duration {
         let took = end.ran.saturating_sub(start.ran);
-        let current = self
-            .window
-            .filter(|window| end.wall.saturating_sub(window.start.wall) < OUTDATED);
-        let Some(mut window) = current else {
+        let current = self.window.map(|(from, slices)| {
+            let length = end.wall.saturating_sub(from.wall);
+            (from, slices + took, length)
+        });
+        let Some((from, slices, length)) = current.filter(|&(.., length)| length < OUTDATED) else {
             *self = Self::default();
-            self.window = Some(Window {
-                start: end,
-                slices: Duration::ZERO,
-            });
+            self.window = Some((end, Duration::ZERO));
             return rest(took, LEAST_SHARE);
         };
-        window.slices += took;
-        let length = end.wall.saturating_sub(window.start.wall);
+        self.window = Some((from, slices));
         if length >= WINDOW {
-            let ran = end.ran.saturating_sub(window.start.ran);
-            let others = ran.saturating_sub(window.slices);
+            let others = end.ran.saturating_sub(from.ran).saturating_sub(slices);
             self.busy = (others.as_secs_f64() / length.as_secs_f64()).min(1.0);
-            window = Window {
-                start: end,
-                slices: Duration::ZERO,
-            };
+            self.window = Some((end, Duration::ZERO));
         }
-        self.window = Some(window);
         // A thread that others keep from running looks idler than it is: half busy counts as busy.
         rest(took, (1.0 - self.busy - self.busy).max(LEAST_SHARE))
     }

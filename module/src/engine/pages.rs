@@ -53,10 +53,7 @@ pub(super) struct PageMap {
 impl PageMap {
     /// Takes a free id on a page of this kind. O(1).
     pub(super) fn allocate(&mut self, kind: u8) -> Allocated {
-        if self.open.len() <= kind as usize {
-            self.open.resize_with(kind as usize + 1, Vec::new);
-        }
-        if let Some(&number) = self.open[kind as usize].last() {
+        if let Some(&number) = self.open_of(kind).last() {
             return self.take(number, false);
         }
         let number = self.add_page(kind);
@@ -68,23 +65,34 @@ impl PageMap {
         let page = self.pages[number as usize]
             .as_mut()
             .expect("an open page exists");
-        let word = page
-            .used
-            .iter()
-            .position(|&w| w != u64::MAX)
-            .expect("an open page has room");
-        let bit = page.used[word].trailing_ones();
-        page.used[word] |= 1 << bit;
+        let word = page.used.iter().position(|&w| w != u64::MAX);
+        let word = word.expect("an open page has room");
+        let at = word as u32 * 64 + page.used[word].trailing_ones();
+        let id = number * PAGE as u32 + at;
+        self.occupy(id);
+        Allocated { id, new_page }
+    }
+
+    /// The pages of a kind that have room.
+    fn open_of(&mut self, kind: u8) -> &mut Vec<u32> {
+        if self.open.len() <= kind as usize {
+            self.open.resize_with(kind as usize + 1, Vec::new);
+        }
+        &mut self.open[kind as usize]
+    }
+
+    /// Notes that a free id of an open page is in use.
+    fn occupy(&mut self, id: u32) {
+        let page = self.pages[page_of(id)]
+            .as_mut()
+            .expect("an open page exists");
+        page.used[offset_of(id) / 64] |= 1 << (offset_of(id) % 64);
         page.live += 1;
         self.live += 1;
         if page.live as usize == PAGE {
             let (kind, at) = (page.kind, page.open_at);
             page.open_at = FULL;
             self.close(kind, at);
-        }
-        Allocated {
-            id: number * PAGE as u32 + word as u32 * 64 + bit,
-            new_page,
         }
     }
 
@@ -104,15 +112,8 @@ impl PageMap {
     pub(super) fn allocate_above(&mut self, kind: u8, page: usize) -> Allocated {
         /// How many open pages are looked at before a new one is made at the end.
         const LOOKS: usize = 8;
-        if self.open.len() <= kind as usize {
-            self.open.resize_with(kind as usize + 1, Vec::new);
-        }
-        let open = &self.open[kind as usize];
-        let above = open
-            .iter()
-            .rev()
-            .take(LOOKS)
-            .find(|&&number| number as usize > page);
+        let mut open = self.open_of(kind).iter().rev().take(LOOKS);
+        let above = open.find(|&&number| number as usize > page);
         if let Some(&number) = above {
             return self.take(number, false);
         }
@@ -129,9 +130,6 @@ impl PageMap {
             self.vacant.push(self.pages.len() as u32);
             self.pages.push(None);
         }
-        if self.open.len() <= kind as usize {
-            self.open.resize_with(kind as usize + 1, Vec::new);
-        }
         let new_page = self.pages[number].is_none();
         if new_page {
             let at = self
@@ -141,19 +139,12 @@ impl PageMap {
             self.vacant.swap_remove(at);
             self.open_page(number as u32, kind);
         }
-        let page = self.pages[number].as_mut()?;
-        let (word, bit) = (offset_of(id) / 64, offset_of(id) % 64);
-        if page.kind < kind || page.used[word] & (1 << bit) != 0 {
+        let page = self.pages[number].as_ref()?;
+        let is_used = page.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0;
+        if page.kind < kind || is_used {
             return None;
         }
-        page.used[word] |= 1 << bit;
-        page.live += 1;
-        self.live += 1;
-        if page.live as usize == PAGE {
-            let (kind, at) = (page.kind, page.open_at);
-            page.open_at = FULL;
-            self.close(kind, at);
-        }
+        self.occupy(id);
         Some(Allocated { id, new_page })
     }
 
@@ -168,14 +159,15 @@ impl PageMap {
 
     fn open_page(&mut self, number: u32, kind: u8) {
         assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
-        let open = &mut self.open[kind as usize];
+        let open = self.open_of(kind);
+        open.push(number);
+        let open_at = open.len() as u32 - 1;
         self.pages[number as usize] = Some(Page {
             used: [0; WORDS],
             live: 0,
             kind,
-            open_at: open.len() as u32,
+            open_at,
         });
-        open.push(number);
     }
 
     /// All ids in use. O(ids / 64).
@@ -219,14 +211,6 @@ impl PageMap {
         true
     }
 
-    #[cfg(test)]
-    pub(super) fn is_used(&self, id: u32) -> bool {
-        self.pages
-            .get(page_of(id))
-            .and_then(Option::as_ref)
-            .is_some_and(|page| page.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0)
-    }
-
     /// One more than the highest id that may be in use.
     pub(super) fn end(&self) -> u32 {
         self.pages.len() as u32 * PAGE as u32
@@ -251,30 +235,45 @@ impl PageMap {
                 .map(|v| v.capacity() * size_of::<u32>())
                 .sum::<usize>()
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn validate(&self) {
-        let mut live = 0;
-        for (number, page) in self.pages.iter().enumerate() {
-            let Some(page) = page else {
-                assert!(
-                    self.vacant.contains(&(number as u32)),
-                    "page {number} is neither there nor vacant"
-                );
-                continue;
-            };
-            let bits: u32 = page.used.iter().map(|w| w.count_ones()).sum();
-            assert_eq!(bits, u32::from(page.live));
-            assert!(page.live > 0, "an empty page is dropped");
-            assert_eq!(page.open_at == FULL, page.live as usize == PAGE);
-            if page.open_at != FULL {
-                assert_eq!(
-                    self.open[page.kind as usize][page.open_at as usize],
-                    number as u32
-                );
-            }
-            live += bits as usize;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl PageMap {
+        pub(in crate::engine) fn is_used(&self, id: u32) -> bool {
+            self.pages
+                .get(page_of(id))
+                .and_then(Option::as_ref)
+                .is_some_and(|page| {
+                    page.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0
+                })
         }
-        assert_eq!(live, self.live);
+
+        pub(in crate::engine) fn validate(&self) {
+            let mut live = 0;
+            for (number, page) in self.pages.iter().enumerate() {
+                let Some(page) = page else {
+                    assert!(
+                        self.vacant.contains(&(number as u32)),
+                        "page {number} is neither there nor vacant"
+                    );
+                    continue;
+                };
+                let bits: u32 = page.used.iter().map(|w| w.count_ones()).sum();
+                assert_eq!(bits, u32::from(page.live));
+                assert!(page.live > 0, "an empty page is dropped");
+                assert_eq!(page.open_at == FULL, page.live as usize == PAGE);
+                if page.open_at != FULL {
+                    assert_eq!(
+                        self.open[page.kind as usize][page.open_at as usize],
+                        number as u32
+                    );
+                }
+                live += bits as usize;
+            }
+            assert_eq!(live, self.live);
+        }
     }
 }

@@ -392,35 +392,36 @@ impl<E: Copy + PartialEq> Slots<E> {
             + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
             + self.map.heap_bytes()
     }
-
-    #[cfg(test)]
-    pub(super) fn validate(&self) -> Vec<Slot> {
-        self.map.validate();
-        let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
-        assert_eq!(bytes, self.bytes);
-        let pages = self.pages.iter().enumerate();
-        self.hits
-            .validate(pages.filter_map(|(number, page)| page.is_some().then_some(number)));
-        let mut slots = Vec::new();
-        for (number, page) in self.pages.iter().enumerate() {
-            for at in 0..PAGE {
-                let id = (number * PAGE + at) as u32;
-                let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
-                assert_eq!(held, self.map.is_used(id));
-                if held {
-                    assert!(self.hits.page(number)[at] <= self.hits.maxima()[number]);
-                    slots.push(Slot(id));
-                }
-            }
-        }
-        assert_eq!(slots.len(), self.len());
-        slots
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl<E: Copy + PartialEq> Slots<E> {
+        pub(in crate::engine) fn validate(&self) -> Vec<Slot> {
+            self.map.validate();
+            let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
+            assert_eq!(bytes, self.bytes);
+            let pages = self.pages.iter().enumerate();
+            self.hits
+                .validate(pages.filter_map(|(number, page)| page.is_some().then_some(number)));
+            let mut slots = Vec::new();
+            for (number, page) in self.pages.iter().enumerate() {
+                for at in 0..PAGE {
+                    let id = (number * PAGE + at) as u32;
+                    let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
+                    assert_eq!(held, self.map.is_used(id));
+                    if held {
+                        assert!(self.hits.page(number)[at] <= self.hits.maxima()[number]);
+                        slots.push(Slot(id));
+                    }
+                }
+            }
+            assert_eq!(slots.len(), self.len());
+            slots
+        }
+    }
 
     #[test]
     fn lists_are_kept_where_a_page_gets_a_wider_number() {

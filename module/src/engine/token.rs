@@ -1,10 +1,8 @@
 //! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again.
 //!
-//! A lease is known by its token alone. If a token were granted a second time for the same key, a value that was read
-//! under the first grant could be written under the second, although an invalidation between the two forbids it. So no
-//! token is granted twice: an issued one is recognised without being remembered, and one that a caller chose is
-//! remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A holder that
-//! ends its lease itself, by its write or by CACHE.RELEASE, writes nothing under it any more, and may choose the token again.
+//! No token is granted twice for a key (`DESIGN.md`, Leases): an issued one is recognised without being remembered, and one that
+//! a caller chose is remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A
+//! holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -14,52 +12,17 @@ use ahash::RandomState;
 pub(crate) type Token = u64;
 
 /// The largest token that is issued: exact as a JavaScript number.
-const MAX_TOKEN: Token = (1 << BITS) - 1;
-const BITS: u32 = 53;
+const MAX_TOKEN: Token = (1 << 53) - 1;
 
 /// How long after its lease is over a chosen token is remembered.
 const REMEMBER_MS: u64 = 60_000;
 /// How many chosen tokens are remembered at most.
 const MAX_REMEMBERED: usize = 100_000;
 
-/// Mixes the bits of a number below 2^53. Each step can be undone, so different numbers give different tokens.
-/// The steps are those of Steele et al., *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
-const fn mix(mut number: u64) -> u64 {
-    number ^= number >> SHIFT;
-    number = number.wrapping_mul(FACTORS[0]) & MAX_TOKEN;
-    number ^= number >> SHIFT;
-    number = number.wrapping_mul(FACTORS[1]) & MAX_TOKEN;
-    number ^ (number >> SHIFT)
-}
-
-/// What [`mix`] made this token of.
-const fn unmix(mut token: u64) -> u64 {
-    token ^= token >> SHIFT;
-    token = token.wrapping_mul(inverse(FACTORS[1])) & MAX_TOKEN;
-    token ^= token >> SHIFT;
-    token = token.wrapping_mul(inverse(FACTORS[0])) & MAX_TOKEN;
-    token ^ (token >> SHIFT)
-}
-
-/// More than half of the bits, so that doing it twice undoes it.
-const SHIFT: u32 = 27;
-const FACTORS: [u64; 2] = [0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB];
-
-/// The inverse of an odd number modulo 2^64, by Newton's method: each step doubles the number of right bits.
-const fn inverse(odd: u64) -> u64 {
-    let mut inverse = odd;
-    let mut right_bits = 3;
-    while right_bits < u64::BITS {
-        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
-        right_bits *= 2;
-    }
-    inverse
-}
-
 /// Issues tokens, and knows which must not be granted.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    /// Where the numbers that tokens are made of begin.
+    /// Tokens are the numbers behind this one, in order.
     start: u64,
     issued: u64,
     /// Hashes of key and chosen token, of leases that are over.
@@ -82,21 +45,16 @@ impl Tokens {
 
     /// A token that nobody can have.
     pub(super) fn issue(&mut self) -> Token {
-        loop {
-            self.issued += 1;
-            let token = mix(self.start.wrapping_add(self.issued) & MAX_TOKEN);
-            if token != 0 {
-                return token;
-            }
+        self.issued += 1;
+        match self.start.wrapping_add(self.issued) & MAX_TOKEN {
+            0 => self.issue(),
+            token => token,
         }
     }
 
     fn was_issued(&self, token: Token) -> bool {
-        if token > MAX_TOKEN {
-            return false;
-        }
-        let number = unmix(token).wrapping_sub(self.start) & MAX_TOKEN;
-        (1..=self.issued).contains(&number)
+        token <= MAX_TOKEN
+            && (1..=self.issued).contains(&(token.wrapping_sub(self.start) & MAX_TOKEN))
     }
 
     /// Whether this token may not be granted for a key that it does not hold.
@@ -149,14 +107,6 @@ impl Tokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mixing_can_be_undone() {
-        for number in [0, 1, 2, 12_345, MAX_TOKEN / 3, MAX_TOKEN - 1, MAX_TOKEN] {
-            assert_eq!(unmix(mix(number)), number);
-            assert!(mix(number) <= MAX_TOKEN);
-        }
-    }
 
     #[test]
     fn issued_tokens_are_recognised_and_others_are_not() {

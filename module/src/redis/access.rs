@@ -38,11 +38,8 @@ pub(crate) fn check_tags<'t>(
     tags: impl Iterator<Item = Str<'t>>,
     access: Access,
 ) -> Result<(), Error> {
-    let Some(user) = User::of(ctx)? else {
-        return Ok(());
-    };
-    let tags: Tags<'_> = tags.map(|tag| (tag, access)).collect();
-    user.permits(ctx, args, &tags, Reach::Tags)
+    let tags = tags.map(|tag| (tag.bytes(), access));
+    check_pairs(ctx, args, tags, Reach::Tags)
 }
 
 /// [`check_tags`] for tags of which each is for something else, and for a command that may reach every entry.
@@ -55,12 +52,8 @@ pub(crate) fn check_pairs<'t>(
     let Some(user) = User::of(ctx)? else {
         return Ok(());
     };
-    let owned: Vec<(OwnedStr, Access)> = tags
+    let tags: Tags = tags
         .map(|(tag, access)| (OwnedStr::new(tag), access))
-        .collect();
-    let tags: Tags<'_> = owned
-        .iter()
-        .map(|(tag, access)| (tag.as_str(), *access))
         .collect();
     user.permits(ctx, args, &tags, reach)
 }
@@ -70,17 +63,14 @@ pub(crate) fn check_pairs<'t>(
 pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || User::of(ctx).is_ok_and(|user| {
-            user.is_none_or(|user| {
-                let words =
-                    ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
-                user.rules
-                    .permit_raw(&words.each_ref().map(|word| word.as_str().as_raw()))
-            })
+            let words = ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
+            let words = words.each_ref().map(|word| word.as_str().as_raw());
+            user.is_none_or(|user| user.rules.permit(&words))
         })
 }
 
 /// Tags, and what is to be done with each.
-type Tags<'t> = SmallVec<[(Str<'t>, Access); 8]>;
+type Tags = SmallVec<[(OwnedStr, Access); 8]>;
 
 /// The user on whose behalf a command runs.
 struct User {
@@ -125,43 +115,41 @@ impl User {
         &self,
         ctx: &Context<'_>,
         args: Args<'_>,
-        tags: &Tags<'_>,
+        tags: &Tags,
         reach: Reach,
     ) -> Result<(), Error> {
         if let Some(tag) = self.rules.refused(tags) {
-            return Err(self.refuse(ctx, Some(tag)));
+            return Err(self.refuse(ctx, tag));
         }
         if reach == Reach::Tags && !self.has_selectors() {
             return Ok(());
         }
         let permitted = self.rules.sets().iter().any(|set| {
-            if reach == Reach::Everything && !writes_every_key(set) {
-                return false;
-            }
-            Rules::from_text(set)
-                .is_some_and(|rules| rules.permit_command(args) && rules.refused(tags).is_none())
+            (reach == Reach::Tags || writes_every_key(set))
+                && Rules::from_text(set).is_some_and(|rules| {
+                    rules.permit(args.as_raw()) && rules.refused(tags).is_none()
+                })
         });
         if permitted {
-            Ok(())
-        } else {
-            Err(self.refuse(ctx, tags.first().map(|(tag, _)| *tag)))
+            return Ok(());
         }
+        let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
+        Err(self.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
     }
 
-    /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2). Without a
-    /// tag, it was any key that was asked for.
-    fn refuse(&self, ctx: &Context<'_>, tag: Option<Str<'_>>) -> Error {
-        let any = OwnedStr::new(b"*");
-        let object = tag.unwrap_or(any.as_str());
+    /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2).
+    fn refuse(&self, ctx: &Context<'_>, object: &OwnedStr) -> Error {
+        let (ctx, object) = (ctx.as_raw(), object.as_str().as_raw());
+        let reason = raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY;
         // SAFETY: context, user and name are alive.
         unsafe {
             api!(RedisModule_ACLAddLogEntry(
-                ctx.as_raw(),
+                ctx,
                 self.rules.0,
-                object.as_raw(),
-                raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY
+                object,
+                reason
             ));
-        }
+        };
         Error::TagNotPermitted
     }
 
@@ -225,30 +213,22 @@ impl Rules {
     }
 
     /// The first tag that is not permitted.
-    fn refused<'t>(&self, tags: &Tags<'t>) -> Option<Str<'t>> {
+    fn refused<'t>(&self, tags: &'t Tags) -> Option<&'t OwnedStr> {
         let refused = tags.iter().find(|(tag, access)| {
             let flags = match access {
                 Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
                 Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
             };
+            let (tag, flags) = (tag.as_str().as_raw(), flags as c_int);
             // SAFETY: user and tag are alive.
-            let permitted = unsafe {
-                api!(RedisModule_ACLCheckKeyPermissions(
-                    self.0,
-                    tag.as_raw(),
-                    flags as c_int
-                ))
-            };
+            let permitted = unsafe { api!(RedisModule_ACLCheckKeyPermissions(self.0, tag, flags)) };
             permitted != raw::REDISMODULE_OK as c_int
         });
-        refused.map(|(tag, _)| *tag)
+        refused.map(|(tag, _)| tag)
     }
 
-    fn permit_command(&self, args: Args<'_>) -> bool {
-        self.permit_raw(args.as_raw())
-    }
-
-    fn permit_raw(&self, argv: &[*mut raw::RedisModuleString]) -> bool {
+    /// Whether this command is permitted.
+    fn permit(&self, argv: &[*mut raw::RedisModuleString]) -> bool {
         // SAFETY: user and arguments are alive.
         let permitted = unsafe {
             api!(RedisModule_ACLCheckCommandPermissions(

@@ -41,19 +41,6 @@ unsafe impl GlobalAlloc for ServerAllocator {
         }
     }
 
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        match unsafe { raw::RedisModule_Calloc } {
-            _ if layout.align() > ALIGNED => std::ptr::null_mut(),
-            // SAFETY: as in `alloc`.
-            Some(calloc) => unsafe {
-                calloc(1, aligned_size(layout.size(), layout.align())).cast()
-            },
-            // SAFETY: as in `alloc`.
-            None => unsafe { System.alloc_zeroed(layout) },
-        }
-    }
-
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as in `alloc`.
         match unsafe { raw::RedisModule_Realloc } {

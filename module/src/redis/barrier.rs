@@ -4,7 +4,7 @@
 //! changed is emptied.
 
 use std::any::Any;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
@@ -94,21 +94,21 @@ fn log_panic(place: Place, panic: &(dyn Any + Send)) {
         .map(|s| (*s).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    log(
-        c"warning",
-        &format!("internal error in {place:?}: {words}. Please report this."),
-    );
+    log(&format!(
+        "internal error in {place:?}: {words}. Please report this."
+    ));
 }
 
-/// Writes a line to the server's log.
-pub(crate) fn log(level: &CStr, line: &str) {
-    let line: Vec<u8> = line.bytes().filter(|&b| b != 0).chain([0]).collect();
-    // SAFETY: both are C strings; the line is an argument of the format, not the format.
+/// Writes a warning to the server's log.
+pub(crate) fn log(line: &str) {
+    let line = CString::new(line.replace('\0', "")).unwrap_or_default();
+    let (level, format) = (c"warning".as_ptr(), c"%s".as_ptr());
+    // SAFETY: all are C strings; the line is an argument of the format, not the format.
     unsafe {
         api!(RedisModule_Log(
             std::ptr::null_mut(),
-            level.as_ptr(),
-            c"%s".as_ptr(),
+            level,
+            format,
             line.as_ptr()
         ));
     };
@@ -118,7 +118,7 @@ pub(crate) fn log(level: &CStr, line: &str) {
 pub(crate) fn log_panic_locations() {
     std::panic::set_hook(Box::new(|info| {
         if let Some(location) = info.location() {
-            log(c"warning", &format!("panic at {location}"));
+            log(&format!("panic at {location}"));
         }
     }));
 }

@@ -1,17 +1,6 @@
 //! The message about an invalidation, for local tiers.
 //!
-//! Channel `__cache@<db>__:invalidate`. The message, version 2, numbers big-endian:
-//!
-//! | bytes | |
-//! |---|---|
-//! | 1 | version: 2 |
-//! | 1 | kind: `I` CACHE.INVALIDATE, `R` CACHE.REVALIDATE, `F` CACHE.FLUSH and SWAPDB, `W` and `w` CACHE.INVALIDATEWHERE, hard and soft |
-//! | 8 | the lineage of the node that executed it, as CACHE.CLOCK returns it |
-//! | 8 | the database's clock there, after it |
-//! | … | for `I` and `R` each tag: its length in 4 bytes, its bytes |
-//! | … | for `W` and `w` each clause: `A` (ALL), `O` (ANY) or `N` (NONE), the number of tags in 4 bytes, the tags as above |
-//!
-//! A subscriber that does not know the version or the kind drops everything of the database.
+//! Its form, version 2, is in `docs/src/messages.md`.
 
 use super::context::Context;
 use super::state;

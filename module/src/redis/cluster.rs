@@ -1,17 +1,14 @@
 //! Leases in a cluster: a slot that went to another node and came back brings with it what happened there, which this
 //! node did not see. So all leases end when a slot may have come to this node.
 //!
-//! A node gets a slot by a CLUSTER command (SETSLOT, ADDSLOTS, a migration's own), or by becoming primary, which is
-//! an event. While leases exist, a command filter looks for such commands. The filter sees them before they run (inside
-//! MULTI, when they are queued, hence EXEC), so for a while afterwards the cluster's epoch is compared as well: a node
-//! raises it when it takes a slot over. Asking for it costs a look at all slots, so otherwise only the server's cron does.
+//! How that is noticed, and what it costs, is in `DESIGN.md` (Leases).
 
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
 use super::context::{Context, monotonic_ms};
+use super::filter::Command;
 use super::state::{self, CallsNothingBack};
-use super::string::Str;
 use super::waiting;
 
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
@@ -41,26 +38,8 @@ pub(crate) struct Watched {
 }
 
 /// CLUSTER commands that move no slot.
-const HARMLESS: [&[u8]; 18] = [
-    b"countkeysinslot",
-    b"count-failure-reports",
-    b"forget",
-    b"getkeysinslot",
-    b"getslotmigrations",
-    b"help",
-    b"info",
-    b"keyslot",
-    b"links",
-    b"meet",
-    b"myid",
-    b"myshardid",
-    b"nodes",
-    b"replicas",
-    b"shards",
-    b"slaves",
-    b"slots",
-    b"slot-stats",
-];
+const HARMLESS: &str = "countkeysinslot count-failure-reports forget getkeysinslot getslotmigrations help info keyslot \
+    links meet myid myshardid nodes replicas shards slaves slots slot-stats";
 
 /// A lease is about to be granted.
 pub(crate) fn watch(ctx: &Context<'_>) {
@@ -133,24 +112,20 @@ fn compare_epochs(ctx: &Context<'_>, watched: Watched) {
 }
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    // SAFETY: the server passes a live filter context; its arguments are alive during the call.
-    let argument = |at| unsafe {
-        let raw = api!(RedisModule_CommandFilterArgGet(filter, at));
-        if raw.is_null() {
-            &[][..]
-        } else {
-            Str::from_raw(raw).bytes()
-        }
-    };
     guard(Place::Other, (), || {
+        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
+        let command = unsafe { Command::new(filter) };
         // This runs for every command: most differ in the length of their name.
-        let is = |at, word: &[u8]| argument(at).eq_ignore_ascii_case(word);
+        let is = |at, word: &[u8]| {
+            let argument = command.arg(at);
+            argument.is_some_and(|argument| argument.bytes().eq_ignore_ascii_case(word))
+        };
         let is_cluster = is(0, b"cluster");
         if !is_cluster && !is(0, b"exec") {
             return;
         }
-        let is_harmless =
-            HARMLESS.iter().any(|word| is(1, word)) || (is(1, b"syncslots") && is(2, b"ack"));
+        let is_harmless = HARMLESS.split(' ').any(|word| is(1, word.as_bytes()))
+            || (is(1, b"syncslots") && is(2, b"ack"));
         let now = monotonic_ms();
         state::with(|state| {
             let Cluster::Watched(watched) = &mut state.cluster else {

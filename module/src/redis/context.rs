@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::barrier::{Place, panic_point};
+use super::barrier::{Place, guard, panic_point};
 use super::key::Key;
 use super::string::Str;
 use crate::engine::Moment;
@@ -43,15 +43,14 @@ pub(crate) enum Mode {
     Upkeep,
 }
 
+const UNTOUCHED: u32 =
+    raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH;
+
 /// [`Mode::Look`], as the server takes it. Opening for writing neither counts nor reports misses.
-static LOOK: AtomicU32 = AtomicU32::new(
-    raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
-);
+static LOOK: AtomicU32 = AtomicU32::new(UNTOUCHED);
 
 /// [`Mode::Upkeep`], as the server takes it.
-static UPKEEP: AtomicU32 = AtomicU32::new(
-    raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
-);
+static UPKEEP: AtomicU32 = AtomicU32::new(UNTOUCHED);
 
 /// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it hides
 /// keys of slots that went away (Redis 8.4 and newer).
@@ -65,10 +64,8 @@ pub(super) fn probe_modes() {
     if known & silent == silent {
         LOOK.store(raw::REDISMODULE_READ | silent, Ordering::Relaxed);
     }
-    UPKEEP.fetch_or(
-        known & raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED,
-        Ordering::Relaxed,
-    );
+    let trimmed = known & raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED;
+    UPKEEP.store(UNTOUCHED | trimmed, Ordering::Relaxed);
 }
 
 /// For Valkey 9: entries may arrive with a slot that this node does not own yet. Other servers do not look at it.
@@ -146,6 +143,21 @@ pub(super) fn keep_replies(ctx: &Context<'_>) {
     }
 }
 
+/// A context of the module's own, made by `load` and never freed.
+static OWN: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
+
+pub(super) fn make_own(ctx: &Context<'_>) {
+    // SAFETY: the context is alive, and that of this module.
+    let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.raw)) };
+    OWN.store(own, Ordering::Relaxed);
+}
+
+/// For what happens outside of any call that has one.
+pub(super) fn own<'a>() -> Context<'a> {
+    // SAFETY: made before anything calls the module, and never freed.
+    unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
+}
+
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -212,87 +224,68 @@ impl Context<'_> {
     /// The argument at this place is a key whose value is replaced. The command's name is at 0.
     pub(crate) fn key_at(&self, position: usize) {
         let flags = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE;
+        let (position, flags) = (position as c_int, flags as c_int);
         // SAFETY: the context is that of a command that is to name its keys.
-        unsafe {
-            api!(RedisModule_KeyAtPosWithFlags(
-                self.raw,
-                position as c_int,
-                flags as c_int
-            ));
-        };
+        unsafe { api!(RedisModule_KeyAtPosWithFlags(self.raw, position, flags)) };
+    }
+
+    fn has_flags(&self, any: u32) -> bool {
+        self.flags() & any != 0
     }
 
     /// Whether this server has a primary.
     pub(crate) fn is_replica(&self) -> bool {
-        self.flags() & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
-    /// Whether this server has a primary, or an append-only file.
     pub(crate) fn is_replica_or_logs(&self) -> bool {
-        self.flags() & (raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF) != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF)
     }
 
     /// Whether this comes from another primary whose slot migrates to this one.
     pub(crate) fn is_import(&self) -> bool {
-        let here = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
-        self.flags() & (raw::REDISMODULE_CTX_FLAGS_REPLICATED | here)
-            == raw::REDISMODULE_CTX_FLAGS_REPLICATED
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
+            && !self.is_replica()
+            && !self.is_loading()
     }
 
-    /// Whether this server is in a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
-        self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
     }
 
-    /// Whether the server is loading its data.
     pub(crate) fn is_loading(&self) -> bool {
-        self.flags() & raw::REDISMODULE_CTX_FLAGS_LOADING != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_LOADING)
     }
 
-    /// Whether this runs inside a script or function.
     pub(crate) fn is_script(&self) -> bool {
-        self.flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_LUA)
     }
 
-    /// Whether this runs inside MULTI or a script.
     pub(crate) fn is_atomic_block(&self) -> bool {
-        self.flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) != 0
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
+    }
+
+    /// Whether the client may be made to wait: not inside MULTI, scripts and calls of other modules.
+    pub(crate) fn may_block(&self) -> bool {
+        !self.is_atomic_block() && !self.has_flags(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
+    }
+
+    /// The same, as the crate for modules has it.
+    pub(super) const fn sdk(&self) -> redis_module::Context {
+        redis_module::Context::new(self.raw)
+    }
+
+    /// A field of the server's INFO.
+    pub(super) fn info(&self, section: &str, field: &str) -> Option<String> {
+        let field = self.sdk().server_info(section).field(field)?;
+        Some(field.to_string_lossy())
     }
 
     /// Major and minor of a version that `INFO server` shows under this name.
     pub(crate) fn version(&self, field: &str) -> Option<(u32, u32)> {
-        let field = CString::new(field).ok()?;
-        // SAFETY: the context is alive; section and field are C strings. The information is freed, once, and with it the
-        // text, which is read before.
-        unsafe {
-            let info = api!(RedisModule_GetServerInfo(self.raw, c"server".as_ptr()));
-            let text = api!(RedisModule_ServerInfoGetFieldC(info, field.as_ptr()));
-            let version = if text.is_null() {
-                None
-            } else {
-                let text = CStr::from_ptr(text).to_string_lossy();
-                let mut numbers = text.split('.').map(|number| number.parse().ok());
-                numbers.next().flatten().zip(numbers.next().flatten())
-            };
-            api!(RedisModule_FreeServerInfo(self.raw, info));
-            version
-        }
-    }
-
-    /// A number of the server's INFO. `None` if it is not there.
-    pub(super) fn info_number(&self, section: &CStr, field: &CStr) -> Option<u64> {
-        let mut error = 0;
-        // SAFETY: the context is alive; section and field are C strings. The information is freed, once.
-        unsafe {
-            let info = api!(RedisModule_GetServerInfo(self.raw, section.as_ptr()));
-            let number = api!(RedisModule_ServerInfoGetFieldUnsigned(
-                info,
-                field.as_ptr(),
-                &raw mut error
-            ));
-            api!(RedisModule_FreeServerInfo(self.raw, info));
-            (error == 0).then_some(number)
-        }
+        let text = self.info("server", field)?;
+        let mut numbers = text.split('.').map(|number| number.parse().ok());
+        numbers.next().flatten().zip(numbers.next().flatten())
     }
 
     /// The connection that this command or wait belongs to; a script has a number of its own.
@@ -303,77 +296,33 @@ impl Context<'_> {
 
     /// Whether a connection has CLIENT TRACKING on.
     pub(crate) fn is_tracking(client: u64) -> bool {
-        let mut info = raw::RedisModuleClientInfo {
-            version: 1,
-            flags: 0,
-            id: 0,
-            addr: [0; 46],
-            port: 0,
-            db: 0,
-        };
-        // SAFETY: the struct is of version 1, as it says. An unknown client leaves it as it is.
-        unsafe {
+        // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
+        let info = unsafe {
+            let mut info: raw::RedisModuleClientInfo = std::mem::zeroed();
+            info.version = 1;
             api!(RedisModule_GetClientInfoById(
                 (&raw mut info).cast(),
                 client
-            ))
+            ));
+            info
         };
         info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING) != 0
     }
 
-    /// Reads a key without any effect, so that it is tracked for the client that is being served.
-    pub(crate) fn read_on_behalf(&self, name: Str<'_>) {
-        // SAFETY: "s" takes a string; the reply is freed, null is taken.
-        unsafe {
-            let reply = api!(RedisModule_Call(
-                self.raw,
-                c"cache.inspect".as_ptr(),
-                c"s".as_ptr(),
-                name.as_raw()
-            ));
-            if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
-            }
-        }
+    /// Runs a command, without propagating it. What it replies with is not looked at.
+    pub(super) fn call(&self, command: &str, argument: &[u8]) {
+        _ = self.sdk().call(command, &[argument]);
     }
 
     /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
     pub(crate) fn cluster_epoch(&self) -> Option<u64> {
-        if self.flags() & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
+        if !self.is_cluster() {
             return None;
         }
-        // SAFETY: the context is alive; "c" takes a C string. The text lives as long as the reply, which is freed, once.
-        unsafe {
-            let reply = api!(RedisModule_Call(
-                self.raw,
-                c"CLUSTER".as_ptr(),
-                c"c".as_ptr(),
-                c"INFO".as_ptr()
-            ));
-            if reply.is_null() {
-                return None;
-            }
-            let mut len = 0;
-            let text = api!(RedisModule_CallReplyStringPtr(reply, &raw mut len));
-            let epoch = if text.is_null() {
-                None
-            } else {
-                let text = std::slice::from_raw_parts(text.cast::<u8>(), len);
-                String::from_utf8_lossy(text)
-                    .lines()
-                    .find_map(|line| line.strip_prefix("cluster_current_epoch:")?.parse().ok())
-            };
-            api!(RedisModule_FreeCallReply(reply));
-            epoch
-        }
-    }
-
-    /// Whether the client may be made to wait: not inside MULTI, scripts and calls of other modules.
-    pub(crate) fn may_block(&self) -> bool {
-        let deny = raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING
-            | raw::REDISMODULE_CTX_FLAGS_MULTI
-            | raw::REDISMODULE_CTX_FLAGS_LUA;
-        self.flags() & deny == 0
+        let reply = self.sdk().call("CLUSTER", &["INFO"]).ok()?;
+        let text = String::try_from(reply).ok()?;
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix("cluster_current_epoch:")?.parse().ok())
     }
 
     pub(crate) fn open(&self, name: Str<'_>, mode: Mode) -> Key {
@@ -413,7 +362,6 @@ impl Context<'_> {
         self.set_options(options);
     }
 
-    /// Sets the options of the module.
     fn set_options(&self, options: u32) {
         // SAFETY: the context is alive.
         unsafe { api!(RedisModule_SetModuleOptions(self.raw, options as c_int)) };
@@ -421,35 +369,31 @@ impl Context<'_> {
 
     /// Sends a keyspace notification of the module's class.
     pub(crate) fn notify(&self, event: &CStr, name: Str<'_>) {
+        self.notify_class(raw::REDISMODULE_NOTIFY_MODULE, event, name);
+    }
+
+    pub(super) fn notify_class(&self, class: c_int, event: &CStr, name: Str<'_>) {
+        let (event, name) = (event.as_ptr(), name.as_raw());
         // SAFETY: context, event and name are alive.
         unsafe {
             api!(RedisModule_NotifyKeyspaceEvent(
-                self.raw,
-                raw::REDISMODULE_NOTIFY_MODULE,
-                event.as_ptr(),
-                name.as_raw()
+                self.raw, class, event, name
             ))
         };
     }
 
     /// Publishes a message on a channel, to the clients of this server and of its cluster.
     pub(crate) fn publish(&self, channel: Str<'_>, message: Str<'_>) {
+        let (channel, message) = (channel.as_raw(), message.as_raw());
         // SAFETY: context and strings are alive.
-        unsafe {
-            api!(RedisModule_PublishMessage(
-                self.raw,
-                channel.as_raw(),
-                message.as_raw()
-            ))
-        };
+        unsafe { api!(RedisModule_PublishMessage(self.raw, channel, message)) };
     }
 
     // ---- replication ----
 
     /// Sends the command that runs to replicas and append-only file as it came.
     pub(crate) fn replicate_verbatim(&self) {
-        // SAFETY: the context is that of a command.
-        unsafe { api!(RedisModule_ReplicateVerbatim(self.raw)) };
+        raw::replicate_verbatim(self.raw);
     }
 
     /// Sends another command instead.
@@ -468,6 +412,11 @@ impl Context<'_> {
         };
     }
 
+    /// The same, of a command whose words are not those of the caller.
+    pub(crate) fn replicate_words(&self, command: &str, words: &[&[u8]]) {
+        raw::replicate(self.raw, command, words);
+    }
+
     // ---- replies ----
 
     /// Counts an element of the reply, and those that it announces.
@@ -484,12 +433,8 @@ impl Context<'_> {
         if owed <= 0 {
             return;
         }
-        if self.reply_begun.get() && !self.is_replay() {
-            // SAFETY: the context is alive.
-            let client = unsafe { api!(RedisModule_GetClientId(self.raw)) };
-            if self.close(client) {
-                return;
-            }
+        if self.reply_begun.get() && !self.is_replay() && self.close(self.client_id()) {
+            return;
         }
         for _ in 0..owed {
             self.reply_error(&Error::Internal);
@@ -498,21 +443,43 @@ impl Context<'_> {
 
     /// Closes a client. False if there is none of this number.
     fn close(&self, client: u64) -> bool {
-        // SAFETY: the context is alive. A number that is not a client's is answered with an error. A client is closed
-        // when its command is done, but one that is answered after a wait is in no command: the timer closes it.
+        // SAFETY: the context is alive. A number that is not a client's is answered with an error, and it is never another
+        // client's.
+        let deauthenticate = move |ctx: &Context<'_>| unsafe {
+            api!(RedisModule_DeauthenticateAndCloseClient(ctx.raw, client))
+        };
+        let is_closed = deauthenticate(self) == raw::REDISMODULE_OK as c_int;
+        if is_closed {
+            // When its command is done; but one that is answered after a wait is in no command, so once more.
+            self.after(1, move |ctx| _ = deauthenticate(ctx));
+        }
+        is_closed
+    }
+
+    /// Runs a function after so many ms, with a context of the server's own. One that is stopped before must own nothing.
+    pub(super) fn after<F: FnOnce(&Context<'_>) + 'static>(
+        &self,
+        ms: i64,
+        run: F,
+    ) -> raw::RedisModuleTimerID {
+        unsafe extern "C" fn on_timer<F: FnOnce(&Context<'_>)>(
+            ctx: *mut raw::RedisModuleCtx,
+            data: *mut c_void,
+        ) {
+            // SAFETY: the server passes a live context and the box of `after`, once.
+            let (ctx, run) = unsafe { (Context::from_raw(ctx), Box::from_raw(data.cast::<F>())) };
+            guard(Place::Other, (), || run(&ctx));
+        }
+        let data = Box::into_raw(Box::new(run)).cast();
+        // SAFETY: the context is alive; the timer gets the box.
         unsafe {
-            let closed = api!(RedisModule_DeauthenticateAndCloseClient(self.raw, client));
-            if closed != raw::REDISMODULE_OK as c_int {
-                return false;
-            }
             api!(RedisModule_CreateTimer(
                 self.raw,
-                1,
-                Some(close_later),
-                client as usize as *mut c_void
-            ));
+                ms,
+                Some(on_timer::<F>),
+                data
+            ))
         }
-        true
     }
 
     pub(crate) fn reply_error(&self, error: &Error) {
@@ -530,8 +497,7 @@ impl Context<'_> {
     pub(crate) fn reply_ok(&self) {
         self.replied(0);
         if !OK.send(self) {
-            // SAFETY: as above.
-            unsafe { api!(RedisModule_ReplyWithSimpleString(self.raw, c"OK".as_ptr())) };
+            raw::reply_with_simple_string(self.raw, c"OK".as_ptr());
         }
     }
 
@@ -546,38 +512,27 @@ impl Context<'_> {
 
     pub(crate) fn reply_null(&self) {
         self.replied(0);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithNull(self.raw)) };
+        raw::reply_with_null(self.raw);
     }
 
     pub(crate) fn reply_integer(&self, number: i64) {
         self.replied(0);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithLongLong(self.raw, number)) };
+        raw::reply_with_long_long(self.raw, number);
     }
 
     pub(crate) fn reply_double(&self, number: f64) {
         self.replied(0);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithDouble(self.raw, number)) };
+        raw::reply_with_double(self.raw, number);
     }
 
     pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
         self.replied(0);
-        // SAFETY: the context is alive; the bytes are copied.
-        unsafe {
-            api!(RedisModule_ReplyWithStringBuffer(
-                self.raw,
-                bytes.as_ptr().cast(),
-                bytes.len()
-            ))
-        };
+        raw::reply_with_string_buffer(self.raw, bytes.as_ptr().cast(), bytes.len());
     }
 
     pub(crate) fn reply_array(&self, len: usize) {
         self.replied(len);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithArray(self.raw, len as i64)) };
+        raw::reply_with_array(self.raw, len as i64);
         panic_point(Place::Reply);
     }
 
@@ -589,8 +544,7 @@ impl Context<'_> {
     /// A map of this many pairs; a flat array in RESP2.
     pub(crate) fn reply_map(&self, pairs: usize) {
         self.replied(2 * pairs);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithMap(self.raw, pairs as i64)) };
+        raw::reply_with_map(self.raw, pairs as i64);
         panic_point(Place::Reply);
     }
 }
@@ -612,16 +566,6 @@ impl Sender<'_> {
     pub(crate) fn bytes(self, bytes: &[u8]) {
         self.0.reply_bytes(bytes);
     }
-}
-
-unsafe extern "C" fn close_later(ctx: *mut raw::RedisModuleCtx, client: *mut c_void) {
-    // SAFETY: the server passes a live context. The number is never another client's.
-    unsafe {
-        api!(RedisModule_DeauthenticateAndCloseClient(
-            ctx,
-            client as usize as u64
-        ))
-    };
 }
 
 /// Now, and how long this thread ran until now.

@@ -10,17 +10,17 @@
 //! Encoding 2 was numbers and strings, one by one, had no `origin`, and of the databases only number and clock; encoding
 //! 1 had neither `grace` nor `stale since`. Both are still read.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr::NonNull;
 
-use redis_module::raw;
+use redis_module::{RedisBuffer, raw};
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, monotonic_ms, now_ms};
 use super::key;
 use super::sizes;
-use super::state::{self, CallsNothingBack};
+use super::state::{self, CallsNothingBack, State};
 use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
@@ -135,18 +135,10 @@ enum Field<'f> {
 
 /// Writes fields. Nothing in here panics: a record that ends in the middle would make the whole file unreadable.
 fn save(io: Stream, fields: &[Field<'_>]) {
-    let io = io.get();
     for field in fields {
-        // SAFETY: the stream is alive; the bytes are copied.
-        unsafe {
-            match *field {
-                Field::Number(number) => api!(RedisModule_SaveUnsigned(io, number)),
-                Field::Text(text) => api!(RedisModule_SaveStringBuffer(
-                    io,
-                    text.as_ptr().cast(),
-                    text.len()
-                )),
-            }
+        match *field {
+            Field::Number(number) => raw::save_unsigned(io.get(), number),
+            Field::Text(text) => raw::save_slice(io.get(), text),
         }
     }
 }
@@ -180,9 +172,9 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
                 has_ttl: entry.has_ttl(),
                 origin,
                 created_ms: indexed.created_ms.min(now),
-                hits: indexed.hits,
+                hits: indexed.facts.hits,
                 grace_ms: entry.grace_ms(),
-                soft_since_ms: indexed.soft_since_ms,
+                soft_since_ms: indexed.facts.soft_since_ms,
                 tags: indexed.tags,
                 value: entry.value(),
             });
@@ -208,14 +200,12 @@ fn gone<'r>() -> Record<'r> {
 /// What the index knows about a visible entry.
 struct Indexed<'s> {
     tags: SmallVec<[&'s [u8]; 8]>,
-    hits: u32,
-    /// Since when it is stale by a soft invalidation, unix ms.
-    soft_since_ms: Option<u64>,
+    facts: Facts,
     /// When it was written, at the earliest, unix ms.
     created_ms: u64,
 }
 
-/// Runs `body` with tags and hits of an entry; `None` if it is gone.
+/// Runs `body` with what the index knows of an entry; `None` if it is gone.
 fn with_tags<R>(
     entry: Entry<'_>,
     db: Option<u32>,
@@ -225,22 +215,16 @@ fn with_tags<R>(
         let found = state.database_of(entry, db);
         let indexed = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let created_ms = database.history.saved_stamp_ms(entry.created_ms());
-            let index = &mut database.index;
-            if index.is_gone(slot) {
-                return None;
-            }
-            let created_ms = if index.is_foreign(slot) {
-                created_ms
-            } else {
-                entry.created_ms()
-            };
-            let hits = index.hits(slot);
-            Some(Indexed {
-                created_ms,
-                hits,
-                tags: index.tags(slot).collect(),
-                soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+            let facts = Facts::of(&mut database.index, slot, entry);
+            let created_ms = entry.created_ms();
+            (!facts.is_gone).then(|| Indexed {
+                tags: database.index.tags(slot).collect(),
+                facts,
+                created_ms: if facts.is_foreign {
+                    database.history.saved_stamp_ms(created_ms)
+                } else {
+                    created_ms
+                },
             })
         });
         body(indexed)
@@ -251,46 +235,18 @@ fn with_tags<R>(
 struct Reader(*mut raw::RedisModuleIO);
 
 impl Reader {
-    fn failed(&self) -> bool {
-        // SAFETY: the stream is alive.
-        unsafe { api!(RedisModule_IsIOError(self.0)) != 0 }
-    }
-
     fn unsigned(&self, max: u64) -> Option<u64> {
-        // SAFETY: the stream is alive; on an error the server returns 0 and remembers it.
-        let number = unsafe { api!(RedisModule_LoadUnsigned(self.0)) };
-        (!self.failed() && number <= max).then_some(number)
+        let number = raw::load_unsigned(self.0).ok();
+        number.filter(|&number| number <= max)
     }
 
-    fn string(&self) -> Option<Buffer> {
-        let mut len = 0;
-        // SAFETY: the stream is alive; on an error the server returns null.
-        let bytes = unsafe { api!(RedisModule_LoadStringBuffer(self.0, &raw mut len)) };
-        let buffer = (!bytes.is_null()).then_some(Buffer {
-            bytes: bytes.cast(),
-            len,
-        })?;
-        (!self.failed()).then_some(buffer)
+    fn string(&self) -> Option<RedisBuffer> {
+        raw::load_string_buffer(self.0).ok()
     }
-}
 
-/// Bytes that the server allocated for us.
-struct Buffer {
-    bytes: *mut u8,
-    len: usize,
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: the server allocated `len` bytes there, which are ours.
-        unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: ours, freed once.
-        unsafe { api!(RedisModule_Free(self.bytes.cast())) };
+    fn tag(&self) -> Option<RedisBuffer> {
+        let tag = self.string();
+        tag.filter(|tag| (1..=MAX_TAG_BYTES).contains(&tag.as_ref().len()))
     }
 }
 
@@ -313,12 +269,9 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
 
 fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) -> Option<NewEntry> {
     if !(OLDEST..=ENCODING).contains(&encoding) {
-        log(
-            c"warning",
-            &format!(
-                "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
-            ),
-        );
+        log(&format!(
+            "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
+        ));
         return None;
     }
     if encoding >= 3 {
@@ -334,14 +287,8 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
         (0, 0)
     };
     let count = reader.unsigned(MAX_TAGS)?;
-    let mut tags: Vec<Buffer> = Vec::new();
-    for _ in 0..count {
-        let tag = reader.string()?;
-        if tag.len == 0 || tag.len > MAX_TAG_BYTES {
-            return None;
-        }
-        tags.push(tag);
-    }
+    let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| reader.tag()).collect();
+    let tags = tags?;
     let value = reader.string()?;
     let record = Record {
         is_gone,
@@ -351,7 +298,7 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
         hits,
         grace_ms,
         soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
-        tags: tags.iter().map(Buffer::as_ref).collect(),
+        tags: tags.iter().map(RedisBuffer::as_ref).collect(),
         value: value.as_ref(),
     };
     let db = db.filter(|_| state::with(|state| state.is_staging()));
@@ -409,7 +356,7 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
             let mut fields = vec![Field::Number(count as u64)];
             for (number, database) in state.databases().filter(|(_, db)| db.has_history()) {
                 fields.push(Field::Number(number.into()));
-                fields.push(Field::Number(database.clock.reading()));
+                fields.push(Field::Number(database.clock));
                 let (floor, everything, tags) = database.history.saved();
                 fields.extend(past_fields(&floor));
                 fields.extend(past_fields(&everything));
@@ -432,12 +379,9 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
     let loaded = guard(Place::Load, None, || {
         if !(OLDEST..=ENCODING).contains(&encoding) {
-            log(
-                c"warning",
-                &format!(
-                    "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
-                ),
-            );
+            log(&format!(
+                "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
+            ));
             return None;
         }
         load_databases(&Reader(io), encoding)
@@ -453,26 +397,23 @@ fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
     for _ in 0..reader.unsigned(MAX_DATABASES)? {
         let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
         let db = db as u32;
-        state::with(|state| state.loaded_database(db).clock.restore(reading));
+        state::with(|state| state.loaded_database(db).clock = reading);
         if encoding < 3 {
             continue;
         }
         let (floor, everything) = (read_past(reader)?, read_past(reader)?);
         for _ in 0..reader.unsigned(u64::MAX)? {
-            let tag = reader.string()?;
-            let past = read_past(reader)?;
-            if tag.len == 0 || tag.len > MAX_TAG_BYTES {
-                return None;
-            }
+            let (tag, past) = (reader.tag()?, read_past(reader)?);
             let tag = tag.as_ref();
             state::with(|state| state.loaded_database(db).history.load(tag, &past));
         }
-        state::with(|state| {
+        let history = |state: &mut State| {
             state
                 .loaded_database(db)
                 .history
                 .load_floors(&floor, &everything);
-        });
+        };
+        state::with(history);
     }
     Some(())
 }
@@ -497,7 +438,7 @@ unsafe extern "C" fn aof_rewrite(
         let now = stamps_now();
         let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
             let indexed = indexed?; // A gone entry is not written at all.
-            let mut words = vec![OwnedStr::new(entry.value())];
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(entry.value())];
             let option = |word: &[u8], number: u64| {
                 [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
             };
@@ -508,29 +449,16 @@ unsafe extern "C" fn aof_rewrite(
             if entry.grace_ms() > 0 {
                 words.extend(option(b"GRACE", entry.grace_ms()));
             }
-            if let Some(ms) = indexed.soft_since_ms {
+            if let Some(ms) = indexed.facts.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
             words.extend(option(b"CREATED", indexed.created_ms.min(now)));
-            words.extend(option(b"HITS", indexed.hits.into()));
+            words.extend(option(b"HITS", indexed.facts.hits.into()));
             Some(words)
         });
         let Some(words) = words else { return true };
         rewrite_databases(io);
-        let mut parts: Vec<*mut raw::RedisModuleString> =
-            words.iter().map(|word| word.as_str().as_raw()).collect();
-        // SAFETY: the stream is alive; "sv" takes a string, an array of strings and its length. The server itself
-        // writes the expiry as a PEXPIREAT behind it.
-        unsafe {
-            api!(RedisModule_EmitAOF(
-                io,
-                c"CACHE.SET".as_ptr(),
-                c"sv".as_ptr(),
-                key.as_raw(),
-                parts.as_mut_ptr(),
-                parts.len()
-            ));
-        }
+        emit(io, c"CACHE.SET", &words);
         true
     });
     if !written {
@@ -551,7 +479,7 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
         }
         let mut lines = Vec::new();
         for (number, database) in state.databases() {
-            let reading = database.clock.reading();
+            let reading = database.clock;
             if !database.has_history() {
                 continue;
             }
@@ -573,19 +501,24 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
         lines
     });
     for line in lines {
-        let mut parts: Vec<*mut raw::RedisModuleString> =
-            line.iter().map(|word| word.as_str().as_raw()).collect();
-        // SAFETY: the stream is alive; "v" takes an array of strings and its length.
-        unsafe {
-            api!(RedisModule_EmitAOF(
-                io,
-                c"CACHE.REPLAY".as_ptr(),
-                c"v".as_ptr(),
-                parts.as_mut_ptr(),
-                parts.len()
-            ));
-        }
+        emit(io, c"CACHE.REPLAY", &line);
     }
+}
+
+/// Writes a command. The server itself writes the expiry of a key behind it, as a PEXPIREAT.
+fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
+    let mut parts: Vec<_> = words.iter().map(|word| word.as_str().as_raw()).collect();
+    let (format, len) = (c"v".as_ptr(), parts.len());
+    // SAFETY: the stream is alive; "v" takes an array of strings and its length.
+    unsafe {
+        api!(RedisModule_EmitAOF(
+            io,
+            command.as_ptr(),
+            format,
+            parts.as_mut_ptr(),
+            len
+        ));
+    };
 }
 
 // ---- looking and copying ----
@@ -615,7 +548,7 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
                     add(tag);
                 }
                 add(&entry.grace_ms().to_le_bytes());
-                add(&[u8::from(indexed.soft_since_ms.is_some())]);
+                add(&[u8::from(indexed.facts.soft_since_ms.is_some())]);
             }
             // SAFETY: the digest is alive.
             unsafe { api!(RedisModule_DigestEndSequence(md.get())) };
@@ -654,9 +587,9 @@ unsafe extern "C" fn copy(
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
+            let facts = Facts::of(index, slot, entry);
             // A gone entry is not copied: the server answers that the copy failed.
-            let is_gone = index.is_gone(slot);
-            let copy = (!is_gone).then(|| {
+            let copy = (!facts.is_gone).then(|| {
                 let copy = NewEntry::new(Parts {
                     key: name.map_or(&[], Str::bytes),
                     value: entry.value(),
@@ -664,12 +597,6 @@ unsafe extern "C" fn copy(
                     has_ttl: entry.has_ttl(),
                     grace_ms: entry.grace_ms(),
                 });
-                let facts = Facts {
-                    hits: index.hits(slot),
-                    soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
-                    is_foreign: index.is_foreign(slot),
-                    ..Facts::default()
-                };
                 transit.arrives(copy.handle(), facts, index.tags(slot));
                 copy
             });

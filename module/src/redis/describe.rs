@@ -21,58 +21,46 @@ pub(super) fn add_category(ctx: &Context<'_>) {
 /// Describes a command that was just created.
 pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
     // SAFETY: the context is that of loading.
-    let created =
-        unsafe { raw::RedisModule_GetCommand.map(|get| get(ctx.as_raw(), command.name.as_ptr())) };
-    let Some(created) = created.filter(|created| !created.is_null()) else {
-        return Ok(());
-    };
+    let created = unsafe { api!(RedisModule_GetCommand(ctx.as_raw(), command.name.as_ptr())) };
     set_info(created, command)?;
     set_categories(created, command)
 }
 
 fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<(), &'static str> {
-    // SAFETY: looked up because it is newer than the module API itself.
-    let Some(set_info) = (unsafe { raw::RedisModule_SetCommandInfo }) else {
-        return Ok(());
-    };
     let flags = match command.uses {
-        Use::Nothing => None,
-        Use::Read => Some(raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS),
-        Use::Write => Some(raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE),
-        Use::Change => Some(raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE),
-        Use::Remove => Some(raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE),
-        Use::Take => Some(
+        Use::Nothing => 0,
+        Use::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
+        Use::Write => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+        Use::Change => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE,
+        Use::Remove => raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
+        Use::Take => {
             raw::REDISMODULE_CMD_KEY_RW
                 | raw::REDISMODULE_CMD_KEY_ACCESS
-                | raw::REDISMODULE_CMD_KEY_DELETE,
-        ),
+                | raw::REDISMODULE_CMD_KEY_DELETE
+        }
     };
     // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list below.
     let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
-    if let Some(flags) = flags {
-        let spec = &mut specs[0];
-        spec.flags = flags.into();
-        spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
-        match command.keys {
-            Keys::None => spec.begin_search_type = 0,
-            Keys::Range(first, last, step) => {
-                spec.bs.index.pos = first;
-                spec.find_keys_type =
-                    raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-                spec.fk.range.lastkey = if last < 0 { last } else { last - first };
-                spec.fk.range.keystep = step;
-                spec.fk.range.limit = 0;
-            }
-            Keys::Numbered(step) => {
-                // Servers take the number of keys for that of arguments, whatever the step. They ask the command then.
-                spec.flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
-                spec.bs.index.pos = 1;
-                spec.find_keys_type =
-                    raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
-                spec.fk.keynum.keynumidx = 0;
-                spec.fk.keynum.firstkey = 1;
-                spec.fk.keynum.keystep = step;
-            }
+    let spec = &mut specs[0];
+    spec.flags = flags.into();
+    spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+    match command.keys {
+        Keys::None => {}
+        Keys::Range(first, last, step) => {
+            spec.bs.index.pos = first;
+            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
+            spec.fk.range.lastkey = if last < 0 { last } else { last - first };
+            spec.fk.range.keystep = step;
+            spec.fk.range.limit = 0;
+        }
+        Keys::Numbered(step) => {
+            // Servers take the number of keys for that of arguments, whatever the step. They ask the command then.
+            spec.flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
+            spec.bs.index.pos = 1;
+            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+            spec.fk.keynum.keynumidx = 0;
+            spec.fk.keynum.firstkey = 1;
+            spec.fk.keynum.keystep = step;
         }
     }
     let described = Args::new(&syntax::parse(command.syntax));
@@ -90,15 +78,17 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         history: std::ptr::null_mut(),
         tips: command.tips.map_or(std::ptr::null(), CStr::as_ptr),
         arity: command.arity,
-        key_specs: if flags.is_some() {
-            specs.as_mut_ptr()
-        } else {
+        key_specs: if command.keys == Keys::None {
             std::ptr::null_mut()
+        } else {
+            specs.as_mut_ptr()
         },
         args: described.as_ptr(),
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
-    if unsafe { set_info(created, &raw const info) } != raw::REDISMODULE_OK as c_int {
+    if unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) }
+        != raw::REDISMODULE_OK as c_int
+    {
         return Err("the server refused the description of a command");
     }
     Ok(())
@@ -132,22 +122,19 @@ impl Args {
                 parts.push(inner);
                 pointer
             };
-            let optional = if arg.is_optional {
-                raw::REDISMODULE_CMD_ARG_OPTIONAL
-            } else {
-                0
-            };
-            let multiple = if arg.is_multiple {
-                raw::REDISMODULE_CMD_ARG_MULTIPLE
-            } else {
-                0
-            };
+            let mut flags = 0;
+            if arg.is_optional {
+                flags |= raw::REDISMODULE_CMD_ARG_OPTIONAL;
+            }
+            if arg.is_multiple {
+                flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE;
+            }
             list.push(raw::RedisModuleCommandArg {
                 name,
-                type_: type_of(arg.kind),
+                type_: arg.kind as _,
                 key_spec_index: if arg.kind == Kind::Key { 0 } else { -1 },
                 token,
-                flags: (optional | multiple) as c_int,
+                flags: flags as c_int,
                 subargs,
                 ..NO_ARG
             });
@@ -173,30 +160,8 @@ impl Args {
 }
 
 /// What ends a list of arguments.
-const NO_ARG: raw::RedisModuleCommandArg = raw::RedisModuleCommandArg {
-    name: std::ptr::null(),
-    type_: 0,
-    key_spec_index: 0,
-    token: std::ptr::null(),
-    summary: std::ptr::null(),
-    since: std::ptr::null(),
-    flags: 0,
-    deprecated_since: std::ptr::null(),
-    subargs: std::ptr::null_mut(),
-    display_text: std::ptr::null(),
-};
-
-const fn type_of(kind: Kind) -> raw::RedisModuleCommandArgType {
-    match kind {
-        Kind::String => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
-        Kind::Integer => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
-        Kind::Key => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
-        Kind::UnixTime => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_UNIX_TIME,
-        Kind::Word => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PURE_TOKEN,
-        Kind::OneOf => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF,
-        Kind::Block => raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK,
-    }
-}
+// SAFETY: a structure of numbers and pointers, all of which may be zero.
+const NO_ARG: raw::RedisModuleCommandArg = unsafe { std::mem::zeroed() };
 
 /// The server's ACL categories that a command belongs to.
 pub(crate) fn categories(command: &Command) -> Vec<&'static str> {

@@ -15,11 +15,9 @@ use super::state::{self, Loading, State};
 use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
-use crate::config::AfterRestart;
-use crate::engine::{Counters, Database, History};
+use crate::engine::{Counters, History};
 
 /// Of Valkey, whose header has these in `valkeymodule.h`.
-const VALKEY_SLOT_MIGRATION: u64 = 19;
 const EXPORT_STARTED: u64 = 1;
 const EXPORT_ABORTED: u64 = 3;
 const EXPORT_COMPLETED: u64 = 5;
@@ -36,74 +34,99 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         | raw::REDISMODULE_NOTIFY_EXPIRED
         | raw::REDISMODULE_NOTIFY_EVICTED
         | trimmed;
-    // SAFETY: the context is that of loading.
-    if unsafe {
-        api!(RedisModule_SubscribeToKeyspaceEvents(
-            ctx.as_raw(),
-            classes,
-            Some(keyspace)
-        ))
-    } != raw::REDISMODULE_OK as c_int
-    {
+    if !subscribe_to_keys(ctx, classes) {
         return Err("the server refused the subscription to keyspace events");
     }
-    let events: [(u64, raw::RedisModuleEventCallback); 8] = [
-        (raw::REDISMODULE_EVENT_FLUSHDB, Some(flush)),
-        (raw::REDISMODULE_EVENT_SWAPDB, Some(swap)),
-        (raw::REDISMODULE_EVENT_LOADING, Some(loading)),
-        (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, Some(staging)),
-        (raw::REDISMODULE_EVENT_CRON_LOOP, Some(cron)),
-        (raw::REDISMODULE_EVENT_FORK_CHILD, Some(fork)),
-        (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, Some(role)),
-        (raw::REDISMODULE_EVENT_CLIENT_CHANGE, Some(client)),
-    ];
-    if trimmed == 0 {
-        // Valkey 9: slot migrations. Other servers do not know the event, and refuse.
-        let event = raw::RedisModuleEvent {
-            id: VALKEY_SLOT_MIGRATION,
-            dataver: 1,
-        };
-        // SAFETY: the context is that of loading.
-        unsafe {
-            api!(RedisModule_SubscribeToServerEvent(
-                ctx.as_raw(),
-                event,
-                Some(migration)
-            ))
-        };
-    }
-    // Another event has this number in Valkey.
-    let trim: (u64, raw::RedisModuleEventCallback) = (
-        raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM,
-        Some(trim),
-    );
-    for (id, callback) in events.into_iter().chain((trimmed != 0).then_some(trim)) {
-        let event = raw::RedisModuleEvent { id, dataver: 1 };
-        // SAFETY: the context is that of loading.
-        if unsafe {
-            api!(RedisModule_SubscribeToServerEvent(
-                ctx.as_raw(),
-                event,
-                callback
-            ))
-        } != raw::REDISMODULE_OK as c_int
-        {
+    for id in [
+        raw::REDISMODULE_EVENT_FLUSHDB,
+        raw::REDISMODULE_EVENT_SWAPDB,
+        raw::REDISMODULE_EVENT_LOADING,
+        raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD,
+        raw::REDISMODULE_EVENT_CRON_LOOP,
+        raw::REDISMODULE_EVENT_FORK_CHILD,
+        raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
+        raw::REDISMODULE_EVENT_CLIENT_CHANGE,
+    ] {
+        if !subscribe_to(ctx, id, Some(on_event)) {
             return Err("the server refused the subscription to server events");
         }
     }
+    // This number is that of the trim in Redis, and of slot migrations in Valkey 9. Other servers do not know it, and refuse.
+    let is_valkey = trimmed == 0;
+    let callback = if is_valkey {
+        on_valkey_migration
+    } else {
+        on_event
+    };
+    subscribe_to(
+        ctx,
+        raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM,
+        Some(callback),
+    );
     Ok(())
+}
+
+fn subscribe_to(ctx: &Context<'_>, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
+    let event = raw::RedisModuleEvent { id, dataver: 1 };
+    raw::subscribe_to_server_event(ctx.as_raw(), event, callback) == raw::Status::Ok
+}
+
+fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
+    let callback = Some(keyspace as _);
+    // SAFETY: the context is alive.
+    let subscribed = unsafe {
+        api!(RedisModule_SubscribeToKeyspaceEvents(
+            ctx.as_raw(),
+            classes,
+            callback
+        ))
+    };
+    subscribed == raw::REDISMODULE_OK as c_int
 }
 
 /// Subscribes to the creation of keys, of whatever type. Only the module's own waiters need it ([`waiting`]).
 pub(super) fn subscribe_to_new_keys(ctx: &Context<'_>) {
-    // SAFETY: the context is alive. The server refuses nothing here.
-    unsafe {
-        api!(RedisModule_SubscribeToKeyspaceEvents(
-            ctx.as_raw(),
-            raw::REDISMODULE_NOTIFY_NEW,
-            Some(keyspace)
-        ))
-    };
+    subscribe_to_keys(ctx, raw::REDISMODULE_NOTIFY_NEW); // The server refuses nothing here.
+}
+
+unsafe extern "C" fn on_event(
+    ctx: *mut raw::RedisModuleCtx,
+    event: raw::RedisModuleEvent,
+    what: u64,
+    data: *mut c_void,
+) {
+    guard(Place::Event, (), || {
+        // SAFETY: the server passes a live context.
+        let ctx = &unsafe { Context::from_raw(ctx) };
+        match event.id {
+            // SAFETY: the data of these is the struct that is meant, alive during the call.
+            raw::REDISMODULE_EVENT_FLUSHDB => unsafe { flush(ctx, what, data) },
+            // SAFETY: as above.
+            raw::REDISMODULE_EVENT_SWAPDB => unsafe { swap(ctx, data) },
+            // SAFETY: as above.
+            raw::REDISMODULE_EVENT_CLIENT_CHANGE => unsafe { client(ctx, what, data) },
+            raw::REDISMODULE_EVENT_LOADING => loading(ctx, what),
+            raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => staging(ctx, what),
+            raw::REDISMODULE_EVENT_CRON_LOOP => cron(ctx),
+            raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
+            raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(what),
+            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
+            _ => (),
+        }
+    });
+}
+
+unsafe extern "C" fn on_valkey_migration(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    what: u64,
+    _data: *mut c_void,
+) {
+    match what {
+        EXPORT_STARTED => propagation::count_export(true),
+        EXPORT_ABORTED | EXPORT_COMPLETED => propagation::count_export(false),
+        _ => (),
+    }
 }
 
 unsafe extern "C" fn keyspace(
@@ -176,46 +199,29 @@ fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters) + Send) {
     });
 }
 
-unsafe extern "C" fn flush(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if subevent != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
-            return;
-        }
-        // SAFETY: this event's data is that struct, alive during the call, and the context is a live one.
-        let (info, ctx) = unsafe {
-            (
-                data.cast::<raw::RedisModuleFlushInfo>().read(),
-                Context::from_raw(ctx),
-            )
-        };
-        // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
-        let taken: Vec<_> = state::with(|state| {
-            state.transit.clear();
-            if let Ok(flushed) = u32::try_from(info.dbnum) {
-                vec![state.database(flushed).take_index()]
-            } else {
-                state.databases_mut().map(Database::take_index).collect()
-            }
-        });
-        // What is being loaded from before the flush must not be written after it.
-        let flushed = u32::try_from(info.dbnum).ok();
-        let numbers: Vec<u32> = state::with(|state| {
-            let all = state.databases().map(|(number, _)| number);
-            all.filter(|&number| flushed.is_none_or(|flushed| flushed == number))
-                .collect()
-        });
-        for db in numbers {
-            waiting::restart(&ctx, db);
-        }
-        if info.sync == 0 {
-            drop_aside(taken); // As FLUSHALL ASYNC frees the keys.
-        }
+/// # Safety
+/// The data must be that of a flush.
+unsafe fn flush(ctx: &Context<'_>, what: u64, data: *mut c_void) {
+    if what != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
+        return;
+    }
+    // SAFETY: by the caller's promise.
+    let info = unsafe { data.cast::<raw::RedisModuleFlushInfo>().read() };
+    let flushed = u32::try_from(info.dbnum);
+    // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
+    let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
+        state.transit.clear();
+        let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
+        let take = |db| (db, state.database(db).take_index());
+        numbers.into_iter().map(take).unzip()
     });
+    // What is being loaded from before the flush must not be written after it.
+    for db in numbers {
+        waiting::restart(ctx, db);
+    }
+    if info.sync == 0 {
+        drop_aside(taken); // As FLUSHALL ASYNC frees the keys.
+    }
 }
 
 /// Drops what may be large on a background thread. Where no thread can be had, the closure is dropped right here, and what
@@ -228,215 +234,124 @@ fn drop_aside(large: impl Send + 'static) {
 
 /// A replica with `repl-diskless-load swapdb` loads what its primary sends into databases of its own, and serves those
 /// that it has meanwhile. In the end the server swaps them and frees the old ones, in either case without naming keys.
-unsafe extern "C" fn staging(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || match subevent {
+fn staging(ctx: &Context<'_>, what: u64) {
+    match what {
         raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED => state::with(State::stage),
         raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED => {
             drop_aside(state::with(State::serve_staged));
-            // SAFETY: the server passes a live context.
-            reclaim::arm_if_needed(&unsafe { Context::from_raw(ctx) });
+            reclaim::arm_if_needed(ctx);
         }
         _ => drop_aside(state::with(State::unstage)),
-    });
-}
-
-/// DEBUG can make the server free keys on a background thread all the same, without naming them.
-unsafe extern "C" fn trim(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if subevent == raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_TRIM_BACKGROUND {
-            // A cluster of Redis has no other database.
-            store::distrust(0, "loses keys that nobody names");
-            // SAFETY: the server passes a live context.
-            reclaim::arm(&unsafe { Context::from_raw(ctx) });
-        }
-    });
-}
-
-unsafe extern "C" fn migration(
-    _ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    match subevent {
-        EXPORT_STARTED => propagation::count_export(true),
-        EXPORT_ABORTED | EXPORT_COMPLETED => propagation::count_export(false),
-        _ => (),
     }
 }
 
-unsafe extern "C" fn swap(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    _subevent: u64,
-    data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if data.is_null() {
-            return;
-        }
-        // SAFETY: this event's data is that struct, alive during the call.
-        let info = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().read() };
-        if let (Ok(first), Ok(second)) = (
-            u32::try_from(info.dbnum_first),
-            u32::try_from(info.dbnum_second),
-        ) {
-            // Those who wait, wait for a key of the database that they selected, which is another now.
-            waiting::clear(first);
-            waiting::clear(second);
-            state::with(|state| state.swap_databases(first, second));
-            // Nothing else tells local tiers: the server sends clients that track keys no word of it.
-            // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(ctx) };
-            for db in [first, second] {
-                let clock = state::with(|state| state.database(db).clock.reading());
-                channel::publish(&ctx, db, clock, News::Flush);
-            }
-        }
-    });
+/// DEBUG can make the server free keys on a background thread all the same, without naming them.
+fn trim(ctx: &Context<'_>, what: u64) {
+    if what == raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_TRIM_BACKGROUND {
+        // A cluster of Redis has no other database.
+        store::distrust(0, "loses keys that nobody names");
+        reclaim::arm(ctx);
+    }
 }
 
-unsafe extern "C" fn loading(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if matches!(
-            subevent,
-            raw::REDISMODULE_SUBEVENT_LOADING_RDB_START
-                | raw::REDISMODULE_SUBEVENT_LOADING_AOF_START
-                | raw::REDISMODULE_SUBEVENT_LOADING_REPL_START
-        ) {
-            propagation::expect_receivers();
-            // SAFETY: the server passes a live context.
-            let is_replica = unsafe { Context::from_raw(ctx) }.is_replica();
-            let is_rdb = subevent == raw::REDISMODULE_SUBEVENT_LOADING_RDB_START;
-            state::with(|state| {
-                state.transit.forget_arriving();
-                let is_first = !std::mem::replace(&mut state.has_loaded, true);
-                if is_rdb
-                    && is_first
-                    && !is_replica
-                    && state.config.after_restart == AfterRestart::Drop
-                {
-                    state.loading = Loading::Drop;
-                }
-                if state.is_staging() {
-                    return;
-                }
-                // What is loaded brings its clocks with it. A file without any was written at reading 0.
-                for database in state.databases_mut() {
-                    database.clock.restore(0);
-                    database.history = History::default();
-                }
-            });
-        } else {
-            // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(ctx) };
-            let (now, is_primary) = (now_ms(), !ctx.is_replica());
-            state::with(|state| {
-                state.loading = Loading::Keep;
-                state.follow_loaded(now);
-                if is_primary {
-                    state.begin_stamps(now);
-                }
-            });
-            propagation::look_again(&ctx);
-        }
-    });
+/// # Safety
+/// The data must be that of a SWAPDB.
+unsafe fn swap(ctx: &Context<'_>, data: *mut c_void) {
+    if data.is_null() {
+        return;
+    }
+    // SAFETY: by the caller's promise.
+    let info = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().read() };
+    let dbs = [info.dbnum_first as u32, info.dbnum_second as u32];
+    // Those who wait, wait for a key of the database that they selected, which is another now.
+    dbs.into_iter().for_each(waiting::clear);
+    state::with(|state| state.swap_databases(dbs[0], dbs[1]));
+    // Nothing else tells local tiers: the server sends clients that track keys no word of it.
+    for db in dbs {
+        let clock = state::with(|state| state.database(db).clock);
+        channel::publish(ctx, db, clock, News::Flush);
+    }
 }
 
-unsafe extern "C" fn fork(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if subevent == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
-            propagation::expect_receivers();
-        } else {
-            // SAFETY: the server passes a live context.
-            propagation::look_again(&unsafe { Context::from_raw(ctx) });
-        }
-    });
-}
-
-unsafe extern "C" fn role(
-    _ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
+fn loading(ctx: &Context<'_>, what: u64) {
+    let is_replica = ctx.is_replica();
+    let is_rdb = what == raw::REDISMODULE_SUBEVENT_LOADING_RDB_START;
+    let other_starts = [
+        raw::REDISMODULE_SUBEVENT_LOADING_AOF_START,
+        raw::REDISMODULE_SUBEVENT_LOADING_REPL_START,
+    ];
+    if is_rdb || other_starts.contains(&what) {
         propagation::expect_receivers();
-        if subevent == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
-            // What this node serves from now on may lack the last invalidations of the primary before it.
-            let now = now_ms();
-            state::with(|state| {
-                state.lineage = random();
-                state.begin_stamps(now);
-            });
-        }
-        // Leases from before a failover are not good any more.
-        let numbers = state::with(|state| state.numbers());
-        numbers.into_iter().for_each(waiting::clear);
-    });
-}
-
-unsafe extern "C" fn client(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        if subevent != raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED || data.is_null() {
-            return;
-        }
-        // SAFETY: this event's data is that struct, alive during the call, and the context is a live one.
-        let (info, ctx) = unsafe {
-            (
-                data.cast::<raw::RedisModuleClientInfo>().read(),
-                Context::from_raw(ctx),
-            )
-        };
-        waiting::disconnected(&ctx, info.id);
-    });
-}
-
-unsafe extern "C" fn cron(
-    ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    _subevent: u64,
-    _data: *mut c_void,
-) {
-    guard(Place::Event, (), || {
-        // SAFETY: the server passes a live context.
-        let ctx = unsafe { Context::from_raw(ctx) };
-        cluster::look(&ctx);
-        let (now, monotonic) = (now_ms(), monotonic_ms());
-        if state::with(|state| state.has_work(now)) {
-            reclaim::arm(&ctx);
-        }
         state::with(|state| {
-            state.watch_clock(now, monotonic);
-            state.has_loaded = true; // The server has started: what it loads from here on is no restart.
-            for database in state.databases_mut() {
-                database.leases.forget(monotonic, 1_024);
+            state.transit.forget_arriving();
+            let is_first = !std::mem::replace(&mut state.has_loaded, true);
+            if is_rdb && is_first && !is_replica && state.config.drops_after_restart() {
+                state.loading = Loading::Drop;
+            }
+            if state.is_staging() {
+                return;
+            }
+            // What is loaded brings its clocks with it. A file without any was written at reading 0.
+            for (_, database) in state.databases_mut() {
+                database.clock = 0;
+                database.history = History::default();
             }
         });
+    } else {
+        let now = now_ms();
+        state::with(|state| {
+            state.loading = Loading::Keep;
+            state.follow_loaded(now);
+            if !is_replica {
+                state.begin_stamps(now);
+            }
+        });
+        propagation::look_again(ctx);
+    }
+}
+
+fn fork(ctx: &Context<'_>, what: u64) {
+    if what == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
+        propagation::expect_receivers();
+    } else {
+        propagation::look_again(ctx);
+    }
+}
+
+fn role(what: u64) {
+    propagation::expect_receivers();
+    if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
+        // What this node serves from now on may lack the last invalidations of the primary before it.
+        let now = now_ms();
+        state::with(|state| {
+            state.lineage = random();
+            state.begin_stamps(now);
+        });
+    }
+    // Leases from before a failover are not good any more.
+    let numbers = state::with(|state| state.numbers());
+    numbers.into_iter().for_each(waiting::clear);
+}
+
+/// # Safety
+/// The data must be that of a change of a client.
+unsafe fn client(ctx: &Context<'_>, what: u64, data: *mut c_void) {
+    if what == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED && !data.is_null() {
+        // SAFETY: by the caller's promise.
+        let info = unsafe { data.cast::<raw::RedisModuleClientInfo>().read() };
+        waiting::disconnected(ctx, info.id);
+    }
+}
+
+fn cron(ctx: &Context<'_>) {
+    cluster::look(ctx);
+    reclaim::arm_if_needed(ctx);
+    let (now, monotonic) = (now_ms(), monotonic_ms());
+    state::with(|state| {
+        state.watch_clock(now, monotonic);
+        state.has_loaded = true; // The server has started: what it loads from here on is no restart.
+        for (_, database) in state.databases_mut() {
+            database.leases.forget(monotonic, 1_024);
+        }
     });
 }

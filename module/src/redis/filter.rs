@@ -1,17 +1,7 @@
 //! While a backlog exists: no command meets a gone key, and memory pressure is met with stale entries first.
 //!
-//! Nodes reclaim at their own pace, so for a while a gone key is still there on one node and not on another. A native
-//! command that depends on whether a key exists (SETNX, RENAME, SET … XX) would then do different things on a primary
-//! and its replica. So, while there is a backlog, a command filter looks at the keys that a command names and removes
-//! the gone ones first. It is taken away again with the last of the backlog: commands pay nothing for it otherwise.
-//!
-//! 1. Nothing that the filter does is propagated. It looks at a key without any effect, and acts only on a gone entry.
-//!    It runs outside of any command, where the server expects nothing to be propagated, so it acts inside a
-//!    notification of the module's own ([`act`]): there the server propagates what has expired meanwhile as it does
-//!    in a timer.
-//! 2. It does nothing for the commands that EXEC and scripts run: replicas get those as one block, which passes their
-//!    filter before its first command is executed. What such a command, or one that waited, takes out of the keyspace
-//!    although it is gone is announced by [`met_gone`].
+//! Why, and what the filter must not do, is in `DESIGN.md` (Reclaiming). What it cannot see, because a command that EXEC or a
+//! script runs, or one that waited, met a gone key, is announced by [`met_gone`].
 
 use std::ffi::{CStr, c_int};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -20,7 +10,7 @@ use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard};
-use super::context::{Context, Mode, command_time_ms};
+use super::context::{Context, Mode, command_time_ms, own};
 use super::key::Kind;
 use super::propagation;
 use super::reclaim;
@@ -29,9 +19,8 @@ use super::string::{OwnedStr, Str};
 use crate::engine::Slot;
 use crate::native::{self, Keys};
 
-/// The filter while it is installed, and the context that it opens keys with.
+/// The filter while it is installed.
 static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::ptr::null_mut());
-static CONTEXT: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The part of `maxmemory` from which on commands free stale entries first.
 const PRESSURE: f32 = 0.98;
@@ -43,26 +32,17 @@ const FREE: &CStr = c"tagcache.free";
 const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
-    if !FILTER.load(Ordering::Relaxed).is_null() {
-        return;
-    }
-    // SAFETY: the context is alive, and that of this module.
-    unsafe {
-        if CONTEXT.load(Ordering::Relaxed).is_null() {
-            CONTEXT.store(
-                api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())),
-                Ordering::Relaxed,
-            );
-        }
+    if FILTER.load(Ordering::Relaxed).is_null() {
         let no_self = raw::REDISMODULE_CMDFILTER_NOSELF as c_int;
-        FILTER.store(
+        // SAFETY: the context is alive, and that of this module.
+        let filter = unsafe {
             api!(RedisModule_RegisterCommandFilter(
                 ctx.as_raw(),
                 Some(on_command),
                 no_self
-            )),
-            Ordering::Relaxed,
-        );
+            ))
+        };
+        FILTER.store(filter, Ordering::Relaxed);
     }
 }
 
@@ -82,9 +62,10 @@ pub(super) fn remove(ctx: &Context<'_>) {
 /// server itself, because the key has expired, and then nothing must be announced, or even a command that fails would
 /// be propagated. Of all others only RENAME and MOVE depend on the key: [`announce_removed`] is called for these.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    let Some(ctx) = own_context().filter(|_| propagation::may_announce()) else {
+    if !propagation::may_announce() {
         return;
-    };
+    }
+    let ctx = own();
     ctx.select(db);
     let owned = OwnedStr::new(name);
     let key = ctx.open(owned.as_str(), Mode::Look);
@@ -100,13 +81,10 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     {
         return;
     }
-    let at = deadline.map(|ms| (OwnedStr::new(b"PXAT"), OwnedStr::from_number(ms as i64)));
-    let word = OwnedStr::new(b"GONE");
-    let mut parts = vec![word.as_str(), owned.as_str()];
-    if let Some((word, ms)) = &at {
-        parts.extend([word.as_str(), ms.as_str()]);
-    }
-    ctx.replicate(c"CACHE.REPLAY", &parts);
+    let at = deadline.map(|ms| ms.to_string());
+    let at = at.iter().flat_map(|at| [b"PXAT", at.as_bytes()]);
+    let words: Vec<&[u8]> = [b"GONE", name].into_iter().chain(at).collect();
+    ctx.replicate_words("CACHE.REPLAY", &words);
 }
 
 /// RENAME or MOVE took a key away: if it was the gone one that [`met_gone`] saw last, that is announced.
@@ -115,17 +93,9 @@ pub(super) fn announce_removed(name: Str<'_>) {
     let Some((db, _)) = removed.filter(|(_, key)| key == name.bytes()) else {
         return;
     };
-    let Some(ctx) = own_context() else { return };
+    let ctx = own();
     ctx.select(db);
-    let word = OwnedStr::new(b"GONE");
-    ctx.replicate(c"CACHE.REPLAY", &[word.as_str(), name]);
-}
-
-/// The context of the module's own, made with the first backlog.
-fn own_context<'a>() -> Option<Context<'a>> {
-    let ctx = CONTEXT.load(Ordering::Relaxed);
-    // SAFETY: made by `install`, and never freed.
-    (!ctx.is_null()).then(|| unsafe { Context::from_raw(ctx) })
+    ctx.replicate_words("CACHE.REPLAY", &[b"GONE", name.bytes()]);
 }
 
 /// Whether memory is so short that gone entries go before anything else.
@@ -158,7 +128,7 @@ fn is_memory_short() -> bool {
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
     guard(Place::Filter, (), || {
-        let Some(ctx) = own_context() else { return };
+        let ctx = own();
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let named = unsafe { Command::new(filter) };
         let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
@@ -183,16 +153,16 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
 }
 
 /// A command that is about to run.
-struct Command<'a> {
+pub(super) struct Command<'a> {
     filter: *mut raw::RedisModuleCommandFilterCtx,
     argc: c_int,
-    name: Str<'a>,
+    pub(super) name: Str<'a>,
 }
 
 impl<'a> Command<'a> {
     /// # Safety
     /// The filter context must be alive for `'a`.
-    unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
+    pub(super) unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
         // SAFETY: by the caller's promise. There is always a name.
         unsafe {
             Self {
@@ -203,7 +173,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    fn arg(&self, at: c_int) -> Option<Str<'a>> {
+    pub(super) fn arg(&self, at: c_int) -> Option<Str<'a>> {
         // SAFETY: the filter context is alive for `'a`, and with it its arguments; null beyond them.
         unsafe {
             let arg = api!(RedisModule_CommandFilterArgGet(self.filter, at));
@@ -213,12 +183,9 @@ impl<'a> Command<'a> {
 
     /// Whether a SET overwrites what is there, whatever it is.
     fn is_plain_set(&self) -> bool {
-        let is_time = |word: Str<'_>| {
-            let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
-            times
-                .iter()
-                .any(|time| time.eq_ignore_ascii_case(word.bytes()))
-        };
+        let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
+        let is = |word: Str<'_>, time: &[u8]| time.eq_ignore_ascii_case(word.bytes());
+        let is_time = |word| times.iter().any(|time| is(word, time));
         self.argc == 3 || (self.argc == 5 && self.arg(3).is_some_and(is_time))
     }
 
@@ -275,15 +242,7 @@ fn may_act() -> bool {
 
 /// Has [`on_act`] run inside a notification, of a class that no client can see.
 fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
-    // SAFETY: context, event and name are alive.
-    unsafe {
-        api!(RedisModule_NotifyKeyspaceEvent(
-            ctx.as_raw(),
-            raw::REDISMODULE_NOTIFY_LOADED as c_int,
-            what.as_ptr(),
-            name.as_raw()
-        ))
-    };
+    ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
 }
 
 /// Does what a notification of the filter says.

@@ -1,80 +1,42 @@
 //! `INFO tagcache`.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::c_int;
 
-use redis_module::raw;
+use redis_module::raw::{self, Status};
 
 use super::barrier::{Place, guard};
 use super::context::{Context, monotonic_ms};
 use super::state;
-use crate::figures::{Figure, Figures};
+use crate::figures::{Figure, figures};
 
 pub(super) fn register(ctx: &Context<'_>) {
-    // SAFETY: the context is that of loading.
-    unsafe { api!(RedisModule_RegisterInfoFunc(ctx.as_raw(), Some(info))) };
-}
-
-/// The section being written.
-struct Section(*mut raw::RedisModuleInfoCtx);
-
-impl Section {
-    fn number(&self, name: &CStr, number: u64) {
-        // SAFETY: the context is alive, the name a C string.
-        unsafe {
-            api!(RedisModule_InfoAddFieldULongLong(
-                self.0,
-                name.as_ptr(),
-                number
-            ))
-        };
-    }
-
-    fn figure(&self, name: &CStr, figure: Figure) {
-        match figure {
-            Figure::Count(number) => self.number(name, number),
-            Figure::Rate(rate) => {
-                let text = CString::new(format!("{rate:.4}")).unwrap_or_default();
-                // SAFETY: the context is alive, both are C strings.
-                unsafe {
-                    api!(RedisModule_InfoAddFieldCString(
-                        self.0,
-                        name.as_ptr(),
-                        text.as_ptr()
-                    ))
-                };
-            }
-        }
-    }
+    raw::register_info_function(ctx.as_raw(), Some(info));
 }
 
 unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: c_int) {
+    let number = |name: &str, number| _ = raw::add_info_field_unsigned_long_long(ctx, name, number);
     guard(Place::Other, (), || {
-        // SAFETY: the server passes a live context.
-        if unsafe { api!(RedisModule_InfoAddSection(ctx, c"".as_ptr())) }
-            != raw::REDISMODULE_OK as c_int
-        {
+        if raw::add_info_section(ctx, Some("")) != Status::Ok {
             return; // Another section was asked for.
         }
-        let section = Section(ctx);
         let now = monotonic_ms();
         // A crash report may interrupt anything, also what holds the state.
         state::try_with(|state| {
-            let sums = Figures::of(state.databases().map(|(_, database)| database), now);
-            for (name, figure) in sums.list() {
-                section.figure(name, figure);
+            for (name, figure) in figures(state.databases_mut().map(|(_, db)| db), now) {
+                match figure {
+                    Figure::Count(count) => number(name, count),
+                    Figure::Rate(rate) => {
+                        raw::add_info_field_str(ctx, name, &format!("{rate:.4}"));
+                    }
+                }
             }
-            for (number, database) in state.databases().filter(|(_, db)| db.is_in_use()) {
-                let Ok(name) = CString::new(format!("db{number}")) else {
-                    continue;
-                };
-                // SAFETY: the context is alive, the name a C string.
-                unsafe { api!(RedisModule_InfoBeginDictField(ctx, name.as_ptr())) };
-                section.number(c"entries", database.index.visible());
-                section.number(c"tags", database.index.populated_tags() as u64);
-                section.number(c"bytes", database.index.visible_bytes());
-                section.number(c"clock", database.clock.reading());
-                // SAFETY: the context is alive, and a dict field was begun.
-                unsafe { api!(RedisModule_InfoEndDictField(ctx)) };
+            for (db, database) in state.databases_mut().filter(|(_, db)| db.is_in_use()) {
+                raw::add_info_begin_dict_field(ctx, &format!("db{db}"));
+                number("entries", database.index.visible());
+                number("tags", database.index.populated_tags() as u64);
+                number("bytes", database.index.visible_bytes());
+                number("clock", database.clock);
+                raw::add_info_end_dict_field(ctx);
             }
         });
     });

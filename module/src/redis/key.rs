@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
-use super::context::Context;
-use super::string::{OwnedStr, Str};
 use crate::entry::{Entry, Handle, NewEntry, free};
 
 /// The data type, as the server knows it. Set once by `load`.
@@ -181,53 +178,4 @@ impl Drop for Key {
         // SAFETY: opened by `Context::open`, closed once; null is taken.
         unsafe { api!(RedisModule_CloseKey(self.raw)) };
     }
-}
-
-/// Where a scan of a database is.
-#[derive(Debug)]
-pub(crate) struct ScanCursor(*mut raw::RedisModuleScanCursor);
-
-impl Default for ScanCursor {
-    fn default() -> Self {
-        // SAFETY: takes nothing; freed by the drop.
-        Self(unsafe { api!(RedisModule_ScanCursorCreate()) })
-    }
-}
-
-impl ScanCursor {
-    /// Adds the names of some keys of the context's database. False if these were the last.
-    pub(crate) fn step(&mut self, ctx: &Context<'_>, names: &mut Vec<OwnedStr>) -> bool {
-        // SAFETY: context and cursor are alive, and so is the vector while the server calls `on_scanned`.
-        unsafe {
-            api!(RedisModule_Scan(
-                ctx.as_raw(),
-                self.0,
-                Some(on_scanned),
-                std::ptr::from_mut(names).cast()
-            )) != 0
-        }
-    }
-}
-
-// SAFETY: used on the server's main thread only; it may be kept in the state.
-unsafe impl Send for ScanCursor {}
-
-impl Drop for ScanCursor {
-    fn drop(&mut self) {
-        // SAFETY: made by `default`, freed once.
-        unsafe { api!(RedisModule_ScanCursorDestroy(self.0)) };
-    }
-}
-
-unsafe extern "C" fn on_scanned(
-    _ctx: *mut raw::RedisModuleCtx,
-    name: *mut raw::RedisModuleString,
-    _key: *mut raw::RedisModuleKey,
-    names: *mut std::ffi::c_void,
-) {
-    guard(Place::Other, (), || {
-        // SAFETY: the server passes a live name, and what `step` gave it.
-        let (name, names) = unsafe { (Str::from_raw(name), &mut *names.cast::<Vec<OwnedStr>>()) };
-        names.push(OwnedStr::new(name.bytes()));
-    });
 }

@@ -14,15 +14,10 @@ use crate::config::{self, Config, SETTINGS, Setting};
 const NAME: &CStr = c"tagcache";
 
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
-const VERSION: c_int = part(env!("CARGO_PKG_VERSION_MAJOR")) * 10_000
-    + part(env!("CARGO_PKG_VERSION_MINOR")) * 100
-    + part(env!("CARGO_PKG_VERSION_PATCH"));
-
-const fn part(number: &str) -> c_int {
-    match c_int::from_str_radix(number, 10) {
-        Ok(number) => number,
-        Err(_) => panic!("cargo's version has three numbers"),
-    }
+fn version() -> c_int {
+    let numbers = env!("CARGO_PKG_VERSION").split('.');
+    let numbers = numbers.map(|number| number.parse().unwrap_or(0));
+    numbers.fold(0, |version, number: c_int| 100 * version + number)
 }
 
 /// What a command does to the keys among its arguments, for ACL rules and clients.
@@ -69,13 +64,9 @@ pub(crate) struct Command {
     pub(crate) summary: &'static CStr,
 }
 
-/// Makes a row of the table of commands.
+/// Makes a row of the table of commands: what runs, then the other fields.
 macro_rules! command {
-    {
-        name: $name:literal, run: $body:path, flags: $flags:literal, arity: $arity:literal, keys: $keys:expr,
-        uses: $uses:ident, tips: $tips:expr, syntax: $syntax:literal, since: $since:literal,
-        complexity: $complexity:literal, summary: $summary:literal $(,)?
-    } => {{
+    { run: $body:path, $($fields:tt)+ } => {{
         unsafe extern "C" fn entry(
             ctx: *mut redis_module::raw::RedisModuleCtx,
             argv: *mut *mut redis_module::raw::RedisModuleString,
@@ -84,19 +75,7 @@ macro_rules! command {
             // SAFETY: the arguments are passed on as the server gave them.
             unsafe { $crate::redis::barrier::command(ctx, argv, argc, $body) }
         }
-        $crate::redis::Command {
-            name: $name,
-            entry: Some(entry),
-            flags: $flags,
-            keys: $keys,
-            uses: $crate::redis::Use::$uses,
-            arity: $arity,
-            syntax: $syntax,
-            tips: $tips,
-            since: $since,
-            complexity: $complexity,
-            summary: $summary,
-        }
+        $crate::redis::Command { entry: Some(entry), $($fields)+ }
     }};
 }
 pub(crate) use command;
@@ -122,7 +101,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         raw::Export_RedisModule_Init(
             ctx,
             NAME.as_ptr(),
-            VERSION,
+            version(),
             raw::REDISMODULE_APIVER_1 as c_int,
         )
     } == raw::REDISMODULE_ERR as c_int
@@ -143,7 +122,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     match loaded {
         Ok(()) => raw::REDISMODULE_OK as c_int,
         Err(reason) => {
-            log(c"warning", &format!("not loaded: {reason}"));
+            log(&format!("not loaded: {reason}"));
             raw::REDISMODULE_ERR as c_int
         }
     }
@@ -154,6 +133,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     state::init(*config, context::random());
     let (now, monotonic) = (context::now_ms(), context::monotonic_ms());
     state::with(|state| state.watch_clock(now, monotonic));
+    context::make_own(ctx);
     context::choose_options(ctx);
     context::probe_modes();
     context::keep_replies(ctx);
@@ -162,7 +142,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     for command in commands {
         let (first, last, step) = match command.keys {
             Keys::Range(first, last, step) => (first, last, step),
-            // `describe` says where they are.
+            // [`describe`] says where they are.
             Keys::None | Keys::Numbered(_) => (0, 0, 0),
         };
         // SAFETY: the context is that of loading; the server copies name and flags.
@@ -190,36 +170,26 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
 }
 
 /// The version of the data type's table of callbacks that the server knows.
-pub(super) fn type_method_version() -> i64 {
-    // SAFETY: takes nothing; the pointer is null on servers before 6.2, where version 1 is what there is.
-    unsafe { raw::RedisModule_GetTypeMethodVersion.map_or(1, |version| version().into()) }
+pub(super) fn type_method_version() -> c_int {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_GetTypeMethodVersion()) }
 }
 
-/// Makes the settings known to CONFIG GET and CONFIG SET, where the server has settings of modules.
+/// Makes the settings known to CONFIG GET and CONFIG SET.
 fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static str> {
-    // SAFETY: set once, at the start of loading.
-    let (Some(register), Some(register_words), Some(load)) = (unsafe {
-        (
-            raw::RedisModule_RegisterNumericConfig,
-            raw::RedisModule_RegisterEnumConfig,
-            raw::RedisModule_LoadConfigs,
-        )
-    }) else {
-        return Ok(());
-    };
-    for setting in &SETTINGS {
-        let (value, flags) = (
-            (setting.get)(config),
-            raw::REDISMODULE_CONFIG_DEFAULT as c_uint,
-        );
+    let flags = raw::REDISMODULE_CONFIG_DEFAULT as c_uint;
+    for setting in SETTINGS {
+        let (name, value) = (setting.name.as_ptr(), (setting.get)(config));
         let data = std::ptr::from_ref(setting).cast_mut().cast();
+        let mut words: Vec<_> = setting.words.iter().map(|word| word.as_ptr()).collect();
+        let numbers: Vec<c_int> = (0..words.len() as c_int).collect();
         // SAFETY: the context is that of loading; the setting is static, and comes back to the callbacks. The server
         // copies names and values.
         let registered = unsafe {
-            if setting.words.is_empty() {
-                register(
+            if words.is_empty() {
+                api!(RedisModule_RegisterNumericConfig(
                     ctx.as_raw(),
-                    setting.name.as_ptr(),
+                    name,
                     value,
                     flags,
                     setting.min,
@@ -227,15 +197,12 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                     Some(get_setting),
                     Some(set_setting),
                     None,
-                    data,
-                )
+                    data
+                ))
             } else {
-                let mut words: Vec<*const c_char> =
-                    setting.words.iter().map(|word| word.as_ptr()).collect();
-                let numbers: Vec<c_int> = (setting.min..=setting.max).map(|n| n as c_int).collect();
-                register_words(
+                api!(RedisModule_RegisterEnumConfig(
                     ctx.as_raw(),
-                    setting.name.as_ptr(),
+                    name,
                     value as c_int,
                     flags,
                     words.as_mut_ptr(),
@@ -244,8 +211,8 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                     Some(get_word_setting),
                     Some(set_word_setting),
                     None,
-                    data,
-                )
+                    data
+                ))
             }
         };
         if registered != raw::REDISMODULE_OK as c_int {
@@ -253,23 +220,16 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
         }
     }
     // SAFETY: the context is that of loading. This sets each one to what the configuration file says.
-    if unsafe { load(ctx.as_raw()) } != raw::REDISMODULE_OK as c_int {
+    if unsafe { api!(RedisModule_LoadConfigs(ctx.as_raw())) } != raw::REDISMODULE_OK as c_int {
         return Err("the configuration file has a bad value for one of the settings");
     }
     Ok(())
 }
 
-/// # Safety
-/// `data` must be what `register_settings` gave.
-unsafe fn setting<'a>(data: *mut c_void) -> &'a Setting {
-    // SAFETY: by the caller's promise it is one of the static settings.
-    unsafe { &*data.cast::<Setting>() }
-}
-
 unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
     guard(Place::Config, 0, || {
-        // SAFETY: the server passes what was registered.
-        let setting = unsafe { setting(data) };
+        // SAFETY: the server passes what was registered, one of the static settings.
+        let setting = unsafe { &*data.cast::<Setting>() };
         state::with(|state| (setting.get)(&state.config))
     })
 }
@@ -282,8 +242,8 @@ unsafe extern "C" fn set_setting(
 ) -> c_int {
     // The server has checked the range, and names it where it refuses.
     guard(Place::Config, raw::REDISMODULE_ERR as c_int, || {
-        // SAFETY: the server passes what was registered.
-        let setting = unsafe { setting(data) };
+        // SAFETY: as above.
+        let setting = unsafe { &*data.cast::<Setting>() };
         state::with(|state| (setting.set)(&mut state.config, value));
         raw::REDISMODULE_OK as c_int
     })

@@ -6,8 +6,7 @@
 //!
 //! A replica always begins with a snapshot, which a forked child writes, and so does an append-only file that is
 //! switched on; what was written before the fork is in the snapshot. So it is enough to look again after each fork
-//! and after loading, and to assume a receiver from the moment of the fork on. Should a server ever find another way,
-//! the receiver would get a relative time instead of an absolute one: off by its delay, nothing worse.
+//! and after loading, and to assume a receiver from the moment of the fork on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -70,6 +69,6 @@ pub(super) fn look_again(ctx: &Context<'_>) {
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.
 fn has_replicas(ctx: &Context<'_>) -> bool {
     // What cannot be read is taken for a yes.
-    let is_set = |field| ctx.info_number(c"replication", field) != Some(0);
-    is_set(c"connected_slaves") || is_set(c"repl_backlog_active")
+    let is_set = |field| ctx.info("replication", field).as_deref() != Some("0");
+    is_set("connected_slaves") || is_set("repl_backlog_active")
 }

@@ -1,32 +1,25 @@
 //! Giving back the memory of gone entries, without ever holding the server up.
 //!
-//! A small invalidation is reclaimed inside its command, except inside MULTI and scripts, where what the rest of the
-//! block finds must not depend on a count that differs between nodes. A larger one leaves a backlog, on which work: a
-//! timer, in slices of `reclaim-budget-us`; every CACHE.SET, four entries each; and, while memory is short, every
-//! command ([`super::filter`]), so that stale entries go before the server evicts live ones. Each node reclaims for
-//! itself: nothing of this is replicated.
+//! Who does it, and when, is in `DESIGN.md` (Reclaiming).
 
-use std::ffi::c_void;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use redis_module::raw;
+use redis_module::{KeysCursor, RedisString};
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
-use super::key::Kind;
+use super::key::{Key, Kind};
 use super::propagation;
-use super::state::{self, entry_in, entry_key};
+use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
 use crate::engine::{Slot, Softened, Step, TagFigures};
-use crate::entry::Handle;
+use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
 const HELP: u64 = 4;
-
-/// The keyspace event of a key whose gone entry leaves.
-const DROPPED: &std::ffi::CStr = c"cache.drop";
 
 /// How often a slice looks at the time.
 const STEPS_BETWEEN_LOOKS: u32 = 4;
@@ -37,7 +30,7 @@ const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     let db = ctx.db();
-    let is_small = dropped <= state::with(|state| state.config.reclaim_inline).into();
+    let is_small = dropped <= state::with(|state| state.config.reclaim_inline);
     if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
@@ -57,28 +50,27 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 /// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let db = ctx.db();
-    let mut slots = Vec::new();
-    let mut hidden = TagFigures::default();
+    let (mut slots, mut hidden) = (Vec::new(), TagFigures::default());
     if ctx.is_cluster() && ctx.is_atomic_block() {
         return hidden; // See [`help`]: the block's keys may be of another slot.
     }
     let is_small = state::with(|state| {
-        let most = u64::from(state.config.reclaim_inline);
+        let most = state.config.reclaim_inline;
         let index = &state.database(db).index;
         most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
     });
-    if is_small {
-        for slot in slots {
-            let (handle, name) = handle_and_name(db, slot);
-            let is_there = !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty);
-            state::with(|state| {
-                let index = &state.database(db).index;
-                if !is_there && index.holds(slot, handle) && !index.is_gone(slot) {
-                    hidden.entries += 1;
-                    hidden.bytes += index.cost(slot);
-                }
-            });
+    for slot in slots.into_iter().filter(|_| is_small) {
+        let (handle, name) = handle_and_name(db, slot);
+        if !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty) {
+            continue;
         }
+        state::with(|state| {
+            let index = &state.database(db).index;
+            if index.holds(slot, handle) && !index.is_gone(slot) {
+                hidden.entries += 1;
+                hidden.bytes += index.cost(slot);
+            }
+        });
     }
     hidden
 }
@@ -128,10 +120,14 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
-    let mut cursor = begun.map(|(_, cursor)| cursor).unwrap_or_default();
-    let mut names = Vec::new();
-    let is_more = cursor.step(ctx, &mut names);
-    for name in &names {
+    let cursor = begun.map_or_else(KeysCursor::new, |(_, cursor)| cursor.into_inner());
+    let names = RefCell::new(Vec::new());
+    let on_key = |_: &_, name: &RedisString, _: Option<&_>| {
+        names.borrow_mut().push(OwnedStr::new(name.as_slice()));
+    };
+    let is_more = cursor.scan(&ctx.sdk(), &on_key);
+    let cursor = CallsNothingBack::new(cursor);
+    for name in names.take() {
         if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }
@@ -150,15 +146,20 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
     let (handle, name) = handle_and_name(db, slot);
     let name = name.as_str();
-    let mut key = ctx.open(name, Mode::Upkeep);
+    let key = ctx.open(name, Mode::Upkeep);
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
-        store::take(db, &mut key);
-        ctx.close_modified(key);
-        ctx.notify(DROPPED, name);
+        take(ctx, db, key, name);
     } else {
         drop(key);
         remove_hidden(ctx, db, slot, handle, name);
     }
+}
+
+/// Removes the gone entry of an open key.
+fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
+    store::take(db, &mut key);
+    ctx.close_modified(key);
+    ctx.notify(c"cache.drop", name);
 }
 
 /// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
@@ -166,15 +167,12 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
 /// as it removes what expires, and tells the replicas. Before that the time to live is left alone, since what native
 /// commands make of it must be the same on all nodes.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
-    let Softened {
-        slot,
-        softness,
-        is_new,
-    } = softened;
+    let Softened { slot, is_new, .. } = softened;
     let over_ms = state::with(|state| {
         let index = &mut state.database(db).index;
         let grace_ms = entry_in(index, slot).grace_ms();
-        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
+        let since_ms = softened.softness.since_ms_for(grace_ms);
+        let over_ms = since_ms.saturating_add(grace_ms);
         if over_ms > now_ms {
             index.grace_ends(softened, over_ms);
         }
@@ -186,20 +184,13 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
             ctx.close_modified(ctx.open(name.as_str(), Mode::Upkeep));
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
-        expire(ctx, db, slot, over_ms);
-    }
-}
-
-/// Makes the server see that an entry has expired.
-fn expire(ctx: &Context<'_>, db: u32, slot: Slot, at_ms: u64) {
-    let (handle, name) = handle_and_name(db, slot);
-    let mut key = ctx.open(name.as_str(), Mode::Upkeep);
-    let Kind::Entry(entry) = key.kind() else {
-        return; // It had expired already.
-    };
-    if entry.handle() == handle {
-        let grace_ms = entry.grace_ms();
-        store::retime(db, &mut key, grace_ms, Some(at_ms));
+        let (handle, name) = handle_and_name(db, slot);
+        let mut key = ctx.open(name.as_str(), Mode::Upkeep);
+        let entry = key.entry().filter(|entry| entry.handle() == handle);
+        // If it is not there, it had expired already.
+        if let Some(grace_ms) = entry.map(Entry::grace_ms) {
+            store::retime(db, &mut key, grace_ms, Some(over_ms));
+        }
     }
 }
 
@@ -219,26 +210,12 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
     if !is_indexed() {
         return;
     }
-    // SAFETY: "s" takes a string; the reply is freed, null is taken.
-    unsafe {
-        let reply = api!(RedisModule_Call(
-            ctx.as_raw(),
-            c"DEL".as_ptr(),
-            c"s".as_ptr(),
-            name.as_raw()
-        ));
-        if !reply.is_null() {
-            api!(RedisModule_FreeCallReply(reply));
-        }
-    }
+    ctx.call("DEL", name.bytes());
     if is_indexed() {
         // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
         // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
         if !(ctx.is_replica() && ctx.is_cluster()) {
-            log(
-                c"warning",
-                "a gone entry was not in the keyspace under its name; the index forgets it",
-            );
+            log("a gone entry was not in the keyspace under its name; the index forgets it");
         }
         store::forget(db, slot, handle);
     }
@@ -247,16 +224,14 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 
 /// Removes a key of the context's database if it holds a gone entry.
 pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
-    let mut key = ctx.open(name, Mode::Upkeep);
+    let key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;
     };
     let (slot, handle) = (entry.slot().map(Slot), entry.handle());
     let must_leave = state::with(|state| state.database(db).index.must_leave(slot, handle));
     if must_leave {
-        store::take(db, &mut key);
-        ctx.close_modified(key);
-        ctx.notify(DROPPED, name);
+        take(ctx, db, key, name);
     }
     must_leave
 }
@@ -286,22 +261,15 @@ fn remove_refused(ctx: &Context<'_>) {
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
-    let (databases, budget) = state::with(|state| {
-        (
-            state.with_work(now),
-            Duration::from_micros(state.config.reclaim_budget_us),
-        )
-    });
+    let databases = state::with(|state| state.with_work(now));
+    let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
     let start = Instant::now();
     let mut steps = 0_u32;
     for db in databases {
         ctx.select(db);
         let from = moment();
         let mut finished = false;
-        while !finished {
-            if !step(ctx, db, now) {
-                break;
-            }
+        while !finished && step(ctx, db, now) {
             steps += 1;
             finished = steps.is_multiple_of(STEPS_BETWEEN_LOOKS)
                 && (start.elapsed() >= budget || enough());
@@ -328,7 +296,7 @@ pub(crate) fn arm_if_needed(ctx: &Context<'_>) {
 
 /// Sees that a slice runs soon, and that commands meet no gone keys until the backlog is worked off.
 pub(crate) fn arm(ctx: &Context<'_>) {
-    if state::with(|state| state.has_backlog()) {
+    if state::with(|state| state.backlogs().next().is_some()) {
         filter::install(ctx);
     }
     arm_in(ctx, 1);
@@ -338,25 +306,15 @@ fn arm_in(ctx: &Context<'_>, ms: i64) {
     if state::with(|state| std::mem::replace(&mut state.reclaim_armed, true)) {
         return;
     }
-    // SAFETY: the context is alive; the callback takes no data.
-    unsafe {
-        api!(RedisModule_CreateTimer(
-            ctx.as_raw(),
-            ms,
-            Some(on_timer),
-            std::ptr::null_mut()
-        ))
-    };
+    ctx.after(ms, on_timer);
 }
 
-unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    // SAFETY: the server passes a live context, one of its own and no client's.
-    let ctx = unsafe { Context::from_raw(ctx) };
+fn on_timer(ctx: &Context<'_>) {
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         let start = moment();
-        remove_refused(&ctx);
-        slice(&ctx, || false);
+        remove_refused(ctx);
+        slice(ctx, || false);
         let (end, now) = (moment(), now_ms());
         let rest = state::with(|state| {
             let rest = state.reclaim_pace.rest_after(start, end);
@@ -367,13 +325,11 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
         }
         Some((rest.as_millis() as i64).max(1))
     });
-    guard(Place::Other, (), || {
-        if !state::with(|state| state.has_backlog()) {
-            filter::remove(&ctx);
-        }
-        if let Some(ms) = again {
-            state::with(|state| state.reclaim_armed = false);
-            arm_in(&ctx, ms);
-        }
-    });
+    if !state::with(|state| state.backlogs().next().is_some()) {
+        filter::remove(ctx);
+    }
+    if let Some(ms) = again {
+        state::with(|state| state.reclaim_armed = false);
+        arm_in(ctx, ms);
+    }
 }

@@ -1,9 +1,7 @@
-//! Commands whose work is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits.
-//!
-//! The first slice runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts,
-//! where nobody can wait, all of it does.
+//! Work that is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits. The first slice
+//! runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts, where nobody can
+//! wait, all of it does.
 
-use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use redis_module::raw;
@@ -22,12 +20,6 @@ pub(crate) trait Work {
     fn reply(&mut self, ctx: &Context<'_>);
 }
 
-/// Work whose caller waits.
-struct Waited<W> {
-    work: W,
-    client: *mut raw::RedisModuleBlockedClient,
-}
-
 /// Does the work and replies, now or later.
 pub(crate) fn run<W: Work + 'static>(ctx: &Context<'_>, mut work: W) {
     if !ctx.may_block() {
@@ -37,9 +29,9 @@ pub(crate) fn run<W: Work + 'static>(ctx: &Context<'_>, mut work: W) {
         work.reply(ctx);
     } else {
         // SAFETY: the context is that of a command that may block. Without callbacks and without a time-out; the
-        // handle lives until `RedisModule_UnblockClient`, which `on_timer` calls once.
+        // handle lives until `RedisModule_UnblockClient`, which `go_on` calls once.
         let client = unsafe { api!(RedisModule_BlockClient(ctx.as_raw(), None, None, None, 0)) };
-        arm(ctx, Box::new(Waited { work, client }));
+        ctx.after(1, move |ctx| go_on(ctx, work, client));
     }
 }
 
@@ -57,39 +49,23 @@ fn slice(work: &mut impl Work) -> bool {
     }
 }
 
-fn arm<W: Work + 'static>(ctx: &Context<'_>, waited: Box<Waited<W>>) {
-    // SAFETY: the context is alive; the timer gets the box, and takes it back when it fires, which it does once.
-    unsafe {
-        api!(RedisModule_CreateTimer(
-            ctx.as_raw(),
-            1,
-            Some(on_timer::<W>),
-            Box::into_raw(waited).cast()
-        ))
-    };
-}
-
-unsafe extern "C" fn on_timer<W: Work + 'static>(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
-    // SAFETY: the server passes a live context, and the box of `arm`.
-    let (ctx, mut waited) = unsafe {
-        (
-            Context::from_raw(ctx),
-            Box::from_raw(data.cast::<Waited<W>>()),
-        )
-    };
-    let is_done = guard(Place::Slice, None, || Some(slice(&mut waited.work)));
+fn go_on(
+    ctx: &Context<'_>,
+    mut work: impl Work + 'static,
+    client: *mut raw::RedisModuleBlockedClient,
+) {
+    let is_done = guard(Place::Slice, None, || Some(slice(&mut work)));
     if is_done == Some(false) {
-        arm(&ctx, waited);
+        ctx.after(1, move |ctx| go_on(ctx, work, client));
         return;
     }
-    let client = waited.client;
     // SAFETY: the client is blocked, so its handle is alive until it is ended here, once; the context is freed once. All
     // this is on the main thread.
     unsafe {
         let raw = api!(RedisModule_GetThreadSafeContext(client));
         let ctx = Context::from_raw(raw);
         barrier::reply(&ctx, || match is_done {
-            Some(_) => waited.work.reply(&ctx),
+            Some(_) => work.reply(&ctx),
             None => ctx.reply_error(&Error::Internal),
         });
         api!(RedisModule_FreeThreadSafeContext(raw));

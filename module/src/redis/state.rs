@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ahash::RandomState;
+use redis_module::KeysCursor;
 
 use super::cluster::Cluster;
-use super::key::ScanCursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -46,7 +46,7 @@ pub(crate) struct State {
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
     /// Where the search for entries that an emptied index does not know is.
-    pub(crate) orphans: Option<(u32, ScanCursor)>,
+    pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
     /// What the server loads now, if it loads.
     pub(crate) loading: Loading,
     /// Something was loaded since the module started.
@@ -113,19 +113,17 @@ impl State {
         (&mut self.transit, database_in(&mut self.databases, number))
     }
 
-    /// What is in transit, and a database that is loaded, to be changed together.
+    /// What is in transit, and a database that is loaded (a staged one, if any are, else the one that is served), to be
+    /// changed together.
     pub(crate) fn transit_and_loaded(
         &mut self,
         number: u32,
     ) -> (&mut Transit, &mut Database<Handle>) {
-        let databases = match &mut self.staged {
-            Some(staged) => &mut staged.databases,
-            None => &mut self.databases,
-        };
+        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
+        let databases = staged.unwrap_or(&mut self.databases);
         (&mut self.transit, database_in(databases, number))
     }
 
-    /// A database that is loaded: a staged one, if any are, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
         self.transit_and_loaded(number).1
     }
@@ -184,15 +182,14 @@ impl State {
         numbered.filter_map(|(number, database)| Some((number, database.as_deref()?)))
     }
 
-    pub(crate) fn databases_mut(&mut self) -> impl Iterator<Item = &mut Database<Handle>> {
-        self.databases.iter_mut().filter_map(Option::as_deref_mut)
+    pub(crate) fn databases_mut(&mut self) -> impl Iterator<Item = (u32, &mut Database<Handle>)> {
+        let numbered = (0..).zip(&mut self.databases);
+        numbered.filter_map(|(number, database)| Some((number, database.as_deref_mut()?)))
     }
 
-    /// Numbers of the databases that have something to do in the background.
     pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
-        self.databases()
-            .filter(|(_, database)| database.index.has_work(now_ms))
-            .map(|(number, _)| number)
+        let all = self.databases();
+        all.filter_map(|(number, db)| db.index.has_work(now_ms).then_some(number))
             .collect()
     }
 
@@ -201,11 +198,9 @@ impl State {
         self.databases.swap(first as usize, second as usize);
         self.orphans = None;
         for (db, _) in &mut self.refused {
-            *db = match *db {
-                db if db == first => second,
-                db if db == second => first,
-                db => db,
-            };
+            if [first, second].contains(db) {
+                *db ^= first ^ second; // The other one.
+            }
         }
     }
 
@@ -214,19 +209,12 @@ impl State {
         let slot = Slot(entry.slot()?);
         let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
         let hinted = hint.filter(|&number| {
-            let database = self
-                .databases
-                .get(number as usize)
-                .and_then(Option::as_deref);
-            database.is_some_and(holds)
+            let database = self.databases.get(number as usize);
+            database.is_some_and(|database| database.as_deref().is_some_and(holds))
         });
-        hinted
-            .or_else(|| {
-                let mut all = self.databases();
-                all.find(|(_, database)| holds(database))
-                    .map(|(number, _)| number)
-            })
-            .map(|number| (number, slot))
+        let search = || self.databases().find(|(_, database)| holds(database));
+        let number = hinted.or_else(|| search().map(|(number, _)| number))?;
+        Some((number, slot))
     }
 
     /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
@@ -235,15 +223,13 @@ impl State {
         const SET_BACK_MS: i64 = 500;
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
-        let Some(back_ms) = last
-            .map(|last| last - apart_ms)
-            .filter(|&back| back > SET_BACK_MS)
-        else {
+        let back_ms = last.map_or(0, |last| last - apart_ms);
+        if back_ms <= SET_BACK_MS {
             return;
-        };
+        }
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(now_ms);
-        for database in self.databases_mut() {
+        for (_, database) in self.databases_mut() {
             database.clock_was_set_back(now_ms + back_ms as u64, now_ms);
         }
     }
@@ -281,7 +267,7 @@ impl State {
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
         // As by an invalidation that happens now: what is written from now on has later stamps.
         let bound_ms = self.stamps.of_invalidation(now_ms);
-        for database in self.databases_mut() {
+        for (_, database) in self.databases_mut() {
             let latest_ms = database.history.latest_ms();
             if latest_ms > now_ms + FURTHEST_MS {
                 database.clock_was_set_back(latest_ms, bound_ms);
@@ -299,12 +285,7 @@ impl State {
         }
     }
 
-    /// Whether some database has something to reclaim.
-    pub(crate) fn has_backlog(&self) -> bool {
-        self.backlogs().next().is_some()
-    }
-
-    /// The databases that have something to reclaim.
+    /// Numbers of the databases that have something to reclaim.
     pub(crate) fn backlogs(&self) -> impl Iterator<Item = u32> {
         let all = self.databases();
         all.filter_map(|(number, db)| db.index.has_backlog().then_some(number))
@@ -318,16 +299,11 @@ impl State {
     /// What leases of this database are granted by now. The bound is for all databases together: while others take
     /// more than half of it, leases that are over are forgotten there. O(databases).
     pub(crate) fn lease_terms(&mut self, number: u32, now_ms: u64) -> Terms {
-        let clock = self.database(number).clock.reading();
+        let clock = self.database(number).clock;
         let max_ms = self.config.lease_max_ms;
         let mut room = MOST;
-        let others = (0..)
-            .zip(&mut self.databases)
-            .filter(|&(other, _)| other != number);
-        for (_, database) in others {
-            let Some(leases) = database.as_deref_mut().map(|database| &mut database.leases) else {
-                continue;
-            };
+        for (_, database) in self.databases_mut().filter(|&(other, _)| other != number) {
+            let leases = &mut database.leases;
             while room.is_below_half_without(leases.used()) && leases.forget_over(now_ms) {}
             room = room.without(leases.used());
         }
@@ -339,7 +315,6 @@ impl State {
         }
     }
 
-    /// Whether some database knows of a lease.
     pub(crate) fn has_leases(&self) -> bool {
         self.databases().any(|(_, db)| !db.leases.is_empty())
     }
@@ -398,7 +373,7 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
 }
 
 /// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
@@ -406,11 +381,23 @@ unsafe impl<T> Send for CallsNothingBack<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for CallsNothingBack<T> {}
 
-impl<T: Copy> CallsNothingBack<T> {
+impl<T> std::fmt::Debug for CallsNothingBack<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a pointer")
+    }
+}
+
+impl<T> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
     }
 
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T: Copy> CallsNothingBack<T> {
     pub(super) const fn get(&self) -> T {
         self.0
     }

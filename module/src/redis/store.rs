@@ -43,10 +43,7 @@ pub(super) fn distrust_changed() {
 
 /// Empties the index of a database that may disagree with the keyspace.
 pub(super) fn distrust(db: u32, reason: &str) {
-    log(
-        c"warning",
-        &format!("database {db} {reason}: its entries are dropped"),
-    );
+    log(&format!("database {db} {reason}: its entries are dropped"));
     let emptied = state::try_with(|state| {
         let database = state.database(db);
         drop(database.take_index());
@@ -54,7 +51,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
         state.orphans = None;
     });
     if emptied.is_none() {
-        log(c"warning", "its index could not be emptied");
+        log("its index could not be emptied");
     }
 }
 
@@ -296,13 +293,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             state.removed_gone = None;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts {
-                is_gone: index.is_gone(slot),
-                hits: index.hits(slot),
-                soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
-                is_foreign: index.is_foreign(slot),
-                origin: 0,
-            };
+            let facts = Facts::of(index, slot, entry);
             transit.leaves(entry, db, slot, facts, index.tags(slot));
             let removed = index.remove(slot);
             if removed.was_gone {
@@ -338,10 +329,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
         return false;
     };
     if let Some((db, slot)) = place {
-        log(
-            c"warning",
-            "an entry was freed without being unlinked before. Please report this.",
-        );
+        log("an entry was freed without being unlinked before. Please report this.");
         forget(db, slot, entry.handle());
     }
     true

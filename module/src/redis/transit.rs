@@ -2,7 +2,7 @@
 //! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
 //! between, hence two places; the server does nothing else meanwhile.
 
-use crate::engine::Slot;
+use crate::engine::{Index, Slot};
 use crate::entry::{Entry, Handle};
 
 /// The entries that were loaded or copied last, and unlinked last.
@@ -20,8 +20,9 @@ pub(crate) struct Transit {
 pub(crate) struct Passage {
     entry: Option<Handle>,
     pub(crate) facts: Facts,
-    tags: Vec<Vec<u8>>,
-    tag_count: usize,
+    /// Its tags one behind the other, and where each ends.
+    tags: Vec<u8>,
+    ends: Vec<usize>,
     /// Where an entry that was loaded is about to be: database and key.
     place: Option<u32>,
     key: Vec<u8>,
@@ -38,6 +39,19 @@ pub(crate) struct Facts {
     pub(crate) is_foreign: bool,
     /// The node that saved it ([`super::state::State::origin`]), 0 if that is not known.
     pub(crate) origin: u32,
+}
+
+impl Facts {
+    /// Of an indexed entry.
+    pub(super) fn of(index: &mut Index<Handle>, slot: Slot, entry: Entry<'_>) -> Self {
+        Self {
+            is_gone: index.has_backlog() && index.is_gone(slot),
+            hits: index.hits(slot),
+            soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+            is_foreign: index.is_foreign(slot),
+            origin: 0,
+        }
+    }
 }
 
 /// The slot that an entry of this name had.
@@ -60,23 +74,24 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
 
 impl Passage {
     fn set<T: AsRef<[u8]>>(&mut self, entry: Handle, facts: Facts, tags: impl Iterator<Item = T>) {
-        const KEPT: usize = 16;
         self.entry = Some(entry);
         self.facts = facts;
         self.place = None;
-        self.tag_count = 0;
+        refill(&mut self.tags, &[]);
+        self.ends.clear();
         for tag in tags {
-            if self.tags.len() == self.tag_count {
-                self.tags.push(Vec::new());
-            }
-            refill(&mut self.tags[self.tag_count], tag.as_ref());
-            self.tag_count += 1;
+            self.tags.extend_from_slice(tag.as_ref());
+            self.ends.push(self.tags.len());
         }
-        self.tags.truncate(self.tag_count.max(KEPT));
     }
 
     pub(crate) fn tags(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.tags[..self.tag_count].iter().map(Vec::as_slice)
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let tag = &self.tags[start..end];
+            start = end;
+            tag
+        })
     }
 }
 
@@ -116,7 +131,6 @@ impl Transit {
         self.arriving.entry = None;
     }
 
-    /// Remembers an entry that leaves the keyspace.
     pub(crate) fn leaves<'t>(
         &mut self,
         entry: Entry<'_>,
@@ -136,7 +150,6 @@ impl Transit {
         refill(&mut self.places[0].key, entry.key());
     }
 
-    /// The entry moved in memory.
     pub(crate) fn moved(&mut self, old: Handle, new: Handle) {
         for passage in [&mut self.arriving, &mut self.leaving] {
             if passage.entry == Some(old) {

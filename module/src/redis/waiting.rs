@@ -1,9 +1,6 @@
 //! Clients that wait in CACHE.FETCH.
 //!
-//! The server knows them as blocked on their key. When the key is written, it calls [`on_ready`] for each of them in
-//! the order in which they came, right after the command that wrote (or after the whole MULTI block): those that are
-//! answered stop waiting, and nobody polls. The server does not know that a lease was given up or has run out:
-//! [`pass_on`] ends the wait of the next in line then.
+//! How they are served is in `DESIGN.md` (Leases).
 //!
 //! A waiter is in [`Waiters`] exactly while its client waits, and in the line of its key's lease until it is answered
 //! or goes away.
@@ -38,8 +35,9 @@ pub(crate) struct Waiters {
     last: Waiter,
     timer: Option<Timer>,
     blocked: HashMap<Waiter, Blocked, RandomState>,
-    /// A context of the module's own, made with the first wait.
-    context: Option<CallsNothingBack<*mut raw::RedisModuleCtx>>,
+    /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
+    /// pay nothing before.
+    listens: bool,
 }
 
 /// The timer for the next lease that runs out.
@@ -104,53 +102,40 @@ pub(crate) fn block<R: Reply>(
     // A client that is answered with an error must not be blocked, nor one in line that is not blocked: so what may
     // panic comes before the server blocks it.
     let mut registered = Registered(Some(waiter));
-    prepare(ctx);
+    if !state::with(|state| std::mem::replace(&mut state.waiters.listens, true)) {
+        super::events::subscribe_to_new_keys(ctx);
+    }
     watch(ctx);
     panic_point(Place::Wait);
     let mut keys = [name.as_raw()];
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
-        let (raw, keys, data) = (
-            ctx.as_raw(),
-            keys.as_mut_ptr(),
-            waiter as usize as *mut c_void,
-        );
-        let (ready, timeout, free) = (
-            Some(on_ready::<R> as _),
-            Some(on_timeout::<R> as _),
-            Some(on_free as _),
-        );
-        let client = match raw::RedisModule_BlockClientOnKeysWithFlags {
-            Some(block) => block(
+        let (raw, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
+        let data = waiter as usize as *mut c_void;
+        let (ready, timeout) = (Some(on_ready::<R> as _), Some(on_timeout::<R> as _));
+        let free = Some(on_free as _);
+        let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
+            block(
                 raw,
                 ready,
                 timeout,
                 free,
-                wait_ms as i64,
+                ms,
                 keys,
                 1,
                 data,
                 ALSO_WHERE_DELETED,
-            ),
-            None => api!(RedisModule_BlockClientOnKeys(
-                raw,
-                ready,
-                timeout,
-                free,
-                wait_ms as i64,
-                keys,
-                1,
-                data
-            )),
+            )
+        } else {
+            let block = raw::RedisModule_BlockClientOnKeys.expect("every supported server has it");
+            block(raw, ready, timeout, free, ms, keys, 1, data)
         };
         if client.is_null() {
             return false;
         }
-        api!(RedisModule_SetDisconnectCallback(
-            client,
-            Some(on_disconnect)
-        ));
+        let gone = Some(on_disconnect as _);
+        api!(RedisModule_SetDisconnectCallback(client, gone));
         client
     };
     registered.0 = None;
@@ -177,19 +162,6 @@ impl Drop for Registered {
 /// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
 const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
 
-/// What is needed from the first wait on: a context of the module's own, and news of keys that other types create.
-/// Before that, native commands that create keys pay nothing for waiters.
-fn prepare(ctx: &Context<'_>) {
-    if state::with(|state| state.waiters.context.is_some()) {
-        return;
-    }
-    // SAFETY: the context is alive, and that of this module.
-    let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.as_raw())) };
-    let own = CallsNothingBack::new(own);
-    state::with(|state| state.waiters.context = Some(own));
-    super::events::subscribe_to_new_keys(ctx);
-}
-
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
 /// or changed that others wait for, and when somebody begins to wait.
 pub(crate) fn watch(ctx: &Context<'_>) {
@@ -207,29 +179,21 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     });
     let Some((at_ms, stale)) = due else { return };
     let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
-    // SAFETY: the context is alive. The timers have no data, and the one that is stopped has not fired: `on_timer`
-    // forgets it.
-    let id = unsafe {
-        if let Some(id) = stale {
+    if let Some(id) = stale {
+        // SAFETY: the context is alive. It has not fired: `on_timer` forgets it.
+        unsafe {
             api!(RedisModule_StopTimer(
                 ctx.as_raw(),
                 id,
                 std::ptr::null_mut()
-            ));
-        }
-        api!(RedisModule_CreateTimer(
-            ctx.as_raw(),
-            in_ms as i64,
-            Some(on_timer),
-            std::ptr::null_mut()
-        ))
-    };
+            ))
+        };
+    }
+    let id = ctx.after(in_ms as i64, on_timer);
     state::with(|state| state.waiters.timer = Some(Timer { id, at_ms }));
 }
 
-unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
-    // SAFETY: the server passes a live context.
-    let ctx = unsafe { Context::from_raw(ctx) };
+fn on_timer(ctx: &Context<'_>) {
     let is_done = guard(Place::Wait, false, || {
         state::with(|state| state.waiters.timer = None);
         let now = monotonic_ms();
@@ -240,9 +204,9 @@ unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void)
             })
         };
         while let Some((db, key)) = next_due() {
-            pass_on(&ctx, db, &key);
+            pass_on(ctx, db, &key);
         }
-        watch(&ctx);
+        watch(ctx);
         true
     });
     if !is_done {
@@ -269,9 +233,9 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     let released = state::with(|state| {
         let terms = state.lease_terms(db, now);
         let released = state.database(db).leases.pass_on(key, terms);
-        for released in &released {
-            if let Some(blocked) = state.waiters.blocked.get_mut(&released.waiter) {
-                blocked.ending = Ending::Miss(released.token);
+        for (waiter, token) in &released {
+            if let Some(blocked) = state.waiters.blocked.get_mut(waiter) {
+                blocked.ending = Ending::Miss(*token);
             }
         }
         released
@@ -279,8 +243,8 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     if released.is_empty() {
         return;
     }
-    for released in released {
-        end(released.waiter);
+    for (waiter, _) in released {
+        end(waiter);
     }
     watch(ctx);
 }
@@ -288,10 +252,8 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
 /// Ends the wait of a client, with what it was given.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
-    if let Some(client) = client
-        .map(|client| client.get())
-        .filter(|client| !client.is_null())
-    {
+    let client = client.map(|client| client.get());
+    if let Some(client) = client.filter(|client| !client.is_null()) {
         // SAFETY: the client still waits, so its handle is alive. This calls `on_timeout`, now or soon.
         unsafe { api!(RedisModule_UnblockClient(client, std::ptr::null_mut())) };
     }
@@ -322,7 +284,7 @@ pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
     let is_any_awaited = state::with(|state| {
         let orphan_ms = state.config.lease_orphan_ms;
         let mut is_any_awaited = false;
-        for database in state.databases_mut() {
+        for (_, database) in state.databases_mut() {
             database.leases.disconnected(client, now, orphan_ms);
             is_any_awaited |= database.leases.waiting() > 0;
         }

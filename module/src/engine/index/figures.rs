@@ -21,7 +21,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.len()
     }
 
-    /// Gone entries that wait to be reclaimed.
     pub(crate) fn backlog(&self) -> u64 {
         self.gone.len()
     }
@@ -34,31 +33,6 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Memory of the entries that can be seen.
     pub(crate) fn visible_bytes(&self) -> u64 {
         self.bytes - self.gone_bytes
-    }
-
-    /// Tags that at least one visible entry carries. O(1) while nothing is gone; else O(tags of the gone entries) or
-    /// O(tags), whichever is less.
-    pub(crate) fn populated_tags(&self) -> usize {
-        let all = self.lists.live();
-        if self.gone.is_empty() {
-            return all;
-        }
-        if self.visible() == 0 {
-            return 0;
-        }
-        let is_hollow = |list: &TagList| list.ids.is_subset(&self.gone);
-        let hollow = if self.gone.len() < all as u64 {
-            let lists = self.gone.iter().flat_map(|id| self.slots.lists(Slot(id)));
-            let lists: RoaringBitmap = lists.collect();
-            let lists = lists.iter().map(|id| self.lists.get(id));
-            lists.filter(|list| is_hollow(list)).count()
-        } else {
-            let mut hollow = 0;
-            self.lists
-                .visit(0, u32::MAX, |list| hollow += usize::from(is_hollow(list)));
-            hollow
-        };
-        all - hollow
     }
 
     /// Whether an entry, gone or not, carries this tag.
@@ -74,7 +48,6 @@ impl<E: Copy + PartialEq> Index<E> {
         ids.iter().map(|id| self.slots.bytes(Slot(id))).sum()
     }
 
-    /// What an entry costs.
     pub(crate) fn cost(&self, slot: Slot) -> u64 {
         self.slots.bytes(slot)
     }
@@ -158,13 +131,13 @@ impl<E: Copy + PartialEq> Index<E> {
         0
     }
 
-    /// Memory of the index itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.slots.heap_bytes()
             + self.lists.heap_bytes()
             + self.table.heap_bytes()
             + self.marks.heap_bytes()
             + bytes_of(&self.gone)
+            + self.hollow.heap_bytes()
             + self.gone_last.capacity() * size_of::<u32>()
     }
 }

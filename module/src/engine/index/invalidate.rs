@@ -48,11 +48,11 @@ impl<E: Copy + PartialEq> Index<E> {
         let dropped = self.visible();
         self.gone = self.slots.to_bitmap();
         self.gone_bytes = self.bytes;
+        self.hollow.dropped(&self.gone);
         self.marks.clear_soft();
         dropped
     }
 
-    /// The visible entries of a list.
     fn visible_of(&self, list: u32) -> RoaringBitmap {
         let mut ids = self.lists.get(list).ids.to_bitmap();
         if !self.gone.is_empty() {
@@ -71,6 +71,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
+        self.hollow.dropped(&visible);
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {
@@ -84,9 +85,9 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// Makes a single entry gone.
     pub(crate) fn drop_one(&mut self, slot: Slot) {
         if self.gone.insert(slot.0) {
+            self.hollow.dropped(&[slot.0].into());
             self.gone_bytes += self.slots.bytes(slot);
         }
     }
@@ -110,8 +111,8 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    /// The next thing to reclaim. O(1).
     pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
+        self.look_ahead();
         while let Some(id) = self.gone_last.pop() {
             if self.gone.contains(id) {
                 return Step::Gone(Slot(id));

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::bound::WAITER_BYTES;
 use super::{
-    Answer, Caller, Client, Found, Key, Lease, Leases, NOBODY, Released, Terms, Waiter, Waiting,
+    Answer, Caller, Client, Found, Key, Lease, Leases, NOBODY, Released, Terms, WAITER_BYTES,
+    Waiter, Waiting,
 };
 
 impl Leases {
@@ -35,9 +35,8 @@ impl Leases {
         if !self.wants_lease(lease, waiting) && self.next_in_line(lease).is_some() {
             return Answer::Wait;
         }
-        let token = waiting
-            .ask
-            .and_then(|ask| self.ask(key, waiting.client, ask, terms).token());
+        let ask = waiting.ask;
+        let token = ask.and_then(|ask| self.ask(key, waiting.client, ask, terms));
         self.leave(key, waiter);
         match found {
             Found::Stale => Answer::Stale(token),
@@ -58,13 +57,12 @@ impl Leases {
             return None;
         }
         let Caller { client, ask, .. } = caller;
-        self.change(key, |lease| {
-            lease.waiters.push_back(Waiting {
-                waiter,
-                client,
-                ask,
-            });
-        });
+        let waiting = Waiting {
+            waiter,
+            client,
+            ask,
+        };
+        self.change(key, |lease| lease.waiters.push_back(waiting));
         self.by_key
             .get_key_value(key)
             .map(|(key, _)| Rc::clone(key))
@@ -117,16 +115,14 @@ impl Leases {
         if let Some(next) = self.next_in_line(lease)
             && let Some(ask) = next.ask
         {
-            let token = self.ask(key, next.client, ask, terms).token();
+            let token = self.ask(key, next.client, ask, terms);
             self.leave(key, next.waiter);
-            let waiter = next.waiter;
-            return vec![Released { waiter, token }];
+            return vec![(next.waiter, token)];
         }
-        let free = |(waiter, _)| Released {
-            waiter,
-            token: None,
-        };
-        let released: Vec<Released> = self.waiters(key).map(free).collect();
+        let released = self
+            .waiters(key)
+            .map(|(waiter, _)| (waiter, None))
+            .collect();
         if lease.token == NOBODY {
             self.remove(key, terms.now_ms);
         } else {

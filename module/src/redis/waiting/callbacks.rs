@@ -57,7 +57,7 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
         let is_answered = R::look(&ctx, args, name, waiter);
         if is_tracking {
             // Also while it waits: the answer at the end of its time is tracked, too.
-            ctx.read_on_behalf(name);
+            ctx.call("CACHE.INSPECT", name.bytes());
         }
         is_answered.then_some(())
     });

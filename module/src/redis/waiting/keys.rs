@@ -1,7 +1,9 @@
 //! What happens to keys, as far as leases and waiting clients go.
 
 use super::{Ending, end, pass_on, tracks_on_behalf, watch};
-use crate::redis::context::{Context, monotonic_ms};
+use crate::engine::Database;
+use crate::entry::Handle;
+use crate::redis::context::{Context, monotonic_ms, own};
 use crate::redis::state;
 use crate::redis::string::{OwnedStr, Str};
 
@@ -58,22 +60,18 @@ pub(crate) fn removed<'n>(
 /// Something may be created under this key, or may take the place of an entry: those who wait for it look at it when the
 /// command is done, in whichever database it is. Where they are woken for nothing, they go on waiting.
 pub(crate) fn may_appear(name: &[u8]) {
-    let awaited = state::with(|state| {
-        let own = state
-            .waiters
-            .context
-            .filter(|_| !state.waiters.blocked.is_empty())?;
-        let waits = |leases: &crate::engine::Leases| leases.waiters(name).next().is_some();
-        let dbs = state
-            .databases()
-            .filter(|(_, database)| waits(&database.leases));
-        Some((own, dbs.map(|(number, _)| number).collect::<Vec<u32>>()))
+    let dbs: Vec<u32> = state::with(|state| {
+        if state.waiters.blocked.is_empty() {
+            return Vec::new();
+        }
+        let waits = |db: &Database<Handle>| db.leases.waiters(name).next().is_some();
+        let dbs = state.databases().filter(|(_, database)| waits(database));
+        dbs.map(|(number, _)| number).collect()
     });
-    let Some((own, dbs)) = awaited.filter(|(_, dbs)| !dbs.is_empty()) else {
+    if dbs.is_empty() {
         return;
-    };
-    // SAFETY: made by `prepare`, and never freed.
-    let own = unsafe { Context::from_raw(own.get()) };
+    }
+    let own = own();
     let owned = OwnedStr::new(name);
     for db in dbs {
         own.select(db);

@@ -1,13 +1,41 @@
 //! Leases: against a naive model, and every order of a few events against what leases are for.
 
+use std::rc::Rc;
+
 use proptest::prelude::*;
 
-use super::database::Database;
-use super::index::{Effect, Incoming};
-use super::lease::{
-    Answer, Ask, Caller, Client, Found, Grant, Leases, MOST, REMEMBER_MS, Terms, Token, Used,
-    Waiter,
+use super::{
+    Answer, Ask, Caller, Client, Found, Leases, MOST, NOBODY, REMEMBER_MS, Rows, Terms, Token,
+    Used, Waiter,
 };
+use crate::engine::database::Database;
+use crate::engine::index::{Effect, Incoming};
+
+impl Leases {
+    fn validate(&self) {
+        let mut rows = Rows::default();
+        let (mut waiting, mut key_bytes) = (0, 0);
+        for (key, lease) in &self.by_key {
+            assert!(Rc::ptr_eq(key, &lease.key), "a key is stored once");
+            rows.add(lease);
+            waiting += lease.waiters.len();
+            key_bytes += key.len();
+            assert!(
+                lease.token != NOBODY || !lease.waiters.is_empty(),
+                "invariant 3"
+            );
+        }
+        assert_eq!(self.rows, rows, "invariant 1");
+        assert_eq!(
+            (self.waiting, self.key_bytes),
+            (waiting, key_bytes),
+            "invariant 2"
+        );
+    }
+}
+
+/// Far from the tokens that callers choose here.
+const SEED: u64 = 1 << 40;
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
 
@@ -194,12 +222,11 @@ impl Model {
         } else if let Some(at) = line.iter().position(|&(.., ask)| self.wants(key, ask)) {
             assert_eq!(released.len(), 1);
             let (waiter, client, ask) = line[at];
-            assert_eq!(released[0].waiter, waiter, "first come, first served");
+            assert_eq!(released[0].0, waiter, "first come, first served");
             self.keys[key].line = line;
             self.keys[key].line.remove(at);
-            self.granted(key, (client, ask.expect("it wants one")), released[0].token);
+            self.granted(key, (client, ask.expect("it wants one")), released[0].1);
         } else {
-            let released: Vec<_> = released.iter().map(|r| (r.waiter, r.token)).collect();
             let all: Vec<_> = line.iter().map(|&(waiter, ..)| (waiter, None)).collect();
             // Nobody waits any more; the lease that ran out may still be used.
             assert_eq!(released, all);
@@ -234,17 +261,7 @@ impl Model {
     fn apply(&mut self, op: &Op) {
         match *op {
             Op::Ask { key, wish } => {
-                let token = match self.leases.ask(KEYS[key], wish.0, wish.1, self.terms()) {
-                    Grant::Lease(token) => Some(token),
-                    Grant::Taken => {
-                        assert!(self.holder(key).is_some());
-                        None
-                    }
-                    Grant::Refused => {
-                        assert!(self.holder(key).is_none());
-                        None
-                    }
-                };
+                let token = self.leases.ask(KEYS[key], wish.0, wish.1, self.terms());
                 self.granted(key, wish, token);
             }
             Op::Wait { key, client, ask } => {
@@ -352,11 +369,11 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(super::index_tests::cases(1000)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::engine::index::tests::cases(1000)))]
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
         let mut model = Model {
-            leases: Leases::new(seed),
+            leases: Leases::new(seed | SEED),
             keys: Default::default(),
             given: Vec::new(),
             clock: 0,
@@ -371,7 +388,7 @@ proptest! {
 }
 
 /// Asks for a lease of a key for a minute, by a connection of its own.
-fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Grant {
+fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<Token> {
     let terms = Terms {
         clock: 0,
         now_ms,
@@ -387,22 +404,16 @@ fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Grant {
 
 #[test]
 fn leases_are_bounded_in_bytes_and_those_over_go_first() {
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
     let count = (0..400)
-        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST) != Grant::Refused)
+        .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST).is_some())
         .count();
     assert_eq!(count, MOST.bytes / (500_004 + 384));
     assert!(leases.used().bytes <= MOST.bytes);
-    assert_eq!(
-        ask_for(&mut leases, &key(500), 59_999, MOST),
-        Grant::Refused
-    );
+    assert_eq!(ask_for(&mut leases, &key(500), 59_999, MOST), None);
     // They have run out: there is room again, although they are remembered.
-    assert_ne!(
-        ask_for(&mut leases, &key(500), 60_000, MOST),
-        Grant::Refused
-    );
+    assert_ne!(ask_for(&mut leases, &key(500), 60_000, MOST), None);
     assert_eq!(leases.used().leases, count);
     leases.validate();
 }
@@ -413,21 +424,18 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
         leases: 3,
         bytes: MOST.bytes,
     };
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     for n in 0..5_u8 {
-        let is_granted = ask_for(&mut leases, &[n], 0, room) != Grant::Refused;
+        let is_granted = ask_for(&mut leases, &[n], 0, room).is_some();
         assert_eq!(is_granted, n < 3);
     }
-    assert_eq!(
-        ask_for(&mut leases, b"x", 60_000, Used::default()),
-        Grant::Refused
-    );
+    assert_eq!(ask_for(&mut leases, b"x", 60_000, Used::default()), None);
     assert_eq!(leases.used(), Used::default(), "all that was over went");
 }
 
 #[test]
 fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
-    let mut leases = Leases::new(1);
+    let mut leases = Leases::new(SEED);
     let ask = |leases: &mut Leases, token, clock, now_ms| {
         let (ask, room) = (Ask { ms: 10, token }, MOST);
         let terms = Terms {
@@ -438,23 +446,21 @@ fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
         };
         leases.ask(b"key", 1, ask, terms)
     };
-    assert_eq!(ask(&mut leases, Some(7), 1, 0), Grant::Lease(7));
-    assert_eq!(ask(&mut leases, Some(8), 2, 0), Grant::Taken);
+    assert_eq!(ask(&mut leases, Some(7), 1, 0), Some(7));
+    assert_eq!(ask(&mut leases, Some(8), 2, 0), None);
     // While it runs, and when it has run out but nobody took it over.
     for now_ms in [5, 500] {
-        assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Grant::Lease(7));
+        assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Some(7));
         assert_eq!(leases.granted_at(b"key", 7), Some(1));
         assert!(leases.is_held(b"key", now_ms + 9));
     }
     // Over, in whichever way: it is not granted again.
-    let issued = ask(&mut leases, None, 3, 1_000)
-        .token()
-        .expect("it ran out");
+    let issued = ask(&mut leases, None, 3, 1_000).expect("it ran out");
     leases.end(b"key", 1_000);
     for used in [7, issued] {
-        assert_eq!(ask(&mut leases, Some(used), 4, 1_000), Grant::Refused);
+        assert_eq!(ask(&mut leases, Some(used), 4, 1_000), None);
     }
-    assert_eq!(ask(&mut leases, Some(9), 4, 1_000), Grant::Lease(9));
+    assert_eq!(ask(&mut leases, Some(9), 4, 1_000), Some(9));
 }
 
 /// What can happen around one key with one tag, with two clients.
@@ -505,7 +511,7 @@ struct World {
     read: [Option<(u64, Token)>; 2],
     /// What is cached, while it can be seen as fresh.
     cached: Option<u64>,
-    slot: Option<super::Slot>,
+    slot: Option<crate::engine::Slot>,
     /// How many tokens the second client has used.
     chosen: Token,
     /// The last lease, while nothing happened that ends it: what was read under it may be written.
@@ -525,7 +531,7 @@ impl World {
         match event {
             Event::Fetch(client) => {
                 let terms = Terms {
-                    clock: self.cache.clock.reading(),
+                    clock: self.cache.clock,
                     now_ms: self.now,
                     max_ms: 20,
                     room: MOST,
@@ -535,7 +541,7 @@ impl World {
                     token: (client == 1).then_some(1 + self.chosen),
                 };
                 let leases = &mut self.cache.leases;
-                if let Grant::Lease(token) = leases.ask(b"key", client as u64 + 1, ask, terms)
+                if let Some(token) = leases.ask(b"key", client as u64 + 1, ask, terms)
                     && self.read[client].is_none_or(|(_, last)| last != token)
                 {
                     self.read[client] = Some((self.version, token));
@@ -564,7 +570,7 @@ impl World {
                     self.slot = Some(self.cache.index.insert(Incoming {
                         entry: 1,
                         tags: &[TAG],
-                        bytes: super::slots::UNIT,
+                        bytes: crate::engine::slots::UNIT,
                         hits: 0,
                         has_grace: false,
                         soft_since_ms: None,

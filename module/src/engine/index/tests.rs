@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
-use super::marks::Softness;
-use super::slots::{Slot, UNIT};
+use super::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
+use crate::engine::marks::Softness;
+use crate::engine::slots::{Slot, UNIT};
 
 /// Tags of the tests: few, so that they meet.
 const TAGS: [&[u8]; 12] = [
@@ -545,8 +545,55 @@ impl Harness {
     }
 }
 
+/// The invariants of the index, asserted one by one.
+impl<E: Copy + PartialEq> Index<E> {
+    pub(in crate::engine) fn validate(&self, bytes_of: impl Fn(E) -> u64) {
+        let slots = self.slots.validate();
+        self.marks.validate(|id| slots.contains(&Slot(id)));
+        let mut listed: HashMap<u32, (u32, u64)> = HashMap::new();
+        let (mut bytes, mut gone_bytes, mut gone) = (0, 0, 0);
+        for &slot in &slots {
+            let cost = bytes_of(self.entry(slot));
+            assert_eq!(self.slots.bytes(slot), cost, "invariant 4");
+            bytes += cost;
+            if self.is_gone(slot) {
+                gone += 1;
+                gone_bytes += cost;
+            }
+            let lists: Vec<u32> = self.slots.lists(slot).collect();
+            for (at, &id) in lists.iter().enumerate() {
+                assert!(self.lists.get(id).ids.contains(slot.0), "invariant 1");
+                assert!(!lists[..at].contains(&id), "invariant 1");
+                let seen = listed.entry(id).or_default();
+                seen.0 += 1;
+                seen.1 += cost;
+            }
+        }
+        assert_eq!(self.gone.len(), gone, "invariant 3");
+        assert_eq!(
+            (self.bytes, self.gone_bytes),
+            (bytes, gone_bytes),
+            "invariant 4"
+        );
+        let lists = self.lists.validate();
+        assert_eq!(self.table.len(), lists.len(), "invariant 2");
+        for id in lists {
+            let list = self.lists.get(id);
+            let (len, cost) = listed.get(&id).copied().unwrap_or_default();
+            assert_eq!(
+                (list.ids.len(), list.ids.bytes()),
+                (len, cost),
+                "invariants 1 and 4"
+            );
+            assert!(len > 0, "invariant 2");
+            assert_eq!(self.find(&list.name), Some(id), "invariant 2");
+            self.validate_hollow(id);
+        }
+    }
+}
+
 /// An entry without grace, of the least cost.
-fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
+pub(super) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
     Incoming {
         entry,
         tags,
@@ -559,7 +606,7 @@ fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
 }
 
 /// How many histories: few under Miri, `TAGCACHE_FUZZ_CASES` in a long run.
-pub(super) fn cases(short: u32) -> u32 {
+pub(in crate::engine) fn cases(short: u32) -> u32 {
     if cfg!(miri) {
         return 4;
     }
