@@ -26,7 +26,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     let (hits, weak) = (core.options.hits_interval, || Arc::downgrade(core));
     if !hits.is_zero() {
         tokio::spawn(every(hits, weak(), async |core| {
-            _ = report_hits(&core).await
+            _ = report_hits(&core).await;
         }));
     }
     tokio::spawn(every(SWEEP, weak(), async |core| sweep(&core.local).await));
