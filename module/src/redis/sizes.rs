@@ -21,10 +21,10 @@ enum Layout {
 /// Hash tables of rows have between one and two buckets, a pointer each, for a row.
 const BUCKET: u64 = 12;
 
-/// A place in a hash table without rows: 64 bytes for seven places in Valkey, a bucket in Redis and now and then a row
-/// where two objects meet, each at the filling of half the time.
+/// A place in a hash table without rows: 64 bytes for seven places in Valkey, a bucket in Redis and a row of 16 bytes
+/// where two objects meet. At the mean of what a table that doubles costs: 13.9 bytes when full to 19.4 when half full.
 const PLACE_IN_VALKEY: u64 = 15;
-const PLACE_IN_REDIS: u64 = 17;
+const PLACE_IN_REDIS: u64 = 16;
 
 /// A row that holds a name, without the name.
 const ROW_WITH_NAME: usize = 21;
