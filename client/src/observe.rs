@@ -102,7 +102,7 @@ pub(crate) fn server_state(
 ) {
     #[cfg(feature = "tracing")]
     match (to, error) {
-        (ServerState::Up, _) | (_, None) => {
+        (ServerState::Up, _) | (_, None | Some(Error::Closed)) => {
             tracing::info!(server = address, ?from, ?to, "server state");
         }
         (_, Some(error)) => tracing::warn!(server = address, ?from, ?to, %error, "server state"),

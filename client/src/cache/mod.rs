@@ -82,7 +82,8 @@ impl Cache {
 }
 
 impl<C> Cache<C> {
-    /// Waits until every server that is known is connected, at most for `timeout`.
+    /// Waits until every server that is known is connected, at most for `timeout`: all of it where one is down, so keep
+    /// it short in a probe.
     ///
     /// # Errors
     /// What is wrong with the first that is not.
@@ -95,7 +96,8 @@ impl<C> Cache<C> {
             if down.is_none() && hole.is_none() && !servers.is_empty() {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            let closed = down.is_some_and(|down| matches!(down.last_error, Some(Error::Closed)));
+            if closed || Instant::now() >= deadline {
                 let node = down.map_or("cluster", |server| &server.address);
                 let unreached = || Error::unreachable(node, "not connected yet");
                 let why = down.map_or(hole, |server| server.last_error.clone());
@@ -126,7 +128,7 @@ impl<C> Cache<C> {
     }
 
     /// Ends the cache: as [`Self::finish_pending`], and then closes the connections and empties the local tier. Loaders
-    /// go on being called after it, as where there is no server; every other call is an error.
+    /// go on being called after it, as where there is no server; every other call is [`Error::Closed`].
     pub async fn close(&self, timeout: Duration) -> bool {
         let finished = self.finish_pending(timeout).await;
         self.core.remote.close();

@@ -182,6 +182,7 @@ impl Cluster {
             task.abort();
         }
         lock(&self.slotless).closed = true;
+        lock(&self.record).failed(&Error::Closed, &self.name());
         crate::observe::server_left(&self.name());
         let map = self.map.swap(Arc::default());
         let unsent = map.nodes.values().map(|node| node.retire().len());

@@ -121,6 +121,9 @@ pub enum Error {
     /// [`get_or_load_optional`](crate::Cache::get_or_load_optional), and was asked for as present.
     #[error("key {key:?} is cached as absent: ask with `get_or_load_optional`")]
     Absent { key: String },
+    /// The cache was closed ([`Cache::close`](crate::Cache::close)).
+    #[error("the cache was closed")]
+    Closed,
     /// The builder was given something that cannot work.
     #[error("{message}")]
     Config {
@@ -162,6 +165,7 @@ impl Error {
             | Self::Codec { .. }
             | Self::TypeConflict { .. }
             | Self::Absent { .. }
+            | Self::Closed
             | Self::Config { .. } => Remedy::FixCall,
             Self::Loader { .. } | Self::LoaderPanicked { .. } | Self::LoadTimeout { .. } => {
                 Remedy::Loader
@@ -172,12 +176,13 @@ impl Error {
     /// Whether the server, not the call or the loader, is why it failed: such calls go on without the server
     /// where they can.
     pub(crate) fn is_server_trouble(&self) -> bool {
-        matches!(self.remedy(), Remedy::Retry | Remedy::FixServer)
+        matches!(self, Self::Closed) || matches!(self.remedy(), Remedy::Retry | Remedy::FixServer)
     }
 
     /// Whether a server refuses what is asked for, at least to this user.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Denied { .. }) || self.remedy() == Remedy::FixCall
+        matches!(self, Self::Denied { .. })
+            || self.remedy() == Remedy::FixCall && !self.is_server_trouble()
     }
 
     /// What an invalidation that failed has dropped all the same.

@@ -169,6 +169,13 @@ impl Node {
         missed.take_all()
     }
 
+    /// As [`Self::retire`], where the whole cache ends.
+    pub(crate) fn close(&self) -> usize {
+        let unsent = self.retire().len();
+        lock(&self.record).failed(&Error::Closed, &self.address());
+        unsent
+    }
+
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }
@@ -364,7 +371,7 @@ impl Node {
         }
     }
 
-    fn why_not(&self) -> Error {
+    pub(super) fn why_not(&self) -> Error {
         let trouble = lock(&self.record).trouble();
         trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
     }

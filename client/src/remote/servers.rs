@@ -148,6 +148,12 @@ impl From<&str> for Servers {
     }
 }
 
+impl From<&String> for Servers {
+    fn from(url: &String) -> Self {
+        Self::single(url)
+    }
+}
+
 impl From<String> for Servers {
     fn from(url: String) -> Self {
         Self::single(url)

@@ -155,7 +155,7 @@ impl Remote {
     /// Why there is no server to send anything to.
     pub(super) fn none_known(&self) -> Error {
         match &self.servers {
-            Primaries::One(node) => Error::unreachable(node.address(), "not connected yet"),
+            Primaries::One(node) => node.why_not(),
             Primaries::Cluster(cluster) => {
                 cluster.complain();
                 cluster.why_unknown()
@@ -409,7 +409,7 @@ impl Remote {
     /// Ends all connections, for good.
     pub(crate) fn close(&self) {
         let unsent = match &self.servers {
-            Primaries::One(node) => node.retire().len(),
+            Primaries::One(node) => node.close(),
             Primaries::Cluster(cluster) => cluster.close(),
         };
         if unsent > 0 {

@@ -410,14 +410,23 @@ fn a_cache_that_is_closed_has_no_connections_and_still_loads() {
         cache.set("key", &"value".to_owned(), long()).await.unwrap();
         warm(&cache, "key").await;
         assert!(cache.close(Duration::from_secs(30)).await);
-        let error = cache.get::<String>("key").await.unwrap_err();
-        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+        for error in [
+            cache.get::<String>("key").await.unwrap_err(),
+            cache
+                .set("key", &"new".to_owned(), long())
+                .await
+                .unwrap_err(),
+            cache.remove("key").await.unwrap_err(),
+            cache.invalidate_tags(["tag"]).await.unwrap_err(),
+            cache.ready(Duration::MAX).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Closed), "{error}");
+        }
         let load = || async { Ok::<_, String>("loaded".to_owned()) };
         assert_eq!(
             cache.get_or_load("key", long(), load).await.unwrap(),
             "loaded"
         );
-        assert!(cache.set("key", &"new".to_owned(), long()).await.is_err());
     });
     let server = Server::start();
     run(async {
