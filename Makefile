@@ -175,7 +175,8 @@ dist: ## Build what is released: archives, Debian package, checksums: target/dis
 	@scripts/dist
 
 .PHONY: test-package
-test-package: dist ## Install the Debian package in a bare root and try it; needs root and debootstrap
+test-package: dist ## Install the Debian package in a bare root and try it; needs root
+	@scripts/install-deps bare-root
 	@scripts/test-package
 
 .PHONY: deny
