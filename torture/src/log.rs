@@ -100,7 +100,7 @@ pub(crate) fn write(file: &Path, records: &[Record]) {
     std::fs::write(file, bytes).expect("a file in the parent's directory");
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(crate) fn read(file: &Path) -> Vec<Record> {
     let bytes = std::fs::read(file).expect("the records of a process of ours");
     rmp_serde::from_slice(&bytes).expect("records")
