@@ -75,9 +75,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.lists.live() - self.hollow.lists.len() as usize
     }
 
-    /// Looks at a few gone entries.
+    /// Looks at a few gone entries, if more are left than can be looked at when the number is asked for: those of a small tag
+    /// are reclaimed at once, and nobody asks before.
     pub(super) fn look_ahead(&mut self) {
-        if !self.hollow.unseen.is_empty() {
+        if self.hollow.unseen.len() > LOOKS as u64 {
             self.look(LOOKS);
         }
     }
