@@ -48,7 +48,7 @@ struct Row {
     name: &'static str,
     native: &'static str,
     floor: &'static str,
-    /// What takes the same words and gives a reply of the same shape.
+    /// The floor's command with as many words and a reply of the same shape.
     alike: &'static str,
     tape: Tape,
     /// What is sent before each round, uncounted, so that each finds the same.

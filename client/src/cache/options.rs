@@ -7,7 +7,7 @@ use crate::entry::Entry;
 use crate::remote::Timeouts;
 use crate::remote::command::{LONGEST, LONGEST_GRACE, Times};
 
-/// What the builder decided.
+/// The settings of a cache, as its builder checked them.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// The namespace and a colon, or nothing.

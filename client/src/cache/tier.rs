@@ -70,13 +70,13 @@ pub(crate) fn listener(
             }
             event!(info, "local tier dropped", why = "connection lost");
         }
-        // What is left of the time before the connection.
+        // Entries from before the connection: their invalidations may have been missed.
         Push::Restored => local.forget_all(),
         Push::Nothing => {}
     })
 }
 
-/// What is not text is not in this tier, and no entry of it carries it.
+/// The names that are text: keys and tags of this tier always are, so the others concern none of its entries.
 fn texts<'a>(names: &'a [&'a [u8]]) -> impl Iterator<Item = &'a str> {
     let texts = names.iter().map(|name| std::str::from_utf8(name));
     texts.filter_map(Result::ok)

@@ -36,24 +36,22 @@ fn stale(records: &[Record]) -> usize {
 }
 
 /// Value 7 of key 1, with the tags 0 and 2.
-fn write(start: Time, end: Time) -> Record {
+fn written(start: Time, end: Time, ttl: Time) -> Record {
     let event = Event::Write {
         key: 1,
         value: 7,
         tags: 0b101,
-        ttl: 1_000,
+        ttl,
     };
     at(start, end, event)
 }
 
+fn write(start: Time, end: Time) -> Record {
+    written(start, end, 1_000)
+}
+
 fn lasting(start: Time, end: Time) -> Record {
-    let event = Event::Write {
-        key: 1,
-        value: 7,
-        tags: 0b101,
-        ttl: 60_000_000_000,
-    };
-    at(start, end, event)
+    written(start, end, 60_000_000_000)
 }
 
 fn read(start: Time) -> Record {
