@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use redis::{InfoDict, RedisResult};
 use serde_json::{Value, json};
-use tagcache_admin::memory::Server;
+use tagcache_admin::memory::{MemoryUsage, Server};
 
 use super::mix::{Churn, Counts, Running};
 use super::series::{self, Series};
@@ -234,10 +234,12 @@ impl Watch {
         let ms = |quantile| Some(latencies.value_at_quantile(quantile) as f64 / 1000.0);
         let from_info = FROM_INFO.map(|name| (name, info.get::<f64>(name)));
         let from_stats = FROM_STATS.map(|name| (name, number(name)));
+        let own = MemoryUsage::of_this_process();
         let others = [
             ("server descriptors", of_server("fd")),
             ("server threads", of_server("task")),
-            ("own resident bytes", own_resident()),
+            ("own heap bytes", own.heap_used.map(|bytes| bytes as f64)),
+            ("own resident bytes", own.rss.map(|bytes| bytes as f64)),
             ("own descriptors", files("self", "fd")),
             ("own threads", files("self", "task")),
             ("client tasks", Some(running.tasks() as f64)),
@@ -278,12 +280,4 @@ impl Watch {
             figure("index_bytes"),
         )
     }
-}
-
-/// Resident memory of this process, in bytes.
-fn own_resident() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024.0)
 }
