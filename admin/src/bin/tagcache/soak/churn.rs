@@ -45,7 +45,7 @@ pub(super) fn run(
         (args.work.duration / SAMPLES).clamp(Duration::from_millis(20), Duration::from_secs(60));
     let started = Instant::now();
     let running = churn.start()?;
-    let mut watch = Watch::new();
+    let mut watch = Watch::new(args.work.duration.div_duration_f64(interval) as usize + 1);
     let mut told = started;
     while !running.is_over() {
         std::thread::sleep(interval.min(Duration::from_millis(20)));
@@ -179,6 +179,8 @@ const FROM_STATS: [&str; 6] = [
 /// The samples taken so far.
 struct Watch {
     samples: u32,
+    /// How many there will be: room for them is there from the beginning, or this program's own heap would rise.
+    most: usize,
     series: Vec<Series>,
     /// Commands at the last sample, and when that was.
     seen: (u64, Duration),
@@ -189,9 +191,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn new() -> Self {
+    fn new(most: usize) -> Self {
         Self {
             samples: 0,
+            most,
             series: Vec::new(),
             seen: (0, Duration::ZERO),
             first: histogram(),
@@ -250,7 +253,7 @@ impl Watch {
         let all = from_info.into_iter().chain(from_stats).chain(others);
         for (i, (name, value)) in all.enumerate() {
             if self.series.len() == i {
-                self.series.push(Series::new(name));
+                self.series.push(Series::new(name, self.most));
             }
             self.series[i].push(at, value);
         }
