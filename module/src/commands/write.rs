@@ -366,7 +366,7 @@ pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
 
 /// Whether the command is propagated as it came.
 pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
-    ctx.is_replay() || !propagation::has_receivers(ctx)
+    propagation::is_alone() || ctx.is_replay()
 }
 
 /// Propagates what happened: `parts` are keys and values, the rest of the arguments follows with absolute times.

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, panic_point};
 use super::key::Key;
+use super::propagation;
 use super::string::Str;
 use crate::engine::Moment;
 use crate::error::Error;
@@ -208,6 +209,9 @@ impl Context<'_> {
     /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
     /// happened already, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
+        if propagation::is_alone() {
+            return false;
+        }
         // While a replica loads beside what it serves, commands come from clients.
         let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
         let flags = self.flags();
@@ -238,8 +242,14 @@ impl Context<'_> {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
-    pub(crate) fn is_replica_or_logs(&self) -> bool {
-        self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF)
+    /// Whether this server has a primary, a log or a cluster, or loads.
+    pub(super) fn is_tied(&self) -> bool {
+        self.has_flags(
+            raw::REDISMODULE_CTX_FLAGS_SLAVE
+                | raw::REDISMODULE_CTX_FLAGS_AOF
+                | raw::REDISMODULE_CTX_FLAGS_CLUSTER
+                | raw::REDISMODULE_CTX_FLAGS_LOADING,
+        )
     }
 
     /// Whether this comes from another primary whose slot migrates to this one.

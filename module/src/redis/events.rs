@@ -281,7 +281,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
         raw::REDISMODULE_SUBEVENT_LOADING_REPL_START,
     ];
     if is_rdb || other_starts.contains(&what) {
-        propagation::expect_receivers();
+        propagation::expect_others();
         state::with(|state| {
             state.transit.forget_arriving();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
@@ -312,14 +312,14 @@ fn loading(ctx: &Context<'_>, what: u64) {
 
 fn fork(ctx: &Context<'_>, what: u64) {
     if what == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
-        propagation::expect_receivers();
+        propagation::expect_others();
     } else {
         propagation::look_again(ctx);
     }
 }
 
 fn role(what: u64) {
-    propagation::expect_receivers();
+    propagation::expect_others();
     if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
         // What this node serves from now on may lack the last invalidations of the primary before it.
         let now = now_ms();

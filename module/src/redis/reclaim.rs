@@ -15,7 +15,7 @@ use super::propagation;
 use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
-use crate::engine::{Slot, Softened, Step, TagFigures};
+use crate::engine::{Database, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -49,19 +49,9 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 /// Has the server look at each entry of a small tag, so that it removes those that have expired: it does so by itself only
 /// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
-    let db = ctx.db();
-    let (mut slots, mut hidden) = (Vec::new(), TagFigures::default());
-    if ctx.is_cluster() && ctx.is_atomic_block() {
-        return hidden; // See [`help`]: the block's keys may be of another slot.
-    }
-    let is_small = state::with(|state| {
-        let most = state.config.reclaim_inline;
-        let index = &state.database(db).index;
-        most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
-    });
-    for slot in slots.into_iter().filter(|_| is_small) {
-        let (handle, name) = handle_and_name(db, slot);
-        if !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty) {
+    let (db, mut hidden) = (ctx.db(), TagFigures::default());
+    for (slot, handle, name) in few_of(ctx, db, tag) {
+        if ctx.exists(name.as_str()) {
             continue;
         }
         state::with(|state| {
@@ -73,6 +63,68 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
         });
     }
     hidden
+}
+
+/// Before these tags are invalidated: takes the entries of small ones out at once, some `reclaim-inline`, which costs less than
+/// to find them again afterwards. What has expired is removed by the server. Returns how many (entry, tag) pairs were taken.
+/// O(entries, up to `reclaim-inline` for each tag).
+pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]]) -> u64 {
+    let db = ctx.db();
+    // As in [`after_invalidation`] and [`step`].
+    let may_take = !ctx.is_atomic_block() && state::with(|state| state.refused.is_empty());
+    let mut left = state::with(|state| state.config.reclaim_inline);
+    let mut pairs = 0;
+    for tag in tags {
+        if left == 0 || !may_take {
+            meet_expired(ctx, tag);
+            continue;
+        }
+        for (_, handle, name) in few_of(ctx, db, tag) {
+            left = left.saturating_sub(1);
+            let key = ctx.open(name.as_str(), Mode::Upkeep);
+            let entry = key.entry().filter(|entry| entry.handle() == handle);
+            let Some(slot) = entry.and_then(Entry::slot).map(Slot) else {
+                continue;
+            };
+            pairs += state::with(|state| {
+                let Database {
+                    index, counters, ..
+                } = state.database(db);
+                if index.is_gone(slot) {
+                    return 0;
+                }
+                let dropped = index.tags(slot).filter(|tag| tags.contains(tag)).count();
+                counters.invalidated += dropped as u64;
+                counters.reclaimed += 1;
+                dropped as u64
+            });
+            take(ctx, db, key, name.as_str());
+        }
+    }
+    pairs
+}
+
+/// The entries of a tag, gone ones included, with their names; none if there are more than are looked at inside a command.
+fn few_of(ctx: &Context<'_>, db: u32, tag: &[u8]) -> Vec<(Slot, Handle, OwnedStr)> {
+    if ctx.is_cluster() && ctx.is_atomic_block() {
+        return Vec::new(); // See [`help`]: the block's keys may be of another slot.
+    }
+    state::with(|state| {
+        let most = state.config.reclaim_inline;
+        let index = &state.database(db).index;
+        let mut slots = Vec::new();
+        if most == 0 || index.scan_tag(tag, 0, most, |slot| slots.push(slot)) != 0 {
+            return Vec::new();
+        }
+        let named = |slot| {
+            (
+                slot,
+                index.entry(slot),
+                OwnedStr::new(entry_key(index, slot)),
+            )
+        };
+        slots.into_iter().map(named).collect()
+    })
 }
 
 /// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey

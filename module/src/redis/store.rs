@@ -293,14 +293,17 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             state.removed_gone = None;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot, entry);
-            transit.leaves(entry, db, slot, facts, index.tags(slot));
-            let removed = index.remove(slot);
-            if removed.was_gone {
+            // What the module removes does not come back.
+            if !removing {
+                let facts = Facts::of(index, slot, entry);
+                transit.leaves(entry, db, slot, facts, index.tags(slot));
+            }
+            let was_gone = index.remove(slot);
+            if was_gone {
                 database.counters.reclaimed += 1;
             }
             entry.set_unlinked();
-            removed.was_gone && !removing
+            was_gone && !removing
         })
     });
     if met_gone {
