@@ -151,13 +151,14 @@ pub(super) struct Written {
     kept_tags: Option<Vec<Vec<u8>>>,
 }
 
-/// Puts the entry into keyspace and index; `None`, and nothing done, where it may not be written. O(tags).
+/// Puts the entry of this key and value into keyspace and index; `None`, and nothing done, where it may not be written.
+/// O(tags).
 pub(super) fn store(
     ctx: &Context<'_>,
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    value: &[u8],
+    [bytes, value]: [&[u8]; 2],
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
@@ -213,7 +214,8 @@ pub(super) fn store(
         soft_since_ms: asked.soft_since_ms,
         is_foreign: stamp.is_foreign,
     };
-    store::put(db, key, name.bytes(), &content);
+    let held = found.and_then(|found| found.slot);
+    store::put(db, key, bytes, held, &content);
     if stamp.is_outdated {
         store::refuse(ctx, db, key, name);
     }

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use redis_module::{KeysCursor, RedisString};
+use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
@@ -112,7 +113,7 @@ fn few_of(ctx: &Context<'_>, db: u32, tag: &[u8]) -> Vec<(Slot, Handle, OwnedStr
     state::with(|state| {
         let most = state.config.reclaim_inline;
         let index = &state.database(db).index;
-        let mut slots = Vec::new();
+        let mut slots = SmallVec::<[Slot; 16]>::new();
         if most == 0 || index.scan_tag(tag, 0, most, |slot| slots.push(slot)) != 0 {
             return Vec::new();
         }
