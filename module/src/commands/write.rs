@@ -362,7 +362,7 @@ pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
         waiting::written(ctx, db, name);
         waiting::serve_trackers(db, name);
     }
-    ctx.close_modified(key);
+    key.close_modified();
     ctx.notify(c"cache.set", name);
 }
 

@@ -76,7 +76,6 @@ const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 static OPTIONS: AtomicU32 = AtomicU32::new(
     raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
         | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
-        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
@@ -151,6 +150,14 @@ pub(super) fn make_own(ctx: &Context<'_>) {
     // SAFETY: the context is alive, and that of this module.
     let own = unsafe { api!(RedisModule_GetDetachedThreadSafeContext(ctx.raw)) };
     OWN.store(own, Ordering::Relaxed);
+}
+
+/// Closes a key that was opened for writing and not changed. Otherwise the server reports a change.
+pub(super) fn unreported(close: impl FnOnce()) {
+    let (ctx, options) = (own(), OPTIONS.load(Ordering::Relaxed));
+    ctx.set_options(options | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
+    close();
+    ctx.set_options(options);
 }
 
 /// For what happens outside of any call that has one.
@@ -345,11 +352,8 @@ impl Context<'_> {
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {
-            Key::from_raw(api!(RedisModule_OpenKey(
-                self.raw,
-                name.as_raw(),
-                mode as c_int
-            )))
+            let key = api!(RedisModule_OpenKey(self.raw, name.as_raw(), mode as c_int));
+            Key::from_raw(key, mode & raw::REDISMODULE_WRITE != 0)
         }
     }
 
@@ -359,17 +363,6 @@ impl Context<'_> {
         // SAFETY: context and name are alive.
         (self.is_atomic_block() && self.is_cluster())
             || unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
-    }
-
-    /// Closes a key that was changed, and reports the change to WATCH and CLIENT TRACKING.
-    ///
-    /// The server does that by itself where a module does not opt out. `RM_SignalModifiedKey` is no way: on Redis 8.6 it
-    /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
-    pub(crate) fn close_modified(&self, key: Key) {
-        let options = OPTIONS.load(Ordering::Relaxed);
-        self.set_options(options & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
-        drop(key);
-        self.set_options(options);
     }
 
     fn set_options(&self, options: u32) {

@@ -211,7 +211,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
 /// Removes the gone entry of an open key.
 fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
-    ctx.close_modified(key);
+    key.close_modified();
     ctx.notify(c"cache.drop", name);
 }
 
@@ -234,7 +234,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     if over_ms > now_ms {
         if is_new {
             let (_, name) = handle_and_name(db, slot);
-            ctx.close_modified(ctx.open(name.as_str(), Mode::Upkeep));
+            ctx.open(name.as_str(), Mode::Upkeep).close_modified();
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
         let (handle, name) = handle_and_name(db, slot);

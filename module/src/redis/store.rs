@@ -102,13 +102,7 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced: `held` is where the index of this
 /// database holds that. Keeps the hits of a visible one. O(tags).
-pub(crate) fn put(
-    db: u32,
-    key: &mut Key,
-    name: &[u8],
-    held: Option<Slot>,
-    content: &Content<'_>,
-) {
+pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, content: &Content<'_>) {
     let parts = Parts {
         key: name,
         value: content.value,
