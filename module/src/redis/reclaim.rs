@@ -25,6 +25,9 @@ const HELP: u64 = 4;
 /// How often a slice looks at the time.
 const STEPS_BETWEEN_LOOKS: u32 = 4;
 
+/// Entries refused on arrival that are removed in one go, which takes about a millisecond.
+const REFUSED_AT_ONCE: usize = 128;
+
 /// A slice that panicked is tried again after this time instead of at once.
 const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
 
@@ -289,16 +292,20 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     must_leave
 }
 
-/// Removes entries that were gone when they arrived, from here and from the replicas, which did not judge them.
+/// Removes a few entries that were gone when they arrived, from here and from the replicas, which did not judge them.
 fn remove_refused(ctx: &Context<'_>) {
     if ctx.is_replica() {
         state::with(|state| state.refused.clear());
         return;
     }
-    // Nothing may be propagated while clients are paused.
-    while propagation::may_announce()
-        && let Some((db, name)) = state::with(|state| state.refused.pop())
-    {
+    for _ in 0..REFUSED_AT_ONCE {
+        // Nothing may be propagated while clients are paused.
+        if !propagation::may_announce() {
+            return;
+        }
+        let Some((db, name)) = state::with(|state| state.refused.pop()) else {
+            return;
+        };
         ctx.select(db);
         let name = OwnedStr::new(&name);
         reclaim_if_gone(ctx, name.as_str());
