@@ -34,15 +34,10 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     if at_ms.is_some() && ctx.is_replay() {
         state::with(|state| state.follow(db, at, now));
     }
-    let taken = match (at_ms, effect) {
-        (None, Effect::Gone) => reclaim::take_few(ctx, tags),
-        (None, Effect::Stale) => {
-            for tag in tags {
-                reclaim::meet_expired(ctx, tag);
-            }
-            0
-        }
-        (Some(_), _) => 0,
+    let taken = if at_ms.is_none() {
+        reclaim::take_few(ctx, tags, effect)
+    } else {
+        0
     };
     let dropped = taken
         + run(ctx, News::Tags(effect, tags), |database| {

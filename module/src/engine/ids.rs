@@ -52,12 +52,6 @@ pub(super) struct Many {
     recount_above: u32,
 }
 
-/// Ids to be read.
-enum View<'i> {
-    Array(&'i [u32]),
-    Bitmap(&'i Many),
-}
-
 impl Default for Ids {
     fn default() -> Self {
         Self::One {
@@ -68,19 +62,20 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn view(&self) -> View<'_> {
+    /// All ids: those that are in no bitmap, and those that are.
+    fn parts(&self) -> (&[u32], Option<&RoaringBitmap>) {
         match self {
-            Self::One { id: NO_ID, .. } => View::Array(&[]),
-            Self::One { id, .. } => View::Array(std::slice::from_ref(id)),
-            Self::Few(few) => View::Array(&few.ids),
-            Self::Many(many) => View::Bitmap(many),
+            Self::One { id: NO_ID, .. } => (&[], None),
+            Self::One { id, .. } => (std::slice::from_ref(id), None),
+            Self::Few(few) => (&few.ids, None),
+            Self::Many(many) => (&many.new, Some(&many.ids)),
         }
     }
 
     pub(super) fn len(&self) -> u32 {
-        match self.view() {
-            View::Array(ids) => ids.len() as u32,
-            View::Bitmap(many) => many.len,
+        match self {
+            Self::Many(many) => many.len,
+            _ => self.parts().0.len() as u32,
         }
     }
 
@@ -184,78 +179,62 @@ impl Ids {
 
     /// Adds all ids to a bitmap.
     pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
-        match self.view() {
-            View::Array(ids) => bitmap.extend(ids.iter().copied()),
-            View::Bitmap(many) => {
-                *bitmap |= &many.ids;
-                bitmap.extend(&many.new);
-            }
+        let (few, many) = self.parts();
+        if let Some(many) = many {
+            *bitmap |= many;
         }
+        bitmap.extend(few);
     }
 
     /// Takes all ids out of a bitmap.
     pub(super) fn take_from(&self, bitmap: &mut RoaringBitmap) {
-        let ids = match self.view() {
-            View::Array(ids) => ids,
-            View::Bitmap(many) => {
-                *bitmap -= &many.ids;
-                &many.new
-            }
-        };
-        for &id in ids {
+        let (few, many) = self.parts();
+        if let Some(many) = many {
+            *bitmap -= many;
+        }
+        for &id in few {
             bitmap.remove(id);
         }
     }
 
     /// Takes all other ids out of a bitmap.
     pub(super) fn keep_in(&self, bitmap: &mut RoaringBitmap) {
-        match self.view() {
-            View::Bitmap(many) if many.new.is_empty() => *bitmap &= &many.ids,
+        match self.parts() {
+            ([], Some(many)) => *bitmap &= many,
             _ => *bitmap &= self.to_bitmap(),
         }
     }
 
     /// All ids as a bitmap.
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        let (mut bitmap, more) = match self.view() {
-            View::Array(ids) => (RoaringBitmap::new(), ids),
-            View::Bitmap(many) => (many.ids.clone(), &many.new[..]),
-        };
-        bitmap.extend(more);
+        let (few, many) = self.parts();
+        let mut bitmap = many.cloned().unwrap_or_default();
+        bitmap.extend(few);
         bitmap
     }
 
     /// How many of the ids are in a bitmap.
     pub(super) fn count_in(&self, bitmap: &RoaringBitmap) -> u64 {
-        let (count, more) = match self.view() {
-            View::Array(ids) => (0, ids),
-            View::Bitmap(many) => (many.ids.intersection_len(bitmap), &many.new[..]),
-        };
-        count + more.iter().filter(|&&id| bitmap.contains(id)).count() as u64
+        let (few, many) = self.parts();
+        let count = few.iter().filter(|&&id| bitmap.contains(id)).count() as u64;
+        count + many.map_or(0, |many| many.intersection_len(bitmap))
     }
 
     /// Whether all ids are in a bitmap.
     pub(super) fn is_subset(&self, bitmap: &RoaringBitmap) -> bool {
-        let (are_in, more) = match self.view() {
-            View::Array(ids) => (true, ids),
-            View::Bitmap(many) => (many.ids.is_subset(bitmap), &many.new[..]),
-        };
-        are_in && more.iter().all(|&id| bitmap.contains(id))
+        let (few, many) = self.parts();
+        few.iter().all(|&id| bitmap.contains(id)) && many.is_none_or(|many| many.is_subset(bitmap))
     }
 
     /// The ids from `from` on, ascending.
     pub(super) fn range(&self, from: u32) -> impl Iterator<Item = u32> {
-        let (few, many) = match self.view() {
-            View::Array(ids) => (ids, None),
-            View::Bitmap(many) => (&many.new[..], Some(many.ids.range(from..))),
-        };
+        let (few, many) = self.parts();
         let few = few.iter().copied().filter(|&id| id >= from);
         let mut few: SmallVec<[u32; FEW]> = few.collect();
         few.sort_unstable();
-        let (mut few, mut many) = (
-            few.into_iter().peekable(),
-            many.into_iter().flatten().peekable(),
-        );
+        let mut few = few.into_iter().peekable();
+        let many = many.map(|many| many.range(from..));
+        let mut many = many.into_iter().flatten().peekable();
         std::iter::from_fn(move || match (few.peek(), many.peek()) {
             (Some(one), Some(other)) if one > other => many.next(),
             (None, _) => many.next(),
@@ -303,10 +282,8 @@ mod tests {
 
     impl Ids {
         pub(in crate::engine) fn contains(&self, id: u32) -> bool {
-            match self.view() {
-                View::Array(ids) => ids.binary_search(&id).is_ok(),
-                View::Bitmap(many) => many.ids.contains(id) || many.new.contains(&id),
-            }
+            let (few, many) = self.parts();
+            few.contains(&id) || many.is_some_and(|many| many.contains(id))
         }
     }
 

@@ -16,7 +16,7 @@ use super::propagation;
 use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
-use crate::engine::{Database, Slot, Softened, Step, TagFigures};
+use crate::engine::{Database, Effect, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -69,41 +69,40 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     hidden
 }
 
-/// Before these tags are invalidated: takes the entries of small ones out at once, some `reclaim-inline`, which costs less than
-/// to find them again afterwards. What has expired is removed by the server. Returns how many (entry, tag) pairs were taken.
-/// O(entries, up to `reclaim-inline` for each tag).
-pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]]) -> u64 {
-    let db = ctx.db();
+/// Before these tags are invalidated: has the server remove what has expired of small ones, and takes their other entries out
+/// if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
+/// (entry, tag) pairs were taken. O(entries, up to `reclaim-inline` for each tag).
+pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
+    let (db, mut pairs) = (ctx.db(), 0);
     // As in [`after_invalidation`] and [`step`].
-    let may_take = !ctx.is_atomic_block() && state::with(|state| state.refused.is_empty());
-    let mut left = state::with(|state| state.config.reclaim_inline);
-    let mut pairs = 0;
-    for tag in tags {
-        if left == 0 || !may_take {
-            meet_expired(ctx, tag);
+    let may_take = effect == Effect::Gone && !ctx.is_atomic_block();
+    let mut left = state::with(|state| {
+        let most = state.config.reclaim_inline;
+        (may_take && state.refused.is_empty()).then_some(most)
+    })
+    .unwrap_or(0);
+    for (_, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
+        // Opened, it is gone if it has expired.
+        let key = ctx.open(name.as_str(), Mode::Upkeep);
+        let entry = key.entry().filter(|entry| entry.handle() == handle);
+        let Some(slot) = entry.filter(|_| left > 0).and_then(Entry::slot) else {
             continue;
-        }
-        for (_, handle, name) in few_of(ctx, db, tag) {
-            left = left.saturating_sub(1);
-            let key = ctx.open(name.as_str(), Mode::Upkeep);
-            let entry = key.entry().filter(|entry| entry.handle() == handle);
-            let Some(slot) = entry.and_then(Entry::slot).map(Slot) else {
-                continue;
-            };
-            pairs += state::with(|state| {
-                let Database {
-                    index, counters, ..
-                } = state.database(db);
-                if index.is_gone(slot) {
-                    return 0;
-                }
-                let dropped = index.tags(slot).filter(|tag| tags.contains(tag)).count();
-                counters.invalidated += dropped as u64;
-                counters.reclaimed += 1;
-                dropped as u64
-            });
-            take(ctx, db, key, name.as_str());
-        }
+        };
+        left -= 1;
+        pairs += state::with(|state| {
+            let Database {
+                index, counters, ..
+            } = state.database(db);
+            if index.is_gone(Slot(slot)) {
+                return 0;
+            }
+            let its = index.tags(Slot(slot));
+            let dropped = its.filter(|tag| tags.contains(tag)).count() as u64;
+            counters.invalidated += dropped;
+            counters.reclaimed += 1;
+            dropped
+        });
+        take(ctx, db, key, name.as_str());
     }
     pairs
 }
