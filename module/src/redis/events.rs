@@ -144,6 +144,7 @@ unsafe extern "C" fn keyspace(
         // SAFETY: the server passes a live context and a live name.
         let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
         match event {
+            b"del" => removed(&ctx, key), // The commonest of these.
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
             b"loaded" if state::with(|state| state.is_staging()) => {
                 store::adopt_staged(&ctx, key.bytes());
@@ -165,7 +166,6 @@ unsafe extern "C" fn keyspace(
                     ctx.select(db);
                 }
             }
-            b"del" => removed(&ctx, key),
             b"expired" => {
                 state::with(|state| state.expired = true);
                 count_departure(key, |counters| counters.expired += 1);
