@@ -2,7 +2,7 @@
  *
  * FLOOR.GET key: open, check the type, reply. FLOOR.FETCH key: the same, in the shape of CACHE.FETCH's reply with two tags.
  * FLOOR.SET key value PX ms [...]: open, check, copy, set, expire, replicate, reply; further arguments cost what the server
- * does for them. Loaded with the argument `events` it also subscribes to the keyspace events that tagcache hears of, with
+ * does for them. Loaded with the argument `events` it also subscribes to the keyspace events of tagcache, with
  * `filter` to those and has a command filter, as tagcache has during a backlog; neither does anything. Declares what it
  * calls by itself, so that it needs no header of the server's. */
 

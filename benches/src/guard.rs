@@ -221,7 +221,7 @@ fn ours() -> Vec<Row> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Module {
     Floor,
-    /// The floor's, which hears of the same events as ours, and does nothing.
+    /// The floor's, which receives the same events as ours, and does nothing.
     Listener,
     /// And it has a command filter that does nothing.
     Filter,
