@@ -210,7 +210,7 @@ impl<C> CacheBuilder<C> {
         let local = LocalCache::builder()
             .max_entries(options.local_max_entries)
             .max_bytes(options.local_max_bytes)
-            .report_hits(true)
+            .report_hits(!options.hits_interval.is_zero())
             .build();
         let counters = Arc::new(Counters::default());
         let remote = Settings {

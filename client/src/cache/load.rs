@@ -26,6 +26,14 @@ const RENEW: Duration = Duration::from_millis(500);
 /// where loaders fail one after the other, nobody waits for its turn.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
 
+/// A loader that has not begun.
+pub(crate) trait Loader<T>:
+    Future<Output = Result<Option<T>, LoaderError>> + Send + 'static
+{
+}
+
+impl<T, F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static> Loader<T> for F {}
+
 pub(crate) struct Load<T, C> {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: C,
@@ -39,11 +47,7 @@ pub(crate) struct Load<T, C> {
 
 impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Runs to the end: the callers have their answer by then, and what was loaded is stored.
-    pub(crate) async fn run<F, L>(self, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    pub(crate) async fn run(self, loader: impl Loader<T>) {
         match self.look().await {
             Ok(Found::Fresh(loaded)) => self.answer(Ok(loaded)),
             Ok(Found::Stale(loaded, None)) => {
@@ -175,11 +179,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Loads behind a stale value, which is served when the soft time-out is over or the load fails.
-    async fn refresh<F, L>(&self, stale: Loaded, token: u64, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    async fn refresh(&self, stale: Loaded, token: u64, loader: impl Loader<T>) {
         self.core.counters.refreshes.up();
         let loading = self.call(loader, Some(token));
         tokio::pin!(loading);
@@ -215,11 +215,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Without a server: the loader, and if it fails what is still held.
-    async fn load_alone<F, L>(&self, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    async fn load_alone(&self, loader: impl Loader<T>) {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.peek_stale(self.key()) {
             self.core.counters.fail_safe.up();
@@ -257,20 +253,14 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// Runs the loader, in a task of its own: it may panic, and it may take too long.
     /// Meanwhile the lease, if it has one, is renewed.
-    async fn call<F, L>(
+    async fn call(
         &self,
-        loader: L,
+        loader: impl Loader<T>,
         lease: Option<u64>,
-    ) -> Result<(Option<T>, Duration), Error>
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    ) -> Result<(Option<T>, Duration), Error> {
         self.core.counters.loads.up();
         let start = Instant::now();
-        let mut task = tokio::spawn(crate::observe::in_load(self.key(), async move {
-            loader().await
-        }));
+        let mut task = tokio::spawn(crate::observe::in_load(self.key(), loader));
         let timeout = self.plan.hard_timeout;
         let key = || self.key().to_owned();
         let loaded = tokio::time::timeout(timeout, &mut task);

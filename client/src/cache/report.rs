@@ -1,5 +1,5 @@
 //! What a cache does on its own from time to time: hits go to the server, counts to the `metrics` facade, and what
-//! has expired is swept out of the local tier.
+//! has expired is swept out of the local tier, and that is trusted for as long as servers are heard of.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,6 +18,8 @@ const PORTION: usize = 2000;
 /// Bytes of a key's report beside the key.
 const HEAD: usize = 32;
 const SWEEP: Duration = Duration::from_secs(30);
+/// More often than a second, by which the local tier is trusted for longer than a connection.
+const TRUST: Duration = Duration::from_millis(250);
 #[cfg(feature = "metrics")]
 const PUBLISH: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,11 @@ pub(crate) fn start(core: &Arc<Core>) {
         }));
     }
     tokio::spawn(every(SWEEP, weak(), async |core| sweep(&core.local).await));
+    tokio::spawn(every(TRUST, weak(), async |core| {
+        if let Some(heard) = core.remote.heard() {
+            core.local.trust_until(heard + core.options.trusted_for());
+        }
+    }));
     #[cfg(feature = "metrics")]
     tokio::spawn(every(PUBLISH, weak(), async |core| publish(&core)));
 }

@@ -3,13 +3,13 @@ use std::{fmt, sync::Arc};
 use super::{
     LocalCache,
     bounds::Bounds,
-    clock::Clock,
+    clock::{Clock, NEVER},
     inner::{Inner, Leaving},
     loads::Loads,
     marks::Marks,
     report::Report,
     stats::Counters,
-    sync::Mutex,
+    sync::{AtomicU64, Mutex},
     tags::TagTable,
 };
 
@@ -104,6 +104,7 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
             inner: Arc::new(Inner {
                 entries,
                 all: Marks::default(),
+                trusted_until: AtomicU64::new(NEVER),
                 max_tracked: self.max_tracked,
                 report: Report::new(if self.report_hits { reported } else { 0 }),
                 clock: self.clock,

@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     wire: Wire,
     liveness: Arc<Liveness>,
     probes: AtomicU64,
+    /// When the last probe was sent that was answered.
+    heard: Mutex<Instant>,
     /// How long a command may take; probes and the handshake have times of their own.
     timeout: Duration,
     pub(crate) greeting: Greeting,
@@ -129,16 +131,15 @@ impl Connection {
         tracking.arg("TRACKING").arg("ON");
         tracking.exec_async(&mut inner).await.map_err(failed)?;
         inner.subscribe(&channel).await.map_err(failed)?;
-        let connection = Self {
+        Ok(Self {
             wire,
             liveness,
             probes: AtomicU64::new(0),
+            heard: Mutex::new(Instant::now()),
             timeout: timeouts.command,
             greeting,
             cannot_save,
-        };
-        check_commands(&connection, node).await?;
-        Ok(connection)
+        })
     }
 
     /// To be called once, before the first read: from here on the listener is told when the connection ends.
@@ -181,6 +182,7 @@ impl Connection {
         node: &str,
         timeouts: Timeouts,
     ) -> Result<Option<Error>, Error> {
+        let sent = Instant::now();
         let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
         let mut inner = self.wire.inner.clone();
         let failed = |error| Error::from_redis(node, None, timeouts.probe, &error);
@@ -190,6 +192,7 @@ impl Connection {
         };
         let (greeting, cannot_save) = within(timeouts.probe, node, asked).await?;
         if greeting == self.greeting {
+            *lock(&self.heard) = sent;
             Ok(cannot_save)
         } else {
             let reason = format!("it was {:?}, it is {greeting:?}", self.greeting);
@@ -212,6 +215,10 @@ impl Connection {
         let mut lines = text(&answer)?.lines();
         let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
         epoch.trim().parse().ok()
+    }
+
+    pub(crate) fn heard(&self) -> Instant {
+        *lock(&self.heard)
     }
 
     /// Ends it, whatever is under way.
@@ -291,28 +298,4 @@ async fn greet(
         is_primary: field(&hello, "role").and_then(text) == Some("master"),
         module_version: command::number(module, "ver").unwrap_or_default(),
     })
-}
-
-/// What this client cannot do without, and what came last into the module.
-const NEEDED: [&str; 2] = ["CACHE.FETCH", "CACHE.REVALIDATE"];
-
-/// Checks that the module knows the commands that this client needs. Who may not ask is believed.
-async fn check_commands(connection: &Connection, node: &str) -> Result<(), Error> {
-    let mut info = redis::cmd("COMMAND");
-    info.arg("INFO").arg(&NEEDED);
-    let Ok(Value::Array(known)) = connection.send(&info).await else {
-        return Ok(());
-    };
-    let missing = NEEDED
-        .iter()
-        .zip(&known)
-        .find(|(_, info)| matches!(info, Value::Nil));
-    match missing {
-        Some((command, _)) => Err(Error::ModuleTooOld {
-            node: node.to_owned(),
-            version: connection.greeting.module_version,
-            command: (*command).to_owned(),
-        }),
-        None => Ok(()),
-    }
 }

@@ -371,6 +371,12 @@ impl Node {
         }
     }
 
+    /// When what it had said until then had been applied; `None` without a connection.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        let connection = self.connection.load();
+        connection.as_ref().map(|connection| connection.heard())
+    }
+
     pub(super) fn why_not(&self) -> Error {
         let trouble = lock(&self.record).trouble();
         trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
@@ -425,9 +431,13 @@ impl Node {
     /// What an error of redis-rs means; remembers what the server does not do for us.
     pub(crate) fn explain(&self, key: Option<&str>, error: &redis::RedisError) -> Error {
         let name = self.address();
-        let error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
-        let connected = self.connection.load().is_some();
-        lock(&self.record).refused(&error, connected, &name);
+        let mut error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
+        let connection = self.connection.load();
+        if let (Error::ModuleTooOld { version, .. }, Some(connection)) = (&mut error, &*connection)
+        {
+            *version = connection.greeting.module_version;
+        }
+        lock(&self.record).refused(&error, connection.is_some(), &name);
         error
     }
 

@@ -22,8 +22,6 @@ pub enum ServerState {
     Down,
     /// Reached, but it has no tagcache module; retried all the time.
     ModuleMissing,
-    /// Reached, but its tagcache module is older than this client needs; retried all the time.
-    ModuleTooOld,
     /// Reached, but the credentials or permissions do not suffice; retried all the time.
     Denied,
 }
@@ -165,7 +163,6 @@ impl Record {
     pub(crate) fn failed(&mut self, error: &Error, address: &str) {
         let state = match error {
             Error::ModuleMissing { .. } => ServerState::ModuleMissing,
-            Error::ModuleTooOld { .. } => ServerState::ModuleTooOld,
             Error::Denied { .. } => ServerState::Denied,
             _ => ServerState::Down,
         };

@@ -74,9 +74,11 @@ impl Remote {
             }
             Kind::Sentinel(service) => {
                 let primary = servers.primary.as_deref();
+                let mut without_user = servers.access.clone();
+                without_user.without_user = true;
                 let place = Place::Sentinel(Sentinels {
                     service: service.clone(),
-                    all: targets(urls, &Arc::new(access.without_user()), "sentinel")?,
+                    all: targets(urls, &Arc::new(without_user), "sentinel")?,
                     asked: AtomicUsize::new(0),
                     primary: Target::new(primary.unwrap_or("redis://127.0.0.1"), &access)?,
                 });
@@ -316,6 +318,12 @@ impl Remote {
         let sent = self.send_each(commands.collect()).await;
         answers.extend(alone.into_iter().zip(sent));
         answers.into_values().collect()
+    }
+
+    /// Of the servers that are connected, when the one was heard of that was heard of longest ago.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        let heard = self.primaries();
+        heard.iter().filter_map(|node| node.heard()).min()
     }
 
     /// Sends a command to every primary that is up.
