@@ -1,6 +1,5 @@
 //! How a cache is to be built.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -219,7 +218,6 @@ impl<C> CacheBuilder<C> {
             listener: tier::listener(local.clone(), Arc::clone(&counters), &options),
             recent: Arc::new(Mutex::new(Recent::new(options.prefix.clone()))),
             map_changed: Arc::default(),
-            tokens: Arc::new(AtomicBool::new(true)),
         };
         let core = Arc::new(Core {
             local,

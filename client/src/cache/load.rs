@@ -45,6 +45,11 @@ pub(crate) struct Load<T, C> {
     pub(crate) _value: PhantomData<fn() -> T>,
 }
 
+/// What the next lease is to be called; as the module's own: exact as JavaScript numbers.
+fn new_token() -> u64 {
+    fastrand::u64(1..1 << 53)
+}
+
 impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Runs to the end: the callers have their answer by then, and what was loaded is stored.
     pub(crate) async fn run(self, loader: impl Loader<T>) {
@@ -107,17 +112,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             }
             return Ok(found);
         }
-        let chosen = self.core.remote.new_token();
-        let found = match self.ask(&name, chosen).await {
-            Err(Error::Rejected { .. }) if chosen.is_some() => {
-                // An older module knows no tokens of the caller's choice.
-                let found = self.ask(&name, None).await?;
-                self.core.remote.without_tokens();
-                found
-            }
-            asked => asked?,
-        };
-        match found {
+        match self.ask(&name).await? {
             Found::Nothing(None) => self.wait(&name).await,
             found => Ok(found),
         }
@@ -135,7 +130,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             .await
     }
 
-    fn fetch_lease(&self, name: &str, token: Option<u64>) -> redis::Cmd {
+    fn fetch_lease(&self, name: &str, token: u64) -> redis::Cmd {
         let mut cmd = command::fetch_lease(name, self.lease(), token);
         if self.plan.anew {
             cmd.arg("EARLY");
@@ -144,9 +139,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Asks for the value or the lease. Where the answer is lost, what may have been granted is given back.
-    async fn ask(&self, name: &str, token: Option<u64>) -> Result<Found, Error> {
+    async fn ask(&self, name: &str) -> Result<Found, Error> {
+        let token = new_token();
         let asked = self.read(&self.fetch_lease(name, token)).await;
-        if let (Err(error), Some(token)) = (&asked, token)
+        if let Err(error) = &asked
             && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
         {
             self.release_later(token);
@@ -158,10 +154,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     async fn wait(&self, name: &str) -> Result<Found, Error> {
         self.core.counters.lease_waits.up();
         let (begun, longest) = (Instant::now(), self.plan.longest_wait);
-        let chosen = self.core.remote.new_token();
-        let cmd = command::fetch_wait(name, self.lease(), chosen, longest);
+        let token = new_token();
+        let cmd = command::fetch_wait(name, self.lease(), token, longest);
         let value = self.core.remote.send_blocking(name, &cmd, longest).await;
-        if let (Err(error), Some(token)) = (&value, chosen)
+        if let Err(error) = &value
             && error.outcome_is_unknown()
         {
             self.release_later(token);
@@ -172,7 +168,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Found::Nothing(Some(token)) if begun.elapsed() >= LONGEST_TURN => {
                 self.release(token).await;
                 // Nobody else may have waited: then it can be had again.
-                self.ask(name, self.core.remote.new_token()).await
+                self.ask(name).await
             }
             found => Ok(found),
         }
@@ -202,12 +198,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.counters.fail_safe.up();
         self.answer(Ok(stale));
         // Shorter than the grace, after which nothing is left to be served meanwhile.
-        let pause = self
-            .plan
-            .entry
-            .load
-            .retry_after
-            .min(self.plan.entry.grace / 4);
+        let Entry { grace, load, .. } = &self.plan.entry;
+        let pause = load.retry_after.min(*grace / 4);
         let pause = pause.min(self.plan.hard_timeout);
         // The lease is kept meanwhile: nobody else tries.
         let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
@@ -291,11 +283,11 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Keeps a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
     /// Renewing does not change which invalidations the lease has seen: a write after one is still refused.
     async fn renew(&self, lease: Option<u64>) -> Infallible {
-        let Some(token) = lease.filter(|_| self.core.remote.takes_tokens()) else {
+        let Some(token) = lease else {
             return std::future::pending().await;
         };
         let name = self.core.name(self.key());
-        let cmd = self.fetch_lease(&name, Some(token));
+        let cmd = self.fetch_lease(&name, token);
         loop {
             tokio::time::sleep(RENEW).await;
             // Where it fails the lease may run out; then another caller loads as well.
@@ -303,14 +295,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    /// How long a lease is taken: where it can be renewed, not longer than others may wait for a dead process.
+    /// How long a lease is taken, and renewed for: not longer than others may wait for a dead process.
     fn lease(&self) -> Duration {
-        let whole = self.plan.lease();
-        if self.core.remote.takes_tokens() {
-            whole.min(SHORT_LEASE)
-        } else {
-            whole
-        }
+        self.plan.lease().min(SHORT_LEASE)
     }
 
     /// Stores what was loaded under the lease, and answers. That it cannot be stored is nobody's error but the

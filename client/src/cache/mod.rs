@@ -3,6 +3,10 @@
     clippy::missing_errors_doc,
     reason = "what all calls have in common is said once, at `Cache`"
 )]
+#![allow(
+    clippy::option_option,
+    reason = "a key that is known to be absent is not one that is not known"
+)]
 
 mod builder;
 mod change;
@@ -20,8 +24,10 @@ mod stats;
 mod tier;
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -154,16 +160,25 @@ impl<C> Cache<C> {
     /// # Errors
     /// When the server fails and memory holds nothing that may be served instead
     /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value is no `T`.
-    #[inline]
-    pub async fn get<T>(&self, key: &str) -> Result<Option<T>, Error>
+    pub fn get<'a, T>(
+        &'a self,
+        key: &'a str,
+    ) -> impl Future<Output = Result<Option<T>, Error>> + use<'a, T, C>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        match self.get_local(key) {
-            Some(value) => Ok(value),
-            None => self.get_remote(key).await,
-        }
+        let mut remote = None;
+        // No `async` block: with it a hit takes some per cent longer.
+        poll_fn(move |context| {
+            if remote.is_none()
+                && let Some(value) = self.get_local(key)
+            {
+                return Poll::Ready(Ok(value));
+            }
+            let remote = remote.get_or_insert_with(|| self.get_remote(key));
+            remote.as_mut().poll(context)
+        })
     }
 
     /// In a box and not inlined, as is [`Self::load`]: so the future of a hit is small, and can be inlined itself.
@@ -421,10 +436,6 @@ impl<C> Cache<C> {
     }
 
     /// What the local tier knows of a key: its value, or that there is none.
-    #[allow(
-        clippy::option_option,
-        reason = "a key that is known to be absent is not one that is not known"
-    )]
     #[inline]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
         tier::value(&self.core.local.get(key)?)

@@ -27,14 +27,6 @@ pub(crate) struct Options {
     pub(crate) compress_from: Option<usize>,
 }
 
-impl Options {
-    /// How long after a server was last heard of the local tier is served. A second more than it takes to give up a
-    /// connection: until then it is the process, or its runtime, that stood still.
-    pub(crate) fn trusted_for(&self) -> Duration {
-        self.timeouts.probe_interval + self.timeouts.probe + Duration::from_secs(1)
-    }
-}
-
 /// How a value is loaded and how its times are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LoadOptions {

@@ -1,5 +1,5 @@
 //! What a cache does on its own from time to time: hits go to the server, counts to the `metrics` facade, and what
-//! has expired is swept out of the local tier, and that is trusted for as long as servers are heard of.
+//! has expired is swept out of the local tier.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,8 +18,6 @@ const PORTION: usize = 2000;
 /// Bytes of a key's report beside the key.
 const HEAD: usize = 32;
 const SWEEP: Duration = Duration::from_secs(30);
-/// More often than a second, by which the local tier is trusted for longer than a connection.
-const TRUST: Duration = Duration::from_millis(250);
 #[cfg(feature = "metrics")]
 const PUBLISH: Duration = Duration::from_secs(1);
 
@@ -32,11 +30,6 @@ pub(crate) fn start(core: &Arc<Core>) {
         }));
     }
     tokio::spawn(every(SWEEP, weak(), async |core| sweep(&core.local).await));
-    tokio::spawn(every(TRUST, weak(), async |core| {
-        if let Some(heard) = core.remote.heard() {
-            core.local.trust_until(heard + core.options.trusted_for());
-        }
-    }));
     #[cfg(feature = "metrics")]
     tokio::spawn(every(PUBLISH, weak(), async |core| publish(&core)));
 }
@@ -97,10 +90,12 @@ fn publish(core: &Core) {
     let namespace = core.options.prefix.strip_suffix(':');
     let name = core.options.name.as_deref().or(namespace);
     let name = name.unwrap_or_default();
-    core.counters.each(|counter, count| {
+    let stats = core.stats();
+    for (counter, _, count) in stats.counts() {
+        let counter = format!("tagcache_client_{counter}_total");
         metrics::counter!(counter, "cache" => name.to_owned()).absolute(count);
-    });
-    let local = core.local.stats();
+    }
+    let local = stats.local;
     for (counter, count) in [
         ("tagcache_local_hits_total", local.hits),
         ("tagcache_local_misses_total", local.misses),
@@ -110,7 +105,7 @@ fn publish(core: &Core) {
     }
     metrics::gauge!("tagcache_local_entries", "cache" => name.to_owned()).set(local.entries as f64);
     metrics::gauge!("tagcache_local_bytes", "cache" => name.to_owned()).set(local.bytes as f64);
-    for server in core.remote.status() {
+    for server in stats.servers {
         crate::observe::connected(&server.address, server.is_connected());
     }
 }

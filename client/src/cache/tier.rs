@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::local::LocalCache;
 use crate::observe::event;
@@ -32,10 +32,6 @@ pub(crate) fn is_absent(stored: &Stored) -> bool {
 
 /// The value, or that there is none; `None` where it is no `T`.
 #[inline]
-#[allow(
-    clippy::option_option,
-    reason = "a key that is known to be absent is not one that is not known"
-)]
 pub(crate) fn value<T: Any + Clone>(stored: &Stored) -> Option<Option<T>> {
     match stored.downcast_ref::<T>() {
         Some(value) => Some(Some(value.clone())),
@@ -51,7 +47,9 @@ pub(crate) fn listener(
     options: &Options,
 ) -> Listener {
     let (prefix, keeps_stale) = (options.prefix.clone(), !options.stale_bound.is_zero());
-    let trusted_for = options.trusted_for();
+    let probes = options.timeouts;
+    // A second more than it takes to give up a connection: by then it is the process, or its runtime, that stands still.
+    let trusted_for = probes.probe_interval + probes.probe + Duration::from_secs(1);
     Arc::new(move |push| match push {
         Push::Keys(keys) => {
             counters.keys_pushed.add(keys.len() as u64);
@@ -85,6 +83,7 @@ pub(crate) fn listener(
             local.forget_all();
             local.trust_until(Instant::now() + trusted_for);
         }
+        Push::Heard(at) => local.trust_until(*at + trusted_for),
         Push::Nothing => {}
     })
 }

@@ -39,8 +39,6 @@ pub(crate) struct Connection {
     wire: Wire,
     liveness: Arc<Liveness>,
     probes: AtomicU64,
-    /// When the last probe was sent that was answered.
-    heard: Mutex<Instant>,
     /// How long a command may take; probes and the handshake have times of their own.
     timeout: Duration,
     pub(crate) greeting: Greeting,
@@ -135,7 +133,6 @@ impl Connection {
             wire,
             liveness,
             probes: AtomicU64::new(0),
-            heard: Mutex::new(Instant::now()),
             timeout: timeouts.command,
             greeting,
             cannot_save,
@@ -192,7 +189,7 @@ impl Connection {
         };
         let (greeting, cannot_save) = within(timeouts.probe, node, asked).await?;
         if greeting == self.greeting {
-            *lock(&self.heard) = sent;
+            (self.liveness.listener)(&Push::Heard(sent));
             Ok(cannot_save)
         } else {
             let reason = format!("it was {:?}, it is {greeting:?}", self.greeting);
@@ -215,10 +212,6 @@ impl Connection {
         let mut lines = text(&answer)?.lines();
         let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
         epoch.trim().parse().ok()
-    }
-
-    pub(crate) fn heard(&self) -> Instant {
-        *lock(&self.heard)
     }
 
     /// Ends it, whatever is under way.
@@ -280,6 +273,9 @@ async fn ping(
     }
 }
 
+/// 0.2.0: leases are asked for by tokens of the caller's choice.
+const OLDEST_MODULE: u64 = 200;
+
 /// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.
 async fn greet(
     inner: &mut MultiplexedConnection,
@@ -294,8 +290,16 @@ async fn greet(
         let node = node.to_owned();
         return Err(Error::ModuleMissing { node });
     };
+    let version = command::number(module, "ver").unwrap_or_default();
+    if version < OLDEST_MODULE {
+        return Err(Error::ModuleTooOld {
+            node: node.to_owned(),
+            version,
+            command: "CACHE.FETCH … TOKEN".to_owned(),
+        });
+    }
     Ok(Greeting {
         is_primary: field(&hello, "role").and_then(text) == Some("master"),
-        module_version: command::number(module, "ver").unwrap_or_default(),
+        module_version: version,
     })
 }

@@ -38,8 +38,6 @@ pub(crate) struct Settings {
     /// What was invalidated lately, by whichever node.
     pub(crate) recent: Arc<Mutex<Recent>>,
     pub(crate) map_changed: Arc<Notify>,
-    /// Whether leases are asked for by tokens of our own choice: until a module turns out not to know them.
-    pub(crate) tokens: Arc<AtomicBool>,
 }
 
 /// Between attempts to connect.
@@ -222,7 +220,6 @@ impl Node {
             return Err(Error::unreachable(name, reason));
         }
         connection.establish(&name)?;
-        self.settings.tokens.store(true, Ordering::Relaxed);
         if is_primary {
             self.make_up_for_losses(&connection, &name).await;
         }
@@ -371,12 +368,6 @@ impl Node {
         }
     }
 
-    /// When what it had said until then had been applied; `None` without a connection.
-    pub(crate) fn heard(&self) -> Option<Instant> {
-        let connection = self.connection.load();
-        connection.as_ref().map(|connection| connection.heard())
-    }
-
     pub(super) fn why_not(&self) -> Error {
         let trouble = lock(&self.record).trouble();
         trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
@@ -431,13 +422,9 @@ impl Node {
     /// What an error of redis-rs means; remembers what the server does not do for us.
     pub(crate) fn explain(&self, key: Option<&str>, error: &redis::RedisError) -> Error {
         let name = self.address();
-        let mut error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
-        let connection = self.connection.load();
-        if let (Error::ModuleTooOld { version, .. }, Some(connection)) = (&mut error, &*connection)
-        {
-            *version = connection.greeting.module_version;
-        }
-        lock(&self.record).refused(&error, connection.is_some(), &name);
+        let error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
+        let connected = self.connection.load().is_some();
+        lock(&self.record).refused(&error, connected, &name);
         error
     }
 

@@ -6,10 +6,11 @@ use super::connection::Greeting;
 use super::error::Error;
 
 /// The state of a server as this process sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
     /// The first attempt to connect is under way.
+    #[default]
     Connecting,
     /// Connected, tracked and subscribed.
     Up,
@@ -22,12 +23,14 @@ pub enum ServerState {
     Down,
     /// Reached, but it has no tagcache module; retried all the time.
     ModuleMissing,
+    /// Reached, but its tagcache module is older than this client needs; retried all the time.
+    ModuleTooOld,
     /// Reached, but the credentials or permissions do not suffice; retried all the time.
     Denied,
 }
 
 /// What [`Cache::stats`](crate::Cache::stats) says about one server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// Host and port, or path of the socket.
@@ -80,15 +83,7 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 impl Record {
     pub(crate) fn new() -> Self {
         Self {
-            known: ServerStatus {
-                address: String::new(),
-                state: ServerState::Connecting,
-                since: Duration::ZERO,
-                last_error: None,
-                connects: 0,
-                module_version: 0,
-                missed_invalidations: 0,
-            },
+            known: ServerStatus::default(),
             changed: Instant::now(),
             refused: None,
             complained: None,
@@ -163,6 +158,7 @@ impl Record {
     pub(crate) fn failed(&mut self, error: &Error, address: &str) {
         let state = match error {
             Error::ModuleMissing { .. } => ServerState::ModuleMissing,
+            Error::ModuleTooOld { .. } => ServerState::ModuleTooOld,
             Error::Denied { .. } => ServerState::Denied,
             _ => ServerState::Down,
         };
