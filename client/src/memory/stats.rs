@@ -119,7 +119,7 @@ fn entry(entry: &EntryInfo) -> Value {
         "key": entry.key,
         "hits": entry.hits,
         "bytes": entry.bytes,
-        "ttlMs": expires.then(|| entry.left.as_secs_f64() * 1000.0),
+        "ttlMs": expires.then_some(entry.left.as_secs_f64() * 1000.0),
         "tags": entry.tags,
     })
 }
