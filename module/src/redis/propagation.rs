@@ -22,7 +22,7 @@ pub(crate) fn has_receivers(ctx: &Context<'_>) -> bool {
     RECEIVERS.load(Ordering::Relaxed) || ctx.is_cluster()
 }
 
-/// How many slot migrations away from here are under way, where the server tells it (Valkey 9).
+/// How many slot migrations away from here are under way, where the server reports it (Valkey 9).
 static EXPORTS: AtomicU32 = AtomicU32::new(0);
 
 /// A slot migration away from here began, or ended.
