@@ -178,7 +178,7 @@ impl LocalTier for Local {
 
     fn entries(&self, limit: usize) -> Vec<EntryInfo> {
         let mut entry = EntryInfo::default();
-        entry.key = "page:/ü".to_owned();
+        entry.key = "page:/ü".into();
         entry.hits = 3;
         entry.bytes = 100;
         entry.left = Duration::from_millis(1500);
