@@ -2,7 +2,9 @@
  *
  * FLOOR.GET key: open, check the type, reply. FLOOR.FETCH key: the same, in the shape of CACHE.FETCH's reply with two tags.
  * FLOOR.SET key value PX ms [...]: open, check, copy, set, expire, replicate, reply; further arguments cost what the server
- * does for them. Declares what it calls by itself, so that it needs no header of the server's. */
+ * does for them. Loaded with the argument `events` it also subscribes to the keyspace events of tagcache, with
+ * `filter` to those and has a command filter, as tagcache has during a backlog; neither does anything. Declares what it
+ * calls by itself, so that it needs no header of the server's. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +15,8 @@ typedef void Ctx, Key, String, Type;
 #define READ 1
 #define WRITE 2
 #define EMPTY 0
+/* NOTIFY_GENERIC, _EXPIRED, _EVICTED and _LOADED. */
+#define EVENTS (1 << 2 | 1 << 8 | 1 << 9 | 1 << 12)
 
 static int (*SetModuleAttribs)(Ctx *, const char *, int, int);
 static int (*CreateCommand)(Ctx *, const char *, int (*)(Ctx *, String **, int), const char *, int, int, int);
@@ -39,6 +43,8 @@ static int (*ReplyWithLongLong)(Ctx *, long long);
 static int (*ReplyWithNull)(Ctx *);
 static int (*ReplyWithError)(Ctx *, const char *);
 static int (*WrongArity)(Ctx *);
+static int (*SubscribeToKeyspaceEvents)(Ctx *, int, int (*)(Ctx *, int, const char *, String *));
+static void *(*RegisterCommandFilter)(Ctx *, void (*)(void *), int);
 
 struct value {
     size_t len;
@@ -126,8 +132,16 @@ static int set(Ctx *ctx, String **argv, int argc) {
     return ReplyWithSimpleString(ctx, "OK");
 }
 
+static int on_event(Ctx *ctx, int class, const char *event, String *key) {
+    (void)ctx, (void)class, (void)event, (void)key;
+    return 0;
+}
+
+static void on_command(void *filter) {
+    (void)filter;
+}
+
 int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
-    (void)argv, (void)argc;
     /* The context begins with the function that finds all others. */
     int (*find)(const char *, void *) = *(int (**)(const char *, void *))ctx;
 #define FIND(name) if (find("RedisModule_" #name, (void *)&name) != 0) return 1
@@ -156,11 +170,18 @@ int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     FIND(ReplyWithNull);
     FIND(ReplyWithError);
     FIND(WrongArity);
+    FIND(SubscribeToKeyspaceEvents);
+    FIND(RegisterCommandFilter);
     SetModuleAttribs(ctx, "floor", 1, 1);
     struct methods methods = {.version = 1, .rdb_load = load, .rdb_save = save, .free = Free};
     type = CreateDataType(ctx, "floorent1", 1, &methods);
     if (!type) return 1;
     if (CreateCommand(ctx, "floor.get", get, "readonly fast", 1, 1, 1)) return 1;
     if (CreateCommand(ctx, "floor.fetch", fetch, "readonly fast", 1, 1, 1)) return 1;
-    return CreateCommand(ctx, "floor.set", set, "write deny-oom", 1, 1, 1);
+    if (CreateCommand(ctx, "floor.set", set, "write deny-oom", 1, 1, 1)) return 1;
+    if (argc == 0) return 0;
+    if (SubscribeToKeyspaceEvents(ctx, EVENTS, on_event)) return 1;
+    size_t len;
+    const char *what = StringPtrLen(argv[0], &len);
+    return len == 6 && !memcmp(what, "filter", 6) && !RegisterCommandFilter(ctx, on_command, 1);
 }

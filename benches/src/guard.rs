@@ -221,16 +221,44 @@ fn ours() -> Vec<Row> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Module {
     Floor,
+    /// The floor's, which receives the same events as ours, and does nothing.
+    Listener,
+    /// And it has a command filter that does nothing.
+    Filter,
     Idle,
     /// Ours, while gone entries are reclaimed.
     Backlog,
+}
+
+impl Module {
+    /// What is added to the name of a native command beside it.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Floor => "",
+            Self::Listener => ", with a listener",
+            Self::Filter => ", with a filter",
+            Self::Idle => ", module idle",
+            Self::Backlog => ", during a backlog",
+        }
+    }
+
+    /// The least that a module costs native commands which is called at the same places.
+    const fn floor(self) -> Self {
+        match self {
+            Self::Idle => Self::Listener,
+            Self::Backlog => Self::Filter,
+            other => other,
+        }
+    }
 }
 
 /// What must be there before anything is measured.
 fn fill(wire: &mut Wire, module: Module) -> Result<()> {
     let mut tapes = vec![sets("SET", "plai", &[])];
     match module {
-        Module::Floor => tapes.push(sets("FLOOR.SET", "base", &[])),
+        Module::Floor | Module::Listener | Module::Filter => {
+            tapes.push(sets("FLOOR.SET", "base", &[]));
+        }
         Module::Idle => tapes.extend([
             sets("CACHE.SET", "zero", &[]),
             sets("CACHE.SET", "twot", TAGS),
@@ -297,8 +325,14 @@ impl Counted {
             .arg("--latency-tracking", "no")
             .arg("--io-threads", "1");
         let builder = match module {
+            Module::Idle | Module::Backlog => builder,
             Module::Floor => builder.module(dir.join("floor.so")),
-            _ => builder,
+            Module::Listener => builder
+                .module(dir.join("floor.so"))
+                .module_args(&["events"]),
+            Module::Filter => builder
+                .module(dir.join("floor.so"))
+                .module_args(&["filter"]),
         };
         let server = builder.start();
         call!(server.raw(), "DEBUG", "SET-ACTIVE-EXPIRE", 0);
@@ -416,14 +450,14 @@ fn build(dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// A row's name, what was measured, and the rows that it is compared with.
-type Measured = (String, f64, [&'static str; 3]);
+type Measured = (String, f64, [String; 3]);
 
 /// All rows of one server.
 fn measure(engine: &Engine, module: Module, dir: &Path) -> Result<Vec<Measured>> {
-    let (suffix, more) = match module {
-        Module::Floor => ("", floor()),
-        Module::Idle => (", module idle", ours()),
-        Module::Backlog => (", during a backlog", Vec::new()),
+    let more = match module {
+        Module::Floor => floor(),
+        Module::Idle => ours(),
+        Module::Listener | Module::Filter | Module::Backlog => Vec::new(),
     };
     let mut server = Counted::start(engine, module, dir)?;
     fill(&mut server.wire, module)?;
@@ -442,12 +476,18 @@ fn measure(engine: &Engine, module: Module, dir: &Path) -> Result<Vec<Measured>>
         .zip(counts)
         .enumerate()
         .map(|(at, (row, count))| {
-            let suffix = if at < natives { suffix } else { "" };
-            (
-                format!("{}{suffix}", row.name),
-                count,
-                [row.native, row.floor, row.alike],
-            )
+            let others = [row.native, row.floor, row.alike].map(str::to_owned);
+            if at >= natives {
+                return (row.name.to_owned(), count, others);
+            }
+            let beside = |module: Module| format!("{}{}", row.name, module.suffix());
+            let [native, _, alike] = others;
+            let floor = if module == Module::Floor {
+                String::new()
+            } else {
+                beside(module.floor())
+            };
+            (beside(module), count, [native, floor, alike])
         });
     Ok(named.collect())
 }
@@ -471,7 +511,13 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
     let scratch = Scratch::new()?;
     build(&scratch.0, "floor")?;
     build(&scratch.0, "seed")?;
-    let modules = [Module::Floor, Module::Idle, Module::Backlog];
+    let modules = [
+        Module::Floor,
+        Module::Listener,
+        Module::Filter,
+        Module::Idle,
+        Module::Backlog,
+    ];
     let measured = std::thread::scope(|scope| {
         let dir = scratch.0.as_path();
         let started = modules.map(|module| scope.spawn(move || measure(engine, module, dir)));
@@ -495,19 +541,19 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
     ]);
     let mut dearer = Vec::new();
     // What a server without the module does is not ours to make dearer.
-    let theirs = native().len() + floor().len();
+    let theirs = 3 * native().len() + floor().len();
     for (at, (name, count, others)) in measured.iter().enumerate() {
-        let ratios = others.map(|to| {
-            let to = known.get(to);
+        let ratios = others.each_ref().map(|to| {
+            let to = known.get(to.as_str());
             to.map_or_else(String::new, |to| format!("{:.3}", count / to))
         });
         let before = baseline.get(name);
         let change = before.map_or(0.0, |before| count / before - 1.0);
         // Of a native command beside the module only what the module adds is: the server's own part may differ by some
         // percent from one run to the next.
-        let [native, ..] = *others;
-        let drift = match (known.get(native), baseline.get(native)) {
-            (Some(now), Some(before)) if name.starts_with(native) => now / before - 1.0,
+        let [native, ..] = others;
+        let drift = match (known.get(native.as_str()), baseline.get(native)) {
+            (Some(now), Some(before)) if name.starts_with(native.as_str()) => now / before - 1.0,
             _ => 0.0,
         };
         if at >= theirs && change - drift > TOLERANCE {

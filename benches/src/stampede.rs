@@ -23,7 +23,7 @@ const VALUE: &str = "the value that takes so long to load";
 enum Way {
     /// `CACHE.FETCH … LEASE … WAIT`, `CACHE.SET … LEASE`
     Lease,
-    /// `GET`; `SET lock NX PX`; whoever has the lock loads, the others `GET` again and again
+    /// `GET`; `SET lock NX PX`; the caller that has the lock loads, the others `GET` again and again
     Lock,
 }
 

@@ -115,9 +115,12 @@ impl Allocated {
     const fn of(head: usize, value: usize) -> Self {
         /// Less is not worth a second allocation.
         const WORTH: usize = 32;
+        /// Up to this size a class leaves no more than 31 bytes over.
+        const SMALL: usize = 256;
         let together = class(head + value);
         // Most often that leaves too little over for an address, let alone for more.
-        let is_apart = together >= head + value + ADDRESS + WORTH
+        let is_apart = head + value > SMALL
+            && together >= head + value + ADDRESS + WORTH
             && together
                 >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH;
         if is_apart {
@@ -325,6 +328,7 @@ impl<'a> Entry<'a> {
         unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().write(bytes) };
     }
 
+    #[inline]
     fn extent(self) -> Extent {
         let mut at = LENGTHS;
         let mut next_byte = || {

@@ -53,6 +53,12 @@ fn is_own(name: &[u8]) -> bool {
     name.len() > 6 && name[..6].eq_ignore_ascii_case(b"cache.")
 }
 
+/// Whether a word of SET says how long the value lives.
+pub(crate) fn is_time(given: &[u8]) -> bool {
+    let times = const { [word(b"px"), word(b"ex"), word(b"pxat"), word(b"exat")] };
+    given.len() <= 4 && times.contains(&word(given))
+}
+
 /// A name of up to eight letters in lower case, as one number: comparing those is all that a look-up costs.
 const fn word(name: &[u8]) -> u64 {
     let mut word = 0;
@@ -90,5 +96,6 @@ mod tests {
         ] {
             assert_eq!(keys(name), expected, "{}", String::from_utf8_lossy(name));
         }
+        assert!(is_time(b"pX") && is_time(b"EXAT") && !is_time(b"NX") && !is_time(b"KEEPTTL"));
     }
 }

@@ -16,7 +16,7 @@ pub enum Weather {
     Fair,
     /// Connections break, new ones are closed at once.
     Cut,
-    /// Nothing arrives, and nobody is told. What was under way is lost for good.
+    /// Nothing arrives, without any error. Bytes that were under way are lost for good.
     Silent,
     /// Everything arrives late.
     Slow(Duration),

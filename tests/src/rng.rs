@@ -10,7 +10,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// The sequence of `TAGCACHE_SEED`, or of `default`; prints which, for whoever has to repeat a failure.
+    /// The sequence of `TAGCACHE_SEED`, or of `default`; prints which, so that a failure can be repeated.
     ///
     /// # Panics
     /// When the variable holds no number.

@@ -1,4 +1,4 @@
-//! What a channel is told.
+//! The message that a channel receives.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! Alerts: rules over every metric, told to a log, webhooks, Slack, PagerDuty and by mail.
+//! Alerts: rules over every metric, reported to a log, webhooks, Slack, PagerDuty and by mail.
 //!
 //! ```yaml
 //! channels:
@@ -21,8 +21,8 @@
 //!     for: 5m                      # must hold so long; default 0s
 //!     hysteresis: 5                # in the metric's unit: ends at 80; default 0
 //!     cooldown: 10m                # no new alarm so soon after the last one ended; default 5m
-//!     repeat: 4h                   # told again while it fires; 0s: not; default 4h
-//!     resolve: true                # tell when it ends; default true
+//!     repeat: 4h                   # reported again while it fires; 0s: not; default 4h
+//!     resolve: true                # report when it ends; default true
 //! ```
 //!
 //! A condition compares metrics ([`METRICS`](crate::memory::METRICS) lists them) with `>`, `>=`, `<`, `<=`, `==` or

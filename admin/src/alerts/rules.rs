@@ -177,7 +177,7 @@ impl Config {
         self.rules.iter().map(|rule| rule.name.as_str()).collect()
     }
 
-    /// Names of the channels that rules tell, each once.
+    /// Names of the channels that rules use, each once.
     pub fn channel_names(&self) -> Vec<String> {
         let names = self.rules.iter().flat_map(|rule| &rule.channels);
         let mut names: Vec<String> = names.map(|(name, _)| name.clone()).collect();

@@ -9,11 +9,11 @@ pub(super) struct Timing {
     pub(super) hold: Duration,
     /// After a message that it is over, no new alarm for so long.
     pub(super) cooldown: Duration,
-    /// While it fires it is told again after so long; zero: never.
+    /// While it fires it is reported again after this long; zero: never.
     pub(super) repeat: Duration,
 }
 
-/// What is to be told.
+/// What is to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Fired,
@@ -40,7 +40,7 @@ pub(super) enum State {
 pub(super) struct RuleState {
     pub(super) state: State,
     resolved: Option<Duration>,
-    /// When it was last told that it fires.
+    /// When it was last reported that it fires.
     told: Duration,
 }
 

@@ -22,7 +22,7 @@ pub enum Access {
     Admin,
 }
 
-/// Somebody who was let in.
+/// A caller that may use the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Whom the rate limit counts for, such as a user's id.
@@ -54,7 +54,7 @@ pub enum AuthError {
 
 type Predicate = dyn Fn(&Parts) -> Result<Caller, Denied> + Send + Sync;
 
-/// How callers are told apart.
+/// How callers are distinguished.
 #[derive(Clone)]
 pub struct Auth(Kind);
 
@@ -76,7 +76,7 @@ impl Auth {
     }
 
     /// Lets in a second token that may only look; its holder gets 403 for everything else. Does nothing where
-    /// callers are not told apart by tokens.
+    /// callers are not distinguished by tokens.
     ///
     /// # Errors
     /// As [`Self::bearer`].

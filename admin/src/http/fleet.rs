@@ -23,11 +23,11 @@ pub(super) const KEY: &str = "tagcache:instance:";
 pub(super) const MAX_INSTANCES: usize = 1000;
 /// Not published more often than this, however often samples are taken.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// How many minutes an instance tells of.
+/// How many minutes an instance reports.
 const MINUTES: usize = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What an instance tells of itself.
+/// The report of an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
@@ -77,7 +77,7 @@ pub struct Fleet;
 impl Fleet {
     /// Publishes the monitor's figures under this name from now on, at most every 5 s, for as long as the monitor
     /// runs. The entry lives for three intervals. A server that does not answer is tried again with the next sample.
-    /// Each instance needs a name of its own: of two that share one, the list shows who published last.
+    /// Each instance needs a name of its own: of two that share one, the list shows the one that published last.
     pub fn join(monitor: &MemoryMonitor, server: Server, instance: &str) {
         let interval = monitor.interval().max(SHORTEST);
         let instance = instance.to_owned();
@@ -160,7 +160,7 @@ fn publish(server: &Server, name: &str, snapshot: &Snapshot, recent: &Recent, in
         b"1",
         TAG.as_bytes(),
     ];
-    // What an instance cannot tell now it tells with its next sample.
+    // A report that cannot be sent now is sent with the next sample.
     let _ = server.command::<()>("CACHE.SET", &args);
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
         let address = admin.client_address(&parts);
         admin.limit().address(address)?;
         let caller = admin.auth().check(&parts, needed)?;
-        // Who share a token are told apart by their addresses.
+        // Callers that share a token are distinguished by their addresses.
         let shared_by = admin.auth().is_by_token().then_some(address);
         admin.limit().caller(&caller.name, shared_by.flatten())
     };

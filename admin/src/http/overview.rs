@@ -19,7 +19,7 @@ use crate::memory::Server;
 
 /// Keys and tags that are listed.
 const LISTED: usize = 12;
-/// So long one look serves all who ask.
+/// One look serves all callers for this long.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The last look. Whoever asks while one is under way waits for it: a server that does not answer must not collect
@@ -44,7 +44,7 @@ impl Overview {
 
     async fn see(&self, server: Server) -> Result<Value, tokio::task::JoinError> {
         let (last, counter) = (Arc::clone(&self.last), Arc::clone(&self.changes));
-        // A task of its own, so that a caller who goes away leaves no look behind that nobody waits for.
+        // A task of its own, so that a look does not end with the caller that began it.
         tokio::spawn(async move {
             let mut last = last.lock().await;
             let changes = counter.load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ pub(super) struct Problem {
     challenge: &'static str,
 }
 
-/// A request that brought no token is not told that something is wrong with it (RFC 6750, 3.1).
+/// The answer to a request without a token names no error (RFC 6750, 3.1).
 const CHALLENGE: &str = "Bearer realm=\"tagcache\"";
 const WRONG_TOKEN: &str = "Bearer realm=\"tagcache\", error=\"invalid_token\"";
 

@@ -46,7 +46,7 @@ pub enum ServeError {
 /// most. When it returns, or is dropped, no connection is left.
 ///
 /// # Errors
-/// When nobody is told apart and the address is not a loopback one, or the listener fails.
+/// When callers are not distinguished and the address is not a loopback one, or the listener fails.
 pub async fn serve(
     listener: TcpListener,
     admin: Admin,

@@ -19,7 +19,7 @@ use crate::memory;
 const STREAMS: usize = 32;
 /// A comment is sent when nothing else was, so that a connection that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// After so long a stream ends, and its reader asks again: whoever lost the right to look loses the stream as well.
+/// A stream ends after this long, and its reader asks again: a caller that lost the right to look loses the stream as well.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Streams {

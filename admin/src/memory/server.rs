@@ -281,7 +281,7 @@ impl Source for ServerMemory {
         }
         sample.server = self.server.state();
         if let Some(figures) = sample.server.figures() {
-            // The server tells its peak of used_memory, not of resident memory.
+            // The server reports its peak of used_memory, not of resident memory.
             sample.memory.heap_used = figures.used_memory;
             sample.memory.heap_committed = figures.committed_memory;
             sample.memory.rss = figures.rss;

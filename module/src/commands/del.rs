@@ -30,7 +30,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<Freshness> {
     let freshness = store::look(db, &key, now_ms)?.freshness;
     store::take(db, &mut key);
-    ctx.close_modified(key);
+    key.close_modified();
     if freshness != Freshness::Gone {
         ctx.notify(c"cache.del", name);
         state::with(|state| state.database(db).counters.deletes += 1);

@@ -34,14 +34,15 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     if at_ms.is_some() && ctx.is_replay() {
         state::with(|state| state.follow(db, at, now));
     }
-    if at_ms.is_none() {
-        for tag in tags {
-            reclaim::meet_expired(ctx, tag);
-        }
-    }
-    let dropped = run(ctx, News::Tags(effect, tags), |database| {
-        database.invalidate(tags, effect, at, now)
-    });
+    let taken = if at_ms.is_none() {
+        reclaim::take_few(ctx, tags, effect)
+    } else {
+        0
+    };
+    let dropped = taken
+        + run(ctx, News::Tags(effect, tags), |database| {
+            database.invalidate(tags, effect, at, now)
+        });
     given().for_each(|tag| ctx.notify(event, tag));
     replicate_tags(ctx, name, at_ms, at, tags);
     finish(ctx, dropped);
@@ -109,7 +110,7 @@ pub(super) fn replicate_tags(
 
 /// Propagates a command in words that say when it happened; as it came, if it said so, or cannot be had otherwise.
 fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&[u8]]) {
-    if given_ms.is_some() || !propagation::may_rewrite_keyless(ctx) {
+    if given_ms.is_some() || !propagation::may_rewrite_keyless() {
         ctx.replicate_verbatim();
     } else {
         ctx.replicate_words(command, words);

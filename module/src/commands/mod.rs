@@ -56,6 +56,7 @@ pub(crate) fn visible<'k>(
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
+#[inline]
 pub(crate) fn read(
     database: &Database<Handle>,
     deadline: Deadline<'_>,

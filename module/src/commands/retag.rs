@@ -46,7 +46,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         store::retime(db, &mut key, grace_ms, deadline_ms);
         touch::replicate(ctx, name, expires_ms, Some(grace_ms));
     }
-    ctx.close_modified(key);
+    key.close_modified();
     ctx.notify(c"cache.retag", name);
     ctx.reply_integer(1);
     reclaim::help(ctx, db);

@@ -12,14 +12,14 @@ const COMMAND: &str = "cache.set";
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    let (&[_key, value], options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
+    let (&pair, options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
     let mut asked = Options::default();
     asked.read(Cursor::new(options), words.len(), write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
     let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
     let db = ctx.db();
-    let stored = write::store(ctx, db, &mut key, name, value, &asked, times)?;
+    let stored = write::store(ctx, db, &mut key, name, pair, &asked, times)?;
     let Some(written) = &stored else {
         ctx.reply_null();
         return Ok(());

@@ -151,13 +151,14 @@ pub(super) struct Written {
     kept_tags: Option<Vec<Vec<u8>>>,
 }
 
-/// Puts the entry into keyspace and index; `None`, and nothing done, where it may not be written. O(tags).
+/// Puts the entry of this key and value into keyspace and index; `None`, and nothing done, where it may not be written.
+/// O(tags).
 pub(super) fn store(
     ctx: &Context<'_>,
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    value: &[u8],
+    [bytes, value]: [&[u8]; 2],
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
@@ -213,7 +214,8 @@ pub(super) fn store(
         soft_since_ms: asked.soft_since_ms,
         is_foreign: stamp.is_foreign,
     };
-    store::put(db, key, name.bytes(), &content);
+    let held = found.and_then(|found| found.slot);
+    store::put(db, key, bytes, held, &content);
     if stamp.is_outdated {
         store::refuse(ctx, db, key, name);
     }
@@ -360,13 +362,13 @@ pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
         waiting::written(ctx, db, name);
         waiting::serve_trackers(db, name);
     }
-    ctx.close_modified(key);
+    key.close_modified();
     ctx.notify(c"cache.set", name);
 }
 
 /// Whether the command is propagated as it came.
 pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
-    ctx.is_replay() || !propagation::has_receivers(ctx)
+    propagation::is_alone() || ctx.is_replay()
 }
 
 /// Propagates what happened: `parts` are keys and values, the rest of the arguments follows with absolute times.

@@ -93,6 +93,7 @@ impl Hits {
     }
 
     /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
+    #[inline]
     pub(super) fn add(&mut self, id: u32, more: u32) {
         let count = self.place(id);
         *count = count.saturating_add(more);

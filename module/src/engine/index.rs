@@ -65,13 +65,6 @@ pub(crate) struct Incoming<'t, E> {
     pub(crate) is_foreign: bool,
 }
 
-/// The entry that left a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Removed {
-    pub(crate) hits: u32,
-    pub(crate) was_gone: bool,
-}
-
 /// The index of one database. `E` is the handle of an entry; the index compares handles and never looks into them.
 #[derive(Debug)]
 pub(crate) struct Index<E> {
@@ -200,9 +193,6 @@ impl<E: Copy + PartialEq> Index<E> {
                 self.enlist(list, placed, bytes);
             }
         }
-        if !self.gone.is_empty() {
-            self.hollow.doubt(&old);
-        }
         for list in old {
             if placed != slot || after.binary_search(&list).is_err() {
                 self.delist(list, slot, old_bytes);
@@ -220,24 +210,19 @@ impl<E: Copy + PartialEq> Index<E> {
         its.len() == tags.len() && its.eq(tags.iter().copied())
     }
 
-    /// Takes an entry out. O(tags).
-    pub(crate) fn remove(&mut self, slot: Slot) -> Removed {
+    /// Takes an entry out. True if it was gone. O(tags).
+    pub(crate) fn remove(&mut self, slot: Slot) -> bool {
         let lists: ListIds = self.slots.lists(slot).collect();
         let bytes = self.slots.bytes(slot);
-        let removed = Removed {
-            hits: self.slots.hits(slot),
-            was_gone: self.gone.remove(slot.0),
-        };
-        if removed.was_gone {
+        let was_gone = self.gone.remove(slot.0);
+        if was_gone {
             self.gone_bytes -= bytes;
+            self.hollow.left(slot);
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
                 self.gone_last = Vec::new();
                 self.hollow = Hollow::default();
             }
-        }
-        if !self.gone.is_empty() && (!removed.was_gone || self.hollow.left(slot)) {
-            self.hollow.doubt(&lists);
         }
         for list in lists {
             self.delist(list, slot, bytes);
@@ -245,7 +230,7 @@ impl<E: Copy + PartialEq> Index<E> {
         self.slots.remove(slot);
         self.marks.forget(slot);
         self.bytes -= bytes;
-        removed
+        was_gone
     }
 
     /// Changes what an entry costs. O(tags), O(1) where it costs the same.
@@ -313,6 +298,8 @@ impl<E: Copy + PartialEq> Index<E> {
             if !self.gone.is_empty() {
                 self.hollow.destroyed(id);
             }
+        } else if !self.gone.is_empty() {
+            self.hollow.doubt(id);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Who may load what, and who waits for it.
+//! Which caller may load a key, and which callers wait for it.
 //!
 //! A *lease* is the right to load one key, given to one caller at a time: "leases" as in Nishtala et al., *Scaling
 //! Memcache at Facebook*, NSDI 2013.
@@ -340,7 +340,7 @@ impl Leases {
         }
     }
 
-    /// Takes a lease out, with those who wait for it. Its token will not be granted again unless its holder settled it.
+    /// Takes a lease out, with its waiting callers. Its token will not be granted again unless its holder settled it.
     fn remove(&mut self, key: &[u8], now_ms: u64) -> Option<Lease> {
         let lease = self.by_key.remove(key)?;
         self.rows.remove(&lease);
@@ -378,7 +378,7 @@ impl Leases {
     /// for it.
     ///
     /// They stay in line: of a key that was written the server tells them, and they leave; otherwise
-    /// [`Leases::pass_on`] says who is next.
+    /// [`Leases::pass_on`] returns the next in line.
     pub(crate) fn end(&mut self, key: &[u8], now_ms: u64) -> bool {
         let Some(over) = self.remove(key, now_ms) else {
             return false;
@@ -404,7 +404,7 @@ impl Leases {
         }
     }
 
-    /// The holder's lease is over: whether it still held it. Then [`Leases::pass_on`] says who is next. O(log leases).
+    /// The holder's lease is over: whether it still held it. Then [`Leases::pass_on`] returns the next in line. O(log leases).
     pub(crate) fn release(&mut self, key: &[u8], token: Token, now_ms: u64) -> bool {
         let was_held = self.is_held(key, now_ms);
         let is_its_own = self.granted_at(key, token).is_some();
@@ -427,14 +427,14 @@ impl Leases {
         }
     }
 
-    /// Ends all leases; [`Leases::pass_on`] says for each of the keys returned who is next. O(leases).
+    /// Ends all leases; [`Leases::pass_on`] returns the next in line for each of the keys returned. O(leases).
     pub(crate) fn end_all(&mut self, now_ms: u64) -> Vec<Key> {
         let mut keys: Vec<Key> = self.by_key.keys().cloned().collect();
         keys.retain(|key| self.end(key, now_ms));
         keys
     }
 
-    /// Ends all leases and returns those who waited.
+    /// Ends all leases and returns the callers that waited.
     pub(crate) fn clear(&mut self, now_ms: u64) -> Vec<Waiter> {
         let keys: Vec<Key> = self.by_key.keys().cloned().collect();
         let removed = keys.iter().filter_map(|key| self.remove(key, now_ms));

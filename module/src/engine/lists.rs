@@ -1,5 +1,7 @@
 //! One list per tag: the slots of the entries that carry it.
 
+use roaring::RoaringBitmap;
+
 use super::ids::Ids;
 use super::pages::{PAGE, PageMap, offset_of, page_of};
 
@@ -153,6 +155,11 @@ impl Lists {
             }
         }
         (id < self.end()).then_some(id)
+    }
+
+    /// All of them. O(lists / 64).
+    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
+        self.map.to_bitmap()
     }
 
     /// How many there are.

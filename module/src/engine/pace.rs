@@ -19,7 +19,7 @@ pub(crate) struct Moment {
     pub(crate) ran: Duration,
 }
 
-/// It takes so long to tell how busy the thread is.
+/// How long it takes to see how busy the thread is.
 const WINDOW: Duration = Duration::from_millis(10);
 /// What was measured longer ago does not count.
 const OUTDATED: Duration = Duration::from_secs(1);

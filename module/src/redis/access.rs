@@ -1,4 +1,4 @@
-//! Tags obey key patterns: who may not touch a key of that name may not touch the tag.
+//! Tags obey key patterns: a user that may not touch a key of that name may not touch the tag.
 //!
 //! A user may have selectors, sets of rules that each allow by themselves. As with keys, one and the same set must allow
 //! the command and all of its tags. The server answers for a tag whether *any* set allows it, which is all there is to
@@ -59,7 +59,7 @@ pub(crate) fn check_pairs<'t>(
 }
 
 /// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
-/// and whoever may run CACHE.REPLAY.
+/// and users that may run CACHE.REPLAY.
 pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || User::of(ctx).is_ok_and(|user| {
@@ -195,7 +195,7 @@ impl Rules {
         }
     }
 
-    /// The user's own rules, and those of each selector. Empty on servers that do not tell them.
+    /// The user's own rules, and those of each selector. Empty on servers that do not return them.
     fn sets(&self) -> Vec<Vec<u8>> {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {

@@ -39,7 +39,9 @@ fn encode(lineage: u64, clock: u64, news: News<'_>) -> Vec<u8> {
         News::Where(Effect::Stale, _) => b'w',
         News::Flush => b'F',
     };
-    let mut message = vec![VERSION, kind];
+    // Room for most, so that it need not grow.
+    let mut message = Vec::with_capacity(128);
+    message.extend([VERSION, kind]);
     message.extend(lineage.to_be_bytes());
     message.extend(clock.to_be_bytes());
     let number = |message: &mut Vec<u8>, n: usize| message.extend((n as u32).to_be_bytes());

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, panic_point};
 use super::key::Key;
+use super::propagation;
 use super::string::Str;
 use crate::engine::Moment;
 use crate::error::Error;
@@ -75,7 +76,6 @@ const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 static OPTIONS: AtomicU32 = AtomicU32::new(
     raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
         | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
-        | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
@@ -152,6 +152,14 @@ pub(super) fn make_own(ctx: &Context<'_>) {
     OWN.store(own, Ordering::Relaxed);
 }
 
+/// Closes a key that was opened for writing and not changed. Otherwise the server reports a change.
+pub(super) fn unreported(close: impl FnOnce()) {
+    let (ctx, options) = (own(), OPTIONS.load(Ordering::Relaxed));
+    ctx.set_options(options | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
+    close();
+    ctx.set_options(options);
+}
+
 /// For what happens outside of any call that has one.
 pub(super) fn own<'a>() -> Context<'a> {
     // SAFETY: made before anything calls the module, and never freed.
@@ -208,6 +216,9 @@ impl Context<'_> {
     /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
     /// happened already, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
+        if propagation::is_alone() {
+            return false;
+        }
         // While a replica loads beside what it serves, commands come from clients.
         let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
         let flags = self.flags();
@@ -238,8 +249,14 @@ impl Context<'_> {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
-    pub(crate) fn is_replica_or_logs(&self) -> bool {
-        self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_AOF)
+    /// Whether this server has a primary, a log or a cluster, or loads.
+    pub(super) fn is_tied(&self) -> bool {
+        self.has_flags(
+            raw::REDISMODULE_CTX_FLAGS_SLAVE
+                | raw::REDISMODULE_CTX_FLAGS_AOF
+                | raw::REDISMODULE_CTX_FLAGS_CLUSTER
+                | raw::REDISMODULE_CTX_FLAGS_LOADING,
+        )
     }
 
     /// Whether this comes from another primary whose slot migrates to this one.
@@ -343,11 +360,8 @@ impl Context<'_> {
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {
-            Key::from_raw(api!(RedisModule_OpenKey(
-                self.raw,
-                name.as_raw(),
-                mode as c_int
-            )))
+            let key = api!(RedisModule_OpenKey(self.raw, name.as_raw(), mode as c_int));
+            Key::from_raw(key, mode & raw::REDISMODULE_WRITE != 0)
         }
     }
 
@@ -357,17 +371,6 @@ impl Context<'_> {
         // SAFETY: context and name are alive.
         (self.is_atomic_block() && self.is_cluster())
             || unsafe { api!(RedisModule_KeyExists(self.raw, name.as_raw())) == 1 }
-    }
-
-    /// Closes a key that was changed, and reports the change to WATCH and CLIENT TRACKING.
-    ///
-    /// The server does that by itself where a module does not opt out. `RM_SignalModifiedKey` is no way: on Redis 8.6 it
-    /// looks the key up, which deletes it if it has expired, and that is propagated before the command that wrote it.
-    pub(crate) fn close_modified(&self, key: Key) {
-        let options = OPTIONS.load(Ordering::Relaxed);
-        self.set_options(options & !raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
-        drop(key);
-        self.set_options(options);
     }
 
     fn set_options(&self, options: u32) {

@@ -22,7 +22,7 @@ const EXPORT_STARTED: u64 = 1;
 const EXPORT_ABORTED: u64 = 3;
 const EXPORT_COMPLETED: u64 = 5;
 
-/// Subscribes to everything that the index must hear of.
+/// Subscribes to every event that may change the index.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     // Redis 8.4 and newer free the keys of a slot that went away on a background thread, without `unlink`, unless
     // somebody subscribed to the removal of each. Nothing is done on that event itself.
@@ -144,6 +144,7 @@ unsafe extern "C" fn keyspace(
         // SAFETY: the server passes a live context and a live name.
         let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
         match event {
+            b"del" => removed(&ctx, key), // The commonest of these.
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
             b"loaded" if state::with(|state| state.is_staging()) => {
                 store::adopt_staged(&ctx, key.bytes());
@@ -165,7 +166,6 @@ unsafe extern "C" fn keyspace(
                     ctx.select(db);
                 }
             }
-            b"del" => removed(&ctx, key),
             b"expired" => {
                 state::with(|state| state.expired = true);
                 count_departure(key, |counters| counters.expired += 1);
@@ -263,10 +263,10 @@ unsafe fn swap(ctx: &Context<'_>, data: *mut c_void) {
     // SAFETY: by the caller's promise.
     let info = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().read() };
     let dbs = [info.dbnum_first as u32, info.dbnum_second as u32];
-    // Those who wait, wait for a key of the database that they selected, which is another now.
+    // Waiting clients wait for a key of the database that they selected, which is another now.
     dbs.into_iter().for_each(waiting::clear);
     state::with(|state| state.swap_databases(dbs[0], dbs[1]));
-    // Nothing else tells local tiers: the server sends clients that track keys no word of it.
+    // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
     for db in dbs {
         let clock = state::with(|state| state.database(db).clock);
         channel::publish(ctx, db, clock, News::Flush);
@@ -281,7 +281,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
         raw::REDISMODULE_SUBEVENT_LOADING_REPL_START,
     ];
     if is_rdb || other_starts.contains(&what) {
-        propagation::expect_receivers();
+        propagation::expect_others();
         state::with(|state| {
             state.transit.forget_arriving();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
@@ -312,14 +312,14 @@ fn loading(ctx: &Context<'_>, what: u64) {
 
 fn fork(ctx: &Context<'_>, what: u64) {
     if what == raw::REDISMODULE_SUBEVENT_FORK_CHILD_BORN {
-        propagation::expect_receivers();
+        propagation::expect_others();
     } else {
         propagation::look_again(ctx);
     }
 }
 
 fn role(what: u64) {
-    propagation::expect_receivers();
+    propagation::expect_others();
     if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
         // What this node serves from now on may lack the last invalidations of the primary before it.
         let now = now_ms();

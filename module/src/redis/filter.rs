@@ -131,19 +131,23 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         let ctx = own();
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let named = unsafe { Command::new(filter) };
-        let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
-            state.expired = false;
-            state.backlogs().collect()
-        });
+        // Most commands name no key that matters, and pay for nothing below.
+        let mut backlogs: Option<SmallVec<[u32; 8]>> = None;
         named.for_each_key(&ctx, |name| {
-            for &db in &backlogs {
+            let begin = || {
+                state::with(|state| {
+                    state.expired = false;
+                    state.backlogs().collect()
+                })
+            };
+            for &db in &*backlogs.get_or_insert_with(begin) {
                 ctx.select(db);
                 if is_gone(&ctx, name) && may_act() {
                     act(&ctx, REMOVE, name);
                 }
             }
         });
-        if state::with(|state| std::mem::take(&mut state.expired)) {
+        if backlogs.is_some() && state::with(|state| std::mem::take(&mut state.expired)) {
             act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
         }
         if is_memory_short() && may_act() {
@@ -155,7 +159,6 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
 /// A command that is about to run.
 pub(super) struct Command<'a> {
     filter: *mut raw::RedisModuleCommandFilterCtx,
-    argc: c_int,
     pub(super) name: Str<'a>,
 }
 
@@ -167,7 +170,6 @@ impl<'a> Command<'a> {
         unsafe {
             Self {
                 filter,
-                argc: api!(RedisModule_CommandFilterArgsCount(filter)),
                 name: Str::from_raw(api!(RedisModule_CommandFilterArgGet(filter, 0))),
             }
         }
@@ -181,12 +183,19 @@ impl<'a> Command<'a> {
         }
     }
 
+    fn len(&self) -> c_int {
+        // SAFETY: the filter context is alive.
+        unsafe { api!(RedisModule_CommandFilterArgsCount(self.filter)) }
+    }
+
     /// Whether a SET overwrites what is there, whatever it is.
     fn is_plain_set(&self) -> bool {
-        let times: [&[u8]; 4] = [b"PX", b"EX", b"PXAT", b"EXAT"];
-        let is = |word: Str<'_>, time: &[u8]| time.eq_ignore_ascii_case(word.bytes());
-        let is_time = |word| times.iter().any(|time| is(word, time));
-        self.argc == 3 || (self.argc == 5 && self.arg(3).is_some_and(is_time))
+        let is_time = |word: Str<'_>| native::is_time(word.bytes());
+        match self.len() {
+            3 => true,
+            5 => self.arg(3).is_some_and(is_time),
+            _ => false,
+        }
     }
 
     /// Calls `look` with each key that it matters to look at.
@@ -196,7 +205,8 @@ impl<'a> Command<'a> {
             Keys::Set if self.is_plain_set() => {}
             Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Unknown => {
-                let args = (0..self.argc).filter_map(|at| self.arg(at));
+                let argc = self.len();
+                let args = (0..argc).filter_map(|at| self.arg(at));
                 let mut argv: SmallVec<[_; 16]> = args.map(Str::as_raw).collect();
                 let mut count = 0;
                 // SAFETY: the arguments are alive; the positions are `count` indices into them, ours to free.
@@ -204,7 +214,7 @@ impl<'a> Command<'a> {
                     let positions = api!(RedisModule_GetCommandKeys(
                         ctx.as_raw(),
                         argv.as_mut_ptr(),
-                        self.argc,
+                        argc,
                         &raw mut count
                     ));
                     if !positions.is_null() {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
+use super::context;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
 /// The data type, as the server knows it. Set once by `load`.
@@ -34,13 +35,15 @@ pub(crate) struct Key {
     raw: *mut raw::RedisModuleKey,
     /// The entry that it holds.
     entry: Option<Handle>,
+    /// It is open for writing, and nothing says that it was changed.
+    is_quiet: bool,
     not_send: PhantomData<*mut ()>,
 }
 
 impl Key {
     /// # Safety
     /// An open key of the server, or null, that nobody else closes.
-    pub(crate) unsafe fn from_raw(raw: *mut raw::RedisModuleKey) -> Self {
+    pub(crate) unsafe fn from_raw(raw: *mut raw::RedisModuleKey, is_quiet: bool) -> Self {
         // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1).
         let entry = unsafe {
             let is_ours = api!(RedisModule_ModuleTypeGetType(raw)) == data_type();
@@ -50,6 +53,7 @@ impl Key {
         Self {
             raw,
             entry,
+            is_quiet,
             not_send: PhantomData,
         }
     }
@@ -144,6 +148,14 @@ impl Key {
         }
     }
 
+    /// Closes it after a change, which the server reports to WATCH and CLIENT TRACKING.
+    ///
+    /// `RM_SignalModifiedKey` is no way: on Redis 8.6 it looks the key up, which deletes it if it has expired, and that is
+    /// propagated before the command that wrote it.
+    pub(crate) fn close_modified(mut self) {
+        self.is_quiet = false;
+    }
+
     /// Makes it expire then, unix ms, or never.
     pub(crate) fn set_deadline_ms(&mut self, deadline: Option<u64>) {
         let deadline = deadline.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |ms| ms as i64);
@@ -176,6 +188,11 @@ impl Deadline<'_> {
 impl Drop for Key {
     fn drop(&mut self) {
         // SAFETY: opened by `Context::open`, closed once; null is taken.
-        unsafe { api!(RedisModule_CloseKey(self.raw)) };
+        let close = || unsafe { api!(RedisModule_CloseKey(self.raw)) };
+        if self.is_quiet {
+            context::unreported(close);
+        } else {
+            close();
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether anybody will receive what a command propagates.
+//! Whether anybody will receive what a command propagates, and whether commands may come from others than clients.
 //!
 //! To send CACHE.SET with an absolute time means to build a second command, which costs a tenth of the whole SET. A
 //! cache server without replicas and without an append-only file would throw it away. So, while nobody can receive it,
@@ -6,7 +6,9 @@
 //!
 //! A replica always begins with a snapshot, which a forked child writes, and so does an append-only file that is
 //! switched on; what was written before the fork is in the snapshot. So it is enough to look again after each fork
-//! and after loading, and to assume a receiver from the moment of the fork on.
+//! and after loading, and to assume a receiver from the moment of the fork on. What comes from a primary or out of a log
+//! begins with a change of role, or with loading, both of which the server announces. To ask it at each command for the
+//! flags that tell so costs 2 % of a SET.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -14,15 +16,15 @@ use redis_module::raw;
 
 use super::context::Context;
 
-static RECEIVERS: AtomicBool = AtomicBool::new(true);
+static ALONE: AtomicBool = AtomicBool::new(false);
 
-/// Whether replicas or an append-only file may receive what is propagated now.
-pub(crate) fn has_receivers(ctx: &Context<'_>) -> bool {
-    // In a cluster a slot may migrate from here at any time.
-    RECEIVERS.load(Ordering::Relaxed) || ctx.is_cluster()
+/// Whether this node has neither primary nor replicas, no append-only file, is in no cluster, where a slot may migrate from
+/// here or to here at any time, and loads nothing.
+pub(crate) fn is_alone() -> bool {
+    ALONE.load(Ordering::Relaxed)
 }
 
-/// How many slot migrations away from here are under way, where the server tells it (Valkey 9).
+/// How many slot migrations away from here are under way, where the server reports it (Valkey 9).
 static EXPORTS: AtomicU32 = AtomicU32::new(0);
 
 /// A slot migration away from here began, or ended.
@@ -39,8 +41,8 @@ pub(super) fn count_export(has_begun: bool) {
 /// 9 may take any command without keys that a module propagates for one that crosses slots, and break the migration off:
 /// `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does not pass it; then replicas
 /// and log miss the exact time of an invalidation, and take their own, which is later and so on the safe side.
-pub(crate) fn may_rewrite_keyless(ctx: &Context<'_>) -> bool {
-    has_receivers(ctx) && EXPORTS.load(Ordering::Relaxed) == 0
+pub(crate) fn may_rewrite_keyless() -> bool {
+    !is_alone() && EXPORTS.load(Ordering::Relaxed) == 0
 }
 
 /// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what
@@ -53,17 +55,15 @@ pub(super) fn may_announce() -> bool {
     !is_paused && Context::server_flags() & others == 0
 }
 
-/// From here on there may be receivers.
-pub(super) fn expect_receivers() {
-    RECEIVERS.store(true, Ordering::Relaxed);
+/// From here on there may be others.
+pub(super) fn expect_others() {
+    ALONE.store(false, Ordering::Relaxed);
 }
 
 /// Asks the server.
 pub(super) fn look_again(ctx: &Context<'_>) {
-    RECEIVERS.store(
-        ctx.is_replica_or_logs() || has_replicas(ctx),
-        Ordering::Relaxed,
-    );
+    let is_alone = !(ctx.is_tied() || has_replicas(ctx));
+    ALONE.store(is_alone, Ordering::Relaxed);
 }
 
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.

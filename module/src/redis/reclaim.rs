@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use redis_module::{KeysCursor, RedisString};
+use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
@@ -15,7 +16,7 @@ use super::propagation;
 use super::state::{self, CallsNothingBack, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
-use crate::engine::{Slot, Softened, Step, TagFigures};
+use crate::engine::{Database, Effect, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -23,6 +24,9 @@ const HELP: u64 = 4;
 
 /// How often a slice looks at the time.
 const STEPS_BETWEEN_LOOKS: u32 = 4;
+
+/// Entries refused on arrival that are removed in one go, which takes about a millisecond.
+const REFUSED_AT_ONCE: usize = 128;
 
 /// A slice that panicked is tried again after this time instead of at once.
 const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
@@ -49,19 +53,9 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 /// Has the server look at each entry of a small tag, so that it removes those that have expired: it does so by itself only
 /// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
-    let db = ctx.db();
-    let (mut slots, mut hidden) = (Vec::new(), TagFigures::default());
-    if ctx.is_cluster() && ctx.is_atomic_block() {
-        return hidden; // See [`help`]: the block's keys may be of another slot.
-    }
-    let is_small = state::with(|state| {
-        let most = state.config.reclaim_inline;
-        let index = &state.database(db).index;
-        most > 0 && index.scan_tag(tag, 0, most, |slot| slots.push(slot)) == 0
-    });
-    for slot in slots.into_iter().filter(|_| is_small) {
-        let (handle, name) = handle_and_name(db, slot);
-        if !matches!(ctx.open(name.as_str(), Mode::Read).kind(), Kind::Empty) {
+    let (db, mut hidden) = (ctx.db(), TagFigures::default());
+    for (slot, handle, name) in few_of(ctx, db, tag) {
+        if ctx.exists(name.as_str()) {
             continue;
         }
         state::with(|state| {
@@ -73,6 +67,67 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
         });
     }
     hidden
+}
+
+/// Before these tags are invalidated: has the server remove what has expired of small ones, and takes their other entries out
+/// if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
+/// (entry, tag) pairs were taken. O(entries, up to `reclaim-inline` for each tag).
+pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
+    let (db, mut pairs) = (ctx.db(), 0);
+    // As in [`after_invalidation`] and [`step`].
+    let may_take = effect == Effect::Gone && !ctx.is_atomic_block();
+    let mut left = state::with(|state| {
+        let most = state.config.reclaim_inline;
+        (may_take && state.refused.is_empty()).then_some(most)
+    })
+    .unwrap_or(0);
+    for (_, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
+        // Opened, it is gone if it has expired.
+        let key = ctx.open(name.as_str(), Mode::Upkeep);
+        let entry = key.entry().filter(|entry| entry.handle() == handle);
+        let Some(slot) = entry.filter(|_| left > 0).and_then(Entry::slot) else {
+            continue;
+        };
+        left -= 1;
+        pairs += state::with(|state| {
+            let Database {
+                index, counters, ..
+            } = state.database(db);
+            if index.is_gone(Slot(slot)) {
+                return 0;
+            }
+            let its = index.tags(Slot(slot));
+            let dropped = its.filter(|tag| tags.contains(tag)).count() as u64;
+            counters.invalidated += dropped;
+            counters.reclaimed += 1;
+            dropped
+        });
+        take(ctx, db, key, name.as_str());
+    }
+    pairs
+}
+
+/// The entries of a tag, gone ones included, with their names; none if there are more than are looked at inside a command.
+fn few_of(ctx: &Context<'_>, db: u32, tag: &[u8]) -> Vec<(Slot, Handle, OwnedStr)> {
+    if ctx.is_cluster() && ctx.is_atomic_block() {
+        return Vec::new(); // See [`help`]: the block's keys may be of another slot.
+    }
+    state::with(|state| {
+        let most = state.config.reclaim_inline;
+        let index = &state.database(db).index;
+        let mut slots = SmallVec::<[Slot; 16]>::new();
+        if most == 0 || index.scan_tag(tag, 0, most, |slot| slots.push(slot)) != 0 {
+            return Vec::new();
+        }
+        let named = |slot| {
+            (
+                slot,
+                index.entry(slot),
+                OwnedStr::new(entry_key(index, slot)),
+            )
+        };
+        slots.into_iter().map(named).collect()
+    })
 }
 
 /// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey
@@ -158,7 +213,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
 /// Removes the gone entry of an open key.
 fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
-    ctx.close_modified(key);
+    key.close_modified();
     ctx.notify(c"cache.drop", name);
 }
 
@@ -181,7 +236,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     if over_ms > now_ms {
         if is_new {
             let (_, name) = handle_and_name(db, slot);
-            ctx.close_modified(ctx.open(name.as_str(), Mode::Upkeep));
+            ctx.open(name.as_str(), Mode::Upkeep).close_modified();
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
         let (handle, name) = handle_and_name(db, slot);
@@ -236,16 +291,20 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     must_leave
 }
 
-/// Removes entries that were gone when they arrived, from here and from the replicas, which did not judge them.
+/// Removes a few entries that were gone when they arrived, from here and from the replicas, which did not judge them.
 fn remove_refused(ctx: &Context<'_>) {
     if ctx.is_replica() {
         state::with(|state| state.refused.clear());
         return;
     }
-    // Nothing may be propagated while clients are paused.
-    while propagation::may_announce()
-        && let Some((db, name)) = state::with(|state| state.refused.pop())
-    {
+    for _ in 0..REFUSED_AT_ONCE {
+        // Nothing may be propagated while clients are paused.
+        if !propagation::may_announce() {
+            return;
+        }
+        let Some((db, name)) = state::with(|state| state.refused.pop()) else {
+            return;
+        };
         ctx.select(db);
         let name = OwnedStr::new(&name);
         reclaim_if_gone(ctx, name.as_str());

@@ -74,6 +74,8 @@ pub(crate) struct Content<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'k> {
     pub(crate) entry: Entry<'k>,
+    /// Where the index of this database holds it.
+    pub(crate) slot: Option<Slot>,
     pub(crate) freshness: Freshness,
 }
 
@@ -81,22 +83,26 @@ pub(crate) struct Found<'k> {
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let entry = key.entry()?;
     let deadline = key.deadline();
-    let freshness = state::with(|state| {
+    Some(state::with(|state| {
         let index = &state.database(db).index;
         let slot = entry.slot().map(Slot);
+        let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
         // An entry that is not indexed is gone as well: no invalidation would reach it.
-        slot.filter(|&slot| index.holds(slot, entry.handle()))
-            .map_or(Freshness::Gone, |slot| {
-                let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
-                index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
-            })
-    });
-    Some(Found { entry, freshness })
+        let freshness = slot.map_or(Freshness::Gone, |slot| {
+            let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
+            index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
+        });
+        Found {
+            entry,
+            slot,
+            freshness,
+        }
+    }))
 }
 
-/// Puts an entry under an open key that holds nothing, or an entry, which is replaced. Keeps the hits of a visible one.
-/// O(tags).
-pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
+/// Puts an entry under an open key that holds nothing, or an entry, which is replaced: `held` is where the index of this
+/// database holds that. Keeps the hits of a visible one. O(tags).
+pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, content: &Content<'_>) {
     let parts = Parts {
         key: name,
         value: content.value,
@@ -120,11 +126,9 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
             state.removed_gone = None;
             // SAFETY: the key holds it until it is replaced.
             let old = old.map(|old| unsafe { Entry::from_handle(old) });
-            let place = old.and_then(|old| Some((old, state.database_of(old, Some(db))?)));
             let index = &mut state.database(db).index;
-            let visible =
-                place.filter(|(_, (holder, slot))| *holder == db && !index.is_gone(*slot));
-            if let Some((old, (_, slot))) = visible.filter(|(old, _)| fits(*old, size)) {
+            let visible = held.filter(|&slot| !index.is_gone(slot));
+            if let (Some(old), Some(slot)) = (old.filter(|&old| fits(old, size)), visible) {
                 // SAFETY: it fits. Nothing is borrowed from it: `content` is the caller's, and no part of what a key holds.
                 unsafe { old.rewrite(parts, size) };
                 old.set_indexed(index.replace(slot, incoming(old)).0);
@@ -132,10 +136,11 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], content: &Content<'_>) {
             }
             let new = NewEntry::of_size(parts, size);
             let entry = new.as_entry();
-            let slot = if let Some((_, (_, slot))) = visible {
+            let slot = if let Some(slot) = visible {
                 index.replace(slot, incoming(entry))
             } else {
-                if let Some((_, (holder, slot))) = place {
+                let place = old.and_then(|old| state.database_of(old, Some(db)));
+                if let Some((holder, slot)) = place {
                     let holder = state.database(holder);
                     holder.index.remove(slot);
                     holder.counters.reclaimed += 1;
@@ -173,7 +178,7 @@ pub(crate) fn put_gone(db: u32, key: &mut Key, name: &[u8], deadline_ms: Option<
         soft_since_ms: None,
         is_foreign: false,
     };
-    put(db, key, name, &content);
+    put(db, key, name, None, &content);
     drop_entry(db, key);
 }
 
@@ -228,7 +233,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
-    put(db, key, &name, &content);
+    put(db, key, &name, Some(slot), &content);
     if let (Kind::Entry(entry), Some(softness)) = (key.kind(), softness)
         && let Some(slot) = entry.slot()
     {
@@ -293,14 +298,17 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             state.removed_gone = None;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot, entry);
-            transit.leaves(entry, db, slot, facts, index.tags(slot));
-            let removed = index.remove(slot);
-            if removed.was_gone {
+            // What the module removes does not come back.
+            if !removing {
+                let facts = Facts::of(index, slot, entry);
+                transit.leaves(entry, db, slot, facts, index.tags(slot));
+            }
+            let was_gone = index.remove(slot);
+            if was_gone {
                 database.counters.reclaimed += 1;
             }
             entry.set_unlinked();
-            removed.was_gone && !removing
+            was_gone && !removing
         })
     });
     if met_gone {

@@ -117,6 +117,38 @@ fn a_refused_arrival_stays_refused_after_a_power_cut() {
 }
 
 #[test]
+fn many_refused_arrivals_are_removed_a_few_at_a_time() {
+    const COUNT: usize = 500;
+    const AT_ONCE: usize = 128;
+    for_all_engines(|engine| {
+        let builder = Restart::Log.builder(engine);
+        let server = builder.arg("--appendfsync", "always").start();
+        let mut client = server.raw();
+        let old = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        run!(client, "MULTI");
+        for n in 0..COUNT {
+            let name = format!("key:{n}");
+            client.call(&[b"RESTORE", name.as_bytes(), b"0", &old]);
+        }
+        run!(client, "EXEC");
+        let log = server.dir().join("appendonlydir/appendonly.aof.1.incr.aof");
+        let read = || {
+            let bytes = std::fs::read(&log).expect("the log");
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let removed = |text: &str| text.matches("\r\nUNLINK\r\n").count();
+        wait_until("their removal is logged", DEADLINE, || {
+            removed(&read()) == COUNT
+        });
+        // What is removed in one go is one transaction.
+        for block in read().split("\r\nEXEC\r\n") {
+            assert!(removed(block) <= AT_ONCE);
+        }
+    });
+}
+
+#[test]
 fn an_arrival_refused_by_the_allowance_is_removed_from_the_log() {
     for_all_engines(|engine| {
         let builder = Restart::Log.builder(engine);

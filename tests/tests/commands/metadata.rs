@@ -1,4 +1,4 @@
-//! What servers tell of each command: arity, keys, flags, tips, documentation; and what redis-cli makes of entries.
+//! What servers return about each command: arity, keys, flags, tips, documentation; and what redis-cli makes of entries.
 
 use std::process::Command;
 

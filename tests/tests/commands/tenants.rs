@@ -256,7 +256,7 @@ fn what_shows_or_changes_every_tenants_data_is_dangerous() {
             assert!(admin, "{command} is not admin: {flags:?}");
         }
         if engine.version() < (7, 2) {
-            // Categories of modules' commands are unknown there: whoever is given no more than names gets no more.
+            // Categories of modules' commands are unknown there: a user that is given no more than names gets no more.
             let rules = [
                 "ACL",
                 "SETUSER",

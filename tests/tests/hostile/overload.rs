@@ -1,4 +1,4 @@
-//! More than a server takes: refused with a word, and whoever is served already goes on being served.
+//! More than a server takes: refused with an error, and clients that are served already go on being served.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ fn knock(port: u16) -> (TcpStream, String) {
     stream
         .set_read_timeout(Some(DEADLINE))
         .expect("a time-out above zero");
-    // It may be closed before it is heard.
+    // It may be closed before it is read.
     let _ = stream.write_all(b"*1\r\n$4\r\nPING\r\n");
     let mut line = String::new();
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));

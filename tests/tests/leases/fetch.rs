@@ -1,4 +1,4 @@
-//! CACHE.FETCH without anybody waiting: states, shapes, and who gets the lease.
+//! CACHE.FETCH without WAIT: states, shapes, and which client gets the lease.
 
 use tagcache_tests::fetch::{State, fetch, fetch_lease, fetched, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};

@@ -1,4 +1,4 @@
-//! What native commands do to leases and to those who wait.
+//! Effects of native commands on leases and waiting clients.
 
 use tagcache_tests::fetch::{Waiter, fetch, fetch_lease, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::stat;

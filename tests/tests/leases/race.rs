@@ -21,7 +21,7 @@ struct Database {
     hard_floors: [AtomicU64; KEYS],
 }
 
-/// How a writer tells the cache of its change.
+/// How a writer reports its change to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Invalidate,

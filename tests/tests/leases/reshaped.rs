@@ -44,7 +44,7 @@ fn flush_takes_the_lease_from_its_holder_and_leaves_no_waiter_behind() {
         let (token, mut waiter) = waiting(server, client);
         call!(client, "CACHE.FLUSH");
         assert!(!set_leased(client, "key", "old", token, &[]));
-        // Whether the flush itself hands the lease on or its end does: whoever has it may load.
+        // Whether the flush itself hands the lease on or its end does: its holder may load.
         call!(client, "CACHE.RELEASE", "key", token);
         let answer = waiter.answer();
         assert!(answer.is_miss_with_token(), "{answer:?}");

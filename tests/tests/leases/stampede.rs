@@ -24,7 +24,7 @@ fn of_five_hundred_callers_one_gets_a_lease_and_all_others_the_value() {
                 let answers = &answers;
                 scope.spawn(move || {
                     let fetch = args!["CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 600_000];
-                    // One command each: whoever waits does not poll.
+                    // One command each: a waiting client does not poll.
                     let answer = fetched(&caller.call(&fetch));
                     if answer.token > 0 {
                         // The load takes until everybody is here.

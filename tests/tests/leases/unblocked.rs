@@ -20,7 +20,7 @@ fn a_waiter_that_disconnects_is_forgotten() {
         let also_gone = Waiter::start(server, "key", 600_000);
         drop((gone, also_gone));
         wait_for_waiters(client, 1);
-        // Above all, the lease is not handed to somebody who is not there any more.
+        // Above all, the lease is not handed to a client that is not there any more.
         assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
         let next = stays.answer();
         assert!(next.is_miss_with_token(), "{next:?}");

@@ -1,4 +1,4 @@
-//! FETCH … WAIT: who waits, and what ends it.
+//! FETCH … WAIT: which clients wait, and what ends the wait.
 
 use tagcache_tests::fetch::{Waiter, fetch, fetched, lease, set_leased, wait_for_waiters, waiters};
 use tagcache_tests::look::{info, stat};

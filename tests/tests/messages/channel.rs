@@ -301,7 +301,7 @@ fn who_may_invalidate_needs_no_permission_for_the_channel() {
         assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
         assert_eq!(call!(user, "CACHE.INVALIDATE", "t7:a"), Reply::Int(0));
         assert_eq!(next(&mut subscriber), expected(0, b'I', 1, &[b"t7:a"]));
-        // What was refused is not told.
+        // A refused command is not reported.
         assert!(call!(user, "CACHE.INVALIDATE", "t8:a").is_error());
         call!(admin, "CACHE.INVALIDATE", "end");
         assert_eq!(next(&mut subscriber), expected(0, b'I', 2, &[b"end"]));

@@ -1,4 +1,4 @@
-//! What the module tells others: the invalidation channel and keyspace notifications.
+//! Messages of the module: the invalidation channel and keyspace notifications.
 
 mod channel;
 mod notifications;

@@ -151,7 +151,7 @@ fn events(subscriber: &mut RawClient, client: &mut RawClient) -> Vec<(String, St
     }
 }
 
-/// A command and the events, each with its key, that must be among those told.
+/// A command and the events, each with its key, that must be among those reported.
 type Expected = (
     &'static [&'static str],
     &'static [(&'static str, &'static str)],
@@ -209,7 +209,7 @@ fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
         subscriber.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
         assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
         for (command, changes) in CHANGES {
-            // A flush tells no event of any key, an invalidation needs not: that is what makes them fast.
+            // A flush reports no event of any key, an invalidation needs none: that is what makes them fast.
             let flushes = [
                 "FLUSHDB",
                 "CACHE.FLUSH",

@@ -95,7 +95,7 @@ impl Post {
         }
     }
 
-    /// A webhook's URL is a secret: whoever knows it can post.
+    /// A webhook's URL is a secret: everyone who knows it can post.
     fn without_url(&self, text: &str) -> String {
         text.replace(self.url.expose(), "the URL")
     }
@@ -187,7 +187,7 @@ impl Pagerduty {
     }
 }
 
-/// The API takes at most 255 characters. The rule's name, which tells one rule's incidents from another's, is the end.
+/// The API takes at most 255 characters. The rule's name, which distinguishes one rule's incidents from another's, is the end.
 fn dedup_key(key: &str) -> String {
     let more = key.chars().count().saturating_sub(255);
     key.chars().skip(more).collect()

@@ -29,7 +29,7 @@ pub(crate) fn server(at: &At) -> Result<Server, Failure> {
     }
 }
 
-/// Why it has no figures of the module: it lacks the module, or refuses to tell.
+/// Why it has no figures of the module: it lacks the module, or refuses to report them.
 pub(crate) fn without_cache(server: &Server) -> Failure {
     match server.command::<redis::Value>("CACHE.STATS", &[]) {
         Err(error) => error.into(),

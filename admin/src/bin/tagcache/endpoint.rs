@@ -149,7 +149,7 @@ pub(crate) fn serve(
     outcome
 }
 
-/// Binds first: an address that is taken is told before anything is started.
+/// Binds first: an address that is taken is reported before anything is started.
 pub(crate) fn bind(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
     let address = endpoint.address();
     TcpListener::bind(address)

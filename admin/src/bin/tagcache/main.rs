@@ -37,7 +37,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        // What is wrong with the arguments is told as every other error. Help and version are no errors.
+        // Wrong arguments are reported as every other error. Help and version are no errors.
         Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
             return ended(&Failure::Usage(error.to_string()), true);
         }

@@ -51,7 +51,7 @@ impl Failure {
         if error.is_timeout() {
             return "no answer in time".into();
         }
-        // A pipeline tells the error of each of its commands: the first ones say it all.
+        // A pipeline returns the error of each of its commands: the first ones are enough.
         error.to_string().chars().take(300).collect()
     }
 
@@ -104,7 +104,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Writes to standard error; where nobody reads it, there is nobody to be told that.
+/// Writes to standard error; a failure to do so cannot be reported anywhere.
 pub(crate) fn note(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -19,7 +19,7 @@ const PORT: u16 = 7379;
 /// How often a server that is starting or ending is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Lines of the log that tell why a server did not start, or ended.
+/// Lines of the log that show why a server did not start, or ended.
 const TOLD: usize = 12;
 /// Waits until the pipe to it is closed, then ends the server and removes its directory.
 const GUARD: &str = r#"read -r _; kill -KILL "$1" 2>/dev/null; rm -rf -- "$2""#;
@@ -113,7 +113,7 @@ impl Server {
             if let Some(status) = self.exited()? {
                 return Err(format!("the server did not start ({status}):").into());
             }
-            // The process number tells our server from another one that may hold the port.
+            // The process number distinguishes our server from another one that may hold the port.
             if self
                 .info("process_id")
                 .is_ok_and(|pid| pid == self.child.id().to_string())

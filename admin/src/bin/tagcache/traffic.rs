@@ -57,7 +57,7 @@ impl Outcome {
     }
 }
 
-/// How far it is, for those who look on.
+/// How far it is, for the display.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     reads: AtomicU64,

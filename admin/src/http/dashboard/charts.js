@@ -3,7 +3,7 @@ import { request } from "./request.js";
 import { $, element, number, table } from "./parts.js";
 
 const RANGE = "tagcache-range";
-const ROWS = 60; // of a list; more of them nobody hears to the end
+const ROWS = 60; // of a list: nobody listens to more of them
 const SVG = "http://www.w3.org/2000/svg";
 const drawn = new Map(); // by place: unit, plot, moments in their order, and which of them the cursor is at
 

@@ -19,7 +19,7 @@ function only(part) {
   $("sign-out").hidden = !signedIn() || part === "sign-in";
 }
 
-// What says that figures are live or not is told by screen readers when it changes; the time beside it is not.
+// Screen readers announce when figures become live or stop being so, not the time beside it.
 function live(state) {
   text("live", state);
   text("at", last ? new Date(last.timestamp).toLocaleTimeString() : "");
@@ -155,7 +155,7 @@ async function load(state) {
   live(state);
 }
 
-// A look, then the stream for as long as it lasts, and so on; failures are told and tried again.
+// A look, then the stream for as long as it lasts, and so on; failures are shown and tried again.
 async function start() {
   const mine = ++run;
   slowDue = 0;

@@ -17,7 +17,7 @@ export class HttpError extends Error {
   constructor(status, detail, retryAfter = 0) { super(detail); this.status = status; this.retryAfter = retryAfter; }
 }
 
-// Whoever asks, a token that is missing or wrong is the page's business: it hears "unauthorized".
+// For each request alike, a missing or wrong token is the page's business: it receives "unauthorized".
 export async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;

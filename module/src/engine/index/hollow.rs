@@ -1,20 +1,14 @@
 //! Which lists are *hollow*: all of their entries are gone. So the number of tags that visible entries carry is known
-//! while memory is not back, without a look at all tags.
+//! while memory is not back, without a look at all tags at each question.
 //!
-//! An invalidation does not touch the lists of the entries that it drops. They are looked at later, each once: a few with
-//! each entry that is reclaimed, the rest when the number is asked for.
+//! An invalidation does not touch the lists of the entries that it drops. They are looked at when the number is asked for,
+//! once.
 
 use roaring::RoaringBitmap;
 
 use super::Index;
 use crate::engine::marks::bytes_of;
 use crate::engine::slots::Slot;
-
-/// How many gone entries are looked at with each that is reclaimed.
-const LOOKS: usize = 16;
-
-/// Longer lists are looked at when the number is asked for, once for all of their entries.
-const SHORT: u32 = 32;
 
 /// What is known of hollow lists while entries are gone; empty otherwise.
 #[derive(Debug, Default)]
@@ -33,14 +27,14 @@ impl Hollow {
         self.unseen |= slots;
     }
 
-    /// A gone entry leaves. True if that makes its lists doubtful.
-    pub(super) fn left(&mut self, slot: Slot) -> bool {
-        self.unseen.remove(slot.0)
+    /// A gone entry leaves.
+    pub(super) fn left(&mut self, slot: Slot) {
+        self.unseen.remove(slot.0);
     }
 
-    /// Entries left these lists, while others are gone.
-    pub(super) fn doubt(&mut self, lists: &[u32]) {
-        self.doubtful.extend(lists);
+    /// An entry left a list that others stand in, while some are gone.
+    pub(super) fn doubt(&mut self, list: u32) {
+        self.doubtful.insert(list);
     }
 
     /// A visible entry came to a list.
@@ -61,51 +55,24 @@ impl Hollow {
 
 impl<E: Copy + PartialEq> Index<E> {
     /// Tags that at least one visible entry carries. O(1) while nothing is gone, else O(tags of the entries that became gone,
-    /// or left, since the last call), those excepted that [`Index::look_ahead`] has seen.
+    /// or left, since the last call), or O(tags) if that is less.
     pub(crate) fn populated_tags(&mut self) -> usize {
         if self.visible() == 0 {
             return 0;
         }
-        self.look(usize::MAX);
-        for id in std::mem::take(&mut self.hollow.doubtful) {
-            if self.lists.get(id).ids.is_subset(&self.gone) {
-                self.hollow.lists.insert(id);
-            }
+        let unseen = std::mem::take(&mut self.hollow.unseen);
+        let mut doubtful = std::mem::take(&mut self.hollow.doubtful);
+        if unseen.len() < self.lists.live() as u64 {
+            let lists = unseen.iter().flat_map(|slot| self.slots.lists(Slot(slot)));
+            doubtful.extend(lists);
+        } else {
+            doubtful = self.lists.to_bitmap();
         }
+        let hollow = doubtful
+            .iter()
+            .filter(|&id| self.lists.get(id).ids.is_subset(&self.gone));
+        self.hollow.lists.extend(hollow);
         self.lists.live() - self.hollow.lists.len() as usize
-    }
-
-    /// Looks at a few gone entries, if more are left than can be looked at when the number is asked for: those of a small tag
-    /// are reclaimed at once, and nobody asks before.
-    pub(super) fn look_ahead(&mut self) {
-        if self.hollow.unseen.len() > LOOKS as u64 {
-            self.look(LOOKS);
-        }
-    }
-
-    fn look(&mut self, most: usize) {
-        let Hollow {
-            lists,
-            doubtful,
-            unseen,
-        } = &mut self.hollow;
-        for slot in unseen.iter().take(most) {
-            for id in self.slots.lists(Slot(slot)) {
-                let ids = &self.lists.get(id).ids;
-                if ids.len() > SHORT {
-                    doubtful.insert(id);
-                } else if ids.is_subset(&self.gone) {
-                    lists.insert(id);
-                }
-            }
-        }
-        match u32::try_from(most)
-            .ok()
-            .and_then(|most| unseen.select(most))
-        {
-            Some(next) => _ = unseen.remove_range(..next),
-            None => *unseen = RoaringBitmap::new(),
-        }
     }
 }
 
@@ -124,8 +91,6 @@ mod tests {
         index.insert(plain(100, &[b"other"]));
         index.invalidate(&[b"all"], Effect::Gone, 0);
         assert_eq!(index.hollow.unseen.len(), 100);
-        index.reclaim_step(0);
-        assert_eq!(index.hollow.unseen.len(), 100 - LOOKS as u64);
         assert_eq!(index.populated_tags(), 1);
         assert_eq!(index.hollow.lists.len(), 101);
         assert!(index.hollow.unseen.is_empty() && index.hollow.doubtful.is_empty());

@@ -112,7 +112,6 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
-        self.look_ahead();
         while let Some(id) = self.gone_last.pop() {
             if self.gone.contains(id) {
                 return Step::Gone(Slot(id));

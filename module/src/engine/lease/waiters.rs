@@ -97,7 +97,7 @@ impl Leases {
         })
     }
 
-    /// The first of those who wait that may be given the lease.
+    /// The first waiting caller that may be given the lease.
     fn next_in_line(&self, lease: &Lease) -> Option<Waiting> {
         let mut line = lease.waiters.iter().copied();
         line.find(|&waiting| self.wants_lease(lease, waiting))
@@ -131,7 +131,7 @@ impl Leases {
         released
     }
 
-    /// When the next lease runs out that callers wait for; in the past where one is over and they were not told yet.
+    /// When the next lease runs out that callers wait for; in the past where one is over and they were not served yet.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
         self.rows.awaited.first_key_value().map(|(&(at, _), _)| at)
     }

@@ -111,7 +111,7 @@ impl Churn {
         clients.spawn(in_clients(self.clone(), Arc::clone(&counts)));
         let mut threads = Vec::new();
         for i in 0..self.connections {
-            // The first one that cannot be made is told at once.
+            // The first one that cannot be made is reported at once.
             let connection = connect(&self.redis)?;
             let (churn, counts) = (self.clone(), Arc::clone(&counts));
             let rng = fastrand::Rng::with_seed(u64::from(i) + 1);
@@ -150,7 +150,7 @@ impl Running {
         self.clients.metrics().num_alive_tasks() as u64
     }
 
-    /// Ends it and drops what it stored; tells what failed first.
+    /// Ends it and drops what it stored; returns what failed first.
     pub(crate) fn end(self) -> Option<Failure> {
         self.counts.stop();
         for thread in self.threads {

@@ -1,4 +1,4 @@
-//! The guide's rules on a heap that rises and falls, told to a receiver of our own.
+//! The guide's rules on a heap that rises and falls, reported to a receiver of our own.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -15,7 +15,7 @@ const SHORT: Duration = Duration::from_millis(100);
 const EXPIRED: Duration = Duration::from_millis(150);
 const MAX_ENTRIES: usize = 100;
 const MAX_TRACKED: usize = 200;
-/// How long the server may take to be ready, and to hear of what the local tier served.
+/// How long the server may take to be ready, and to receive what the local tier served.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What did not come as it should.
