@@ -96,12 +96,13 @@ mutants: ## Change the code and see whether a test notices; ARGS for cargo mutan
 	@scripts/mutants $(ARGS)
 
 .PHONY: asan
-asan: ## The module's own tests, engine and entries, under AddressSanitizer; needs a nightly toolchain
-	@scripts/install-deps build
+asan: ## The module under AddressSanitizer: its own tests, then in a server; needs a nightly toolchain
+	@scripts/install-deps build server
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
 	  echo 'nightly is missing: rustup toolchain install nightly' >&2; exit 1; }
 	RUSTFLAGS="$${RUSTFLAGS:-} -Zsanitizer=address" $(CARGO) +nightly test --locked -p tagcache-module \
-	  --target "$$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$${CARGO_TARGET_DIR:-target}/asan" $(ARGS)
+	  --target "$$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$${CARGO_TARGET_DIR:-target}/asan"
+	@scripts/test-asan $(ARGS)
 
 .PHONY: soak
 soak: build ## 60 minutes of churn with figures over time; ARGS for tagcache soak: target/torture/soak.md

@@ -14,12 +14,14 @@
 
 mod changes;
 mod faults;
+mod loads;
+mod reads;
 
 use std::collections::HashMap;
 
 use changes::Changes;
 
-use crate::log::{Event, Fault, HELD, Record, Span, Time};
+use crate::log::{Event, Fault, Record, Span, Time};
 
 /// What a run is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -275,158 +277,6 @@ impl Judge<'_> {
                 }
             }
         }
-    }
-
-    fn reads(&mut self) {
-        for record in self.records {
-            match record.event {
-                Event::Read {
-                    key,
-                    value: Some(value),
-                    ..
-                } => {
-                    self.verdict.reads += 1;
-                    self.found(record, key, value);
-                }
-                Event::Read {
-                    key, value: None, ..
-                } if record.done => {
-                    self.verdict.misses += 1;
-                    self.missed(record, key);
-                }
-                Event::Write { .. }
-                | Event::Remove { .. }
-                | Event::Invalidate { .. }
-                | Event::Flush => {
-                    self.verdict.changes += 1;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn found(&mut self, read: &Record, key: u32, value: u64) {
-        if value == HELD {
-            return self.violate(Rule::Stale, read, None);
-        }
-        let Some(&write) = self.by_value.get(&value) else {
-            return self.violate(Rule::Invented, read, None);
-        };
-        if !write.done {
-            return;
-        }
-        let lived = Span {
-            start: write.span.end,
-            end: read.span.start.max(write.span.end),
-        };
-        let expired = Span {
-            end: write.span.end.saturating_add(write.ttl),
-            ..lived
-        };
-        let timed = !self.disturbed(lived, |fault| fault.untimed);
-        let of_tags = bits(write.tags).map(|tag| &self.of_tag[tag]);
-        let changes = self
-            .of_key
-            .get(&key)
-            .into_iter()
-            .chain(of_tags)
-            .chain([&self.of_all]);
-        let first = changes
-            .filter_map(|changes| changes.first_after(write.span.end))
-            .chain(timed.then_some(expired))
-            .min_by_key(|span| span.end);
-        let Some(taken) = first.filter(|taken| taken.end < read.span.start) else {
-            return;
-        };
-        let since = Span {
-            start: taken.end,
-            end: read.span.start,
-        };
-        self.verdict.oldest = self.verdict.oldest.max(since.end - since.start);
-        let late = since.end - since.start;
-        if late > self.limits.push && late > self.limits.push + self.stalled(since) {
-            self.violate(Rule::Stale, read, Some(taken));
-        }
-    }
-
-    fn missed(&mut self, read: &Record, key: u32) {
-        let Some(writes) = self.writes.get(&key) else {
-            return;
-        };
-        let before = writes.partition_point(|written| written.span.start < read.span.start);
-        let Some(&write) = before.checked_sub(1).and_then(|last| writes.get(last)) else {
-            return;
-        };
-        let lived = Span {
-            start: write.span.start,
-            end: read.span.end,
-        };
-        let loaded = self
-            .loads
-            .get(&key)
-            .is_some_and(|loads| loads.iter().any(|load| load.span.meets(lived)));
-        let dropped = loaded
-            || write.span.end >= read.span.start
-            || write.span.start.saturating_add(write.ttl) < read.span.end + CLOSE
-            || self.of_key[&key].another_may_meet(lived)
-            || bits(write.tags).any(|tag| self.of_tag[tag].may_meet(lived))
-            || self.of_all.may_meet(lived)
-            || self.disturbed(lived, |fault| fault.loses);
-        if !dropped {
-            self.violate(Rule::Lost, read, Some(write.span));
-        }
-    }
-
-    /// Of each key, each loader that ran and the one that ran next.
-    fn loads(&mut self) {
-        let mut loads: Vec<(u32, Vec<&Record>)> = self
-            .loads
-            .iter()
-            .map(|(key, loads)| (*key, loads.clone()))
-            .collect();
-        for (key, loads) in &mut loads {
-            loads.retain(|load| load_of(load).1 > 0);
-            self.verdict.loads += loads.len();
-            loads.sort_by_key(|load| load_of(load).1);
-            for pair in loads.windows(2) {
-                let [first, second] = [pair[0], pair[1]];
-                let ((tags, _, ttl, alone), (more, ran, _, also_alone)) =
-                    (load_of(first), load_of(second));
-                let between = Span {
-                    start: first.span.start,
-                    end: ran,
-                };
-                let apart = alone
-                    || also_alone
-                    || !first.done
-                    || load_of(first).1.saturating_add(ttl) < ran + CLOSE
-                    || self
-                        .of_key
-                        .get(key)
-                        .is_some_and(|changes| changes.may_meet(between))
-                    || bits(tags | more).any(|tag| self.of_tag[tag].may_meet(between))
-                    || self.of_all.may_meet(between)
-                    || self.disturbed(between, |_| true)
-                    || self.stalled(between) > 0;
-                if !apart {
-                    self.violate(Rule::LoadedTwice, second, Some(first.span));
-                }
-            }
-        }
-    }
-}
-
-/// Tags, beginning of the loader, TTL, and whether nobody could know of others.
-fn load_of(record: &Record) -> (u32, Time, Time, bool) {
-    match record.event {
-        Event::Load {
-            tags,
-            ran,
-            ttl,
-            alone,
-            ..
-        } => (tags, ran, ttl, alone),
-        _ => unreachable!("only loads are asked for this"),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn clear(State(admin): State<Admin>) -> Answer {
     };
     let server = server.transpose()?;
     if let (Some(local), None) = (admin.local(), admin.tiers()) {
-        local.clear();
+        local.drop_all();
     }
     admin.changed();
     Ok(Json(json!({"cleared": {"local": held, "redis": server}})))
@@ -57,13 +57,12 @@ pub(super) async fn invalidate(State(admin): State<Admin>, request: Request) -> 
         let dropped = tiers.invalidate(kind, &tags).await;
         Some(dropped.map_err(|error| Problem::cache(&error))?)
     } else {
-        let tags: Vec<Vec<u8>> = tags.into_iter().map(String::into_bytes).collect();
         let dropped = match admin.server().cloned() {
             Some(server) => Some(on_server(server, kind, tags.clone()).await?),
             None => None,
         };
         if let Some(local) = admin.local() {
-            local.invalidate(&tags);
+            local.drop_tagged(&tags);
         }
         dropped
     };
@@ -83,13 +82,13 @@ async fn body(request: Request) -> Result<Invalidate, Problem> {
     Ok(body)
 }
 
-async fn on_server(server: Server, kind: Invalidation, tags: Vec<Vec<u8>>) -> Result<u64, Problem> {
+async fn on_server(server: Server, kind: Invalidation, tags: Vec<String>) -> Result<u64, Problem> {
     let command = match kind {
         Invalidation::Hard => "CACHE.INVALIDATE",
         Invalidation::Soft => "CACHE.REVALIDATE",
     };
     blocking(move || {
-        let args: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
+        let args: Vec<&[u8]> = tags.iter().map(String::as_bytes).collect();
         server.command(command, &args)
     })
     .await

@@ -2,9 +2,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use tagcache_admin::memory::{
-    LocalEntry, LocalFigures, LocalTier, ProcessSource, Server as Watched,
-};
+use tagcache::local::EntryInfo;
+use tagcache_admin::memory::{LocalFigures, LocalTier, ProcessSource, Server as Watched};
 use tagcache_tests::Server;
 
 use crate::endpoint::{Endpoint, builder};
@@ -23,15 +22,15 @@ impl LocalTier for Counting {
         figures
     }
 
-    fn entries(&self, _: usize) -> Vec<LocalEntry> {
+    fn entries(&self, _: usize) -> Vec<EntryInfo> {
         Vec::new()
     }
 
-    fn clear(&self) {
+    fn drop_all(&self) {
         self.cleared.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn invalidate(&self, tags: &[Vec<u8>]) {
+    fn drop_tagged(&self, tags: &[String]) {
         self.tags.fetch_add(tags.len() as u64, Ordering::Relaxed);
     }
 }

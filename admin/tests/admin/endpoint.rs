@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tagcache::local::EntryInfo;
 use tagcache_admin::http::{Admin, Auth, Builder, serve};
-use tagcache_admin::memory::{LocalEntry, LocalFigures, LocalTier, MemoryMonitor, Sample, Source};
+use tagcache_admin::memory::{LocalFigures, LocalTier, MemoryMonitor, Sample, Source};
 use tokio::net::TcpListener;
 
 pub(crate) const TOKEN: &str = "an-admin-token-of-the-test";
@@ -175,17 +176,17 @@ impl LocalTier for Local {
         figures
     }
 
-    fn entries(&self, limit: usize) -> Vec<LocalEntry> {
-        let mut entry = LocalEntry::default();
-        entry.key = b"page:/\xff".to_vec();
-        entry.hits = Some(3);
-        entry.bytes = Some(100);
-        entry.ttl = Some(Duration::from_millis(1500));
-        entry.tags = Some(vec![b"tenant:7".to_vec()]);
+    fn entries(&self, limit: usize) -> Vec<EntryInfo> {
+        let mut entry = EntryInfo::default();
+        entry.key = "page:/ü".into();
+        entry.hits = 3;
+        entry.bytes = 100;
+        entry.left = Duration::from_millis(1500);
+        entry.tags = vec!["tenant:7".to_owned()];
         vec![entry; limit.min(1)]
     }
 
-    fn clear(&self) {}
+    fn drop_all(&self) {}
 
-    fn invalidate(&self, _: &[Vec<u8>]) {}
+    fn drop_tagged(&self, _: &[String]) {}
 }

@@ -42,7 +42,7 @@ fn the_answer_has_the_guides_shape() {
     assert_eq!(
         stats["cache"],
         json!({
-            "local": {"totalEntries": 15, "entries": [{"key": "page:/\u{fffd}", "hits": 3, "bytes": 100, "ttlMs": 1500.0, "tags": ["tenant:7"]}]},
+            "local": {"totalEntries": 15, "entries": [{"key": "page:/ü", "hits": 3, "bytes": 100, "ttlMs": 1500.0, "tags": ["tenant:7"]}]},
             "redis": {"connected": false, "keyCount": null},
         })
     );

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tagcache::Cache;
+use tagcache::local::EntryInfo;
 use tagcache_admin::alerts::{Alerts, Config};
 use tagcache_admin::http::{Admin, Auth, Builder, Fleet, serve};
 use tagcache_admin::memory::{
-    Event, LocalEntry, LocalFigures, LocalTier, MemoryMonitor, ProcessSource, Sample,
-    Server as Watched, Source,
+    Event, LocalFigures, LocalTier, MemoryMonitor, ProcessSource, Sample, Server as Watched, Source,
 };
 
 pub(crate) const TOKEN: &str = "an-admin-token-of-the-test";
@@ -57,14 +57,14 @@ impl LocalTier for Local {
         figures
     }
 
-    fn entries(&self, _: usize) -> Vec<LocalEntry> {
+    fn entries(&self, _: usize) -> Vec<EntryInfo> {
         let entry = |key: &str, hits| {
-            let mut entry = LocalEntry::default();
+            let mut entry = EntryInfo::default();
             entry.key = key.into();
-            entry.hits = Some(hits);
-            entry.bytes = Some(1024);
-            entry.ttl = Some(Duration::from_secs(60));
-            entry.tags = Some(vec![b"tenant:7".to_vec(), b"kind:page".to_vec()]);
+            entry.hits = hits;
+            entry.bytes = 1024;
+            entry.left = Duration::from_secs(60);
+            entry.tags = ["tenant:7", "kind:page"].map(str::to_owned).to_vec();
             entry
         };
         vec![
@@ -73,9 +73,9 @@ impl LocalTier for Local {
         ]
     }
 
-    fn clear(&self) {}
+    fn drop_all(&self) {}
 
-    fn invalidate(&self, _: &[Vec<u8>]) {}
+    fn drop_tagged(&self, _: &[String]) {}
 }
 
 pub(crate) struct Page {

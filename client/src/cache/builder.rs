@@ -1,6 +1,5 @@
 //! How a cache is to be built.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -210,7 +209,7 @@ impl<C> CacheBuilder<C> {
         let local = LocalCache::builder()
             .max_entries(options.local_max_entries)
             .max_bytes(options.local_max_bytes)
-            .report_hits(true)
+            .report_hits(!options.hits_interval.is_zero())
             .build();
         let counters = Arc::new(Counters::default());
         let remote = Settings {
@@ -219,7 +218,6 @@ impl<C> CacheBuilder<C> {
             listener: tier::listener(local.clone(), Arc::clone(&counters), &options),
             recent: Arc::new(Mutex::new(Recent::new(options.prefix.clone()))),
             map_changed: Arc::default(),
-            tokens: Arc::new(AtomicBool::new(true)),
         };
         let core = Arc::new(Core {
             local,

@@ -106,7 +106,7 @@ impl<C> Cache<C> {
         entry.load.soft_timeout = Duration::MAX;
         let mut plan = self.plan(entry);
         plan.anew = true;
-        let loader = async move || {
+        let loader = async move {
             let loaded = loader().await.map(Some);
             loaded.map_err(|error| LoaderError::from(error.into()))
         };

@@ -80,37 +80,17 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
     }
 }
 
-/// Bytes and strings as they are.
+/// Bytes as they are: `Vec<u8>`, `Arc<[u8]>`, `String`, and every other type that is made of bytes and lends them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bytes;
 
-impl Codec<Vec<u8>> for Bytes {
-    fn encode(&self, value: &Vec<u8>) -> Result<Vec<u8>, CodecError> {
-        Ok(value.clone())
+impl<T: AsRef<[u8]> + TryFrom<Vec<u8>, Error: Into<CodecError>>> Codec<T> for Bytes {
+    fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
+        Ok(value.as_ref().to_vec())
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-        Ok(bytes.to_vec())
-    }
-}
-
-impl Codec<std::sync::Arc<[u8]>> for Bytes {
-    fn encode(&self, value: &std::sync::Arc<[u8]>) -> Result<Vec<u8>, CodecError> {
-        Ok(value.to_vec())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<std::sync::Arc<[u8]>, CodecError> {
-        Ok(bytes.into())
-    }
-}
-
-impl Codec<String> for Bytes {
-    fn encode(&self, value: &String) -> Result<Vec<u8>, CodecError> {
-        Ok(value.clone().into_bytes())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
-        Ok(String::from_utf8(bytes.to_vec())?)
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        bytes.to_vec().try_into().map_err(Into::into)
     }
 }
 

@@ -15,7 +15,7 @@ use super::codec::Codec;
 use super::frame;
 use super::options::Options;
 use super::portions::ReplySize;
-use super::stats::Counters;
+use super::stats::{CacheStats, Counters};
 use super::tier::{self, Held, Stored};
 
 /// Between attempts to give a lease back that may have been granted.
@@ -81,6 +81,11 @@ impl Core {
             names.push(self.options.prefix.clone());
         }
         names
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        let (local, servers) = (self.local.stats(), self.remote.status());
+        self.counters.read(local, servers)
     }
 
     /// Reads through the main connection; what is found enters the local tier if nothing overtook it.

@@ -108,9 +108,8 @@ impl<C> Cache<C> {
     }
 
     async fn invalidate_names(&self, kind: Invalidation, names: &[String]) -> Result<u64, Error> {
-        let (empty, names): (Vec<&String>, Vec<&String>) =
-            names.iter().partition(|name| name.is_empty());
-        let names: Vec<String> = names.into_iter().cloned().collect();
+        let named = names.iter().filter(|name| !name.is_empty());
+        let (count, names) = (names.len(), named.cloned().collect::<Vec<String>>());
         let forget = || self.core.local.invalidate_tags(&names);
         // The caller may give up while the servers are told.
         forget();
@@ -127,26 +126,22 @@ impl<C> Cache<C> {
                     let (one, other) = portion.split_at(portion.len() / 2);
                     portions.extend([other, one]);
                 }
-                Err(mut error) => {
-                    dropped += error.dropped().copied().unwrap_or_default();
+                Err(error) => {
+                    if let Error::Partial { dropped: some, .. } = &error {
+                        dropped += some;
+                    }
                     failed = failed.or(Some(error));
                 }
             }
         }
         // The server's message may be on its way still; the caller shall not read what it has just invalidated.
         forget();
-        if failed.is_none() && !empty.is_empty() {
-            failed = Some(Error::empty_tag());
+        if let Some(Error::Partial { dropped: all, .. }) = &mut failed {
+            // However many commands it took.
+            *all = dropped;
         }
-        let Some(mut failed) = failed else {
-            return Ok(dropped);
-        };
-        // In all, however many commands it took.
-        failed
-            .dropped()
-            .into_iter()
-            .for_each(|of_one| *of_one = dropped);
-        Err(failed)
+        let failed = failed.or_else(|| (names.len() < count).then(Error::empty_tag));
+        failed.map_or(Ok(dropped), Err)
     }
 
     /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server

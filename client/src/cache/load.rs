@@ -26,6 +26,14 @@ const RENEW: Duration = Duration::from_millis(500);
 /// where loaders fail one after the other, nobody waits for its turn.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
 
+/// A loader that has not begun.
+pub(crate) trait Loader<T>:
+    Future<Output = Result<Option<T>, LoaderError>> + Send + 'static
+{
+}
+
+impl<T, F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static> Loader<T> for F {}
+
 pub(crate) struct Load<T, C> {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: C,
@@ -37,13 +45,14 @@ pub(crate) struct Load<T, C> {
     pub(crate) _value: PhantomData<fn() -> T>,
 }
 
+/// What the next lease is to be called; as the module's own: exact as JavaScript numbers.
+fn new_token() -> u64 {
+    fastrand::u64(1..1 << 53)
+}
+
 impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Runs to the end: the callers have their answer by then, and what was loaded is stored.
-    pub(crate) async fn run<F, L>(self, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    pub(crate) async fn run(self, loader: impl Loader<T>) {
         match self.look().await {
             Ok(Found::Fresh(loaded)) => self.answer(Ok(loaded)),
             Ok(Found::Stale(loaded, None)) => {
@@ -103,17 +112,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             }
             return Ok(found);
         }
-        let chosen = self.core.remote.new_token();
-        let found = match self.ask(&name, chosen).await {
-            Err(Error::Rejected { .. }) if chosen.is_some() => {
-                // An older module knows no tokens of the caller's choice.
-                let found = self.ask(&name, None).await?;
-                self.core.remote.without_tokens();
-                found
-            }
-            asked => asked?,
-        };
-        match found {
+        match self.ask(&name).await? {
             Found::Nothing(None) => self.wait(&name).await,
             found => Ok(found),
         }
@@ -131,7 +130,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             .await
     }
 
-    fn fetch_lease(&self, name: &str, token: Option<u64>) -> redis::Cmd {
+    fn fetch_lease(&self, name: &str, token: u64) -> redis::Cmd {
         let mut cmd = command::fetch_lease(name, self.lease(), token);
         if self.plan.anew {
             cmd.arg("EARLY");
@@ -140,9 +139,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Asks for the value or the lease. Where the answer is lost, what may have been granted is given back.
-    async fn ask(&self, name: &str, token: Option<u64>) -> Result<Found, Error> {
+    async fn ask(&self, name: &str) -> Result<Found, Error> {
+        let token = new_token();
         let asked = self.read(&self.fetch_lease(name, token)).await;
-        if let (Err(error), Some(token)) = (&asked, token)
+        if let Err(error) = &asked
             && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
         {
             self.release_later(token);
@@ -154,10 +154,10 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     async fn wait(&self, name: &str) -> Result<Found, Error> {
         self.core.counters.lease_waits.up();
         let (begun, longest) = (Instant::now(), self.plan.longest_wait);
-        let chosen = self.core.remote.new_token();
-        let cmd = command::fetch_wait(name, self.lease(), chosen, longest);
+        let token = new_token();
+        let cmd = command::fetch_wait(name, self.lease(), token, longest);
         let value = self.core.remote.send_blocking(name, &cmd, longest).await;
-        if let (Err(error), Some(token)) = (&value, chosen)
+        if let Err(error) = &value
             && error.outcome_is_unknown()
         {
             self.release_later(token);
@@ -168,18 +168,14 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             Found::Nothing(Some(token)) if begun.elapsed() >= LONGEST_TURN => {
                 self.release(token).await;
                 // Nobody else may have waited: then it can be had again.
-                self.ask(name, self.core.remote.new_token()).await
+                self.ask(name).await
             }
             found => Ok(found),
         }
     }
 
     /// Loads behind a stale value, which is served when the soft time-out is over or the load fails.
-    async fn refresh<F, L>(&self, stale: Loaded, token: u64, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    async fn refresh(&self, stale: Loaded, token: u64, loader: impl Loader<T>) {
         self.core.counters.refreshes.up();
         let loading = self.call(loader, Some(token));
         tokio::pin!(loading);
@@ -202,12 +198,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.counters.fail_safe.up();
         self.answer(Ok(stale));
         // Shorter than the grace, after which nothing is left to be served meanwhile.
-        let pause = self
-            .plan
-            .entry
-            .load
-            .retry_after
-            .min(self.plan.entry.grace / 4);
+        let Entry { grace, load, .. } = &self.plan.entry;
+        let pause = load.retry_after.min(*grace / 4);
         let pause = pause.min(self.plan.hard_timeout);
         // The lease is kept meanwhile: nobody else tries.
         let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
@@ -215,11 +207,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Without a server: the loader, and if it fails what is still held.
-    async fn load_alone<F, L>(&self, loader: L)
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    async fn load_alone(&self, loader: impl Loader<T>) {
         // Serving what is held is what keeps the loader's source from being flooded while the server is away.
         if let Some(stored) = self.core.local.peek_stale(self.key()) {
             self.core.counters.fail_safe.up();
@@ -257,20 +245,14 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// Runs the loader, in a task of its own: it may panic, and it may take too long.
     /// Meanwhile the lease, if it has one, is renewed.
-    async fn call<F, L>(
+    async fn call(
         &self,
-        loader: L,
+        loader: impl Loader<T>,
         lease: Option<u64>,
-    ) -> Result<(Option<T>, Duration), Error>
-    where
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
-    {
+    ) -> Result<(Option<T>, Duration), Error> {
         self.core.counters.loads.up();
         let start = Instant::now();
-        let mut task = tokio::spawn(crate::observe::in_load(self.key(), async move {
-            loader().await
-        }));
+        let mut task = tokio::spawn(crate::observe::in_load(self.key(), loader));
         let timeout = self.plan.hard_timeout;
         let key = || self.key().to_owned();
         let loaded = tokio::time::timeout(timeout, &mut task);
@@ -301,11 +283,11 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     /// Keeps a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
     /// Renewing does not change which invalidations the lease has seen: a write after one is still refused.
     async fn renew(&self, lease: Option<u64>) -> Infallible {
-        let Some(token) = lease.filter(|_| self.core.remote.takes_tokens()) else {
+        let Some(token) = lease else {
             return std::future::pending().await;
         };
         let name = self.core.name(self.key());
-        let cmd = self.fetch_lease(&name, Some(token));
+        let cmd = self.fetch_lease(&name, token);
         loop {
             tokio::time::sleep(RENEW).await;
             // Where it fails the lease may run out; then another caller loads as well.
@@ -313,14 +295,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    /// How long a lease is taken: where it can be renewed, not longer than others may wait for a dead process.
+    /// How long a lease is taken, and renewed for: not longer than others may wait for a dead process.
     fn lease(&self) -> Duration {
-        let whole = self.plan.lease();
-        if self.core.remote.takes_tokens() {
-            whole.min(SHORT_LEASE)
-        } else {
-            whole
-        }
+        self.plan.lease().min(SHORT_LEASE)
     }
 
     /// Stores what was loaded under the lease, and answers. That it cannot be stored is nobody's error but the

@@ -77,8 +77,7 @@ impl<C> Cache<C> {
 
     /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
     pub fn stats(&self) -> CacheStats {
-        let local = self.core.local.stats();
-        self.core.counters.read(local, self.core.remote.status())
+        self.core.stats()
     }
 
     /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or

@@ -162,7 +162,7 @@ impl<C> Cache<C> {
                     Ok(keys.into_iter().zip([value]).collect())
                 }
             };
-            let mut values = self.load_here(&[key], entry, load).await;
+            let mut values = Box::pin(self.load_here(&[key], entry, load)).await;
             values.pop().unwrap_or(Ok(None))?
         };
         present(key, value)
@@ -235,7 +235,7 @@ impl<C> Cache<C> {
         let (asking, mut asked) = mpsc::unbounded_channel::<Request<T>>();
         let loads = keys.iter().map(|key| {
             let (asking, own) = (asking.clone(), (*key).to_owned());
-            let loader = async move || {
+            let loader = async move {
                 let (value, answer) = oneshot::channel();
                 // Where the caller has given up, neither arrives.
                 let _ = asking.send(Request { key: own, value });

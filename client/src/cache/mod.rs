@@ -3,6 +3,10 @@
     clippy::missing_errors_doc,
     reason = "what all calls have in common is said once, at `Cache`"
 )]
+#![allow(
+    clippy::option_option,
+    reason = "a key that is known to be absent is not one that is not known"
+)]
 
 mod builder;
 mod change;
@@ -20,10 +24,13 @@ mod stats;
 mod tier;
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use redis::Value;
 
 use crate::entry::Entry;
@@ -41,7 +48,7 @@ pub(crate) use options::LoadOptions;
 pub use stats::CacheStats;
 
 use self::core::{Core, Found, Read};
-use load::Load;
+use load::{Load, Loader};
 use options::{LONGEST_TIMEOUT, Plan};
 use tier::Stored;
 
@@ -153,18 +160,40 @@ impl<C> Cache<C> {
     /// # Errors
     /// When the server fails and memory holds nothing that may be served instead
     /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value is no `T`.
-    pub async fn get<T>(&self, key: &str) -> Result<Option<T>, Error>
+    pub fn get<'a, T>(
+        &'a self,
+        key: &'a str,
+    ) -> impl Future<Output = Result<Option<T>, Error>> + use<'a, T, C>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        if let Some(value) = self.get_local(key) {
-            return Ok(value);
-        }
-        let cmd = command::fetch(&self.core.name(key));
-        let reservation = self.core.local.reserve(key);
-        let read = self.core.read(&self.codec, &reservation, &cmd, None).await;
-        self.found(key, read)
+        let mut remote = None;
+        // No `async` block: with it a hit takes some per cent longer.
+        poll_fn(move |context| {
+            if remote.is_none()
+                && let Some(value) = self.get_local(key)
+            {
+                return Poll::Ready(Ok(value));
+            }
+            let remote = remote.get_or_insert_with(|| self.get_remote(key));
+            remote.as_mut().poll(context)
+        })
+    }
+
+    /// In a box and not inlined, as is [`Self::load`]: so the future of a hit is small, and can be inlined itself.
+    #[inline(never)]
+    fn get_remote<'a, T>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<T>, Error>>
+    where
+        C: Codec<T>,
+        T: Any + Clone + Send + Sync,
+    {
+        Box::pin(async move {
+            let cmd = command::fetch(&self.core.name(key));
+            let reservation = self.core.local.reserve(key);
+            let read = self.core.read(&self.codec, &reservation, &cmd, None).await;
+            self.found(key, read)
+        })
     }
 
     /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows
@@ -367,7 +396,7 @@ impl<C> Cache<C> {
         if let Some(value) = self.get_local(key) {
             return Ok(value);
         }
-        let loader = async move || loader().await.map_err(|e| LoaderError::from(e.into()));
+        let loader = async move { loader().await.map_err(|e| LoaderError::from(e.into())) };
         self.load(key, self.plan(entry), loader).await
     }
 
@@ -394,7 +423,7 @@ impl<C> Cache<C> {
         } else {
             let plan = self.plan(entry);
             let (cache, chosen) = (self.clone(), Arc::clone(&plan.chosen));
-            let loader = async move || {
+            let loader = async move {
                 let loaded = loader().await.map_err(|e| LoaderError::from(e.into()));
                 let (value, entry) = loaded?;
                 // Nobody else sets it: a load calls its loader once.
@@ -407,60 +436,62 @@ impl<C> Cache<C> {
     }
 
     /// What the local tier knows of a key: its value, or that there is none.
-    #[allow(
-        clippy::option_option,
-        reason = "a key that is known to be absent is not one that is not known"
-    )]
+    #[inline]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
-        let stored = self.core.local.get(key).filter(tier::is_one::<T>)?;
-        Some(stored.downcast_ref().cloned())
+        tier::value(&self.core.local.get(key)?)
     }
 
-    async fn load<T, F, L>(&self, key: &str, plan: Plan, loader: L) -> Result<Option<T>, Error>
+    #[inline(never)]
+    fn load<'a, T>(
+        &'a self,
+        key: &'a str,
+        plan: Plan,
+        loader: impl Loader<T>,
+    ) -> BoxFuture<'a, Result<Option<T>, Error>>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
-        L: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<Option<T>, LoaderError>> + Send + 'static,
     {
-        let core = &self.core;
-        let local = &core.local;
-        let tags = local.intern(&plan.entry.tags);
-        let reservation = loop {
-            match local.join_or_lead(key, &tags, None) {
-                Ok(reservation) => break reservation,
-                Err(load) => {
-                    core.counters.joined.up();
-                    let end = load.ended().await;
-                    // None: it found what this caller may not have, or ended without an answer.
-                    if !plan.anew
-                        && let Some(outcome) = load.outcome::<Error>(end)
-                    {
-                        return value(key, &outcome.map_err(|error| (*error).clone())?);
+        Box::pin(async move {
+            let core = &self.core;
+            let local = &core.local;
+            let tags = local.intern(&plan.entry.tags);
+            let reservation = loop {
+                match local.join_or_lead(key, &tags, None) {
+                    Ok(reservation) => break reservation,
+                    Err(load) => {
+                        core.counters.joined.up();
+                        let end = load.ended().await;
+                        // None: it found what this caller may not have, or ended without an answer.
+                        if !plan.anew
+                            && let Some(outcome) = load.outcome::<Error>(end)
+                        {
+                            return value(key, &outcome.map_err(|error| (*error).clone())?);
+                        }
                     }
                 }
+            };
+            let mine = Arc::clone(&reservation.load);
+            let load = Load {
+                core: Arc::clone(core),
+                codec: self.codec.clone(),
+                plan,
+                reservation,
+                _running: Arc::clone(&core.loading),
+                _value: PhantomData,
+            };
+            tokio::spawn(crate::observe::in_caller(load.run(loader)));
+            match mine.ended().await {
+                End::Loaded(stored, _) => value(key, &stored),
+                End::Failed(error) => Err(error
+                    .downcast_ref::<Error>()
+                    .expect("loads fail so")
+                    .clone()),
+                End::Abandoned => Err(Error::LoaderPanicked {
+                    key: key.to_owned(),
+                }),
             }
-        };
-        let mine = Arc::clone(&reservation.load);
-        let load = Load {
-            core: Arc::clone(core),
-            codec: self.codec.clone(),
-            plan,
-            reservation,
-            _running: Arc::clone(&core.loading),
-            _value: PhantomData,
-        };
-        tokio::spawn(crate::observe::in_caller(load.run(loader)));
-        match mine.ended().await {
-            End::Loaded(stored, _) => value(key, &stored),
-            End::Failed(error) => Err(error
-                .downcast_ref::<Error>()
-                .expect("loads fail so")
-                .clone()),
-            End::Abandoned => Err(Error::LoaderPanicked {
-                key: key.to_owned(),
-            }),
-        }
+        })
     }
 
     /// Removes an entry; answers whether there was one.
@@ -492,13 +523,9 @@ impl<C> Cache<C> {
 }
 
 fn value<T: Any + Clone>(key: &str, stored: &Stored) -> Result<Option<T>, Error> {
-    if tier::is_one::<T>(stored) {
-        Ok(stored.downcast_ref().cloned())
-    } else {
-        Err(Error::TypeConflict {
-            key: key.to_owned(),
-        })
-    }
+    tier::value(stored).ok_or_else(|| Error::TypeConflict {
+        key: key.to_owned(),
+    })
 }
 
 /// A value that is not known to be absent.

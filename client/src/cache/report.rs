@@ -90,10 +90,12 @@ fn publish(core: &Core) {
     let namespace = core.options.prefix.strip_suffix(':');
     let name = core.options.name.as_deref().or(namespace);
     let name = name.unwrap_or_default();
-    core.counters.each(|counter, count| {
+    let stats = core.stats();
+    for (counter, _, count) in stats.counts() {
+        let counter = format!("tagcache_client_{counter}_total");
         metrics::counter!(counter, "cache" => name.to_owned()).absolute(count);
-    });
-    let local = core.local.stats();
+    }
+    let local = stats.local;
     for (counter, count) in [
         ("tagcache_local_hits_total", local.hits),
         ("tagcache_local_misses_total", local.misses),
@@ -103,7 +105,7 @@ fn publish(core: &Core) {
     }
     metrics::gauge!("tagcache_local_entries", "cache" => name.to_owned()).set(local.entries as f64);
     metrics::gauge!("tagcache_local_bytes", "cache" => name.to_owned()).set(local.bytes as f64);
-    for server in core.remote.status() {
+    for server in stats.servers {
         crate::observe::connected(&server.address, server.is_connected());
     }
 }

@@ -35,12 +35,6 @@ macro_rules! counters {
             pub(crate) fn read(&self, local: LocalStats, servers: Vec<ServerStatus>) -> CacheStats {
                 CacheStats { $($name: self.$name.get(),)+ local, servers }
             }
-
-            /// All counts with their names.
-            #[cfg(feature = "metrics")]
-            pub(crate) fn each(&self, mut see: impl FnMut(&'static str, u64)) {
-                $(see(concat!("tagcache_client_", stringify!($name), "_total"), self.$name.get());)+
-            }
         }
     };
 }

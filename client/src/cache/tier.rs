@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::local::LocalCache;
 use crate::observe::event;
@@ -29,9 +30,13 @@ pub(crate) fn is_absent(stored: &Stored) -> bool {
     stored.is::<Absent>()
 }
 
-/// Whether it is a `T`, or the known absence of any value.
-pub(crate) fn is_one<T: Any>(stored: &Stored) -> bool {
-    stored.is::<T>() || is_absent(stored)
+/// The value, or that there is none; `None` where it is no `T`.
+#[inline]
+pub(crate) fn value<T: Any + Clone>(stored: &Stored) -> Option<Option<T>> {
+    match stored.downcast_ref::<T>() {
+        Some(value) => Some(Some(value.clone())),
+        None => is_absent(stored).then_some(None),
+    }
 }
 
 /// Applies what servers say to the local tier, on the driver of a connection. `DESIGN.md`, section "Order". Keys lose their
@@ -42,6 +47,9 @@ pub(crate) fn listener(
     options: &Options,
 ) -> Listener {
     let (prefix, keeps_stale) = (options.prefix.clone(), !options.stale_bound.is_zero());
+    let probes = options.timeouts;
+    // A second more than it takes to give up a connection: by then it is the process, or its runtime, that stands still.
+    let trusted_for = probes.probe_interval + probes.probe + Duration::from_secs(1);
     Arc::new(move |push| match push {
         Push::Keys(keys) => {
             counters.keys_pushed.add(keys.len() as u64);
@@ -71,7 +79,11 @@ pub(crate) fn listener(
             event!(info, "local tier dropped", why = "connection lost");
         }
         // Entries from before the connection: their invalidations may have been missed.
-        Push::Restored => local.forget_all(),
+        Push::Restored => {
+            local.forget_all();
+            local.trust_until(Instant::now() + trusted_for);
+        }
+        Push::Heard(at) => local.trust_until(*at + trusted_for),
         Push::Nothing => {}
     })
 }

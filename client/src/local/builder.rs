@@ -3,13 +3,13 @@ use std::{fmt, sync::Arc};
 use super::{
     LocalCache,
     bounds::Bounds,
-    clock::Clock,
+    clock::{Clock, NEVER},
     inner::{Inner, Leaving},
     loads::Loads,
     marks::Marks,
     report::Report,
     stats::Counters,
-    sync::Mutex,
+    sync::{AtomicU64, Mutex},
     tags::TagTable,
 };
 
@@ -22,7 +22,7 @@ pub struct LocalCacheBuilder<V: ?Sized> {
     max_bytes: Option<u64>,
     max_tracked: usize,
     shards: Option<usize>,
-    weigher: Option<Box<Weigher<V>>>,
+    weigher: Box<Weigher<V>>,
     report_hits: bool,
     clock: Clock,
 }
@@ -34,7 +34,7 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
             max_bytes: None,
             max_tracked: 200,
             shards: None,
-            weigher: None,
+            weigher: Box::new(|_, value| size_of_val(value) as u64),
             report_hits: false,
             clock: Clock::system(),
         }
@@ -83,16 +83,13 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
     /// Called once for each value that is stored, with no lock held. Default: `size_of::<V>()`, which is right for
     /// values without memory of their own elsewhere, and too little for strings, vectors and the like.
     pub fn weigher(mut self, weigher: impl Fn(&str, &V) -> u64 + Send + Sync + 'static) -> Self {
-        self.weigher = Some(Box::new(weigher));
+        self.weigher = Box::new(weigher);
         self
     }
 
     /// Makes the cache. It is empty, and no thread is started.
     pub fn build(self) -> LocalCache<V> {
         let bounds = Bounds::new(self.max_entries, self.max_bytes, self.shards);
-        let weigher = self
-            .weigher
-            .unwrap_or_else(|| Box::new(|_, value| size_of_val(value) as u64));
         let entries = quick_cache::sync::Cache::with_options(
             bounds.options(),
             bounds.clone(),
@@ -104,6 +101,7 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
             inner: Arc::new(Inner {
                 entries,
                 all: Marks::default(),
+                trusted_until: AtomicU64::new(NEVER),
                 max_tracked: self.max_tracked,
                 report: Report::new(if self.report_hits { reported } else { 0 }),
                 clock: self.clock,
@@ -111,7 +109,7 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
                 loads: Loads::new(self.max_tracked),
                 counters: Counters::default(),
                 bounds,
-                weigher,
+                weigher: self.weigher,
                 cleaner: Mutex::new(None),
             }),
         }

@@ -2,7 +2,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -85,6 +85,7 @@ impl<V: ?Sized> LocalCache<V> {
     /// `&str` can be given through [`set_with`](Self::set_with).
     ///
     /// O(tags), and whatever has to be evicted.
+    #[doc(alias = "insert")]
     pub fn set<'t>(
         &self,
         key: &str,
@@ -128,6 +129,7 @@ impl<V: ?Sized> LocalCache<V> {
     /// is not stored.
     ///
     /// O(1), however many entries it concerns: they are reclaimed later, see [`run_cleanup`](Self::run_cleanup).
+    #[doc(alias = "invalidate")]
     pub fn invalidate_tag(&self, tag: &str) {
         self.mark(tag, Marks::drop_at);
     }
@@ -153,13 +155,13 @@ impl<V: ?Sized> LocalCache<V> {
         let inner = &*self.inner;
         let epoch = inner.tags.next_epoch();
         // A tag that nobody carries has to be remembered only for those who may come with an old value.
-        let marks = if inner.loads.is_idle() {
+        let tag = if inner.loads.is_idle() {
             inner.tags.find(tag)
         } else {
             Some(inner.tags.intern_one(tag))
         };
-        if let Some(marks) = marks {
-            mark(&marks, epoch);
+        if let Some(tag) = tag {
+            mark(&tag.marks, epoch);
         }
     }
 
@@ -168,6 +170,7 @@ impl<V: ?Sized> LocalCache<V> {
     ///
     /// Nothing is served from before any more as soon as this begins, in O(1); reclaiming is O(entries), about half a
     /// second for a million, with locks held for one entry at a time.
+    #[doc(alias = "clear")]
     pub fn invalidate_all(&self) {
         self.forget_all();
         self.inner.clean(|| false);
@@ -190,10 +193,12 @@ impl<V: ?Sized> LocalCache<V> {
     pub fn entries(&self, n: usize) -> Vec<EntryInfo> {
         let info = |(handle, _): (Handle, Arc<V>)| {
             let found = self.inner.found(&handle)?;
+            let stored = handle.stored();
             Some(EntryInfo {
                 key: handle.key().to_owned(),
-                hits: handle.stored().hits.read().count(),
-                bytes: handle.stored().weight,
+                tags: stored.tags.iter().map(|tag| tag.name.to_string()).collect(),
+                hits: stored.hits.read().count(),
+                bytes: stored.weight,
                 is_fresh: found.is_fresh,
                 left: found.left,
             })
@@ -320,6 +325,12 @@ impl<V: ?Sized> LocalCache<V> {
         inner.all.soften_at(inner.tags.next_epoch(), now);
     }
 
+    /// Serves nothing from `end` on, unless a later call says that it is later.
+    pub(crate) fn trust_until(&self, end: Instant) {
+        let end = self.inner.clock.at(end);
+        self.inner.trusted_until.store(end, Ordering::Release);
+    }
+
     /// Hits since they were last taken, of up to `max` entries, those of entries that have left included. Exact,
     /// unless more entries than the cache holds (and more than 1024) were hit since: then hits of entries that have
     /// left may be missing. A hit that is taken at the moment at which its entry is overwritten may come with the next
@@ -374,5 +385,15 @@ mod invariants {
             assert!(inner.entries.len() <= inner.bounds.max_entries());
             assert!(inner.bounds.max_bytes().is_none_or(|max| bytes <= max));
         }
+    }
+
+    #[test]
+    fn nothing_is_served_that_is_not_trusted_any_more() {
+        let cache = LocalCache::new(10);
+        cache.set("key", 1, Duration::MAX, []);
+        cache.trust_until(Instant::now());
+        assert_eq!(cache.get("key"), None);
+        cache.trust_until(Instant::now() + Duration::from_secs(600));
+        assert_eq!(cache.get("key").as_deref(), Some(&1));
     }
 }

@@ -38,6 +38,16 @@ impl Clock {
         }
     }
 
+    /// When `instant` is.
+    #[cfg_attr(not(feature = "remote"), allow(dead_code))]
+    pub(super) fn at(&self, instant: Instant) -> u64 {
+        match self {
+            Self::System { start, .. } => nanos(instant.saturating_duration_since(*start)),
+            #[cfg(all(test, not(shuttle)))]
+            Self::Manual(_) => self.now(),
+        }
+    }
+
     /// Whether `end` has not come yet. The coarse clock costs a fraction of the exact one, and is enough until the last
     /// moments before `end`.
     pub(super) fn is_before(&self, end: u64) -> bool {

@@ -32,6 +32,8 @@ pub(super) struct Inner<V: ?Sized> {
         quick_cache::sync::Cache<Handle, Arc<V>, Bounds, DefaultHashBuilder, Leaving>,
     /// Invalidations of everything.
     pub(super) all: Marks,
+    /// When what is held stops being served, whatever its own time, unless it is moved on before.
+    pub(super) trusted_until: AtomicU64,
     pub(super) max_tracked: usize,
     pub(super) report: Report,
     pub(super) clock: Clock,
@@ -73,7 +75,7 @@ impl<V: ?Sized> Inner<V> {
         let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
         let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {
             let stored = handle.stored();
-            if !stored.is_fresh(&self.clock, &self.all) {
+            if !self.is_fresh(stored) {
                 is_gone.set(self.found(handle).is_none());
                 return false;
             }
@@ -118,8 +120,17 @@ impl<V: ?Sized> Inner<V> {
     pub(super) fn peek_fresh(&self, key: &str) -> Option<Arc<V>> {
         self.entries
             .peek(&Lookup::new(key.as_bytes(), |handle: &Handle| {
-                handle.stored().is_fresh(&self.clock, &self.all)
+                self.is_fresh(handle.stored())
             }))
+    }
+
+    #[inline]
+    fn is_fresh(&self, stored: &Stored) -> bool {
+        // Acquire: with the time come the invalidations that were known when it was moved on.
+        let trusted_until = self.trusted_until.load(Ordering::Acquire);
+        !stored.is_invalidated(&self.all)
+            // Last, because reading the time costs more than all the rest.
+            && self.clock.is_before(stored.expires.min(trusted_until))
     }
 
     /// What is known of an entry, `None` if it is gone.
@@ -341,7 +352,7 @@ impl<V: ?Sized> Inner<V> {
             .remove(&Lookup::new(key.as_bytes(), |_: &Handle| true));
         drop(shard);
         let (handle, value) = taken?;
-        let is_fresh = handle.stored().is_fresh(&self.clock, &self.all);
+        let is_fresh = self.is_fresh(handle.stored());
         self.retire(&handle);
         is_fresh.then_some(value)
     }

@@ -195,3 +195,42 @@ impl<V: ?Sized> Drop for Ended<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, task::Wake};
+
+    use super::*;
+
+    /// How often a task was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn each_task_that_still_waits_is_woken_once() {
+        let load = Arc::new(Load::<u8>::new(("key", 0), 0, TagSet::new(), None, true));
+        let woken: Vec<Arc<Woken>> = (0..3).map(|_| Arc::default()).collect();
+        let waits = woken.iter().map(|woken| {
+            let waker = Waker::from(Arc::clone(woken));
+            let mut wait = load.ended();
+            // A task is polled for other reasons as well.
+            for _ in 0..2 {
+                let mut context = Context::from_waker(&waker);
+                assert!(Pin::new(&mut wait).poll(&mut context).is_pending());
+            }
+            wait
+        });
+        let mut waits: Vec<_> = waits.collect();
+        waits.remove(1);
+        load.end(End::Abandoned);
+        let woken = woken.iter();
+        let counts = woken.map(|woken| woken.0.load(std::sync::atomic::Ordering::SeqCst));
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 0, 1]);
+    }
+}

@@ -209,3 +209,44 @@ impl<V: ?Sized> Shard<V> {
         self.least = least;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn departed(loads: &Loads<u8>) -> Vec<(String, u64)> {
+        let mut departed = Vec::new();
+        loads.departed(|key, hits| departed.push((key.to_owned(), hits)));
+        departed
+    }
+
+    #[test]
+    fn hits_without_an_entry_are_forgotten_at_the_second_cleanup() {
+        let loads = Loads::new(100);
+        loads.depart("key", 3, || false);
+        loads.depart("key", 4, || false);
+        loads.depart("given to its entry", 9, || true);
+        loads.begin_cleanup();
+        assert_eq!(departed(&loads), [("key".to_owned(), 7)]);
+        loads.begin_cleanup();
+        assert_eq!(departed(&loads), []);
+    }
+
+    #[test]
+    fn hits_are_remembered_of_the_keys_that_have_the_most() {
+        let loads = Loads::new(8);
+        let most = 100 * SHARDS as u64;
+        for hits in 1..=most {
+            loads.depart(&hits.to_string(), hits, || false);
+        }
+        let known = departed(&loads);
+        assert!(known.len() <= 2 * 8 * SHARDS, "{}", known.len());
+        // In each shard, those that came last have the most.
+        for hits in most - 8..=most {
+            assert!(known.contains(&(hits.to_string(), hits)), "{hits}");
+        }
+        // Fewer hits than those that had to go: not remembered.
+        loads.depart("cold", 1, || false);
+        assert!(!departed(&loads).contains(&("cold".to_owned(), 1)));
+    }
+}

@@ -118,11 +118,13 @@ pub struct TopKey {
 }
 
 /// One entry as [`LocalCache::entries`](super::LocalCache::entries) lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryInfo {
     /// The key.
     pub key: String,
+    /// Its tags, in no particular order.
+    pub tags: Vec<String>,
     /// Reads that found the key fresh.
     pub hits: u64,
     /// Weight in bytes, the cache's own bookkeeping included.

@@ -13,7 +13,7 @@ use quick_cache::Equivalent;
 use triomphe::ThinArc;
 
 use super::{
-    clock::{Clock, NEVER, left},
+    clock::{NEVER, left},
     hits::{Hits, Word},
     marks::Marks,
     sync::{AtomicU64, Ordering},
@@ -63,12 +63,6 @@ impl Stored {
         Some(fresh)
     }
 
-    pub(super) fn is_fresh(&self, clock: &Clock, all: &Marks) -> bool {
-        !self.is_invalidated(all)
-            // Last, because reading the time costs more than all the rest.
-            && clock.is_before(self.expires)
-    }
-
     pub(super) fn is_invalidated(&self, all: &Marks) -> bool {
         !all.is_unchanged_since(self.stamp) || !are_unchanged_since(&self.tags, self.stamp)
     }
@@ -76,7 +70,7 @@ impl Stored {
     /// What it is at the time `now`, `None` if it is gone.
     pub(super) fn found(&self, now: u64, all: &Marks) -> Option<Found> {
         let mut end = self.expires;
-        for marks in std::iter::once(all).chain(self.tags.iter().map(AsRef::as_ref)) {
+        for marks in std::iter::once(all).chain(self.tags.iter().map(|tag| &tag.marks)) {
             end = end.min(marks.softened_since(self.stamp)?);
         }
         let is_fresh = end == self.expires && (end == NEVER || now < end);

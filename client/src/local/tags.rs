@@ -1,11 +1,11 @@
 //! The tags that entries carry, each once, found by name.
 
 use std::{
-    collections::HashMap,
     hash::BuildHasher,
     sync::{Arc, atomic::fence},
 };
 
+use hashbrown::HashTable;
 use quick_cache::DefaultHashBuilder;
 use smallvec::SmallVec;
 
@@ -14,15 +14,18 @@ use super::{
     sync::{AtomicU64, Ordering, RwLock, unpoisoned},
 };
 
-/// A tag is its marks: entries hold it, the table finds it by name.
-pub(crate) type Tag = Arc<Marks>;
+/// Entries hold it, the table finds it by name.
+pub(crate) struct Tag {
+    pub(super) marks: Marks,
+    pub(super) name: Box<str>,
+}
 
 /// The tags of one entry. Two of them, the usual number, need no allocation of their own.
-pub(crate) type TagSet = SmallVec<[Tag; 2]>;
+pub(crate) type TagSet = SmallVec<[Arc<Tag>; 2]>;
 
 /// Whether none of the tags was invalidated, hard or soft, after `stamp`.
 pub(super) fn are_unchanged_since(tags: &TagSet, stamp: u64) -> bool {
-    tags.iter().all(|tag| tag.is_unchanged_since(stamp))
+    tags.iter().all(|tag| tag.marks.is_unchanged_since(stamp))
 }
 
 /// Power of two: a shard is picked by bits of the hash. So many that none has too many tags to be searched under its
@@ -47,7 +50,7 @@ pub(super) struct TagTable {
 
 #[derive(Default)]
 struct Shard {
-    by_name: HashMap<Box<str>, Tag, DefaultHashBuilder>,
+    by_name: HashTable<Arc<Tag>>,
     /// Latest mark among the tags that were forgotten.
     horizon: u64,
     purge_at: usize,
@@ -74,9 +77,13 @@ impl TagTable {
         self.epoch.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    fn shard(&self, name: &str) -> &RwLock<Shard> {
+    fn hash(&self, name: &str) -> u64 {
+        self.hash_builder.hash_one(name)
+    }
+
+    fn shard(&self, hash: u64) -> &RwLock<Shard> {
         // Other bits than the table in the shard uses.
-        &self.shards[(self.hash_builder.hash_one(name) >> 32) as usize % SHARDS]
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
     /// The tags of these names, each once. O(n log n).
@@ -89,26 +96,40 @@ impl TagTable {
     }
 
     /// The tag, remembered from now on if it was not known.
-    pub(super) fn intern_one(&self, name: &str) -> Tag {
-        let shard = self.shard(name);
-        if let Some(tag) = unpoisoned(shard.read()).by_name.get(name) {
-            return Arc::clone(tag);
+    pub(super) fn intern_one(&self, name: &str) -> Arc<Tag> {
+        if let Some(tag) = self.find(name) {
+            return tag;
         }
-        unpoisoned(shard.write()).get_or_add(name)
+        let hash = self.hash(name);
+        let mut shard = unpoisoned(self.shard(hash).write());
+        // Another thread may have added it between the two locks.
+        if let Some(tag) = shard.find(hash, name) {
+            return tag;
+        }
+        if shard.by_name.len() >= shard.purge_at.max(PURGE_FROM) {
+            shard.purge(|name| self.hash(name));
+        }
+        let tag = Arc::new(Tag {
+            marks: Marks::not_after(shard.horizon),
+            name: name.into(),
+        });
+        let own = Arc::clone(&tag);
+        shard
+            .by_name
+            .insert_unique(hash, own, |tag| self.hash(&tag.name));
+        tag
     }
 
     /// The tag, if an entry holds it or its last invalidation is remembered.
-    pub(super) fn find(&self, name: &str) -> Option<Tag> {
-        unpoisoned(self.shard(name).read())
-            .by_name
-            .get(name)
-            .cloned()
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Tag>> {
+        let hash = self.hash(name);
+        unpoisoned(self.shard(hash).read()).find(hash, name)
     }
 
     /// Forgets all tags that no entry holds. O(tags), one shard at a time.
     pub(super) fn purge(&self) {
         for shard in &self.shards {
-            unpoisoned(shard.write()).purge();
+            unpoisoned(shard.write()).purge(|name| self.hash(name));
         }
     }
 
@@ -121,34 +142,26 @@ impl TagTable {
 }
 
 impl Shard {
-    fn get_or_add(&mut self, name: &str) -> Tag {
-        // Another thread may have added it between the two locks.
-        if let Some(tag) = self.by_name.get(name) {
-            return Arc::clone(tag);
-        }
-        if self.by_name.len() >= self.purge_at.max(PURGE_FROM) {
-            self.purge();
-        }
-        let tag = Arc::new(Marks::not_after(self.horizon));
-        self.by_name.insert(name.into(), Arc::clone(&tag));
-        tag
+    fn find(&self, hash: u64, name: &str) -> Option<Arc<Tag>> {
+        let found = self.by_name.find(hash, |tag| *tag.name == *name);
+        found.cloned()
     }
 
-    fn purge(&mut self) {
+    fn purge(&mut self, hash: impl Fn(&str) -> u64) {
         let horizon = &mut self.horizon;
-        self.by_name.retain(|_, tag| {
+        self.by_name.retain(|tag| {
             // One reference is the table's own. Nobody can take another one while the shard is locked for writing.
             let held = Arc::strong_count(tag) > 1;
             if !held {
                 // Whoever gave up the last other reference may have marked the tag before: see that mark.
                 fence(Ordering::Acquire);
-                *horizon = (*horizon).max(tag.latest());
+                *horizon = (*horizon).max(tag.marks.latest());
             }
             held
         });
         // Only after as many new tags as there are old ones is it worth looking again: O(1) an added tag.
         self.purge_at = PURGE_FROM.max(self.by_name.len() * 2);
-        self.by_name.shrink_to(self.purge_at);
+        self.by_name.shrink_to(self.purge_at, |tag| hash(&tag.name));
     }
 }
 

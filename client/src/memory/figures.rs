@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::process::MemoryUsage;
+use crate::local::EntryInfo;
 
 /// Where a [`MemoryMonitor`](super::MemoryMonitor) reads from. Called on the monitor's own thread, so it may block;
 /// it must bound how long.
@@ -40,16 +41,17 @@ impl Default for Sample {
     }
 }
 
-/// A local tier as the monitor and the admin endpoint see it.
+/// A local tier as the monitor and the admin endpoint see it. No method has a name that an application is likely to try
+/// on a [`LocalCache`](crate::LocalCache): the compiler would recommend this trait.
 pub trait LocalTier: Send + Sync {
     /// Its figures now. O(1).
     fn figures(&self) -> LocalFigures;
     /// At most `limit` of its entries, the most read first as far as the tier knows.
-    fn entries(&self, limit: usize) -> Vec<LocalEntry>;
+    fn entries(&self, limit: usize) -> Vec<EntryInfo>;
     /// Drops everything.
-    fn clear(&self);
+    fn drop_all(&self);
     /// Drops what carries one of these tags.
-    fn invalidate(&self, tags: &[Vec<u8>]);
+    fn drop_tagged(&self, tags: &[String]);
 }
 
 /// Figures of a local tier; counters since it was made.
@@ -73,22 +75,6 @@ pub struct LocalFigures {
     pub invalidated: u64,
     /// The longest cleanup so far, in microseconds, where the tier cleans up in one go.
     pub longest_cleanup_us: Option<u64>,
-}
-
-/// One entry of a local tier.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LocalEntry {
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Reads that it answered, where the tier counts them.
-    pub hits: Option<u64>,
-    /// Bytes that it is accounted with.
-    pub bytes: Option<u64>,
-    /// Until it expires.
-    pub ttl: Option<Duration>,
-    /// Its tags, where the tier tells them.
-    pub tags: Option<Vec<Vec<u8>>>,
 }
 
 /// What a sample knows of the server.

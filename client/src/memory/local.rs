@@ -1,9 +1,7 @@
 //! The crate's own local tiers, as the monitor sees them.
 
-use std::time::Duration;
-
-use super::figures::{LocalEntry, LocalFigures, LocalTier};
-use crate::local::LocalCache;
+use super::figures::{LocalFigures, LocalTier};
+use crate::local::{EntryInfo, LocalCache};
 
 /// Entries that are looked at to find the most read ones: a bound on what listing them costs.
 const LOOKED_AT: usize = 1000;
@@ -23,27 +21,19 @@ impl<V: ?Sized + Send + Sync + 'static> LocalTier for LocalCache<V> {
         }
     }
 
-    fn entries(&self, limit: usize) -> Vec<LocalEntry> {
+    fn entries(&self, limit: usize) -> Vec<EntryInfo> {
         let mut found = self.entries(LOOKED_AT.max(limit));
         found.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.key.cmp(&b.key)));
         found.truncate(limit);
-        let entry = |info: crate::local::EntryInfo| LocalEntry {
-            key: info.key.into_bytes(),
-            hits: Some(info.hits),
-            bytes: Some(info.bytes),
-            ttl: (info.left != Duration::MAX).then_some(info.left),
-            tags: None,
-        };
-        found.into_iter().map(entry).collect()
+        found
     }
 
-    fn clear(&self) {
+    fn drop_all(&self) {
         self.invalidate_all();
     }
 
-    fn invalidate(&self, tags: &[Vec<u8>]) {
-        // A local tier's tags are text: others are none of its.
-        self.invalidate_tags(tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok()));
+    fn drop_tagged(&self, tags: &[String]) {
+        self.invalidate_tags(tags);
     }
 }
 
@@ -59,21 +49,23 @@ impl<C: Send + Sync + 'static> LocalTier for crate::Cache<C> {
         }
     }
 
-    fn entries(&self, limit: usize) -> Vec<LocalEntry> {
+    fn entries(&self, limit: usize) -> Vec<EntryInfo> {
         LocalTier::entries(self.local(), limit)
     }
 
-    fn clear(&self) {
-        self.local().clear();
+    fn drop_all(&self) {
+        self.local().drop_all();
     }
 
-    fn invalidate(&self, tags: &[Vec<u8>]) {
-        self.local().invalidate(tags);
+    fn drop_tagged(&self, tags: &[String]) {
+        self.local().drop_tagged(tags);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -86,14 +78,15 @@ mod tests {
         let tier: &dyn LocalTier = &cache;
         let figures = tier.figures();
         assert_eq!((figures.entries, figures.hits, figures.misses), (2, 1, 1));
-        let keys: Vec<_> = tier.entries(1).into_iter().map(|entry| entry.key).collect();
-        assert_eq!(keys, [b"b"]);
-        tier.invalidate(&[b"red".to_vec(), vec![0xff]]);
+        let entries = tier.entries(1);
+        assert_eq!((entries[0].key.as_str(), entries.len()), ("b", 1));
+        assert_eq!(entries[0].tags, ["blue"]);
+        tier.drop_tagged(&["red".to_owned(), "none".to_owned()]);
         assert_eq!(
             (cache.get("a"), cache.get("b").as_deref()),
             (None, Some(&2))
         );
-        tier.clear();
+        tier.drop_all();
         assert_eq!(cache.get("b"), None);
     }
 }

@@ -12,7 +12,7 @@ mod stats;
 mod status;
 
 pub use figures::{
-    CacheFigures, LocalEntry, LocalFigures, LocalTier, Sample, ServerReading, ServerUsage, Source,
+    CacheFigures, LocalFigures, LocalTier, Sample, ServerReading, ServerUsage, Source,
 };
 pub use growth::Growth;
 pub use monitor::{Event, MemoryMonitor, MonitorBuilder, MonitorError};

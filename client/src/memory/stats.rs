@@ -1,11 +1,14 @@
 //! The memory optimization guide's memory statistics, as any web framework can return them.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::figures::LocalTier;
 use super::snapshot::Snapshot;
 use super::status::Status;
+use crate::local::EntryInfo;
 
 /// Entries of the local tier that are listed, the most read first.
 const ENTRIES: usize = 50;
@@ -110,14 +113,13 @@ impl MemoryStats {
     }
 }
 
-fn entry(entry: &super::figures::LocalEntry) -> Value {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let tags = entry.tags.as_ref();
+fn entry(entry: &EntryInfo) -> Value {
+    let expires = entry.left != Duration::MAX;
     json!({
-        "key": text(&entry.key),
+        "key": entry.key,
         "hits": entry.hits,
         "bytes": entry.bytes,
-        "ttlMs": entry.ttl.map(|ttl| ttl.as_secs_f64() * 1000.0),
-        "tags": tags.map(|tags| tags.iter().map(|tag| text(tag)).collect::<Vec<_>>()),
+        "ttlMs": expires.then_some(entry.left.as_secs_f64() * 1000.0),
+        "tags": entry.tags,
     })
 }

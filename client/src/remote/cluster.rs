@@ -391,7 +391,6 @@ mod tests {
             listener: Arc::new(|_| {}),
             recent: Arc::new(Mutex::new(Recent::new(String::new()))),
             map_changed: Arc::default(),
-            tokens: Arc::default(),
         };
         let seed = Target::new("redis://127.0.0.1:1", &Arc::default()).expect("an address");
         Cluster::new(vec![seed], settings)

@@ -45,17 +45,15 @@ pub(crate) fn mfetch(keys: &[&str]) -> Cmd {
     cmd
 }
 
-/// `token`: what the lease is to be called; `None` where the server does not take one.
-pub(crate) fn fetch_lease(key: &str, lease: Duration, token: Option<u64>) -> Cmd {
+/// `token`: what the lease is to be called.
+pub(crate) fn fetch_lease(key: &str, lease: Duration, token: u64) -> Cmd {
     let mut cmd = fetch(key);
     cmd.arg("LEASE").arg(millis(lease));
-    if let Some(token) = token {
-        cmd.arg("TOKEN").arg(token);
-    }
+    cmd.arg("TOKEN").arg(token);
     cmd
 }
 
-pub(crate) fn fetch_wait(key: &str, lease: Duration, token: Option<u64>, wait: Duration) -> Cmd {
+pub(crate) fn fetch_wait(key: &str, lease: Duration, token: u64, wait: Duration) -> Cmd {
     let mut cmd = fetch_lease(key, lease, token);
     cmd.arg("WAIT").arg(millis(wait));
     cmd

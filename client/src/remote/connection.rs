@@ -129,16 +129,14 @@ impl Connection {
         tracking.arg("TRACKING").arg("ON");
         tracking.exec_async(&mut inner).await.map_err(failed)?;
         inner.subscribe(&channel).await.map_err(failed)?;
-        let connection = Self {
+        Ok(Self {
             wire,
             liveness,
             probes: AtomicU64::new(0),
             timeout: timeouts.command,
             greeting,
             cannot_save,
-        };
-        check_commands(&connection, node).await?;
-        Ok(connection)
+        })
     }
 
     /// To be called once, before the first read: from here on the listener is told when the connection ends.
@@ -181,6 +179,7 @@ impl Connection {
         node: &str,
         timeouts: Timeouts,
     ) -> Result<Option<Error>, Error> {
+        let sent = Instant::now();
         let nonce = format!("tagcache-{}", self.probes.fetch_add(1, Ordering::Relaxed));
         let mut inner = self.wire.inner.clone();
         let failed = |error| Error::from_redis(node, None, timeouts.probe, &error);
@@ -190,6 +189,7 @@ impl Connection {
         };
         let (greeting, cannot_save) = within(timeouts.probe, node, asked).await?;
         if greeting == self.greeting {
+            (self.liveness.listener)(&Push::Heard(sent));
             Ok(cannot_save)
         } else {
             let reason = format!("it was {:?}, it is {greeting:?}", self.greeting);
@@ -273,6 +273,9 @@ async fn ping(
     }
 }
 
+/// 0.2.0: leases are asked for by tokens of the caller's choice.
+const OLDEST_MODULE: u64 = 200;
+
 /// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.
 async fn greet(
     inner: &mut MultiplexedConnection,
@@ -287,32 +290,16 @@ async fn greet(
         let node = node.to_owned();
         return Err(Error::ModuleMissing { node });
     };
+    let version = command::number(module, "ver").unwrap_or_default();
+    if version < OLDEST_MODULE {
+        return Err(Error::ModuleTooOld {
+            node: node.to_owned(),
+            version,
+            command: "CACHE.FETCH … TOKEN".to_owned(),
+        });
+    }
     Ok(Greeting {
         is_primary: field(&hello, "role").and_then(text) == Some("master"),
-        module_version: command::number(module, "ver").unwrap_or_default(),
+        module_version: version,
     })
-}
-
-/// What this client cannot do without, and what came last into the module.
-const NEEDED: [&str; 2] = ["CACHE.FETCH", "CACHE.REVALIDATE"];
-
-/// Checks that the module knows the commands that this client needs. Who may not ask is believed.
-async fn check_commands(connection: &Connection, node: &str) -> Result<(), Error> {
-    let mut info = redis::cmd("COMMAND");
-    info.arg("INFO").arg(&NEEDED);
-    let Ok(Value::Array(known)) = connection.send(&info).await else {
-        return Ok(());
-    };
-    let missing = NEEDED
-        .iter()
-        .zip(&known)
-        .find(|(_, info)| matches!(info, Value::Nil));
-    match missing {
-        Some((command, _)) => Err(Error::ModuleTooOld {
-            node: node.to_owned(),
-            version: connection.greeting.module_version,
-            command: (*command).to_owned(),
-        }),
-        None => Ok(()),
-    }
 }

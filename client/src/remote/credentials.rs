@@ -116,29 +116,13 @@ pub(crate) struct Access {
     pub(super) fixed: Credentials,
     pub(super) provider: Option<Provider>,
     pub(super) addresses: Option<Addresses>,
+    /// For servers that have users of their own: sentinels.
+    pub(super) without_user: bool,
     #[cfg(feature = "tls")]
     tls: std::sync::OnceLock<Arc<ClientConfig>>,
 }
 
 impl Access {
-    /// The same for servers that have users of their own: sentinels.
-    pub(super) fn without_user(&self) -> Self {
-        let certificates = |provider: &Provider| -> Provider {
-            let provider = Arc::clone(provider);
-            Arc::new(move || {
-                Ok(Credentials {
-                    user: None,
-                    password: None,
-                    ..provider()?
-                })
-            })
-        };
-        Self {
-            provider: self.provider.as_ref().map(certificates),
-            ..self.clone()
-        }
-    }
-
     /// What the next connection is to use. The provider is the application's code: it may block, and it may panic.
     pub(super) async fn credentials(&self) -> Result<Option<Credentials>, String> {
         let Some(provider) = self.provider.clone() else {

@@ -185,14 +185,6 @@ impl Error {
             || self.remedy() == Remedy::FixCall && !self.is_server_trouble()
     }
 
-    /// What an invalidation that failed has dropped all the same.
-    pub(crate) fn dropped(&mut self) -> Option<&mut u64> {
-        match self {
-            Self::Partial { dropped, .. } => Some(dropped),
-            _ => None,
-        }
-    }
-
     /// Whether the command may have been executed, or may yet be.
     pub(crate) fn outcome_is_unknown(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })

@@ -1,5 +1,7 @@
 //! What the server says unasked: tracking pushes and the invalidation channel.
 
+use std::time::Instant;
+
 use redis::{PushInfo, PushKind, Value};
 
 use super::command::Invalidation;
@@ -82,6 +84,8 @@ pub(crate) enum Push<'a> {
     Lost,
     /// A server can be reached again.
     Restored,
+    /// What the server had said by then has been applied.
+    Heard(Instant),
     /// Nothing, such as the confirmation of a subscription.
     Nothing,
 }

@@ -38,8 +38,6 @@ pub(crate) struct Settings {
     /// What was invalidated lately, by whichever node.
     pub(crate) recent: Arc<Mutex<Recent>>,
     pub(crate) map_changed: Arc<Notify>,
-    /// Whether leases are asked for by tokens of our own choice: until a module turns out not to know them.
-    pub(crate) tokens: Arc<AtomicBool>,
 }
 
 /// Between attempts to connect.
@@ -222,7 +220,6 @@ impl Node {
             return Err(Error::unreachable(name, reason));
         }
         connection.establish(&name)?;
-        self.settings.tokens.store(true, Ordering::Relaxed);
         if is_primary {
             self.make_up_for_losses(&connection, &name).await;
         }

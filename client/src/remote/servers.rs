@@ -142,20 +142,8 @@ impl Servers {
     }
 }
 
-impl From<&str> for Servers {
-    fn from(url: &str) -> Self {
-        Self::single(url)
-    }
-}
-
-impl From<&String> for Servers {
-    fn from(url: &String) -> Self {
-        Self::single(url)
-    }
-}
-
-impl From<String> for Servers {
-    fn from(url: String) -> Self {
+impl<S: Into<String>> From<S> for Servers {
+    fn from(url: S) -> Self {
         Self::single(url)
     }
 }

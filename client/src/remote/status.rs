@@ -6,10 +6,11 @@ use super::connection::Greeting;
 use super::error::Error;
 
 /// The state of a server as this process sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
     /// The first attempt to connect is under way.
+    #[default]
     Connecting,
     /// Connected, tracked and subscribed.
     Up,
@@ -29,7 +30,7 @@ pub enum ServerState {
 }
 
 /// What [`Cache::stats`](crate::Cache::stats) says about one server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// Host and port, or path of the socket.
@@ -82,15 +83,7 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 impl Record {
     pub(crate) fn new() -> Self {
         Self {
-            known: ServerStatus {
-                address: String::new(),
-                state: ServerState::Connecting,
-                since: Duration::ZERO,
-                last_error: None,
-                connects: 0,
-                module_version: 0,
-                missed_invalidations: 0,
-            },
+            known: ServerStatus::default(),
             changed: Instant::now(),
             refused: None,
             complained: None,

@@ -111,7 +111,9 @@ impl Target {
     async fn connect(&self, config: AsyncConnectionConfig) -> RedisResult<Wire> {
         let provided = self.access.credentials().await.map_err(io::Error::other)?;
         let mut settings = self.info.redis_settings().clone();
-        if let Some(credentials) = &provided {
+        if let Some(credentials) = &provided
+            && !self.access.without_user
+        {
             if let Some(user) = &credentials.user {
                 settings = settings.set_username(user);
             }

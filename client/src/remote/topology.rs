@@ -1,7 +1,7 @@
 //! The servers as one: each command goes to where its key is, or to all primaries.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,6 @@ impl Answer {
 pub(crate) struct Remote {
     servers: Primaries,
     timeouts: Timeouts,
-    tokens: Arc<AtomicBool>,
     pub(super) recent: Arc<Mutex<Recent>>,
 }
 
@@ -62,7 +61,6 @@ impl Remote {
     /// Starts to connect, in the background.
     pub(crate) fn start(servers: &Servers, settings: Settings) -> Result<Self, Error> {
         let timeouts = settings.timeouts;
-        let tokens = Arc::clone(&settings.tokens);
         let recent = Arc::clone(&settings.recent);
         crate::observe::describe();
         let access = Arc::new(servers.access.clone());
@@ -74,9 +72,11 @@ impl Remote {
             }
             Kind::Sentinel(service) => {
                 let primary = servers.primary.as_deref();
+                let mut without_user = servers.access.clone();
+                without_user.without_user = true;
                 let place = Place::Sentinel(Sentinels {
                     service: service.clone(),
-                    all: targets(urls, &Arc::new(access.without_user()), "sentinel")?,
+                    all: targets(urls, &Arc::new(without_user), "sentinel")?,
                     asked: AtomicUsize::new(0),
                     primary: Target::new(primary.unwrap_or("redis://127.0.0.1"), &access)?,
                 });
@@ -90,25 +90,8 @@ impl Remote {
         Ok(Self {
             servers: primaries,
             timeouts,
-            tokens,
             recent,
         })
-    }
-
-    /// What the next lease is to be called; `None` where the module does not let callers choose.
-    pub(crate) fn new_token(&self) -> Option<u64> {
-        // As the module's own: exact as JavaScript numbers.
-        let token = fastrand::u64(1..1 << 53);
-        self.takes_tokens().then_some(token)
-    }
-
-    pub(crate) fn takes_tokens(&self) -> bool {
-        self.tokens.load(Ordering::Relaxed)
-    }
-
-    /// The module turned out not to let callers choose, until the next connection.
-    pub(crate) fn without_tokens(&self) {
-        self.tokens.store(false, Ordering::Relaxed);
     }
 
     /// Returns when every server that is known has been tried once, or after `bound`.

@@ -6,7 +6,7 @@ use tagcache::{Cache, Error, Remedy, ServerState};
 use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{DEADLINE, Server, free_port, run as cmd};
 
-use crate::support::{Calls, builder, cache_at, connected, eventually, long, run};
+use crate::support::{Calls, builder, cache_at, connected, eventually, long, run, warm};
 
 fn state(cache: &Cache) -> ServerState {
     cache.stats().servers[0].state
@@ -223,6 +223,34 @@ fn an_invalidation_whose_caller_gave_up_is_told_all_the_same() {
             other.get::<String>("key").await.unwrap().is_none()
         })
         .await;
+    });
+}
+
+/// As after a SIGSTOP, or where a task blocks the only thread: what the server has said meanwhile has yet to be read.
+#[test]
+fn what_is_held_is_not_served_after_the_process_stood_still() {
+    let server = Server::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let building = builder(server.port());
+        let probes = (Duration::from_millis(100), Duration::from_millis(400));
+        let cache = connected(building.probe(probes.0, probes.1)).await;
+        cache.set("key", &"old".to_owned(), long()).await.unwrap();
+        warm(&cache, "key").await;
+        let mut other = server.raw();
+        let set = other.call(&["CACHE.SET", "key", "\"new\"", "PX", "600000"]);
+        assert!(!set.is_error(), "{set:?}");
+        std::thread::sleep(probes.0 + probes.1 + Duration::from_millis(1200));
+        let value = loop {
+            // It may have been given up, as too late for a probe.
+            if let Ok(value) = cache.get::<String>("key").await {
+                break value;
+            }
+        };
+        assert_eq!(value.as_deref(), Some("new"));
     });
 }
 

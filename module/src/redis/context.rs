@@ -82,7 +82,7 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
 /// Sets how the module wants to be treated. Redis 8.0 and 8.1 end themselves where a primary is lost while the header of a
 /// module's value is read from it, so they are not asked to serve old data meanwhile: then they load from a file.
 pub(super) fn choose_options(ctx: &Context<'_>) {
-    if matches!(ctx.version("redis_version"), Some((8, 0 | 1))) {
+    if matches!(ctx.version(c"redis_version"), Some((8, 0 | 1))) {
         let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
     }
@@ -292,15 +292,23 @@ impl Context<'_> {
         redis_module::Context::new(self.raw)
     }
 
-    /// A field of the server's INFO.
-    pub(super) fn info(&self, section: &str, field: &str) -> Option<String> {
-        let field = self.sdk().server_info(section).field(field)?;
-        Some(field.to_string_lossy())
+    /// A field of the server's INFO. Not by the crate for modules, which keeps a reference to each field for good.
+    pub(super) fn info(&self, section: &CStr, field: &CStr) -> Option<String> {
+        // SAFETY: the context is alive. The field belongs to the fields that were asked for, and is copied before they
+        // are freed, once.
+        unsafe {
+            let fields = api!(RedisModule_GetServerInfo(self.raw, section.as_ptr()));
+            let found = api!(RedisModule_ServerInfoGetFieldC(fields, field.as_ptr()));
+            let text =
+                (!found.is_null()).then(|| CStr::from_ptr(found).to_string_lossy().into_owned());
+            api!(RedisModule_FreeServerInfo(self.raw, fields));
+            text
+        }
     }
 
     /// Major and minor of a version that `INFO server` shows under this name.
-    pub(crate) fn version(&self, field: &str) -> Option<(u32, u32)> {
-        let text = self.info("server", field)?;
+    pub(crate) fn version(&self, field: &CStr) -> Option<(u32, u32)> {
+        let text = self.info(c"server", field)?;
         let mut numbers = text.split('.').map(|number| number.parse().ok());
         numbers.next().flatten().zip(numbers.next().flatten())
     }

@@ -69,6 +69,6 @@ pub(super) fn look_again(ctx: &Context<'_>) {
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.
 fn has_replicas(ctx: &Context<'_>) -> bool {
     // What cannot be read is taken for a yes.
-    let is_set = |field| ctx.info("replication", field).as_deref() != Some("0");
-    is_set("connected_slaves") || is_set("repl_backlog_active")
+    let is_set = |field| ctx.info(c"replication", field).as_deref() != Some("0");
+    is_set(c"connected_slaves") || is_set(c"repl_backlog_active")
 }

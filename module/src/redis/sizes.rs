@@ -61,7 +61,10 @@ pub(crate) fn probe(ctx: &Context<'_>) {
             size as u16
         }
     });
-    let (redis, valkey) = (ctx.version("redis_version"), ctx.version("valkey_version"));
+    let (redis, valkey) = (
+        ctx.version(c"redis_version"),
+        ctx.version(c"valkey_version"),
+    );
     let layout = match (redis, valkey) {
         (_, Some(version)) if version >= (8, 1) => Layout::ObjectWithName,
         (_, Some(version)) if version >= (8, 0) => Layout::RowWithName,

@@ -1,5 +1,6 @@
 //! The documentation: its examples run as printed, and its links resolve.
 
+mod dependencies;
 mod examples;
 mod figures;
 mod links;

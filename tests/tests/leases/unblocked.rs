@@ -2,7 +2,7 @@
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{info, stat};
-use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_protocols};
+use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_protocols, send};
 
 /// A connection and its id.
 fn with_id(server: &Server) -> (RawClient, i64) {
@@ -116,11 +116,13 @@ fn waiters_are_served_after_a_pause_of_writes_and_of_everything() {
 fn a_time_out_and_a_lease_that_runs_out_during_a_pause_are_made_up_for() {
     on_both_protocols(|server, client| {
         for mode in ["WRITE", "ALL"] {
-            assert!(call!(client, "CACHE.FETCH", "key", "LEASE", 400).items()[3].int() > 0);
-            let mut short = Waiter::start(server, "key", 200);
+            let token = lease(client, "key");
             let mut long = Waiter::start(server, "key", 600_000);
+            let mut short = server.raw();
+            call!(client, "CACHE.FETCH", "key", "LEASE", 400, "TOKEN", token);
+            send!(short, "CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 200);
             assert_eq!(call!(client, "CLIENT", "PAUSE", 700, mode), Reply::ok());
-            let answer = short.answer();
+            let answer = fetched(&short.read());
             assert!(
                 answer.is_miss() || answer.is_miss_with_token(),
                 "{mode}: {answer:?}"

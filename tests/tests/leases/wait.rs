@@ -2,7 +2,15 @@
 
 use tagcache_tests::fetch::{Waiter, fetch, fetched, lease, set_leased, wait_for_waiters, waiters};
 use tagcache_tests::look::{info, stat};
-use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, run, send, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, args, call, on_both_protocols, run, send, wait_until,
+};
+
+/// Asks for a lease again with its own token, for 30 ms: it runs out when everybody who should wait does.
+fn ends_soon(holder: &mut RawClient, key: &str, token: i64) {
+    let again = call!(holder, "CACHE.FETCH", key, "LEASE", 30, "TOKEN", token);
+    assert_eq!(fetched(&again).token, token);
+}
 
 #[test]
 fn a_waiter_gets_the_value_as_soon_as_it_is_set() {
@@ -82,10 +90,10 @@ fn a_release_hands_the_lease_to_one_waiter_and_leaves_the_others_waiting() {
 fn a_holder_that_dies_hands_over_when_its_lease_runs_out() {
     on_both_protocols(|server, client| {
         let mut holder = server.raw();
-        let token = call!(holder, "CACHE.FETCH", "key", "LEASE", 300).items()[3].int();
-        assert!(token > 0);
+        let token = lease(&mut holder, "key");
         let mut first = Waiter::start(server, "key", 600_000);
         let mut second = Waiter::start(server, "key", 600_000);
+        ends_soon(&mut holder, "key", token);
         drop(holder);
         let next = first.answer();
         assert!(next.is_miss_with_token() && next.token != token, "{next:?}");
@@ -99,19 +107,16 @@ fn a_holder_that_dies_hands_over_when_its_lease_runs_out() {
 #[test]
 fn a_chain_of_holders_that_never_answer_hands_over_again_and_again() {
     on_both_protocols(|server, client| {
-        call!(client, "CONFIG", "SET", "tagcache.lease-max-ms", 30);
-        assert!(call!(client, "CACHE.FETCH", "key", "LEASE", 30).items()[3].int() > 0);
+        let token = lease(client, "key");
         let mut waiting: Vec<_> = (0..5)
-            .map(|_| {
-                let mut waiter = server.raw();
-                send!(waiter, "CACHE.FETCH", "key", "LEASE", 30, "WAIT", 600_000);
-                waiter
-            })
+            .map(|_| Waiter::start(server, "key", 600_000))
             .collect();
+        call!(client, "CONFIG", "SET", "tagcache.lease-max-ms", 30);
+        ends_soon(client, "key", token);
         let tokens: Vec<i64> = waiting
             .iter_mut()
             .map(|waiter| {
-                let answer = fetched(&waiter.read());
+                let answer = waiter.answer();
                 assert!(answer.is_miss_with_token(), "{answer:?}");
                 answer.token
             })
@@ -128,14 +133,13 @@ fn a_chain_of_holders_that_never_answer_hands_over_again_and_again() {
 fn a_time_out_is_a_miss_without_a_token_and_the_holder_keeps_the_lease() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
-        let mut waiter = Waiter::start(server, "key", 300);
-        let answer = waiter.answer();
-        assert!(answer.is_miss(), "{answer:?}");
+        let mut waiter = server.raw();
+        let answer = call!(waiter, "CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 300);
+        assert!(fetched(&answer).is_miss(), "{answer:?}");
         wait_for_waiters(client, 0);
         assert_eq!(info(client, "blocked_clients"), 0);
         assert!(set_leased(client, "key", "v", token, &[]));
-        let mut client = waiter.into_client();
-        assert!(fetch(&mut client, "key").is_hit("v"), "it goes on as usual");
+        assert!(fetch(&mut waiter, "key").is_hit("v"), "it goes on as usual");
     });
 }
 
@@ -188,7 +192,7 @@ fn a_waiter_that_asks_for_no_lease_never_gets_one() {
 #[test]
 fn a_set_that_was_refused_wakes_nobody_with_a_value() {
     on_both_protocols(|server, client| {
-        let token = call!(client, "CACHE.FETCH", "key", "LEASE", 500).items()[3].int();
+        let token = lease(client, "key");
         let mut waiter = Waiter::start(server, "key", 600_000);
         call!(client, "CACHE.INVALIDATE", "a");
         assert!(!set_leased(client, "key", "old", token, &["a"]));

@@ -2,6 +2,7 @@
 
 use super::changes::SETTLE;
 use super::*;
+use crate::log::HELD;
 
 const LIMITS: Limits = Limits {
     push: 100,

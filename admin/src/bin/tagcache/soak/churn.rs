@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use redis::{InfoDict, RedisResult};
 use serde_json::{Value, json};
-use tagcache_admin::memory::Server;
+use tagcache_admin::memory::{MemoryUsage, Server};
 
 use super::mix::{Churn, Counts, Running};
 use super::series::{self, Series};
@@ -45,7 +45,7 @@ pub(super) fn run(
         (args.work.duration / SAMPLES).clamp(Duration::from_millis(20), Duration::from_secs(60));
     let started = Instant::now();
     let running = churn.start()?;
-    let mut watch = Watch::new();
+    let mut watch = Watch::new(args.work.duration.div_duration_f64(interval) as usize + 1);
     let mut told = started;
     while !running.is_over() {
         std::thread::sleep(interval.min(Duration::from_millis(20)));
@@ -179,6 +179,8 @@ const FROM_STATS: [&str; 6] = [
 /// The samples taken so far.
 struct Watch {
     samples: u32,
+    /// How many there will be: room for them is there from the beginning, or this program's own heap would rise.
+    most: usize,
     series: Vec<Series>,
     /// Commands at the last sample, and when that was.
     seen: (u64, Duration),
@@ -189,9 +191,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn new() -> Self {
+    fn new(most: usize) -> Self {
         Self {
             samples: 0,
+            most,
             series: Vec::new(),
             seen: (0, Duration::ZERO),
             first: histogram(),
@@ -234,10 +237,12 @@ impl Watch {
         let ms = |quantile| Some(latencies.value_at_quantile(quantile) as f64 / 1000.0);
         let from_info = FROM_INFO.map(|name| (name, info.get::<f64>(name)));
         let from_stats = FROM_STATS.map(|name| (name, number(name)));
+        let own = MemoryUsage::of_this_process();
         let others = [
             ("server descriptors", of_server("fd")),
             ("server threads", of_server("task")),
-            ("own resident bytes", own_resident()),
+            ("own heap bytes", own.heap_used.map(|bytes| bytes as f64)),
+            ("own resident bytes", own.rss.map(|bytes| bytes as f64)),
             ("own descriptors", files("self", "fd")),
             ("own threads", files("self", "task")),
             ("client tasks", Some(running.tasks() as f64)),
@@ -248,7 +253,7 @@ impl Watch {
         let all = from_info.into_iter().chain(from_stats).chain(others);
         for (i, (name, value)) in all.enumerate() {
             if self.series.len() == i {
-                self.series.push(Series::new(name));
+                self.series.push(Series::new(name, self.most));
             }
             self.series[i].push(at, value);
         }
@@ -278,12 +283,4 @@ impl Watch {
             figure("index_bytes"),
         )
     }
-}
-
-/// Resident memory of this process, in bytes.
-fn own_resident() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024.0)
 }

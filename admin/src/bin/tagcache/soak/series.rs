@@ -38,10 +38,10 @@ pub(crate) struct Trend {
 }
 
 impl Series {
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str, most: usize) -> Self {
         Self {
             name,
-            points: Vec::new(),
+            points: Vec::with_capacity(most),
         }
     }
 
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn trend(value: impl Fn(u32) -> f64) -> Trend {
-        let mut series = Series::new("x");
+        let mut series = Series::new("x", 0);
         for i in 0..400 {
             series.push(Duration::from_secs(u64::from(i) * 9), Some(value(i)));
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn too_few_samples_say_nothing() {
-        let mut series = Series::new("x");
+        let mut series = Series::new("x", 0);
         for i in 0..19 {
             series.push(Duration::from_secs(i), Some(1.0));
         }
