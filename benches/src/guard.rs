@@ -347,7 +347,9 @@ impl Counted {
 
     /// Has callgrind execute commands.
     fn control(&self, commands: &[&str]) -> Result<()> {
-        let mut vgdb = Command::new("vgdb");
+        // On a machine that is very busy it was seen to wait for ever.
+        let mut vgdb = Command::new("timeout");
+        vgdb.args(["300", "vgdb"]);
         vgdb.arg(format!("--pid={}", self.server.pid()));
         for command in commands {
             vgdb.arg("-c").args(command.split(' '));
