@@ -1,4 +1,4 @@
-//! A run: processes at work, servers to which things happen, and the judge.
+//! A run: processes at work, servers to which things happen, and the checker.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tagcache_tests::{DEADLINE, Engine, Rng, wait_until};
 
+use crate::checker::{Limits, Verdict, check};
 use crate::faults::{Kind, Stage, Strike};
-use crate::judge::{Limits, Verdict, judge};
 use crate::log::{Time, read};
 use crate::worker::{COMMAND, LOAD, PROCESSES, STOP, Task, Without};
 
@@ -144,7 +144,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     Some(Outcome {
         name: kind.name.to_owned(),
         plan: plan.clone(),
-        verdict: judge(&records, plan.limits),
+        verdict: check(&records, plan.limits),
         counts: stage.counts,
         said,
     })
@@ -152,7 +152,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
 
 /// Mostly close together, sometimes with so much time between that everything heals; at the end with that.
 fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
-    // A push has arrived, or the judge may say that it has not.
+    // A push has arrived, or the checker may say that it has not.
     let quiet = Duration::from_nanos(LIMITS.push) + Duration::from_millis(500);
     let deadline = Instant::now() + time;
     let mut left: Vec<Strike> = Vec::new();

@@ -1,14 +1,14 @@
-//! Runs a fleet of clients against servers that suffer, and judges what they read: `make torture`.
+//! Runs a fleet of clients against servers that suffer, and checks what they read: `make torture`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::useless_vec,
     reason = "`args!` makes vectors of any mix of types"
 )]
 
+mod checker;
 mod crash;
 mod faults;
 mod fleet;
-mod judge;
 mod log;
 mod moves;
 mod naive;
@@ -32,7 +32,7 @@ use crate::report::{Found, Report};
 use crate::worker::{Task, Without};
 
 #[derive(Parser, Debug)]
-#[command(about = "Runs a fleet of clients against servers that suffer, and judges what they read")]
+#[command(about = "Runs a fleet of clients against servers that suffer, and checks what they read")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -1,12 +1,12 @@
-//! Runs that lack a protection each. Where the judge finds nothing in them, it sees nothing in the others either.
+//! Runs that lack a protection each. Where the checker finds nothing in them, it sees nothing in the others either.
 
 use tagcache_tests::call;
 use tagcache_tests::proxy::{Rewrite, Words};
 use tagcache_tests::{Engine, Server};
 
+use crate::checker::{Limits, Rule};
 use crate::faults::{Kind, Stage, plain};
 use crate::fleet::{LIMITS, Outcome, Plan, run};
-use crate::judge::{Limits, Rule};
 use crate::log::{Event, Fault, Time, now};
 use crate::site::Site;
 use crate::worker::{KEYS, Without, key_name};

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::checker::{Rule, Verdict};
 use crate::crash::Crashes;
 use crate::fleet::{Outcome, Plan};
-use crate::judge::{Rule, Verdict};
 use crate::log::Time;
 
 const RULES: [Rule; 6] = [
@@ -170,7 +170,7 @@ impl Report {
             None => verdict.violations.is_empty(),
         };
         if !right {
-            println!("without {name} the judge finds {found}, which should be {finds:?}");
+            println!("without {name} the checker finds {found}, which should be {finds:?}");
         }
         self.close(right);
     }

@@ -181,7 +181,7 @@ impl Site {
     /// Waits until one of the two is named as primary, is one, and the other one follows. A sentinel that sees the
     /// primary go down again and again reconfigures nobody: after a while the operator does.
     pub(crate) fn settle(&self) -> (usize, usize) {
-        const PATIENCE: Duration = Duration::from_secs(12);
+        const LONGEST: Duration = Duration::from_secs(12);
         let mut asked = Instant::now();
         let mut roles = (0, 1);
         wait_until("one follows the other", DEADLINE * 3, || {
@@ -189,7 +189,7 @@ impl Site {
                 return false;
             };
             roles = (primary, 1 - primary);
-            if asked.elapsed() > PATIENCE {
+            if asked.elapsed() > LONGEST {
                 asked = Instant::now();
                 let port = self.servers[primary].port().to_string();
                 let _ = ask(

@@ -85,15 +85,15 @@ impl Task {
             "cluster" => Servers::cluster(urls),
             _ => urls.collect::<Vec<_>>().remove(0).into(),
         };
-        let patience = if self.without == Without::Timeouts {
+        let times = if self.without == Without::Timeouts {
             60
         } else {
             1
         };
         Cache::builder(servers)
             .connect_timeout(Duration::from_secs(1))
-            .probe(PROBE, 2 * PROBE * patience)
-            .command_timeout(COMMAND * patience)
+            .probe(PROBE, 2 * PROBE * times)
+            .command_timeout(COMMAND * times)
             .load_timeout(LOAD)
     }
 }

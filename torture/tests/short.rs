@@ -1,5 +1,5 @@
 //! The short form of `make torture`: faults of each kind for some seconds, and runs that lack a protection each, in
-//! which the judge must find something.
+//! which the checker must find something.
 
 use std::process::Command;
 

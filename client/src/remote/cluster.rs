@@ -422,10 +422,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_stays_until_it_has_slots_and_nobody_comes_after_the_end() {
+    async fn a_node_without_slots_stays_until_it_has_some() {
         let cluster = cluster();
         cluster.adopt(all_slots_at(1));
-        let guest = cluster.without_slots("127.0.0.1:2").expect("an address");
+        let other = cluster.without_slots("127.0.0.1:2").expect("an address");
         cluster.adopt(all_slots_at(1));
         assert_eq!(addresses(&cluster), ["127.0.0.1:1", "127.0.0.1:2"]);
         assert!(
@@ -433,7 +433,7 @@ mod tests {
                 .map
                 .load()
                 .owner(7)
-                .is_some_and(|node| !Arc::ptr_eq(node, &guest))
+                .is_some_and(|node| !Arc::ptr_eq(node, &other))
         );
         cluster.adopt(all_slots_at(2));
         assert!(
@@ -441,7 +441,7 @@ mod tests {
                 .map
                 .load()
                 .owner(7)
-                .is_some_and(|node| Arc::ptr_eq(node, &guest))
+                .is_some_and(|node| Arc::ptr_eq(node, &other))
         );
         assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
         cluster.adopt(all_slots_at(1));

@@ -58,7 +58,7 @@ struct Soft {
     softness: Softness,
     ids: RoaringBitmap,
     /// Those that [`Marks::next_softened`] did not name yet.
-    untold: RoaringBitmap,
+    unnamed: RoaringBitmap,
     /// Afterwards it goes through all of them in rounds: when the next begins, and where this one is.
     next_round_ms: u64,
     round_at: Option<u32>,
@@ -70,7 +70,7 @@ impl Soft {
     fn new(softness: Softness, ids: RoaringBitmap) -> Self {
         Self {
             softness,
-            untold: ids.clone(),
+            unnamed: ids.clone(),
             ids,
             next_round_ms: u64::MAX,
             round_at: None,
@@ -79,12 +79,12 @@ impl Soft {
     }
 
     fn forget(&mut self, slot: Slot) -> bool {
-        self.untold.remove(slot.0);
+        self.unnamed.remove(slot.0);
         self.ids.remove(slot.0)
     }
 
     fn is_due(&self, now_ms: u64) -> bool {
-        !self.untold.is_empty() || self.round_at.is_some() || self.next_round_ms <= now_ms
+        !self.unnamed.is_empty() || self.round_at.is_some() || self.next_round_ms <= now_ms
     }
 
     /// The next entry; `None` at the end of a round, and the time of the next is set.
@@ -97,8 +97,8 @@ impl Soft {
                 is_new,
             })
         };
-        if let Some(id) = self.untold.min() {
-            self.untold.remove(id);
+        if let Some(id) = self.unnamed.min() {
+            self.unnamed.remove(id);
             return named(id, true);
         }
         if self.round_at.is_none() {
@@ -219,7 +219,7 @@ impl Marks {
             let among = &soft.ids & ids;
             if less != soft.softness && !among.is_empty() {
                 soft.ids -= &among;
-                soft.untold -= &among;
+                soft.unnamed -= &among;
                 narrowed.push((among, less));
             }
         }
@@ -236,7 +236,7 @@ impl Marks {
         let at = self.soft.partition_point(|soft| soft.softness < softness);
         match self.soft.get_mut(at) {
             Some(same) if same.softness == softness => {
-                same.untold |= &ids;
+                same.unnamed |= &ids;
                 same.ids |= ids;
             }
             _ => self.soft.insert(at, Soft::new(softness, ids)),
@@ -267,7 +267,7 @@ impl Marks {
         let later = self.soft.remove(at + 1);
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
-        joined.untold |= later.untold;
+        joined.unnamed |= later.unnamed;
         joined.softness.limit_ms = joined.softness.limit_ms.min(later.softness.limit_ms);
         // Those of the later one end sooner now: a round tells when.
         joined.next_round_ms = 0;
@@ -336,7 +336,7 @@ impl Marks {
     /// Bytes on the heap. O(slots / 65,536).
     pub(super) fn heap_bytes(&self) -> usize {
         let softs = self.soft.iter();
-        let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.untold));
+        let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.unnamed));
         bytes_of(&self.graced)
             + bytes_of(&self.foreign)
             + bytes_of(&self.softened)
@@ -365,7 +365,7 @@ mod tests {
             let mut seen = RoaringBitmap::new();
             for soft in &self.soft {
                 assert!(!soft.ids.is_empty(), "invariant 3");
-                assert!(soft.untold.is_subset(&soft.ids));
+                assert!(soft.unnamed.is_subset(&soft.ids));
                 assert!(seen.is_disjoint(&soft.ids), "invariant 2");
                 seen |= &soft.ids;
             }

@@ -1,11 +1,11 @@
 //! What faults and a machine that is busy excuse, and whether everything works again after them.
 
-use super::{Judge, Rule};
+use super::{Checker, Rule};
 use crate::log::{Event, Fault, Record, Span, Time};
 
 const NEVER: Time = Time::MAX;
 
-impl Judge<'_> {
+impl Checker<'_> {
     /// From when on a change holds, if it can be said. One that a server lost holds when it has been told again.
     pub(super) fn took_effect(&self, record: &Record, of_key: bool) -> Option<Span> {
         if !record.done {

@@ -1,9 +1,9 @@
 //! Whether a loader ran although the value of another one was there, or was being loaded.
 
-use super::{CLOSE, Judge, Rule, bits};
+use super::{CLOSE, Checker, Rule, bits};
 use crate::log::{Event, Record, Span, Time};
 
-impl Judge<'_> {
+impl Checker<'_> {
     /// Of each key, each loader that ran and the one that ran next.
     pub(super) fn loads(&mut self) {
         let mut loads: Vec<(u32, Vec<&Record>)> = self

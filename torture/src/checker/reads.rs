@@ -1,9 +1,9 @@
 //! Whether what was read is fresh, was written by somebody, and whether what was not found is gone for a reason.
 
-use super::{CLOSE, Judge, Rule, bits};
+use super::{CLOSE, Checker, Rule, bits};
 use crate::log::{Event, HELD, Record, Span};
 
-impl Judge<'_> {
+impl Checker<'_> {
     pub(super) fn reads(&mut self) {
         for record in self.records {
             match record.event {

@@ -1,4 +1,4 @@
-//! Each rule of the judge: what breaks it, what only looks like it, and what excuses it.
+//! Each rule of the checker: what breaks it, what only looks like it, and what excuses it.
 
 use super::changes::SETTLE;
 use super::*;
@@ -29,7 +29,7 @@ fn failed(record: Record) -> Record {
 
 /// Violations of a rule.
 fn count(rule: Rule, records: &[Record]) -> usize {
-    judge(records, LIMITS).count(rule)
+    check(records, LIMITS).count(rule)
 }
 
 fn stale(records: &[Record]) -> usize {
@@ -370,10 +370,10 @@ fn everything_works_again_soon_after_a_fault() {
     let broken = fault(100, 200, Fault::default());
     let pulse = |start: Time| at(start, start + 1, Event::Pulse);
     assert_eq!(unhealed(&[broken, pulse(2_199)]), 0);
-    let late = judge(&[broken, pulse(2_201)], LIMITS);
+    let late = check(&[broken, pulse(2_201)], LIMITS);
     assert_eq!(late.count(Rule::Unhealed), 1);
     assert_eq!((late.heals, late.slowest_heal), (0, 0));
-    let healed = judge(&[broken, pulse(150), pulse(300)], LIMITS);
+    let healed = check(&[broken, pulse(150), pulse(300)], LIMITS);
     assert_eq!((healed.heals, healed.slowest_heal), (1, 101));
     // Nobody worked on for so long, or the next fault came before.
     assert_eq!(unhealed(&[broken, pulse(150)]), 0);
@@ -388,7 +388,7 @@ fn everything_works_again_soon_after_a_fault() {
     assert_eq!(unhealed(&[failure]), 0, "nobody worked on for so long");
     assert_eq!(unhealed(&[broken, pulse(300), failure, later]), 1);
     let again = fault(4_000, 4_100, Fault::default());
-    assert_eq!(judge(&[again, failure, later], LIMITS).unexplained, 0);
+    assert_eq!(check(&[again, failure, later], LIMITS).unexplained, 0);
 }
 
 #[test]

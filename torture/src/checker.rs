@@ -1,4 +1,4 @@
-//! Judges what the processes of a run saw, against what is promised. A pure function over their records.
+//! Checks what the processes of a run saw, against what is promised. A pure function over their records.
 //!
 //! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
 //!   that began after the write of `v` had ended and itself had ended longer than the push bound before the read began;
@@ -23,7 +23,7 @@ use changes::Changes;
 
 use crate::log::{Event, Fault, Record, Span, Time};
 
-/// What a run is judged by.
+/// What a run is checked by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// How long after a change its push may arrive.
@@ -75,7 +75,7 @@ pub(crate) struct Verdict {
     pub(crate) longest_call: Time,
     pub(crate) longest_load: Time,
     pub(crate) slowest_heal: Time,
-    /// How often a fault was followed by so much quiet that healing could be judged.
+    /// How often a fault was followed by so much quiet that healing could be checked.
     pub(crate) heals: usize,
 }
 
@@ -100,7 +100,7 @@ struct Written {
     ttl: Time,
 }
 
-struct Judge<'r> {
+struct Checker<'r> {
     limits: Limits,
     records: &'r [Record],
     of_key: HashMap<u32, Changes>,
@@ -118,9 +118,9 @@ struct Judge<'r> {
     verdict: Verdict,
 }
 
-/// Judges what all processes did.
-pub(crate) fn judge(records: &[Record], limits: Limits) -> Verdict {
-    let mut judge = Judge {
+/// Checks what all processes did.
+pub(crate) fn check(records: &[Record], limits: Limits) -> Verdict {
+    let mut checker = Checker {
         limits,
         records,
         of_key: HashMap::new(),
@@ -134,19 +134,19 @@ pub(crate) fn judge(records: &[Record], limits: Limits) -> Verdict {
         pulses: HashMap::new(),
         verdict: Verdict::default(),
     };
-    judge.sort();
-    judge.calls();
-    judge.reads();
-    judge.loads();
-    judge.heals();
-    judge
+    checker.sort();
+    checker.calls();
+    checker.reads();
+    checker.loads();
+    checker.heals();
+    checker
         .verdict
         .violations
         .sort_by_key(|violation| violation.rule);
-    judge.verdict
+    checker.verdict
 }
 
-impl Judge<'_> {
+impl Checker<'_> {
     fn sort(&mut self) {
         for record in self.records {
             match record.event {
