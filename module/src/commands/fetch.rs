@@ -1,8 +1,6 @@
 use crate::args::{Cursor, set_once};
 use crate::commands::{logical_pttl, read, verdict};
-use crate::engine::{
-    Answer, Ask, Caller, Found, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
-};
+use crate::engine::{Answer, Ask, Caller, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
@@ -76,7 +74,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = ctx.open(name, Mode::Read);
     let db = ctx.db();
     let found = found(db, &key, asked.tags)?;
-    if found == Found::Fresh && !asked.is_early {
+    if found == Freshness::Fresh && !asked.is_early {
         reply(ctx, db, &key, Answer::Hit(None));
         return Ok(());
     }
@@ -188,9 +186,9 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for name in args.iter() {
         let key = ctx.open(name, Mode::Read);
         match found(db, &key, &[]) {
-            Ok(Found::Fresh) => reply(ctx, db, &key, Answer::Hit(None)),
-            Ok(Found::Stale) => reply(ctx, db, &key, Answer::Stale(None)),
-            Ok(Found::Nothing) => reply_miss(ctx, None),
+            Ok(Freshness::Fresh) => reply(ctx, db, &key, Answer::Hit(None)),
+            Ok(Freshness::Stale) => reply(ctx, db, &key, Answer::Stale(None)),
+            Ok(Freshness::Gone) => reply_miss(ctx, None),
             Err(_) => {
                 state::with(|state| state.database(db).counters.misses += 1);
                 ctx.reply_null();
@@ -200,28 +198,23 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a key holds, judged by these tags besides the entry's own.
-fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Result<Found, Error> {
+/// What may be served of what a key holds, judged by these tags besides the entry's own.
+fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Result<Freshness, Error> {
     let entry = match key.kind() {
         Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => return Ok(Found::Nothing),
+        Kind::Empty => return Ok(Freshness::Gone),
         Kind::Entry(entry) => entry,
     };
     let deadline = key.deadline();
     Ok(state::with(|state| {
         let database = state.database(db);
         let Some((slot, freshness)) = read(database, deadline, entry, now_ms) else {
-            return Found::Nothing;
+            return Freshness::Gone;
         };
-        let freshness = if tags.is_empty() || freshness == Freshness::Gone {
+        if tags.is_empty() || freshness == Freshness::Gone {
             freshness
         } else {
             judged(state, db, entry, slot, freshness, tags)
-        };
-        match freshness {
-            Freshness::Fresh => Found::Fresh,
-            Freshness::Stale => Found::Stale,
-            Freshness::Gone => Found::Nothing,
         }
     }))
 }

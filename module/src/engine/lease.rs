@@ -22,6 +22,7 @@ use std::rc::Rc;
 
 use ahash::RandomState;
 
+use super::index::Freshness;
 pub(crate) use super::token::Token;
 use super::token::Tokens;
 
@@ -103,14 +104,6 @@ pub(crate) struct Terms {
     pub(crate) max_ms: u64,
     /// What the leases of this database may take.
     pub(crate) room: Used,
-}
-
-/// What a key holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    Fresh,
-    Stale,
-    Nothing,
 }
 
 /// What a caller of CACHE.FETCH is answered: the token, if it holds the lease now.
@@ -226,19 +219,19 @@ impl Leases {
 
     // ---- decisions ----
 
-    /// What a caller of CACHE.FETCH is answered. After `Wait` it calls [`Leases::wait`]. O(log leases).
+    /// What a caller of CACHE.FETCH is answered where the key holds such an entry, or none (`Gone`). After `Wait` it calls [`Leases::wait`]. O(log leases).
     pub(crate) fn fetch(
         &mut self,
         key: &[u8],
-        found: Found,
+        found: Freshness,
         caller: Caller,
         terms: Terms,
     ) -> Answer {
         let ask = |ask| self.ask(key, caller.client, ask, terms);
         match found {
-            Found::Fresh => Answer::Hit(caller.ask.filter(|_| caller.is_early).and_then(ask)),
-            Found::Stale => Answer::Stale(caller.ask.and_then(ask)),
-            Found::Nothing => match caller.ask.and_then(ask) {
+            Freshness::Fresh => Answer::Hit(caller.ask.filter(|_| caller.is_early).and_then(ask)),
+            Freshness::Stale => Answer::Stale(caller.ask.and_then(ask)),
+            Freshness::Gone => match caller.ask.and_then(ask) {
                 None if caller.may_wait && self.is_held(key, terms.now_ms) => Answer::Wait,
                 token => Answer::Miss(token),
             },

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::{
-    Answer, Ask, Caller, Client, Found, Leases, MOST, NOBODY, REMEMBER_MS, Rows, Terms, Token,
+    Answer, Ask, Caller, Client, Freshness, Leases, MOST, NOBODY, REMEMBER_MS, Rows, Terms, Token,
     Used, Waiter,
 };
 use crate::engine::database::Database;
@@ -61,7 +61,7 @@ enum Op {
     },
     Serve {
         which: usize,
-        found: Found,
+        found: Freshness,
     },
     Release {
         which: usize,
@@ -86,7 +86,11 @@ fn op() -> impl Strategy<Value = Op> {
         let token = proptest::option::of(1_u64..4);
         (1_u64..100, token).prop_map(|(ms, token)| Ask { ms, token })
     };
-    let found = prop_oneof![Just(Found::Fresh), Just(Found::Stale), Just(Found::Nothing)];
+    let found = prop_oneof![
+        Just(Freshness::Fresh),
+        Just(Freshness::Stale),
+        Just(Freshness::Gone)
+    ];
     prop_oneof![
         6 => (key(), client(), ask()).prop_map(|(key, client, ask)| Op::Ask { key, wish: (client, ask) }),
         6 => (key(), client(), proptest::option::of(ask())).prop_map(|(key, client, ask)| Op::Wait { key, client, ask }),
@@ -233,7 +237,7 @@ impl Model {
         }
     }
 
-    fn serve(&mut self, key: usize, at: usize, found: Found) {
+    fn serve(&mut self, key: usize, at: usize, found: Freshness) {
         let (waiter, client, ask) = self.keys[key].line[at];
         let answer = self.leases.serve(KEYS[key], waiter, found, self.terms());
         let is_held = self.holder(key).is_some();
@@ -242,11 +246,14 @@ impl Model {
             !self.wants(key, ask) && line.any(|&(.., ask)| self.wants(key, ask))
         };
         match answer {
-            Answer::Hit(token) => assert_eq!((found, token), (Found::Fresh, None)),
-            Answer::Wait => assert!(goes_on && found != Found::Fresh),
+            Answer::Hit(token) => assert_eq!((found, token), (Freshness::Fresh, None)),
+            Answer::Wait => assert!(goes_on && found != Freshness::Fresh),
             Answer::Stale(token) | Answer::Miss(token) => {
-                assert_eq!(matches!(answer, Answer::Stale(_)), found == Found::Stale);
-                assert!(!goes_on && found != Found::Fresh);
+                assert_eq!(
+                    matches!(answer, Answer::Stale(_)),
+                    found == Freshness::Stale
+                );
+                assert!(!goes_on && found != Freshness::Fresh);
                 match ask {
                     Some(ask) => self.granted(key, (client, ask), token),
                     None => assert_eq!(token, None),

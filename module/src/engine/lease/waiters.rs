@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::{
-    Answer, Caller, Client, Found, Key, Lease, Leases, NOBODY, Released, Terms, WAITER_BYTES,
+    Answer, Caller, Client, Freshness, Key, Lease, Leases, NOBODY, Released, Terms, WAITER_BYTES,
     Waiter, Waiting,
 };
 
@@ -15,10 +15,10 @@ impl Leases {
         &mut self,
         key: &[u8],
         waiter: Waiter,
-        found: Found,
+        found: Freshness,
         terms: Terms,
     ) -> Answer {
-        if found == Found::Fresh {
+        if found == Freshness::Fresh {
             self.leave(key, waiter);
             return Answer::Hit(None);
         }
@@ -39,7 +39,7 @@ impl Leases {
         let token = ask.and_then(|ask| self.ask(key, waiting.client, ask, terms));
         self.leave(key, waiter);
         match found {
-            Found::Stale => Answer::Stale(token),
+            Freshness::Stale => Answer::Stale(token),
             _ => Answer::Miss(token),
         }
     }
