@@ -26,7 +26,7 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
     let ended = AtomicBool::new(false);
     let mut pinger = server.raw();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let pinging = scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 let (start, before) = (Instant::now(), Thread::of(server.pid()));
                 let reply = pinger.call(&["PING"]);
@@ -47,8 +47,10 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
         let quiet = take(&longest_ns);
         take(&longest_own_ns);
         let result = body();
-        let (during, own) = (take(&longest_ns), take(&longest_own_ns));
         ended.store(true, Ordering::Relaxed);
+        // The PING that is under way may be the one that waited longest.
+        pinging.join().expect("a server of our own answers");
+        let (during, own) = (take(&longest_ns), take(&longest_own_ns));
         (result, Stall { during, own, quiet })
     })
 }
