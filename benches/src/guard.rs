@@ -231,7 +231,7 @@ enum Module {
 }
 
 impl Module {
-    /// What is added to the name of a native command beside it.
+    /// The suffix of a native command's name beside it.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Floor => "",

@@ -13,7 +13,7 @@ pub(super) struct Timing {
     pub(super) repeat: Duration,
 }
 
-/// What is to be reported.
+/// A change, or a repetition, to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Fired,

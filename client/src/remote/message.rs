@@ -84,7 +84,7 @@ pub(crate) enum Push<'a> {
     Lost,
     /// A server can be reached again.
     Restored,
-    /// What the server had said by then has been applied.
+    /// All pushes that the server had sent by then are applied.
     Heard(Instant),
     /// Nothing, such as the confirmation of a subscription.
     Nothing,

@@ -1,4 +1,4 @@
-//! Which caller may load a key, and which callers wait for it.
+//! Leases: the right to load a key, and the callers that wait for its value.
 //!
 //! A *lease* is the right to load one key, given to one caller at a time: "leases" as in Nishtala et al., *Scaling
 //! Memcache at Facebook*, NSDI 2013.

@@ -6,9 +6,9 @@
 //!
 //! A replica always begins with a snapshot, which a forked child writes, and so does an append-only file that is
 //! switched on; what was written before the fork is in the snapshot. So it is enough to look again after each fork
-//! and after loading, and to assume a receiver from the moment of the fork on. What comes from a primary or out of a log
-//! begins with a change of role, or with loading, both of which the server announces. To ask it at each command for the
-//! flags that tell so costs 2 % of a SET.
+//! and after loading, and to assume a receiver from the moment of the fork on. Commands of a primary or out of a log come
+//! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
+//! command would cost 2 % of a SET.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -69,9 +69,10 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     hidden
 }
 
-/// Before these tags are invalidated: has the server remove what has expired of small ones, and takes their other entries out
-/// if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
-/// (entry, tag) pairs were taken. O(entries, up to `reclaim-inline` for each tag, and the tags of each taken × log of those given).
+/// Before these tags are invalidated: has the server remove the expired entries of small ones, and takes their other entries
+/// out if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
+/// (entry, tag) pairs were taken. O(entries), up to `reclaim-inline` for each tag, and for each entry that is taken O(its
+/// tags × log of those given).
 pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
     let (db, mut pairs) = (ctx.db(), 0);
     // Each once, and in an order in which the tags of an entry are found among many.

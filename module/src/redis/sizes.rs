@@ -177,7 +177,7 @@ pub(crate) fn fits(entry: Entry<'_>, size: Allocated) -> bool {
         }
 }
 
-/// What the server must be given so that its MEMORY USAGE returns [`cost`].
+/// The size to return to the server so that its MEMORY USAGE shows [`cost`].
 pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
     if !sizes.usage_counts_name {

@@ -220,27 +220,11 @@ fn what_a_server_lost_holds_again_when_it_was_told() {
         "it was not lost"
     );
     let pulse = at(60, 70, Event::Pulse);
-    assert_eq!(
-        stale(&[
-            lasting(0, 10),
-            invalidate,
-            undone(25, false),
-            pulse,
-            read(170)
-        ]),
-        0
-    );
-    assert_eq!(
-        stale(&[
-            lasting(0, 10),
-            invalidate,
-            undone(25, false),
-            pulse,
-            read(171)
-        ]),
-        1,
-        "everything works again"
-    );
+    let after = |ms| {
+        let failed = undone(25, false);
+        stale(&[lasting(0, 10), invalidate, failed, pulse, read(ms)])
+    };
+    assert_eq!([after(170), after(171)], [0, 1], "everything works again");
     let replace = at(20, 30, OTHER_WRITE);
     assert_eq!(seen(replace, undone(25, false), 2_151), 1);
     assert_eq!(
