@@ -299,15 +299,32 @@ fn loading(ctx: &Context<'_>, what: u64) {
         });
     } else {
         let now = now_ms();
-        state::with(|state| {
-            state.loading = Loading::Keep;
+        let was_dropped = state::with(|state| {
+            let loading = std::mem::take(&mut state.loading);
             state.follow_loaded(now);
             if !is_replica {
                 state.begin_stamps(now);
             }
+            loading == Loading::Drop
         });
         propagation::look_again(ctx);
+        if was_dropped {
+            ctx.after(0, empty_replicas);
+        }
     }
+}
+
+/// After what was loaded was dropped: a replica that goes on with a partial resync still has it. It drops it as well, before
+/// other commands find here what is not there.
+fn empty_replicas(ctx: &Context<'_>) {
+    if ctx.is_replica() {
+        return;
+    }
+    for db in state::with(|state| state.numbers()) {
+        store::empty(db);
+        ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
+    }
+    reclaim::arm_if_needed(ctx);
 }
 
 fn fork(ctx: &Context<'_>, what: u64) {
