@@ -282,10 +282,11 @@ fn loading(ctx: &Context<'_>, what: u64) {
     ];
     if is_rdb || other_starts.contains(&what) {
         propagation::expect_others();
+        let follows = is_replica || ctx.is_cluster_replica();
         state::with(|state| {
             state.transit.forget_arriving();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
-            if is_rdb && is_first && !is_replica && state.config.drops_after_restart() {
+            if is_rdb && is_first && !follows && state.config.drops_after_restart() {
                 state.loading = Loading::Drop;
             }
             if state.is_staging() {

@@ -422,6 +422,39 @@ fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
     });
 }
 
+/// A server is no replica yet while it loads its file, although the cluster knows it as one.
+#[test]
+fn a_replica_keeps_its_file_where_primaries_drop_theirs() {
+    for_all_engines(|engine| {
+        let drops = |engine| builder(engine).module_args(&["after-restart", "drop"]);
+        let primary = drops(engine).start();
+        let mut replica = drops(engine).start();
+        let mut client = primary.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        add_replica(&primary, &replica, &[]);
+        for n in 0..100 {
+            run!(client, "CACHE.SET {n} v TAGS 1 t");
+        }
+        wait_synchronised(&primary, &replica);
+        assert_eq!(run!(replica.raw(), "SAVE"), Reply::ok());
+        replica.kill_9();
+        replica.restart();
+        wait_until("the replica follows again", DEADLINE, || {
+            info_text(&mut replica.raw(), "role") == "slave"
+                && info_text(&mut replica.raw(), "master_link_status") == "up"
+        });
+        wait_synchronised(&primary, &replica);
+        let digest = |server: &Server| call!(server.raw(), "DEBUG", "DIGEST");
+        assert_eq!(digest(&replica), digest(&primary));
+        assert_eq!(stat(&mut replica.raw(), "entries"), 100);
+        let log = replica.log();
+        assert!(log.contains("Successful partial"), "{log}");
+    });
+}
+
 fn unix_ms(client: &mut RawClient) -> i64 {
     let time = call!(client, "TIME");
     time.items()[0].text().parse::<i64>().expect("seconds") * 1_000
