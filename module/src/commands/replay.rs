@@ -12,7 +12,7 @@ const CLOCK_WORDS: usize = 3 + 2 * 7;
 /// More databases than any server has.
 pub(super) const MAX_DATABASES: u64 = 1 << 20;
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `CLOCK db reading floor everything` and `TAG db tag past` → OK. Internal: what
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db`, `CLOCK db reading floor everything` and `TAG db tag past` → OK. Internal: what
 /// a primary's stream and an append-only file say beside the commands of the data itself. An administrator may send what
 /// a log contains. What version 0.1.0 wrote is understood as well (`commands/older.rs`).
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -29,6 +29,9 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 .deadline_ms(now_ms(), "cache.replay")?,
         };
         hold_gone(ctx, name, deadline);
+    } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
+        store::empty(cursor.next_in(0..=MAX_DATABASES)? as u32);
+        reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"CLOCK") && words.len() == CLOCK_WORDS {
         let db = cursor.next_in(0..=MAX_DATABASES)? as u32;
         let reading = cursor.next_in(0..=u64::MAX)?;

@@ -110,6 +110,14 @@ impl Past {
         *ms = moment.at_ms.max(*ms);
     }
 
+    /// The same after everything was flushed at that clock: no longer known by its name, unless invalidated since.
+    const fn since(mut self, flushed_at: u64) -> Self {
+        if self.clock <= flushed_at {
+            self.invalidations = 0;
+        }
+        self
+    }
+
     /// The later of both in each figure.
     fn merge(&mut self, other: &Self) {
         self.clock = self.clock.max(other.clock);
@@ -342,7 +350,7 @@ impl History {
         )
     }
 
-    /// From here on no tag is known by its name: everything was flushed.
+    /// From here on no tag is known by its name: everything was flushed. O(1).
     pub(crate) fn forget_names(&mut self, clock: u64) {
         self.flushed_at = clock;
     }
@@ -351,7 +359,9 @@ impl History {
         match self.rows.raw_entry_mut().from_key(tag) {
             RawEntryMut::Occupied(mut row) => {
                 row.to_back();
-                row.into_mut()
+                let past = row.into_mut();
+                *past = past.since(self.flushed_at);
+                past
             }
             RawEntryMut::Vacant(place) => {
                 self.names += tag.len();
@@ -368,7 +378,7 @@ impl History {
     /// What is known about a tag that was invalidated by its name, since everything was flushed.
     pub(crate) fn of_named(&self, tag: &[u8]) -> Option<&Past> {
         let past = self.rows.get(tag)?;
-        (past.invalidations > 0 && past.clock > self.flushed_at).then_some(past)
+        (past.since(self.flushed_at).invalidations > 0).then_some(past)
     }
 
     /// Whether entries with this tag may have been invalidated, hard or soft, at a later clock than this.
@@ -498,13 +508,10 @@ impl History {
     // ---- saving and loading ----
 
     /// What is saved: the floor, what concerns everything, and each tag's row, oldest first.
-    pub(crate) fn saved(&self) -> (Past, Past, impl ExactSizeIterator<Item = (&[u8], &Past)>) {
+    pub(crate) fn saved(&self) -> (Past, Past, impl ExactSizeIterator<Item = (&[u8], Past)>) {
         let rows = self.rows.iter();
-        (
-            self.floor,
-            self.everything,
-            rows.map(|(tag, past)| (&**tag, past)),
-        )
+        let rows = rows.map(|(tag, past)| (&**tag, past.since(self.flushed_at)));
+        (self.floor, self.everything, rows)
     }
 
     /// An entry, or an invalidation, of this time was loaded.
@@ -648,7 +655,7 @@ mod tests {
         assert_eq!(held(&history, &[b"c"], hour), Some(hour + hour / 2));
         let mut loaded = History::default();
         for (tag, past) in history.saved().2 {
-            loaded.load(tag, past);
+            loaded.load(tag, &past);
         }
         assert_eq!(held(&loaded, &[b"c"], hour), Some(hour + hour / 2));
     }
@@ -828,7 +835,7 @@ mod tests {
         let mut loaded = History::default();
         let (floor, everything, rows) = history.saved();
         for (tag, past) in rows {
-            loaded.load(tag, past);
+            loaded.load(tag, &past);
         }
         loaded.load_floors(&floor, &everything);
         loaded.validate();

@@ -1,7 +1,7 @@
 //! What a callback may ask of the server: replies, replication, notifications, keys.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
@@ -264,6 +264,32 @@ impl Context<'_> {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
             && !self.is_replica()
             && !self.is_loading()
+    }
+
+    /// Whether the cluster knows this node as a replica. The server itself behaves as a primary from its start until it
+    /// follows one, also while it loads its file.
+    pub(super) fn is_cluster_replica(&self) -> bool {
+        const LEN: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
+        // The server's own id does not end in NUL.
+        let (mut id, mut flags) = ([0 as c_char; LEN + 1], 0);
+        // SAFETY: the id has 40 bytes, or is null outside of a cluster; what is asked for is null or alive.
+        unsafe {
+            let own: *const c_char = api!(RedisModule_GetMyClusterID());
+            if own.is_null() {
+                return false;
+            }
+            own.copy_to_nonoverlapping(id.as_mut_ptr(), LEN);
+            let (id, flags) = (id.as_ptr(), &raw mut flags);
+            api!(RedisModule_GetClusterNodeInfo(
+                self.raw,
+                id,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                flags
+            ));
+        }
+        flags & raw::REDISMODULE_NODE_SLAVE as c_int != 0
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

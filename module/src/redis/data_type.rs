@@ -363,7 +363,7 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
                 fields.push(Field::Number(tags.len() as u64));
                 for (tag, past) in tags {
                     fields.push(Field::Text(tag));
-                    fields.extend(past_fields(past));
+                    fields.extend(past_fields(&past));
                 }
             }
             save(io, &fields);
@@ -493,7 +493,7 @@ fn rewrite_databases(io: *mut raw::RedisModuleIO) {
             lines.extend(tags.map(|(tag, past)| {
                 let mut line = start(b"TAG");
                 line.push(OwnedStr::new(tag));
-                line.extend(numbers(past));
+                line.extend(numbers(&past));
                 line
             }));
             lines.push(clock); // Last: its floor is not that of the tags above.

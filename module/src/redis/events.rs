@@ -282,10 +282,11 @@ fn loading(ctx: &Context<'_>, what: u64) {
     ];
     if is_rdb || other_starts.contains(&what) {
         propagation::expect_others();
+        let follows = is_replica || ctx.is_cluster_replica();
         state::with(|state| {
             state.transit.forget_arriving();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
-            if is_rdb && is_first && !is_replica && state.config.drops_after_restart() {
+            if is_rdb && is_first && !follows && state.config.drops_after_restart() {
                 state.loading = Loading::Drop;
             }
             if state.is_staging() {
@@ -299,15 +300,32 @@ fn loading(ctx: &Context<'_>, what: u64) {
         });
     } else {
         let now = now_ms();
-        state::with(|state| {
-            state.loading = Loading::Keep;
+        let was_dropped = state::with(|state| {
+            let loading = std::mem::take(&mut state.loading);
             state.follow_loaded(now);
             if !is_replica {
                 state.begin_stamps(now);
             }
+            loading == Loading::Drop
         });
         propagation::look_again(ctx);
+        if was_dropped {
+            ctx.after(0, empty_replicas);
+        }
     }
+}
+
+/// After what was loaded was dropped: a replica that goes on with a partial resync still has it. It drops it as well, before
+/// other commands find here what is not there.
+fn empty_replicas(ctx: &Context<'_>) {
+    if ctx.is_replica() {
+        return;
+    }
+    for db in state::with(|state| state.numbers()) {
+        store::empty(db);
+        ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
+    }
+    reclaim::arm_if_needed(ctx);
 }
 
 fn fork(ctx: &Context<'_>, what: u64) {

@@ -26,9 +26,10 @@ static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::pt
 const PRESSURE: f32 = 0.98;
 
 /// Notifications of the filter to itself: remove the gone entry under this key; free gone entries while memory is short,
-/// for a slice at most; let the server propagate what has expired.
+/// for a slice at most; free what only a command of the primary sees; let the server propagate what has expired.
 const REMOVE: &CStr = c"tagcache.remove";
 const FREE: &CStr = c"tagcache.free";
+const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
@@ -150,6 +151,9 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         if backlogs.is_some() && state::with(|state| std::mem::take(&mut state.expired)) {
             act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
         }
+        if shows_hidden(&ctx) && may_act() {
+            act(&ctx, FREE_HIDDEN, named.name);
+        }
         if is_memory_short() && may_act() {
             act(&ctx, FREE, named.name);
         }
@@ -240,6 +244,15 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     })
 }
 
+/// Whether this command sees the entry that is to be reclaimed next, which others do not.
+fn shows_hidden(ctx: &Context<'_>) -> bool {
+    let hidden = state::with(|state| state.hidden.clone());
+    hidden.is_some_and(|(db, name)| {
+        ctx.select(db);
+        is_gone(ctx, OwnedStr::new(&name).as_str())
+    })
+}
+
 /// Whether gone entries may be removed: not for what EXEC and scripts run, and not while some were refused on arrival
 /// that replicas still hold.
 fn may_act() -> bool {
@@ -261,5 +274,7 @@ pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
         reclaim::reclaim_if_gone(ctx, name);
     } else if what == FREE.to_bytes() {
         reclaim::slice(ctx, || !under_pressure());
+    } else if what == FREE_HIDDEN.to_bytes() {
+        reclaim::slice(ctx, || false);
     }
 }

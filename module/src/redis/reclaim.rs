@@ -31,6 +31,9 @@ const REFUSED_AT_ONCE: usize = 128;
 /// A slice that panicked is tried again after this time instead of at once.
 const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
 
+/// How often a replica in a cluster looks whether it can go on by itself, when what is next has expired.
+const HIDDEN_MS: i64 = 10;
+
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     let db = ctx.db();
@@ -167,7 +170,7 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
         return false;
     }
     match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
-        Step::Gone(slot) => reclaim_one(ctx, db, slot),
+        Step::Gone(slot) => return reclaim_one(ctx, db, slot),
         Step::Softened(softened) => look_after(ctx, db, softened, now_ms),
         Step::Idle => return sweep_orphans(ctx, db),
     }
@@ -203,17 +206,30 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     is_more
 }
 
-/// Takes one gone entry out of the keyspace.
-fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) {
+/// Takes one gone entry out of the keyspace. False if it has expired, on a replica in a cluster: there only a command of the
+/// primary sees it, and the filter goes on at the next one.
+fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
     let (handle, name) = handle_and_name(db, slot);
     let name = name.as_str();
     let key = ctx.open(name, Mode::Upkeep);
+    let mut hidden = None;
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
         take(ctx, db, key, name);
     } else {
         drop(key);
-        remove_hidden(ctx, db, slot, handle, name);
+        let may_expire = state::with(|state| {
+            let index = &state.database(db).index;
+            index.holds(slot, handle) && entry_in(index, slot).has_ttl()
+        });
+        if may_expire && ctx.is_replica() && ctx.is_cluster() {
+            hidden = Some((db, name.bytes().to_vec()));
+        } else {
+            remove_hidden(ctx, db, slot, handle, name);
+        }
     }
+    let is_done = hidden.is_none();
+    state::with(|state| state.hidden = hidden);
+    is_done
 }
 
 /// Removes the gone entry of an open key.
@@ -385,6 +401,9 @@ fn on_timer(ctx: &Context<'_>) {
             let rest = state.reclaim_pace.rest_after(start, end);
             state.has_work(now).then_some(rest)
         })?;
+        if state::with(|state| state.hidden.is_some()) {
+            return Some(HIDDEN_MS);
+        }
         if filter::under_pressure() {
             return Some(0);
         }

@@ -45,6 +45,9 @@ pub(crate) struct State {
     pub(crate) selected: Option<u32>,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
+    /// On a replica in a cluster: the entry to be reclaimed next, which has expired and so shows to its primary's commands
+    /// only.
+    pub(crate) hidden: Option<(u32, Vec<u8>)>,
     /// Where the search for entries that an emptied index does not know is.
     pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
     /// What the server loads now, if it loads.

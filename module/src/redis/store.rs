@@ -198,6 +198,11 @@ pub(crate) fn drop_entry(db: u32, key: &Key) {
     }
 }
 
+/// Makes all entries of a database gone, which is no invalidation: its clock stays.
+pub(crate) fn empty(db: u32) {
+    change(db, || state::with(|state| state.database(db).index.flush()));
+}
+
 /// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
 /// one the entry is built anew. An entry that is stale by a soft invalidation and loses its grace is gone.
 pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<u64>) {
@@ -431,6 +436,9 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
     let staying = passage.filter(|passage| may_stay(passage) && !is_dropped);
     let Some(mut passage) = staying else {
+        if is_dropped {
+            state::with(|state| _ = state.database(db)); // One of those that replicas empty.
+        }
         take(db, &mut key);
         return;
     };

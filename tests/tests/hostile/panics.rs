@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased};
-use tagcache_tests::look::stat;
+use tagcache_tests::look::{info, info_text, stat};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path, send,
     wait_until,
@@ -142,6 +142,47 @@ fn a_panic_while_saving_is_survived() {
             Reply::ok()
         );
         assert_eq!(call!(client, "CACHE.GET", "copy"), Reply::bulk("value"));
+    });
+}
+
+/// Ends the server as a power cut would, and loads what was saved last.
+fn restart_from_file(server: &mut Server, client: &mut RawClient) {
+    server.kill_9();
+    server.restart();
+    *client = server.raw();
+}
+
+#[test]
+fn a_panic_in_a_child_that_saves_fails_the_save() {
+    with_panicking_module(|server, client| {
+        assert_eq!(call!(client, "SAVE"), Reply::ok());
+        assert_eq!(call!(client, "CACHE.PANIC", "save"), Reply::ok());
+        assert!(!call!(client, "BGSAVE").is_error());
+        wait_until("the child has ended", DEADLINE, || {
+            info(client, "rdb_bgsave_in_progress") == 0
+        });
+        assert_eq!(info_text(client, "rdb_last_bgsave_status"), "err");
+        for preamble in ["yes", "no"] {
+            call!(client, "CONFIG", "SET", "aof-use-rdb-preamble", preamble);
+            assert!(!call!(client, "BGREWRITEAOF").is_error());
+            wait_until("the child has ended", DEADLINE, || {
+                info(client, "aof_rewrite_in_progress") == 0
+                    && info(client, "aof_rewrite_scheduled") == 0
+            });
+            assert_eq!(info_text(client, "aof_last_bgrewrite_status"), "err");
+        }
+        // The file of before is whole.
+        restart_from_file(server, client);
+    });
+}
+
+#[test]
+fn a_panic_while_the_server_saves_itself_leaves_a_file_that_loads() {
+    with_panicking_module(|server, client| {
+        call!(client, "CACHE.PANIC", "save");
+        assert_eq!(call!(client, "SAVE"), Reply::ok());
+        restart_from_file(server, client);
+        assert_eq!(call!(client, "GET", "string"), Reply::bulk("value"));
     });
 }
 

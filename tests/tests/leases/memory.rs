@@ -1,7 +1,9 @@
 //! Leases and the marks of invalidated tags take bounded memory, and give it back.
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Server, args, call, for_each_engine, wait_until};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Server, args, call, for_each_engine, wait_until,
+};
 
 fn used(client: &mut RawClient) -> i64 {
     info(client, "used_memory")
@@ -146,39 +148,46 @@ fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
 #[test]
 fn leases_of_large_keys_are_bounded_in_bytes() {
     for_each_engine(|engine| {
-        let server = Server::builder().engine(engine).start();
-        let mut client = server.raw();
-        call!(client, "CONFIG", "SET", "tagcache.lease-orphan-ms", 0);
-        let fetch = |n: usize| {
-            let key = [format!("{n} ").into_bytes(), vec![b'x'; 500_000]].concat();
-            args!["CACHE.FETCH", key, "LEASE", 60_000, "TOKEN", 5]
-        };
-        let mut holder = server.raw();
-        let granted = |client: &mut RawClient, n: usize| {
-            // In several databases: the bound is for all of them.
-            call!(client, "SELECT", n % 4);
-            tagcache_tests::fetch::fetched(&client.call(&fetch(n))).token > 0
-        };
-        let before = used(&mut client);
-        let count = (0..400).filter(|&n| granted(&mut holder, n)).count();
-        assert!((120..140).contains(&count), "{count} were granted");
-        drop(holder);
-        wait_until("they have run out", DEADLINE, || {
-            info(&mut client, "tagcache_leases") == 0
-        });
-        let full = used(&mut client);
-        assert!(full - before < 80 << 20, "{} bytes", full - before);
-        // What has run out makes room, although it is remembered.
-        for n in 400..500 {
-            assert!(granted(&mut client, n), "{n}");
-        }
-        let full = used(&mut client);
-        assert!(full - before < 80 << 20, "{} bytes", full - before);
-        call!(client, "FLUSHALL");
-        let bound = before + (full - before) / 10;
-        wait_until("their memory is back", DEADLINE, || {
-            used(&mut client) <= bound
-        });
+        bounded_in_bytes(engine, &[]);
+        bounded_in_bytes(engine, &args!["TOKEN", 5]);
+    });
+}
+
+fn bounded_in_bytes(engine: &Engine, options: &[Vec<u8>]) {
+    let server = Server::builder().engine(engine).start();
+    let mut client = server.raw();
+    call!(client, "CONFIG", "SET", "tagcache.lease-orphan-ms", 0);
+    let fetch = |n: usize| {
+        let key = [format!("{n} ").into_bytes(), vec![b'x'; 500_000]].concat();
+        let mut command = args!["CACHE.FETCH", key, "LEASE", 60_000];
+        command.extend_from_slice(options);
+        command
+    };
+    let mut holder = server.raw();
+    let granted = |client: &mut RawClient, n: usize| {
+        // In several databases: the bound is for all of them.
+        call!(client, "SELECT", n % 4);
+        tagcache_tests::fetch::fetched(&client.call(&fetch(n))).token > 0
+    };
+    let before = used(&mut client);
+    let count = (0..400).filter(|&n| granted(&mut holder, n)).count();
+    assert!((120..140).contains(&count), "{count} were granted");
+    drop(holder);
+    wait_until("they have run out", DEADLINE, || {
+        info(&mut client, "tagcache_leases") == 0
+    });
+    let full = used(&mut client);
+    assert!(full - before < 80 << 20, "{} bytes", full - before);
+    // What has run out makes room, although it is remembered.
+    for n in 400..500 {
+        assert!(granted(&mut client, n), "{n}");
+    }
+    let full = used(&mut client);
+    assert!(full - before < 80 << 20, "{} bytes", full - before);
+    call!(client, "FLUSHALL");
+    let bound = before + (full - before) / 10;
+    wait_until("their memory is back", DEADLINE, || {
+        used(&mut client) <= bound
     });
 }
 

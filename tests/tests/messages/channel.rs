@@ -385,11 +385,8 @@ fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
         let nodes = cluster(engine);
         wait_connected(&nodes);
         let mut subscribers: Vec<RawClient> = nodes.iter().map(subscribed).collect();
-        let mut lineages = Vec::new();
         for node in &nodes[..2] {
-            let mut client = node.raw();
-            call!(client, "CACHE.INVALIDATE", "a");
-            lineages.push(lineage(&mut client));
+            call!(node.raw(), "CACHE.INVALIDATE", "a");
         }
         for (primary, replica) in [(0, 2), (1, 3)] {
             wait_synchronised(&nodes[primary], &nodes[replica]);
@@ -398,18 +395,26 @@ fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
         for node in &nodes {
             call!(node.raw(), "PUBLISH", "__cache@0__:invalidate", "end");
         }
-        lineages.sort_unstable();
-        for subscriber in &mut subscribers {
+        let heard = subscribers.iter_mut().map(|subscriber| {
             let (mut seen, mut ends) = (Vec::new(), 0);
             while ends < nodes.len() {
                 let (_, payload) = message(subscriber);
                 if payload == b"end" {
                     ends += 1;
                 } else {
-                    let node: [u8; 8] = payload[2..10].try_into().expect("a node");
-                    seen.push(u64::from_be_bytes(node));
+                    seen.push(payload);
                 }
             }
+            assert_eq!(seen.len(), 2, "one for each of the two commands");
+            seen
+        });
+        let heard: Vec<_> = heard.collect();
+        let primaries = nodes[..2].iter();
+        let mut lineages: Vec<_> = primaries.map(|node| lineage(&mut node.raw())).collect();
+        lineages.sort_unstable();
+        for seen in heard {
+            let node = |payload: &Vec<u8>| payload[2..10].try_into().expect("a node");
+            let mut seen: Vec<_> = seen.iter().map(node).map(u64::from_be_bytes).collect();
             seen.sort_unstable();
             assert_eq!(seen, lineages);
         }

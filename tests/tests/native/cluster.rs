@@ -1,8 +1,9 @@
 //! Cluster mode: tags are no keys, slots move with their entries.
 
-use tagcache_tests::cluster::{addresses, builder, info_of_cluster, node, pair};
+use tagcache_tests::cluster::{add_replica, addresses, builder, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat, wait_reclaimed};
+use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, run,
     wait_until,
@@ -389,4 +390,73 @@ fn leased_writes_do_not_ask_for_cluster_info() {
         let calls = load(5_000) - before;
         assert!(calls < 1_000, "{calls} calls for 5,000 writes");
     });
+}
+
+/// A replica hides what has expired from all but its primary's commands, and the primary sends no DEL for what it has
+/// reclaimed before.
+#[test]
+fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
+    const ENTRIES: usize = 3_000;
+    for_all_engines(|engine| {
+        let primary = alone(engine);
+        let mut client = primary.raw();
+        call!(client, "CONFIG", "SET", "repl-ping-replica-period", 1);
+        let replica = node(engine);
+        add_replica(&primary, &replica, &[]);
+        let deadline = unix_ms(&mut client) + 1_000;
+        let set = |n| args!["CACHE.SET", n, "v", "PXAT", deadline, "TAGS", 1, "t"];
+        client.pipeline(&(0..ENTRIES).map(set).collect::<Vec<_>>());
+        wait_synchronised(&primary, &replica);
+        replica.pause();
+        call!(client, "CACHE.INVALIDATE", "t");
+        wait_reclaimed(&mut client);
+        wait_until("the entries would have expired", DEADLINE, || {
+            unix_ms(&mut client) > deadline
+        });
+        replica.resume();
+        let mut reader = replica.raw();
+        wait_until("the replica has reclaimed them", DEADLINE, || {
+            call!(reader, "DBSIZE") == Reply::Int(0) && stat(&mut reader, "reclaim_backlog") == 0
+        });
+        assert_same(&primary, &replica, &[0]);
+    });
+}
+
+/// A server is no replica yet while it loads its file, although the cluster knows it as one.
+#[test]
+fn a_replica_keeps_its_file_where_primaries_drop_theirs() {
+    for_all_engines(|engine| {
+        let drops = |engine| builder(engine).module_args(&["after-restart", "drop"]);
+        let primary = drops(engine).start();
+        let mut replica = drops(engine).start();
+        let mut client = primary.raw();
+        call!(client, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383);
+        wait_until("the cluster is up", DEADLINE, || {
+            info_of_cluster(&mut client, "cluster_state") == "ok"
+        });
+        add_replica(&primary, &replica, &[]);
+        for n in 0..100 {
+            run!(client, "CACHE.SET {n} v TAGS 1 t");
+        }
+        wait_synchronised(&primary, &replica);
+        assert_eq!(run!(replica.raw(), "SAVE"), Reply::ok());
+        replica.kill_9();
+        replica.restart();
+        wait_until("the replica follows again", DEADLINE, || {
+            info_text(&mut replica.raw(), "role") == "slave"
+                && info_text(&mut replica.raw(), "master_link_status") == "up"
+        });
+        wait_synchronised(&primary, &replica);
+        let digest = |server: &Server| call!(server.raw(), "DEBUG", "DIGEST");
+        assert_eq!(digest(&replica), digest(&primary));
+        assert_eq!(stat(&mut replica.raw(), "entries"), 100);
+        let log = replica.log();
+        assert!(log.contains("Successful partial"), "{log}");
+    });
+}
+
+fn unix_ms(client: &mut RawClient) -> i64 {
+    let time = call!(client, "TIME");
+    time.items()[0].text().parse::<i64>().expect("seconds") * 1_000
+        + time.items()[1].text().parse::<i64>().expect("microseconds") / 1_000
 }

@@ -1,7 +1,7 @@
 //! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
 
 use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed};
-use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
     Engine, RawClient, Reply, Server, ServerBuilder, call, for_all_engines, run, wait_until,
 };
@@ -231,6 +231,33 @@ fn drop_keeps_what_a_replica_gets_by_full_sync() {
             1_000,
             "a promotion drops nothing"
         );
+    });
+}
+
+#[test]
+fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine);
+        let builder = builder.module_args(&["after-restart", "drop"]);
+        let mut primary = builder.clone().start();
+        let replica = builder.replica_of(&primary).start();
+        let mut client = primary.raw();
+        fill(&mut client);
+        run!(client, "SET native v");
+        wait_synchronised(&primary, &replica);
+        assert_eq!(run!(client, "SAVE"), Reply::ok());
+        primary.kill_9();
+        primary.restart();
+        wait_synchronised(&primary, &replica);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        // These find nothing here, and must find nothing there.
+        assert_eq!(run!(here, "SETNX key1 native"), Reply::Int(1));
+        assert_eq!(run!(here, "RENAMENX native key2"), Reply::Int(1));
+        assert_same(&primary, &replica, &[0, 3]);
+        assert_eq!(stat(&mut there, "entries"), 0);
+        assert_eq!(run!(there, "GET key1"), Reply::bulk("native"));
+        let log = replica.log();
+        assert!(log.contains("Successful partial"), "{log}");
     });
 }
 

@@ -96,3 +96,43 @@ fn last_invalidations_are_the_same_after_a_full_resync() {
         assert_eq!(times(&mut there), times(&mut primary.raw()), "reloaded");
     });
 }
+
+/// What each tag of a flushed database shows: one that no entry carries is unknown, and counts begin anew.
+#[test]
+fn a_flush_is_forgotten_by_nothing_that_is_saved() {
+    for_all_engines(|engine| {
+        for flush in ["CACHE.FLUSH", "FLUSHDB"] {
+            let mut server = Server::builder()
+                .engine(engine)
+                .arg("--appendonly", "yes")
+                .arg("--aof-use-rdb-preamble", "no")
+                .arg("--appendfsync", "always")
+                .start();
+            let mut client = server.raw();
+            fill(&mut client);
+            client.call(&[flush]);
+            run!(client, "CACHE.INVALIDATE soft");
+            run!(client, "CACHE.INVALIDATEWHERE ANY 1 both");
+            // A log without preamble holds what is remembered in front of its first entry.
+            run!(client, "CACHE.SET held v TAGS 1 never");
+            let flushed = times(&mut client);
+            let [hard, soft, both, never] = &flushed[..] else {
+                panic!("four tags: {flushed:?}")
+            };
+            assert!(hard.is_null() && both.is_null(), "{flush}: {flushed:?}");
+            assert_eq!(soft.field("invalidations"), Reply::Int(1), "{flush}");
+            assert_eq!(never.field("entries"), Reply::Int(1), "{flush}");
+            let replica = Server::builder().engine(engine).replica_of(&server).start();
+            wait_synchronised(&server, &replica);
+            assert_eq!(times(&mut replica.raw()), flushed, "{flush}: a replica");
+            run!(client, "BGREWRITEAOF");
+            wait_until("the rewrite ends", DEADLINE, || {
+                info(&mut client, "aof_rewrite_in_progress") == 0
+                    && info(&mut client, "aof_rewrite_scheduled") == 0
+            });
+            server.kill_9();
+            server.restart();
+            assert_eq!(times(&mut server.raw()), flushed, "{flush}: a log");
+        }
+    });
+}
