@@ -594,7 +594,7 @@ impl<E: Copy + PartialEq> Index<E> {
 }
 
 /// An entry without grace, of the least cost.
-pub(super) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
+pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
     Incoming {
         entry,
         tags,
