@@ -820,9 +820,8 @@ mod tests {
     #[test]
     fn a_tag_that_is_given_twice_counts_once() {
         let mut history = History::default();
-        let invalidations = |history: &History, tag: &[u8]| {
-            history.of_named(tag).map(|past| past.invalidations)
-        };
+        let invalidations =
+            |history: &History, tag: &[u8]| history.of_named(tag).map(|past| past.invalidations);
         for tag in [b"a", b"a", b"b"] {
             history.record(tag, at(1), Effect::Gone);
         }
@@ -855,7 +854,8 @@ mod tests {
 
     #[test]
     fn an_entry_that_comes_too_late_is_one_that_was_invalidated_meanwhile() {
-        let too_late = |verdict: Verdict| [false, true].map(|is_stale| verdict.is_too_late(is_stale));
+        let too_late =
+            |verdict: Verdict| [false, true].map(|is_stale| verdict.is_too_late(is_stale));
         assert_eq!(too_late(Verdict::Untouched), [false, false]);
         assert_eq!(too_late(softened(1)), [true, false]);
         assert_eq!(too_late(Verdict::Dropped), [true, true]);

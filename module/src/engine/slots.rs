@@ -476,12 +476,17 @@ mod tests {
         let top = |slots: &mut Slots<u32>, count, looks, unwanted: &[u32]| {
             let is_wanted = |slot: Slot| !unwanted.contains(&slot.0);
             let top = slots.top(count, looks, is_wanted);
-            top.into_iter().map(|(hits, slot)| (hits, slot.0)).collect::<Vec<_>>()
+            top.into_iter()
+                .map(|(hits, slot)| (hits, slot.0))
+                .collect::<Vec<_>>()
         };
         // The page of the entry that had the most is looked at, and does not end the search.
         slots.remove(Slot(0));
         assert_eq!(top(&mut slots, 1, 9, &[]), [(8, page)]);
-        assert_eq!(top(&mut slots, 9, 9, &[]), [(8, page), (5, 2 * page), (3, 1)]);
+        assert_eq!(
+            top(&mut slots, 9, 9, &[]),
+            [(8, page), (5, 2 * page), (3, 1)]
+        );
         assert_eq!(top(&mut slots, 9, 9, &[page]), [(5, 2 * page), (3, 1)]);
         // So many that are not wanted, and no page more.
         assert_eq!(top(&mut slots, 9, 1, &[page]), []);

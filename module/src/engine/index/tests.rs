@@ -751,7 +751,10 @@ fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
         } else {
             Freshness::Fresh
         };
-        assert_eq!((fresh(&index, 1), fresh(&index, 2)), (Freshness::Fresh, stranger));
+        assert_eq!(
+            (fresh(&index, 1), fresh(&index, 2)),
+            (Freshness::Fresh, stranger)
+        );
         assert_eq!((index.holds(slot, 1), index.holds(slot, 2)), (true, false));
         assert!(!index.must_leave(Some(slot), 1));
         assert_eq!(index.must_leave(Some(slot), 2), orphans);
@@ -797,7 +800,10 @@ fn a_tag_and_the_cost_of_an_entry_are_known_while_it_is_there() {
         })
     });
     assert_eq!(slots.map(|slot| index.cost(slot) / UNIT), [1, 2, 3, 4, 5]);
-    assert_eq!([&b"t"[..], b"u"].map(|tag| index.is_carried(tag)), [true, false]);
+    assert_eq!(
+        [&b"t"[..], b"u"].map(|tag| index.is_carried(tag)),
+        [true, false]
+    );
     let mut seen = Vec::new();
     let cursor = index.scan_tag(b"t", 0, 2, |slot| seen.push(slot));
     assert_eq!(seen, slots[..2]);
