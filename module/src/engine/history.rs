@@ -942,7 +942,14 @@ mod tests {
         };
         assert_eq!(past.to_numbers(), [1, 2, 3, 4, 5, 6, 7]);
         let mut saved = past.to_numbers().into_iter();
-        assert_eq!(Past::read(|_| saved.next().ok_or(())), Ok(past));
+        let mut bounds = Vec::new();
+        let read = Past::read(|most| {
+            bounds.push(most);
+            saved.next().ok_or(())
+        });
+        assert_eq!(read, Ok(past));
+        let (count, time) = (u64::from(u32::MAX), (1 << 48) - 1);
+        assert_eq!(bounds, [u64::MAX, time, time, count, time, time, time]);
         let mut short = past.to_numbers().into_iter().take(6);
         assert_eq!(Past::read(|_| short.next().ok_or(())), Err(()));
     }

@@ -428,6 +428,7 @@ mod tests {
         let mut slots: Slots<u32> = Slots::default();
         let first = slots.insert(1, 0, &[3, 4]);
         let second = slots.insert(2, 0, &[65_534, 5]);
+        let others = [3, 4, 5].map(|entry| slots.insert(entry, 0, &[entry, 10 * entry]));
         let narrow = slots.heap_bytes();
         assert!(slots.set_lists(second, &[65_534, 65_535]));
         let wider = slots.heap_bytes() - narrow;
@@ -435,6 +436,14 @@ mod tests {
         assert!(slots.lists(first).eq([3, 4]));
         assert!(slots.lists(second).eq([65_534, 65_535]));
         assert!(!slots.set_lists(first, &[1, 2, 70_000]));
+        for slot in others {
+            assert!(slots.set_lists(slot, &[7]));
+            assert!(slots.set_lists(slot, &[8, 80_000]));
+        }
+        assert!(others.iter().all(|&slot| slots.lists(slot).eq([8, 80_000])));
+        assert!(slots.set_lists(others[1], &[9]));
+        assert!(slots.lists(others[1]).eq([9]));
+        assert!(slots.lists(others[2]).eq([8, 80_000]));
         slots.validate();
     }
 

@@ -762,3 +762,59 @@ fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
         assert!(leases.by_key.capacity() <= 64);
     }
 }
+
+#[test]
+fn a_caller_waits_while_there_is_room_for_it() {
+    let mut leases = Leases::new(SEED);
+    ask_for(&mut leases, b"key", 0, MOST);
+    let caller = Caller {
+        client: 2,
+        ask: None,
+        is_early: false,
+        may_wait: true,
+    };
+    let mut wait = |waiter, bytes| {
+        let room = Used { bytes, ..MOST };
+        let terms = Terms { room, ..terms(0) };
+        leases.wait(b"key", waiter, caller, terms).is_some()
+    };
+    let one = LEASE_BYTES + "key".len() + WAITER_BYTES;
+    assert!(!wait(1, one - 1));
+    assert!(wait(1, one));
+    assert!(!wait(2, one + WAITER_BYTES - 1));
+    assert!(wait(2, one + WAITER_BYTES));
+}
+
+#[test]
+fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
+    let mut leases = Leases::new(SEED);
+    let ask = |token| Ask { ms: 100, token };
+    let chosen = Some(7);
+    assert_eq!(leases.ask(b"key", 1, ask(chosen), terms(0)), chosen);
+    leases.end(b"key", 0);
+    let current = Some(8);
+    assert_eq!(leases.ask(b"key", 1, ask(current), terms(0)), current);
+    // One whose token was used up, the holder itself once more, and one that takes any.
+    for (waiter, token) in [(11, chosen), (12, current), (13, None)] {
+        let caller = Caller {
+            client: waiter,
+            ask: Some(ask(token)),
+            is_early: false,
+            may_wait: true,
+        };
+        assert!(leases.wait(b"key", waiter, caller, terms(0)).is_some());
+    }
+    let late = terms(100);
+    assert_eq!(
+        leases.serve(b"key", 11, Freshness::Stale, late),
+        Answer::Wait,
+        "others can have it"
+    );
+    assert_eq!(leases.pass_on(b"key", late), [(12, current)]);
+    leases.end(b"key", 100);
+    let served = leases.serve(b"key", 13, Freshness::Stale, late);
+    assert!(matches!(served, Answer::Stale(Some(_))), "{served:?}");
+    let served = leases.serve(b"key", 11, Freshness::Stale, terms(300));
+    assert_eq!(served, Answer::Stale(None));
+    leases.validate();
+}
