@@ -517,7 +517,7 @@ mod tests {
 
         // All of one moment.
         let mut marks = Marks::default();
-        for at in 0..limited + 1 {
+        for at in 0..=limited {
             let limit_ms = u64::from(at) + 1;
             marks.soften(ids(at..at + 1), Softness { since_ms, limit_ms });
             marks.validate(|_| true);
