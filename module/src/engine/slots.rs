@@ -451,6 +451,9 @@ mod tests {
     fn the_bytes_of_many_lists_are_counted_as_they_change() {
         let mut slots: Slots<u32> = Slots::default();
         let many: Vec<u32> = (0..50).collect();
+        let narrow = slots.insert(3, 0, &many[..INLINE]);
+        let wide = slots.insert(4, 0, &many[..=INLINE]);
+        assert_ne!(page_of(narrow.0), page_of(wide.0));
         let first = slots.insert(1, 0, &many[..40]);
         let second = slots.insert(2, 0, &many);
         for len in [50, 3, 20, 0, 40] {

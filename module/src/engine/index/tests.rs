@@ -777,6 +777,8 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
         // The server's deadline is the end of the grace.
         index.freshness(slot, 1, grace_ms, || Some(1_100), || now_ms)
     };
+    index.set_softness(slot, Softness::since(400));
+    assert!(!index.has_soft(), "it was not stale");
     assert_eq!(at(&index, 999), Freshness::Fresh);
     assert_eq!(at(&index, 1_000), Freshness::Stale);
     index.invalidate(&[b"t"], Effect::Stale, 500);
