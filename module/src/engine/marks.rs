@@ -525,6 +525,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of ids")]
     fn a_bitmap_takes_bytes_by_the_kinds_of_its_containers() {
         let few = || 0..10;
         let dense = || (0..5_000).map(|id| (1 << 16) + 2 * id);
