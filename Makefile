@@ -181,9 +181,9 @@ test-package: dist ## Install the Debian package in a bare root and try it; need
 	@scripts/test-package
 
 .PHONY: deny
-deny: ## Licences, advisories and duplicates of the dependencies, where cargo-deny is installed
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
-	  else echo 'cargo-deny is not installed, nothing checked (cargo install --locked cargo-deny)'; fi
+deny: ## Licences, advisories, duplicates and sources of the dependencies, where cargo-deny is installed; ARGS=CHECKS
+	@PATH="$(CURDIR)/target/tools/bin:$$PATH"; if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check $(ARGS); \
+	  else echo 'nothing checked, cargo-deny is missing: cargo install --locked cargo-deny --root target/tools'; fi
 
 .PHONY: clean
 clean: ## Remove what was built

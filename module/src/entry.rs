@@ -511,13 +511,68 @@ mod tests {
     }
 
     #[test]
+    fn a_class_is_one_of_four_sizes_between_powers_of_two() {
+        let sizes = [256, 257, 320, 321, 400, 512, 513, 640, 641];
+        let classes = [256, 320, 320, 384, 448, 512, 640, 640, 768];
+        assert_eq!(sizes.map(class), classes);
+    }
+
+    #[test]
     fn a_value_lies_apart_where_that_takes_less() {
         let of = |value| Allocated::of(26, value).value;
         assert_eq!(
             [100, 500, 1_000, 4_000].map(of),
             [None, Some(500), Some(1_000), None]
         );
+        let step = if cfg!(miri) { 500 } else { 1 };
+        for head in (13..600).step_by(11) {
+            for value in (0..2_100).step_by(step) {
+                let together = class(head + value);
+                let apart = class(head + ADDRESS) + class(value.max(64));
+                let expected = if together >= apart + 32 {
+                    (head + ADDRESS, Some(value))
+                } else {
+                    (head + value, None)
+                };
+                let size = Allocated::of(head, value);
+                assert_eq!((size.entry, size.value), expected, "{head} and {value}");
+            }
+        }
     }
+
+    #[test]
+    fn a_handle_is_the_pointer_to_its_entry() {
+        let new = NewEntry::new(PLAIN);
+        let handle = new.handle();
+        let pointer = handle.as_raw();
+        assert_eq!(pointer, handle.0.as_ptr().cast());
+        assert_eq!(Handle::from_raw(pointer), Some(handle));
+        assert_eq!(Handle::from_raw(std::ptr::null_mut()), None);
+    }
+
+    #[test]
+    fn a_flag_that_is_set_again_stays_set_and_changes_no_other() {
+        let new = NewEntry::new(PLAIN);
+        let entry = new.as_entry();
+        for _ in 0..2 {
+            entry.set_has_ttl(true);
+            entry.set_indexed(7);
+            assert_eq!((entry.has_ttl(), entry.slot()), (true, Some(7)));
+        }
+        for _ in 0..2 {
+            entry.leak();
+            assert_eq!(entry.flags(), HAS_TTL | INDEXED | LEAKED);
+        }
+        entry.set_flags(0); // Or it would be leaked.
+    }
+
+    const PLAIN: Parts<'_> = Parts {
+        key: b"key",
+        value: b"value",
+        created_ms: 1,
+        has_ttl: false,
+        grace_ms: 0,
+    };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]

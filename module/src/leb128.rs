@@ -54,6 +54,16 @@ pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
+    #[test]
+    fn ten_bytes_hold_no_more_than_64_bits() {
+        let ending = |last| [[0xff; 9].as_slice(), &[last]].concat();
+        assert_eq!(super::take(&mut &ending(0)[..]), Some(u64::MAX >> 1));
+        assert_eq!(super::take(&mut &ending(1)[..]), Some(u64::MAX));
+        for last in [2, 3, 0x7f, 0xff] {
+            assert_eq!(super::take(&mut &ending(last)[..]), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn a_number_comes_back(number in any::<u64>(), shift in 0_u32..64) {

@@ -142,6 +142,31 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_believed_than_an_entry_can_have() {
+        let long = vec![b't'; MAX_TAG_BYTES as usize];
+        let last = (1 << 48) - 1;
+        let record = |time_ms, tags: &[&[u8]]| {
+            let tags = tags.iter().copied().collect();
+            let (grace_ms, soft_since_ms) = (time_ms, Some(time_ms));
+            Record {
+                grace_ms,
+                soft_since_ms,
+                tags,
+                ..Record::default()
+            }
+            .encode()
+        };
+        let is_read = |bytes: Vec<u8>| Record::decode(&bytes).is_some();
+        assert!(is_read(record(last, &[&long])));
+        assert!(!is_read(record(last + 1, &[&long])));
+        assert!(!is_read(record(last, &[&[&long[..], b"t"].concat()])));
+        assert!(!is_read(record(last, &[b""])));
+        let most = vec![&b"t"[..]; MAX_TAGS as usize + 1];
+        assert!(is_read(record(last, &most[1..])));
+        assert!(!is_read(record(last, &most)));
+    }
+
+    #[test]
     fn damaged_records_are_refused_or_are_records_again() {
         let tags: [&[u8]; 3] = [b"a", b"tag", &[b't'; 200]];
         let plain = Record {

@@ -226,8 +226,14 @@ mod tests {
             }
             wait
         });
+        let waiting = || match &*load.lock() {
+            State::UnderWay { wakers, .. } => wakers.len(),
+            State::Ended(_) => 0,
+        };
         let mut waits: Vec<_> = waits.collect();
+        assert_eq!(waiting(), 3);
         waits.remove(1);
+        assert_eq!(waiting(), 2);
         load.end(End::Abandoned);
         let woken = woken.iter();
         let counts = woken.map(|woken| woken.0.load(std::sync::atomic::Ordering::SeqCst));

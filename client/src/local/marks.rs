@@ -102,4 +102,20 @@ mod tests {
         assert_eq!(marks.softened_since(9), Some(NEVER));
         assert_eq!(marks.latest(), 9);
     }
+
+    #[test]
+    fn as_many_soft_invalidations_are_told_apart_as_are_remembered() {
+        let marks = Marks::default();
+        let last = REMEMBERED as u64;
+        for epoch in 1..=last {
+            marks.soften_at(epoch, epoch * 100);
+        }
+        for stamp in 0..last {
+            assert_eq!(marks.softened_since(stamp), Some((stamp + 1) * 100));
+        }
+        // One more: what is older than the first one is gone.
+        marks.soften_at(last + 1, (last + 1) * 100);
+        assert_eq!(marks.softened_since(0), None);
+        assert_eq!(marks.softened_since(1), Some(200));
+    }
 }

@@ -190,4 +190,31 @@ mod tests {
             assert!(capacity <= 4 * PURGE_FROM, "{capacity}");
         }
     }
+
+    #[test]
+    fn tags_that_no_entry_holds_are_forgotten_while_others_come() {
+        let table = TagTable::new();
+        let held = table.intern((0..1_000).map(|i| format!("held {i}")));
+        for i in 0..20_000 {
+            table.intern_one(&i.to_string());
+        }
+        let bound = SHARDS * PURGE_FROM + 2 * held.len();
+        assert!(table.len() <= 2 * bound, "{}", table.len());
+        assert!((0..1_000).all(|i| table.find(&format!("held {i}")).is_some()));
+    }
+
+    #[test]
+    fn a_tag_that_was_forgotten_counts_as_invalidated_when_it_comes_again() {
+        let table = TagTable::new();
+        let before = table.epoch();
+        let tag = table.intern_one("tag");
+        assert!(tag.marks.is_unchanged_since(before));
+        tag.marks.drop_at(table.next_epoch());
+        drop(tag);
+        table.purge();
+        assert_eq!(table.len(), 0);
+        let again = table.intern_one("tag");
+        assert_eq!(again.marks.softened_since(before), None);
+        assert!(again.marks.is_unchanged_since(table.epoch()));
+    }
 }

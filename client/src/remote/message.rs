@@ -307,4 +307,17 @@ mod tests {
             Push::Nothing
         );
     }
+
+    #[test]
+    fn only_what_may_be_an_invalidation_is_one() {
+        assert_eq!(channel(3), "__cache@3__:invalidate");
+        let text = |text: &str| Value::SimpleString(text.to_owned());
+        let (kind, message) = (PushKind::Message, "\u{1}F12345678");
+        let data = vec![text(&channel(3)), text(message)];
+        let said = PushInfo { kind, data };
+        assert_eq!(read(&said, &channel(3)), Push::Everything);
+        assert_eq!(read(&said, &channel(4)), Push::Nothing);
+        let (kind, data) = (PushKind::Other("client-info".to_owned()), vec![]);
+        assert_eq!(read(&PushInfo { kind, data }, &channel(3)), Push::Nothing);
+    }
 }

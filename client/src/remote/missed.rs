@@ -379,4 +379,62 @@ mod tests {
         recent.add(&Missed::of(Invalidation::Hard, &tags(&["c"])), after(402));
         assert_eq!(recent.all(after(402)).len(), MAX_TAGS + 2);
     }
+
+    #[test]
+    fn one_command_holds_no_more_than_so_many_bytes() {
+        let mut backlog = Backlog::default();
+        let half = |first: &str| first.repeat(MOST_BYTES * 2 / 3);
+        let long = [half("a"), half("b"), half("c"), "d".to_owned()];
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &long));
+        let mut counts = Vec::new();
+        while let Some(cmd) = backlog.next() {
+            assert!(!backlog.is_flushing());
+            counts.push(words(&cmd).len() - 1);
+            backlog.confirmed();
+        }
+        assert_eq!(counts, [2, 2]);
+        backlog.waiting().add(&Missed::of(Invalidation::Hard, &[]));
+        assert!(backlog.next().is_some() && backlog.is_flushing());
+    }
+
+    #[test]
+    fn all_that_was_missed_counts() {
+        let now = Instant::now();
+        let mut recent = Recent::new(String::new());
+        recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), now);
+        recent.add(&Missed::of(Invalidation::Soft, &tags(&["b", "c"])), now);
+        recent.add(&Missed::of(Invalidation::Hard, &[]), now);
+        for _ in 0..2 {
+            recent.add_key("written", now);
+        }
+        assert_eq!(recent.all(now).len(), 5);
+        for n in 0..MAX_KEYS {
+            recent.add_key(&n.to_string(), now);
+        }
+        assert_eq!(recent.all(now).len(), 4 + MAX_KEYS);
+        let keys = recent.all(now).keys;
+        assert!(keys.contains("written") && keys.contains("0"));
+    }
+
+    #[test]
+    fn what_others_invalidate_in_the_namespace_is_remembered() {
+        let now = Instant::now();
+        let heard = |prefix: &str, push: &Push<'_>| {
+            let mut recent = Recent::new(prefix.to_owned());
+            recent.heard(push, now);
+            let Missed { flush, hard, .. } = recent.all(now);
+            (flush, hard.into_iter().collect::<Vec<_>>())
+        };
+        let named = Push::Tags(Invalidation::Hard, vec![b"app:a", b"other", b"\xff"]);
+        assert_eq!(heard("app:", &named), (false, tags(&["app:a"])));
+        let foreign = Push::Tags(Invalidation::Hard, vec![b"other"]);
+        assert_eq!(heard("app:", &foreign), (false, vec![]));
+        assert_eq!(heard("app:", &Push::Everything), (false, tags(&["app:"])));
+        assert_eq!(heard("", &Push::Everything), (false, vec![]));
+        assert_eq!(heard("app:", &Push::Nothing), (false, vec![]));
+        let everything = Recent::new(String::new()).namespace();
+        assert!(everything.flush && everything.hard.is_empty());
+    }
 }

@@ -183,3 +183,121 @@ impl<E: Copy + PartialEq> Database<E> {
         self.index.len() > 0 || self.has_history()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::index::tests::plain;
+    use crate::engine::lease::{Ask, MOST, Terms};
+
+    const AT_MS: u64 = 3_600_000;
+
+    /// With three entries, of the tags a, a, and b.
+    fn filled() -> Database<u64> {
+        let mut database = Database::default();
+        for (entry, tag) in [(1, b"a"), (2, b"a"), (3, b"b")] {
+            database.index.insert(plain(entry, &[tag]));
+        }
+        database
+    }
+
+    fn lease(database: &mut Database<u64>) -> Token {
+        let (ms, token) = (1_000, None);
+        let terms = Terms {
+            clock: database.clock,
+            now_ms: AT_MS,
+            max_ms: ms,
+            room: MOST,
+        };
+        let asked = database.leases.ask(b"key", 1, Ask { ms, token }, terms);
+        asked.expect("there is room")
+    }
+
+    #[test]
+    fn invalidations_and_what_they_drop_are_counted() {
+        let mut database = filled();
+        let dropped = database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+        assert_eq!(dropped, 2);
+        for entry in [4, 5] {
+            database.index.insert(plain(entry, &[b"c"]));
+        }
+        assert_eq!(database.flush(AT_MS), 3);
+        let counters = database.counters;
+        assert_eq!((counters.invalidations, counters.invalidated), (2, 5));
+        assert_eq!(database.clock, 2);
+    }
+
+    #[test]
+    fn a_tag_is_known_by_its_name_until_everything_is_flushed() {
+        for flush in [true, false] {
+            let mut database = filled();
+            database.invalidate(&[b"a"], Effect::Stale, AT_MS, AT_MS);
+            assert!(database.history.of_named(b"a").is_some());
+            if flush {
+                database.flush(AT_MS);
+            } else {
+                assert_eq!(database.take_index().len(), 3);
+                assert_eq!(database.index.len(), 0);
+            }
+            assert_eq!(database.history.of_named(b"a"), None);
+        }
+    }
+
+    #[test]
+    fn a_value_of_unknown_tags_may_be_written_unless_anything_was_invalidated() {
+        let mut database = filled();
+        let token = lease(&mut database);
+        let may_write = |database: &Database<u64>| {
+            let unknown: Option<std::iter::Empty<&[u8]>> = None;
+            database.may_write(b"key", token, unknown)
+        };
+        assert!(may_write(&database));
+        database.invalidate(&[b"other"], Effect::Gone, AT_MS, AT_MS);
+        assert!(!may_write(&database));
+    }
+
+    #[test]
+    fn a_refused_write_counts_unless_its_condition_was_not_met() {
+        for (invalidated, condition_is_met) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let mut database = filled();
+            let token = lease(&mut database);
+            if invalidated {
+                database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+            }
+            let tags = Some(std::iter::once(&b"a"[..]));
+            let may = database.decide_write(b"key", token, tags, condition_is_met, AT_MS);
+            assert_eq!(may, !invalidated && condition_is_met);
+            let refused = u64::from(invalidated && condition_is_met);
+            assert_eq!(database.counters.leases_refused, refused);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_bounds_what_is_remembered() {
+        let mut database = filled();
+        database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+        database.clock_was_set_back(AT_MS, 1_000);
+        assert_eq!(database.history.latest_ms(), 1_000);
+    }
+
+    #[test]
+    fn a_database_is_in_use_and_saved_once_it_has_entries_or_a_history() {
+        let of = |database: &Database<u64>| (database.is_in_use(), database.has_history());
+        let mut database = Database::default();
+        assert_eq!(of(&database), (false, false));
+        database.index.insert(plain(1, &[b"a"]));
+        assert_eq!(of(&database), (true, false));
+
+        let mut held = Database::default();
+        held.hold(&[b"a"], AT_MS);
+        let tags = || std::iter::once(&b"a"[..]);
+        assert_eq!(held.history.held_until_ms(tags(), 0), Some(AT_MS));
+        assert_eq!(of(&held), (true, true));
+
+        let mut flushed = Database::<u64>::default();
+        flushed.flush(AT_MS);
+        assert_eq!(of(&flushed), (true, true));
+    }
+}

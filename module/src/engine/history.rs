@@ -825,6 +825,143 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_that_is_given_twice_counts_once() {
+        let mut history = History::default();
+        let invalidations =
+            |history: &History, tag: &[u8]| history.of_named(tag).map(|past| past.invalidations);
+        for tag in [b"a", b"a", b"b"] {
+            history.record(tag, at(1), Effect::Gone);
+        }
+        assert_eq!(invalidations(&history, b"a"), Some(1));
+        // One that comes after tags of the same command were folded.
+        history.trim(up_to(0), |_| false);
+        history.record(b"c", at(1), Effect::Gone);
+        assert_eq!(invalidations(&history, b"c"), Some(1));
+        history.record(b"c", at(2), Effect::Gone);
+        assert_eq!(invalidations(&history, b"c"), Some(2));
+    }
+
+    #[test]
+    fn a_tag_is_known_by_name_if_it_was_invalidated_by_it_since_the_flush() {
+        let mut history = History::default();
+        history.record_condition(b"c", at(4), Effect::Gone, 0);
+        history.record(b"a", at(5), Effect::Gone);
+        let named = |history: &History| [b"a", b"c"].map(|tag| history.of_named(tag).is_some());
+        assert_eq!(named(&history), [true, false]);
+        history.forget_names(5);
+        assert_eq!(named(&history), [false, false]);
+        history.record(b"a", at(6), Effect::Gone);
+        assert_eq!(named(&history), [true, false]);
+        // What is folded is no tag's name any more.
+        history.trim(up_to(0), |_| false);
+        history.record_condition(b"a", at(7), Effect::Stale, 0);
+        assert_eq!(named(&history), [false, false]);
+        assert_eq!(history.times(b"a", false), (0, 7));
+    }
+
+    #[test]
+    fn an_entry_that_comes_too_late_is_one_that_was_invalidated_meanwhile() {
+        let too_late =
+            |verdict: Verdict| [false, true].map(|is_stale| verdict.is_too_late(is_stale));
+        assert_eq!(too_late(Verdict::Untouched), [false, false]);
+        assert_eq!(too_late(softened(1)), [true, false]);
+        assert_eq!(too_late(Verdict::Dropped), [true, true]);
+    }
+
+    #[test]
+    fn of_several_soft_invalidations_the_last_and_the_first_end_count() {
+        let mut history = History::default();
+        history.record_condition(b"a", at(10), Effect::Stale, 100);
+        history.record_condition(b"b", at(20), Effect::Stale, 300);
+        history.record(b"c", at(15), Effect::Stale);
+        let (at_ms, stamp) = (5, Stamp::Own);
+        for tags in [[b"a", b"b", b"c"], [b"c", b"b", b"a"]] {
+            let tags = tags.into_iter().map(|tag| &tag[..]);
+            let verdict = history.of_entry(tags, Written { at_ms, stamp }, 30);
+            let (since_ms, ends_ms) = (20, 110);
+            assert_eq!(verdict, Verdict::Softened { since_ms, ends_ms });
+        }
+    }
+
+    #[test]
+    fn stamps_are_ahead_and_are_followed_up_to_their_bounds() {
+        let mut stamps = Stamps::default();
+        let now = 1_000_000;
+        assert!(!stamps.follow(now + FURTHEST_MS + 1, now));
+        assert!(stamps.follow(now + FURTHEST_MS, now));
+        let ahead = now + FURTHEST_MS - AHEAD_MS;
+        assert!(stamps.are_ahead(ahead - 1));
+        assert!(!stamps.are_ahead(ahead));
+
+        let mut history = History::default();
+        history.record(b"t", at(10_000), Effect::Gone);
+        // Of an entry so far from the future nothing is known, of others that they are younger.
+        assert!(!outdated(&history, b"t", 20_000 + AHEAD_MS, true, 20_000));
+        assert!(outdated(&history, b"t", 20_001 + AHEAD_MS, true, 20_000));
+        // The clock that was set back may have been a little ahead of what is known of it.
+        history.clock_was_set_back(now, 5_000);
+        assert_eq!(history.saved_stamp_ms(4_999), 4_999);
+        assert_eq!(history.saved_stamp_ms(now + AHEAD_MS), 5_000);
+        let later = now + AHEAD_MS + 1;
+        assert_eq!(history.saved_stamp_ms(later), later);
+    }
+
+    #[test]
+    fn the_latest_invalidation_is_found_wherever_it_is_kept() {
+        let mut history = History::default();
+        assert!(history.is_empty());
+        assert_eq!(history.latest_ms(), 0);
+        history.record_everything(at(3), Effect::Gone);
+        assert_eq!(history.latest_ms(), 3);
+        history.record(b"a", at(5), Effect::Stale);
+        assert_eq!(history.latest_ms(), 5);
+        assert!(!history.is_empty());
+        history.trim(up_to(0), |_| false);
+        assert_eq!(history.latest_ms(), 5);
+        assert!(history.is_empty());
+    }
+
+    #[test]
+    fn the_latest_time_of_what_was_loaded_is_taken_once() {
+        let mut history = History::default();
+        let (hard_ms, soft_ms) = (5, 9);
+        let past = Past {
+            hard_ms,
+            soft_ms,
+            ..Past::default()
+        };
+        history.load(b"a", &past);
+        history.has_loaded(7);
+        assert_eq!(history.take_loaded(), 9);
+        assert_eq!(history.take_loaded(), 0);
+    }
+
+    #[test]
+    fn numbers_are_read_in_the_order_in_which_they_are_saved() {
+        let past = Past {
+            clock: 1,
+            hard_ms: 2,
+            soft_ms: 3,
+            invalidations: 4,
+            named_ms: 5,
+            held_until_ms: 6,
+            soft_ends_ms: 7,
+        };
+        assert_eq!(past.to_numbers(), [1, 2, 3, 4, 5, 6, 7]);
+        let mut saved = past.to_numbers().into_iter();
+        let mut bounds = Vec::new();
+        let read = Past::read(|most| {
+            bounds.push(most);
+            saved.next().ok_or(())
+        });
+        assert_eq!(read, Ok(past));
+        let (count, time) = (u64::from(u32::MAX), (1 << 48) - 1);
+        assert_eq!(bounds, [u64::MAX, time, time, count, time, time, time]);
+        let mut short = past.to_numbers().into_iter().take(6);
+        assert_eq!(Past::read(|_| short.next().ok_or(())), Err(()));
+    }
+
+    #[test]
     fn what_is_saved_is_loaded_again() {
         let mut history = History::default();
         history.record(b"a", at(1), Effect::Gone);

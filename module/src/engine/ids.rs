@@ -326,7 +326,7 @@ mod tests {
         let mut ids = Ids::default();
         ids.insert(7, 1);
         assert_eq!(ids.heap_bytes(), 0);
-        let count = if cfg!(miri) { 6_000 } else { 100_000 };
+        let count = if cfg!(miri) { 600 } else { 100_000 };
         for id in 8..count {
             ids.insert(id, 1);
         }
@@ -335,12 +335,65 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_its_memory_back() {
+    fn sets_are_joined_cut_and_compared() {
+        // None, one, an array, bitmaps of which some ids are not in the bitmap yet, or all are.
+        for count in [0, 1, 5, FEW as u32 + 1, 45, 300] {
+            let mut ids = Ids::default();
+            let own: BTreeSet<u32> = (0..count).map(|id| id * 3).collect();
+            for &id in &own {
+                ids.insert(id, 1);
+            }
+            let other: BTreeSet<u32> = (0..count + 10).map(|id| id * 2).collect();
+            let bitmap = || other.iter().copied().collect::<RoaringBitmap>();
+            let changed = |change: &dyn Fn(&mut RoaringBitmap)| {
+                let mut bitmap = bitmap();
+                change(&mut bitmap);
+                bitmap.iter().collect::<BTreeSet<u32>>()
+            };
+            assert_eq!(changed(&|bitmap| ids.add_to(bitmap)), &own | &other);
+            assert_eq!(changed(&|bitmap| ids.take_from(bitmap)), &other - &own);
+            assert_eq!(changed(&|bitmap| ids.keep_in(bitmap)), &own & &other);
+            assert_eq!(ids.count_in(&bitmap()), (&own & &other).len() as u64);
+            assert_eq!(ids.is_subset(&bitmap()), own.is_subset(&other));
+            assert!(ids.is_subset(&ids.to_bitmap()));
+            assert!(ids.to_bitmap().iter().eq(own));
+        }
+    }
+
+    #[test]
+    fn the_heap_of_a_bitmap_is_counted_as_it_grows_and_shrinks() {
+        let count = if cfg!(miri) { 200 } else { 20_000 };
         let mut ids = Ids::default();
-        for id in 0..5_000 {
+        let check = |ids: &Ids| {
+            if let Ids::Many(many) = ids {
+                let now = size_of::<Many>() + bytes_of(&many.ids);
+                let counted = ids.heap_bytes();
+                assert!((now / 3..=now * 3).contains(&counted), "{counted}, {now}");
+            }
+        };
+        for id in 0..count {
+            ids.insert(id * 7, 1);
+            check(&ids);
+        }
+        for id in 0..count {
+            assert_eq!(
+                matches!(ids, Ids::Many(_)),
+                ids.len() as usize > FEW / 2,
+                "an array once half of what makes a bitmap is left"
+            );
+            check(&ids);
+            ids.remove(id * 7, 1);
+        }
+    }
+
+    #[test]
+    fn it_gives_its_memory_back() {
+        let count = if cfg!(miri) { 300 } else { 5_000 };
+        let mut ids = Ids::default();
+        for id in 0..count {
             ids.insert(id, 1);
         }
-        for id in 0..4_999 {
+        for id in 0..count - 1 {
             ids.remove(id, 1);
         }
         assert_eq!((ids.len(), ids.bytes(), ids.heap_bytes()), (1, 1, 0));

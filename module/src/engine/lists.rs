@@ -204,4 +204,41 @@ mod tests {
             ids
         }
     }
+
+    #[test]
+    fn the_bytes_of_long_names_are_counted() {
+        let mut lists = Lists::default();
+        let ids = [5, SHORT, SHORT + 1, 500].map(|len| lists.create(&vec![b'n'; len]));
+        lists.validate();
+        let boxed = size_of::<Box<[u8]>>();
+        assert_eq!(lists.bytes, boxed + SHORT + 1 + boxed + 500);
+        for id in ids {
+            lists.destroy(id);
+        }
+        assert_eq!(lists.bytes, 0);
+    }
+
+    #[test]
+    fn a_visit_passes_over_pages_that_are_gone_and_ends_at_its_limit() {
+        let page = PAGE as u32;
+        let mut lists = Lists::default();
+        for _ in 0..3 * page {
+            lists.create(b"tag");
+        }
+        for id in page..2 * page {
+            lists.destroy(id);
+        }
+        let visit = |from, limit| {
+            let mut seen = 0;
+            let next = lists.visit(from, limit, |_| seen += 1);
+            (seen, next)
+        };
+        assert_eq!(visit(0, u32::MAX), (2 * page, None));
+        assert_eq!(visit(0, 5), (5, Some(5)));
+        assert_eq!(visit(0, 3 * page), (2 * page, None));
+        assert_eq!(visit(page + 7, page), (7, Some(2 * page + 7)));
+        assert_eq!(visit(page, 1), (0, Some(2 * page)));
+        assert_eq!(visit(3 * page - 1, 1), (1, None));
+        assert_eq!(visit(3 * page, 9), (0, None));
+    }
 }

@@ -349,11 +349,15 @@ impl Marks {
 pub(super) fn bytes_of(ids: &RoaringBitmap) -> usize {
     /// A container's entry in the bitmap's own array.
     const CONTAINER: usize = 32;
+    /// A container that is a bit for each of 65,536 ids. The crate's own figure is the number of bits.
+    const BITS: usize = 8 << 10;
     let statistics = ids.statistics();
+    // The crate counts four bytes for each id in an array, where it takes two.
+    let arrays = statistics.n_bytes_array_containers as usize / 2;
     statistics.n_containers as usize * CONTAINER
-        + (statistics.n_bytes_array_containers
-            + statistics.n_bytes_bitset_containers
-            + statistics.n_bytes_run_containers) as usize
+        + arrays
+        + statistics.n_bitset_containers as usize * BITS
+        + statistics.n_bytes_run_containers as usize
 }
 
 #[cfg(test)]
@@ -468,5 +472,72 @@ mod tests {
         marks.validate(|_| true);
         assert_eq!(ends(&marks, 4, 60_000), Some(1_007_100));
         assert_eq!(ends(&marks, 12, 60_000), Some(1_002_500));
+    }
+
+    #[test]
+    fn rounds_over_stale_entries_get_rarer_with_age() {
+        let mut marks = Marks::default();
+        marks.soften(ids(0..1), Softness::since(0));
+        let named = marks.next_softened(16_000).expect("a new one");
+        marks.ends(named, 16_100);
+        assert!(!marks.has_due(16_099));
+        let again = marks.next_softened(16_100).expect("its grace was to end");
+        marks.ends(again, 16_150);
+        assert_eq!(marks.next_softened(16_100), None);
+        // An eighth of the age later, though it ends sooner.
+        let next_ms = 16_100 + 16_100 / 8;
+        assert!(!marks.has_due(next_ms - 1));
+        assert!(marks.has_due(next_ms));
+    }
+
+    #[test]
+    fn joining_keeps_limits_apart_and_what_was_not_named_yet() {
+        let mut marks = Marks::default();
+        let limited = MAX_SOFT as u32 + 1;
+        let limit_ms = 10;
+        // Close to one without a limit, closer than any two others.
+        let since_ms = 5_001;
+        marks.soften(ids(limited..limited + 1), Softness { since_ms, limit_ms });
+        for at in 0..limited {
+            marks.soften(ids(at..at + 1), Softness::since(u64::from(at) * 1_000));
+            marks.validate(|_| true);
+        }
+        for at in 0..=limited {
+            let softness = marks.softness(Slot(at)).expect("stale");
+            assert_eq!(softness.limit_ms == limit_ms, at == limited, "{at}");
+        }
+        let mut named: Vec<u32> = Vec::new();
+        while let Some(softened) = marks.next_softened(100_000) {
+            if softened.is_new {
+                named.push(softened.slot.0);
+            }
+        }
+        named.sort_unstable();
+        assert!(named.into_iter().eq(0..=limited));
+
+        // All of one moment.
+        let mut marks = Marks::default();
+        for at in 0..=limited {
+            let limit_ms = u64::from(at) + 1;
+            marks.soften(ids(at..at + 1), Softness { since_ms, limit_ms });
+            marks.validate(|_| true);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "thousands of ids")]
+    fn a_bitmap_takes_bytes_by_the_kinds_of_its_containers() {
+        let few = || 0..10;
+        let dense = || (0..5_000).map(|id| (1 << 16) + 2 * id);
+        let run = || (2 << 16)..(2 << 16) + 5_000;
+        let mut all: RoaringBitmap = few().chain(dense()).chain(run()).collect();
+        let (array, bits) = (bytes_of(&few().collect()), 32 + 8_192);
+        assert_eq!(bytes_of(&RoaringBitmap::new()), 0);
+        // An array may have room for more.
+        assert!((32 + 10 * 2..=32 + 16 * 2).contains(&array), "{array}");
+        assert_eq!(bytes_of(&dense().collect()), bits);
+        assert_eq!(bytes_of(&all), array + 2 * bits);
+        all.optimize();
+        assert_eq!(bytes_of(&all), bits + 2 * (32 + 6), "two of one run each");
     }
 }

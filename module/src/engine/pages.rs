@@ -276,4 +276,44 @@ mod tests {
             assert_eq!(live, self.live);
         }
     }
+
+    #[test]
+    fn a_page_above_is_taken_although_one_below_has_room() {
+        let mut map = PageMap::default();
+        let page = PAGE as u32;
+        assert_eq!(map.allocate(0).id, 0);
+        let new_page = true;
+        let above = map.allocate_above(0, 0);
+        assert_eq!(above, Allocated { id: page, new_page });
+        // That one has room, and lies above the first, but not above itself.
+        assert_eq!(map.allocate_above(0, 0).id, page + 1);
+        assert_eq!(map.allocate_above(0, 1).id, 2 * page);
+        map.validate();
+        assert_eq!((map.pages_in_use(), map.end()), (3, 3 * page));
+        assert!(map.release(2 * page));
+        assert_eq!((map.pages_in_use(), map.end()), (2, 3 * page));
+    }
+
+    #[test]
+    fn a_number_is_taken_again_where_it_is_free_and_its_page_wide_enough() {
+        let mut map = PageMap::default();
+        for _ in 0..200 {
+            map.allocate(1);
+        }
+        let take = |map: &mut PageMap, id, kind| {
+            let taken = map.allocate_at(id, kind);
+            taken.map(|Allocated { id, new_page }| (id, new_page))
+        };
+        for id in [0, 1, 70, 199] {
+            assert_eq!(take(&mut map, id, 1), None, "{id} is in use");
+            assert!(!map.release(id));
+            assert_eq!(take(&mut map, id, 2), None, "its page is too narrow");
+            assert_eq!(take(&mut map, id, 1), Some((id, false)));
+        }
+        assert_eq!(take(&mut map, 201, 0), Some((201, false)));
+        // Where there is no page yet.
+        assert_eq!(take(&mut map, 2_000, 3), Some((2_000, true)));
+        assert!(map.is_used(2_000));
+        map.validate();
+    }
 }

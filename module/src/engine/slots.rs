@@ -428,6 +428,7 @@ mod tests {
         let mut slots: Slots<u32> = Slots::default();
         let first = slots.insert(1, 0, &[3, 4]);
         let second = slots.insert(2, 0, &[65_534, 5]);
+        let others = [3, 4, 5].map(|entry| slots.insert(entry, 0, &[entry, 10 * entry]));
         let narrow = slots.heap_bytes();
         assert!(slots.set_lists(second, &[65_534, 65_535]));
         let wider = slots.heap_bytes() - narrow;
@@ -435,6 +436,71 @@ mod tests {
         assert!(slots.lists(first).eq([3, 4]));
         assert!(slots.lists(second).eq([65_534, 65_535]));
         assert!(!slots.set_lists(first, &[1, 2, 70_000]));
+        for slot in others {
+            assert!(slots.set_lists(slot, &[7]));
+            assert!(slots.set_lists(slot, &[8, 80_000]));
+        }
+        assert!(others.iter().all(|&slot| slots.lists(slot).eq([8, 80_000])));
+        assert!(slots.set_lists(others[1], &[9]));
+        assert!(slots.lists(others[1]).eq([9]));
+        assert!(slots.lists(others[2]).eq([8, 80_000]));
         slots.validate();
+    }
+
+    #[test]
+    fn the_bytes_of_many_lists_are_counted_as_they_change() {
+        let mut slots: Slots<u32> = Slots::default();
+        let many: Vec<u32> = (0..50).collect();
+        let narrow = slots.insert(3, 0, &many[..INLINE]);
+        let wide = slots.insert(4, 0, &many[..=INLINE]);
+        assert_ne!(page_of(narrow.0), page_of(wide.0));
+        let first = slots.insert(1, 0, &many[..40]);
+        let second = slots.insert(2, 0, &many);
+        for len in [50, 3, 20, 0, 40] {
+            assert!(slots.set_lists(first, &many[..len]));
+            assert!(slots.lists(first).eq(0..len as u32));
+            assert!(slots.lists(second).eq(0..50));
+            slots.validate();
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_left_is_taken_again() {
+        let mut slots: Slots<u32> = Slots::default();
+        let [first, second] = [1, 2].map(|entry| slots.insert(entry, 0, &[3]));
+        assert_eq!(slots.insert_at(second, 9, 0, &[3]), None);
+        slots.remove(first);
+        assert_eq!(slots.insert_at(first, 3, 0, &[4]), Some(first));
+        assert!(slots.holds(first, 3) && !slots.holds(first, 1));
+        slots.validate();
+    }
+
+    #[test]
+    fn the_entries_with_the_most_hits_are_found_in_a_bounded_time() {
+        let page = PAGE as u32;
+        let mut slots: Slots<u32> = Slots::default();
+        for entry in 0..3 * page {
+            slots.insert(entry, 0, &[1]);
+        }
+        for (slot, hits) in [(0, 10), (1, 3), (page, 8), (2 * page, 5)] {
+            slots.add_hits(Slot(slot), hits);
+        }
+        let top = |slots: &mut Slots<u32>, count, looks, unwanted: &[u32]| {
+            let is_wanted = |slot: Slot| !unwanted.contains(&slot.0);
+            let top = slots.top(count, looks, is_wanted);
+            top.into_iter()
+                .map(|(hits, slot)| (hits, slot.0))
+                .collect::<Vec<_>>()
+        };
+        // The page of the entry that had the most is looked at, and does not end the search.
+        slots.remove(Slot(0));
+        assert_eq!(top(&mut slots, 1, 9, &[]), [(8, page)]);
+        assert_eq!(
+            top(&mut slots, 9, 9, &[]),
+            [(8, page), (5, 2 * page), (3, 1)]
+        );
+        assert_eq!(top(&mut slots, 9, 9, &[page]), [(5, 2 * page), (3, 1)]);
+        // So many that are not wanted, and no page more.
+        assert_eq!(top(&mut slots, 9, 1, &[page]), []);
     }
 }

@@ -58,3 +58,20 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hit_rate_is_the_part_of_reads_that_found_a_value() {
+        assert!(Counters::default().hit_rate().abs() < f64::EPSILON);
+        let counters = Counters {
+            hits: 5,
+            stale_hits: 4,
+            misses: 3,
+            ..Counters::default()
+        };
+        assert!((counters.hit_rate() - 0.75).abs() < f64::EPSILON);
+    }
+}

@@ -88,3 +88,49 @@ impl TagTable {
                 .sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_of_the_same_hash_are_told_apart() {
+        let mut table = TagTable::default();
+        for list in 0..3 {
+            table.insert(7, list);
+        }
+        assert_eq!(table.find(7, |list| list == 2), Some(2));
+        table.remove(7, 2);
+        assert_eq!(table.find(7, |list| list == 2), None);
+        assert_eq!(table.find(7, |list| list == 1), Some(1));
+        // The same place in the table, another hash.
+        assert_eq!(table.find(7 + SHARDS as u32, |_| true), None);
+    }
+
+    #[test]
+    fn the_room_of_tags_is_given_back_once_a_quarter_is_left() {
+        for count in [100_u32, 1_500, 4_000] {
+            let mut table = TagTable::default();
+            let hash = |n: u32| n * SHARDS as u32;
+            for n in 0..count {
+                table.insert(hash(n), n);
+            }
+            for n in 0..count - 1 {
+                let before = table.shards[0].capacity();
+                table.remove(hash(n), n);
+                let (len, after) = (table.shards[0].len(), table.shards[0].capacity());
+                let is_smaller = after + 1 < before;
+                // The place that was left may count as room, or not.
+                if before <= 64 || len * 4 >= before {
+                    assert!(!is_smaller, "{len} left");
+                } else if len * 4 < before - 1 {
+                    assert!(is_smaller, "{len} left");
+                }
+                assert!(!is_smaller || after >= 2 * len, "{len} left: {after}");
+            }
+            assert!(table.shards[0].capacity() <= 64);
+            table.remove(hash(count - 1), count - 1);
+            assert_eq!(table.heap_bytes(), 0);
+        }
+    }
+}

@@ -594,7 +594,7 @@ impl<E: Copy + PartialEq> Index<E> {
 }
 
 /// An entry without grace, of the least cost.
-pub(super) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
+pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incoming<'t, Handle> {
     Incoming {
         entry,
         tags,
@@ -725,4 +725,107 @@ fn a_large_cost_is_kept_beside_the_small_ones() {
     assert!(index.remove(slot));
     index.validate(|_| 0);
     assert_eq!(index.heap_bytes(), 0);
+}
+
+#[test]
+fn a_gone_entry_that_is_moved_costs_nothing_that_can_be_seen() {
+    let mut index: Index<u64> = Index::default();
+    let slot = index.insert(plain(1, &[b"t"]));
+    index.invalidate(&[b"t"], Effect::Gone, 0);
+    for bytes in [5 * UNIT, 2 * UNIT] {
+        index.resize(slot, bytes);
+        assert_eq!(index.visible_bytes(), 0);
+        index.validate(|_| bytes);
+    }
+}
+
+#[test]
+fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
+    let mut index: Index<u64> = Index::default();
+    let slot = index.insert(plain(1, &[b"t"]));
+    let fresh = |index: &Index<u64>, entry| index.freshness(slot, entry, 0, || None, || 0);
+    for orphans in [false, true] {
+        index.set_orphans(orphans);
+        let stranger = if orphans {
+            Freshness::Gone
+        } else {
+            Freshness::Fresh
+        };
+        assert_eq!(
+            (fresh(&index, 1), fresh(&index, 2)),
+            (Freshness::Fresh, stranger)
+        );
+        assert_eq!((index.holds(slot, 1), index.holds(slot, 2)), (true, false));
+        assert!(!index.must_leave(Some(slot), 1));
+        assert_eq!(index.must_leave(Some(slot), 2), orphans);
+        assert_eq!(index.must_leave(None, 2), orphans);
+    }
+    index.invalidate(&[b"t"], Effect::Gone, 0);
+    assert!(index.must_leave(Some(slot), 1));
+    assert_eq!(fresh(&index, 1), Freshness::Gone);
+}
+
+#[test]
+fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
+    let mut index: Index<u64> = Index::default();
+    let slot = index.insert(Incoming {
+        has_grace: true,
+        ..plain(1, &[b"t"])
+    });
+    let grace_ms = 100;
+    let at = |index: &Index<u64>, now_ms| {
+        // The server's deadline is the end of the grace.
+        index.freshness(slot, 1, grace_ms, || Some(1_100), || now_ms)
+    };
+    index.set_softness(slot, Softness::since(400));
+    assert!(!index.has_soft(), "it was not stale");
+    assert_eq!(at(&index, 999), Freshness::Fresh);
+    assert_eq!(at(&index, 1_000), Freshness::Stale);
+    index.invalidate(&[b"t"], Effect::Stale, 500);
+    assert_eq!(at(&index, 500), Freshness::Stale);
+    assert_eq!(at(&index, 599), Freshness::Stale);
+    assert_eq!(at(&index, 600), Freshness::Gone);
+    let softness = index.softness(slot).expect("stale");
+    assert_eq!(softness.since_ms, 500);
+    index.set_softness(slot, Softness::since(400));
+    assert_eq!(at(&index, 499), Freshness::Stale);
+    assert_eq!(at(&index, 500), Freshness::Gone);
+}
+
+#[test]
+fn a_tag_and_the_cost_of_an_entry_are_known_while_it_is_there() {
+    let mut index: Index<u64> = Index::default();
+    let slots = [1, 2, 3, 4, 5].map(|entry| {
+        index.insert(Incoming {
+            bytes: entry * UNIT,
+            ..plain(entry, &[b"t"])
+        })
+    });
+    assert_eq!(slots.map(|slot| index.cost(slot) / UNIT), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        [&b"t"[..], b"u"].map(|tag| index.is_carried(tag)),
+        [true, false]
+    );
+    let mut seen = Vec::new();
+    let cursor = index.scan_tag(b"t", 0, 2, |slot| seen.push(slot));
+    assert_eq!(seen, slots[..2]);
+    assert_eq!(cursor, u64::from(slots[2].0));
+    for slot in slots {
+        index.remove(slot);
+    }
+    assert!(!index.is_carried(b"t"));
+}
+
+#[test]
+fn nothing_is_stale_any_more_once_everything_is_flushed() {
+    let mut index: Index<u64> = Index::default();
+    index.insert(Incoming {
+        has_grace: true,
+        ..plain(1, &[b"t"])
+    });
+    index.invalidate(&[b"t"], Effect::Stale, 500);
+    assert!(index.has_soft());
+    assert_eq!(index.flush(), 1);
+    assert!(!index.has_soft());
+    index.validate(|_| UNIT);
 }

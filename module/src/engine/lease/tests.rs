@@ -5,8 +5,8 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::{
-    Answer, Ask, Caller, Client, Freshness, Leases, MOST, NOBODY, REMEMBER_MS, Rows, Terms, Token,
-    Used, Waiter,
+    Answer, Ask, Caller, Client, Freshness, LEASE_BYTES, Leases, MOST, NOBODY, REMEMBER_MS, Rows,
+    Terms, Token, Used, WAITER_BYTES, Waiter,
 };
 use crate::engine::database::Database;
 use crate::engine::index::{Effect, Incoming};
@@ -653,4 +653,169 @@ fn no_order_of_events_caches_what_was_read_before_an_invalidation() {
         }));
         assert!(tried.is_ok(), "{order:?}");
     }
+}
+
+#[test]
+fn less_than_half_of_either_bound_is_below_half() {
+    let used = |leases, bytes| Used { leases, bytes };
+    assert_eq!(used(5, 70).without(used(2, 100)), used(3, 0));
+    let half = used(MOST.leases / 2, MOST.bytes / 2);
+    let others = used(7, 9);
+    let all = used(half.leases + 7, half.bytes + 9);
+    assert!(!all.is_below_half_without(others));
+    assert!(used(all.leases - 1, all.bytes).is_below_half_without(others));
+    assert!(used(all.leases, all.bytes - 1).is_below_half_without(others));
+}
+
+fn terms(now_ms: u64) -> Terms {
+    Terms {
+        clock: 0,
+        now_ms,
+        max_ms: 100,
+        room: MOST,
+    }
+}
+
+#[test]
+fn a_caller_waits_if_it_may_and_another_holds_the_lease() {
+    let mut leases = Leases::new(SEED);
+    let ask = Some(Ask {
+        ms: 100,
+        token: None,
+    });
+    let mut fetch = |ask, may_wait, now_ms| {
+        let caller = Caller {
+            client: 1,
+            ask,
+            is_early: false,
+            may_wait,
+        };
+        leases.fetch(b"key", Freshness::Gone, caller, terms(now_ms))
+    };
+    assert_eq!(fetch(None, true, 0), Answer::Miss(None));
+    assert!(matches!(fetch(ask, true, 0), Answer::Miss(Some(_))));
+    assert_eq!(fetch(ask, true, 0), Answer::Wait);
+    assert_eq!(fetch(None, true, 99), Answer::Wait);
+    assert_eq!(fetch(ask, false, 99), Answer::Miss(None));
+    assert_eq!(fetch(None, true, 100), Answer::Miss(None));
+}
+
+#[test]
+fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
+    let grant = |settled: Option<Token>| {
+        let mut leases = Leases::new(SEED);
+        let (ms, token) = (100, Some(7));
+        let ask = |leases: &mut Leases| leases.ask(b"key", 1, Ask { ms, token }, terms(0));
+        assert_eq!(ask(&mut leases), token);
+        settled.inspect(|&token| leases.settle(b"key", token));
+        leases.end(b"key", 0);
+        ask(&mut leases)
+    };
+    assert_eq!(grant(Some(7)), Some(7));
+    // It settles no lease but its own.
+    assert_eq!([grant(None), grant(Some(8))], [None, None]);
+}
+
+#[test]
+fn all_leases_are_cleared_and_the_callers_that_waited_returned() {
+    let mut leases = Leases::new(SEED);
+    assert!(leases.is_empty());
+    ask_for(&mut leases, b"a", 0, MOST);
+    ask_for(&mut leases, b"longer", 0, MOST);
+    let caller = Caller {
+        client: 2,
+        ask: None,
+        is_early: false,
+        may_wait: true,
+    };
+    for waiter in [11, 12] {
+        assert!(leases.wait(b"a", waiter, caller, terms(0)).is_some());
+    }
+    let bytes = 2 * LEASE_BYTES + "alonger".len() + 2 * WAITER_BYTES;
+    assert_eq!(leases.used(), Used { leases: 2, bytes });
+    assert!(!leases.is_empty());
+    assert_eq!(leases.clear(0), [11, 12]);
+    assert!(leases.is_empty());
+    leases.validate();
+}
+
+#[test]
+fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
+    for count in [100_u32, 1_500, 5_000] {
+        let mut leases = Leases::new(SEED);
+        for n in 0..count {
+            ask_for(&mut leases, &n.to_be_bytes(), 0, MOST);
+        }
+        for n in 0..count {
+            let before = leases.by_key.capacity();
+            leases.end(&n.to_be_bytes(), 0);
+            let (len, after) = (leases.by_key.len(), leases.by_key.capacity());
+            let is_smaller = after + 1 < before;
+            // The place that was left may count as room, or not.
+            if before <= 64 || len * 8 >= before {
+                assert!(!is_smaller, "{len} left");
+            } else if len * 8 < before - 1 {
+                assert!(is_smaller, "{len} left");
+            }
+            assert!(!is_smaller || after >= 2 * len, "{len} left: {after}");
+        }
+        assert!(leases.by_key.capacity() <= 64);
+    }
+}
+
+#[test]
+fn a_caller_waits_while_there_is_room_for_it() {
+    let mut leases = Leases::new(SEED);
+    ask_for(&mut leases, b"key", 0, MOST);
+    let caller = Caller {
+        client: 2,
+        ask: None,
+        is_early: false,
+        may_wait: true,
+    };
+    let mut wait = |waiter, bytes| {
+        let room = Used { bytes, ..MOST };
+        let terms = Terms { room, ..terms(0) };
+        leases.wait(b"key", waiter, caller, terms).is_some()
+    };
+    let one = LEASE_BYTES + "key".len() + WAITER_BYTES;
+    assert!(!wait(1, one - 1));
+    assert!(wait(1, one));
+    assert!(!wait(2, one + WAITER_BYTES - 1));
+    assert!(wait(2, one + WAITER_BYTES));
+}
+
+#[test]
+fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
+    let mut leases = Leases::new(SEED);
+    let ask = |token| Ask { ms: 100, token };
+    let chosen = Some(7);
+    assert_eq!(leases.ask(b"key", 1, ask(chosen), terms(0)), chosen);
+    leases.end(b"key", 0);
+    let current = Some(8);
+    assert_eq!(leases.ask(b"key", 1, ask(current), terms(0)), current);
+    // One whose token was used up, the holder itself once more, and one with a token of its own.
+    let own = Some(9);
+    for (waiter, token) in [(11, chosen), (12, current), (13, own)] {
+        let caller = Caller {
+            client: waiter,
+            ask: Some(ask(token)),
+            is_early: false,
+            may_wait: true,
+        };
+        assert!(leases.wait(b"key", waiter, caller, terms(0)).is_some());
+    }
+    let late = terms(100);
+    assert_eq!(
+        leases.serve(b"key", 11, Freshness::Stale, late),
+        Answer::Wait,
+        "others can have it"
+    );
+    assert_eq!(leases.pass_on(b"key", late), [(12, current)]);
+    leases.end(b"key", 100);
+    let served = leases.serve(b"key", 13, Freshness::Stale, late);
+    assert_eq!(served, Answer::Stale(own));
+    let served = leases.serve(b"key", 11, Freshness::Stale, terms(300));
+    assert_eq!(served, Answer::Stale(None));
+    leases.validate();
 }
