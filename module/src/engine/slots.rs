@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::hits::Hits;
-use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
+use super::pages::{KINDS, PAGE, PageMap, offset_of, page_of};
 
 /// Number of an entry in the index of its database.
 ///
@@ -22,8 +22,9 @@ use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each.
-const INLINE: usize = 8;
+/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each, on pages
+/// of the last kind.
+const INLINE: usize = KINDS - 2;
 
 /// Fills the places behind an entry's lists.
 const NO_LIST: u32 = u32::MAX;
@@ -62,17 +63,17 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 
 #[derive(Debug)]
 struct Page<E> {
-    entries: Box<[Option<E>]>,
+    entries: Box<[Option<E>; PAGE]>,
     /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
-    sizes: Box<[u16]>,
+    sizes: Box<[u16; PAGE]>,
     members: Members,
 }
 
 impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
-            entries: vec![None; PAGE].into_boxed_slice(),
-            sizes: vec![0; PAGE].into_boxed_slice(),
+            entries: Box::new([None; PAGE]),
+            sizes: Box::new([0; PAGE]),
             members: if members <= INLINE {
                 Members::Narrow {
                     each: members,
@@ -126,31 +127,22 @@ impl<E> Default for Slots<E> {
 }
 
 impl<E: Copy + PartialEq> Slots<E> {
-    /// Takes a slot for an entry in these lists. The hit count starts at `hits`. O(lists).
-    pub(super) fn insert(&mut self, entry: E, hits: u32, lists: &[u32]) -> Slot {
-        let allocated = self.map.allocate(kind_of(lists));
-        self.fill(allocated, entry, hits, lists)
-    }
-
-    /// As [`Slots::insert`], with a number above another slot's.
-    pub(super) fn insert_above(&mut self, slot: Slot, entry: E, hits: u32, lists: &[u32]) -> Slot {
-        let allocated = self.map.allocate_above(kind_of(lists), page_of(slot.0));
-        self.fill(allocated, entry, hits, lists)
-    }
-
-    /// As [`Slots::insert`], with this very number, if it is free and its page has room for so many lists.
-    pub(super) fn insert_at(
+    /// Takes a slot for an entry in these lists: from a place on, that one, if it is free and its page has room for so many,
+    /// or one above it. The hit count starts at `hits`. O(lists).
+    pub(super) fn insert(
         &mut self,
-        slot: Slot,
+        place: Option<Slot>,
         entry: E,
+        bytes: u64,
         hits: u32,
         lists: &[u32],
-    ) -> Option<Slot> {
-        let allocated = self.map.allocate_at(slot.0, kind_of(lists))?;
-        Some(self.fill(allocated, entry, hits, lists))
-    }
-
-    fn fill(&mut self, allocated: Allocated, entry: E, hits: u32, lists: &[u32]) -> Slot {
+    ) -> Slot {
+        let kind = kind_of(lists);
+        let allocated = match place {
+            None => self.map.allocate(kind),
+            Some(Slot(id)) => (self.map.allocate_at(id, kind))
+                .unwrap_or_else(|| self.map.allocate_above(kind, page_of(id))),
+        };
         let number = page_of(allocated.id);
         if allocated.new_page {
             if self.pages.len() <= number {
@@ -163,6 +155,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
         let slot = Slot(allocated.id);
         self.set_entry(slot, entry);
+        self.set_bytes(slot, bytes);
         self.hits.set(slot.0, hits);
         let fits = self.set_lists(slot, lists);
         debug_assert!(fits, "the page was made for so many");
@@ -179,10 +172,11 @@ impl<E: Copy + PartialEq> Slots<E> {
                 return false;
             }
             if lists.iter().all(|&list| list < NO_NARROW.into()) {
-                let places = all[at * each..(at + 1) * each].iter_mut().enumerate();
-                for (at, place) in places {
-                    *place = lists.get(at).map_or(NO_NARROW, |&list| list as u16);
+                let (used, unused) = all[at * each..][..each].split_at_mut(lists.len());
+                for (place, &list) in used.iter_mut().zip(lists) {
+                    *place = list as u16;
                 }
+                unused.fill(NO_NARROW);
                 return true;
             }
             let wide = all.iter().map(|&list| match list {
@@ -251,6 +245,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
+    #[inline(always)]
     pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
         self.pages
             .get(page_of(slot.0))
@@ -369,6 +364,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// The lists that the entry stands in.
+    #[inline(always)]
     pub(super) fn lists(&self, slot: Slot) -> impl ExactSizeIterator<Item = u32> {
         let at = offset_of(slot.0);
         let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
@@ -426,8 +422,8 @@ mod tests {
     #[test]
     fn lists_are_kept_where_a_page_gets_a_wider_number() {
         let mut slots: Slots<u32> = Slots::default();
-        let first = slots.insert(1, 0, &[3, 4]);
-        let second = slots.insert(2, 0, &[65_534, 5]);
+        let first = slots.insert(None, 1, 4, 0, &[3, 4]);
+        let second = slots.insert(None, 2, 4, 0, &[65_534, 5]);
         let narrow = slots.heap_bytes();
         assert!(slots.set_lists(second, &[65_534, 65_535]));
         let wider = slots.heap_bytes() - narrow;
