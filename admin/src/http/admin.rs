@@ -244,22 +244,10 @@ impl Admin {
         }
     }
 
-    /// Adds the rules' states to the metrics.
-    pub(super) fn write_alert_metrics(&self, text: &mut String) {
-        if let Some(alerts) = &self.0.parts.alerts {
-            use std::fmt::Write as _;
-            let name = "tagcache_alert_firing";
-            prometheus::head(text, name, "gauge", "1 while the rule fires.");
-            for rule in alerts.rules() {
-                let firing = u8::from(rule.state == "firing");
-                let rule_name = prometheus::label(&rule.name);
-                let _ = writeln!(
-                    text,
-                    "{name}{{alert=\"{rule_name}\",severity=\"{}\"}} {firing}",
-                    rule.severity
-                );
-            }
-        }
+    /// The rules' states, if there are rules.
+    pub(super) fn rules(&self) -> Vec<crate::alerts::RuleFigures> {
+        let alerts = self.0.parts.alerts.as_ref();
+        alerts.map(|alerts| alerts.rules()).unwrap_or_default()
     }
 }
 

@@ -1,16 +1,10 @@
 //! `GET /metrics`: Prometheus's text format, version 0.0.4.
-//!
-//! Why no exporter's crate writes it: what is exported is a snapshot of figures that are kept elsewhere, so of such a
-//! crate only the format would be used, and that is [`head`] and [`label`]. `prometheus` 0.14 has the format and takes
-//! 3 crates and 8,400 lines for it, beside code of ours that fills its structs and is longer than these two functions.
-//! `metrics-exporter-prometheus` 0.18 takes 18 crates, and `prometheus-client` 0.26 writes another format, in which
-//! counters have other names in `TYPE` lines.
-
-use std::fmt::Write as _;
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use prometheus::TextEncoder;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::admin::Admin;
 use crate::memory::{METRICS, Unit};
@@ -18,49 +12,96 @@ use tagcache::CacheStats;
 use tagcache::ServerStatus;
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let text = text(&admin);
+    let text = TextEncoder::new().encode_to_string(&families(&admin).0);
     (
         [(
             header::CONTENT_TYPE,
             "text/plain; version=0.0.4; charset=utf-8",
         )],
-        text,
+        text.expect("each family has a name and values"),
     )
 }
 
-fn text(admin: &Admin) -> String {
+/// Metrics, each with its values.
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    /// One that has no value is left out.
+    fn add<const LABELS: usize>(
+        &mut self,
+        name: &str,
+        kind: MetricType,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, String); LABELS], f64)>,
+    ) {
+        let metric = |(labels, value): ([(&str, String); LABELS], f64)| {
+            let label = |(name, value): (&str, String)| {
+                let mut label = LabelPair::default();
+                label.set_name(name.to_owned());
+                label.set_value(value);
+                label
+            };
+            let mut metric = Metric::from_label(labels.map(label).into());
+            if kind == MetricType::COUNTER {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            metric
+        };
+        let metrics: Vec<Metric> = values.into_iter().map(metric).collect();
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+}
+
+fn families(admin: &Admin) -> Families {
+    let mut families = Families(Vec::new());
     let snapshot = admin.monitor().snapshot();
-    let mut text = String::with_capacity(8 * 1024);
     for metric in METRICS {
-        // A figure that cannot be known is left out: 0 would be a lie, NaN a nuisance.
-        let Some(value) = metric.read(&snapshot) else {
-            continue;
-        };
         let kind = if metric.unit == Unit::Total {
-            "counter"
+            MetricType::COUNTER
         } else {
-            "gauge"
+            MetricType::GAUGE
         };
-        let name = metric.prometheus;
-        let value = metric.unit.to_base(value);
-        head(&mut text, name, kind, &format!("{}.", metric.help));
-        let _ = writeln!(text, "{name} {value}");
+        // A figure that cannot be known is left out: 0 would be a lie, NaN a nuisance.
+        let value = metric.read(&snapshot);
+        let value = value.map(|value| ([], metric.unit.to_base(value)));
+        families.add(metric.prometheus, kind, &format!("{}.", metric.help), value);
     }
     if let Some(tiers) = admin.tiers() {
-        client(&mut text, &tiers.stats());
+        client(&mut families, &tiers.stats());
     }
-    admin.write_alert_metrics(&mut text);
-    text
+    let rules = admin.rules().into_iter().map(|rule| {
+        let labels = [
+            ("alert", rule.name),
+            ("severity", rule.severity.to_string()),
+        ];
+        (labels, f64::from(u8::from(rule.state == "firing")))
+    });
+    let help = "1 while the rule fires.";
+    families.add("tagcache_alert_firing", MetricType::GAUGE, help, rules);
+    families
 }
 
 /// What the application's cache has done, and its servers as it sees them.
-fn client(text: &mut String, stats: &CacheStats) {
-    let mut total = |name: &str, help: &str, count: u64| {
-        head(text, name, "counter", help);
-        let _ = writeln!(text, "{name} {count}");
+fn client(families: &mut Families, stats: &CacheStats) {
+    let mut total = |name: String, help: &str, count: u64| {
+        families.add(&name, MetricType::COUNTER, help, [([], count as f64)]);
     };
     for (name, help, count) in stats.counts() {
-        total(&format!("tagcache_client_{name}_total"), help, count);
+        total(format!("tagcache_client_{name}_total"), help, count);
     }
     let local = &stats.local;
     for (name, help, count) in [
@@ -85,48 +126,30 @@ fn client(text: &mut String, stats: &CacheStats) {
             local.rejected,
         ),
     ] {
-        total(&format!("tagcache_local_{name}_total"), help, count);
+        total(format!("tagcache_local_{name}_total"), help, count);
     }
 
     let mut by_server = |name, kind, help, read: fn(&ServerStatus) -> u64| {
-        if stats.servers.is_empty() {
-            return;
-        }
-        head(text, name, kind, help);
-        for server in &stats.servers {
-            let address = label(&server.address);
-            let _ = writeln!(text, "{name}{{server=\"{address}\"}} {}", read(server));
-        }
+        let of_server =
+            |server: &ServerStatus| ([("server", server.address.clone())], read(server) as f64);
+        families.add(name, kind, help, stats.servers.iter().map(of_server));
     };
     by_server(
         "tagcache_client_server_connected",
-        "gauge",
+        MetricType::GAUGE,
         "1 while the client is connected to the server.",
         |server| u64::from(server.is_connected()),
     );
     by_server(
         "tagcache_client_server_connects_total",
-        "counter",
+        MetricType::COUNTER,
         "Connections that were set up to the server.",
         |server| server.connects,
     );
     by_server(
         "tagcache_client_server_missed_invalidations",
-        "gauge",
+        MetricType::GAUGE,
         "Tags whose invalidation the server has yet to be told.",
         |server| server.missed_invalidations as u64,
     );
-}
-
-/// What stands before a metric's values.
-pub(super) fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-}
-
-/// A label's value, with what the format escapes.
-pub(super) fn label(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
 }

@@ -2,7 +2,7 @@
 
 use super::sync::{AtomicU64, Ordering};
 
-/// The entry waits in the queue for `take_hits`.
+/// The entry waits in the queue for `take_hits`, or never will: hits are not reported.
 const QUEUED: u64 = 1 << 63;
 /// The entry has left the cache: its count is final.
 const RETIRED: u64 = 1 << 62;
@@ -10,7 +10,7 @@ const COUNT: u64 = RETIRED - 1;
 
 /// Count and flags in one word, so that each change of either sees exactly what was before it: no hit is lost
 /// between one who counts and one who takes the entry out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Hits(AtomicU64);
 
 /// The word as it was read, or before it was changed.
@@ -32,6 +32,10 @@ impl Word {
 }
 
 impl Hits {
+    pub(super) fn new(is_reported: bool) -> Self {
+        Self(AtomicU64::new(if is_reported { 0 } else { QUEUED }))
+    }
+
     pub(super) fn read(&self) -> Word {
         Word(self.0.load(Ordering::Relaxed))
     }

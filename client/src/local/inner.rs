@@ -71,19 +71,18 @@ impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
     #[inline]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
-        let is_reporting = self.report.has_room();
         let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
         let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {
             let stored = handle.stored();
             if !self.is_fresh(stored) {
-                is_gone.set(self.found(handle).is_none());
+                is_gone.set(self.is_gone(handle));
                 return false;
             }
             let before = stored.hits.count_one();
             if before.count() == 0 {
                 self.counters.hit_entries.fetch_add(1, Ordering::Relaxed);
             }
-            if is_reporting && !before.is_queued() {
+            if !before.is_queued() && self.report.has_room() {
                 unreported.set(Some(handle.clone()));
             }
             true
@@ -93,15 +92,28 @@ impl<V: ?Sized> Inner<V> {
             self.counters.hit();
             // Outside the lock.
             if let Some(handle) = unreported.take() {
-                self.report.note(&handle);
+                self.report.note(handle);
             }
         } else {
-            self.counters.miss();
-            if is_gone.get() {
-                self.reclaim(key.as_bytes());
-            }
+            self.missed(key, is_gone.get());
         }
         value
+    }
+
+    /// Not inlined, for what a hit needs to stand close together.
+    #[cold]
+    #[inline(never)]
+    fn is_gone(&self, handle: &Handle) -> bool {
+        self.found(handle).is_none()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn missed(&self, key: &str, is_gone: bool) {
+        self.counters.miss();
+        if is_gone {
+            self.reclaim(key.as_bytes());
+        }
     }
 
     /// The value if it is fresh or stale, and what is known of it; counts nothing, and does not defer eviction.
@@ -196,7 +208,7 @@ impl<V: ?Sized> Inner<V> {
                 expires: self.clock.now().saturating_add(nanos(entry.ttl)),
                 grace: nanos(entry.grace),
                 weight,
-                hits: Hits::default(),
+                hits: Hits::new(self.report.is_on()),
                 reported: AtomicU64::new(0),
                 tags: entry.tags,
             },

@@ -30,19 +30,22 @@ impl Report {
         }
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.capacity > 0
+    }
+
     /// Whether more entries can be queued: while nobody takes hits away, the queue must not grow.
     pub(super) fn has_room(&self) -> bool {
         self.queued.load(Ordering::Relaxed) < self.capacity
     }
 
     /// The entry was hit and is not queued.
-    pub(super) fn note(&self, handle: &Handle) {
-        if !self.has_room() {
-            return;
-        }
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note(&self, handle: Handle) {
         let mut queue = unpoisoned(self.queue.lock());
         if queue.len() < self.capacity && !handle.stored().hits.queue().is_queued() {
-            queue.push(handle.clone());
+            queue.push(handle);
             self.queued.store(queue.len(), Ordering::Relaxed);
         }
     }
@@ -65,7 +68,7 @@ impl Report {
             match handle.stored().take_unreported() {
                 Some(0) => {}
                 Some(fresh) => *hits.entry(handle.key()).or_default() += fresh,
-                None => self.note(handle),
+                None => self.note(handle.clone()),
             }
         }
         hits.into_iter()
