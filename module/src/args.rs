@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::native;
 
 /// A word that may be an option, whatever its case: its letters in one number, 0 if it is too long for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,13 +12,7 @@ pub(crate) struct Word(u64);
 
 impl Word {
     const fn of(bytes: &[u8]) -> Self {
-        let (mut letters, mut at) = (0, 0);
-        while at < bytes.len() && bytes.len() <= size_of::<u64>() {
-            // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
-            letters = letters << 8 | (bytes[at] | 0x20) as u64;
-            at += 1;
-        }
-        Self(letters)
+        Self(native::word(bytes))
     }
 
     /// Whether it is this option.
@@ -74,15 +69,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `count tag [tag ...]`, at least one.
-    pub(crate) fn next_tags(&mut self) -> Result<&'a [&'a [u8]], Error> {
-        let given = self.next_in(1..=u64::MAX)?;
-        check_tags(self.next_many(given)?, MAX_TAG_BYTES)
-    }
-
-    /// The same, or none, since callers build commands from lists that may be empty.
-    pub(crate) fn next_tags_or_none(&mut self) -> Result<&'a [&'a [u8]], Error> {
-        let given = self.next_in(0..=u64::MAX)?;
+    /// `count tag [tag ...]`, at least so many: none where callers build commands from lists that may be empty.
+    pub(crate) fn next_tags(&mut self, at_least: u64) -> Result<&'a [&'a [u8]], Error> {
+        let given = self.next_in(at_least..=u64::MAX)?;
         check_tags(self.next_many(given)?, MAX_TAG_BYTES)
     }
 
@@ -158,27 +147,21 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     };
     match digits {
         [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] => {}
+        [b'1'..=b'9', ..] if digits.len() <= 19 => {} // No such number is too large for 64 bits.
         _ => return None,
     }
-    // Counted downwards, because the negative numbers reach one further. No number of 18 digits is too large.
-    let mut number = 0_i64;
-    let is_short = digits.len() <= 18;
+    let mut number = 0_u64;
     for digit in digits {
-        if !digit.is_ascii_digit() {
+        let digit = u64::from(*digit).wrapping_sub(b'0'.into());
+        if digit > 9 {
             return None;
         }
-        let digit = i64::from(digit - b'0');
-        number = if is_short {
-            10 * number - digit
-        } else {
-            number.checked_mul(10)?.checked_sub(digit)?
-        };
+        number = 10 * number + digit;
     }
     if negative {
-        Some(number)
+        0_i64.checked_sub_unsigned(number)
     } else {
-        number.checked_neg()
+        i64::try_from(number).ok()
     }
 }
 
@@ -228,6 +211,7 @@ pub(crate) enum Ttl {
 
 impl Ttl {
     /// Reads the number behind an option word that means a time; `None` if the word does not.
+    #[inline(always)]
     pub(crate) fn parse(word: Word, cursor: &mut Cursor<'_>) -> Result<Option<Self>, Error> {
         let (unit_ms, relative) = match () {
             () if word.is(b"EX") => (1000, true),
@@ -288,6 +272,8 @@ mod tests {
             ("0", 0),
             ("7", 7),
             ("-7", -7),
+            ("12345678", 12_345_678),
+            ("90817263544", 90_817_263_544),
             ("9223372036854775807", i64::MAX),
             ("-9223372036854775808", i64::MIN),
         ] {
@@ -304,6 +290,10 @@ mod tests {
             "1.0",
             "0x1",
             "9223372036854775808",
+            "12345678901234567890",
+            "1234567:",
+            "1234/678",
+            "1234567\u{b9}",
             "1e3",
             "\u{661}",
         ] {
@@ -386,8 +376,8 @@ mod tests {
     fn limits_concern_what_is_stored() {
         let long = [b't'; 700];
         let args: [&[u8]; 2] = [b"1", &long];
-        assert!(Cursor::new(&args).next_tags().is_ok());
-        assert_eq!(Cursor::new(&[b"0"]).next_tags(), Err(Error::NotAnInteger));
+        assert!(Cursor::new(&args).next_tags(1).is_ok());
+        assert_eq!(Cursor::new(&[b"0"]).next_tags(1), Err(Error::NotAnInteger));
         let none = Cursor::new(&[b"0"]).next_stored_tags(TagLimits::WIDEST);
         assert_eq!(none, Ok(&[][..]));
     }

@@ -72,10 +72,9 @@ impl Handle {
     }
 }
 
-/// What a new entry is made of.
+/// What an entry is made of beside its key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
-    pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
     pub(crate) created_ms: u64,
     pub(crate) has_ttl: bool,
@@ -117,12 +116,13 @@ impl Allocated {
         const WORTH: usize = 32;
         /// Up to this size a class leaves no more than 31 bytes over.
         const SMALL: usize = 256;
-        let together = class(head + value);
         // Most often that leaves too little over for an address, let alone for more.
-        let is_apart = head + value > SMALL
-            && together >= head + value + ADDRESS + WORTH
-            && together
-                >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH;
+        let is_apart = head + value > SMALL && {
+            let together = class(head + value);
+            together >= head + value + ADDRESS + WORTH
+                && together
+                    >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH
+        };
         if is_apart {
             Self {
                 entry: head + ADDRESS,
@@ -138,75 +138,75 @@ impl Allocated {
 }
 
 impl Parts<'_> {
-    /// What an entry of them takes.
-    pub(crate) fn size(&self) -> Allocated {
-        let (key, value) = (self.key.len(), self.value.len());
+    /// What an entry of them takes, whose key has so many bytes.
+    #[inline(always)]
+    pub(crate) fn size(&self, key_len: usize) -> Allocated {
         let grace = if self.grace_ms > 0 {
             leb128::len(self.grace_ms)
         } else {
             0
         };
-        let lengths = leb128::len(value as u64) + leb128::len(key as u64);
-        Allocated::of(LENGTHS + lengths + grace + key, value)
+        let lengths = leb128::len(self.value.len() as u64) + leb128::len(key_len as u64);
+        Allocated::of(LENGTHS + lengths + grace + key_len, self.value.len())
     }
 
-    /// The header, and how long it is.
-    fn header(&self, is_apart: bool) -> ([u8; LENGTHS + 3 * leb128::MAX], usize) {
-        let mut header = [0; LENGTHS + 3 * leb128::MAX];
-        header[FLAGS] = if self.has_ttl { HAS_TTL } else { 0 }
-            | if self.grace_ms > 0 { HAS_GRACE } else { 0 }
-            | if is_apart { APART } else { 0 };
-        header[CREATED..LENGTHS]
-            .copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
-        let mut len = LENGTHS;
-        len += leb128::write(self.value.len() as u64, &mut header[len..]);
-        len += leb128::write(self.key.len() as u64, &mut header[len..]);
-        if self.grace_ms > 0 {
-            len += leb128::write(self.grace_ms, &mut header[len..]);
-        }
-        (header, len)
-    }
-
-    /// Writes an entry of these parts, and the value to where it lies apart, if it does.
+    /// Writes an entry of them, but for its slot and its key, and returns where the key belongs. The value goes to where it
+    /// lies apart, if it does.
     ///
     /// # Safety
-    /// `to` must have room for the header, key and value, or address, and `value` for the value; the parts must not lie
-    /// there.
-    unsafe fn write(&self, header: &[u8], to: NonNull<u8>, value: Option<NonNull<u8>>) {
-        let address;
-        let last = match value {
-            None => self.value,
-            Some(value) => {
-                let value = value.as_ptr();
-                // SAFETY: by the caller's promise.
-                unsafe { value.copy_from_nonoverlapping(self.value.as_ptr(), self.value.len()) };
-                address = value.expose_provenance().to_ne_bytes();
-                &address
+    /// `to` must have room for such an entry, and `apart` for the value; the value must not lie there.
+    #[inline]
+    unsafe fn write(
+        &self,
+        key_len: usize,
+        flags: u8,
+        to: NonNull<u8>,
+        apart: Option<NonNull<u8>>,
+    ) -> NonNull<u8> {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flags
+            | flag(self.has_ttl, HAS_TTL)
+            | flag(self.grace_ms > 0, HAS_GRACE)
+            | flag(apart.is_some(), APART);
+        let mut created = [0; LENGTHS - CREATED];
+        created.copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
+        let mut at = LENGTHS;
+        // SAFETY: by the caller's promise there is room for all that is written.
+        unsafe {
+            to.add(FLAGS).write(flags);
+            to.add(CREATED).cast().write(created);
+            let mut put = |byte| {
+                to.add(at).write(byte);
+                at += 1;
+            };
+            leb128::write(self.value.len() as u64, &mut put);
+            leb128::write(key_len as u64, &mut put);
+            if self.grace_ms > 0 {
+                leb128::write(self.grace_ms, &mut put);
             }
-        };
-        let mut at = 0;
-        for piece in [header, self.key, last] {
-            // SAFETY: by the caller's promise.
-            unsafe {
-                let to = to.as_ptr().add(at);
-                to.copy_from_nonoverlapping(piece.as_ptr(), piece.len());
+            let end = to.add(at + key_len);
+            if let Some(value) = apart {
+                let address = value.as_ptr().expose_provenance().to_ne_bytes();
+                end.cast().write(address);
             }
-            at += piece.len();
+            let value = NonNull::from(self.value).cast();
+            apart
+                .unwrap_or(end)
+                .copy_from_nonoverlapping(value, self.value.len());
+            to.add(at)
         }
     }
 }
 
 impl NewEntry {
-    pub(crate) fn new(parts: Parts<'_>) -> Self {
-        Self::of_size(parts, parts.size())
-    }
-
-    /// As [`NewEntry::new`], of parts whose size is known.
-    pub(crate) fn of_size(parts: Parts<'_>, size: Allocated) -> Self {
-        let (header, len) = parts.header(size.value.is_some());
-        let (ptr, value) = (allocate(size.entry), size.value.map(allocate));
+    pub(crate) fn new(key: &[u8], parts: &Parts<'_>) -> Self {
+        let size = parts.size(key.len());
+        let (ptr, apart) = (allocate(size.entry), size.value.map(allocate));
         // SAFETY: the allocations are that large, and new.
-        unsafe { parts.write(&header[..len], ptr, value) };
+        unsafe {
+            let to = parts.write(key.len(), 0, ptr, apart);
+            to.copy_from_nonoverlapping(NonNull::from(key).cast(), key.len());
+        }
         Self(ptr)
     }
 
@@ -294,11 +294,23 @@ pub(crate) unsafe fn free(handle: Handle) {
 }
 
 /// Where the parts of an entry lie.
-struct Extent {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
     grace_ms: u64,
     key: usize,
     value: usize,
     value_len: usize,
+}
+
+impl Extent {
+    pub(crate) const fn key_len(self) -> usize {
+        self.value - self.key
+    }
+
+    /// Whether the parts of another entry under the same key take as much.
+    pub(crate) const fn is_that_of(self, parts: &Parts<'_>) -> bool {
+        self.value_len == parts.value.len() && self.grace_ms == parts.grace_ms
+    }
 }
 
 impl<'a> Entry<'a> {
@@ -328,8 +340,8 @@ impl<'a> Entry<'a> {
         unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().write(bytes) };
     }
 
-    #[inline]
-    fn extent(self) -> Extent {
+    #[inline(always)]
+    pub(crate) fn extent(self) -> Extent {
         let mut at = LENGTHS;
         let mut next_byte = || {
             // SAFETY: `build` wrote two complete LEB128 numbers here, a third with the flag for the grace, and `read`
@@ -359,6 +371,7 @@ impl<'a> Entry<'a> {
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().add(from), to - from) }
     }
 
+    #[inline(always)]
     pub(crate) fn value(self) -> &'a [u8] {
         let extent = self.extent();
         let end = extent.value + extent.value_len;
@@ -425,6 +438,7 @@ impl<'a> Entry<'a> {
     }
 
     /// How long it may be served as stale, ms.
+    #[inline(always)]
     pub(crate) fn grace_ms(self) -> u64 {
         if self.has_grace() {
             self.extent().grace_ms
@@ -465,23 +479,38 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() & !INDEXED);
     }
 
-    /// Makes it an entry of these parts, which are of that size, in the same place and the same slot.
+    /// Makes it an entry of these parts, which are of that size, in the same place, under the same key and in the same slot.
     ///
     /// # Safety
     /// Its allocations must be made for so many bytes, and its value lie apart if and only if that of the parts is to.
-    /// Nothing that was borrowed from the entry may be used afterwards, and the parts must not be borrowed from it.
-    pub(crate) unsafe fn rewrite(self, parts: Parts<'_>, size: Allocated) {
-        let value = self.value_apart();
-        let (mut header, len) = parts.header(size.value.is_some());
-        header[ID..FLAGS].copy_from_slice(&self.read::<{ FLAGS - ID }>(ID));
-        header[FLAGS] |= self.flags() & (INDEXED | LEAKED);
-        // SAFETY: there is room, and by the caller's promise the parts lie elsewhere.
-        unsafe { parts.write(&header[..len], self.ptr, value) };
+    /// Nothing that was borrowed from the entry may be used afterwards, and the value must not be borrowed from it.
+    pub(crate) unsafe fn rewrite(self, extent: Extent, parts: &Parts<'_>, size: Allocated) {
+        let (apart, key_len) = (self.value_apart(), extent.key_len());
+        let last = apart.map_or(parts.value.len(), |_| ADDRESS);
+        let (from, to) = (extent.key, size.entry - last - key_len);
+        let flags = self.flags() & (INDEXED | LEAKED);
+        // SAFETY: there is room, and by the caller's promise the value lies elsewhere.
+        unsafe {
+            if from != to {
+                self.ptr.add(to).copy_from(self.ptr.add(from), key_len);
+            }
+            parts.write(key_len, flags, self.ptr, apart);
+        }
+    }
+
+    /// What it is made of.
+    pub(crate) fn parts(self) -> Parts<'a> {
+        Parts {
+            value: self.value(),
+            created_ms: self.created_ms(),
+            has_ttl: self.has_ttl(),
+            grace_ms: self.grace_ms(),
+        }
     }
 
     /// What it takes of its allocations.
-    pub(crate) fn allocated(self) -> Allocated {
-        let extent = self.extent();
+    #[inline(always)]
+    pub(crate) fn allocated(self, extent: Extent) -> Allocated {
         if self.flags() & APART == 0 {
             return Allocated {
                 entry: extent.value + extent.value_len,
@@ -542,7 +571,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_the_pointer_to_its_entry() {
-        let new = NewEntry::new(PLAIN);
+        let new = NewEntry::new(b"key", &PLAIN);
         let handle = new.handle();
         let pointer = handle.as_raw();
         assert_eq!(pointer, handle.0.as_ptr().cast());
@@ -552,7 +581,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_is_set_again_stays_set_and_changes_no_other() {
-        let new = NewEntry::new(PLAIN);
+        let new = NewEntry::new(b"key", &PLAIN);
         let entry = new.as_entry();
         for _ in 0..2 {
             entry.set_has_ttl(true);
@@ -567,7 +596,6 @@ mod tests {
     }
 
     const PLAIN: Parts<'_> = Parts {
-        key: b"key",
         value: b"value",
         created_ms: 1,
         has_ttl: false,
@@ -583,13 +611,13 @@ mod tests {
             created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), slot in any::<u32>(),
             grace_ms in prop_oneof![Just(0), 1_u64..(1 << 48)],
         ) {
-            let parts = Parts { key: &key, value: &value, created_ms, has_ttl, grace_ms };
-            let new = NewEntry::new(parts);
+            let parts = Parts { value: &value, created_ms, has_ttl, grace_ms };
+            let new = NewEntry::new(&key, &parts);
             let entry = new.as_entry();
             let check = || {
                 prop_assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
                 prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (created_ms, grace_ms));
-                prop_assert_eq!(entry.allocated(), parts.size());
+                prop_assert_eq!(entry.allocated(entry.extent()), parts.size(key.len()));
                 Ok(())
             };
             check()?;
@@ -614,24 +642,24 @@ mod tests {
             has_ttl in any::<bool>(), slot in proptest::option::of(any::<u32>()),
         ) {
             let parts = |at: usize| Parts {
-                key: &key, value: &values[at], created_ms: at as u64, has_ttl: has_ttl == (at == 0), grace_ms: graces[at],
+                value: &values[at], created_ms: at as u64, has_ttl: has_ttl == (at == 0), grace_ms: graces[at],
             };
-            let new = NewEntry::new(parts(0));
+            let new = NewEntry::new(&key, &parts(0));
             let entry = new.as_entry();
             slot.inspect(|&slot| entry.set_indexed(slot));
-            let room = entry.allocated();
+            let room = entry.allocated(entry.extent());
             let has_room = |size: Allocated| size.entry <= room.entry && match (size.value, room.value) {
                 (None, None) => true,
                 (Some(value), Some(room)) => value <= room,
                 _ => false,
             };
-            let size = parts(1).size();
+            let size = parts(1).size(key.len());
             if has_room(size) {
                 // SAFETY: nothing is borrowed from the entry here, and the room is what it was allocated with.
-                unsafe { entry.rewrite(parts(1), size) };
+                unsafe { entry.rewrite(entry.extent(), &parts(1), size) };
             }
             let now = parts(usize::from(has_room(size)));
-            prop_assert_eq!((entry.key(), entry.value()), (now.key, now.value));
+            prop_assert_eq!((entry.key(), entry.value()), (&key[..], now.value));
             prop_assert_eq!((entry.created_ms(), entry.grace_ms()), (now.created_ms, now.grace_ms));
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (now.has_ttl, slot));
         }
@@ -640,12 +668,11 @@ mod tests {
     #[test]
     fn the_header_of_a_small_entry_is_thirteen_bytes() {
         let parts = Parts {
-            key: &[b'k'; 13],
             value: &[b'v'; 100],
             created_ms: 1,
             has_ttl: true,
             grace_ms: 0,
         };
-        assert_eq!(parts.size().entry, 13 + 13 + 100);
+        assert_eq!(parts.size(13).entry, 13 + 13 + 100);
     }
 }

@@ -18,11 +18,8 @@ pub(crate) enum Keys {
 /// is there or when it expires, removes it, or overwrites it whatever it holds: that has the same effect on all nodes.
 pub(crate) fn keys(name: &[u8]) -> Keys {
     if name.len() > 8 {
-        return if is_own(name) {
-            Keys::None
-        } else {
-            Keys::Unknown
-        };
+        let is_own = name[..6].eq_ignore_ascii_case(b"cache.");
+        return if is_own { Keys::None } else { Keys::Unknown };
     }
     macro_rules! table {
         ($($keys:ident: $($name:literal)+;)+) => {{
@@ -42,27 +39,28 @@ pub(crate) fn keys(name: &[u8]) -> Keys {
         None: b"ping" b"echo" b"select" b"multi" b"exec" b"discard" b"publish" b"info" b"time" b"auth" b"hello"
             b"client" b"config" b"scan" b"dbsize" b"wait" b"replconf";
     }
-    if is_own(name) {
-        Keys::None
-    } else {
-        Keys::Unknown
-    }
-}
-
-fn is_own(name: &[u8]) -> bool {
-    name.len() > 6 && name[..6].eq_ignore_ascii_case(b"cache.")
+    Keys::Unknown
 }
 
 /// Whether a word of SET says how long the value lives.
 pub(crate) fn is_time(given: &[u8]) -> bool {
     let times = const { [word(b"px"), word(b"ex"), word(b"pxat"), word(b"exat")] };
-    given.len() <= 4 && times.contains(&word(given))
+    times.contains(&word(given))
 }
 
-/// A name of up to eight letters in lower case, as one number: comparing those is all that a look-up costs.
-const fn word(name: &[u8]) -> u64 {
-    let mut word = 0;
-    let mut at = 0;
+/// A name of up to eight letters in lower case, as one number, 0 for a longer one: comparing those is all that a look-up costs.
+#[inline]
+pub(crate) const fn word(name: &[u8]) -> u64 {
+    if name.len() > 8 {
+        return 0;
+    }
+    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
+    const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return first as u64 | (last as u64) << (8 * (name.len() - 4)) | SMALL;
+    }
+    let (mut word, mut at) = (0, 0);
     while at < name.len() {
         word = word << 8 | (name[at] | 0x20) as u64;
         at += 1;

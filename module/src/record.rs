@@ -61,11 +61,7 @@ impl<'r> Record<'r> {
         bytes.push(flags);
         bytes.extend_from_slice(&self.origin.to_le_bytes());
         bytes.extend_from_slice(&self.created_ms.to_le_bytes()[..6]);
-        let push = |bytes: &mut Vec<u8>, number: u64| {
-            let mut encoded = [0; leb128::MAX];
-            let len = leb128::write(number, &mut encoded);
-            bytes.extend_from_slice(&encoded[..len]);
-        };
+        let push = |bytes: &mut Vec<u8>, number| leb128::write(number, |byte| bytes.push(byte));
         for (_, number) in optional.into_iter().filter(|&(_, number)| number > 0) {
             push(&mut bytes, number);
         }

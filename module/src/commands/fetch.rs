@@ -30,7 +30,7 @@ const MAX_WAIT_MS: u64 = 1 << 40;
 fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
     let (mut lease_ms, mut token, mut early) = (None, None, None);
     let (mut wait_ms, mut tags) = (None, None);
-    let mut cursor = Cursor::new(words.get(1..).unwrap_or_default());
+    let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.is(b"LEASE") {
             set_once(&mut lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
@@ -41,7 +41,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
         } else if word.is(b"WAIT") {
             set_once(&mut wait_ms, cursor.next_in(0..=MAX_WAIT_MS)?)?;
         } else if word.is(b"WITHTAGS") {
-            set_once(&mut tags, cursor.next_tags_or_none()?)?;
+            set_once(&mut tags, cursor.next_tags(0)?)?;
         } else {
             return Err(Error::Syntax);
         }
@@ -60,17 +60,16 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 /// `CACHE.FETCH key [LEASE ms [TOKEN n] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
 /// `[state, value, pttl, token, tags]`
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let (name, rest) = args.split_first()?;
+    if rest.len() == 0 {
+        return look_up(ctx, ctx.db(), name); // By far the commonest.
+    }
     let mut storage = Words::new();
-    let asked = if args.len() == 1 {
-        FetchArgs::default() // By far the commonest: nothing to be read.
-    } else {
-        parse(args.words(1, &mut storage)?)?
-    };
+    let asked = parse(rest.words(0, &mut storage)?)?;
     if !asked.tags.is_empty() {
         let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
         access::check_pairs(ctx, args, tags, Reach::Tags)?;
     }
-    let [name] = args.first::<1>()?;
     let key = ctx.open(name, Mode::Read);
     let db = ctx.db();
     let found = found(db, &key, asked.tags)?;
@@ -148,9 +147,9 @@ fn decide(
 struct Waited;
 
 impl waiting::Reply for Waited {
-    fn look(ctx: &Context<'_>, args: Args<'_>, name: Str<'_>, waiter: Waiter) -> bool {
+    fn look(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool {
         let mut storage = Words::new();
-        let words = args.words(1, &mut storage);
+        let words = rest.words(0, &mut storage);
         let asked = words.and_then(parse).unwrap_or_default();
         let key = ctx.open(name, Mode::Read);
         let db = ctx.db();
@@ -184,17 +183,23 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_array(args.len());
     let db = ctx.db();
     for name in args.iter() {
-        let key = ctx.open(name, Mode::Read);
-        match found(db, &key, &[]) {
-            Ok(Freshness::Fresh) => reply(ctx, db, &key, Answer::Hit(None)),
-            Ok(Freshness::Stale) => reply(ctx, db, &key, Answer::Stale(None)),
-            Ok(Freshness::Gone) => reply_miss(ctx, None),
-            Err(_) => {
-                state::with(|state| state.database(db).counters.misses += 1);
-                ctx.reply_null();
-            }
+        if look_up(ctx, db, name).is_err() {
+            state::with(|state| state.database(db).counters.misses += 1);
+            ctx.reply_null();
         }
     }
+    Ok(())
+}
+
+/// Replies what a key holds, without a word of leases.
+fn look_up(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
+    let key = ctx.open(name, Mode::Read);
+    let answer = match found(db, &key, &[])? {
+        Freshness::Fresh => Answer::Hit(None),
+        Freshness::Stale => Answer::Stale(None),
+        Freshness::Gone => Answer::Miss(None),
+    };
+    reply(ctx, db, &key, answer);
     Ok(())
 }
 
@@ -261,7 +266,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: &Key, answer: Answer) {
     }
     ctx.reply_bytes(entry.value());
     ctx.reply_integer(if is_hit {
-        logical_pttl(key, entry, now_ms())
+        logical_pttl(key.deadline(), entry, now_ms())
     } else {
         0
     });
@@ -325,8 +330,7 @@ mod tests {
     #[test]
     fn options_are_read_in_any_order_and_checked() {
         let check = |options: &[&'static [u8]], expected| {
-            let words = [&[&b"k"[..]], options].concat();
-            assert_eq!(parse(&words), expected, "{options:?}");
+            assert_eq!(parse(options), expected, "{options:?}");
         };
         let ask = |token| Ask { ms: 5, token };
         let both = FetchArgs {

@@ -6,11 +6,7 @@ use crate::redis::{Args, Context, Kind, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if answer(ctx, args.only()?) {
-        Ok(())
-    } else {
-        Err(Error::WrongType)
-    }
+    answer(ctx, args.only()?)
 }
 
 /// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
@@ -20,7 +16,7 @@ pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     ctx.reply_array(args.len());
     for name in args.iter() {
-        if !answer(ctx, name) {
+        if answer(ctx, name).is_err() {
             // Here it is an answer and no error, so it counts.
             let db = ctx.db();
             state::with(|state| state.database(db).counters.misses += 1);
@@ -45,13 +41,13 @@ pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Replies with the value or nil and counts; false, and nothing done, if the key holds another type.
-fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
+/// Replies with the value or nil, and counts; an error, and nothing done, if the key holds another type.
+fn answer(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = ctx.open(name, Mode::Read);
     let entry = match key.kind() {
         Kind::Entry(entry) => Some(entry),
         Kind::Empty => None,
-        Kind::Other => return false,
+        Kind::Other => return Err(Error::WrongType),
     };
     let db = ctx.db();
     let deadline = key.deadline();
@@ -71,5 +67,5 @@ fn answer(ctx: &Context<'_>, name: Str<'_>) -> bool {
         Some(entry) => ctx.reply_bytes(entry.value()),
         None => ctx.reply_null(),
     }
-    true
+    Ok(())
 }

@@ -1,4 +1,4 @@
-use crate::engine::{Freshness, Slot};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Str, state, store};
@@ -17,10 +17,8 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let key = ctx.open(name, Mode::Peek);
         let found = store::look(db, &key, now_ms);
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
-        if let (Some(found), Ok(count)) = (visible, count)
-            && let Some(slot) = found.entry.slot()
-        {
-            state::with(|state| state.database(db).index.add_hits(Slot(slot), count));
+        if let (Some(slot), Ok(count)) = (visible.and_then(|found| found.slot), count) {
+            state::with(|state| state.database(db).index.add_hits(slot, count));
             updated += 1;
         }
     }

@@ -30,7 +30,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let pttl = if word == b"stale" {
         0
     } else {
-        logical_pttl(&key, entry, now)
+        logical_pttl(key.deadline(), entry, now)
     };
     ctx.reply_map(8);
     ctx.reply_bytes(b"state");

@@ -138,11 +138,11 @@ pub(super) fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Er
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.is(b"ALL") {
-            set_once(&mut condition.all, cursor.next_tags()?)?;
+            set_once(&mut condition.all, cursor.next_tags(1)?)?;
         } else if word.is(b"ANY") {
-            set_once(&mut condition.any, cursor.next_tags()?)?;
+            set_once(&mut condition.any, cursor.next_tags(1)?)?;
         } else if word.is(b"NONE") {
-            set_once(&mut condition.none, cursor.next_tags()?)?;
+            set_once(&mut condition.none, cursor.next_tags(1)?)?;
         } else if word.is(b"SOFT") {
             set_once(&mut soft, ())?;
         } else if word.is(b"GRACE") {

@@ -56,7 +56,7 @@ pub(crate) fn visible<'k>(
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
 /// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
-#[inline]
+#[inline(always)]
 pub(crate) fn read(
     database: &Database<Handle>,
     deadline: Deadline<'_>,
@@ -118,8 +118,8 @@ pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.
-pub(crate) fn logical_pttl(key: &Key, entry: Entry<'_>, now_ms: u64) -> i64 {
-    key.deadline_ms().map_or(-1, |deadline| {
+pub(crate) fn logical_pttl(deadline: Deadline<'_>, entry: Entry<'_>, now_ms: u64) -> i64 {
+    deadline.ms().map_or(-1, |deadline| {
         deadline
             .saturating_sub(entry.grace_ms())
             .saturating_sub(now_ms) as i64

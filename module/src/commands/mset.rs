@@ -46,7 +46,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let (keys, asked) = parse(words, write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
-    let pairs = || (0..keys).map(|at| (2 * at + 1, [words[2 * at + 1], words[2 * at + 2]]));
+    let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
     for (at, _) in pairs() {
         if matches!(ctx.open(names[at], Mode::Peek).kind(), Kind::Other) {
@@ -56,9 +56,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     let mut done = Vec::new();
     let mut last = None;
-    for (at, pair) in pairs() {
+    for (at, value) in pairs() {
         let mut key = ctx.open(names[at], Mode::Write);
-        let written = write::store(ctx, db, &mut key, names[at], pair, &asked, times)?;
+        let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at]);
             done.push(at);

@@ -20,7 +20,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let words = args.words(2, &mut storage)?;
     let mut cursor = Cursor::new(&words[1..]);
     if words[0].eq_ignore_ascii_case(b"GONE") {
-        let [_, name] = args.first::<2>()?;
+        let (name, _) = args.split_first()?.1.split_first()?;
         cursor.next()?;
         let deadline = match cursor.next_option() {
             None => None,
@@ -71,7 +71,7 @@ fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
     match key.kind() {
-        Kind::Empty => store::put_gone(db, &mut key, name.bytes(), deadline),
+        Kind::Empty => store::put_gone(db, &mut key, name, deadline),
         // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
         Kind::Entry(_) => store::drop_entry(db, &key),
         Kind::Other => return,

@@ -13,8 +13,8 @@ use crate::redis::{Args, Context, reclaim, state};
 /// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
 pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(1, &mut storage)?;
-    let mut cursor = Cursor::new(&words[1..]);
+    let (name, rest) = args.split_first()?;
+    let mut cursor = Cursor::new(rest.words(0, &mut storage)?);
     if !cursor.next()?.eq_ignore_ascii_case(b"TAGS") {
         return Err(Error::Syntax);
     }
@@ -22,7 +22,6 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if cursor.left() > 0 {
         return Err(Error::Syntax);
     }
-    let [name] = args.first::<1>()?;
     let db = ctx.db();
     let mut key = open(ctx, name, Mode::Write)?;
     let now = now_ms();
@@ -35,7 +34,10 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_integer(1);
         return Ok(());
     }
-    let before = (write::kept_expiry(&key, found), found.entry.grace_ms());
+    let before = (
+        write::kept_expiry(key.deadline(), found.entry),
+        found.entry.grace_ms(),
+    );
     let soft_since_ms = write::soft_since_ms(db, found.entry);
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();

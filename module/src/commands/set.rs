@@ -1,7 +1,7 @@
 use crate::args::Cursor;
-use crate::commands::write::{self, Options, Written};
+use crate::commands::write::{self, Options};
 use crate::error::Error;
-use crate::redis::context::{self, Mode};
+use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim};
 
@@ -11,34 +11,35 @@ const COMMAND: &str = "cache.set";
 /// [TAGS count tag [tag ...] | KEEPTAGS]` → OK; nil when NX or XX is not met, or when the lease was lost.
 pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(2, &mut storage)?;
-    let (&pair, options) = words.split_first_chunk().ok_or(Error::WrongArity)?;
+    let (name, rest) = args.split_first()?;
+    let words = rest.words(1, &mut storage)?;
+    let (value, options) = words.split_first().ok_or(Error::WrongArity)?;
+    let (kept, kept_words): (Vec<_>, Vec<&[u8]>);
     let mut asked = Options::default();
-    asked.read(Cursor::new(options), words.len(), write::limits(ctx))?;
+    asked.read(Cursor::new(options), args.len(), write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
-    let [name] = args.first::<1>()?;
     let mut key = ctx.open(name, Mode::Write);
     let db = ctx.db();
-    let stored = write::store(ctx, db, &mut key, name, pair, &asked, times)?;
+    if asked.keeps_tags {
+        kept = write::kept_tags(db, &key, times);
+        kept_words = kept.iter().map(Vec::as_slice).collect();
+        asked.tags = &kept_words;
+    }
+    let stored = write::store(ctx, db, &mut key, name, value, &asked, times)?;
     let Some(written) = &stored else {
         ctx.reply_null();
         return Ok(());
     };
     write::announce(ctx, db, key, name);
-    replicate(ctx, args, &asked, written);
+    if write::goes_verbatim(ctx) {
+        ctx.replicate_verbatim();
+    } else {
+        let given: Parts<'_> = args.iter().take(2).collect();
+        write::replicate(ctx, c"CACHE.SET", &given, args, &asked, written);
+    }
     ctx.reply_ok();
     reclaim::help(ctx, db);
     Ok(())
-}
-
-/// Propagates what happened.
-fn replicate(ctx: &Context<'_>, args: Args<'_>, asked: &Options<'_>, written: &Written) {
-    if write::goes_verbatim(ctx) {
-        ctx.replicate_verbatim();
-        return;
-    }
-    let given: context::Parts<'_> = args.iter().take(2).collect();
-    write::replicate(ctx, c"CACHE.SET", &given, args, asked, written);
 }
 
 #[cfg(test)]

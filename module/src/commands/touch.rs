@@ -11,7 +11,7 @@ use crate::redis::{Args, Context, Str, reclaim, state, store};
 const COMMAND: &str = "cache.touch";
 
 fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
-    let mut cursor = Cursor::new(words.get(1..).unwrap_or_default());
+    let mut cursor = Cursor::new(words);
     let (mut ttl, mut grace_ms) = (None, None);
     while let Some(word) = cursor.next_option() {
         if let Some(given) = Ttl::parse(word, &mut cursor)? {
@@ -31,11 +31,10 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
 /// entry.
 pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(2, &mut storage)?;
-    let (ttl, given_grace_ms) = parse(words)?;
+    let (name, rest) = args.split_first()?;
+    let (ttl, given_grace_ms) = parse(rest.words(1, &mut storage)?)?;
     let now = now_ms();
     let new_expiry = ttl.new_deadline_ms(now, COMMAND)?;
-    let [name] = args.first::<1>()?;
     let db = ctx.db();
     let mut key = open(ctx, name, Mode::Write)?;
     let Some(found) = visible(ctx, db, &key, now) else {

@@ -2,12 +2,13 @@
 
 use smallvec::SmallVec;
 
-use crate::args::{Cursor, TagLimits, Ttl, next_grace_ms, set_once, with_grace};
+use crate::args::{Cursor, TagLimits, Ttl, Word, next_grace_ms, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Freshness, Slot, Stamp, Written as When};
-use crate::entry::Entry;
+use crate::engine::{Database, Freshness, Slot, Stamp, Written as When};
+use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
+use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Found};
 use crate::redis::{
@@ -46,6 +47,7 @@ pub(super) struct Options<'a> {
 
 impl<'a> Options<'a> {
     /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
+    #[inline(always)]
     pub(super) fn read(
         &mut self,
         mut cursor: Cursor<'a>,
@@ -60,27 +62,8 @@ impl<'a> Options<'a> {
                 let given = cursor.next_stored_tags(limits)?;
                 self.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
-            } else if word.is(b"KEEPTTL") {
-                set_once(&mut self.ttl, Ttl::Keep)?;
-            } else if word.is(b"NX") {
-                set_once(&mut self.condition, Condition::Absent)?;
-            } else if word.is(b"XX") {
-                set_once(&mut self.condition, Condition::Present)?;
-            } else if word.is(b"KEEPTAGS") && !self.keeps_tags {
-                self.keeps_tags = true;
-            } else if word.is(b"GRACE") {
-                set_once(&mut self.grace_ms, next_grace_ms(&mut cursor)?)?;
-            } else if word.is(b"LEASE") {
-                set_once(&mut self.token, cursor.next_i64()?)?;
-            } else if word.is(b"CREATED") {
-                set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)?;
-            } else if word.is(b"HITS") {
-                let hits = cursor.next_in(0..=u32::MAX.into())?;
-                set_once(&mut self.hits, hits as u32)?;
-            } else if word.is(b"SOFT") {
-                set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)?;
             } else {
-                return Err(Error::Syntax);
+                self.read_other(word, &mut cursor)?;
             }
         }
         if tags.is_some() && self.keeps_tags {
@@ -88,6 +71,34 @@ impl<'a> Options<'a> {
         }
         self.tags = tags.unwrap_or_default();
         Ok(())
+    }
+
+    /// Reads an option other than a time or tags, which most commands consist of.
+    #[cold]
+    fn read_other(&mut self, word: Word, cursor: &mut Cursor<'_>) -> Result<(), Error> {
+        if word.is(b"KEEPTTL") {
+            set_once(&mut self.ttl, Ttl::Keep)
+        } else if word.is(b"NX") {
+            set_once(&mut self.condition, Condition::Absent)
+        } else if word.is(b"XX") {
+            set_once(&mut self.condition, Condition::Present)
+        } else if word.is(b"KEEPTAGS") && !self.keeps_tags {
+            self.keeps_tags = true;
+            Ok(())
+        } else if word.is(b"GRACE") {
+            set_once(&mut self.grace_ms, next_grace_ms(cursor)?)
+        } else if word.is(b"LEASE") {
+            set_once(&mut self.token, cursor.next_i64()?)
+        } else if word.is(b"CREATED") {
+            set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
+        } else if word.is(b"HITS") {
+            let hits = cursor.next_in(0..=u32::MAX.into())?;
+            set_once(&mut self.hits, hits as u32)
+        } else if word.is(b"SOFT") {
+            set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
+        } else {
+            Err(Error::Syntax)
+        }
     }
 
     /// Whether it says what only an append-only file may say.
@@ -115,6 +126,7 @@ pub(super) struct Times {
 }
 
 /// Decides the times, and whether the caller may say what it says.
+#[inline(always)]
 pub(super) fn times(
     ctx: &Context<'_>,
     asked: &Options<'_>,
@@ -142,13 +154,11 @@ pub(super) fn times(
 }
 
 /// What was written.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Written {
     created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
-    /// The tags, where they are those of the entry before.
-    kept_tags: Option<Vec<Vec<u8>>>,
 }
 
 /// Puts the entry of this key and value into keyspace and index; `None`, and nothing done, where it may not be written.
@@ -158,73 +168,84 @@ pub(super) fn store(
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    [bytes, value]: [&[u8]; 2],
+    value: &[u8],
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
-    let found = store::look(db, key, || times.now_ms);
-    if found.is_none() && matches!(key.kind(), Kind::Other) {
+    if matches!(key.kind(), Kind::Other) {
         return Err(Error::WrongType);
     }
-    let visible = found.filter(|found| found.freshness != Freshness::Gone);
-    let kept_tags = asked
-        .keeps_tags
-        .then(|| visible.map_or(Vec::new(), |found| tags_of(db, found.entry)));
-    let kept: Option<Vec<&[u8]>> = kept_tags
-        .as_ref()
-        .map(|tags| tags.iter().map(Vec::as_slice).collect());
-    let tags = kept.as_deref().unwrap_or(asked.tags);
-    let is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
-    // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
-    let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
-    if !is_allowed(ctx, db, name, asked, known_tags, is_fresh) {
-        return Ok(None);
+    let (tags, now_ms) = (asked.tags, times.now_ms);
+    if asked.token.is_some() {
+        cluster::end_if_slots_moved(ctx);
     }
-    let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
-    if asked.ttl == Some(Ttl::Keep)
-        && let Some(found) = visible
-    {
-        expires_ms = kept_expiry(key, found);
-        grace_ms = grace_ms.or(Some(found.entry.grace_ms()));
-    }
-    let mut grace_ms = grace_ms.unwrap_or(0);
     let is_replay = ctx.is_replay();
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
-    let (deadline_ms, stamp) = state::with(|state| {
+    let (entry, deadline) = (key.entry(), key.deadline());
+    let mut is_fresh = false;
+    let decided = state::with(|state| {
+        let database = state.database(db);
+        let found = entry.map(|entry| store::found_in(&database.index, entry, deadline, || now_ms));
+        let visible = found.filter(|found| found.freshness != Freshness::Gone);
+        is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
+        // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
+        let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
+        if !is_allowed(database, name, asked, known_tags, is_fresh) {
+            return Ok(None);
+        }
+        let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
+        if asked.ttl == Some(Ttl::Keep)
+            && let Some(Found { entry, .. }) = visible
+        {
+            expires_ms = kept_expiry(deadline, entry);
+            grace_ms = grace_ms.or(Some(entry.grace_ms()));
+        }
+        let mut grace_ms = grace_ms.unwrap_or(0);
         if !is_replay {
-            let history = &state.database(db).history;
-            let held = history.held_until_ms(tags.iter().copied(), times.now_ms);
+            let held = database.history.held_until_ms(tags.iter().copied(), now_ms);
             (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
         }
         let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
-        state.database(db).counters.sets += 1;
-        Ok((
+        database.counters.sets += 1;
+        let (when, is_outdated) = stamp(state, db, asked, now_ms, is_foreign);
+        let content = Content {
+            value,
+            tags,
+            created_ms: when.at_ms,
+            grace_ms,
             deadline_ms,
-            stamp(state, db, asked, tags, times.now_ms, is_foreign),
-        ))
+            hits: asked.hits.unwrap_or(0),
+            soft_since_ms: asked.soft_since_ms,
+            is_foreign: when.stamp == Stamp::Foreign,
+        };
+        let written = Written {
+            created_ms: when.at_ms,
+            expires_ms,
+            grace_ms,
+        };
+        let held = found.and_then(|found| found.slot);
+        Ok(Some((content, held, written, is_outdated)))
     })?;
-    let content = Content {
-        value,
-        tags,
-        created_ms: stamp.at_ms,
-        grace_ms,
-        deadline_ms,
-        hits: asked.hits.unwrap_or(0),
-        soft_since_ms: asked.soft_since_ms,
-        is_foreign: stamp.is_foreign,
+    let Some((content, held, written, is_outdated)) = decided else {
+        if asked.token.is_some() {
+            waiting::refused(ctx, db, name, is_fresh);
+        }
+        return Ok(None);
     };
-    let held = found.and_then(|found| found.slot);
-    store::put(db, key, bytes, held, &content);
-    if stamp.is_outdated {
+    store::put(db, key, name, held, &content);
+    if is_outdated {
         store::refuse(ctx, db, key, name);
     }
-    Ok(Some(Written {
-        created_ms: stamp.at_ms,
-        expires_ms,
-        grace_ms,
-        kept_tags,
-    }))
+    Ok(Some(written))
+}
+
+/// The tags that KEEPTAGS keeps: those of a visible entry.
+#[cold]
+pub(super) fn kept_tags(db: u32, key: &Key, times: Times) -> Vec<Vec<u8>> {
+    let found = store::look(db, key, || times.now_ms);
+    let visible = found.filter(|found| found.freshness != Freshness::Gone);
+    visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
 
 /// Until when an entry with these tags may live at most: while CACHE.HOLD holds one of them. O(tags) then.
@@ -278,8 +299,7 @@ pub(super) fn bounded(
 
 /// Whether the write may happen. A lease under which it may not is over.
 fn is_allowed(
-    ctx: &Context<'_>,
-    db: u32,
+    database: &mut Database<Handle>,
     name: Str<'_>,
     asked: &Options<'_>,
     tags: Option<&[&[u8]]>,
@@ -293,69 +313,52 @@ fn is_allowed(
     let Some(token) = asked.token else {
         return is_met;
     };
-    cluster::end_if_slots_moved(ctx);
-    let now = monotonic_ms();
-    let is_allowed = state::with(|state| {
-        let (key, tags) = (name.bytes(), tags.map(|tags| tags.iter().copied()));
-        let database = state.database(db);
-        database.decide_write(key, token as u64, tags, is_met, now)
-    });
-    if !is_allowed {
-        waiting::refused(ctx, db, name, is_fresh);
-    }
-    is_allowed
+    let (key, tags) = (name.bytes(), tags.map(|tags| tags.iter().copied()));
+    database.decide_write(key, token as u64, tags, is_met, monotonic_ms())
 }
 
 /// The logical expiry of the entry of an open key.
-pub(super) fn kept_expiry(key: &Key, found: Found<'_>) -> Option<u64> {
-    let grace_ms = found.entry.grace_ms();
+pub(super) fn kept_expiry(deadline: Deadline<'_>, entry: Entry<'_>) -> Option<u64> {
     // After a native EXPIRE to less than the grace, that is no time at all; 0 could not be sent to a replica.
-    let deadline = key.deadline_ms();
-    deadline.map(|deadline| deadline.saturating_sub(grace_ms).max(1))
+    let deadline_ms = deadline.ms();
+    deadline_ms.map(|ms| ms.saturating_sub(entry.grace_ms()).max(1))
 }
 
-/// When an entry was written.
-#[derive(Debug, Clone, Copy)]
-struct Stamped {
-    at_ms: u64,
-    /// By the clock of another node.
-    is_foreign: bool,
-    /// One of its tags was invalidated here since.
-    is_outdated: bool,
-}
-
+/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since.
 fn stamp(
     state: &mut State,
     db: u32,
     asked: &Options<'_>,
-    tags: &[&[u8]],
     now_ms: u64,
     is_foreign: bool,
-) -> Stamped {
+) -> (When, bool) {
+    let stamp = |is_foreign| {
+        if is_foreign {
+            Stamp::Foreign
+        } else {
+            Stamp::Own
+        }
+    };
     let Some(at_ms) = asked.created_ms else {
-        return Stamped {
-            at_ms: state.stamps_at(now_ms, monotonic_ms).of_write(now_ms),
-            is_foreign,
-            is_outdated: false,
-        };
+        let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
+        let stamp = stamp(is_foreign);
+        return (When { at_ms, stamp }, false);
     };
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
+    let stamp = stamp(is_foreign || !is_followed);
+    let when = When { at_ms, stamp };
     let is_outdated = is_foreign && {
-        let stamp = Stamp::Foreign;
         let history = &state.database(db).history;
         history
-            .of_arriving(tags.iter().copied(), When { at_ms, stamp }, now_ms)
+            .of_arriving(asked.tags.iter().copied(), when, now_ms)
             .is_too_late(asked.soft_since_ms.is_some())
     };
-    Stamped {
-        at_ms,
-        is_foreign: is_foreign || !is_followed,
-        is_outdated,
-    }
+    (when, is_outdated)
 }
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.
+#[inline(always)]
 pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
     // A client that waits is in the line of a lease.
     if state::with(|state| !state.database(db).leases.is_empty()) {
@@ -367,6 +370,7 @@ pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
 }
 
 /// Whether the command is propagated as it came.
+#[inline(always)]
 pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
     propagation::is_alone() || ctx.is_replay()
 }
@@ -391,14 +395,14 @@ pub(super) fn replicate(
     for (word, ms) in options.chain(hits).chain(soft) {
         owned.extend([word, ms]);
     }
-    if let Some(kept) = &written.kept_tags {
-        let (word, count) = option(b"TAGS", kept.len() as u64);
+    if asked.keeps_tags {
+        let (word, count) = option(b"TAGS", asked.tags.len() as u64);
         owned.extend([word, count]);
-        owned.extend(kept.iter().map(|tag| OwnedStr::new(tag)));
+        owned.extend(asked.tags.iter().map(|tag| OwnedStr::new(tag)));
     }
     let mut all: Parts<'_> = parts.iter().copied().collect();
     all.extend(owned.iter().map(OwnedStr::as_str));
-    if !asked.tags.is_empty() {
+    if !asked.keeps_tags && !asked.tags.is_empty() {
         // The word and the count stand before the tags.
         let given = args.iter().skip(asked.tags_at - 2);
         all.extend(given.take(asked.tags.len() + 2));

@@ -322,6 +322,7 @@ impl History {
     }
 
     /// Until when an entry that is stored now with these tags may live, unix ms. O(tags) while some tag is held.
+    #[inline]
     pub(crate) fn held_until_ms<'t>(
         &self,
         tags: impl Iterator<Item = &'t [u8]>,

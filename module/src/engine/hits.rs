@@ -15,7 +15,7 @@ const BATCH: usize = 64;
 
 #[derive(Debug)]
 struct Block {
-    counts: Box<[u32]>,
+    counts: Box<[u32; PAGES * PAGE]>,
     pages_in_use: u8,
 }
 
@@ -56,7 +56,7 @@ impl Hits {
         let block = self.blocks[number / PAGES].get_or_insert_with(|| {
             *blocks_in_use += 1;
             Block {
-                counts: vec![0; PAGES * PAGE].into_boxed_slice(),
+                counts: Box::new([0; PAGES * PAGE]),
                 pages_in_use: 0,
             }
         });
@@ -108,6 +108,7 @@ impl Hits {
         *max = count.max(*max);
     }
 
+    #[inline(always)]
     fn place(&mut self, id: u32) -> &mut u32 {
         let at = id as usize;
         let block = self.blocks[at / (PAGES * PAGE)].as_mut();

@@ -117,14 +117,7 @@ impl<E: Copy + PartialEq> Index<E> {
             entry, bytes, hits, ..
         } = incoming;
         let lists = self.lists_for(incoming.tags);
-        let slot = match place {
-            None => self.slots.insert(entry, hits, &lists),
-            Some(place) => self
-                .slots
-                .insert_at(place, entry, hits, &lists)
-                .unwrap_or_else(|| self.slots.insert_above(place, entry, hits, &lists)),
-        };
-        self.slots.set_bytes(slot, bytes);
+        let slot = self.slots.insert(place, entry, bytes, hits, &lists);
         for list in lists {
             self.enlist(list, slot, bytes);
         }
@@ -134,6 +127,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Marks a slot as its new entry is.
+    #[inline(always)]
     fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
         if incoming.has_grace {
             self.marks.set_graced(slot);
@@ -162,7 +156,7 @@ impl<E: Copy + PartialEq> Index<E> {
     fn replace_in_lists(&mut self, slot: Slot, incoming: &Incoming<'_, E>) -> Slot {
         let &Incoming { entry, bytes, .. } = incoming;
         if self.carries(slot, incoming.tags) {
-            // The common case, a value refreshed under its old tags: no list changes, and none is looked for.
+            // A value refreshed under its old tags: no list changes, and none is looked for.
             self.slots.set_entry(slot, entry);
             self.resize(slot, bytes);
             return slot;
@@ -173,12 +167,12 @@ impl<E: Copy + PartialEq> Index<E> {
         self.bytes = self.bytes - old_bytes + bytes;
         let placed = if self.slots.set_lists(slot, &new) {
             self.slots.set_entry(slot, entry);
+            self.slots.set_bytes(slot, bytes);
             slot
         } else {
             let hits = self.slots.hits(slot);
-            self.slots.insert_above(slot, entry, hits, &new)
+            self.slots.insert(Some(slot), entry, bytes, hits, &new)
         };
-        self.slots.set_bytes(placed, bytes);
         let sorted = |lists: &ListIds| {
             let mut sorted = lists.clone();
             sorted.sort_unstable();
@@ -204,10 +198,17 @@ impl<E: Copy + PartialEq> Index<E> {
         placed
     }
 
+    /// Whether an entry has these tags, in this order, and no mark of any kind.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self, slot: Slot, tags: &[&[u8]]) -> bool {
+        self.marks.is_empty() && self.carries(slot, tags)
+    }
+
     /// Whether an entry has these tags, in this order.
+    #[inline(always)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
         let its = self.tags(slot);
-        its.len() == tags.len() && its.eq(tags.iter().copied())
+        its.len() == tags.len() && (tags.is_empty() || its.eq(tags.iter().copied()))
     }
 
     /// Takes an entry out. True if it was gone. O(tags).
@@ -217,7 +218,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let was_gone = self.gone.remove(slot.0);
         if was_gone {
             self.gone_bytes -= bytes;
-            self.hollow.left(slot);
+            self.hollow.unseen.remove(slot.0);
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
                 self.gone_last = Vec::new();
@@ -250,6 +251,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// The lists of these tags, made where there are none, each once and in order. O(tags).
+    #[inline(always)]
     fn lists_for(&mut self, tags: &[&[u8]]) -> ListIds {
         /// Up to this many, looking through those before is faster than a set.
         const FEW: usize = 64;
@@ -285,7 +287,7 @@ impl<E: Copy + PartialEq> Index<E> {
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
         self.lists.change(id, |list| list.ids.insert(slot.0, bytes));
         if !self.gone.is_empty() {
-            self.hollow.filled(id);
+            self.hollow.lists.remove(id);
         }
     }
 
@@ -296,10 +298,11 @@ impl<E: Copy + PartialEq> Index<E> {
             self.table.remove(self.table.hash(&list.name), id);
             self.lists.destroy(id);
             if !self.gone.is_empty() {
-                self.hollow.destroyed(id);
+                self.hollow.lists.remove(id);
+                self.hollow.doubtful.remove(id);
             }
         } else if !self.gone.is_empty() {
-            self.hollow.doubt(id);
+            self.hollow.doubtful.insert(id);
         }
     }
 
@@ -331,6 +334,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// What may be served of the entry in a slot, which has this grace. The deadline that the server keeps and the time
     /// are asked for only where they matter.
+    #[inline(always)]
     pub(crate) fn freshness(
         &self,
         slot: Slot,

@@ -67,7 +67,7 @@ impl TagList {
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     map: PageMap,
-    pages: Vec<Option<Box<[Option<TagList>]>>>,
+    pages: Vec<Option<Box<[Option<TagList>; PAGE]>>>,
     /// Bytes of names and ids.
     bytes: usize,
 }
@@ -81,7 +81,7 @@ impl Lists {
             if self.pages.len() <= number {
                 self.pages.resize_with(number + 1, || None);
             }
-            self.pages[number] = Some(std::iter::repeat_with(|| None).take(PAGE).collect());
+            self.pages[number] = Some(Box::new([const { None }; PAGE]));
         }
         let list = TagList {
             name: Name::new(name),
@@ -175,7 +175,7 @@ impl Lists {
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
             + self.map.pages_in_use() * PAGE * size_of::<Option<TagList>>()
-            + self.pages.capacity() * size_of::<Option<Box<[Option<TagList>]>>>()
+            + self.pages.capacity() * size_of::<Option<Box<[Option<TagList>; PAGE]>>>()
             + self.map.heap_bytes()
     }
 }

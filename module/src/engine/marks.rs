@@ -146,15 +146,20 @@ pub(super) struct Marks {
 impl Marks {
     /// Takes a slot out of all marks: its entry leaves, or is replaced by another.
     pub(super) fn forget(&mut self, slot: Slot) {
-        if !self.graced.is_empty() {
-            self.graced.remove(slot.0);
+        if self.is_empty() {
+            return;
         }
-        if !self.foreign.is_empty() {
-            self.foreign.remove(slot.0);
-        }
-        if !self.soft.is_empty() && self.softened.remove(slot.0) {
+        self.graced.remove(slot.0);
+        self.foreign.remove(slot.0);
+        if self.softened.remove(slot.0) {
             self.forget_soft(slot);
         }
+    }
+
+    /// Whether no entry has a mark.
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.graced.is_empty() && self.foreign.is_empty() && self.soft.is_empty()
     }
 
     fn forget_soft(&mut self, slot: Slot) {

@@ -9,6 +9,9 @@ use roaring::RoaringBitmap;
 pub(super) const PAGE: usize = 256;
 const WORDS: usize = PAGE / 64;
 
+/// How many kinds of pages there are.
+pub(super) const KINDS: usize = 10;
+
 /// The page that an id lies in.
 pub(super) const fn page_of(id: u32) -> usize {
     id as usize / PAGE
@@ -44,7 +47,7 @@ pub(super) struct Allocated {
 pub(super) struct PageMap {
     pages: Vec<Option<Page>>,
     /// For each kind, the pages that have room.
-    open: Vec<Vec<u32>>,
+    open: [Vec<u32>; KINDS],
     /// Page numbers without a page.
     vacant: Vec<u32>,
     live: usize,
@@ -53,7 +56,7 @@ pub(super) struct PageMap {
 impl PageMap {
     /// Takes a free id on a page of this kind. O(1).
     pub(super) fn allocate(&mut self, kind: u8) -> Allocated {
-        if let Some(&number) = self.open_of(kind).last() {
+        if let Some(&number) = self.open[kind as usize].last() {
             return self.take(number, false);
         }
         let number = self.add_page(kind);
@@ -71,14 +74,6 @@ impl PageMap {
         let id = number * PAGE as u32 + at;
         self.occupy(id);
         Allocated { id, new_page }
-    }
-
-    /// The pages of a kind that have room.
-    fn open_of(&mut self, kind: u8) -> &mut Vec<u32> {
-        if self.open.len() <= kind as usize {
-            self.open.resize_with(kind as usize + 1, Vec::new);
-        }
-        &mut self.open[kind as usize]
     }
 
     /// Notes that a free id of an open page is in use.
@@ -112,7 +107,7 @@ impl PageMap {
     pub(super) fn allocate_above(&mut self, kind: u8, page: usize) -> Allocated {
         /// How many open pages are looked at before a new one is made at the end.
         const LOOKS: usize = 8;
-        let mut open = self.open_of(kind).iter().rev().take(LOOKS);
+        let mut open = self.open[kind as usize].iter().rev().take(LOOKS);
         let above = open.find(|&&number| number as usize > page);
         if let Some(&number) = above {
             return self.take(number, false);
@@ -159,7 +154,7 @@ impl PageMap {
 
     fn open_page(&mut self, number: u32, kind: u8) {
         assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
-        let open = self.open_of(kind);
+        let open = &mut self.open[kind as usize];
         open.push(number);
         let open_at = open.len() as u32 - 1;
         self.pages[number as usize] = Some(Page {
@@ -228,7 +223,6 @@ impl PageMap {
     pub(super) fn heap_bytes(&self) -> usize {
         self.pages.capacity() * size_of::<Option<Page>>()
             + self.vacant.capacity() * size_of::<u32>()
-            + self.open.capacity() * size_of::<Vec<u32>>()
             + self
                 .open
                 .iter()

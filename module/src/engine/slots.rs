@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::hits::Hits;
-use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
+use super::pages::{KINDS, PAGE, PageMap, offset_of, page_of};
 
 /// Number of an entry in the index of its database.
 ///
@@ -22,8 +22,9 @@ use super::pages::{Allocated, PAGE, PageMap, offset_of, page_of};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each.
-const INLINE: usize = 8;
+/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each, on pages
+/// of the last kind.
+const INLINE: usize = KINDS - 2;
 
 /// Fills the places behind an entry's lists.
 const NO_LIST: u32 = u32::MAX;
@@ -62,17 +63,17 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 
 #[derive(Debug)]
 struct Page<E> {
-    entries: Box<[Option<E>]>,
+    entries: Box<[Option<E>; PAGE]>,
     /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
-    sizes: Box<[u16]>,
+    sizes: Box<[u16; PAGE]>,
     members: Members,
 }
 
 impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
-            entries: vec![None; PAGE].into_boxed_slice(),
-            sizes: vec![0; PAGE].into_boxed_slice(),
+            entries: Box::new([None; PAGE]),
+            sizes: Box::new([0; PAGE]),
             members: if members <= INLINE {
                 Members::Narrow {
                     each: members,
@@ -126,31 +127,22 @@ impl<E> Default for Slots<E> {
 }
 
 impl<E: Copy + PartialEq> Slots<E> {
-    /// Takes a slot for an entry in these lists. The hit count starts at `hits`. O(lists).
-    pub(super) fn insert(&mut self, entry: E, hits: u32, lists: &[u32]) -> Slot {
-        let allocated = self.map.allocate(kind_of(lists));
-        self.fill(allocated, entry, hits, lists)
-    }
-
-    /// As [`Slots::insert`], with a number above another slot's.
-    pub(super) fn insert_above(&mut self, slot: Slot, entry: E, hits: u32, lists: &[u32]) -> Slot {
-        let allocated = self.map.allocate_above(kind_of(lists), page_of(slot.0));
-        self.fill(allocated, entry, hits, lists)
-    }
-
-    /// As [`Slots::insert`], with this very number, if it is free and its page has room for so many lists.
-    pub(super) fn insert_at(
+    /// Takes a slot for an entry in these lists: from a place on, that one, if it is free and its page has room for so many,
+    /// or one above it. The hit count starts at `hits`. O(lists).
+    pub(super) fn insert(
         &mut self,
-        slot: Slot,
+        place: Option<Slot>,
         entry: E,
+        bytes: u64,
         hits: u32,
         lists: &[u32],
-    ) -> Option<Slot> {
-        let allocated = self.map.allocate_at(slot.0, kind_of(lists))?;
-        Some(self.fill(allocated, entry, hits, lists))
-    }
-
-    fn fill(&mut self, allocated: Allocated, entry: E, hits: u32, lists: &[u32]) -> Slot {
+    ) -> Slot {
+        let kind = kind_of(lists);
+        let allocated = match place {
+            None => self.map.allocate(kind),
+            Some(Slot(id)) => (self.map.allocate_at(id, kind))
+                .unwrap_or_else(|| self.map.allocate_above(kind, page_of(id))),
+        };
         let number = page_of(allocated.id);
         if allocated.new_page {
             if self.pages.len() <= number {
@@ -163,6 +155,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
         let slot = Slot(allocated.id);
         self.set_entry(slot, entry);
+        self.set_bytes(slot, bytes);
         self.hits.set(slot.0, hits);
         let fits = self.set_lists(slot, lists);
         debug_assert!(fits, "the page was made for so many");
@@ -179,10 +172,11 @@ impl<E: Copy + PartialEq> Slots<E> {
                 return false;
             }
             if lists.iter().all(|&list| list < NO_NARROW.into()) {
-                let places = all[at * each..(at + 1) * each].iter_mut().enumerate();
-                for (at, place) in places {
-                    *place = lists.get(at).map_or(NO_NARROW, |&list| list as u16);
+                let (used, unused) = all[at * each..][..each].split_at_mut(lists.len());
+                for (place, &list) in used.iter_mut().zip(lists) {
+                    *place = list as u16;
                 }
+                unused.fill(NO_NARROW);
                 return true;
             }
             let wide = all.iter().map(|&list| match list {
@@ -251,6 +245,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
+    #[inline(always)]
     pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
         self.pages
             .get(page_of(slot.0))
@@ -369,6 +364,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// The lists that the entry stands in.
+    #[inline(always)]
     pub(super) fn lists(&self, slot: Slot) -> impl ExactSizeIterator<Item = u32> {
         let at = offset_of(slot.0);
         let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
@@ -426,9 +422,9 @@ mod tests {
     #[test]
     fn lists_are_kept_where_a_page_gets_a_wider_number() {
         let mut slots: Slots<u32> = Slots::default();
-        let first = slots.insert(1, 0, &[3, 4]);
-        let second = slots.insert(2, 0, &[65_534, 5]);
-        let others = [3, 4, 5].map(|entry| slots.insert(entry, 0, &[entry, 10 * entry]));
+        let first = slots.insert(None, 1, 4, 0, &[3, 4]);
+        let second = slots.insert(None, 2, 4, 0, &[65_534, 5]);
+        let others = [3, 4, 5].map(|entry| slots.insert(None, entry, 4, 0, &[entry, 10 * entry]));
         let narrow = slots.heap_bytes();
         assert!(slots.set_lists(second, &[65_534, 65_535]));
         let wider = slots.heap_bytes() - narrow;
@@ -451,11 +447,11 @@ mod tests {
     fn the_bytes_of_many_lists_are_counted_as_they_change() {
         let mut slots: Slots<u32> = Slots::default();
         let many: Vec<u32> = (0..50).collect();
-        let narrow = slots.insert(3, 0, &many[..INLINE]);
-        let wide = slots.insert(4, 0, &many[..=INLINE]);
+        let narrow = slots.insert(None, 3, 0, 0, &many[..INLINE]);
+        let wide = slots.insert(None, 4, 0, 0, &many[..=INLINE]);
         assert_ne!(page_of(narrow.0), page_of(wide.0));
-        let first = slots.insert(1, 0, &many[..40]);
-        let second = slots.insert(2, 0, &many);
+        let first = slots.insert(None, 1, 0, 0, &many[..40]);
+        let second = slots.insert(None, 2, 0, 0, &many);
         for len in [50, 3, 20, 0, 40] {
             assert!(slots.set_lists(first, &many[..len]));
             assert!(slots.lists(first).eq(0..len as u32));
@@ -467,10 +463,10 @@ mod tests {
     #[test]
     fn a_slot_that_was_left_is_taken_again() {
         let mut slots: Slots<u32> = Slots::default();
-        let [first, second] = [1, 2].map(|entry| slots.insert(entry, 0, &[3]));
-        assert_eq!(slots.insert_at(second, 9, 0, &[3]), None);
+        let [first, second] = [1, 2].map(|entry| slots.insert(None, entry, 0, 0, &[3]));
+        assert_ne!(slots.insert(Some(second), 9, 0, 0, &[3]), second);
         slots.remove(first);
-        assert_eq!(slots.insert_at(first, 3, 0, &[4]), Some(first));
+        assert_eq!(slots.insert(Some(first), 3, 0, 0, &[4]), first);
         assert!(slots.holds(first, 3) && !slots.holds(first, 1));
         slots.validate();
     }
@@ -480,7 +476,7 @@ mod tests {
         let page = PAGE as u32;
         let mut slots: Slots<u32> = Slots::default();
         for entry in 0..3 * page {
-            slots.insert(entry, 0, &[1]);
+            slots.insert(None, entry, 0, 0, &[1]);
         }
         for (slot, hits) in [(0, 10), (1, 3), (page, 8), (2 * page, 5)] {
             slots.add_hits(Slot(slot), hits);

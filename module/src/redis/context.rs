@@ -122,6 +122,7 @@ impl Kept {
     }
 
     /// Sends it. False if it was not to be had.
+    #[inline(always)]
     fn send(&self, ctx: &Context<'_>) -> bool {
         let reply = self.reply.load(Ordering::Relaxed);
         // SAFETY: the context is alive, and the reply is never freed.
@@ -429,6 +430,7 @@ impl Context<'_> {
     // ---- replication ----
 
     /// Sends the command that runs to replicas and append-only file as it came.
+    #[inline(always)]
     pub(crate) fn replicate_verbatim(&self) {
         raw::replicate_verbatim(self.raw);
     }
@@ -457,6 +459,7 @@ impl Context<'_> {
     // ---- replies ----
 
     /// Counts an element of the reply, and those that it announces.
+    #[inline(always)]
     fn replied(&self, announced: usize) {
         self.reply_begun.set(true);
         self.reply_owed
@@ -531,6 +534,7 @@ impl Context<'_> {
         unsafe { api!(RedisModule_ReplyWithError(self.raw, text.as_ptr())) };
     }
 
+    #[inline(always)]
     pub(crate) fn reply_ok(&self) {
         self.replied(0);
         if !OK.send(self) {

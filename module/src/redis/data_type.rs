@@ -308,13 +308,13 @@ fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) ->
 /// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
 /// where its key is opened.
 fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
-    let new = NewEntry::new(Parts {
-        key: name,
+    let parts = Parts {
         value: record.value,
         created_ms: record.created_ms,
         has_ttl: record.has_ttl,
         grace_ms: record.grace_ms,
-    });
+    };
+    let new = NewEntry::new(name, &parts);
     let facts = Facts {
         is_gone: record.is_gone,
         hits: record.hits,
@@ -590,13 +590,7 @@ unsafe extern "C" fn copy(
             let facts = Facts::of(index, slot, entry);
             // A gone entry is not copied: the server answers that the copy failed.
             let copy = (!facts.is_gone).then(|| {
-                let copy = NewEntry::new(Parts {
-                    key: name.map_or(&[], Str::bytes),
-                    value: entry.value(),
-                    created_ms: entry.created_ms(),
-                    has_ttl: entry.has_ttl(),
-                    grace_ms: entry.grace_ms(),
-                });
+                let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
                 transit.arrives(copy.handle(), facts, index.tags(slot));
                 copy
             });

@@ -146,7 +146,8 @@ impl Sizes {
 /// The same for the same key, value and TTL at any time, so that sums kept by adding and subtracting stay exact.
 /// The index itself is counted apart (`index_bytes`).
 pub(crate) fn cost(entry: Entry<'_>) -> u64 {
-    cost_of(entry.allocated(), entry.key().len(), entry.has_ttl())
+    let extent = entry.extent();
+    cost_of(entry.allocated(extent), extent.key_len(), entry.has_ttl())
 }
 
 /// [`cost`] of an entry of that size, whose key has so many bytes.
@@ -156,8 +157,8 @@ pub(crate) fn cost_of(size: Allocated, key_len: usize, has_ttl: bool) -> u64 {
 }
 
 /// Whether an entry of that size takes as much memory as this one, and fits into its place.
-pub(crate) fn fits(entry: Entry<'_>, size: Allocated) -> bool {
-    let (Some(sizes), allocated) = (SIZES.get(), entry.allocated()) else {
+pub(crate) fn fits(entry: Entry<'_>, allocated: Allocated, size: Allocated) -> bool {
+    let Some(sizes) = SIZES.get() else {
         return false;
     };
     // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
@@ -183,5 +184,5 @@ pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     if !sizes.usage_counts_name {
         return cost(entry);
     }
-    classes(sizes, entry.allocated()) + sizes.unnamed(entry.has_ttl())
+    classes(sizes, entry.allocated(entry.extent())) + sizes.unnamed(entry.has_ttl())
 }

@@ -369,6 +369,7 @@ pub(crate) fn init(config: Config, lineage: u64) {
 ///
 /// No call to the server that can call back may be made from within, since the callback would want the state as well. The
 /// bound sees to that: contexts and open keys, which all such calls need, are not `Send`.
+#[inline(always)]
 pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     let mut state = STATE.0.try_borrow_mut().ok();
     let state = state.as_deref_mut().and_then(Option::as_mut);

@@ -4,14 +4,14 @@
 //! Every change runs inside [`change`]. A panic in there leaves the three in disagreement, so the database's index is
 //! emptied: its entries are gone, which is always safe, and [`super::reclaim`] takes them out of the keyspace.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
 use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
-use super::key::{Key, Kind};
+use super::key::{Deadline, Key, Kind};
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
@@ -20,23 +20,26 @@ use super::{reclaim, waiting};
 use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
-thread_local! {
-    /// The database that is being changed. Nothing but the server's main thread changes any.
-    static CHANGING: Cell<Option<u32>> = const { Cell::new(None) };
-}
+/// The database that is being changed. Nothing but the server's main thread changes any.
+static CHANGING: AtomicU32 = AtomicU32::new(NONE);
+const NONE: u32 = u32::MAX;
 
 /// Runs a change of a database.
+#[inline(always)]
 pub(crate) fn change<R>(db: u32, body: impl FnOnce() -> R) -> R {
-    let outer = CHANGING.replace(Some(db));
+    let outer = CHANGING.load(Ordering::Relaxed);
+    CHANGING.store(db, Ordering::Relaxed);
     panic_point(Place::Change);
     let result = body();
-    CHANGING.set(outer);
+    CHANGING.store(outer, Ordering::Relaxed);
     result
 }
 
 /// After a panic: empties the index of the database that was being changed, if one was.
 pub(super) fn distrust_changed() {
-    if let Some(db) = CHANGING.take() {
+    let db = CHANGING.load(Ordering::Relaxed);
+    if db != NONE && state::is_main_thread() {
+        CHANGING.store(NONE, Ordering::Relaxed);
         distrust(db, "was being changed");
     }
 }
@@ -81,45 +84,58 @@ pub(crate) struct Found<'k> {
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
-    let entry = key.entry()?;
-    let deadline = key.deadline();
-    Some(state::with(|state| {
-        let index = &state.database(db).index;
-        let slot = entry.slot().map(Slot);
-        let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
-        // An entry that is not indexed is gone as well: no invalidation would reach it.
-        let freshness = slot.map_or(Freshness::Gone, |slot| {
-            let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
-            index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
-        });
-        Found {
-            entry,
-            slot,
-            freshness,
-        }
-    }))
+    let (entry, deadline) = (key.entry()?, key.deadline());
+    let looked = state::with(|state| found_in(&state.database(db).index, entry, deadline, now_ms));
+    Some(looked)
+}
+
+/// [`look`] at what a key of that deadline holds, where the index is at hand.
+#[inline(always)]
+pub(crate) fn found_in<'k>(
+    index: &Index<Handle>,
+    entry: Entry<'k>,
+    deadline: Deadline<'_>,
+    now_ms: impl FnOnce() -> u64,
+) -> Found<'k> {
+    let slot = entry.slot().map(Slot);
+    let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
+    // An entry that is not indexed is gone as well: no invalidation would reach it.
+    let freshness = slot.map_or(Freshness::Gone, |slot| {
+        let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
+        index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
+    });
+    Found {
+        entry,
+        slot,
+        freshness,
+    }
 }
 
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced: `held` is where the index of this
 /// database holds that. Keeps the hits of a visible one. O(tags).
-pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, content: &Content<'_>) {
+pub(crate) fn put(
+    db: u32,
+    key: &mut Key,
+    name: Str<'_>,
+    held: Option<Slot>,
+    content: &Content<'_>,
+) {
     let parts = Parts {
-        key: name,
         value: content.value,
         created_ms: content.created_ms,
         has_ttl: content.deadline_ms.is_some(),
         grace_ms: content.grace_ms,
     };
-    let size = parts.size();
-    let incoming = |entry: Entry<'_>| Incoming {
+    let incoming = |entry: Entry<'_>, bytes| Incoming {
         entry: entry.handle(),
         tags: content.tags,
-        bytes: cost_of(size, name.len(), parts.has_ttl),
+        bytes,
         hits: content.hits,
         has_grace: content.grace_ms > 0,
         soft_since_ms: content.soft_since_ms,
         is_foreign: content.is_foreign,
     };
+    let is_plain = content.grace_ms == 0 && content.soft_since_ms.is_none() && !content.is_foreign;
     let old = key.entry().map(Entry::handle);
     change(db, || {
         let new = state::with(|state| {
@@ -128,16 +144,28 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, conte
             let old = old.map(|old| unsafe { Entry::from_handle(old) });
             let index = &mut state.database(db).index;
             let visible = held.filter(|&slot| !index.is_gone(slot));
-            if let (Some(old), Some(slot)) = (old.filter(|&old| fits(old, size)), visible) {
-                // SAFETY: it fits. Nothing is borrowed from it: `content` is the caller's, and no part of what a key holds.
-                unsafe { old.rewrite(parts, size) };
-                old.set_indexed(index.replace(slot, incoming(old)).0);
-                return None;
+            if let (Some(old), Some(slot)) = (old, visible) {
+                let extent = old.extent();
+                let (key_len, before) = (extent.key_len(), old.allocated(extent));
+                let is_same = extent.is_that_of(&parts);
+                let size = if is_same { before } else { parts.size(key_len) };
+                if is_same || fits(old, before, size) {
+                    let costs_the_same = is_same && parts.has_ttl == old.has_ttl();
+                    // SAFETY: it fits. Nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
+                    unsafe { old.rewrite(extent, &parts, size) };
+                    // The commonest of all writes changes nothing but the entry.
+                    if !(costs_the_same && is_plain && index.is_plain(slot, content.tags)) {
+                        let bytes = cost_of(size, key_len, parts.has_ttl);
+                        old.set_indexed(index.replace(slot, incoming(old, bytes)).0);
+                    }
+                    return None;
+                }
             }
-            let new = NewEntry::of_size(parts, size);
+            let new = NewEntry::new(name.bytes(), &parts);
             let entry = new.as_entry();
+            let incoming = incoming(entry, cost(entry));
             let slot = if let Some(slot) = visible {
-                index.replace(slot, incoming(entry))
+                index.replace(slot, incoming)
             } else {
                 let place = old.and_then(|old| state.database_of(old, Some(db)));
                 if let Some((holder, slot)) = place {
@@ -145,7 +173,7 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, conte
                     holder.index.remove(slot);
                     holder.counters.reclaimed += 1;
                 }
-                state.database(db).index.insert(incoming(entry))
+                state.database(db).index.insert(incoming)
             };
             entry.set_indexed(slot.0);
             Some(new)
@@ -166,8 +194,14 @@ pub(crate) fn put(db: u32, key: &mut Key, name: &[u8], held: Option<Slot>, conte
     }
 }
 
+/// The entry of an open key, and its slot, if it is indexed.
+fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
+    let entry = key.entry()?;
+    Some((entry, Slot(entry.slot()?)))
+}
+
 /// Puts a gone entry under an open key that holds nothing.
-pub(crate) fn put_gone(db: u32, key: &mut Key, name: &[u8], deadline_ms: Option<u64>) {
+pub(crate) fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
     let content = Content {
         value: &[],
         tags: &[],
@@ -191,10 +225,8 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
 
 /// Makes the entry of an open key gone.
 pub(crate) fn drop_entry(db: u32, key: &Key) {
-    if let Kind::Entry(entry) = key.kind()
-        && let Some(slot) = entry.slot()
-    {
-        state::with(|state| state.database(db).index.drop_one(Slot(slot)));
+    if let Some((_, slot)) = indexed(key) {
+        state::with(|state| state.database(db).index.drop_one(slot));
     }
 }
 
@@ -206,10 +238,7 @@ pub(crate) fn empty(db: u32) {
 /// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
 /// one the entry is built anew. An entry that is stale by a soft invalidation and loses its grace is gone.
 pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<u64>) {
-    let Kind::Entry(entry) = key.kind() else {
-        return;
-    };
-    let Some(slot) = entry.slot().map(Slot) else {
+    let Some((entry, slot)) = indexed(key) else {
         return;
     };
     if entry.grace_ms() == grace_ms {
@@ -220,13 +249,13 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         key.set_deadline_ms(deadline_ms);
         return;
     }
-    let (name, value, created_ms) = (entry.key().to_vec(), entry.value(), entry.created_ms());
+    let (name, created_ms) = (OwnedStr::new(entry.key()), entry.created_ms());
     let (tags, softness, is_foreign) = state::with(|state| {
         let index = &state.database(db).index;
         let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
         (tags, index.softness(slot), index.is_foreign(slot))
     });
-    let value = value.to_vec();
+    let value = entry.value().to_vec();
     let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
     let content = Content {
         value: &value,
@@ -238,21 +267,16 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
-    put(db, key, &name, Some(slot), &content);
-    if let (Kind::Entry(entry), Some(softness)) = (key.kind(), softness)
-        && let Some(slot) = entry.slot()
-    {
+    put(db, key, name.as_str(), Some(slot), &content);
+    if let (Some((_, slot)), Some(softness)) = (indexed(key), softness) {
         // A limit goes on, whatever the next grace is.
-        state::with(|state| state.database(db).index.set_softness(Slot(slot), softness));
+        state::with(|state| state.database(db).index.set_softness(slot, softness));
     }
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
 pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
-    let Kind::Entry(entry) = key.kind() else {
-        return;
-    };
-    let Some(slot) = entry.slot().map(Slot) else {
+    let Some((entry, slot)) = indexed(key) else {
         return;
     };
     let (handle, bytes, grace_ms) = (entry.handle(), cost(entry), entry.grace_ms());
@@ -448,13 +472,8 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
-        NewEntry::new(Parts {
-            key: name.bytes(),
-            value: entry.value(),
-            created_ms: entry.created_ms(),
-            has_ttl,
-            grace_ms: entry.grace_ms(),
-        })
+        let parts = entry.parts();
+        NewEntry::new(name.bytes(), &Parts { has_ttl, ..parts })
     });
     let handle = renamed.as_ref().map_or(entry.handle(), NewEntry::handle);
     let is_gone = change(db, || {

@@ -108,11 +108,8 @@ impl Words<'_> {
 
 impl<'a> Args<'a> {
     /// # Safety
-    /// `argv` must point to `argc` strings that live for `'a`.
+    /// `argv` must point to `argc` strings, the name at least, that live for `'a`.
     pub(crate) unsafe fn from_raw(argv: *mut *mut raw::RedisModuleString, argc: c_int) -> Self {
-        if argc <= 0 {
-            return Self { argv: &[] };
-        }
         // SAFETY: by the caller's promise.
         let argv = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
         Self { argv }
@@ -152,15 +149,14 @@ impl<'a> Args<'a> {
         Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
     }
 
-    /// The first arguments; fewer is a wrong number of arguments.
-    pub(crate) fn first<const N: usize>(self) -> Result<[Str<'a>; N], Error> {
-        let args = self
-            .argv
-            .get(1..)
-            .and_then(|args| args.first_chunk::<N>())
-            .ok_or(Error::WrongArity)?;
-        // SAFETY: all strings of `argv` live for `'a`.
-        Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
+    /// The first argument, and those behind it; none is a wrong number of arguments.
+    pub(crate) fn split_first(self) -> Result<(Str<'a>, Self), Error> {
+        let [_, argv @ ..] = self.argv else {
+            return Err(Error::WrongArity);
+        };
+        let first = *argv.first().ok_or(Error::WrongArity)?;
+        // SAFETY: all strings of `argv` live for `'a`. For those behind it, it stands where the name does.
+        Ok((unsafe { Str::from_raw(first) }, Self { argv }))
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> + Clone {
@@ -172,22 +168,24 @@ impl<'a> Args<'a> {
     /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
     ///
     /// They are put into the caller's storage, which is too large to be moved out of here at every command.
+    #[inline(always)]
     pub(crate) fn words<'w>(
         self,
         at_least: usize,
         storage: &'w mut Words<'a>,
     ) -> Result<&'w [&'a [u8]], Error> {
-        if self.len() < at_least {
+        let count = self.len();
+        if count < at_least {
             return Err(Error::WrongArity);
         }
-        let Some(few) = storage.few.get_mut(..self.len()) else {
+        if count > storage.few.len() {
             storage.many = self.iter().map(Str::bytes).collect();
             return Ok(&storage.many);
-        };
-        for (word, string) in few.iter_mut().zip(self.iter()) {
+        }
+        for (word, string) in storage.few.iter_mut().zip(self.iter()) {
             word.write(string.bytes());
         }
-        // SAFETY: there are as many strings as words, so each word was just written.
-        Ok(unsafe { std::slice::from_raw_parts(few.as_ptr().cast(), few.len()) })
+        // SAFETY: there are no more strings than words, so each of these was just written.
+        Ok(unsafe { std::slice::from_raw_parts(storage.few.as_ptr().cast(), count) })
     }
 }

@@ -68,7 +68,7 @@ enum Ending {
 /// How a client that waits is answered.
 pub(crate) trait Reply {
     /// Looks at the key again. False, and nothing is replied, if the client goes on waiting.
-    fn look(ctx: &Context<'_>, args: Args<'_>, name: Str<'_>, waiter: Waiter) -> bool;
+    fn look(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool;
 
     /// Replies that nothing was found, with the lease that the client was given.
     fn miss(ctx: &Context<'_>, token: Option<Token>);

@@ -14,40 +14,14 @@ use crate::engine::slots::Slot;
 #[derive(Debug, Default)]
 pub(super) struct Hollow {
     /// Lists that are hollow.
-    lists: RoaringBitmap,
-    /// Lists that may be.
-    doubtful: RoaringBitmap,
+    pub(super) lists: RoaringBitmap,
+    /// Lists that may be: an entry left them while some were gone, and others stand in them.
+    pub(super) doubtful: RoaringBitmap,
     /// Slots of gone entries of which each list may be.
-    unseen: RoaringBitmap,
+    pub(super) unseen: RoaringBitmap,
 }
 
 impl Hollow {
-    /// These entries are gone now.
-    pub(super) fn dropped(&mut self, slots: &RoaringBitmap) {
-        self.unseen |= slots;
-    }
-
-    /// A gone entry leaves.
-    pub(super) fn left(&mut self, slot: Slot) {
-        self.unseen.remove(slot.0);
-    }
-
-    /// An entry left a list that others stand in, while some are gone.
-    pub(super) fn doubt(&mut self, list: u32) {
-        self.doubtful.insert(list);
-    }
-
-    /// A visible entry came to a list.
-    pub(super) fn filled(&mut self, list: u32) {
-        self.lists.remove(list);
-    }
-
-    /// There is no such list any more.
-    pub(super) fn destroyed(&mut self, list: u32) {
-        self.lists.remove(list);
-        self.doubtful.remove(list);
-    }
-
     pub(super) fn heap_bytes(&self) -> usize {
         bytes_of(&self.lists) + bytes_of(&self.doubtful) + bytes_of(&self.unseen)
     }

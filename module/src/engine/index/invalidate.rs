@@ -48,7 +48,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let dropped = self.visible();
         self.gone = self.slots.to_bitmap();
         self.gone_bytes = self.bytes;
-        self.hollow.dropped(&self.gone);
+        self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
         dropped
     }
@@ -71,7 +71,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
-        self.hollow.dropped(&visible);
+        self.hollow.unseen |= &visible;
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {
@@ -87,7 +87,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     pub(crate) fn drop_one(&mut self, slot: Slot) {
         if self.gone.insert(slot.0) {
-            self.hollow.dropped(&[slot.0].into());
+            self.hollow.unseen.insert(slot.0);
             self.gone_bytes += self.slots.bytes(slot);
         }
     }

@@ -48,13 +48,13 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
     let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
     let answered = barrier::reply(&ctx, || {
         panic_point(Place::Wait);
-        let [name] = args.first::<1>().ok()?;
+        let (name, rest) = args.split_first().ok()?;
         let is_tracking = Context::is_tracking(ctx.client_id());
         if is_tracking && !tracks_on_behalf() {
             R::miss(&ctx, None);
             return Some(());
         }
-        let is_answered = R::look(&ctx, args, name, waiter);
+        let is_answered = R::look(&ctx, name, rest, waiter);
         if is_tracking {
             // Also while it waits: the answer at the end of its time is tracked, too.
             ctx.call("CACHE.INSPECT", name.bytes());
@@ -81,8 +81,8 @@ pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
         let token = match ending {
             Some(Ending::Miss(token)) => token,
             Some(Ending::Look) => {
-                let mut name = args.first::<1>().into_iter();
-                if name.any(|[name]| R::look(&ctx, args, name, waiter)) {
+                let mut given = args.split_first().into_iter();
+                if given.any(|(name, rest)| R::look(&ctx, name, rest, waiter)) {
                     forget(waiter);
                     return;
                 }

@@ -8,6 +8,7 @@ use crate::redis::state;
 use crate::redis::string::{OwnedStr, Str};
 
 /// The key was written: its lease is over, and those who wait for it are served when the command is done.
+#[cold]
 pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     let is_awaited = state::with(|state| {
         let leases = &mut state.database(db).leases;
@@ -87,6 +88,7 @@ fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
 
 /// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
 /// once. To be called after [`written`], and before [`Context::signal_modified`].
+#[cold]
 pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
     if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
         return;
