@@ -21,32 +21,7 @@ use crate::{Entry, worker::Worker};
 /// say so and except that a value with a tag that is new may cause a search among a sixty-fourth of the tags for those
 /// that no entry carries any more. Values are handed out as `Arc<V>` and never cloned.
 ///
-/// The [module](super) lists the promises. The calls:
-///
-/// ```
-/// use std::{sync::Arc, time::Duration};
-/// use serde_json::json;
-/// use tagcache::{Entry, LocalCache};
-///
-/// let cache: LocalCache<serde_json::Value> = LocalCache::builder().max_entries(100).max_tracked(200).build();
-/// cache.set("key-1", json!({"data": 1}), Duration::from_secs(60), ["tag-a"]);
-/// cache.set("key-2", json!({"data": 2}), Duration::from_secs(60), []);
-///
-/// let hit: Option<Arc<serde_json::Value>> = cache.get("key-1");
-/// assert_eq!(hit.as_deref(), Some(&json!({"data": 1})));
-/// assert_eq!(cache.top_accessed_keys(1)[0].key, "key-1");
-///
-/// cache.invalidate_tag("tag-a");
-/// assert_eq!(cache.get("key-1"), None);
-/// assert!(cache.contains("key-2"));
-///
-/// let tags: Vec<String> = vec!["tag-b".into()];
-/// let entry = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(30)).tags(&tags).weight(500);
-/// cache.set_with("key-3", json!(3), entry);
-/// cache.revalidate_tag("tag-b");
-/// assert_eq!(cache.get("key-3"), None);
-/// assert_eq!(cache.get_stale("key-3").as_deref(), Some(&json!(3)));
-/// ```
+/// The [module](super) shows the calls and lists the promises.
 pub struct LocalCache<V: ?Sized> {
     pub(super) inner: Arc<Inner<V>>,
 }
