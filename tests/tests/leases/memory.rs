@@ -149,18 +149,18 @@ fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
 fn leases_of_large_keys_are_bounded_in_bytes() {
     for_each_engine(|engine| {
         bounded_in_bytes(engine, &[]);
-        bounded_in_bytes(engine, &args!["TOKEN", 5]);
+        bounded_in_bytes(engine, &["TOKEN", "5"]);
     });
 }
 
-fn bounded_in_bytes(engine: &Engine, options: &[Vec<u8>]) {
+fn bounded_in_bytes(engine: &Engine, options: &[&str]) {
     let server = Server::builder().engine(engine).start();
     let mut client = server.raw();
     call!(client, "CONFIG", "SET", "tagcache.lease-orphan-ms", 0);
     let fetch = |n: usize| {
         let key = [format!("{n} ").into_bytes(), vec![b'x'; 500_000]].concat();
         let mut command = args!["CACHE.FETCH", key, "LEASE", 60_000];
-        command.extend_from_slice(options);
+        command.extend(options.iter().map(|word| word.as_bytes().to_vec()));
         command
     };
     let mut holder = server.raw();
