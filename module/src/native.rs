@@ -51,11 +51,11 @@ pub(crate) fn is_time(given: &[u8]) -> bool {
 /// A name of up to eight letters in lower case, as one number, 0 for a longer one: comparing those is all that a look-up costs.
 #[inline]
 pub(crate) const fn word(name: &[u8]) -> u64 {
+    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
+    const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
     if name.len() > 8 {
         return 0;
     }
-    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
-    const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
     if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
         return first as u64 | (last as u64) << (8 * (name.len() - 4)) | SMALL;

@@ -155,6 +155,7 @@ pub(super) fn times(
 
 /// What was written.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_field_names, reason = "the unit is a part of each name")]
 pub(super) struct Written {
     created_ms: u64,
     expires_ms: Option<u64>,
