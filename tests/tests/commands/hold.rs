@@ -56,7 +56,7 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
         for (n, (options, command)) in [
             ("EX 1000 GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
             ("GRACE 500000", "CACHE.RETAG key TAGS 1 t"),
-            ("GRACE 500", "CACHE.RETAG key TAGS 2 t x"),
+            ("GRACE 50000", "CACHE.RETAG key TAGS 2 t x"),
             ("EX 1000 GRACE 500000", "CACHE.TOUCH key EX 1000"),
             (
                 "EX 1000 GRACE 500000",
@@ -80,19 +80,24 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
         // A hold that ends before the grace does.
         run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 x");
         run!(client, "CACHE.REVALIDATE x");
-        run!(client, "CACHE.HOLD 100 short");
-        run!(client, "CACHE.RETAG key TAGS 1 short");
+        at_once(client, "CACHE.HOLD 100 short", "CACHE.RETAG key TAGS 1 short");
         wait_until("the hold is over", DEADLINE, || {
             fetch(client, "key").is_miss()
         });
     });
 }
 
+/// A hold and what it bounds, so that it cannot end between them.
+fn at_once(client: &mut RawClient, hold: &str, command: &str) {
+    let lines = ["MULTI", hold, command, "EXEC"];
+    let replies = client.pipeline(&lines.map(tagcache_tests::split));
+    assert_eq!(replies[3].items()[0], Reply::ok());
+}
+
 #[test]
 fn a_hold_ends() {
     on_both_protocols(|_, client| {
-        run!(client, "CACHE.HOLD 30 t");
-        run!(client, "CACHE.SET early v TAGS 1 t");
+        at_once(client, "CACHE.HOLD 30 t", "CACHE.SET early v TAGS 1 t");
         wait_until("it is over", DEADLINE, || {
             run!(client, "CACHE.SET key v EX 1000 TAGS 1 t");
             native_pttl(client, "key") > 100_000
