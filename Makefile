@@ -90,6 +90,11 @@ fuzz: build ## Damaged inputs and random histories; ARGS="--seconds N --target N
 	@scripts/install-deps server
 	@scripts/fuzz $(ARGS)
 
+.PHONY: fuzz-guided
+fuzz-guided: ## The decoders under libFuzzer, with inputs that coverage leads; needs a nightly toolchain; ARGS="SECONDS TARGET"
+	@scripts/install-deps build fuzz
+	@scripts/fuzz-guided $(ARGS)
+
 .PHONY: mutants
 mutants: ## Change the code and see whether a test notices; ARGS for cargo mutants: target/torture/mutants.md
 	@scripts/install-deps build mutants
