@@ -80,7 +80,11 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
         // A hold that ends before the grace does.
         run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 x");
         run!(client, "CACHE.REVALIDATE x");
-        at_once(client, "CACHE.HOLD 100 short", "CACHE.RETAG key TAGS 1 short");
+        at_once(
+            client,
+            "CACHE.HOLD 100 short",
+            "CACHE.RETAG key TAGS 1 short",
+        );
         wait_until("the hold is over", DEADLINE, || {
             fetch(client, "key").is_miss()
         });

@@ -1,9 +1,10 @@
 //! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
 
-use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed};
+use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
-    Engine, RawClient, Reply, Server, ServerBuilder, call, for_all_engines, run, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, call, for_all_engines, run,
+    wait_until,
 };
 
 fn clock(client: &mut RawClient) -> (String, i64) {
@@ -81,8 +82,8 @@ fn reloads_rewrites_and_reconnects_keep_the_lineage() {
             let reply = client.call(&tagcache_tests::split(line));
             assert!(!reply.is_error(), "{line}: {reply:?}");
             if line == "BGREWRITEAOF" {
-                wait_until("the rewrite ends", tagcache_tests::DEADLINE, || {
-                    tagcache_tests::look::info(&mut client, "aof_rewrite_in_progress") == 0
+                wait_until("the rewrite ends", DEADLINE, || {
+                    info(&mut client, "aof_rewrite_in_progress") == 0
                 });
             }
             assert_eq!(clock(&mut client), before, "{line}");
@@ -193,8 +194,8 @@ fn drop_keeps_the_entries_of_an_append_only_file() {
             let mut client = server.raw();
             fill(&mut client);
             run!(client, "BGREWRITEAOF");
-            wait_until("the rewrite ends", tagcache_tests::DEADLINE, || {
-                tagcache_tests::look::info(&mut client, "aof_rewrite_in_progress") == 0
+            wait_until("the rewrite ends", DEADLINE, || {
+                info(&mut client, "aof_rewrite_in_progress") == 0
             });
             run!(client, "CACHE.SET key1000 v TAGS 1 t");
             server.kill_9();
@@ -245,6 +246,11 @@ fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
         fill(&mut client);
         run!(client, "SET native v");
         wait_synchronised(&primary, &replica);
+        wait_until(
+            "the child that wrote for the replica is gone",
+            DEADLINE,
+            || info(&mut client, "rdb_bgsave_in_progress") == 0,
+        );
         assert_eq!(run!(client, "SAVE"), Reply::ok());
         primary.kill_9();
         primary.restart();
