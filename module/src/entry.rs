@@ -72,7 +72,7 @@ impl Handle {
     }
 }
 
-/// What an entry is made of beside its key.
+/// What makes up an entry, apart from its key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) value: &'a [u8],
@@ -138,7 +138,7 @@ impl Allocated {
 }
 
 impl Parts<'_> {
-    /// What an entry of them takes, whose key has so many bytes.
+    /// The allocations that an entry of these parts needs, with a key of `key_len` bytes.
     #[inline(always)]
     pub(crate) fn size(&self, key_len: usize) -> Allocated {
         let grace = if self.grace_ms > 0 {
@@ -498,7 +498,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// What it is made of.
+    /// Its parts, apart from the key.
     pub(crate) fn parts(self) -> Parts<'a> {
         Parts {
             value: self.value(),

@@ -853,7 +853,7 @@ mod tests {
         assert_eq!(named(&history), [false, false]);
         history.record(b"a", at(6), Effect::Gone);
         assert_eq!(named(&history), [true, false]);
-        // What is folded is no tag's name any more.
+        // Trimming forgets the names as well.
         history.trim(up_to(0), |_| false);
         history.record_condition(b"a", at(7), Effect::Stale, 0);
         assert_eq!(named(&history), [false, false]);

@@ -178,7 +178,7 @@ fn bounded_in_bytes(engine: &Engine, options: &[&str]) {
     });
     let full = used(&mut client);
     assert!(full - before < 80 << 20, "{} bytes", full - before);
-    // What has run out makes room, although it is remembered.
+    // Leases that have run out make room, although they are still remembered.
     for n in 400..500 {
         assert!(granted(&mut client, n), "{n}");
     }
