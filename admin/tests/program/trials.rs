@@ -618,6 +618,8 @@ fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
         "10",
         "--rate",
         "5000",
+        "--warm-up",
+        "20000",
     ];
     // While the cache still fills, figures rise: 1, and the document all the same.
     let ended = run(&args);
@@ -644,6 +646,12 @@ fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
             "{series}: {json}"
         );
     }
+    assert!(
+        json["commands"].as_u64().unwrap() < 20_000,
+        "the warm-up does not count: {json}"
+    );
     assert_eq!(entries(&server), 0);
-    assert_eq!(run(&["soak", "--rate", "5"]).code, 2, "only with --churn");
+    for option in ["--rate", "--warm-up"] {
+        assert_eq!(run(&["soak", option, "5"]).code, 2, "only with --churn");
+    }
 }

@@ -297,6 +297,9 @@ pub(crate) struct Soak {
     /// End after so many commands, if that is sooner. 0: end by time.
     #[arg(long, requires = "churn", default_value_t = 0)]
     pub(crate) commands: u64,
+    /// Commands before the run, at full speed in round trips of 100: they are not measured.
+    #[arg(long, requires = "churn", value_name = "COMMANDS", default_value_t = 0)]
+    pub(crate) warm_up: u64,
 }
 
 impl Soak {

@@ -20,6 +20,8 @@ use crate::traffic::histogram;
 
 /// The part at either end of the time after the warm-up whose latencies are compared.
 const END: f64 = 0.1;
+/// Commands in a round trip of the warm-up.
+const WARM_UP_PIPELINE: u32 = 100;
 
 pub(super) fn run(
     args: &Soak,
@@ -40,7 +42,11 @@ pub(super) fn run(
         rate: args.rate,
         duration: args.work.duration,
         commands: args.commands,
+        before: args.warm_up,
     };
+    if args.warm_up > 0 {
+        warm_up(&churn, ended)?;
+    }
     let interval =
         (args.work.duration / SAMPLES).clamp(Duration::from_millis(20), Duration::from_secs(60));
     let started = Instant::now();
@@ -94,6 +100,26 @@ pub(super) fn run(
         None if rises => Err(Failure::No),
         None => Ok(()),
     }
+}
+
+/// Brings the server at full speed to where it is after so many commands, and leaves what was stored.
+fn warm_up(churn: &Churn, ended: &AtomicBool) -> Result<(), Failure> {
+    let fast = Churn {
+        pipeline: WARM_UP_PIPELINE,
+        rate: 0,
+        duration: Duration::MAX,
+        commands: churn.before,
+        before: 0,
+        ..churn.clone()
+    };
+    let running = fast.start()?;
+    while !running.is_over() {
+        std::thread::sleep(Duration::from_millis(20));
+        if ended.load(Ordering::Relaxed) {
+            running.counts.stop();
+        }
+    }
+    running.join().map_or(Ok(()), Err)
 }
 
 /// The result of a run.

@@ -1,5 +1,6 @@
 //! Traffic in which nothing stays: keys, tags, connections and clients come and go, and entries are invalidated, expire,
-//! are evicted and are removed by native commands meanwhile.
+//! are evicted and are removed by native commands meanwhile. Numbers in names have one width, or entries would grow with
+//! the numbers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +43,8 @@ pub(crate) struct Churn {
     pub(crate) duration: Duration,
     /// In all; 0: until the time is over.
     pub(crate) commands: u64,
+    /// Commands of a run before this one, after which the window of keys goes on.
+    pub(crate) before: u64,
 }
 
 /// How far it is.
@@ -101,6 +104,11 @@ pub(crate) struct Running {
 }
 
 impl Churn {
+    /// The first key of the window after so many commands.
+    fn first_key(&self, commands: u64) -> u64 {
+        (self.before + commands) / COMMANDS_A_KEY
+    }
+
     pub(crate) fn start(self) -> Result<Running, Failure> {
         let counts: Arc<Counts> = Arc::default();
         let started = Instant::now();
@@ -114,7 +122,7 @@ impl Churn {
             // The first one that cannot be made is reported at once.
             let connection = connect(&self.redis)?;
             let (churn, counts) = (self.clone(), Arc::clone(&counts));
-            let rng = fastrand::Rng::with_seed(u64::from(i) + 1);
+            let rng = fastrand::Rng::with_seed(self.before + u64::from(i) + 1);
             threads.push(std::thread::spawn(move || {
                 let mut worker = Worker {
                     churn: &churn,
@@ -152,6 +160,14 @@ impl Running {
 
     /// Ends it and drops what it stored; returns what failed first.
     pub(crate) fn end(self) -> Option<Failure> {
+        let redis = self.redis.clone();
+        let failure = self.join();
+        let swept = connect(&redis).and_then(|mut connection| Ok(sweep(&mut connection)?));
+        failure.or(swept.err())
+    }
+
+    /// Ends it and leaves what it stored; returns what failed first.
+    pub(crate) fn join(self) -> Option<Failure> {
         self.counts.stop();
         for thread in self.threads {
             if thread.join().is_err() {
@@ -160,13 +176,12 @@ impl Running {
             }
         }
         self.clients.shutdown_timeout(CLIENT_END);
-        let swept = connect(&self.redis).and_then(|mut connection| Ok(sweep(&mut connection)?));
         let mut failure = self
             .counts
             .failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        failure.take().or(swept.err())
+        failure.take()
     }
 }
 
@@ -245,17 +260,17 @@ impl Worker<'_> {
 
     /// A key of the window that moves on with what was done: popular ones more often.
     fn key(&mut self) -> u64 {
-        let first = self.counts.commands.load(Ordering::Relaxed) / COMMANDS_A_KEY;
+        let done = self.counts.commands.load(Ordering::Relaxed);
         let popular = self.rng.f64().powi(3);
-        first + (popular * f64::from(self.churn.keys)) as u64
+        self.churn.first_key(done) + (popular * f64::from(self.churn.keys)) as u64
     }
 
     fn named(&self, key: u64) -> String {
-        format!("{}:{key}", self.own)
+        format!("{}:{key:010}", self.own)
     }
 
     fn group(&self, key: u64) -> String {
-        format!("{}:group:{}", self.own, key / GROUP)
+        format!("{}:group:{:010}", self.own, key / GROUP)
     }
 
     fn set(&mut self, key: u64, lease: Option<i64>) -> Cmd {
@@ -376,24 +391,24 @@ async fn one_client(churn: &Churn, counts: &Arc<Counts>) -> Result<(), tagcache:
     let mut tasks = Vec::new();
     for task in 0..CLIENT_TASKS {
         let (cache, counts, own) = (cache.clone(), Arc::clone(counts), own.clone());
-        let keys = u64::from(churn.keys);
+        let churn = churn.clone();
+        let keys = churn.keys;
         let bytes = churn.value_bytes as usize;
         tasks.push(tokio::spawn(async move {
             let mut rng = fastrand::Rng::with_seed(task);
             while Instant::now() < until && !counts.is_stopped() {
-                let first = counts.commands.load(Ordering::Relaxed) / COMMANDS_A_KEY;
-                let key = first + (rng.f64().powi(3) * keys as f64) as u64;
+                let first = churn.first_key(counts.commands.load(Ordering::Relaxed));
+                let key = first + (rng.f64().powi(3) * f64::from(keys)) as u64;
+                let group = format!("{own}:client:{:010}", key / GROUP);
                 let entry = Entry::ttl(Duration::from_secs(rng.u64(1..=TTL_MAX_S)))
-                    .tags([own.clone(), format!("{own}:client:{}", key / GROUP)]);
+                    .tags([own.clone(), group.clone()]);
                 let load =
                     move || async move { Ok::<_, std::convert::Infallible>("x".repeat(bytes)) };
                 // A server that has no memory, or no time, is no failure: the value is loaded all the same.
-                let name = format!("{own}:client:{key}");
+                let name = format!("{own}:client:{key:010}");
                 let _: Result<String, _> = cache.get_or_load(&name, entry, load).await;
                 if rng.u8(..20) == 0 {
-                    let _ = cache
-                        .invalidate_tags([format!("{own}:client:{}", key / GROUP)])
-                        .await;
+                    let _ = cache.invalidate_tags([group]).await;
                 }
                 counts.client_reads.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(CLIENT_PAUSE).await;
