@@ -1,6 +1,8 @@
 //! Nodes of a cluster.
 
-use crate::builder::ServerBuilder;
+use std::path::Path;
+
+use crate::builder::{ServerBuilder, module_path};
 use crate::engine::Engine;
 use crate::process::free_port;
 use crate::reply::Reply;
@@ -120,8 +122,17 @@ pub fn addresses(client: &mut RawClient) -> (String, String) {
 /// # Panics
 /// When they do not find each other in time.
 pub fn nodes(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
+    nodes_with(engine, &module_path(), nodes, primaries)
+}
+
+/// The same with another module.
+///
+/// # Panics
+/// When they do not find each other in time.
+pub fn nodes_with(engine: &Engine, module: &Path, nodes: usize, primaries: usize) -> Vec<Server> {
     let start = |_| {
         builder(engine)
+            .module(module)
             .arg("--cluster-node-timeout", "2000")
             .start()
     };

@@ -66,6 +66,14 @@ impl Engine {
         !(self.is_valkey() && self.version() == (8, 1))
     }
 
+    /// Whether it can evict what was not modified for longest (`allkeys-lrm`, `volatile-lrm`).
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub fn evicts_by_modification(&self) -> bool {
+        !self.is_valkey() && self.version() >= (8, 6)
+    }
+
     /// The program with its first arguments, ready for more.
     pub(crate) fn to_command(&self) -> Command {
         let mut words = self.command.split_whitespace();

@@ -171,6 +171,15 @@ impl Server {
         self.state = State::Running;
     }
 
+    /// Starts it again with this module instead of its own.
+    ///
+    /// # Panics
+    /// When it does not start; the message ends with its log.
+    pub fn restart_with(&mut self, module: &Path) {
+        self.builder = self.builder.clone().module(module);
+        self.restart();
+    }
+
     /// Stops its process in its tracks, until [`Self::resume`].
     ///
     /// # Panics

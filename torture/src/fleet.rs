@@ -142,7 +142,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
         records.extend(read(&task.records()));
     }
     Some(Outcome {
-        name: kind.name.to_owned(),
+        name: kind.title(),
         plan: plan.clone(),
         verdict: check(&records, plan.limits),
         counts: stage.counts,

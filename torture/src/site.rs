@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::cluster::{add_replica, nodes};
+use tagcache_tests::cluster::{add_replica, nodes_with};
 use tagcache_tests::proxy::{Proxy, Rewrite};
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::state::wait_synchronised;
@@ -15,6 +15,15 @@ use tagcache_tests::{
 use tokio::runtime::Runtime;
 
 use crate::log::{Time, now};
+
+/// An older build of the module, for servers that get the present one while they serve.
+pub(crate) fn old_module() -> Option<PathBuf> {
+    std::env::var_os("TAGCACHE_MODULE_OLD").map(PathBuf::from)
+}
+
+fn first_module() -> PathBuf {
+    old_module().unwrap_or_else(module_path)
+}
 
 /// The proxy and what it runs on.
 struct Network {
@@ -65,9 +74,9 @@ impl Site {
     }
 
     /// One server whose clock can be set. `None` where there is no compiler.
-    pub(crate) fn timed(engine: &Engine) -> Option<Self> {
+    pub(crate) fn timed(engine: &Engine, builder: ServerBuilder) -> Option<Self> {
         let clock = Clock::new()?;
-        let site = Self::single(engine, clock.of(Server::builder()), Rewrite::default());
+        let site = Self::single(engine, clock.of(builder), Rewrite::default());
         Some(Self {
             clock: Some(clock),
             ..site
@@ -81,8 +90,7 @@ impl Site {
 
     /// The same with an older module, where there is one.
     pub(crate) fn upgradable(engine: &Engine) -> Self {
-        let old = std::env::var_os("TAGCACHE_MODULE_OLD");
-        Self::watched_with(engine, &old.map_or_else(module_path, PathBuf::from))
+        Self::watched_with(engine, &first_module())
     }
 
     fn watched_with(engine: &Engine, module: &Path) -> Self {
@@ -110,8 +118,18 @@ impl Site {
 
     /// Three primaries, and a replica of the first.
     pub(crate) fn cluster(engine: &Engine) -> Self {
-        let mut servers = nodes(engine, 3, 3);
+        Self::cluster_with(engine, &module_path())
+    }
+
+    /// The same with an older module, where there is one.
+    pub(crate) fn upgradable_cluster(engine: &Engine) -> Self {
+        Self::cluster_with(engine, &first_module())
+    }
+
+    fn cluster_with(engine: &Engine, module: &Path) -> Self {
+        let mut servers = nodes_with(engine, module, 3, 3);
         let replica = tagcache_tests::cluster::builder(engine)
+            .module(module)
             .arg("--cluster-node-timeout", "2000")
             .start();
         add_replica(&servers[0], &replica, &[&servers[1], &servers[2]]);

@@ -1,7 +1,7 @@
 //! Three primaries, one of which has a replica.
 
-use tagcache_tests::cluster::{addresses, builder};
-use tagcache_tests::{DEADLINE, Engine, Reply, Server, args, call, wait_until};
+use tagcache_tests::cluster::{add_replica, addresses, builder};
+use tagcache_tests::{DEADLINE, Engine, Reply, Server, args, call, module_path, wait_until};
 
 use super::Stage;
 use crate::log::{Fault, Time, now};
@@ -56,8 +56,14 @@ fn wait_owned(site: &Site, owner: usize) {
 
 /// Asked for: nothing is lost.
 pub(super) fn failover(stage: &mut Stage) {
-    let start = now();
     let (_, replica) = pair(&stage.site);
+    fail_over(stage, replica);
+    pair(&stage.site);
+}
+
+/// A replica becomes primary because it is asked to.
+fn fail_over(stage: &mut Stage, replica: usize) {
+    let start = now();
     let mut client = stage.site.servers[replica].raw();
     wait_until("a failover", DEADLINE, || {
         let asked = call!(client, "CLUSTER", "FAILOVER");
@@ -72,8 +78,44 @@ pub(super) fn failover(stage: &mut Stage) {
         stage.site.is_primary(replica)
     });
     wait_owned(&stage.site, replica);
-    pair(&stage.site);
     stage.fault("CLUSTER FAILOVER", start, moved(start));
+}
+
+/// Every node gets the module under test. A replica comes back with it, takes over, and its former primary comes back
+/// with it as a replica; a primary that has no replica gives place to a new node.
+pub(super) fn upgrade(stage: &mut Stage) {
+    let (primary, replica) = pair(&stage.site);
+    restart(stage, replica);
+    fail_over(stage, replica);
+    stage.sleep(0, 500);
+    restart(stage, primary);
+    for place in [1, 2] {
+        let site = &stage.site;
+        let new = builder(&site.engine)
+            .arg("--cluster-node-timeout", "5000")
+            // It must understand what an older primary sends.
+            .arg("--propagation-error-behavior", "panic")
+            .start();
+        let others = [primary, replica, 3 - place].map(|other| &site.servers[other]);
+        add_replica(&site.servers[place], &new, &others);
+        stage.site.servers.push(new);
+        fail_over(stage, 4);
+        stage.sleep(0, 500);
+        let former = stage.site.servers.swap_remove(place);
+        leave(stage, former);
+    }
+    *stage
+        .counts
+        .entry("module replaced within a cluster")
+        .or_default() += 1;
+}
+
+/// A replica comes back with the module under test.
+fn restart(stage: &mut Stage, replica: usize) {
+    let start = now();
+    stage.site.servers[replica].restart_with(&module_path());
+    pair(&stage.site);
+    stage.fault("replica restarted", start, Fault::default());
 }
 
 /// The replica takes over while its primary hangs.
@@ -153,13 +195,8 @@ pub(super) fn node(stage: &mut Stage) {
     let (id, bus) = addresses(&mut new.raw());
     let meet = args!["CLUSTER", "MEET", "127.0.0.1", new.port(), bus];
     assert_eq!(stage.site.servers[1].raw().call(&meet), Reply::ok());
-    let knows = |server: &Server, known: bool| {
-        let nodes = call!(server.raw(), "CLUSTER", "NODES").text();
-        let mut lines = nodes.lines();
-        lines.any(|line| line.starts_with(&id) && !line.contains("handshake")) == known
-    };
     for server in &stage.site.servers {
-        wait_until("the new node is known", DEADLINE, || knows(server, true));
+        wait_until("the new node is known", DEADLINE, || knows(server, &id));
     }
     wait_until("the new node knows the others", DEADLINE, || {
         tagcache_tests::cluster::info_of_cluster(&mut new.raw(), "cluster_state") == "ok"
@@ -177,21 +214,34 @@ pub(super) fn node(stage: &mut Stage) {
         move_slot(&stage.site, *slot, to);
     }
     let new = stage.site.servers.pop().expect("it was just there");
+    leave(stage, new);
+    stage.fault("node added and removed", start, moved(start));
+}
+
+/// Whether a node knows the one with this id.
+fn knows(server: &Server, id: &str) -> bool {
+    let nodes = call!(server.raw(), "CLUSTER", "NODES").text();
+    let mut lines = nodes.lines();
+    lines.any(|line| line.starts_with(id) && !line.contains("handshake"))
+}
+
+/// A node without slots ends, and the others forget it.
+fn leave(stage: &Stage, node: Server) {
+    let (id, _) = addresses(&mut node.raw());
     // Within a minute no gossip brings it back.
     for server in &stage.site.servers {
         call!(server.raw(), "CLUSTER", "FORGET", id);
     }
-    call!(new.raw(), "CLUSTER", "RESET", "HARD");
-    drop(new);
+    call!(node.raw(), "CLUSTER", "RESET", "HARD");
+    drop(node);
     for server in &stage.site.servers {
         wait_until("the node is forgotten", DEADLINE, || {
-            if !knows(server, false) {
+            if knows(server, &id) {
                 call!(server.raw(), "CLUSTER", "FORGET", id);
             }
-            knows(server, false)
+            !knows(server, &id)
         });
     }
-    stage.fault("node added and removed", start, moved(start));
 }
 
 pub(super) fn atomic(engine: &Engine) -> Option<Site> {

@@ -11,7 +11,7 @@ use tagcache_tests::proxy::Rewrite;
 use tagcache_tests::{Engine, Rng, Server};
 
 use crate::log::{Event, Fault, Record, Span, Time, now};
-use crate::site::Site;
+use crate::site::{Site, old_module};
 
 /// One occurrence of a fault, from its beginning to its end.
 pub(crate) type Strike = fn(&mut Stage);
@@ -36,6 +36,15 @@ pub(crate) struct Stage {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// How long everything may take to work again.
     pub(crate) heal: Time,
+}
+
+impl Kind {
+    /// Its name, and whether it lacks what is replaced.
+    pub(crate) fn title(&self) -> String {
+        let without = self.name.ends_with("upgrade") && old_module().is_none();
+        let lacks = if without { ", no older module" } else { "" };
+        format!("{}{lacks}", self.name)
+    }
 }
 
 impl Stage {
@@ -87,12 +96,16 @@ pub(crate) const KINDS: &[Kind] = kinds! {
     "stop" false |engine| Some(plain(engine)), [single::stop];
     "clients" false |engine| Some(plain(engine)), [single::clients];
     "network" false |engine| Some(plain(engine)), [single::network];
-    "clock" true Site::timed, [single::clock];
+    "clock" true |engine| Site::timed(engine, Server::builder()), [single::clock];
     "memory" false |engine| Some(plain(engine)), [single::memory];
     "disk" true |engine| Some(single::quota(engine, "everysec")), [single::disk];
     "disk-always" false |engine| Some(single::quota(engine, "always")), [single::disk_always, single::rewrite];
     "single" true |engine| Some(plain(engine)), [
         single::kill, single::stop, single::clients, single::network, single::memory, single::changes
+    ];
+    "single-logging" false single::timed_quota, [
+        single::kill_everysec, single::rewrite, single::disk, single::clock, single::stop, single::clients, single::network,
+        single::memory
     ];
     "failover" false |engine| Some(Site::watched(engine)), [sentinel::failover];
     "forced-failover" false |engine| Some(Site::watched(engine)), [sentinel::killed, sentinel::stopped];
@@ -104,10 +117,12 @@ pub(crate) const KINDS: &[Kind] = kinds! {
     "cluster-failover" false |engine| Some(Site::cluster(engine)), [
         cluster::failover, cluster::takeover, cluster::killed
     ];
+    "cluster-upgrade" false |engine| Some(Site::upgradable_cluster(engine)), [cluster::upgrade];
     "reshard" false |engine| Some(Site::cluster(engine)), [cluster::reshard];
     "reshard-atomic" false cluster::atomic, [cluster::migrate];
     "nodes" false |engine| Some(Site::cluster(engine)), [cluster::node];
     "cluster" true |engine| Some(Site::cluster(engine)), [
-        cluster::failover, cluster::takeover, cluster::killed, cluster::reshard, cluster::node, cluster::migrate
+        cluster::failover, cluster::takeover, cluster::killed, cluster::reshard, cluster::node, cluster::migrate,
+        cluster::upgrade
     ];
 };

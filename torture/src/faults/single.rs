@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tagcache_tests::look::{info, info_text};
 use tagcache_tests::proxy::{Rewrite, Weather};
-use tagcache_tests::{DEADLINE, Engine, Server, args, call, wait_until};
+use tagcache_tests::{DEADLINE, Engine, Server, ServerBuilder, args, call, wait_until};
 
 use super::Stage;
 use crate::log::{Event, Fault, Time, now};
@@ -194,7 +194,8 @@ pub(super) fn clock(stage: &mut Stage) {
 
 /// Too little memory, under each policy.
 pub(super) fn memory(stage: &mut Stage) {
-    const POLICIES: [(&str, &str); 8] = [
+    const EVERYWHERE: usize = 8;
+    const POLICIES: [(&str, &str); 10] = [
         ("noeviction", "memory: noeviction"),
         ("allkeys-lru", "memory: allkeys-lru"),
         ("allkeys-lfu", "memory: allkeys-lfu"),
@@ -203,8 +204,15 @@ pub(super) fn memory(stage: &mut Stage) {
         ("volatile-lfu", "memory: volatile-lfu"),
         ("volatile-random", "memory: volatile-random"),
         ("volatile-ttl", "memory: volatile-ttl"),
+        ("allkeys-lrm", "memory: allkeys-lrm"),
+        ("volatile-lrm", "memory: volatile-lrm"),
     ];
-    let (policy, name) = stage.rng.pick(&POLICIES);
+    let known = if stage.site.engine.evicts_by_modification() {
+        &POLICIES[..]
+    } else {
+        &POLICIES[..EVERYWHERE]
+    };
+    let (policy, name) = stage.rng.pick(known);
     let mut client = stage.site.servers[0].raw();
     let before = info(&mut client, "evicted_keys");
     let start = now();
@@ -222,14 +230,22 @@ pub(super) fn memory(stage: &mut Stage) {
     *stage.counts.entry("evicted keys").or_default() += evicted as u64;
 }
 
-/// A server with a snapshot and a log, whose disk can be full.
-pub(super) fn quota(engine: &Engine, policy: &str) -> Site {
-    let builder = Server::builder()
+fn logging(policy: &str) -> ServerBuilder {
+    Server::builder()
         .args("--save", &["3600", "1"])
         .arg("--appendonly", "yes")
         .arg("--appendfsync", policy)
-        .expect_complaints();
-    Site::single(&with_quota(engine), builder, Rewrite::default())
+        .expect_complaints()
+}
+
+/// A server with a snapshot and a log, whose disk can be full.
+pub(super) fn quota(engine: &Engine, policy: &str) -> Site {
+    Site::single(&with_quota(engine), logging(policy), Rewrite::default())
+}
+
+/// The same with a clock that can be set.
+pub(super) fn timed_quota(engine: &Engine) -> Option<Site> {
+    Site::timed(&with_quota(engine), logging("everysec"))
 }
 
 /// Nothing can be written to disk: neither a snapshot nor the log.
