@@ -123,6 +123,6 @@ pub(crate) const KINDS: &[Kind] = kinds! {
     "nodes" false |engine| Some(Site::cluster(engine)), [cluster::node];
     "cluster" true |engine| Some(Site::cluster(engine)), [
         cluster::failover, cluster::takeover, cluster::killed, cluster::reshard, cluster::node, cluster::migrate,
-        cluster::upgrade
+        cluster::upgrade, single::clients, single::memory
     ];
 };

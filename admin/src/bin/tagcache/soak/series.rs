@@ -38,11 +38,12 @@ pub(crate) struct Trend {
 }
 
 impl Series {
+    /// Its room is written to once, or its pages would become resident with the samples, and the program would seem to
+    /// grow.
     pub(crate) fn new(name: &'static str, most: usize) -> Self {
-        Self {
-            name,
-            points: Vec::with_capacity(most),
-        }
+        let mut points = vec![(Duration::MAX, 0.0); most];
+        points.clear();
+        Self { name, points }
     }
 
     pub(crate) fn push(&mut self, at: Duration, value: Option<f64>) {
