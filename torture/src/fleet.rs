@@ -128,6 +128,10 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
         heal: plan.limits.heal,
     };
     strike(kind, &mut stage, Duration::from_secs(plan.seconds));
+    wait_until("the fleet has done some work", DEADLINE * 4, || {
+        // One of them may be an older program, which does not say so.
+        tasks.iter().filter(|task| task.worked().exists()).count() > 1
+    });
     std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
     wait_until("the fleet ends", DEADLINE * 4, || !fleet.is_running());
     let said: Vec<String> = (1..=PROCESSES)

@@ -67,6 +67,11 @@ impl Task {
         self.dir.join(format!("ready-{}", self.number))
     }
 
+    /// Exists when the process has written enough for a run to show something, however busy the machine is.
+    pub(crate) fn worked(&self) -> PathBuf {
+        self.dir.join(format!("worked-{}", self.number))
+    }
+
     /// Exists when the process has done its work and changes nothing any more.
     fn done(&self, number: u64) -> PathBuf {
         self.dir.join(format!("done-{number}"))
@@ -97,6 +102,9 @@ impl Task {
             .load_timeout(LOAD)
     }
 }
+
+/// Values that each process writes in a run, at least.
+const ENOUGH: u64 = 100;
 
 /// Exists when the fleet shall end.
 pub(crate) const STOP: &str = "stop";
@@ -177,7 +185,7 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     let cache = building.build().await.expect("settings that can work");
     cache.ready(DEADLINE).await.expect("servers that answer");
     std::fs::write(task.ready(), "").expect("a file in the parent's directory");
-    let values = Arc::new(AtomicU64::new(task.number << 32));
+    let values = Arc::new(AtomicU64::new(first_value(task)));
     let tasks = if matches!(task.without, Without::Haste | Without::Order) {
         5 * TASKS
     } else {
@@ -201,7 +209,7 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
             tokio::spawn(worker.meet())
         });
     }
-    let mut records = pulses(task, &cache, stop).await;
+    let mut records = pulses(task, &cache, &values, stop).await;
     for worker in running {
         records.extend(worker.await.expect("no operation panics"));
     }
@@ -231,8 +239,18 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     records
 }
 
+/// No two processes write the same value.
+fn first_value(task: &Task) -> u64 {
+    task.number << 32
+}
+
 /// Notes whether everything works, again and again.
-async fn pulses(task: &Task, cache: &Cache<Slow>, stop: &AtomicBool) -> Vec<Record> {
+async fn pulses(
+    task: &Task,
+    cache: &Cache<Slow>,
+    values: &AtomicU64,
+    stop: &AtomicBool,
+) -> Vec<Record> {
     let mut records = Vec::new();
     let (key, tag) = (
         format!("pulse{}", task.number),
@@ -252,6 +270,9 @@ async fn pulses(task: &Task, cache: &Cache<Slow>, stop: &AtomicBool) -> Vec<Reco
             done,
             event: Event::Pulse,
         });
+        if values.load(Ordering::Relaxed) - first_value(task) >= ENOUGH {
+            std::fs::write(task.worked(), "").expect("a file in the parent's directory");
+        }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     records
