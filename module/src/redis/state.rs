@@ -1,10 +1,8 @@
 //! What the module knows, and the one way to it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ahash::RandomState;
 use redis_module::KeysCursor;
 
 use super::cluster::Cluster;
@@ -60,8 +58,6 @@ pub(crate) struct State {
     passes: u32,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
-    /// Users that were looked at lately: when, and whether they have selectors.
-    pub(crate) selectors: HashMap<Vec<u8>, (u64, bool), RandomState>,
     pub(crate) cluster: Cluster,
 }
 
