@@ -2,6 +2,7 @@ use crate::args::{Cursor, next_grace_ms, set_once};
 use crate::engine::{Condition, Database, Effect};
 use crate::entry::Handle;
 use crate::error::Error;
+use crate::record::MAX_TIME_MS;
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::channel::{self, News};
 use crate::redis::context::{monotonic_ms, now_ms};
@@ -117,13 +118,10 @@ fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&
     }
 }
 
-/// What an entry and an invalidation have room for.
-pub(super) const MAX_TIME_MS: u64 = (1 << 48) - 1;
-
 /// What CACHE.INVALIDATEWHERE was asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct WhereArgs<'a> {
-    pub(super) condition: Condition<'a>,
+struct WhereArgs<'a> {
+    condition: Condition<'a>,
     effect: Effect,
     /// How long they may be stale at most.
     limit_ms: Option<u64>,
@@ -132,7 +130,7 @@ pub(super) struct WhereArgs<'a> {
     at_ms: Option<u64>,
 }
 
-pub(super) fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
+fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
     let mut condition = Condition::default();
     let (mut soft, mut limit_ms, mut dry_run, mut at_ms) = (None, None, None, None);
     let mut cursor = Cursor::new(words);
@@ -238,7 +236,7 @@ fn stamp() -> u64 {
 }
 
 /// Invalidates, and notifies local tiers.
-pub(super) fn run(
+fn run(
     ctx: &Context<'_>,
     news: News<'_>,
     invalidate: impl FnOnce(&mut Database<Handle>) -> u64 + Send,

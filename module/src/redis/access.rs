@@ -61,7 +61,7 @@ pub(crate) fn check_pairs<'t>(
 pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || Rules::of(ctx).is_ok_and(|rules| {
-            let words = ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
+            let words = ["CACHE.REPLAY", "HISTORY", ""].map(|word| OwnedStr::new(word.as_bytes()));
             let words = words.each_ref().map(|word| word.as_str().as_raw());
             rules.is_none_or(|rules| rules.permit(&words))
         })

@@ -11,6 +11,7 @@ use super::waiting::Waiters;
 use crate::config::Config;
 use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
+use crate::leb128;
 
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
@@ -30,8 +31,8 @@ pub(crate) struct State {
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
-    /// The clocks were written to the append-only file that is being rewritten. Set in the child that does it.
-    pub(crate) clocks_rewritten: bool,
+    /// [`State::histories`] was written to the append-only file that is being rewritten. Set in the child that does it.
+    pub(crate) histories_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
     pub(crate) reclaim_pace: Pace,
@@ -282,6 +283,36 @@ impl State {
                 self.database(db).index.set_all_foreign();
             }
         }
+    }
+
+    /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
+    /// reading of its clock, both LEB128, and its [`History`](crate::engine::History).
+    pub(crate) fn histories(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, database) in self.databases().filter(|(_, db)| db.has_history()) {
+            leb128::push(&mut bytes, number.into());
+            leb128::push(&mut bytes, database.clock);
+            database.history.encode(&mut bytes);
+        }
+        bytes
+    }
+
+    /// Adds what [`State::histories`] returned to these databases. `None` if it is damaged, and then some of it is added.
+    pub(crate) fn load_histories(
+        &mut self,
+        mut bytes: &[u8],
+        database: fn(&mut Self, u32) -> &mut Database<Handle>,
+    ) -> Option<()> {
+        /// More than any server has.
+        const MAX_DATABASES: u64 = 1 << 20;
+        while !bytes.is_empty() {
+            let number = leb128::take(&mut bytes).filter(|&number| number < MAX_DATABASES)?;
+            let reading = leb128::take(&mut bytes)?;
+            let database = database(self, number as u32);
+            database.clock = database.clock.max(reading);
+            database.history.load(&mut bytes)?;
+        }
+        Some(())
     }
 
     /// Numbers of the databases that have something to reclaim.
