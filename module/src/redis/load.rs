@@ -109,7 +109,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         return raw::REDISMODULE_ERR as c_int;
     }
     let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
-        barrier::log_panic_locations();
+        barrier::log_panics();
         // SAFETY: the server passes live arguments; here, all of them are arguments, there is no name before them.
         let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
         let words: Vec<&[u8]> = args

@@ -1,6 +1,5 @@
 //! Truncated and bit-flipped DUMP payloads through RESTORE.
 
-
 use tagcache_tests::fuzz::Budget;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, entry_keys, inspect, wait_reclaimed};
 use tagcache_tests::payload::{body, with_footer};
