@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis_module::KeysCursor;
 
-use super::cluster::Cluster;
+use super::cluster::Watched;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -59,7 +59,8 @@ pub(crate) struct State {
     passes: u32,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
-    pub(crate) cluster: Cluster,
+    /// While there are leases, in a cluster.
+    pub(crate) cluster: Option<Watched>,
 }
 
 /// Databases by number.
