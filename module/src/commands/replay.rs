@@ -1,12 +1,9 @@
 use crate::args::{Cursor, Ttl};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::state::State;
+use crate::redis::state::{MAX_DATABASES, State};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state, store};
-
-/// More databases than any server has.
-const MAX_DATABASES: u64 = 1 << 20;
 
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes` → OK. Internal: what a primary's stream and an
 /// append-only file say beside the commands of the data itself. An administrator may send what a log contains.

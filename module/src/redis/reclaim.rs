@@ -342,7 +342,7 @@ fn remove_refused(ctx: &Context<'_>) {
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
-    let databases = state::with(|state| state.with_work(now));
+    let databases: Vec<u32> = state::with(|state| state.with_work(now).collect());
     let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
     let start = Instant::now();
     let mut steps = 0_u32;

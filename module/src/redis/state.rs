@@ -63,6 +63,9 @@ pub(crate) struct State {
     pub(crate) cluster: Option<Watched>,
 }
 
+/// More databases than any server has.
+pub(crate) const MAX_DATABASES: u64 = 1 << 20;
+
 /// Databases by number.
 type Databases = Vec<Option<Box<Database<Handle>>>>;
 
@@ -188,12 +191,6 @@ impl State {
         numbered.filter_map(|(number, database)| Some((number, database.as_deref_mut()?)))
     }
 
-    pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
-        let all = self.databases();
-        all.filter_map(|(number, db)| db.index.has_work(now_ms).then_some(number))
-            .collect()
-    }
-
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
@@ -304,8 +301,6 @@ impl State {
         mut bytes: &[u8],
         database: fn(&mut Self, u32) -> &mut Database<Handle>,
     ) -> Option<()> {
-        /// More than any server has.
-        const MAX_DATABASES: u64 = 1 << 20;
         while !bytes.is_empty() {
             let number = leb128::take(&mut bytes).filter(|&number| number < MAX_DATABASES)?;
             let reading = leb128::take(&mut bytes)?;
@@ -350,9 +345,15 @@ impl State {
         self.databases().any(|(_, db)| !db.leases.is_empty())
     }
 
-    /// Whether some database has something to do in the background.
+    /// Numbers of the databases that have something to do in the background.
+    pub(crate) fn with_work(&self, now_ms: u64) -> impl Iterator<Item = u32> {
+        let all = self.databases();
+        all.filter_map(move |(number, db)| db.index.has_work(now_ms).then_some(number))
+    }
+
+    /// Whether there is something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
-        !self.refused.is_empty() || self.databases().any(|(_, db)| db.index.has_work(now_ms))
+        !self.refused.is_empty() || self.with_work(now_ms).next().is_some()
     }
 }
 
