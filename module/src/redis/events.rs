@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
-use super::channel::{self, News};
+use super::channel;
 use super::cluster;
 use super::context::{Context, Mode, monotonic_ms, now_ms, random};
 use super::filter;
@@ -15,7 +15,7 @@ use super::state::{self, Loading, State};
 use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
-use crate::engine::{Counters, History};
+use crate::engine::{Counters, History, Invalidation};
 
 /// Subscribes to every event that may change the index.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -249,7 +249,7 @@ fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
     for db in dbs {
         let clock = state::with(|state| state.database(db).clock);
-        channel::publish(ctx, db, clock, News::Flush);
+        channel::publish(ctx, db, clock, Invalidation::Everything);
     }
 }
 

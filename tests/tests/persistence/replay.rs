@@ -1,6 +1,6 @@
 //! What an append-only file says is done as it says, whatever this node would decide today.
 
-use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_each_engine};
 
 fn logging(engine: &tagcache_tests::Engine) -> Server {
     Server::builder()
@@ -97,6 +97,34 @@ fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
             let info = call!(client, "CACHE.TAGINFO", "known");
             assert_eq!(info.field("invalidations").int(), 1);
             assert_eq!(call!(client, "DEBUG", "LOADAOF"), Reply::ok());
+        }
+    });
+}
+
+/// Stamps go on after those of the log, so that what is written afterwards is younger than what was invalidated there.
+#[test]
+fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
+    for_each_engine(|engine| {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let ahead = now.as_millis() as i64 + 30_000;
+        for logged in [
+            args!["CACHE.INVALIDATE", "", format!("@{ahead}"), "t"],
+            args!["CACHE.REVALIDATE", "", format!("@{ahead}"), "t"],
+            args!["CACHE.INVALIDATEWHERE", "ALL", 1, "t", "AT", ahead],
+            args!["CACHE.FLUSH", "AT", ahead],
+        ] {
+            let mut server = logging(engine);
+            let mut client = server.raw();
+            assert!(!client.call(&logged).is_error());
+            server.restart();
+            let mut client = server.raw();
+            call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "t");
+            let fetched = call!(client, "CACHE.FETCH", "key", "WITHTAGS", 1, "t");
+            assert_eq!(fetched.items()[0].text(), "HIT", "{logged:?}");
+            let dump = call!(client, "DUMP", "key").bytes().to_vec();
+            assert_eq!(call!(client, "RESTORE", "copy", 0, dump), Reply::ok());
+            let copy = call!(client, "CACHE.GET", "copy");
+            assert_eq!(copy, Reply::bulk("v"), "{logged:?}");
         }
     });
 }

@@ -8,7 +8,7 @@ use super::{
     Answer, Ask, Caller, Client, Freshness, LEASE_BYTES, Leases, MOST, NOBODY, REMEMBER_MS, Rows,
     Terms, Token, Used, WAITER_BYTES, Waiter,
 };
-use crate::engine::database::Database;
+use crate::engine::database::{Database, Invalidation};
 use crate::engine::index::{Effect, Incoming};
 
 impl Leases {
@@ -603,7 +603,8 @@ impl World {
                     Effect::Stale
                 };
                 let tags = [TAG];
-                self.cache.invalidate(&tags, effect, self.now, self.now);
+                let what = Invalidation::Tags(effect, &tags);
+                self.cache.invalidate(what, self.now, self.now);
                 self.drop_entry();
                 self.good = None;
             }
@@ -615,7 +616,8 @@ impl World {
             }
             Event::Flush => {
                 self.version += 1;
-                self.cache.flush(self.now);
+                self.cache
+                    .invalidate(Invalidation::Everything, self.now, self.now);
                 self.cache.leases.end_all(self.now);
                 self.drop_entry();
                 self.good = None;
