@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn a_tag_is_known_by_its_name_until_everything_is_flushed() {
-        for flush in [true, false] {
+        for by_command in [true, false] {
             let mut database = filled();
             invalidate(&mut database, b"a", Effect::Stale);
             assert!(database.history.of_named(b"a").is_some());
-            if flush {
+            if by_command {
                 flush(&mut database);
             } else {
                 assert_eq!(database.take_index().len(), 3);

@@ -975,7 +975,9 @@ mod tests {
         }
         let numbers = |numbers: [u64; 7]| {
             let mut bytes = Vec::new();
-            numbers.map(|number| leb128::push(&mut bytes, number));
+            for number in numbers {
+                leb128::push(&mut bytes, number);
+            }
             Past::decode(&mut &bytes[..])
         };
         let (count, time) = (u64::from(u32::MAX), (1 << 48) - 1);
