@@ -405,7 +405,8 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
-/// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
+/// What may be used inside [`with`] although it is, or refers to, a pointer of the server's: no call that is made with it there
+/// calls the module back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallsNothingBack<T>(T);
 
