@@ -566,6 +566,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     impl History {
@@ -1020,6 +1022,15 @@ mod tests {
         for len in [0, 0x7f] {
             saved[name_len] = len;
             assert_eq!(History::default().load(&mut &saved[..]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_loaded(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut history = History::default();
+            _ = history.load(&mut &bytes[..]);
+            history.validate();
         }
     }
 }
