@@ -113,11 +113,10 @@ impl Rules {
         if let Some(tag) = self.refused(tags) {
             return Err(self.refuse(ctx, tag));
         }
-        let sets = self.sets();
-        if reach == Reach::Tags && sets.len() <= 1 {
+        if reach == Reach::Tags && !self.text(has_selectors) {
             return Ok(());
         }
-        let permitted = sets.iter().any(|set| {
+        let permitted = self.text(split).iter().any(|set| {
             (reach == Reach::Tags || writes_every_key(set))
                 && Self::from_text(set).is_some_and(|rules| {
                     rules.permit(args.as_raw()) && rules.refused(tags).is_none()
@@ -157,20 +156,18 @@ impl Rules {
         }
     }
 
-    /// The user's own rules, and those of each selector. Empty on servers that do not return them.
-    fn sets(&self) -> Vec<Vec<u8>> {
+    /// Reads all rules, as the server writes them. On servers that do not return them, there are none.
+    fn text<R>(&self, read: fn(&[u8]) -> R) -> R {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {
-            let Some(describe) = raw::RedisModule_GetModuleUserACLString else {
-                return Vec::new();
-            };
-            let rules = describe(self.0);
+            let describe = raw::RedisModule_GetModuleUserACLString;
+            let rules = describe.map_or(std::ptr::null_mut(), |describe| describe(self.0));
             if rules.is_null() {
-                return Vec::new();
+                return read(b"");
             }
-            let sets = split(Str::from_raw(rules).bytes());
+            let result = read(Str::from_raw(rules).bytes());
             api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
-            sets
+            result
         }
     }
 
@@ -210,7 +207,12 @@ impl Drop for Rules {
     }
 }
 
-/// A user's rules as the server writes them, taken apart into its own and those in brackets.
+/// Whether a user's rules, as the server writes them, have some in brackets.
+fn has_selectors(text: &[u8]) -> bool {
+    text.contains(&b'(') && text.windows(2).any(|pair| pair == b" (")
+}
+
+/// The rules taken apart into the user's own and those in brackets.
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
     let mut sets: Vec<Vec<u8>> = vec![Vec::new()];
     for rule in text.split(|&byte| byte == b' ') {
@@ -252,6 +254,7 @@ mod tests {
         ];
         assert_eq!(sets, expected);
         assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
+        assert!(has_selectors(b"on ~* (~x:* +get)") && !has_selectors(b"on ~a(b ~(c +get"));
         assert_eq!(split(b"on nopass ~a) +@all"), [b"on nopass ~a) +@all"]);
         assert_eq!(split(b"on (~*) +get)")[1], b"~*) +get");
     }
