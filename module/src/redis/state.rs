@@ -301,9 +301,11 @@ impl State {
         mut bytes: &[u8],
         database: fn(&mut Self, u32) -> &mut Database<Handle>,
     ) -> Option<()> {
+        /// The clock is an integer of the protocol.
+        const MAX_CLOCK: u64 = i64::MAX as u64;
         while !bytes.is_empty() {
             let number = leb128::take(&mut bytes).filter(|&number| number < MAX_DATABASES)?;
-            let reading = leb128::take(&mut bytes)?;
+            let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
             let database = database(self, number as u32);
             database.clock = database.clock.max(reading);
             database.history.load(&mut bytes)?;
