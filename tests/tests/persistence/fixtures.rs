@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tagcache_tests::fetch::fetch;
-use tagcache_tests::look::{
-    assert_index_agrees, entry_keys, inspect, stat, tagscan, wait_reclaimed,
-};
+use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// The longest grace, 34 years, ms: what is stale in the files stays so.
