@@ -2,7 +2,9 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
-use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, Reply, args, call, command, on_both_protocols, run, split, wait_until,
+};
 
 use crate::LONG;
 
@@ -48,6 +50,52 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
         });
         assert_eq!(stat(client, "entries"), 0);
         assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+/// The server removes it only some time later, and not while it sleeps: what it is asked behind that knows better.
+#[test]
+fn what_is_past_its_grace_is_not_counted() {
+    on_both_protocols(|_server, client| {
+        let soft = |command: &str| {
+            [
+                args!["FLUSHALL"],
+                args!["CACHE.SET", "past", "v", "GRACE", 20, "TAGS", 2, "a", "b"],
+                command!("CACHE.SET other v GRACE {LONG} TAGS 1 b"),
+                split(command),
+                args!["DEBUG", "SLEEP", "0.05"],
+                args!["CACHE.EXISTS", "past"],
+            ]
+        };
+        for command in [
+            "CACHE.REVALIDATE a",
+            "CACHE.INVALIDATEWHERE ALL 1 a SOFT",
+            "CACHE.INVALIDATEWHERE ALL 1 a SOFT GRACE 10",
+        ] {
+            let mut commands = soft(command).to_vec();
+            commands.extend(["a", "b"].map(|tag| args!["CACHE.TAGINFO", tag]));
+            commands.push(args!["CACHE.INVALIDATE", "a", "b"]);
+            let replies = client.pipeline(&commands);
+            assert_eq!(replies[3], Reply::Int(1), "{command}");
+            run!(client, "CACHE.SET other v GRACE {LONG} TAGS 1 b");
+            let bytes = call!(client, "CACHE.INSPECT", "other")
+                .field("memory")
+                .int();
+            // After CACHE.INVALIDATEWHERE the name of a tag without entries is not known.
+            let figures = |info: &Reply| match info {
+                Reply::Null => (0, 0),
+                info => (info.field("entries").int(), info.field("bytes").int()),
+            };
+            assert_eq!(figures(&replies[6]), (0, 0), "{command}");
+            assert_eq!(figures(&replies[7]), (1, bytes), "{command}");
+            assert_eq!(replies[8], Reply::Int(1), "{command}");
+
+            let mut commands = soft(command).to_vec();
+            commands.push(args!["CACHE.REVALIDATE", "b"]);
+            commands.push(args!["EXISTS", "past"]);
+            let replies = client.pipeline(&commands);
+            assert_eq!(replies[6..], [Reply::Int(1), Reply::Int(0)], "{command}");
+        }
     });
 }
 
