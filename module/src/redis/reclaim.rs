@@ -53,13 +53,17 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     }
 }
 
-/// Has the server look at each entry of a small tag, so that it removes those that have expired: it does so by itself only
-/// in time. Answers what of the tag is not removed and yet not visible: what a replica hides, and what is past its grace
-/// since a soft invalidation. O(entries, up to `reclaim-inline`).
+/// Has the server look at each entry of a small tag, so that it removes those that have expired or are past their grace
+/// since a soft invalidation: it does so by itself only in time. Answers what of the tag it hides without removing it, as a
+/// replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     for (slot, handle, name) in few_of(ctx, db, tag) {
-        if ctx.exists(name.as_str()) && past_grace(db, slot, now).is_none() {
+        let past = past_grace(db, slot, now);
+        if let Some(softened) = past {
+            look_after(ctx, db, softened, now);
+        }
+        if ctx.exists(name.as_str()) && past.is_none() {
             continue;
         }
         state::with(|state| {

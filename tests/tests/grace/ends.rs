@@ -55,46 +55,48 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
 
 /// The server removes it only some time later, and not while it sleeps: what it is asked behind that knows better.
 #[test]
-fn what_is_past_its_grace_is_not_counted() {
+fn what_is_past_its_grace_or_has_expired_is_not_counted() {
     on_both_protocols(|_server, client| {
-        let soft = |command: &str| {
-            [
-                args!["FLUSHALL"],
-                args!["CACHE.SET", "past", "v", "GRACE", 20, "TAGS", 2, "a", "b"],
-                command!("CACHE.SET other v GRACE {LONG} TAGS 1 b"),
-                split(command),
-                args!["DEBUG", "SLEEP", "0.05"],
-                args!["CACHE.EXISTS", "past"],
-            ]
-        };
-        for command in [
+        for soft in [
             "CACHE.REVALIDATE a",
             "CACHE.INVALIDATEWHERE ALL 1 a SOFT",
             "CACHE.INVALIDATEWHERE ALL 1 a SOFT GRACE 10",
         ] {
-            let mut commands = soft(command).to_vec();
-            commands.extend(["a", "b"].map(|tag| args!["CACHE.TAGINFO", tag]));
-            commands.push(args!["CACHE.INVALIDATE", "a", "b"]);
-            let replies = client.pipeline(&commands);
-            assert_eq!(replies[3], Reply::Int(1), "{command}");
-            run!(client, "CACHE.SET other v GRACE {LONG} TAGS 1 b");
-            let bytes = call!(client, "CACHE.INSPECT", "other")
-                .field("memory")
-                .int();
+            let mut after_sleep = |asked: &[&str]| {
+                let mut commands = vec![
+                    args!["FLUSHALL"],
+                    command!("CACHE.SET other v GRACE {LONG} TAGS 1 b"),
+                    args!["CACHE.SET", "past", "v", "GRACE", 20, "TAGS", 2, "a", "b"],
+                    split(soft),
+                    args!["CACHE.SET", "expired", "v", "PX", 1, "TAGS", 2, "a", "b"],
+                    args!["CACHE.INSPECT", "other"],
+                    args!["DEBUG", "SLEEP", "0.05"],
+                ];
+                let before = commands.len();
+                commands.extend(asked.iter().map(|line| split(line)));
+                let replies = client.pipeline(&commands);
+                assert_eq!(replies[3], Reply::Int(1), "{soft}");
+                let bytes = replies[5].field("memory").int();
+                (replies[before..].to_vec(), bytes)
+            };
+            let (infos, bytes) = after_sleep(&["CACHE.TAGINFO a", "CACHE.TAGINFO b"]);
             // After CACHE.INVALIDATEWHERE the name of a tag without entries is not known.
             let figures = |info: &Reply| match info {
                 Reply::Null => (0, 0),
                 info => (info.field("entries").int(), info.field("bytes").int()),
             };
-            assert_eq!(figures(&replies[6]), (0, 0), "{command}");
-            assert_eq!(figures(&replies[7]), (1, bytes), "{command}");
-            assert_eq!(replies[8], Reply::Int(1), "{command}");
-
-            let mut commands = soft(command).to_vec();
-            commands.push(args!["CACHE.REVALIDATE", "b"]);
-            commands.push(args!["EXISTS", "past"]);
-            let replies = client.pipeline(&commands);
-            assert_eq!(replies[6..], [Reply::Int(1), Reply::Int(0)], "{command}");
+            assert_eq!(figures(&infos[0]), (0, 0), "{soft}");
+            assert_eq!(figures(&infos[1]), (1, bytes), "{soft}");
+            for asked in [
+                "CACHE.INVALIDATE a b",
+                "CACHE.REVALIDATE a b",
+                "CACHE.INVALIDATEWHERE ANY 2 a b DRYRUN",
+                "CACHE.INVALIDATEWHERE ANY 2 a b SOFT",
+                "CACHE.INVALIDATEWHERE ALL 1 b",
+            ] {
+                let (replies, _) = after_sleep(&[asked, "EXISTS past expired"]);
+                assert_eq!(replies, [Reply::Int(1), Reply::Int(0)], "{soft}: {asked}");
+            }
         }
     });
 }
