@@ -188,6 +188,15 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         Reach::Everything
     };
     access::check_pairs(ctx, args, asked.tags(), reach)?;
+    if asked.at_ms.is_none() {
+        for tag in [condition.all, condition.any]
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            reclaim::meet_expired(ctx, tag);
+        }
+    }
     if asked.is_dry_run {
         let db = ctx.db();
         let count = state::with(|state| state.database(db).index.count_where(condition));
