@@ -378,7 +378,7 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(crate::engine::index::tests::cases(1000)))]
     #[test]
-    fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..80)) {
+    fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 20 } else { 80 })) {
         let mut model = Model {
             leases: Leases::new(seed | SEED),
             keys: Default::default(),
