@@ -4,15 +4,18 @@
 //! One string ([`crate::record`]). Key and TTL are the server's.
 //!
 //! Auxiliary data: one string, the clocks and what is remembered of invalidations ([`State::histories`]).
+//!
+//! Encodings 1 to 3 are read as well (`older.rs`).
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::NonNull;
 
-use redis_module::{RedisBuffer, raw};
+use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, monotonic_ms, now_ms};
 use super::key;
+use super::older::Reader;
 use super::sizes;
 use super::state::{self, CallsNothingBack, State};
 use super::store;
@@ -195,28 +198,34 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
         };
         // SAFETY: the stream is alive.
         let db = u32::try_from(unsafe { api!(RedisModule_GetDbIdFromIO(io)) }).ok();
-        let loaded = load_string(io, encoding).and_then(|packed| {
-            let record = Record::decode(packed.as_ref())?;
-            Some(arrive(name, db, &record))
-        });
+        let loaded = match encoding {
+            1 | 2 => {
+                // Nothing says whether it has a TTL.
+                let db = db.filter(|_| state::with(|state| state.is_staging()));
+                let packed = Reader(io).entry(encoding);
+                packed.and_then(|packed| arrive(name, db, &packed))
+            }
+            3 | ENCODING => {
+                let packed = raw::load_string_buffer(io).ok();
+                packed.and_then(|packed| arrive(name, db, packed.as_ref()))
+            }
+            _ => refuse(encoding),
+        };
         loaded.map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
     })
 }
 
-/// The string that was saved, of this encoding.
-fn load_string(io: *mut raw::RedisModuleIO, encoding: c_int) -> Option<RedisBuffer> {
-    if encoding != ENCODING {
-        log(&format!(
-            "what is loaded has encoding {encoding}, this module reads {ENCODING}"
-        ));
-        return None;
-    }
-    raw::load_string_buffer(io).ok()
+fn refuse<T>(encoding: c_int) -> Option<T> {
+    log(&format!(
+        "what is loaded has encoding {encoding}, this module knows 1 to {ENCODING}: update it first"
+    ));
+    None
 }
 
 /// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
 /// where its key is opened.
-fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
+fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
+    let record = Record::decode(packed)?;
     let parts = Parts {
         value: record.value,
         created_ms: record.created_ms,
@@ -238,7 +247,7 @@ fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
             state.transit.arrives_at(db, name);
         }
     });
-    new
+    Some(new)
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
@@ -259,9 +268,13 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
     let loaded = guard(Place::Load, None, || {
-        let histories = load_string(io, encoding)?;
-        let bytes = histories.as_ref();
-        state::with(|state| state.load_histories(bytes, State::loaded_database))
+        let load =
+            |bytes: &[u8]| state::with(|state| state.load_histories(bytes, State::loaded_database));
+        match encoding {
+            1..=3 => load(&Reader(io).histories(encoding)?),
+            ENCODING => load(raw::load_string_buffer(io).ok()?.as_ref()),
+            _ => refuse(encoding),
+        }
     });
     (if loaded.is_some() {
         raw::REDISMODULE_OK

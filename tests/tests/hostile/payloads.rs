@@ -1,5 +1,7 @@
 //! Truncated and bit-flipped DUMP payloads through RESTORE.
 
+use std::path::Path;
+
 use tagcache_tests::fuzz::Budget;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, entry_keys, inspect, wait_reclaimed};
 use tagcache_tests::payload::{body, with_footer};
@@ -49,7 +51,11 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
         call!(client, "CACHE.REVALIDATE", "softened");
         call!(client, "DUMP", set[1]).bytes().to_vec()
     };
-    sets.iter().map(dump).collect()
+    let mut payloads: Vec<_> = sets.iter().map(dump).collect();
+    // What earlier versions wrote is read by other code.
+    let earlier = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/encoding-1.tagged.dump");
+    payloads.push(std::fs::read(earlier).expect("it is kept for ever"));
+    payloads
 }
 
 fn guards(server: &Server) -> RawClient {

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use tagcache_tests::fetch::fetch;
-use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
+use tagcache_tests::look::{
+    assert_index_agrees, entry_keys, inspect, stat, tagscan, wait_reclaimed,
+};
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// The longest grace, 34 years, ms: what is stale in the files stays so.
@@ -29,8 +31,103 @@ fn text_tags(client: &mut RawClient, key: &[u8]) -> Vec<String> {
     entry.tags.iter().map(text).collect()
 }
 
-/// What `encoding-4.rdb` holds: entries in each state and of each kind, in two databases.
-fn write_dataset_of_encoding_4(client: &mut RawClient) {
+/// What `encoding-1.rdb` holds: six entries and a string in database 0, where 40 entries were saved as gone, and one
+/// entry in database 3.
+fn holds_the_dataset_of_encoding_1(server: &Server, client: &mut RawClient) {
+    assert_eq!(call!(client, "CACHE.GET", "plain"), Reply::bulk("value"));
+    assert!(text_tags(client, b"plain").is_empty());
+    assert_eq!(text_tags(client, b"tagged"), ["a", "b"]);
+    let tagged = inspect(client, "tagged").expect("it is in the file");
+    assert_eq!((tagged.hits, tagged.expires), (3, false));
+    let timed = call!(client, "CACHE.INSPECT", "timed");
+    assert!(
+        timed.field("pttl").int() > 1_000_000_000_000,
+        "it expires in the year 5138: {timed:?}"
+    );
+    assert_eq!(timed.field("state").text(), "fresh");
+    assert_eq!(timed.field("grace"), Reply::Int(0));
+    let all: Vec<u8> = (0..=255).collect();
+    assert_eq!(
+        call!(client, "CACHE.GET", b"bin\0\r\n\xff"),
+        Reply::bulk(all)
+    );
+    let binary = inspect(client, b"bin\0\r\n\xff").expect("it is in the file");
+    assert_eq!(
+        binary.tags,
+        [b"\0\xff\r\n".to_vec(), "t".repeat(512).into_bytes()]
+    );
+    assert_eq!(call!(client, "CACHE.GET", "empty"), Reply::bulk(""));
+    let many: Vec<String> = (0..128).map(|n| format!("many{n}")).collect();
+    assert_eq!(text_tags(client, b"large"), many);
+    assert_eq!(
+        call!(client, "CACHE.GET", "large").bytes(),
+        [b'x'; 5000].as_slice()
+    );
+    assert_eq!(call!(client, "GET", "native"), Reply::bulk("string"));
+    assert_eq!(
+        (stat(client, "entries"), stat(client, "clock")),
+        (6, 8),
+        "what was gone does not come back"
+    );
+    let keys = tagscan(client, b"b", 10);
+    assert_eq!(
+        keys.into_iter().collect::<Vec<_>>(),
+        [b"empty".to_vec(), b"tagged".to_vec()]
+    );
+    wait_reclaimed(client);
+    assert_eq!(entry_keys(client).len(), 6);
+    call!(client, "SELECT", 3);
+    assert_eq!(
+        call!(client, "CACHE.GET", "plain"),
+        Reply::bulk("of database 3")
+    );
+    assert_eq!((stat(client, "entries"), stat(client, "clock")), (1, 2));
+    call!(client, "SELECT", 0);
+    assert_index_agrees(server, &[0, 3], &[b"gone", b"unknown"]);
+}
+
+#[test]
+fn a_file_of_encoding_1_loads_and_can_be_saved_again() {
+    for_all_engines(|engine| {
+        let (mut server, mut client) = loaded(engine, "encoding-1.rdb");
+        holds_the_dataset_of_encoding_1(&server, &mut client);
+        let hits = inspect(&mut client, "plain").unwrap().hits;
+        assert_eq!(call!(client, "SAVE"), Reply::ok());
+        server.kill_9();
+        server.restart();
+        let mut client = server.raw();
+        assert_eq!(inspect(&mut client, "plain").unwrap().hits, hits);
+        assert_eq!(stat(&mut client, "entries"), 6);
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(2));
+        assert_eq!(stat(&mut client, "clock"), 9);
+        assert_index_agrees(&server, &[0, 3], &[b"a"]);
+    });
+}
+
+#[test]
+fn payloads_of_encoding_1_are_restored() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for (key, value, tags, hits) in [
+            ("plain", "value", &[][..], 0),
+            ("tagged", "value of tagged", &["a", "b"], 3),
+            ("timed", "expires in the year 5138", &["a"], 0),
+        ] {
+            let payload = std::fs::read(fixture(&format!("encoding-1.{key}.dump"))).unwrap();
+            assert_eq!(call!(client, "RESTORE", key, 0, payload), Reply::ok());
+            assert_eq!(text_tags(&mut client, key.as_bytes()), tags);
+            let entry = inspect(&mut client, key).unwrap();
+            assert_eq!((entry.state.as_str(), entry.hits), ("fresh", hits));
+            assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk(value));
+        }
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "a"), Reply::Int(2));
+        assert_index_agrees(&server, &[0], &[b"a", b"b"]);
+    });
+}
+
+/// What the files of encoding 2 to 4 hold: entries in each state and of each kind, in two databases.
+fn write_dataset(client: &mut RawClient) {
     let all: Vec<u8> = (0..=255).collect();
     let sets = [
         args!["CACHE.SET", "plain", "value"],
@@ -89,7 +186,7 @@ fn write_dataset_of_encoding_4(client: &mut RawClient) {
     }
 }
 
-fn holds_the_dataset_of_encoding_4(server: &Server, client: &mut RawClient) {
+fn holds_the_dataset(server: &Server, client: &mut RawClient, long: i64) {
     assert!(fetch(client, "plain").is_hit("value"));
     assert!(fetch(client, "tagged").is_hit("value of tagged"));
     assert_eq!(text_tags(client, b"tagged"), ["a", "b"]);
@@ -106,8 +203,8 @@ fn holds_the_dataset_of_encoding_4(server: &Server, client: &mut RawClient) {
     }
     for (key, grace) in [
         ("graced", 5000),
-        ("soft", LONG),
-        ("expired", LONG),
+        ("soft", long),
+        ("expired", long),
         ("plain", 0),
     ] {
         let seen = call!(client, "CACHE.INSPECT", key).field("grace");
@@ -128,37 +225,68 @@ fn holds_the_dataset_of_encoding_4(server: &Server, client: &mut RawClient) {
     assert_index_agrees(server, &[0, 3], &[b"soft", b"unknown"]);
 }
 
+/// What is stale in the file of encoding 2 stays so for longer than a command allows today.
+const LONGER: i64 = 1 << 46;
+
 #[test]
-fn a_file_of_encoding_4_loads_and_can_be_saved_again() {
+fn files_of_encoding_2_to_4_load_and_can_be_saved_again() {
     for_all_engines(|engine| {
-        let (mut server, mut client) = loaded(engine, "encoding-4.rdb");
-        holds_the_dataset_of_encoding_4(&server, &mut client);
-        assert_eq!(call!(client, "SAVE"), Reply::ok());
-        server.kill_9();
-        server.restart();
-        let mut client = server.raw();
-        holds_the_dataset_of_encoding_4(&server, &mut client);
-        assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(3));
-        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
-        assert_index_agrees(&server, &[0, 3], &[b"b"]);
+        for (name, long) in [
+            ("encoding-2.rdb", LONGER),
+            ("encoding-3.rdb", LONG),
+            ("encoding-4.rdb", LONG),
+        ] {
+            let (mut server, mut client) = loaded(engine, name);
+            holds_the_dataset(&server, &mut client, long);
+            assert_eq!(call!(client, "SAVE"), Reply::ok());
+            server.kill_9();
+            server.restart();
+            let mut client = server.raw();
+            holds_the_dataset(&server, &mut client, long);
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(3));
+            assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
+            assert_index_agrees(&server, &[0, 3], &[b"b"]);
+        }
+    });
+}
+
+/// A module of 0.2.0 remembered invalidations in the file, as numbers and names; an older one only the clocks.
+#[test]
+fn invalidations_that_files_of_encoding_3_and_4_remember_are_known() {
+    for_all_engines(|engine| {
+        for (name, is_known) in [
+            ("encoding-2.rdb", false),
+            ("encoding-3.rdb", true),
+            ("encoding-4.rdb", true),
+        ] {
+            let (_server, mut client) = loaded(engine, name);
+            let times = call!(client, "CACHE.TAGTIMES", "unknown", "soft");
+            let [hard, soft] =
+                [(0, 0), (1, 1)].map(|(tag, kind)| times.items()[tag].items()[kind].int());
+            assert_eq!([hard > 0, soft > 0], [is_known; 2], "{name}: {times:?}");
+        }
     });
 }
 
 #[test]
-fn payloads_of_encoding_4_are_restored() {
+fn payloads_of_encoding_2_to_4_are_restored() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        for key in ["tagged", "graced", "soft"] {
-            let payload = std::fs::read(fixture(&format!("encoding-4.{key}.dump"))).unwrap();
-            assert_eq!(call!(client, "RESTORE", key, 0, payload), Reply::ok());
+        for encoding in 2..=4 {
+            for key in ["tagged", "graced", "soft"] {
+                let name = format!("encoding-{encoding}.{key}.dump");
+                let payload = std::fs::read(fixture(&name)).unwrap();
+                let restored = call!(client, "RESTORE", key, 0, payload, "REPLACE");
+                assert_eq!(restored, Reply::ok(), "{name}");
+            }
+            assert!(fetch(&mut client, "tagged").is_hit("value of tagged"));
+            assert!(fetch(&mut client, "graced").is_hit("g"));
+            assert!(fetch(&mut client, "soft").is_stale("s"));
+            let hits = inspect(&mut client, "tagged").unwrap().hits;
+            assert!(hits >= 4_000_000_000);
+            assert_index_agrees(&server, &[0], &[]);
         }
-        assert!(fetch(&mut client, "tagged").is_hit("value of tagged"));
-        assert!(fetch(&mut client, "graced").is_hit("g"));
-        assert!(fetch(&mut client, "soft").is_stale("s"));
-        let hits = inspect(&mut client, "tagged").unwrap().hits;
-        assert!(hits >= 4_000_000_000);
-        assert_index_agrees(&server, &[0], &[]);
     });
 }
 
@@ -171,8 +299,8 @@ fn write_fixtures_of_todays_encoding() {
     let directory = Path::new(&directory);
     let server = Server::start();
     let mut client = server.raw();
-    write_dataset_of_encoding_4(&mut client);
-    holds_the_dataset_of_encoding_4(&server, &mut client);
+    write_dataset(&mut client);
+    holds_the_dataset(&server, &mut client, LONG);
     for key in ["tagged", "graced", "soft"] {
         let payload = call!(client, "DUMP", key).bytes().to_vec();
         std::fs::write(directory.join(format!("{key}.dump")), payload).unwrap();
