@@ -6,9 +6,11 @@
 //! ```
 //! At the end it prints how many times faster a local hit is than a round trip, and how it compares with a hit of a
 //! `LocalCache`: measured in alternating samples in one run, the median of the ratios. `-- --ratios` does only that.
+//! `-- --instructions` counts the instructions of both hits with valgrind's callgrind, which gives the same on every run.
 #![allow(missing_docs, reason = "criterion's macros document nothing")]
 
 use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cpu_time::ThreadTime;
@@ -192,33 +194,15 @@ fn ratios() {
          wanted 200: {reached}"
     );
 
-    let local: LocalCache<u64> = LocalCache::new(10_000);
-    local.set("number", 7, Duration::from_secs(3600), []);
-    let cache = &world.two_tier;
-    world.runtime.block_on(async {
-        let stored = cache.set("number", &7_u64, long()).await;
-        stored.expect("it is stored");
-        let before = cache.stats().local.hits;
-        while cache.stats().local.hits == before {
-            let _: Option<u64> = cache.get("number").await.expect("it is read");
-        }
-    });
+    let local = hold_number(&world);
     // By the time that the thread has a processor: what else runs on the machine counts less.
     let slower = spread(|| {
         let start = ThreadTime::now();
-        for _ in 0..hits {
-            assert!(black_box(local.get(black_box("number"))).is_some());
-        }
+        hits_of_local(&local, hits);
         let alone = start.elapsed();
-        let both = world.runtime.block_on(async {
-            let start = ThreadTime::now();
-            for _ in 0..hits {
-                let value: Option<u64> = cache.get(black_box("number")).await.expect("it is held");
-                assert!(black_box(value).is_some());
-            }
-            start.elapsed()
-        });
-        each(both, hits) / each(alone, hits)
+        let start = ThreadTime::now();
+        hits_of_both(&world, hits);
+        each(start.elapsed(), hits) / each(alone, hits)
     });
     let [least, median, most] = slower;
     let reached = if median <= 1.3 {
@@ -232,6 +216,74 @@ fn ratios() {
     );
 }
 
+/// Not inlined, so that callgrind finds it by name.
+#[inline(never)]
+fn hits_of_local(local: &LocalCache<u64>, times: u64) {
+    for _ in 0..times {
+        assert!(black_box(local.get(black_box("number"))).is_some());
+    }
+}
+
+/// Not inlined, so that callgrind finds it by name.
+#[inline(never)]
+fn hits_of_both(world: &World, times: u64) {
+    world.runtime.block_on(async {
+        for _ in 0..times {
+            let value: Option<u64> = world
+                .two_tier
+                .get(black_box("number"))
+                .await
+                .expect("it is held");
+            assert!(black_box(value).is_some());
+        }
+    });
+}
+
+/// The same number in a `LocalCache` and in both tiers.
+fn hold_number(world: &World) -> LocalCache<u64> {
+    let local: LocalCache<u64> = LocalCache::new(10_000);
+    local.set("number", 7, Duration::from_secs(3600), []);
+    let cache = &world.two_tier;
+    world.runtime.block_on(async {
+        let stored = cache.set("number", &7_u64, long()).await;
+        stored.expect("it is stored");
+        let before = cache.stats().local.hits;
+        while cache.stats().local.hits == before {
+            let _: Option<u64> = cache.get("number").await.expect("it is read");
+        }
+    });
+    local
+}
+
+/// Instructions of one hit of each: the difference between two runs of this program.
+fn instructions() {
+    let program = std::env::current_exe().expect("this program");
+    let run = |tier, times: u64| -> f64 {
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .args([
+                "--toggle-collect=*two_tier::hits_of_both",
+                "--toggle-collect=*two_tier::hits_of_local",
+                &program.to_string_lossy(),
+            ])
+            .args(["--hits", tier, &times.to_string()])
+            .output()
+            .expect("valgrind runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        let collected = text
+            .rsplit_once("Collected : ")
+            .map(|(_, rest)| rest.trim());
+        let count = collected.and_then(|rest| rest.lines().next()?.trim().parse().ok());
+        count.unwrap_or_else(|| panic!("callgrind said: {text}"))
+    };
+    let each = |tier| (run(tier, 40_000) - run(tier, 20_000)) / 20_000.0;
+    let (local, both) = (each("LocalCache"), each("Cache"));
+    println!(
+        "instructions of a hit: LocalCache {local:.0}, Cache {both:.0}: {:.2} x",
+        both / local
+    );
+}
+
 /// Lowest, median and highest of 11 samples.
 fn spread(sample: impl FnMut() -> f64) -> [f64; 3] {
     let mut samples: Vec<f64> = std::iter::repeat_with(sample).take(11).collect();
@@ -242,14 +294,29 @@ fn spread(sample: impl FnMut() -> f64) -> [f64; 3] {
 criterion_group!(benches, reads, loads);
 
 fn main() {
-    let only_ratios = std::env::args().any(|arg| arg == "--ratios");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, tier, times, ..] = args.as_slice()
+        && flag == "--hits"
+    {
+        let times = times.parse().expect("a number of hits");
+        let world = World::new();
+        let local = hold_number(&world);
+        match tier.as_str() {
+            "LocalCache" => hits_of_local(&local, times),
+            _ => hits_of_both(&world, times),
+        }
+        return;
+    }
+    if args.iter().any(|arg| arg == "--instructions") {
+        return instructions();
+    }
+    let only_ratios = args.iter().any(|arg| arg == "--ratios");
     if !only_ratios {
         benches();
         Criterion::default().configure_from_args().final_summary();
     }
     // `cargo test` runs benches once with `--test`, and a name picks some of them: then nobody asked for this.
-    if only_ratios || std::env::args().any(|arg| arg == "--bench") && std::env::args().count() == 2
-    {
+    if only_ratios || args == ["--bench"] {
         ratios();
     }
 }

@@ -13,6 +13,11 @@ pub(crate) fn write(mut number: u64, mut put: impl FnMut(u8)) {
     put(number as u8);
 }
 
+/// Appends a number.
+pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
+    write(number, |byte| bytes.push(byte));
+}
+
 /// How many bytes [`write`] takes for a number.
 pub(crate) const fn len(number: u64) -> usize {
     (70 - (number | 1).leading_zeros() as usize) / 7
@@ -64,7 +69,7 @@ mod tests {
         fn a_number_comes_back(number in any::<u64>(), shift in 0_u32..64) {
             let number = number >> shift;
             let mut bytes = Vec::new();
-            super::write(number, |byte| bytes.push(byte));
+            super::push(&mut bytes, number);
             prop_assert_eq!(super::len(number), bytes.len());
             let mut rest = &bytes[..];
             prop_assert_eq!(super::take(&mut rest), Some(number));

@@ -1,5 +1,5 @@
-//! An entry as one string: how it lies in RDB files and dumps from encoding 3 on. A server reads and writes one string
-//! several times faster than a dozen numbers and strings.
+//! An entry as one string: how it lies in RDB files and dumps. A server reads and writes one string several times faster
+//! than a dozen numbers and strings.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -22,8 +22,8 @@ const HAS_GRACE: u8 = 8;
 const HAS_SOFT: u8 = 16;
 
 /// What a payload may claim at most.
-const MAX_TAGS: u64 = 16_384;
-const MAX_TAG_BYTES: u64 = 65_536;
+pub(crate) const MAX_TAGS: u64 = 16_384;
+pub(crate) const MAX_TAG_BYTES: u64 = 65_536;
 pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// An entry that is saved, or was.

@@ -69,7 +69,7 @@ impl<V: ?Sized> Lifecycle<Handle, Arc<V>> for Leaving {
 
 impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
         let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
         let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {

@@ -1,12 +1,11 @@
 use crate::args::{Cursor, next_grace_ms, set_once};
-use crate::engine::{Condition, Database, Effect};
-use crate::entry::Handle;
+use crate::engine::{Condition, Effect, Invalidation};
 use crate::error::Error;
+use crate::record::MAX_TIME_MS;
 use crate::redis::access::{self, Access, Reach};
-use crate::redis::channel::{self, News};
 use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, propagation, reclaim, state, store, waiting};
+use crate::redis::{Args, Context, channel, propagation, reclaim, state, store, waiting};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -29,23 +28,15 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
         Effect::Gone => ("CACHE.INVALIDATE", c"cache.invalidate"),
         Effect::Stale => ("CACHE.REVALIDATE", c"cache.revalidate"),
     };
-    let at = at_ms.unwrap_or_else(stamp);
-    let (db, now) = (ctx.db(), now_ms());
-    if at_ms.is_some() && ctx.is_replay() {
-        state::with(|state| state.follow(db, at, now));
-    }
     let taken = if at_ms.is_none() {
         reclaim::take_few(ctx, tags, effect)
     } else {
         0
     };
-    let dropped = taken
-        + run(ctx, News::Tags(effect, tags), |database| {
-            database.invalidate(tags, effect, at, now)
-        });
+    let (dropped, at) = run(ctx, Invalidation::Tags(effect, tags), at_ms);
     given().for_each(|tag| ctx.notify(event, tag));
     replicate_tags(ctx, name, at_ms, at, tags);
-    finish(ctx, dropped);
+    finish(ctx, taken + dropped);
     Ok(())
 }
 
@@ -60,15 +51,10 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         _ => return Err(Error::WrongArity),
     };
-    let now = at_ms.unwrap_or_else(stamp);
-    let dropped = run(ctx, News::Flush, |database| database.flush(now));
+    let (dropped, at) = run(ctx, Invalidation::Everything, at_ms);
     waiting::restart(ctx, ctx.db());
-    replicate(
-        ctx,
-        "CACHE.FLUSH",
-        at_ms,
-        &[b"AT", now.to_string().as_bytes()],
-    );
+    let at = at.to_string();
+    replicate(ctx, "CACHE.FLUSH", at_ms, &[b"AT", at.as_bytes()]);
     finish(ctx, dropped);
     Ok(())
 }
@@ -117,13 +103,10 @@ fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&
     }
 }
 
-/// What an entry and an invalidation have room for.
-pub(super) const MAX_TIME_MS: u64 = (1 << 48) - 1;
-
 /// What CACHE.INVALIDATEWHERE was asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct WhereArgs<'a> {
-    pub(super) condition: Condition<'a>,
+struct WhereArgs<'a> {
+    condition: Condition<'a>,
     effect: Effect,
     /// How long they may be stale at most.
     limit_ms: Option<u64>,
@@ -132,7 +115,7 @@ pub(super) struct WhereArgs<'a> {
     at_ms: Option<u64>,
 }
 
-pub(super) fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
+fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
     let mut condition = Condition::default();
     let (mut soft, mut limit_ms, mut dry_run, mut at_ms) = (None, None, None, None);
     let mut cursor = Cursor::new(words);
@@ -205,53 +188,52 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         Reach::Everything
     };
     access::check_pairs(ctx, args, asked.tags(), reach)?;
+    if asked.at_ms.is_none() {
+        for tag in [condition.all, condition.any]
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            reclaim::meet_expired(ctx, tag);
+        }
+    }
     if asked.is_dry_run {
         let db = ctx.db();
         let count = state::with(|state| state.database(db).index.count_where(condition));
         ctx.reply_integer(count as i64);
         return Ok(());
     }
-    let (at, now) = (asked.at_ms.unwrap_or_else(stamp), now_ms());
-    let dropped = run(ctx, News::Where(asked.effect, condition), |database| {
-        let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
-        database.invalidate_where(condition, asked.effect, limit_ms, at, now)
-    });
-    let (name, time) = ("CACHE.INVALIDATEWHERE", at.to_string());
-    replicate(
-        ctx,
-        name,
-        asked.at_ms,
-        &[words, &[b"AT", time.as_bytes()]].concat(),
-    );
+    let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
+    let what = Invalidation::Where(asked.effect, condition, limit_ms);
+    let (dropped, at) = run(ctx, what, asked.at_ms);
+    let at = at.to_string();
+    let words = [words, &[b"AT", at.as_bytes()]].concat();
+    replicate(ctx, "CACHE.INVALIDATEWHERE", asked.at_ms, &words);
     finish(ctx, dropped);
     Ok(())
 }
 
-/// When an invalidation happens that happens now, unix ms.
-fn stamp() -> u64 {
-    let (now, monotonic) = (now_ms(), monotonic_ms());
-    state::with(|state| {
-        // At once if the clock was set back: what was written before must not seem younger.
-        state.watch_clock(now, monotonic);
-        state.stamps_at(now, || monotonic).of_invalidation(now)
-    })
-}
-
-/// Invalidates, and notifies local tiers.
-pub(super) fn run(
-    ctx: &Context<'_>,
-    news: News<'_>,
-    invalidate: impl FnOnce(&mut Database<Handle>) -> u64 + Send,
-) -> u64 {
-    let db = ctx.db();
-    let (dropped, clock) = store::change(db, || {
+/// Invalidates, now or when a primary or a log says that it happened, and notifies local tiers. Returns how much was
+/// dropped, and the stamp.
+fn run(ctx: &Context<'_>, what: Invalidation<'_>, given_ms: Option<u64>) -> (u64, u64) {
+    let (db, now, monotonic) = (ctx.db(), now_ms(), monotonic_ms());
+    let is_replay = given_ms.is_some() && ctx.is_replay();
+    let (dropped, clock, at) = store::change(db, || {
         state::with(|state| {
+            let at = given_ms.unwrap_or_else(|| {
+                // At once if the clock was set back: what was written before must not seem younger.
+                state.watch_clock(now, monotonic);
+                state.stamps_at(now, || monotonic).of_invalidation(now)
+            });
+            if is_replay {
+                state.follow(db, at, now);
+            }
             let database = state.database(db);
-            (invalidate(database), database.clock)
+            (database.invalidate(what, at, now), database.clock, at)
         })
     });
-    channel::publish(ctx, db, clock, news);
-    dropped
+    channel::publish(ctx, db, clock, what);
+    (dropped, at)
 }
 
 /// What every command that invalidates ends with: gives memory back, and replies.

@@ -9,7 +9,6 @@ pub(crate) mod hold;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
 pub(crate) mod mset;
-mod older;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) mod panic;
 pub(crate) mod replay;

@@ -1,20 +1,12 @@
-use crate::args::{Cursor, MAX_TAG_BYTES, Ttl, check_tag};
-use crate::commands::older;
-use crate::engine::Past;
+use crate::args::{Cursor, Ttl};
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
+use crate::redis::state::{MAX_DATABASES, State};
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Kind, Str, reclaim, state, store};
 
-/// The word, the database, the reading, and two pasts.
-const CLOCK_WORDS: usize = 3 + 2 * 7;
-
-/// More databases than any server has.
-pub(super) const MAX_DATABASES: u64 = 1 << 20;
-
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db`, `CLOCK db reading floor everything` and `TAG db tag past` → OK. Internal: what
-/// a primary's stream and an append-only file say beside the commands of the data itself. An administrator may send what
-/// a log contains. What version 0.1.0 wrote is understood as well (`commands/older.rs`).
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes` → OK. Internal: what a primary's stream and an
+/// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
@@ -32,39 +24,21 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
         store::empty(cursor.next_in(0..=MAX_DATABASES)? as u32);
         reclaim::arm_if_needed(ctx);
-    } else if words[0].eq_ignore_ascii_case(b"CLOCK") && words.len() == CLOCK_WORDS {
-        let db = cursor.next_in(0..=MAX_DATABASES)? as u32;
-        let reading = cursor.next_in(0..=u64::MAX)?;
-        let (floor, everything) = (next_past(&mut cursor)?, next_past(&mut cursor)?);
-        if is_for_this_node(ctx) {
-            state::with(|state| {
-                let database = state.database(db);
-                database.clock = database.clock.max(reading);
-                database.history.load_floors(&floor, &everything);
-            });
-        }
-    } else if words[0].eq_ignore_ascii_case(b"TAG") {
-        let db = cursor.next_in(0..=MAX_DATABASES)? as u32;
-        let tag = check_tag(cursor.next()?, MAX_TAG_BYTES)?;
-        let past = next_past(&mut cursor)?;
-        if is_for_this_node(ctx) {
-            state::with(|state| state.database(db).history.load(tag, &past));
+    } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
+        let histories = cursor.next()?;
+        // First into nothing, so that one that is damaged changes nothing.
+        let checked = State::default().load_histories(histories, State::database);
+        checked.ok_or(Error::Syntax)?;
+        // A slot that migrates brings that of another node, whose clocks are not this one's.
+        if !ctx.is_import() {
+            state::with(|state| state.load_histories(histories, State::database));
         }
     } else {
-        older::replay(ctx, args, words)?;
+        return Err(Error::Syntax);
     }
     ctx.replicate_verbatim();
     ctx.reply_ok();
     Ok(())
-}
-
-/// A slot that migrates brings what another node's log would contain: that node's clocks are not this one's.
-fn is_for_this_node(ctx: &Context<'_>) -> bool {
-    !ctx.is_import()
-}
-
-fn next_past(cursor: &mut Cursor<'_>) -> Result<Past, Error> {
-    Past::read(|max| cursor.next_in(0..=max))
 }
 
 fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {

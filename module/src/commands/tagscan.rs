@@ -1,4 +1,4 @@
-use crate::args::{Cursor, MAX_TAG_BYTES, check_tag, parse_i64, set_once};
+use crate::args::{Cursor, MAX_TAG_BYTES, check_tag, parse_i64};
 use crate::commands::is_visible;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
@@ -20,14 +20,10 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
         if !word.is(b"COUNT") {
             return Err(Error::Syntax);
         }
-        let number = cursor.next_i64()?;
-        set_once(
-            &mut count,
-            u64::try_from(number)
-                .ok()
-                .filter(|&n| n > 0)
-                .ok_or(Error::Syntax)?,
-        )?;
+        let number = u64::try_from(cursor.next_i64()?).unwrap_or(0);
+        if number == 0 || count.replace(number).is_some() {
+            return Err(Error::Syntax);
+        }
     }
     Ok((tag, from, count.unwrap_or(DEFAULT_COUNT)))
 }

@@ -1,3 +1,4 @@
+use crate::args::Cursor;
 use crate::commands::is_visible;
 use crate::error::Error;
 use crate::redis::context::now_ms;
@@ -14,9 +15,7 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut given = args.iter();
     let count = match (given.next(), given.next()) {
         (None, _) => DEFAULT_COUNT,
-        (Some(count), None) => crate::args::parse_i64(count.bytes())
-            .and_then(|count| u64::try_from(count).ok())
-            .ok_or(Error::NotAnInteger)?,
+        (Some(count), None) => Cursor::new(&[count.bytes()]).next_in(0..=u64::MAX)?,
         _ => return Err(Error::WrongArity),
     };
     let db = ctx.db();

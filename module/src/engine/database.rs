@@ -6,6 +6,17 @@ use super::lease::{Leases, Token};
 use super::marks::Softness;
 use super::stats::Counters;
 
+/// What is invalidated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Invalidation<'t> {
+    /// Entries that carry one of these tags.
+    Tags(Effect, &'t [&'t [u8]]),
+    /// Entries that a condition selects. Those that become stale are so for that long at most, ms.
+    Where(Effect, Condition<'t>, u64),
+    /// All entries. The caller ends the leases.
+    Everything,
+}
+
 /// Everything the module knows about one Redis database.
 #[derive(Debug)]
 pub(crate) struct Database<E> {
@@ -31,16 +42,6 @@ impl<E> Default for Database<E> {
 }
 
 impl<E: Copy + PartialEq> Database<E> {
-    fn tick(&mut self, at_ms: u64, now_ms: u64) -> Moment {
-        self.clock += 1;
-        Moment {
-            at_ms,
-            // Where it happened elsewhere, or in a log, that is long ago.
-            now_ms: at_ms.min(now_ms),
-            clock: self.clock,
-        }
-    }
-
     /// Has the history remember something of these tags, and no more of others than it may.
     fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
         for tag in tags {
@@ -50,72 +51,51 @@ impl<E: Copy + PartialEq> Database<E> {
         }
     }
 
-    /// Counts an invalidating command that dropped so much, and returns that.
-    fn count(&mut self, dropped: u64) -> u64 {
+    /// Makes entries gone, or stale, and returns how many; of [`Invalidation::Tags`], how many (entry, tag) pairs that are.
+    /// `at_ms` is its stamp. O(tags + entries / 64).
+    pub(crate) fn invalidate(&mut self, what: Invalidation<'_>, at_ms: u64, now_ms: u64) -> u64 {
+        self.clock += 1;
+        let moment = Moment {
+            at_ms,
+            // Where it happened elsewhere, or in a log, that is long ago.
+            now_ms: at_ms.min(now_ms),
+            clock: self.clock,
+        };
+        let dropped = match what {
+            Invalidation::Tags(effect, tags) => {
+                self.remember(tags, |history, tag| history.record(tag, moment, effect));
+                self.index.invalidate(tags, effect, moment.now_ms)
+            }
+            Invalidation::Where(effect, condition, limit_ms) => {
+                // Each entry that is meant carries some of these, if there are such clauses; and who judges an entry by
+                // tags of the reader's may complete a condition with any of them.
+                let marked = [condition.all, condition.any];
+                if marked == [None, None] {
+                    self.history.record_everything(moment, effect);
+                }
+                for tags in marked.into_iter().flatten() {
+                    self.remember(tags, |history, tag| {
+                        history.record_condition(tag, moment, effect, limit_ms);
+                    });
+                }
+                let since_ms = moment.now_ms;
+                let softness = Softness { since_ms, limit_ms };
+                self.index.invalidate_where(condition, effect, softness)
+            }
+            Invalidation::Everything => {
+                self.history.record_everything(moment, Effect::Gone);
+                self.history.forget_names(moment.clock);
+                self.index.flush()
+            }
+        };
         self.counters.invalidations += 1;
         self.counters.invalidated += dropped;
         dropped
     }
 
-    /// Drops all entries that carry one of these tags, or makes them stale, and returns how many (entry, tag) pairs
-    /// that are. O(tags + entries / 64).
-    pub(crate) fn invalidate(
-        &mut self,
-        tags: &[&[u8]],
-        effect: Effect,
-        at_ms: u64,
-        now_ms: u64,
-    ) -> u64 {
-        let moment = self.tick(at_ms, now_ms);
-        self.remember(tags, |history, tag| history.record(tag, moment, effect));
-        let dropped = self.index.invalidate(tags, effect, moment.now_ms);
-        self.count(dropped)
-    }
-
-    /// Drops the entries that a condition selects, or makes them stale, and returns how many. O(tags + entries / 64).
-    pub(crate) fn invalidate_where(
-        &mut self,
-        condition: Condition<'_>,
-        effect: Effect,
-        limit_ms: u64,
-        at_ms: u64,
-        now_ms: u64,
-    ) -> u64 {
-        let moment = self.tick(at_ms, now_ms);
-        // Each entry that is meant carries some of these, if there are such clauses; and who judges an entry by tags of the
-        // reader's may complete a condition with any of them.
-        let marked = [condition.all, condition.any];
-        if marked == [None, None] {
-            self.history.record_everything(moment, effect);
-        }
-        for tags in marked.into_iter().flatten() {
-            self.remember(tags, |history, tag| {
-                history.record_condition(tag, moment, effect, limit_ms);
-            });
-        }
-        let dropped = self.index.invalidate_where(
-            condition,
-            effect,
-            Softness {
-                since_ms: moment.now_ms,
-                limit_ms,
-            },
-        );
-        self.count(dropped)
-    }
-
     /// What is stored with one of these tags lives until then at most, unix ms. O(tags).
     pub(crate) fn hold(&mut self, tags: &[&[u8]], until_ms: u64) {
         self.remember(tags, |history, tag| history.hold(tag, until_ms));
-    }
-
-    /// Drops all entries, and returns how many. O(entries / 64). The caller ends the leases.
-    pub(crate) fn flush(&mut self, at_ms: u64) -> u64 {
-        let moment = self.tick(at_ms, at_ms);
-        self.history.record_everything(moment, Effect::Gone);
-        self.history.forget_names(moment.clock);
-        let dropped = self.index.flush();
-        self.count(dropped)
     }
 
     /// Whether what was loaded under this lease may still be written with these tags: the lease is the last one that
@@ -201,6 +181,14 @@ mod tests {
         database
     }
 
+    fn invalidate(database: &mut Database<u64>, tag: &[u8], effect: Effect) -> u64 {
+        database.invalidate(Invalidation::Tags(effect, &[tag]), AT_MS, AT_MS)
+    }
+
+    fn flush(database: &mut Database<u64>) -> u64 {
+        database.invalidate(Invalidation::Everything, AT_MS, AT_MS)
+    }
+
     fn lease(database: &mut Database<u64>) -> Token {
         let (ms, token) = (1_000, None);
         let terms = Terms {
@@ -216,12 +204,12 @@ mod tests {
     #[test]
     fn invalidations_and_what_they_drop_are_counted() {
         let mut database = filled();
-        let dropped = database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+        let dropped = invalidate(&mut database, b"a", Effect::Gone);
         assert_eq!(dropped, 2);
         for entry in [4, 5] {
             database.index.insert(plain(entry, &[b"c"]));
         }
-        assert_eq!(database.flush(AT_MS), 3);
+        assert_eq!(flush(&mut database), 3);
         let counters = database.counters;
         assert_eq!((counters.invalidations, counters.invalidated), (2, 5));
         assert_eq!(database.clock, 2);
@@ -229,12 +217,12 @@ mod tests {
 
     #[test]
     fn a_tag_is_known_by_its_name_until_everything_is_flushed() {
-        for flush in [true, false] {
+        for by_command in [true, false] {
             let mut database = filled();
-            database.invalidate(&[b"a"], Effect::Stale, AT_MS, AT_MS);
+            invalidate(&mut database, b"a", Effect::Stale);
             assert!(database.history.of_named(b"a").is_some());
-            if flush {
-                database.flush(AT_MS);
+            if by_command {
+                flush(&mut database);
             } else {
                 assert_eq!(database.take_index().len(), 3);
                 assert_eq!(database.index.len(), 0);
@@ -252,7 +240,7 @@ mod tests {
             database.may_write(b"key", token, unknown)
         };
         assert!(may_write(&database));
-        database.invalidate(&[b"other"], Effect::Gone, AT_MS, AT_MS);
+        invalidate(&mut database, b"other", Effect::Gone);
         assert!(!may_write(&database));
     }
 
@@ -264,7 +252,7 @@ mod tests {
             let mut database = filled();
             let token = lease(&mut database);
             if invalidated {
-                database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+                invalidate(&mut database, b"a", Effect::Gone);
             }
             let tags = Some(std::iter::once(&b"a"[..]));
             let may = database.decide_write(b"key", token, tags, condition_is_met, AT_MS);
@@ -277,7 +265,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_bounds_what_is_remembered() {
         let mut database = filled();
-        database.invalidate(&[b"a"], Effect::Gone, AT_MS, AT_MS);
+        invalidate(&mut database, b"a", Effect::Gone);
         database.clock_was_set_back(AT_MS, 1_000);
         assert_eq!(database.history.latest_ms(), 1_000);
     }
@@ -297,7 +285,7 @@ mod tests {
         assert_eq!(of(&held), (true, true));
 
         let mut flushed = Database::<u64>::default();
-        flushed.flush(AT_MS);
+        flush(&mut flushed);
         assert_eq!(of(&flushed), (true, true));
     }
 }

@@ -10,6 +10,8 @@ use hashlink::LinkedHashMap;
 use hashlink::linked_hash_map::RawEntryMut;
 
 use super::index::Effect;
+use crate::leb128;
+use crate::record::{MAX_TAG_BYTES, MAX_TIME_MS};
 
 /// How many tags are remembered one by one, except those that entries carry, and how long their names are together. A
 /// command may name tags that are longer than those of entries, and they cannot be evicted.
@@ -30,9 +32,6 @@ pub(crate) const CLOCKS_DIFFER_MS: u64 = 1_000;
 
 /// Stamps run ahead of the present by no more than this, ms: one further ahead comes from a clock that was set back.
 const AHEAD_MS: u64 = 1_000;
-
-/// The latest time that is saved, unix ms.
-const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
 pub(crate) const FURTHEST_MS: u64 = 60_000;
@@ -66,22 +65,25 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// As it is saved; [`Past::read`] is its counterpart.
-    pub(crate) const fn to_numbers(self) -> [u64; 7] {
-        [
+    /// Appends it as it is saved: its figures in their order, LEB128.
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        for number in [
             self.clock,
             self.hard_ms,
             self.soft_ms,
-            self.invalidations as u64,
+            self.invalidations.into(),
             self.named_ms,
             self.held_until_ms,
             self.soft_ends_ms,
-        ]
+        ] {
+            leb128::push(bytes, number);
+        }
     }
 
-    /// Reads what was saved, by a function that reads a number up to a bound.
-    pub(crate) fn read<E>(mut next: impl FnMut(u64) -> Result<u64, E>) -> Result<Self, E> {
-        Ok(Self {
+    /// Takes what was saved from the front of `bytes`; `None` if it is none.
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let mut next = |most| leb128::take(bytes).filter(|&number| number <= most);
+        Some(Self {
             clock: next(u64::MAX)?,
             hard_ms: next(MAX_TIME_MS)?,
             soft_ms: next(MAX_TIME_MS)?,
@@ -508,11 +510,37 @@ impl History {
 
     // ---- saving and loading ----
 
-    /// What is saved: the floor, what concerns everything, and each tag's row, oldest first.
-    pub(crate) fn saved(&self) -> (Past, Past, impl ExactSizeIterator<Item = (&[u8], Past)>) {
-        let rows = self.rows.iter();
-        let rows = rows.map(|(tag, past)| (&**tag, past.since(self.flushed_at)));
-        (self.floor, self.everything, rows)
+    /// Appends what is saved: what holds for tags that are not remembered, what concerned all entries, the number of tags,
+    /// and for each, oldest first, the length of its name, the name and its past.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        self.floor.encode(bytes);
+        self.everything.encode(bytes);
+        leb128::push(bytes, self.rows.len() as u64);
+        for (tag, past) in &self.rows {
+            leb128::push(bytes, tag.len() as u64);
+            bytes.extend_from_slice(tag);
+            past.since(self.flushed_at).encode(bytes);
+        }
+    }
+
+    /// Takes what was saved from the front of `bytes` and adds it: the later of both holds where there is something already.
+    /// `None` if it is damaged, and then some of it is added.
+    pub(crate) fn load(&mut self, bytes: &mut &[u8]) -> Option<()> {
+        let (floor, everything) = (Past::decode(bytes)?, Past::decode(bytes)?);
+        for _ in 0..leb128::take(bytes)? {
+            let len = leb128::take(bytes).filter(|len| (1..=MAX_TAG_BYTES).contains(len))?;
+            let (tag, rest) = bytes.split_at_checked(len as usize)?;
+            *bytes = rest;
+            let past = Past::decode(bytes)?;
+            // Before the floor that was saved with it, which is not this tag's.
+            self.change(tag).merge(&past);
+            self.has_loaded(past.hard_ms.max(past.soft_ms));
+            self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
+        }
+        self.floor.merge(&floor);
+        self.everything.merge(&everything);
+        self.holds_end_ms = self.holds_end_ms.max(floor.held_until_ms);
+        Some(())
     }
 
     /// An entry, or an invalidation, of this time was loaded.
@@ -523,20 +551,6 @@ impl History {
     /// The latest time of what was loaded, once.
     pub(crate) const fn take_loaded(&mut self) -> u64 {
         std::mem::replace(&mut self.loaded_until_ms, 0)
-    }
-
-    /// Adds what was saved. The later of both holds where there is something already.
-    pub(crate) fn load_floors(&mut self, floor: &Past, everything: &Past) {
-        self.floor.merge(floor);
-        self.everything.merge(everything);
-        self.holds_end_ms = self.holds_end_ms.max(floor.held_until_ms);
-    }
-
-    /// Adds the saved row of a tag: before the floor that was saved with it, which is not this tag's.
-    pub(crate) fn load(&mut self, tag: &[u8], past: &Past) {
-        self.change(tag).merge(past);
-        self.has_loaded(past.hard_ms.max(past.soft_ms));
-        self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -552,6 +566,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     impl History {
@@ -562,6 +578,16 @@ mod tests {
         pub(in crate::engine) fn validate(&self) {
             assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
         }
+    }
+
+    /// What a server knows that loads what another one saved.
+    fn loaded_from(history: &History) -> History {
+        let mut saved = Vec::new();
+        history.encode(&mut saved);
+        let (mut loaded, mut rest) = (History::default(), &saved[..]);
+        assert_eq!(loaded.load(&mut rest), Some(()));
+        assert!(rest.is_empty());
+        loaded
     }
 
     fn at(ms: u64) -> Moment {
@@ -654,10 +680,7 @@ mod tests {
         history.hold(b"c", 2 * hour);
         history.clock_was_set_back(hour + hour / 2, hour);
         assert_eq!(held(&history, &[b"c"], hour), Some(hour + hour / 2));
-        let mut loaded = History::default();
-        for (tag, past) in history.saved().2 {
-            loaded.load(tag, &past);
-        }
+        let loaded = loaded_from(&history);
         assert_eq!(held(&loaded, &[b"c"], hour), Some(hour + hour / 2));
     }
 
@@ -924,42 +947,49 @@ mod tests {
 
     #[test]
     fn the_latest_time_of_what_was_loaded_is_taken_once() {
-        let mut history = History::default();
-        let (hard_ms, soft_ms) = (5, 9);
-        let past = Past {
-            hard_ms,
-            soft_ms,
-            ..Past::default()
-        };
-        history.load(b"a", &past);
+        let mut saved = History::default();
+        saved.record(b"a", at(5), Effect::Gone);
+        saved.record(b"a", at(9), Effect::Stale);
+        let mut history = loaded_from(&saved);
         history.has_loaded(7);
         assert_eq!(history.take_loaded(), 9);
         assert_eq!(history.take_loaded(), 0);
     }
 
     #[test]
-    fn numbers_are_read_in_the_order_in_which_they_are_saved() {
+    fn a_past_is_read_as_it_was_saved_and_within_its_bounds() {
         let past = Past {
-            clock: 1,
+            clock: u64::MAX,
             hard_ms: 2,
             soft_ms: 3,
-            invalidations: 4,
+            invalidations: u32::MAX,
             named_ms: 5,
             held_until_ms: 6,
-            soft_ends_ms: 7,
+            soft_ends_ms: MAX_TIME_MS,
         };
-        assert_eq!(past.to_numbers(), [1, 2, 3, 4, 5, 6, 7]);
-        let mut saved = past.to_numbers().into_iter();
-        let mut bounds = Vec::new();
-        let read = Past::read(|most| {
-            bounds.push(most);
-            saved.next().ok_or(())
-        });
-        assert_eq!(read, Ok(past));
+        let mut saved = Vec::new();
+        past.encode(&mut saved);
+        let mut rest = &saved[..];
+        assert_eq!(Past::decode(&mut rest), Some(past));
+        assert!(rest.is_empty());
+        for len in 0..saved.len() {
+            assert_eq!(Past::decode(&mut &saved[..len]), None);
+        }
+        let numbers = |numbers: [u64; 7]| {
+            let mut bytes = Vec::new();
+            for number in numbers {
+                leb128::push(&mut bytes, number);
+            }
+            Past::decode(&mut &bytes[..])
+        };
         let (count, time) = (u64::from(u32::MAX), (1 << 48) - 1);
-        assert_eq!(bounds, [u64::MAX, time, time, count, time, time, time]);
-        let mut short = past.to_numbers().into_iter().take(6);
-        assert_eq!(Past::read(|_| short.next().ok_or(())), Err(()));
+        let most = [u64::MAX, time, time, count, time, time, time];
+        assert!(numbers(most).is_some());
+        for at in 1..7 {
+            let mut beyond = most;
+            beyond[at] += 1;
+            assert_eq!(numbers(beyond), None, "{at}");
+        }
     }
 
     #[test]
@@ -970,15 +1000,37 @@ mod tests {
         history.record_everything(at(3), Effect::Stale);
         history.record(b"c", at(4), Effect::Gone);
         history.trim(up_to(1), |tag| tag != b"c" && tag != b"b");
-        let mut loaded = History::default();
-        let (floor, everything, rows) = history.saved();
-        for (tag, past) in rows {
-            loaded.load(tag, &past);
-        }
-        loaded.load_floors(&floor, &everything);
+        let loaded = loaded_from(&history);
         loaded.validate();
+        let floor = history.floor;
         assert_eq!(loaded.of_named(b"a"), history.of_named(b"a"));
         assert_eq!((loaded.find(b"b"), loaded.find(b"c")), (&floor, &floor));
         assert_eq!(loaded.everything, history.everything);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_names_impossible_tags_is_refused() {
+        let mut history = History::default();
+        history.record(b"tag", at(1), Effect::Gone);
+        let mut saved = Vec::new();
+        history.encode(&mut saved);
+        for len in 0..saved.len() {
+            assert_eq!(History::default().load(&mut &saved[..len]), None);
+        }
+        // Behind the two floors, and the number of tags.
+        let name_len = 7 + 7 + 1;
+        for len in [0, 0x7f] {
+            saved[name_len] = len;
+            assert_eq!(History::default().load(&mut &saved[..]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_loaded(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut history = History::default();
+            _ = history.load(&mut &bytes[..]);
+            history.validate();
+        }
     }
 }

@@ -17,8 +17,8 @@ mod stats;
 mod table;
 mod token;
 
-pub(crate) use database::Database;
-pub(crate) use history::{FURTHEST_MS, History, Past, Stamp, Stamps, Verdict, Written};
+pub(crate) use database::{Database, Invalidation};
+pub(crate) use history::{FURTHEST_MS, History, Stamp, Stamps, Verdict, Written};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
 pub(crate) use marks::Softened;

@@ -4,9 +4,8 @@
 //! a caller chose is remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A
 //! holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
 
-use std::collections::{HashSet, VecDeque};
-
 use ahash::RandomState;
+use hashlink::LinkedHashMap;
 
 /// A lease, as its holder knows it: opaque and positive.
 pub(crate) type Token = u64;
@@ -25,11 +24,8 @@ pub(super) struct Tokens {
     /// Tokens are the numbers behind this one, in order.
     start: u64,
     issued: u64,
-    /// Hashes of key and chosen token, of leases that are over.
-    used: HashSet<u64, RandomState>,
-    /// When each of them is forgotten, the first first.
-    forget: VecDeque<(u64, u64)>,
-    hasher: RandomState,
+    /// Hashes of key and chosen token, of leases that are over, and when each is forgotten, the first first.
+    used: LinkedHashMap<u64, u64, RandomState>,
 }
 
 impl Tokens {
@@ -37,9 +33,7 @@ impl Tokens {
         Self {
             start: seed & MAX_TOKEN,
             issued: 0,
-            used: HashSet::default(),
-            forget: VecDeque::new(),
-            hasher: RandomState::new(),
+            used: LinkedHashMap::default(),
         }
     }
 
@@ -60,7 +54,11 @@ impl Tokens {
     /// Whether this token may not be granted for a key that it does not hold.
     pub(super) fn is_used(&self, key: &[u8], token: Token) -> bool {
         self.was_issued(token)
-            || (!self.used.is_empty() && self.used.contains(&self.hasher.hash_one((key, token))))
+            || (!self.used.is_empty() && self.used.contains_key(&self.hash(key, token)))
+    }
+
+    fn hash(&self, key: &[u8], token: Token) -> u64 {
+        self.used.hasher().hash_one((key, token))
     }
 
     /// The lease of this key with this token is over. O(1).
@@ -68,39 +66,30 @@ impl Tokens {
         if self.was_issued(token) {
             return;
         }
-        if self.forget.len() >= MAX_REMEMBERED {
-            self.forget_first();
+        if self.used.len() >= MAX_REMEMBERED {
+            self.used.pop_front();
         }
-        let hash = self.hasher.hash_one((key, token));
-        if self.used.insert(hash) {
-            self.forget
-                .push_back((now_ms.saturating_add(REMEMBER_MS), hash));
-        }
-    }
-
-    fn forget_first(&mut self) {
-        if let Some((_, hash)) = self.forget.pop_front() {
-            self.used.remove(&hash);
-        }
+        let hash = self.hash(key, token);
+        let forget_ms = now_ms.saturating_add(REMEMBER_MS);
+        self.used.entry(hash).or_insert(forget_ms);
     }
 
     /// Forgets chosen tokens of leases that were over long ago, `limit` at most.
     pub(super) fn forget(&mut self, now_ms: u64, limit: usize) {
         for _ in 0..limit {
-            match self.forget.front() {
-                Some((at_ms, _)) if *at_ms <= now_ms => self.forget_first(),
+            match self.used.front() {
+                Some((_, at_ms)) if *at_ms <= now_ms => self.used.pop_front(),
                 _ => break,
-            }
+            };
         }
-        if self.forget.is_empty() && self.forget.capacity() > 0 {
-            self.forget = VecDeque::new();
-            self.used = HashSet::default();
+        if self.used.is_empty() && self.used.capacity() > 0 {
+            self.used = LinkedHashMap::default();
         }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.used.capacity() * (size_of::<u64>() + 1)
-            + self.forget.capacity() * size_of::<(u64, u64)>()
+        const NODE: usize = 2 * size_of::<u64>() + 2 * size_of::<usize>();
+        self.used.len() * NODE + self.used.capacity() * (size_of::<usize>() + 1)
     }
 }
 

@@ -2,16 +2,14 @@
 //!
 //! A user may have selectors, sets of rules that each allow by themselves. As with keys, one and the same set must allow
 //! the command and all of its tags. The server answers for a tag whether *any* set allows it, which is all there is to
-//! know of a user without selectors; others are looked at set by set. Whether a user has some is remembered for a second,
-//! since finding out means to have all rules written out.
+//! know of a user without selectors; others are looked at set by set, in the user's rules as text, which the server keeps.
 
 use std::ffi::{CString, c_int};
 
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::context::{Context, monotonic_ms};
-use super::state;
+use super::context::Context;
 use super::string::{Args, OwnedStr, Str};
 use crate::error::Error;
 
@@ -49,37 +47,35 @@ pub(crate) fn check_pairs<'t>(
     tags: impl Iterator<Item = (&'t [u8], Access)>,
     reach: Reach,
 ) -> Result<(), Error> {
-    let Some(user) = User::of(ctx)? else {
+    let Some(rules) = Rules::of(ctx)? else {
         return Ok(());
     };
     let tags: Tags = tags
         .map(|(tag, access)| (OwnedStr::new(tag), access))
         .collect();
-    user.permits(ctx, args, &tags, reach)
+    rules.permits(ctx, args, &tags, reach)
 }
 
 /// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
 /// and users that may run CACHE.REPLAY.
 pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
-        || User::of(ctx).is_ok_and(|user| {
-            let words = ["CACHE.REPLAY", "CLOCK", "0"].map(|word| OwnedStr::new(word.as_bytes()));
+        || Rules::of(ctx).is_ok_and(|rules| {
+            let words = ["CACHE.REPLAY", "HISTORY", ""].map(|word| OwnedStr::new(word.as_bytes()));
             let words = words.each_ref().map(|word| word.as_str().as_raw());
-            user.is_none_or(|user| user.rules.permit(&words))
+            rules.is_none_or(|rules| rules.permit(&words))
         })
 }
 
 /// Tags, and what is to be done with each.
 type Tags = SmallVec<[(OwnedStr, Access); 8]>;
 
-/// The user on whose behalf a command runs.
-struct User {
-    rules: Rules,
-    name: Vec<u8>,
-}
+/// The rules of a user, or one set of them.
+struct Rules(*mut raw::RedisModuleUser);
 
-impl User {
-    /// `None` for what no user asked for: the stream of a primary, a log being loaded, another module.
+impl Rules {
+    /// Those of the user on whose behalf a command runs; `None` for what no user asked for: the stream of a primary, a log
+    /// being loaded, another module.
     fn of(ctx: &Context<'_>) -> Result<Option<Self>, Error> {
         if ctx.is_replay() {
             return Ok(None);
@@ -98,15 +94,11 @@ impl User {
                 return Ok(None);
             }
             let user = api!(RedisModule_GetModuleUserFromUserName(name));
-            let bytes = Str::from_raw(name).bytes().to_vec();
             api!(RedisModule_FreeString(ctx.as_raw(), name));
             if user.is_null() {
                 Err(Error::TagNotPermitted)
             } else {
-                Ok(Some(Self {
-                    rules: Rules(user),
-                    name: bytes,
-                }))
+                Ok(Some(Self(user)))
             }
         }
     }
@@ -118,15 +110,15 @@ impl User {
         tags: &Tags,
         reach: Reach,
     ) -> Result<(), Error> {
-        if let Some(tag) = self.rules.refused(tags) {
+        if let Some(tag) = self.refused(tags) {
             return Err(self.refuse(ctx, tag));
         }
-        if reach == Reach::Tags && !self.has_selectors() {
+        if reach == Reach::Tags && !self.text(has_selectors) {
             return Ok(());
         }
-        let permitted = self.rules.sets().iter().any(|set| {
+        let permitted = self.text(split).iter().any(|set| {
             (reach == Reach::Tags || writes_every_key(set))
-                && Rules::from_text(set).is_some_and(|rules| {
+                && Self::from_text(set).is_some_and(|rules| {
                     rules.permit(args.as_raw()) && rules.refused(tags).is_none()
                 })
         });
@@ -141,44 +133,13 @@ impl User {
     fn refuse(&self, ctx: &Context<'_>, object: &OwnedStr) -> Error {
         let (ctx, object) = (ctx.as_raw(), object.as_str().as_raw());
         let reason = raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY;
-        // SAFETY: context, user and name are alive.
+        // SAFETY: context, user and object are alive.
         unsafe {
-            api!(RedisModule_ACLAddLogEntry(
-                ctx,
-                self.rules.0,
-                object,
-                reason
-            ));
+            api!(RedisModule_ACLAddLogEntry(ctx, self.0, object, reason));
         };
         Error::TagNotPermitted
     }
 
-    fn has_selectors(&self) -> bool {
-        const REMEMBERED_MS: u64 = 1_000;
-        const MANY: usize = 1_024;
-        let now = monotonic_ms();
-        let name = &self.name;
-        let known = state::with(|state| state.selectors.get(name).copied());
-        if let Some((at_ms, has)) = known
-            && at_ms + REMEMBERED_MS > now
-        {
-            return has;
-        }
-        let has = self.rules.sets().len() > 1;
-        state::with(|state| {
-            if state.selectors.len() >= MANY {
-                state.selectors.clear();
-            }
-            state.selectors.insert(name.clone(), (now, has));
-        });
-        has
-    }
-}
-
-/// The rules of a user, or one set of them.
-struct Rules(*mut raw::RedisModuleUser);
-
-impl Rules {
     /// `None` if the server does not take them.
     fn from_text(text: &[u8]) -> Option<Self> {
         // SAFETY: the user is freed by its drop; each rule is a C string.
@@ -195,20 +156,18 @@ impl Rules {
         }
     }
 
-    /// The user's own rules, and those of each selector. Empty on servers that do not return them.
-    fn sets(&self) -> Vec<Vec<u8>> {
+    /// Reads all rules, as the server writes them. On servers that do not return them, there are none.
+    fn text<R>(&self, read: fn(&[u8]) -> R) -> R {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {
-            let Some(describe) = raw::RedisModule_GetModuleUserACLString else {
-                return Vec::new();
-            };
-            let rules = describe(self.0);
+            let describe = raw::RedisModule_GetModuleUserACLString;
+            let rules = describe.map_or(std::ptr::null_mut(), |describe| describe(self.0));
             if rules.is_null() {
-                return Vec::new();
+                return read(b"");
             }
-            let sets = split(Str::from_raw(rules).bytes());
+            let result = read(Str::from_raw(rules).bytes());
             api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
-            sets
+            result
         }
     }
 
@@ -243,12 +202,17 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        // SAFETY: made by `User::of` or `from_text`. Of a user that the server knows this frees the handle alone.
+        // SAFETY: made by `of` or `from_text`. Of a user that the server knows this frees the handle alone.
         unsafe { api!(RedisModule_FreeModuleUser(self.0)) };
     }
 }
 
-/// A user's rules as the server writes them, taken apart into its own and those in brackets.
+/// Whether a user's rules, as the server writes them, have some in brackets.
+fn has_selectors(text: &[u8]) -> bool {
+    text.contains(&b'(') && text.windows(2).any(|pair| pair == b" (")
+}
+
+/// The rules taken apart into the user's own and those in brackets.
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
     let mut sets: Vec<Vec<u8>> = vec![Vec::new()];
     for rule in text.split(|&byte| byte == b' ') {
@@ -290,6 +254,7 @@ mod tests {
         ];
         assert_eq!(sets, expected);
         assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
+        assert!(has_selectors(b"on ~* (~x:* +get)") && !has_selectors(b"on ~a(b ~(c +get"));
         assert_eq!(split(b"on nopass ~a) +@all"), [b"on nopass ~a) +@all"]);
         assert_eq!(split(b"on (~*) +get)")[1], b"~*) +get");
     }

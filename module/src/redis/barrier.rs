@@ -3,7 +3,6 @@
 //! What is caught is not hushed up: a client in the middle of a reply is closed, and a database whose index was being
 //! changed is emptied.
 
-use std::any::Any;
 use std::ffi::{CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -80,23 +79,14 @@ pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R
 }
 
 fn catch<R>(place: Place, body: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(body))
-        .map_err(|panic| {
-            log_panic(place, &*panic);
-            store::distrust_changed();
-        })
-        .ok()
-}
-
-fn log_panic(place: Place, panic: &(dyn Any + Send)) {
-    let words = panic
-        .downcast_ref::<&str>()
-        .map(|s| (*s).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    log(&format!(
-        "internal error in {place:?}: {words}. Please report this."
-    ));
+    let caught = catch_unwind(AssertUnwindSafe(body)).ok();
+    if caught.is_none() {
+        log(&format!(
+            "internal error in {place:?}. Please report this and the line before."
+        ));
+        store::distrust_changed();
+    }
+    caught
 }
 
 /// Writes a warning to the server's log.
@@ -114,13 +104,9 @@ pub(crate) fn log(line: &str) {
     };
 }
 
-/// Sends the places of panics to the log as well.
-pub(crate) fn log_panic_locations() {
-    std::panic::set_hook(Box::new(|info| {
-        if let Some(location) = info.location() {
-            log(&format!("panic at {location}"));
-        }
-    }));
+/// Sends the words and places of panics to the log as well.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
 }
 
 #[cfg(feature = "panic-on-demand")]

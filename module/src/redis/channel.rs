@@ -5,39 +5,31 @@
 use super::context::Context;
 use super::state;
 use super::string::OwnedStr;
-use crate::engine::{Condition, Effect};
+use crate::engine::{Effect, Invalidation};
 
 const VERSION: u8 = 2;
-
-/// What happened.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum News<'t> {
-    Tags(Effect, &'t [&'t [u8]]),
-    Where(Effect, Condition<'t>),
-    Flush,
-}
 
 /// Publishes what happened in a database, unless it is loaded. In a cluster the server passes a message on to all nodes,
 /// replicas included, so there only the primary that executed the command publishes. Elsewhere a replica publishes to
 /// its own subscribers.
-pub(crate) fn publish(ctx: &Context<'_>, db: u32, clock: u64, news: News<'_>) {
+pub(crate) fn publish(ctx: &Context<'_>, db: u32, clock: u64, what: Invalidation<'_>) {
     if ctx.is_loading() || (ctx.is_cluster() && ctx.is_replica()) {
         return;
     }
     let lineage = state::with(|state| state.lineage);
     let channel = format!("__cache@{db}__:invalidate");
     let channel = OwnedStr::new(channel.as_bytes());
-    let message = OwnedStr::new(&encode(lineage, clock, news));
+    let message = OwnedStr::new(&encode(lineage, clock, what));
     ctx.publish(channel.as_str(), message.as_str());
 }
 
-fn encode(lineage: u64, clock: u64, news: News<'_>) -> Vec<u8> {
-    let kind = match news {
-        News::Tags(Effect::Gone, _) => b'I',
-        News::Tags(Effect::Stale, _) => b'R',
-        News::Where(Effect::Gone, _) => b'W',
-        News::Where(Effect::Stale, _) => b'w',
-        News::Flush => b'F',
+fn encode(lineage: u64, clock: u64, what: Invalidation<'_>) -> Vec<u8> {
+    let kind = match what {
+        Invalidation::Tags(Effect::Gone, _) => b'I',
+        Invalidation::Tags(Effect::Stale, _) => b'R',
+        Invalidation::Where(Effect::Gone, ..) => b'W',
+        Invalidation::Where(Effect::Stale, ..) => b'w',
+        Invalidation::Everything => b'F',
     };
     // Room for most, so that it need not grow.
     let mut message = Vec::with_capacity(128);
@@ -51,10 +43,10 @@ fn encode(lineage: u64, clock: u64, news: News<'_>) -> Vec<u8> {
             message.extend_from_slice(tag);
         }
     };
-    match news {
-        News::Flush => {}
-        News::Tags(_, tags) => push_tags(&mut message, tags),
-        News::Where(_, condition) => {
+    match what {
+        Invalidation::Everything => {}
+        Invalidation::Tags(_, tags) => push_tags(&mut message, tags),
+        Invalidation::Where(_, condition, _) => {
             let clauses = [
                 (b'A', condition.all),
                 (b'O', condition.any),
@@ -74,16 +66,17 @@ fn encode(lineage: u64, clock: u64, news: News<'_>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Condition;
 
     #[test]
     fn a_message_has_the_documented_form() {
         let tags: [&[u8]; 2] = [b"a", b"\0\r\n"];
         assert_eq!(
-            encode(515, 258, News::Tags(Effect::Gone, &tags)),
+            encode(515, 258, Invalidation::Tags(Effect::Gone, &tags)),
             b"\x02I\0\0\0\0\0\0\x02\x03\0\0\0\0\0\0\x01\x02\0\0\0\x01a\0\0\0\x03\0\r\n"
         );
         assert_eq!(
-            encode(0, 1, News::Flush),
+            encode(0, 1, Invalidation::Everything),
             b"\x02F\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01"
         );
         let condition = Condition {
@@ -91,7 +84,7 @@ mod tests {
             any: None,
             none: Some(&tags[..1]),
         };
-        let message = encode(0, 1, News::Where(Effect::Stale, condition));
+        let message = encode(0, 1, Invalidation::Where(Effect::Stale, condition, 0));
         assert_eq!(message[..2], *b"\x02w");
         assert_eq!(
             message[18..],

@@ -14,19 +14,6 @@ use super::waiting;
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
 const WATCHFUL_MS: u64 = 60_000;
 
-/// What is known of the cluster that this server may be in.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Cluster {
-    /// No lease was ever granted.
-    #[default]
-    Unknown,
-    /// It is in none, and that cannot change.
-    None,
-    /// There are no leases.
-    Idle,
-    Watched(Watched),
-}
-
 /// What is known of the cluster while leases exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watched {
@@ -43,33 +30,32 @@ const HARMLESS: &str = "countkeysinslot count-failure-reports forget getkeysinsl
 
 /// A lease is about to be granted.
 pub(crate) fn watch(ctx: &Context<'_>) {
-    match state::with(|state| state.cluster) {
-        Cluster::None => return,
-        Cluster::Watched(_) => return end_if_slots_moved(ctx),
-        Cluster::Unknown | Cluster::Idle => {}
+    if state::with(|state| state.cluster.is_some()) {
+        return end_if_slots_moved(ctx);
     }
-    let cluster = ctx.cluster_epoch().map_or(Cluster::None, |epoch| {
-        // SAFETY: the context is alive, and that of this module.
-        let filter = unsafe {
-            api!(RedisModule_RegisterCommandFilter(
-                ctx.as_raw(),
-                Some(on_command),
-                0
-            ))
-        };
-        Cluster::Watched(Watched {
-            filter: CallsNothingBack::new(filter),
-            epoch,
-            is_changing: false,
-            watchful_until_ms: 0,
-        })
-    });
-    state::with(|state| state.cluster = cluster);
+    let Some(epoch) = ctx.cluster_epoch() else {
+        return;
+    };
+    // SAFETY: the context is alive, and that of this module.
+    let filter = unsafe {
+        api!(RedisModule_RegisterCommandFilter(
+            ctx.as_raw(),
+            Some(on_command),
+            0
+        ))
+    };
+    let watched = Watched {
+        filter: CallsNothingBack::new(filter),
+        epoch,
+        is_changing: false,
+        watchful_until_ms: 0,
+    };
+    state::with(|state| state.cluster = Some(watched));
 }
 
 /// Before a write under a lease: ends all leases if slots may have come here since they were granted.
 pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
-    if let Cluster::Watched(watched) = state::with(|state| state.cluster)
+    if let Some(watched) = state::with(|state| state.cluster)
         && (watched.is_changing || monotonic_ms() < watched.watchful_until_ms)
     {
         compare_epochs(ctx, watched);
@@ -78,7 +64,7 @@ pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
 
 /// Does the same by the epoch, and stops watching when there are no leases. For the server's cron.
 pub(crate) fn look(ctx: &Context<'_>) {
-    let Cluster::Watched(watched) = state::with(|state| state.cluster) else {
+    let Some(watched) = state::with(|state| state.cluster) else {
         return;
     };
     if state::with(|state| state.has_leases()) {
@@ -91,14 +77,14 @@ pub(crate) fn look(ctx: &Context<'_>) {
                 watched.filter.get()
             ))
         };
-        state::with(|state| state.cluster = Cluster::Idle);
+        state::with(|state| state.cluster = None);
     }
 }
 
 fn compare_epochs(ctx: &Context<'_>, watched: Watched) {
     let epoch = ctx.cluster_epoch().unwrap_or(watched.epoch);
     state::with(|state| {
-        state.cluster = Cluster::Watched(Watched {
+        state.cluster = Some(Watched {
             epoch,
             is_changing: false,
             ..watched
@@ -128,7 +114,7 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
             || (is(1, b"syncslots") && is(2, b"ack"));
         let now = monotonic_ms();
         state::with(|state| {
-            let Cluster::Watched(watched) = &mut state.cluster else {
+            let Some(watched) = &mut state.cluster else {
                 return;
             };
             if !is_cluster {

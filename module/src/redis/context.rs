@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::barrier::{Place, guard, panic_point};
 use super::key::Key;
 use super::propagation;
+use super::state::CallsNothingBack;
 use super::string::Str;
 use crate::engine::Moment;
 use crate::error::Error;
@@ -579,7 +580,7 @@ impl Context<'_> {
 
     /// Replies from inside [`state::with`](super::state::with).
     pub(crate) const fn sender(&self) -> Sender<'_> {
-        Sender(self)
+        Sender(CallsNothingBack::new(self))
     }
 
     /// A map of this many pairs; a flat array in RESP2.
@@ -592,20 +593,15 @@ impl Context<'_> {
 
 /// Sends a reply: no call that does so calls the module back.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sender<'c>(&'c Context<'c>);
-
-// SAFETY: used on the server's main thread only. The bound of `state::with` keeps out what may call the module back.
-unsafe impl Send for Sender<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Sender<'_> {}
+pub(crate) struct Sender<'c>(CallsNothingBack<&'c Context<'c>>);
 
 impl Sender<'_> {
     pub(crate) fn array(self, len: usize) {
-        self.0.reply_array(len);
+        self.0.get().reply_array(len);
     }
 
     pub(crate) fn bytes(self, bytes: &[u8]) {
-        self.0.reply_bytes(bytes);
+        self.0.get().reply_bytes(bytes);
     }
 }
 

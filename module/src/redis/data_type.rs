@@ -1,41 +1,31 @@
 //! Callbacks of the data type `tagcache1`.
 //!
-//! # RDB encoding 3
+//! # RDB encoding 4
 //! One string ([`crate::record`]). Key and TTL are the server's.
 //!
-//! Auxiliary data: the number of databases, and for each its number, the reading of its clock, and its memory of
-//! invalidations ([`crate::engine::Past`]): what holds for tags that are not remembered, what concerned all entries, the
-//! number of tags, and for each tag its name and its past.
+//! Auxiliary data: one string, the clocks and what is remembered of invalidations ([`State::histories`]).
 //!
-//! Encoding 2 was numbers and strings, one by one, had no `origin`, and of the databases only number and clock; encoding
-//! 1 had neither `grace` nor `stale since`. Both are still read.
+//! Encodings 1 to 3 are read as well (`older.rs`).
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::NonNull;
 
-use redis_module::{RedisBuffer, raw};
-use smallvec::SmallVec;
+use redis_module::raw;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, monotonic_ms, now_ms};
 use super::key;
+use super::older::Reader;
 use super::sizes;
 use super::state::{self, CallsNothingBack, State};
 use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
 use super::waiting;
-use crate::engine::Past;
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
-use crate::record::{MAX_TIME_MS, Record};
+use crate::record::Record;
 
-const ENCODING: c_int = 3;
-/// The oldest that is still read.
-const OLDEST: c_int = 1;
-
-/// Limits of what a payload may claim, the widest that the settings allow.
-const MAX_TAGS: u64 = 16_384;
-const MAX_TAG_BYTES: usize = 65_536;
+const ENCODING: c_int = 4;
 
 /// Makes the data type known to the server.
 pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -127,22 +117,6 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 /// Where something is saved.
 type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
 
-/// A field of what is saved.
-enum Field<'f> {
-    Number(u64),
-    Text(&'f [u8]),
-}
-
-/// Writes fields. Nothing in here panics: a record that ends in the middle would make the whole file unreadable.
-fn save(io: Stream, fields: &[Field<'_>]) {
-    for field in fields {
-        match *field {
-            Field::Number(number) => raw::save_unsigned(io.get(), number),
-            Field::Text(text) => raw::save_slice(io.get(), text),
-        }
-    }
-}
-
 /// After a panic while something was saved: a child ends, so that the server knows that the save failed.
 fn end_child() {
     if state::is_child() {
@@ -151,41 +125,21 @@ fn end_child() {
     }
 }
 
-/// The present, as stamps show it. No entry is saved as written later: it may have come from a node whose clock is ahead, or
-/// from somebody who made up a payload, and who loads what is saved goes on after it.
-fn stamps_now() -> u64 {
-    let now = now_ms();
-    state::with(|state| state.stamps_at(now, monotonic_ms).now_ms(now))
-}
-
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
     let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
-        let origin = state::with(|state| state.origin());
-        let now = stamps_now();
-        with_tags(entry, u32::try_from(db).ok(), |indexed| {
-            let record = indexed.map_or_else(gone, |indexed| Record {
-                is_gone: false,
-                has_ttl: entry.has_ttl(),
-                origin,
-                created_ms: indexed.created_ms.min(now),
-                hits: indexed.facts.hits,
-                grace_ms: entry.grace_ms(),
-                soft_since_ms: indexed.facts.soft_since_ms,
-                tags: indexed.tags,
-                value: entry.value(),
-            });
-            save(io, &[Field::Text(&record.encode())]);
+        with_record(entry, u32::try_from(db).ok(), |record| {
+            raw::save_slice(io.get(), &record.encode());
         });
         true
     });
     if !saved {
         end_child();
         // SAVE and DUMP run in the server itself: the file stays readable.
-        save(io, &[Field::Text(&gone().encode())]);
+        raw::save_slice(io.get(), &gone().encode());
     }
 }
 
@@ -197,57 +151,39 @@ fn gone<'r>() -> Record<'r> {
     }
 }
 
-/// What the index knows about a visible entry.
-struct Indexed<'s> {
-    tags: SmallVec<[&'s [u8]; 8]>,
-    facts: Facts,
-    /// When it was written, at the earliest, unix ms.
-    created_ms: u64,
-}
-
-/// Runs `body` with what the index knows of an entry; `None` if it is gone.
-fn with_tags<R>(
+/// Runs `body` with an entry as it is saved.
+fn with_record<R>(
     entry: Entry<'_>,
     db: Option<u32>,
-    body: impl FnOnce(Option<Indexed<'_>>) -> R + Send,
+    body: impl FnOnce(Record<'_>) -> R + Send,
 ) -> R {
+    let now = now_ms();
     state::with(|state| {
-        let found = state.database_of(entry, db);
-        let indexed = found.and_then(|(db, slot)| {
+        let latest_ms = state.stamps_at(now, monotonic_ms).now_ms(now);
+        let (origin, found) = (state.origin(), state.database_of(entry, db));
+        let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
             let facts = Facts::of(&mut database.index, slot, entry);
-            let created_ms = entry.created_ms();
-            (!facts.is_gone).then(|| Indexed {
+            let mut created_ms = entry.created_ms();
+            if facts.is_foreign {
+                created_ms = database.history.saved_stamp_ms(created_ms);
+            }
+            (!facts.is_gone).then(|| Record {
+                is_gone: false,
+                has_ttl: entry.has_ttl(),
+                origin,
+                // Never later than now: it may have come from a node whose clock is ahead, or from somebody who made up a
+                // payload, and who loads what is saved goes on after it.
+                created_ms: created_ms.min(latest_ms),
+                hits: facts.hits,
+                grace_ms: entry.grace_ms(),
+                soft_since_ms: facts.soft_since_ms,
                 tags: database.index.tags(slot).collect(),
-                facts,
-                created_ms: if facts.is_foreign {
-                    database.history.saved_stamp_ms(created_ms)
-                } else {
-                    created_ms
-                },
+                value: entry.value(),
             })
         });
-        body(indexed)
+        body(record.unwrap_or_else(gone))
     })
-}
-
-/// Reads from a payload, which may be anything: each value is checked before it is believed.
-struct Reader(*mut raw::RedisModuleIO);
-
-impl Reader {
-    fn unsigned(&self, max: u64) -> Option<u64> {
-        let number = raw::load_unsigned(self.0).ok();
-        number.filter(|&number| number <= max)
-    }
-
-    fn string(&self) -> Option<RedisBuffer> {
-        raw::load_string_buffer(self.0).ok()
-    }
-
-    fn tag(&self) -> Option<RedisBuffer> {
-        let tag = self.string();
-        tag.filter(|tag| (1..=MAX_TAG_BYTES).contains(&tag.as_ref().len()))
-    }
 }
 
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
@@ -262,52 +198,34 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
         };
         // SAFETY: the stream is alive.
         let db = u32::try_from(unsafe { api!(RedisModule_GetDbIdFromIO(io)) }).ok();
-        load_entry(&Reader(io), db, name, encoding)
-            .map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
+        let loaded = match encoding {
+            1 | 2 => {
+                // Nothing says whether it has a TTL.
+                let db = db.filter(|_| state::with(|state| state.is_staging()));
+                let packed = Reader(io).entry(encoding);
+                packed.and_then(|packed| arrive(name, db, &packed))
+            }
+            3 | ENCODING => {
+                let packed = raw::load_string_buffer(io).ok();
+                packed.and_then(|packed| arrive(name, db, packed.as_ref()))
+            }
+            _ => refuse(encoding),
+        };
+        loaded.map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
     })
 }
 
-fn load_entry(reader: &Reader, db: Option<u32>, name: &[u8], encoding: c_int) -> Option<NewEntry> {
-    if !(OLDEST..=ENCODING).contains(&encoding) {
-        log(&format!(
-            "an entry has encoding {encoding}, this module knows {OLDEST} to {ENCODING}: update it first"
-        ));
-        return None;
-    }
-    if encoding >= 3 {
-        let packed = reader.string()?;
-        return Some(arrive(name, db, &Record::decode(packed.as_ref())?));
-    }
-    let is_gone = reader.unsigned(1)? == 1;
-    let created_ms = reader.unsigned(MAX_TIME_MS)?;
-    let hits = reader.unsigned(u32::MAX.into())? as u32;
-    let (grace_ms, soft_since_ms) = if encoding >= 2 {
-        (reader.unsigned(MAX_TIME_MS)?, reader.unsigned(MAX_TIME_MS)?)
-    } else {
-        (0, 0)
-    };
-    let count = reader.unsigned(MAX_TAGS)?;
-    let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| reader.tag()).collect();
-    let tags = tags?;
-    let value = reader.string()?;
-    let record = Record {
-        is_gone,
-        has_ttl: false,
-        origin: 0,
-        created_ms,
-        hits,
-        grace_ms,
-        soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
-        tags: tags.iter().map(RedisBuffer::as_ref).collect(),
-        value: value.as_ref(),
-    };
-    let db = db.filter(|_| state::with(|state| state.is_staging()));
-    Some(arrive(name, db, &record))
+fn refuse<T>(encoding: c_int) -> Option<T> {
+    log(&format!(
+        "what is loaded has encoding {encoding}, this module knows 1 to {ENCODING}: update it first"
+    ));
+    None
 }
 
 /// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
 /// where its key is opened.
-fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
+fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
+    let record = Record::decode(packed)?;
     let parts = Parts {
         value: record.value,
         created_ms: record.created_ms,
@@ -329,93 +247,40 @@ fn arrive(name: &[u8], db: Option<u32>, record: &Record<'_>) -> NewEntry {
             state.transit.arrives_at(db, name);
         }
     });
-    new
-}
-
-// ---- auxiliary data ----
-
-/// More databases than any server has.
-const MAX_DATABASES: u64 = 1 << 20;
-
-fn past_fields<'f>(past: &Past) -> impl Iterator<Item = Field<'f>> + use<'f> {
-    past.to_numbers().map(Field::Number).into_iter()
-}
-
-fn read_past(reader: &Reader) -> Option<Past> {
-    Past::read(|max| reader.unsigned(max).ok_or(())).ok()
+    Some(new)
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = Stream::new(io);
     let saved = guard(Place::Save, false, || {
-        state::with(|state| {
-            let count = state.databases().filter(|(_, db)| db.has_history()).count();
-            if count == 0 && super::load::type_method_version() >= 5 {
-                return; // Nothing written, nothing saved.
-            }
-            let mut fields = vec![Field::Number(count as u64)];
-            for (number, database) in state.databases().filter(|(_, db)| db.has_history()) {
-                fields.push(Field::Number(number.into()));
-                fields.push(Field::Number(database.clock));
-                let (floor, everything, tags) = database.history.saved();
-                fields.extend(past_fields(&floor));
-                fields.extend(past_fields(&everything));
-                fields.push(Field::Number(tags.len() as u64));
-                for (tag, past) in tags {
-                    fields.push(Field::Text(tag));
-                    fields.extend(past_fields(&past));
-                }
-            }
-            save(io, &fields);
-        });
+        let histories = state::with(|state| state.histories());
+        // Nothing written, nothing saved.
+        if !histories.is_empty() || super::load::type_method_version() < 5 {
+            raw::save_slice(io.get(), &histories);
+        }
         true
     });
     if !saved {
         end_child();
-        save(io, &[Field::Number(0)]);
+        raw::save_slice(io.get(), &[]);
     }
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
     let loaded = guard(Place::Load, None, || {
-        if !(OLDEST..=ENCODING).contains(&encoding) {
-            log(&format!(
-                "the clocks have encoding {encoding}, this module knows {OLDEST} to {ENCODING}"
-            ));
-            return None;
+        let load =
+            |bytes: &[u8]| state::with(|state| state.load_histories(bytes, State::loaded_database));
+        match encoding {
+            1..=3 => load(&Reader(io).histories(encoding)?),
+            ENCODING => load(raw::load_string_buffer(io).ok()?.as_ref()),
+            _ => refuse(encoding),
         }
-        load_databases(&Reader(io), encoding)
     });
     (if loaded.is_some() {
         raw::REDISMODULE_OK
     } else {
         raw::REDISMODULE_ERR
     }) as c_int
-}
-
-fn load_databases(reader: &Reader, encoding: c_int) -> Option<()> {
-    for _ in 0..reader.unsigned(MAX_DATABASES)? {
-        let (db, reading) = (reader.unsigned(MAX_DATABASES)?, reader.unsigned(u64::MAX)?);
-        let db = db as u32;
-        state::with(|state| state.loaded_database(db).clock = reading);
-        if encoding < 3 {
-            continue;
-        }
-        let (floor, everything) = (read_past(reader)?, read_past(reader)?);
-        for _ in 0..reader.unsigned(u64::MAX)? {
-            let (tag, past) = (reader.tag()?, read_past(reader)?);
-            let tag = tag.as_ref();
-            state::with(|state| state.loaded_database(db).history.load(tag, &past));
-        }
-        let history = |state: &mut State| {
-            state
-                .loaded_database(db)
-                .history
-                .load_floors(&floor, &everything);
-        };
-        state::with(history);
-    }
-    Some(())
 }
 
 // ---- AOF ----
@@ -435,73 +300,39 @@ unsafe extern "C" fn aof_rewrite(
             )
         };
         let Some(entry) = entry else { return true };
-        let now = stamps_now();
-        let words = with_tags(entry, u32::try_from(db).ok(), |indexed| {
-            let indexed = indexed?; // A gone entry is not written at all.
-            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(entry.value())];
+        let words = with_record(entry, u32::try_from(db).ok(), |record| {
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(record.value)];
             let option = |word: &[u8], number: u64| {
                 [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
             };
-            if !indexed.tags.is_empty() {
-                words.extend(option(b"TAGS", indexed.tags.len() as u64));
-                words.extend(indexed.tags.iter().map(|tag| OwnedStr::new(tag)));
+            if !record.tags.is_empty() {
+                words.extend(option(b"TAGS", record.tags.len() as u64));
+                words.extend(record.tags.iter().map(|tag| OwnedStr::new(tag)));
             }
-            if entry.grace_ms() > 0 {
-                words.extend(option(b"GRACE", entry.grace_ms()));
+            if record.grace_ms > 0 {
+                words.extend(option(b"GRACE", record.grace_ms));
             }
-            if let Some(ms) = indexed.facts.soft_since_ms {
+            if let Some(ms) = record.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", indexed.created_ms.min(now)));
-            words.extend(option(b"HITS", indexed.facts.hits.into()));
-            Some(words)
+            words.extend(option(b"CREATED", record.created_ms));
+            words.extend(option(b"HITS", record.hits.into()));
+            (!record.is_gone).then_some(words) // A gone entry is not written at all.
         });
         let Some(words) = words else { return true };
-        rewrite_databases(io);
+        // In front of the first entry. Without any there is nothing that it would protect.
+        if !state::with(|state| std::mem::replace(&mut state.histories_rewritten, true)) {
+            let histories = state::with(|state| state.histories());
+            if !histories.is_empty() {
+                let words = [b"HISTORY", &histories[..]].map(OwnedStr::new);
+                emit(io, c"CACHE.REPLAY", &words);
+            }
+        }
         emit(io, c"CACHE.SET", &words);
         true
     });
     if !written {
         end_child();
-    }
-}
-
-/// Writes all clocks, and what is remembered of invalidations, in front of the first entry. Without any entry there is
-/// nothing that they would protect.
-fn rewrite_databases(io: *mut raw::RedisModuleIO) {
-    let numbers = |past: &Past| {
-        let numbers = past.to_numbers();
-        numbers.map(|n| OwnedStr::from_number(n as i64))
-    };
-    let lines: Vec<Vec<OwnedStr>> = state::with(|state| {
-        if std::mem::replace(&mut state.clocks_rewritten, true) {
-            return Vec::new();
-        }
-        let mut lines = Vec::new();
-        for (number, database) in state.databases() {
-            let reading = database.clock;
-            if !database.has_history() {
-                continue;
-            }
-            let start =
-                |word: &[u8]| vec![OwnedStr::new(word), OwnedStr::from_number(number.into())];
-            let (floor, everything, tags) = database.history.saved();
-            let mut clock = start(b"CLOCK");
-            clock.push(OwnedStr::from_number(reading as i64));
-            clock.extend(numbers(&floor));
-            clock.extend(numbers(&everything));
-            lines.extend(tags.map(|(tag, past)| {
-                let mut line = start(b"TAG");
-                line.push(OwnedStr::new(tag));
-                line.extend(numbers(&past));
-                line
-            }));
-            lines.push(clock); // Last: its floor is not that of the tags above.
-        }
-        lines
-    });
-    for line in lines {
-        emit(io, c"CACHE.REPLAY", &line);
     }
 }
 
@@ -539,16 +370,16 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
                 ));
             };
         };
-        with_tags(entry, u32::try_from(db).ok(), |indexed| {
+        with_record(entry, u32::try_from(db).ok(), |mut record| {
             add(entry.value());
-            if let Some(mut indexed) = indexed {
+            if !record.is_gone {
                 // The order of tags says nothing, and neither do hits and age, which are each node's own.
-                indexed.tags.sort_unstable();
-                for tag in indexed.tags {
+                record.tags.sort_unstable();
+                for tag in record.tags {
                     add(tag);
                 }
-                add(&entry.grace_ms().to_le_bytes());
-                add(&[u8::from(indexed.facts.soft_since_ms.is_some())]);
+                add(&record.grace_ms.to_le_bytes());
+                add(&[u8::from(record.soft_since_ms.is_some())]);
             }
             // SAFETY: the digest is alive.
             unsafe { api!(RedisModule_DigestEndSequence(md.get())) };

@@ -1,6 +1,6 @@
 //! Telling the server about a command beyond its name: arity, what it does to its keys, ACL categories.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use redis_module::raw;
 
@@ -63,7 +63,7 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
             spec.fk.keynum.keystep = step;
         }
     }
-    let described = Args::new(&syntax::parse(command.syntax));
+    let mut pointed = Pointed::default();
     let version = raw::RedisModuleCommandInfoVersion {
         version: 1,
         sizeof_historyentry: size_of::<raw::RedisModuleCommandHistoryEntry>(),
@@ -83,7 +83,7 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
         } else {
             specs.as_mut_ptr()
         },
-        args: described.as_ptr(),
+        args: pointed.list(&syntax::parse(command.syntax)),
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
     if unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) }
@@ -94,74 +94,53 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
     Ok(())
 }
 
-/// Arguments in the form that the server takes, and what their pointers point to.
-struct Args {
-    /// Ends with a zeroed one.
-    list: Vec<raw::RedisModuleCommandArg>,
-    _texts: Vec<CString>,
-    _parts: Vec<Self>,
+/// What the pointers of arguments in the form that the server takes point to.
+#[derive(Default)]
+struct Pointed {
+    texts: Vec<CString>,
+    lists: Vec<Vec<raw::RedisModuleCommandArg>>,
 }
 
-impl Args {
-    fn new(args: &[Arg]) -> Self {
-        let (mut list, mut texts, mut parts) = (Vec::new(), Vec::new(), Vec::new());
-        for arg in args {
-            let mut text = |text: &str| {
-                let text = CString::new(text).unwrap_or_default();
-                let pointer = text.as_ptr();
-                texts.push(text);
-                pointer
-            };
-            let name = text(&arg.name);
-            let token = arg.word.as_deref().map_or(std::ptr::null(), &mut text);
-            let subargs = if arg.parts.is_empty() {
-                std::ptr::null_mut()
-            } else {
-                let inner = Self::new(&arg.parts);
-                let pointer = inner.as_ptr();
-                parts.push(inner);
-                pointer
-            };
-            let mut flags = 0;
-            if arg.is_optional {
-                flags |= raw::REDISMODULE_CMD_ARG_OPTIONAL;
-            }
-            if arg.is_multiple {
-                flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE;
-            }
-            list.push(raw::RedisModuleCommandArg {
-                name,
-                type_: arg.kind as _,
-                key_spec_index: if arg.kind == Kind::Key { 0 } else { -1 },
-                token,
-                flags: flags as c_int,
-                subargs,
-                ..NO_ARG
-            });
-        }
-        if !list.is_empty() {
-            list.push(NO_ARG);
-        }
-        Self {
-            list,
-            _texts: texts,
-            _parts: parts,
-        }
+impl Pointed {
+    fn text(&mut self, text: &str) -> *const c_char {
+        self.texts.push(CString::new(text).unwrap_or_default());
+        self.texts[self.texts.len() - 1].as_ptr()
     }
 
     /// Null where there are none. The server does not write to them, although it asks for a pointer that would allow it.
-    fn as_ptr(&self) -> *mut raw::RedisModuleCommandArg {
-        if self.list.is_empty() {
-            std::ptr::null_mut()
-        } else {
-            self.list.as_ptr().cast_mut()
+    fn list(&mut self, args: &[Arg]) -> *mut raw::RedisModuleCommandArg {
+        if args.is_empty() {
+            return std::ptr::null_mut();
+        }
+        let mut list: Vec<_> = args.iter().map(|arg| self.arg(arg)).collect();
+        // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list.
+        list.push(unsafe { std::mem::zeroed() });
+        let pointer = list.as_mut_ptr();
+        self.lists.push(list);
+        pointer
+    }
+
+    fn arg(&mut self, arg: &Arg) -> raw::RedisModuleCommandArg {
+        let mut flags = 0;
+        if arg.is_optional {
+            flags |= raw::REDISMODULE_CMD_ARG_OPTIONAL;
+        }
+        if arg.is_multiple {
+            flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE;
+        }
+        let word = arg.word.as_deref();
+        raw::RedisModuleCommandArg {
+            name: self.text(&arg.name),
+            type_: arg.kind as _,
+            key_spec_index: if arg.kind == Kind::Key { 0 } else { -1 },
+            token: word.map_or(std::ptr::null(), |word| self.text(word)),
+            flags: flags as c_int,
+            subargs: self.list(&arg.parts),
+            // SAFETY: as above.
+            ..unsafe { std::mem::zeroed() }
         }
     }
 }
-
-/// What ends a list of arguments.
-// SAFETY: a structure of numbers and pointers, all of which may be zero.
-const NO_ARG: raw::RedisModuleCommandArg = unsafe { std::mem::zeroed() };
 
 /// The server's ACL categories that a command belongs to.
 pub(crate) fn categories(command: &Command) -> Vec<&'static str> {

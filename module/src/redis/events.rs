@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
-use super::channel::{self, News};
+use super::channel;
 use super::cluster;
 use super::context::{Context, Mode, monotonic_ms, now_ms, random};
 use super::filter;
@@ -15,12 +15,7 @@ use super::state::{self, Loading, State};
 use super::store::{self, Way, adopt};
 use super::string::Str;
 use super::waiting;
-use crate::engine::{Counters, History};
-
-/// Of Valkey, whose header has these in `valkeymodule.h`.
-const EXPORT_STARTED: u64 = 1;
-const EXPORT_ABORTED: u64 = 3;
-const EXPORT_COMPLETED: u64 = 5;
+use crate::engine::{Counters, History, Invalidation};
 
 /// Subscribes to every event that may change the index.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -54,7 +49,7 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     // This number is that of the trim in Redis, and of slot migrations in Valkey 9. Other servers do not know it, and refuse.
     let is_valkey = trimmed == 0;
     let callback = if is_valkey {
-        on_valkey_migration
+        propagation::on_valkey_migration
     } else {
         on_event
     };
@@ -100,11 +95,11 @@ unsafe extern "C" fn on_event(
         let ctx = &unsafe { Context::from_raw(ctx) };
         match event.id {
             // SAFETY: the data of these is the struct that is meant, alive during the call.
-            raw::REDISMODULE_EVENT_FLUSHDB => unsafe { flush(ctx, what, data) },
+            raw::REDISMODULE_EVENT_FLUSHDB => flush(ctx, what, unsafe { read(data) }),
             // SAFETY: as above.
-            raw::REDISMODULE_EVENT_SWAPDB => unsafe { swap(ctx, data) },
+            raw::REDISMODULE_EVENT_SWAPDB => swap(ctx, unsafe { read(data) }),
             // SAFETY: as above.
-            raw::REDISMODULE_EVENT_CLIENT_CHANGE => unsafe { client(ctx, what, data) },
+            raw::REDISMODULE_EVENT_CLIENT_CHANGE => client(ctx, what, unsafe { read(data) }),
             raw::REDISMODULE_EVENT_LOADING => loading(ctx, what),
             raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => staging(ctx, what),
             raw::REDISMODULE_EVENT_CRON_LOOP => cron(ctx),
@@ -116,17 +111,13 @@ unsafe extern "C" fn on_event(
     });
 }
 
-unsafe extern "C" fn on_valkey_migration(
-    _ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    what: u64,
-    _data: *mut c_void,
-) {
-    match what {
-        EXPORT_STARTED => propagation::count_export(true),
-        EXPORT_ABORTED | EXPORT_COMPLETED => propagation::count_export(false),
-        _ => (),
-    }
+/// The data of an event.
+///
+/// # Safety
+/// It must be of that type, or null.
+unsafe fn read<T>(data: *mut c_void) -> Option<T> {
+    // SAFETY: by the caller's promise.
+    (!data.is_null()).then(|| unsafe { data.cast::<T>().read() })
 }
 
 unsafe extern "C" fn keyspace(
@@ -199,14 +190,9 @@ fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters) + Send) {
     });
 }
 
-/// # Safety
-/// The data must be that of a flush.
-unsafe fn flush(ctx: &Context<'_>, what: u64, data: *mut c_void) {
-    if what != raw::REDISMODULE_SUBEVENT_FLUSHDB_START || data.is_null() {
-        return;
-    }
-    // SAFETY: by the caller's promise.
-    let info = unsafe { data.cast::<raw::RedisModuleFlushInfo>().read() };
+fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) {
+    let info = info.filter(|_| what == raw::REDISMODULE_SUBEVENT_FLUSHDB_START);
+    let Some(info) = info else { return };
     let flushed = u32::try_from(info.dbnum);
     // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
@@ -254,14 +240,8 @@ fn trim(ctx: &Context<'_>, what: u64) {
     }
 }
 
-/// # Safety
-/// The data must be that of a SWAPDB.
-unsafe fn swap(ctx: &Context<'_>, data: *mut c_void) {
-    if data.is_null() {
-        return;
-    }
-    // SAFETY: by the caller's promise.
-    let info = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().read() };
+fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
+    let Some(info) = info else { return };
     let dbs = [info.dbnum_first as u32, info.dbnum_second as u32];
     // Waiting clients wait for a key of the database that they selected, which is another now.
     dbs.into_iter().for_each(waiting::clear);
@@ -269,7 +249,7 @@ unsafe fn swap(ctx: &Context<'_>, data: *mut c_void) {
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
     for db in dbs {
         let clock = state::with(|state| state.database(db).clock);
-        channel::publish(ctx, db, clock, News::Flush);
+        channel::publish(ctx, db, clock, Invalidation::Everything);
     }
 }
 
@@ -351,12 +331,10 @@ fn role(what: u64) {
     numbers.into_iter().for_each(waiting::clear);
 }
 
-/// # Safety
-/// The data must be that of a change of a client.
-unsafe fn client(ctx: &Context<'_>, what: u64, data: *mut c_void) {
-    if what == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED && !data.is_null() {
-        // SAFETY: by the caller's promise.
-        let info = unsafe { data.cast::<raw::RedisModuleClientInfo>().read() };
+fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>) {
+    if what == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED
+        && let Some(info) = info
+    {
         waiting::disconnected(ctx, info.id);
     }
 }

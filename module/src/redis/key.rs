@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use redis_module::raw;
 
 use super::context;
+use super::state::CallsNothingBack;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
 /// The data type, as the server knows it. Set once by `load`.
@@ -143,7 +144,7 @@ impl Key {
     /// When the entry that it holds expires, to be looked up later.
     pub(crate) const fn deadline(&self) -> Deadline<'_> {
         Deadline {
-            key: self.raw,
+            key: CallsNothingBack::new(self.raw),
             open: PhantomData,
         }
     }
@@ -167,20 +168,15 @@ impl Key {
 /// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline<'k> {
-    key: *mut raw::RedisModuleKey,
+    key: CallsNothingBack<*mut raw::RedisModuleKey>,
     open: PhantomData<&'k ()>,
 }
-
-// SAFETY: used on the server's main thread only; the bound of `state::with` lets it in.
-unsafe impl Send for Deadline<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Deadline<'_> {}
 
 impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
         // SAFETY: the key is open, and holds something.
-        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key)) };
+        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key.get())) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }

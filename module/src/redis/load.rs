@@ -109,7 +109,13 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         return raw::REDISMODULE_ERR as c_int;
     }
     let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
-        barrier::log_panic_locations();
+        barrier::log_panics();
+        // The server passes null where there are no arguments; a slice must not begin there, however short.
+        let argv = if argc == 0 {
+            std::ptr::dangling_mut()
+        } else {
+            argv
+        };
         // SAFETY: the server passes live arguments; here, all of them are arguments, there is no name before them.
         let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
         let words: Vec<&[u8]> = args

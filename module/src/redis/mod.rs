@@ -27,6 +27,7 @@ mod filter;
 mod info;
 pub(crate) mod key;
 mod load;
+mod older;
 pub(crate) mod propagation;
 pub(crate) mod reclaim;
 pub(crate) mod sizes;

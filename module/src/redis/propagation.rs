@@ -10,6 +10,7 @@
 //! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
 //! command would cost 2 % of a SET.
 
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use redis_module::raw;
@@ -27,13 +28,25 @@ pub(crate) fn is_alone() -> bool {
 /// How many slot migrations away from here are under way, where the server reports it (Valkey 9).
 static EXPORTS: AtomicU32 = AtomicU32::new(0);
 
-/// A slot migration away from here began, or ended.
-pub(super) fn count_export(has_begun: bool) {
-    if has_begun {
-        EXPORTS.fetch_add(1, Ordering::Relaxed);
-    } else {
-        let exports = EXPORTS.load(Ordering::Relaxed);
-        EXPORTS.store(exports.saturating_sub(1), Ordering::Relaxed);
+/// Of Valkey, whose header has these in `valkeymodule.h`.
+const EXPORT_STARTED: u64 = 1;
+const EXPORT_ABORTED: u64 = 3;
+const EXPORT_COMPLETED: u64 = 5;
+
+/// Called by Valkey when something happens to a slot migration.
+pub(super) unsafe extern "C" fn on_valkey_migration(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    what: u64,
+    _data: *mut c_void,
+) {
+    let less = |exports: u32| exports.checked_sub(1);
+    match what {
+        EXPORT_STARTED => _ = EXPORTS.fetch_add(1, Ordering::Relaxed),
+        EXPORT_ABORTED | EXPORT_COMPLETED => {
+            _ = EXPORTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+        _ => {}
     }
 }
 

@@ -53,12 +53,17 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     }
 }
 
-/// Has the server look at each entry of a small tag, so that it removes those that have expired: it does so by itself only
-/// in time. Answers what of the tag it hides without removing it, as a replica does. O(entries, up to `reclaim-inline`).
+/// Has the server look at each entry of a small tag, so that it removes those that have expired or are past their grace
+/// since a soft invalidation: it does so by itself only in time. Answers what of the tag it hides without removing it, as a
+/// replica does. O(entries, up to `reclaim-inline`).
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
-    let (db, mut hidden) = (ctx.db(), TagFigures::default());
+    let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     for (slot, handle, name) in few_of(ctx, db, tag) {
-        if ctx.exists(name.as_str()) {
+        let past = past_grace(db, slot, now);
+        if let Some(softened) = past {
+            look_after(ctx, db, softened, now);
+        }
+        if ctx.exists(name.as_str()) && past.is_none() {
             continue;
         }
         state::with(|state| {
@@ -72,12 +77,12 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     hidden
 }
 
-/// Before these tags are invalidated: has the server remove the expired entries of small ones, and takes their other entries
-/// out if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
+/// Before these tags are invalidated: has the server remove the entries of small ones that have expired or are past their
+/// grace since a soft invalidation, and takes their other entries out if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
 /// (entry, tag) pairs were taken. O(entries), up to `reclaim-inline` for each tag, and for each entry that is taken O(its
 /// tags × log of those given).
 pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
-    let (db, mut pairs) = (ctx.db(), 0);
+    let (db, now, mut pairs) = (ctx.db(), now_ms(), 0);
     // Each once, and in an order in which the tags of an entry are found among many.
     let mut tags: SmallVec<[&[u8]; 8]> = tags.into();
     tags.sort_unstable();
@@ -89,7 +94,10 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
         (may_take && state.refused.is_empty()).then_some(most)
     })
     .unwrap_or(0);
-    for (_, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
+    for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
+        if let Some(softened) = past_grace(db, slot, now) {
+            look_after(ctx, db, softened, now);
+        }
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
@@ -271,6 +279,21 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     }
 }
 
+/// The entry in a slot that is in use, if its grace since a soft invalidation is over and it was not looked after since.
+fn past_grace(db: u32, slot: Slot, now_ms: u64) -> Option<Softened> {
+    state::with(|state| {
+        let index = &state.database(db).index;
+        let softness = index.softness(slot)?;
+        let grace_ms = entry_in(index, slot).grace_ms();
+        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
+        (over_ms <= now_ms && !index.is_gone(slot)).then_some(Softened {
+            slot,
+            softness,
+            is_new: false,
+        })
+    })
+}
+
 /// The entry in a slot that is in use, and its name.
 fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
     state::with(|state| {
@@ -342,7 +365,7 @@ fn remove_refused(ctx: &Context<'_>) {
 /// client's: it walks through the databases.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
-    let databases = state::with(|state| state.with_work(now));
+    let databases: Vec<u32> = state::with(|state| state.with_work(now).collect());
     let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
     let start = Instant::now();
     let mut steps = 0_u32;

@@ -127,17 +127,14 @@ impl Sizes {
 
     /// What it keeps beside that, as a whole number of the index's units.
     fn unnamed(&self, has_ttl: bool) -> u64 {
-        let row = class(self, 24) + BUCKET;
-        let value = class(self, 16);
-        let bytes = match (self.layout, has_ttl) {
-            (Layout::Rows, false) => class(self, OBJECT) + value + row - 24,
-            (Layout::Rows, true) => class(self, OBJECT) + value + 2 * row - 24,
-            (Layout::RowWithName, false) => class(self, OBJECT) + value + BUCKET,
-            (Layout::RowWithName, true) => class(self, OBJECT) + value + BUCKET + row,
-            (Layout::ObjectWithName, false) => value + self.place,
-            (Layout::ObjectWithName, true) => value + 2 * self.place,
+        let (value, object) = (class(self, 16), class(self, OBJECT));
+        let (row, times) = (class(self, 24) + BUCKET, u64::from(has_ttl));
+        let bytes = match self.layout {
+            Layout::Rows => object + row - 24 + times * row,
+            Layout::RowWithName => object + BUCKET + times * row,
+            Layout::ObjectWithName => self.place + times * self.place,
         };
-        bytes.next_multiple_of(UNIT)
+        (value + bytes).next_multiple_of(UNIT)
     }
 }
 

@@ -1,18 +1,17 @@
 //! What the module knows, and the one way to it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ahash::RandomState;
 use redis_module::KeysCursor;
 
-use super::cluster::Cluster;
+use super::cluster::Watched;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
 use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
+use crate::leb128;
 
 /// All of the module's memory between callbacks.
 #[derive(Debug, Default)]
@@ -32,8 +31,8 @@ pub(crate) struct State {
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
-    /// The clocks were written to the append-only file that is being rewritten. Set in the child that does it.
-    pub(crate) clocks_rewritten: bool,
+    /// [`State::histories`] was written to the append-only file that is being rewritten. Set in the child that does it.
+    pub(crate) histories_rewritten: bool,
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
     pub(crate) reclaim_pace: Pace,
@@ -60,10 +59,12 @@ pub(crate) struct State {
     passes: u32,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
-    /// Users that were looked at lately: when, and whether they have selectors.
-    pub(crate) selectors: HashMap<Vec<u8>, (u64, bool), RandomState>,
-    pub(crate) cluster: Cluster,
+    /// While there are leases, in a cluster.
+    pub(crate) cluster: Option<Watched>,
 }
+
+/// More databases than any server has.
+pub(crate) const MAX_DATABASES: u64 = 1 << 20;
 
 /// Databases by number.
 type Databases = Vec<Option<Box<Database<Handle>>>>;
@@ -190,12 +191,6 @@ impl State {
         numbered.filter_map(|(number, database)| Some((number, database.as_deref_mut()?)))
     }
 
-    pub(crate) fn with_work(&self, now_ms: u64) -> Vec<u32> {
-        let all = self.databases();
-        all.filter_map(|(number, db)| db.index.has_work(now_ms).then_some(number))
-            .collect()
-    }
-
     pub(crate) fn swap_databases(&mut self, first: u32, second: u32) {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
@@ -288,6 +283,36 @@ impl State {
         }
     }
 
+    /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
+    /// reading of its clock, both LEB128, and its [`History`](crate::engine::History).
+    pub(crate) fn histories(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, database) in self.databases().filter(|(_, db)| db.has_history()) {
+            leb128::push(&mut bytes, number.into());
+            leb128::push(&mut bytes, database.clock);
+            database.history.encode(&mut bytes);
+        }
+        bytes
+    }
+
+    /// Adds what [`State::histories`] returned to these databases. `None` if it is damaged, and then some of it is added.
+    pub(crate) fn load_histories(
+        &mut self,
+        mut bytes: &[u8],
+        database: fn(&mut Self, u32) -> &mut Database<Handle>,
+    ) -> Option<()> {
+        /// The clock is an integer of the protocol.
+        const MAX_CLOCK: u64 = i64::MAX as u64;
+        while !bytes.is_empty() {
+            let number = leb128::take(&mut bytes).filter(|&number| number < MAX_DATABASES)?;
+            let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
+            let database = database(self, number as u32);
+            database.clock = database.clock.max(reading);
+            database.history.load(&mut bytes)?;
+        }
+        Some(())
+    }
+
     /// Numbers of the databases that have something to reclaim.
     pub(crate) fn backlogs(&self) -> impl Iterator<Item = u32> {
         let all = self.databases();
@@ -322,9 +347,15 @@ impl State {
         self.databases().any(|(_, db)| !db.leases.is_empty())
     }
 
-    /// Whether some database has something to do in the background.
+    /// Numbers of the databases that have something to do in the background.
+    pub(crate) fn with_work(&self, now_ms: u64) -> impl Iterator<Item = u32> {
+        let all = self.databases();
+        all.filter_map(move |(number, db)| db.index.has_work(now_ms).then_some(number))
+    }
+
+    /// Whether there is something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
-        !self.refused.is_empty() || self.databases().any(|(_, db)| db.index.has_work(now_ms))
+        !self.refused.is_empty() || self.with_work(now_ms).next().is_some()
     }
 }
 
@@ -376,7 +407,8 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
-/// A pointer of the server's that may be used inside [`with`]: no call that takes it calls the module back.
+/// What may be used inside [`with`] although it is, or refers to, a pointer of the server's: no call that is made with it there
+/// calls the module back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallsNothingBack<T>(T);
 

@@ -6,40 +6,35 @@ use std::mem::MaybeUninit;
 
 use redis_module::raw;
 
+use super::state::CallsNothingBack;
 use crate::error::Error;
 
 /// A string of the server that lives for `'a`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Str<'a> {
-    raw: *mut raw::RedisModuleString,
+    raw: CallsNothingBack<*mut raw::RedisModuleString>,
     alive: PhantomData<&'a [u8]>,
 }
-
-// SAFETY: strings of the server are read and retained on its main thread only. The bound of `state::with` is no other
-// thread; it keeps contexts and open keys out, and strings may come in.
-unsafe impl Send for Str<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Str<'_> {}
 
 impl<'a> Str<'a> {
     /// # Safety
     /// The string must live for `'a`.
     pub(crate) const unsafe fn from_raw(raw: *mut raw::RedisModuleString) -> Self {
         Self {
-            raw,
+            raw: CallsNothingBack::new(raw),
             alive: PhantomData,
         }
     }
 
     pub(crate) const fn as_raw(self) -> *mut raw::RedisModuleString {
-        self.raw
+        self.raw.get()
     }
 
     pub(crate) fn bytes(self) -> &'a [u8] {
         let mut len = 0;
         // SAFETY: the string lives for `'a` and strings of the server do not change while they are shared.
         unsafe {
-            let bytes = api!(RedisModule_StringPtrLen(self.raw, &raw mut len));
+            let bytes = api!(RedisModule_StringPtrLen(self.as_raw(), &raw mut len));
             std::slice::from_raw_parts(bytes.cast(), len)
         }
     }

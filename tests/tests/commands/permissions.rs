@@ -94,6 +94,27 @@ fn reading_a_tag_needs_read_and_invalidating_it_needs_write_access() {
     });
 }
 
+/// One and the same set of rules must allow the command and the tag, from the moment at which the user has several.
+#[test]
+fn a_selector_counts_for_tags_from_its_first_command_on() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = user(&server, "tenant", &["+cache.taginfo", "~own:*"]);
+        let info = |client: &mut RawClient, tag: &str| call!(client, "CACHE.TAGINFO", tag);
+        assert!(info(&mut client, "own:a").is_null());
+        denied(&info(&mut client, "other"));
+        let selector = "(+cache.get ~other)";
+        let changed = call!(server.raw(), "ACL", "SETUSER", "tenant", selector);
+        assert_eq!(changed, Reply::ok());
+        denied(&info(&mut client, "other"));
+        assert!(info(&mut client, "own:a").is_null());
+        let selector = "(+cache.taginfo ~other)";
+        let changed = call!(server.raw(), "ACL", "SETUSER", "tenant", selector);
+        assert_eq!(changed, Reply::ok());
+        assert!(info(&mut client, "other").is_null());
+    });
+}
+
 #[test]
 fn a_command_stands_in_the_categories_that_fit() {
     for_all_engines(|engine| {

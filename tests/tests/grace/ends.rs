@@ -2,7 +2,9 @@
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
-use tagcache_tests::{DEADLINE, Reply, args, call, on_both_protocols, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, Reply, args, call, command, on_both_protocols, run, split, wait_until,
+};
 
 use crate::LONG;
 
@@ -48,6 +50,54 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
         });
         assert_eq!(stat(client, "entries"), 0);
         assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+/// The server removes it only some time later, and not while it sleeps: what it is asked behind that knows better.
+#[test]
+fn what_is_past_its_grace_or_has_expired_is_not_counted() {
+    on_both_protocols(|_server, client| {
+        for soft in [
+            "CACHE.REVALIDATE a",
+            "CACHE.INVALIDATEWHERE ALL 1 a SOFT",
+            "CACHE.INVALIDATEWHERE ALL 1 a SOFT GRACE 10",
+        ] {
+            let mut after_sleep = |asked: &[&str]| {
+                let mut commands = vec![
+                    args!["FLUSHALL"],
+                    command!("CACHE.SET other v GRACE {LONG} TAGS 1 b"),
+                    args!["CACHE.SET", "past", "v", "GRACE", 20, "TAGS", 2, "a", "b"],
+                    split(soft),
+                    args!["CACHE.SET", "expired", "v", "PX", 1, "TAGS", 2, "a", "b"],
+                    args!["CACHE.INSPECT", "other"],
+                    args!["DEBUG", "SLEEP", "0.05"],
+                ];
+                let before = commands.len();
+                commands.extend(asked.iter().map(|line| split(line)));
+                let replies = client.pipeline(&commands);
+                assert_eq!(replies[3], Reply::Int(1), "{soft}");
+                let bytes = replies[5].field("memory").int();
+                (replies[before..].to_vec(), bytes)
+            };
+            let (infos, bytes) = after_sleep(&["CACHE.TAGINFO a", "CACHE.TAGINFO b"]);
+            // After CACHE.INVALIDATEWHERE the name of a tag without entries is not known.
+            let figures = |info: &Reply| match info {
+                Reply::Null => (0, 0),
+                info => (info.field("entries").int(), info.field("bytes").int()),
+            };
+            assert_eq!(figures(&infos[0]), (0, 0), "{soft}");
+            assert_eq!(figures(&infos[1]), (1, bytes), "{soft}");
+            for asked in [
+                "CACHE.INVALIDATE a b",
+                "CACHE.REVALIDATE a b",
+                "CACHE.INVALIDATEWHERE ANY 2 a b DRYRUN",
+                "CACHE.INVALIDATEWHERE ANY 2 a b SOFT",
+                "CACHE.INVALIDATEWHERE ALL 1 b",
+            ] {
+                let (replies, _) = after_sleep(&[asked, "EXISTS past expired"]);
+                assert_eq!(replies, [Reply::Int(1), Reply::Int(0)], "{soft}: {asked}");
+            }
+        }
     });
 }
 

@@ -8,8 +8,8 @@ use tagcache_tests::look::{
 };
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
-/// Thousands of years, ms: what is stale in the files stays so.
-const LONG: i64 = 1 << 46;
+/// The longest grace, 34 years, ms: what is stale in the files stays so.
+const LONG: i64 = 1 << 40;
 /// A logical expiry far in the future, unix ms: the year 5138.
 const FAR: i64 = 99_999_999_999_999;
 
@@ -126,8 +126,8 @@ fn payloads_of_encoding_1_are_restored() {
     });
 }
 
-/// What `encoding-2.rdb` holds: entries in each state and of each kind, in two databases.
-fn write_dataset_of_encoding_2(client: &mut RawClient) {
+/// What the files of encoding 2 to 4 hold: entries in each state and of each kind, in two databases.
+fn write_dataset(client: &mut RawClient) {
     let all: Vec<u8> = (0..=255).collect();
     let sets = [
         args!["CACHE.SET", "plain", "value"],
@@ -155,7 +155,8 @@ fn write_dataset_of_encoding_2(client: &mut RawClient) {
             1,
             "soft"
         ],
-        command!("CACHE.SET expired e PXAT 1 GRACE {LONG} TAGS 1 b"),
+        // Since November 2023.
+        command!("CACHE.SET expired e PXAT 1700000000000 GRACE {LONG} TAGS 1 b"),
         args!["CACHE.SET", b"bin\0\r\n\xff", all, "TAGS", 1, b"\0\xff\r\n"],
         args!["CACHE.SET", "bare", "gone", "TAGS", 1, "soft"],
         args!["SET", "native", "string"],
@@ -185,7 +186,7 @@ fn write_dataset_of_encoding_2(client: &mut RawClient) {
     }
 }
 
-fn holds_the_dataset_of_encoding_2(server: &Server, client: &mut RawClient) {
+fn holds_the_dataset(server: &Server, client: &mut RawClient, long: i64) {
     assert!(fetch(client, "plain").is_hit("value"));
     assert!(fetch(client, "tagged").is_hit("value of tagged"));
     assert_eq!(text_tags(client, b"tagged"), ["a", "b"]);
@@ -202,8 +203,8 @@ fn holds_the_dataset_of_encoding_2(server: &Server, client: &mut RawClient) {
     }
     for (key, grace) in [
         ("graced", 5000),
-        ("soft", LONG),
-        ("expired", LONG),
+        ("soft", long),
+        ("expired", long),
         ("plain", 0),
     ] {
         let seen = call!(client, "CACHE.INSPECT", key).field("grace");
@@ -224,32 +225,68 @@ fn holds_the_dataset_of_encoding_2(server: &Server, client: &mut RawClient) {
     assert_index_agrees(server, &[0, 3], &[b"soft", b"unknown"]);
 }
 
+/// What is stale in the file of encoding 2 stays so for longer than a command allows today.
+const LONGER: i64 = 1 << 46;
+
 #[test]
-fn a_file_of_encoding_2_loads() {
+fn files_of_encoding_2_to_4_load_and_can_be_saved_again() {
     for_all_engines(|engine| {
-        let (server, mut client) = loaded(engine, "encoding-2.rdb");
-        holds_the_dataset_of_encoding_2(&server, &mut client);
-        assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(3));
-        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
-        assert_index_agrees(&server, &[0, 3], &[b"b"]);
+        for (name, long) in [
+            ("encoding-2.rdb", LONGER),
+            ("encoding-3.rdb", LONG),
+            ("encoding-4.rdb", LONG),
+        ] {
+            let (mut server, mut client) = loaded(engine, name);
+            holds_the_dataset(&server, &mut client, long);
+            assert_eq!(call!(client, "SAVE"), Reply::ok());
+            server.kill_9();
+            server.restart();
+            let mut client = server.raw();
+            holds_the_dataset(&server, &mut client, long);
+            assert_eq!(call!(client, "CACHE.INVALIDATE", "b"), Reply::Int(3));
+            assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(2));
+            assert_index_agrees(&server, &[0, 3], &[b"b"]);
+        }
+    });
+}
+
+/// A module of 0.2.0 remembered invalidations in the file, as numbers and names; an older one only the clocks.
+#[test]
+fn invalidations_that_files_of_encoding_3_and_4_remember_are_known() {
+    for_all_engines(|engine| {
+        for (name, is_known) in [
+            ("encoding-2.rdb", false),
+            ("encoding-3.rdb", true),
+            ("encoding-4.rdb", true),
+        ] {
+            let (_server, mut client) = loaded(engine, name);
+            let times = call!(client, "CACHE.TAGTIMES", "unknown", "soft");
+            let [hard, soft] =
+                [(0, 0), (1, 1)].map(|(tag, kind)| times.items()[tag].items()[kind].int());
+            assert_eq!([hard > 0, soft > 0], [is_known; 2], "{name}: {times:?}");
+        }
     });
 }
 
 #[test]
-fn payloads_of_encoding_2_are_restored() {
+fn payloads_of_encoding_2_to_4_are_restored() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        for key in ["tagged", "graced", "soft"] {
-            let payload = std::fs::read(fixture(&format!("encoding-2.{key}.dump"))).unwrap();
-            assert_eq!(call!(client, "RESTORE", key, 0, payload), Reply::ok());
+        for encoding in 2..=4 {
+            for key in ["tagged", "graced", "soft"] {
+                let name = format!("encoding-{encoding}.{key}.dump");
+                let payload = std::fs::read(fixture(&name)).unwrap();
+                let restored = call!(client, "RESTORE", key, 0, payload, "REPLACE");
+                assert_eq!(restored, Reply::ok(), "{name}");
+            }
+            assert!(fetch(&mut client, "tagged").is_hit("value of tagged"));
+            assert!(fetch(&mut client, "graced").is_hit("g"));
+            assert!(fetch(&mut client, "soft").is_stale("s"));
+            let hits = inspect(&mut client, "tagged").unwrap().hits;
+            assert!(hits >= 4_000_000_000);
+            assert_index_agrees(&server, &[0], &[]);
         }
-        assert!(fetch(&mut client, "tagged").is_hit("value of tagged"));
-        assert!(fetch(&mut client, "graced").is_hit("g"));
-        assert!(fetch(&mut client, "soft").is_stale("s"));
-        let hits = inspect(&mut client, "tagged").unwrap().hits;
-        assert!(hits >= 4_000_000_000);
-        assert_index_agrees(&server, &[0], &[]);
     });
 }
 
@@ -262,8 +299,8 @@ fn write_fixtures_of_todays_encoding() {
     let directory = Path::new(&directory);
     let server = Server::start();
     let mut client = server.raw();
-    write_dataset_of_encoding_2(&mut client);
-    holds_the_dataset_of_encoding_2(&server, &mut client);
+    write_dataset(&mut client);
+    holds_the_dataset(&server, &mut client, LONG);
     for key in ["tagged", "graced", "soft"] {
         let payload = call!(client, "DUMP", key).bytes().to_vec();
         std::fs::write(directory.join(format!("{key}.dump")), payload).unwrap();

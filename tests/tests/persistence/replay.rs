@@ -71,60 +71,60 @@ fn limits_that_were_lowered_since_do_not_undo_what_was_logged() {
     });
 }
 
-/// Version 0.1.0 wrote soft invalidations, clocks and what scripts and arrivals met in words of its own.
+/// What is remembered of invalidations stands in a log that was rewritten without preamble, as one string.
 #[test]
-fn what_version_0_1_logged_is_understood() {
+fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
     for_each_engine(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
-        for (key, tag) in [("soft", "a"), ("where", "b"), ("other", "c")] {
-            call!(
-                client,
-                "CACHE.SET",
-                key,
-                "v",
-                "EX",
-                600,
-                "GRACE",
-                60_000,
-                "TAGS",
-                1,
-                tag
-            );
+        call!(client, "CACHE.INVALIDATE", "known");
+        // Database 0, clock 70,000; of other tags and of all entries nothing; one tag.
+        let tag = [&[3][..], b"tag", &[5, 9, 0, 2, 8, 0, 0]].concat();
+        let history = [&[0, 0xf0, 0xa2, 4][..], &[0; 14], &[1], &tag].concat();
+        let clock = |client: &mut RawClient| call!(client, "CACHE.STATS").field("clock").int();
+        for len in 1..history.len() {
+            let reply = call!(client, "CACHE.REPLAY", "HISTORY", &history[..len]);
+            assert_eq!(reply, Reply::Error("ERR syntax error".to_owned()), "{len}");
+            assert_eq!(clock(&mut client), 1);
         }
-        call!(client, "CACHE.SET", "short", "v", "TAGS", 1, "a");
-        let now = call!(client, "TIME").items()[0].int() * 1000;
-        for words in [
-            args!["REVALIDATE", now, "a", "nobody"],
-            args!["INVALIDATEWHERE", now, "ALL", 1, "b", "SOFT"],
-            args!["DROP", "short"],
-            args!["REFUSE", "arrives"],
-            args!["REFUSE", "arrives", now],
-            args!["CLOCK", 0, 70_000, 3, 80_000],
-        ] {
-            let command = [args!["CACHE.REPLAY"], words].concat();
-            assert_eq!(client.call(&command), Reply::ok(), "{command:?}");
-        }
-        assert_eq!(call!(client, "EXISTS", "short"), Reply::Int(0));
+        let reply = call!(client, "CACHE.REPLAY", "HISTORY", &history);
+        assert_eq!(reply, Reply::ok());
         for _ in 0..2 {
-            let state = |client: &mut RawClient, key: &str| {
-                call!(client, "CACHE.FETCH", key).items()[0].text()
-            };
-            assert_eq!(state(&mut client, "soft"), "STALE");
-            assert_eq!(state(&mut client, "where"), "STALE");
-            assert_eq!(state(&mut client, "other"), "HIT");
-            assert_eq!(call!(client, "CACHE.GET", "short"), Reply::Null);
-            assert_eq!(call!(client, "CACHE.STATS").field("clock").int(), 70_000);
+            assert_eq!(clock(&mut client), 70_000);
+            let info = call!(client, "CACHE.TAGINFO", "tag");
+            assert_eq!(info.field("invalidations").int(), 2);
+            assert_eq!(info.field("last_invalidated").int(), 8);
+            let info = call!(client, "CACHE.TAGINFO", "known");
+            assert_eq!(info.field("invalidations").int(), 1);
             assert_eq!(call!(client, "DEBUG", "LOADAOF"), Reply::ok());
         }
-        for words in [
-            args!["REVALIDATE", "soon", "a"],
-            args!["INVALIDATEWHERE", now],
-            args!["CLOCK", 0],
-            args!["DROP", "a", "b"],
+    });
+}
+
+/// Stamps go on after those of the log, so that what is written afterwards is younger than what was invalidated there.
+#[test]
+fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
+    for_each_engine(|engine| {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let ahead = now.as_millis() as i64 + 30_000;
+        for logged in [
+            args!["CACHE.INVALIDATE", "", format!("@{ahead}"), "t"],
+            args!["CACHE.REVALIDATE", "", format!("@{ahead}"), "t"],
+            args!["CACHE.INVALIDATEWHERE", "ALL", 1, "t", "AT", ahead],
+            args!["CACHE.FLUSH", "AT", ahead],
         ] {
-            let command = [args!["CACHE.REPLAY"], words].concat();
-            assert!(client.call(&command).is_error(), "{command:?}");
+            let mut server = logging(engine);
+            let mut client = server.raw();
+            assert!(!client.call(&logged).is_error());
+            server.restart();
+            let mut client = server.raw();
+            call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "t");
+            let fetched = call!(client, "CACHE.FETCH", "key", "WITHTAGS", 1, "t");
+            assert_eq!(fetched.items()[0].text(), "HIT", "{logged:?}");
+            let dump = call!(client, "DUMP", "key").bytes().to_vec();
+            assert_eq!(call!(client, "RESTORE", "copy", 0, dump), Reply::ok());
+            let copy = call!(client, "CACHE.GET", "copy");
+            assert_eq!(copy, Reply::bulk("v"), "{logged:?}");
         }
     });
 }

@@ -609,7 +609,7 @@ pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incom
 /// How many histories: few under Miri, `TAGCACHE_FUZZ_CASES` in a long run.
 pub(in crate::engine) fn cases(short: u32) -> u32 {
     if cfg!(miri) {
-        return 4;
+        return 2;
     }
     let asked = std::env::var("TAGCACHE_FUZZ_CASES").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(short)
@@ -618,7 +618,7 @@ pub(in crate::engine) fn cases(short: u32) -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(400)))]
     #[test]
-    fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 120 })) {
+    fn the_index_agrees_with_a_naive_model(ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 16 } else { 120 })) {
         let mut harness = Harness { now_ms: 1 << 41, ..Harness::default() };
         for op in &ops {
             harness.apply(op);
@@ -645,8 +645,8 @@ proptest! {
     /// SCAN's guarantee under churn: what carries the tag from the first call to the last is returned.
     #[test]
     fn a_scan_returns_every_entry_that_stays(
-        stay in 1_usize..60,
-        churn in proptest::collection::vec((any::<bool>(), 0_usize..400, 0_u8..4), 0..if cfg!(miri) { 40 } else { 400 }),
+        stay in 1_usize..if cfg!(miri) { 10 } else { 60 },
+        churn in proptest::collection::vec((any::<bool>(), 0_usize..400, 0_u8..4), 0..if cfg!(miri) { 20 } else { 400 }),
         count in 1_u64..7,
     ) {
         let mut index: Index<u64> = Index::default();

@@ -89,6 +89,10 @@ impl Leases {
         lines.into_iter().flatten().map(|w| (w.waiter, w.client))
     }
 
+    pub(crate) fn is_awaited(&self, key: &[u8]) -> bool {
+        self.waiters(key).next().is_some()
+    }
+
     /// Whether it may be given the lease.
     fn wants_lease(&self, lease: &Lease, waiting: Waiting) -> bool {
         waiting.ask.is_some_and(|ask| {

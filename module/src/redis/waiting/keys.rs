@@ -1,8 +1,6 @@
 //! What happens to keys, as far as leases and waiting clients go.
 
 use super::{Ending, end, pass_on, tracks_on_behalf, watch};
-use crate::engine::Database;
-use crate::entry::Handle;
 use crate::redis::context::{Context, monotonic_ms, own};
 use crate::redis::state;
 use crate::redis::string::{OwnedStr, Str};
@@ -26,14 +24,7 @@ pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
 pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
     if !is_fresh {
         pass_on(ctx, db, name.bytes());
-    } else if state::with(|state| {
-        state
-            .database(db)
-            .leases
-            .waiters(name.bytes())
-            .next()
-            .is_some()
-    }) {
+    } else if state::with(|state| state.database(db).leases.is_awaited(name.bytes())) {
         signal_ready(ctx, name);
         watch(ctx);
     }
@@ -65,9 +56,9 @@ pub(crate) fn may_appear(name: &[u8]) {
         if state.waiters.blocked.is_empty() {
             return Vec::new();
         }
-        let waits = |db: &Database<Handle>| db.leases.waiters(name).next().is_some();
-        let dbs = state.databases().filter(|(_, database)| waits(database));
-        dbs.map(|(number, _)| number).collect()
+        let all = state.databases();
+        let awaited = all.filter(|(_, database)| database.leases.is_awaited(name));
+        awaited.map(|(number, _)| number).collect()
     });
     if dbs.is_empty() {
         return;

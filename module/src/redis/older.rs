@@ -1,0 +1,86 @@
+//! What builds before 0.2.0 wrote, RDB encodings 1 to 3, is read as encoding 4 would have it. It is never written.
+//!
+//! An entry of encoding 1 or 2 is a row of numbers and strings: whether it is gone, its stamp, its hits, since 2 its grace
+//! and since when it is stale, its tags, its value. In 3 it is the string of today.
+//!
+//! Auxiliary data is the number of databases and, for each, its number and clock; in 3 also what it remembers of
+//! invalidations, in the order of today, as numbers and strings.
+
+use redis_module::{RedisBuffer, raw};
+
+use crate::leb128;
+use crate::record::{MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
+
+/// How many numbers say what is remembered of one tag.
+const PAST_NUMBERS: usize = 7;
+
+/// Reads from a payload, which may be anything: each value is checked before it is believed.
+pub(super) struct Reader(pub(super) *mut raw::RedisModuleIO);
+
+impl Reader {
+    fn number(&self, max: u64) -> Option<u64> {
+        let number = raw::load_unsigned(self.0).ok();
+        number.filter(|&number| number <= max)
+    }
+
+    fn tag(&self) -> Option<RedisBuffer> {
+        let tag = raw::load_string_buffer(self.0).ok();
+        tag.filter(|tag| (1..=MAX_TAG_BYTES).contains(&(tag.as_ref().len() as u64)))
+    }
+
+    /// An entry of encoding 1 or 2.
+    pub(super) fn entry(&self, encoding: i32) -> Option<Vec<u8>> {
+        let is_gone = self.number(1)? == 1;
+        let created_ms = self.number(MAX_TIME_MS)?;
+        let hits = self.number(u32::MAX.into())? as u32;
+        let (grace_ms, soft_since_ms) = if encoding == 1 {
+            (0, 0)
+        } else {
+            (self.number(MAX_TIME_MS)?, self.number(MAX_TIME_MS)?)
+        };
+        let count = self.number(MAX_TAGS)?;
+        let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| self.tag()).collect();
+        let (tags, value) = (tags?, raw::load_string_buffer(self.0).ok()?);
+        let record = Record {
+            is_gone,
+            created_ms,
+            hits,
+            grace_ms,
+            soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
+            tags: tags.iter().map(RedisBuffer::as_ref).collect(),
+            value: value.as_ref(),
+            ..Record::default()
+        };
+        Some(record.encode())
+    }
+
+    /// Auxiliary data of encoding 1, 2 or 3.
+    pub(super) fn histories(&self, encoding: i32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for _ in 0..self.number(u64::MAX)? {
+            self.copy_numbers(2, &mut bytes)?;
+            if encoding < 3 {
+                // Nothing of the floor, of everything, and of no tag.
+                bytes.resize(bytes.len() + 2 * PAST_NUMBERS + 1, 0);
+                continue;
+            }
+            self.copy_numbers(2 * PAST_NUMBERS, &mut bytes)?;
+            let tags = self.number(u64::MAX)?;
+            leb128::push(&mut bytes, tags);
+            for _ in 0..tags {
+                let tag = self.tag()?;
+                leb128::push(&mut bytes, tag.as_ref().len() as u64);
+                bytes.extend_from_slice(tag.as_ref());
+                self.copy_numbers(PAST_NUMBERS, &mut bytes)?;
+            }
+        }
+        Some(bytes)
+    }
+
+    fn copy_numbers(&self, count: usize, bytes: &mut Vec<u8>) -> Option<()> {
+        for _ in 0..count {
+            leb128::push(bytes, self.number(u64::MAX)?);
+        }
+        Some(())
+    }
+}
