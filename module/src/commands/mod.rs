@@ -33,6 +33,7 @@ use crate::redis::store::{self, Found};
 use crate::redis::{Context, Key, Kind, Str};
 
 /// Opens a key, unless it holds another type.
+#[inline(always)]
 pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, Error> {
     let key = ctx.open(name, mode);
     match key.kind() {

@@ -17,7 +17,10 @@ fn count_keys(cursor: &mut Cursor<'_>) -> Result<usize, Error> {
 }
 
 /// What CACHE.MSET was asked: the number of keys, and how all of them are to be written.
-fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(usize, Options<'a>), Error> {
+fn parse<'a>(
+    words: &'a [&'a [u8]],
+    limits: impl Fn() -> TagLimits,
+) -> Result<(usize, Options<'a>), Error> {
     let mut cursor = Cursor::new(words);
     let keys = count_keys(&mut cursor)?;
     cursor.skip(2 * keys);
@@ -44,7 +47,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (0..keys).for_each(|at| ctx.key_at(2 * at + 2));
         return Ok(());
     }
-    let (keys, asked) = parse(words, write::limits(ctx))?;
+    let (keys, asked) = parse(words, || write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
     let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
@@ -60,7 +63,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let mut key = ctx.open(names[at], Mode::Write);
         let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
         if let Some(written) = written {
-            write::announce(ctx, db, key, names[at]);
+            write::announce(ctx, db, key, names[at], &written);
             done.push(at);
             last = Some(written);
         }
@@ -75,7 +78,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             parts.extend(done.iter().flat_map(|&at| [names[at], names[at + 1]]));
             write::replicate(ctx, c"CACHE.MSET", &parts, args, &asked, written);
         }
-        reclaim::help(ctx, db);
+        if written.has_backlog {
+            reclaim::help(ctx, db);
+        }
     }
     ctx.reply_integer(done.len() as i64);
     Ok(())
@@ -89,7 +94,7 @@ mod tests {
     #[test]
     fn pairs_are_counted_and_options_are_those_for_many() {
         let parsed = |words: &[&'static [u8]]| {
-            let parsed = parse(words, TagLimits::of(&Config::default()));
+            let parsed = parse(words, || TagLimits::of(&Config::default()));
             parsed.map(|(keys, options)| (keys, options.tags.len(), options.tags_at))
         };
         let good: &[&[u8]] = &[

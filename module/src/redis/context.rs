@@ -432,7 +432,8 @@ impl Context<'_> {
     /// Sends the command that runs to replicas and append-only file as it came.
     #[inline(always)]
     pub(crate) fn replicate_verbatim(&self) {
-        raw::replicate_verbatim(self.raw);
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplicateVerbatim(self.raw)) };
     }
 
     /// Sends another command instead.
@@ -558,7 +559,8 @@ impl Context<'_> {
 
     pub(crate) fn reply_integer(&self, number: i64) {
         self.replied(0);
-        raw::reply_with_long_long(self.raw, number);
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithLongLong(self.raw, number)) };
     }
 
     pub(crate) fn reply_double(&self, number: f64) {
@@ -568,12 +570,15 @@ impl Context<'_> {
 
     pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
         self.replied(0);
-        raw::reply_with_string_buffer(self.raw, bytes.as_ptr().cast(), bytes.len());
+        let (start, len) = (bytes.as_ptr().cast(), bytes.len());
+        // SAFETY: the context is alive; the bytes are copied.
+        unsafe { api!(RedisModule_ReplyWithStringBuffer(self.raw, start, len)) };
     }
 
     pub(crate) fn reply_array(&self, len: usize) {
         self.replied(len);
-        raw::reply_with_array(self.raw, len as i64);
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplyWithArray(self.raw, len as i64)) };
         panic_point(Place::Reply);
     }
 
@@ -606,6 +611,18 @@ impl Sender<'_> {
 
     pub(crate) fn bytes(self, bytes: &[u8]) {
         self.0.reply_bytes(bytes);
+    }
+
+    pub(crate) fn hit(self) {
+        self.0.reply_hit();
+    }
+
+    pub(crate) fn integer(self, number: i64) {
+        self.0.reply_integer(number);
+    }
+
+    pub(crate) fn null(self) {
+        self.0.reply_null();
     }
 }
 
