@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::barrier::{Place, guard, panic_point};
 use crate::redis::context::{Mode, Sender, monotonic_ms, now_ms};
-use crate::redis::key::Deadline;
+use crate::redis::key::Held;
 use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, Key, Str, cluster, state, waiting};
@@ -208,43 +208,28 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 /// Replies what a key holds, without a word of leases.
 fn look_up(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
-    let (held, sender) = (held(&key), ctx.sender());
+    let (held, sender) = (key.held(), ctx.sender());
     state::with(|state| {
         let database = state.database(db);
-        let answer = match freshness(database, held) {
-            Freshness::Fresh => Answer::Hit(None),
-            Freshness::Stale => Answer::Stale(None),
-            Freshness::Gone => Answer::Miss(None),
+        let answer = match held.and_then(|held| read(database, held)) {
+            Some((_, Freshness::Fresh)) => Answer::Hit(None),
+            Some((_, Freshness::Stale)) => Answer::Stale(None),
+            Some((_, Freshness::Gone)) | None => Answer::Miss(None),
         };
         send(sender, database, held, answer);
     });
     Ok(())
 }
 
-/// The entry of an open key, and its deadline.
-type Held<'k> = Option<(Entry<'k>, Deadline<'k>)>;
-
-fn held(key: &Key) -> Held<'_> {
-    Some((key.entry()?, key.deadline()))
-}
-
-/// What may be served of an entry.
-#[inline(always)]
-fn freshness(database: &Database<Handle>, held: Held<'_>) -> Freshness {
-    let found = held.and_then(|(entry, deadline)| read(database, deadline, entry, now_ms));
-    found.map_or(Freshness::Gone, |(_, freshness)| freshness)
-}
-
 /// What may be served of what a key holds, judged by these tags besides the entry's own.
 fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
-    let held = held(key);
-    state::with(|state| match (freshness(state.database(db), held), held) {
-        (freshness @ (Freshness::Fresh | Freshness::Stale), Some((entry, _)))
-            if !tags.is_empty() =>
-        {
-            judged(state, db, entry, freshness, tags)
-        }
-        (freshness, _) => freshness,
+    let Some(held) = key.held() else {
+        return Freshness::Gone;
+    };
+    state::with(|state| match read(state.database(db), held) {
+        None => Freshness::Gone,
+        Some((_, freshness)) if tags.is_empty() || freshness == Freshness::Gone => freshness,
+        Some((slot, freshness)) => judged(state, db, held.0, slot, freshness, tags),
     })
 }
 
@@ -253,12 +238,10 @@ fn judged(
     state: &mut State,
     db: u32,
     entry: Entry<'_>,
+    slot: Slot,
     freshness: Freshness,
     tags: &[&[u8]],
 ) -> Freshness {
-    let Some(slot) = entry.slot().map(Slot) else {
-        return freshness;
-    };
     let now = now_ms();
     match verdict(state, db, entry, slot, tags.iter().copied()) {
         Verdict::Untouched => freshness,
@@ -275,11 +258,16 @@ fn judged(
 
 /// Replies what was decided: with the value of the open key, where there is one.
 fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
-    let (held, sender) = (key.and_then(held), ctx.sender());
+    let (held, sender) = (key.and_then(Key::held), ctx.sender());
     state::with(|state| send(sender, state.database(db), held, answer));
 }
 
-fn send(reply: Sender<'_>, database: &mut Database<Handle>, held: Held<'_>, answer: Answer) {
+fn send(
+    reply: Sender<'_>,
+    database: &mut Database<Handle>,
+    held: Option<Held<'_>>,
+    answer: Answer,
+) {
     let (held, token) = match answer {
         Answer::Hit(token) | Answer::Stale(token) => (held, token),
         Answer::Miss(token) => (None, token),

@@ -44,16 +44,16 @@ pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 /// Replies with the value or nil, and counts; an error, and nothing done, if the key holds another type.
 fn answer(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
-    let (entry, deadline) = (key.entry(), key.deadline());
+    let held = key.held();
     let db = ctx.db();
     let fresh = state::with(|state| {
         let database = state.database(db);
-        if let Some(entry) = entry
-            && let Some((slot, Freshness::Fresh)) = read(database, deadline, entry, now_ms)
+        if let Some(held) = held
+            && let Some((slot, Freshness::Fresh)) = read(database, held)
         {
             database.index.hit(slot);
             database.counters.hits += 1;
-            return Some(entry);
+            return Some(held.0);
         }
         database.counters.misses += 1;
         None

@@ -1,9 +1,10 @@
 use crate::args::{Cursor, TagLimits, Ttl};
+use crate::commands::open;
 use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, OwnedStr, reclaim};
+use crate::redis::{Args, Context, OwnedStr, reclaim};
 
 const COMMAND: &str = "cache.mset";
 
@@ -52,15 +53,13 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
     for (at, _) in pairs() {
-        if matches!(ctx.open(names[at], Mode::Peek).kind(), Kind::Other) {
-            return Err(Error::WrongType);
-        }
+        open(ctx, names[at], Mode::Peek)?;
     }
     let db = ctx.db();
     let mut done = Vec::new();
     let mut last = None;
     for (at, value) in pairs() {
-        let mut key = ctx.open(names[at], Mode::Write);
+        let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at], &written);

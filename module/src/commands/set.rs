@@ -1,4 +1,5 @@
 use crate::args::Cursor;
+use crate::commands::open;
 use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
@@ -18,7 +19,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut asked = Options::default();
     asked.read(Cursor::new(options), args.len(), || write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
-    let mut key = ctx.open(name, Mode::Write);
+    let mut key = open(ctx, name, Mode::Write)?;
     let db = ctx.db();
     if asked.keeps_tags {
         kept = write::kept_tags(db, &key, times);

@@ -7,16 +7,14 @@ use crate::commands::tags_of;
 use crate::engine::{Database, Freshness, Slot, Stamp, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
+use crate::record::MAX_TIME_MS;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content, Found};
+use crate::redis::store::{self, Content};
 use crate::redis::{
-    Args, Context, Key, Kind, OwnedStr, Str, access, cluster, propagation, state, waiting,
+    Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
 };
-
-/// What an entry has room for.
-const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// Which keys a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,9 +174,6 @@ pub(super) fn store(
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
     let (tags, now_ms) = (asked.tags, times.now_ms);
     if asked.token.is_some() {
         cluster::end_if_slots_moved(ctx);
@@ -187,9 +182,9 @@ pub(super) fn store(
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
     let mut is_fresh = false;
-    let stored = store::put(db, key, name, |state, entry, deadline| {
+    let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
-        let found = entry.map(|entry| store::found_in(&database.index, entry, deadline, || now_ms));
+        let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
         // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
@@ -199,15 +194,15 @@ pub(super) fn store(
         }
         let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
         if asked.ttl == Some(Ttl::Keep)
-            && let Some(Found { entry, .. }) = visible
+            && let (Some(_), Some((entry, deadline))) = (visible, held)
         {
             expires_ms = kept_expiry(deadline, entry);
             grace_ms = grace_ms.or(Some(entry.grace_ms()));
         }
         let mut grace_ms = grace_ms.unwrap_or(0);
         if !is_replay {
-            let held = database.history.held_until_ms(tags.iter().copied(), now_ms);
-            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
+            let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
+            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
         }
         let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
         database.counters.sets += 1;
@@ -231,8 +226,8 @@ pub(super) fn store(
             has_leases,
             has_backlog,
         };
-        let held = found.and_then(|found| found.slot);
-        Ok((content, held, (written, is_outdated)))
+        let slot = found.and_then(|found| found.slot);
+        Ok((content, slot, (written, is_outdated)))
     });
     match stored {
         Ok((written, is_outdated)) => {

@@ -271,22 +271,14 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// Sets what the entry costs: a multiple of [`UNIT`].
-    #[inline]
     pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
         debug_assert!(bytes.is_multiple_of(UNIT));
         let units = u16::try_from(bytes / UNIT).unwrap_or(LARGE);
-        let size = &mut self.page_mut(slot).sizes[offset_of(slot.0)];
-        let old = std::mem::replace(size, units);
-        if units == LARGE || old == LARGE {
-            self.set_large(slot, (units == LARGE).then_some(bytes));
-        }
-    }
-
-    #[cold]
-    fn set_large(&mut self, slot: Slot, bytes: Option<u64>) {
-        if let Some(bytes) = bytes {
+        let old = &mut self.page_mut(slot).sizes[offset_of(slot.0)];
+        let was_large = std::mem::replace(old, units) == LARGE;
+        if units == LARGE {
             self.large.insert(slot.0, bytes);
-        } else {
+        } else if was_large {
             self.large.remove(&slot.0);
             self.large.shrink_to(2 * self.large.len());
         }

@@ -559,8 +559,7 @@ impl Context<'_> {
 
     pub(crate) fn reply_integer(&self, number: i64) {
         self.replied(0);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithLongLong(self.raw, number)) };
+        raw::reply_with_long_long(self.raw, number);
     }
 
     pub(crate) fn reply_double(&self, number: f64) {
@@ -570,15 +569,12 @@ impl Context<'_> {
 
     pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
         self.replied(0);
-        let (start, len) = (bytes.as_ptr().cast(), bytes.len());
-        // SAFETY: the context is alive; the bytes are copied.
-        unsafe { api!(RedisModule_ReplyWithStringBuffer(self.raw, start, len)) };
+        raw::reply_with_string_buffer(self.raw, bytes.as_ptr().cast(), bytes.len());
     }
 
     pub(crate) fn reply_array(&self, len: usize) {
         self.replied(len);
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplyWithArray(self.raw, len as i64)) };
+        raw::reply_with_array(self.raw, len as i64);
         panic_point(Place::Reply);
     }
 

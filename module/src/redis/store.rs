@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
-use super::key::{Deadline, Key, Kind};
+use super::key::{Held, Key, Kind};
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
@@ -113,8 +113,8 @@ pub(crate) struct Found<'k> {
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
-    let (entry, deadline) = (key.entry()?, key.deadline());
-    let looked = state::with(|state| found_in(&state.database(db).index, entry, deadline, now_ms));
+    let held = key.held()?;
+    let looked = state::with(|state| found_in(&state.database(db).index, held, now_ms));
     Some(looked)
 }
 
@@ -122,8 +122,7 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 #[inline(always)]
 pub(crate) fn found_in<'k>(
     index: &Index<Handle>,
-    entry: Entry<'k>,
-    deadline: Deadline<'_>,
+    (entry, deadline): Held<'k>,
     now_ms: impl FnOnce() -> u64,
 ) -> Found<'k> {
     let slot = entry.slot().map(Slot);
@@ -147,20 +146,17 @@ pub(crate) fn put<'c, R: Send, E: Send>(
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    decide: impl FnOnce(
-        &mut State,
-        Option<Entry<'_>>,
-        Deadline<'_>,
-    ) -> Result<(Content<'c>, Option<Slot>, R), E>
+    decide: impl FnOnce(&mut State, Option<Held<'_>>) -> Result<(Content<'c>, Option<Slot>, R), E>
     + Send,
 ) -> Result<R, E> {
     change(db, || {
-        let (old, deadline) = (key.entry(), key.deadline());
+        let held = key.held();
+        let old = held.map(|(entry, _)| entry);
         let (new, deadline_ms, result) = state::with(|state| {
-            let (content, held, result) = decide(state, old, deadline)?;
+            let (content, slot, result) = decide(state, held)?;
             state.removed_gone = None;
             let index = &mut state.database(db).index;
-            let visible = held.filter(|&slot| !index.is_gone(slot));
+            let visible = slot.filter(|&slot| !index.is_gone(slot));
             let is_rewritten = match (old, visible) {
                 (Some(old), Some(slot)) => rewrite(index, old, slot, &content),
                 _ => false,
@@ -250,7 +246,7 @@ pub(crate) fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Optio
         soft_since_ms: None,
         is_foreign: false,
     };
-    let Ok(()) = put(db, key, name, |_, _, _| {
+    let Ok(()) = put(db, key, name, |_, _| {
         Ok::<_, Infallible>((content, None, ()))
     });
     drop_entry(db, key);
@@ -307,7 +303,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
-    let Ok(()) = put(db, key, name.as_str(), |_, _, _| {
+    let Ok(()) = put(db, key, name.as_str(), |_, _| {
         Ok::<_, Infallible>((content, Some(slot), ()))
     });
     if let (Some((_, slot)), Some(softness)) = (indexed(key), softness) {
