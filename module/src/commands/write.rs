@@ -158,7 +158,7 @@ pub(super) struct Written {
     created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
-    /// Whether the database has leases, and gone entries, which is most often neither.
+    /// Whether the database may have leases, and gone entries, which is most often neither.
     has_leases: bool,
     pub(super) has_backlog: bool,
 }
@@ -207,7 +207,7 @@ pub(super) fn store(
         let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
-        let has_backlog = database.index.has_backlog();
+        let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
         let (when, is_outdated) = stamp(state, db, asked, now_ms, is_foreign);
         let content = Content {
             value,
