@@ -71,6 +71,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
 }
 
+/// With options. Apart, so that a command without any does not pay for all that this keeps on the stack.
 #[inline(never)]
 fn fetch_as_asked(
     ctx: &Context<'_>,
@@ -262,6 +263,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
     state::with(|state| send(sender, state.database(db), held, answer));
 }
 
+/// [`reply`] where the database is at hand.
 fn send(
     reply: Sender<'_>,
     database: &mut Database<Handle>,
