@@ -3,6 +3,7 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,9 +33,14 @@ FILE *fopen64(const char *path, const char *mode) {
     return opened("fopen64", path, mode);
 }
 
-/* The module asks for its own. */
+/* The module asks for its own. No two words are the same: keys that are made of equal ones give every tag the same hash. */
 ssize_t getrandom(void *to, size_t len, unsigned flags) {
     (void)flags;
-    memset(to, seed(), len);
+    static uint64_t state;
+    state = state ? state : (uint64_t)seed() + 1;
+    for (size_t at = 0; at < len; at++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        ((unsigned char *)to)[at] = state >> 56;
+    }
     return len;
 }

@@ -150,6 +150,13 @@ impl Parts<'_> {
         Allocated::of(LENGTHS + lengths + grace + key_len, self.value.len())
     }
 
+    /// When it was written, as the header has it.
+    fn created(&self) -> [u8; LENGTHS - CREATED] {
+        let mut bytes = [0; LENGTHS - CREATED];
+        bytes.copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
+        bytes
+    }
+
     /// Writes an entry of them, but for its slot and its key, and returns where the key belongs. The value goes to where it
     /// lies apart, if it does.
     ///
@@ -168,13 +175,11 @@ impl Parts<'_> {
             | flag(self.has_ttl, HAS_TTL)
             | flag(self.grace_ms > 0, HAS_GRACE)
             | flag(apart.is_some(), APART);
-        let mut created = [0; LENGTHS - CREATED];
-        created.copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
         let mut at = LENGTHS;
         // SAFETY: by the caller's promise there is room for all that is written.
         unsafe {
             to.add(FLAGS).write(flags);
-            to.add(CREATED).cast().write(created);
+            to.add(CREATED).cast().write(self.created());
             let mut put = |byte| {
                 to.add(at).write(byte);
                 at += 1;
@@ -200,7 +205,12 @@ impl Parts<'_> {
 
 impl NewEntry {
     pub(crate) fn new(key: &[u8], parts: &Parts<'_>) -> Self {
-        let size = parts.size(key.len());
+        Self::sized(key, parts, parts.size(key.len()))
+    }
+
+    /// [`NewEntry::new`] where the size is known.
+    #[inline]
+    pub(crate) fn sized(key: &[u8], parts: &Parts<'_>, size: Allocated) -> Self {
         let (ptr, apart) = (allocate(size.entry), size.value.map(allocate));
         // SAFETY: the allocations are that large, and new.
         unsafe {
@@ -484,8 +494,20 @@ impl<'a> Entry<'a> {
     /// # Safety
     /// Its allocations must be made for so many bytes, and its value lie apart if and only if that of the parts is to.
     /// Nothing that was borrowed from the entry may be used afterwards, and the value must not be borrowed from it.
+    #[inline(always)]
     pub(crate) unsafe fn rewrite(self, extent: Extent, parts: &Parts<'_>, size: Allocated) {
         let (apart, key_len) = (self.value_apart(), extent.key_len());
+        if extent.is_that_of(parts) {
+            self.set_has_ttl(parts.has_ttl);
+            self.write(CREATED, parts.created());
+            let (value, len) = (NonNull::from(parts.value).cast(), parts.value.len());
+            // SAFETY: the old value has this length, and by the caller's promise the new one lies elsewhere.
+            unsafe {
+                let old = apart.unwrap_or_else(|| self.ptr.add(extent.value));
+                old.copy_from_nonoverlapping(value, len);
+            }
+            return;
+        }
         let last = apart.map_or(parts.value.len(), |_| ADDRESS);
         let (from, to) = (extent.key, size.entry - last - key_len);
         let flags = self.flags() & (INDEXED | LEAKED);

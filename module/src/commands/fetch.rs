@@ -1,14 +1,17 @@
 use crate::args::{Cursor, set_once};
-use crate::commands::{logical_pttl, read, verdict};
-use crate::engine::{Answer, Ask, Caller, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter};
-use crate::entry::Entry;
+use crate::commands::{logical_pttl, open, read, verdict};
+use crate::engine::{
+    Answer, Ask, Caller, Database, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
+};
+use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::barrier::{Place, guard, panic_point};
-use crate::redis::context::{Mode, monotonic_ms, now_ms};
+use crate::redis::context::{Mode, Sender, monotonic_ms, now_ms};
+use crate::redis::key::Held;
 use crate::redis::state::State;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Kind, Str, cluster, state, waiting};
+use crate::redis::{Args, Context, Key, Str, cluster, state, waiting};
 
 /// What CACHE.FETCH was asked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -62,19 +65,31 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (name, rest) = args.split_first()?;
     if rest.len() == 0 {
-        return look_up(ctx, ctx.db(), name); // By far the commonest.
+        look_up(ctx, ctx.db(), name) // By far the commonest.
+    } else {
+        fetch_as_asked(ctx, args, name, rest)
     }
+}
+
+/// With options. Apart, so that a command without any does not pay for all that this keeps on the stack.
+#[inline(never)]
+fn fetch_as_asked(
+    ctx: &Context<'_>,
+    args: Args<'_>,
+    name: Str<'_>,
+    rest: Args<'_>,
+) -> Result<(), Error> {
     let mut storage = Words::new();
     let asked = parse(rest.words(0, &mut storage)?)?;
     if !asked.tags.is_empty() {
         let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
         access::check_pairs(ctx, args, tags, Reach::Tags)?;
     }
-    let key = ctx.open(name, Mode::Read);
+    let key = open(ctx, name, Mode::Read)?;
     let db = ctx.db();
-    let found = found(db, &key, asked.tags)?;
+    let found = found(db, &key, asked.tags);
     if found == Freshness::Fresh && !asked.is_early {
-        reply(ctx, db, &key, Answer::Hit(None));
+        reply(ctx, db, Some(&key), Answer::Hit(None));
         return Ok(());
     }
     let is_replica = ctx.is_replica();
@@ -96,10 +111,10 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     if answer == Answer::Wait {
         drop(key);
         if !waiting::block::<Waited>(ctx, name, wait_ms.unwrap_or(0), caller) {
-            reply_miss(ctx, None);
+            reply(ctx, db, None, Answer::Miss(None));
         }
     } else {
-        reply(ctx, db, &key, answer);
+        reply(ctx, db, Some(&key), answer);
     }
     drop(undo);
     Ok(())
@@ -151,26 +166,26 @@ impl waiting::Reply for Waited {
         let mut storage = Words::new();
         let words = rest.words(0, &mut storage);
         let asked = words.and_then(parse).unwrap_or_default();
-        let key = ctx.open(name, Mode::Read);
-        let db = ctx.db();
-        let found = match found(db, &key, asked.tags) {
-            Ok(found) => found,
+        let key = match open(ctx, name, Mode::Read) {
+            Ok(key) => key,
             Err(error) => {
                 ctx.reply_error(&error);
                 return true;
             }
         };
+        let db = ctx.db();
+        let found = found(db, &key, asked.tags);
         let answer = decide(ctx, name, |leases, name, terms| {
             leases.serve(name, waiter, found, terms)
         });
         let undo = Undo { ctx, name, answer };
-        reply(ctx, db, &key, answer);
+        reply(ctx, db, Some(&key), answer);
         drop(undo);
         answer != Answer::Wait
     }
 
     fn miss(ctx: &Context<'_>, token: Option<Token>) {
-        reply_miss(ctx, token);
+        reply(ctx, ctx.db(), None, Answer::Miss(token));
     }
 }
 
@@ -193,35 +208,30 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 
 /// Replies what a key holds, without a word of leases.
 fn look_up(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
-    let key = ctx.open(name, Mode::Read);
-    let answer = match found(db, &key, &[])? {
-        Freshness::Fresh => Answer::Hit(None),
-        Freshness::Stale => Answer::Stale(None),
-        Freshness::Gone => Answer::Miss(None),
-    };
-    reply(ctx, db, &key, answer);
+    let key = open(ctx, name, Mode::Read)?;
+    let (held, sender) = (key.held(), ctx.sender());
+    state::with(|state| {
+        let database = state.database(db);
+        let answer = match held.and_then(|held| read(database, held)) {
+            Some((_, Freshness::Fresh)) => Answer::Hit(None),
+            Some((_, Freshness::Stale)) => Answer::Stale(None),
+            Some((_, Freshness::Gone)) | None => Answer::Miss(None),
+        };
+        send(sender, database, held, answer);
+    });
     Ok(())
 }
 
 /// What may be served of what a key holds, judged by these tags besides the entry's own.
-fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Result<Freshness, Error> {
-    let entry = match key.kind() {
-        Kind::Other => return Err(Error::WrongType),
-        Kind::Empty => return Ok(Freshness::Gone),
-        Kind::Entry(entry) => entry,
+fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
+    let Some(held) = key.held() else {
+        return Freshness::Gone;
     };
-    let deadline = key.deadline();
-    Ok(state::with(|state| {
-        let database = state.database(db);
-        let Some((slot, freshness)) = read(database, deadline, entry, now_ms) else {
-            return Freshness::Gone;
-        };
-        if tags.is_empty() || freshness == Freshness::Gone {
-            freshness
-        } else {
-            judged(state, db, entry, slot, freshness, tags)
-        }
-    }))
+    state::with(|state| match read(state.database(db), held) {
+        None => Freshness::Gone,
+        Some((_, freshness)) if tags.is_empty() || freshness == Freshness::Gone => freshness,
+        Some((slot, freshness)) => judged(state, db, held.0, slot, freshness, tags),
+    })
 }
 
 /// What may be served of a visible entry if it carried these tags as well.
@@ -248,59 +258,57 @@ fn judged(
 }
 
 /// Replies what was decided: with the value of the open key, where there is one.
-fn reply(ctx: &Context<'_>, db: u32, key: &Key, answer: Answer) {
-    let (is_hit, token) = match answer {
-        Answer::Hit(token) => (true, token),
-        Answer::Stale(token) => (false, token),
-        Answer::Miss(token) => return reply_miss(ctx, token),
-        Answer::Wait => return,
-    };
-    let Some(entry) = key.entry() else {
-        return reply_miss(ctx, token);
-    };
-    ctx.reply_array(5);
-    if is_hit {
-        ctx.reply_hit();
-    } else {
-        ctx.reply_bytes(b"STALE");
-    }
-    ctx.reply_bytes(entry.value());
-    ctx.reply_integer(if is_hit {
-        logical_pttl(key.deadline(), entry, now_ms())
-    } else {
-        0
-    });
-    ctx.reply_integer(token.unwrap_or(0) as i64);
-    let slot = entry.slot().map(Slot);
-    let reply = ctx.sender();
-    state::with(|state| {
-        let database = state.database(db);
-        if is_hit {
-            database.counters.hits += 1;
-        } else {
-            database.counters.stale_hits += 1;
-        }
-        let Some(slot) = slot else {
-            return reply.array(0);
-        };
-        database.index.hit(slot);
-        let tags = database.index.tags(slot);
-        reply.array(tags.len());
-        for tag in tags {
-            reply.bytes(tag);
-        }
-    });
+fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
+    let (held, sender) = (key.and_then(Key::held), ctx.sender());
+    state::with(|state| send(sender, state.database(db), held, answer));
 }
 
-fn reply_miss(ctx: &Context<'_>, token: Option<Token>) {
-    let db = ctx.db();
-    state::with(|state| state.database(db).counters.misses += 1);
-    ctx.reply_array(5);
-    ctx.reply_bytes(b"MISS");
-    ctx.reply_null();
-    ctx.reply_integer(-2);
-    ctx.reply_integer(token.unwrap_or(0) as i64);
-    ctx.reply_array(0);
+/// [`reply`] where the database is at hand.
+fn send(
+    reply: Sender<'_>,
+    database: &mut Database<Handle>,
+    held: Option<Held<'_>>,
+    answer: Answer,
+) {
+    let (held, token) = match answer {
+        Answer::Hit(token) | Answer::Stale(token) => (held, token),
+        Answer::Miss(token) => (None, token),
+        Answer::Wait => return,
+    };
+    reply.array(5);
+    let slot = match held {
+        Some((entry, deadline)) if matches!(answer, Answer::Hit(_)) => {
+            database.counters.hits += 1;
+            reply.hit();
+            reply.bytes(entry.value());
+            reply.integer(logical_pttl(deadline, entry, now_ms()));
+            entry.slot()
+        }
+        Some((entry, _)) => {
+            database.counters.stale_hits += 1;
+            reply.bytes(b"STALE");
+            reply.bytes(entry.value());
+            reply.integer(0);
+            entry.slot()
+        }
+        None => {
+            database.counters.misses += 1;
+            reply.bytes(b"MISS");
+            reply.null();
+            reply.integer(-2);
+            None
+        }
+    };
+    reply.integer(token.unwrap_or(0) as i64);
+    let Some(slot) = slot.map(Slot) else {
+        return reply.array(0);
+    };
+    database.index.hit(slot);
+    let tags = database.index.tags(slot);
+    reply.array(tags.len());
+    for tag in tags {
+        reply.bytes(tag);
+    }
 }
 
 /// `CACHE.RELEASE key token` → 1 if that lease was held, else 0.

@@ -1,8 +1,8 @@
-use crate::commands::read;
+use crate::commands::{open, read};
 use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Kind, Str, state, store};
+use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -43,22 +43,17 @@ pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 
 /// Replies with the value or nil, and counts; an error, and nothing done, if the key holds another type.
 fn answer(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
-    let key = ctx.open(name, Mode::Read);
-    let entry = match key.kind() {
-        Kind::Entry(entry) => Some(entry),
-        Kind::Empty => None,
-        Kind::Other => return Err(Error::WrongType),
-    };
+    let key = open(ctx, name, Mode::Read)?;
+    let held = key.held();
     let db = ctx.db();
-    let deadline = key.deadline();
     let fresh = state::with(|state| {
         let database = state.database(db);
-        if let Some(entry) = entry
-            && let Some((slot, Freshness::Fresh)) = read(database, deadline, entry, now_ms)
+        if let Some(held) = held
+            && let Some((slot, Freshness::Fresh)) = read(database, held)
         {
             database.index.hit(slot);
             database.counters.hits += 1;
-            return Some(entry);
+            return Some(held.0);
         }
         database.counters.misses += 1;
         None

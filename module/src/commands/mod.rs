@@ -26,12 +26,13 @@ use crate::engine::{Database, Freshness, Index, Slot, Stamp, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
-use crate::redis::key::Deadline;
+use crate::redis::key::{Deadline, Held};
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
 use crate::redis::{Context, Key, Kind, Str};
 
 /// Opens a key, unless it holds another type.
+#[inline(always)]
 pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, Error> {
     let key = ctx.open(name, mode);
     match key.kind() {
@@ -58,9 +59,7 @@ pub(crate) fn visible<'k>(
 #[inline(always)]
 pub(crate) fn read(
     database: &Database<Handle>,
-    deadline: Deadline<'_>,
-    entry: Entry<'_>,
-    now_ms: impl FnOnce() -> u64,
+    (entry, deadline): Held<'_>,
 ) -> Option<(Slot, Freshness)> {
     let slot = Slot(entry.slot()?);
     let (handle, grace_ms) = (entry.handle(), entry.grace_ms());

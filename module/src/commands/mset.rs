@@ -1,9 +1,10 @@
 use crate::args::{Cursor, TagLimits, Ttl};
+use crate::commands::open;
 use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, OwnedStr, reclaim};
+use crate::redis::{Args, Context, OwnedStr, reclaim};
 
 const COMMAND: &str = "cache.mset";
 
@@ -17,7 +18,10 @@ fn count_keys(cursor: &mut Cursor<'_>) -> Result<usize, Error> {
 }
 
 /// What CACHE.MSET was asked: the number of keys, and how all of them are to be written.
-fn parse<'a>(words: &'a [&'a [u8]], limits: TagLimits) -> Result<(usize, Options<'a>), Error> {
+fn parse<'a>(
+    words: &'a [&'a [u8]],
+    limits: impl Fn() -> TagLimits,
+) -> Result<(usize, Options<'a>), Error> {
     let mut cursor = Cursor::new(words);
     let keys = count_keys(&mut cursor)?;
     cursor.skip(2 * keys);
@@ -44,23 +48,21 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (0..keys).for_each(|at| ctx.key_at(2 * at + 2));
         return Ok(());
     }
-    let (keys, asked) = parse(words, write::limits(ctx))?;
+    let (keys, asked) = parse(words, || write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
     let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
     for (at, _) in pairs() {
-        if matches!(ctx.open(names[at], Mode::Peek).kind(), Kind::Other) {
-            return Err(Error::WrongType);
-        }
+        open(ctx, names[at], Mode::Peek)?;
     }
     let db = ctx.db();
     let mut done = Vec::new();
     let mut last = None;
     for (at, value) in pairs() {
-        let mut key = ctx.open(names[at], Mode::Write);
+        let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
         if let Some(written) = written {
-            write::announce(ctx, db, key, names[at]);
+            write::announce(ctx, db, key, names[at], &written);
             done.push(at);
             last = Some(written);
         }
@@ -75,7 +77,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             parts.extend(done.iter().flat_map(|&at| [names[at], names[at + 1]]));
             write::replicate(ctx, c"CACHE.MSET", &parts, args, &asked, written);
         }
-        reclaim::help(ctx, db);
+        if written.has_backlog {
+            reclaim::help(ctx, db);
+        }
     }
     ctx.reply_integer(done.len() as i64);
     Ok(())
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn pairs_are_counted_and_options_are_those_for_many() {
         let parsed = |words: &[&'static [u8]]| {
-            let parsed = parse(words, TagLimits::of(&Config::default()));
+            let parsed = parse(words, || TagLimits::of(&Config::default()));
             parsed.map(|(keys, options)| (keys, options.tags.len(), options.tags_at))
         };
         let good: &[&[u8]] = &[

@@ -1,4 +1,5 @@
 use crate::args::Cursor;
+use crate::commands::open;
 use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
@@ -16,9 +17,9 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (value, options) = words.split_first().ok_or(Error::WrongArity)?;
     let (kept, kept_words): (Vec<_>, Vec<&[u8]>);
     let mut asked = Options::default();
-    asked.read(Cursor::new(options), args.len(), write::limits(ctx))?;
+    asked.read(Cursor::new(options), args.len(), || write::limits(ctx))?;
     let times = write::times(ctx, &asked, COMMAND)?;
-    let mut key = ctx.open(name, Mode::Write);
+    let mut key = open(ctx, name, Mode::Write)?;
     let db = ctx.db();
     if asked.keeps_tags {
         kept = write::kept_tags(db, &key, times);
@@ -30,7 +31,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_null();
         return Ok(());
     };
-    write::announce(ctx, db, key, name);
+    write::announce(ctx, db, key, name, written);
     if write::goes_verbatim(ctx) {
         ctx.replicate_verbatim();
     } else {
@@ -38,7 +39,9 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         write::replicate(ctx, c"CACHE.SET", &given, args, &asked, written);
     }
     ctx.reply_ok();
-    reclaim::help(ctx, db);
+    if written.has_backlog {
+        reclaim::help(ctx, db);
+    }
     Ok(())
 }
 
@@ -50,7 +53,7 @@ mod tests {
     use crate::config::Config;
 
     fn parsed<'a>(words: &'a [&'a [u8]]) -> Result<Options<'a>, Error> {
-        let (mut asked, limits) = (Options::default(), TagLimits::of(&Config::default()));
+        let (mut asked, limits) = (Options::default(), || TagLimits::of(&Config::default()));
         asked.read(Cursor::new(&words[2..]), words.len(), limits)?;
         Ok(asked)
     }

@@ -7,16 +7,14 @@ use crate::commands::tags_of;
 use crate::engine::{Database, Freshness, Slot, Stamp, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
+use crate::record::MAX_TIME_MS;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content, Found};
+use crate::redis::store::{self, Content};
 use crate::redis::{
-    Args, Context, Key, Kind, OwnedStr, Str, access, cluster, propagation, state, waiting,
+    Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
 };
-
-/// What an entry has room for.
-const MAX_TIME_MS: u64 = (1 << 48) - 1;
 
 /// Which keys a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +41,8 @@ pub(super) struct Options<'a> {
     created_ms: Option<u64>,
     pub(super) hits: Option<u32>,
     pub(super) soft_since_ms: Option<u64>,
+    /// One of these three was given.
+    is_rewritten: bool,
 }
 
 impl<'a> Options<'a> {
@@ -52,14 +52,14 @@ impl<'a> Options<'a> {
         &mut self,
         mut cursor: Cursor<'a>,
         count: usize,
-        limits: TagLimits,
+        limits: impl Fn() -> TagLimits,
     ) -> Result<(), Error> {
         let mut tags = None;
         while let Some(word) = cursor.next_option() {
             if let Some(ttl) = Ttl::parse(word, &mut cursor)? {
                 set_once(&mut self.ttl, ttl)?;
             } else if word.is(b"TAGS") {
-                let given = cursor.next_stored_tags(limits)?;
+                let given = cursor.next_stored_tags(limits())?;
                 self.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
             } else {
@@ -89,21 +89,19 @@ impl<'a> Options<'a> {
             set_once(&mut self.grace_ms, next_grace_ms(cursor)?)
         } else if word.is(b"LEASE") {
             set_once(&mut self.token, cursor.next_i64()?)
-        } else if word.is(b"CREATED") {
-            set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
-        } else if word.is(b"HITS") {
-            let hits = cursor.next_in(0..=u32::MAX.into())?;
-            set_once(&mut self.hits, hits as u32)
-        } else if word.is(b"SOFT") {
-            set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
         } else {
-            Err(Error::Syntax)
+            self.is_rewritten = true;
+            if word.is(b"CREATED") {
+                set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
+            } else if word.is(b"HITS") {
+                let hits = cursor.next_in(0..=u32::MAX.into())?;
+                set_once(&mut self.hits, hits as u32)
+            } else if word.is(b"SOFT") {
+                set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
+            } else {
+                Err(Error::Syntax)
+            }
         }
-    }
-
-    /// Whether it says what only an append-only file may say.
-    const fn is_rewritten(&self) -> bool {
-        self.created_ms.is_some() || self.hits.is_some() || self.soft_since_ms.is_some()
     }
 }
 
@@ -132,14 +130,14 @@ pub(super) fn times(
     asked: &Options<'_>,
     command: &'static str,
 ) -> Result<Times, Error> {
-    if asked.is_rewritten() && !access::may_replay(ctx) {
+    if asked.is_rewritten && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
     let now_ms = now_ms();
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
         // What a primary or a log says is complete: a default of this node's own must not be added to it.
-        None if ctx.is_replay() || asked.is_rewritten() => None,
+        None if ctx.is_replay() || asked.is_rewritten => None,
         None => {
             let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
             (default_ttl_ms > 0).then(|| now_ms + default_ttl_ms)
@@ -160,6 +158,9 @@ pub(super) struct Written {
     created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
+    /// Whether the database may have leases, and gone entries, which is most often neither.
+    has_leases: bool,
+    pub(super) has_backlog: bool,
 }
 
 /// Puts the entry of this key and value into keyspace and index; `None`, and nothing done, where it may not be written.
@@ -173,9 +174,6 @@ pub(super) fn store(
     asked: &Options<'_>,
     times: Times,
 ) -> Result<Option<Written>, Error> {
-    if matches!(key.kind(), Kind::Other) {
-        return Err(Error::WrongType);
-    }
     let (tags, now_ms) = (asked.tags, times.now_ms);
     if asked.token.is_some() {
         cluster::end_if_slots_moved(ctx);
@@ -183,32 +181,33 @@ pub(super) fn store(
     let is_replay = ctx.is_replay();
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
-    let (entry, deadline) = (key.entry(), key.deadline());
     let mut is_fresh = false;
-    let decided = state::with(|state| {
+    let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
-        let found = entry.map(|entry| store::found_in(&database.index, entry, deadline, || now_ms));
+        let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
         // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
         let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
         if !is_allowed(database, name, asked, known_tags, is_fresh) {
-            return Ok(None);
+            return Err(None);
         }
         let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
         if asked.ttl == Some(Ttl::Keep)
-            && let Some(Found { entry, .. }) = visible
+            && let (Some(_), Some((entry, deadline))) = (visible, held)
         {
             expires_ms = kept_expiry(deadline, entry);
             grace_ms = grace_ms.or(Some(entry.grace_ms()));
         }
         let mut grace_ms = grace_ms.unwrap_or(0);
         if !is_replay {
-            let held = database.history.held_until_ms(tags.iter().copied(), now_ms);
-            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, held);
+            let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
+            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
         }
         let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
         database.counters.sets += 1;
+        let has_leases = !database.leases.is_empty();
+        let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
         let (when, is_outdated) = stamp(state, db, asked, now_ms, is_foreign);
         let content = Content {
             value,
@@ -224,21 +223,27 @@ pub(super) fn store(
             created_ms: when.at_ms,
             expires_ms,
             grace_ms,
+            has_leases,
+            has_backlog,
         };
-        let held = found.and_then(|found| found.slot);
-        Ok(Some((content, held, written, is_outdated)))
-    })?;
-    let Some((content, held, written, is_outdated)) = decided else {
-        if asked.token.is_some() {
-            waiting::refused(ctx, db, name, is_fresh);
+        let slot = found.and_then(|found| found.slot);
+        Ok((content, slot, (written, is_outdated)))
+    });
+    match stored {
+        Ok((written, is_outdated)) => {
+            if is_outdated {
+                store::refuse(ctx, db, key, name);
+            }
+            Ok(Some(written))
         }
-        return Ok(None);
-    };
-    store::put(db, key, name, held, &content);
-    if is_outdated {
-        store::refuse(ctx, db, key, name);
+        Err(None) => {
+            if asked.token.is_some() {
+                waiting::refused(ctx, db, name, is_fresh);
+            }
+            Ok(None)
+        }
+        Err(Some(error)) => Err(error),
     }
-    Ok(Some(written))
 }
 
 /// The tags that KEEPTAGS keeps: those of a visible entry.
@@ -360,9 +365,9 @@ fn stamp(
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.
 #[inline(always)]
-pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
+pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>, written: &Written) {
     // A client that waits is in the line of a lease.
-    if state::with(|state| !state.database(db).leases.is_empty()) {
+    if written.has_leases {
         waiting::written(ctx, db, name);
         waiting::serve_trackers(db, name);
     }

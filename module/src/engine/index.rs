@@ -118,7 +118,7 @@ impl<E: Copy + PartialEq> Index<E> {
         } = incoming;
         let lists = self.lists_for(incoming.tags);
         let slot = self.slots.insert(place, entry, bytes, hits, &lists);
-        for list in lists {
+        for &list in &lists {
             self.enlist(list, slot, bytes);
         }
         self.bytes += bytes;
@@ -136,8 +136,12 @@ impl<E: Copy + PartialEq> Index<E> {
             self.marks.set_foreign(slot);
         }
         if let Some(since_ms) = incoming.soft_since_ms {
-            self.marks
-                .soften([slot.0].into_iter().collect(), Softness::since(since_ms));
+            if incoming.has_grace {
+                let ids = [slot.0].into_iter().collect();
+                self.marks.soften(ids, Softness::since(since_ms));
+            } else {
+                self.drop_one(slot); // There is nothing between fresh and gone.
+            }
         }
     }
 
@@ -205,10 +209,15 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Whether an entry has these tags, in this order.
-    #[inline(always)]
+    #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let its = self.tags(slot);
-        its.len() == tags.len() && (tags.is_empty() || its.eq(tags.iter().copied()))
+        let mut its = self.slots.lists(slot);
+        let mut tags = tags.iter();
+        its.len() == tags.len()
+            && tags.all(|tag| {
+                its.next()
+                    .is_some_and(|list| *self.lists.get(list).name == **tag)
+            })
     }
 
     /// Takes an entry out. True if it was gone. O(tags).
@@ -266,7 +275,7 @@ impl<E: Copy + PartialEq> Index<E> {
             });
             let is_new = match &mut seen {
                 Some(seen) => seen.insert(list),
-                None => !lists.contains(&list),
+                None => lists.iter().all(|&other| other != list),
             };
             if is_new {
                 lists.push(list);

@@ -37,6 +37,7 @@ impl Name {
 impl std::ops::Deref for Name {
     type Target = [u8];
 
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match self {
             Self::Short { len, bytes } => &bytes[..usize::from(*len)],
@@ -110,6 +111,7 @@ impl Lists {
         }
     }
 
+    #[inline(always)]
     pub(super) fn get(&self, id: u32) -> &TagList {
         self.pages[page_of(id)]
             .as_ref()

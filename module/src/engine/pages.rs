@@ -77,6 +77,7 @@ impl PageMap {
     }
 
     /// Notes that a free id of an open page is in use.
+    #[inline(always)]
     fn occupy(&mut self, id: u32) {
         let page = self.pages[page_of(id)]
             .as_mut()
@@ -92,6 +93,7 @@ impl PageMap {
     }
 
     /// Takes a page out of the list of those that have room.
+    #[cold]
     fn close(&mut self, kind: u8, at: u32) {
         let open = &mut self.open[kind as usize];
         open.swap_remove(at as usize);

@@ -232,6 +232,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
+    #[inline(always)]
     fn page(&self, slot: Slot) -> &Page<E> {
         self.pages[page_of(slot.0)]
             .as_ref()

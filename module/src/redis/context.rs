@@ -433,7 +433,8 @@ impl Context<'_> {
     /// Sends the command that runs to replicas and append-only file as it came.
     #[inline(always)]
     pub(crate) fn replicate_verbatim(&self) {
-        raw::replicate_verbatim(self.raw);
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_ReplicateVerbatim(self.raw)) };
     }
 
     /// Sends another command instead.
@@ -602,6 +603,18 @@ impl Sender<'_> {
 
     pub(crate) fn bytes(self, bytes: &[u8]) {
         self.0.get().reply_bytes(bytes);
+    }
+
+    pub(crate) fn hit(self) {
+        self.0.reply_hit();
+    }
+
+    pub(crate) fn integer(self, number: i64) {
+        self.0.reply_integer(number);
+    }
+
+    pub(crate) fn null(self) {
+        self.0.reply_null();
     }
 }
 

@@ -82,6 +82,11 @@ impl Key {
         self.entry.map(|entry| unsafe { Entry::from_handle(entry) })
     }
 
+    /// The entry that it holds, and when that expires.
+    pub(crate) fn held(&self) -> Option<Held<'_>> {
+        Some((self.entry()?, self.deadline()))
+    }
+
     /// Stores an entry where nothing is. Only `store` calls this, since the index must know of it.
     pub(super) fn create(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
@@ -164,6 +169,9 @@ impl Key {
         unsafe { api!(RedisModule_SetAbsExpire(self.raw, deadline)) };
     }
 }
+
+/// The entry of an open key, and its deadline.
+pub(crate) type Held<'k> = (Entry<'k>, Deadline<'k>);
 
 /// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,7 @@
 //! Every change runs inside [`change`]. A panic in there leaves the three in disagreement, so the database's index is
 //! emptied: its entries are gone, which is always safe, and [`super::reclaim`] takes them out of the keyspace.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
@@ -11,7 +12,7 @@ use smallvec::SmallVec;
 use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
-use super::key::{Deadline, Key, Kind};
+use super::key::{Held, Key, Kind};
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, Loading, State};
 use super::string::{OwnedStr, Str};
@@ -73,6 +74,34 @@ pub(crate) struct Content<'a> {
     pub(crate) is_foreign: bool,
 }
 
+impl<'a> Content<'a> {
+    fn parts(&self) -> Parts<'a> {
+        Parts {
+            value: self.value,
+            created_ms: self.created_ms,
+            has_ttl: self.deadline_ms.is_some(),
+            grace_ms: self.grace_ms,
+        }
+    }
+
+    /// Whether the index marks no entry of it.
+    fn is_plain(&self) -> bool {
+        self.grace_ms == 0 && self.soft_since_ms.is_none() && !self.is_foreign
+    }
+
+    fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
+        Incoming {
+            entry: entry.handle(),
+            tags: self.tags,
+            bytes,
+            hits: self.hits,
+            has_grace: self.grace_ms > 0,
+            soft_since_ms: self.soft_since_ms,
+            is_foreign: self.is_foreign,
+        }
+    }
+}
+
 /// An open key's entry, and what may be served of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'k> {
@@ -84,8 +113,8 @@ pub(crate) struct Found<'k> {
 
 /// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
-    let (entry, deadline) = (key.entry()?, key.deadline());
-    let looked = state::with(|state| found_in(&state.database(db).index, entry, deadline, now_ms));
+    let held = key.held()?;
+    let looked = state::with(|state| found_in(&state.database(db).index, held, now_ms));
     Some(looked)
 }
 
@@ -93,8 +122,7 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
 #[inline(always)]
 pub(crate) fn found_in<'k>(
     index: &Index<Handle>,
-    entry: Entry<'k>,
-    deadline: Deadline<'_>,
+    (entry, deadline): Held<'k>,
     now_ms: impl FnOnce() -> u64,
 ) -> Found<'k> {
     let slot = entry.slot().map(Slot);
@@ -111,87 +139,93 @@ pub(crate) fn found_in<'k>(
     }
 }
 
-/// Puts an entry under an open key that holds nothing, or an entry, which is replaced: `held` is where the index of this
-/// database holds that. Keeps the hits of a visible one. O(tags).
-pub(crate) fn put(
+/// Puts an entry under an open key that holds nothing, or an entry, which is replaced: what `decide` returns, besides where
+/// the index of this database holds the old entry. Nothing is done where it fails. Keeps the hits of a visible entry.
+/// O(tags).
+pub(crate) fn put<'c, R: Send, E: Send>(
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    held: Option<Slot>,
-    content: &Content<'_>,
-) {
-    let parts = Parts {
-        value: content.value,
-        created_ms: content.created_ms,
-        has_ttl: content.deadline_ms.is_some(),
-        grace_ms: content.grace_ms,
-    };
-    let incoming = |entry: Entry<'_>, bytes| Incoming {
-        entry: entry.handle(),
-        tags: content.tags,
-        bytes,
-        hits: content.hits,
-        has_grace: content.grace_ms > 0,
-        soft_since_ms: content.soft_since_ms,
-        is_foreign: content.is_foreign,
-    };
-    let is_plain = content.grace_ms == 0 && content.soft_since_ms.is_none() && !content.is_foreign;
-    let old = key.entry().map(Entry::handle);
+    decide: impl FnOnce(&mut State, Option<Held<'_>>) -> Result<(Content<'c>, Option<Slot>, R), E>
+    + Send,
+) -> Result<R, E> {
     change(db, || {
-        let new = state::with(|state| {
+        let held = key.held();
+        let old = held.map(|(entry, _)| entry);
+        let (new, deadline_ms, result) = state::with(|state| {
+            let (content, slot, result) = decide(state, held)?;
             state.removed_gone = None;
-            // SAFETY: the key holds it until it is replaced.
-            let old = old.map(|old| unsafe { Entry::from_handle(old) });
             let index = &mut state.database(db).index;
-            let visible = held.filter(|&slot| !index.is_gone(slot));
-            if let (Some(old), Some(slot)) = (old, visible) {
-                let extent = old.extent();
-                let (key_len, before) = (extent.key_len(), old.allocated(extent));
-                let is_same = extent.is_that_of(&parts);
-                let size = if is_same { before } else { parts.size(key_len) };
-                if is_same || fits(old, before, size) {
-                    let costs_the_same = is_same && parts.has_ttl == old.has_ttl();
-                    // SAFETY: it fits. Nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
-                    unsafe { old.rewrite(extent, &parts, size) };
-                    // The commonest of all writes changes nothing but the entry.
-                    if !(costs_the_same && is_plain && index.is_plain(slot, content.tags)) {
-                        let bytes = cost_of(size, key_len, parts.has_ttl);
-                        old.set_indexed(index.replace(slot, incoming(old, bytes)).0);
-                    }
-                    return None;
-                }
-            }
-            let new = NewEntry::new(name.bytes(), &parts);
-            let entry = new.as_entry();
-            let incoming = incoming(entry, cost(entry));
-            let slot = if let Some(slot) = visible {
-                index.replace(slot, incoming)
-            } else {
-                let place = old.and_then(|old| state.database_of(old, Some(db)));
-                if let Some((holder, slot)) = place {
-                    let holder = state.database(holder);
-                    holder.index.remove(slot);
-                    holder.counters.reclaimed += 1;
-                }
-                state.database(db).index.insert(incoming)
+            let visible = slot.filter(|&slot| !index.is_gone(slot));
+            let is_rewritten = match (old, visible) {
+                (Some(old), Some(slot)) => rewrite(index, old, slot, &content),
+                _ => false,
             };
-            entry.set_indexed(slot.0);
-            Some(new)
-        });
+            let make = || place(state, db, name.bytes(), old, visible, &content);
+            let new = (!is_rewritten).then(make);
+            Ok((new, content.deadline_ms, result))
+        })?;
+        let had_entry = old.is_some();
         panic_point(Place::Change);
         match new {
-            Some(new) if old.is_some() => key.replace(new),
+            Some(new) if had_entry => key.replace(new),
             Some(new) => key.create(new),
             None => {}
         }
-        if old.is_some() || content.deadline_ms.is_some() {
-            key.set_deadline_ms(content.deadline_ms);
+        if had_entry || deadline_ms.is_some() {
+            key.set_deadline_ms(deadline_ms);
         }
-    });
-    // Without a grace there is nothing between fresh and gone.
-    if content.soft_since_ms.is_some() && content.grace_ms == 0 {
-        drop_entry(db, key);
+        Ok(result)
+    })
+}
+
+/// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
+#[inline(always)]
+fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
+    let (extent, parts) = (old.extent(), content.parts());
+    let (key_len, before) = (extent.key_len(), old.allocated(extent));
+    let is_same = extent.is_that_of(&parts);
+    let size = if is_same { before } else { parts.size(key_len) };
+    if !is_same && !fits(old, before, size) {
+        return false;
     }
+    let costs_the_same = is_same && parts.has_ttl == old.has_ttl();
+    // SAFETY: it fits. Nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
+    unsafe { old.rewrite(extent, &parts, size) };
+    // The commonest of all writes changes nothing but the entry.
+    if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
+        let bytes = cost_of(size, key_len, parts.has_ttl);
+        old.set_indexed(index.replace(slot, content.incoming(old, bytes)).0);
+    }
+    true
+}
+
+/// Makes a new entry, in the index in the place of the old one.
+fn place(
+    state: &mut State,
+    db: u32,
+    name: &[u8],
+    old: Option<Entry<'_>>,
+    visible: Option<Slot>,
+    content: &Content<'_>,
+) -> NewEntry {
+    let parts = content.parts();
+    let size = parts.size(name.len());
+    let new = NewEntry::sized(name, &parts, size);
+    let entry = new.as_entry();
+    let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
+    let slot = if let Some(slot) = visible {
+        state.database(db).index.replace(slot, incoming)
+    } else {
+        if let Some((holder, slot)) = old.and_then(|old| state.database_of(old, Some(db))) {
+            let holder = state.database(holder);
+            holder.index.remove(slot);
+            holder.counters.reclaimed += 1;
+        }
+        state.database(db).index.insert(incoming)
+    };
+    entry.set_indexed(slot.0);
+    new
 }
 
 /// The entry of an open key, and its slot, if it is indexed.
@@ -212,7 +246,9 @@ pub(crate) fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Optio
         soft_since_ms: None,
         is_foreign: false,
     };
-    put(db, key, name, None, &content);
+    let Ok(()) = put(db, key, name, |_, _| {
+        Ok::<_, Infallible>((content, None, ()))
+    });
     drop_entry(db, key);
 }
 
@@ -267,7 +303,9 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
         is_foreign,
     };
-    put(db, key, name.as_str(), Some(slot), &content);
+    let Ok(()) = put(db, key, name.as_str(), |_, _| {
+        Ok::<_, Infallible>((content, Some(slot), ()))
+    });
     if let (Some((_, slot)), Some(softness)) = (indexed(key), softness) {
         // A limit goes on, whatever the next grace is.
         state::with(|state| state.database(db).index.set_softness(slot, softness));
@@ -532,8 +570,7 @@ fn index_arrived(
             is_foreign: facts.is_foreign,
         },
     );
-    // Without a grace there is nothing between fresh and gone.
-    if is_outdated || (facts.soft_since_ms.is_some() && entry.grace_ms() == 0) {
+    if is_outdated {
         index.drop_one(slot);
     }
     entry.set_indexed(slot.0);
