@@ -62,14 +62,15 @@ pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
     }
 }
 
-/// Does the same by the epoch, and stops watching when there are no leases. For the server's cron.
+/// Does the same by the epoch, and stops watching when there are no leases, unless a CLUSTER command passed lately: it may
+/// wait in a transaction until there are. For the server's cron.
 pub(crate) fn look(ctx: &Context<'_>) {
     let Some(watched) = state::with(|state| state.cluster) else {
         return;
     };
     if state::with(|state| state.has_leases()) {
         compare_epochs(ctx, watched);
-    } else {
+    } else if watched.watchful_until_ms <= monotonic_ms() {
         // SAFETY: registered by `watch`, and forgotten here.
         unsafe {
             api!(RedisModule_UnregisterCommandFilter(

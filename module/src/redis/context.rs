@@ -606,15 +606,15 @@ impl Sender<'_> {
     }
 
     pub(crate) fn hit(self) {
-        self.0.reply_hit();
+        self.0.get().reply_hit();
     }
 
     pub(crate) fn integer(self, number: i64) {
-        self.0.reply_integer(number);
+        self.0.get().reply_integer(number);
     }
 
     pub(crate) fn null(self) {
-        self.0.reply_null();
+        self.0.get().reply_null();
     }
 }
 

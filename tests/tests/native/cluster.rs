@@ -1,5 +1,7 @@
 //! Cluster mode: tags are no keys, slots move with their entries.
 
+use std::time::Duration;
+
 use tagcache_tests::cluster::{add_replica, addresses, builder, info_of_cluster, node, pair};
 use tagcache_tests::fetch::{fetch, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, info_text, inspect, stat, wait_reclaimed};
@@ -354,6 +356,8 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
         call!(admin, "MULTI");
         call!(admin, "CLUSTER", "DELSLOTS", slot);
         call!(admin, "CLUSTER", "ADDSLOTS", slot);
+        // No lease is left, and the server's cron has seen it.
+        std::thread::sleep(Duration::from_millis(300));
         lease(&mut here, "other");
         let token = lease(&mut here, "key");
         call!(admin, "EXEC");
