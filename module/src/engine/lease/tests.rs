@@ -410,6 +410,7 @@ fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<T
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hashes 200 MB")]
 fn leases_are_bounded_in_bytes_and_those_over_go_first() {
     let mut leases = Leases::new(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
