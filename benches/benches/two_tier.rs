@@ -9,10 +9,13 @@
 //! `-- --instructions` counts the instructions of both hits with valgrind's callgrind, which gives the same on every run.
 #![allow(missing_docs, reason = "criterion's macros document nothing")]
 
+mod contenders;
+
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use contenders::{keys, zipf};
 use cpu_time::ThreadTime;
 use criterion::{Criterion, criterion_group};
 use tagcache::{Cache, Entry, LocalCache};
@@ -20,6 +23,8 @@ use tagcache_tests::{DEADLINE, Server};
 use tokio::runtime::Runtime;
 
 const VALUE: &str = "a value of a hundred bytes, which is what most of the other figures of this project were taken with....";
+
+const LOCAL_ENTRIES: usize = 20_000;
 
 /// A cache of two tiers, one that always asks the server, and what they run on.
 struct World {
@@ -36,6 +41,7 @@ impl World {
         let url = format!("redis://127.0.0.1:{}", server.port());
         let (two_tier, server_only) = runtime.block_on(async {
             let two_tier = Cache::builder(url.as_str())
+                .local_max_entries(LOCAL_ENTRIES)
                 .build()
                 .await
                 .expect("an address");
@@ -194,44 +200,57 @@ fn ratios() {
          wanted 200: {reached}"
     );
 
-    let local = hold_number(&world);
-    // By the time that the thread has a processor: what else runs on the machine counts less.
-    let slower = spread(|| {
+    let one = keys(1);
+    slower(
+        &world,
+        "of one key",
+        &one,
+        &vec![one[0].as_str(); hits as usize],
+    );
+    let many = keys(10_000);
+    let accesses = zipf(&many, 0.99, hits as usize, 1);
+    slower(&world, "of 10,000 keys by Zipf 0.99", &many, &accesses);
+}
+
+/// How much longer a hit of both tiers takes than one of a `LocalCache`, by the time that the thread has a processor: what
+/// else runs on the machine counts less.
+fn slower(world: &World, what: &str, held: &[String], accesses: &[&str]) {
+    let local = hold_numbers(world, held);
+    let [least, median, most] = spread(|| {
         let start = ThreadTime::now();
-        hits_of_local(&local, hits);
+        hits_of_local(&local, accesses);
         let alone = start.elapsed();
         let start = ThreadTime::now();
-        hits_of_both(&world, hits);
-        each(start.elapsed(), hits) / each(alone, hits)
+        hits_of_both(world, accesses);
+        start.elapsed().as_secs_f64() / alone.as_secs_f64()
     });
-    let [least, median, most] = slower;
     let reached = if median <= 1.3 {
         "reached"
     } else {
         "not reached"
     };
     println!(
-        "Cache::get takes {median:.2} x as long as LocalCache::get ({least:.2} to {most:.2} in 11 samples); \
+        "Cache::get {what} takes {median:.2} x as long as LocalCache::get ({least:.2} to {most:.2} in 11 samples); \
          wanted 1.3: {reached}"
     );
 }
 
 /// Not inlined, so that callgrind finds it by name.
 #[inline(never)]
-fn hits_of_local(local: &LocalCache<u64>, times: u64) {
-    for _ in 0..times {
-        assert!(black_box(local.get(black_box("number"))).is_some());
+fn hits_of_local(local: &LocalCache<u64>, keys: &[&str]) {
+    for key in keys {
+        assert!(black_box(local.get(black_box(key))).is_some());
     }
 }
 
 /// Not inlined, so that callgrind finds it by name.
 #[inline(never)]
-fn hits_of_both(world: &World, times: u64) {
+fn hits_of_both(world: &World, keys: &[&str]) {
     world.runtime.block_on(async {
-        for _ in 0..times {
+        for key in keys {
             let value: Option<u64> = world
                 .two_tier
-                .get(black_box("number"))
+                .get(black_box(key))
                 .await
                 .expect("it is held");
             assert!(black_box(value).is_some());
@@ -239,19 +258,21 @@ fn hits_of_both(world: &World, times: u64) {
     });
 }
 
-/// The same number in a `LocalCache` and in both tiers.
-fn hold_number(world: &World) -> LocalCache<u64> {
-    let local: LocalCache<u64> = LocalCache::new(10_000);
-    local.set("number", 7, Duration::from_secs(3600), []);
+/// Numbers under these keys, in a `LocalCache` and in both tiers.
+fn hold_numbers(world: &World, keys: &[String]) -> LocalCache<u64> {
+    let local: LocalCache<u64> = LocalCache::new(LOCAL_ENTRIES);
     let cache = &world.two_tier;
-    world.runtime.block_on(async {
-        let stored = cache.set("number", &7_u64, long()).await;
-        stored.expect("it is stored");
-        let before = cache.stats().local.hits;
-        while cache.stats().local.hits == before {
-            let _: Option<u64> = cache.get("number").await.expect("it is read");
-        }
-    });
+    for key in keys {
+        local.set(key, 7, Duration::from_secs(3600), []);
+        world.runtime.block_on(async {
+            let stored = cache.set(key, &7_u64, long()).await;
+            stored.expect("it is stored");
+            let before = cache.stats().local.hits;
+            while cache.stats().local.hits == before {
+                let _: Option<u64> = cache.get(key).await.expect("it is read");
+            }
+        });
+    }
     local
 }
 
@@ -299,11 +320,12 @@ fn main() {
         && flag == "--hits"
     {
         let times = times.parse().expect("a number of hits");
-        let world = World::new();
-        let local = hold_number(&world);
+        let (world, one) = (World::new(), keys(1));
+        let local = hold_numbers(&world, &one);
+        let accesses = vec![one[0].as_str(); times];
         match tier.as_str() {
-            "LocalCache" => hits_of_local(&local, times),
-            _ => hits_of_both(&world, times),
+            "LocalCache" => hits_of_local(&local, &accesses),
+            _ => hits_of_both(&world, &accesses),
         }
         return;
     }
