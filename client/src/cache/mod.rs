@@ -188,10 +188,7 @@ impl<C> Cache<C> {
     /// # Errors
     /// When the server fails and memory holds nothing that may be served instead
     /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value is no `T`.
-    pub fn get<'a, T>(
-        &'a self,
-        key: &'a str,
-    ) -> impl Future<Output = Result<Option<T>, Error>> + use<'a, T, C>
+    pub fn get<'a, T>(&'a self, key: &'a str) -> impl Future<Output = Result<Option<T>, Error>>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,

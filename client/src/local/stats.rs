@@ -1,4 +1,4 @@
-use std::{cell::Cell, time::Duration};
+use std::time::Duration;
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -30,16 +30,11 @@ struct Stripe {
 
 impl Counters {
     fn stripe(&self) -> &Stripe {
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         thread_local! {
-            static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+            static MINE: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        let mut mine = MINE.get();
-        if mine == usize::MAX {
-            static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-            mine = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES;
-            MINE.set(mine);
-        }
-        &self.stripes[mine % STRIPES]
+        &self.stripes[MINE.with(|mine| mine % STRIPES)]
     }
 
     pub(super) fn hit(&self) {
@@ -51,12 +46,10 @@ impl Counters {
     }
 
     pub(super) fn hits_and_misses(&self) -> (u64, u64) {
-        self.stripes.iter().fold((0, 0), |(hits, misses), stripe| {
-            (
-                hits + stripe.hits.load(Ordering::Relaxed),
-                misses + stripe.misses.load(Ordering::Relaxed),
-            )
-        })
+        let loaded =
+            |stripe: &Stripe| [&stripe.hits, &stripe.misses].map(|n| n.load(Ordering::Relaxed));
+        let counts = self.stripes.iter().map(loaded);
+        counts.fold((0, 0), |(hits, misses), [h, m]| (hits + h, misses + m))
     }
 }
 

@@ -63,12 +63,10 @@ fn jemalloc() -> Heap {
 /// free chunks, not with the heap.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn glibc() -> Heap {
-    malloc_info::malloc_info().map_or_else(|_| Heap::default(), |info| from_glibc(&info))
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn from_glibc(info: &malloc_info::info::Malloc) -> Heap {
     use malloc_info::info::{SystemType, TotalType};
+    let Ok(info) = malloc_info::malloc_info() else {
+        return Heap::default();
+    };
     let total = |kind: TotalType| {
         let found = info.total.iter().find(|total| total.r#type == kind);
         found.map(|total| total.size as u64)

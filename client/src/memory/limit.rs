@@ -32,11 +32,8 @@ fn cgroup_limit() -> Option<u64> {
             let options = &mount.super_options;
             mount.fs_type == kind && (kind == "cgroup2" || options.contains_key("memory"))
         })?;
-        tightest(
-            &mount.mount_point,
-            group.pathname.trim_start_matches('/'),
-            file,
-        )
+        let path = group.pathname.trim_start_matches('/');
+        tightest(&mount.mount_point, path, file)
     };
     cgroups.0.iter().filter_map(limit).min()
 }
