@@ -138,6 +138,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of tags")]
     fn no_more_is_believed_than_an_entry_can_have() {
         let long = vec![b't'; MAX_TAG_BYTES as usize];
         let last = (1 << 48) - 1;
