@@ -59,7 +59,7 @@ impl Checker<'_> {
             .chain(of_tags)
             .chain([&self.of_all]);
         let first = changes
-            .filter_map(|changes| changes.first_after(write.span.end))
+            .filter_map(|changes| changes.first_after(write.since))
             .chain(timed.then_some(expired))
             .min_by_key(|span| span.end);
         let Some(taken) = first.filter(|taken| taken.end < read.span.start) else {

@@ -161,6 +161,21 @@ fn a_load_may_have_stored_its_value_and_takes_nothing_away() {
 }
 
 #[test]
+fn what_takes_a_value_away_while_it_is_loaded_counts() {
+    let takers = [
+        OTHER_WRITE,
+        Event::Remove { key: 1 },
+        Event::Invalidate { tags: 0b1 },
+        Event::Flush,
+    ];
+    for taker in takers {
+        // The loader runs from 1 on.
+        let taken = |start| stale(&[load(0, 100, 7), at(start, 30, taker), read(500)]);
+        assert_eq!([taken(1), taken(2)], [0, 1], "{taker:?}");
+    }
+}
+
+#[test]
 fn a_value_that_has_expired_long_before_is_wrong_to_read_if_the_clock_was_right() {
     assert_eq!(stale(&[write(0, 10), read(1110)]), 0, "within the bound");
     assert_eq!(stale(&[write(0, 10), read(1111)]), 1);

@@ -174,11 +174,12 @@ impl Worker {
         let value = self.values.fetch_add(1, Ordering::SeqCst);
         let entry = Entry::ttl(ttl).tags(tag_names(tags));
         let ran = Arc::new(Mutex::new(0));
+        let takes = self.load_takes();
         let loader = {
             let ran = Arc::clone(&ran);
             move || async move {
                 *ran.lock().expect("nothing panics while it is held") = now();
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(takes).await;
                 Ok::<_, String>(value_of(value))
             }
         };
@@ -217,6 +218,17 @@ impl Worker {
             };
             self.note(start, true, event);
         }
+    }
+
+    /// Some loads take so long that their tags are invalidated meanwhile.
+    fn load_takes(&mut self) -> Duration {
+        Duration::from_millis(if self.task.without == Without::Leases {
+            300
+        } else if self.rng.one_in(8) {
+            self.rng.below(150) as u64
+        } else {
+            2
+        })
     }
 
     /// Counts of what makes a process load without knowing of others.
