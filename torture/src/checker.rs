@@ -75,6 +75,8 @@ pub(crate) struct Verdict {
     pub(crate) longest_call: Time,
     pub(crate) longest_load: Time,
     pub(crate) slowest_heal: Time,
+    /// Processes that never found anything: they show nothing.
+    pub(crate) idle: usize,
     /// How often a fault was followed by so much quiet that healing could be checked.
     pub(crate) heals: usize,
 }

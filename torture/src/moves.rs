@@ -189,8 +189,8 @@ fn moved_until_killed(
         scope.spawn(move || {
             if moment == Moment::Move {
                 let _ = move_slot(&nodes[from], &nodes[to], &[], slot);
-            } else {
-                let _ = start_migration(&nodes[from], &nodes[to], slot, slot);
+            } else if let Ok(reply) = start_migration(&nodes[from], &nodes[to], slot, slot) {
+                assert!(!reply.is_error(), "{reply:?}");
             }
         });
         std::thread::sleep(Duration::from_millis(pause as u64));

@@ -201,6 +201,18 @@ fn a_value_that_nobody_wrote_is_wrong_to_read() {
 }
 
 #[test]
+fn a_process_that_finds_nothing_is_counted() {
+    let other = |record: Record| Record {
+        process: 2,
+        ..record
+    };
+    let idle = |records: &[Record]| check(records, LIMITS).idle;
+    assert_eq!(idle(&[write(0, 10), read(20), other(read(20))]), 0);
+    assert_eq!(idle(&[write(0, 10), read(20), other(miss(20))]), 1);
+    assert_eq!(idle(&[write(0, 10)]), 1);
+}
+
+#[test]
 fn the_one_that_ended_first_counts_whatever_order_they_began_in() {
     let slow = at(20, 1000, Event::Remove { key: 1 });
     let quick = at(25, 30, Event::Remove { key: 1 });

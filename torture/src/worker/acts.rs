@@ -32,14 +32,16 @@ impl Worker {
         self.records
     }
 
-    /// Asks for a key that nobody has asked for before, at the same moment as others do, again and again.
+    /// Asks for a key whose value has just expired, at the same moment as others do, again and again.
     pub(super) async fn meet(mut self) -> Vec<Record> {
         const EVERY: Time = 250_000_000;
+        // So many, that a key comes again half a second after its end.
+        const MET: Time = 8;
+        const TTL: Duration = Duration::from_millis(1500);
         while !self.task.dir.join(STOP).exists() {
             let next = now() / EVERY + 1;
             tokio::time::sleep(Duration::from_nanos((next * EVERY).saturating_sub(now()))).await;
-            let key = KEYS as u32 + (next % 1_000_000) as u32;
-            self.load(key, 1, Duration::from_secs(60)).await;
+            self.load(KEYS as u32 + (next % MET) as u32, 1, TTL).await;
         }
         self.records
     }
