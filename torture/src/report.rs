@@ -84,7 +84,11 @@ impl Report {
             Found::Run(outcome) => self.run(outcome),
             Found::Proof(outcome, finds) => self.proof(outcome, *finds),
             Found::Crashes(crashes, plan) => self.crashes(plan, crashes),
-            Found::Nowhere(name, plan) => println!("{name}: not on {}", plan.engine.name),
+            Found::Nowhere(name, plan) => {
+                println!("{name}: not on {}", plan.engine.name);
+                writeln!(self.details, "\nNot run on {}: {name}.", plan.engine.name)
+                    .expect("a string takes everything");
+            }
         }
     }
 
