@@ -1,8 +1,8 @@
 //! Checks what the processes of a run saw, against what is promised. A pure function over their records.
 //!
 //! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
-//!   that began after the write of `v` had ended and itself had ended longer than the push bound before the read began;
-//!   or a read after the TTL of `v`; or a value that is held in the end although no server has it.
+//!   that began after the write of `v` had ended, or after its loader had begun, and itself had ended longer than the
+//!   push bound before the read began; or a read after the TTL of `v`; or a value that is held in the end although no server has it.
 //! - **Invented**: a read of a value that nobody wrote.
 //! - **Lost**: a read that found nothing where a confirmed value was and nothing had dropped it.
 //! - **Loaded twice**: a loader that ran although another one's value was there, or was on its way.
@@ -75,6 +75,8 @@ pub(crate) struct Verdict {
     pub(crate) longest_call: Time,
     pub(crate) longest_load: Time,
     pub(crate) slowest_heal: Time,
+    /// Processes that never found anything: they show nothing.
+    pub(crate) idle: usize,
     /// How often a fault was followed by so much quiet that healing could be checked.
     pub(crate) heals: usize,
 }
@@ -95,6 +97,9 @@ const CLOSE: Time = 1_000_000_000;
 #[derive(Clone, Copy)]
 struct Written {
     span: Span,
+    /// What begins later than this takes the value away. That of a load is no younger than its loader: what happens
+    /// while that runs, the lease has to notice.
+    since: Time,
     done: bool,
     tags: u32,
     ttl: Time,
@@ -175,6 +180,7 @@ impl Checker<'_> {
                 } => {
                     let written = Written {
                         span,
+                        since: span.end,
                         done,
                         tags,
                         ttl,
@@ -191,12 +197,14 @@ impl Checker<'_> {
                     value,
                     tags,
                     ttl,
+                    ran,
                     ..
                 } => {
                     self.by_value.insert(
                         value,
                         Written {
                             span,
+                            since: ran,
                             done,
                             tags,
                             ttl,

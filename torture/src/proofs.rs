@@ -1,15 +1,15 @@
 //! Runs that lack a protection each. Where the checker finds nothing in them, it sees nothing in the others either.
 
-use tagcache_tests::call;
 use tagcache_tests::proxy::{Rewrite, Words};
 use tagcache_tests::{Engine, Server};
+use tagcache_tests::{args, call};
 
 use crate::checker::{Limits, Rule};
 use crate::faults::{Kind, Stage, plain};
 use crate::fleet::{LIMITS, Outcome, Plan, run};
 use crate::log::{Event, Fault, Time, now};
 use crate::site::Site;
-use crate::worker::{KEYS, Without, key_name};
+use crate::worker::{KEYS, Without, key_name, tag_names};
 
 /// A run without a protection, and what is found in it; with `None` it has them all.
 pub(crate) struct Proof {
@@ -95,6 +95,16 @@ fn keep_quiet(stage: &mut Stage) {
     stage.note(start, Event::Invalidate { tags: u32::MAX });
 }
 
+/// Invalidates everything while some of it is loaded, and lets a push arrive.
+fn invalidate(stage: &mut Stage) {
+    let start = now();
+    let mut words = args!["CACHE.INVALIDATE"];
+    words.extend(tag_names(u32::MAX).into_iter().map(String::into_bytes));
+    stage.site.servers[0].raw().call(&words);
+    stage.note(start, Event::Invalidate { tags: u32::MAX });
+    std::thread::sleep(std::time::Duration::from_millis(2200));
+}
+
 const SOON: Limits = Limits {
     heal: 1_000_000_000 as Time,
     ..LIMITS
@@ -118,6 +128,7 @@ pub(crate) const PROOFS: &[Proof] = proofs! {
     "an invalidation that was noted" plain, [keep_quiet], Nothing, LIMITS, Some(Rule::Stale);
     "CACHE.CLOCK" clockless, [go_back], Nothing, SOON, Some(Rule::Stale);
     "leases" plain, [], Leases, LIMITS, Some(Rule::LoadedTwice);
+    "leases, while tags are invalidated" plain, [invalidate], Leases, LIMITS, Some(Rule::Stale);
     "short time-outs" plain, [hang], Timeouts, LIMITS, Some(Rule::Overrun);
     "a record of what was removed" plain, [steal], Nothing, LIMITS, Some(Rule::Lost);
     "a server" plain, [stay_away], Nothing, SOON, Some(Rule::Unhealed);

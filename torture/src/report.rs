@@ -84,7 +84,11 @@ impl Report {
             Found::Run(outcome) => self.run(outcome),
             Found::Proof(outcome, finds) => self.proof(outcome, *finds),
             Found::Crashes(crashes, plan) => self.crashes(plan, crashes),
-            Found::Nowhere(name, plan) => println!("{name}: not on {}", plan.engine.name),
+            Found::Nowhere(name, plan) => {
+                println!("{name}: not on {}", plan.engine.name);
+                writeln!(self.details, "\nNot run on {}: {name}.", plan.engine.name)
+                    .expect("a string takes everything");
+            }
         }
     }
 
@@ -145,7 +149,10 @@ impl Report {
         self.runs += &row;
         self.runs.push('\n');
         self.detail(outcome);
-        self.close(verdict.violations.is_empty() && verdict.reads > 0);
+        if verdict.idle > 0 {
+            println!("{name}: {} processes never found anything", verdict.idle);
+        }
+        self.close(verdict.violations.is_empty() && verdict.idle == 0);
     }
 
     /// Notes a run in which something must be found.
@@ -167,7 +174,7 @@ impl Report {
         self.detail(outcome);
         let right = match finds {
             Some(rule) => verdict.count(rule) > 0,
-            None => verdict.violations.is_empty(),
+            None => verdict.violations.is_empty() && verdict.idle == 0,
         };
         if !right {
             println!("without {name} the checker finds {found}, which should be {finds:?}");

@@ -80,6 +80,40 @@ fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
+fn more_connections_than_the_cap_wait_for_one_to_end() {
+    // Both ends of each are descriptors of this process.
+    let raised = std::process::Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string(), "--nofile=4096:"])
+        .status();
+    assert!(raised.unwrap().success(), "prlimit of this process");
+    let endpoint = Endpoint::start(builder(Guide).build());
+    let request = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
+    // Each keeps its place until its next request is due, in 10 s.
+    let mut served: Vec<_> = (0..512)
+        .map(|_| connect(endpoint.address, request))
+        .collect();
+    for reader in &mut served {
+        assert_eq!(status(reader), "HTTP/1.1 200 OK");
+        // The rest of it.
+        reader.consume(reader.buffer().len());
+    }
+    let mut next = connect(endpoint.address, request);
+    let wait = std::time::Duration::from_millis(500);
+    next.get_ref().set_read_timeout(Some(wait)).unwrap();
+    let answered = next.fill_buf().is_ok();
+    // On a machine that is too busy for the above, one has ended by now.
+    let ended = |reader: &BufReader<TcpStream>| {
+        reader.get_ref().set_nonblocking(true).unwrap();
+        matches!(reader.get_ref().peek(&mut [0]), Ok(0))
+    };
+    let all_open = !served.iter().any(ended);
+    assert!(!(answered && all_open), "one more than the cap was served");
+    next.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+    drop(served.pop());
+    assert_eq!(status(&mut next), "HTTP/1.1 200 OK");
+}
+
+#[test]
 fn the_end_waits_for_answers_and_not_for_streams() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();

@@ -209,6 +209,8 @@ fn wrong_words_are_refused() {
             ("CACHE.TAGTOP LIMIT 5 LIMIT 5", SYNTAX),
             ("CACHE.TAGTOP LIMIT five", NOT_AN_INTEGER),
             ("CACHE.TAGTOP LIMIT -1", "ERR "),
+            ("CACHE.TAGTOP LIMIT 0", "ERR "),
+            ("CACHE.TAGTOP LIMIT 10001", "ERR "),
             ("CACHE.TAGTOP LIMIT 9223372036854775808", NOT_AN_INTEGER),
         ] {
             let words: Vec<&str> = line.split(' ').collect();
@@ -216,5 +218,6 @@ fn wrong_words_are_refused() {
             let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
             assert!(said.starts_with(error), "{line}: {said}");
         }
+        assert_eq!(tagtop(client, "CACHE.TAGTOP LIMIT 10000"), []);
     });
 }

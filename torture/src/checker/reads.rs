@@ -1,10 +1,18 @@
 //! Whether what was read is fresh, was written by somebody, and whether what was not found is gone for a reason.
 
+use std::collections::HashMap;
+
 use super::{CLOSE, Checker, Rule, bits};
 use crate::log::{Event, HELD, Record, Span};
 
 impl Checker<'_> {
     pub(super) fn reads(&mut self) {
+        let mut found = HashMap::new();
+        for record in self.records.iter().filter(|record| record.process > 0) {
+            let found: &mut bool = found.entry(record.process).or_default();
+            *found |= matches!(record.event, Event::Read { value: Some(_), .. });
+        }
+        self.verdict.idle = found.values().filter(|found| !**found).count();
         for record in self.records {
             match record.event {
                 Event::Read {
@@ -59,7 +67,7 @@ impl Checker<'_> {
             .chain(of_tags)
             .chain([&self.of_all]);
         let first = changes
-            .filter_map(|changes| changes.first_after(write.span.end))
+            .filter_map(|changes| changes.first_after(write.since))
             .chain(timed.then_some(expired))
             .min_by_key(|span| span.end);
         let Some(taken) = first.filter(|taken| taken.end < read.span.start) else {

@@ -161,6 +161,21 @@ fn a_load_may_have_stored_its_value_and_takes_nothing_away() {
 }
 
 #[test]
+fn what_takes_a_value_away_while_it_is_loaded_counts() {
+    let takers = [
+        OTHER_WRITE,
+        Event::Remove { key: 1 },
+        Event::Invalidate { tags: 0b1 },
+        Event::Flush,
+    ];
+    for taker in takers {
+        // The loader runs from 1 on.
+        let taken = |start| stale(&[load(0, 100, 7), at(start, 30, taker), read(500)]);
+        assert_eq!([taken(1), taken(2)], [0, 1], "{taker:?}");
+    }
+}
+
+#[test]
 fn a_value_that_has_expired_long_before_is_wrong_to_read_if_the_clock_was_right() {
     assert_eq!(stale(&[write(0, 10), read(1110)]), 0, "within the bound");
     assert_eq!(stale(&[write(0, 10), read(1111)]), 1);
@@ -183,6 +198,18 @@ fn a_value_that_has_expired_long_before_is_wrong_to_read_if_the_clock_was_right(
 fn a_value_that_nobody_wrote_is_wrong_to_read() {
     assert_eq!(count(Rule::Invented, &[read(1)]), 1);
     assert_eq!(count(Rule::Invented, &[write(0, 1), read(1)]), 0);
+}
+
+#[test]
+fn a_process_that_finds_nothing_is_counted() {
+    let other = |record: Record| Record {
+        process: 2,
+        ..record
+    };
+    let idle = |records: &[Record]| check(records, LIMITS).idle;
+    assert_eq!(idle(&[write(0, 10), read(20), other(read(20))]), 0);
+    assert_eq!(idle(&[write(0, 10), read(20), other(miss(20))]), 1);
+    assert_eq!(idle(&[write(0, 10)]), 1);
 }
 
 #[test]

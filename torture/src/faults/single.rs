@@ -262,6 +262,9 @@ pub(super) fn disk(stage: &mut Stage) {
         });
         "disk full, BGSAVE"
     } else {
+        wait_until("the log fails", DEADLINE, || {
+            info_text(&mut client, "aof_last_write_status") == "err"
+        });
         "disk full, AOF"
     };
     stage.sleep(200, 1000);

@@ -32,14 +32,16 @@ impl Worker {
         self.records
     }
 
-    /// Asks for a key that nobody has asked for before, at the same moment as others do, again and again.
+    /// Asks for a key whose value has just expired, at the same moment as others do, again and again.
     pub(super) async fn meet(mut self) -> Vec<Record> {
         const EVERY: Time = 250_000_000;
+        // So many, that a key comes again half a second after its end.
+        const MET: Time = 8;
+        const TTL: Duration = Duration::from_millis(1500);
         while !self.task.dir.join(STOP).exists() {
             let next = now() / EVERY + 1;
             tokio::time::sleep(Duration::from_nanos((next * EVERY).saturating_sub(now()))).await;
-            let key = KEYS as u32 + (next % 1_000_000) as u32;
-            self.load(key, 1, Duration::from_secs(60)).await;
+            self.load(KEYS as u32 + (next % MET) as u32, 1, TTL).await;
         }
         self.records
     }
@@ -174,11 +176,12 @@ impl Worker {
         let value = self.values.fetch_add(1, Ordering::SeqCst);
         let entry = Entry::ttl(ttl).tags(tag_names(tags));
         let ran = Arc::new(Mutex::new(0));
+        let takes = self.load_takes();
         let loader = {
             let ran = Arc::clone(&ran);
             move || async move {
                 *ran.lock().expect("nothing panics while it is held") = now();
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(takes).await;
                 Ok::<_, String>(value_of(value))
             }
         };
@@ -217,6 +220,17 @@ impl Worker {
             };
             self.note(start, true, event);
         }
+    }
+
+    /// Some loads take so long that their tags are invalidated meanwhile.
+    fn load_takes(&mut self) -> Duration {
+        Duration::from_millis(if self.task.without == Without::Leases {
+            300
+        } else if self.rng.one_in(8) {
+            self.rng.below(150) as u64
+        } else {
+            2
+        })
     }
 
     /// Counts of what makes a process load without knowing of others.
