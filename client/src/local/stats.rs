@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -30,11 +30,16 @@ struct Stripe {
 
 impl Counters {
     fn stripe(&self) -> &Stripe {
-        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         thread_local! {
-            static MINE: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
         }
-        &self.stripes[MINE.with(|mine| mine % STRIPES)]
+        let mut mine = MINE.get();
+        if mine == usize::MAX {
+            static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+            mine = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES;
+            MINE.set(mine);
+        }
+        &self.stripes[mine % STRIPES]
     }
 
     pub(super) fn hit(&self) {

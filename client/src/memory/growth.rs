@@ -83,12 +83,9 @@ fn steady(points: &[(Duration, u64)]) -> bool {
     if third == 0 {
         return false;
     }
-    let (a, b, c) = (
-        median(&points[..third]),
-        median(&points[third..points.len() - third]),
-        median(&points[points.len() - third..]),
-    );
-    a < b && b < c
+    let (first, rest) = points.split_at(third);
+    let (middle, last) = rest.split_at(rest.len() - third);
+    [first, middle, last].map(median).is_sorted_by(|a, b| a < b)
 }
 
 /// The 97.5 % quantile of Student's t (Fisher's table; above 30 the normal distribution's with the first term of its

@@ -410,10 +410,8 @@ impl Ring {
 
     /// The samples of the window and the last one before it, oldest first: together they span the window.
     fn window(&self, settings: &Settings) -> impl Iterator<Item = &Arc<Sample>> {
-        let last = self
-            .samples
-            .back()
-            .map_or(Duration::ZERO, |s| s.since_start);
+        let last = self.samples.back();
+        let last = last.map_or(Duration::ZERO, |s| s.since_start);
         let from = last.saturating_sub(settings.window);
         let after = self.samples.partition_point(|s| s.since_start < from);
         self.samples.range(after.saturating_sub(1)..)
