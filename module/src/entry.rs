@@ -72,7 +72,7 @@ impl Handle {
     }
 }
 
-/// What makes up an entry, apart from its key.
+/// The parts of an entry, apart from its key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) value: &'a [u8],

@@ -2,7 +2,8 @@
 //!
 //! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
 //!   that began after the write of `v` had ended, or after its loader had begun, and itself had ended longer than the
-//!   push bound before the read began; or a read after the TTL of `v`; or a value that is held in the end although no server has it.
+//!   push bound before the read began; or a read after the TTL of `v`; or a value that is held in the end although no
+//!   server has it.
 //! - **Invented**: a read of a value that nobody wrote.
 //! - **Lost**: a read that found nothing where a confirmed value was and nothing had dropped it.
 //! - **Loaded twice**: a loader that ran although another one's value was there, or was on its way.

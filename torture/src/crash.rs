@@ -28,7 +28,7 @@ pub(crate) enum Durability {
     Always,
 }
 
-/// What is older than this, is there after a kill.
+/// A change that was confirmed longer than this before a kill must be there after it.
 const EVERYSEC: Duration = Duration::from_millis(2500);
 
 /// What the server does when it is killed.

@@ -6,7 +6,7 @@ use super::lease::{Leases, Token};
 use super::marks::Softness;
 use super::stats::Counters;
 
-/// What is invalidated.
+/// An invalidation: of which entries, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Invalidation<'t> {
     /// Entries that carry one of these tags.

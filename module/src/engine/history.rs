@@ -580,7 +580,7 @@ mod tests {
         }
     }
 
-    /// What a server knows that loads what another one saved.
+    /// The history of a server that has loaded this one.
     fn loaded_from(history: &History) -> History {
         let mut saved = Vec::new();
         history.encode(&mut saved);

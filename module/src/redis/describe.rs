@@ -94,7 +94,7 @@ fn set_info(created: *mut raw::RedisModuleCommand, command: &Command) -> Result<
     Ok(())
 }
 
-/// What the pointers of arguments in the form that the server takes point to.
+/// Holds the data that the server's descriptions of arguments point to.
 #[derive(Default)]
 struct Pointed {
     texts: Vec<CString>,
