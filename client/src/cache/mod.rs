@@ -105,12 +105,25 @@ where
 
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let (cache, key) = (self.cache, self.key);
         if self.remote.is_none()
-            && let Some(value) = cache.get_local(key)
+            && let Some(value) = self.cache.get_local(self.key)
         {
             return Poll::Ready(Ok(value));
         }
+        self.poll_remote(context)
+    }
+}
+
+impl<T, C> Get<'_, T, C>
+where
+    C: Codec<T>,
+    T: Any + Clone + Send + Sync,
+{
+    /// Not inlined, nor is what it calls, so that a hit has nothing of it.
+    #[cold]
+    #[inline(never)]
+    fn poll_remote(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<T>, Error>> {
+        let (cache, key) = (self.cache, self.key);
         let remote = self.remote.get_or_insert_with(|| cache.get_remote(key));
         remote.as_mut().poll(context)
     }
@@ -200,8 +213,7 @@ impl<C> Cache<C> {
         }
     }
 
-    /// In a box and not inlined, as is [`Self::load`]: so the future of a hit is small, and can be inlined itself.
-    #[inline(never)]
+    /// In a box, as is [`Self::load`]: so the future of a hit is small.
     fn get_remote<'a, T>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<T>, Error>>
     where
         C: Codec<T>,

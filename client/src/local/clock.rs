@@ -58,8 +58,15 @@ impl Clock {
             {
                 true
             }
-            _ => end == NEVER || self.now() < end,
+            _ => end == NEVER || self.is_exactly_before(end),
         }
+    }
+
+    /// Not inlined, for it is seldom needed.
+    #[cold]
+    #[inline(never)]
+    fn is_exactly_before(&self, end: u64) -> bool {
+        self.now() < end
     }
 }
 

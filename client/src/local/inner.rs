@@ -69,7 +69,9 @@ impl<V: ?Sized> Lifecycle<Handle, Arc<V>> for Leaving {
 
 impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
-    #[inline(always)]
+    ///
+    /// One function, however many places call it: so the search of the table is inlined here.
+    #[inline(never)]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
         let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
         let lookup = Lookup::new(key.as_bytes(), |handle: &Handle| {
