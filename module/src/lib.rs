@@ -75,7 +75,7 @@ static COMMANDS: &[Command] = &[
         syntax: "key [key ...]",
         since: c"0.2.0", complexity: c"O(keys + tags)", summary: c"Returns values, fresh or stale, with their tags." },
     command! { run: fetch::fetch, name: c"cache.fetch", flags: c"readonly blocking", arity: -2, keys: ONE, uses: Use::Read, tips: None,
-        syntax: "key [LEASE milliseconds [TOKEN n] [EARLY]] [WAIT milliseconds] [WITHTAGS count tag [tag ...]]",
+        syntax: "key [LEASE milliseconds [TOKEN n [RENEW]] [EARLY]] [WAIT milliseconds] [WITHTAGS count tag [tag ...]]",
         since: c"0.1.0", complexity: c"O(tags)", summary: c"Returns a value, fresh or stale, or the right to load it." },
     command! { run: fetch::release, name: c"cache.release", flags: c"write fast", arity: 3, keys: ONE, uses: Use::Change, tips: None,
         syntax: "key token",

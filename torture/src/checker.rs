@@ -152,6 +152,43 @@ pub(crate) fn check(records: &[Record], limits: Limits) -> Verdict {
     checker.verdict
 }
 
+/// What else happened to the key of a violation, and to the tags of its value, since shortly before the value was written.
+pub(crate) fn history(records: &[Record], violation: &Violation) -> Vec<Record> {
+    const BEFORE: Time = 1_000_000_000;
+    let end = violation.record.span.end;
+    let (key, value) = match violation.record.event {
+        Event::Read { key, value, .. } => (key, value),
+        Event::Load { key, value, .. } => (key, Some(value)),
+        _ => return Vec::new(),
+    };
+    let written = records.iter().find_map(|record| match record.event {
+        Event::Write {
+            value: of, tags, ..
+        }
+        | Event::Load {
+            value: of, tags, ..
+        } if Some(of) == value => Some((record.span.start, tags)),
+        _ => None,
+    });
+    let (since, of_value) = written.unwrap_or((violation.record.span.start, 0));
+    let concerns = |record: &&Record| {
+        record.span.end >= since.saturating_sub(BEFORE)
+            && record.span.start <= end
+            && match record.event {
+                Event::Read { key: of, .. }
+                | Event::Write { key: of, .. }
+                | Event::Load { key: of, .. }
+                | Event::Remove { key: of } => of == key,
+                Event::Invalidate { tags } => tags & of_value != 0,
+                Event::Flush | Event::Stall | Event::Fault(_) => true,
+                Event::Pulse => false,
+            }
+    };
+    let mut history: Vec<Record> = records.iter().filter(concerns).copied().collect();
+    history.sort_by_key(|record| record.span.start);
+    history
+}
+
 impl Checker<'_> {
     fn sort(&mut self) {
         for record in self.records {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tagcache_tests::{DEADLINE, Engine, Rng, wait_until};
 
-use crate::checker::{Limits, Verdict, check};
+use crate::checker::{Limits, Verdict, check, history};
 use crate::faults::{Kind, Stage, Strike};
-use crate::log::{Time, read};
+use crate::log::{Record, Time, read};
 use crate::worker::{COMMAND, LOAD, PROCESSES, STOP, Task, Without};
 
 pub(crate) const LIMITS: Limits = Limits {
@@ -40,6 +40,8 @@ pub(crate) struct Outcome {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// What the processes say of themselves.
     pub(crate) said: String,
+    /// What happened around the first violation.
+    pub(crate) history: Vec<Record>,
 }
 
 /// Processes of ours, ended when dropped.
@@ -145,10 +147,13 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     for task in &tasks {
         records.extend(read(&task.records()));
     }
+    let verdict = check(&records, plan.limits);
+    let first = verdict.violations.first();
     Some(Outcome {
         name: kind.title(),
         plan: plan.clone(),
-        verdict: check(&records, plan.limits),
+        history: first.map_or_else(Vec::new, |first| history(&records, first)),
+        verdict,
         counts: stage.counts,
         said,
     })

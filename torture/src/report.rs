@@ -99,6 +99,7 @@ impl Report {
             verdict,
             counts,
             said,
+            history,
         } = outcome;
         let counts: Vec<String> = counts
             .iter()
@@ -114,6 +115,12 @@ impl Report {
         .expect("a string takes everything");
         for violation in verdict.violations.iter().take(10) {
             writeln!(self.details, "- {violation:?}").expect("a string takes everything");
+        }
+        if !history.is_empty() {
+            self.details.push_str("\nAround the first:\n\n");
+        }
+        for record in history {
+            writeln!(self.details, "- {record:?}").expect("a string takes everything");
         }
         writeln!(self.details, "\n```text\n{said}```").expect("a string takes everything");
     }

@@ -287,7 +287,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             return std::future::pending().await;
         };
         let name = self.core.name(self.key());
-        let cmd = self.fetch_lease(&name, token);
+        let cmd = command::renew(&name, self.lease(), token);
         loop {
             tokio::time::sleep(RENEW).await;
             // Where it fails the lease may run out; then another caller loads as well.

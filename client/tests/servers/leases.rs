@@ -123,6 +123,39 @@ fn a_hanging_lease_holder_is_not_waited_for_long() {
     a_waiter_loads_soon_after(|holder| holder.stop());
 }
 
+/// The server that takes over knows of what was invalidated meanwhile, but not that the loader began before.
+#[test]
+fn a_lease_that_its_server_lost_is_not_had_again() {
+    let mut server = Server::start();
+    run(async {
+        let cache = cache_at(&server).await;
+        let (open, opened) = oneshot::channel::<()>();
+        let loading = tokio::spawn({
+            let cache = cache.clone();
+            let loader = || async move {
+                opened.await.map_err(|_| "nobody opens")?;
+                Ok::<_, &str>("old".to_owned())
+            };
+            let entry = long().tags(["tag"]);
+            async move { cache.get_or_load("key", entry, loader).await }
+        });
+        eventually("it is being loaded", async || cache.stats().loads == 1).await;
+        cache.invalidate_tags(["tag"]).await.unwrap();
+        server.kill_9();
+        server.restart();
+        cache.ready(DEADLINE).await.unwrap();
+        let mut client = server.raw();
+        eventually("it was to be renewed", async || {
+            let stats = client.call(&["INFO", "commandstats"]).text();
+            stats.contains("cmdstat_cache.fetch:")
+        })
+        .await;
+        open.send(()).unwrap();
+        assert_eq!(loading.await.unwrap().unwrap(), "old");
+        assert_eq!(on_server(&mut client, "key"), None);
+    });
+}
+
 #[test]
 fn a_lease_is_renewed_while_its_loader_runs() {
     let server = Server::start();

@@ -17,6 +17,8 @@ use crate::redis::{Args, Context, Key, Str, cluster, state, waiting};
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct FetchArgs<'a> {
     lease: Option<Ask>,
+    /// Only the lease that it has is asked for, whatever is there.
+    is_renewal: bool,
     /// The lease of a fresh value is asked for too.
     is_early: bool,
     wait_ms: Option<u64>,
@@ -31,7 +33,7 @@ const MAX_TOKEN: Token = i64::MAX as Token;
 const MAX_WAIT_MS: u64 = 1 << 40;
 
 fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
-    let (mut lease_ms, mut token, mut early) = (None, None, None);
+    let (mut lease_ms, mut token, mut renew, mut early) = (None, None, None, None);
     let (mut wait_ms, mut tags) = (None, None);
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
@@ -39,6 +41,8 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
             set_once(&mut lease_ms, cursor.next_in(1..=u64::MAX >> 1)?)?;
         } else if word.is(b"TOKEN") {
             set_once(&mut token, cursor.next_in(1..=MAX_TOKEN)?)?;
+        } else if word.is(b"RENEW") {
+            set_once(&mut renew, ())?;
         } else if word.is(b"EARLY") {
             set_once(&mut early, ())?;
         } else if word.is(b"WAIT") {
@@ -49,18 +53,21 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
             return Err(Error::Syntax);
         }
     }
-    if lease_ms.is_none() && (token.is_some() || early.is_some()) {
+    if lease_ms.is_none() && (token.is_some() || early.is_some())
+        || renew.is_some() && (token.is_none() || wait_ms.is_some())
+    {
         return Err(Error::Syntax);
     }
     Ok(FetchArgs {
         lease: lease_ms.map(|ms| Ask { ms, token }),
-        is_early: early.is_some(),
+        is_renewal: renew.is_some(),
+        is_early: early.or(renew).is_some(),
         wait_ms,
         tags: tags.unwrap_or_default(),
     })
 }
 
-/// `CACHE.FETCH key [LEASE ms [TOKEN n] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
+/// `CACHE.FETCH key [LEASE ms [TOKEN n [RENEW]] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
 /// `[state, value, pttl, token, tags]`
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (name, rest) = args.split_first()?;
@@ -97,6 +104,7 @@ fn fetch_as_asked(
     let caller = Caller {
         client: ctx.client_id(),
         ask: asked.lease.filter(|_| !is_replica),
+        is_renewal: asked.is_renewal,
         is_early: asked.is_early,
         may_wait: wait_ms.is_some() && ctx.may_block(),
     };
@@ -351,12 +359,21 @@ mod tests {
         let chosen = FetchArgs {
             lease: Some(ask(Some(MAX_TOKEN))),
             is_early: true,
-            wait_ms: None,
             tags,
+            ..FetchArgs::default()
         };
         let largest = b"9223372036854775807";
         let words: &[&[u8]] = &[b"Token", largest, b"EARLY", b"LEASE", b"5"];
         check(&[words, &[b"WithTags", b"2"], tags].concat(), Ok(chosen));
+        let renewed = FetchArgs {
+            lease: Some(ask(Some(7))),
+            is_renewal: true,
+            is_early: true,
+            ..FetchArgs::default()
+        };
+        let words: &[&[u8]] = &[b"LEASE", b"5", b"renew", b"TOKEN", b"7"];
+        check(words, Ok(renewed));
+        check(&[words, &[b"WAIT", b"1"]].concat(), Err(Error::Syntax));
         check(&[], Ok(FetchArgs::default()));
         for (options, error) in [
             (&[&b"LEASE"[..]][..], Error::Syntax),
@@ -367,6 +384,8 @@ mod tests {
             (&[b"LEASE", b"x"], Error::NotAnInteger),
             (&[b"TOKEN", b"1"], Error::Syntax),
             (&[b"EARLY"], Error::Syntax),
+            (&[b"LEASE", b"1", b"RENEW"], Error::Syntax),
+            (&[b"TOKEN", b"1", b"RENEW"], Error::Syntax),
             (&[b"WITHTAGS", b"2", b"a"], Error::Syntax),
             (
                 &[b"LEASE", b"1", b"TOKEN", b"1", b"TOKEN", b"1"],

@@ -84,11 +84,19 @@ pub(crate) struct Ask {
     pub(crate) token: Option<Token>,
 }
 
+impl Ask {
+    fn ends_ms(self, terms: Terms) -> u64 {
+        terms.now_ms.saturating_add(self.ms.min(terms.max_ms))
+    }
+}
+
 /// A caller of CACHE.FETCH.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller {
     pub(crate) client: Client,
     pub(crate) ask: Option<Ask>,
+    /// It only asks for a lease that it has: see [`Leases::renew`].
+    pub(crate) is_renewal: bool,
     /// It asks for the lease of a fresh value too.
     pub(crate) is_early: bool,
     pub(crate) may_wait: bool,
@@ -227,7 +235,13 @@ impl Leases {
         caller: Caller,
         terms: Terms,
     ) -> Answer {
-        let ask = |ask| self.ask(key, caller.client, ask, terms);
+        let ask = |ask| {
+            if caller.is_renewal {
+                self.renew(key, caller.client, ask, terms)
+            } else {
+                self.ask(key, caller.client, ask, terms)
+            }
+        };
         match found {
             Freshness::Fresh => Answer::Hit(caller.ask.filter(|_| caller.is_early).and_then(ask)),
             Freshness::Stale => Answer::Stale(caller.ask.and_then(ask)),
@@ -247,15 +261,11 @@ impl Leases {
         ask: Ask,
         terms: Terms,
     ) -> Option<Token> {
-        let ends_ms = terms.now_ms.saturating_add(ask.ms.min(terms.max_ms));
+        let renewed = self.renew(key, client, ask, terms);
+        if renewed.is_some() {
+            return renewed;
+        }
         if let Some(lease) = self.by_key.get(key) {
-            if ask.token == Some(lease.token) {
-                self.change(key, |lease| {
-                    lease.ends_ms = ends_ms;
-                    lease.holder = client;
-                });
-                return ask.token;
-            }
             if lease.is_held(terms.now_ms) {
                 return None;
             }
@@ -265,11 +275,24 @@ impl Leases {
         let is_used = ask
             .token
             .is_some_and(|token| self.tokens.is_used(key, token));
-        (!is_used).then(|| self.grant(key, client, ask, ends_ms, terms))
+        (!is_used).then(|| self.grant(key, client, ask, terms))
+    }
+
+    /// Makes the lease of a key last longer, from now on: its token, if that is the one that was given. It grants none: its
+    /// caller has been loading since its lease was granted, perhaps by a server from which this one took over, and a new
+    /// lease would not know of what was invalidated meanwhile. O(log leases).
+    fn renew(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Option<Token> {
+        let lease = self.by_key.get(key)?;
+        let token = ask.token.filter(|token| *token == lease.token)?;
+        self.change(key, |lease| {
+            lease.ends_ms = ask.ends_ms(terms);
+            lease.holder = client;
+        });
+        Some(token)
     }
 
     /// Gives a key a new lease, whose waiters are those of the old one.
-    fn grant(&mut self, key: &[u8], client: Client, ask: Ask, ends_ms: u64, terms: Terms) -> Token {
+    fn grant(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Token {
         let old = self.remove(key, terms.now_ms);
         self.last_serial += 1;
         let (key, waiters) = old.map_or_else(
@@ -282,7 +305,7 @@ impl Leases {
             token,
             holder: client,
             clock: terms.clock,
-            ends_ms,
+            ends_ms: ask.ends_ms(terms),
             serial: self.last_serial,
             is_settled: false,
             waiters,

@@ -335,6 +335,7 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "LIMIT",
         "TOKEN",
         "EARLY",
+        "RENEW",
         "WITHTAGS",
         "KEEPTAGS",
         "0",

@@ -65,6 +65,47 @@ fn asking_again_with_the_held_token_is_granted_and_renews() {
     });
 }
 
+/// Who renews has been loading since its lease was granted: a new one would not know of what was invalidated meanwhile.
+#[test]
+fn a_renewal_grants_no_lease() {
+    on_both_protocols(|server, client| {
+        let renew = |client: &mut RawClient, token: i64| {
+            fetched(&call!(
+                client,
+                "CACHE.FETCH",
+                "key",
+                "LEASE",
+                60_000,
+                "TOKEN",
+                token,
+                "RENEW"
+            ))
+        };
+        // As after a restart or a failover: the server does not know the lease.
+        assert!(renew(client, 7).is_miss());
+        assert_eq!(stat(client, "leases"), 0);
+        assert_eq!(fetch_token(client, "key", 1, 7).token, 7);
+        wait_until("it runs out", DEADLINE, || stat(client, "leases") == 0);
+        let mut other = server.raw();
+        for renewing in [&mut *client, &mut other] {
+            assert!(renew(renewing, 8).is_miss(), "another one");
+            assert_eq!(renew(renewing, 7).token, 7);
+        }
+        assert_eq!(stat(client, "leases"), 1);
+        call!(client, "CACHE.INVALIDATE", "t");
+        assert_eq!(renew(client, 7).token, 7);
+        assert!(!set_leased(client, "key", "old", 7, &["t"]));
+        assert!(renew(client, 7).is_miss(), "the refusal ended it");
+        call!(client, "CACHE.SET", "key", "v");
+        assert!(renew(client, 7).is_hit("v"));
+        for wrong in [&["RENEW"][..], &["LEASE", "5", "RENEW"]] {
+            let mut words = vec!["CACHE.FETCH", "key"];
+            words.extend(wrong);
+            assert!(client.call(&words).is_error());
+        }
+    });
+}
+
 #[test]
 fn a_caller_whose_answer_was_lost_can_give_back_what_it_got() {
     on_both_protocols(|server, client| {

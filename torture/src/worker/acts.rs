@@ -222,10 +222,13 @@ impl Worker {
         }
     }
 
-    /// Some loads take so long that their tags are invalidated meanwhile.
+    /// Some loads take so long that their tags are invalidated meanwhile, few so long that their lease has to be renewed,
+    /// perhaps by a server that did not grant it.
     fn load_takes(&mut self) -> Duration {
         Duration::from_millis(if self.task.without == Without::Leases {
             300
+        } else if self.rng.one_in(40) {
+            550 + self.rng.below(1000) as u64
         } else if self.rng.one_in(8) {
             self.rng.below(150) as u64
         } else {

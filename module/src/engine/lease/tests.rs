@@ -48,6 +48,10 @@ enum Op {
         key: usize,
         wish: Wish,
     },
+    Renew {
+        key: usize,
+        wish: Wish,
+    },
     Wait {
         key: usize,
         client: Client,
@@ -93,6 +97,7 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         6 => (key(), client(), ask()).prop_map(|(key, client, ask)| Op::Ask { key, wish: (client, ask) }),
+        3 => (key(), client(), ask()).prop_map(|(key, client, ask)| Op::Renew { key, wish: (client, ask) }),
         6 => (key(), client(), proptest::option::of(ask())).prop_map(|(key, client, ask)| Op::Wait { key, client, ask }),
         2 => any::<usize>().prop_map(|which| Op::Leave { which }),
         2 => key().prop_map(|key| Op::Write { key }),
@@ -271,11 +276,24 @@ impl Model {
                 let token = self.leases.ask(KEYS[key], wish.0, wish.1, self.terms());
                 self.granted(key, wish, token);
             }
+            Op::Renew {
+                key,
+                wish: (client, ask),
+            } => {
+                let own = self.keys[key].lease.map(|lease| lease.token);
+                let expected = own.filter(|own| ask.token == Some(*own));
+                let token = self.leases.renew(KEYS[key], client, ask, self.terms());
+                assert_eq!(token, expected);
+                if token.is_some() {
+                    self.granted(key, (client, ask), token);
+                }
+            }
             Op::Wait { key, client, ask } => {
                 self.next_waiter += 1;
                 let caller = Caller {
                     client,
                     ask,
+                    is_renewal: false,
                     is_early: false,
                     may_wait: true,
                 };
@@ -690,6 +708,7 @@ fn a_caller_waits_if_it_may_and_another_holds_the_lease() {
         let caller = Caller {
             client: 1,
             ask,
+            is_renewal: false,
             is_early: false,
             may_wait,
         };
@@ -728,6 +747,7 @@ fn all_leases_are_cleared_and_the_callers_that_waited_returned() {
     let caller = Caller {
         client: 2,
         ask: None,
+        is_renewal: false,
         is_early: false,
         may_wait: true,
     };
@@ -778,6 +798,7 @@ fn a_caller_waits_while_there_is_room_for_it() {
     let caller = Caller {
         client: 2,
         ask: None,
+        is_renewal: false,
         is_early: false,
         may_wait: true,
     };
@@ -808,6 +829,7 @@ fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
         let caller = Caller {
             client: waiter,
             ask: Some(ask(token)),
+            is_renewal: false,
             is_early: false,
             may_wait: true,
         };
