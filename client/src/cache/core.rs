@@ -62,14 +62,11 @@ impl Core {
     /// How tags are called on the server. An empty one, which is none, stays so: with the prefix it would be the tag
     /// of the whole namespace.
     pub(crate) fn names(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
-        let name = |tag: &str| {
-            if tag.is_empty() {
-                String::new()
-            } else {
-                self.name(tag)
-            }
-        };
-        tags.into_iter().map(|tag| name(tag.as_ref())).collect()
+        let named = tags.into_iter().map(|tag| match tag.as_ref() {
+            "" => String::new(),
+            tag => self.name(tag),
+        });
+        named.collect()
     }
 
     /// The tags of an entry to be written, each once, the namespace's own among them.

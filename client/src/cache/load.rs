@@ -287,7 +287,9 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             return std::future::pending().await;
         };
         let name = self.core.name(self.key());
-        let cmd = command::renew(&name, self.lease(), token);
+        let mut cmd = command::fetch_lease(&name, self.lease(), token);
+        // A server that took over grants no new one: it does not know that the loader began before an invalidation.
+        cmd.arg("RENEW");
         loop {
             tokio::time::sleep(RENEW).await;
             // Where it fails the lease may run out; then another caller loads as well.

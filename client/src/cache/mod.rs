@@ -110,22 +110,7 @@ where
         {
             return Poll::Ready(Ok(value));
         }
-        self.poll_remote(context)
-    }
-}
-
-impl<T, C> Get<'_, T, C>
-where
-    C: Codec<T>,
-    T: Any + Clone + Send + Sync,
-{
-    /// Not inlined, nor is what it calls, so that a hit has nothing of it.
-    #[cold]
-    #[inline(never)]
-    fn poll_remote(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<T>, Error>> {
-        let (cache, key) = (self.cache, self.key);
-        let remote = self.remote.get_or_insert_with(|| cache.get_remote(key));
-        remote.as_mut().poll(context)
+        self.cache.poll_remote(self.key, &mut self.remote, context)
     }
 }
 
@@ -213,18 +198,27 @@ impl<C> Cache<C> {
         }
     }
 
-    /// In a box, as is [`Self::load`]: so the future of a hit is small.
-    fn get_remote<'a, T>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<T>, Error>>
+    /// In a box, as is [`Self::load`], and not inlined, so that a hit has nothing of it.
+    #[cold]
+    #[inline(never)]
+    fn poll_remote<'a, T>(
+        &'a self,
+        key: &'a str,
+        remote: &mut Option<BoxFuture<'a, Result<Option<T>, Error>>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<T>, Error>>
     where
         C: Codec<T>,
         T: Any + Clone + Send + Sync,
     {
-        Box::pin(async move {
+        let read = async move {
             let cmd = command::fetch(&self.core.name(key));
             let reservation = self.core.local.reserve(key);
             let read = self.core.read(&self.codec, &reservation, &cmd, None).await;
             self.found(key, read)
-        })
+        };
+        let remote = remote.get_or_insert_with(|| Box::pin(read));
+        remote.as_mut().poll(context)
     }
 
     /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows

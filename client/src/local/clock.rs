@@ -30,6 +30,8 @@ impl Clock {
         }
     }
 
+    /// Not inlined, for a hit seldom needs it.
+    #[inline(never)]
     pub(super) fn now(&self) -> u64 {
         match self {
             Self::System { start, .. } => nanos(start.elapsed()),
@@ -58,15 +60,8 @@ impl Clock {
             {
                 true
             }
-            _ => end == NEVER || self.is_exactly_before(end),
+            _ => end == NEVER || self.now() < end,
         }
-    }
-
-    /// Not inlined, for it is seldom needed.
-    #[cold]
-    #[inline(never)]
-    fn is_exactly_before(&self, end: u64) -> bool {
-        self.now() < end
     }
 }
 

@@ -53,14 +53,6 @@ pub(crate) fn fetch_lease(key: &str, lease: Duration, token: u64) -> Cmd {
     cmd
 }
 
-/// Makes a lease that was granted last longer. A server that does not know it, having taken over from the one that granted
-/// it, grants none: it knows what was invalidated meanwhile, but not that the loader began before.
-pub(crate) fn renew(key: &str, lease: Duration, token: u64) -> Cmd {
-    let mut cmd = fetch_lease(key, lease, token);
-    cmd.arg("RENEW");
-    cmd
-}
-
 pub(crate) fn fetch_wait(key: &str, lease: Duration, token: u64, wait: Duration) -> Cmd {
     let mut cmd = fetch_lease(key, lease, token);
     cmd.arg("WAIT").arg(millis(wait));

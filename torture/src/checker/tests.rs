@@ -411,3 +411,22 @@ fn what_is_held_in_the_end_though_no_server_has_it_is_stale() {
     };
     assert_eq!(stale(&[at(0, 1, held)]), 1);
 }
+
+#[test]
+fn the_history_of_a_violation_has_what_concerns_its_key_and_tags() {
+    let invalidated = |start, tags| at(start, start + 1, Event::Invalidate { tags });
+    let (own, other) = (
+        invalidated(2_000_000_020, 0b100),
+        invalidated(2_000_000_020, 0b10),
+    );
+    let long_ago = at(0, 10, Event::Remove { key: 1 });
+    let elsewhere = at(2_000_000_010, 2_000_000_011, Event::Remove { key: 2 });
+    let (old, late) = (read(2_000_000_500), read(2_000_000_600));
+    let written = lasting(2_000_000_000, 2_000_000_010);
+    let records = [old, late, own, other, long_ago, elsewhere, written];
+    let verdict = check(&records, LIMITS);
+    assert_eq!(
+        history(&records, &verdict.violations[0]),
+        [written, own, old]
+    );
+}
