@@ -11,7 +11,7 @@ use crate::record::MAX_TIME_MS;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content};
+use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
     Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
 };
@@ -181,6 +181,7 @@ pub(super) fn store(
     let is_replay = ctx.is_replay();
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
+    let is_in_cluster = asked.created_ms.is_some() && ctx.is_cluster();
     let mut is_fresh = false;
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
@@ -208,7 +209,7 @@ pub(super) fn store(
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
         let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
-        let (when, is_outdated) = stamp(state, db, asked, now_ms, is_foreign);
+        let (when, lateness) = stamp(state, db, asked, now_ms, is_foreign, is_in_cluster);
         let content = Content {
             value,
             tags,
@@ -227,12 +228,14 @@ pub(super) fn store(
             has_backlog,
         };
         let slot = found.and_then(|found| found.slot);
-        Ok((content, slot, (written, is_outdated)))
+        Ok((content, slot, (written, lateness)))
     });
     match stored {
-        Ok((written, is_outdated)) => {
-            if is_outdated {
-                store::refuse(ctx, db, key, name);
+        Ok((written, lateness)) => {
+            match lateness {
+                Lateness::InTime => {}
+                Lateness::Doubtful => store::doubt(db, key),
+                Lateness::TooLate => store::refuse(ctx, db, key, name),
             }
             Ok(Some(written))
         }
@@ -330,14 +333,16 @@ pub(super) fn kept_expiry(deadline: Deadline<'_>, entry: Entry<'_>) -> Option<u6
     deadline_ms.map(|ms| ms.saturating_sub(entry.grace_ms()).max(1))
 }
 
-/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since.
+/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
+/// log, it may be of a slot that migrated there, and have been refused.
 fn stamp(
     state: &mut State,
     db: u32,
     asked: &Options<'_>,
     now_ms: u64,
     is_foreign: bool,
-) -> (When, bool) {
+    is_in_cluster: bool,
+) -> (When, Lateness) {
     let stamp = |is_foreign| {
         if is_foreign {
             Stamp::Foreign
@@ -348,19 +353,26 @@ fn stamp(
     let Some(at_ms) = asked.created_ms else {
         let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
         let stamp = stamp(is_foreign);
-        return (When { at_ms, stamp }, false);
+        return (When { at_ms, stamp }, Lateness::InTime);
     };
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
     let stamp = stamp(is_foreign || !is_followed);
     let when = When { at_ms, stamp };
-    let is_outdated = is_foreign && {
-        let history = &state.database(db).history;
-        history
-            .of_arriving(asked.tags.iter().copied(), when, now_ms)
-            .is_too_late(asked.soft_since_ms.is_some())
+    let history = &state.database(db).history;
+    let is_too_late = |when, now_ms| {
+        let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
+        verdict.is_too_late(asked.soft_since_ms.is_some())
     };
-    (when, is_outdated)
+    let stamp = Stamp::Own;
+    let lateness = if is_foreign && is_too_late(when, now_ms) {
+        Lateness::TooLate
+    } else if !is_foreign && is_in_cluster && is_too_late(When { at_ms, stamp }, u64::MAX / 2) {
+        Lateness::Doubtful
+    } else {
+        Lateness::InTime
+    };
+    (when, lateness)
 }
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.

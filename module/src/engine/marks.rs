@@ -138,6 +138,9 @@ pub(super) struct Marks {
     graced: RoaringBitmap,
     /// Entries that were written by the clock of another node.
     foreign: RoaringBitmap,
+    /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
+    /// so yet.
+    doubted: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -151,6 +154,7 @@ impl Marks {
         }
         self.graced.remove(slot.0);
         self.foreign.remove(slot.0);
+        self.doubted.remove(slot.0);
         if self.softened.remove(slot.0) {
             self.forget_soft(slot);
         }
@@ -159,7 +163,10 @@ impl Marks {
     /// Whether no entry has a mark.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.graced.is_empty() && self.foreign.is_empty() && self.soft.is_empty()
+        self.graced.is_empty()
+            && self.foreign.is_empty()
+            && self.doubted.is_empty()
+            && self.soft.is_empty()
     }
 
     fn forget_soft(&mut self, slot: Slot) {
@@ -189,6 +196,15 @@ impl Marks {
 
     pub(super) fn is_foreign(&self, slot: Slot) -> bool {
         self.foreign.contains(slot.0)
+    }
+
+    pub(super) fn set_doubted(&mut self, slot: Slot) {
+        self.doubted.insert(slot.0);
+    }
+
+    /// The entries that are in doubt; afterwards none is.
+    pub(super) fn take_doubted(&mut self) -> RoaringBitmap {
+        std::mem::take(&mut self.doubted)
     }
 
     /// Of these slots, those whose entries have a grace.
@@ -344,6 +360,7 @@ impl Marks {
         let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.unnamed));
         bytes_of(&self.graced)
             + bytes_of(&self.foreign)
+            + bytes_of(&self.doubted)
             + bytes_of(&self.softened)
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
@@ -386,6 +403,7 @@ mod tests {
             assert_eq!(seen, self.softened);
             seen |= &self.graced;
             seen |= &self.foreign;
+            seen |= &self.doubted;
             assert!(seen.iter().all(is_used), "invariant 1");
         }
     }

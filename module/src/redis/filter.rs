@@ -253,10 +253,10 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while some were refused on arrival
-/// that replicas still hold.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while replicas still hold some without
+/// knowing that they are gone.
 fn may_act() -> bool {
-    if state::with(|state| !state.refused.is_empty()) {
+    if state::with(|state| state.has_news()) {
         return false;
     }
     Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)

@@ -91,7 +91,7 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     let may_take = effect == Effect::Gone && !ctx.is_atomic_block();
     let mut left = state::with(|state| {
         let most = state.config.reclaim_inline;
-        (may_take && state.refused.is_empty()).then_some(most)
+        (may_take && !state.has_news()).then_some(most)
     })
     .unwrap_or(0);
     for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
@@ -170,11 +170,10 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     }
 }
 
-/// Does one unit of work in the context's database. False if nothing is left, or while replicas hold entries that were
-/// refused here: what is absent here and present there would make commands differ. What is loaded was logged by a server
-/// that was past that.
+/// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
+/// ([`State::has_news`](state::State::has_news)). What is loaded was logged by a server that was past that.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
-    if !ctx.is_loading() && state::with(|state| !state.refused.is_empty()) {
+    if !ctx.is_loading() && state::with(|state| state.has_news()) {
         return false;
     }
     match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
@@ -336,11 +335,21 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     must_leave
 }
 
-/// Removes a few entries that were gone when they arrived, from here and from the replicas, which did not judge them.
-fn remove_refused(ctx: &Context<'_>) {
+/// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
+/// goes on with a partial resync still has, and a few entries that were gone when they arrived.
+fn tell_replicas(ctx: &Context<'_>) {
     if ctx.is_replica() {
-        state::with(|state| state.refused.clear());
+        state::with(|state| {
+            state.refused.clear();
+            state.has_dropped = false;
+        });
         return;
+    }
+    if propagation::may_announce() && state::with(|state| std::mem::take(&mut state.has_dropped)) {
+        for db in state::with(|state| state.numbers()) {
+            store::empty(db);
+            ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
+        }
     }
     for _ in 0..REFUSED_AT_ONCE {
         // Nothing may be propagated while clients are paused.
@@ -417,7 +426,7 @@ fn on_timer(ctx: &Context<'_>) {
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         let start = moment();
-        remove_refused(ctx);
+        tell_replicas(ctx);
         slice(ctx, || false);
         let (end, now) = (moment(), now_ms());
         let rest = state::with(|state| {

@@ -14,7 +14,7 @@ use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Held, Key, Kind};
 use super::sizes::{cost, cost_of, fits};
-use super::state::{self, Loading, State};
+use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
@@ -234,8 +234,22 @@ fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
     Some((entry, Slot(entry.slot()?)))
 }
 
+/// Sees that a key of the context's database, unless it holds another type, holds an entry that is gone, here as elsewhere.
+pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
+    let db = ctx.db();
+    let mut key = ctx.open(name, Mode::Upkeep);
+    match key.kind() {
+        Kind::Empty => put_gone(db, &mut key, name, deadline_ms),
+        // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
+        Kind::Entry(_) => drop_entry(db, &key),
+        Kind::Other => return,
+    }
+    drop(key);
+    reclaim::arm(ctx);
+}
+
 /// Puts a gone entry under an open key that holds nothing.
-pub(crate) fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
+fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
     let content = Content {
         value: &[],
         tags: &[],
@@ -259,8 +273,15 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
     reclaim::arm(ctx);
 }
 
+/// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
+pub(crate) fn doubt(db: u32, key: &Key) {
+    if let Some((_, slot)) = indexed(key) {
+        state::with(|state| state.database(db).index.doubt(slot));
+    }
+}
+
 /// Makes the entry of an open key gone.
-pub(crate) fn drop_entry(db: u32, key: &Key) {
+fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
         state::with(|state| state.database(db).index.drop_one(slot));
     }
@@ -432,13 +453,10 @@ pub(crate) enum Way {
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
-/// known to be there, or must not stay.
+/// known to be there, or is gone.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
-    let loaded = state::with(|state| {
-        let keeps = state.loading == Loading::Keep;
-        keeps.then(|| state.transit.loaded(db, name)).flatten()
-    });
+    let loaded = state::with(|state| state.transit.loaded(db, name));
     let Some(handle) = loaded else { return false };
     let has_work = change(db, || {
         state::with(|state| {
@@ -493,20 +511,19 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     }
     let Some(db) = key.db() else { return };
     let passage = state::with(|state| state.transit.end(entry.handle()));
-    let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
     // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
     let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
-    let staying = passage.filter(|passage| may_stay(passage) && !is_dropped);
-    let Some(mut passage) = staying else {
-        if is_dropped {
-            state::with(|state| _ = state.database(db)); // One of those that replicas empty.
-        }
+    let Some(mut passage) = passage.filter(may_stay) else {
         take(db, &mut key);
         return;
     };
     let was_gone = passage.facts.is_gone;
-    let is_outdated =
-        way == Way::Restored && !was_gone && is_outdated(ctx, db, entry, &mut passage);
+    let lateness = if way == Way::Restored && !was_gone {
+        lateness(ctx, db, entry, &mut passage)
+    } else {
+        Lateness::InTime
+    };
+    let is_outdated = lateness == Lateness::TooLate;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -524,7 +541,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             let index = &mut state.database(db).index;
-            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
+            let has_work = index_arrived(index, place, entry, &passage, is_outdated || was_gone);
+            if let (Lateness::Doubtful, Some(slot)) = (lateness, entry.slot()) {
+                index.doubt(Slot(slot));
+            }
+            has_work
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
@@ -578,35 +599,39 @@ fn index_arrived(
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.
-///
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lateness {
+    InTime,
+    /// On a replica, and from a log: the primary has refused it if the clocks differ by no more than is allowed for.
+    Doubtful,
+    TooLate,
+}
+
 /// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
 /// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
-/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance.
-fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> bool {
+/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance, and remembers which
+/// entries the UNLINK may concern in case that it becomes a primary before that comes.
+fn lateness(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(real, monotonic);
-        let now = if is_primary {
-            state.stamps_at(real, || monotonic).now_ms(real)
-        } else {
-            u64::MAX / 2
-        };
+        let now = state.stamps_at(real, || monotonic).now_ms(real);
         let facts = &mut passage.facts;
         let is_own = facts.origin != 0 && facts.origin == state.origin();
         facts.is_foreign = !is_own;
         let is_stale = facts.soft_since_ms.is_some();
-        let written = Written {
-            at_ms: entry.created_ms(),
-            stamp: if is_own || !is_primary {
-                Stamp::Own
-            } else {
-                Stamp::Foreign
-            },
-        };
         let history = &state.database(db).history;
-        history
-            .of_arriving(passage.tags(), written, now)
-            .is_too_late(is_stale)
+        let is_too_late = |stamp, now| {
+            let at_ms = entry.created_ms();
+            let verdict = history.of_arriving(passage.tags(), Written { at_ms, stamp }, now);
+            verdict.is_too_late(is_stale)
+        };
+        let stamp = if is_own { Stamp::Own } else { Stamp::Foreign };
+        match is_too_late(stamp, now) {
+            false => Lateness::InTime,
+            true if is_primary || is_too_late(Stamp::Own, u64::MAX / 2) => Lateness::TooLate,
+            true => Lateness::Doubtful,
+        }
     })
 }

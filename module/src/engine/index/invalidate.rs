@@ -92,6 +92,19 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
+    /// An entry that arrived may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    pub(crate) fn doubt(&mut self, slot: Slot) {
+        self.marks.set_doubted(slot);
+    }
+
+    /// Makes the entries gone that are in doubt, and returns which. O(entries).
+    pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
+        let visible = self.marks.take_doubted() - &self.gone;
+        let slots = visible.iter().map(Slot).collect();
+        self.drop_all(visible, None);
+        slots
+    }
+
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.gone.is_empty() || self.has_orphans
