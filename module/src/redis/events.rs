@@ -339,6 +339,7 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
         && let Some(info) = info
     {
         waiting::disconnected(ctx, info.id);
+        cluster::disconnected(info.id);
     }
 }
 

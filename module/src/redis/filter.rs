@@ -187,6 +187,12 @@ impl<'a> Command<'a> {
         }
     }
 
+    /// The connection that it came on, where the server says so (Redis 7.2 and newer, Valkey).
+    pub(super) fn client(&self) -> Option<u64> {
+        // SAFETY: the filter context is alive; looked up because Redis 7.0 lacks it.
+        unsafe { raw::RedisModule_CommandFilterGetClientId.map(|client| client(self.filter)) }
+    }
+
     fn len(&self) -> c_int {
         // SAFETY: the filter context is alive.
         unsafe { api!(RedisModule_CommandFilterArgsCount(self.filter)) }
