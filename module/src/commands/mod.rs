@@ -22,7 +22,7 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot, Stamp, Verdict, Written};
+use crate::engine::{Database, Freshness, Index, Slot, Softness, Stamp, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
@@ -103,16 +103,11 @@ pub(crate) fn verdict<'t>(
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
-    if index.is_gone(slot) {
-        return false;
-    }
-    if !index.has_soft() {
-        return true;
-    }
-    let grace_ms = entry_in(index, slot).grace_ms();
-    index
-        .soft_since_ms(slot, grace_ms)
-        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(grace_ms))
+    let ends_ms = |softness: Softness| softness.ends_ms_for(entry_in(index, slot).grace_ms());
+    !index.is_gone(slot)
+        && index
+            .softness(slot)
+            .is_none_or(|soft| now_ms < ends_ms(soft))
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

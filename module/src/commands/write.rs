@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, next_grace_ms, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Stamp, Written as When};
+use crate::engine::{Database, Freshness, Slot, Softness, Stamp, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
@@ -217,7 +217,7 @@ pub(super) fn store(
             grace_ms,
             deadline_ms,
             hits: asked.hits.unwrap_or(0),
-            soft_since_ms: asked.soft_since_ms,
+            softness: asked.soft_since_ms.map(Softness::since),
             is_foreign: when.stamp == Stamp::Foreign,
         };
         let written = Written {

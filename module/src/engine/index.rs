@@ -59,8 +59,8 @@ pub(crate) struct Incoming<'t, E> {
     pub(crate) bytes: u64,
     pub(crate) hits: u32,
     pub(crate) has_grace: bool,
-    /// Since when it is stale by a soft invalidation.
-    pub(crate) soft_since_ms: Option<u64>,
+    /// Where it is stale by a soft invalidation.
+    pub(crate) softness: Option<Softness>,
     /// It was written by the clock of another node.
     pub(crate) is_foreign: bool,
 }
@@ -130,18 +130,25 @@ impl<E: Copy + PartialEq> Index<E> {
     #[inline(always)]
     fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
         if incoming.has_grace {
-            self.marks.set_graced(slot);
+            self.marks.set_graced(slot, true);
         }
         if incoming.is_foreign {
             self.marks.set_foreign(slot);
         }
-        if let Some(since_ms) = incoming.soft_since_ms {
+        if let Some(softness) = incoming.softness {
             if incoming.has_grace {
-                let ids = [slot.0].into_iter().collect();
-                self.marks.soften(ids, Softness::since(since_ms));
+                self.marks.soften([slot.0].into_iter().collect(), softness);
             } else {
                 self.drop_one(slot); // There is nothing between fresh and gone.
             }
+        }
+    }
+
+    /// The visible entry in this slot has a grace now, or none. A stale one without is gone.
+    pub(crate) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
+        self.marks.set_graced(slot, has_grace);
+        if !has_grace && self.softness(slot).is_some() {
+            self.drop_one(slot);
         }
     }
 
@@ -358,13 +365,8 @@ impl<E: Copy + PartialEq> Index<E> {
         if grace_ms == 0 {
             return Freshness::Fresh; // What would make it stale makes it gone.
         }
-        let soft_since_ms = if self.has_soft() {
-            self.soft_since_ms(slot, grace_ms)
-        } else {
-            None
-        };
-        if let Some(since_ms) = soft_since_ms {
-            return if now_ms() < since_ms.saturating_add(grace_ms) {
+        if let Some(softness) = self.softness(slot) {
+            return if now_ms() < softness.ends_ms_for(grace_ms) {
                 Freshness::Stale
             } else {
                 Freshness::Gone
@@ -386,21 +388,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.ends(softened, at_ms);
     }
 
-    /// Since when an entry with this grace is stale by a soft invalidation, unix ms: one that has a limit of its own
-    /// counts as earlier, by as much as its grace is longer. Callers skip it while [`Index::has_soft`] is false.
-    pub(crate) fn soft_since_ms(&self, slot: Slot, grace_ms: u64) -> Option<u64> {
-        let softness = self.marks.softness(slot);
-        softness.map(|softness| softness.since_ms_for(grace_ms))
-    }
-
     /// Since when an entry is stale by a soft invalidation, and for how long at most.
+    #[inline(always)]
     pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         self.marks.softness(slot)
-    }
-
-    /// Says of a stale entry since when it is so, and for how long at most.
-    pub(crate) fn set_softness(&mut self, slot: Slot, softness: Softness) {
-        self.marks.set_softness(slot, softness);
     }
 
     /// Whether an entry was written by the clock of another node.

@@ -42,6 +42,11 @@ impl Softness {
         if since_ms == 0 { 1 } else { since_ms }
     }
 
+    /// When an entry with this grace is gone.
+    pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
+        self.since_ms_for(grace_ms).saturating_add(grace_ms)
+    }
+
     /// No later than that of `other`, whatever the grace.
     fn narrowed_by(self, other: Self) -> Self {
         let ends_ms = other.since_ms.saturating_add(other.limit_ms);
@@ -182,8 +187,12 @@ impl Marks {
         }
     }
 
-    pub(super) fn set_graced(&mut self, slot: Slot) {
-        self.graced.insert(slot.0);
+    pub(super) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
+        if has_grace {
+            self.graced.insert(slot.0);
+        } else {
+            self.graced.remove(slot.0);
+        }
     }
 
     pub(super) fn set_foreign(&mut self, slot: Slot) {
@@ -218,15 +227,6 @@ impl Marks {
         ids -= &self.softened;
         self.softened |= &ids;
         self.add(ids, softness);
-    }
-
-    /// Says of an entry that is stale since when it is so, and for how long at most.
-    pub(super) fn set_softness(&mut self, slot: Slot, softness: Softness) {
-        if self.softened.contains(slot.0) && self.softness(slot) != Some(softness) {
-            self.forget_soft(slot);
-            self.softened.insert(slot.0);
-            self.add([slot.0].into_iter().collect(), softness);
-        }
     }
 
     /// Sees that those of these entries that are stale already are so no longer than this allows.
@@ -322,12 +322,18 @@ impl Marks {
     }
 
     /// Since when an entry is stale by a soft invalidation, and for how long.
+    #[inline(always)]
     pub(super) fn softness(&self, slot: Slot) -> Option<Softness> {
-        if self.soft.is_empty() || !self.softened.contains(slot.0) {
+        if self.soft.is_empty() {
             return None;
         }
+        self.softness_among_some(slot)
+    }
+
+    fn softness_among_some(&self, slot: Slot) -> Option<Softness> {
         let mut softs = self.soft.iter();
-        let soft = softs.find(|soft| soft.ids.contains(slot.0))?;
+        let is_stale = self.softened.contains(slot.0);
+        let soft = softs.find(|soft| is_stale && soft.ids.contains(slot.0))?;
         Some(soft.softness)
     }
 

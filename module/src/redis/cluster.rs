@@ -62,9 +62,8 @@ pub(crate) fn watch(ctx: &Context<'_>) {
 
 /// Before a write under a lease: ends all leases if slots may have come here since they were granted.
 pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
-    let may_have = |watched: &Watched| {
-        watched.is_changing || monotonic_ms() < watched.watchful_until_ms
-    };
+    let may_have =
+        |watched: &Watched| watched.is_changing || monotonic_ms() < watched.watchful_until_ms;
     if state::with(|state| state.cluster.as_ref().is_some_and(may_have)) {
         compare_epochs(ctx);
     }

@@ -255,8 +255,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let over_ms = state::with(|state| {
         let index = &mut state.database(db).index;
         let grace_ms = entry_in(index, slot).grace_ms();
-        let since_ms = softened.softness.since_ms_for(grace_ms);
-        let over_ms = since_ms.saturating_add(grace_ms);
+        let over_ms = softened.softness.ends_ms_for(grace_ms);
         if over_ms > now_ms {
             index.grace_ends(softened, over_ms);
         }
@@ -283,8 +282,7 @@ fn past_grace(db: u32, slot: Slot, now_ms: u64) -> Option<Softened> {
     state::with(|state| {
         let index = &state.database(db).index;
         let softness = index.softness(slot)?;
-        let grace_ms = entry_in(index, slot).grace_ms();
-        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
+        let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
         (over_ms <= now_ms && !index.is_gone(slot)).then_some(Softened {
             slot,
             softness,

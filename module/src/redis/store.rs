@@ -18,7 +18,7 @@ use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Stamp, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -69,7 +69,7 @@ pub(crate) struct Content<'a> {
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) hits: u32,
-    pub(crate) soft_since_ms: Option<u64>,
+    pub(crate) softness: Option<Softness>,
     /// `created_ms` is by the clock of another node.
     pub(crate) is_foreign: bool,
 }
@@ -86,7 +86,7 @@ impl<'a> Content<'a> {
 
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.soft_since_ms.is_none() && !self.is_foreign
+        self.grace_ms == 0 && self.softness.is_none() && !self.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -96,7 +96,7 @@ impl<'a> Content<'a> {
             bytes,
             hits: self.hits,
             has_grace: self.grace_ms > 0,
-            soft_since_ms: self.soft_since_ms,
+            softness: self.softness,
             is_foreign: self.is_foreign,
         }
     }
@@ -257,7 +257,7 @@ fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
         grace_ms: 0,
         deadline_ms,
         hits: 0,
-        soft_since_ms: None,
+        softness: None,
         is_foreign: false,
     };
     let Ok(()) = put(db, key, name, |_, _| {
@@ -298,39 +298,36 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    if entry.grace_ms() == grace_ms {
-        change(db, || {
-            entry.set_has_ttl(deadline_ms.is_some());
-            state::with(|state| state.database(db).index.resize(slot, cost(entry)));
+    let has_ttl = deadline_ms.is_some();
+    let rebuilt = (entry.grace_ms() != grace_ms).then(|| {
+        let parts = entry.parts();
+        NewEntry::new(
+            entry.key(),
+            &Parts {
+                has_ttl,
+                grace_ms,
+                ..parts
+            },
+        )
+    });
+    let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
+    change(db, || {
+        // SAFETY: the keyspace holds it, or `rebuilt` does.
+        let entry = unsafe { Entry::from_handle(handle) };
+        entry.set_has_ttl(has_ttl);
+        entry.set_indexed(slot.0);
+        state::with(|state| {
+            let index = &mut state.database(db).index;
+            index.moved(slot, handle);
+            index.resize(slot, cost(entry));
+            index.set_graced(slot, grace_ms > 0);
         });
-        key.set_deadline_ms(deadline_ms);
-        return;
-    }
-    let (name, created_ms) = (OwnedStr::new(entry.key()), entry.created_ms());
-    let (tags, softness, is_foreign) = state::with(|state| {
-        let index = &state.database(db).index;
-        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        (tags, index.softness(slot), index.is_foreign(slot))
+        panic_point(Place::Change);
+        if let Some(rebuilt) = rebuilt {
+            key.replace(rebuilt);
+        }
     });
-    let value = entry.value().to_vec();
-    let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-    let content = Content {
-        value: &value,
-        tags: &tags,
-        created_ms,
-        grace_ms,
-        deadline_ms,
-        hits: 0,
-        soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
-        is_foreign,
-    };
-    let Ok(()) = put(db, key, name.as_str(), |_, _| {
-        Ok::<_, Infallible>((content, Some(slot), ()))
-    });
-    if let (Some((_, slot)), Some(softness)) = (indexed(key), softness) {
-        // A limit goes on, whatever the next grace is.
-        state::with(|state| state.database(db).index.set_softness(slot, softness));
-    }
+    key.set_deadline_ms(deadline_ms);
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -338,25 +335,19 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    let (handle, bytes, grace_ms) = (entry.handle(), cost(entry), entry.grace_ms());
     change(db, || {
         let slot = state::with(|state| {
             let index = &mut state.database(db).index;
-            let softness = index.softness(slot);
             let incoming = Incoming {
-                entry: handle,
+                entry: entry.handle(),
                 tags,
-                bytes,
+                bytes: cost(entry),
                 hits: 0, // Those of the entry are kept.
-                has_grace: grace_ms > 0,
-                soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
+                has_grace: entry.grace_ms() > 0,
+                softness: index.softness(slot),
                 is_foreign: index.is_foreign(slot),
             };
-            let placed = index.replace(slot, incoming);
-            if let Some(softness) = softness {
-                index.set_softness(placed, softness); // Its limit goes on.
-            }
-            placed
+            index.replace(slot, incoming)
         });
         entry.set_indexed(slot.0);
     });
@@ -587,7 +578,7 @@ fn index_arrived(
             bytes: cost(entry),
             hits: facts.hits,
             has_grace: entry.grace_ms() > 0,
-            soft_since_ms: facts.soft_since_ms,
+            softness: facts.soft_since_ms.map(Softness::since),
             is_foreign: facts.is_foreign,
         },
     );

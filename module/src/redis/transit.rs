@@ -47,7 +47,9 @@ impl Facts {
         Self {
             is_gone: index.has_backlog() && index.is_gone(slot),
             hits: index.hits(slot),
-            soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+            soft_since_ms: index
+                .softness(slot)
+                .map(|softness| softness.since_ms_for(entry.grace_ms())),
             is_foreign: index.is_foreign(slot),
             origin: 0,
         }
