@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, next_grace_ms, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Softness, Stamp, Written as When};
+use crate::engine::{Database, Freshness, Slot, Softness, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
@@ -218,7 +218,7 @@ pub(super) fn store(
             deadline_ms,
             hits: asked.hits.unwrap_or(0),
             softness: asked.soft_since_ms.map(Softness::since),
-            is_foreign: when.stamp == Stamp::Foreign,
+            is_foreign: when.is_foreign,
         };
         let written = Written {
             created_ms: when.at_ms,
@@ -343,31 +343,22 @@ fn stamp(
     is_foreign: bool,
     is_in_cluster: bool,
 ) -> (When, Lateness) {
-    let stamp = |is_foreign| {
-        if is_foreign {
-            Stamp::Foreign
-        } else {
-            Stamp::Own
-        }
-    };
     let Some(at_ms) = asked.created_ms else {
         let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
-        let stamp = stamp(is_foreign);
-        return (When { at_ms, stamp }, Lateness::InTime);
+        return (When { at_ms, is_foreign }, Lateness::InTime);
     };
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
-    let stamp = stamp(is_foreign || !is_followed);
-    let when = When { at_ms, stamp };
+    let of = |is_foreign| When { at_ms, is_foreign };
+    let when = of(is_foreign || !is_followed);
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
         verdict.is_too_late(asked.soft_since_ms.is_some())
     };
-    let stamp = Stamp::Own;
     let lateness = if is_foreign && is_too_late(when, now_ms) {
         Lateness::TooLate
-    } else if !is_foreign && is_in_cluster && is_too_late(When { at_ms, stamp }, u64::MAX / 2) {
+    } else if !is_foreign && is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
         Lateness::Doubtful
     } else {
         Lateness::InTime

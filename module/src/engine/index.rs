@@ -66,7 +66,7 @@ pub(crate) struct Incoming<'t, E> {
 }
 
 /// The index of one database. `E` is the handle of an entry; the index compares handles and never looks into them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Index<E> {
     slots: Slots<E>,
     lists: Lists,
@@ -84,24 +84,6 @@ pub(crate) struct Index<E> {
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
     /// gone.
     has_orphans: bool,
-}
-
-impl<E> Default for Index<E> {
-    fn default() -> Self {
-        Self {
-            slots: Slots::default(),
-            lists: Lists::default(),
-            table: TagTable::default(),
-            gone: RoaringBitmap::new(),
-            gone_last: Vec::new(),
-            reclaim_from: 0,
-            hollow: Hollow::default(),
-            marks: Marks::default(),
-            bytes: 0,
-            gone_bytes: 0,
-            has_orphans: false,
-        }
-    }
 }
 
 impl<E: Copy + PartialEq> Index<E> {
@@ -130,10 +112,10 @@ impl<E: Copy + PartialEq> Index<E> {
     #[inline(always)]
     fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
         if incoming.has_grace {
-            self.marks.set_graced(slot, true);
+            self.marks.graced.insert(slot.0);
         }
         if incoming.is_foreign {
-            self.marks.set_foreign(slot);
+            self.marks.foreign.insert(slot.0);
         }
         if let Some(softness) = incoming.softness {
             if incoming.has_grace {
@@ -146,8 +128,12 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The visible entry in this slot has a grace now, or none. A stale one without is gone.
     pub(crate) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
-        self.marks.set_graced(slot, has_grace);
-        if !has_grace && self.softness(slot).is_some() {
+        if has_grace {
+            self.marks.graced.insert(slot.0);
+            return;
+        }
+        self.marks.graced.remove(slot.0);
+        if self.softness(slot).is_some() {
             self.drop_one(slot);
         }
     }
@@ -181,7 +167,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.slots.set_bytes(slot, bytes);
             slot
         } else {
-            let hits = self.slots.hits(slot);
+            let hits = self.hits(slot);
             self.slots.insert(Some(slot), entry, bytes, hits, &new)
         };
         let sorted = |lists: &ListIds| {
@@ -396,16 +382,16 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Whether an entry was written by the clock of another node.
     pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
-        self.marks.is_foreign(slot)
+        self.marks.foreign.contains(slot.0)
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {
-        self.slots.hit(slot);
+        self.slots.hits.hit(slot.0);
     }
 
     /// Counts several hits.
     pub(crate) fn add_hits(&mut self, slot: Slot, more: u32) {
-        self.slots.add_hits(slot, more);
+        self.slots.hits.add(slot.0, more);
     }
 
     /// The `count` visible entries with the most hits, most first, those without any left out: hits and slot.
@@ -419,7 +405,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
-        self.slots.hits(slot)
+        self.slots.hits.get(slot.0)
     }
 
     /// The tags of an entry, in the order in which they were given.

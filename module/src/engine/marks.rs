@@ -140,12 +140,12 @@ pub(crate) struct Softened {
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// Entries that have a grace.
-    graced: RoaringBitmap,
+    pub(super) graced: RoaringBitmap,
     /// Entries that were written by the clock of another node.
-    foreign: RoaringBitmap,
+    pub(super) foreign: RoaringBitmap,
     /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
     /// so yet.
-    doubted: RoaringBitmap,
+    pub(super) doubted: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -185,40 +185,6 @@ impl Marks {
         if self.soft.is_empty() {
             self.softened = RoaringBitmap::new();
         }
-    }
-
-    pub(super) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
-        if has_grace {
-            self.graced.insert(slot.0);
-        } else {
-            self.graced.remove(slot.0);
-        }
-    }
-
-    pub(super) fn set_foreign(&mut self, slot: Slot) {
-        self.foreign.insert(slot.0);
-    }
-
-    pub(super) fn set_all_foreign(&mut self, slots: RoaringBitmap) {
-        self.foreign = slots;
-    }
-
-    pub(super) fn is_foreign(&self, slot: Slot) -> bool {
-        self.foreign.contains(slot.0)
-    }
-
-    pub(super) fn set_doubted(&mut self, slot: Slot) {
-        self.doubted.insert(slot.0);
-    }
-
-    /// The entries that are in doubt; afterwards none is.
-    pub(super) fn take_doubted(&mut self) -> RoaringBitmap {
-        std::mem::take(&mut self.doubted)
-    }
-
-    /// Of these slots, those whose entries have a grace.
-    pub(super) fn graced_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
-        &self.graced & ids
     }
 
     /// Marks entries as stale. Those that are already, stay so since before, and no longer than the new limit allows.

@@ -18,7 +18,7 @@ use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Stamp, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -60,7 +60,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
 }
 
 /// What an entry is written with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
     pub(crate) value: &'a [u8],
     pub(crate) tags: &'a [&'a [u8]],
@@ -250,15 +250,11 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
 
 /// Puts a gone entry under an open key that holds nothing.
 fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
+    let created_ms = now_ms();
     let content = Content {
-        value: &[],
-        tags: &[],
-        created_ms: now_ms(),
-        grace_ms: 0,
+        created_ms,
         deadline_ms,
-        hits: 0,
-        softness: None,
-        is_foreign: false,
+        ..Content::default()
     };
     let Ok(()) = put(db, key, name, |_, _| {
         Ok::<_, Infallible>((content, None, ()))
@@ -547,7 +543,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     drop(key);
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
-        state.transit.reuse(passage);
+        state.transit.arriving = passage; // Its buffers are used again.
         if is_outdated && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
@@ -613,15 +609,15 @@ fn lateness(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage)
         facts.is_foreign = !is_own;
         let is_stale = facts.soft_since_ms.is_some();
         let history = &state.database(db).history;
-        let is_too_late = |stamp, now| {
+        let is_too_late = |is_foreign, now| {
             let at_ms = entry.created_ms();
-            let verdict = history.of_arriving(passage.tags(), Written { at_ms, stamp }, now);
+            let written = Written { at_ms, is_foreign };
+            let verdict = history.of_arriving(passage.tags(), written, now);
             verdict.is_too_late(is_stale)
         };
-        let stamp = if is_own { Stamp::Own } else { Stamp::Foreign };
-        match is_too_late(stamp, now) {
+        match is_too_late(!is_own, now) {
             false => Lateness::InTime,
-            true if is_primary || is_too_late(Stamp::Own, u64::MAX / 2) => Lateness::TooLate,
+            true if is_primary || is_too_late(false, u64::MAX / 2) => Lateness::TooLate,
             true => Lateness::Doubtful,
         }
     })
