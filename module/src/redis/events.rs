@@ -9,6 +9,7 @@ use super::channel;
 use super::cluster;
 use super::context::{Context, Mode, monotonic_ms, now_ms, own, random};
 use super::filter;
+use super::key::Kind;
 use super::propagation;
 use super::reclaim;
 use super::state::{self, State};
@@ -299,13 +300,16 @@ fn loading(ctx: &Context<'_>, what: u64) {
     }
 }
 
-/// DEBUG RELOAD loads nothing that is gone, and a log has what was refused as it arrived. Replicas still have it, so it must
-/// be here as well, gone, until they are told.
+/// DEBUG RELOAD loads nothing that is gone. Of what was refused, replicas still have it, so it must be here as well, gone,
+/// until they are told.
 fn hold_refused() {
     let ctx = own();
     for (db, name) in state::with(|state| state.refused.clone()) {
         ctx.select(db);
-        store::hold_gone(&ctx, OwnedStr::new(&name).as_str(), None);
+        let name = OwnedStr::new(&name);
+        if matches!(ctx.open(name.as_str(), Mode::Look).kind(), Kind::Empty) {
+            store::hold_gone(&ctx, name.as_str(), None);
+        }
     }
 }
 

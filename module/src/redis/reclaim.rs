@@ -59,11 +59,8 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     for (slot, handle, name) in few_of(ctx, db, tag) {
-        let past = past_grace(db, slot, now);
-        if let Some(softened) = past {
-            look_after(ctx, db, softened, now);
-        }
-        if ctx.exists(name.as_str()) && past.is_none() {
+        let is_over = end_grace(ctx, db, slot, now);
+        if ctx.exists(name.as_str()) && !is_over {
             continue;
         }
         state::with(|state| {
@@ -95,9 +92,7 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     })
     .unwrap_or(0);
     for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
-        if let Some(softened) = past_grace(db, slot, now) {
-            look_after(ctx, db, softened, now);
-        }
+        end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
@@ -277,17 +272,24 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     }
 }
 
-/// The entry in a slot that is in use, if its grace since a soft invalidation is over and it was not looked after since.
-fn past_grace(db: u32, slot: Slot, now_ms: u64) -> Option<Softened> {
-    state::with(|state| {
+/// Whether the grace of the entry in a slot that is in use, since a soft invalidation, is over, though nothing was done about
+/// that yet: it is done now.
+fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
+    let over = state::with(|state| {
         let index = &state.database(db).index;
         let softness = index.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
-        (over_ms <= now_ms && !index.is_gone(slot)).then_some(Softened {
+        let is_new = false;
+        let over = over_ms <= now_ms && !index.is_gone(slot);
+        over.then_some(Softened {
             slot,
             softness,
-            is_new: false,
+            is_new,
         })
+    });
+    over.is_some_and(|softened| {
+        look_after(ctx, db, softened, now_ms);
+        true
     })
 }
 

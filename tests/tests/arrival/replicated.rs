@@ -163,17 +163,20 @@ fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
             let replies = here.pipeline(&[
                 args!["RESTORE", "key", 0, payload],
                 args!["RESTORE", "other", 0, payload],
+                args!["RESTORE", "overwritten", 0, payload],
+                args!["CACHE.SET", "overwritten", "new", "TAGS", 1, "t"],
                 split(reload),
                 args!["SELECT", 0], // Valkey 8.1 leaves the client in another database.
                 args!["CACHE.GET", "key"],
                 args!["SETNX", "key", "native"],
                 args!["SET", "other", "native"],
             ]);
-            assert_eq!(replies[2], Reply::ok(), "{reload}: {replies:?}");
-            assert_eq!(replies[4], Reply::Null, "{reload}: it came back");
+            assert_eq!(replies[4], Reply::ok(), "{reload}: {replies:?}");
+            assert_eq!(replies[6], Reply::Null, "{reload}: it came back");
             assert_same(&primary, &replica, &[0]);
             assert_never_visible(&mut here, "key", reload);
             assert_eq!(run!(here, "GET other"), Reply::bulk("native"));
+            assert_eq!(run!(here, "CACHE.GET overwritten"), Reply::bulk("new"));
         }
     });
 }
