@@ -257,26 +257,28 @@ pub(super) fn kept_tags(db: u32, key: &Key, times: Times) -> Vec<Vec<u8>> {
     visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
 
-/// Until when an entry with these tags may live at most: while CACHE.HOLD holds one of them. O(tags) then.
-pub(super) fn held_until_ms<'t>(
+/// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags. O(tags) while one is held.
+pub(super) fn within_holds(
     db: u32,
-    tags: impl Iterator<Item = &'t [u8]> + Send,
+    entry: Entry<'_>,
+    expires_ms: Option<u64>,
+    grace_ms: u64,
     now_ms: u64,
-) -> Option<u64> {
-    state::with(|state| state.database(db).history.held_until_ms(tags, now_ms))
-}
-
-/// Since when a visible entry is stale by a soft invalidation, unix ms.
-pub(super) fn soft_since_ms(db: u32, entry: Entry<'_>) -> Option<u64> {
+) -> (Option<u64>, u64) {
+    let Some(slot) = entry.slot().map(Slot) else {
+        return (expires_ms, grace_ms);
+    };
     state::with(|state| {
-        let softness = state.database(db).index.softness(Slot(entry.slot()?));
-        softness.map(|softness| softness.since_ms)
+        let Database { index, history, .. } = state.database(db);
+        let until_ms = history.held_until_ms(index.tags(slot), now_ms);
+        let since_ms = index.softness(slot).map(|softness| softness.since_ms);
+        bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
     })
 }
 
 /// [`bounded`] for an entry that is stale by a soft invalidation since then: what is left of its grace is its life, so
 /// that is bounded, and its expiry only as far as the grace behind it demands.
-pub(super) fn bounded_stale(
+fn bounded_stale(
     expires_ms: Option<u64>,
     grace_ms: u64,
     until_ms: Option<u64>,
@@ -294,11 +296,7 @@ pub(super) fn bounded_stale(
 }
 
 /// A logical expiry and a grace of which both are over by then.
-pub(super) fn bounded(
-    expires_ms: Option<u64>,
-    grace_ms: u64,
-    until_ms: Option<u64>,
-) -> (Option<u64>, u64) {
+fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Option<u64>, u64) {
     let Some(until_ms) = until_ms else {
         return (expires_ms, grace_ms);
     };
