@@ -189,6 +189,8 @@ fn a_promoted_replica_refuses_what_its_primary_had_refused() {
             let (mut here, mut there) = (primary.raw(), replica.raw());
             let payload = within_the_allowance(engine, &mut here);
             run!(here, "CACHE.SET overwritten v TAGS 1 t");
+            // The stream of a replica that was just attached does not begin during a pause.
+            wait_synchronised(&primary, &replica);
             // While writes are paused, as they are during a failover, replicas cannot be told.
             let pause = match failover {
                 "FAILOVER" => split(failover),
