@@ -846,3 +846,18 @@ fn nothing_is_stale_any_more_once_everything_is_flushed() {
     assert!(!index.has_soft());
     index.validate(|_| UNIT);
 }
+
+#[test]
+fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
+    let mut index: Index<u64> = Index::default();
+    let slots = [1, 2, 3, 4].map(|entry| index.insert(plain(entry, &[b"t"])));
+    slots[..3].iter().for_each(|&slot| index.doubt(slot));
+    assert!(!index.is_plain(slots[0], &[b"t"]), "a write must clear it");
+    assert_eq!(index.replace(slots[0], plain(5, &[b"t"])), slots[0]);
+    index.remove(slots[1]);
+    assert_eq!(index.drop_doubted(), [slots[2]]);
+    let gone = [0, 2, 3].map(|at| index.is_gone(slots[at]));
+    assert_eq!(gone, [false, true, false]);
+    assert_eq!(index.drop_doubted(), []);
+    index.validate(|_| UNIT);
+}
