@@ -50,6 +50,13 @@ const HAS_GRACE: u8 = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Handle(NonNull<u8>);
 
+/// That of no entry.
+impl Default for Handle {
+    fn default() -> Self {
+        Self(NonNull::dangling())
+    }
+}
+
 // SAFETY: a handle is an address that is compared. Turning it back into an entry is `Entry::from_handle`, which is
 // unsafe and says when it may be done. The index that holds handles is dropped on a helper thread after a large flush.
 unsafe impl Send for Handle {}

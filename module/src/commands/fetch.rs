@@ -1,12 +1,12 @@
 use crate::args::{Cursor, set_once};
-use crate::commands::{logical_pttl, open, read, verdict};
+use crate::commands::{for_each_key, logical_pttl, open, read, verdict};
 use crate::engine::{
     Answer, Ask, Caller, Database, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
 };
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
-use crate::redis::barrier::{Place, guard, panic_point};
+use crate::redis::barrier::{Place, Undo, panic_point};
 use crate::redis::context::{Mode, Sender, monotonic_ms, now_ms};
 use crate::redis::key::Held;
 use crate::redis::state::State;
@@ -114,7 +114,7 @@ fn fetch_as_asked(
     let answer = decide(ctx, name, |leases, name, terms| {
         leases.fetch(name, found, caller, terms)
     });
-    let undo = Undo { ctx, name, answer };
+    let _undo = give_back_on_panic(ctx, name, answer);
     panic_point(Place::Fetch);
     if answer == Answer::Wait {
         drop(key);
@@ -124,28 +124,18 @@ fn fetch_as_asked(
     } else {
         reply(ctx, db, Some(&key), answer);
     }
-    drop(undo);
     Ok(())
 }
 
 /// Ends the lease that was granted if a panic keeps the caller from learning its token.
-struct Undo<'c> {
-    ctx: &'c Context<'c>,
-    name: Str<'c>,
-    answer: Answer,
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Answer::Hit(Some(token)) | Answer::Stale(Some(token)) | Answer::Miss(Some(token)) =
-                self.answer
+fn give_back_on_panic(ctx: &Context<'_>, name: Str<'_>, answer: Answer) -> Undo<impl FnMut()> {
+    Undo(move || {
+        if let Answer::Hit(Some(token)) | Answer::Stale(Some(token)) | Answer::Miss(Some(token)) =
+            answer
         {
-            guard(Place::Other, (), || {
-                give_back(self.ctx, self.name, token);
-            });
+            give_back(ctx, name, token);
         }
-    }
+    })
 }
 
 /// Has the leases of the database decide.
@@ -186,9 +176,8 @@ impl waiting::Reply for Waited {
         let answer = decide(ctx, name, |leases, name, terms| {
             leases.serve(name, waiter, found, terms)
         });
-        let undo = Undo { ctx, name, answer };
+        let _undo = give_back_on_panic(ctx, name, answer);
         reply(ctx, db, Some(&key), answer);
-        drop(undo);
         answer != Answer::Wait
     }
 
@@ -200,18 +189,7 @@ impl waiting::Reply for Waited {
 /// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
 /// type.
 pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() == 0 {
-        return Err(Error::WrongArity);
-    }
-    ctx.reply_array(args.len());
-    let db = ctx.db();
-    for name in args.iter() {
-        if look_up(ctx, db, name).is_err() {
-            state::with(|state| state.database(db).counters.misses += 1);
-            ctx.reply_null();
-        }
-    }
-    Ok(())
+    for_each_key(ctx, args, |db, name| look_up(ctx, db, name))
 }
 
 /// Replies what a key holds, without a word of leases.

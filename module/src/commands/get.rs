@@ -1,4 +1,4 @@
-use crate::commands::{open, read};
+use crate::commands::{for_each_key, open, read};
 use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
@@ -6,24 +6,12 @@ use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    answer(ctx, args.only()?)
+    answer(ctx, ctx.db(), args.only()?)
 }
 
 /// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
 pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() == 0 {
-        return Err(Error::WrongArity);
-    }
-    ctx.reply_array(args.len());
-    for name in args.iter() {
-        if answer(ctx, name).is_err() {
-            // Here it is an answer and no error, so it counts.
-            let db = ctx.db();
-            state::with(|state| state.database(db).counters.misses += 1);
-            ctx.reply_null();
-        }
-    }
-    Ok(())
+    for_each_key(ctx, args, |db, name| answer(ctx, db, name))
 }
 
 /// `CACHE.EXISTS key [key ...]` → how many of these keys hold a fresh entry.
@@ -42,10 +30,10 @@ pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 }
 
 /// Replies with the value or nil, and counts; an error, and nothing done, if the key holds another type.
-fn answer(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
+#[inline(always)]
+fn answer(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
     let held = key.held();
-    let db = ctx.db();
     let fresh = state::with(|state| {
         let database = state.database(db);
         if let Some(held) = held

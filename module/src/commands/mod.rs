@@ -22,14 +22,14 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot, Stamp, Verdict, Written};
+use crate::engine::{Database, Freshness, Index, Slot, Softness, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::context::{Mode, monotonic_ms, now_ms};
 use crate::redis::key::{Deadline, Held};
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
-use crate::redis::{Context, Key, Kind, Str};
+use crate::redis::{Args, Context, Key, Kind, Str};
 
 /// Opens a key, unless it holds another type.
 #[inline(always)]
@@ -39,6 +39,27 @@ pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, 
         Kind::Other => Err(Error::WrongType),
         Kind::Empty | Kind::Entry(_) => Ok(key),
     }
+}
+
+/// Replies for each key what `answer` does, and nil where that fails, which counts as a miss: here it is no error.
+#[inline(always)]
+pub(crate) fn for_each_key(
+    ctx: &Context<'_>,
+    args: Args<'_>,
+    answer: impl Fn(u32, Str<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if args.len() == 0 {
+        return Err(Error::WrongArity);
+    }
+    ctx.reply_array(args.len());
+    let db = ctx.db();
+    for name in args.iter() {
+        if answer(db, name).is_err() {
+            state::with(|state| state.database(db).counters.misses += 1);
+            ctx.reply_null();
+        }
+    }
+    Ok(())
 }
 
 /// The visible entry of an open key, to be changed. What a primary or a log says happened to one, also where this node's
@@ -91,11 +112,7 @@ pub(crate) fn verdict<'t>(
     let database = state.database(db);
     let written = Written {
         at_ms: entry.created_ms(),
-        stamp: if database.index.is_foreign(slot) {
-            Stamp::Foreign
-        } else {
-            Stamp::Own
-        },
+        is_foreign: database.index.is_foreign(slot),
     };
     database.history.of_entry(tags, written, stamps_now)
 }
@@ -103,16 +120,11 @@ pub(crate) fn verdict<'t>(
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
-    if index.is_gone(slot) {
-        return false;
-    }
-    if !index.has_soft() {
-        return true;
-    }
-    let grace_ms = entry_in(index, slot).grace_ms();
-    index
-        .soft_since_ms(slot, grace_ms)
-        .is_none_or(|since_ms| now_ms < since_ms.saturating_add(grace_ms))
+    let ends_ms = |softness: Softness| softness.ends_ms_for(entry_in(index, slot).grace_ms());
+    !index.is_gone(slot)
+        && index
+            .softness(slot)
+            .is_none_or(|soft| now_ms < ends_ms(soft))
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

@@ -1,9 +1,9 @@
 use crate::args::{Cursor, Ttl};
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
+use crate::redis::context::now_ms;
 use crate::redis::state::{MAX_DATABASES, State};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Kind, Str, reclaim, state, store};
+use crate::redis::{Args, Context, reclaim, state, store};
 
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes` → OK. Internal: what a primary's stream and an
 /// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
@@ -20,7 +20,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
                 .ok_or(Error::Syntax)?
                 .deadline_ms(now_ms(), "cache.replay")?,
         };
-        hold_gone(ctx, name, deadline);
+        store::hold_gone(ctx, name, deadline);
     } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
         store::empty(cursor.next_in(0..=MAX_DATABASES)? as u32);
         reclaim::arm_if_needed(ctx);
@@ -39,17 +39,4 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.replicate_verbatim();
     ctx.reply_ok();
     Ok(())
-}
-
-fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline: Option<u64>) {
-    let db = ctx.db();
-    let mut key = ctx.open(name, Mode::Upkeep);
-    match key.kind() {
-        Kind::Empty => store::put_gone(db, &mut key, name, deadline),
-        // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
-        Kind::Entry(_) => store::drop_entry(db, &key),
-        Kind::Other => return,
-    }
-    drop(key);
-    reclaim::arm(ctx);
 }

@@ -38,11 +38,13 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         write::kept_expiry(key.deadline(), found.entry),
         found.entry.grace_ms(),
     );
-    let soft_since_ms = write::soft_since_ms(db, found.entry);
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
-    let held = write::held_until_ms(db, tags.iter().copied(), now).filter(|_| !ctx.is_replay());
-    let (expires_ms, grace_ms) = write::bounded_stale(before.0, before.1, held, soft_since_ms);
+    let (expires_ms, grace_ms) = if ctx.is_replay() {
+        before
+    } else {
+        write::within_holds(db, found.entry, before.0, before.1, now)
+    };
     if (expires_ms, grace_ms) != before {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);

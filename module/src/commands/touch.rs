@@ -1,12 +1,10 @@
 use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, visible, write};
-use crate::engine::Slot;
-use crate::entry::Entry;
 use crate::error::Error;
 use crate::redis::context::{Mode, now_ms};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, Str, reclaim, state, store};
+use crate::redis::{Args, Context, Str, reclaim, store};
 
 const COMMAND: &str = "cache.touch";
 
@@ -52,9 +50,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (expires_ms, bounded_ms) = if ctx.is_replay() {
         (new_expiry, grace_ms)
     } else {
-        let held = held_until_ms(db, found.entry, now);
-        let soft_since_ms = write::soft_since_ms(db, found.entry);
-        write::bounded_stale(new_expiry, grace_ms, held, soft_since_ms)
+        write::within_holds(db, found.entry, new_expiry, grace_ms, now)
     };
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
@@ -65,16 +61,6 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     replicate(ctx, name, expires_ms, is_new.then_some(bounded_ms));
     ctx.reply_integer(1);
     Ok(())
-}
-
-/// When the hold of a visible entry's tags ends, if there is one.
-fn held_until_ms(db: u32, entry: Entry<'_>, now_ms: u64) -> Option<u64> {
-    state::with(|state| {
-        let database = state.database(db);
-        let slot = Slot(entry.slot()?);
-        let tags = database.index.tags(slot);
-        database.history.held_until_ms(tags, now_ms)
-    })
 }
 
 /// Propagates a change of times.

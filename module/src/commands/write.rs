@@ -4,14 +4,14 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, next_grace_ms, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Stamp, Written as When};
+use crate::engine::{Database, Freshness, Slot, Softness, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content};
+use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
     Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
 };
@@ -181,6 +181,7 @@ pub(super) fn store(
     let is_replay = ctx.is_replay();
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
+    let is_in_cluster = asked.created_ms.is_some() && ctx.is_cluster();
     let mut is_fresh = false;
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
@@ -208,7 +209,7 @@ pub(super) fn store(
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
         let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
-        let (when, is_outdated) = stamp(state, db, asked, now_ms, is_foreign);
+        let (when, lateness) = stamp(state, db, asked, now_ms, is_foreign, is_in_cluster);
         let content = Content {
             value,
             tags,
@@ -216,8 +217,8 @@ pub(super) fn store(
             grace_ms,
             deadline_ms,
             hits: asked.hits.unwrap_or(0),
-            soft_since_ms: asked.soft_since_ms,
-            is_foreign: when.stamp == Stamp::Foreign,
+            softness: asked.soft_since_ms.map(Softness::since),
+            is_foreign: when.is_foreign,
         };
         let written = Written {
             created_ms: when.at_ms,
@@ -227,12 +228,14 @@ pub(super) fn store(
             has_backlog,
         };
         let slot = found.and_then(|found| found.slot);
-        Ok((content, slot, (written, is_outdated)))
+        Ok((content, slot, (written, lateness)))
     });
     match stored {
-        Ok((written, is_outdated)) => {
-            if is_outdated {
-                store::refuse(ctx, db, key, name);
+        Ok((written, lateness)) => {
+            match lateness {
+                Lateness::InTime => {}
+                Lateness::Doubtful => store::doubt(db, key),
+                Lateness::TooLate => store::refuse(ctx, db, key, name),
             }
             Ok(Some(written))
         }
@@ -254,26 +257,28 @@ pub(super) fn kept_tags(db: u32, key: &Key, times: Times) -> Vec<Vec<u8>> {
     visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
 
-/// Until when an entry with these tags may live at most: while CACHE.HOLD holds one of them. O(tags) then.
-pub(super) fn held_until_ms<'t>(
+/// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags. O(tags) while one is held.
+pub(super) fn within_holds(
     db: u32,
-    tags: impl Iterator<Item = &'t [u8]> + Send,
+    entry: Entry<'_>,
+    expires_ms: Option<u64>,
+    grace_ms: u64,
     now_ms: u64,
-) -> Option<u64> {
-    state::with(|state| state.database(db).history.held_until_ms(tags, now_ms))
-}
-
-/// Since when a visible entry is stale by a soft invalidation, unix ms.
-pub(super) fn soft_since_ms(db: u32, entry: Entry<'_>) -> Option<u64> {
+) -> (Option<u64>, u64) {
+    let Some(slot) = entry.slot().map(Slot) else {
+        return (expires_ms, grace_ms);
+    };
     state::with(|state| {
-        let softness = state.database(db).index.softness(Slot(entry.slot()?));
-        softness.map(|softness| softness.since_ms)
+        let Database { index, history, .. } = state.database(db);
+        let until_ms = history.held_until_ms(index.tags(slot), now_ms);
+        let since_ms = index.softness(slot).map(|softness| softness.since_ms);
+        bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
     })
 }
 
 /// [`bounded`] for an entry that is stale by a soft invalidation since then: what is left of its grace is its life, so
 /// that is bounded, and its expiry only as far as the grace behind it demands.
-pub(super) fn bounded_stale(
+fn bounded_stale(
     expires_ms: Option<u64>,
     grace_ms: u64,
     until_ms: Option<u64>,
@@ -291,11 +296,7 @@ pub(super) fn bounded_stale(
 }
 
 /// A logical expiry and a grace of which both are over by then.
-pub(super) fn bounded(
-    expires_ms: Option<u64>,
-    grace_ms: u64,
-    until_ms: Option<u64>,
-) -> (Option<u64>, u64) {
+fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Option<u64>, u64) {
     let Some(until_ms) = until_ms else {
         return (expires_ms, grace_ms);
     };
@@ -330,37 +331,37 @@ pub(super) fn kept_expiry(deadline: Deadline<'_>, entry: Entry<'_>) -> Option<u6
     deadline_ms.map(|ms| ms.saturating_sub(entry.grace_ms()).max(1))
 }
 
-/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since.
+/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
+/// log, it may be of a slot that migrated there, and have been refused.
 fn stamp(
     state: &mut State,
     db: u32,
     asked: &Options<'_>,
     now_ms: u64,
     is_foreign: bool,
-) -> (When, bool) {
-    let stamp = |is_foreign| {
-        if is_foreign {
-            Stamp::Foreign
-        } else {
-            Stamp::Own
-        }
-    };
+    is_in_cluster: bool,
+) -> (When, Lateness) {
     let Some(at_ms) = asked.created_ms else {
         let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
-        let stamp = stamp(is_foreign);
-        return (When { at_ms, stamp }, false);
+        return (When { at_ms, is_foreign }, Lateness::InTime);
     };
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
-    let stamp = stamp(is_foreign || !is_followed);
-    let when = When { at_ms, stamp };
-    let is_outdated = is_foreign && {
-        let history = &state.database(db).history;
-        history
-            .of_arriving(asked.tags.iter().copied(), when, now_ms)
-            .is_too_late(asked.soft_since_ms.is_some())
+    let of = |is_foreign| When { at_ms, is_foreign };
+    let when = of(is_foreign || !is_followed);
+    let history = &state.database(db).history;
+    let is_too_late = |when, now_ms| {
+        let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
+        verdict.is_too_late(asked.soft_since_ms.is_some())
     };
-    (when, is_outdated)
+    let lateness = if is_foreign && is_too_late(when, now_ms) {
+        Lateness::TooLate
+    } else if !is_foreign && is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
+        Lateness::Doubtful
+    } else {
+        Lateness::InTime
+    };
+    (when, lateness)
 }
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.

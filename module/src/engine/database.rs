@@ -18,7 +18,7 @@ pub(crate) enum Invalidation<'t> {
 }
 
 /// Everything the module knows about one Redis database.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,
     /// Counts the invalidations, hard, soft and flushes: two nodes that applied the same stream show the same reading, whatever
@@ -29,19 +29,7 @@ pub(crate) struct Database<E> {
     pub(crate) counters: Counters,
 }
 
-impl<E> Default for Database<E> {
-    fn default() -> Self {
-        Self {
-            index: Index::default(),
-            clock: 0,
-            history: History::default(),
-            leases: Leases::default(),
-            counters: Counters::default(),
-        }
-    }
-}
-
-impl<E: Copy + PartialEq> Database<E> {
+impl<E: Copy + Default + PartialEq> Database<E> {
     /// Has the history remember something of these tags, and no more of others than it may.
     fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
         for tag in tags {
@@ -110,10 +98,7 @@ impl<E: Copy + PartialEq> Database<E> {
             .granted_at(key, token)
             .is_some_and(|clock| match tags {
                 None => self.clock == clock,
-                Some(mut tags) => {
-                    !tags.any(|tag| self.history.is_invalidated_after(tag, clock))
-                        && !self.history.is_everything_invalidated_after(clock)
-                }
+                Some(tags) => !self.history.is_invalidated_after(tags, clock),
             })
     }
 

@@ -152,20 +152,13 @@ fn earlier_end(one_ms: u64, other_ms: u64) -> u64 {
     }
 }
 
-/// By which clock an entry was stamped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stamp {
-    /// This node's, or that of a primary that it followed, since the clock was set back last.
-    Own,
-    /// Another node's, which may differ, or this one's from before the clock was set back.
-    Foreign,
-}
-
 /// When an entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) at_ms: u64,
-    pub(crate) stamp: Stamp,
+    /// By the clock of another node, which may differ, or this one's from before it was set back; not by this node's, or that
+    /// of a primary that it followed, since it was set back last.
+    pub(crate) is_foreign: bool,
 }
 
 /// What the invalidations of some tags mean for an entry that was written before or after them.
@@ -384,14 +377,13 @@ impl History {
         (past.since(self.flushed_at).invalidations > 0).then_some(past)
     }
 
-    /// Whether entries with this tag may have been invalidated, hard or soft, at a later clock than this.
-    pub(crate) fn is_invalidated_after(&self, tag: &[u8], clock: u64) -> bool {
-        self.find(tag).clock > clock
-    }
-
-    /// The same for every entry, whatever tags it carries.
-    pub(crate) fn is_everything_invalidated_after(&self, clock: u64) -> bool {
-        self.everything.clock > clock
+    /// Whether entries with one of these tags may have been invalidated, hard or soft, at a later clock than this.
+    pub(crate) fn is_invalidated_after<'t>(
+        &self,
+        mut tags: impl Iterator<Item = &'t [u8]>,
+        clock: u64,
+    ) -> bool {
+        self.everything.clock > clock || tags.any(|tag| self.find(tag).clock > clock)
     }
 
     /// What the remembered invalidations mean for an entry with these tags that arrives now. O(tags).
@@ -438,17 +430,15 @@ impl History {
 
     /// The earliest time at which an entry may have been written. A stamp from the future says nothing about that.
     fn written_since_ms(&self, written: Written, now_ms: u64) -> u64 {
-        let Written { at_ms, stamp } = written;
+        let Written { at_ms, is_foreign } = written;
         if at_ms > now_ms + AHEAD_MS {
             return 0;
         }
-        match stamp {
-            Stamp::Own => at_ms,
-            Stamp::Foreign => {
-                let since_ms = at_ms.saturating_sub(CLOCKS_DIFFER_MS);
-                since_ms.min(self.saved_stamp_ms(at_ms))
-            }
+        if !is_foreign {
+            return at_ms;
         }
+        let since_ms = at_ms.saturating_sub(CLOCKS_DIFFER_MS);
+        since_ms.min(self.saved_stamp_ms(at_ms))
     }
 
     /// What is saved as the time of a write by another clock: where that is ambiguous, the earliest that it may have been.
@@ -608,8 +598,8 @@ mod tests {
     }
 
     fn outdated(history: &History, tag: &[u8], at_ms: u64, is_own: bool, now_ms: u64) -> bool {
-        let stamp = if is_own { Stamp::Own } else { Stamp::Foreign };
-        let written = Written { at_ms, stamp };
+        let is_foreign = !is_own;
+        let written = Written { at_ms, is_foreign };
         history.of_arriving(std::iter::once(tag), written, now_ms) != Verdict::Untouched
     }
 
@@ -709,25 +699,25 @@ mod tests {
         history.record(b"hard", at(10), Effect::Gone);
         history.record(b"soft", at(20), Effect::Stale);
         history.record_everything(at(30), Effect::Gone);
-        let judge = |tags: &[&'static [u8]], at_ms, stamp| {
-            history.of_entry(tags.iter().copied(), Written { at_ms, stamp }, 5_000)
+        let judge = |tags: &[&'static [u8]], at_ms, is_foreign| {
+            history.of_entry(tags.iter().copied(), Written { at_ms, is_foreign }, 5_000)
         };
-        let own = |tags: &[&'static [u8]], at_ms| judge(tags, at_ms, Stamp::Own);
+        let own = |tags: &[&'static [u8]], at_ms| judge(tags, at_ms, false);
         assert_eq!(own(&[b"hard", b"soft"], 10), Verdict::Dropped);
         assert_eq!(own(&[b"hard", b"soft"], 11), softened(20));
         assert_eq!(own(&[b"hard", b"soft"], 21), Verdict::Untouched);
         assert_eq!(own(&[b"other"], 1), Verdict::Untouched);
-        assert_eq!(judge(&[b"hard"], 1_000, Stamp::Foreign), Verdict::Dropped);
-        assert_eq!(judge(&[b"hard"], 1_011, Stamp::Foreign), Verdict::Untouched);
+        assert_eq!(judge(&[b"hard"], 1_000, true), Verdict::Dropped);
+        assert_eq!(judge(&[b"hard"], 1_011, true), Verdict::Untouched);
     }
 
     #[test]
     fn the_limit_of_a_soft_invalidation_holds_for_such_tags_too() {
         let mut history = History::default();
         let judge = |history: &History, at_ms| {
-            let stamp = Stamp::Own;
+            let is_foreign = false;
             let tags = [&b"t"[..], b"other"];
-            history.of_entry(tags.into_iter(), Written { at_ms, stamp }, 5_000)
+            history.of_entry(tags.into_iter(), Written { at_ms, is_foreign }, 5_000)
         };
         let ends = |since_ms, ends_ms| Verdict::Softened { since_ms, ends_ms };
         history.record_condition(b"t", at(10), Effect::Stale, 100);
@@ -791,7 +781,7 @@ mod tests {
         history.record_condition(b"t", moment, Effect::Stale, 100);
         let written = Written {
             at_ms: 1_500,
-            stamp: Stamp::Own,
+            is_foreign: false,
         };
         let verdict = history.of_entry(std::iter::once(&b"t"[..]), written, 1_900);
         let Verdict::Softened { ends_ms, .. } = verdict else {
@@ -820,8 +810,8 @@ mod tests {
         for tag in [&b"2"[..], b"8", b"never seen"] {
             assert!(outdated(&history, tag, 8, true, 100));
             assert!(!outdated(&history, tag, 9, true, 100));
-            assert!(history.is_invalidated_after(tag, 7));
-            assert!(!history.is_invalidated_after(tag, 8));
+            assert!(history.is_invalidated_after([tag].into_iter(), 7));
+            assert!(!history.is_invalidated_after([tag].into_iter(), 8));
         }
         assert!(!outdated(&history, b"3", 8, true, 100));
     }
@@ -898,10 +888,10 @@ mod tests {
         history.record_condition(b"a", at(10), Effect::Stale, 100);
         history.record_condition(b"b", at(20), Effect::Stale, 300);
         history.record(b"c", at(15), Effect::Stale);
-        let (at_ms, stamp) = (5, Stamp::Own);
+        let (at_ms, is_foreign) = (5, false);
         for tags in [[b"a", b"b", b"c"], [b"c", b"b", b"a"]] {
             let tags = tags.into_iter().map(|tag| &tag[..]);
-            let verdict = history.of_entry(tags, Written { at_ms, stamp }, 30);
+            let verdict = history.of_entry(tags, Written { at_ms, is_foreign }, 30);
             let (since_ms, ends_ms) = (20, 110);
             assert_eq!(verdict, Verdict::Softened { since_ms, ends_ms });
         }

@@ -59,14 +59,14 @@ pub(crate) struct Incoming<'t, E> {
     pub(crate) bytes: u64,
     pub(crate) hits: u32,
     pub(crate) has_grace: bool,
-    /// Since when it is stale by a soft invalidation.
-    pub(crate) soft_since_ms: Option<u64>,
+    /// Where it is stale by a soft invalidation.
+    pub(crate) softness: Option<Softness>,
     /// It was written by the clock of another node.
     pub(crate) is_foreign: bool,
 }
 
 /// The index of one database. `E` is the handle of an entry; the index compares handles and never looks into them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Index<E> {
     slots: Slots<E>,
     lists: Lists,
@@ -84,24 +84,6 @@ pub(crate) struct Index<E> {
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
     /// gone.
     has_orphans: bool,
-}
-
-impl<E> Default for Index<E> {
-    fn default() -> Self {
-        Self {
-            slots: Slots::default(),
-            lists: Lists::default(),
-            table: TagTable::default(),
-            gone: RoaringBitmap::new(),
-            gone_last: Vec::new(),
-            reclaim_from: 0,
-            hollow: Hollow::default(),
-            marks: Marks::default(),
-            bytes: 0,
-            gone_bytes: 0,
-            has_orphans: false,
-        }
-    }
 }
 
 impl<E: Copy + PartialEq> Index<E> {
@@ -130,18 +112,29 @@ impl<E: Copy + PartialEq> Index<E> {
     #[inline(always)]
     fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
         if incoming.has_grace {
-            self.marks.set_graced(slot);
+            self.marks.graced.insert(slot.0);
         }
         if incoming.is_foreign {
-            self.marks.set_foreign(slot);
+            self.marks.foreign.insert(slot.0);
         }
-        if let Some(since_ms) = incoming.soft_since_ms {
+        if let Some(softness) = incoming.softness {
             if incoming.has_grace {
-                let ids = [slot.0].into_iter().collect();
-                self.marks.soften(ids, Softness::since(since_ms));
+                self.marks.soften([slot.0].into_iter().collect(), softness);
             } else {
                 self.drop_one(slot); // There is nothing between fresh and gone.
             }
+        }
+    }
+
+    /// The visible entry in this slot has a grace now, or none. A stale one without is gone.
+    pub(crate) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
+        if has_grace {
+            self.marks.graced.insert(slot.0);
+            return;
+        }
+        self.marks.graced.remove(slot.0);
+        if self.softness(slot).is_some() {
+            self.drop_one(slot);
         }
     }
 
@@ -174,7 +167,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.slots.set_bytes(slot, bytes);
             slot
         } else {
-            let hits = self.slots.hits(slot);
+            let hits = self.hits(slot);
             self.slots.insert(Some(slot), entry, bytes, hits, &new)
         };
         let sorted = |lists: &ListIds| {
@@ -358,13 +351,8 @@ impl<E: Copy + PartialEq> Index<E> {
         if grace_ms == 0 {
             return Freshness::Fresh; // What would make it stale makes it gone.
         }
-        let soft_since_ms = if self.has_soft() {
-            self.soft_since_ms(slot, grace_ms)
-        } else {
-            None
-        };
-        if let Some(since_ms) = soft_since_ms {
-            return if now_ms() < since_ms.saturating_add(grace_ms) {
+        if let Some(softness) = self.softness(slot) {
+            return if now_ms() < softness.ends_ms_for(grace_ms) {
                 Freshness::Stale
             } else {
                 Freshness::Gone
@@ -386,35 +374,24 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.ends(softened, at_ms);
     }
 
-    /// Since when an entry with this grace is stale by a soft invalidation, unix ms: one that has a limit of its own
-    /// counts as earlier, by as much as its grace is longer. Callers skip it while [`Index::has_soft`] is false.
-    pub(crate) fn soft_since_ms(&self, slot: Slot, grace_ms: u64) -> Option<u64> {
-        let softness = self.marks.softness(slot);
-        softness.map(|softness| softness.since_ms_for(grace_ms))
-    }
-
     /// Since when an entry is stale by a soft invalidation, and for how long at most.
+    #[inline(always)]
     pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         self.marks.softness(slot)
     }
 
-    /// Says of a stale entry since when it is so, and for how long at most.
-    pub(crate) fn set_softness(&mut self, slot: Slot, softness: Softness) {
-        self.marks.set_softness(slot, softness);
-    }
-
     /// Whether an entry was written by the clock of another node.
     pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
-        self.marks.is_foreign(slot)
+        self.marks.foreign.contains(slot.0)
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {
-        self.slots.hit(slot);
+        self.slots.hits.hit(slot.0);
     }
 
     /// Counts several hits.
     pub(crate) fn add_hits(&mut self, slot: Slot, more: u32) {
-        self.slots.add_hits(slot, more);
+        self.slots.hits.add(slot.0, more);
     }
 
     /// The `count` visible entries with the most hits, most first, those without any left out: hits and slot.
@@ -428,7 +405,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
-        self.slots.hits(slot)
+        self.slots.hits.get(slot.0)
     }
 
     /// The tags of an entry, in the order in which they were given.

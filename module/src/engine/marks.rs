@@ -42,6 +42,11 @@ impl Softness {
         if since_ms == 0 { 1 } else { since_ms }
     }
 
+    /// When an entry with this grace is gone.
+    pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
+        self.since_ms_for(grace_ms).saturating_add(grace_ms)
+    }
+
     /// No later than that of `other`, whatever the grace.
     fn narrowed_by(self, other: Self) -> Self {
         let ends_ms = other.since_ms.saturating_add(other.limit_ms);
@@ -135,9 +140,12 @@ pub(crate) struct Softened {
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// Entries that have a grace.
-    graced: RoaringBitmap,
+    pub(super) graced: RoaringBitmap,
     /// Entries that were written by the clock of another node.
-    foreign: RoaringBitmap,
+    pub(super) foreign: RoaringBitmap,
+    /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
+    /// so yet.
+    pub(super) doubted: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -151,6 +159,7 @@ impl Marks {
         }
         self.graced.remove(slot.0);
         self.foreign.remove(slot.0);
+        self.doubted.remove(slot.0);
         if self.softened.remove(slot.0) {
             self.forget_soft(slot);
         }
@@ -159,7 +168,10 @@ impl Marks {
     /// Whether no entry has a mark.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.graced.is_empty() && self.foreign.is_empty() && self.soft.is_empty()
+        self.graced.is_empty()
+            && self.foreign.is_empty()
+            && self.doubted.is_empty()
+            && self.soft.is_empty()
     }
 
     fn forget_soft(&mut self, slot: Slot) {
@@ -175,42 +187,12 @@ impl Marks {
         }
     }
 
-    pub(super) fn set_graced(&mut self, slot: Slot) {
-        self.graced.insert(slot.0);
-    }
-
-    pub(super) fn set_foreign(&mut self, slot: Slot) {
-        self.foreign.insert(slot.0);
-    }
-
-    pub(super) fn set_all_foreign(&mut self, slots: RoaringBitmap) {
-        self.foreign = slots;
-    }
-
-    pub(super) fn is_foreign(&self, slot: Slot) -> bool {
-        self.foreign.contains(slot.0)
-    }
-
-    /// Of these slots, those whose entries have a grace.
-    pub(super) fn graced_among(&self, ids: &RoaringBitmap) -> RoaringBitmap {
-        &self.graced & ids
-    }
-
     /// Marks entries as stale. Those that are already, stay so since before, and no longer than the new limit allows.
     pub(super) fn soften(&mut self, mut ids: RoaringBitmap, softness: Softness) {
         self.narrow(&ids, softness);
         ids -= &self.softened;
         self.softened |= &ids;
         self.add(ids, softness);
-    }
-
-    /// Says of an entry that is stale since when it is so, and for how long at most.
-    pub(super) fn set_softness(&mut self, slot: Slot, softness: Softness) {
-        if self.softened.contains(slot.0) && self.softness(slot) != Some(softness) {
-            self.forget_soft(slot);
-            self.softened.insert(slot.0);
-            self.add([slot.0].into_iter().collect(), softness);
-        }
     }
 
     /// Sees that those of these entries that are stale already are so no longer than this allows.
@@ -306,12 +288,18 @@ impl Marks {
     }
 
     /// Since when an entry is stale by a soft invalidation, and for how long.
+    #[inline(always)]
     pub(super) fn softness(&self, slot: Slot) -> Option<Softness> {
-        if self.soft.is_empty() || !self.softened.contains(slot.0) {
+        if self.soft.is_empty() {
             return None;
         }
+        self.softness_among_some(slot)
+    }
+
+    fn softness_among_some(&self, slot: Slot) -> Option<Softness> {
         let mut softs = self.soft.iter();
-        let soft = softs.find(|soft| soft.ids.contains(slot.0))?;
+        let is_stale = self.softened.contains(slot.0);
+        let soft = softs.find(|soft| is_stale && soft.ids.contains(slot.0))?;
         Some(soft.softness)
     }
 
@@ -344,6 +332,7 @@ impl Marks {
         let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.unnamed));
         bytes_of(&self.graced)
             + bytes_of(&self.foreign)
+            + bytes_of(&self.doubted)
             + bytes_of(&self.softened)
             + softs.sum::<usize>()
             + self.soft.capacity() * size_of::<Soft>()
@@ -386,6 +375,7 @@ mod tests {
             assert_eq!(seen, self.softened);
             seen |= &self.graced;
             seen |= &self.foreign;
+            seen |= &self.doubted;
             assert!(seen.iter().all(is_used), "invariant 1");
         }
     }

@@ -18,10 +18,10 @@ mod table;
 mod token;
 
 pub(crate) use database::{Database, Invalidation};
-pub(crate) use history::{FURTHEST_MS, History, Stamp, Stamps, Verdict, Written};
+pub(crate) use history::{FURTHEST_MS, History, Stamps, Verdict, Written};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
-pub(crate) use marks::Softened;
+pub(crate) use marks::{Softened, Softness};
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;

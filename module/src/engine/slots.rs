@@ -104,26 +104,14 @@ fn kind_of(lists: &[u32]) -> u8 {
 }
 
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slots<E> {
     map: PageMap,
     pages: Vec<Option<Page<E>>>,
-    hits: Hits,
+    pub(super) hits: Hits,
     /// What entries cost that is too much for a page's `sizes`.
     large: HashMap<u32, u64, RandomState>,
     bytes: usize,
-}
-
-impl<E> Default for Slots<E> {
-    fn default() -> Self {
-        Self {
-            map: PageMap::default(),
-            pages: Vec::new(),
-            hits: Hits::default(),
-            large: HashMap::default(),
-            bytes: 0,
-        }
-    }
 }
 
 impl<E: Copy + PartialEq> Slots<E> {
@@ -282,20 +270,6 @@ impl<E: Copy + PartialEq> Slots<E> {
             self.large.remove(&slot.0);
             self.large.shrink_to(2 * self.large.len());
         }
-    }
-
-    pub(super) fn hits(&mut self, slot: Slot) -> u32 {
-        self.hits.get(slot.0)
-    }
-
-    /// Counts a hit.
-    pub(super) fn hit(&mut self, slot: Slot) {
-        self.hits.hit(slot.0);
-    }
-
-    /// Counts several hits.
-    pub(super) fn add_hits(&mut self, slot: Slot, more: u32) {
-        self.hits.add(slot.0, more);
     }
 
     /// The `count` wanted entries with the most hits, most first; those without any are left out.
@@ -480,7 +454,7 @@ mod tests {
             slots.insert(None, entry, 0, 0, &[1]);
         }
         for (slot, hits) in [(0, 10), (1, 3), (page, 8), (2 * page, 5)] {
-            slots.add_hits(Slot(slot), hits);
+            slots.hits.add(slot, hits);
         }
         let top = |slots: &mut Slots<u32>, count, looks, unwanted: &[u32]| {
             let is_wanted = |slot: Slot| !unwanted.contains(&slot.0);

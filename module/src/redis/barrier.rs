@@ -78,6 +78,17 @@ pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R
     .unwrap_or(fallback)
 }
 
+/// Undoes something if it is dropped by a panic.
+pub(crate) struct Undo<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            guard(Place::Other, (), || (self.0)());
+        }
+    }
+}
+
 fn catch<R>(place: Place, body: impl FnOnce() -> R) -> Option<R> {
     let caught = catch_unwind(AssertUnwindSafe(body)).ok();
     if caught.is_none() {

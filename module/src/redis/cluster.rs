@@ -3,6 +3,9 @@
 //!
 //! How that is noticed, and what it costs, is in `DESIGN.md` (Leases).
 
+use std::collections::HashSet;
+
+use ahash::RandomState;
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
@@ -10,18 +13,21 @@ use super::context::{Context, monotonic_ms};
 use super::filter::Command;
 use super::state::{self, CallsNothingBack};
 use super::waiting;
+use crate::native::word;
 
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
 const WATCHFUL_MS: u64 = 60_000;
 
 /// What is known of the cluster while leases exist.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Watched {
     filter: CallsNothingBack<*mut raw::RedisModuleCommandFilter>,
     epoch: u64,
     /// A command passed that may bring a slot here.
     is_changing: bool,
     watchful_until_ms: u64,
+    /// Clients in a transaction that brings no slot here: all that they queued has passed.
+    harmless: HashSet<u64, RandomState>,
 }
 
 /// CLUSTER commands that move no slot.
@@ -49,28 +55,32 @@ pub(crate) fn watch(ctx: &Context<'_>) {
         epoch,
         is_changing: false,
         watchful_until_ms: 0,
+        harmless: HashSet::default(),
     };
     state::with(|state| state.cluster = Some(watched));
 }
 
 /// Before a write under a lease: ends all leases if slots may have come here since they were granted.
 pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
-    if let Some(watched) = state::with(|state| state.cluster)
-        && (watched.is_changing || monotonic_ms() < watched.watchful_until_ms)
-    {
-        compare_epochs(ctx, watched);
+    let may_have =
+        |watched: &Watched| watched.is_changing || monotonic_ms() < watched.watchful_until_ms;
+    if state::with(|state| state.cluster.as_ref().is_some_and(may_have)) {
+        compare_epochs(ctx);
     }
 }
 
 /// Does the same by the epoch, and stops watching when there are no leases, unless a CLUSTER command passed lately: it may
 /// wait in a transaction until there are. For the server's cron.
 pub(crate) fn look(ctx: &Context<'_>) {
-    let Some(watched) = state::with(|state| state.cluster) else {
-        return;
-    };
     if state::with(|state| state.has_leases()) {
-        compare_epochs(ctx, watched);
-    } else if watched.watchful_until_ms <= monotonic_ms() {
+        return compare_epochs(ctx);
+    }
+    let now = monotonic_ms();
+    let over = state::with(|state| {
+        let is_over = |watched: &mut Watched| watched.watchful_until_ms <= now;
+        state.cluster.take_if(is_over)
+    });
+    if let Some(watched) = over {
         // SAFETY: registered by `watch`, and forgotten here.
         unsafe {
             api!(RedisModule_UnregisterCommandFilter(
@@ -78,53 +88,81 @@ pub(crate) fn look(ctx: &Context<'_>) {
                 watched.filter.get()
             ))
         };
-        state::with(|state| state.cluster = None);
     }
 }
 
-fn compare_epochs(ctx: &Context<'_>, watched: Watched) {
-    let epoch = ctx.cluster_epoch().unwrap_or(watched.epoch);
-    state::with(|state| {
-        state.cluster = Some(Watched {
-            epoch,
-            is_changing: false,
-            ..watched
-        });
+fn compare_epochs(ctx: &Context<'_>) {
+    if state::with(|state| state.cluster.is_none()) {
+        return;
+    }
+    let epoch = ctx.cluster_epoch();
+    let has_changed = state::with(|state| {
+        let watched = state.cluster.as_mut()?;
+        let was_changing = std::mem::take(&mut watched.is_changing);
+        let epoch = epoch.unwrap_or(watched.epoch);
+        Some(was_changing | (std::mem::replace(&mut watched.epoch, epoch) != epoch))
     });
-    if watched.is_changing || epoch != watched.epoch {
+    if has_changed == Some(true) {
         for db in state::with(|state| state.numbers()) {
             waiting::restart(ctx, db);
         }
     }
 }
 
+/// A connection was closed.
+pub(crate) fn disconnected(client: u64) {
+    state::with(|state| {
+        if let Some(watched) = &mut state.cluster {
+            watched.harmless.remove(&client);
+        }
+    });
+}
+
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
+    const CLUSTER: u64 = word(b"cluster");
+    const MULTI: u64 = word(b"multi");
+    const EXEC: u64 = word(b"exec");
+    const DISCARD: u64 = word(b"discard");
+    const RESET: u64 = word(b"reset");
     guard(Place::Other, (), || {
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let command = unsafe { Command::new(filter) };
-        // This runs for every command: most differ in the length of their name.
-        let is = |at, word: &[u8]| {
-            let argument = command.arg(at);
-            argument.is_some_and(|argument| argument.bytes().eq_ignore_ascii_case(word))
-        };
-        let is_cluster = is(0, b"cluster");
-        if !is_cluster && !is(0, b"exec") {
+        let name = word(command.name.bytes());
+        // This runs for every command, and is for few.
+        if ![CLUSTER, MULTI, EXEC, DISCARD, RESET].contains(&name)
+            || (name == CLUSTER && is_harmless(&command))
+        {
             return;
         }
-        let is_harmless = HARMLESS.split(' ').any(|word| is(1, word.as_bytes()))
-            || (is(1, b"syncslots") && is(2, b"ack"));
-        let now = monotonic_ms();
+        let (client, now) = (command.client(), monotonic_ms());
+        let is_in_transaction = client.is_some_and(Context::is_in_transaction);
         state::with(|state| {
             let Some(watched) = &mut state.cluster else {
                 return;
             };
-            if !is_cluster {
-                // It may run a CLUSTER command that was queued.
-                watched.is_changing |= now < watched.watchful_until_ms;
-            } else if !is_harmless {
-                watched.is_changing = true;
-                watched.watchful_until_ms = now + WATCHFUL_MS;
+            let harmless = &mut watched.harmless;
+            let was_harmless = client.is_some_and(|client| harmless.remove(&client));
+            match (name, client) {
+                (CLUSTER, _) => {
+                    watched.is_changing = true;
+                    watched.watchful_until_ms = now + WATCHFUL_MS;
+                }
+                (MULTI, Some(client)) if was_harmless || !is_in_transaction => {
+                    harmless.insert(client);
+                }
+                // What was queued before anything was watched may bring a slot.
+                (EXEC, Some(_)) => watched.is_changing |= is_in_transaction && !was_harmless,
+                (EXEC, None) => watched.is_changing |= now < watched.watchful_until_ms,
+                _ => {}
             }
         });
     });
+}
+
+fn is_harmless(command: &Command<'_>) -> bool {
+    let is = |at, word: &[u8]| {
+        let argument = command.arg(at);
+        argument.is_some_and(|argument| argument.bytes().eq_ignore_ascii_case(word))
+    };
+    HARMLESS.split(' ').any(|word| is(1, word.as_bytes())) || (is(1, b"syncslots") && is(2, b"ack"))
 }

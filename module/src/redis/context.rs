@@ -349,6 +349,15 @@ impl Context<'_> {
 
     /// Whether a connection has CLIENT TRACKING on.
     pub(crate) fn is_tracking(client: u64) -> bool {
+        Self::client_has(client, raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING)
+    }
+
+    /// Whether a connection has begun a transaction that it has not ended.
+    pub(super) fn is_in_transaction(client: u64) -> bool {
+        Self::client_has(client, raw::REDISMODULE_CLIENTINFO_FLAG_MULTI)
+    }
+
+    fn client_has(client: u64, flag: u32) -> bool {
         // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
         let info = unsafe {
             let mut info: raw::RedisModuleClientInfo = std::mem::zeroed();
@@ -359,7 +368,7 @@ impl Context<'_> {
             ));
             info
         };
-        info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING) != 0
+        info.flags & u64::from(flag) != 0
     }
 
     /// Runs a command, without propagating it. What it replies with is not looked at.

@@ -242,7 +242,7 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
     state::with(|state| {
-        state.transit.arrives(handle, facts, tags);
+        state.transit.arriving.set(handle, facts, tags);
         if let Some(db) = db {
             state.transit.arrives_at(db, name);
         }
@@ -422,7 +422,7 @@ unsafe extern "C" fn copy(
             // A gone entry is not copied: the server answers that the copy failed.
             let copy = (!facts.is_gone).then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
-                transit.arrives(copy.handle(), facts, index.tags(slot));
+                transit.arriving.set(copy.handle(), facts, index.tags(slot));
                 copy
             });
             state.selected = copy.is_some().then_some(db);

@@ -7,13 +7,14 @@ use redis_module::raw;
 use super::barrier::{Place, guard};
 use super::channel;
 use super::cluster;
-use super::context::{Context, Mode, monotonic_ms, now_ms, random};
+use super::context::{Context, Mode, monotonic_ms, now_ms, own, random};
 use super::filter;
+use super::key::Kind;
 use super::propagation;
 use super::reclaim;
-use super::state::{self, Loading, State};
+use super::state::{self, State};
 use super::store::{self, Way, adopt};
-use super::string::Str;
+use super::string::{OwnedStr, Str};
 use super::waiting;
 use crate::engine::{Counters, History, Invalidation};
 
@@ -104,7 +105,7 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => staging(ctx, what),
             raw::REDISMODULE_EVENT_CRON_LOOP => cron(ctx),
             raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
-            raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(what),
+            raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
         }
@@ -266,9 +267,8 @@ fn loading(ctx: &Context<'_>, what: u64) {
         state::with(|state| {
             state.transit.forget_arriving();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
-            if is_rdb && is_first && !follows && state.config.drops_after_restart() {
-                state.loading = Loading::Drop;
-            }
+            state.drops_loaded =
+                is_rdb && is_first && !follows && state.config.drops_after_restart();
             if state.is_staging() {
                 return;
             }
@@ -280,32 +280,37 @@ fn loading(ctx: &Context<'_>, what: u64) {
         });
     } else {
         let now = now_ms();
-        let was_dropped = state::with(|state| {
-            let loading = std::mem::take(&mut state.loading);
+        state::with(|state| {
             state.follow_loaded(now);
             if !is_replica {
                 state.begin_stamps(now);
+                state.refuse_doubted();
             }
-            loading == Loading::Drop
+            state.has_dropped |= std::mem::take(&mut state.drops_loaded);
         });
         propagation::look_again(ctx);
-        if was_dropped {
-            ctx.after(0, empty_replicas);
+        if state::with(|state| state.has_dropped) {
+            let numbers = state::with(|state| state.numbers());
+            numbers.into_iter().for_each(store::empty);
         }
+        if !is_replica {
+            hold_refused();
+        }
+        reclaim::arm_if_needed(ctx);
     }
 }
 
-/// After what was loaded was dropped: a replica that goes on with a partial resync still has it. It drops it as well, before
-/// other commands find here what is not there.
-fn empty_replicas(ctx: &Context<'_>) {
-    if ctx.is_replica() {
-        return;
+/// DEBUG RELOAD loads nothing that is gone. Of what was refused, replicas still have it, so it must be here as well, gone,
+/// until they are told.
+fn hold_refused() {
+    let ctx = own();
+    for (db, name) in state::with(|state| state.refused.clone()) {
+        ctx.select(db);
+        let name = OwnedStr::new(&name);
+        if matches!(ctx.open(name.as_str(), Mode::Look).kind(), Kind::Empty) {
+            store::hold_gone(&ctx, name.as_str(), None);
+        }
     }
-    for db in state::with(|state| state.numbers()) {
-        store::empty(db);
-        ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
-    }
-    reclaim::arm_if_needed(ctx);
 }
 
 fn fork(ctx: &Context<'_>, what: u64) {
@@ -316,7 +321,7 @@ fn fork(ctx: &Context<'_>, what: u64) {
     }
 }
 
-fn role(what: u64) {
+fn role(ctx: &Context<'_>, what: u64) {
     propagation::expect_others();
     if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
         // What this node serves from now on may lack the last invalidations of the primary before it.
@@ -324,7 +329,9 @@ fn role(what: u64) {
         state::with(|state| {
             state.lineage = random();
             state.begin_stamps(now);
+            state.refuse_doubted();
         });
+        reclaim::arm_if_needed(ctx);
     }
     // Leases from before a failover are not good any more.
     let numbers = state::with(|state| state.numbers());
@@ -336,6 +343,7 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
         && let Some(info) = info
     {
         waiting::disconnected(ctx, info.id);
+        cluster::disconnected(info.id);
     }
 }
 

@@ -187,6 +187,12 @@ impl<'a> Command<'a> {
         }
     }
 
+    /// The connection that it came on, where the server says so (Redis 7.2 and newer, Valkey).
+    pub(super) fn client(&self) -> Option<u64> {
+        // SAFETY: the filter context is alive; looked up because Redis 7.0 lacks it.
+        unsafe { raw::RedisModule_CommandFilterGetClientId.map(|client| client(self.filter)) }
+    }
+
     fn len(&self) -> c_int {
         // SAFETY: the filter context is alive.
         unsafe { api!(RedisModule_CommandFilterArgsCount(self.filter)) }
@@ -253,10 +259,10 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while some were refused on arrival
-/// that replicas still hold.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while replicas still hold some without
+/// knowing that they are gone.
 fn may_act() -> bool {
-    if state::with(|state| !state.refused.is_empty()) {
+    if state::with(|state| state.has_news()) {
         return false;
     }
     Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)

@@ -1,6 +1,6 @@
 //! Loading the module: API, settings, data type, commands, events.
 
-use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use redis_module::raw;
 
@@ -214,8 +214,8 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                     words.as_mut_ptr(),
                     numbers.as_ptr(),
                     words.len() as c_int,
-                    Some(get_word_setting),
-                    Some(set_word_setting),
+                    Some(get_setting),
+                    Some(set_setting),
                     None,
                     data
                 ))
@@ -232,20 +232,26 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
     Ok(())
 }
 
-unsafe extern "C" fn get_setting(_name: *const c_char, data: *mut c_void) -> c_longlong {
-    guard(Place::Config, 0, || {
+/// For the callbacks of numbers and of words, which differ in the type alone.
+unsafe extern "C" fn get_setting<N: TryFrom<i64> + Default>(
+    _name: *const c_char,
+    data: *mut c_void,
+) -> N {
+    guard(Place::Config, N::default(), || {
         // SAFETY: the server passes what was registered, one of the static settings.
         let setting = unsafe { &*data.cast::<Setting>() };
-        state::with(|state| (setting.get)(&state.config))
+        let value = state::with(|state| (setting.get)(&state.config));
+        N::try_from(value).unwrap_or_default()
     })
 }
 
-unsafe extern "C" fn set_setting(
+unsafe extern "C" fn set_setting<N: Into<i64>>(
     _name: *const c_char,
-    value: c_longlong,
+    value: N,
     data: *mut c_void,
     _error: *mut *mut raw::RedisModuleString,
 ) -> c_int {
+    let value = value.into();
     // The server has checked the range, and names it where it refuses.
     guard(Place::Config, raw::REDISMODULE_ERR as c_int, || {
         // SAFETY: as above.
@@ -253,19 +259,4 @@ unsafe extern "C" fn set_setting(
         state::with(|state| (setting.set)(&mut state.config, value));
         raw::REDISMODULE_OK as c_int
     })
-}
-
-unsafe extern "C" fn get_word_setting(name: *const c_char, data: *mut c_void) -> c_int {
-    // SAFETY: passed on as the server gave them.
-    unsafe { get_setting(name, data) as c_int }
-}
-
-unsafe extern "C" fn set_word_setting(
-    name: *const c_char,
-    value: c_int,
-    data: *mut c_void,
-    error: *mut *mut raw::RedisModuleString,
-) -> c_int {
-    // SAFETY: passed on as the server gave them.
-    unsafe { set_setting(name, value.into(), data, error) }
 }

@@ -59,11 +59,8 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
 pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     for (slot, handle, name) in few_of(ctx, db, tag) {
-        let past = past_grace(db, slot, now);
-        if let Some(softened) = past {
-            look_after(ctx, db, softened, now);
-        }
-        if ctx.exists(name.as_str()) && past.is_none() {
+        let is_over = end_grace(ctx, db, slot, now);
+        if ctx.exists(name.as_str()) && !is_over {
             continue;
         }
         state::with(|state| {
@@ -91,13 +88,11 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     let may_take = effect == Effect::Gone && !ctx.is_atomic_block();
     let mut left = state::with(|state| {
         let most = state.config.reclaim_inline;
-        (may_take && state.refused.is_empty()).then_some(most)
+        (may_take && !state.has_news()).then_some(most)
     })
     .unwrap_or(0);
     for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
-        if let Some(softened) = past_grace(db, slot, now) {
-            look_after(ctx, db, softened, now);
-        }
+        end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
@@ -170,11 +165,10 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     }
 }
 
-/// Does one unit of work in the context's database. False if nothing is left, or while replicas hold entries that were
-/// refused here: what is absent here and present there would make commands differ. What is loaded was logged by a server
-/// that was past that.
+/// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
+/// ([`State::has_news`](state::State::has_news)). What is loaded was logged by a server that was past that.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
-    if !ctx.is_loading() && state::with(|state| !state.refused.is_empty()) {
+    if !ctx.is_loading() && state::with(|state| state.has_news()) {
         return false;
     }
     match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
@@ -256,8 +250,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let over_ms = state::with(|state| {
         let index = &mut state.database(db).index;
         let grace_ms = entry_in(index, slot).grace_ms();
-        let since_ms = softened.softness.since_ms_for(grace_ms);
-        let over_ms = since_ms.saturating_add(grace_ms);
+        let over_ms = softened.softness.ends_ms_for(grace_ms);
         if over_ms > now_ms {
             index.grace_ends(softened, over_ms);
         }
@@ -279,18 +272,24 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     }
 }
 
-/// The entry in a slot that is in use, if its grace since a soft invalidation is over and it was not looked after since.
-fn past_grace(db: u32, slot: Slot, now_ms: u64) -> Option<Softened> {
-    state::with(|state| {
+/// Whether the grace of the entry in a slot that is in use, since a soft invalidation, is over, though nothing was done about
+/// that yet: it is done now.
+fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
+    let over = state::with(|state| {
         let index = &state.database(db).index;
         let softness = index.softness(slot)?;
-        let grace_ms = entry_in(index, slot).grace_ms();
-        let over_ms = softness.since_ms_for(grace_ms).saturating_add(grace_ms);
-        (over_ms <= now_ms && !index.is_gone(slot)).then_some(Softened {
+        let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
+        let is_new = false;
+        let over = over_ms <= now_ms && !index.is_gone(slot);
+        over.then_some(Softened {
             slot,
             softness,
-            is_new: false,
+            is_new,
         })
+    });
+    over.is_some_and(|softened| {
+        look_after(ctx, db, softened, now_ms);
+        true
     })
 }
 
@@ -336,11 +335,21 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     must_leave
 }
 
-/// Removes a few entries that were gone when they arrived, from here and from the replicas, which did not judge them.
-fn remove_refused(ctx: &Context<'_>) {
+/// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
+/// goes on with a partial resync still has, and a few entries that were gone when they arrived.
+fn tell_replicas(ctx: &Context<'_>) {
     if ctx.is_replica() {
-        state::with(|state| state.refused.clear());
+        state::with(|state| {
+            state.refused.clear();
+            state.has_dropped = false;
+        });
         return;
+    }
+    if propagation::may_announce() && state::with(|state| std::mem::take(&mut state.has_dropped)) {
+        for db in state::with(|state| state.numbers()) {
+            store::empty(db);
+            ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
+        }
     }
     for _ in 0..REFUSED_AT_ONCE {
         // Nothing may be propagated while clients are paused.
@@ -417,7 +426,7 @@ fn on_timer(ctx: &Context<'_>) {
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
         state::with(|state| state.reclaim_armed = false);
         let start = moment();
-        remove_refused(ctx);
+        tell_replicas(ctx);
         slice(ctx, || false);
         let (end, now) = (moment(), now_ms());
         let rest = state::with(|state| {

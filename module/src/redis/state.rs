@@ -44,13 +44,15 @@ pub(crate) struct State {
     pub(crate) selected: Option<u32>,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
+    /// All entries that this node loaded at its start were dropped, which replicas do not know.
+    pub(crate) has_dropped: bool,
     /// On a replica in a cluster: the entry to be reclaimed next, which has expired and so shows to its primary's commands
     /// only.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
     /// Where the search for entries that an emptied index does not know is.
     pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
-    /// What the server loads now, if it loads.
-    pub(crate) loading: Loading,
+    /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
+    pub(crate) drops_loaded: bool,
     /// Something was loaded since the module started.
     pub(crate) has_loaded: bool,
     /// Time of day less the time since the machine's start, when it was looked at last, ms.
@@ -94,15 +96,6 @@ struct Staged {
     databases: Databases,
     /// One of them is being changed. Still so at the end: that broke off, and what is loaded cannot be trusted.
     is_changing: bool,
-}
-
-/// What becomes of entries in the file that is being loaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Loading {
-    #[default]
-    Keep,
-    /// They are gone: the file may lack invalidations (`tagcache.after-restart drop`).
-    Drop,
 }
 
 impl State {
@@ -355,7 +348,23 @@ impl State {
 
     /// Whether there is something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
-        !self.refused.is_empty() || self.with_work(now_ms).next().is_some()
+        self.has_news() || self.with_work(now_ms).next().is_some()
+    }
+
+    /// Whether replicas hold entries that are gone here for a reason that they are not told yet. Until then nothing may be
+    /// reclaimed: what is absent here and present there would make commands differ.
+    pub(crate) const fn has_news(&self) -> bool {
+        self.has_dropped || !self.refused.is_empty()
+    }
+
+    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused.
+    pub(crate) fn refuse_doubted(&mut self) {
+        let mut refused = std::mem::take(&mut self.refused);
+        for (db, Database { index, .. }) in self.databases_mut() {
+            let dropped = index.drop_doubted().into_iter();
+            refused.extend(dropped.map(|slot| (db, entry_key(index, slot).into())));
+        }
+        self.refused = refused;
     }
 }
 

@@ -14,11 +14,11 @@ use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Held, Key, Kind};
 use super::sizes::{cost, cost_of, fits};
-use super::state::{self, Loading, State};
+use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Stamp, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -60,7 +60,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
 }
 
 /// What an entry is written with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
     pub(crate) value: &'a [u8],
     pub(crate) tags: &'a [&'a [u8]],
@@ -69,7 +69,7 @@ pub(crate) struct Content<'a> {
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) hits: u32,
-    pub(crate) soft_since_ms: Option<u64>,
+    pub(crate) softness: Option<Softness>,
     /// `created_ms` is by the clock of another node.
     pub(crate) is_foreign: bool,
 }
@@ -86,7 +86,7 @@ impl<'a> Content<'a> {
 
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.soft_since_ms.is_none() && !self.is_foreign
+        self.grace_ms == 0 && self.softness.is_none() && !self.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -96,7 +96,7 @@ impl<'a> Content<'a> {
             bytes,
             hits: self.hits,
             has_grace: self.grace_ms > 0,
-            soft_since_ms: self.soft_since_ms,
+            softness: self.softness,
             is_foreign: self.is_foreign,
         }
     }
@@ -234,17 +234,27 @@ fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
     Some((entry, Slot(entry.slot()?)))
 }
 
+/// Sees that a key of the context's database, unless it holds another type, holds an entry that is gone, here as elsewhere.
+pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
+    let db = ctx.db();
+    let mut key = ctx.open(name, Mode::Upkeep);
+    match key.kind() {
+        Kind::Empty => put_gone(db, &mut key, name, deadline_ms),
+        // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
+        Kind::Entry(_) => drop_entry(db, &key),
+        Kind::Other => return,
+    }
+    drop(key);
+    reclaim::arm(ctx);
+}
+
 /// Puts a gone entry under an open key that holds nothing.
-pub(crate) fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
+fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
+    let created_ms = now_ms();
     let content = Content {
-        value: &[],
-        tags: &[],
-        created_ms: now_ms(),
-        grace_ms: 0,
+        created_ms,
         deadline_ms,
-        hits: 0,
-        soft_since_ms: None,
-        is_foreign: false,
+        ..Content::default()
     };
     let Ok(()) = put(db, key, name, |_, _| {
         Ok::<_, Infallible>((content, None, ()))
@@ -259,8 +269,15 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
     reclaim::arm(ctx);
 }
 
+/// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
+pub(crate) fn doubt(db: u32, key: &Key) {
+    if let Some((_, slot)) = indexed(key) {
+        state::with(|state| state.database(db).index.doubt(slot));
+    }
+}
+
 /// Makes the entry of an open key gone.
-pub(crate) fn drop_entry(db: u32, key: &Key) {
+fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
         state::with(|state| state.database(db).index.drop_one(slot));
     }
@@ -277,39 +294,36 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    if entry.grace_ms() == grace_ms {
-        change(db, || {
-            entry.set_has_ttl(deadline_ms.is_some());
-            state::with(|state| state.database(db).index.resize(slot, cost(entry)));
+    let has_ttl = deadline_ms.is_some();
+    let rebuilt = (entry.grace_ms() != grace_ms).then(|| {
+        let parts = entry.parts();
+        NewEntry::new(
+            entry.key(),
+            &Parts {
+                has_ttl,
+                grace_ms,
+                ..parts
+            },
+        )
+    });
+    let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
+    change(db, || {
+        // SAFETY: the keyspace holds it, or `rebuilt` does.
+        let entry = unsafe { Entry::from_handle(handle) };
+        entry.set_has_ttl(has_ttl);
+        entry.set_indexed(slot.0);
+        state::with(|state| {
+            let index = &mut state.database(db).index;
+            index.moved(slot, handle);
+            index.resize(slot, cost(entry));
+            index.set_graced(slot, grace_ms > 0);
         });
-        key.set_deadline_ms(deadline_ms);
-        return;
-    }
-    let (name, created_ms) = (OwnedStr::new(entry.key()), entry.created_ms());
-    let (tags, softness, is_foreign) = state::with(|state| {
-        let index = &state.database(db).index;
-        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-        (tags, index.softness(slot), index.is_foreign(slot))
+        panic_point(Place::Change);
+        if let Some(rebuilt) = rebuilt {
+            key.replace(rebuilt);
+        }
     });
-    let value = entry.value().to_vec();
-    let tags: Vec<&[u8]> = tags.iter().map(Vec::as_slice).collect();
-    let content = Content {
-        value: &value,
-        tags: &tags,
-        created_ms,
-        grace_ms,
-        deadline_ms,
-        hits: 0,
-        soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
-        is_foreign,
-    };
-    let Ok(()) = put(db, key, name.as_str(), |_, _| {
-        Ok::<_, Infallible>((content, Some(slot), ()))
-    });
-    if let (Some((_, slot)), Some(softness)) = (indexed(key), softness) {
-        // A limit goes on, whatever the next grace is.
-        state::with(|state| state.database(db).index.set_softness(slot, softness));
-    }
+    key.set_deadline_ms(deadline_ms);
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -317,25 +331,19 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    let (handle, bytes, grace_ms) = (entry.handle(), cost(entry), entry.grace_ms());
     change(db, || {
         let slot = state::with(|state| {
             let index = &mut state.database(db).index;
-            let softness = index.softness(slot);
             let incoming = Incoming {
-                entry: handle,
+                entry: entry.handle(),
                 tags,
-                bytes,
+                bytes: cost(entry),
                 hits: 0, // Those of the entry are kept.
-                has_grace: grace_ms > 0,
-                soft_since_ms: softness.map(|softness| softness.since_ms_for(grace_ms)),
+                has_grace: entry.grace_ms() > 0,
+                softness: index.softness(slot),
                 is_foreign: index.is_foreign(slot),
             };
-            let placed = index.replace(slot, incoming);
-            if let Some(softness) = softness {
-                index.set_softness(placed, softness); // Its limit goes on.
-            }
-            placed
+            index.replace(slot, incoming)
         });
         entry.set_indexed(slot.0);
     });
@@ -432,13 +440,10 @@ pub(crate) enum Way {
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
-/// known to be there, or must not stay.
+/// known to be there, or is gone.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
-    let loaded = state::with(|state| {
-        let keeps = state.loading == Loading::Keep;
-        keeps.then(|| state.transit.loaded(db, name)).flatten()
-    });
+    let loaded = state::with(|state| state.transit.loaded(db, name));
     let Some(handle) = loaded else { return false };
     let has_work = change(db, || {
         state::with(|state| {
@@ -493,20 +498,19 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     }
     let Some(db) = key.db() else { return };
     let passage = state::with(|state| state.transit.end(entry.handle()));
-    let is_dropped = way == Way::Loaded && state::with(|state| state.loading == Loading::Drop);
     // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
     let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
-    let staying = passage.filter(|passage| may_stay(passage) && !is_dropped);
-    let Some(mut passage) = staying else {
-        if is_dropped {
-            state::with(|state| _ = state.database(db)); // One of those that replicas empty.
-        }
+    let Some(mut passage) = passage.filter(may_stay) else {
         take(db, &mut key);
         return;
     };
     let was_gone = passage.facts.is_gone;
-    let is_outdated =
-        way == Way::Restored && !was_gone && is_outdated(ctx, db, entry, &mut passage);
+    let lateness = if way == Way::Restored && !was_gone {
+        lateness(ctx, db, entry, &mut passage)
+    } else {
+        Lateness::InTime
+    };
+    let is_outdated = lateness == Lateness::TooLate;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -524,7 +528,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             let index = &mut state.database(db).index;
-            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
+            let has_work = index_arrived(index, place, entry, &passage, is_outdated || was_gone);
+            if let (Lateness::Doubtful, Some(slot)) = (lateness, entry.slot()) {
+                index.doubt(Slot(slot));
+            }
+            has_work
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
@@ -535,7 +543,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     drop(key);
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
-        state.transit.reuse(passage);
+        state.transit.arriving = passage; // Its buffers are used again.
         if is_outdated && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
@@ -566,7 +574,7 @@ fn index_arrived(
             bytes: cost(entry),
             hits: facts.hits,
             has_grace: entry.grace_ms() > 0,
-            soft_since_ms: facts.soft_since_ms,
+            softness: facts.soft_since_ms.map(Softness::since),
             is_foreign: facts.is_foreign,
         },
     );
@@ -578,35 +586,39 @@ fn index_arrived(
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.
-///
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lateness {
+    InTime,
+    /// On a replica, and from a log: the primary has refused it if the clocks differ by no more than is allowed for.
+    Doubtful,
+    TooLate,
+}
+
 /// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
 /// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
-/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance.
-fn is_outdated(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> bool {
+/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance, and remembers which
+/// entries the UNLINK may concern in case that it becomes a primary before that comes.
+fn lateness(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(real, monotonic);
-        let now = if is_primary {
-            state.stamps_at(real, || monotonic).now_ms(real)
-        } else {
-            u64::MAX / 2
-        };
+        let now = state.stamps_at(real, || monotonic).now_ms(real);
         let facts = &mut passage.facts;
         let is_own = facts.origin != 0 && facts.origin == state.origin();
         facts.is_foreign = !is_own;
         let is_stale = facts.soft_since_ms.is_some();
-        let written = Written {
-            at_ms: entry.created_ms(),
-            stamp: if is_own || !is_primary {
-                Stamp::Own
-            } else {
-                Stamp::Foreign
-            },
-        };
         let history = &state.database(db).history;
-        history
-            .of_arriving(passage.tags(), written, now)
-            .is_too_late(is_stale)
+        let is_too_late = |is_foreign, now| {
+            let at_ms = entry.created_ms();
+            let written = Written { at_ms, is_foreign };
+            let verdict = history.of_arriving(passage.tags(), written, now);
+            verdict.is_too_late(is_stale)
+        };
+        match is_too_late(!is_own, now) {
+            false => Lateness::InTime,
+            true if is_primary || is_too_late(false, u64::MAX / 2) => Lateness::TooLate,
+            true => Lateness::Doubtful,
+        }
     })
 }

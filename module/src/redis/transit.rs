@@ -47,7 +47,9 @@ impl Facts {
         Self {
             is_gone: index.has_backlog() && index.is_gone(slot),
             hits: index.hits(slot),
-            soft_since_ms: index.soft_since_ms(slot, entry.grace_ms()),
+            soft_since_ms: index
+                .softness(slot)
+                .map(|softness| softness.since_ms_for(entry.grace_ms())),
             is_foreign: index.is_foreign(slot),
             origin: 0,
         }
@@ -73,7 +75,13 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Passage {
-    fn set<T: AsRef<[u8]>>(&mut self, entry: Handle, facts: Facts, tags: impl Iterator<Item = T>) {
+    /// Remembers an entry that is on its way.
+    pub(crate) fn set<T: AsRef<[u8]>>(
+        &mut self,
+        entry: Handle,
+        facts: Facts,
+        tags: impl Iterator<Item = T>,
+    ) {
         self.entry = Some(entry);
         self.facts = facts;
         self.place = None;
@@ -96,17 +104,7 @@ impl Passage {
 }
 
 impl Transit {
-    /// Remembers an entry that is on its way into the keyspace.
-    pub(crate) fn arrives<T: AsRef<[u8]>>(
-        &mut self,
-        entry: Handle,
-        facts: Facts,
-        tags: impl Iterator<Item = T>,
-    ) {
-        self.arriving.set(entry, facts, tags);
-    }
-
-    /// The entry that [`Transit::arrives`] remembers is about to be in this place.
+    /// The entry that arrives is about to be in this place.
     pub(crate) fn arrives_at(&mut self, db: u32, key: &[u8]) {
         self.arriving.place = Some(db);
         refill(&mut self.arriving.key, key);
@@ -170,11 +168,6 @@ impl Transit {
         let passage = both.find(|passage| passage.entry == Some(entry))?;
         passage.entry = None;
         Some(std::mem::take(passage))
-    }
-
-    /// Gives the buffers of a passage back.
-    pub(crate) fn reuse(&mut self, passage: Passage) {
-        self.arriving = passage;
     }
 
     /// The database that the entry left, if this was its name, and whether it was gone then.

@@ -21,7 +21,7 @@ use std::ffi::{c_int, c_void};
 use ahash::RandomState;
 use redis_module::raw;
 
-use super::barrier::{Place, guard, panic_point};
+use super::barrier::{Place, Undo, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state::{self, CallsNothingBack};
 use super::string::{Args, Str};
@@ -101,7 +101,7 @@ pub(crate) fn block<R: Reply>(
     let Some(waiter) = waiter else { return false };
     // A client that is answered with an error must not be blocked, nor one in line that is not blocked: so what may
     // panic comes before the server blocks it.
-    let mut registered = Registered(Some(waiter));
+    let undo = Undo(|| _ = forget(waiter));
     if !state::with(|state| std::mem::replace(&mut state.waiters.listens, true)) {
         super::events::subscribe_to_new_keys(ctx);
     }
@@ -132,13 +132,14 @@ pub(crate) fn block<R: Reply>(
             block(raw, ready, timeout, free, ms, keys, 1, data)
         };
         if client.is_null() {
+            forget(waiter);
             return false;
         }
         let gone = Some(on_disconnect as _);
         api!(RedisModule_SetDisconnectCallback(client, gone));
         client
     };
-    registered.0 = None;
+    drop(undo);
     let client = CallsNothingBack::new(client);
     state::with(|state| {
         if let Some(blocked) = state.waiters.blocked.get_mut(&waiter) {
@@ -146,17 +147,6 @@ pub(crate) fn block<R: Reply>(
         }
     });
     true
-}
-
-/// A waiter whose client is not blocked yet: forgotten, if that does not come to pass.
-struct Registered(Option<Waiter>);
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        if let Some(waiter) = self.0 {
-            guard(Place::Other, (), || _ = forget(waiter));
-        }
-    }
 }
 
 /// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.

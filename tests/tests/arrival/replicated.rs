@@ -1,9 +1,11 @@
 //! On replicas, and after their promotion.
 
-use tagcache_tests::look::{assert_index_agrees, info};
+use tagcache_tests::look::{assert_index_agrees, info, info_text};
 use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::stream::{ReplicationStream, words};
-use tagcache_tests::{DEADLINE, Reply, Server, for_all_engines, run, split, wait_until};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, args, for_all_engines, run, split, wait_until,
+};
 
 use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore};
 
@@ -131,5 +133,121 @@ fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
         assert_same(&primary, &replica, &[0]);
         assert_eq!(run!(there, "CACHE.GET key"), Reply::bulk("value"));
         assert!(info(&mut there, "connected_slaves") == 0);
+    });
+}
+
+/// The tag `t` is invalidated, and here is a payload of another node that is refused by the allowance alone: replicas and
+/// logs take it.
+fn within_the_allowance(engine: &Engine, here: &mut RawClient) -> Vec<u8> {
+    let other = Server::builder().engine(engine).start();
+    run!(here, "CACHE.INVALIDATE t");
+    let taginfo = run!(here, "CACHE.TAGINFO t");
+    let at = taginfo.field("last_invalidated").int();
+    dumped_of(&mut other.raw(), at + 500)
+}
+
+#[test]
+fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
+    for_all_engines(|engine| {
+        for reload in ["DEBUG RELOAD", "DEBUG LOADAOF"] {
+            let logging = Server::builder().engine(engine).arg("--appendonly", "yes");
+            let primary = logging.start();
+            let replica = Server::builder()
+                .engine(engine)
+                .replica_of(&primary)
+                .start();
+            wait_synchronised(&primary, &replica);
+            let mut here = primary.raw();
+            let payload = within_the_allowance(engine, &mut here);
+            // At once: replicas are told a moment later.
+            let replies = here.pipeline(&[
+                args!["RESTORE", "key", 0, payload],
+                args!["RESTORE", "other", 0, payload],
+                args!["RESTORE", "overwritten", 0, payload],
+                args!["CACHE.SET", "overwritten", "new", "TAGS", 1, "t"],
+                split(reload),
+                args!["SELECT", 0], // Valkey 8.1 leaves the client in another database.
+                args!["CACHE.GET", "key"],
+                args!["SETNX", "key", "native"],
+                args!["SET", "other", "native"],
+            ]);
+            assert_eq!(replies[4], Reply::ok(), "{reload}: {replies:?}");
+            assert_eq!(replies[6], Reply::Null, "{reload}: it came back");
+            assert_same(&primary, &replica, &[0]);
+            assert_never_visible(&mut here, "key", reload);
+            assert_eq!(run!(here, "GET other"), Reply::bulk("native"));
+            assert_eq!(run!(here, "CACHE.GET overwritten"), Reply::bulk("new"));
+        }
+    });
+}
+
+#[test]
+fn a_promoted_replica_refuses_what_its_primary_had_refused() {
+    for_all_engines(|engine| {
+        for failover in ["FAILOVER", "REPLICAOF NO ONE"] {
+            let (primary, replica) = replicated(engine);
+            let (mut here, mut there) = (primary.raw(), replica.raw());
+            let payload = within_the_allowance(engine, &mut here);
+            run!(here, "CACHE.SET overwritten v TAGS 1 t");
+            // The stream of a replica that was just attached does not begin during a pause.
+            wait_synchronised(&primary, &replica);
+            // While writes are paused, as they are during a failover, replicas cannot be told.
+            let pause = match failover {
+                "FAILOVER" => split(failover),
+                _ => split("CLIENT PAUSE 60000 WRITE"),
+            };
+            let replies = here.pipeline(&[
+                args!["RESTORE", "overwritten", 0, payload, "REPLACE"],
+                args!["CACHE.SET", "overwritten", "new", "TAGS", 1, "t"],
+                args!["RESTORE", "key", 0, payload],
+                pause,
+                args!["CACHE.GET", "key"],
+            ]);
+            assert_eq!(replies[4], Reply::Null, "{failover}: {replies:?}");
+            if failover == "FAILOVER" {
+                wait_until("the failover ends", DEADLINE, || {
+                    info_text(&mut there, "role") == "master"
+                });
+            } else {
+                wait_until("the replica has it", DEADLINE, || {
+                    run!(there, "EXISTS key") == Reply::Int(1)
+                });
+                assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok());
+            }
+            assert_never_visible(&mut there, "key", failover);
+            assert_eq!(run!(there, "CACHE.GET overwritten"), Reply::bulk("new"));
+            wait_until("its memory is given back", DEADLINE, || {
+                run!(there, "EXISTS key") == Reply::Int(0)
+            });
+            assert_index_agrees(&replica, &[0], &[b"t"]);
+            if failover == "FAILOVER" {
+                wait_synchronised(&replica, &primary);
+                assert_same(&replica, &primary, &[0]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_log_that_ends_before_a_refusal_does_not_bring_the_entry_back() {
+    for_all_engines(|engine| {
+        let mut server = Server::builder()
+            .engine(engine)
+            .arg("--appendonly", "yes")
+            .arg("--appendfsync", "always")
+            .start();
+        let mut client = server.raw();
+        let payload = within_the_allowance(engine, &mut client);
+        client.pipeline(&[
+            args!["RESTORE", "key", 0, payload],
+            split("CLIENT PAUSE 60000 WRITE"),
+        ]);
+        server.kill_9();
+        server.restart();
+        let mut client = server.raw();
+        assert_never_visible(&mut client, "key", "after the restart");
+        wait_until("its memory is given back", DEADLINE, || {
+            run!(client, "EXISTS key") == Reply::Int(0)
+        });
     });
 }

@@ -366,6 +366,37 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
 }
 
 #[test]
+fn transactions_queued_before_any_lease_end_those_that_they_meet() {
+    for_all_engines(|engine| {
+        let (first, _second) = pair(engine);
+        let mut here = first.raw();
+        if info_text(&mut here, "redis_version").starts_with("7.0.") {
+            return; // It does not say whose command it is.
+        }
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "key").int().to_string();
+        let mut queued = [("DELSLOTS", first.raw()), ("ADDSLOTS", first.raw())];
+        for (command, admin) in &mut queued {
+            call!(admin, "MULTI");
+            call!(admin, "CLUSTER", *command, slot);
+        }
+        let token = lease(&mut here, "key");
+        let idle = lease(&mut here, "other");
+        // What clients queue, and EXEC without MULTI, end none.
+        let block = ["MULTI", "CLUSTER INFO", "DBSIZE", "EXEC", "EXEC"];
+        here.pipeline(&block.map(tagcache_tests::split));
+        assert!(set_leased(&mut here, "other", "v", idle, &[]));
+        // Whatever happens to the key in between happens elsewhere.
+        for (_, admin) in &mut queued {
+            let reply = call!(admin, "EXEC");
+            assert_eq!(reply.items(), [Reply::ok()]);
+        }
+        assert!(!set_leased(&mut here, "key", "old", token, &[]));
+        let token = lease(&mut here, "key");
+        assert!(set_leased(&mut here, "key", "new", token, &[]));
+    });
+}
+
+#[test]
 fn leased_writes_do_not_ask_for_cluster_info() {
     for_all_engines(|engine| {
         let server = alone(engine);

@@ -1,9 +1,11 @@
 //! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
 
+use std::thread::JoinHandle;
 use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
+
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, call, for_all_engines, run,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, for_all_engines, run,
     wait_until,
 };
 
@@ -264,6 +266,76 @@ fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
         assert_eq!(run!(there, "GET key1"), Reply::bulk("native"));
         let log = replica.log();
         assert!(log.contains("Successful partial"), "{log}");
+    });
+}
+
+/// Sends a command again and again, from when its server starts, until it is not refused because the server still loads.
+fn insist(port: u16, command: Vec<Vec<u8>>) -> JoinHandle<Reply> {
+    std::thread::spawn(move || {
+        let mut client = loop {
+            match RawClient::connect(port) {
+                Ok(client) => break client,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        loop {
+            let reply = client.call(&command);
+            if !reply.error().is_some_and(|e| e.starts_with("LOADING")) {
+                return reply;
+            }
+        }
+    })
+}
+
+#[test]
+fn commands_that_come_before_replicas_know_of_a_drop_do_the_same_there() {
+    for_all_engines(|engine| {
+        for command in [
+            args!["SETNX", "key0", "native"],
+            args!["SET", "key0", "native"],
+            args!["RENAME", "key0", "native"],
+            args!["CLIENT", "PAUSE", 500, "WRITE"],
+        ] {
+            let builder = Server::builder()
+                .engine(engine)
+                .module_args(&["after-restart", "drop"]);
+            // A client that connects while the file is loaded is served before any timer.
+            let slow = builder
+                .clone()
+                .arg("--key-load-delay", "1000")
+                .arg("--loading-process-events-interval-bytes", "1024");
+            let mut primary = slow.start();
+            let replica = builder.replica_of(&primary).start();
+            let mut client = primary.raw();
+            for n in 0..100 {
+                let value = vec![b'v'; 2_000];
+                call!(
+                    client,
+                    "CACHE.SET",
+                    format!("key{n}"),
+                    value,
+                    "TAGS",
+                    1,
+                    "t"
+                );
+            }
+            wait_synchronised(&primary, &replica);
+            wait_until("the child is gone", DEADLINE, || {
+                info(&mut client, "rdb_bgsave_in_progress") == 0
+            });
+            assert_eq!(run!(client, "SAVE"), Reply::ok());
+            let port = primary.port();
+            primary.kill_9();
+            let insisting = insist(port, command.clone());
+            primary.restart();
+            let reply = insisting.join().expect("a reply");
+            wait_synchronised(&primary, &replica);
+            assert_same(&primary, &replica, &[0]);
+            let mut there = replica.raw();
+            assert_eq!(stat(&mut there, "entries"), 0, "{command:?}: {reply:?}");
+            let log = replica.log();
+            assert!(log.contains("Successful partial"), "{log}");
+        }
     });
 }
 

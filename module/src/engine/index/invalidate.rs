@@ -63,7 +63,7 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Makes visible entries stale, those without a grace gone.
     pub(super) fn soften_all(&mut self, visible: RoaringBitmap, softness: Softness) {
-        let graced = self.marks.graced_among(&visible);
+        let graced = &self.marks.graced & &visible;
         self.drop_all(visible - &graced, None);
         self.marks.soften(graced, softness);
     }
@@ -90,6 +90,19 @@ impl<E: Copy + PartialEq> Index<E> {
             self.hollow.unseen.insert(slot.0);
             self.gone_bytes += self.slots.bytes(slot);
         }
+    }
+
+    /// An entry that arrived may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    pub(crate) fn doubt(&mut self, slot: Slot) {
+        self.marks.doubted.insert(slot.0);
+    }
+
+    /// Makes the entries gone that are in doubt, and returns which. O(entries).
+    pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
+        let visible = std::mem::take(&mut self.marks.doubted) - &self.gone;
+        let slots = visible.iter().map(Slot).collect();
+        self.drop_all(visible, None);
+        slots
     }
 
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
@@ -136,6 +149,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
-        self.marks.set_all_foreign(self.slots.to_bitmap());
+        self.marks.foreign = self.slots.to_bitmap();
     }
 }

@@ -196,7 +196,7 @@ impl Harness {
             bytes,
             hits: 0,
             has_grace: grace,
-            soft_since_ms: None,
+            softness: None,
             is_foreign: false,
         };
         let (slot, hits) = if let Some(old) = self.visible.get(&key).cloned() {
@@ -370,7 +370,7 @@ impl Harness {
                     bytes: 7 * UNIT,
                     hits: 3,
                     has_grace,
-                    soft_since_ms,
+                    softness: soft_since_ms.map(Softness::since),
                     is_foreign: *foreign,
                 };
                 let slot = self.index.insert_near(place, incoming);
@@ -417,11 +417,21 @@ impl Harness {
                     since_ms: self.now_ms,
                     limit_ms: u64::from(*limit_ms),
                 };
-                self.index.set_softness(slot, softness);
                 // Of one that is fresh there is nothing to say.
-                seen.soft_ends_ms = seen
-                    .soft_ends_ms
-                    .map(|_| self.now_ms + GRACE_MS.min(u64::from(*limit_ms)));
+                if self.index.softness(slot).is_some() {
+                    let incoming = Incoming {
+                        entry: seen.handle,
+                        tags: &names(&seen.tags),
+                        bytes: self.stored[&seen.handle].1,
+                        hits: 0,
+                        has_grace: true,
+                        softness: Some(softness),
+                        is_foreign: seen.foreign,
+                    };
+                    assert_eq!(self.index.replace(slot, incoming), slot);
+                    let lasts_ms = GRACE_MS.min(u64::from(*limit_ms));
+                    seen.soft_ends_ms = Some(self.now_ms + lasts_ms);
+                }
             }
             Op::ClockBack { ms } => {
                 self.now_ms -= u64::from(*ms);
@@ -444,10 +454,10 @@ impl Harness {
             self.remove(handle);
         }
         if let Step::Softened(softened) = step {
-            let since = self.index.soft_since_ms(softened.slot, GRACE_MS);
-            assert_eq!(since, Some(softened.softness.since_ms_for(GRACE_MS)));
+            let softness = self.index.softness(softened.slot);
+            assert_eq!(softness, Some(softened.softness));
             // As the module does: one whose grace is over leaves, of another it tells when that will be.
-            let over_ms = softened.softness.since_ms_for(GRACE_MS) + GRACE_MS;
+            let over_ms = softened.softness.ends_ms_for(GRACE_MS);
             if over_ms > self.now_ms {
                 self.index.grace_ends(softened, over_ms);
             } else {
@@ -469,8 +479,8 @@ impl Harness {
                 assert_eq!(self.index.hits(slot), seen.hits);
                 assert_eq!(self.index.tags(slot).collect::<Vec<_>>(), names(&seen.tags));
                 // Joined marks may be earlier, never later.
-                let since = self.index.soft_since_ms(slot, GRACE_MS);
-                let ends = since.map(|since| since + GRACE_MS);
+                let softness = self.index.softness(slot);
+                let ends = softness.map(|softness| softness.ends_ms_for(GRACE_MS));
                 assert_eq!(ends.is_some(), seen.soft_ends_ms.is_some());
                 assert!(ends <= seen.soft_ends_ms);
                 assert_eq!(self.index.is_foreign(slot), seen.foreign);
@@ -601,7 +611,7 @@ pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incom
         bytes: UNIT,
         hits: 0,
         has_grace: false,
-        soft_since_ms: None,
+        softness: None,
         is_foreign: false,
     }
 }
@@ -777,8 +787,6 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
         // The server's deadline is the end of the grace.
         index.freshness(slot, 1, grace_ms, || Some(1_100), || now_ms)
     };
-    index.set_softness(slot, Softness::since(400));
-    assert!(!index.has_soft(), "it was not stale");
     assert_eq!(at(&index, 999), Freshness::Fresh);
     assert_eq!(at(&index, 1_000), Freshness::Stale);
     index.invalidate(&[b"t"], Effect::Stale, 500);
@@ -787,9 +795,18 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
     assert_eq!(at(&index, 600), Freshness::Gone);
     let softness = index.softness(slot).expect("stale");
     assert_eq!(softness.since_ms, 500);
-    index.set_softness(slot, Softness::since(400));
+    let again = Incoming {
+        has_grace: true,
+        softness: Some(Softness::since(400)),
+        ..plain(1, &[b"t"])
+    };
+    assert_eq!(index.replace(slot, again), slot);
     assert_eq!(at(&index, 499), Freshness::Stale);
     assert_eq!(at(&index, 500), Freshness::Gone);
+    index.set_graced(slot, true);
+    assert!(!index.is_gone(slot));
+    index.set_graced(slot, false);
+    assert!(index.is_gone(slot), "nothing lies between fresh and gone");
 }
 
 #[test]
@@ -827,5 +844,20 @@ fn nothing_is_stale_any_more_once_everything_is_flushed() {
     assert!(index.has_soft());
     assert_eq!(index.flush(), 1);
     assert!(!index.has_soft());
+    index.validate(|_| UNIT);
+}
+
+#[test]
+fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
+    let mut index: Index<u64> = Index::default();
+    let slots = [1, 2, 3, 4].map(|entry| index.insert(plain(entry, &[b"t"])));
+    slots[..3].iter().for_each(|&slot| index.doubt(slot));
+    assert!(!index.is_plain(slots[0], &[b"t"]), "a write must clear it");
+    assert_eq!(index.replace(slots[0], plain(5, &[b"t"])), slots[0]);
+    index.remove(slots[1]);
+    assert_eq!(index.drop_doubted(), [slots[2]]);
+    let gone = [0, 2, 3].map(|at| index.is_gone(slots[at]));
+    assert_eq!(gone, [false, true, false]);
+    assert_eq!(index.drop_doubted(), []);
     index.validate(|_| UNIT);
 }

@@ -599,7 +599,7 @@ impl World {
                         bytes: crate::engine::slots::UNIT,
                         hits: 0,
                         has_grace: false,
-                        soft_since_ms: None,
+                        softness: None,
                         is_foreign: false,
                     }));
                     self.cached = Some(version);
