@@ -3,9 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use redis_module::KeysCursor;
-
 use super::cluster::Watched;
+use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -48,7 +47,7 @@ pub(crate) struct State {
     /// only.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
     /// Where the search for entries that an emptied index does not know is.
-    pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
+    pub(super) orphans: Option<(u32, Cursor)>,
     /// What the server loads now, if it loads.
     pub(crate) loading: Loading,
     /// Something was loaded since the module started.
@@ -426,10 +425,6 @@ impl<T> std::fmt::Debug for CallsNothingBack<T> {
 impl<T> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
-    }
-
-    pub(super) fn into_inner(self) -> T {
-        self.0
     }
 }
 
