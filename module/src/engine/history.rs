@@ -5,11 +5,11 @@
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
 
-use ahash::RandomState;
 use hashlink::LinkedHashMap;
 use hashlink::linked_hash_map::RawEntryMut;
 
 use super::index::Effect;
+use super::seeds::Seeded;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TIME_MS};
 
@@ -269,7 +269,7 @@ impl Stamps {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// By the time of their last change, oldest first.
-    rows: LinkedHashMap<Box<[u8]>, Past, RandomState>,
+    rows: LinkedHashMap<Box<[u8]>, Past, Seeded>,
     names: usize,
     /// Holds for tags that are not remembered.
     floor: Past,

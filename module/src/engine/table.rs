@@ -1,7 +1,10 @@
 //! From a tag's name to its list.
 
-use ahash::RandomState;
+use std::hash::BuildHasher;
+
 use hashbrown::HashTable;
+
+use super::seeds::Seeded;
 
 /// The table is split so that no single resize moves more than a 64th of it: a million tags grow by steps of about
 /// 0.1 ms instead of one of 10 ms.
@@ -10,8 +13,7 @@ const SHARDS: usize = 64;
 /// A hash table of list ids. Names stay in the lists: a row is eight bytes, and a resize touches rows alone.
 #[derive(Debug)]
 pub(super) struct TagTable {
-    /// Keyed at random, so that nobody can choose tags that collide.
-    hasher: RandomState,
+    hasher: Seeded,
     shards: Vec<HashTable<Row>>,
 }
 
@@ -33,7 +35,7 @@ const fn shard_of(hash: u32) -> usize {
 impl Default for TagTable {
     fn default() -> Self {
         Self {
-            hasher: RandomState::new(),
+            hasher: Seeded::default(),
             shards: Vec::new(),
         }
     }

@@ -395,6 +395,11 @@ pub(crate) fn init(config: Config, lineage: u64) {
     });
 }
 
+/// Drops the state, before the server closes the module.
+pub(super) fn end() {
+    *STATE.0.borrow_mut() = None;
+}
+
 /// Runs `body` with the state.
 ///
 /// No call to the server that can call back may be made from within, since the callback would want the state as well. The
