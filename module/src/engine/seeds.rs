@@ -2,8 +2,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// AHash with random seeds, so that nobody can choose keys that collide. The seeds are made by the standard library: AHash
-/// would allocate some of its own and name them in statics, which are lost when a server closes the module again.
+/// `ahash` with random seeds, so that nobody can choose keys that collide. The standard library makes the seeds: `ahash` would
+/// keep allocations of its own in statics, which are lost when a server closes the module again.
 #[derive(Debug, Clone)]
 pub(crate) struct Seeded(ahash::RandomState);
 

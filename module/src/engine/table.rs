@@ -11,7 +11,7 @@ use super::seeds::Seeded;
 const SHARDS: usize = 64;
 
 /// A hash table of list ids. Names stay in the lists: a row is eight bytes, and a resize touches rows alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TagTable {
     hasher: Seeded,
     shards: Vec<HashTable<Row>>,
@@ -30,15 +30,6 @@ const fn spread(hash: u32) -> u64 {
 
 const fn shard_of(hash: u32) -> usize {
     hash as usize % SHARDS
-}
-
-impl Default for TagTable {
-    fn default() -> Self {
-        Self {
-            hasher: Seeded::default(),
-            shards: Vec::new(),
-        }
-    }
 }
 
 impl TagTable {
