@@ -81,7 +81,7 @@ redis-suite: build ## The server's own tests with the module and without; TREE=i
 	@scripts/redis-suite '$(TREE)' $(ARGS)
 
 .PHONY: test-valgrind
-test-valgrind: build ## Some tests of the module with each server under memcheck; ARGS="--test SUITE -- NAMES" for others
+test-valgrind: build ## The module's suites with two servers under memcheck (hours); ARGS="--test SUITE -- NAMES" for some
 	@scripts/install-deps server valgrind
 	@scripts/test-valgrind $(ARGS)
 
@@ -101,7 +101,7 @@ mutants: ## Change the code and see whether a test notices; ARGS for cargo mutan
 	@scripts/mutants $(ARGS)
 
 .PHONY: asan
-asan: ## The module under AddressSanitizer: its own tests, then in a server; needs a nightly toolchain
+asan: ## The module under AddressSanitizer: its own tests, then in two servers; needs a nightly toolchain
 	@scripts/install-deps build server
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
 	  echo 'nightly is missing: rustup toolchain install nightly' >&2; exit 1; }

@@ -7,6 +7,7 @@ use crate::look::{Inspected, inspected, scan_page, tagscan};
 use crate::reply::Reply;
 use crate::resp::RawClient;
 use crate::server::Server;
+use crate::wait::slowed;
 use crate::{args, call};
 
 /// How long figures may take to agree: an entry whose grace is over after a soft invalidation counts until the module
@@ -43,7 +44,7 @@ fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8
     };
     let start = Instant::now();
     while let Err(difference) = memory_agrees(client, &of_tag) {
-        let settling = start.elapsed() < SETTLED_WITHIN;
+        let settling = start.elapsed() < slowed(SETTLED_WITHIN);
         assert!(settling, "db {number}: {difference}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -172,7 +173,7 @@ fn settled(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply, BTreeSet<Vec<u8
         let (keys, stats) = keys_and_stats(client);
         let visible = visible(client, &keys);
         let counted = stats.field("entries").int() as usize;
-        if counted == visible.len() || start.elapsed() > SETTLED_WITHIN {
+        if counted == visible.len() || start.elapsed() > slowed(SETTLED_WITHIN) {
             return (keys, stats, visible);
         }
         std::thread::sleep(Duration::from_millis(5));

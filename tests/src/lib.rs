@@ -10,6 +10,8 @@
 //! - `TAGCACHE_ENGINES`: the servers to test, `NAME=COMMAND` separated by newlines or `;`; default
 //!   `redis-7.0=redis-server`.
 //! - `TAGCACHE_FUZZ_SECONDS` and others: see [`fuzz`].
+//! - `TAGCACHE_SLOWDOWN`: a whole number by which all deadlines are multiplied, for servers under a sanitizer.
+//! - `TAGCACHE_EMPTY_AT_END`: servers drop their entries before they end.
 //! - `TAGCACHE_ALL_ENGINES=1`: run every test on every engine, not only those about differences.
 #![forbid(unsafe_code)]
 

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use crate::builder::ServerBuilder;
 use crate::reply::Reply;
 use crate::resp::RawClient;
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, slowed};
 
 /// Orderly shutdown, killed after a deadline; answers whether it was orderly.
 pub(crate) fn end(child: &mut Child, port: u16) -> bool {
+    const ENDED_WITHIN: Duration = Duration::from_secs(20);
     if let Ok(mut client) = RawClient::connect(port) {
-        client.set_read_timeout(Duration::from_secs(20));
+        client.set_read_timeout(ENDED_WITHIN);
         // No reply comes: the connection ends with the server.
         let _ = client.try_call(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]);
     }
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(20) {
+    while start.elapsed() < slowed(ENDED_WITHIN) {
         if !matches!(child.try_wait(), Ok(None)) {
             return true;
         }
@@ -86,7 +87,7 @@ pub(crate) fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Ch
                 .get(log_start as usize..)
                 .map_or_else(|| log.clone(), str::to_owned));
         }
-        if start.elapsed() > DEADLINE * 2 {
+        if start.elapsed() > slowed(DEADLINE * 2) {
             let _ = child.kill();
             let _ = child.wait();
             panic!("{name} does not answer:\n{}", tail(&read_log(dir)));

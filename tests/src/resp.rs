@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::reply::Reply;
+use crate::wait::slowed;
 
 /// What can be an argument of a command.
 pub trait ToArg {
@@ -107,8 +108,9 @@ impl RawClient {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         // A test that waits for an answer that never comes shall say so instead of hanging.
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(60)))?;
+        let timeout = Some(slowed(Duration::from_secs(60)));
+        stream.set_read_timeout(timeout)?;
+        stream.set_write_timeout(timeout)?;
         Ok(Self {
             stream: BufReader::with_capacity(1 << 16, stream),
             pushes: VecDeque::new(),
@@ -223,7 +225,7 @@ impl RawClient {
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.stream
             .get_mut()
-            .set_read_timeout(Some(timeout))
+            .set_read_timeout(Some(slowed(timeout)))
             .expect("a time-out can be set");
     }
 

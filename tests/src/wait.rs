@@ -1,14 +1,25 @@
 //! Waiting for a condition, never for a time.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Long enough for the slowest condition on a busy machine; nothing passes by waiting for all of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What a deadline amounts to where `TAGCACHE_SLOWDOWN` says how much slower than by themselves the servers run.
+pub(crate) fn slowed(deadline: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| {
+        let text = std::env::var("TAGCACHE_SLOWDOWN");
+        text.map_or(1, |text| text.parse().expect("a whole number"))
+    });
+    deadline * *factor
+}
+
 /// Polls `cond` until it holds.
 ///
 /// # Panics
-/// When it does not hold within `deadline`; the message says `what` was waited for.
+/// When it does not hold within `deadline`, or a multiple of it (`TAGCACHE_SLOWDOWN`); the message says `what` was waited for.
 pub fn wait_until(what: &str, deadline: Duration, cond: impl FnMut() -> bool) {
     assert!(
         holds(deadline, cond),
@@ -18,7 +29,7 @@ pub fn wait_until(what: &str, deadline: Duration, cond: impl FnMut() -> bool) {
 
 /// Polls `cond` until it holds, and answers whether it did within `deadline`.
 pub(crate) fn holds(deadline: Duration, mut cond: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), slowed(deadline));
     let mut pause = Duration::from_millis(1);
     while !cond() {
         if start.elapsed() > deadline {

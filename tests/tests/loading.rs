@@ -1,6 +1,6 @@
 //! Loading the module into a running server, and loads that are refused.
 
-use tagcache_tests::look::wait_reclaimed;
+use tagcache_tests::look::{info, wait_reclaimed};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, module_path,
     wait_until,
@@ -90,6 +90,32 @@ fn a_refused_load_leaves_nothing_behind_and_the_next_one_works() {
             works(&mut client);
             let log = server.log();
             assert!(!log.contains("panic"), "{log}");
+        }
+    });
+}
+
+#[test]
+fn refused_loads_keep_no_memory() {
+    const LOADS: i64 = 50;
+    const SERVERS_OWN: i64 = 1_000;
+    for_all_engines(|engine| {
+        let refused = ["CONFIG", "tagcache.top-keys", "many"];
+        let unknown = ["CONFIG", "tagcache.no-such-setting", "1"];
+        for rest in [refused, unknown] {
+            let server = server(engine);
+            let mut client = server.raw();
+            let mut used_after = |loads| {
+                for _ in 0..loads {
+                    assert!(load(&mut client, &rest).is_error(), "{rest:?}");
+                }
+                info(&mut client, "used_memory")
+            };
+            let first = used_after(5);
+            let kept = (used_after(LOADS) - first) / LOADS;
+            assert!(kept < SERVERS_OWN, "{rest:?}: {kept} bytes per load");
+            if engine.is_valkey() || engine.version() < (8, 0) {
+                return; // See below.
+            }
         }
     });
 }

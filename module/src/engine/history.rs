@@ -5,11 +5,11 @@
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
 
-use ahash::RandomState;
 use hashlink::LinkedHashMap;
 use hashlink::linked_hash_map::RawEntryMut;
 
 use super::index::Effect;
+use super::seeds::Seeded;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TIME_MS};
 
@@ -262,7 +262,7 @@ impl Stamps {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// By the time of their last change, oldest first.
-    rows: LinkedHashMap<Box<[u8]>, Past, RandomState>,
+    rows: LinkedHashMap<Box<[u8]>, Past, Seeded>,
     names: usize,
     /// Holds for tags that are not remembered.
     floor: Past,
@@ -323,11 +323,12 @@ impl History {
         tags: impl Iterator<Item = &'t [u8]>,
         now_ms: u64,
     ) -> Option<u64> {
-        if self.holds_end_ms <= now_ms {
+        // The last millisecond counts, as it does for what expires then: what was stored before is still there.
+        if self.holds_end_ms < now_ms {
             return None;
         }
         let ends = tags.map(|tag| self.find(tag).held_until_ms);
-        ends.filter(|&ms| ms > now_ms).min()
+        ends.filter(|&ms| ms >= now_ms).min()
     }
 
     /// When a tag was last invalidated, hard and soft, unix ms; 0: not in the time that is remembered of it.
@@ -662,9 +663,11 @@ mod tests {
         history.hold(b"b", 150);
         assert_eq!(held(&history, &[b"b"], 50), Some(200));
         assert_eq!(held(&history, &[b"x", b"b", b"a"], 50), Some(100));
-        assert_eq!(held(&history, &[b"a", b"b"], 100), Some(200));
+        assert_eq!(held(&history, &[b"a", b"b"], 100), Some(100));
+        assert_eq!(held(&history, &[b"a", b"b"], 101), Some(200));
         assert_eq!(held(&history, &[b"x"], 50), None);
-        assert_eq!(held(&history, &[b"a", b"b"], 200), None);
+        assert_eq!(held(&history, &[b"a", b"b"], 200), Some(200));
+        assert_eq!(held(&history, &[b"a", b"b"], 201), None);
         // Of a hold of an hour, half is left when the clock is set back.
         let hour = 3_600_000;
         history.hold(b"c", 2 * hour);

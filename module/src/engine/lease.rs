@@ -18,11 +18,11 @@
 mod waiters;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::rc::Rc;
 
-use ahash::RandomState;
-
 use super::index::Freshness;
+use super::seeds::Seeded;
 pub(crate) use super::token::Token;
 use super::token::Tokens;
 
@@ -198,7 +198,7 @@ impl Rows {
 /// All leases of a database.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    by_key: HashMap<Key, Lease, RandomState>,
+    by_key: HashMap<Key, Lease, Seeded>,
     rows: Rows,
     tokens: Tokens,
     last_serial: u64,
@@ -208,7 +208,7 @@ pub(crate) struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self::new(RandomState::new().hash_one(0_u8))
+        Self::new(Seeded::default().hash_one(0_u8))
     }
 }
 

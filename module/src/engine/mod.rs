@@ -12,6 +12,7 @@ mod lists;
 mod marks;
 mod pace;
 mod pages;
+mod seeds;
 mod slots;
 mod stats;
 mod table;
@@ -23,5 +24,6 @@ pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagF
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
 pub(crate) use marks::{Softened, Softness};
 pub(crate) use pace::{Moment, Pace};
+pub(crate) use seeds::Seeded;
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;

@@ -7,12 +7,12 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use ahash::RandomState;
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::hits::Hits;
 use super::pages::{KINDS, PAGE, PageMap, offset_of, page_of};
+use super::seeds::Seeded;
 
 /// Number of an entry in the index of its database.
 ///
@@ -110,7 +110,7 @@ pub(super) struct Slots<E> {
     pages: Vec<Option<Page<E>>>,
     pub(super) hits: Hits,
     /// What entries cost that is too much for a page's `sizes`.
-    large: HashMap<u32, u64, RandomState>,
+    large: HashMap<u32, u64, Seeded>,
     bytes: usize,
 }
 

@@ -1,17 +1,19 @@
 //! From a tag's name to its list.
 
-use ahash::RandomState;
+use std::hash::BuildHasher;
+
 use hashbrown::HashTable;
+
+use super::seeds::Seeded;
 
 /// The table is split so that no single resize moves more than a 64th of it: a million tags grow by steps of about
 /// 0.1 ms instead of one of 10 ms.
 const SHARDS: usize = 64;
 
 /// A hash table of list ids. Names stay in the lists: a row is eight bytes, and a resize touches rows alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TagTable {
-    /// Keyed at random, so that nobody can choose tags that collide.
-    hasher: RandomState,
+    hasher: Seeded,
     shards: Vec<HashTable<Row>>,
 }
 
@@ -28,15 +30,6 @@ const fn spread(hash: u32) -> u64 {
 
 const fn shard_of(hash: u32) -> usize {
     hash as usize % SHARDS
-}
-
-impl Default for TagTable {
-    fn default() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            shards: Vec::new(),
-        }
-    }
 }
 
 impl TagTable {

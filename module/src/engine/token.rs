@@ -4,8 +4,11 @@
 //! a caller chose is remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A
 //! holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
 
-use ahash::RandomState;
+use std::hash::BuildHasher;
+
 use hashlink::LinkedHashMap;
+
+use super::seeds::Seeded;
 
 /// A lease, as its holder knows it: opaque and positive.
 pub(crate) type Token = u64;
@@ -25,7 +28,7 @@ pub(super) struct Tokens {
     start: u64,
     issued: u64,
     /// Hashes of key and chosen token, of leases that are over, and when each is forgotten, the first first.
-    used: LinkedHashMap<u64, u64, RandomState>,
+    used: LinkedHashMap<u64, u64, Seeded>,
 }
 
 impl Tokens {

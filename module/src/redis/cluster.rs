@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 
-use ahash::RandomState;
 use redis_module::raw;
 
 use super::barrier::{Place, guard};
@@ -13,6 +12,7 @@ use super::context::{Context, monotonic_ms};
 use super::filter::Command;
 use super::state::{self, CallsNothingBack};
 use super::waiting;
+use crate::engine::Seeded;
 use crate::native::word;
 
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
@@ -27,7 +27,7 @@ pub(crate) struct Watched {
     is_changing: bool,
     watchful_until_ms: u64,
     /// Clients in a transaction that brings no slot here: all that they queued has passed.
-    harmless: HashSet<u64, RandomState>,
+    harmless: HashSet<u64, Seeded>,
 }
 
 /// CLUSTER commands that move no slot.

@@ -126,13 +126,15 @@ impl Kept {
     #[inline(always)]
     fn send(&self, ctx: &Context<'_>) -> bool {
         let reply = self.reply.load(Ordering::Relaxed);
-        // SAFETY: the context is alive, and the reply is never freed.
+        // SAFETY: the context is alive, and so is the reply until [`release`].
         !reply.is_null() && unsafe { api!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
     }
 }
 
-/// Has the server give the replies that are kept, by commands that do nothing.
-pub(super) fn keep_replies(ctx: &Context<'_>) {
+/// Has the server give the replies that are kept, by commands that do nothing. They refer to the context of the call, so that
+/// is one that lives as long.
+pub(super) fn keep_replies() {
+    let ctx = own();
     // SAFETY: the context is alive; "c" takes a C string.
     unsafe {
         OK.keep(api!(RedisModule_Call(
@@ -145,7 +147,23 @@ pub(super) fn keep_replies(ctx: &Context<'_>) {
     }
 }
 
-/// A context of the module's own, made by `load` and never freed.
+/// Gives back what is kept, before the server closes the module.
+pub(super) fn release() {
+    for kept in [&OK, &HIT] {
+        let reply = kept.reply.swap(std::ptr::null_mut(), Ordering::Relaxed);
+        if !reply.is_null() {
+            // SAFETY: the reply is ours, and nothing names it any more.
+            unsafe { api!(RedisModule_FreeCallReply(reply)) };
+        }
+    }
+    let own = OWN.swap(std::ptr::null_mut(), Ordering::Relaxed);
+    if !own.is_null() {
+        // SAFETY: the context is ours, and nothing names it any more.
+        unsafe { api!(RedisModule_FreeThreadSafeContext(own)) };
+    }
+}
+
+/// A context of the module's own, made by `load`.
 static OWN: AtomicPtr<raw::RedisModuleCtx> = AtomicPtr::new(std::ptr::null_mut());
 
 pub(super) fn make_own(ctx: &Context<'_>) {
@@ -164,7 +182,7 @@ pub(super) fn unreported(close: impl FnOnce()) {
 
 /// For what happens outside of any call that has one.
 pub(super) fn own<'a>() -> Context<'a> {
-    // SAFETY: made before anything calls the module, and never freed.
+    // SAFETY: made before anything calls the module, and freed after that only.
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 

@@ -129,9 +129,27 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         Ok(()) => raw::REDISMODULE_OK as c_int,
         Err(reason) => {
             log(&format!("not loaded: {reason}"));
+            release();
             raw::REDISMODULE_ERR as c_int
         }
     }
+}
+
+/// Where a server takes back a load that the module did not refuse. No server unloads the module later: its data type forbids
+/// that.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, unreachable_pub, reason = "as above")]
+pub extern "C" fn RedisModule_OnUnload(_ctx: *mut raw::RedisModuleCtx) -> c_int {
+    release();
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Gives back all that was made since the load began: the server closes the library next.
+fn release() {
+    guard(Place::Other, (), || {
+        state::end();
+        context::release();
+    });
 }
 
 fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(), &'static str> {
@@ -142,7 +160,9 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     context::make_own(ctx);
     context::choose_options(ctx);
     context::probe_modes();
-    context::keep_replies(ctx);
+    context::keep_replies();
+    // First of what may be refused: servers keep the data type of a module that is not loaded.
+    register_settings(ctx, config)?;
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
@@ -170,7 +190,6 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     }
     propagation::look_again(ctx);
     info::register(ctx);
-    register_settings(ctx, config)?;
     // Last, after all that may be refused: Redis 7.0 keeps subscriptions of a module that it did not load.
     events::subscribe(ctx)
 }

@@ -2,10 +2,8 @@
 //!
 //! Who does it, and when, is in `DESIGN.md` (Reclaiming).
 
-use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use redis_module::{KeysCursor, RedisString};
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
@@ -13,7 +11,8 @@ use super::context::{Context, Mode, moment, now_ms};
 use super::filter;
 use super::key::{Key, Kind};
 use super::propagation;
-use super::state::{self, CallsNothingBack, entry_in, entry_key};
+use super::scan::Cursor;
+use super::state::{self, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
 use crate::engine::{Database, Effect, Slot, Softened, Step, TagFigures};
@@ -186,14 +185,10 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
-    let cursor = begun.map_or_else(KeysCursor::new, |(_, cursor)| cursor.into_inner());
-    let names = RefCell::new(Vec::new());
-    let on_key = |_: &_, name: &RedisString, _: Option<&_>| {
-        names.borrow_mut().push(OwnedStr::new(name.as_slice()));
-    };
-    let is_more = cursor.scan(&ctx.sdk(), &on_key);
-    let cursor = CallsNothingBack::new(cursor);
-    for name in names.take() {
+    let cursor = begun.map_or_else(Cursor::new, |(_, cursor)| cursor);
+    let mut names = Vec::new();
+    let is_more = cursor.step(ctx, &mut names);
+    for name in names {
         if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }

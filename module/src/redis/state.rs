@@ -3,9 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use redis_module::KeysCursor;
-
 use super::cluster::Watched;
+use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use crate::config::Config;
@@ -50,7 +49,7 @@ pub(crate) struct State {
     /// only.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
     /// Where the search for entries that an emptied index does not know is.
-    pub(super) orphans: Option<(u32, CallsNothingBack<KeysCursor>)>,
+    pub(super) orphans: Option<(u32, Cursor)>,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
     /// Something was loaded since the module started.
@@ -405,6 +404,11 @@ pub(crate) fn init(config: Config, lineage: u64) {
     });
 }
 
+/// Drops the state, before the server closes the module.
+pub(super) fn end() {
+    *STATE.0.borrow_mut() = None;
+}
+
 /// Runs `body` with the state.
 ///
 /// No call to the server that can call back may be made from within, since the callback would want the state as well. The
@@ -435,10 +439,6 @@ impl<T> std::fmt::Debug for CallsNothingBack<T> {
 impl<T> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
-    }
-
-    pub(super) fn into_inner(self) -> T {
-        self.0
     }
 }
 

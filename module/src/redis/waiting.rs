@@ -18,14 +18,13 @@ mod keys;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
-use ahash::RandomState;
 use redis_module::raw;
 
 use super::barrier::{Place, Undo, guard, panic_point};
 use super::context::{Context, monotonic_ms};
 use super::state::{self, CallsNothingBack};
 use super::string::{Args, Str};
-use crate::engine::{Caller, Key, Token, Waiter};
+use crate::engine::{Caller, Key, Seeded, Token, Waiter};
 use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
 pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 
@@ -34,7 +33,7 @@ pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 pub(crate) struct Waiters {
     last: Waiter,
     timer: Option<Timer>,
-    blocked: HashMap<Waiter, Blocked, RandomState>,
+    blocked: HashMap<Waiter, Blocked, Seeded>,
     /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
     /// pay nothing before.
     listens: bool,

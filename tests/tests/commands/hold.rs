@@ -101,7 +101,7 @@ fn at_once(client: &mut RawClient, hold: &str, command: &str) {
 #[test]
 fn a_hold_ends() {
     on_both_protocols(|_, client| {
-        at_once(client, "CACHE.HOLD 30 t", "CACHE.SET early v TAGS 1 t");
+        at_once(client, "CACHE.HOLD 1000 t", "CACHE.SET early v TAGS 1 t");
         wait_until("it is over", DEADLINE, || {
             run!(client, "CACHE.SET key v EX 1000 TAGS 1 t");
             native_pttl(client, "key") > 100_000

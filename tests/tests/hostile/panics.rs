@@ -458,6 +458,26 @@ fn a_panic_in_a_callback_of_a_setting_is_survived() {
 }
 
 #[test]
+fn names_of_keys_that_the_index_lost_take_no_memory() {
+    const KEYS: usize = 1_000;
+    const NAME_BYTES: usize = 1_000;
+    with_panicking_module(|_, client| {
+        let before = info(client, "used_memory");
+        for n in 0..KEYS {
+            call!(client, "CACHE.SET", format!("{n:0NAME_BYTES$}"), "v");
+        }
+        call!(client, "CACHE.PANIC", "change");
+        assert!(call!(client, "CACHE.SET", "lost", "v").is_error());
+        wait_until("what the index does not know is removed", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(1)
+        });
+        let kept = info(client, "used_memory") - before;
+        assert!(kept < (KEYS * NAME_BYTES / 2) as i64, "{kept} bytes");
+        call!(client, "CACHE.SET", "kept", "value", "TAGS", 1, "kept");
+    });
+}
+
+#[test]
 fn a_panic_between_index_and_keyspace_empties_that_database() {
     with_panicking_module(|server, client| {
         call!(client, "SELECT", 1);
