@@ -311,7 +311,7 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
         "CACHE.HOLD",
         "CACHE.TAGTIMES",
     ];
-    const WORDS: [&str; 43] = [
+    const WORDS: [&str; 44] = [
         "EX",
         "PX",
         "EXAT",
