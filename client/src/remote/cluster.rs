@@ -1,6 +1,6 @@
 //! A cluster's primaries and which slots are whose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use super::command::{items, number_of, text_of};
 use super::connection::ask;
 use super::error::{Error, Remedy};
+use super::history::History;
 use super::lock;
 use super::node::{Backoff, Node, Place, Settings};
 use super::status::{Record, ServerState, ServerStatus};
@@ -202,7 +203,7 @@ impl Cluster {
         if slotless.closed {
             return None;
         }
-        let node = self.start_node(address)?;
+        let node = self.start_node(address, History::default())?;
         let mut nodes = map.nodes.clone();
         nodes.insert(address.to_owned(), Arc::clone(&node));
         slotless.seen.insert(address.to_owned(), Instant::now());
@@ -291,10 +292,20 @@ impl Cluster {
         }
         let old = self.map.load_full();
         let mut map = Map::default();
+        // Who takes slots over from one that is no primary any more was its replica, and may lack what that one had.
+        let stays: HashSet<String> = found.iter().map(|(.., address)| address.clone()).collect();
+        let before = |first: u16, last: u16| {
+            let leaving = old.ranges.iter().find(|(from, to, address)| {
+                *from <= last && first <= *to && !stays.contains(address)
+            });
+            let node = leaving.and_then(|(.., address)| old.nodes.get(address));
+            node.map_or_else(History::default, |node| node.history())
+        };
         for (first, last, address) in found {
             if !map.nodes.contains_key(&address) {
                 let known = old.nodes.get(&address).cloned();
-                let Some(node) = known.or_else(|| self.start_node(&address)) else {
+                let start = || self.start_node(&address, before(first, last));
+                let Some(node) = known.or_else(start) else {
                     continue;
                 };
                 map.nodes.insert(address.clone(), node);
@@ -333,9 +344,9 @@ impl Cluster {
         news
     }
 
-    fn start_node(&self, address: &str) -> Option<Arc<Node>> {
-        let target = self.target(address)?;
-        Some(Node::start(Place::Primary(target), self.settings.clone()))
+    fn start_node(&self, address: &str, history: History) -> Option<Arc<Node>> {
+        let place = Place::Primary(self.target(address)?);
+        Some(Node::start(place, self.settings.clone(), history))
     }
 }
 

@@ -197,10 +197,15 @@ impl Connection {
         }
     }
 
-    /// The server's lineage and clock, if its module has them and lets this user read them.
-    pub(crate) async fn clock(&self) -> Option<(String, u64)> {
-        let answer = self.send(&redis::cmd("CACHE.CLOCK")).await.ok()?;
-        redis::from_redis_value(answer).ok()
+    /// The server's lineage and clock; `None` if its module has none, or does not let this user read them. An answer that
+    /// does not come is neither.
+    pub(crate) async fn clock(&self, node: &str) -> Result<Option<(String, u64)>, Error> {
+        let answer = self.send(&redis::cmd("CACHE.CLOCK")).await;
+        let clock = answer.and_then(|answer| Ok(redis::from_redis_value(answer)?));
+        match clock.map_err(|error| Error::from_redis(node, None, self.timeout, &error)) {
+            Err(Error::Denied { .. } | Error::ModuleTooOld { .. }) => Ok(None),
+            clock => clock.map(Some),
+        }
     }
 
     /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this

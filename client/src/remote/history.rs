@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     lineage: String,
     /// When which reading was taken, oldest first; since then nothing was missed.
@@ -47,13 +47,24 @@ impl History {
         lost
     }
 
-    pub(crate) fn probed(&mut self, clock: u64, now: Instant, since: Instant) {
+    /// A later reading through the same connection; `false` if it is one of another lineage.
+    pub(crate) fn probed(
+        &mut self,
+        lineage: &str,
+        clock: u64,
+        now: Instant,
+        since: Instant,
+    ) -> bool {
+        if lineage != self.lineage {
+            return false;
+        }
         self.readings.push_back((now, clock));
         while self.readings.len() > Self::MOST
             || self.readings.front().is_some_and(|(at, _)| *at < since)
         {
             self.readings.pop_front();
         }
+        true
     }
 }
 
@@ -70,8 +81,9 @@ mod tests {
         let history = || {
             let mut history = History::default();
             assert_eq!(history.connected("a", 10, at(0), at(0)), Lost::Nothing);
-            history.probed(15, at(30), at(0));
-            history.probed(20, at(60), at(0));
+            assert!(history.probed("a", 15, at(30), at(0)));
+            assert!(history.probed("a", 20, at(60), at(0)));
+            assert!(!history.probed("b", 30, at(60), at(0)));
             history
         };
         assert_eq!(history().connected("a", 30, at(61), at(0)), Lost::Nothing);
@@ -105,7 +117,7 @@ mod tests {
         let mut history = History::default();
         history.connected("a", 0, start, start);
         for n in 0..1000 {
-            history.probed(n, start + Duration::from_secs(n), start);
+            history.probed("a", n, start + Duration::from_secs(n), start);
         }
         assert_eq!(history.readings.len(), History::MOST);
     }

@@ -93,7 +93,9 @@ impl Backoff {
 
 impl Node {
     /// Starts to connect, in the background.
-    pub(crate) fn start(place: Place, settings: Settings) -> Arc<Self> {
+    ///
+    /// `history`: that of the node whose place it takes, if it takes one.
+    pub(crate) fn start(place: Place, settings: Settings, history: History) -> Arc<Self> {
         // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
         let recent = lock(&settings.recent).all(Instant::now());
         let waiting = Waiting::new(settings.max_waiting_connections);
@@ -105,7 +107,7 @@ impl Node {
             target: ArcSwapOption::empty(),
             record: Mutex::new(Record::new()),
             missed: Mutex::default(),
-            history: Mutex::default(),
+            history: Mutex::new(history),
             retired: AtomicBool::new(false),
             look: Notify::new(),
             attempts: watch::Sender::new(0),
@@ -174,6 +176,11 @@ impl Node {
         unsent
     }
 
+    /// What is known of its clock.
+    pub(crate) fn history(&self) -> History {
+        lock(&self.history).clone()
+    }
+
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }
@@ -221,7 +228,7 @@ impl Node {
         }
         connection.establish(&name)?;
         if is_primary {
-            self.make_up_for_losses(&connection, &name).await;
+            self.make_up_for_losses(&connection, &name).await?;
         }
         let takes_writes = self.send_missed(&connection, &name).await?;
         // What is left of the time before is dropped before anybody can read through the new connection.
@@ -244,9 +251,9 @@ impl Node {
 
     /// A server that began anew from what it had, or was promoted, may lack what had been confirmed: it is sent again,
     /// before any read uses the connection.
-    async fn make_up_for_losses(&self, connection: &Connection, name: &str) {
-        let Some((lineage, clock)) = connection.clock().await else {
-            return;
+    async fn make_up_for_losses(&self, connection: &Connection, name: &str) -> Result<(), Error> {
+        let Some((lineage, clock)) = connection.clock(name).await? else {
+            return Ok(());
         };
         let now = Instant::now();
         let (since, mut recent) = {
@@ -255,7 +262,7 @@ impl Node {
         };
         let lost = lock(&self.history).connected(&lineage, clock, now, since);
         match lost {
-            Lost::Nothing => return,
+            Lost::Nothing => return Ok(()),
             Lost::Remembered => {}
             Lost::Forgotten => recent.merge(lock(&self.settings.recent).namespace()),
         }
@@ -267,6 +274,7 @@ impl Node {
             forgotten = forgotten
         );
         self.inherit(&recent);
+        Ok(())
     }
 
     /// Probes until something is wrong; answers what.
@@ -294,10 +302,12 @@ impl Node {
                 }
                 Err(error) => return error,
             }
-            if let Some((_, clock)) = connection.clock().await {
+            if let Ok(Some((lineage, clock))) = connection.clock(&name).await {
                 let now = Instant::now();
                 let since = lock(&self.settings.recent).since(now);
-                lock(&self.history).probed(clock, now, since);
+                if !lock(&self.history).probed(&lineage, clock, now, since) {
+                    return Error::unreachable(name, "it began anew");
+                }
             }
             if let Place::Sentinel(sentinels) = &self.place
                 && sentinels.moved_from(&name, self.settings.timeouts).await

@@ -13,6 +13,7 @@ use super::command::items;
 use super::connection::Timeouts;
 use super::credentials::Access;
 use super::error::Error;
+use super::history::History;
 use super::lock;
 use super::missed::Recent;
 use super::node::{Node, Place, Settings};
@@ -68,7 +69,11 @@ impl Remote {
         let primaries = match &servers.kind {
             Kind::Single => {
                 let target = targets(urls, &access, "server")?.remove(0);
-                Primaries::One(Node::start(Place::Fixed(target), settings))
+                Primaries::One(Node::start(
+                    Place::Fixed(target),
+                    settings,
+                    History::default(),
+                ))
             }
             Kind::Sentinel(service) => {
                 let primary = servers.primary.as_deref();
@@ -80,7 +85,7 @@ impl Remote {
                     asked: AtomicUsize::new(0),
                     primary: Target::new(primary.unwrap_or("redis://127.0.0.1"), &access)?,
                 });
-                Primaries::One(Node::start(place, settings))
+                Primaries::One(Node::start(place, settings, History::default()))
             }
             Kind::Cluster => {
                 let seeds = targets(urls, &access, "node of the cluster")?;

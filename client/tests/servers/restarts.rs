@@ -1,7 +1,10 @@
 //! A server that loses what it had confirmed: started again from an older dump.
 
+use std::time::Duration;
+
 use tagcache::Cache;
 use tagcache_tests::Server;
+use tagcache_tests::proxy::{Proxy, Rewrite};
 
 use crate::support::{cache_at, eventually, long, run, warm};
 
@@ -61,5 +64,24 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
                 assert_eq!(first_read(cache, &key).await, None);
             }
         }
+    });
+}
+
+/// Otherwise a server that is slow at first would be believed to have lost nothing.
+#[test]
+fn a_server_is_not_used_before_it_has_said_what_it_may_have_lost() {
+    let server = Server::start();
+    run(async {
+        // The other command has no such form: an error, and not that there is no such command.
+        let asked = Some(("CACHE.CLOCK", "CACHE.TOUCH"));
+        let rewrite = Rewrite {
+            asked,
+            ..Rewrite::default()
+        };
+        let proxy = Proxy::rewriting(server.port(), rewrite).await;
+        let url = format!("redis://127.0.0.1:{}", proxy.port());
+        let cache = Cache::builder(url).build().await.unwrap();
+        let error = cache.ready(Duration::from_secs(1)).await.unwrap_err();
+        assert!(error.to_string().contains("cache.touch"), "{error}");
     });
 }

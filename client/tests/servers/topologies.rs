@@ -237,6 +237,59 @@ fn a_replica_that_takes_over_is_followed() {
     });
 }
 
+/// Its replica was cut off for so long that the caller no longer knows what it lacks.
+#[test]
+fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
+    let servers = cluster(&Engine::default_engine(), 2, 1);
+    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
+    let primary = id(&mut first);
+    assert_eq!(call!(second, "CLUSTER", "REPLICATE", primary), Reply::ok());
+    wait_until("it is a replica", DEADLINE, || {
+        tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
+    });
+    run(async {
+        let cache = cache_of(&servers).await;
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        eventually("it is replicated", async || {
+            servers[1].raw().call(&["DBSIZE"]).int() == 1
+        })
+        .await;
+        let cut_off = call!(
+            second,
+            "CONFIG",
+            "SET",
+            "masteruser",
+            "nobody",
+            "masterauth",
+            "x"
+        );
+        assert_eq!(cut_off, Reply::ok());
+        call!(second, "CLIENT", "KILL", "TYPE", "MASTER");
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        // So many that those before are forgotten.
+        for round in 0..2 {
+            let tags = (0..100_000).map(|n| format!("{round}:{n}"));
+            cache.invalidate_tags(tags).await.unwrap();
+        }
+        servers[0].pause();
+        assert_eq!(
+            call!(second, "CLUSTER", "FAILOVER", "TAKEOVER"),
+            Reply::ok()
+        );
+        let mut read = None;
+        eventually("the new primary is read", async || {
+            let there =
+                cache.stats().servers[0].address == format!("127.0.0.1:{}", servers[1].port());
+            read = cache.get::<String>("key").await.ok();
+            there && read.is_some()
+        })
+        .await;
+        assert_eq!(read, Some(None));
+        servers[0].resume();
+    });
+}
+
 #[test]
 fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
     let servers = cluster(&Engine::default_engine(), 2, 1);
