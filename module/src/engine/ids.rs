@@ -8,6 +8,9 @@ use super::marks::bytes_of;
 /// Up to this many ids are one sorted array; beyond, a compressed bitmap.
 const FEW: usize = 32;
 
+/// Up to so many ids of a range of 65,536 are an array inside a bitmap.
+const ARRAY: u32 = 4096;
+
 /// So many new ids are put into a bitmap together. Where tags alternate, the place of each lies outside of the processor's
 /// caches: waiting for it one by one took a fifth of the time of loading.
 const TOGETHER: usize = 16;
@@ -259,8 +262,11 @@ impl Many {
     /// Puts all ids into the bitmap.
     fn settle(&mut self) {
         self.new.sort_unstable();
-        // Not by `append`, which looks for the highest id before: in a dense bitmap, through up to 8 KiB.
-        self.ids.extend(&self.new);
+        // Most often they are higher than those before. But `append` looks for the highest of those: in a dense bitmap, which
+        // there is none among so few, through up to 8 KiB.
+        if self.len > ARRAY || self.ids.append(self.new.iter().copied()).is_err() {
+            self.ids.extend(&self.new);
+        }
         self.new.clear();
     }
 
