@@ -262,8 +262,8 @@ impl Many {
     /// Puts all ids into the bitmap.
     fn settle(&mut self) {
         self.new.sort_unstable();
-        // Most often they are higher than those before. But `append` looks for the highest of those: in a dense bitmap, which
-        // there is none among so few, through up to 8 KiB.
+        // Most often they are higher than those before. But `append` looks for the highest of those, in a dense bitmap by a
+        // walk through up to 8 KiB; among so few there is no dense one.
         if self.len > ARRAY || self.ids.append(self.new.iter().copied()).is_err() {
             self.ids.extend(&self.new);
         }
