@@ -135,20 +135,6 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await b.get("k", []))).toBe("new");
   });
 
-  test("a render that fails gives up its own lease, not a later render's", async () => {
-    const a = await process();
-    await a.get("k", []);
-    let fail = (_: Error) => {};
-    const failing = a.set("k", new Promise((_, reject) => (fail = reject)));
-    await redis.call("CACHE.DEL", "next:use:k");
-    const later = a.get("k", []);
-    fail(new Error("half a page"));
-    await failing;
-    expect(await later).toBeUndefined();
-    await a.set("k", Promise.resolve(entry("new")));
-    expect(await text(await a.get("k", []))).toBe("new");
-  });
-
   test("without a lease, what an invalidation overtakes is not stored either", async () => {
     const [a, b] = [await process(), await process()];
     const old = entry("old", ["own"]);
