@@ -6,7 +6,7 @@ import { randomInt } from "node:crypto";
 import { Servers } from "./cluster.js";
 import type { Argument, Connection, Reply } from "./connection.js";
 import { within } from "./errors.js";
-import { Loads } from "./loads.js";
+import { Loads, now } from "./loads.js";
 import { type Codec, DEFAULTS, type Found, type Lifetime, type StoreOptions, V8 } from "./options.js";
 import { Waits } from "./waits.js";
 
@@ -43,7 +43,7 @@ export class Store {
    */
   async read<T>(key: string, readerTags: string[] = []): Promise<Found<T> | undefined> {
     const { leaseMs, waitMs, timeoutMs, onError } = this.#options;
-    const since = Date.now();
+    const since = now();
     const token = newToken();
     const fetch = [this.key(key), "LEASE", leaseMs, "TOKEN", token, ...this.#counted("WITHTAGS", readerTags)];
     try {
@@ -75,17 +75,15 @@ export class Store {
   }
 
   /**
-   * Stores what was loaded since `startedAt` (unix ms; default: the read), unless one of its or its reader's tags was
-   * invalidated meanwhile or another process loads it. Returns whether it did. Errors go to `onError`.
+   * Stores what was loaded since `startedAt` (by `now`, after the read), unless one of its or its reader's tags was
+   * invalidated meanwhile or another request or process loads it. Returns whether it did. Errors go to `onError`.
    */
-  async write(key: string, value: unknown, tags: string[], life: Lifetime, startedAt?: number): Promise<boolean> {
-    const { leaseMs, timeoutMs, maxAge, onError } = this.#options;
-    const load = this.#loads.end(key);
-    const readers = (load?.readerTags ?? []).filter((tag) => !tags.includes(tag));
-    let token = load?.token ?? 0;
+  async write(key: string, value: unknown, tags: string[], life: Lifetime, startedAt: number): Promise<boolean> {
+    const { timeoutMs, maxAge, onError } = this.#options;
+    let { token, readerTags } = this.#loads.end(key, startedAt);
+    const readers = readerTags.filter((tag) => !tags.includes(tag));
     try {
-      const since = startedAt ?? load?.since ?? Date.now() - leaseMs;
-      token ||= await this.#lateLease(key, [...tags, ...readers], since);
+      token ||= await this.#lateLease(key, [...tags, ...readers], startedAt);
       if (token === 0) return false;
       const ms = (time: number, least: number) => Math.max(least, Math.ceil(Math.min(time, maxAge * 1000)));
       const set: Argument[] = [
@@ -108,11 +106,11 @@ export class Store {
     }
   }
 
-  /** Gives up a load, so that the next process begins at once. */
-  async release(key: string): Promise<void> {
-    const load = this.#loads.end(key);
-    if (!load?.token) return;
-    const release = this.send(key, "CACHE.RELEASE", this.key(key), load.token);
+  /** Gives up the load of what began at `startedAt`, so that the next process begins at once. */
+  async release(key: string, startedAt: number): Promise<void> {
+    const { token } = this.#loads.end(key, startedAt);
+    if (token === 0) return;
+    const release = this.send(key, "CACHE.RELEASE", this.key(key), token);
     try {
       await within(this.#options.timeoutMs, "CACHE.RELEASE", release);
     } catch (error) {
@@ -156,9 +154,9 @@ export class Store {
 
   /**
    * A lease for a load that began without one: after a wait that was too short, or a render that Next.js forced.
-   * 0 if another process loads, or if one of the tags was invalidated since the load began, by the clocks.
+   * 0 if another request or process loads, or if one of the tags was invalidated since the load began, by the clocks.
    */
-  async #lateLease(key: string, tags: string[], since: number): Promise<number> {
+  async #lateLease(key: string, tags: string[], startedAt: number): Promise<number> {
     const { leaseMs, timeoutMs, clockSkewMs } = this.#options;
     const token = newToken();
     const both = Promise.all([
@@ -168,6 +166,8 @@ export class Store {
     const [fetched, times] = (await within(timeoutMs, "CACHE.FETCH … EARLY", both)) as [Reply[], Reply[][]];
     if (Number(fetched[3]) === 0) return 0;
     const last = Math.max(0, ...times.flat().map(Number));
+    // The server's times are compared with this machine's, which may have been set since the process began.
+    const since = Date.now() - (now() - startedAt);
     if (last + clockSkewMs < since) return token;
     await this.send(key, "CACHE.RELEASE", this.key(key), token);
     return 0;

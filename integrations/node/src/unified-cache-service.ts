@@ -14,6 +14,7 @@
  */
 import type { AnyClient } from "./cluster.js";
 import type { Listener } from "./invalidations.js";
+import { now } from "./loads.js";
 import { LocalCache, type LocalCacheOptions } from "./local-cache.js";
 import { ALL, type ConnectOptions, SharedCache } from "./shared-cache.js";
 import { SingleFlight } from "./single-flight.js";
@@ -148,12 +149,13 @@ export class UnifiedCacheService {
     const store = this.#shared?.isListening ? this.#shared.store : undefined;
     const found = await store?.read<T>(key);
     if (found && found.state !== "refresh") return keep(found.value, found.freshMs, found.tags);
+    const startedAt = now();
     try {
       const value = await load();
-      const stored = (await store?.write(key, value, [...tags, ALL], { freshMs: ttl, graceMs: 0 })) ?? true;
+      const stored = (await store?.write(key, value, [...tags, ALL], { freshMs: ttl, graceMs: 0 }, startedAt)) ?? true;
       return stored ? keep(value, ttl, tags) : value;
     } catch (error) {
-      await store?.release(key);
+      await store?.release(key, startedAt);
       throw error;
     }
   }

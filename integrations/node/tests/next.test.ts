@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type CacheEntry, type CacheHandler, incrementalCacheHandler, useCacheHandler } from "../src/next/index.js";
+import { now } from "../src/loads.js";
 import type { StoreOptions } from "../src/store.js";
 import { KINDS, type Server, startServer, until } from "./server.js";
 
@@ -23,7 +24,14 @@ beforeEach(() => redis.call("CACHE.FLUSH"));
 /** What Next.js hands over after a render that began now. */
 function entry(text: string, tags: string[] = [], times: Partial<CacheEntry> = {}): CacheEntry {
   const value = new Response(text).body as ReadableStream<Uint8Array>;
-  return { value, tags, stale: 30, timestamp: Date.now(), expire: 3600, revalidate: 900, ...times };
+  return { value, tags, stale: 30, timestamp: now(), expire: 3600, revalidate: 900, ...times };
+}
+
+/** Of a render that took longer than its `revalidate`. */
+async function pastRevalidate(): Promise<CacheEntry> {
+  const rendered = entry("rendered", [], { revalidate: 0.001 });
+  await until("its time is over", () => Date.now() > rendered.timestamp + 10);
+  return rendered;
 }
 
 async function text(found: CacheEntry | undefined): Promise<string | undefined> {
@@ -108,6 +116,25 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await b.get("k", ["soft"])).toBeUndefined();
   });
 
+  test.each([
+    ["lost", {}, () => redis.call("CACHE.DEL", "next:use:k")],
+    ["over", { leaseMs: 50 }, () => until("it is", async () => /leases:0/.test(await redis.info("tagcache")))],
+  ])("a render whose lease is %s is not stored under a later render's", async (_how, options, end) => {
+    const [a, b] = [await process(options), await process()];
+    await a.get("k", []);
+    const old = entry("old", ["own"]);
+    await end();
+    await b.updateTags(["own"]);
+    expect(await a.get("k", [])).toBeUndefined();
+    const fresh = entry("new", ["own"]);
+    await a.set("k", Promise.resolve(old));
+    expect(await redis.exists("next:use:k")).toBe(0);
+    await a.set("k", Promise.resolve(fresh));
+    expect(await text(await b.get("k", []))).toBe("new");
+    await a.set("k", Promise.resolve(entry("old", ["own"], { timestamp: old.timestamp })));
+    expect(await text(await b.get("k", []))).toBe("new");
+  });
+
   test("without a lease, what an invalidation overtakes is not stored either", async () => {
     const [a, b] = [await process(), await process()];
     const old = entry("old", ["own"]);
@@ -166,7 +193,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
   test("past revalidate an entry is stale, and one process renders", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
-    await a.set("k", Promise.resolve(entry("old", [], { timestamp: Date.now() - 1_000, revalidate: 0.5 })));
+    await a.set("k", Promise.resolve(await pastRevalidate()));
     await until("it is stale", async () => rendersAgain(await a.get("k", [])));
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
@@ -210,7 +237,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
   test("the server's clock decides when an entry is stale", async () => {
     const a = await process();
     await a.get("k", []);
-    await a.set("k", Promise.resolve(entry("v", [], { timestamp: Date.now() - 1_000, revalidate: 0.5 })));
+    await a.set("k", Promise.resolve(await pastRevalidate()));
     await redis.call("CACHE.TOUCH", "next:use:k", "PX", 60_000);
     expect(rendersAgain(await a.get("k", []))).toBe(false);
   });
@@ -346,6 +373,28 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     await a().get("/none", CONTEXT);
     await a().set("/none", null, CONTEXT);
     expect(await a().get("/none", CONTEXT)).toMatchObject({ value: null });
+  });
+
+  test("a render whose lease is lost is not stored under a later request's", async () => {
+    const a = await process();
+    const [first, second] = [a(), a()];
+    await first.get("/page", CONTEXT);
+    await redis.call("CACHE.DEL", "next:isr:/page");
+    await first.revalidateTag("t");
+    expect(await second.get("/page", CONTEXT)).toBeNull();
+    await first.set("/page", { ...PAGE, ...{ html: "old" } }, CONTEXT);
+    expect(await redis.exists("next:isr:/page")).toBe(0);
+    await second.set("/page", PAGE, CONTEXT);
+    expect((await a().get("/page", CONTEXT))?.value).toEqual(PAGE);
+  });
+
+  test("a render that was not read first is judged from its request's beginning", async () => {
+    const a = await process();
+    const request = a();
+    await request.revalidateTag("t");
+    await a().get("/page", CONTEXT);
+    await request.set("/page", PAGE, CONTEXT);
+    expect(await redis.exists("next:isr:/page")).toBe(0);
   });
 
   test.each(["t", "_N_T_/page"])("revalidateTag %s drops a page for all processes", async (tag) => {

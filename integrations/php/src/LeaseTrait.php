@@ -28,19 +28,27 @@ trait LeaseTrait
         $token = random_int(1, 2 ** 53 - 1);
         // A value that is refreshed before its expiry is there for those who get no lease, so they need not wait.
         $mode = $item->isHit() ? ['EARLY'] : ['WAIT', min($pool->leaseMs, $pool->server->longestWaitMs())];
+        $fetch = static fn (string|int ...$mode) => $pool->server->run('CACHE.FETCH', $id, 'LEASE', $pool->leaseMs, 'TOKEN', $token, ...$mode);
+        $granted = 0;
         try {
-            [$state, $data, , $granted] = $pool->server->run('CACHE.FETCH', $id, 'LEASE', $pool->leaseMs, 'TOKEN', $token, ...$mode);
+            [$state, $data, , $granted] = $fetch(...$mode);
+            if (!$granted && 'MISS' !== $state) {
+                $found = $pool->unmarshalled($id, $data);
+                if (\is_array($found) && \array_key_exists('value', $found)) {
+                    $save = false;
+
+                    return $found['value'];
+                }
+                // To replace what cannot be decoded takes a lease too.
+                $granted = $fetch('EARLY')[3];
+            }
         } catch (\Exception $e) {
             $pool->warn('Failed to fetch key "{key}"', $e, $item->getKey());
-
-            return $callback($item, $save);
         }
         if (!$granted) {
-            $found = 'MISS' === $state ? null : $pool->unmarshalled($id, $data);
-            $known = \is_array($found) && \array_key_exists('value', $found);
-            $value = $known ? $found['value'] : $callback($item, $save);
-            // After a wait that was too short another process still computes, and stores.
-            $save = $save && !$known && 'MISS' !== $state;
+            $value = $callback($item, $save);
+            // Another process computes and stores. Without a lease the server would not know of an invalidation meanwhile.
+            $save = false;
 
             return $value;
         }

@@ -211,6 +211,50 @@ final class TagcacheAdapterTest extends TestCase
         self::assertFalse($pool->hasItem('k'));
     }
 
+    public function testValueIsReturnedButNotCachedWhereTheLeaseCannotBeAskedFor(): void
+    {
+        $client = Connection::open();
+        $pool = new TagcacheAdapter($client, 'shop');
+        $pool->setLogger($logger = $this->logger());
+        $client->rawCommand('ACL', 'SETUSER', 'nofetch', 'on', 'nopass', '~*', '+@all', '-cache.fetch');
+        $client->rawCommand('AUTH', 'nofetch', 'x');
+        $value = $pool->get('k', function (ItemInterface $item) {
+            $item->tag('t');
+            $this->pool()->invalidateTags(['t']);
+
+            return 'old';
+        });
+        $this->redis->rawCommand('ACL', 'DELUSER', 'nofetch');
+        self::assertSame('old', $value);
+        self::assertFalse($this->pool()->hasItem('k'));
+        self::assertStringContainsString('Failed to fetch', $logger->messages[0]);
+    }
+
+    /** @dataProvider leasesOfOthers */
+    public function testBytesThatDoNotDecodeAreReplacedUnderALeaseOnly(bool $isHeld, mixed $stored): void
+    {
+        $this->redis->rawCommand('CACHE.SET', 'shop:k', 'garbage');
+        if ($isHeld) {
+            $this->redis->rawCommand('CACHE.FETCH', 'shop:k', 'LEASE', '60000', 'EARLY');
+        }
+        $callback = function (ItemInterface $item) {
+            $item->tag('t');
+            $this->pool()->invalidateTags(['t']);
+
+            return 'old';
+        };
+        $pool = $this->pool();
+        self::assertSame('old', $pool->get('k', $callback));
+        self::assertNull($pool->getItem('k')->get());
+        self::assertSame('new', $pool->get('k', static fn () => 'new'));
+        self::assertSame($stored, $pool->getItem('k')->get());
+    }
+
+    public static function leasesOfOthers(): array
+    {
+        return ['free' => [false, 'new'], 'held by another process' => [true, null]];
+    }
+
     public function testBytesThatDoNotDecodeAreALoggedMiss(): void
     {
         $pool = $this->pool('shop', $logger = $this->logger());

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from dogpile.cache import register_backend
@@ -48,6 +49,14 @@ def _deserialize(data: bytes) -> Any:
         raise CantDeserializeException from error
 
 
+@dataclass
+class Lease:
+    """The lease of an entry, of the thread that holds the entry's lock; 0: another caller has it."""
+
+    token: int
+    is_used: bool = False
+
+
 class TagcacheBackend(RedisBackend):
     """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these.
 
@@ -62,8 +71,8 @@ class TagcacheBackend(RedisBackend):
         arguments = {"thread_local_lock": False, **arguments}
         self._key_tags: Callable[[str], Iterable[str]] = arguments.pop("key_tags", lambda key: ())
         self._is_cluster = bool(arguments.pop("cluster", False))
-        # Leases of this process by key: the thread that holds the lock, and the token.
-        self.leases: dict[str, tuple[int, int]] = {}
+        # By key and thread: a creator that outlasts its lock must not store under the lease of the next one.
+        self.leases: dict[tuple[str, int], Lease] = {}
         super().__init__(arguments)  # type: ignore[no-untyped-call]
 
     def _create_client(self) -> None:
@@ -90,23 +99,28 @@ class TagcacheBackend(RedisBackend):
         return [NO_VALUE if found[name] is None else found[name] for name in names]
 
     def set_serialized(self, key: str, value: bytes) -> None:
-        call(self.writer_client, *self._set(key, value))
+        if (command := self._set(key, value)) is not None:
+            call(self.writer_client, *command)
 
     def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
         with self.writer_client.pipeline(transaction=False) as pipeline:
             for key, value in mapping.items():
-                call(pipeline, *self._set(key, value))
+                if (command := self._set(key, value)) is not None:
+                    call(pipeline, *command)
             with explaining():
                 pipeline.execute()
 
-    def _set(self, key: str, value: bytes) -> tuple[Argument, ...]:
+    def _set(self, key: str, value: bytes) -> tuple[Argument, ...] | None:
+        """The command that stores a value; None if nothing may be stored."""
         expiry = ("EX", self.redis_expiration_time) if self.redis_expiration_time else ()
-        thread, token = self.leases.get(key, (None, 0))
+        held = self.leases.get((key, threading.get_ident()))
         lease: tuple[Argument, ...] = ()
-        if thread == threading.get_ident():
+        if held is not None:
+            if not held.token:
+                # The value may have been read before an invalidation, of which the server would not know.
+                return None
             # Refused, which is no error, if one of the tags was invalidated while the creator ran.
-            self.leases.pop(key, None)
-            lease = ("LEASE", token)
+            held.is_used, lease = True, ("LEASE", held.token)
         tags = (*_tags.get(), *listed(self._key_tags(key)))
         return ("CACHE.SET", key, value, *expiry, *lease, *tags_option(tags))
 
@@ -130,7 +144,9 @@ class LeaseMutex(CacheMutex):
     """
 
     def __init__(self, backend: TagcacheBackend, key: str) -> None:
-        self._backend, self._key, self._token = backend, key, 0
+        self._backend, self._key = backend, key
+        # By the thread that holds the lock: dogpile shares this object, and a lock may end before its holder does.
+        self._tokens: dict[int, int] = {}
         self._lock = backend.lock_template.format(key)
         self._timeout = milliseconds(backend.lock_timeout or 60)
 
@@ -152,22 +168,25 @@ class LeaseMutex(CacheMutex):
             if time.monotonic() - begun < left / 2:
                 # A server that grants no leases (a replica, or one at its bounds) does not wait either.
                 time.sleep(self._backend.lock_sleep)
-        self._token = token
+        thread = threading.get_ident()
+        self._tokens[thread] = token
         try:
-            if self._ask(self._key, "TOKEN", token, "EARLY"):
-                self._backend.leases[self._key] = (threading.get_ident(), token)
+            self._backend.leases[self._key, thread] = Lease(self._ask(self._key, "TOKEN", token, "EARLY"))
         except BaseException:
             self.release()
             raise
         return True
 
     def release(self) -> None:
-        call(self._backend.writer_client, "CACHE.RELEASE", self._lock, self._token)
-        lease = self._backend.leases.get(self._key)
-        if lease is not None and lease[1] == self._token:
-            # Nothing was stored: the creator failed, or its value is not to be cached.
-            self._backend.leases.pop(self._key, None)
-            call(self._backend.writer_client, "CACHE.RELEASE", self._key, self._token)
+        thread = threading.get_ident()
+        if thread not in self._tokens:
+            # An async_creation_runner releases in another thread than the one that acquired.
+            thread = next(iter(self._tokens))
+        token, held = self._tokens.pop(thread), self._backend.leases.pop((self._key, thread), None)
+        call(self._backend.writer_client, "CACHE.RELEASE", self._lock, token)
+        if held and held.token and not held.is_used:
+            # The creator failed, or its value is not to be cached.
+            call(self._backend.writer_client, "CACHE.RELEASE", self._key, held.token)
 
     def locked(self) -> bool:
         token = self._ask(self._lock, "TOKEN", new_token())

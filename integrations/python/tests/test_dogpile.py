@@ -58,6 +58,59 @@ def test_value_read_before_an_invalidation_is_not_cached(region):
     assert region.actual_backend.leases == {}
 
 
+def test_without_the_lease_of_the_entry_nothing_is_stored(region, client):
+    # As a loader in another language does, which knows nothing of dogpile's lock.
+    assert call(client, "CACHE.FETCH", "k", "LEASE", 60_000, "TOKEN", 77)[3] == 77
+    with tagged("t"):
+        assert region.get_or_create("k", lambda: "own") == "own"
+        assert region.get_or_create_multi(["k"], lambda *keys: ["own"]) == ["own"]
+    assert region.get("k") is NO_VALUE
+    assert region.actual_backend.leases == {}
+    region.set("k", "set")
+    assert region.get("k") == "set"
+
+
+def test_creator_that_outlasts_its_lock_stores_nothing_in_place_of_the_next_one(client):
+    region = region_of(lock_timeout=0.05)
+    is_read, may_end = threading.Event(), threading.Event()
+
+    def old():
+        is_read.set()
+        assert may_end.wait(timeout=30)
+        return "old"
+
+    def new():
+        region.actual_backend.invalidate_tags("t")
+        may_end.set()
+        thread.join(timeout=30)
+        # Nor did its end give up this one's lock and lease.
+        assert region.actual_backend.leases
+        region.actual_backend.invalidate_tags("t")
+        return "new"
+
+    def create(creator):
+        with tagged("t"):
+            region.get_or_create("k", creator)
+
+    thread = threading.Thread(target=create, args=(old,))
+    thread.start()
+    assert is_read.wait(timeout=30)
+    create(new)
+    assert region.get("k") is NO_VALUE
+    assert region.actual_backend.leases == {}
+
+
+def test_creator_that_stores_itself_is_judged_twice(region):
+    def create():
+        region.set("k", "first")
+        region.actual_backend.invalidate_tags("t")
+        return "old"
+
+    with tagged("t"):
+        assert region.get_or_create("k", create) == "old"
+    assert region.get("k") is NO_VALUE
+
+
 def test_failed_creator_releases_lock_and_lease(region, client):
     with pytest.raises(ZeroDivisionError):
         region.get_or_create("k", lambda: 1 // 0)

@@ -11,6 +11,7 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { now } from "../loads.js";
 import { type Found, Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 import { REFRESHING } from "./use-cache.js";
@@ -72,6 +73,10 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
   let build = "";
 
   return class TagcacheIncrementalHandler implements IncrementalHandler {
+    readonly #madeAt = now();
+    /** When this request's renders began, by key: Next.js does not say it. */
+    readonly #began = new Map<string, number>();
+
     constructor(context?: { serverDistDir?: string | undefined }) {
       build ||= buildIn(context?.serverDistDir);
     }
@@ -83,7 +88,10 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
     async get(key: string, context: Context = {}): Promise<IncrementalEntry | null> {
       // Other kinds have their tags in the entry.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
-      const found = await store.read<IncrementalEntry>(nameOf(key, context.kind), short(readers));
+      const name = nameOf(key, context.kind);
+      const found = await store.read<IncrementalEntry>(name, short(readers));
+      // Of two renders the first: whose value is written cannot be told, and an earlier time stores no older value.
+      if ((!found || found.state === "refresh") && !this.#began.has(name)) this.#began.set(name, now());
       return found ? shown(found, context) : null;
     }
 
@@ -94,7 +102,11 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
       const stored: IncrementalEntry = { value, lastModified: Date.now(), cacheControl: control };
       const expire = control.expire ?? YEAR;
       const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
-      await store.write(nameOf(key, context.fetchCache ? "FETCH" : value?.kind), stored, short([...new Set(tags.filter(Boolean))]), life);
+      const name = nameOf(key, context.fetchCache ? "FETCH" : value?.kind);
+      // What was not read first was rendered within the request in any case.
+      const startedAt = this.#began.get(name) ?? this.#madeAt;
+      this.#began.delete(name);
+      await store.write(name, stored, short([...new Set(tags.filter(Boolean))]), life, startedAt);
     }
 
     async revalidateTag(tags: string | string[], durations?: { expire?: number }): Promise<void> {

@@ -8,6 +8,7 @@
  * export default useCacheHandler({ client: new Redis(process.env.REDIS_URL) });
  * ```
  */
+import { now } from "../loads.js";
 import { Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 
@@ -53,6 +54,7 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
   const pending = new Map<string, Promise<void>>();
 
   async function save(key: string, pendingEntry: Promise<CacheEntry>): Promise<void> {
+    const calledAt = now();
     let entry: CacheEntry;
     let bytes: Uint8Array;
     try {
@@ -60,11 +62,11 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       bytes = new Uint8Array(await new Response(entry.value).arrayBuffer());
     } catch {
       // The render failed half-way, which Next.js reports: what there is of it is not kept, the next process may try.
-      return store.release(key);
+      return store.release(key, calledAt);
     }
     const { tags, stale, timestamp, expire, revalidate } = entry;
     // Next.js renders such an entry anew on every read.
-    if (expire <= 0) return store.release(key);
+    if (expire <= 0) return store.release(key, timestamp);
     const age = Date.now() - timestamp;
     const life = { freshMs: Math.min(revalidate, expire) * 1000 - age, graceMs: expire * 1000 - age };
     await store.write(key, { bytes, stale, timestamp, expire, revalidate } satisfies Stored, short(tags), life, timestamp);
