@@ -81,8 +81,7 @@ impl Core {
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
-        let (local, servers) = (self.local.stats(), self.remote.status());
-        self.counters.read(local, servers)
+        self.counters.read(self.local.stats(), self.remote.status())
     }
 
     /// Reads through the main connection; what is found enters the local tier if nothing overtook it.

@@ -33,7 +33,7 @@ pub struct Inspection {
 }
 
 /// What the servers know of a tag: [`Cache::tag_info`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TagInfo {
     /// Entries that carry it.
@@ -52,10 +52,9 @@ impl<C> Cache<C> {
     pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
         let prefix = &self.core.options.prefix;
         // Keys of other namespaces are among the server's.
-        let asked = if prefix.is_empty() {
-            count.max(1)
-        } else {
-            usize::MAX >> 1
+        let asked = match prefix.as_str() {
+            "" => count.max(1),
+            _ => usize::MAX >> 1,
         };
         let mut cmd = redis::cmd("CACHE.TOP");
         cmd.arg(asked);
@@ -122,12 +121,8 @@ impl<C> Cache<C> {
     /// The user needs the right to `CACHE.INSPECT`.
     pub async fn inspect(&self, key: &str) -> Result<Option<Inspection>, Error> {
         let name = self.core.name(key);
-        let answer = self
-            .core
-            .remote
-            .send(&name, &command::of_key("CACHE.INSPECT", &name))
-            .await?
-            .value;
+        let cmd = command::of_key("CACHE.INSPECT", &name);
+        let answer = self.core.remote.send(&name, &cmd).await?.value;
         if answer == Value::Nil {
             return Ok(None);
         }
@@ -174,16 +169,12 @@ impl<C> Cache<C> {
             };
             let last = Duration::from_millis(read("last_invalidated")?);
             let last = (!last.is_zero()).then(|| SystemTime::UNIX_EPOCH + last);
-            let (entries, bytes) = (read("entries")?, read("bytes")?);
-            let invalidations = read("invalidations")?;
-            let before = info.take();
             // Each primary is told of each invalidation, and has entries of its own.
-            info = Some(TagInfo {
-                entries: entries + before.map_or(0, |info| info.entries),
-                bytes: bytes + before.map_or(0, |info| info.bytes),
-                invalidations: invalidations.max(before.map_or(0, |info| info.invalidations)),
-                last_invalidated: last.max(before.and_then(|info| info.last_invalidated)),
-            });
+            let info = info.get_or_insert_default();
+            info.entries += read("entries")?;
+            info.bytes += read("bytes")?;
+            info.invalidations = info.invalidations.max(read("invalidations")?);
+            info.last_invalidated = info.last_invalidated.max(last);
         }
         Ok(info)
     }

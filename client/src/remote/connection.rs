@@ -201,10 +201,11 @@ impl Connection {
     /// does not come is neither.
     pub(crate) async fn clock(&self, node: &str) -> Result<Option<(String, u64)>, Error> {
         let answer = self.send(&redis::cmd("CACHE.CLOCK")).await;
-        let clock = answer.and_then(|answer| Ok(redis::from_redis_value(answer)?));
-        match clock.map_err(|error| Error::from_redis(node, None, self.timeout, &error)) {
+        match answer.map_err(|error| Error::from_redis(node, None, self.timeout, &error)) {
             Err(Error::Denied { .. } | Error::ModuleTooOld { .. }) => Ok(None),
-            clock => clock.map(Some),
+            Err(error) => Err(error),
+            Ok(answer) => redis::from_redis_value_ref(&answer)
+                .map_err(|_| Error::unexpected(node, "CACHE.CLOCK", &answer)),
         }
     }
 

@@ -35,8 +35,7 @@ impl History {
         let lost = if self.lineage.is_empty() || self.lineage == lineage {
             Lost::Nothing
         } else {
-            let mut reaching = self.readings.iter().filter(|(at, _)| *at >= since);
-            match reaching.next() {
+            match self.readings.iter().find(|(at, _)| *at >= since) {
                 Some((_, first)) if *first <= clock => Lost::Remembered,
                 _ => Lost::Forgotten,
             }
@@ -48,13 +47,8 @@ impl History {
     }
 
     /// A later reading through the same connection; `false` if it is one of another lineage.
-    pub(crate) fn probed(
-        &mut self,
-        lineage: &str,
-        clock: u64,
-        now: Instant,
-        since: Instant,
-    ) -> bool {
+    pub(crate) fn probed(&mut self, read: (&str, u64), now: Instant, since: Instant) -> bool {
+        let (lineage, clock) = read;
         if lineage != self.lineage {
             return false;
         }
@@ -81,9 +75,9 @@ mod tests {
         let history = || {
             let mut history = History::default();
             assert_eq!(history.connected("a", 10, at(0), at(0)), Lost::Nothing);
-            assert!(history.probed("a", 15, at(30), at(0)));
-            assert!(history.probed("a", 20, at(60), at(0)));
-            assert!(!history.probed("b", 30, at(60), at(0)));
+            assert!(history.probed(("a", 15), at(30), at(0)));
+            assert!(history.probed(("a", 20), at(60), at(0)));
+            assert!(!history.probed(("b", 30), at(60), at(0)));
             history
         };
         assert_eq!(history().connected("a", 30, at(61), at(0)), Lost::Nothing);
@@ -117,7 +111,7 @@ mod tests {
         let mut history = History::default();
         history.connected("a", 0, start, start);
         for n in 0..1000 {
-            history.probed("a", n, start + Duration::from_secs(n), start);
+            history.probed(("a", n), start + Duration::from_secs(n), start);
         }
         assert_eq!(history.readings.len(), History::MOST);
     }

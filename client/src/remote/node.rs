@@ -256,10 +256,8 @@ impl Node {
             return Ok(());
         };
         let now = Instant::now();
-        let (since, mut recent) = {
-            let mut recent = lock(&self.settings.recent);
-            (recent.since(now), recent.all(now))
-        };
+        let mut recent = lock(&self.settings.recent).all(now);
+        let since = lock(&self.settings.recent).since(now);
         let lost = lock(&self.history).connected(&lineage, clock, now, since);
         match lost {
             Lost::Nothing => return Ok(()),
@@ -302,10 +300,13 @@ impl Node {
                 }
                 Err(error) => return error,
             }
-            if let Ok(Some((lineage, clock))) = connection.clock(&name).await {
-                let now = Instant::now();
+            // That of a replica is none of its own.
+            if connection.greeting.is_primary
+                && let Ok(Some((lineage, clock))) = connection.clock(&name).await
+            {
+                let (now, read) = (Instant::now(), (lineage.as_str(), clock));
                 let since = lock(&self.settings.recent).since(now);
-                if !lock(&self.history).probed(&lineage, clock, now, since) {
+                if !lock(&self.history).probed(read, now, since) {
                     return Error::unreachable(name, "it began anew");
                 }
             }

@@ -74,6 +74,7 @@ pub(crate) fn like_a_primary(words: &[String]) -> String {
             "%2\r\n+role\r\n+master\r\n+modules\r\n*1\r\n*4\r\n+name\r\n+tagcache\r\n+ver\r\n:200\r\n"
                 .into()
         }
+        ["CACHE.CLOCK"] => "*2\r\n+lineage\r\n:0\r\n".into(),
         ["PING", nonce] => format!("+{nonce}\r\n"),
         ["SUBSCRIBE", channel] => format!(">3\r\n+subscribe\r\n+{channel}\r\n:1\r\n"),
         _ => "+OK\r\n".into(),
