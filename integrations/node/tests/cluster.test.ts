@@ -2,6 +2,7 @@
 import { Redis } from "ioredis";
 import { createCluster } from "redis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { now } from "../src/loads.js";
 import { type AnyClient, Servers, slotOf } from "../src/cluster.js";
 import { createKeyv } from "../src/keyv.js";
 import { useCacheHandler } from "../src/next/index.js";
@@ -100,7 +101,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     const [one, two] = handlers as [(typeof handlers)[0], (typeof handlers)[0]];
     const rendered = (text: string) => {
       const value = new Response(text).body as ReadableStream<Uint8Array>;
-      return Promise.resolve({ value, tags: ["t"], stale: 30, timestamp: Date.now(), expire: 3600, revalidate: 900 });
+      return Promise.resolve({ value, tags: ["t"], stale: 30, timestamp: now(), expire: 3600, revalidate: 900 });
     };
     for (const key of keys.slice(0, 9)) {
       expect(await one.get(key, ["soft"])).toBeUndefined();
