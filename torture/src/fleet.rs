@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// What the processes say of themselves.
     pub(crate) said: String,
-    /// What happened around the first violation.
+    /// The records around the first violation.
     pub(crate) history: Vec<Record>,
 }
 

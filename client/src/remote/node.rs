@@ -176,7 +176,7 @@ impl Node {
         unsent
     }
 
-    /// What is known of its clock.
+    /// The readings of its server's clock.
     pub(crate) fn history(&self) -> History {
         lock(&self.history).clone()
     }

@@ -200,8 +200,8 @@ fn a_key_that_moves_to_another_node_is_followed() {
     });
 }
 
-#[test]
-fn a_replica_that_takes_over_is_followed() {
+/// A cluster of one primary and its replica, which has caught up.
+fn primary_and_replica() -> Vec<Server> {
     let servers = cluster(&Engine::default_engine(), 2, 1);
     let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
     let primary = id(&mut first);
@@ -209,6 +209,13 @@ fn a_replica_that_takes_over_is_followed() {
     wait_until("it is a replica", DEADLINE, || {
         tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
     });
+    servers
+}
+
+#[test]
+fn a_replica_that_takes_over_is_followed() {
+    let servers = primary_and_replica();
+    let mut second = servers[1].raw();
     run(async {
         let cache = cache_of(&servers).await;
         cache.set("key", &"old".to_owned(), long()).await.unwrap();
@@ -240,13 +247,8 @@ fn a_replica_that_takes_over_is_followed() {
 /// Its replica was cut off for so long that the caller no longer knows what it lacks.
 #[test]
 fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
-    let servers = cluster(&Engine::default_engine(), 2, 1);
-    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
-    let primary = id(&mut first);
-    assert_eq!(call!(second, "CLUSTER", "REPLICATE", primary), Reply::ok());
-    wait_until("it is a replica", DEADLINE, || {
-        tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
-    });
+    let servers = primary_and_replica();
+    let mut second = servers[1].raw();
     run(async {
         let cache = cache_of(&servers).await;
         let entry = long().tags(["tag"]);
@@ -292,13 +294,8 @@ fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
 
 #[test]
 fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
-    let servers = cluster(&Engine::default_engine(), 2, 1);
-    let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
-    let primary = id(&mut first);
-    assert_eq!(call!(second, "CLUSTER", "REPLICATE", primary), Reply::ok());
-    wait_until("it is a replica", DEADLINE, || {
-        tagcache_tests::look::info_text(&mut second, "master_link_status") == "up"
-    });
+    let servers = primary_and_replica();
+    let mut second = servers[1].raw();
     run(async {
         let cache = cache_of(&servers).await;
         cache

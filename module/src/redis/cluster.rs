@@ -150,7 +150,7 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
                 (MULTI, Some(client)) if was_harmless || !is_in_transaction => {
                     harmless.insert(client);
                 }
-                // What was queued before anything was watched may bring a slot.
+                // It may run a CLUSTER command that was queued before the watch began.
                 (EXEC, Some(_)) => watched.is_changing |= is_in_transaction && !was_harmless,
                 (EXEC, None) => watched.is_changing |= now < watched.watchful_until_ms,
                 _ => {}

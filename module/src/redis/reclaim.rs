@@ -165,7 +165,8 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 }
 
 /// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
-/// ([`State::has_news`](state::State::has_news)). What is loaded was logged by a server that was past that.
+/// ([`State::has_news`](state::State::has_news)). That does not hold while a log is loaded: the server that wrote it had told
+/// them.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     if !ctx.is_loading() && state::with(|state| state.has_news()) {
         return false;
@@ -274,12 +275,11 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
         let index = &state.database(db).index;
         let softness = index.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
-        let is_new = false;
         let over = over_ms <= now_ms && !index.is_gone(slot);
         over.then_some(Softened {
             slot,
             softness,
-            is_new,
+            is_new: false,
         })
     });
     over.is_some_and(|softened| {

@@ -381,7 +381,7 @@ fn transactions_queued_before_any_lease_end_those_that_they_meet() {
         }
         let token = lease(&mut here, "key");
         let idle = lease(&mut here, "other");
-        // What clients queue, and EXEC without MULTI, end none.
+        // No lease ends by commands that are only queued, nor by an EXEC without MULTI.
         let block = ["MULTI", "CLUSTER INFO", "DBSIZE", "EXEC", "EXEC"];
         here.pipeline(&block.map(tagcache_tests::split));
         assert!(set_leased(&mut here, "other", "v", idle, &[]));
