@@ -189,13 +189,8 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     };
     access::check_pairs(ctx, args, asked.tags(), reach)?;
     if asked.at_ms.is_none() {
-        for tag in [condition.all, condition.any]
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            reclaim::meet_expired(ctx, tag);
-        }
+        let tags = [condition.all, condition.any].into_iter().flatten();
+        reclaim::meet_expired(ctx, tags.flatten().copied());
     }
     if asked.is_dry_run {
         let db = ctx.db();

@@ -10,7 +10,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
     let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
     let db = ctx.db();
-    let hidden = reclaim::meet_expired(ctx, tag);
+    let hidden = reclaim::meet_expired(ctx, [tag].into_iter());
     let (mut figures, past) = state::with(|state| {
         let database = state.database(db);
         let past = database.history.of_named(tag).copied();

@@ -1,6 +1,6 @@
 //! One database: its index, its clock, its memory of invalidations, its leases, its counters.
 
-use super::history::{History, Moment, REMEMBERED};
+use super::history::{History, Moment, REMEMBERED, ROW_BYTES};
 use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
 use super::marks::Softness;
@@ -32,11 +32,20 @@ pub(crate) struct Database<E> {
 impl<E: Copy + Default + PartialEq> Database<E> {
     /// Has the history remember something of these tags, and no more of others than it may.
     fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
+        // More than is added; [`Database::tidy`] does what is left.
+        let bytes = |tag: &[u8]| 4 * (tag.len() + ROW_BYTES);
         for tag in tags {
             record(&mut self.history, tag);
-            self.history
-                .trim(REMEMBERED, |tag| self.index.is_carried(tag));
+            let is_carried = |tag: &[u8]| self.index.is_carried(tag);
+            self.history.trim(REMEMBERED, bytes(tag), is_carried);
         }
+    }
+
+    /// Forgets what is over, a little of it: to be called now and then.
+    pub(crate) fn tidy(&mut self, monotonic_ms: u64) {
+        self.leases.forget(monotonic_ms, 1_024);
+        let is_carried = |tag: &[u8]| self.index.is_carried(tag);
+        self.history.tidy(REMEMBERED, is_carried);
     }
 
     /// Makes entries gone, or stale, and returns how many; of [`Invalidation::Tags`], how many (entry, tag) pairs that are.

@@ -26,6 +26,9 @@ pub(crate) struct Remembered {
     pub(crate) bytes: usize,
 }
 
+/// What a look at a row costs beside its name, in bytes of names.
+pub(crate) const ROW_BYTES: usize = 16;
+
 /// How far the clocks of two nodes may differ, ms: an entry of another node that was written up to this long after an
 /// invalidation counts as written before it.
 pub(crate) const CLOCKS_DIFFER_MS: u64 = 1_000;
@@ -473,21 +476,22 @@ impl History {
         self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
-    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay. Amortised
-    /// O(1) after each tag that was recorded.
-    pub(crate) fn trim(&mut self, most: Remembered, is_carried: impl Fn(&[u8]) -> bool) {
-        let mut passed_over = 0;
-        while self.rows.len() > most.tags || self.names > most.bytes {
+    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay. O(`bytes`): so
+    /// many of names and rows are looked at.
+    pub(crate) fn trim(
+        &mut self,
+        most: Remembered,
+        bytes: usize,
+        is_carried: impl Fn(&[u8]) -> bool,
+    ) {
+        let mut left = bytes;
+        while left > 0 && (self.rows.len() > most.tags || self.names > most.bytes) {
             let Some((tag, past)) = self.rows.pop_front() else {
                 return;
             };
+            left = left.saturating_sub(tag.len() + ROW_BYTES);
             if is_carried(&tag) {
                 self.rows.insert(tag, past);
-                passed_over += 1;
-                // All of them may be carried.
-                if passed_over == 4 {
-                    return;
-                }
             } else {
                 self.names -= tag.len();
                 self.floor.merge(&Past {
@@ -496,6 +500,17 @@ impl History {
                     ..past
                 });
             }
+        }
+    }
+
+    /// Folds some of what entries carried when it was recorded, and do not any more, and gives its memory back: to be called
+    /// now and then.
+    pub(crate) fn tidy(&mut self, most: Remembered, is_carried: impl Fn(&[u8]) -> bool) {
+        const BYTES: usize = 64 << 10;
+        let before = self.rows.len();
+        self.trim(most, BYTES, is_carried);
+        if self.rows.len() < before {
+            self.rows.shrink_to_fit(); // It keeps what was taken out, to be used again.
         }
     }
 
@@ -681,7 +696,7 @@ mod tests {
     fn the_times_of_a_tag_are_its_own() {
         let mut history = History::default();
         history.record(b"old", at(5), Effect::Gone);
-        history.trim(up_to(0), |_| false);
+        history.trim(up_to(0), usize::MAX, |_| false);
         history.record(b"a", at(7), Effect::Stale);
         assert_eq!(history.times(b"a", false), (0, 7));
         history.record(b"a", at(9), Effect::Gone);
@@ -691,7 +706,7 @@ mod tests {
         for tag in [b"x", b"y"] {
             history.record(tag, at(30), Effect::Gone);
         }
-        history.trim(up_to(1), |_| false);
+        history.trim(up_to(1), usize::MAX, |_| false);
         assert_eq!(history.times(b"y", false).0, 30);
         assert_eq!(history.times(b"x", false).0, 0);
     }
@@ -801,7 +816,7 @@ mod tests {
         }
         history.record(b"1", at(11), Effect::Stale);
         for _ in 0..10 {
-            history.trim(up_to(4), |tag| tag == b"3");
+            history.trim(up_to(4), usize::MAX, |tag| tag == b"3");
         }
         history.validate();
         assert_eq!(history.len(), 4);
@@ -828,17 +843,41 @@ mod tests {
         let mut history = History::default();
         for number in 10..30 {
             history.record(format!("{number}").as_bytes(), at(number), Effect::Gone);
-            history.trim(most, |_| false);
+            history.trim(most, usize::MAX, |_| false);
         }
         assert_eq!(history.len(), 20);
         history.record(&[b't'; 35], at(30), Effect::Gone);
-        history.trim(most, |_| false);
+        history.trim(most, usize::MAX, |_| false);
         history.validate();
         assert_eq!(history.len(), 3);
         // Those that entries carry stay, and are not looked at for ever.
         history.record(&[b'u'; 35], at(31), Effect::Gone);
-        history.trim(most, |_| true);
+        history.trim(most, 1_000, |_| true);
         assert_eq!(history.len(), 4);
+    }
+
+    #[test]
+    fn tags_that_were_carried_are_folded_a_few_at_a_time() {
+        const TAGS: u64 = 20_000;
+        let mut history = History::default();
+        let tag = |number| format!("tag{number:05}").into_bytes();
+        for number in 0..TAGS {
+            history.record(&tag(number), at(number + 1), Effect::Gone);
+            history.trim(up_to(100), 4 * (8 + ROW_BYTES), |_| true);
+        }
+        let most = history.heap_bytes();
+        history.trim(up_to(100), 4 * (8 + ROW_BYTES), |_| false);
+        assert_eq!(history.len() as u64, TAGS - 4);
+        let mut rounds = 0;
+        while history.len() > 100 {
+            let before = history.len();
+            history.tidy(up_to(100), |_| false);
+            assert!((1..3_000).contains(&(before - history.len())));
+            rounds += 1;
+        }
+        assert!(rounds > 1 && history.heap_bytes() < most / 50);
+        assert!(outdated(&history, &tag(0), 1, true, TAGS + 1));
+        history.validate();
     }
 
     #[test]
@@ -851,7 +890,7 @@ mod tests {
         }
         assert_eq!(invalidations(&history, b"a"), Some(1));
         // One that comes after tags of the same command were folded.
-        history.trim(up_to(0), |_| false);
+        history.trim(up_to(0), usize::MAX, |_| false);
         history.record(b"c", at(1), Effect::Gone);
         assert_eq!(invalidations(&history, b"c"), Some(1));
         history.record(b"c", at(2), Effect::Gone);
@@ -870,7 +909,7 @@ mod tests {
         history.record(b"a", at(6), Effect::Gone);
         assert_eq!(named(&history), [true, false]);
         // Trimming forgets the names as well.
-        history.trim(up_to(0), |_| false);
+        history.trim(up_to(0), usize::MAX, |_| false);
         history.record_condition(b"a", at(7), Effect::Stale, 0);
         assert_eq!(named(&history), [false, false]);
         assert_eq!(history.times(b"a", false), (0, 7));
@@ -933,7 +972,7 @@ mod tests {
         history.record(b"a", at(5), Effect::Stale);
         assert_eq!(history.latest_ms(), 5);
         assert!(!history.is_empty());
-        history.trim(up_to(0), |_| false);
+        history.trim(up_to(0), usize::MAX, |_| false);
         assert_eq!(history.latest_ms(), 5);
         assert!(history.is_empty());
     }
@@ -992,7 +1031,7 @@ mod tests {
         history.record(b"b", at(2), Effect::Stale);
         history.record_everything(at(3), Effect::Stale);
         history.record(b"c", at(4), Effect::Gone);
-        history.trim(up_to(1), |tag| tag != b"c" && tag != b"b");
+        history.trim(up_to(1), usize::MAX, |tag| tag != b"c" && tag != b"b");
         let loaded = loaded_from(&history);
         loaded.validate();
         let floor = history.floor;

@@ -212,10 +212,12 @@ impl Context<'_> {
         unsafe { api!(RedisModule_GetSelectedDb(self.raw)) as u32 }
     }
 
-    /// Selects a database for this context. Only for contexts that are not a client's.
-    pub(crate) fn select(&self, db: u32) {
+    /// Selects a database for this context; false, and nothing done, if there is none of this number. Only for contexts that
+    /// are not a client's.
+    pub(crate) fn select(&self, db: u32) -> bool {
         // SAFETY: the context is alive; an unknown number is answered with an error and changes nothing.
-        unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
+        let selected = unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
+        selected == raw::REDISMODULE_OK as c_int
     }
 
     fn flags(&self) -> u32 {

@@ -355,7 +355,7 @@ fn cron(ctx: &Context<'_>) {
         state.watch_clock(now, monotonic);
         state.has_loaded = true; // The server has started: what it loads from here on is no restart.
         for (_, database) in state.databases_mut() {
-            database.leases.forget(monotonic, 1_024);
+            database.tidy(monotonic);
         }
     });
 }

@@ -52,12 +52,16 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     }
 }
 
-/// Has the server look at each entry of a small tag, so that it removes those that have expired or are past their grace
-/// since a soft invalidation: it does so by itself only in time. Answers what of the tag it hides without removing it, as a
-/// replica does. O(entries, up to `reclaim-inline`).
-pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
+/// Has the server look at each entry of small tags, so that it removes those that have expired or are past their grace
+/// since a soft invalidation: it does so by itself only in time. Answers what of the tags it hides without removing it, as a
+/// replica does. O(tags + entries, of these up to `reclaim-inline`).
+pub(crate) fn meet_expired<'t>(
+    ctx: &Context<'_>,
+    tags: impl Iterator<Item = &'t [u8]>,
+) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
-    for (slot, handle, name) in few_of(ctx, db, tag) {
+    let mut left = most_looks(ctx);
+    for (slot, handle, name) in tags.flat_map(|tag| few_of(db, tag, &mut left)) {
         let is_over = end_grace(ctx, db, slot, now);
         if ctx.exists(name.as_str()) && !is_over {
             continue;
@@ -74,9 +78,9 @@ pub(crate) fn meet_expired(ctx: &Context<'_>, tag: &[u8]) -> TagFigures {
 }
 
 /// Before these tags are invalidated: has the server remove the entries of small ones that have expired or are past their
-/// grace since a soft invalidation, and takes their other entries out if they become gone, up to `reclaim-inline`, which costs less than to find them again afterwards. Returns how many
-/// (entry, tag) pairs were taken. O(entries), up to `reclaim-inline` for each tag, and for each entry that is taken O(its
-/// tags × log of those given).
+/// grace since a soft invalidation, and takes their other entries out if they become gone, which costs less than to find
+/// them again afterwards. Returns how many (entry, tag) pairs were taken. O(tags + entries), of these up to `reclaim-inline`,
+/// and for each entry that is taken O(its tags × log of those given).
 pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
     let (db, now, mut pairs) = (ctx.db(), now_ms(), 0);
     // Each once, and in an order in which the tags of an entry are found among many.
@@ -84,21 +88,17 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     tags.sort_unstable();
     tags.dedup();
     // As in [`after_invalidation`] and [`step`].
-    let may_take = effect == Effect::Gone && !ctx.is_atomic_block();
-    let mut left = state::with(|state| {
-        let most = state.config.reclaim_inline;
-        (may_take && !state.has_news()).then_some(most)
-    })
-    .unwrap_or(0);
-    for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(ctx, db, tag)) {
+    let may_take =
+        effect == Effect::Gone && !ctx.is_atomic_block() && !state::with(|state| state.has_news());
+    let mut left = most_looks(ctx);
+    for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
         end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
-        let Some(slot) = entry.filter(|_| left > 0).and_then(Entry::slot) else {
+        let Some(slot) = entry.filter(|_| may_take).and_then(Entry::slot) else {
             continue;
         };
-        left -= 1;
         pairs += state::with(|state| {
             let Database {
                 index, counters, ..
@@ -118,18 +118,24 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     pairs
 }
 
-/// The entries of a tag, gone ones included, with their names; none if there are more than are looked at inside a command.
-fn few_of(ctx: &Context<'_>, db: u32, tag: &[u8]) -> Vec<(Slot, Handle, OwnedStr)> {
+/// How many entries a command may look at, whatever it names.
+fn most_looks(ctx: &Context<'_>) -> u64 {
     if ctx.is_cluster() && ctx.is_atomic_block() {
-        return Vec::new(); // See [`help`]: the block's keys may be of another slot.
+        return 0; // See [`help`]: the block's keys may be of another slot.
     }
+    state::with(|state| state.config.reclaim_inline)
+}
+
+/// The entries of a tag, gone ones included, with their names; none if there are more than are left to be looked at inside
+/// a command.
+fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> {
     state::with(|state| {
-        let most = state.config.reclaim_inline;
         let index = &state.database(db).index;
         let mut slots = SmallVec::<[Slot; 16]>::new();
-        if most == 0 || index.scan_tag(tag, 0, most, |slot| slots.push(slot)) != 0 {
+        if *left == 0 || index.scan_tag(tag, 0, *left, |slot| slots.push(slot)) != 0 {
             return Vec::new();
         }
+        *left -= slots.len() as u64;
         let named = |slot| {
             (
                 slot,

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
+use super::context::own;
 use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
@@ -39,7 +40,7 @@ pub(crate) struct State {
     pub(crate) expired: bool,
     /// The gone entry that was removed last other than by the module, until any entry comes or goes: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
-    /// The database that the client has selected whose MOVE or COPY is under way.
+    /// The database that the client has selected whose MOVE or COPY is under way: where the entry comes from.
     pub(crate) selected: Option<u32>,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
@@ -64,8 +65,12 @@ pub(crate) struct State {
     pub(crate) cluster: Option<Watched>,
 }
 
-/// More databases than any server has.
-pub(crate) const MAX_DATABASES: u64 = 1 << 20;
+/// Whether there may be a database of this number: what is loaded may come from a server that has more of them, within
+/// what an array of them may take.
+pub(crate) fn may_be_database(number: u64) -> bool {
+    const FEW: u64 = 1 << 20;
+    number < FEW || u32::try_from(number).is_ok_and(|number| own().select(number))
+}
 
 /// Databases by number.
 type Databases = Vec<Option<Box<Database<Handle>>>>;
@@ -296,7 +301,7 @@ impl State {
         /// The clock is an integer of the protocol.
         const MAX_CLOCK: u64 = i64::MAX as u64;
         while !bytes.is_empty() {
-            let number = leb128::take(&mut bytes).filter(|&number| number < MAX_DATABASES)?;
+            let number = leb128::take(&mut bytes).filter(|&number| may_be_database(number))?;
             let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
             let database = database(self, number as u32);
             database.clock = database.clock.max(reading);

@@ -505,8 +505,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         return;
     };
     let was_gone = passage.facts.is_gone;
-    let lateness = if way == Way::Restored && !was_gone {
-        lateness(ctx, db, entry, &mut passage)
+    // What comes from another database was written there: this one's invalidations did not reach it.
+    let is_from_elsewhere = match way {
+        Way::Moved => state::with(|state| state.selected.is_some_and(|from| from != db)),
+        Way::Restored => true,
+        Way::Loaded => false,
+    };
+    let lateness = if is_from_elsewhere && !was_gone {
+        lateness(ctx, db, entry, way, &mut passage)
     } else {
         Lateness::InTime
     };
@@ -598,14 +604,23 @@ pub(crate) enum Lateness {
 /// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
 /// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance, and remembers which
 /// entries the UNLINK may concern in case that it becomes a primary before that comes.
-fn lateness(ctx: &Context<'_>, db: u32, entry: Entry<'_>, passage: &mut Passage) -> Lateness {
+fn lateness(
+    ctx: &Context<'_>,
+    db: u32,
+    entry: Entry<'_>,
+    way: Way,
+    passage: &mut Passage,
+) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(real, monotonic);
         let now = state.stamps_at(real, || monotonic).now_ms(real);
         let facts = &mut passage.facts;
-        let is_own = facts.origin != 0 && facts.origin == state.origin();
+        let is_own = match way {
+            Way::Moved => !facts.is_foreign,
+            _ => facts.origin != 0 && facts.origin == state.origin(),
+        };
         facts.is_foreign = !is_own;
         let is_stale = facts.soft_since_ms.is_some();
         let history = &state.database(db).history;

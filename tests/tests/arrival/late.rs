@@ -80,6 +80,46 @@ fn native_flushes_and_swaps_forget_no_invalidation() {
 }
 
 #[test]
+fn an_entry_from_another_database_is_gone_if_it_is_older_than_an_invalidation_here() {
+    for_all_engines(|engine| {
+        for way in WAYS {
+            let server = Server::builder().engine(engine).start();
+            let mut client = server.raw();
+            for (key, tag) in [("moved", "t"), ("copied", "t"), ("free", "untouched")] {
+                run!(
+                    client,
+                    "CACHE.SET {key} value GRACE 600000 TAGS 2 {tag} both"
+                );
+                assert_eq!(run!(client, "MOVE {key} 1"), Reply::Int(1));
+            }
+            client.call(&split(way));
+            run!(client, "SELECT 1");
+            for key in ["moved", "copied", "free"] {
+                let value = run!(client, "CACHE.GET {key}");
+                assert_eq!(value, Reply::bulk("value"), "{way}: not invalidated here");
+            }
+            assert_eq!(run!(client, "COPY copied copied DB 0"), Reply::Int(1));
+            for key in ["moved", "free"] {
+                assert_eq!(run!(client, "MOVE {key} 0"), Reply::Int(1));
+            }
+            run!(client, "CACHE.SET new value TAGS 2 t both");
+            assert_eq!(run!(client, "MOVE new 0"), Reply::Int(1));
+            run!(client, "SELECT 0");
+            for key in ["moved", "copied"] {
+                assert_never_visible(&mut client, key, way);
+            }
+            let new = run!(client, "CACHE.GET new");
+            assert_eq!(new, Reply::bulk("value"), "{way}: written later");
+            if way.contains("IDATE t") {
+                let free = run!(client, "CACHE.GET free");
+                assert_eq!(free, Reply::bulk("value"), "{way}: of another tag");
+            }
+            assert_index_agrees(&server, &[0, 1], &[b"t", b"both"]);
+        }
+    });
+}
+
+#[test]
 fn tags_folded_into_the_floor_are_not_forgotten() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();

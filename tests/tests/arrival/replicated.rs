@@ -108,6 +108,36 @@ fn an_arrival_refused_by_the_allowance_leaves_replicas_too() {
 }
 
 #[test]
+fn entries_from_another_database_are_refused_on_replicas_too() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        for nested in ["alone", "in a transaction", "in a script"] {
+            for command in ["MOVE key 0", "COPY key key DB 0"] {
+                run!(here, "CACHE.SET key value TAGS 1 t");
+                assert_eq!(run!(here, "MOVE key 1"), Reply::Int(1));
+                run!(here, "CACHE.INVALIDATE t");
+                run!(here, "SELECT 1");
+                match nested {
+                    "alone" => drop(here.call(&split(command))),
+                    "in a script" => {
+                        let eval = args!["EVAL", "return redis.call(unpack(ARGV))", 0];
+                        here.call(&[eval, split(command)].concat());
+                    }
+                    _ => drop(here.pipeline(&[args!["MULTI"], split(command), args!["EXEC"]])),
+                }
+                run!(here, "SELECT 0");
+                let what = format!("{command} {nested}");
+                assert_never_visible(&mut here, "key", &what);
+                assert_same(&primary, &replica, &[0, 1]);
+                assert_eq!(run!(there, "EXISTS key"), Reply::Int(0), "{what}");
+                run!(here, "FLUSHALL");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
     // A tag that entries carry keeps its own time, whatever was folded since.
     for_all_engines(|engine| {

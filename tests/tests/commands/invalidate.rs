@@ -1,7 +1,10 @@
 //! CACHE.INVALIDATE and CACHE.FLUSH.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, call, on_both_protocols};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run, split,
+    wait_until,
+};
 
 use crate::unix_ms;
 
@@ -200,6 +203,34 @@ fn invalidate_works_the_same_with_a_large_and_a_small_tag() {
             );
             assert!(call!(client, "CACHE.GET", "key0").is_null());
             assert_index_agrees(server, &[0], &[b"a"]);
+        }
+    });
+}
+
+#[test]
+fn many_small_tags_are_no_more_work_than_one() {
+    for_all_engines(|engine| {
+        for command in [
+            "CACHE.INVALIDATE a b c",
+            "CACHE.REVALIDATE a b c",
+            "CACHE.INVALIDATEWHERE ANY 3 a b c DRYRUN",
+            "CACHE.INVALIDATEWHERE ANY 3 a b c",
+        ] {
+            let server = Server::builder().engine(engine).start();
+            let mut client = server.raw();
+            run!(client, "DEBUG SET-ACTIVE-EXPIRE 0");
+            for n in 0..300 {
+                let tag = ["a", "b", "c"][n % 3];
+                run!(client, "CACHE.SET key{n} v PX 1 TAGS 1 {tag}");
+            }
+            wait_until("the last one has expired", DEADLINE, || {
+                run!(client, "PTTL key299") == Reply::Int(-2)
+            });
+            let before = stat(&mut client, "expired");
+            client.call(&split(command));
+            // As many as `reclaim-inline` allows: the looks at the entries of one tag.
+            let looked_at = stat(&mut client, "expired") - before;
+            assert_eq!(looked_at, 100, "{command}");
         }
     });
 }

@@ -59,17 +59,17 @@ fn a_renamed_or_copied_stale_entry_is_stale_and_a_fresh_one_fresh() {
 }
 
 #[test]
-fn another_database_knows_what_is_stale_and_marks_nothing_by_its_own_past() {
+fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        dataset(&mut client);
-        // The target's clock is far ahead, and it has marked the same tags.
+        // The target's clock is far ahead, and it has marked the same tags, before the entries were written.
         call!(client, "SELECT", 1);
         for _ in 0..50 {
             call!(client, "CACHE.REVALIDATE", "soft", "kept", "hard");
         }
         call!(client, "SELECT", 0);
+        dataset(&mut client);
         for key in STALE {
             let copied = call!(client, "COPY", key, "copied", "DB", 1, "REPLACE");
             assert_eq!(copied, Reply::Int(1), "{key}");

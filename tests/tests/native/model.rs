@@ -1,8 +1,7 @@
 //! What the databases hold, kept by the test itself, one operation after the other.
 //!
 //! Where the contract leaves a choice (a gone entry may still be seen by some native commands until it is
-//! reclaimed, a restored entry may be gone where its tag was just invalidated), the model takes over what
-//! the server answered, and holds it to that.
+//! reclaimed), the model takes over what the server answered, and holds it to that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,20 +63,10 @@ pub(crate) struct Database {
     invalidated: BTreeMap<Bytes, u64>,
     /// The same, softly.
     softened: BTreeMap<Bytes, u64>,
-    /// Tags by which a condition selected entries: what arrives with one of them may be taken for one that was meant.
-    conditioned: BTreeMap<Bytes, u64>,
     /// The last CACHE.FLUSH.
     flushed: u64,
     /// The operation that runs.
     pub(crate) now: u64,
-}
-
-/// What must come of a RESTORE.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    Visible,
-    Gone,
-    Either,
 }
 
 impl Database {
@@ -91,7 +80,6 @@ impl Database {
             clock: Some(0),
             invalidated,
             softened: BTreeMap::new(),
-            conditioned: BTreeMap::new(),
             flushed: 0,
             now: 0,
         }
@@ -220,9 +208,14 @@ impl Database {
                 self.lose(key);
             }
         }
-        for tag in &what.all {
-            self.conditioned.insert(tag.clone(), self.now);
-        }
+        // What arrives with one of these tags is taken for one that was meant.
+        let at = self.now;
+        let times = if what.soft {
+            &mut self.softened
+        } else {
+            &mut self.invalidated
+        };
+        times.extend(what.all.iter().map(|tag| (tag.clone(), at)));
         self.clock = self.clock.map(|clock| clock + 1);
         keys.len() as i64
     }
@@ -246,20 +239,17 @@ impl Database {
         self.clock = None;
     }
 
-    /// What becomes of an entry that arrives: it is gone if one of its tags was invalidated here after it was written.
-    pub(crate) fn arrival(&self, entry: &Entry) -> Arrival {
+    /// Puts an entry that arrives under a key: it is gone if one of its tags was invalidated here after it was written.
+    pub(crate) fn arrive(&mut self, key: &[u8], entry: Entry) {
         let is_since = |by_tag: &BTreeMap<Bytes, u64>| {
             let mut tags = entry.tags.iter();
             tags.any(|tag| by_tag.get(tag).is_some_and(|&at| at > entry.written))
         };
-        let is_fresh = entry.state == State::Fresh;
         let is_dropped = self.flushed > entry.written || is_since(&self.invalidated);
-        if is_dropped || (is_since(&self.softened) && is_fresh) {
-            Arrival::Gone
-        } else if is_since(&self.conditioned) {
-            Arrival::Either
+        if is_dropped || (is_since(&self.softened) && entry.state == State::Fresh) {
+            self.lose(key);
         } else {
-            Arrival::Visible
+            self.put(key, Key::Entry(entry));
         }
     }
 

@@ -228,10 +228,7 @@ impl Operation {
 
     /// Whether it may stand in a transaction or a script.
     pub(crate) fn may_be_nested(&self) -> bool {
-        !matches!(
-            self,
-            Self::Reload | Self::Select(_) | Self::Restore { .. } | Self::Inspect(_)
-        )
+        !matches!(self, Self::Reload | Self::Select(_) | Self::Inspect(_))
     }
 
     pub(crate) fn to_args(&self) -> Vec<Bytes> {

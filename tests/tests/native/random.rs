@@ -45,7 +45,6 @@ fn batch(rng: &mut Rng, world: &World, engine: &Engine) -> Vec<Group> {
             1 if operation.may_be_nested() => groups.push(Group::Script(operation)),
             _ => {
                 let then = match &operation {
-                    Operation::Restore { key, .. } => Some(Operation::Inspect(key.clone())),
                     // Also DEBUG RELOAD leaves the client in another database there.
                     Operation::Reload if !engine.copies_leave_the_client_alone() => {
                         Some(Operation::Select(rng.below(world.databases.len())))

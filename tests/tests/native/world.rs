@@ -4,7 +4,7 @@ use tagcache_tests::Reply;
 use tagcache_tests::fetch::fetched;
 
 use crate::WRONGTYPE;
-use crate::model::{Arrival, Bytes, Database, Entry, Key, State};
+use crate::model::{Database, Entry, Key, State};
 use crate::natively::native;
 use crate::operation::{Condition, DATABASES, Dumped, Operation, Time};
 
@@ -14,8 +14,6 @@ pub(crate) struct World {
     pub(crate) databases: Vec<Database>,
     pub(crate) selected: usize,
     pub(crate) dumps: Vec<Dumped>,
-    /// A restored entry that may have arrived as gone: the INSPECT that follows says.
-    unsettled: Option<(Bytes, Entry)>,
 }
 
 pub(crate) fn refused(reply: &Reply, words: &str) -> bool {
@@ -30,7 +28,6 @@ impl World {
             databases,
             selected: 0,
             dumps: Vec::new(),
-            unsettled: None,
         }
     }
 
@@ -112,7 +109,12 @@ impl World {
         match value {
             Some(Key::Entry(entry)) => {
                 let hits = if moves { entry.hits } else { None };
-                self.databases[database].put(to, Key::Entry(Entry { hits, ..entry }));
+                let (entry, target) = (Entry { hits, ..entry }, &mut self.databases[database]);
+                if database == self.selected {
+                    target.put(to, Key::Entry(entry));
+                } else {
+                    target.arrive(to, entry);
+                }
             }
             Some(other) => self.databases[database].put(to, other),
             None => self.databases[database].lose(to),
@@ -161,24 +163,11 @@ impl World {
             expires: Some(false),
             ..entry.clone()
         };
-        match database.arrival(&entry) {
-            Arrival::Visible => database.put(key, Key::Entry(entry)),
-            Arrival::Gone => database.lose(key),
-            Arrival::Either => {
-                database.lose(key);
-                self.unsettled = Some((key.to_vec(), entry));
-            }
-        }
+        database.arrive(key, entry);
         true
     }
 
     fn inspect(&mut self, key: &[u8], reply: &Reply) {
-        if let Some((unsettled, entry)) = self.unsettled.take()
-            && unsettled == key
-            && !reply.is_null()
-        {
-            self.database().put(key, Key::Entry(entry));
-        }
         let at = format!("db {}", self.selected);
         self.database().check_inspected(key, reply, &at);
     }

@@ -173,3 +173,31 @@ fn an_entry_that_expires_while_the_server_is_down_leaves_no_trace() {
         assert_index_agrees(&server, &[0], &[b"short"]);
     });
 }
+
+#[test]
+fn databases_of_high_numbers_are_saved_and_loaded() {
+    for_all_engines(|engine| {
+        if !engine.is_valkey() || engine.version() < (9, 0) {
+            return; // The others make all databases at their start.
+        }
+        let mut server = Server::builder()
+            .engine(engine)
+            .arg("--databases", "1100000")
+            .start();
+        let mut client = server.raw();
+        run!(client, "SELECT 1099999");
+        run!(client, "CACHE.SET key v TAGS 1 t");
+        run!(client, "CACHE.INVALIDATE other");
+        assert_eq!(run!(client, "SAVE"), Reply::ok());
+        server.kill_9();
+        server.restart();
+        let mut client = server.raw();
+        run!(client, "SELECT 1099999");
+        assert_eq!(stat(&mut client, "clock"), 1);
+        assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
+        for number in [1_100_000_u64, 1 << 31, 1 << 32] {
+            let reply = run!(client, "CACHE.REPLAY EMPTY {number}");
+            assert!(reply.is_error(), "{reply:?}");
+        }
+    });
+}

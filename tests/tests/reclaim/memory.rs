@@ -100,6 +100,37 @@ fn nothing_leaks_whatever_way_entries_go() {
 }
 
 #[test]
+fn memory_of_tags_beyond_the_bound_comes_back_when_their_entries_are_gone() {
+    const TAGS: usize = 200_000;
+    /// What may be left of it: of half of them, and a table.
+    const BYTES_EACH: i64 = 250;
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let start = used(&mut client);
+        for part in 0..TAGS / 1_000 {
+            let tags: Vec<_> = (0..1_000).map(|n| format!("tag{part}:{n}")).collect();
+            let set = |tag: &String| args!["CACHE.SET", tag, "v", "TAGS", 1, tag];
+            let sets: Vec<_> = tags.iter().map(set).collect();
+            client.pipeline(&sets);
+            // While entries carry them, they are remembered however many they are.
+            let mut invalidate = args!["CACHE.INVALIDATE"];
+            invalidate.extend(tags.iter().map(|tag| tag.clone().into_bytes()));
+            client.call(&invalidate);
+            client.pipeline(&sets);
+        }
+        let full = used(&mut client);
+        call!(client, "FLUSHALL");
+        wait_until("it is given back", DEADLINE, || {
+            let (said, grown) = (stat(&mut client, "index_bytes"), used(&mut client) - start);
+            let most = 100_000 * BYTES_EACH;
+            assert!(full - start > most, "they took {} bytes", full - start);
+            said < most && grown < most
+        });
+    });
+}
+
+#[test]
 fn writers_help_to_reclaim() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
