@@ -1,7 +1,7 @@
 use crate::args::{Cursor, Ttl};
 use crate::error::Error;
 use crate::redis::context::now_ms;
-use crate::redis::state::{State, may_be_database};
+use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
@@ -22,11 +22,10 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         };
         store::hold_gone(ctx, name, deadline);
     } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
-        let number = cursor.next_in(0..=u32::MAX.into())?;
-        if !may_be_database(number) {
-            return Err(Error::NotAnInteger);
+        let db = cursor.next_in(0..=u32::MAX.into())? as u32;
+        if state::with(|state| state.numbers()).contains(&db) {
+            store::empty(db);
         }
-        store::empty(number as u32);
         reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;

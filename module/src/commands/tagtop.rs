@@ -4,9 +4,8 @@ use std::collections::BinaryHeap;
 use crate::args::{Cursor, set_once};
 use crate::engine::TagFigures;
 use crate::error::Error;
-use crate::redis::slices::{self, Work};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, state};
+use crate::redis::{Args, Context, slices, state};
 
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 10_000;
@@ -57,73 +56,63 @@ fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
 pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let (measure, limit) = parse(args.words(0, &mut storage)?)?;
-    slices::run(
-        ctx,
-        TagTop {
-            db: ctx.db(),
-            measure,
-            limit: limit as usize,
-            next: 0,
-            found: BinaryHeap::new(),
-        },
-    );
+    let (db, limit) = (ctx.db(), limit as usize);
+    let (mut next, mut found) = (Some(0), BinaryHeap::new());
+    let step = move || {
+        next = visit(db, measure, limit, next?, &mut found);
+        next.is_none().then(|| rows(db, measure, &mut found))
+    };
+    slices::run(ctx, step, reply);
     Ok(())
 }
 
 /// The largest tags so far.
-#[derive(Debug)]
-struct TagTop {
-    db: u32,
-    measure: Measure,
-    limit: usize,
-    next: u32,
-    found: BinaryHeap<Reverse<(u64, Box<[u8]>)>>,
+type Found = BinaryHeap<Reverse<(u64, Box<[u8]>)>>;
+
+/// Looks at some more tags. Where the next begin, if there are any.
+fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) -> Option<u32> {
+    state::with(|state| {
+        let index = &state.database(db).index;
+        index.visit_tags(from, STEP, |tag, info| {
+            let size = measure.of(&info);
+            if found.len() == limit {
+                if found
+                    .peek()
+                    .is_some_and(|Reverse((least, _))| size <= *least)
+                {
+                    return;
+                }
+                found.pop();
+            }
+            found.push(Reverse((size, tag.into())));
+        })
+    })
 }
 
-impl Work for TagTop {
-    fn step(&mut self) -> bool {
-        let (measure, limit, found) = (self.measure, self.limit, &mut self.found);
-        let next = state::with(|state| {
-            let index = &state.database(self.db).index;
-            index.visit_tags(self.next, STEP, |tag, info| {
-                let size = measure.of(&info);
-                if found.len() == limit {
-                    if found
-                        .peek()
-                        .is_some_and(|Reverse((least, _))| size <= *least)
-                    {
-                        return;
-                    }
-                    found.pop();
-                }
-                found.push(Reverse((size, tag.into())));
-            })
+/// Those that were found, as they are now.
+fn rows(db: u32, measure: Measure, found: &mut Found) -> Vec<(Box<[u8]>, TagFigures)> {
+    let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::with(|state| {
+        let index = &state.database(db).index;
+        let known = found.drain().filter_map(|Reverse((_, tag))| {
+            let info = index.tag_figures(&tag);
+            (info.entries > 0).then_some((tag, info))
         });
-        self.next = next.unwrap_or(0);
-        next.is_none()
-    }
+        known.collect()
+    });
+    rows.sort_unstable_by(|(a, a_info), (b, b_info)| {
+        let sizes = measure.of(b_info).cmp(&measure.of(a_info));
+        sizes.then_with(|| a.cmp(b))
+    });
+    rows
+}
 
-    fn reply(&mut self, ctx: &Context<'_>) {
-        let found = std::mem::take(&mut self.found).into_vec();
-        let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::with(|state| {
-            let index = &state.database(self.db).index;
-            let known = found.into_iter().filter_map(|Reverse((_, tag))| {
-                let info = index.tag_figures(&tag);
-                (info.entries > 0).then_some((tag, info))
-            });
-            known.collect()
-        });
-        rows.sort_unstable_by(|(a, a_info), (b, b_info)| {
-            let sizes = self.measure.of(b_info).cmp(&self.measure.of(a_info));
-            sizes.then_with(|| a.cmp(b))
-        });
-        ctx.reply_array(rows.len());
-        for (tag, info) in rows {
-            ctx.reply_array(3);
-            ctx.reply_bytes(&tag);
-            ctx.reply_integer(info.entries as i64);
-            ctx.reply_integer(info.bytes as i64);
-        }
+fn reply(ctx: &Context<'_>, rows: Vec<(Box<[u8]>, TagFigures)>) {
+    ctx.reply_array(rows.len());
+    for (tag, info) in rows {
+        ctx.reply_array(3);
+        ctx.reply_bytes(&tag);
+        ctx.reply_integer(info.entries as i64);
+        ctx.reply_integer(info.bytes as i64);
     }
 }
 

@@ -241,12 +241,8 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
-    state::with(|state| {
-        state.transit.arriving.set(handle, facts, tags);
-        if let Some(db) = db {
-            state.transit.arrives_at(db, name);
-        }
-    });
+    let place = db.map(|db| (db, name));
+    state::with(|state| state.transit.arriving.set(handle, facts, tags, place));
     Some(new)
 }
 
@@ -422,7 +418,9 @@ unsafe extern "C" fn copy(
             // A gone entry is not copied: the server answers that the copy failed.
             let copy = (!facts.is_gone).then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
-                transit.arriving.set(copy.handle(), facts, index.tags(slot));
+                transit
+                    .arriving
+                    .set(copy.handle(), facts, index.tags(slot), None);
                 copy
             });
             state.selected = copy.is_some().then_some(db);

@@ -20,16 +20,11 @@ use crate::engine::{Counters, History, Invalidation};
 
 /// Subscribes to every event that may change the index.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
-    // Redis 8.4 and newer free the keys of a slot that went away on a background thread, without `unlink`, unless
-    // somebody subscribed to the removal of each. Nothing is done on that event itself.
-    // SAFETY: takes nothing.
-    let trimmed = unsafe { api!(RedisModule_GetKeyspaceNotificationFlagsAll()) }
-        & raw::REDISMODULE_NOTIFY_KEY_TRIMMED;
     let classes = raw::REDISMODULE_NOTIFY_GENERIC
         | raw::REDISMODULE_NOTIFY_LOADED
         | raw::REDISMODULE_NOTIFY_EXPIRED
         | raw::REDISMODULE_NOTIFY_EVICTED
-        | trimmed;
+        | trimmed();
     if !subscribe_to_keys(ctx, classes) {
         return Err("the server refused the subscription to keyspace events");
     }
@@ -43,28 +38,26 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
         raw::REDISMODULE_EVENT_CLIENT_CHANGE,
     ] {
-        if !subscribe_to(ctx, id, Some(on_event)) {
+        if !subscribe_to(ctx, id) {
             return Err("the server refused the subscription to server events");
         }
     }
-    // This number is that of the trim in Redis, and of slot migrations in Valkey 9. Other servers do not know it, and refuse.
-    let is_valkey = trimmed == 0;
-    let callback = if is_valkey {
-        propagation::on_valkey_migration
-    } else {
-        on_event
-    };
-    subscribe_to(
-        ctx,
-        raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM,
-        Some(callback),
-    );
+    // Servers that do not know it refuse.
+    subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM);
     Ok(())
 }
 
-fn subscribe_to(ctx: &Context<'_>, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
+/// The class of keys that leave with their slot. Redis 8.4 and newer free these on a background thread, without `unlink`,
+/// unless somebody subscribed to the removal of each. Nothing is done on that event itself.
+fn trimmed() -> c_int {
+    // SAFETY: takes nothing.
+    let known = unsafe { api!(RedisModule_GetKeyspaceNotificationFlagsAll()) };
+    known & raw::REDISMODULE_NOTIFY_KEY_TRIMMED
+}
+
+fn subscribe_to(ctx: &Context<'_>, id: u64) -> bool {
     let event = raw::RedisModuleEvent { id, dataver: 1 };
-    raw::subscribe_to_server_event(ctx.as_raw(), event, callback) == raw::Status::Ok
+    raw::subscribe_to_server_event(ctx.as_raw(), event, Some(on_event)) == raw::Status::Ok
 }
 
 fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
@@ -106,6 +99,10 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_CRON_LOOP => cron(ctx),
             raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
+            // The same number means slot migrations in Valkey 9.
+            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM if trimmed() == 0 => {
+                propagation::slot_migrates(what);
+            }
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
         }

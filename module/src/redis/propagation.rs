@@ -10,7 +10,6 @@
 //! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
 //! command would cost 2 % of a SET.
 
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use redis_module::raw;
@@ -33,13 +32,8 @@ const EXPORT_STARTED: u64 = 1;
 const EXPORT_ABORTED: u64 = 3;
 const EXPORT_COMPLETED: u64 = 5;
 
-/// Called by Valkey when something happens to a slot migration.
-pub(super) unsafe extern "C" fn on_valkey_migration(
-    _ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    what: u64,
-    _data: *mut c_void,
-) {
+/// Something happened to a slot migration of Valkey's.
+pub(super) fn slot_migrates(what: u64) {
     let less = |exports: u32| exports.checked_sub(1);
     match what {
         EXPORT_STARTED => _ = EXPORTS.fetch_add(1, Ordering::Relaxed),

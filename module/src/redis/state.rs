@@ -67,7 +67,7 @@ pub(crate) struct State {
 
 /// Whether there may be a database of this number: what is loaded may come from a server that has more of them, within
 /// what an array of them may take.
-pub(crate) fn may_be_database(number: u64) -> bool {
+fn may_be_database(number: u64) -> bool {
     const FEW: u64 = 1 << 20;
     number < FEW || u32::try_from(number).is_ok_and(|number| own().select(number))
 }

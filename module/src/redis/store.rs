@@ -505,16 +505,10 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         return;
     };
     let was_gone = passage.facts.is_gone;
-    // What comes from another database was written there: this one's invalidations did not reach it.
-    let is_from_elsewhere = match way {
-        Way::Moved => state::with(|state| state.selected.is_some_and(|from| from != db)),
-        Way::Restored => true,
-        Way::Loaded => false,
-    };
-    let lateness = if is_from_elsewhere && !was_gone {
-        lateness(ctx, db, entry, way, &mut passage)
-    } else {
+    let lateness = if was_gone {
         Lateness::InTime
+    } else {
+        lateness(ctx, db, entry, way, &mut passage)
     };
     let is_outdated = lateness == Lateness::TooLate;
     let has_ttl = key.deadline_ms().is_some();
@@ -612,16 +606,18 @@ fn lateness(
     passage: &mut Passage,
 ) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
-    let (real, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
-        state.watch_clock(real, monotonic);
-        let now = state.stamps_at(real, || monotonic).now_ms(real);
         let facts = &mut passage.facts;
         let is_own = match way {
-            Way::Moved => !facts.is_foreign,
-            _ => facts.origin != 0 && facts.origin == state.origin(),
+            Way::Restored => facts.origin != 0 && facts.origin == state.origin(),
+            // From another database: what was invalidated here did not reach it there.
+            Way::Moved if state.selected.is_some_and(|from| from != db) => !facts.is_foreign,
+            Way::Moved | Way::Loaded => return Lateness::InTime,
         };
         facts.is_foreign = !is_own;
+        let (real, monotonic) = (now_ms(), monotonic_ms());
+        state.watch_clock(real, monotonic);
+        let now = state.stamps_at(real, || monotonic).now_ms(real);
         let is_stale = facts.soft_since_ms.is_some();
         let history = &state.database(db).history;
         let is_too_late = |is_foreign, now| {

@@ -75,16 +75,18 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Passage {
-    /// Remembers an entry that is on its way.
+    /// Remembers an entry that is on its way, of one that is loaded also to which place, if that may be relied on.
     pub(crate) fn set<T: AsRef<[u8]>>(
         &mut self,
         entry: Handle,
         facts: Facts,
         tags: impl Iterator<Item = T>,
+        place: Option<(u32, &[u8])>,
     ) {
         self.entry = Some(entry);
         self.facts = facts;
-        self.place = None;
+        self.place = place.map(|(db, _)| db);
+        refill(&mut self.key, place.map_or(&[], |(_, key)| key));
         refill(&mut self.tags, &[]);
         self.ends.clear();
         for tag in tags {
@@ -104,12 +106,6 @@ impl Passage {
 }
 
 impl Transit {
-    /// The entry that arrives is about to be in this place.
-    pub(crate) fn arrives_at(&mut self, db: u32, key: &[u8]) {
-        self.arriving.place = Some(db);
-        refill(&mut self.arriving.key, key);
-    }
-
     /// The visible entry that was loaded last, if it was for this place. The server announces each right after it was
     /// loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
     pub(crate) fn loaded(&mut self, db: u32, key: &[u8]) -> Option<Handle> {
@@ -137,7 +133,7 @@ impl Transit {
         facts: Facts,
         tags: impl Iterator<Item = &'t [u8]>,
     ) {
-        self.leaving.set(entry.handle(), facts, tags);
+        self.leaving.set(entry.handle(), facts, tags, None);
         // One that was loaded and dropped at once (RESTORE of an expired key) may have had this address.
         if self.arriving.entry == Some(entry.handle()) {
             self.arriving.entry = None;

@@ -195,9 +195,7 @@ fn databases_of_high_numbers_are_saved_and_loaded() {
         run!(client, "SELECT 1099999");
         assert_eq!(stat(&mut client, "clock"), 1);
         assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
-        for number in [1_100_000_u64, 1 << 31, 1 << 32] {
-            let reply = run!(client, "CACHE.REPLAY EMPTY {number}");
-            assert!(reply.is_error(), "{reply:?}");
-        }
+        // There is no such database, and none is made.
+        assert_eq!(run!(client, "CACHE.REPLAY EMPTY 4294967295"), Reply::ok());
     });
 }
