@@ -527,12 +527,8 @@ impl Context<'_> {
         is_closed
     }
 
-    /// Runs a function after so many ms, with a context of the server's own. One that is stopped before must own nothing.
-    pub(super) fn after<F: FnOnce(&Context<'_>) + 'static>(
-        &self,
-        ms: i64,
-        run: F,
-    ) -> raw::RedisModuleTimerID {
+    /// Runs a function after so many ms, with a context of the server's own.
+    pub(super) fn after<F: FnOnce(&Context<'_>) + 'static>(&self, ms: i64, run: F) {
         unsafe extern "C" fn on_timer<F: FnOnce(&Context<'_>)>(
             ctx: *mut raw::RedisModuleCtx,
             data: *mut c_void,
@@ -542,15 +538,9 @@ impl Context<'_> {
             guard(Place::Other, (), || run(&ctx));
         }
         let data = Box::into_raw(Box::new(run)).cast();
+        let (ctx, on_timer) = (self.raw, Some(on_timer::<F> as _));
         // SAFETY: the context is alive; the timer gets the box.
-        unsafe {
-            api!(RedisModule_CreateTimer(
-                self.raw,
-                ms,
-                Some(on_timer::<F>),
-                data
-            ))
-        }
+        unsafe { api!(RedisModule_CreateTimer(ctx, ms, on_timer, data)) };
     }
 
     pub(crate) fn reply_error(&self, error: &Error) {

@@ -32,18 +32,12 @@ pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     last: Waiter,
-    timer: Option<Timer>,
+    /// When the next timer fires, on the monotonic clock, ms. Others that were set before, for later, do nothing.
+    timer_ms: Option<u64>,
     blocked: HashMap<Waiter, Blocked, Seeded>,
     /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
     /// pay nothing before.
     listens: bool,
-}
-
-/// The timer for the next lease that runs out.
-#[derive(Debug)]
-struct Timer {
-    id: raw::RedisModuleTimerID,
-    at_ms: u64,
 }
 
 #[derive(Debug)]
@@ -154,37 +148,25 @@ const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_in
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
 /// or changed that others wait for, and when somebody begins to wait.
 pub(crate) fn watch(ctx: &Context<'_>) {
-    let due = state::with(|state| {
-        let next = state
-            .databases()
-            .filter_map(|(_, db)| db.leases.next_due_ms())
-            .min()?;
-        let is_later = |timer: &Timer| timer.at_ms > next;
-        let stale = match &state.waiters.timer {
-            Some(timer) if !is_later(timer) => return None,
-            timer => timer.as_ref().map(|timer| timer.id),
-        };
-        Some((next, stale))
+    let due_ms = state::with(|state| {
+        let all = state.databases();
+        let next_ms = all.filter_map(|(_, db)| db.leases.next_due_ms()).min()?;
+        let timer_ms = &mut state.waiters.timer_ms;
+        let is_sooner = timer_ms.is_none_or(|at_ms| next_ms < at_ms);
+        is_sooner.then(|| *timer_ms.insert(next_ms))
     });
-    let Some((at_ms, stale)) = due else { return };
-    let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
-    if let Some(id) = stale {
-        // SAFETY: the context is alive. It has not fired: `on_timer` forgets it.
-        unsafe {
-            api!(RedisModule_StopTimer(
-                ctx.as_raw(),
-                id,
-                std::ptr::null_mut()
-            ))
-        };
+    if let Some(at_ms) = due_ms {
+        let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
+        ctx.after(in_ms as i64, move |ctx| on_timer(ctx, at_ms));
     }
-    let id = ctx.after(in_ms as i64, on_timer);
-    state::with(|state| state.waiters.timer = Some(Timer { id, at_ms }));
 }
 
-fn on_timer(ctx: &Context<'_>) {
+fn on_timer(ctx: &Context<'_>, at_ms: u64) {
+    if state::with(|state| state.waiters.timer_ms != Some(at_ms)) {
+        return;
+    }
     let is_done = guard(Place::Wait, false, || {
-        state::with(|state| state.waiters.timer = None);
+        state::with(|state| state.waiters.timer_ms = None);
         let now = monotonic_ms();
         let next_due = || {
             state::with(|state| {
@@ -206,7 +188,7 @@ fn on_timer(ctx: &Context<'_>) {
 /// After a panic that may have lost a waiter: ends all waits, and all leases with them.
 fn abandon() {
     guard(Place::Other, (), || {
-        state::with(|state| state.waiters.timer = None);
+        state::with(|state| state.waiters.timer_ms = None);
         for db in state::with(|state| state.numbers()) {
             clear(db);
         }
