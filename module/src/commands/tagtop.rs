@@ -10,8 +10,9 @@ use crate::redis::{Args, Context, slices, state};
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 10_000;
 
-/// Numbers of tags that one step looks at.
-const STEP: u32 = 256;
+/// Numbers of tags that one step looks at: few, since a look at a large tag of which some entries are gone takes
+/// O(entries).
+const STEP: u32 = 8;
 
 /// What tags are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
