@@ -5,7 +5,7 @@ use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes` → OK. Internal: what a primary's stream and an
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes [TAKEN]` → OK. Internal: what a primary's stream and an
 /// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
@@ -29,13 +29,18 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;
-        // First into nothing, so that one that is damaged changes nothing.
-        let checked = State::default().load_histories(histories, State::database);
-        checked.ok_or(Error::Syntax)?;
-        // A slot that migrates brings that of another node, whose clocks are not this one's.
-        if !ctx.is_import() {
+        // A slot that migrates brings that of another node, whose clocks are not this one's. Replicas of the node that it comes
+        // to are sent the slot as it is, so they take from their primary only what that has taken.
+        let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && cursor.next().is_err();
+        if !is_from_elsewhere {
+            // First into nothing, so that one that is damaged changes nothing.
+            let checked = State::default().load_histories(histories, State::database);
+            checked.ok_or(Error::Syntax)?;
             state::with(|state| state.load_histories(histories, State::database));
+            ctx.replicate_words("CACHE.REPLAY", &[b"HISTORY", histories, b"TAKEN"]);
         }
+        ctx.reply_ok();
+        return Ok(());
     } else {
         return Err(Error::Syntax);
     }

@@ -1,6 +1,6 @@
 //! What arrives with a slot after the invalidation that concerns it.
 
-use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed};
+use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
 use tagcache_tests::{DEADLINE, RawClient, Server, args, call, for_all_engines, run, wait_until};
 
 use crate::nodes::{
@@ -126,6 +126,39 @@ fn what_is_gone_at_the_source_stays_gone() {
             (!reply.is_error()).then(|| reply.items()[0].text())
         });
         assert_eq!(stale.as_deref(), Some("STALE"));
+    });
+}
+
+#[test]
+fn a_slot_brings_no_clock_to_its_new_node_and_replica() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let mut target = nodes.target.raw();
+        run!(target, "CONFIG SET appendonly yes");
+        fill(&mut nodes.source.raw(), 100);
+        for n in 0..20 {
+            run!(nodes.source.raw(), "CACHE.INVALIDATE other{n}");
+        }
+        run!(target, "CACHE.INVALIDATE other");
+        migrate(&nodes.source, &nodes.target, HALF);
+        nodes.assert_agree();
+        let known = |node: &Server| {
+            let mut client = node.raw();
+            let times = run!(client, "CACHE.TAGTIMES other other0");
+            (stat(&mut client, "clock"), times)
+        };
+        let before = known(&nodes.target);
+        assert_eq!(before.0, 1);
+        assert_eq!(known(&nodes.target_replica), before, "on the replica");
+        assert_eq!(known(&nodes.source).0, 20);
+        wait_until("the log is written", DEADLINE, || {
+            info(&mut target, "aof_rewrite_in_progress") == 0
+        });
+        assert_eq!(run!(target, "DEBUG LOADAOF"), tagcache_tests::Reply::ok());
+        assert_eq!(known(&nodes.target), before, "from the log");
     });
 }
 
