@@ -1,10 +1,12 @@
 //! SOFT GRACE of CACHE.INVALIDATEWHERE: stale for so long at most.
 
+use std::time::Duration;
+
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run,
-    wait_until,
+    slowed, wait_until,
 };
 
 fn until_gone(client: &mut RawClient, key: &str) {
@@ -82,7 +84,8 @@ fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
             ],
         ] {
             run!(client, "CACHE.SET key v GRACE 1000000 TAGS 1 t");
-            run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 300");
+            let limit = slowed(Duration::from_millis(300)).as_millis();
+            run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE {limit}");
             for command in commands {
                 let reply = client.call(&tagcache_tests::split(command));
                 assert_eq!(reply, Reply::Int(1), "{command}");
