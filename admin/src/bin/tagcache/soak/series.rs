@@ -129,7 +129,10 @@ pub(crate) fn to_text(series: &[Series], warm: Duration) -> String {
                 format!("{:+.4}", trend.slope),
                 format!("{:.4}", trend.margin),
                 format!("{:+.2} %", trend.drift * 100.0),
-                trend.judged().to_owned(),
+                series
+                    .least
+                    .map_or("not judged", |_| trend.judged())
+                    .to_owned(),
             ]),
             None => row.extend(std::iter::repeat_with(unknown).take(6)),
         }
