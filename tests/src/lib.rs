@@ -43,4 +43,4 @@ pub use reply::Reply;
 pub use resp::{RawClient, ToArg, split};
 pub use rng::Rng;
 pub use server::Server;
-pub use wait::{DEADLINE, wait_until};
+pub use wait::{DEADLINE, slowed, wait_until};

@@ -6,8 +6,13 @@ use std::time::{Duration, Instant};
 /// Long enough for the slowest condition on a busy machine; nothing passes by waiting for all of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a deadline amounts to where `TAGCACHE_SLOWDOWN` says how much slower than by themselves the servers run.
-pub(crate) fn slowed(deadline: Duration) -> Duration {
+/// What a deadline, or a time that a few calls must fit in, amounts to where `TAGCACHE_SLOWDOWN` says how much slower than by
+/// themselves the servers run.
+///
+/// # Panics
+/// When that is no whole number.
+#[must_use]
+pub fn slowed(deadline: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     let factor = FACTOR.get_or_init(|| {
         let text = std::env::var("TAGCACHE_SLOWDOWN");

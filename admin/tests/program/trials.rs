@@ -640,6 +640,7 @@ fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
         "server descriptors",
         "client tasks",
         "p99 ms",
+        "p99 / PING's p99",
     ] {
         assert!(
             json["series"][series]["slopePerHour"].is_number(),

@@ -1,10 +1,12 @@
 //! SOFT GRACE of CACHE.INVALIDATEWHERE: stale for so long at most.
 
+use std::time::Duration;
+
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run,
-    wait_until,
+    slowed, wait_until,
 };
 
 fn until_gone(client: &mut RawClient, key: &str) {
@@ -67,13 +69,14 @@ fn the_shorter_of_both_graces_holds() {
 #[test]
 fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
     on_both_protocols(|_, client| {
+        let limit = slowed(Duration::from_millis(300)).as_millis();
         for commands in [
             &[
                 "CACHE.TOUCH key PERSIST GRACE 2000000",
                 "CACHE.TOUCH key PERSIST GRACE 9000000",
             ][..],
             &[
-                "CACHE.TOUCH key EX 5 GRACE 10",
+                "CACHE.TOUCH key EX 5 GRACE {half}",
                 "CACHE.TOUCH key PERSIST GRACE 9000000",
             ],
             &[
@@ -82,9 +85,10 @@ fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
             ],
         ] {
             run!(client, "CACHE.SET key v GRACE 1000000 TAGS 1 t");
-            run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 300");
+            run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE {limit}");
             for command in commands {
-                let reply = client.call(&tagcache_tests::split(command));
+                let command = command.replace("{half}", &(limit / 2).to_string());
+                let reply = client.call(&tagcache_tests::split(&command));
                 assert_eq!(reply, Reply::Int(1), "{command}");
             }
             until_gone(client, "key");

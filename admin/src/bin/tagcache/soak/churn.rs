@@ -9,7 +9,7 @@ use redis::{InfoDict, RedisResult};
 use serde_json::{Value, json};
 use tagcache_admin::memory::{MemoryUsage, Server};
 
-use super::mix::{Churn, Counts, Running};
+use super::mix::{Churn, Counts, Latencies, Running};
 use super::series::{self, Series};
 use super::{SAMPLES, WARM_UP, reclaimed};
 use crate::args::Soak;
@@ -202,6 +202,9 @@ const FROM_STATS: [&str; 6] = [
     "lease_waiters",
 ];
 
+/// So much more may lie between what this program has allocated, whose own rise is found in its heap.
+const RESIDENT: f64 = 1024.0 * 1024.0;
+
 /// The samples taken so far.
 struct Watch {
     samples: u32,
@@ -238,11 +241,11 @@ impl Watch {
         part: f64,
     ) -> RedisResult<()> {
         self.samples += 1;
-        let latencies = running.counts.take_latencies();
+        let Latencies { commands, pings } = running.counts.take_latencies();
         if (WARM_UP..WARM_UP + END).contains(&part) {
-            let _ = self.first.add(&latencies);
+            let _ = self.first.add(&commands);
         } else if part >= 1.0 - END {
-            let _ = self.last.add(&latencies);
+            let _ = self.last.add(&commands);
         }
         let info: InfoDict = server.command("INFO", &[])?;
         let stats: HashMap<String, String> = server.command("CACHE.STATS", &[])?;
@@ -256,11 +259,13 @@ impl Watch {
             Some(files.count() as f64)
         };
         let of_server = |what| files(&process, what).filter(|_| is_here);
-        let commands = running.counts.commands.load(Ordering::Relaxed);
+        let done = running.counts.commands.load(Ordering::Relaxed);
         let seconds = at.saturating_sub(self.seen.1).as_secs_f64();
-        let rate = (commands - self.seen.0) as f64 / seconds;
-        self.seen = (commands, at);
-        let ms = |quantile| Some(latencies.value_at_quantile(quantile) as f64 / 1000.0);
+        let rate = (done - self.seen.0) as f64 / seconds;
+        self.seen = (done, at);
+        let ms = |of: &Histogram<u64>, quantile| of.value_at_quantile(quantile) as f64 / 1000.0;
+        let p99 = (ms(&commands, 0.99), ms(&pings, 0.99));
+        let to_ping = (p99.1 > 0.0).then(|| p99.0 / p99.1);
         let from_info = FROM_INFO.map(|name| (name, info.get::<f64>(name)));
         let from_stats = FROM_STATS.map(|name| (name, number(name)));
         let own = MemoryUsage::of_this_process();
@@ -268,18 +273,26 @@ impl Watch {
             ("server descriptors", of_server("fd")),
             ("server threads", of_server("task")),
             ("own heap bytes", own.heap_used.map(|bytes| bytes as f64)),
-            ("own resident bytes", own.rss.map(|bytes| bytes as f64)),
             ("own descriptors", files("self", "fd")),
             ("own threads", files("self", "task")),
             ("client tasks", Some(running.tasks() as f64)),
-            ("p50 ms", ms(0.5)),
-            ("p99 ms", ms(0.99)),
+            ("p99 / PING's p99", to_ping),
+        ];
+        // By the wall clock, in which whatever else the machine does is seen.
+        let of_the_machine = [
+            ("p50 ms", Some(ms(&commands, 0.5))),
+            ("p99 ms", Some(p99.0)),
+            ("PING's p99 ms", Some(p99.1)),
             ("commands a second", Some(rate)),
         ];
-        let all = from_info.into_iter().chain(from_stats).chain(others);
-        for (i, (name, value)) in all.enumerate() {
+        let own_rss = [("own resident bytes", own.rss.map(|bytes| bytes as f64))];
+        let figures = from_info.into_iter().chain(from_stats).chain(others);
+        let all = (figures.map(|figure| (figure, Some(0.0))))
+            .chain(own_rss.map(|figure| (figure, Some(RESIDENT))))
+            .chain(of_the_machine.map(|figure| (figure, None)));
+        for (i, ((name, value), least)) in all.enumerate() {
             if self.series.len() == i {
-                self.series.push(Series::new(name, self.most));
+                self.series.push(Series::new(name, self.most, least));
             }
             self.series[i].push(at, value);
         }

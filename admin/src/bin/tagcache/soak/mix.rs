@@ -3,7 +3,7 @@
 //! the numbers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -47,6 +47,25 @@ pub(crate) struct Churn {
     pub(crate) before: u64,
 }
 
+/// A PING makes a round trip beside each so many others: what it takes is the machine's and the server's own.
+const ROUND_TRIPS_A_PING: u64 = 4;
+
+/// Round trips, in microseconds.
+#[derive(Debug)]
+pub(crate) struct Latencies {
+    pub(crate) commands: Histogram<u64>,
+    pub(crate) pings: Histogram<u64>,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self {
+            commands: histogram(),
+            pings: histogram(),
+        }
+    }
+}
+
 /// How far it is.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -57,8 +76,8 @@ pub(crate) struct Counts {
     pub(crate) connections: AtomicU64,
     pub(crate) client_reads: AtomicU64,
     pub(crate) clients: AtomicU64,
-    /// Round trips since they were last taken, in microseconds.
-    latencies: Mutex<Option<Histogram<u64>>>,
+    /// Since they were last taken.
+    latencies: Mutex<Latencies>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -77,21 +96,14 @@ impl Counts {
         self.stop();
     }
 
-    pub(crate) fn take_latencies(&self) -> Histogram<u64> {
-        let mut slot = self
-            .latencies
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        slot.take().unwrap_or_else(histogram)
+    pub(crate) fn take_latencies(&self) -> Latencies {
+        std::mem::take(&mut self.latencies())
     }
 
-    fn record(&self, took: Duration) {
-        let mut slot = self
-            .latencies
+    fn latencies(&self) -> MutexGuard<'_, Latencies> {
+        self.latencies
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert_with(histogram)
-            .saturating_record(took.as_micros() as u64);
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -210,6 +222,9 @@ impl Worker<'_> {
             }
             batches += 1;
             let done = self.batch()?;
+            if batches.is_multiple_of(ROUND_TRIPS_A_PING) {
+                self.ping()?;
+            }
             let all = self.counts.commands.fetch_add(done, Ordering::Relaxed) + done;
             if self.churn.commands > 0 && all >= self.churn.commands {
                 break;
@@ -242,10 +257,8 @@ impl Worker<'_> {
             pipe.add_command(command);
             reads.push(read);
         }
-        let sent = Instant::now();
-        let packed = pipe.get_packed_pipeline();
-        let replies = self.connection.req_packed_commands(&packed, 0, size)?;
-        self.counts.record(sent.elapsed());
+        let (replies, took) = self.round_trip(&pipe, size)?;
+        self.counts.latencies().commands.saturating_record(took);
         for (read, reply) in reads.into_iter().zip(replies) {
             match reply {
                 Value::ServerError(error) if error.code() == "OOM" => {
@@ -256,6 +269,30 @@ impl Worker<'_> {
             }
         }
         Ok(size as u64)
+    }
+
+    /// As many PINGs in one round trip.
+    fn ping(&mut self) -> RedisResult<()> {
+        let size = self.churn.pipeline as usize;
+        let mut pipe = redis::Pipeline::with_capacity(size);
+        for _ in 0..size {
+            pipe.add_command(cmd("PING"));
+        }
+        let (_, took) = self.round_trip(&pipe, size)?;
+        self.counts.latencies().pings.saturating_record(took);
+        Ok(())
+    }
+
+    /// The replies, and the microseconds that they took.
+    fn round_trip(
+        &mut self,
+        pipe: &redis::Pipeline,
+        size: usize,
+    ) -> RedisResult<(Vec<Value>, u64)> {
+        let packed = pipe.get_packed_pipeline();
+        let sent = Instant::now();
+        let replies = self.connection.req_packed_commands(&packed, 0, size)?;
+        Ok((replies, sent.elapsed().as_micros() as u64))
     }
 
     /// A key of the window that moves on with what was done: popular ones more often.

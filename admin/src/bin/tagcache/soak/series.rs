@@ -20,6 +20,8 @@ const RISE: f64 = 0.01;
 pub(crate) struct Series {
     pub(crate) name: &'static str,
     points: Vec<(Duration, f64)>,
+    /// The least rise over the whole run that is one; with none it is shown but never found to rise.
+    least: Option<f64>,
 }
 
 /// The trend of a series after the warm-up.
@@ -33,17 +35,21 @@ pub(crate) struct Trend {
     pub(crate) margin: f64,
     /// Change over the whole time in parts of the mean.
     pub(crate) drift: f64,
-    /// The interval is above zero, each third above the one before it, and the change is worth the name.
+    /// The interval is above zero, each third above the one before it, and the change counts.
     pub(crate) rises: bool,
 }
 
 impl Series {
     /// Its room is written to once, or its pages would become resident with the samples, and the program would seem to
     /// grow.
-    pub(crate) fn new(name: &'static str, most: usize) -> Self {
+    pub(crate) fn new(name: &'static str, most: usize, least: Option<f64>) -> Self {
         let mut points = vec![(Duration::MAX, 0.0); most];
         points.clear();
-        Self { name, points }
+        Self {
+            name,
+            points,
+            least,
+        }
     }
 
     pub(crate) fn push(&mut self, at: Duration, value: Option<f64>) {
@@ -67,14 +73,16 @@ impl Series {
         let growth = Growth::fit(&(0..BLOCKS).map(block).collect::<Vec<_>>())?;
         let tenth = points.len() / 10;
         let all = mean(points);
-        let drift = growth.mb_per_minute * growth.seconds / 60.0 / all.max(f64::MIN_POSITIVE);
+        let change = growth.mb_per_minute * growth.seconds / 60.0;
+        let drift = change / all.max(f64::MIN_POSITIVE);
+        let counts = drift > RISE && self.least.is_some_and(|least| change > least);
         Some(Trend {
             first: mean(&points[..tenth]),
             last: mean(&points[points.len() - tenth..]),
             slope: growth.mb_per_minute * 60.0,
             margin: growth.margin * 60.0,
             drift,
-            rises: growth.at_least() > 0.0 && growth.steady && drift > RISE,
+            rises: growth.at_least() > 0.0 && growth.steady && counts,
         })
     }
 }
@@ -88,7 +96,7 @@ impl Trend {
         } else if self.slope < 0.0 {
             "falls"
         } else {
-            "rises, not steadily or by less than 1 %"
+            "rises, not steadily or by too little to count"
         }
     }
 }
@@ -121,7 +129,10 @@ pub(crate) fn to_text(series: &[Series], warm: Duration) -> String {
                 format!("{:+.4}", trend.slope),
                 format!("{:.4}", trend.margin),
                 format!("{:+.2} %", trend.drift * 100.0),
-                trend.judged().to_owned(),
+                series
+                    .least
+                    .map_or("not judged", |_| trend.judged())
+                    .to_owned(),
             ]),
             None => row.extend(std::iter::repeat_with(unknown).take(6)),
         }
@@ -147,7 +158,11 @@ mod tests {
     use super::*;
 
     fn trend(value: impl Fn(u32) -> f64) -> Trend {
-        let mut series = Series::new("x", 0);
+        trend_of(Some(0.0), value)
+    }
+
+    fn trend_of(least: Option<f64>, value: impl Fn(u32) -> f64) -> Trend {
+        let mut series = Series::new("x", 0, least);
         for i in 0..400 {
             series.push(Duration::from_secs(u64::from(i) * 9), Some(value(i)));
         }
@@ -174,8 +189,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_shown_and_what_is_less_than_the_least_do_not_rise() {
+        let line = |i| 100.0 + f64::from(i);
+        assert!(trend_of(Some(200.0), line).rises);
+        assert!(!trend_of(Some(400.0), line).rises);
+        assert!(!trend_of(None, line).rises);
+    }
+
+    #[test]
     fn too_few_samples_say_nothing() {
-        let mut series = Series::new("x", 0);
+        let mut series = Series::new("x", 0, Some(0.0));
         for i in 0..19 {
             series.push(Duration::from_secs(i), Some(1.0));
         }
