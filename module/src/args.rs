@@ -145,10 +145,9 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, bytes),
     };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] if digits.len() <= 19 => {} // No such number is too large for 64 bits.
-        _ => return None,
+    // No number of 19 digits is too large for 64 bits.
+    if matches!(digits, [] | [b'0', ..]) || digits.len() > 19 {
+        return (bytes == b"0").then_some(0);
     }
     let mut number = 0_u64;
     for digit in digits {

@@ -216,7 +216,7 @@ impl NewEntry {
     }
 
     /// [`NewEntry::new`] where the size is known.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sized(key: &[u8], parts: &Parts<'_>, size: Allocated) -> Self {
         let (ptr, apart) = (allocate(size.entry), size.value.map(allocate));
         // SAFETY: the allocations are that large, and new.
@@ -457,11 +457,11 @@ impl<'a> Entry<'a> {
     /// How long it may be served as stale, ms.
     #[inline(always)]
     pub(crate) fn grace_ms(self) -> u64 {
-        if self.has_grace() {
-            self.extent().grace_ms
-        } else {
-            0
+        #[cold]
+        fn stored(entry: Entry<'_>) -> u64 {
+            entry.extent().grace_ms
         }
+        if self.has_grace() { stored(self) } else { 0 }
     }
 
     /// Whether it was written with a TTL.

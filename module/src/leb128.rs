@@ -20,7 +20,10 @@ pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
 
 /// How many bytes [`write`] takes for a number.
 pub(crate) const fn len(number: u64) -> usize {
-    (70 - (number | 1).leading_zeros() as usize) / 7
+    if number < 0x80 {
+        return 1;
+    }
+    (70 - number.leading_zeros() as usize) / 7
 }
 
 /// Reads a number byte by byte; `None` if the bytes end early or do not fit 64 bits.

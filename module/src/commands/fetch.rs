@@ -70,22 +70,18 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 /// `CACHE.FETCH key [LEASE ms [TOKEN n [RENEW]] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
 /// `[state, value, pttl, token, tags]`
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let (name, rest) = args.split_first()?;
-    if rest.len() == 0 {
-        look_up(ctx, ctx.db(), name) // By far the commonest.
+    // By far the commonest.
+    if let Ok(name) = args.only() {
+        look_up(ctx, name)
     } else {
-        fetch_as_asked(ctx, args, name, rest)
+        fetch_as_asked(ctx, args)
     }
 }
 
 /// With options. Apart, so that a command without any does not pay for all that this keeps on the stack.
 #[inline(never)]
-fn fetch_as_asked(
-    ctx: &Context<'_>,
-    args: Args<'_>,
-    name: Str<'_>,
-    rest: Args<'_>,
-) -> Result<(), Error> {
+fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    let (name, rest) = args.split_first()?;
     let mut storage = Words::new();
     let asked = parse(rest.words(0, &mut storage)?)?;
     if !asked.tags.is_empty() {
@@ -189,13 +185,13 @@ impl waiting::Reply for Waited {
 /// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
 /// type.
 pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    for_each_key(ctx, args, |db, name| look_up(ctx, db, name))
+    for_each_key(ctx, args, fetch)
 }
 
 /// Replies what a key holds, without a word of leases.
-fn look_up(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
+fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
-    let (held, sender) = (key.held(), ctx.sender());
+    let (db, held, sender) = (ctx.db(), key.held(), ctx.sender());
     state::with(|state| {
         let database = state.database(db);
         let answer = match held.and_then(|held| read(database, held)) {
@@ -250,6 +246,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 }
 
 /// [`reply`] where the database is at hand.
+#[inline(always)]
 fn send(
     reply: Sender<'_>,
     database: &mut Database<Handle>,

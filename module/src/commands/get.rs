@@ -6,34 +6,8 @@ use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    answer(ctx, ctx.db(), args.only()?)
-}
-
-/// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
-pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    for_each_key(ctx, args, |db, name| answer(ctx, db, name))
-}
-
-/// `CACHE.EXISTS key [key ...]` → how many of these keys hold a fresh entry.
-pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    if args.len() == 0 {
-        return Err(Error::WrongArity);
-    }
-    let db = ctx.db();
-    let is_fresh = |name: &Str<'_>| {
-        let found =
-            store::look(db, &ctx.open(*name, Mode::Peek), now_ms).map(|found| found.freshness);
-        found == Some(Freshness::Fresh)
-    };
-    ctx.reply_integer(args.iter().filter(is_fresh).count() as i64);
-    Ok(())
-}
-
-/// Replies with the value or nil, and counts; an error, and nothing done, if the key holds another type.
-#[inline(always)]
-fn answer(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
-    let key = open(ctx, name, Mode::Read)?;
-    let held = key.held();
+    let key = open(ctx, args.only()?, Mode::Read)?;
+    let (db, held) = (ctx.db(), key.held());
     let fresh = state::with(|state| {
         let database = state.database(db);
         if let Some(held) = held
@@ -50,5 +24,25 @@ fn answer(ctx: &Context<'_>, db: u32, name: Str<'_>) -> Result<(), Error> {
         Some(entry) => ctx.reply_bytes(entry.value()),
         None => ctx.reply_null(),
     }
+    Ok(())
+}
+
+/// `CACHE.MGET key [key ...]` → for each key the value if the entry is fresh, else nil.
+pub(crate) fn mget(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    for_each_key(ctx, args, get)
+}
+
+/// `CACHE.EXISTS key [key ...]` → how many of these keys hold a fresh entry.
+pub(crate) fn exists(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
+    if args.len() == 0 {
+        return Err(Error::WrongArity);
+    }
+    let db = ctx.db();
+    let is_fresh = |name: &Str<'_>| {
+        let found =
+            store::look(db, &ctx.open(*name, Mode::Peek), now_ms).map(|found| found.freshness);
+        found == Some(Freshness::Fresh)
+    };
+    ctx.reply_integer(args.iter().filter(is_fresh).count() as i64);
     Ok(())
 }

@@ -41,20 +41,20 @@ pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, 
     }
 }
 
-/// Replies for each key what `answer` does, and nil where that fails, which counts as a miss: here it is no error.
-#[inline(always)]
+/// Replies for each key what a command for that key alone does, and nil where it fails, which counts as a miss: here it is
+/// no error.
 pub(crate) fn for_each_key(
     ctx: &Context<'_>,
     args: Args<'_>,
-    answer: impl Fn(u32, Str<'_>) -> Result<(), Error>,
+    command: fn(&Context<'_>, Args<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     if args.len() == 0 {
         return Err(Error::WrongArity);
     }
     ctx.reply_array(args.len());
-    let db = ctx.db();
-    for name in args.iter() {
-        if answer(db, name).is_err() {
+    for only in args.each() {
+        if command(ctx, only).is_err() {
+            let db = ctx.db();
             state::with(|state| state.database(db).counters.misses += 1);
             ctx.reply_null();
         }
@@ -128,6 +128,7 @@ pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.
+#[inline(always)]
 pub(crate) fn logical_pttl(deadline: Deadline<'_>, entry: Entry<'_>, now_ms: u64) -> i64 {
     deadline.ms().map_or(-1, |deadline| {
         deadline

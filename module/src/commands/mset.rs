@@ -48,8 +48,8 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (0..keys).for_each(|at| ctx.key_at(2 * at + 2));
         return Ok(());
     }
-    let (keys, asked) = parse(words, || write::limits(ctx))?;
-    let times = write::times(ctx, &asked, COMMAND)?;
+    let (keys, mut asked) = parse(words, || write::limits(ctx))?;
+    write::decide_times(ctx, &mut asked, COMMAND)?;
     let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
     for (at, _) in pairs() {
@@ -60,7 +60,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut last = None;
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
-        let written = write::store(ctx, db, &mut key, names[at], value, &asked, times)?;
+        let written = write::store(ctx, db, &mut key, names[at], value, &asked)?;
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at], &written);
             done.push(at);

@@ -43,6 +43,10 @@ pub(super) struct Options<'a> {
     pub(super) soft_since_ms: Option<u64>,
     /// One of these three was given.
     is_rewritten: bool,
+    /// When it happens, when the entry expires logically, and which command it is: [`decide_times`].
+    now_ms: u64,
+    expires_ms: Option<u64>,
+    command: &'static str,
 }
 
 impl<'a> Options<'a> {
@@ -114,22 +118,13 @@ pub(super) fn limits(ctx: &Context<'_>) -> TagLimits {
     }
 }
 
-/// When a write happens, and when what it writes expires.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    now_ms: u64,
-    /// The logical expiry.
-    expires_ms: Option<u64>,
-    command: &'static str,
-}
-
 /// Decides the times, and whether the caller may say what it says.
 #[inline(always)]
-pub(super) fn times(
+pub(super) fn decide_times(
     ctx: &Context<'_>,
-    asked: &Options<'_>,
+    asked: &mut Options<'_>,
     command: &'static str,
-) -> Result<Times, Error> {
+) -> Result<(), Error> {
     if asked.is_rewritten && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
@@ -144,11 +139,8 @@ pub(super) fn times(
         }
     };
     with_grace(expires_ms, asked.grace_ms.unwrap_or(0), command)?;
-    Ok(Times {
-        now_ms,
-        expires_ms,
-        command,
-    })
+    (asked.now_ms, asked.expires_ms, asked.command) = (now_ms, expires_ms, command);
+    Ok(())
 }
 
 /// What was written.
@@ -172,9 +164,8 @@ pub(super) fn store(
     name: Str<'_>,
     value: &[u8],
     asked: &Options<'_>,
-    times: Times,
 ) -> Result<Option<Written>, Error> {
-    let (tags, now_ms) = (asked.tags, times.now_ms);
+    let (tags, now_ms) = (asked.tags, asked.now_ms);
     if asked.token.is_some() {
         cluster::end_if_slots_moved(ctx);
     }
@@ -188,12 +179,10 @@ pub(super) fn store(
         let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
-        // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
-        let known_tags = (visible.is_some() || !asked.keeps_tags).then_some(tags);
-        if !is_allowed(database, name, asked, known_tags, is_fresh) {
+        if !is_allowed(database, name, asked, visible.is_some(), is_fresh) {
             return Err(None);
         }
-        let (mut expires_ms, mut grace_ms) = (times.expires_ms, asked.grace_ms);
+        let (mut expires_ms, mut grace_ms) = (asked.expires_ms, asked.grace_ms);
         if asked.ttl == Some(Ttl::Keep)
             && let (Some(_), Some((entry, deadline))) = (visible, held)
         {
@@ -205,7 +194,7 @@ pub(super) fn store(
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
             (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
         }
-        let deadline_ms = with_grace(expires_ms, grace_ms, times.command)?;
+        let deadline_ms = with_grace(expires_ms, grace_ms, asked.command)?;
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
         let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
@@ -251,8 +240,8 @@ pub(super) fn store(
 
 /// The tags that KEEPTAGS keeps: those of a visible entry.
 #[cold]
-pub(super) fn kept_tags(db: u32, key: &Key, times: Times) -> Vec<Vec<u8>> {
-    let found = store::look(db, key, || times.now_ms);
+pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>> {
+    let found = store::look(db, key, || asked.now_ms);
     let visible = found.filter(|found| found.freshness != Freshness::Gone);
     visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
@@ -309,7 +298,7 @@ fn is_allowed(
     database: &mut Database<Handle>,
     name: Str<'_>,
     asked: &Options<'_>,
-    tags: Option<&[&[u8]]>,
+    is_visible: bool,
     is_fresh: bool,
 ) -> bool {
     let is_met = match asked.condition {
@@ -320,7 +309,9 @@ fn is_allowed(
     let Some(token) = asked.token else {
         return is_met;
     };
-    let (key, tags) = (name.bytes(), tags.map(|tags| tags.iter().copied()));
+    // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
+    let known = is_visible || !asked.keeps_tags;
+    let (key, tags) = (name.bytes(), known.then(|| asked.tags.iter().copied()));
     database.decide_write(key, token as u64, tags, is_met, monotonic_ms())
 }
 

@@ -76,15 +76,18 @@ impl Hits {
     }
 
     /// Counts a hit.
+    #[inline(always)]
     pub(super) fn hit(&mut self, id: u32) {
-        self.uncounted[self.uncounted_len] = id;
-        self.uncounted_len += 1;
-        if self.uncounted_len == BATCH {
+        let at = self.uncounted_len;
+        self.uncounted[at] = id;
+        self.uncounted_len = at + 1;
+        if at == BATCH - 1 {
             self.count();
         }
     }
 
     /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
+    #[cold]
     pub(super) fn count(&mut self) {
         for at in 0..self.uncounted_len {
             self.add(self.uncounted[at], 1);
@@ -103,9 +106,10 @@ impl Hits {
     }
 
     pub(super) fn set(&mut self, id: u32, count: u32) {
-        *self.place(id) = count;
-        let max = &mut self.maxima[page_of(id)];
-        *max = count.max(*max);
+        *self.place(id) = 0;
+        if count > 0 {
+            self.add(id, count);
+        }
     }
 
     #[inline(always)]

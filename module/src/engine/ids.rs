@@ -45,8 +45,9 @@ pub(super) struct Few {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Many {
     ids: RoaringBitmap,
-    /// Those that are not in `ids` yet, in any order.
-    new: SmallVec<[u32; TOGETHER]>,
+    /// Those that are not in `ids` yet, in any order, so many.
+    new: [u32; TOGETHER],
+    new_len: usize,
     bytes: u64,
     len: u32,
     /// Heap bytes when they were counted last, and the lengths at which they are counted again.
@@ -71,7 +72,7 @@ impl Ids {
             Self::One { id: NO_ID, .. } => (&[], None),
             Self::One { id, .. } => (std::slice::from_ref(id), None),
             Self::Few(few) => (&few.ids, None),
-            Self::Many(many) => (&many.new, Some(&many.ids)),
+            Self::Many(many) => (&many.new[..many.new_len], Some(&many.ids)),
         }
     }
 
@@ -105,6 +106,20 @@ impl Ids {
         *sum = *sum - old_bytes + bytes;
     }
 
+    /// As [`Ids::insert`], if that changes nothing but what is put into a bitmap later, as it most often is where there are
+    /// many; else false, and nothing done.
+    #[inline(always)]
+    pub(super) fn insert_later(&mut self, new: u32, bytes: u64) -> bool {
+        match self {
+            Self::Many(many) if many.new_len < TOGETHER - 1 && many.len < many.recount_above => {
+                many.push(new);
+                many.bytes += bytes;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Adds an id that is not there, which costs so much.
     pub(super) fn insert(&mut self, new: u32, bytes: u64) {
         match self {
@@ -129,9 +144,8 @@ impl Ids {
                 }
             }
             Self::Many(many) => {
-                many.new.push(new);
-                many.len += 1;
-                if many.new.len() == TOGETHER {
+                many.push(new);
+                if many.new_len == TOGETHER {
                     many.settle();
                 }
                 if many.len > many.recount_above {
@@ -159,9 +173,12 @@ impl Ids {
                 }
             }
             Self::Many(many) => {
-                match many.new.iter().position(|&id| id == old) {
-                    Some(at) => _ = many.new.swap_remove(at),
-                    None => _ = many.ids.remove(old),
+                let mut new = many.new[..many.new_len].iter();
+                if let Some(at) = new.position(|&id| id == old) {
+                    many.new_len -= 1;
+                    many.new[at] = many.new[many.new_len];
+                } else {
+                    many.ids.remove(old);
                 }
                 many.len -= 1;
                 if many.len as usize <= FEW / 2 {
@@ -259,15 +276,22 @@ impl Ids {
 }
 
 impl Many {
+    fn push(&mut self, new: u32) {
+        self.new[self.new_len] = new;
+        self.new_len += 1;
+        self.len += 1;
+    }
+
     /// Puts all ids into the bitmap.
     fn settle(&mut self) {
-        self.new.sort_unstable();
+        let new = &mut self.new[..self.new_len];
+        new.sort_unstable();
         // Most often they are higher than those before. But `append` looks for the highest of those, in a dense bitmap by a
         // walk through up to 8 KiB; among so few there is no dense one.
-        if self.len > ARRAY || self.ids.append(self.new.iter().copied()).is_err() {
-            self.ids.extend(&self.new);
+        if self.len > ARRAY || self.ids.append(new.iter().copied()).is_err() {
+            self.ids.extend(&*new);
         }
-        self.new.clear();
+        self.new_len = 0;
     }
 
     /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.

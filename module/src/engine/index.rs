@@ -94,11 +94,13 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// As [`Index::insert`], in a place that an entry of that name just left, if it can be had, or above it: a scan of
     /// a tag in progress, which goes upwards, does not miss the entry.
+    #[inline(always)]
     pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
         let Incoming {
             entry, bytes, hits, ..
         } = incoming;
-        let lists = self.lists_for(incoming.tags);
+        let mut lists = ListIds::new();
+        self.lists_for(incoming.tags, &mut lists);
         let slot = self.slots.insert(place, entry, bytes, hits, &lists);
         for &list in &lists {
             self.enlist(list, slot, bytes);
@@ -158,13 +160,12 @@ impl<E: Copy + PartialEq> Index<E> {
             self.resize(slot, bytes);
             return slot;
         }
-        let new = self.lists_for(incoming.tags);
+        let mut new = ListIds::new();
+        self.lists_for(incoming.tags, &mut new);
         let old: ListIds = self.slots.lists(slot).collect();
         let old_bytes = self.slots.bytes(slot);
         self.bytes = self.bytes - old_bytes + bytes;
-        let placed = if self.slots.set_lists(slot, &new) {
-            self.slots.set_entry(slot, entry);
-            self.slots.set_bytes(slot, bytes);
+        let placed = if self.slots.set(slot, entry, bytes, &new) {
             slot
         } else {
             let hits = self.hits(slot);
@@ -204,13 +205,11 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether an entry has these tags, in this order.
     #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let mut its = self.slots.lists(slot);
         let mut tags = tags.iter();
-        its.len() == tags.len()
-            && tags.all(|tag| {
-                its.next()
-                    .is_some_and(|list| *self.lists.get(list).name == **tag)
-            })
+        self.slots.lists(slot).all(|list| {
+            let tag = tags.next();
+            tag.is_some_and(|tag| self.lists.get(list).name.is(tag))
+        }) && tags.len() == 0
     }
 
     /// Takes an entry out. True if it was gone. O(tags).
@@ -254,10 +253,9 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The lists of these tags, made where there are none, each once and in order. O(tags).
     #[inline(always)]
-    fn lists_for(&mut self, tags: &[&[u8]]) -> ListIds {
+    fn lists_for(&mut self, tags: &[&[u8]], lists: &mut ListIds) {
         /// Up to this many, looking through those before is faster than a set.
         const FEW: usize = 64;
-        let mut lists = ListIds::new();
         let mut seen = (tags.len() > FEW).then(RoaringBitmap::new);
         for tag in tags {
             let hash = self.table.hash(tag);
@@ -274,7 +272,6 @@ impl<E: Copy + PartialEq> Index<E> {
                 lists.push(list);
             }
         }
-        lists
     }
 
     fn find(&self, tag: &[u8]) -> Option<u32> {
@@ -283,11 +280,12 @@ impl<E: Copy + PartialEq> Index<E> {
 
     fn find_hashed(&self, hash: u32, tag: &[u8]) -> Option<u32> {
         self.table
-            .find(hash, |list| *self.lists.get(list).name == *tag)
+            .find(hash, |list| self.lists.get(list).name.is(tag))
     }
 
+    #[inline(always)]
     fn enlist(&mut self, id: u32, slot: Slot, bytes: u64) {
-        self.lists.change(id, |list| list.ids.insert(slot.0, bytes));
+        self.lists.insert(id, slot.0, bytes);
         if !self.gone.is_empty() {
             self.hollow.lists.remove(id);
         }
@@ -345,11 +343,27 @@ impl<E: Copy + PartialEq> Index<E> {
         deadline_ms: impl FnOnce() -> Option<u64>,
         now_ms: impl FnOnce() -> u64,
     ) -> Freshness {
+        if grace_ms == 0 && self.gone.is_empty() && !self.has_orphans {
+            return Freshness::Fresh; // What would make it stale makes it gone.
+        }
+        self.freshness_of_any(slot, entry, grace_ms, deadline_ms, now_ms)
+    }
+
+    /// Apart, so that what most often is fresh without a doubt does not pay for all that this keeps in registers.
+    #[inline(never)]
+    fn freshness_of_any(
+        &self,
+        slot: Slot,
+        entry: E,
+        grace_ms: u64,
+        deadline_ms: impl FnOnce() -> Option<u64>,
+        now_ms: impl FnOnce() -> u64,
+    ) -> Freshness {
         if self.is_gone(slot) || (self.has_orphans && !self.holds(slot, entry)) {
             return Freshness::Gone;
         }
         if grace_ms == 0 {
-            return Freshness::Fresh; // What would make it stale makes it gone.
+            return Freshness::Fresh;
         }
         if let Some(softness) = self.softness(slot) {
             return if now_ms() < softness.ends_ms_for(grace_ms) {
@@ -409,6 +423,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// The tags of an entry, in the order in which they were given.
+    #[inline(always)]
     pub(crate) fn tags(&self, slot: Slot) -> impl ExactSizeIterator<Item = &[u8]> {
         let lists = self.slots.lists(slot);
         lists.map(|list| &*self.lists.get(list).name)

@@ -26,6 +26,21 @@ impl Name {
         Self::Short { len, bytes }
     }
 
+    /// Whether it is that of a tag. Those of 8 to 16 bytes are compared as two halves that overlap: a call for a few bytes
+    /// costs more, and what it makes the callers move about even more.
+    #[inline(always)]
+    pub(super) fn is(&self, tag: &[u8]) -> bool {
+        let name = &**self;
+        if name.len() != tag.len() {
+            return false;
+        }
+        let halves = |bytes: &[u8]| Some((*bytes.first_chunk::<8>()?, *bytes.last_chunk::<8>()?));
+        match (halves(name), halves(tag)) {
+            (Some(its), Some(given)) if name.len() <= 16 => its == given,
+            _ => name == tag,
+        }
+    }
+
     fn heap_bytes(&self) -> usize {
         match self {
             Self::Short { .. } => 0,
@@ -119,11 +134,20 @@ impl Lists {
             .expect("the list exists")
     }
 
+    #[inline(always)]
     pub(super) fn get_mut(&mut self, id: u32) -> &mut TagList {
         self.pages[page_of(id)]
             .as_mut()
             .and_then(|page| page[offset_of(id)].as_mut())
             .expect("the list exists")
+    }
+
+    /// Adds an id, which costs so much, to a list.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, id: u32, new: u32, bytes: u64) {
+        if !self.get_mut(id).ids.insert_later(new, bytes) {
+            self.change(id, |list| list.ids.insert(new, bytes));
+        }
     }
 
     /// Changes a list, and keeps the sum of bytes.

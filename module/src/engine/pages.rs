@@ -55,15 +55,15 @@ pub(super) struct PageMap {
 
 impl PageMap {
     /// Takes a free id on a page of this kind. O(1).
+    #[inline(always)]
     pub(super) fn allocate(&mut self, kind: u8) -> Allocated {
-        if let Some(&number) = self.open[kind as usize].last() {
-            return self.take(number, false);
-        }
-        let number = self.add_page(kind);
-        self.take(number, true)
+        let open = self.open[kind as usize].last().copied();
+        let number = open.unwrap_or_else(|| self.add_page(kind));
+        self.take(number, open.is_none())
     }
 
     /// Takes the first free id of an open page.
+    #[inline(always)]
     fn take(&mut self, number: u32, new_page: bool) -> Allocated {
         let page = self.pages[number as usize]
             .as_mut()
@@ -106,6 +106,7 @@ impl PageMap {
     }
 
     /// As [`PageMap::allocate`], on a page that lies above this one.
+    #[inline(never)]
     pub(super) fn allocate_above(&mut self, kind: u8, page: usize) -> Allocated {
         /// How many open pages are looked at before a new one is made at the end.
         const LOOKS: usize = 8;
@@ -145,6 +146,7 @@ impl PageMap {
         Some(Allocated { id, new_page })
     }
 
+    #[cold]
     fn add_page(&mut self, kind: u8) -> u32 {
         let number = self.vacant.pop().unwrap_or_else(|| {
             self.pages.push(None);

@@ -54,9 +54,26 @@ enum Members {
     Boxed(Vec<Box<[u32]>>),
 }
 
+impl Members {
+    /// The lists of one entry, unless they are narrow.
+    #[inline(never)]
+    fn wide(&self, at: usize) -> &[u32] {
+        match self {
+            Self::Narrow { .. } => &[],
+            Self::Packed { each, all } => used(all, *each, at, NO_LIST),
+            Self::Boxed(boxes) => &boxes[at],
+        }
+    }
+}
+
 /// The places of one entry that are used, among those of its page.
+#[inline(always)]
 fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T] {
-    let places = &all[at * each..(at + 1) * each];
+    let places = &all[at * each..][..each];
+    // A page is for as many as its first entry has.
+    if places.last() != Some(&none) {
+        return places;
+    }
     let used = places.iter().position(|place| *place == none);
     &places[..used.unwrap_or(each)]
 }
@@ -85,6 +102,14 @@ impl<E: Copy> Page<E> {
         }
     }
 
+    /// Sets what an entry costs. True if that is, or was, too much for `sizes`.
+    #[inline(always)]
+    fn set_bytes(&mut self, at: usize, bytes: u64) -> bool {
+        let units = u16::try_from(bytes / UNIT).unwrap_or(LARGE);
+        let old = std::mem::replace(&mut self.sizes[at], units);
+        units == LARGE || old == LARGE
+    }
+
     fn heap_bytes(&self) -> usize {
         let members = match &self.members {
             Members::Narrow { all, .. } => size_of_val::<[u16]>(all),
@@ -103,6 +128,29 @@ fn kind_of(lists: &[u32]) -> u8 {
     lists.len().min(INLINE + 1) as u8
 }
 
+/// The lists of an entry, all of them in one of the two.
+pub(super) struct ListsOf<'a> {
+    narrow: std::slice::Iter<'a, u16>,
+    wide: std::slice::Iter<'a, u32>,
+}
+
+impl Iterator for ListsOf<'_> {
+    type Item = u32;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        let narrow = self.narrow.next().map(|&list| list.into());
+        narrow.or_else(|| self.wide.next().copied())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let len = self.narrow.len() + self.wide.len();
+        (len, Some(len))
+    }
+}
+
+impl ExactSizeIterator for ListsOf<'_> {}
+
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
@@ -117,6 +165,7 @@ pub(super) struct Slots<E> {
 impl<E: Copy + PartialEq> Slots<E> {
     /// Takes a slot for an entry in these lists: from a place on, that one, if it is free and its page has room for so many,
     /// or one above it. The hit count starts at `hits`. O(lists).
+    #[inline(always)]
     pub(super) fn insert(
         &mut self,
         place: Option<Slot>,
@@ -142,30 +191,44 @@ impl<E: Copy + PartialEq> Slots<E> {
             self.pages[number] = Some(page);
         }
         let slot = Slot(allocated.id);
-        self.set_entry(slot, entry);
-        self.set_bytes(slot, bytes);
         self.hits.set(slot.0, hits);
-        let fits = self.set_lists(slot, lists);
+        let fits = self.set(slot, entry, bytes, lists);
         debug_assert!(fits, "the page was made for so many");
         slot
     }
 
-    /// Changes an entry's lists; false, and nothing done, if there are more than its page has room for.
-    pub(super) fn set_lists(&mut self, slot: Slot, lists: &[u32]) -> bool {
+    /// Changes an entry, what it costs and its lists; false, and nothing done, if its page has no room for so many.
+    #[inline(always)]
+    pub(super) fn set(&mut self, slot: Slot, entry: E, bytes: u64, lists: &[u32]) -> bool {
+        let at = offset_of(slot.0);
+        if let Members::Narrow { each, all } = &mut self.page_mut(slot).members
+            && lists.len() <= *each
+            && lists.iter().all(|&list| list < NO_NARROW.into())
+        {
+            let places = all[at * *each..][..*each].iter_mut();
+            for (at, place) in places.enumerate() {
+                *place = lists.get(at).map_or(NO_NARROW, |&list| list as u16);
+            }
+        } else if !self.set_wider(slot, lists) {
+            return false;
+        }
+        let page = self.page_mut(slot);
+        page.entries[at] = Some(entry);
+        if page.set_bytes(at, bytes) {
+            self.set_large(slot, bytes);
+        }
+        true
+    }
+
+    /// Changes an entry's lists where it may have many, or they have large numbers. False as [`Slots::set`].
+    #[inline(never)]
+    fn set_wider(&mut self, slot: Slot, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
         let page = self.page_mut(slot);
         if let Members::Narrow { each, all } = &mut page.members {
             let each = *each;
             if lists.len() > each {
                 return false;
-            }
-            if lists.iter().all(|&list| list < NO_NARROW.into()) {
-                let (used, unused) = all[at * each..][..each].split_at_mut(lists.len());
-                for (place, &list) in used.iter_mut().zip(lists) {
-                    *place = list as u16;
-                }
-                unused.fill(NO_NARROW);
-                return true;
             }
             let wide = all.iter().map(|&list| match list {
                 NO_NARROW => NO_LIST,
@@ -259,14 +322,19 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     /// Sets what the entry costs: a multiple of [`UNIT`].
+    #[inline(always)]
     pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
         debug_assert!(bytes.is_multiple_of(UNIT));
-        let units = u16::try_from(bytes / UNIT).unwrap_or(LARGE);
-        let old = &mut self.page_mut(slot).sizes[offset_of(slot.0)];
-        let was_large = std::mem::replace(old, units) == LARGE;
-        if units == LARGE {
+        if self.page_mut(slot).set_bytes(offset_of(slot.0), bytes) {
+            self.set_large(slot, bytes);
+        }
+    }
+
+    #[cold]
+    fn set_large(&mut self, slot: Slot, bytes: u64) {
+        if bytes / UNIT >= LARGE.into() {
             self.large.insert(slot.0, bytes);
-        } else if was_large {
+        } else {
             self.large.remove(&slot.0);
             self.large.shrink_to(2 * self.large.len());
         }
@@ -340,15 +408,14 @@ impl<E: Copy + PartialEq> Slots<E> {
 
     /// The lists that the entry stands in.
     #[inline(always)]
-    pub(super) fn lists(&self, slot: Slot) -> impl ExactSizeIterator<Item = u32> {
+    pub(super) fn lists(&self, slot: Slot) -> ListsOf<'_> {
         let at = offset_of(slot.0);
         let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
             Members::Narrow { each, all } => (used(all, *each, at, NO_NARROW), &[]),
-            Members::Packed { each, all } => (&[], used(all, *each, at, NO_LIST)),
-            Members::Boxed(boxes) => (&[], &boxes[at]),
+            members => (&[], members.wide(at)),
         };
-        let list = move |at: usize| narrow.get(at).map_or_else(|| wide[at], |&list| list.into());
-        (0..narrow.len() + wide.len()).map(list)
+        let (narrow, wide) = (narrow.iter(), wide.iter());
+        ListsOf { narrow, wide }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -370,6 +437,10 @@ mod tests {
     use super::*;
 
     impl<E: Copy + PartialEq> Slots<E> {
+        fn set_lists(&mut self, slot: Slot, lists: &[u32]) -> bool {
+            self.set(slot, self.entry(slot), self.bytes(slot), lists)
+        }
+
         pub(in crate::engine) fn validate(&self) -> Vec<Slot> {
             self.map.validate();
             let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();

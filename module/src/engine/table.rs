@@ -1,6 +1,6 @@
 //! From a tag's name to its list.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::HashTable;
 
@@ -33,16 +33,24 @@ const fn shard_of(hash: u32) -> usize {
 }
 
 impl TagTable {
+    #[inline(always)]
     pub(super) fn hash(&self, name: &[u8]) -> u32 {
-        (self.hasher.hash_one(name) >> 32) as u32
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(name); // Without its length, as nothing follows it.
+        (hasher.finish() >> 32) as u32
     }
 
     /// The list of that hash for which `is_it` holds.
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.shards
-            .get(shard_of(hash))?
-            .find(spread(hash), |row| row.hash == hash && is_it(row.list))
-            .map(|row| row.list)
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let shard = self.shards.get(shard_of(hash))?;
+        // Most often the first of that hash: to compare names inside the search would cost each step of it.
+        let first = shard.find(spread(hash), |row| row.hash == hash)?;
+        if is_it(first.list) {
+            return Some(first.list);
+        }
+        let found = shard.find(spread(hash), |row| row.hash == hash && is_it(row.list));
+        found.map(|row| row.list)
     }
 
     pub(super) fn insert(&mut self, hash: u32, list: u32) {

@@ -54,9 +54,11 @@ pub(crate) unsafe fn command(
 ) -> c_int {
     // SAFETY: the server keeps both alive while the command runs.
     let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
-    if let Some(Err(error)) = reply(&ctx, || handler(&ctx, args)) {
-        ctx.reply_error(&error);
-    }
+    reply(&ctx, || {
+        if let Err(error) = handler(&ctx, args) {
+            ctx.reply_error(&error);
+        }
+    });
     raw::REDISMODULE_OK as c_int
 }
 

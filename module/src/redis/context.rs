@@ -1,7 +1,7 @@
 //! What a callback may ask of the server: replies, replication, notifications, keys.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
-    /// Whether part of the reply was sent, and how many elements were announced and not sent yet.
+    /// Whether a reply of several elements was begun, and how many were announced and not sent yet.
     reply_begun: Cell<bool>,
     reply_owed: Cell<isize>,
     /// What the server says of the callback that runs. It does not change meanwhile, and costs more than looking a key up.
@@ -127,7 +127,7 @@ impl Kept {
     fn send(&self, ctx: &Context<'_>) -> bool {
         let reply = self.reply.load(Ordering::Relaxed);
         // SAFETY: the context is alive, and so is the reply until [`release`].
-        !reply.is_null() && unsafe { api!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
+        !reply.is_null() && unsafe { often!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
     }
 }
 
@@ -209,7 +209,7 @@ impl Context<'_> {
     /// The database that the connection selected.
     pub(crate) fn db(&self) -> u32 {
         // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_GetSelectedDb(self.raw)) as u32 }
+        unsafe { often!(RedisModule_GetSelectedDb(self.raw)) as u32 }
     }
 
     /// Selects a database for this context; false, and nothing done, if there is none of this number. Only for contexts that
@@ -417,7 +417,7 @@ impl Context<'_> {
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {
-            let key = api!(RedisModule_OpenKey(self.raw, name.as_raw(), mode as c_int));
+            let key = often!(RedisModule_OpenKey(self.raw, name.as_raw(), mode as c_int));
             Key::from_raw(key, mode & raw::REDISMODULE_WRITE != 0)
         }
     }
@@ -444,7 +444,7 @@ impl Context<'_> {
         let (event, name) = (event.as_ptr(), name.as_raw());
         // SAFETY: context, event and name are alive.
         unsafe {
-            api!(RedisModule_NotifyKeyspaceEvent(
+            often!(RedisModule_NotifyKeyspaceEvent(
                 self.raw, class, event, name
             ))
         };
@@ -463,7 +463,7 @@ impl Context<'_> {
     #[inline(always)]
     pub(crate) fn replicate_verbatim(&self) {
         // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_ReplicateVerbatim(self.raw)) };
+        unsafe { often!(RedisModule_ReplicateVerbatim(self.raw)) };
     }
 
     /// Sends another command instead.
@@ -492,13 +492,16 @@ impl Context<'_> {
     /// Counts an element of the reply, and those that it announces.
     #[inline(always)]
     fn replied(&self, announced: usize) {
-        self.reply_begun.set(true);
+        if announced > 0 {
+            self.reply_begun.set(true);
+        }
         self.reply_owed
             .set(self.reply_owed.get() + announced as isize - 1);
     }
 
     /// Ends a reply that broke off. Nobody may take it for a whole one, so the client is closed if part of it is on its
     /// way; where there is none to close (in a script, or in a call of another module), the rest is filled with errors.
+    #[cold]
     pub(super) fn end_reply(&self) {
         let owed = self.reply_owed.get();
         if owed <= 0 {
@@ -543,6 +546,7 @@ impl Context<'_> {
         unsafe { api!(RedisModule_CreateTimer(ctx, ms, on_timer, data)) };
     }
 
+    #[cold]
     pub(crate) fn reply_error(&self, error: &Error) {
         self.replied(0);
         if *error == Error::WrongArity {
@@ -579,7 +583,8 @@ impl Context<'_> {
 
     pub(crate) fn reply_integer(&self, number: i64) {
         self.replied(0);
-        raw::reply_with_long_long(self.raw, number);
+        // SAFETY: the context is alive.
+        unsafe { often!(RedisModule_ReplyWithLongLong(self.raw, number)) };
     }
 
     pub(crate) fn reply_double(&self, number: f64) {
@@ -589,12 +594,15 @@ impl Context<'_> {
 
     pub(crate) fn reply_bytes(&self, bytes: &[u8]) {
         self.replied(0);
-        raw::reply_with_string_buffer(self.raw, bytes.as_ptr().cast(), bytes.len());
+        let (start, len) = (bytes.as_ptr().cast(), bytes.len());
+        // SAFETY: the context is alive, and the bytes are copied.
+        unsafe { often!(RedisModule_ReplyWithStringBuffer(self.raw, start, len)) };
     }
 
     pub(crate) fn reply_array(&self, len: usize) {
         self.replied(len);
-        raw::reply_with_array(self.raw, len as i64);
+        // SAFETY: the context is alive.
+        unsafe { often!(RedisModule_ReplyWithArray(self.raw, len as c_long)) };
         panic_point(Place::Reply);
     }
 
@@ -663,7 +671,7 @@ pub(crate) fn command_time_ms() -> Option<u64> {
 /// The time, unix ms.
 pub(crate) fn now_ms() -> u64 {
     // SAFETY: takes nothing.
-    unsafe { api!(RedisModule_Milliseconds()) as u64 }
+    unsafe { often!(RedisModule_Milliseconds()) as u64 }
 }
 
 /// A clock that only goes forward, ms: for what concerns this node alone.

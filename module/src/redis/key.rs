@@ -47,8 +47,8 @@ impl Key {
     pub(crate) unsafe fn from_raw(raw: *mut raw::RedisModuleKey, is_quiet: bool) -> Self {
         // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1).
         let entry = unsafe {
-            let is_ours = api!(RedisModule_ModuleTypeGetType(raw)) == data_type();
-            let value = is_ours.then(|| api!(RedisModule_ModuleTypeGetValue(raw)));
+            let is_ours = often!(RedisModule_ModuleTypeGetType(raw)) == data_type();
+            let value = is_ours.then(|| often!(RedisModule_ModuleTypeGetValue(raw)));
             value.and_then(Handle::from_raw)
         };
         Self {
@@ -72,7 +72,7 @@ impl Key {
 
     fn is_empty(&self) -> bool {
         // SAFETY: the key is open, or null, which the call takes.
-        let kind = unsafe { api!(RedisModule_KeyType(self.raw)) };
+        let kind = unsafe { often!(RedisModule_KeyType(self.raw)) };
         kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32
     }
 
@@ -93,7 +93,7 @@ impl Key {
         self.entry = Some(handle);
         // SAFETY: the key is open for writing; the keyspace owns the entry from here on.
         unsafe {
-            api!(RedisModule_ModuleTypeSetValue(
+            often!(RedisModule_ModuleTypeSetValue(
                 self.raw,
                 data_type(),
                 handle.as_raw()
@@ -166,7 +166,7 @@ impl Key {
     pub(crate) fn set_deadline_ms(&mut self, deadline: Option<u64>) {
         let deadline = deadline.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |ms| ms as i64);
         // SAFETY: the key is open for writing and holds a value.
-        unsafe { api!(RedisModule_SetAbsExpire(self.raw, deadline)) };
+        unsafe { often!(RedisModule_SetAbsExpire(self.raw, deadline)) };
     }
 }
 
@@ -184,7 +184,7 @@ impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
         // SAFETY: the key is open, and holds something.
-        let deadline = unsafe { api!(RedisModule_GetAbsExpire(self.key.get())) };
+        let deadline = unsafe { often!(RedisModule_GetAbsExpire(self.key.get())) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }
@@ -192,7 +192,7 @@ impl Deadline<'_> {
 impl Drop for Key {
     fn drop(&mut self) {
         // SAFETY: opened by `Context::open`, closed once; null is taken.
-        let close = || unsafe { api!(RedisModule_CloseKey(self.raw)) };
+        let close = || unsafe { often!(RedisModule_CloseKey(self.raw)) };
         if self.is_quiet {
             context::unreported(close);
         } else {

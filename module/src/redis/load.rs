@@ -109,6 +109,9 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         return raw::REDISMODULE_ERR as c_int;
     }
     let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
+        if !super::often::are_there() {
+            return Err("the server is too old".to_owned());
+        }
         barrier::log_panics();
         // The server passes null where there are no arguments; a slice must not begin there, however short.
         let argv = if argc == 0 {

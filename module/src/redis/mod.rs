@@ -13,6 +13,38 @@ macro_rules! api {
     };
 }
 
+/// The same of a function that commands call often: that it exists is looked up once, by `load`, not at each call.
+macro_rules! often {
+    ($function:ident($($arg:expr),* $(,)?)) => {{
+        const _: () = $crate::redis::often::$function;
+        (redis_module::raw::$function.unwrap_unchecked())($($arg),*)
+    }};
+}
+
+macro_rules! looked_up_once {
+    ($($function:ident)+) => {
+        /// Has a name for each.
+        mod often {
+            $(#[allow(non_upper_case_globals, reason = "of the server's")]
+            pub(super) const $function: () = ();)+
+
+            /// Whether the server has them all.
+            pub(super) fn are_there() -> bool {
+                // SAFETY: set before the module starts, on this thread.
+                unsafe { $({ redis_module::raw::$function }.is_some())&&+ }
+            }
+        }
+    };
+}
+
+looked_up_once! {
+    RedisModule_CloseKey RedisModule_GetAbsExpire RedisModule_GetSelectedDb RedisModule_KeyType RedisModule_Milliseconds
+    RedisModule_ModuleTypeGetType RedisModule_ModuleTypeGetValue RedisModule_ModuleTypeSetValue
+    RedisModule_NotifyKeyspaceEvent RedisModule_OpenKey RedisModule_ReplicateVerbatim RedisModule_ReplyWithArray
+    RedisModule_ReplyWithCallReply RedisModule_ReplyWithLongLong RedisModule_ReplyWithStringBuffer RedisModule_SetAbsExpire
+    RedisModule_StringPtrLen
+}
+
 pub(crate) mod access;
 #[cfg(not(test))]
 mod alloc;

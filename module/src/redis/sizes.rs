@@ -44,6 +44,8 @@ struct Sizes {
     layout: Layout,
     /// What a place in a hash table without rows costs.
     place: u64,
+    /// What a key costs beside its name and its entry, without a TTL and with one.
+    unnamed: [u64; 2],
     /// Whether MEMORY USAGE counts the name, and not only what the module says.
     usage_counts_name: bool,
 }
@@ -77,12 +79,15 @@ pub(crate) fn probe(ctx: &Context<'_>) {
         PLACE_IN_REDIS
     };
     let usage_counts_name = valkey.is_none_or(|version| !((8, 1)..(9, 0)).contains(&version));
-    let _ = SIZES.set(Sizes {
+    let mut sizes = Sizes {
         probed,
         layout,
         place,
+        unnamed: [0; 2],
         usage_counts_name,
-    });
+    };
+    sizes.unnamed = [false, true].map(|has_ttl| sizes.beside(has_ttl));
+    let _ = SIZES.set(sizes);
 }
 
 /// What the allocator hands out for so many bytes.
@@ -126,7 +131,7 @@ impl Sizes {
     }
 
     /// What it keeps beside that, as a whole number of the index's units.
-    fn unnamed(&self, has_ttl: bool) -> u64 {
+    fn beside(&self, has_ttl: bool) -> u64 {
         let (value, object) = (class(self, 16), class(self, OBJECT));
         let (row, times) = (class(self, 24) + BUCKET, u64::from(has_ttl));
         let bytes = match self.layout {
@@ -148,9 +153,10 @@ pub(crate) fn cost(entry: Entry<'_>) -> u64 {
 }
 
 /// [`cost`] of an entry of that size, whose key has so many bytes.
+#[inline(always)]
 pub(crate) fn cost_of(size: Allocated, key_len: usize, has_ttl: bool) -> u64 {
     let Some(sizes) = SIZES.get() else { return 0 };
-    classes(sizes, size) + sizes.named(key_len, has_ttl) + sizes.unnamed(has_ttl)
+    classes(sizes, size) + sizes.named(key_len, has_ttl) + sizes.unnamed[usize::from(has_ttl)]
 }
 
 /// Whether an entry of that size takes as much memory as this one, and fits into its place.
@@ -181,5 +187,5 @@ pub(crate) fn usage(entry: Entry<'_>) -> u64 {
     if !sizes.usage_counts_name {
         return cost(entry);
     }
-    classes(sizes, entry.allocated(entry.extent())) + sizes.unnamed(entry.has_ttl())
+    classes(sizes, entry.allocated(entry.extent())) + sizes.unnamed[usize::from(entry.has_ttl())]
 }

@@ -155,13 +155,17 @@ pub(crate) fn put<'c, R: Send, E: Send>(
         let (new, deadline_ms, result) = state::with(|state| {
             let (content, slot, result) = decide(state, held)?;
             state.removed_gone = None;
-            let index = &mut state.database(db).index;
+            let mut index = &mut state.database(db).index;
             let visible = slot.filter(|&slot| !index.is_gone(slot));
+            if let (Some(old), None) = (old, visible) {
+                forget_gone(state, db, old);
+                index = &mut state.database(db).index;
+            }
             let is_rewritten = match (old, visible) {
                 (Some(old), Some(slot)) => rewrite(index, old, slot, &content),
                 _ => false,
             };
-            let make = || place(state, db, name.bytes(), old, visible, &content);
+            let make = || place(index, name.bytes(), visible, &content);
             let new = (!is_rewritten).then(make);
             Ok((new, content.deadline_ms, result))
         })?;
@@ -201,11 +205,10 @@ fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Cont
 }
 
 /// Makes a new entry, in the index in the place of the old one.
+#[inline(always)]
 fn place(
-    state: &mut State,
-    db: u32,
+    index: &mut Index<Handle>,
     name: &[u8],
-    old: Option<Entry<'_>>,
     visible: Option<Slot>,
     content: &Content<'_>,
 ) -> NewEntry {
@@ -214,18 +217,22 @@ fn place(
     let new = NewEntry::sized(name, &parts, size);
     let entry = new.as_entry();
     let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
-    let slot = if let Some(slot) = visible {
-        state.database(db).index.replace(slot, incoming)
-    } else {
-        if let Some((holder, slot)) = old.and_then(|old| state.database_of(old, Some(db))) {
-            let holder = state.database(holder);
-            holder.index.remove(slot);
-            holder.counters.reclaimed += 1;
-        }
-        state.database(db).index.insert(incoming)
+    let slot = match visible {
+        Some(slot) => index.replace(slot, incoming),
+        None => index.insert(incoming),
     };
     entry.set_indexed(slot.0);
     new
+}
+
+/// An entry that is not visible is about to be replaced: its index, if one holds it, forgets it.
+#[cold]
+fn forget_gone(state: &mut State, db: u32, old: Entry<'_>) {
+    if let Some((holder, slot)) = state.database_of(old, Some(db)) {
+        let holder = state.database(holder);
+        holder.index.remove(slot);
+        holder.counters.reclaimed += 1;
+    }
 }
 
 /// The entry of an open key, and its slot, if it is indexed.

@@ -31,11 +31,12 @@ impl<'a> Str<'a> {
     }
 
     pub(crate) fn bytes(self) -> &'a [u8] {
-        let mut len = 0;
-        // SAFETY: the string lives for `'a` and strings of the server do not change while they are shared.
+        let mut len = MaybeUninit::uninit();
+        // SAFETY: the string lives for `'a` and strings of the server do not change while they are shared. The length is
+        // always written.
         unsafe {
-            let bytes = api!(RedisModule_StringPtrLen(self.as_raw(), &raw mut len));
-            std::slice::from_raw_parts(bytes.cast(), len)
+            let bytes = often!(RedisModule_StringPtrLen(self.as_raw(), len.as_mut_ptr()));
+            std::slice::from_raw_parts(bytes.cast(), len.assume_init())
         }
     }
 }
@@ -154,6 +155,12 @@ impl<'a> Args<'a> {
         Ok((unsafe { Str::from_raw(first) }, Self { argv }))
     }
 
+    /// Each of them as the only one.
+    pub(crate) fn each(self) -> impl Iterator<Item = Self> {
+        // The one before it stands where the name does.
+        self.argv.windows(2).map(|argv| Self { argv })
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> + Clone {
         let args = self.argv.get(1..).unwrap_or_default().iter();
         // SAFETY: all strings of `argv` live for `'a`.
@@ -169,16 +176,20 @@ impl<'a> Args<'a> {
         at_least: usize,
         storage: &'w mut Words<'a>,
     ) -> Result<&'w [&'a [u8]], Error> {
-        let count = self.len();
+        let [_, argv @ ..] = self.argv else {
+            return Err(Error::WrongArity);
+        };
+        let count = argv.len();
         if count < at_least {
             return Err(Error::WrongArity);
         }
-        if count > storage.few.len() {
+        let Some(few) = storage.few.get_mut(..count) else {
             storage.many = self.iter().map(Str::bytes).collect();
             return Ok(&storage.many);
-        }
-        for (word, string) in storage.few.iter_mut().zip(self.iter()) {
-            word.write(string.bytes());
+        };
+        for (word, &raw) in few.iter_mut().zip(argv) {
+            // SAFETY: all strings of `argv` live for `'a`.
+            word.write(unsafe { Str::from_raw(raw) }.bytes());
         }
         // SAFETY: there are no more strings than words, so each of these was just written.
         Ok(unsafe { std::slice::from_raw_parts(storage.few.as_ptr().cast(), count) })
