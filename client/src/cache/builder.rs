@@ -36,6 +36,7 @@ impl CacheBuilder {
             local_max_bytes: 256 << 20,
             local_ttl_max: Duration::from_secs(3600),
             stale_bound: Duration::ZERO,
+            keeps_after_loss: false,
             load_timeout: Duration::from_secs(10),
             timeouts: Timeouts {
                 connect: second,
@@ -120,6 +121,15 @@ impl<C> CacheBuilder<C> {
     /// long. When the server is back they are dropped. Default: zero, the local tier is dropped with the connection.
     pub fn serve_stale_while_unreachable(mut self, bound: Duration) -> Self {
         self.options.stale_bound = bound;
+        self
+    }
+
+    /// Keeps the entries of a server that has lost more invalidations than are remembered. A server that was started from
+    /// an older dump, or promoted, is sent what was invalidated within the last one to two minutes; where its clock shows
+    /// that it lacks older ones as well, the namespace is cleared (as by [`Cache::clear`]), by default. With this setting
+    /// it is not: a warning event says that entries may be older than an invalidation, until they expire.
+    pub fn keep_after_loss(mut self) -> Self {
+        self.options.keeps_after_loss = true;
         self
     }
 
@@ -215,6 +225,7 @@ impl<C> CacheBuilder<C> {
         let remote = Settings {
             timeouts,
             max_waiting_connections: options.max_waiting_connections,
+            keeps_after_loss: options.keeps_after_loss,
             listener: tier::listener(local.clone(), Arc::clone(&counters), &options),
             recent: Arc::new(Mutex::new(Recent::new(options.prefix.clone()))),
             map_changed: Arc::default(),

@@ -19,6 +19,7 @@ pub(crate) struct Options {
     pub(crate) local_ttl_max: Duration,
     /// How long entries stay, as stale, while a server is away.
     pub(crate) stale_bound: Duration,
+    pub(crate) keeps_after_loss: bool,
     pub(crate) load_timeout: Duration,
     pub(crate) timeouts: Timeouts,
     pub(crate) max_waiting_connections: usize,

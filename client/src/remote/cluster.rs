@@ -399,6 +399,7 @@ mod tests {
                 probe: second,
             },
             max_waiting_connections: 1,
+            keeps_after_loss: false,
             listener: Arc::new(|_| {}),
             recent: Arc::new(Mutex::new(Recent::new(String::new()))),
             map_changed: Arc::default(),

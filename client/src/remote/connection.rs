@@ -8,8 +8,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::command::{self, field, text_of as text};
-use super::error::{Error, within};
+use super::command::{self, field, items, number_of, text_of as text};
+use super::error::{Error, Remedy, within};
+use super::history::Reading;
 use super::lock;
 use super::message::{self, Push};
 use super::missed::Recent;
@@ -199,14 +200,28 @@ impl Connection {
 
     /// The server's lineage and clock; `None` if its module has none, or does not let this user read them. An answer that
     /// does not come is neither.
-    pub(crate) async fn clock(&self, node: &str) -> Result<Option<(String, u64)>, Error> {
-        let answer = self.send(&redis::cmd("CACHE.CLOCK")).await;
-        match answer.map_err(|error| Error::from_redis(node, None, self.timeout, &error)) {
-            Err(Error::Denied { .. } | Error::ModuleTooOld { .. }) => Ok(None),
-            Err(error) => Err(error),
-            Ok(answer) => redis::from_redis_value_ref(&answer)
-                .map_err(|_| Error::unexpected(node, "CACHE.CLOCK", &answer)),
+    pub(crate) async fn clock(&self, node: &str) -> Result<Option<Reading>, Error> {
+        let mut cmd = redis::cmd("CACHE.CLOCK");
+        let failed = |error| Error::from_redis(node, None, self.timeout, &error);
+        let mut answer = self.send(cmd.arg("START")).await.map_err(failed);
+        if matches!(&answer, Err(error) if error.remedy() == Remedy::FixCall) {
+            // A module that does not know the word.
+            answer = self.send(&redis::cmd("CACHE.CLOCK")).await.map_err(failed);
         }
+        let answer = match answer {
+            Err(Error::Denied { .. } | Error::ModuleTooOld { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        let reading = match items(&answer) {
+            [lineage, clock, start @ ..] => text(lineage).zip(number_of(clock)).map(|read| Reading {
+                lineage: read.0.to_owned(),
+                clock: read.1,
+                start: start.first().and_then(number_of).unwrap_or(read.1),
+            }),
+            _ => None,
+        };
+        let odd = || Error::unexpected(node, "CACHE.CLOCK", &answer);
+        reading.map(Some).ok_or_else(odd)
     }
 
     /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this

@@ -11,6 +11,15 @@ pub(crate) struct History {
     readings: VecDeque<(Instant, u64)>,
 }
 
+/// What `CACHE.CLOCK` says.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) lineage: String,
+    pub(crate) clock: u64,
+    /// The clock when the lineage began; where the module does not say, the same as `clock`.
+    pub(crate) start: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     Nothing,
@@ -24,35 +33,28 @@ impl History {
     /// More readings than this are not kept.
     const MOST: usize = 256;
 
-    /// The first reading through a new connection. Everything since `since` is remembered.
-    pub(crate) fn connected(
-        &mut self,
-        lineage: &str,
-        clock: u64,
-        now: Instant,
-        since: Instant,
-    ) -> Lost {
-        let lost = if self.lineage.is_empty() || self.lineage == lineage {
+    /// The first reading through a new connection, asked for at `at`. Everything since `since` is remembered.
+    pub(crate) fn connected(&mut self, read: Reading, at: Instant, since: Instant) -> Lost {
+        let lost = if self.lineage.is_empty() || self.lineage == read.lineage {
             Lost::Nothing
         } else {
             match self.readings.iter().find(|(at, _)| *at >= since) {
-                Some((_, first)) if *first <= clock => Lost::Remembered,
+                Some((_, first)) if *first <= read.start => Lost::Remembered,
                 _ => Lost::Forgotten,
             }
         };
-        lineage.clone_into(&mut self.lineage);
+        self.lineage = read.lineage;
         // What others invalidated while there was no connection is not known here.
-        self.readings = VecDeque::from([(now, clock)]);
+        self.readings = VecDeque::from([(at, read.clock)]);
         lost
     }
 
     /// A later reading through the same connection; `false` if it is one of another lineage.
-    pub(crate) fn probed(&mut self, read: (&str, u64), now: Instant, since: Instant) -> bool {
-        let (lineage, clock) = read;
-        if lineage != self.lineage {
+    pub(crate) fn probed(&mut self, read: &Reading, at: Instant, since: Instant) -> bool {
+        if read.lineage != self.lineage {
             return false;
         }
-        self.readings.push_back((now, clock));
+        self.readings.push_back((at, read.clock));
         while self.readings.len() > Self::MOST
             || self.readings.front().is_some_and(|(at, _)| *at < since)
         {
@@ -68,50 +70,46 @@ mod tests {
 
     use super::*;
 
+    fn reading(lineage: &str, start: u64, clock: u64) -> Reading {
+        let lineage = lineage.to_owned();
+        Reading {
+            lineage,
+            clock,
+            start,
+        }
+    }
+
     #[test]
-    fn a_new_lineage_has_lost_what_came_after_its_clock() {
-        let start = Instant::now();
-        let at = |secs| start + Duration::from_secs(secs);
-        let history = || {
+    fn a_new_lineage_lacks_what_came_after_its_start() {
+        let begin = Instant::now();
+        let at = |secs| begin + Duration::from_secs(secs);
+        let lost = |lineage, start, since| {
             let mut history = History::default();
-            assert_eq!(history.connected("a", 10, at(0), at(0)), Lost::Nothing);
-            assert!(history.probed(("a", 15), at(30), at(0)));
-            assert!(history.probed(("a", 20), at(60), at(0)));
-            assert!(!history.probed(("b", 30), at(60), at(0)));
-            history
+            let first = history.connected(reading("a", 0, 10), at(0), at(0));
+            assert_eq!(first, Lost::Nothing);
+            assert!(history.probed(&reading("a", 0, 15), at(30), at(0)));
+            assert!(history.probed(&reading("a", 0, 20), at(60), at(0)));
+            assert!(!history.probed(&reading("b", 0, 30), at(60), at(0)));
+            // Others have used it by now, so its clock says nothing.
+            history.connected(reading(lineage, start, 90), at(61), at(since))
         };
-        assert_eq!(history().connected("a", 30, at(61), at(0)), Lost::Nothing);
-        assert_eq!(
-            history().connected("b", 10, at(61), at(0)),
-            Lost::Remembered
-        );
-        assert_eq!(
-            history().connected("b", 40, at(61), at(0)),
-            Lost::Remembered
-        );
-        assert_eq!(history().connected("b", 9, at(61), at(0)), Lost::Forgotten);
+        assert_eq!(lost("a", 0, 0), Lost::Nothing);
+        assert_eq!(lost("b", 10, 0), Lost::Remembered);
+        assert_eq!(lost("b", 40, 0), Lost::Remembered);
+        assert_eq!(lost("b", 9, 0), Lost::Forgotten);
         // What came before the second reading is remembered no more.
-        assert_eq!(
-            history().connected("b", 14, at(61), at(20)),
-            Lost::Forgotten
-        );
-        assert_eq!(
-            history().connected("b", 15, at(61), at(20)),
-            Lost::Remembered
-        );
-        assert_eq!(
-            history().connected("b", 90, at(61), at(70)),
-            Lost::Forgotten
-        );
+        assert_eq!(lost("b", 14, 20), Lost::Forgotten);
+        assert_eq!(lost("b", 15, 20), Lost::Remembered);
+        assert_eq!(lost("b", 90, 70), Lost::Forgotten);
     }
 
     #[test]
     fn readings_are_bounded() {
         let start = Instant::now();
         let mut history = History::default();
-        history.connected("a", 0, start, start);
+        history.connected(reading("a", 0, 0), start, start);
         for n in 0..1000 {
-            history.probed(("a", n), start + Duration::from_secs(n), start);
+            history.probed(&reading("a", 0, n), start + Duration::from_secs(n), start);
         }
         assert_eq!(history.readings.len(), History::MOST);
     }

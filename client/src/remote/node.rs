@@ -34,6 +34,8 @@ pub(crate) enum Place {
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_waiting_connections: usize,
+    /// Entries of a server that lost more than is remembered stay.
+    pub(crate) keeps_after_loss: bool,
     pub(crate) listener: Listener,
     /// What was invalidated lately, by whichever node.
     pub(crate) recent: Arc<Mutex<Recent>>,
@@ -252,17 +254,18 @@ impl Node {
     /// A server that began anew from what it had, or was promoted, may lack what had been confirmed: it is sent again,
     /// before any read uses the connection.
     async fn make_up_for_losses(&self, connection: &Connection, name: &str) -> Result<(), Error> {
-        let Some((lineage, clock)) = connection.clock(name).await? else {
+        let asked = Instant::now();
+        let Some(reading) = connection.clock(name).await? else {
             return Ok(());
         };
         let now = Instant::now();
         let mut recent = lock(&self.settings.recent).all(now);
         let since = lock(&self.settings.recent).since(now);
-        let lost = lock(&self.history).connected(&lineage, clock, now, since);
+        let lost = lock(&self.history).connected(reading, asked, since);
         match lost {
             Lost::Nothing => return Ok(()),
-            Lost::Remembered => {}
-            Lost::Forgotten => recent.merge(lock(&self.settings.recent).namespace()),
+            Lost::Forgotten if !self.settings.keeps_after_loss => recent.merge(lock(&self.settings.recent).namespace()),
+            Lost::Remembered | Lost::Forgotten => {}
         }
         let forgotten = lost == Lost::Forgotten;
         event!(
@@ -301,12 +304,13 @@ impl Node {
                 Err(error) => return error,
             }
             // That of a replica is none of its own.
+            // What was invalidated after the reading was notified after this moment.
+            let asked = Instant::now();
             if connection.greeting.is_primary
-                && let Ok(Some((lineage, clock))) = connection.clock(&name).await
+                && let Ok(Some(reading)) = connection.clock(&name).await
             {
-                let (now, read) = (Instant::now(), (lineage.as_str(), clock));
-                let since = lock(&self.settings.recent).since(now);
-                if !lock(&self.history).probed(read, now, since) {
+                let since = lock(&self.settings.recent).since(Instant::now());
+                if !lock(&self.history).probed(&reading, asked, since) {
                     return Error::unreachable(name, "it began anew");
                 }
             }

@@ -1,12 +1,15 @@
 //! A server that loses what it had confirmed: started again from an older dump.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tagcache::Cache;
+use tagcache::{Cache, CacheBuilder};
 use tagcache_tests::Server;
 use tagcache_tests::proxy::{Proxy, Rewrite};
 
-use crate::support::{cache_at, eventually, long, run, warm};
+use crate::strangers::{like_a_primary, scripted};
+use crate::support::{builder, cache_at, connected, eventually, long, run, warm};
 
 /// Without CACHE.CLOCK nobody knows that something was lost.
 fn has_clock(server: &Server) -> bool {
@@ -83,5 +86,62 @@ fn a_server_is_not_used_before_it_has_said_what_it_may_have_lost() {
         let cache = Cache::builder(url).build().await.unwrap();
         let error = cache.ready(Duration::from_secs(1)).await.unwrap_err();
         assert!(error.to_string().contains("cache.touch"), "{error}");
+    });
+}
+
+/// The tags that a server is sent when it has begun anew, after one was invalidated. Its clock was 10 by then and is 90 now,
+/// for others use it; `start` is the rest of its answer to CACHE.CLOCK START.
+async fn sent_again(start: &'static str, with: fn(CacheBuilder) -> CacheBuilder) -> Vec<String> {
+    let began_anew = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let (is_new, log) = (Arc::clone(&began_anew), Arc::clone(&sent));
+    let port = scripted(move |words| {
+        let is_new = is_new.load(Ordering::SeqCst);
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["CACHE.CLOCK", "START"] if is_new => start.to_owned(),
+            ["CACHE.CLOCK", "START"] => "*3\r\n+first\r\n:10\r\n:0\r\n".to_owned(),
+            ["CACHE.CLOCK"] => "*2\r\n+second\r\n:90\r\n".to_owned(),
+            ["CACHE.INVALIDATE", ref tags @ ..] => {
+                if is_new {
+                    let tags = tags.iter().map(|&tag| tag.to_owned());
+                    log.lock().unwrap().extend(tags);
+                }
+                ":0\r\n".to_owned()
+            }
+            _ => like_a_primary(words),
+        }
+    })
+    .await;
+    let cache = connected(with(builder(port).namespace("app"))).await;
+    cache.invalidate_tags(["recent"]).await.unwrap();
+    began_anew.store(true, Ordering::SeqCst);
+    eventually("it is connected again", async || {
+        let server = &cache.stats().servers[0];
+        server.connects == 2 && server.missed_invalidations == 0
+    })
+    .await;
+    sent.lock().unwrap().clone()
+}
+
+#[test]
+fn a_server_that_began_before_what_is_remembered_is_cleared() {
+    run(async {
+        for (start, expected) in [
+            ("*3\r\n+second\r\n:90\r\n:9\r\n", &["app:", "app:recent"][..]),
+            ("*3\r\n+second\r\n:90\r\n:10\r\n", &["app:recent"]),
+            // An older module: its clock is all that is known.
+            ("-ERR wrong number of arguments\r\n", &["app:recent"]),
+        ] {
+            assert_eq!(sent_again(start, |builder| builder).await, expected, "{start}");
+        }
+    });
+}
+
+#[test]
+fn what_a_server_lost_is_kept_where_the_builder_says_so() {
+    run(async {
+        let start = "*3\r\n+second\r\n:90\r\n:9\r\n";
+        let sent = sent_again(start, CacheBuilder::keep_after_loss).await;
+        assert_eq!(sent, ["app:recent"]);
     });
 }

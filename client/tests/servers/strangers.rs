@@ -29,7 +29,7 @@ async fn stranger(words: Vec<u8>) -> u16 {
 }
 
 /// A server that answers each command as it is told, by its words. Answers the port.
-async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static) -> u16 {
+pub(crate) async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -74,6 +74,7 @@ pub(crate) fn like_a_primary(words: &[String]) -> String {
             "%2\r\n+role\r\n+master\r\n+modules\r\n*1\r\n*4\r\n+name\r\n+tagcache\r\n+ver\r\n:200\r\n"
                 .into()
         }
+        ["CACHE.CLOCK", "START"] => "*3\r\n+lineage\r\n:0\r\n:0\r\n".into(),
         ["CACHE.CLOCK"] => "*2\r\n+lineage\r\n:0\r\n".into(),
         ["PING", nonce] => format!("+{nonce}\r\n"),
         ["SUBSCRIBE", channel] => format!(">3\r\n+subscribe\r\n+{channel}\r\n:1\r\n"),

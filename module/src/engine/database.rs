@@ -24,6 +24,8 @@ pub(crate) struct Database<E> {
     /// Counts the invalidations, hard, soft and flushes: two nodes that applied the same stream show the same reading, whatever
     /// their wall clocks say. Saved, and it travels with replication.
     pub(crate) clock: u64,
+    /// The reading at which the node's lineage began.
+    pub(crate) start: u64,
     pub(crate) history: History,
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,

@@ -263,9 +263,8 @@ fn loading(ctx: &Context<'_>, what: u64) {
         let follows = is_replica || ctx.is_cluster_replica();
         state::with(|state| {
             state.transit.forget_arriving();
-            let is_first = !std::mem::replace(&mut state.has_loaded, true);
             state.drops_loaded =
-                is_rdb && is_first && !follows && state.config.drops_after_restart();
+                is_rdb && !state.has_loaded && !follows && state.config.drops_after_restart();
             if state.is_staging() {
                 return;
             }
@@ -279,7 +278,11 @@ fn loading(ctx: &Context<'_>, what: u64) {
         let now = now_ms();
         state::with(|state| {
             state.follow_loaded(now);
+            let is_first = !std::mem::replace(&mut state.has_loaded, true);
             if !is_replica {
+                if is_first {
+                    state.begin_lineage(state.lineage);
+                }
                 state.begin_stamps(now);
                 state.refuse_doubted();
             }
@@ -324,7 +327,7 @@ fn role(ctx: &Context<'_>, what: u64) {
         // What this node serves from now on may lack the last invalidations of the primary before it.
         let now = now_ms();
         state::with(|state| {
-            state.lineage = random();
+            state.begin_lineage(random());
             state.begin_stamps(now);
             state.refuse_doubted();
         });

@@ -257,6 +257,14 @@ impl State {
         is_followed
     }
 
+    /// This node begins to serve as a primary from what it has.
+    pub(crate) fn begin_lineage(&mut self, lineage: u64) {
+        self.lineage = lineage;
+        for (_, database) in self.databases_mut() {
+            database.start = database.clock;
+        }
+    }
+
     /// When this node begins to give stamps by its own clock: where those of its earlier life, or of its primary, lie too
     /// far ahead to go on after them, the clock was set back. O(tags remembered).
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {

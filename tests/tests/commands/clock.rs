@@ -13,16 +13,20 @@ fn clock_answers_lineage_and_reading_of_the_database() {
         assert_eq!(lineage.len(), 16, "{reply:?}");
         assert!(lineage.iter().all(u8::is_ascii_hexdigit), "{reply:?}");
         run!(client, "CACHE.INVALIDATE t");
-        let expected = Reply::Array(vec![Reply::bulk(lineage), Reply::Int(1)]);
-        assert_eq!(run!(client, "CACHE.CLOCK"), expected);
+        let mut expected = vec![Reply::bulk(lineage), Reply::Int(1)];
+        assert_eq!(run!(client, "CACHE.CLOCK"), Reply::Array(expected.clone()));
+        expected.push(Reply::Int(0));
+        assert_eq!(run!(client, "CACHE.CLOCK start"), Reply::Array(expected));
         run!(client, "SELECT 3");
         assert_eq!(
             run!(client, "CACHE.CLOCK"),
             reply,
             "each database has its own"
         );
-        let error = run!(client, "CACHE.CLOCK x");
-        assert!(error.is_error(), "{error:?}");
+        for line in ["CACHE.CLOCK x", "CACHE.CLOCK START START"] {
+            let error = client.call(&split(line));
+            assert!(error.is_error(), "{line}: {error:?}");
+        }
     });
 }
 

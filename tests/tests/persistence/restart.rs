@@ -14,6 +14,11 @@ fn clock(client: &mut RawClient) -> (String, i64) {
     (reply.items()[0].text(), reply.items()[1].int())
 }
 
+/// The reading at which the lineage began.
+fn start(client: &mut RawClient) -> i64 {
+    run!(client, "CACHE.CLOCK START").items()[2].int()
+}
+
 /// A primary on which a tag was invalidated, and its replica.
 fn pair(engine: &Engine) -> (Server, Server) {
     let primary = Server::builder().engine(engine).start();
@@ -62,6 +67,11 @@ fn a_restart_changes_the_lineage_and_keeps_what_was_saved() {
             let (after, reading) = clock(&mut server.raw());
             assert_ne!(after, before);
             assert_eq!(reading, kept);
+            let mut client = server.raw();
+            run!(client, "CACHE.INVALIDATE t");
+            assert_eq!(start(&mut client), kept, "later ones count for the clock alone");
+            run!(client, "SELECT 3");
+            assert_eq!(start(&mut client), 0, "each database has its own");
         }
     });
 }
@@ -89,6 +99,7 @@ fn reloads_rewrites_and_reconnects_keep_the_lineage() {
                 });
             }
             assert_eq!(clock(&mut client), before, "{line}");
+            assert_eq!(start(&mut client), 0, "{line}");
         }
         assert_eq!(clock(&mut server.raw()), before, "another connection");
     });
@@ -116,11 +127,14 @@ fn only_a_promotion_changes_a_replicas_lineage() {
         assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok());
         let promoted = clock(&mut there);
         assert_eq!(promoted.1, 2);
+        assert_eq!(start(&mut there), 2);
         assert_ne!(promoted.0, of_replica.0);
         assert_ne!(promoted.0, of_primary.0);
         assert_eq!(clock(&mut here), (of_primary.0, 2), "the primary goes on");
         assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok());
         assert_eq!(clock(&mut there), promoted, "it is a primary already");
+        run!(there, "CACHE.INVALIDATE t");
+        assert_eq!(start(&mut there), 2);
     });
 }
 
@@ -133,7 +147,7 @@ fn a_failover_changes_the_lineage_of_the_new_primary() {
         assert_eq!(run!(here, "FAILOVER"), Reply::ok());
         wait_synchronised(&replica, &primary);
         let after = clock(&mut there);
-        assert_eq!(after.1, 1);
+        assert_eq!((after.1, start(&mut there)), (1, 1));
         assert!(
             after.0 != before.0 && after.0 != old.0,
             "{before:?}, then {after:?}"
