@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::command::{items, number_of, text_of};
-use super::connection::ask;
+use super::connection::{ask, epoch};
 use super::error::{Error, Remedy};
 use super::history::History;
 use super::lock;
@@ -19,6 +21,8 @@ use super::status::{Record, ServerState, ServerStatus};
 use super::target::Target;
 
 const SLOTS: usize = 16_384;
+/// Nodes that are asked for their map at a time.
+const ASKED: usize = 5;
 /// The map is looked at so often even when nobody complains, so that new primaries are tracked and told.
 const REFRESH: Duration = Duration::from_secs(15);
 /// Between looks, however many complain, as long as they bring nothing new.
@@ -50,6 +54,33 @@ type Range = (u16, u16, String);
 fn covered(ranges: &[Range]) -> usize {
     let slots = |(first, last, _): &Range| usize::from(last.saturating_sub(*first)) + 1;
     ranges.iter().map(slots).sum()
+}
+
+/// The maps that nodes answered: how many each, and the newest epoch among them.
+#[derive(Default)]
+struct Maps(Vec<(Vec<Range>, usize, Option<u64>)>);
+
+impl Maps {
+    fn add(&mut self, ranges: Vec<Range>, epoch: Option<u64>) {
+        match self.0.iter_mut().find(|(known, ..)| *known == ranges) {
+            Some((_, nodes, newest)) => (*nodes, *newest) = (*nodes + 1, epoch.max(*newest)),
+            None if ranges.is_empty() => {}
+            None => self.0.push((ranges, 1, epoch)),
+        }
+    }
+
+    /// How many nodes agree on one that covers all slots.
+    fn agreed(&self) -> usize {
+        let whole = self.0.iter().filter(|(map, ..)| covered(map) >= SLOTS);
+        whole.map(|(_, nodes, _)| *nodes).max().unwrap_or_default()
+    }
+
+    /// The one that covers most slots; of these the one that most nodes know; of these the newest.
+    fn into_best(self) -> Option<Vec<Range>> {
+        let rank =
+            |(map, nodes, epoch): (Vec<Range>, _, _)| (covered(&map).min(SLOTS), nodes, epoch, map);
+        self.0.into_iter().map(rank).max().map(|(.., map)| map)
+    }
 }
 
 impl Map {
@@ -146,6 +177,7 @@ impl Cluster {
     async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         loop {
+            let is_first = self.map.load().nodes.is_empty();
             let news = match self.discover().await {
                 Ok(ranges) => {
                     let news = self.adopt(ranges);
@@ -165,7 +197,8 @@ impl Cluster {
             }
             let pause = backoff.pause();
             tokio::time::sleep(pause).await;
-            let missing = !self.map.load().is_whole();
+            // A first map may be that of one node: those that it names are asked as well.
+            let missing = is_first || !self.map.load().is_whole();
             let wait = if missing { Duration::ZERO } else { REFRESH };
             if tokio::time::timeout(wait, self.settings.map_changed.notified())
                 .await
@@ -212,50 +245,53 @@ impl Cluster {
         Some(node)
     }
 
-    /// The ranges as the first node knows them that knows a primary of each slot; where none does, as the one that knows
-    /// most. In an order of its own each time: what is cut off from the others may still answer, and would be believed
-    /// for ever.
+    /// The best map that some of the nodes know. Which ones are asked changes each time.
     async fn discover(&self) -> Result<Vec<Range>, Error> {
-        let known = Arc::clone(&self.map.load());
-        let members = known
-            .nodes
-            .keys()
-            .filter_map(|address| self.target(address));
-        let (mut members, mut seeds) = (members.collect::<Vec<_>>(), self.seeds.clone());
+        let (known, timeouts) = (self.map.load_full(), self.settings.timeouts);
+        let members = known.nodes.keys();
+        let mut members: Vec<_> = members.filter_map(|node| self.target(node)).collect();
+        let mut seeds = self.seeds.clone();
+        seeds.retain(|seed| !known.nodes.contains_key(&seed.address()));
         fastrand::shuffle(&mut members);
         fastrand::shuffle(&mut seeds);
+        members.append(&mut seeds);
         let message = "none of its nodes knows a primary with slots";
-        let mut last = Error::unavailable(self.name(), message);
-        let (mut most, mut best) = (0, Vec::new());
-        for node in members.into_iter().chain(seeds) {
-            match self.ask(&node).await {
-                Ok(ranges) => {
-                    let slots = covered(&ranges);
-                    if slots >= SLOTS {
-                        return Ok(ranges);
-                    }
-                    if slots > most {
-                        (most, best) = (slots, ranges);
-                    }
-                }
-                Err(error) => {
-                    crate::observe::event!(debug, "no topology", error = error);
-                    // What somebody has to put right says more than that somebody else is away.
-                    if last.remedy() != Remedy::FixServer {
-                        last = error;
+        let (mut last, mut maps) = (Error::unavailable(self.name(), message), Maps::default());
+        for some in members.chunks(ASKED) {
+            let mut asked: FuturesUnordered<_> = some.iter().map(|node| self.ask(node)).collect();
+            let begun = Instant::now();
+            while maps.agreed() * 2 <= some.len() {
+                // With a map at hand, nobody is waited for who might agree.
+                let more = if maps.agreed() > 0 { 0 } else { 2 };
+                let until = begun + timeouts.connect + timeouts.command * more;
+                let next = tokio::time::timeout_at(until.into(), asked.next()).await;
+                match next.unwrap_or_default() {
+                    None => break,
+                    Some(Ok((ranges, epoch))) => maps.add(ranges, epoch),
+                    Some(Err(error)) => {
+                        crate::observe::event!(debug, "no topology", error = error);
+                        // What somebody has to put right says more than that somebody else is away.
+                        if last.remedy() != Remedy::FixServer {
+                            last = error;
+                        }
                     }
                 }
             }
+            if maps.agreed() > 0 {
+                break;
+            }
         }
-        if most > 0 { Ok(best) } else { Err(last) }
+        maps.into_best().ok_or(last)
     }
 
-    async fn ask(&self, node: &Target) -> Result<Vec<Range>, Error> {
-        let mut cmd = redis::cmd("CLUSTER");
-        cmd.arg("SLOTS");
-        let answer = ask(node, &cmd, self.settings.timeouts).await?;
+    /// The ranges as a node knows them, and its epoch, if this user may ask for it.
+    async fn ask(&self, node: &Target) -> Result<(Vec<Range>, Option<u64>), Error> {
+        let mut cmd = redis::pipe();
+        cmd.cmd("CLUSTER").arg("SLOTS");
+        cmd.cmd("CLUSTER").arg("INFO");
+        let answers = ask(node, &cmd, self.settings.timeouts).await?;
         let name = node.address();
-        let mut ranges = ranges(&answer);
+        let mut ranges = answers.first().map(ranges).unwrap_or_default();
         // A node may not know how it is called; then it is called as it was asked.
         ranges.retain_mut(|(_, _, announced)| {
             let address = self.address(announced, &name);
@@ -264,7 +300,8 @@ impl Cluster {
                 true
             })
         });
-        Ok(ranges)
+        ranges.sort_unstable();
+        Ok((ranges, answers.get(1).and_then(epoch)))
     }
 
     /// Where a node can be reached that another one, asked at `by`, announces under this address; `None` if it is none.
@@ -406,6 +443,33 @@ mod tests {
         };
         let seed = Target::new("redis://127.0.0.1:1", &Arc::default()).expect("an address");
         Cluster::new(vec![seed], settings)
+    }
+
+    #[test]
+    fn the_map_of_most_slots_then_nodes_then_the_newest_is_the_best() {
+        let at = |first, last, port: u16| (first, last, format!("127.0.0.1:{port}"));
+        let whole = |port| vec![at(0, 16_383, port)];
+        let best = |told: &[(Vec<Range>, Option<u64>)]| {
+            let mut maps = Maps::default();
+            told.iter()
+                .for_each(|(map, epoch)| maps.add(map.clone(), *epoch));
+            (maps.agreed(), maps.into_best())
+        };
+        assert_eq!(best(&[]), (0, None));
+        assert_eq!(best(&[(vec![], Some(9))]), (0, None));
+        let hole = vec![at(0, 9_999, 1)];
+        let holes = [
+            (hole.clone(), Some(9)),
+            (hole.clone(), None),
+            (vec![at(0, 99, 2)], None),
+        ];
+        assert_eq!(best(&holes), (0, Some(hole.clone())));
+        let one = [(hole.clone(), Some(9)), (hole, Some(9)), (whole(3), None)];
+        assert_eq!(best(&one), (1, Some(whole(3))));
+        let most = [(whole(1), Some(9)), (whole(2), Some(1)), (whole(2), None)];
+        assert_eq!(best(&most), (2, Some(whole(2))));
+        let tie = [(whole(1), Some(9)), (whole(2), Some(8)), (whole(3), None)];
+        assert_eq!(best(&tie), (1, Some(whole(1))));
     }
 
     fn all_slots_at(port: u16) -> Vec<Range> {

@@ -213,11 +213,13 @@ impl Connection {
             answer => answer?,
         };
         let reading = match items(&answer) {
-            [lineage, clock, start @ ..] => text(lineage).zip(number_of(clock)).map(|read| Reading {
-                lineage: read.0.to_owned(),
-                clock: read.1,
-                start: start.first().and_then(number_of).unwrap_or(read.1),
-            }),
+            [lineage, clock, start @ ..] => {
+                text(lineage).zip(number_of(clock)).map(|read| Reading {
+                    lineage: read.0.to_owned(),
+                    clock: read.1,
+                    start: start.first().and_then(number_of).unwrap_or(read.1),
+                })
+            }
             _ => None,
         };
         let odd = || Error::unexpected(node, "CACHE.CLOCK", &answer);
@@ -227,12 +229,7 @@ impl Connection {
     /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this
     /// user may not ask.
     pub(crate) async fn epoch(&self) -> Option<u64> {
-        let mut cmd = redis::cmd("CLUSTER");
-        cmd.arg("INFO");
-        let answer = self.send(&cmd).await.ok()?;
-        let mut lines = text(&answer)?.lines();
-        let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
-        epoch.trim().parse().ok()
+        epoch(&self.send(redis::cmd("CLUSTER").arg("INFO")).await.ok()?)
     }
 
     /// Ends it, whatever is under way.
@@ -262,13 +259,30 @@ pub(crate) async fn open_plain(
     opened.map_err(|error| Error::from_handshake(node, None, timeouts.connect, &error))
 }
 
-/// Sends one command through a connection of its own: how sentinels, and nodes that may not be ours, are asked.
-pub(crate) async fn ask(target: &Target, cmd: &Cmd, timeouts: Timeouts) -> Result<Value, Error> {
+/// The epoch in an answer to CLUSTER INFO.
+pub(crate) fn epoch(answer: &Value) -> Option<u64> {
+    let mut lines = text(answer)?.lines();
+    let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
+    epoch.trim().parse().ok()
+}
+
+/// Sends commands through a connection of its own: how sentinels, and nodes that may not be ours, are asked.
+/// Of the others than the first, an answer may be an error.
+pub(crate) async fn ask(
+    target: &Target,
+    commands: &redis::Pipeline,
+    timeouts: Timeouts,
+) -> Result<Vec<Value>, Error> {
     let name = target.address();
     let asking = async {
         let mut wire = open_plain(target, &name, timeouts).await?;
-        let answer = cmd.query_async(&mut wire.inner).await;
-        answer.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
+        let sending = wire.inner.send_packed_commands(commands, 0, commands.len());
+        let answers = sending.await;
+        let answers = answers.and_then(|answers| match answers.first() {
+            Some(Value::ServerError(error)) => Err(error.clone().into()),
+            _ => Ok(answers),
+        });
+        answers.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
     };
     within(timeouts.connect + timeouts.command, &name, asking).await
 }

@@ -264,7 +264,9 @@ impl Node {
         let lost = lock(&self.history).connected(reading, asked, since);
         match lost {
             Lost::Nothing => return Ok(()),
-            Lost::Forgotten if !self.settings.keeps_after_loss => recent.merge(lock(&self.settings.recent).namespace()),
+            Lost::Forgotten if !self.settings.keeps_after_loss => {
+                recent.merge(lock(&self.settings.recent).namespace())
+            }
             Lost::Remembered | Lost::Forgotten => {}
         }
         let forgotten = lost == Lost::Forgotten;

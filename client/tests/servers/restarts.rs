@@ -127,12 +127,19 @@ async fn sent_again(start: &'static str, with: fn(CacheBuilder) -> CacheBuilder)
 fn a_server_that_began_before_what_is_remembered_is_cleared() {
     run(async {
         for (start, expected) in [
-            ("*3\r\n+second\r\n:90\r\n:9\r\n", &["app:", "app:recent"][..]),
+            (
+                "*3\r\n+second\r\n:90\r\n:9\r\n",
+                &["app:", "app:recent"][..],
+            ),
             ("*3\r\n+second\r\n:90\r\n:10\r\n", &["app:recent"]),
             // An older module: its clock is all that is known.
             ("-ERR wrong number of arguments\r\n", &["app:recent"]),
         ] {
-            assert_eq!(sent_again(start, |builder| builder).await, expected, "{start}");
+            assert_eq!(
+                sent_again(start, |builder| builder).await,
+                expected,
+                "{start}"
+            );
         }
     });
 }

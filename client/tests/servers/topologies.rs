@@ -1,5 +1,7 @@
 //! A cluster, and a primary that sentinels name.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tagcache::{Cache, Error, ServerState, Servers};
@@ -9,7 +11,8 @@ use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_each_engine, free_port, wait_until,
 };
 
-use crate::support::{connected, eventually, is_local, long, run, warm};
+use crate::strangers::{like_a_primary, scripted};
+use crate::support::{LONG, connected, eventually, is_local, long, run, warm};
 
 pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
     let urls = servers
@@ -585,5 +588,66 @@ fn nodes_that_a_cluster_announces_elsewhere_are_found_by_a_map() {
         })
         .await;
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 40);
+    });
+}
+
+/// What CLUSTER SLOTS answers for these ranges: last slot and port of each.
+fn slots(ranges: &[(u16, u16)]) -> String {
+    use std::fmt::Write;
+
+    let (mut answer, mut first) = (format!("*{}\r\n", ranges.len()), 0);
+    for (last, port) in ranges {
+        let _ = write!(
+            answer,
+            "*3\r\n:{first}\r\n:{last}\r\n*2\r\n+127.0.0.1\r\n:{port}\r\n"
+        );
+        first = last + 1;
+    }
+    answer
+}
+
+#[test]
+fn a_node_with_an_older_map_is_not_believed_against_two() {
+    run(async {
+        let ports: Arc<OnceLock<[u16; 3]>> = Arc::default();
+        let mut nodes = Vec::new();
+        for node in 0..3 {
+            let ports = Arc::clone(&ports);
+            let answer = move |words: &[String]| match (words[0].as_str(), words.get(1)) {
+                ("CLUSTER", Some(what)) if what == "SLOTS" => {
+                    let [old, second, third] = *ports.get().expect("all have begun");
+                    if node == 0 {
+                        slots(&[(5_000, old), (10_000, second), (16_383, third)])
+                    } else {
+                        slots(&[(8_000, second), (16_383, third)])
+                    }
+                }
+                _ => like_a_primary(words),
+            };
+            nodes.push(scripted(answer).await);
+        }
+        ports.set([nodes[0], nodes[1], nodes[2]]).unwrap();
+        let url = |port: &u16| format!("redis://127.0.0.1:{port}");
+        let expected: BTreeSet<String> = nodes[1..]
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        for round in 0..6 {
+            // The one with the older map is the only one that is known at first, or one of several.
+            let seeds: Vec<String> = nodes[..=round % 3].iter().map(url).collect();
+            let building = Cache::builder(Servers::cluster(seeds)).probe(LONG, LONG);
+            let cache = connected(building).await;
+            let primaries = || {
+                cache
+                    .stats()
+                    .servers
+                    .into_iter()
+                    .map(|server| server.address)
+            };
+            eventually("the map of the two is used", async || {
+                primaries().collect::<BTreeSet<_>>() == expected
+            })
+            .await;
+        }
     });
 }

@@ -69,7 +69,11 @@ fn a_restart_changes_the_lineage_and_keeps_what_was_saved() {
             assert_eq!(reading, kept);
             let mut client = server.raw();
             run!(client, "CACHE.INVALIDATE t");
-            assert_eq!(start(&mut client), kept, "later ones count for the clock alone");
+            assert_eq!(
+                start(&mut client),
+                kept,
+                "later ones count for the clock alone"
+            );
             run!(client, "SELECT 3");
             assert_eq!(start(&mut client), 0, "each database has its own");
         }
