@@ -23,6 +23,11 @@ fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> 
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// The programs of the README.
+#[cfg(all(doctest, feature = "remote"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(feature = "msgpack")]
 pub use cache::MessagePack;
 #[cfg(feature = "remote")]

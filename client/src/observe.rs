@@ -71,7 +71,7 @@ pub(crate) fn describe() {
         ] {
             metrics::describe_gauge!(gauge, unit, text);
         }
-        let missed = "Invalidations that a server has to be told again";
+        let missed = "Invalidations that have to be sent to a server again";
         metrics::describe_counter!("tagcache_client_invalidations_missed_total", Count, missed);
         let answers = "How long servers take to answer, as seen from here";
         for (histogram, text) in [
@@ -116,7 +116,7 @@ pub(crate) fn server_left(address: &str) {
     connected(address, false);
 }
 
-/// Some servers have yet to be told of an invalidation.
+/// Some servers have yet to be sent an invalidation.
 pub(crate) fn invalidation_missed(servers: &[String], retried: bool, reason: &Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(?servers, retried, %reason, "invalidation missed");

@@ -9,7 +9,7 @@ use tagcache::{LocalCache, memory::MemoryUsage};
 fn allocated() -> u64 {
     MemoryUsage::of_this_process()
         .heap_used
-        .expect("glibc tells what is allocated")
+        .expect("glibc reports what is allocated")
 }
 
 #[test]

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_told_from_every_value() {
+    fn absence_differs_from_every_value() {
         let absent = wrap(None, None);
         assert!(unwrap(&absent).unwrap().is_none());
         let impostor = wrap(Some(absent.clone()), None);

@@ -76,7 +76,7 @@ impl<C> Cache<C> {
     ///
     /// # Errors
     /// What is wrong with a tag that is refused, the others being invalidated; [`Error::Partial`] when a server could
-    /// not be reached: it is told as soon as it can be. Entries of such a
+    /// not be reached: it is sent the tags as soon as it can be. Entries of such a
     /// server may still be served to other processes until then; this one no longer holds any.
     pub async fn invalidate_tags(
         &self,
@@ -111,15 +111,15 @@ impl<C> Cache<C> {
         let named = names.iter().filter(|name| !name.is_empty());
         let (count, names) = (names.len(), named.cloned().collect::<Vec<String>>());
         let forget = || self.core.local.invalidate_tags(&names);
-        // The caller may give up while the servers are told.
+        // The caller may give up before the servers have replied.
         forget();
         let (mut dropped, mut failed) = (0, None);
         let mut portions: Vec<_> = portions(&names, MOST_TAGS, String::len).collect();
         while let Some(portion) = portions.pop() {
             let sent = Instant::now();
-            let told = self.core.remote.invalidate(kind, portion).await;
-            crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), told.as_ref().err());
-            match told {
+            let reply = self.core.remote.invalidate(kind, portion).await;
+            crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), reply.as_ref().err());
+            match reply {
                 Ok(count) => dropped += count,
                 // What is refused is sent in halves, down to single tags: it keeps no other from being invalidated.
                 Err(error) if portion.len() > 1 && error.is_refusal() => {
@@ -164,7 +164,7 @@ impl<C> Cache<C> {
     /// clause, so more than that. O(tags named + entries / 64) on the server.
     ///
     /// # Errors
-    /// As [`Self::invalidate_tags`]; a server that could not be reached is told later to drop by one clause only.
+    /// As [`Self::invalidate_tags`]; a server that could not be reached is sent one clause only, later.
     /// [`Error::Config`] for a clause with an empty tag, or without a namespace and any clause ([`Self::clear`] is meant
     /// then).
     pub async fn invalidate_where(&self, matching: Where) -> Result<u64, Error> {
@@ -208,7 +208,7 @@ impl<C> Cache<C> {
         forget();
         let any = any.as_deref().unwrap_or_default();
         let cmd = command::invalidate_where(kind, matching.stale_for, &all, any, &none);
-        let dropped = core.remote.tell_all(&cmd, &Missed::of(kind, wide)).await;
+        let dropped = core.remote.send_to_all(&cmd, &Missed::of(kind, wide)).await;
         // The server's message may be on its way still.
         forget();
         dropped

@@ -169,7 +169,7 @@ impl<C> Cache<C> {
             };
             let last = Duration::from_millis(read("last_invalidated")?);
             let last = (!last.is_zero()).then(|| SystemTime::UNIX_EPOCH + last);
-            // Each primary is told of each invalidation, and has entries of its own.
+            // Each primary executes each invalidation, and has entries of its own.
             let info = info.get_or_insert_default();
             info.entries += read("entries")?;
             info.bytes += read("bytes")?;

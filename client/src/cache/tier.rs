@@ -83,7 +83,7 @@ pub(crate) fn listener(
             local.forget_all();
             local.trust_until(Instant::now() + trusted_for);
         }
-        Push::Heard(at) => local.trust_until(*at + trusted_for),
+        Push::CaughtUp(at) => local.trust_until(*at + trusted_for),
         Push::Nothing => {}
     })
 }

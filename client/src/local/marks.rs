@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_soft_invalidations_are_told_apart_as_are_remembered() {
+    fn as_many_soft_invalidations_differ_as_are_remembered() {
         let marks = Marks::default();
         let last = REMEMBERED as u64;
         for epoch in 1..=last {

@@ -1,4 +1,4 @@
-//! The cache against a naive model of it, over random histories, with time that stands still unless told to pass.
+//! The cache against a naive model of it, over random histories, with time that passes only where a test says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -97,7 +97,7 @@ fn millis(ms: u64) -> Duration {
     }
 }
 
-/// What an entry is, told without marks and epochs: invalidations change the entries at once.
+/// What an entry is, without marks and epochs: invalidations change the entries at once.
 #[derive(Debug, Clone)]
 struct ModelEntry {
     value: u32,

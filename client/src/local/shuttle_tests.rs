@@ -93,7 +93,7 @@ fn a_value_loaded_before_its_key_was_set_does_not_replace_what_was_set() {
     no_old_value_survives(|cache| cache.set("key", 2, Duration::MAX, []));
 }
 
-/// The cache is all there is: no database tells the load what was set.
+/// The cache is all there is: the load reads no database for what was set.
 #[test]
 fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
     explore(|| {

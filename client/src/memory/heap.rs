@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-/// Bytes of the heap; `None` where the allocator does not tell.
+/// Bytes of the heap; `None` where the allocator has no such figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heap {
     pub(super) used: Option<u64>,
@@ -46,7 +46,7 @@ fn is_used(read: impl Fn() -> Heap) -> bool {
     })
 }
 
-/// jemalloc's own figures, after it was told to bring them up to date.
+/// jemalloc's own figures, after they were brought up to date.
 #[cfg(feature = "jemalloc")]
 fn jemalloc() -> Heap {
     use tikv_jemalloc_ctl::{epoch, stats};
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     #[cfg_attr(
         not(any(feature = "jemalloc", all(target_os = "linux", target_env = "gnu"))),
-        ignore = "this allocator tells nothing"
+        ignore = "this allocator has no figures"
     )]
     fn what_is_allocated_shows_and_goes_again() {
         // Large and in many pieces: far more than other tests allocate meanwhile.

@@ -1,4 +1,4 @@
-//! Samples at an interval, judged and kept.
+//! Samples at an interval, evaluated and kept.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::worker::Worker;
 /// Shortest and longest interval between samples.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(3600);
-/// Fewest samples that are kept unless told otherwise: an hour at the default interval.
+/// Fewest samples that are kept by default: an hour at the default interval.
 const DEFAULT_SAMPLES: usize = 360;
 /// Most samples that may be kept.
 const MAX_SAMPLES: usize = 100_000;

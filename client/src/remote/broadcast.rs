@@ -1,4 +1,4 @@
-//! Invalidations go to every primary; one that does not get it is told later.
+//! Invalidations go to every primary; one that does not get it is sent it later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,19 +21,19 @@ impl Remote {
         tags: &[String],
     ) -> Result<u64, Error> {
         let cmd = command::invalidate(kind, tags);
-        self.tell_all(&cmd, &Missed::of(kind, tags)).await
+        self.send_to_all(&cmd, &Missed::of(kind, tags)).await
     }
 
     /// Flushes every primary.
     pub(crate) async fn flush(&self) -> Result<u64, Error> {
         let everything = Missed::of(Invalidation::Hard, &[]);
         let cmd = redis::cmd("CACHE.FLUSH");
-        self.tell_all(&cmd, &everything).await
+        self.send_to_all(&cmd, &everything).await
     }
 
-    /// Sends every primary a command. One that misses it is told `instead` as soon as it can be, which may drop too
+    /// Sends every primary a command. One that misses it is sent `instead` as soon as it can be, which may drop too
     /// much and must not drop too little.
-    pub(crate) async fn tell_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {
+    pub(crate) async fn send_to_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {
         lock(&self.recent).add(instead, Instant::now());
         let nodes = self.primaries();
         if nodes.is_empty() {
@@ -55,7 +55,7 @@ impl Remote {
             }
         }
         if let (None, Some(hole)) = (&reason, self.hole()) {
-            // Its primary is told what is recent as soon as it is known.
+            // Its primary is sent what is recent as soon as it is known.
             missed.push("the primary of slots that nobody is known to serve".to_owned());
             reason = Some(hole);
         }
@@ -71,7 +71,7 @@ impl Remote {
         })
     }
 
-    /// How many entries one node dropped; or why it did not, and whether it will be told later. `None`: what is wrong
+    /// How many entries one node dropped; or why it did not, and whether it will be sent it later. `None`: what is wrong
     /// with the call would be wrong with it again.
     async fn send_one(
         &self,
@@ -103,7 +103,7 @@ impl Remote {
         Err((error, Some(kept)))
     }
 
-    /// The node that missed something has left meanwhile: those that are left are told instead.
+    /// The node that missed something has left meanwhile: those that are left are sent it instead.
     fn all_keep(&self, missed: &Missed) -> bool {
         let successors = self.primaries();
         // All of them, also behind one that does not keep it.

@@ -23,7 +23,7 @@ use super::target::Target;
 const SLOTS: usize = 16_384;
 /// Nodes that are asked for their map at a time.
 const ASKED: usize = 5;
-/// The map is looked at so often even when nobody complains, so that new primaries are tracked and told.
+/// The map is looked at so often even when nobody complains, so that new primaries are tracked and sent what they lack.
 const REFRESH: Duration = Duration::from_secs(15);
 /// Between looks, however many complain, as long as they bring nothing new.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -210,7 +210,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all connections and the tasks that keep them. Answers how many tags its primaries were yet to be told.
+    /// Ends all connections and the tasks that keep them. Returns how many tags its primaries had yet to be sent.
     pub(crate) fn close(&self) -> usize {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -370,7 +370,7 @@ impl Cluster {
         self.map.store(Arc::clone(&map));
         for (address, node) in &old.nodes {
             if !map.nodes.contains_key(address) {
-                // Its replica has taken over without having been told either. Which one that is does not matter: an
+                // Its replica has taken over and lacks them too. Which one that is does not matter: an
                 // invalidation too many does no harm.
                 let missed = node.retire();
                 for successor in map.nodes.values() {
@@ -397,7 +397,7 @@ fn ranges(answer: &Value) -> Vec<Range> {
         let [host, port, ..] = items(primary) else {
             return None;
         };
-        // Unknown is told in several ways.
+        // There are several words for unknown.
         let host = text_of(host)
             .filter(|host| *host != "?")
             .unwrap_or_default();
@@ -449,9 +449,10 @@ mod tests {
     fn the_map_of_most_slots_then_nodes_then_the_newest_is_the_best() {
         let at = |first, last, port: u16| (first, last, format!("127.0.0.1:{port}"));
         let whole = |port| vec![at(0, 16_383, port)];
-        let best = |told: &[(Vec<Range>, Option<u64>)]| {
+        let best = |answers: &[(Vec<Range>, Option<u64>)]| {
             let mut maps = Maps::default();
-            told.iter()
+            answers
+                .iter()
                 .for_each(|(map, epoch)| maps.add(map.clone(), *epoch));
             (maps.agreed(), maps.into_best())
         };
@@ -481,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_primary_that_leaves_has_missed_those_that_are_left_are_told() {
+    async fn what_a_leaving_primary_missed_is_sent_to_the_others() {
         let cluster = cluster();
         assert!(cluster.adopt(all_slots_at(1)));
         assert!(!cluster.adopt(all_slots_at(1)));
@@ -493,7 +494,7 @@ mod tests {
         let successor = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
         assert_eq!(successor.status().missed_invalidations, 1);
         let late = first.miss(&missed);
-        assert!(!late && first.is_retired(), "nobody will tell it");
+        assert!(!late && first.is_retired(), "nobody will send it");
         assert_eq!(cluster.close(), 1);
     }
 

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_are_no_text_are_told_apart_from_none() {
+    fn tags_that_are_no_text_are_not_taken_for_none() {
         let tags = Value::Array(vec![Value::BulkString(vec![0xff])]);
         let answer = Value::Array(vec![
             bulk("HIT"),

@@ -82,7 +82,7 @@ impl redis::aio::AsyncPushSender for PushSink {
             Push::Nothing => {}
             push => {
                 (self.liveness.listener)(&push);
-                lock(&self.recent).heard(&push, Instant::now());
+                lock(&self.recent).notified(&push, Instant::now());
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl Connection {
         })
     }
 
-    /// To be called once, before the first read: from here on the listener is told when the connection ends.
+    /// To be called once, before the first read: from here on the listener learns when the connection ends.
     pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
         let broken = || Error::unreachable(node, "the connection broke while it was set up");
         self.liveness.established.store(true, Ordering::SeqCst);
@@ -190,7 +190,7 @@ impl Connection {
         };
         let (greeting, cannot_save) = within(timeouts.probe, node, asked).await?;
         if greeting == self.greeting {
-            (self.liveness.listener)(&Push::Heard(sent));
+            (self.liveness.listener)(&Push::CaughtUp(sent));
             Ok(cannot_save)
         } else {
             let reason = format!("it was {:?}, it is {greeting:?}", self.greeting);
@@ -311,7 +311,7 @@ async fn ping(
 /// 0.2.0: leases are asked for by tokens of the caller's choice.
 const OLDEST_MODULE: u64 = 200;
 
-/// HELLO without arguments changes nothing and tells role and modules; no ACL rule can deny it.
+/// HELLO without arguments changes nothing and returns role and modules; no ACL rule can deny it.
 async fn greet(
     inner: &mut MultiplexedConnection,
     node: &str,

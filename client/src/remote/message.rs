@@ -85,7 +85,7 @@ pub(crate) enum Push<'a> {
     /// A server can be reached again.
     Restored,
     /// All pushes that the server had sent by then are applied.
-    Heard(Instant),
+    CaughtUp(Instant),
     /// Nothing, such as the confirmation of a subscription.
     Nothing,
 }
@@ -295,7 +295,7 @@ mod tests {
             read(&push(PushKind::Disconnection, vec![]), &channel),
             Push::Lost
         );
-        // It would hear of no tag any more.
+        // No tag would be announced any more.
         assert_eq!(
             read(&push(PushKind::Unsubscribe, vec![]), &channel),
             Push::Lost

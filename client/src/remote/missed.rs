@@ -1,4 +1,4 @@
-//! Invalidations that a server has yet to be told.
+//! Invalidations that a server has yet to be sent.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl Missed {
         self.keys.extend(other.keys);
     }
 
-    /// Takes out the next command to be sent, of at most so many tags, and what it tells.
+    /// Takes out the next command to be sent, of at most so many tags, and what it says.
     fn take(&mut self, most: usize) -> Option<(Cmd, Self)> {
         let mut taken = Self::default();
         if self.flush {
@@ -97,11 +97,11 @@ impl Missed {
     }
 }
 
-/// What one server has yet to be told, and what it is being told.
+/// What one server has yet to be sent, and what is being sent.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     waiting: Missed,
-    /// Kept until the answer is there: whoever takes over meanwhile must be told as well.
+    /// Kept until the answer is there: whoever takes over meanwhile must be sent it as well.
     sending: Missed,
     /// Tags in the next command.
     batch: usize,
@@ -169,8 +169,8 @@ impl Backlog {
     }
 }
 
-/// What was invalidated in the namespace in the last minute or two, by whichever process. Who becomes a primary meanwhile is told them: its keys may have come
-/// from elsewhere before it could be told, or it took over from one that took an invalidation with it.
+/// What was invalidated in the namespace in the last minute or two, by whichever process. A node that becomes a primary meanwhile is sent them: its keys may have come
+/// from elsewhere before it was sent them, or it took over from one that took an invalidation with it.
 #[derive(Debug)]
 pub(crate) struct Recent {
     /// What keys and tags of this cache begin with.
@@ -204,8 +204,8 @@ impl Recent {
         }
     }
 
-    /// A server said so.
-    pub(crate) fn heard(&mut self, push: &Push<'_>, now: Instant) {
+    /// A server announced it.
+    pub(crate) fn notified(&mut self, push: &Push<'_>, now: Instant) {
         match push {
             Push::Tags(kind, tags) => {
                 let texts = tags.iter().filter_map(|tag| std::str::from_utf8(tag).ok());
@@ -280,16 +280,16 @@ mod tests {
     }
 
     fn confirmed(backlog: &mut Backlog) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         while let Some(cmd) = backlog.next() {
-            told.push(words(&cmd).join(" "));
+            sent.push(words(&cmd).join(" "));
             backlog.confirmed();
         }
-        told
+        sent
     }
 
     #[test]
-    fn what_was_missed_is_merged_and_told_once() {
+    fn what_was_missed_is_merged_and_sent_once() {
         let mut backlog = Backlog::default();
         let waiting = backlog.waiting();
         assert!(waiting.add(&Missed::of(Invalidation::Soft, &tags(&["s"]))));
@@ -300,7 +300,7 @@ mod tests {
             words(&backlog.next().unwrap()),
             ["CACHE.INVALIDATE", "a", "b"]
         );
-        assert_eq!(backlog.len(), 3, "it has not been told yet");
+        assert_eq!(backlog.len(), 3, "it has not been sent yet");
         backlog.put_back();
         backlog.waiting().add(&Missed::of(Invalidation::Hard, &[]));
         assert_eq!(
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_told_is_part_of_what_others_take_over() {
+    fn what_is_being_sent_is_part_of_what_others_take_over() {
         let mut backlog = Backlog::default();
         backlog
             .waiting()
@@ -341,24 +341,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_refused_keeps_no_other_from_being_told() {
+    fn a_refused_tag_keeps_no_other_from_being_sent() {
         let mut backlog = Backlog::default();
         let many: Vec<String> = (1000..3500).map(|n| n.to_string()).collect();
         backlog
             .waiting()
             .add(&Missed::of(Invalidation::Hard, &many));
-        let (mut told, mut dropped, mut commands) = (BTreeSet::new(), Vec::new(), 0);
+        let (mut sent, mut dropped, mut commands) = (BTreeSet::new(), Vec::new(), 0);
         while let Some(cmd) = backlog.next() {
             commands += 1;
             let words = words(&cmd);
             if !words.iter().any(|word| word == "1777") {
-                told.extend(words.into_iter().skip(1));
+                sent.extend(words.into_iter().skip(1));
                 backlog.confirmed();
             } else if !backlog.refused() {
                 dropped.push(words[1].clone());
             }
         }
-        assert_eq!(told.len(), 2499);
+        assert_eq!(sent.len(), 2499);
         assert_eq!(dropped, ["1777"]);
         assert!(commands < 60, "{commands} commands");
     }
@@ -421,19 +421,22 @@ mod tests {
     #[test]
     fn what_others_invalidate_in_the_namespace_is_remembered() {
         let now = Instant::now();
-        let heard = |prefix: &str, push: &Push<'_>| {
+        let remembered = |prefix: &str, push: &Push<'_>| {
             let mut recent = Recent::new(prefix.to_owned());
-            recent.heard(push, now);
+            recent.notified(push, now);
             let Missed { flush, hard, .. } = recent.all(now);
             (flush, hard.into_iter().collect::<Vec<_>>())
         };
         let named = Push::Tags(Invalidation::Hard, vec![b"app:a", b"other", b"\xff"]);
-        assert_eq!(heard("app:", &named), (false, tags(&["app:a"])));
+        assert_eq!(remembered("app:", &named), (false, tags(&["app:a"])));
         let foreign = Push::Tags(Invalidation::Hard, vec![b"other"]);
-        assert_eq!(heard("app:", &foreign), (false, vec![]));
-        assert_eq!(heard("app:", &Push::Everything), (false, tags(&["app:"])));
-        assert_eq!(heard("", &Push::Everything), (false, vec![]));
-        assert_eq!(heard("app:", &Push::Nothing), (false, vec![]));
+        assert_eq!(remembered("app:", &foreign), (false, vec![]));
+        assert_eq!(
+            remembered("app:", &Push::Everything),
+            (false, tags(&["app:"]))
+        );
+        assert_eq!(remembered("", &Push::Everything), (false, vec![]));
+        assert_eq!(remembered("app:", &Push::Nothing), (false, vec![]));
         let everything = Recent::new(String::new()).namespace();
         assert!(everything.flush && everything.hard.is_empty());
     }

@@ -59,7 +59,7 @@ pub(crate) struct Node {
     history: Mutex<History>,
     /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
     retired: AtomicBool,
-    /// Something went wrong with a call, or there is something to be told: look at once.
+    /// Something went wrong with a call, or there is something to be sent: look at once.
     look: Notify,
     /// How many attempts to connect have ended.
     attempts: watch::Sender<u64>,
@@ -98,7 +98,7 @@ impl Node {
     ///
     /// `history`: that of the node whose place it takes, if it takes one.
     pub(crate) fn start(place: Place, settings: Settings, history: History) -> Arc<Self> {
-        // Its slots may come from another primary, and with them keys whose invalidation only that one was told.
+        // Its slots may come from another primary, and with them keys whose invalidation only that one received.
         let recent = lock(&settings.recent).all(Instant::now());
         let waiting = Waiting::new(settings.max_waiting_connections);
         let node = Arc::new(Self {
@@ -157,7 +157,7 @@ impl Node {
         }
     }
 
-    /// Lets go of the server for good; answers what it has missed, which whoever takes its place must be told.
+    /// Lets go of the server for good; answers what it has missed, which must be sent to whoever takes its place.
     pub(crate) fn retire(&self) -> Missed {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -215,7 +215,7 @@ impl Node {
         };
         let name = target.address();
         if self.target.load().is_some() && name != self.address() {
-            // It has taken over, perhaps without what the one before was told last.
+            // It has taken over, perhaps without what the one before received last.
             let recent = lock(recent).all(Instant::now());
             self.inherit(&recent);
         }
@@ -334,7 +334,7 @@ impl Node {
         }
     }
 
-    /// Tells the server what it missed. What it will never take is dropped; what it does not take now is kept. Whether
+    /// Sends the server what it missed. What it will never take is dropped; what it does not take now is kept. Whether
     /// it takes writes, as far as this shows. Fails when it does not answer.
     async fn send_missed(&self, connection: &Connection, name: &str) -> Result<bool, Error> {
         if !connection.greeting.is_primary {
@@ -468,7 +468,7 @@ impl Node {
         self.noted(sending.await)
     }
 
-    /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody left to tell.
+    /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody is left to send it to.
     pub(crate) fn miss(&self, missed: &Missed) -> bool {
         let mut backlog = lock(&self.missed);
         let kept = !self.is_retired() && backlog.waiting().add(missed);

@@ -39,13 +39,13 @@ pub struct ServerStatus {
     pub state: ServerState,
     /// How long it has been so.
     pub since: Duration,
-    /// What the last failure said; kept after it healed.
+    /// What the last failure said. It stays here when the server is up again: `state` says how it is now.
     pub last_error: Option<Error>,
     /// How often a connection was set up.
     pub connects: u64,
     /// What its module calls its version; 0 if it was never reached.
     pub module_version: u64,
-    /// Tags whose invalidation it has yet to be told.
+    /// Tags whose invalidation it has yet to be sent.
     pub missed_invalidations: usize,
 }
 

@@ -377,7 +377,7 @@ impl Remote {
                     Ok(Err(error)) => Err(error),
                     Err(error) => return Err(Err(error)),
                 };
-                // The key has not arrived for good: what happens to it is not told through this connection alone.
+                // The key has not arrived for good: what happens to it is not announced through this connection alone.
                 let tracked = false;
                 let answer = answer.map(|value| Answer { value, tracked });
                 Err(answer.map_err(|error| node.explain(Some(key), &error)))

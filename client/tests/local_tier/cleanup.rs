@@ -26,7 +26,7 @@ impl Drop for Stopper {
 }
 
 #[test]
-fn a_cleanup_ends_where_it_is_told_to_even_by_itself() {
+fn a_cleanup_can_be_ended_even_by_itself() {
     const ENTRIES: usize = 2000;
     let cache: LocalCache<Stopper> = LocalCache::new(2 * ENTRIES);
     for i in 0..ENTRIES {

@@ -313,7 +313,7 @@ fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
                 cache.get::<String>("key").await.is_ok()
             })
             .await;
-            // What it missed is told again, and shall not come in the middle of the next round.
+            // What it missed is sent again, and shall not come in the middle of the next round.
             assert!(cache.finish_pending(DEADLINE).await);
         }
     });

@@ -307,7 +307,7 @@ fn entries_are_dropped_by_what_they_carry_and_do_not_carry() {
             let keys = ["page", "list", "theirs"];
             let expected = [None, Some("list".to_owned()), Some("theirs".to_owned())];
             assert_eq!(cache.get_many::<String>(keys).await.unwrap(), expected);
-            eventually("the other process hears of it", async || {
+            eventually("the other process is notified", async || {
                 other.get_many::<String>(keys).await.unwrap() == expected
             })
             .await;
@@ -331,7 +331,7 @@ fn entries_are_dropped_by_what_they_carry_and_do_not_carry() {
 }
 
 #[test]
-fn a_node_that_misses_an_invalidation_by_clauses_is_told_later() {
+fn a_node_that_misses_an_invalidation_by_clauses_is_sent_it_later() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let cache = cache_of(&servers).await;
@@ -654,7 +654,7 @@ fn a_replaced_value_stays_in_its_namespace() {
 }
 
 #[test]
-fn tags_that_only_the_reader_knows_judge_what_it_reads() {
+fn tags_that_only_the_reader_knows_decide_what_it_reads() {
     everywhere(async |cache| {
         cache.set("page", &1, long().tags(["own"])).await.unwrap();
         let soft = ["path"];

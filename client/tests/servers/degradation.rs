@@ -106,7 +106,7 @@ fn a_killed_connection_empties_the_local_tier() {
         server
             .raw()
             .call(&args!["CLIENT", "KILL", "TYPE", "pubsub"]);
-        // The loss is counted a moment before the server counts as down, so `ready` alone would not tell.
+        // The loss is counted a moment before the server counts as down, so `ready` alone would not show it.
         eventually("it is connected anew", async || {
             let stats = cache.stats();
             stats.connections_lost == 1 && stats.servers[0].connects == 2
@@ -129,7 +129,7 @@ fn a_dead_connection_that_does_not_say_so_is_noticed() {
         warm(&cache, "key").await;
         proxy.turn(Weather::Silent);
         other.set("key", &"new".to_owned(), long()).await.unwrap();
-        // No push arrives. Only the probe can tell.
+        // No push arrives. Only the probe notices.
         eventually("the probe fails", async || {
             state(&cache) == ServerState::Down
         })
@@ -221,7 +221,7 @@ fn connections_that_break_all_the_time_cost_nobody_more_than_time() {
         working.await.unwrap();
         proxy.turn(Weather::Fair);
         cache.ready(DEADLINE).await.unwrap();
-        eventually("what was missed has been told", async || {
+        eventually("what was missed has been sent", async || {
             cache.stats().servers[0].missed_invalidations == 0
         })
         .await;
@@ -351,7 +351,7 @@ fn stale_values_are_served_no_longer_than_the_bound() {
 }
 
 #[test]
-fn a_server_without_the_module_is_told_from_one_that_is_down() {
+fn a_server_without_the_module_is_not_taken_for_one_that_is_down() {
     let server = Server::builder().without_module().start();
     run(async {
         let cache = builder(server.port()).build().await.unwrap();
@@ -462,7 +462,7 @@ fn a_replica_is_read_and_loads_go_on_unstored() {
 }
 
 #[test]
-fn an_invalidation_that_a_server_missed_is_told_when_it_is_back() {
+fn an_invalidation_that_a_server_missed_is_sent_when_it_is_back() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -485,15 +485,15 @@ fn an_invalidation_that_a_server_missed_is_told_when_it_is_back() {
         assert!(cache.revalidate_tags(["soft"]).await.is_err());
         assert_eq!(cache.stats().servers[0].missed_invalidations, 2);
         proxy.turn(Weather::Fair);
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             other.get::<String>("hard").await.unwrap().is_none()
         })
         .await;
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             other.get::<String>("soft").await.unwrap().is_none()
         })
         .await;
-        eventually("nothing is left to tell", async || {
+        eventually("nothing is left to send", async || {
             cache.stats().servers[0].missed_invalidations == 0
         })
         .await;

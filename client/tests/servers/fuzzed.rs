@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::strangers::{like_a_primary, words};
 use crate::support::{builder, eventually, long};
 
-/// The name of the runtime's threads, by which its panics are told from those of other tests.
+/// The name of the runtime's threads, by which its panics differ from those of other tests.
 const THREADS: &str = "fuzzed-client";
 
 /// What a server says, in order and out of it.
@@ -34,7 +34,7 @@ const REPLIES: [&[u8]; 14] = [
     b"$4294967296\r\n",
 ];
 
-/// Damages some of the replies, while it is told to.
+/// Damages some of the replies, while that is switched on.
 #[derive(Clone)]
 struct Hostile {
     damages: Arc<AtomicBool>,

@@ -30,7 +30,7 @@ impl Move {
     fn between(slot: i64, from: &Server, to: &Server) -> Self {
         let (mut from, mut client) = (from.raw(), to.raw());
         let (from_id, to_id) = (id(&mut from), id(&mut client));
-        // Each must have heard from the other what it is.
+        // Each must have learnt from the other what it is.
         wait_until("the slot may move", DEADLINE, || {
             cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}") == Reply::ok()
                 && cmd!(from, "CLUSTER SETSLOT {slot} MIGRATING {to_id}") == Reply::ok()
@@ -76,7 +76,7 @@ fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..2]).await;
-        // It sends no key to anybody: no redirection tells it anything.
+        // It sends no key to anybody: no redirection comes to it.
         let only_invalidates = cache_of(&servers[..2]).await;
         assert_eq!(only_invalidates.stats().servers.len(), 2);
         // The map is looked at every 15 s anyhow, which is too seldom for all of these. Each probe asks for the cluster's
@@ -112,7 +112,7 @@ fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
 }
 
 #[test]
-fn a_primary_that_had_no_slots_is_told_what_was_invalidated_before_it_was_known() {
+fn a_primary_without_slots_is_sent_what_was_invalidated_before() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..1]).await;
@@ -122,7 +122,7 @@ fn a_primary_that_had_no_slots_is_told_what_was_invalidated_before_it_was_known(
         let mut moving = Move::begin("key", &servers, &servers[2]);
         moving.key("key");
         moving.end();
-        // Both that are known are told, and neither has it any more.
+        // Both that are known receive it, and neither has it any more.
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 0);
         assert!(!call!(moving.to, "CACHE.GET", "key").is_null());
         eventually("the third is known", async || {
@@ -157,7 +157,7 @@ fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
             );
         }
         assert!(!is_local(&cache, "{a}1").await);
-        // It is told as the others are, although no slot is its own.
+        // It receives it as the others do, although no slot is its own.
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 2);
         call!(moving.to, "ASKING");
         assert!(call!(moving.to, "CACHE.GET", "{a}1").is_null());
@@ -211,18 +211,18 @@ fn a_primary_that_is_gone_for_good_takes_only_its_own_keys_along() {
     });
 }
 
-/// Lets a replica hear no more from its primary.
+/// Cuts a replica off from its primary.
 pub(crate) fn deafen(primary: &Server, replica: &Server) {
     let mut client = replica.raw();
     cmd!(client, "CONFIG SET masteruser nobody masterauth none");
     cmd!(primary.raw(), "CLIENT KILL TYPE replica");
-    wait_until("it hears no more", DEADLINE, || {
+    wait_until("it is cut off", DEADLINE, || {
         look::info_text(&mut client, "master_link_status") == "down"
     });
 }
 
 #[test]
-fn a_replica_that_takes_over_without_the_last_invalidation_is_told_it() {
+fn a_replica_that_takes_over_is_sent_the_last_invalidation() {
     let servers = cluster(&Engine::default_engine(), 2, 1);
     let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
     let primary = id(&mut first);

@@ -86,12 +86,12 @@ fn what_happens_is_in_the_log_once_and_no_secret_is() {
         eventually("the return is logged", async || of_server("to=Up") == 2).await;
         assert_eq!(of_server("invalidation missed"), 1);
         assert!(log.text().contains("local tier dropped"));
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             cache.stats().servers[0].missed_invalidations == 0
         })
         .await;
         drop(cache);
-        eventually("it is told goodbye", async || of_server("server left") == 1).await;
+        eventually("it is left", async || of_server("server left") == 1).await;
 
         // A process that ends takes along what servers have missed: that is said.
         server.stop();

@@ -117,7 +117,7 @@ fn a_server_that_cannot_save_is_read_also_through_a_new_connection() {
         assert_eq!(state(&cache), ServerState::ReadOnly);
         assert_eq!(cache.stats().servers[0].missed_invalidations, 1);
         cmd!(client, "CONFIG SET stop-writes-on-bgsave-error no");
-        eventually("it is told what it would not take", async || {
+        eventually("it is sent what it would not take", async || {
             cache.stats().servers[0].missed_invalidations == 0
         })
         .await;
@@ -128,7 +128,7 @@ fn a_server_that_cannot_save_is_read_also_through_a_new_connection() {
 }
 
 #[test]
-fn tags_of_any_length_that_a_server_missed_are_told_later() {
+fn tags_of_any_length_that_a_server_missed_are_sent_later() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -140,7 +140,7 @@ fn tags_of_any_length_that_a_server_missed_are_told_later() {
         assert!(cache.invalidate_tags(["x".repeat(5000)]).await.is_err());
         assert!(cache.invalidate_tags(["good"]).await.is_err());
         proxy.turn(Weather::Fair);
-        eventually("nothing is left to tell", async || {
+        eventually("nothing is left to send", async || {
             cache.stats().servers[0].missed_invalidations == 0
         })
         .await;
@@ -149,7 +149,7 @@ fn tags_of_any_length_that_a_server_missed_are_told_later() {
 }
 
 #[test]
-fn nothing_is_read_through_a_new_connection_before_the_server_was_told_what_it_missed() {
+fn nothing_is_read_before_the_server_was_sent_what_it_missed() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -171,7 +171,7 @@ fn nothing_is_read_through_a_new_connection_before_the_server_was_told_what_it_m
 }
 
 #[test]
-fn an_invalidation_that_is_denied_is_told_when_the_right_is_granted() {
+fn a_denied_invalidation_is_sent_when_the_right_is_granted() {
     let server = Server::start();
     let mut admin = server.raw();
     cmd!(
@@ -197,7 +197,7 @@ fn an_invalidation_that_is_denied_is_told_when_the_right_is_granted() {
         assert_eq!(status.state, ServerState::Up);
         assert!(matches!(status.last_error, Some(Error::Denied { .. })));
         cmd!(admin, "ACL SETUSER app +cache.invalidate");
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             other.get::<String>("key").await.unwrap().is_none()
         })
         .await;
@@ -205,7 +205,7 @@ fn an_invalidation_that_is_denied_is_told_when_the_right_is_granted() {
 }
 
 #[test]
-fn an_invalidation_whose_caller_gave_up_is_told_all_the_same() {
+fn an_invalidation_whose_caller_gave_up_is_sent_all_the_same() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -219,7 +219,7 @@ fn an_invalidation_whose_caller_gave_up_is_told_all_the_same() {
         assert!(given_up.is_err(), "nobody answers");
         assert_eq!(cache.stats().servers[0].missed_invalidations, 1);
         proxy.turn(Weather::Fair);
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             other.get::<String>("key").await.unwrap().is_none()
         })
         .await;
@@ -326,7 +326,7 @@ fn a_short_command_timeout_does_not_shorten_the_probes() {
 }
 
 #[test]
-fn a_server_that_runs_an_endless_script_is_told_as_busy_and_loads_go_on() {
+fn a_server_with_an_endless_script_is_busy_and_loads_go_on() {
     let server = Server::builder()
         .arg("--busy-reply-threshold", "10")
         .start();
@@ -334,10 +334,10 @@ fn a_server_that_runs_an_endless_script_is_told_as_busy_and_loads_go_on() {
         let cache = cache_at(&server).await;
         let mut endless = server.raw();
         endless.send(&["EVAL", "while true do end", "0"]);
-        eventually("it is told as busy", async || {
+        eventually("it is reported as busy", async || {
             let status = &cache.stats().servers[0];
-            let told = status.last_error.as_ref().map(ToString::to_string);
-            !status.is_connected() && told.is_some_and(|told| told.contains("BUSY"))
+            let error = status.last_error.as_ref().map(ToString::to_string);
+            !status.is_connected() && error.is_some_and(|error| error.contains("BUSY"))
         })
         .await;
         let loader = async || Ok::<_, String>("loaded".to_owned());

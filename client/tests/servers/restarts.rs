@@ -38,32 +38,32 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
         return;
     }
     run(async {
-        let (cache, heard) = (cache_at(&server).await, cache_at(&server).await);
+        let (cache, notified) = (cache_at(&server).await, cache_at(&server).await);
         for (round, by_other) in [false, true].into_iter().enumerate() {
             let (key, tag) = (format!("key{round}"), format!("tag{round}"));
             let value = "old".to_owned();
             cache.set(&key, &value, long().tags([&tag])).await.unwrap();
-            for cache in [&cache, &heard] {
+            for cache in [&cache, &notified] {
                 assert_eq!(warm(cache, &key).await.as_deref(), Some("old"));
             }
             server.raw().call(&["SAVE"]);
-            let pushed = heard.stats().tags_pushed;
+            let pushed = notified.stats().tags_pushed;
             if by_other {
-                // A process that ends: only another one has been told.
+                // A process that ends: only another one was notified.
                 let ending = cache_at(&server).await;
                 assert_eq!(ending.invalidate_tags([&tag]).await.unwrap(), 1);
             } else {
                 assert_eq!(cache.invalidate_tags([&tag]).await.unwrap(), 1);
             }
-            eventually("the other process is told", async || {
-                heard.stats().tags_pushed > pushed
+            eventually("the other process is notified", async || {
+                notified.stats().tags_pushed > pushed
             })
             .await;
             server.kill_9();
             server.restart();
-            let cache = if by_other { &heard } else { &cache };
+            let cache = if by_other { &notified } else { &cache };
             assert_eq!(first_read(cache, &key).await, None, "by other: {by_other}");
-            for cache in [cache, &heard] {
+            for cache in [cache, &notified] {
                 assert_eq!(first_read(cache, &key).await, None);
             }
         }

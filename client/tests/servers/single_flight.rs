@@ -242,7 +242,7 @@ fn what_is_pending_can_be_finished() {
 
         hang(&server, &cache).await;
         cache.invalidate_tags(["tag"]).await.unwrap_err();
-        assert!(!cache.finish_pending(brief).await, "it has not been told");
+        assert!(!cache.finish_pending(brief).await, "it has not been sent");
         server.resume();
         assert!(cache.finish_pending(DEADLINE).await);
         assert!(on_server(&mut other, "key").is_none());

@@ -28,7 +28,7 @@ async fn stranger(words: Vec<u8>) -> u16 {
     port
 }
 
-/// A server that answers each command as it is told, by its words. Answers the port.
+/// A server that answers each command by its words. Answers the port.
 pub(crate) async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -76,7 +76,7 @@ fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
 }
 
 #[test]
-fn a_node_that_misses_an_invalidation_is_named_and_told_later() {
+fn a_node_that_misses_an_invalidation_is_named_and_sent_it_later() {
     let servers = cluster(&Engine::default_engine(), 3, 3);
     run(async {
         let cache = cache_of(&servers).await;
@@ -105,12 +105,12 @@ fn a_node_that_misses_an_invalidation_is_named_and_told_later() {
         assert_eq!(missed, [format!("127.0.0.1:{}", servers[1].port())]);
         assert!(retried);
         servers[1].resume();
-        eventually("it is told", async || {
+        eventually("it is sent", async || {
             let tag = servers[1].raw().call(&["CACHE.TAGINFO", "tag"]);
             !tag.is_null() && tag.field("entries").int() == 0
         })
         .await;
-        eventually("nothing is left to tell", async || {
+        eventually("nothing is left to send", async || {
             let servers = cache.stats().servers;
             servers
                 .iter()
@@ -194,7 +194,7 @@ fn a_key_that_moves_to_another_node_is_followed() {
         // From now on the new node's pushes count.
         let mut owner = RawClient::connect(target).unwrap();
         call!(owner, "CACHE.SET", "{a}1", r#""new""#);
-        eventually("the change is heard", async || {
+        eventually("the change is announced", async || {
             cache.get::<String>("{a}1").await.unwrap().as_deref() == Some("new")
         })
         .await;
@@ -296,7 +296,7 @@ fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
 }
 
 #[test]
-fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
+fn what_a_primary_missed_is_sent_to_the_replica_that_takes_over() {
     let servers = primary_and_replica();
     let mut second = servers[1].raw();
     run(async {
@@ -319,7 +319,7 @@ fn what_a_primary_missed_its_replica_is_told_when_it_takes_over() {
             call!(second, "CLUSTER", "FAILOVER", "TAKEOVER"),
             Reply::ok()
         );
-        eventually("the new primary is told", async || {
+        eventually("the new primary is sent it", async || {
             cache
                 .get::<String>("key")
                 .await
@@ -392,7 +392,7 @@ fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
             known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
         })
         .await;
-        // The replica hears no more of it: what is written now is not there after it has taken over.
+        // The replica gets no more of it: what is written now is not there after it has taken over.
         replica.raw().call(&["REPLICAOF", "127.0.0.1", "1"]);
         cache.set("key", &"new".to_owned(), long()).await.unwrap();
         replica.raw().call(&["REPLICAOF", "NO", "ONE"]);
@@ -488,7 +488,7 @@ fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
 }
 
 #[test]
-fn what_a_primary_took_along_its_successor_is_told() {
+fn what_a_primary_took_along_is_sent_to_its_successor() {
     let mut primary = Server::start();
     let replica = Server::builder().replica_of(&primary).start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());

@@ -22,7 +22,7 @@ fn settings() -> Settings {
 }
 
 /// What a ring says after these (seconds, MB), and the events on the way but for the samples.
-fn judge(
+fn evaluate(
     settings: &Settings,
     points: impl IntoIterator<Item = (u64, u64)>,
 ) -> (Snapshot, Vec<String>) {
@@ -56,7 +56,7 @@ fn judge(
 #[test]
 fn status_changes_are_events() {
     let points = [100, 810, 780, 960, 100].into_iter().enumerate();
-    let (last, seen) = judge(&settings(), points.map(|(i, mb)| (i as u64, mb)));
+    let (last, seen) = evaluate(&settings(), points.map(|(i, mb)| (i as u64, mb)));
     assert_eq!(
         seen,
         [
@@ -71,24 +71,24 @@ fn status_changes_are_events() {
 #[test]
 fn steady_growth_over_a_whole_window_is_suspected_and_cleared_when_it_ends() {
     let grow = (0..=60).map(|i| (i * 10, 100 + i)); // 6 MB a minute for the default window
-    let (_, seen) = judge(&settings(), grow.clone());
+    let (_, seen) = evaluate(&settings(), grow.clone());
     assert_eq!(seen, ["leak"]);
-    let (_, seen) = judge(&settings(), grow.chain((61..=120).map(|i| (i * 10, 160))));
+    let (_, seen) = evaluate(&settings(), grow.chain((61..=120).map(|i| (i * 10, 160))));
     assert_eq!(seen, ["leak", "no leak"]);
 }
 
 #[test]
 fn what_is_no_leak_is_not_suspected() {
     // Too short, a single step, a saw, and slower than the rate.
-    let (last, seen) = judge(&settings(), (0..30).map(|i| (i * 10, 100 + i)));
+    let (last, seen) = evaluate(&settings(), (0..30).map(|i| (i * 10, 100 + i)));
     assert!(seen.is_empty(), "{seen:?}");
     assert!((last.growth.unwrap().mb_per_minute - 6.0).abs() < 1e-6);
     let step = (0..=60).map(|i| (i * 10, if i > 30 { 300 } else { 100 }));
-    assert!(judge(&settings(), step).1.is_empty());
+    assert!(evaluate(&settings(), step).1.is_empty());
     let saw = (0..=60).map(|i| (i * 10, 100 + i % 10 * 20));
-    assert!(judge(&settings(), saw).1.is_empty());
+    assert!(evaluate(&settings(), saw).1.is_empty());
     let slow = (0..=60).map(|i| (i * 10, 100 + i / 20));
-    assert!(judge(&settings(), slow).1.is_empty());
+    assert!(evaluate(&settings(), slow).1.is_empty());
 }
 
 #[test]
@@ -214,9 +214,9 @@ fn a_leak_is_found_at_one_sample_a_second_with_the_defaults() {
         .settings;
     // Up 3 MB a minute, with a saw of 40 MB on it.
     let leak = (0..=700).map(|i| (i, 200 + i / 20 + i % 40));
-    assert_eq!(judge(&settings, leak).1, ["leak"]);
+    assert_eq!(evaluate(&settings, leak).1, ["leak"]);
     let none = (0..=700).map(|i| (i, 200 + i % 40));
-    assert!(judge(&settings, none).1.is_empty());
+    assert!(evaluate(&settings, none).1.is_empty());
 }
 
 #[test]
