@@ -42,7 +42,7 @@ demo: build ## The tour of run alone, with a status that says whether all was as
 	@exec $(CARGO) run --locked -p tagcache-admin --bin tagcache -- up --tour --exit $(ARGS)
 
 .PHONY: test
-test: test-deps lint modules ## Everything: formatting, lints, all tests on the first server, differences on each server
+test: test-deps lint msrv modules ## Everything: formatting, lints, all tests on the first server, differences on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  $(CARGO) test --workspace --locked --no-fail-fast
 	$(CARGO) test -p tagcache-admin --features jemalloc --locked --test heap_profile
@@ -155,6 +155,15 @@ lint: ## Formatting and clippy, without changing anything
 	$(CARGO) clippy -p tagcache --lib --locked --all-features -- -D warnings
 	$(CARGO) clippy -p tagcache-admin --lib --locked --no-default-features -- -D warnings
 	$(CARGO) clippy -p tagcache-admin --lib --bins --locked --all-features -- -D warnings
+
+.PHONY: msrv
+msrv: ## Build the client crate with the oldest supported Rust (rust-version in Cargo.toml), if rustup has it
+	@v=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); \
+	if $(CARGO) +$$v --version >/dev/null 2>&1; then \
+	  $(CARGO) +$$v check --locked -p tagcache --all-features --target-dir "$${CARGO_TARGET_DIR:-target}/msrv"; \
+	else \
+	  echo "Rust $$v is missing, this check is skipped: rustup toolchain install $$v --profile minimal" >&2; \
+	fi
 
 .PHONY: miri
 miri: ## Engine, entries and their encoding under Miri; ARGS=FILTER; needs a nightly toolchain with miri

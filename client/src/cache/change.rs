@@ -6,11 +6,11 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::entry::Entry;
-use crate::remote::{Error, LoaderError, command};
+use crate::remote::{Error, command};
 
 use super::codec::Codec;
 use super::core::Found;
-use super::{Cache, present, value};
+use super::{Cache, present, some_loaded, value};
 
 impl<C> Cache<C> {
     /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
@@ -106,11 +106,7 @@ impl<C> Cache<C> {
         entry.load.soft_timeout = Duration::MAX;
         let mut plan = self.plan(entry);
         plan.anew = true;
-        let loader = async move {
-            let loaded = loader().await.map(Some);
-            loaded.map_err(|error| LoaderError::from(error.into()))
-        };
-        present(key, self.load(key, plan, loader).await?)
+        present(key, self.load(key, plan, some_loaded(loader)).await?)
     }
 
     /// Takes a fresh value out: of all who ask at the same time one gets it.

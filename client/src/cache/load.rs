@@ -93,28 +93,23 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// What the servers have, and whether this caller may load.
     async fn look(&self) -> Result<Found, Error> {
-        let look = self.look_once().await;
-        let Err(Error::Codec { .. }) = look else {
-            return look;
-        };
-        // One value that nobody can read any more is taken away, so that a lease can be had.
-        self.core.remove(self.key()).await?;
-        self.look_once().await
-    }
-
-    async fn look_once(&self) -> Result<Found, Error> {
         let name = self.core.name(self.key());
-        if self.plan.has_empty_tag {
-            // The loaded value cannot be stored, so this caller takes no lease: others may load meanwhile.
-            let found = self.read(&command::fetch(&name)).await?;
-            if let Found::Nothing(_) = found {
-                self.unstorable(&Error::empty_tag());
+        let mut is_first = true;
+        loop {
+            let found = match self.ask(&name).await {
+                Ok(Found::Nothing(None)) if self.plan.has_empty_tag => {
+                    self.unstorable(&Error::empty_tag());
+                    return Ok(Found::Nothing(None));
+                }
+                Ok(Found::Nothing(None)) => self.wait(&name).await,
+                found => found,
+            };
+            if !is_first || !matches!(found, Err(Error::Codec { .. })) {
+                return found;
             }
-            return Ok(found);
-        }
-        match self.ask(&name).await? {
-            Found::Nothing(None) => self.wait(&name).await,
-            found => Ok(found),
+            // One value that nobody can read any more is taken away, so that a lease can be had.
+            self.core.remove(self.key()).await?;
+            is_first = false;
         }
     }
 
@@ -122,26 +117,21 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         &self.reservation.load.key
     }
 
-    /// Through the main connection: what it answers may enter the local tier.
-    async fn read(&self, cmd: &redis::Cmd) -> Result<Found, Error> {
-        let weight = self.plan.entry.weight;
-        self.core
-            .read(&self.codec, &self.reservation, cmd, weight)
-            .await
-    }
-
-    fn fetch_lease(&self, name: &str, token: u64) -> redis::Cmd {
+    /// Asks for the value or the lease, through the main connection: what it answers may enter the local tier. Where the
+    /// answer is lost, what may have been granted is given back.
+    async fn ask(&self, name: &str) -> Result<Found, Error> {
+        let (plan, token) = (&self.plan, new_token());
         let mut cmd = command::fetch_lease(name, self.lease(), token);
-        if self.plan.anew {
+        if plan.anew {
             cmd.arg("EARLY");
         }
-        cmd
-    }
-
-    /// Asks for the value or the lease. Where the answer is lost, what may have been granted is given back.
-    async fn ask(&self, name: &str) -> Result<Found, Error> {
-        let token = new_token();
-        let asked = self.read(&self.fetch_lease(name, token)).await;
+        if plan.has_empty_tag {
+            // The loaded value cannot be stored, so this caller takes no lease: others may load meanwhile.
+            cmd = command::fetch(name);
+        }
+        let (codec, weight) = (&self.codec, plan.entry.weight);
+        let reading = self.core.read(codec, &self.reservation, &cmd, weight);
+        let asked = reading.await;
         if let Err(error) = &asked
             && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
         {

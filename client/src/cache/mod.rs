@@ -398,8 +398,11 @@ impl<C> Cache<C> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let loader = || async { loader().await.map(Some) };
-        present(key, self.get_or_load_optional(key, entry, loader).await?)
+        if let Some(value) = self.get_local(key) {
+            return present(key, value);
+        }
+        let loaded = self.load(key, self.plan(entry), some_loaded(loader));
+        present(key, loaded.await?)
     }
 
     /// The same where there may be nothing: that the loader found `None` is cached too, for
@@ -551,6 +554,16 @@ fn value<T: Any + Clone>(key: &str, stored: &Stored) -> Result<Option<T>, Error>
     tier::value(stored).ok_or_else(|| Error::TypeConflict {
         key: key.to_owned(),
     })
+}
+
+/// What a loader answers that always finds something.
+async fn some_loaded<T, F, E>(loader: impl FnOnce() -> F) -> Result<Option<T>, LoaderError>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let loaded = loader().await.map(Some);
+    loaded.map_err(|error| LoaderError::from(error.into()))
 }
 
 /// A value that is not known to be absent.

@@ -451,9 +451,9 @@ mod tests {
         let whole = |port| vec![at(0, 16_383, port)];
         let best = |answers: &[(Vec<Range>, Option<u64>)]| {
             let mut maps = Maps::default();
-            answers
-                .iter()
-                .for_each(|(map, epoch)| maps.add(map.clone(), *epoch));
+            for (map, epoch) in answers {
+                maps.add(map.clone(), *epoch);
+            }
             (maps.agreed(), maps.into_best())
         };
         assert_eq!(best(&[]), (0, None));

@@ -265,7 +265,7 @@ impl Node {
         match lost {
             Lost::Nothing => return Ok(()),
             Lost::Forgotten if !self.settings.keeps_after_loss => {
-                recent.merge(lock(&self.settings.recent).namespace())
+                recent.merge(lock(&self.settings.recent).namespace());
             }
             Lost::Remembered | Lost::Forgotten => {}
         }
