@@ -16,6 +16,7 @@ use std::time::Duration;
 /// # let _ = (tagged, from_owned);
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[must_use]
 pub struct Entry<T = [&'static str; 0]> {
     pub(crate) ttl: Duration,
     pub(crate) grace: Duration,
@@ -52,7 +53,6 @@ impl<T> Entry<T> {
     /// Keeps the value for `grace` after it stopped being fresh, to be served as stale where that is asked for.
     ///
     /// Plain reads never see a stale value. Default: zero.
-    #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -61,18 +61,13 @@ impl<T> Entry<T> {
     /// States the weight of the value in bytes instead of asking the cache's weigher.
     ///
     /// The cache adds what it needs itself for key, tags and bookkeeping.
-    #[must_use]
     pub fn weight(mut self, bytes: u64) -> Self {
         self.weight = Some(bytes);
         self
     }
 
     /// Sets the tags, in place of those set before. Naming a tag twice is naming it once.
-    #[must_use]
-    pub fn tags<U>(self, tags: U) -> Entry<U>
-    where
-        U: IntoIterator<Item: AsRef<str>>,
-    {
+    pub fn tags<U: IntoIterator<Item: AsRef<str>>>(self, tags: U) -> Entry<U> {
         self.map_tags(|_| tags)
     }
 

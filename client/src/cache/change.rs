@@ -14,10 +14,14 @@ use super::{Cache, present, some_loaded, value};
 
 impl<C> Cache<C> {
     /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
-    pub async fn add<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<bool, Error>
+    pub async fn add<T>(
+        &self,
+        key: &str,
+        value: &T,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+    ) -> Result<bool, Error>
     where
         C: Codec<T>,
-        I: IntoIterator<Item: AsRef<str>>,
     {
         Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
     }
@@ -36,10 +40,11 @@ impl<C> Cache<C> {
     }
 
     /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
-    pub async fn touch<I>(&self, key: &str, entry: Entry<I>) -> Result<bool, Error>
-    where
-        I: IntoIterator<Item: AsRef<str>>,
-    {
+    pub async fn touch(
+        &self,
+        key: &str,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+    ) -> Result<bool, Error> {
         if entry.ttl.is_zero() {
             return self.remove(key).await;
         }
@@ -64,14 +69,13 @@ impl<C> Cache<C> {
     /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
     ///
     /// The entry itself stays as it is. What is to take its place is best loaded by [`Self::refresh`], with these tags too.
-    pub async fn get_with_tags<T>(
+    pub async fn get_with_tags<T: Any + Clone + Send + Sync>(
         &self,
         key: &str,
         tags: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<Option<T>, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         let core = &self.core;
         let tags = none_empty(core.names(tags))?;
@@ -89,17 +93,14 @@ impl<C> Cache<C> {
     ///
     /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
     /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
-    pub async fn refresh<T, I, F, L, E>(
+    pub async fn refresh<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
-        mut entry: Entry<I>,
-        loader: L,
+        mut entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+        loader: impl FnOnce() -> F + Send + 'static,
     ) -> Result<T, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>>,
-        L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
@@ -113,10 +114,9 @@ impl<C> Cache<C> {
     ///
     /// # Errors
     /// [`Error::Codec`] when the value is no `T`, which is gone then.
-    pub async fn take<T>(&self, key: &str) -> Result<Option<T>, Error>
+    pub async fn take<T: Any + Clone + Send + Sync>(&self, key: &str) -> Result<Option<T>, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         let core = &self.core;
         let name = core.name(key);

@@ -97,10 +97,8 @@ impl Core {
             sent: Instant::now(),
             weight,
         };
-        let answer = self
-            .remote
-            .send(&self.name(&reservation.load.key), cmd)
-            .await;
+        let name = self.name(&reservation.load.key);
+        let answer = self.remote.send(&name, cmd).await;
         crate::observe::command("CACHE.FETCH", read.sent.elapsed(), answer.as_ref().err());
         self.take(codec, &reservation.load.key, Some(&read), answer?)
     }

@@ -148,13 +148,14 @@ impl<C> Cache<C> {
     /// wants an administrator's rights. Answers how many there were.
     pub async fn clear(&self) -> Result<u64, Error> {
         let prefix = &self.core.options.prefix;
+        let (remote, hard) = (&self.core.remote, Invalidation::Hard);
         let dropped = if prefix.is_empty() {
-            self.core.remote.flush().await
+            let everything = Missed::of(hard, &[]);
+            let cmd = redis::cmd("CACHE.FLUSH");
+            remote.send_to_all(&cmd, &everything).await
         } else {
-            self.core
-                .remote
-                .invalidate(Invalidation::Hard, std::slice::from_ref(prefix))
-                .await
+            let tag = std::slice::from_ref(prefix);
+            remote.invalidate(hard, tag).await
         };
         self.core.local.forget_all();
         dropped

@@ -97,10 +97,6 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         let mut is_first = true;
         loop {
             let found = match self.ask(&name).await {
-                Ok(Found::Nothing(None)) if self.plan.has_empty_tag => {
-                    self.unstorable(&Error::empty_tag());
-                    return Ok(Found::Nothing(None));
-                }
                 Ok(Found::Nothing(None)) => self.wait(&name).await,
                 found => found,
             };
@@ -130,8 +126,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             cmd = command::fetch(name);
         }
         let (codec, weight) = (&self.codec, plan.entry.weight);
-        let reading = self.core.read(codec, &self.reservation, &cmd, weight);
-        let asked = reading.await;
+        let asked = self.core.read(codec, &self.reservation, &cmd, weight).await;
         if let Err(error) = &asked
             && (error.outcome_is_unknown() || matches!(error, Error::Codec { .. }))
         {
@@ -142,10 +137,15 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
 
     /// Another process loads: wait for the value, or for the lease.
     async fn wait(&self, name: &str) -> Result<Found, Error> {
+        if self.plan.has_empty_tag {
+            self.unstorable(&Error::empty_tag());
+            return Ok(Found::Nothing(None));
+        }
         self.core.counters.lease_waits.up();
         let (begun, longest) = (Instant::now(), self.plan.longest_wait);
         let token = new_token();
-        let cmd = command::fetch_wait(name, self.lease(), token, longest);
+        let mut cmd = command::fetch_lease(name, self.lease(), token);
+        cmd.arg("WAIT").arg(command::millis(longest));
         let value = self.core.remote.send_blocking(name, &cmd, longest).await;
         if let Err(error) = &value
             && error.outcome_is_unknown()
@@ -348,9 +348,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     async fn release(&self, token: u64) {
-        self.core
-            .release(self.key(), token, self.plan.lease())
-            .await;
+        let (key, lasts) = (self.key(), self.plan.lease());
+        self.core.release(key, token, lasts).await;
     }
 
     /// The same behind the caller's back, for a lease that may have been granted.

@@ -45,16 +45,15 @@ impl<C> Cache<C> {
     ///
     /// # Errors
     /// The first one; the other values are stored all the same.
-    pub async fn set_many<'v, K, T, I>(
+    pub async fn set_many<'v, K, T>(
         &self,
         values: impl IntoIterator<Item = (K, &'v T)>,
-        entry: Entry<I>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
     ) -> Result<(), Error>
     where
         C: Codec<T>,
         T: 'v,
         K: AsRef<str>,
-        I: IntoIterator<Item: AsRef<str>>,
     {
         if entry.ttl.is_zero() {
             let keys = values.into_iter().map(|(key, _)| key);
@@ -136,17 +135,14 @@ impl<C> Cache<C> {
     /// [`Self::get_or_load`] for a loader that borrows: it runs in the caller's own task. If the caller gives up, the
     /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
     /// where there is a stale value, which is answered if the loader fails.
-    pub async fn get_or_load_scoped<T, I, F, L, E>(
+    pub async fn get_or_load_scoped<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
-        entry: Entry<I>,
-        loader: L,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>> + Clone>,
+        loader: impl FnOnce() -> F,
     ) -> Result<T, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>> + Clone,
-        L: FnOnce() -> F,
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
@@ -176,17 +172,14 @@ impl<C> Cache<C> {
     ///
     /// # Errors
     /// As [`Self::get_or_load`], for the first key that fails.
-    pub async fn get_or_load_many<T, I, F, L, E, S>(
+    pub async fn get_or_load_many<T: Any + Clone + Send + Sync, F, E, S>(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
-        entry: Entry<I>,
-        mut loader: L,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>> + Clone>,
+        mut loader: impl FnMut(Vec<String>) -> F,
     ) -> Result<Vec<Option<T>>, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>> + Clone,
-        L: FnMut(Vec<String>) -> F,
         F: Future<Output = Result<HashMap<String, T, S>, E>>,
         E: Into<BoxError>,
         S: BuildHasher,
@@ -218,16 +211,14 @@ impl<C> Cache<C> {
 
     /// Loads these keys. What loads is what always does, each key in a task of its own; its loader asks the caller's
     /// task, which runs `load` for those that ask at about the same time.
-    async fn load_here<T, I, F>(
+    async fn load_here<T: Any + Clone + Send + Sync, F>(
         &self,
         keys: &[&str],
-        mut entry: Entry<I>,
+        mut entry: Entry<impl IntoIterator<Item: AsRef<str>> + Clone>,
         mut load: impl FnMut(Vec<String>) -> F,
     ) -> Vec<Result<Option<T>, Error>>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>> + Clone,
         F: Future<Output = Result<HashMap<String, T>, BoxError>>,
     {
         // A stale value is no reason to answer before the loader has.

@@ -1,12 +1,9 @@
 //! The two-tier cache.
 #![allow(
     clippy::missing_errors_doc,
-    reason = "what all calls have in common is said once, at `Cache`"
+    reason = "`Cache` has what all calls share"
 )]
-#![allow(
-    clippy::option_option,
-    reason = "a key that is known to be absent is not one that is not known"
-)]
+#![allow(clippy::option_option, reason = "an absent key is not an unknown one")]
 
 mod builder;
 mod change;
@@ -201,7 +198,7 @@ impl<C> Cache<C> {
     /// In a box, as is [`Self::load`], and not inlined, so that a hit has nothing of it.
     #[cold]
     #[inline(never)]
-    fn poll_remote<'a, T>(
+    fn poll_remote<'a, T: Any + Clone + Send + Sync>(
         &'a self,
         key: &'a str,
         remote: &mut Option<BoxFuture<'a, Result<Option<T>, Error>>>,
@@ -209,7 +206,6 @@ impl<C> Cache<C> {
     ) -> Poll<Result<Option<T>, Error>>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         let read = async move {
             let cmd = command::fetch(&self.core.name(key));
@@ -228,13 +224,12 @@ impl<C> Cache<C> {
     ///
     /// # Errors
     /// As [`Self::get`], for the first key that fails otherwise.
-    pub async fn get_many<T>(
+    pub async fn get_many<T: Any + Clone + Send + Sync>(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<Vec<Option<T>>, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         let each = self.get_each(keys).await;
         let readable = |value| match value {
@@ -245,13 +240,12 @@ impl<C> Cache<C> {
     }
 
     /// As [`Self::get_many`], with each key's own error.
-    pub async fn get_each<T>(
+    pub async fn get_each<T: Any + Clone + Send + Sync>(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
     ) -> Vec<Result<Option<T>, Error>>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         let keys: Vec<_> = keys.into_iter().collect();
         let core = &self.core;
@@ -323,10 +317,14 @@ impl<C> Cache<C> {
     /// next time, as from then on the server will say when it changes.
     ///
     /// With a TTL of zero the key is removed instead.
-    pub async fn set<T, I>(&self, key: &str, value: &T, entry: Entry<I>) -> Result<(), Error>
+    pub async fn set<T>(
+        &self,
+        key: &str,
+        value: &T,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+    ) -> Result<(), Error>
     where
         C: Codec<T>,
-        I: IntoIterator<Item: AsRef<str>>,
     {
         if entry.ttl.is_zero() {
             return self.remove(key).await.map(drop);
@@ -334,16 +332,15 @@ impl<C> Cache<C> {
         self.set_if(key, value, entry, &[]).await.map(drop)
     }
 
-    async fn set_if<T, I>(
+    async fn set_if<T>(
         &self,
         key: &str,
         value: &T,
-        entry: Entry<I>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
         words: &[&str],
     ) -> Result<bool, Error>
     where
         C: Codec<T>,
-        I: IntoIterator<Item: AsRef<str>>,
     {
         let (encoded, _) = self.core.encode(&self.codec, key, Some(value))?;
         let mut plan = self.plan(entry);
@@ -384,17 +381,14 @@ impl<C> Cache<C> {
     /// when it is being loaded as another type at this moment. A value that cannot be stored (a tag, the key or the
     /// value itself is refused) is answered all the same, counted ([`CacheStats::unstorable`]) and an event. A server
     /// that cannot be reached is no error: the loader is asked, and nothing stored.
-    pub async fn get_or_load<T, I, F, L, E>(
+    pub async fn get_or_load<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
-        entry: Entry<I>,
-        loader: L,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+        loader: impl FnOnce() -> F + Send + 'static,
     ) -> Result<T, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>>,
-        L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
@@ -407,17 +401,14 @@ impl<C> Cache<C> {
 
     /// The same where there may be nothing: that the loader found `None` is cached too, for
     /// [`Entry::negative_ttl`].
-    pub async fn get_or_load_optional<T, I, F, L, E>(
+    pub async fn get_or_load_optional<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
-        entry: Entry<I>,
-        loader: L,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+        loader: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Option<T>, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>>,
-        L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
@@ -431,36 +422,31 @@ impl<C> Cache<C> {
     /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.
     /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
     /// checked as well, but not stored.
-    pub async fn get_or_load_with_entry<T, I, J, F, L, E>(
+    pub async fn get_or_load_with_entry<T: Any + Clone + Send + Sync, J, F, E>(
         &self,
         key: &str,
-        entry: Entry<I>,
-        loader: L,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+        loader: impl FnOnce() -> F + Send + 'static,
     ) -> Result<T, Error>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
-        I: IntoIterator<Item: AsRef<str>>,
         J: IntoIterator<Item: AsRef<str>> + Send,
-        L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<(T, Entry<J>), E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let value = if let Some(value) = self.get_local(key) {
-            value
-        } else {
-            let plan = self.plan(entry);
-            let (cache, chosen) = (self.clone(), Arc::clone(&plan.chosen));
-            let loader = async move {
-                let loaded = loader().await.map_err(|e| LoaderError::from(e.into()));
-                let (value, entry) = loaded?;
-                // Nobody else sets it: a load calls its loader once.
-                let _ = chosen.set(cache.plan(entry));
-                Ok(Some(value))
-            };
-            self.load(key, plan, loader).await?
+        if let Some(value) = self.get_local(key) {
+            return present(key, value);
+        }
+        let plan = self.plan(entry);
+        let (cache, chosen) = (self.clone(), Arc::clone(&plan.chosen));
+        let loader = async move {
+            let loaded = loader().await.map_err(|e| LoaderError::from(e.into()));
+            let (value, entry) = loaded?;
+            // Nobody else sets it: a load calls its loader once.
+            let _ = chosen.set(cache.plan(entry));
+            Ok(Some(value))
         };
-        present(key, value)
+        present(key, self.load(key, plan, loader).await?)
     }
 
     /// What the local tier knows of a key: its value, or that there is none.
@@ -470,7 +456,7 @@ impl<C> Cache<C> {
     }
 
     #[inline(never)]
-    fn load<'a, T>(
+    fn load<'a, T: Any + Clone + Send + Sync>(
         &'a self,
         key: &'a str,
         plan: Plan,
@@ -478,7 +464,6 @@ impl<C> Cache<C> {
     ) -> BoxFuture<'a, Result<Option<T>, Error>>
     where
         C: Codec<T>,
-        T: Any + Clone + Send + Sync,
     {
         Box::pin(async move {
             let core = &self.core;

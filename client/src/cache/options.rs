@@ -55,7 +55,6 @@ impl<T> Entry<T> {
     /// How long it is remembered that the loader found nothing
     /// ([`get_or_load_optional`](crate::Cache::get_or_load_optional)); with zero it is not. Default: as long as a
     /// value. The grace is that of a value.
-    #[must_use]
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.load.negative_ttl = Some(ttl);
         self
@@ -63,7 +62,6 @@ impl<T> Entry<T> {
 
     /// Shortens each TTL by a random share of up to `share`, between 0 and 1, so that values that were stored
     /// together do not expire together. Default: 0, which is also what NaN counts as.
-    #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         self.load.jitter = if share > 0.0 { share.min(1.0) } else { 0.0 };
         self
@@ -77,7 +75,6 @@ impl<T> Entry<T> {
     /// answers nothing in that time, and a soft invalidation leaves the value to be served as stale for as long,
     /// beyond the grace that was given. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
     /// Stampede Prevention*, VLDB 2015; `DESIGN.md` says what differs.
-    #[must_use]
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.load.early_refresh = beta.max(0.0);
         self
@@ -85,7 +82,6 @@ impl<T> Entry<T> {
 
     /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero, the stale
     /// value is served at once. In any case the load goes on behind it.
-    #[must_use]
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.load.soft_timeout = timeout;
         self
@@ -93,7 +89,6 @@ impl<T> Entry<T> {
 
     /// How long a stale value is served without another attempt after a refresh of it failed, in all processes, so that
     /// a loader that is down is not asked again and again. Default: 1 s. It is cut to a quarter of the grace.
-    #[must_use]
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.load.retry_after = pause;
         self
@@ -106,7 +101,6 @@ impl<T> Entry<T> {
     /// The lease is taken for as long as a load may take, but for 60 s at most
     /// (or the server's `tagcache.lease-max-ms`). Where a loader takes longer than that and others ask for the key
     /// meanwhile, one of them loads too, and what the first has loaded is answered but not stored.
-    #[must_use]
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.load.hard_timeout = Some(timeout);
         self

@@ -74,10 +74,9 @@ impl<V: ?Sized> LocalCache<V> {
     }
 
     /// Stores `value` under `key` as `entry` says: see [`set`](Self::set), and [`Entry`] for grace and weight.
-    pub fn set_with<T>(&self, key: &str, value: V, entry: Entry<T>)
+    pub fn set_with(&self, key: &str, value: V, entry: Entry<impl IntoIterator<Item: AsRef<str>>>)
     where
         V: Sized,
-        T: IntoIterator<Item: AsRef<str>>,
     {
         let entry = self.inner.intern(entry);
         self.inner.set(key, Arc::new(value), entry);

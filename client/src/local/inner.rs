@@ -152,10 +152,10 @@ impl<V: ?Sized> Inner<V> {
         handle.stored().found(self.clock.now(), &self.all)
     }
 
-    pub(super) fn intern<T>(&self, entry: Entry<T>) -> Entry<TagSet>
-    where
-        T: IntoIterator<Item: AsRef<str>>,
-    {
+    pub(super) fn intern(
+        &self,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
+    ) -> Entry<TagSet> {
         entry.map_tags(|tags| self.tags.intern(tags))
     }
 

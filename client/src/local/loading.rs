@@ -1,6 +1,6 @@
 //! One load for each missing key, however many ask for it at once.
 
-use std::{convert::Infallible, fmt, future::Future, sync::Arc};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use super::{
     LocalCache,
@@ -37,15 +37,12 @@ impl<V> LocalCache<V> {
     /// let again = cache.get_or_insert_with("user:1", minute, || unreachable!("it is there"));
     /// assert_eq!((name.as_str(), again.as_str()), ("Ada", "Ada"));
     /// ```
-    pub fn get_or_insert_with<T>(
+    pub fn get_or_insert_with(
         &self,
         key: &str,
-        entry: Entry<T>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
         load: impl FnOnce() -> V,
-    ) -> Arc<V>
-    where
-        T: IntoIterator<Item: AsRef<str>>,
-    {
+    ) -> Arc<V> {
         match self.try_get_or_insert_with(key, entry, || Ok::<_, Infallible>(load())) {
             Ok(value) => value,
             Err(never) => match *never {},
@@ -58,14 +55,13 @@ impl<V> LocalCache<V> {
     /// # Errors
     ///
     /// The error of `load`.
-    pub fn try_get_or_insert_with<T, E>(
+    pub fn try_get_or_insert_with<E>(
         &self,
         key: &str,
-        entry: Entry<T>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
         load: impl FnOnce() -> Result<V, E>,
     ) -> Result<Arc<V>, Arc<E>>
     where
-        T: IntoIterator<Item: AsRef<str>>,
         E: Send + Sync + 'static,
     {
         if let Some(value) = self.get(key) {
@@ -98,14 +94,13 @@ impl<V> LocalCache<V> {
     /// Works with every executor. If the future is dropped while it loads, one of those who wait loads instead. It
     /// may be mixed with the blocking calls, as long as no thread blocks on a load that needs this very thread to
     /// go on. A load that asks for its own key waits forever.
-    pub async fn get_or_insert_async<T, F>(
+    pub async fn get_or_insert_async<F>(
         &self,
         key: &str,
-        entry: Entry<T>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
         load: impl FnOnce() -> F,
     ) -> Arc<V>
     where
-        T: IntoIterator<Item: AsRef<str>>,
         F: Future<Output = V>,
     {
         let load = || async { Ok::<_, Infallible>(load().await) };
@@ -120,14 +115,13 @@ impl<V> LocalCache<V> {
     /// # Errors
     ///
     /// The error of `load`.
-    pub async fn try_get_or_insert_async<T, F, E>(
+    pub async fn try_get_or_insert_async<F, E>(
         &self,
         key: &str,
-        entry: Entry<T>,
+        entry: Entry<impl IntoIterator<Item: AsRef<str>>>,
         load: impl FnOnce() -> F,
     ) -> Result<Arc<V>, Arc<E>>
     where
-        T: IntoIterator<Item: AsRef<str>>,
         F: Future<Output = Result<V, E>>,
         E: Send + Sync + 'static,
     {
@@ -218,10 +212,7 @@ impl<V: ?Sized> Reservation<V> {
     /// cache.invalidate_tag("prices");
     /// assert!(!reservation.fill(Arc::new(99), minute), "99 is out of date");
     /// ```
-    pub fn fill<T>(self, value: Arc<V>, entry: Entry<T>) -> bool
-    where
-        T: IntoIterator<Item: AsRef<str>>,
-    {
+    pub fn fill(self, value: Arc<V>, entry: Entry<impl IntoIterator<Item: AsRef<str>>>) -> bool {
         let entry = self.inner.intern(entry);
         self.inner.fill(&self.load, value, entry)
     }
@@ -276,14 +267,6 @@ impl<V: ?Sized> Drop for Reservation<V> {
     fn drop(&mut self) {
         self.inner.loads.release(&self.load);
         self.load.end(End::Abandoned);
-    }
-}
-
-impl<V: ?Sized> fmt::Debug for Reservation<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation")
-            .field("key", &self.load.key)
-            .finish_non_exhaustive()
     }
 }
 

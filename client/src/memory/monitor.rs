@@ -58,6 +58,7 @@ pub enum MonitorError {
 }
 
 /// How a monitor is to run; made by [`MemoryMonitor::builder`].
+#[must_use]
 pub struct MonitorBuilder {
     source: Box<dyn Source>,
     callbacks: Vec<Callback>,
@@ -77,7 +78,6 @@ struct Settings {
 
 impl MonitorBuilder {
     /// Time between samples, 10 ms to 1 h. Default 10 s.
-    #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.settings.interval = interval;
         self
@@ -85,42 +85,36 @@ impl MonitorBuilder {
 
     /// How many samples are kept, 3 to 100,000 and enough for the window; each takes about 500 bytes. Default: those
     /// of the window, but at least 360.
-    #[must_use]
     pub fn samples(mut self, samples: usize) -> Self {
         self.settings.samples = Some(samples);
         self
     }
 
     /// When the status changes.
-    #[must_use]
     pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
         self.settings.thresholds = thresholds;
         self
     }
 
     /// What the heap is measured against.
-    #[must_use]
     pub fn heap_total(mut self, total: HeapTotal) -> Self {
         self.settings.heap_total = total;
         self
     }
 
     /// Over which time rates and growth are computed; no leak is suspected before it is full. Default 10 min.
-    #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.settings.window = window;
         self
     }
 
     /// Steady growth of at least so many MB a minute over a whole window is suspected to be a leak. Default 1.
-    #[must_use]
     pub fn leak_rate(mut self, mb_per_minute: f64) -> Self {
         self.settings.leak_rate = mb_per_minute;
         self
     }
 
     /// Adds a callback. It runs on the monitor's thread: what takes long delays the next sample.
-    #[must_use]
     pub fn on_event(mut self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.callbacks.push(Arc::new(callback));
         self

@@ -76,6 +76,7 @@ pub enum HeapTotal {
 /// Where reading the heap takes long (see [`MemoryUsage::of_this_process`]) it is read less often, so that it takes
 /// no more than 1/2000 of the time: the heap figures may then be older than the sample.
 #[derive(Clone)]
+#[must_use]
 pub struct ProcessSource {
     local: Option<Arc<dyn LocalTier>>,
     server: Option<Arc<dyn Fn() -> ServerReading + Send + Sync>>,
@@ -98,7 +99,6 @@ impl Default for ProcessSource {
 
 impl ProcessSource {
     /// Adds the figures of a local tier to each sample.
-    #[must_use]
     pub fn local(mut self, local: Arc<dyn LocalTier>) -> Self {
         self.local = Some(local);
         self
@@ -106,14 +106,12 @@ impl ProcessSource {
 
     /// Adds the figures of a server to each sample: what `read` returns. It runs on the monitor's thread and may block,
     /// for a bounded time.
-    #[must_use]
     pub fn server(mut self, read: impl Fn() -> ServerReading + Send + Sync + 'static) -> Self {
         self.server = Some(Arc::new(read));
         self
     }
 
     /// Leaves the heap unknown, and costs nothing for it.
-    #[must_use]
     pub fn without_heap(mut self) -> Self {
         self.read_heap = Heap::default;
         self

@@ -24,13 +24,6 @@ impl Remote {
         self.send_to_all(&cmd, &Missed::of(kind, tags)).await
     }
 
-    /// Flushes every primary.
-    pub(crate) async fn flush(&self) -> Result<u64, Error> {
-        let everything = Missed::of(Invalidation::Hard, &[]);
-        let cmd = redis::cmd("CACHE.FLUSH");
-        self.send_to_all(&cmd, &everything).await
-    }
-
     /// Sends every primary a command. One that misses it is sent `instead` as soon as it can be, which may drop too
     /// much and must not drop too little.
     pub(crate) async fn send_to_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {

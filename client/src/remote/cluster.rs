@@ -77,8 +77,7 @@ impl Maps {
 
     /// The one that covers most slots; of these the one that most nodes know; of these the newest.
     fn into_best(self) -> Option<Vec<Range>> {
-        let rank =
-            |(map, nodes, epoch): (Vec<Range>, _, _)| (covered(&map).min(SLOTS), nodes, epoch, map);
+        let rank = |(map, n, epoch): (Vec<_>, _, _)| (covered(&map).min(SLOTS), n, epoch, map);
         self.0.into_iter().map(rank).max().map(|(.., map)| map)
     }
 }
@@ -195,8 +194,7 @@ impl Cluster {
             if news {
                 backoff.restart();
             }
-            let pause = backoff.pause();
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(backoff.pause()).await;
             // A first map may be that of one node: those that it names are asked as well.
             let missing = is_first || !self.map.load().is_whole();
             let wait = if missing { Duration::ZERO } else { REFRESH };
@@ -286,10 +284,9 @@ impl Cluster {
 
     /// The ranges as a node knows them, and its epoch, if this user may ask for it.
     async fn ask(&self, node: &Target) -> Result<(Vec<Range>, Option<u64>), Error> {
-        let mut cmd = redis::pipe();
-        cmd.cmd("CLUSTER").arg("SLOTS");
-        cmd.cmd("CLUSTER").arg("INFO");
-        let answers = ask(node, &cmd, self.settings.timeouts).await?;
+        let about = |what| redis::cmd("CLUSTER").arg(what).clone();
+        let commands = ["SLOTS", "INFO"].map(about);
+        let answers = ask(node, &commands, self.settings.timeouts).await?;
         let name = node.address();
         let mut ranges = answers.first().map(ranges).unwrap_or_default();
         // A node may not know how it is called; then it is called as it was asked.

@@ -53,12 +53,6 @@ pub(crate) fn fetch_lease(key: &str, lease: Duration, token: u64) -> Cmd {
     cmd
 }
 
-pub(crate) fn fetch_wait(key: &str, lease: Duration, token: u64, wait: Duration) -> Cmd {
-    let mut cmd = fetch_lease(key, lease, token);
-    cmd.arg("WAIT").arg(millis(wait));
-    cmd
-}
-
 /// Reads `[state, value, pttl, token, tags]`. An answer that the contract does not know is an error, which is formatted
 /// only then: the answer may be large.
 pub(crate) fn fetched(answer: Value) -> Result<Fetched, Error> {

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 
-use super::command::{self, field, items, number_of, text_of as text};
+use super::command::{self, field, text_of as text};
 use super::error::{Error, Remedy, within};
 use super::history::Reading;
 use super::lock;
@@ -212,18 +212,17 @@ impl Connection {
             Err(Error::Denied { .. } | Error::ModuleTooOld { .. }) => return Ok(None),
             answer => answer?,
         };
-        let reading = match items(&answer) {
-            [lineage, clock, start @ ..] => {
-                text(lineage).zip(number_of(clock)).map(|read| Reading {
-                    lineage: read.0.to_owned(),
-                    clock: read.1,
-                    start: start.first().and_then(number_of).unwrap_or(read.1),
-                })
-            }
-            _ => None,
-        };
-        let odd = || Error::unexpected(node, "CACHE.CLOCK", &answer);
-        reading.map(Some).ok_or_else(odd)
+        let read = redis::from_redis_value_ref::<(String, u64, u64)>(&answer).or_else(|_| {
+            let (lineage, clock) = redis::from_redis_value_ref(&answer)?;
+            Ok((lineage, clock, clock))
+        });
+        let odd = |_: redis::ParsingError| Error::unexpected(node, "CACHE.CLOCK", &answer);
+        let (lineage, clock, start) = read.map_err(odd)?;
+        Ok(Some(Reading {
+            lineage,
+            clock,
+            start,
+        }))
     }
 
     /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this
@@ -266,23 +265,28 @@ pub(crate) fn epoch(answer: &Value) -> Option<u64> {
     epoch.trim().parse().ok()
 }
 
-/// Sends commands through a connection of its own: how sentinels, and nodes that may not be ours, are asked.
-/// Of the others than the first, an answer may be an error.
+/// Sends commands through a connection of its own: how sentinels, and nodes that may not be ours, are asked. The answers
+/// up to the first that is an error; that of the first command is the caller's.
 pub(crate) async fn ask(
     target: &Target,
-    commands: &redis::Pipeline,
+    commands: &[Cmd],
     timeouts: Timeouts,
 ) -> Result<Vec<Value>, Error> {
-    let name = target.address();
+    let (name, mut answers) = (target.address(), Vec::new());
     let asking = async {
         let mut wire = open_plain(target, &name, timeouts).await?;
-        let sending = wire.inner.send_packed_commands(commands, 0, commands.len());
-        let answers = sending.await;
-        let answers = answers.and_then(|answers| match answers.first() {
-            Some(Value::ServerError(error)) => Err(error.clone().into()),
-            _ => Ok(answers),
-        });
-        answers.map_err(|error| Error::from_handshake(&name, None, timeouts.command, &error))
+        for cmd in commands {
+            let answer = wire.inner.send_packed_command(cmd).await;
+            match answer.and_then(Value::extract_error) {
+                Ok(answer) => answers.push(answer),
+                Err(_) if !answers.is_empty() => break,
+                Err(error) => {
+                    let timeout = timeouts.command;
+                    return Err(Error::from_handshake(&name, None, timeout, &error));
+                }
+            }
+        }
+        Ok(answers)
     };
     within(timeouts.connect + timeouts.command, &name, asking).await
 }

@@ -11,6 +11,7 @@ use super::error::Error;
 /// User, password and certificates of a connection: what [`Servers::credentials`](crate::Servers::credentials) answers.
 /// What is not set is as the URL and [`Servers`](crate::Servers) say. `Debug` shows none of it.
 #[derive(Clone, Default)]
+#[must_use]
 pub struct Credentials {
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
@@ -36,7 +37,6 @@ impl Credentials {
     }
 
     /// The user.
-    #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
@@ -44,7 +44,6 @@ impl Credentials {
 
     /// Trusts these root certificates (PEM) instead of the system's.
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root = Some(pem.into());
         self
@@ -52,7 +51,6 @@ impl Credentials {
 
     /// Shows this certificate to servers that ask for one (both PEM).
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.client = Some((pem.into(), key.into()));
         self

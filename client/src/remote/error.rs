@@ -21,10 +21,7 @@ pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 /// waited, `source` what the codec or the loader returned.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "fields that several variants have are described above"
-)]
+#[allow(missing_docs, reason = "shared fields are described above")]
 pub enum Error {
     /// There is no connection to the server, or it broke before the answer came.
     #[error("server {node} cannot be reached: {reason}")]

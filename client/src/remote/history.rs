@@ -1,14 +1,13 @@
 //! A server's clock over time: whether all invalidations that it may have lost are remembered here.
 //! `DESIGN.md`, section "Invalidations that a server lost".
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     lineage: String,
     /// When which reading was taken, oldest first; since then nothing was missed.
-    readings: VecDeque<(Instant, u64)>,
+    readings: Vec<(Instant, u64)>,
 }
 
 /// What `CACHE.CLOCK` says.
@@ -30,9 +29,6 @@ pub(crate) enum Lost {
 }
 
 impl History {
-    /// More readings than this are not kept.
-    const MOST: usize = 256;
-
     /// The first reading through a new connection, asked for at `at`. Everything since `since` is remembered.
     pub(crate) fn connected(&mut self, read: Reading, at: Instant, since: Instant) -> Lost {
         let lost = if self.lineage.is_empty() || self.lineage == read.lineage {
@@ -45,7 +41,7 @@ impl History {
         };
         self.lineage = read.lineage;
         // What others invalidated while there was no connection is not known here.
-        self.readings = VecDeque::from([(at, read.clock)]);
+        self.readings = vec![(at, read.clock)];
         lost
     }
 
@@ -54,11 +50,11 @@ impl History {
         if read.lineage != self.lineage {
             return false;
         }
-        self.readings.push_back((at, read.clock));
-        while self.readings.len() > Self::MOST
-            || self.readings.front().is_some_and(|(at, _)| *at < since)
-        {
-            self.readings.pop_front();
+        self.readings.retain(|(at, _)| *at >= since);
+        // One a second is enough.
+        let last = self.readings.last().map(|(last, _)| *last);
+        if last.is_none_or(|last| at.saturating_duration_since(last) >= Duration::from_secs(1)) {
+            self.readings.push((at, read.clock));
         }
         true
     }
@@ -66,8 +62,6 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn reading(lineage: &str, start: u64, clock: u64) -> Reading {
@@ -109,8 +103,9 @@ mod tests {
         let mut history = History::default();
         history.connected(reading("a", 0, 0), start, start);
         for n in 0..1000 {
-            history.probed(&reading("a", 0, n), start + Duration::from_secs(n), start);
+            let at = start + Duration::from_millis(100 * n);
+            assert!(history.probed(&reading("a", 0, n), at, start + Duration::from_secs(20)));
         }
-        assert_eq!(history.readings.len(), History::MOST);
+        assert_eq!(history.readings.len(), 80);
     }
 }

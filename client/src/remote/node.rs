@@ -258,18 +258,16 @@ impl Node {
         let Some(reading) = connection.clock(name).await? else {
             return Ok(());
         };
-        let now = Instant::now();
-        let mut recent = lock(&self.settings.recent).all(now);
-        let since = lock(&self.settings.recent).since(now);
+        let mut recent = lock(&self.settings.recent).all(asked);
+        let since = lock(&self.settings.recent).since(asked);
         let lost = lock(&self.history).connected(reading, asked, since);
-        match lost {
-            Lost::Nothing => return Ok(()),
-            Lost::Forgotten if !self.settings.keeps_after_loss => {
-                recent.merge(lock(&self.settings.recent).namespace());
-            }
-            Lost::Remembered | Lost::Forgotten => {}
+        if lost == Lost::Nothing {
+            return Ok(());
         }
         let forgotten = lost == Lost::Forgotten;
+        if forgotten && !self.settings.keeps_after_loss {
+            recent.merge(lock(&self.settings.recent).namespace());
+        }
         event!(
             warn,
             "server began anew, recent invalidations are sent again",

@@ -44,10 +44,9 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &Target, timeouts: Timeouts) -> Result<Target, Error> {
-        let mut cmd = redis::pipe();
-        cmd.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME");
-        cmd.arg(&self.service);
-        let answer = ask(sentinel, &cmd, timeouts).await?.pop();
+        let mut cmd = redis::cmd("SENTINEL");
+        cmd.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
+        let answer = ask(sentinel, &[cmd], timeouts).await?.pop();
         let named = answer.map(redis::from_redis_value::<Option<(String, u16)>>);
         let Some(Ok(Some((host, port)))) = named else {
             let service = &self.service;

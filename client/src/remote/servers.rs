@@ -12,6 +12,7 @@ use super::target::Target;
 /// `%40`), an IPv6 address stands in brackets. A string converts into a single server. `Debug` shows no user and no
 /// password.
 #[derive(Clone)]
+#[must_use]
 pub struct Servers {
     pub(crate) kind: Kind,
     pub(crate) urls: Vec<String>,
@@ -62,7 +63,6 @@ impl Servers {
 
     /// With sentinels: how the primary is spoken to (TLS, user, password, database). Host and port of the URL do
     /// not matter.
-    #[must_use]
     pub fn primary(mut self, url: impl Into<String>) -> Self {
         self.primary = Some(url.into());
         self
@@ -70,7 +70,6 @@ impl Servers {
 
     /// Trusts these root certificates (PEM) instead of the system's.
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.access.fixed = self.access.fixed.root_certificates(pem);
         self
@@ -78,7 +77,6 @@ impl Servers {
 
     /// Shows this certificate to servers that ask for one (both PEM).
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.access.fixed = self.access.fixed.client_certificate(pem, key);
         self
@@ -99,7 +97,6 @@ impl Servers {
     ///     Ok::<_, std::io::Error>(Credentials::password(password.trim()))
     /// });
     /// ```
-    #[must_use]
     pub fn credentials<E>(
         mut self,
         provider: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
@@ -123,7 +120,6 @@ impl Servers {
     ///     host => (host.to_owned(), port),
     /// });
     /// ```
-    #[must_use]
     pub fn map_addresses(
         mut self,
         map: impl Fn(&str, u16) -> (String, u16) + Send + Sync + 'static,
