@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tagcache::{Cache, CacheBuilder};
 use tagcache_tests::Server;
-use tagcache_tests::proxy::{Proxy, Rewrite};
+use tagcache_tests::proxy::{Proxy, Rewrite, Weather};
 
 use crate::strangers::{like_a_primary, scripted};
 use crate::support::{builder, cache_at, connected, eventually, long, run, warm};
@@ -67,6 +67,44 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
                 assert_eq!(first_read(cache, &key).await, None);
             }
         }
+    });
+}
+
+#[test]
+fn what_others_invalidate_at_a_new_lineage_hides_no_loss() {
+    let mut server = Server::start();
+    if !has_clock(&server) {
+        return;
+    }
+    run(async {
+        let mut raw = server.raw();
+        let value = serde_json::to_string("old").unwrap();
+        raw.call(&[
+            "CACHE.SET",
+            "app:key",
+            &value,
+            "TAGS",
+            "2",
+            "app:tag",
+            "app:",
+        ]);
+        raw.call(&["SAVE"]);
+        // Before there is a process that remembers it.
+        raw.call(&["CACHE.INVALIDATE", "app:tag"]);
+        let proxy = Proxy::before(server.port()).await;
+        let cache = connected(builder(proxy.port()).namespace("app")).await;
+        assert_eq!(first_read(&cache, "key").await, None);
+        proxy.turn(Weather::Cut);
+        server.kill_9();
+        server.restart();
+        let mut raw = server.raw();
+        for _ in 0..2 {
+            raw.call(&["CACHE.INVALIDATE", "other"]);
+        }
+        let held = raw.call(&["CACHE.GET", "app:key"]);
+        assert_eq!(held.text(), value, "it is back");
+        proxy.turn(Weather::Fair);
+        assert_eq!(first_read(&cache, "key").await, None);
     });
 }
 
