@@ -139,11 +139,16 @@ class TagcacheClient(RedisCacheClient):
         client = self.get_client(old, write=True)
         if self._cluster is None:
             return bool(call(client, "CACHE.EXISTS", old) and client.rename(old, new))
+        # Before the entry is read: what is invalidated from here on is not stored. 0: another process loads the new key.
+        token = fetched(call(client, "CACHE.FETCH", new, "LEASE", 1000, "EARLY")).token
         state, value, pttl, _, tags = fetched(call(client, "CACHE.FETCH", old))
         if state != "HIT" or value is None:
+            if token:
+                call(client, "CACHE.RELEASE", new, token)
             return False
-        call(client, "CACHE.SET", new, value, *(("PX", pttl) if pttl > 0 else ()), *tags_option(tags))
-        return bool(call(client, "CACHE.DEL", old))
+        options = [*(("PX", pttl) if pttl > 0 else ()), *(("LEASE", token) if token else ())]
+        stored = call(client, "CACHE.SET", new, value, *options, *tags_option(tags))
+        return call(client, "CACHE.DEL", old) > 0 and stored is not None
 
     def invalidate_tags(self, tags: Tags) -> int:
         names = self.tags(tags)

@@ -9,6 +9,7 @@ import redis
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 
+import tagcache.django_client
 import tagcache.dogpile
 from tagcache import call, get_or_load, get_or_load_async
 from tagcache.cluster import call_all, together
@@ -62,6 +63,21 @@ def test_django(cluster):
     assert asyncio.run(cache.aget_or_set("loaded", lambda: "other")) == "value"
     assert cache.clear()
     assert sizes(cluster) == [0, 0, 0]
+
+
+def test_django_version_that_is_invalidated_while_it_is_renamed(cluster, monkeypatch):
+    cache = TagcacheCache(URL, {"OPTIONS": {"cluster": True}})
+    cache.set("n", 5, 100, tags=["t"])
+
+    def call_late(client, command, *args):
+        if command == "CACHE.SET":
+            call_all(cluster, "CACHE.INVALIDATE", "t")
+        return call(client, command, *args)
+
+    monkeypatch.setattr(tagcache.django_client, "call", call_late)
+    with pytest.raises(ValueError):
+        cache.incr_version("n")
+    assert cache.get("n", version=2) is None
 
 
 def test_dogpile(cluster):
