@@ -303,8 +303,7 @@ impl Node {
                 }
                 Err(error) => return error,
             }
-            // That of a replica is none of its own.
-            // What was invalidated after the reading was notified after this moment.
+            // A replica's clock is its primary's. What is invalidated after the reading is announced after this moment.
             let asked = Instant::now();
             if connection.greeting.is_primary
                 && let Ok(Some(reading)) = connection.clock(&name).await

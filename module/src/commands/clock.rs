@@ -6,7 +6,7 @@ use crate::redis::{Args, Context, state};
 pub(crate) fn clock(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let with_start = args.len() > 0;
     if with_start && !args.only()?.bytes().eq_ignore_ascii_case(b"START") {
-        return Err(Error::Syntax);
+        return Err(Error::WrongArity);
     }
     let db = ctx.db();
     let (lineage, clock, start) = state::with(|state| {

@@ -25,7 +25,7 @@ const COMMANDS: [Known; 27] = [
     ("cache.invalidate", -2, (0, 0, 0)),
     ("cache.revalidate", -2, (0, 0, 0)),
     ("cache.flush", -1, (0, 0, 0)),
-    ("cache.clock", 1, (0, 0, 0)),
+    ("cache.clock", -1, (0, 0, 0)),
     ("cache.invalidatewhere", 0, (0, 0, 0)),
     ("cache.inspect", 2, (1, 1, 1)),
     ("cache.top", -1, (0, 0, 0)),
