@@ -546,17 +546,23 @@ impl History {
         }
     }
 
-    /// The row of a tag that is older than all in `rows`.
-    fn set_aside(&mut self, tag: Box<[u8]>, past: Past, is_carried: impl Fn(&[u8]) -> bool) {
+    /// Folds the row of a tag, which is older than all in `rows`, or keeps it if the tag is carried. True if it was folded.
+    fn set_aside(
+        &mut self,
+        tag: Box<[u8]>,
+        past: Past,
+        is_carried: impl Fn(&[u8]) -> bool,
+    ) -> bool {
         if is_carried(&tag) {
             self.carried.push(tag, past);
-        } else {
-            self.floor.merge(&Past {
-                invalidations: 0,
-                named_ms: 0,
-                ..past
-            });
+            return false;
         }
+        self.floor.merge(&Past {
+            invalidations: 0,
+            named_ms: 0,
+            ..past
+        });
+        true
     }
 
     /// Folds some of what entries carried when it was looked at last, and do not any more, and gives its memory back: to be
@@ -573,8 +579,10 @@ impl History {
             let Some((tag, past)) = self.carried.pop() else {
                 break;
             };
-            left = left.saturating_sub(tag.len() + ROW_BYTES);
-            self.set_aside(tag, past, &is_carried);
+            let looked_at = tag.len() + ROW_BYTES;
+            let is_folded = self.set_aside(tag, past, &is_carried);
+            // Where all are still carried, that is found out for ever.
+            left = left.saturating_sub(if is_folded { looked_at } else { 4 * looked_at });
         }
         if self.carried.by_tag.len() < before {
             // They keep what was taken out, to be used again.
