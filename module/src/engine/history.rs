@@ -261,12 +261,50 @@ impl Stamps {
     }
 }
 
+/// What is remembered of tags, in the order in which they were put in, and how long their names are together.
+#[derive(Debug, Default)]
+struct Rows {
+    by_tag: LinkedHashMap<Box<[u8]>, Past, Seeded>,
+    names: usize,
+}
+
+impl Rows {
+    fn push(&mut self, tag: Box<[u8]>, past: Past) {
+        self.names += tag.len();
+        self.by_tag.insert(tag, past);
+    }
+
+    fn pop(&mut self) -> Option<(Box<[u8]>, Past)> {
+        let (tag, past) = self.by_tag.pop_front()?;
+        self.names -= tag.len();
+        Some((tag, past))
+    }
+
+    fn take(&mut self, tag: &[u8]) -> Option<Past> {
+        let past = self.by_tag.remove(tag)?;
+        self.names -= tag.len();
+        Some(past)
+    }
+
+    fn is_more_than(&self, most: Remembered) -> bool {
+        self.by_tag.len() > most.tags || self.names > most.bytes
+    }
+
+    fn heap_bytes(&self) -> usize {
+        const NODE: usize = size_of::<(Box<[u8]>, Past)>() + 2 * size_of::<usize>();
+        let (len, room) = (self.by_tag.len(), self.by_tag.capacity());
+        self.names + len * NODE + room * (size_of::<usize>() + 1)
+    }
+}
+
 /// The invalidations of one database.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// By the time of their last change, oldest first.
-    rows: LinkedHashMap<Box<[u8]>, Past, Seeded>,
-    names: usize,
+    /// By the time of their last change, oldest first: the last ones, whether entries carry them or not.
+    rows: Rows,
+    /// Tags that entries carried when they were looked at last. All were changed before those in `rows`: so what is folded is
+    /// older than what is not, however many tags are carried.
+    carried: Rows,
     /// Holds for tags that are not remembered.
     floor: Past,
     /// Invalidations of entries whatever tags they carry.
@@ -336,7 +374,7 @@ impl History {
 
     /// When a tag was last invalidated, hard and soft, unix ms; 0: not in the time that is remembered of it.
     pub(crate) fn times(&self, tag: &[u8], is_carried: bool) -> (u64, u64) {
-        let Some(past) = self.rows.get(tag) else {
+        let Some(past) = self.row(tag) else {
             return (0, 0);
         };
         // A row begins with the floor, whose times are those of other tags, perhaps of the same millisecond.
@@ -356,7 +394,7 @@ impl History {
     }
 
     fn change(&mut self, tag: &[u8]) -> &mut Past {
-        match self.rows.raw_entry_mut().from_key(tag) {
+        match self.rows.by_tag.raw_entry_mut().from_key(tag) {
             RawEntryMut::Occupied(mut row) => {
                 row.to_back();
                 let past = row.into_mut();
@@ -364,20 +402,32 @@ impl History {
                 past
             }
             RawEntryMut::Vacant(place) => {
-                self.names += tag.len();
+                self.rows.names += tag.len();
+                let carried = self.carried.take(tag);
                 // What was folded may have been this tag's.
-                place.insert(tag.into(), self.floor).1
+                let past = carried.map_or(self.floor, |past| past.since(self.flushed_at));
+                place.insert(tag.into(), past).1
             }
         }
     }
 
+    fn row(&self, tag: &[u8]) -> Option<&Past> {
+        let row = self.rows.by_tag.get(tag);
+        row.or_else(|| self.carried.by_tag.get(tag))
+    }
+
     fn find(&self, tag: &[u8]) -> &Past {
-        self.rows.get(tag).unwrap_or(&self.floor)
+        self.row(tag).unwrap_or(&self.floor)
+    }
+
+    /// All rows, oldest first.
+    fn all(&self) -> impl Iterator<Item = (&Box<[u8]>, &Past)> {
+        self.carried.by_tag.iter().chain(&self.rows.by_tag)
     }
 
     /// What is known about a tag that was invalidated by its name, since everything was flushed.
     pub(crate) fn of_named(&self, tag: &[u8]) -> Option<&Past> {
-        let past = self.rows.get(tag)?;
+        let past = self.row(tag)?;
         (past.since(self.flushed_at).invalidations > 0).then_some(past)
     }
 
@@ -455,8 +505,9 @@ impl History {
 
     /// The latest invalidation that is remembered, unix ms. O(tags remembered).
     pub(crate) fn latest_ms(&self) -> u64 {
-        let rows = self.rows.values().chain([&self.floor, &self.everything]);
-        let latest = rows.map(|past| past.hard_ms.max(past.soft_ms)).max();
+        let rows = self.all().map(|(_, past)| past);
+        let all = rows.chain([&self.floor, &self.everything]);
+        let latest = all.map(|past| past.hard_ms.max(past.soft_ms)).max();
         latest.unwrap_or(0)
     }
 
@@ -464,7 +515,8 @@ impl History {
     pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
         // The other clock by which that time is known is not exact, and nothing is lost by a little more.
         self.pass_twice(now_ms, from_ms + AHEAD_MS);
-        let rows = self.rows.values_mut();
+        let (carried, rows) = (&mut self.carried.by_tag, &mut self.rows.by_tag);
+        let rows = carried.values_mut().chain(rows.values_mut());
         for past in rows.chain([&mut self.floor, &mut self.everything]) {
             past.bound(from_ms, now_ms);
         }
@@ -476,8 +528,8 @@ impl History {
         self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
-    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay. O(`bytes`): so
-    /// many of names and rows are looked at.
+    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay, beside these.
+    /// O(`bytes`): so many of names and rows are looked at.
     pub(crate) fn trim(
         &mut self,
         most: Remembered,
@@ -485,32 +537,57 @@ impl History {
         is_carried: impl Fn(&[u8]) -> bool,
     ) {
         let mut left = bytes;
-        while left > 0 && (self.rows.len() > most.tags || self.names > most.bytes) {
-            let Some((tag, past)) = self.rows.pop_front() else {
-                return;
-            };
+        while left > 0
+            && self.rows.is_more_than(most)
+            && let Some((tag, past)) = self.rows.pop()
+        {
             left = left.saturating_sub(tag.len() + ROW_BYTES);
-            if is_carried(&tag) {
-                self.rows.insert(tag, past);
-            } else {
-                self.names -= tag.len();
-                self.floor.merge(&Past {
-                    invalidations: 0,
-                    named_ms: 0,
-                    ..past
-                });
-            }
+            self.set_aside(tag, past, &is_carried);
         }
     }
 
-    /// Folds some of what entries carried when it was recorded, and do not any more, and gives its memory back: to be called
-    /// now and then.
+    /// Folds the row of a tag, which is older than all in `rows`, or keeps it if the tag is carried. True if it was folded.
+    fn set_aside(
+        &mut self,
+        tag: Box<[u8]>,
+        past: Past,
+        is_carried: impl Fn(&[u8]) -> bool,
+    ) -> bool {
+        if is_carried(&tag) {
+            self.carried.push(tag, past);
+            return false;
+        }
+        self.floor.merge(&Past {
+            invalidations: 0,
+            named_ms: 0,
+            ..past
+        });
+        true
+    }
+
+    /// Folds some of what entries carried when it was looked at last, and do not any more, and gives its memory back: to be
+    /// called now and then.
     pub(crate) fn tidy(&mut self, most: Remembered, is_carried: impl Fn(&[u8]) -> bool) {
         const BYTES: usize = 64 << 10;
-        let before = self.rows.len();
-        self.trim(most, BYTES, is_carried);
-        if self.rows.len() < before {
-            self.rows.shrink_to_fit(); // It keeps what was taken out, to be used again.
+        self.trim(most, BYTES, &is_carried);
+        let before = self.carried.by_tag.len();
+        let mut left = BYTES;
+        for _ in 0..before {
+            if left == 0 {
+                break;
+            }
+            let Some((tag, past)) = self.carried.pop() else {
+                break;
+            };
+            let looked_at = tag.len() + ROW_BYTES;
+            let is_folded = self.set_aside(tag, past, &is_carried);
+            // Where all are still carried, that is found out for ever.
+            left = left.saturating_sub(if is_folded { looked_at } else { 4 * looked_at });
+        }
+        if self.carried.by_tag.len() < before {
+            // They keep what was taken out, to be used again.
+            self.carried.by_tag.shrink_to_fit();
+            self.rows.by_tag.shrink_to_fit();
         }
     }
 
@@ -521,8 +598,8 @@ impl History {
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         self.floor.encode(bytes);
         self.everything.encode(bytes);
-        leb128::push(bytes, self.rows.len() as u64);
-        for (tag, past) in &self.rows {
+        leb128::push(bytes, self.all().count() as u64);
+        for (tag, past) in self.all() {
             leb128::push(bytes, tag.len() as u64);
             bytes.extend_from_slice(tag);
             past.since(self.flushed_at).encode(bytes);
@@ -560,13 +637,12 @@ impl History {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.by_tag.is_empty() && self.carried.by_tag.is_empty()
     }
 
     /// Bytes on the heap, about.
     pub(crate) fn heap_bytes(&self) -> usize {
-        const NODE: usize = size_of::<(Box<[u8]>, Past)>() + 2 * size_of::<usize>();
-        self.names + self.rows.len() * NODE + self.rows.capacity() * (size_of::<usize>() + 1)
+        self.rows.heap_bytes() + self.carried.heap_bytes()
     }
 }
 
@@ -578,11 +654,15 @@ mod tests {
 
     impl History {
         pub(in crate::engine) fn len(&self) -> usize {
-            self.rows.len()
+            self.all().count()
         }
 
         pub(in crate::engine) fn validate(&self) {
-            assert_eq!(self.names, self.rows.keys().map(|tag| tag.len()).sum());
+            for rows in [&self.rows, &self.carried] {
+                assert_eq!(rows.names, rows.by_tag.keys().map(|tag| tag.len()).sum());
+            }
+            let mut carried = self.carried.by_tag.keys();
+            assert!(!carried.any(|tag| self.rows.by_tag.contains_key(tag)));
         }
     }
 
@@ -819,19 +899,19 @@ mod tests {
             history.trim(up_to(4), usize::MAX, |tag| tag == b"3");
         }
         history.validate();
-        assert_eq!(history.len(), 4);
-        for kept in [&b"3"[..], b"1", b"10", b"9"] {
+        assert_eq!(history.len(), 5);
+        for kept in [&b"3"[..], b"1", b"10", b"9", b"8"] {
             assert!(history.of_named(kept).is_some());
         }
-        assert_eq!(history.of_named(b"8"), None);
+        assert_eq!(history.of_named(b"7"), None);
         // Of the others it is only known that it was no later than the latest of them.
-        for tag in [&b"2"[..], b"8", b"never seen"] {
-            assert!(outdated(&history, tag, 8, true, 100));
-            assert!(!outdated(&history, tag, 9, true, 100));
-            assert!(history.is_invalidated_after([tag].into_iter(), 7));
-            assert!(!history.is_invalidated_after([tag].into_iter(), 8));
+        for tag in [&b"2"[..], b"7", b"never seen"] {
+            assert!(outdated(&history, tag, 7, true, 100));
+            assert!(!outdated(&history, tag, 8, true, 100));
+            assert!(history.is_invalidated_after([tag].into_iter(), 6));
+            assert!(!history.is_invalidated_after([tag].into_iter(), 7));
         }
-        assert!(!outdated(&history, b"3", 8, true, 100));
+        assert!(!outdated(&history, b"3", 7, true, 100));
     }
 
     #[test]
@@ -866,8 +946,7 @@ mod tests {
             history.trim(up_to(100), 4 * (8 + ROW_BYTES), |_| true);
         }
         let most = history.heap_bytes();
-        history.trim(up_to(100), 4 * (8 + ROW_BYTES), |_| false);
-        assert_eq!(history.len() as u64, TAGS - 4);
+        assert_eq!(history.len() as u64, TAGS);
         let mut rounds = 0;
         while history.len() > 100 {
             let before = history.len();
@@ -878,6 +957,44 @@ mod tests {
         assert!(rounds > 1 && history.heap_bytes() < most / 50);
         assert!(outdated(&history, &tag(0), 1, true, TAGS + 1));
         history.validate();
+    }
+
+    #[test]
+    fn however_many_tags_are_carried_the_last_ones_are_not_folded() {
+        let mut history = History::default();
+        let invalidations = |history: &History, tag: &[u8]| {
+            let past = history.of_named(tag)?;
+            Some(past.invalidations)
+        };
+        let is_carried = |tag: &[u8]| tag.starts_with(b"carried");
+        for number in 1..=200_u64 {
+            history.record(
+                format!("carried{number}").as_bytes(),
+                at(number),
+                Effect::Gone,
+            );
+            history.trim(up_to(100), 96, is_carried);
+        }
+        for (number, tag) in (300..).zip([b"x", b"y"]) {
+            history.record(tag, at(number), Effect::Gone);
+            history.trim(up_to(100), 96, is_carried);
+        }
+        for _ in 0..10 {
+            history.tidy(up_to(100), is_carried);
+            history.validate();
+        }
+        assert!(history.of_named(b"x").is_some());
+        assert!(!outdated(&history, b"never invalidated", 1, true, 400));
+        assert!(!history.is_invalidated_after([&b"never invalidated"[..]].into_iter(), 0));
+        // One that was set aside goes on where it was, and is one of the last again.
+        assert_eq!(invalidations(&history, b"carried1"), Some(1));
+        history.record(b"carried1", at(310), Effect::Stale);
+        assert_eq!(invalidations(&history, b"carried1"), Some(2));
+        assert_eq!(history.times(b"carried1", true), (1, 310));
+        history.trim(up_to(2), usize::MAX, |_| false);
+        history.validate();
+        assert_eq!(invalidations(&history, b"x"), None);
+        assert_eq!(invalidations(&history, b"carried1"), Some(2));
     }
 
     #[test]
@@ -1031,7 +1148,7 @@ mod tests {
         history.record(b"b", at(2), Effect::Stale);
         history.record_everything(at(3), Effect::Stale);
         history.record(b"c", at(4), Effect::Gone);
-        history.trim(up_to(1), usize::MAX, |tag| tag != b"c" && tag != b"b");
+        history.trim(up_to(0), usize::MAX, |tag| tag == b"a");
         let loaded = loaded_from(&history);
         loaded.validate();
         let floor = history.floor;

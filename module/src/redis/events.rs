@@ -146,12 +146,14 @@ unsafe extern "C" fn keyspace(
                 state::with(|state| state.selected = Some(db));
                 filter::announce_removed(key);
             }
-            b"rename_to" => adopt(&ctx, key, Way::Moved),
+            b"rename_to" => adopt(&ctx, key, Way::Moved { from: None }),
             b"move_to" | b"copy_to" => {
-                adopt(&ctx, key, Way::Moved);
+                // Taken first: what breaks off must leave nothing to the next command.
+                let from = state::with(|state| state.selected.take());
+                adopt(&ctx, key, Way::Moved { from });
                 // Valkey 8.1 selects the key's database for the client whose command this is, and leaves it so: without
                 // this, the client would stay there, and the command be propagated as one of that database.
-                if let Some(db) = state::with(|state| state.selected.take()) {
+                if let Some(db) = from {
                     ctx.select(db);
                 }
             }

@@ -131,10 +131,10 @@ fn most_looks(ctx: &Context<'_>) -> u64 {
 fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> {
     state::with(|state| {
         let index = &state.database(db).index;
-        let mut slots = SmallVec::<[Slot; 16]>::new();
-        if *left == 0 || index.scan_tag(tag, 0, *left, |slot| slots.push(slot)) != 0 {
+        if *left == 0 {
             return Vec::new();
         }
+        let slots = index.few_of_tag(tag, *left);
         *left -= slots.len() as u64;
         let named = |slot| {
             (

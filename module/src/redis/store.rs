@@ -442,8 +442,8 @@ pub(crate) enum Way {
     Loaded,
     /// By RESTORE, MIGRATE or a slot that migrates.
     Restored,
-    /// Within this server: RENAME, MOVE, COPY.
-    Moved,
+    /// Within this server: RENAME, or MOVE and COPY, from this database.
+    Moved { from: Option<u32> },
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
@@ -618,8 +618,8 @@ fn lateness(
         let is_own = match way {
             Way::Restored => facts.origin != 0 && facts.origin == state.origin(),
             // From another database: what was invalidated here did not reach it there.
-            Way::Moved if state.selected.is_some_and(|from| from != db) => !facts.is_foreign,
-            Way::Moved | Way::Loaded => return Lateness::InTime,
+            Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
+            Way::Moved { .. } | Way::Loaded => return Lateness::InTime,
         };
         facts.is_foreign = !is_own;
         let (real, monotonic) = (now_ms(), monotonic_ms());

@@ -15,7 +15,7 @@
 mod callbacks;
 mod keys;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_int, c_void};
 
 use redis_module::raw;
@@ -32,8 +32,8 @@ pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     last: Waiter,
-    /// When the next timer fires, on the monotonic clock, ms. Others that were set before, for later, do nothing.
-    timer_ms: Option<u64>,
+    /// When timers fire, on the monotonic clock, ms. A new one is set only before all of them, so there are few.
+    timers: BTreeSet<u64>,
     blocked: HashMap<Waiter, Blocked, Seeded>,
     /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
     /// pay nothing before.
@@ -151,9 +151,9 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     let due_ms = state::with(|state| {
         let all = state.databases();
         let next_ms = all.filter_map(|(_, db)| db.leases.next_due_ms()).min()?;
-        let timer_ms = &mut state.waiters.timer_ms;
-        let is_sooner = timer_ms.is_none_or(|at_ms| next_ms < at_ms);
-        is_sooner.then(|| *timer_ms.insert(next_ms))
+        let timers = &mut state.waiters.timers;
+        let is_sooner = timers.first().is_none_or(|&at_ms| next_ms < at_ms);
+        (is_sooner && timers.insert(next_ms)).then_some(next_ms)
     });
     if let Some(at_ms) = due_ms {
         let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
@@ -162,11 +162,8 @@ pub(crate) fn watch(ctx: &Context<'_>) {
 }
 
 fn on_timer(ctx: &Context<'_>, at_ms: u64) {
-    if state::with(|state| state.waiters.timer_ms != Some(at_ms)) {
-        return;
-    }
+    state::with(|state| state.waiters.timers.remove(&at_ms));
     let is_done = guard(Place::Wait, false, || {
-        state::with(|state| state.waiters.timer_ms = None);
         let now = monotonic_ms();
         let next_due = || {
             state::with(|state| {
@@ -188,7 +185,6 @@ fn on_timer(ctx: &Context<'_>, at_ms: u64) {
 /// After a panic that may have lost a waiter: ends all waits, and all leases with them.
 fn abandon() {
     guard(Place::Other, (), || {
-        state::with(|state| state.waiters.timer_ms = None);
         for db in state::with(|state| state.numbers()) {
             clear(db);
         }

@@ -120,6 +120,55 @@ fn an_entry_from_another_database_is_gone_if_it_is_older_than_an_invalidation_he
 }
 
 #[test]
+fn a_move_is_judged_by_the_database_that_a_script_or_transaction_selects() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--appendonly", "yes")
+            .start();
+        let mut client = server.raw();
+        for nested in ["script", "transaction"] {
+            for command in ["MOVE key 3", "COPY key key DB 3"] {
+                for (tag, is_late) in [("t", true), ("untouched", false)] {
+                    let what = format!("{command} in a {nested}, {tag}");
+                    run!(client, "FLUSHALL");
+                    run!(client, "SELECT 3");
+                    run!(client, "CACHE.SET key value TAGS 1 {tag}");
+                    assert_eq!(run!(client, "MOVE key 2"), Reply::Int(1));
+                    run!(client, "CACHE.INVALIDATE t");
+                    run!(client, "SELECT 0");
+                    if nested == "script" {
+                        let body = "redis.call('SELECT', 2); return redis.call(unpack(ARGV))";
+                        client.call(&[args!["EVAL", body, 0], split(command)].concat());
+                        run!(client, "SET here {nested}");
+                        assert_eq!(run!(client, "MOVE here 1"), Reply::Int(1), "{what}");
+                    } else {
+                        let queued = [split("SELECT 2"), split(command)];
+                        client
+                            .pipeline(&[&[args!["MULTI"]], &queued[..], &[args!["EXEC"]]].concat());
+                        let error = client.call(&split("MOVE key 2"));
+                        assert!(error.is_error(), "{what}: it is database 2");
+                    }
+                    run!(client, "SELECT 3");
+                    for round in 0..2 {
+                        if is_late {
+                            assert_never_visible(&mut client, "key", &what);
+                        } else {
+                            let value = run!(client, "CACHE.GET key");
+                            assert_eq!(value, Reply::bulk("value"), "{what}");
+                        }
+                        if round == 0 {
+                            assert_eq!(run!(client, "DEBUG LOADAOF"), Reply::ok());
+                        }
+                    }
+                    assert_index_agrees(&server, &[0, 1, 2, 3], &[b"t", b"untouched"]);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn tags_folded_into_the_floor_are_not_forgotten() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();

@@ -2,7 +2,7 @@
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Server, args, call, for_each_engine, wait_until,
+    DEADLINE, Engine, RawClient, Server, args, call, for_each_engine, send, wait_until,
 };
 
 fn used(client: &mut RawClient) -> i64 {
@@ -26,6 +26,30 @@ fn start(client: &mut RawClient) -> i64 {
         args!["CACHE.FETCH", format!("a key that nobody loads {n}")]
     });
     used(client)
+}
+
+#[test]
+fn short_waits_beside_a_long_one_leave_nothing_behind() {
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut client, mut other) = (server.raw(), server.raw());
+        call!(client, "CACHE.FETCH", "long", "LEASE", 60_000);
+        let mut waiter = server.raw();
+        send!(waiter, "CACHE.FETCH", "long", "WAIT", 600_000);
+        wait_until("it waits", DEADLINE, || {
+            stat(&mut client, "lease_waiters") == 1
+        });
+        let mut waits = |count| {
+            for _ in 0..count {
+                call!(client, "CACHE.FETCH", "short", "LEASE", 1);
+                call!(other, "CACHE.FETCH", "short", "LEASE", 1, "WAIT", 60_000);
+            }
+            used(&mut client)
+        };
+        let before = waits(200);
+        let grown = waits(600) - before;
+        assert!(grown < 20_000, "{grown} bytes");
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What is in the index: numbers, sizes, one tag, all tags. Nothing here counts what is gone.
 
 use roaring::RoaringBitmap;
+use smallvec::SmallVec;
 
 use super::Index;
 use crate::engine::lists::TagList;
@@ -129,6 +130,16 @@ impl<E: Copy + PartialEq> Index<E> {
             left -= 1;
         }
         0
+    }
+
+    /// The entries of a tag, gone ones included; none if there are more than that. O(those).
+    pub(crate) fn few_of_tag(&self, tag: &[u8], most: u64) -> SmallVec<[Slot; 16]> {
+        let list = self.find(tag).map(|list| &self.lists.get(list).ids);
+        let few = list.filter(|ids| u64::from(ids.len()) <= most);
+        few.into_iter()
+            .flat_map(|ids| ids.range(0))
+            .map(Slot)
+            .collect()
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {

@@ -826,6 +826,9 @@ fn a_tag_and_the_cost_of_an_entry_are_known_while_it_is_there() {
     let mut seen = Vec::new();
     let cursor = index.scan_tag(b"t", 0, 2, |slot| seen.push(slot));
     assert_eq!(seen, slots[..2]);
+    assert_eq!(index.few_of_tag(b"t", 5)[..], slots);
+    assert!(index.few_of_tag(b"t", 4).is_empty());
+    assert!(index.few_of_tag(b"u", 4).is_empty());
     assert_eq!(cursor, u64::from(slots[2].0));
     for slot in slots {
         index.remove(slot);
