@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
-use super::command::{self, Invalidation};
+use super::command::Invalidation;
 use super::message::Push;
 
 /// More tags than this are not kept for one server.
 const MAX_TAGS: usize = 100_000;
 /// Written keys that are remembered for half of the time.
 const MAX_KEYS: usize = 10_000;
-/// Tags in one command.
+/// Tags or keys in one command.
 const BATCH: usize = 1000;
 
-/// Bytes of tags in one command, which each subscriber is sent as one message.
+/// Bytes of them in one command, which each subscriber is sent as one message.
 const MOST_BYTES: usize = 1 << 20;
 
 /// What one server missed, merged: an invalidation that comes late or twice drops too much, never too little.
@@ -65,35 +65,29 @@ impl Missed {
         self.keys.extend(other.keys);
     }
 
-    /// Takes out the next command to be sent, of at most so many tags, and what it says.
+    /// Takes out the next command to be sent, of at most so many tags or keys, and what it says.
     fn take(&mut self, most: usize) -> Option<(Cmd, Self)> {
         let mut taken = Self::default();
         if self.flush {
             taken.flush = std::mem::take(&mut self.flush);
             return Some((redis::cmd("CACHE.FLUSH"), taken));
         }
-        if self.hard.is_empty() && self.soft.is_empty() {
-            let key = self.keys.pop_first()?;
-            let cmd = command::of_key("CACHE.DEL", &key);
-            taken.keys.insert(key);
-            return Some((cmd, taken));
-        }
-        let (kind, from, to) = if self.hard.is_empty() {
-            (Invalidation::Soft, &mut self.soft, &mut taken.soft)
+        let (command, from, to) = if !self.hard.is_empty() {
+            ("CACHE.INVALIDATE", &mut self.hard, &mut taken.hard)
+        } else if !self.soft.is_empty() {
+            ("CACHE.REVALIDATE", &mut self.soft, &mut taken.soft)
         } else {
-            (Invalidation::Hard, &mut self.hard, &mut taken.hard)
+            // Together as well: no keys are remembered in a cluster.
+            ("CACHE.DEL", &mut self.keys, &mut taken.keys)
         };
-        let mut bytes = 0;
+        let (mut cmd, mut bytes) = (redis::cmd(command), 0);
         while to.len() < most && bytes < MOST_BYTES {
-            let Some(tag) = from.pop_first() else { break };
-            bytes += tag.len();
-            to.insert(tag);
+            let Some(name) = from.pop_first() else { break };
+            bytes += name.len();
+            cmd.arg(&name);
+            to.insert(name);
         }
-        if to.is_empty() {
-            return None;
-        }
-        let tags: Vec<String> = to.iter().cloned().collect();
-        Some((command::invalidate(kind, &tags), taken))
+        (!to.is_empty()).then_some((cmd, taken))
     }
 }
 
@@ -103,7 +97,7 @@ pub(crate) struct Backlog {
     waiting: Missed,
     /// Kept until the answer is there: whoever takes over meanwhile must be sent it as well.
     sending: Missed,
-    /// Tags in the next command.
+    /// Tags or keys in the next command.
     batch: usize,
 }
 
@@ -308,6 +302,36 @@ mod tests {
             ["CACHE.FLUSH", "CACHE.INVALIDATE a b", "CACHE.REVALIDATE s"]
         );
         assert_eq!(backlog.len(), 0);
+    }
+
+    #[test]
+    fn written_keys_go_together_after_the_tags() {
+        let now = Instant::now();
+        let mut recent = Recent::new(String::new());
+        let mut backlog = Backlog::default();
+        for n in 1000..3500 {
+            recent.add_key(&n.to_string(), now);
+        }
+        recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), now);
+        backlog.waiting().merge(recent.all(now));
+        let sent = confirmed(&mut backlog);
+        assert_eq!(sent.len(), 4);
+        assert_eq!(sent[0], "CACHE.INVALIDATE a");
+        assert!(sent[1].starts_with("CACHE.DEL 1000 1001 "));
+        assert!(sent[3].ends_with(" 3498 3499"));
+        // A key that is refused, since it holds another type by now, keeps no other from being sent.
+        backlog.waiting().merge(recent.all(now));
+        let mut removed = Vec::new();
+        while let Some(cmd) = backlog.next() {
+            let words = words(&cmd);
+            if !words.iter().any(|word| word == "1777") {
+                removed.extend(words.into_iter().skip(1));
+                backlog.confirmed();
+            } else {
+                backlog.refused();
+            }
+        }
+        assert_eq!(removed.len(), 2500);
     }
 
     #[test]
