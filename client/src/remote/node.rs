@@ -321,7 +321,7 @@ impl Node {
             }
             if let Place::Primary(_) = self.place
                 && let Some(now) = connection.epoch().await
-                && epoch.replace(now).is_some_and(|before| before != now)
+                && epoch.replace(now) != Some(now)
             {
                 self.settings.map_changed.notify_one();
             }
