@@ -338,6 +338,7 @@ impl Node {
         if !connection.greeting.is_primary {
             return Ok(false);
         }
+        lock(&self.missed).retry_denied();
         loop {
             let next = lock(&self.missed).next();
             let Some(cmd) = next else {
@@ -351,8 +352,11 @@ impl Node {
             let error = self.explain(None, &error);
             // A user who may not flush never will, and must not keep the rest from being sent.
             let never = matches!(error, Error::Denied { .. }) && lock(&self.missed).is_flushing();
-            if never || error.remedy() == Remedy::FixCall {
-                if !lock(&self.missed).refused() {
+            // Not the command: a tag, or a key. Others are not.
+            let is_name = |words: &str| words.contains(" tags ") || words.contains(" key");
+            let denied = matches!(&error, Error::Denied { message, .. } if is_name(message));
+            if never || denied || error.remedy() == Remedy::FixCall {
+                if !lock(&self.missed).refused(denied) {
                     event!(
                         error,
                         "missed invalidation refused",
