@@ -163,8 +163,9 @@ impl Backlog {
 
     pub(crate) fn take_all(&mut self) -> Missed {
         self.put_back();
-        let denied = std::mem::take(&mut self.denied);
-        denied.into_iter().for_each(|one| self.waiting.merge(one));
+        for one in std::mem::take(&mut self.denied) {
+            self.waiting.merge(one);
+        }
         std::mem::take(&mut self.waiting)
     }
 }
@@ -330,11 +331,11 @@ mod tests {
         let mut removed = Vec::new();
         while let Some(cmd) = backlog.next() {
             let words = words(&cmd);
-            if !words.iter().any(|word| word == "1777") {
+            if words.iter().any(|word| word == "1777") {
+                backlog.refused(false);
+            } else {
                 removed.extend(words.into_iter().skip(1));
                 backlog.confirmed();
-            } else {
-                backlog.refused(false);
             }
         }
         assert_eq!(removed.len(), 2500);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tagcache::{Cache, Error, ServerState, Servers};
+use tagcache::{Cache, Error, ServerState, ServerStatus, Servers};
 pub(crate) use tagcache_tests::cluster::nodes as cluster;
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::{
@@ -729,7 +729,7 @@ fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_know
         let cache = building.probe(LONG, LONG).build().await.unwrap();
         eventually("the first is connected", async || {
             let servers = cache.stats().servers;
-            servers.iter().any(|server| server.is_connected())
+            servers.iter().any(ServerStatus::is_connected)
         })
         .await;
         let error = cache.invalidate_tags(["tag"]).await.unwrap_err();
