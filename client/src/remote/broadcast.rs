@@ -28,6 +28,8 @@ impl Remote {
     /// much and must not drop too little.
     pub(crate) async fn send_to_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {
         lock(&self.recent).add(instead, Instant::now());
+        // First: a primary that is found meanwhile is sent it, but it is not known when.
+        let hole = self.hole();
         let nodes = self.primaries();
         if nodes.is_empty() {
             return Err(self.none_known());
@@ -47,7 +49,7 @@ impl Remote {
                 Err((error, None)) => return Err(error),
             }
         }
-        if let (None, Some(hole)) = (&reason, self.hole()) {
+        if let (None, Some(hole)) = (&reason, hole) {
             // Its primary is sent what is recent as soon as it is known.
             missed.push("the primary of slots that nobody is known to serve".to_owned());
             reason = Some(hole);

@@ -198,11 +198,9 @@ impl Cluster {
             // A first map may be that of one node: those that it names are asked as well.
             let missing = is_first || !self.map.load().is_whole();
             let wait = if missing { Duration::ZERO } else { REFRESH };
-            if tokio::time::timeout(wait, self.settings.map_changed.notified())
-                .await
-                .is_err()
-                && !missing
-            {
+            let notified = self.settings.map_changed.notified();
+            let waited = tokio::time::timeout(wait, notified).await;
+            if waited.is_err() && !missing {
                 backoff.restart();
             }
         }

@@ -1,25 +1,25 @@
 //! Invalidations that a server has yet to be sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
-use super::command::{self, Invalidation};
+use super::command::Invalidation;
 use super::message::Push;
 
 /// More tags than this are not kept for one server.
 const MAX_TAGS: usize = 100_000;
 /// Written keys that are remembered for half of the time.
 const MAX_KEYS: usize = 10_000;
-/// Tags in one command.
+/// Tags or keys in one command.
 const BATCH: usize = 1000;
 
-/// Bytes of tags in one command, which each subscriber is sent as one message.
+/// Bytes of them in one command, which each subscriber is sent as one message.
 const MOST_BYTES: usize = 1 << 20;
 
 /// What one server missed, merged: an invalidation that comes late or twice drops too much, never too little.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Missed {
     flush: bool,
     hard: BTreeSet<String>,
@@ -65,61 +65,47 @@ impl Missed {
         self.keys.extend(other.keys);
     }
 
-    /// Takes out the next command to be sent, of at most so many tags, and what it says.
+    /// Takes out the next command to be sent, of at most so many tags or keys, and what it says.
     fn take(&mut self, most: usize) -> Option<(Cmd, Self)> {
         let mut taken = Self::default();
         if self.flush {
             taken.flush = std::mem::take(&mut self.flush);
             return Some((redis::cmd("CACHE.FLUSH"), taken));
         }
-        if self.hard.is_empty() && self.soft.is_empty() {
-            let key = self.keys.pop_first()?;
-            let cmd = command::of_key("CACHE.DEL", &key);
-            taken.keys.insert(key);
-            return Some((cmd, taken));
-        }
-        let (kind, from, to) = if self.hard.is_empty() {
-            (Invalidation::Soft, &mut self.soft, &mut taken.soft)
+        let (command, from, to) = if !self.hard.is_empty() {
+            ("CACHE.INVALIDATE", &mut self.hard, &mut taken.hard)
+        } else if !self.soft.is_empty() {
+            ("CACHE.REVALIDATE", &mut self.soft, &mut taken.soft)
         } else {
-            (Invalidation::Hard, &mut self.hard, &mut taken.hard)
+            // Together as well: no keys are remembered in a cluster.
+            ("CACHE.DEL", &mut self.keys, &mut taken.keys)
         };
-        let mut bytes = 0;
+        let (mut cmd, mut bytes) = (redis::cmd(command), 0);
         while to.len() < most && bytes < MOST_BYTES {
-            let Some(tag) = from.pop_first() else { break };
-            bytes += tag.len();
-            to.insert(tag);
+            let Some(name) = from.pop_first() else { break };
+            bytes += name.len();
+            cmd.arg(&name);
+            to.insert(name);
         }
-        if to.is_empty() {
-            return None;
-        }
-        let tags: Vec<String> = to.iter().cloned().collect();
-        Some((command::invalidate(kind, &tags), taken))
+        (!to.is_empty()).then_some((cmd, taken))
     }
 }
 
 /// What one server has yet to be sent, and what is being sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Backlog {
     waiting: Missed,
     /// Kept until the answer is there: whoever takes over meanwhile must be sent it as well.
     sending: Missed,
-    /// Tags in the next command.
-    batch: usize,
-}
-
-impl Default for Backlog {
-    fn default() -> Self {
-        Self {
-            waiting: Missed::default(),
-            sending: Missed::default(),
-            batch: BATCH,
-        }
-    }
+    /// Names that this user may not touch, one each: tried again from time to time, and no other waits for them.
+    denied: VecDeque<Missed>,
+    /// Tags or keys in the next command, after one of many was refused.
+    fewer: Option<usize>,
 }
 
 impl Backlog {
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len() + self.sending.len()
+        self.waiting.len() + self.sending.len() + self.denied.len()
     }
 
     /// What is to be kept goes in here.
@@ -130,7 +116,7 @@ impl Backlog {
     /// The next command to be sent. What comes of it is to be said by one of the next three.
     pub(crate) fn next(&mut self) -> Option<Cmd> {
         self.put_back();
-        let (cmd, taken) = self.waiting.take(self.batch)?;
+        let (cmd, taken) = self.waiting.take(self.fewer.unwrap_or(BATCH))?;
         self.sending = taken;
         Some(cmd)
     }
@@ -142,7 +128,9 @@ impl Backlog {
 
     pub(crate) fn confirmed(&mut self) {
         self.sending = Missed::default();
-        self.batch = (self.batch * 2).min(BATCH);
+        let twice = self.fewer.map(|fewer| fewer * 2);
+        self.fewer = twice.filter(|twice| *twice < BATCH);
+        self.retry_denied();
     }
 
     /// The server has not got it: it is to be sent again.
@@ -150,21 +138,34 @@ impl Backlog {
         self.waiting.merge(std::mem::take(&mut self.sending));
     }
 
-    /// The server will never take it. One bad tag shall not keep the others from it, so they go in smaller batches from
-    /// here on; a command that cannot be smaller is dropped: `false`.
-    pub(crate) fn refused(&mut self) -> bool {
+    /// One that was denied waits again.
+    pub(crate) fn retry_denied(&mut self) {
+        self.waiting
+            .merge(self.denied.pop_front().unwrap_or_default());
+    }
+
+    /// The server will never take it, or does not from this user (`is_denied`). One bad tag shall not keep the others from
+    /// it, so they go in smaller batches from here on; a command that cannot be smaller is dropped (`false`) or set aside.
+    pub(crate) fn refused(&mut self, is_denied: bool) -> bool {
         let count = self.sending.len();
+        let is_kept = is_denied && self.denied.len() < BATCH;
         if count > 1 {
-            self.batch = count / 2;
+            self.fewer = Some(count / 2);
             self.put_back();
-            return true;
+        } else if is_kept {
+            self.denied.retain(|known| *known != self.sending);
+            self.denied.push_back(std::mem::take(&mut self.sending));
+        } else {
+            self.confirmed();
         }
-        self.confirmed();
-        false
+        count > 1 || is_kept
     }
 
     pub(crate) fn take_all(&mut self) -> Missed {
         self.put_back();
+        for one in std::mem::take(&mut self.denied) {
+            self.waiting.merge(one);
+        }
         std::mem::take(&mut self.waiting)
     }
 }
@@ -311,6 +312,36 @@ mod tests {
     }
 
     #[test]
+    fn written_keys_go_together_after_the_tags() {
+        let now = Instant::now();
+        let mut recent = Recent::new(String::new());
+        let mut backlog = Backlog::default();
+        for n in 1000..3500 {
+            recent.add_key(&n.to_string(), now);
+        }
+        recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), now);
+        backlog.waiting().merge(recent.all(now));
+        let sent = confirmed(&mut backlog);
+        assert_eq!(sent.len(), 4);
+        assert_eq!(sent[0], "CACHE.INVALIDATE a");
+        assert!(sent[1].starts_with("CACHE.DEL 1000 1001 "));
+        assert!(sent[3].ends_with(" 3498 3499"));
+        // A key that is refused, since it holds another type by now, keeps no other from being sent.
+        backlog.waiting().merge(recent.all(now));
+        let mut removed = Vec::new();
+        while let Some(cmd) = backlog.next() {
+            let words = words(&cmd);
+            if words.iter().any(|word| word == "1777") {
+                backlog.refused(false);
+            } else {
+                removed.extend(words.into_iter().skip(1));
+                backlog.confirmed();
+            }
+        }
+        assert_eq!(removed.len(), 2500);
+    }
+
+    #[test]
     fn too_much_is_refused_as_a_whole() {
         let mut missed = Missed::default();
         let many: Vec<String> = (0..MAX_TAGS).map(|n| n.to_string()).collect();
@@ -354,13 +385,68 @@ mod tests {
             if !words.iter().any(|word| word == "1777") {
                 sent.extend(words.into_iter().skip(1));
                 backlog.confirmed();
-            } else if !backlog.refused() {
+            } else if !backlog.refused(false) {
                 dropped.push(words[1].clone());
             }
         }
         assert_eq!(sent.len(), 2499);
         assert_eq!(dropped, ["1777"]);
         assert!(commands < 60, "{commands} commands");
+    }
+
+    #[test]
+    fn a_denied_tag_waits_alone() {
+        let mut backlog = Backlog::default();
+        let many = tags(&["a", "b", "denied", "denied too", "x", "y"]);
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &many));
+        // What is sent in one round, and what of it is not denied.
+        let round = |backlog: &mut Backlog, is_granted: bool| {
+            let (mut commands, mut sent) = (0, BTreeSet::new());
+            backlog.retry_denied();
+            while let Some(cmd) = backlog.next() {
+                commands += 1;
+                let words = words(&cmd).split_off(1);
+                if !is_granted && words.iter().any(|word| word.starts_with("denied")) {
+                    assert!(backlog.refused(true));
+                } else {
+                    sent.extend(words);
+                    backlog.confirmed();
+                }
+            }
+            (commands, sent)
+        };
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let (commands, sent) = round(&mut backlog, false);
+        assert_eq!(sent, names(&["a", "b", "x", "y"]));
+        assert!(commands < 20, "{commands} commands");
+        assert_eq!(backlog.len(), 2);
+        for _ in 0..3 {
+            assert_eq!(round(&mut backlog, false), (1, names(&[])));
+        }
+        assert_eq!(
+            round(&mut backlog, true),
+            (2, names(&["denied", "denied too"]))
+        );
+        assert_eq!(backlog.len(), 0);
+        let again = Missed::of(Invalidation::Hard, &tags(&["denied"]));
+        for _ in 0..3 {
+            backlog.waiting().add(&again);
+            round(&mut backlog, false);
+        }
+        assert_eq!(backlog.len(), 1);
+        assert_eq!(backlog.take_all(), again);
+        // There may be no end of them.
+        let many: Vec<String> = (0..BATCH + 9).map(|n| format!("denied {n}")).collect();
+        backlog
+            .waiting()
+            .add(&Missed::of(Invalidation::Hard, &many));
+        let mut dropped = 0;
+        while backlog.next().is_some() {
+            dropped += usize::from(!backlog.refused(true));
+        }
+        assert_eq!((backlog.len(), dropped), (BATCH, 9));
     }
 
     #[test]

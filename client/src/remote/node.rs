@@ -320,7 +320,7 @@ impl Node {
             }
             if let Place::Primary(_) = self.place
                 && let Some(now) = connection.epoch().await
-                && epoch.replace(now).is_some_and(|before| before != now)
+                && epoch.replace(now) != Some(now)
             {
                 self.settings.map_changed.notify_one();
             }
@@ -337,6 +337,7 @@ impl Node {
         if !connection.greeting.is_primary {
             return Ok(false);
         }
+        lock(&self.missed).retry_denied();
         loop {
             let next = lock(&self.missed).next();
             let Some(cmd) = next else {
@@ -350,8 +351,11 @@ impl Node {
             let error = self.explain(None, &error);
             // A user who may not flush never will, and must not keep the rest from being sent.
             let never = matches!(error, Error::Denied { .. }) && lock(&self.missed).is_flushing();
-            if never || error.remedy() == Remedy::FixCall {
-                if !lock(&self.missed).refused() {
+            // Not the command: a tag, or a key. Others are not.
+            let is_name = |words: &str| words.contains(" tags ") || words.contains(" key");
+            let denied = matches!(&error, Error::Denied { message, .. } if is_name(message));
+            if never || denied || error.remedy() == Remedy::FixCall {
+                if !lock(&self.missed).refused(denied) {
                     event!(
                         error,
                         "missed invalidation refused",

@@ -68,12 +68,8 @@ impl Remote {
         let urls = &servers.urls;
         let primaries = match &servers.kind {
             Kind::Single => {
-                let target = targets(urls, &access, "server")?.remove(0);
-                Primaries::One(Node::start(
-                    Place::Fixed(target),
-                    settings,
-                    History::default(),
-                ))
+                let place = Place::Fixed(targets(urls, &access, "server")?.remove(0));
+                Primaries::One(Node::start(place, settings, History::default()))
             }
             Kind::Sentinel(service) => {
                 let primary = servers.primary.as_deref();
@@ -153,15 +149,14 @@ impl Remote {
 
     /// What is wrong with a cluster whose map has slots without a primary.
     pub(crate) fn hole(&self) -> Option<Error> {
-        let Primaries::Cluster(cluster) = &self.servers else {
-            return None;
-        };
-        if cluster.map.load().is_whole() {
-            return None;
+        if let Primaries::Cluster(cluster) = &self.servers
+            && !cluster.map.load().is_whole()
+        {
+            cluster.complain();
+            let message = "no node knows a primary of each slot";
+            return Some(Error::unavailable(cluster.name(), message));
         }
-        cluster.complain();
-        let message = "no node knows a primary of each slot";
-        Some(Error::unavailable(cluster.name(), message))
+        None
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

@@ -86,6 +86,39 @@ fn one_bad_tag_keeps_no_good_one_from_being_invalidated() {
 }
 
 #[test]
+fn a_denied_tag_keeps_no_other_from_being_sent_later() {
+    let server = Server::start();
+    let rule = "ACL SETUSER app on >secret ~key* ~good* &* +@all";
+    let rule: Vec<&str> = rule.split(' ').collect();
+    server.raw().call(&rule);
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let url = format!("redis://app:secret@127.0.0.1:{}", proxy.port());
+        let probing = Cache::builder(url).probe(Duration::from_millis(50), Duration::from_secs(2));
+        let cache = connected(probing).await;
+        let entry = long().tags(["good"]);
+        cache.set("key", &1, entry).await.unwrap();
+        cache.invalidate_tags(["denied"]).await.unwrap_err();
+        proxy.turn(Weather::Cut);
+        cache.invalidate_tags(["good"]).await.unwrap_err();
+        proxy.turn(Weather::Fair);
+        let mut read = None;
+        eventually("the server is read again", async || {
+            read = cache.get::<i32>("key").await.ok();
+            read.is_some()
+        })
+        .await;
+        assert_eq!(read, Some(None));
+        assert_eq!(cache.stats().servers[0].missed_invalidations, 1);
+        server.raw().call(&["ACL", "SETUSER", "app", "~denied"]);
+        eventually("the other is sent too", async || {
+            cache.stats().servers[0].missed_invalidations == 0
+        })
+        .await;
+    });
+}
+
+#[test]
 fn much_is_read_and_invalidated_in_portions_that_no_server_cuts_off() {
     let server = Server::builder()
         .arg("--client-output-buffer-limit", "pubsub 8mb 8mb 60")

@@ -1,10 +1,11 @@
 //! A cluster, and a primary that sentinels name.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tagcache::{Cache, Error, ServerState, Servers};
+use tagcache::{Cache, Error, ServerState, ServerStatus, Servers};
 pub(crate) use tagcache_tests::cluster::nodes as cluster;
 use tagcache_tests::sentinel::Sentinel;
 use tagcache_tests::{
@@ -12,7 +13,7 @@ use tagcache_tests::{
 };
 
 use crate::strangers::{like_a_primary, scripted};
-use crate::support::{LONG, connected, eventually, is_local, long, run, warm};
+use crate::support::{Calls, LONG, connected, eventually, is_local, long, run, warm};
 
 pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
     let urls = servers
@@ -649,5 +650,90 @@ fn a_node_with_an_older_map_is_not_believed_against_two() {
             })
             .await;
         }
+    });
+}
+
+/// Nobody else says so: this process only invalidates, and the first look at the epoch comes after the move.
+#[test]
+fn slots_that_move_right_after_the_map_was_read_are_noticed() {
+    run(async {
+        let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
+        let (looks, moved) = (Calls::default(), Arc::new(AtomicBool::new(false)));
+        let mut nodes = Vec::new();
+        for _ in 0..2 {
+            let (ports, looks, moved) = (Arc::clone(&ports), looks.clone(), Arc::clone(&moved));
+            let answer = move |words: &[String]| {
+                let (what, moved) = (words.get(1), moved.load(Ordering::SeqCst));
+                let [first, second] = *ports.get().expect("both have begun");
+                match (words[0].as_str(), what.map(String::as_str)) {
+                    ("CLUSTER", Some("SLOTS")) if moved => slots(&[(99, first), (16_383, second)]),
+                    ("CLUSTER", Some("SLOTS")) => {
+                        looks.note();
+                        slots(&[(16_383, first)])
+                    }
+                    ("CLUSTER", Some("INFO")) => {
+                        format!("+cluster_current_epoch:{}\r\n", u8::from(moved))
+                    }
+                    _ => like_a_primary(words),
+                }
+            };
+            nodes.push(scripted(answer).await);
+        }
+        ports.set([nodes[0], nodes[1]]).unwrap();
+        let url = format!("redis://127.0.0.1:{}", nodes[0]);
+        let building = Cache::builder(Servers::cluster([url])).probe(Duration::from_secs(1), LONG);
+        let cache = connected(building).await;
+        // The first map is followed by a second look.
+        eventually("the map is known", async || looks.count() >= 2).await;
+        moved.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        eventually("the new primary is known", async || {
+            cache.stats().servers.len() == 2
+        })
+        .await;
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    });
+}
+
+#[test]
+fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_known() {
+    run(async {
+        let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let mut nodes = Vec::new();
+        for _ in 0..2 {
+            let (ports, is_whole) = (Arc::clone(&ports), Arc::clone(&is_whole));
+            let answer = move |words: &[String]| {
+                let [first, second] = *ports.get().expect("both have begun");
+                match (words[0].as_str(), words.get(1)) {
+                    ("CLUSTER", Some(what)) if what == "SLOTS" => {
+                        let map = [(9_999, first), (16_383, second)];
+                        let known = 1 + usize::from(is_whole.load(Ordering::SeqCst));
+                        slots(&map[..known])
+                    }
+                    ("CACHE.INVALIDATE", _) => {
+                        is_whole.store(true, Ordering::SeqCst);
+                        // The second one is found before the first one answers.
+                        std::thread::sleep(Duration::from_secs(2));
+                        ":1\r\n".to_owned()
+                    }
+                    _ => like_a_primary(words),
+                }
+            };
+            nodes.push(scripted(answer).await);
+        }
+        ports.set([nodes[0], nodes[1]]).unwrap();
+        let url = format!("redis://127.0.0.1:{}", nodes[0]);
+        let building = Cache::builder(Servers::cluster([url])).command_timeout(DEADLINE);
+        let cache = building.probe(LONG, LONG).build().await.unwrap();
+        eventually("the first is connected", async || {
+            let servers = cache.stats().servers;
+            servers.iter().any(ServerStatus::is_connected)
+        })
+        .await;
+        let error = cache.invalidate_tags(["tag"]).await.unwrap_err();
+        assert!(matches!(error, Error::Partial { .. }), "{error}");
+        assert_eq!(cache.stats().servers.len(), 2);
     });
 }
