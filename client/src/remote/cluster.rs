@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -326,23 +325,25 @@ impl Cluster {
         let mut map = Map::default();
         // Who takes slots over from one that is no primary any more was its replica, and may lack what that one had.
         let stays: HashSet<String> = found.iter().map(|(.., address)| address.clone()).collect();
-        let before = |first: u16, last: u16| {
-            let leaving = old.ranges.iter().find(|(from, to, address)| {
-                *from <= last && first <= *to && !stays.contains(address)
+        let left = |range: &&Range| !stays.contains(&range.2);
+        let before = |address: &str| {
+            let own = found.iter().filter(|(.., owner)| owner == address);
+            let mut taken = own.flat_map(|(first, last, _)| {
+                let had = move |(from, to, _): &&Range| from <= last && first <= to;
+                old.ranges.iter().filter(left).filter(had)
             });
-            let node = leaving.and_then(|(.., address)| old.nodes.get(address));
+            let node = taken.next().and_then(|range| old.nodes.get(&range.2));
             node.map_or_else(History::default, |node| node.history())
         };
-        for (first, last, address) in found {
-            if !map.nodes.contains_key(&address) {
-                let known = old.nodes.get(&address).cloned();
-                let start = || self.start_node(&address, before(first, last));
-                let Some(node) = known.or_else(start) else {
+        for (first, last, address) in &found {
+            if !map.nodes.contains_key(address) {
+                let known = old.nodes.get(address).cloned();
+                let Some(node) = known.or_else(|| self.start_node(address, before(address))) else {
                     continue;
                 };
                 map.nodes.insert(address.clone(), node);
             }
-            map.ranges.push((first, last, address));
+            map.ranges.push((*first, *last, address.clone()));
         }
         map.ranges.sort_unstable();
         if !map.is_whole() {
@@ -406,6 +407,7 @@ fn ranges(answer: &Value) -> Vec<Range> {
 mod tests {
     use super::super::command::Invalidation;
     use super::super::connection::Timeouts;
+    use super::super::history::Reading;
     use super::super::missed::{Missed, Recent};
     use super::*;
 
@@ -491,6 +493,41 @@ mod tests {
         let late = first.miss(&missed);
         assert!(!late && first.is_retired(), "nobody will send it");
         assert_eq!(cluster.close(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_primary_has_the_history_of_one_that_leaves_whatever_else_it_takes() {
+        let (cluster, now) = (cluster(), Instant::now());
+        let range = |first, last, port: u16| (first, last, format!("127.0.0.1:{port}"));
+        let mut history = History::default();
+        let read = Reading {
+            lineage: "of the one that leaves".to_owned(),
+            clock: 7,
+            start: 0,
+        };
+        history.connected(read, now, now);
+        let mut old = Map::default();
+        let starts = [
+            (range(0, 99, 1), History::default()),
+            (range(100, 16_383, 2), history),
+        ];
+        for (range, history) in starts {
+            let node = cluster.start_node(&range.2, history).expect("an address");
+            old.nodes.insert(range.2.clone(), node);
+            old.ranges.push(range);
+        }
+        cluster.map.store(Arc::new(old));
+        let found = [range(0, 49, 3), range(50, 99, 1), range(100, 16_383, 3)];
+        assert!(cluster.adopt(found.to_vec()));
+        let of = |slot| {
+            format!(
+                "{:?}",
+                cluster.map.load().owner(slot).map(|node| node.history())
+            )
+        };
+        assert!(of(0).contains("of the one that leaves"), "{}", of(0));
+        assert!(!of(50).contains("leaves"), "{}", of(50));
+        cluster.close();
     }
 
     #[tokio::test]
