@@ -178,7 +178,7 @@ impl Cluster {
             let is_first = self.map.load().nodes.is_empty();
             let news = match self.discover().await {
                 Ok(ranges) => {
-                    let news = self.adopt(ranges);
+                    let news = self.adopt(&ranges);
                     // In this order: without a map it is not up, whatever its nodes say.
                     lock(&self.record).enter(ServerState::Up, &self.name());
                     news
@@ -316,7 +316,7 @@ impl Cluster {
     }
 
     /// Starts what is new, keeps what is known, lets go of what is no primary any more. Whether the map changed.
-    fn adopt(&self, found: Vec<Range>) -> bool {
+    fn adopt(&self, found: &[Range]) -> bool {
         let mut slotless = lock(&self.slotless);
         if slotless.closed {
             return false;
@@ -335,7 +335,7 @@ impl Cluster {
             let node = taken.next().and_then(|range| old.nodes.get(&range.2));
             node.map_or_else(History::default, |node| node.history())
         };
-        for (first, last, address) in &found {
+        for (first, last, address) in found {
             if !map.nodes.contains_key(address) {
                 let known = old.nodes.get(address).cloned();
                 let Some(node) = known.or_else(|| self.start_node(address, before(address))) else {
@@ -481,12 +481,12 @@ mod tests {
     #[tokio::test]
     async fn what_a_leaving_primary_missed_is_sent_to_the_others() {
         let cluster = cluster();
-        assert!(cluster.adopt(all_slots_at(1)));
-        assert!(!cluster.adopt(all_slots_at(1)));
+        assert!(cluster.adopt(&all_slots_at(1)));
+        assert!(!cluster.adopt(&all_slots_at(1)));
         let first = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
         let missed = Missed::of(Invalidation::Hard, &["tag".to_owned()]);
         assert!(first.miss(&missed));
-        assert!(cluster.adopt(all_slots_at(2)));
+        assert!(cluster.adopt(&all_slots_at(2)));
         assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
         let successor = Arc::clone(cluster.map.load().owner(7).expect("all slots are there"));
         assert_eq!(successor.status().missed_invalidations, 1);
@@ -518,7 +518,7 @@ mod tests {
         }
         cluster.map.store(Arc::new(old));
         let found = [range(0, 49, 3), range(50, 99, 1), range(100, 16_383, 3)];
-        assert!(cluster.adopt(found.to_vec()));
+        assert!(cluster.adopt(&found));
         let of = |slot| {
             format!(
                 "{:?}",
@@ -533,9 +533,9 @@ mod tests {
     #[tokio::test]
     async fn a_node_without_slots_stays_until_it_has_some() {
         let cluster = cluster();
-        cluster.adopt(all_slots_at(1));
+        cluster.adopt(&all_slots_at(1));
         let other = cluster.without_slots("127.0.0.1:2").expect("an address");
-        cluster.adopt(all_slots_at(1));
+        cluster.adopt(&all_slots_at(1));
         assert_eq!(addresses(&cluster), ["127.0.0.1:1", "127.0.0.1:2"]);
         assert!(
             cluster
@@ -544,7 +544,7 @@ mod tests {
                 .owner(7)
                 .is_some_and(|node| !Arc::ptr_eq(node, &other))
         );
-        cluster.adopt(all_slots_at(2));
+        cluster.adopt(&all_slots_at(2));
         assert!(
             cluster
                 .map
@@ -553,11 +553,11 @@ mod tests {
                 .is_some_and(|node| Arc::ptr_eq(node, &other))
         );
         assert_eq!(addresses(&cluster), ["127.0.0.1:2"]);
-        cluster.adopt(all_slots_at(1));
+        cluster.adopt(&all_slots_at(1));
         assert_eq!(addresses(&cluster), ["127.0.0.1:1"]);
         cluster.close();
         assert!(cluster.without_slots("127.0.0.1:3").is_none());
-        assert!(!cluster.adopt(all_slots_at(3)));
+        assert!(!cluster.adopt(&all_slots_at(3)));
         assert_eq!(addresses(&cluster), [""; 0]);
     }
 
