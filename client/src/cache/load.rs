@@ -300,7 +300,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         let loaded = self.of_loader(tier::stored(value));
         let written = match encoded {
             Err(error) => Err(error),
-            Ok(_) if !plan.is_stored(negative) => {
+            Ok(_) if plan.ttl_of(negative).is_zero() => {
                 // A stale value that may be there goes, and with it the lease: the next in line loads.
                 self.core.remove(self.key()).await.map(|_| true)
             }

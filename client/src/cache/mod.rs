@@ -1,8 +1,5 @@
 //! The two-tier cache.
-#![allow(
-    clippy::missing_errors_doc,
-    reason = "`Cache` has what all calls share"
-)]
+#![allow(clippy::missing_errors_doc, reason = "they stand at `Cache`")]
 #![allow(clippy::option_option, reason = "an absent key is not an unknown one")]
 
 mod builder;
@@ -541,7 +538,7 @@ fn value<T: Any + Clone>(key: &str, stored: &Stored) -> Result<Option<T>, Error>
     })
 }
 
-/// What a loader answers that always finds something.
+/// The result of a loader that always finds a value.
 async fn some_loaded<T, F, E>(loader: impl FnOnce() -> F) -> Result<Option<T>, LoaderError>
 where
     F: Future<Output = Result<T, E>>,

@@ -132,12 +132,8 @@ impl Plan {
         self.chosen.get().unwrap_or(self)
     }
 
-    /// Whether a value, or its absence, is to be stored at all.
-    pub(crate) fn is_stored(&self, negative: bool) -> bool {
-        !self.ttl_of(negative).is_zero()
-    }
-
-    fn ttl_of(&self, negative: bool) -> Duration {
+    /// How long a value, or its absence, is stored; zero: not at all.
+    pub(crate) fn ttl_of(&self, negative: bool) -> Duration {
         let negative_ttl = self.entry.load.negative_ttl.filter(|_| negative);
         negative_ttl.unwrap_or(self.entry.ttl)
     }

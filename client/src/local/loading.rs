@@ -1,6 +1,6 @@
 //! One load for each missing key, however many ask for it at once.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
 use super::{
     LocalCache,
@@ -267,6 +267,12 @@ impl<V: ?Sized> Drop for Reservation<V> {
     fn drop(&mut self) {
         self.inner.loads.release(&self.load);
         self.load.end(End::Abandoned);
+    }
+}
+
+impl<V: ?Sized> fmt::Debug for Reservation<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reservation({:?})", self.load.key)
     }
 }
 

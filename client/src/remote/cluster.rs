@@ -240,7 +240,8 @@ impl Cluster {
         Some(node)
     }
 
-    /// The best map that some of the nodes know. Which ones are asked changes each time.
+    /// The best map that some of the nodes know. They are asked in an order of chance, or one that is cut off might be
+    /// believed for ever.
     async fn discover(&self) -> Result<Vec<Range>, Error> {
         let (known, timeouts) = (self.map.load_full(), self.settings.timeouts);
         let members = known.nodes.keys();
@@ -265,7 +266,7 @@ impl Cluster {
                     Some(Ok((ranges, epoch))) => maps.add(ranges, epoch),
                     Some(Err(error)) => {
                         crate::observe::event!(debug, "no topology", error = error);
-                        // What somebody has to put right says more than that somebody else is away.
+                        // An error that an operator has to mend helps more than that of a node that is away.
                         if last.remedy() != Remedy::FixServer {
                             last = error;
                         }
@@ -325,14 +326,13 @@ impl Cluster {
         let mut map = Map::default();
         // Who takes slots over from one that is no primary any more was its replica, and may lack what that one had.
         let stays: HashSet<String> = found.iter().map(|(.., address)| address.clone()).collect();
-        let left = |range: &&Range| !stays.contains(&range.2);
         let before = |address: &str| {
-            let own = found.iter().filter(|(.., owner)| owner == address);
-            let mut taken = own.flat_map(|(first, last, _)| {
-                let had = move |(from, to, _): &&Range| from <= last && first <= to;
-                old.ranges.iter().filter(left).filter(had)
-            });
-            let node = taken.next().and_then(|range| old.nodes.get(&range.2));
+            let takes = |(from, to, had): &&Range| {
+                let of = |(a, z, owner): &Range| owner == address && from <= z && a <= to;
+                !stays.contains(had) && found.iter().any(of)
+            };
+            let leaving = old.ranges.iter().find(takes);
+            let node = leaving.and_then(|(.., had)| old.nodes.get(had));
             node.map_or_else(History::default, |node| node.history())
         };
         for (first, last, address) in found {
@@ -366,8 +366,7 @@ impl Cluster {
         self.map.store(Arc::clone(&map));
         for (address, node) in &old.nodes {
             if !map.nodes.contains_key(address) {
-                // Its replica has taken over and lacks them too. Which one that is does not matter: an
-                // invalidation too many does no harm.
+                // Its replica has taken over and lacks them too. All are sent them: more than is needed does no harm.
                 let missed = node.retire();
                 for successor in map.nodes.values() {
                     successor.inherit(&missed);

@@ -91,7 +91,7 @@ impl Missed {
     }
 }
 
-/// What one server has yet to be sent, and what is being sent.
+/// Invalidations that wait for one server, and those under way to it.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     waiting: Missed,
@@ -170,8 +170,8 @@ impl Backlog {
     }
 }
 
-/// What was invalidated in the namespace in the last minute or two, by whichever process. A node that becomes a primary meanwhile is sent them: its keys may have come
-/// from elsewhere before it was sent them, or it took over from one that took an invalidation with it.
+/// What was invalidated in the namespace in the last one to two minutes, by any process. A node that becomes a primary is
+/// sent it: its keys may have come from elsewhere, or the primary before it had received more.
 #[derive(Debug)]
 pub(crate) struct Recent {
     /// What keys and tags of this cache begin with.
@@ -401,7 +401,7 @@ mod tests {
         backlog
             .waiting()
             .add(&Missed::of(Invalidation::Hard, &many));
-        // What is sent in one round, and what of it is not denied.
+        // Sends what waits: how many commands that took, and the names that were accepted.
         let round = |backlog: &mut Backlog, is_granted: bool| {
             let (mut commands, mut sent) = (0, BTreeSet::new());
             backlog.retry_denied();

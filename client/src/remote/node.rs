@@ -303,7 +303,7 @@ impl Node {
                 }
                 Err(error) => return error,
             }
-            // A replica's clock is its primary's. What is invalidated after the reading is announced after this moment.
+            // A replica's clock is its primary's. Later invalidations are announced after this moment.
             let asked = Instant::now();
             if connection.greeting.is_primary
                 && let Ok(Some(reading)) = connection.clock(&name).await

@@ -29,9 +29,11 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;
+        let is_taken = |word: &[u8]| word.eq_ignore_ascii_case(b"TAKEN");
+        let is_taken = cursor.next().is_ok_and(is_taken);
         // A slot that migrates brings that of another node, whose clocks are not this one's. Replicas of the node that it comes
         // to are sent the slot as it is, so they take from their primary only what that has taken.
-        let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && cursor.next().is_err();
+        let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && !is_taken;
         if !is_from_elsewhere {
             // First into nothing, so that one that is damaged changes nothing.
             let checked = State::default().load_histories(histories, State::database);
