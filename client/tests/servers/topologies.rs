@@ -701,11 +701,15 @@ fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_know
     run(async {
         let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
         let is_whole = Arc::new(AtomicBool::new(false));
+        let is_found = Arc::new(AtomicBool::new(false));
         let mut nodes = Vec::new();
-        for _ in 0..2 {
+        for is_second in [false, true] {
             let (ports, is_whole) = (Arc::clone(&ports), Arc::clone(&is_whole));
+            let is_found = Arc::clone(&is_found);
             let answer = move |words: &[String]| {
                 let [first, second] = *ports.get().expect("both have begun");
+                // Nobody knows the second one before it is in the map.
+                is_found.fetch_or(is_second, Ordering::SeqCst);
                 match (words[0].as_str(), words.get(1)) {
                     ("CLUSTER", Some(what)) if what == "SLOTS" => {
                         let map = [(9_999, first), (16_383, second)];
@@ -714,8 +718,11 @@ fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_know
                     }
                     ("CACHE.INVALIDATE", _) => {
                         is_whole.store(true, Ordering::SeqCst);
-                        // The second one is found before the first one answers.
-                        std::thread::sleep(Duration::from_secs(2));
+                        // The second one is found before the first one answers. Tasks of this thread go on elsewhere.
+                        tokio::task::block_in_place(|| {
+                            let found = || is_found.load(Ordering::SeqCst);
+                            wait_until("the second one is found", DEADLINE / 2, found);
+                        });
                         ":1\r\n".to_owned()
                     }
                     _ => like_a_primary(words),
