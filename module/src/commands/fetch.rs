@@ -69,6 +69,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 
 /// `CACHE.FETCH key [LEASE ms [TOKEN n [RENEW]] [EARLY]] [WAIT ms] [WITHTAGS count tag [tag ...]]` →
 /// `[state, value, pttl, token, tags]`
+#[inline(always)]
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     // By far the commonest.
     if let Ok(name) = args.only() {

@@ -5,6 +5,7 @@ use crate::redis::context::{Mode, now_ms};
 use crate::redis::{Args, Context, Str, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
+#[inline(always)]
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Read)?;
     let (db, held) = (ctx.db(), key.held());

@@ -99,10 +99,12 @@ impl Hits {
     #[inline]
     pub(super) fn add(&mut self, id: u32, more: u32) {
         let count = self.place(id);
-        *count = count.saturating_add(more);
-        let now = *count;
+        let now = count.saturating_add(more);
+        *count = now;
         let max = &mut self.maxima[page_of(id)];
-        *max = now.max(*max);
+        if now > *max {
+            *max = now;
+        }
     }
 
     pub(super) fn set(&mut self, id: u32, count: u32) {

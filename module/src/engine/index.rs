@@ -205,11 +205,9 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether an entry has these tags, in this order.
     #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let mut tags = tags.iter();
-        self.slots.lists(slot).all(|list| {
-            let tag = tags.next();
-            tag.is_some_and(|tag| self.lists.get(list).name.is(tag))
-        }) && tags.len() == 0
+        let lists = self.slots.lists(slot);
+        let is_named = |(list, tag): (u32, &&[u8])| self.lists.get(list).name.is(tag);
+        lists.len() == tags.len() && lists.zip(tags).all(is_named)
     }
 
     /// Takes an entry out. True if it was gone. O(tags).
