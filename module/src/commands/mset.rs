@@ -4,7 +4,7 @@ use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, reclaim};
+use crate::redis::{Args, Context, propagation, reclaim};
 
 const COMMAND: &str = "cache.mset";
 
@@ -57,29 +57,25 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let db = ctx.db();
     let mut done = Vec::new();
-    let mut last = None;
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked)?;
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at], &written);
-            done.push(at);
-            last = Some(written);
+            done.push((at, written));
         }
     }
-    if let Some(written) = &last {
-        if write::goes_verbatim(ctx) {
-            ctx.replicate_verbatim();
-        } else {
-            let count = OwnedStr::from_number(done.len() as i64);
-            let mut parts: Parts<'_> = Parts::new();
-            parts.push(count.as_str());
-            parts.extend(done.iter().flat_map(|&at| [names[at], names[at + 1]]));
-            write::replicate(ctx, c"CACHE.MSET", &parts, args, &asked, written);
+    if propagation::is_alone() && !done.is_empty() {
+        ctx.replicate_verbatim();
+    } else {
+        // One by one: Redis 8.4 and newer, which ask a module where the keys of this command are, ask for that again and
+        // again until the stack is full if it is propagated while a slot migrates away.
+        for (at, written) in &done {
+            write::replicate(ctx, &names[*at..at + 2], args, &asked, written);
         }
-        if written.has_backlog {
-            reclaim::help(ctx, db);
-        }
+    }
+    if done.iter().any(|(_, written)| written.has_backlog) {
+        reclaim::help(ctx, db);
     }
     ctx.reply_integer(done.len() as i64);
     Ok(())

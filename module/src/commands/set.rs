@@ -37,7 +37,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.replicate_verbatim();
     } else {
         let given: Parts<'_> = args.iter().take(2).collect();
-        write::replicate(ctx, c"CACHE.SET", &given, args, &asked, written);
+        write::replicate(ctx, &given, args, &asked, written);
     }
     ctx.reply_ok();
     if written.has_backlog {

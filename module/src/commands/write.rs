@@ -373,11 +373,10 @@ pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
     propagation::is_alone() || ctx.is_replay()
 }
 
-/// Propagates what happened: `parts` are keys and values, the rest of the arguments follows with absolute times.
+/// Propagates what happened: CACHE.SET of this key and value, the rest of the arguments follows with absolute times.
 pub(super) fn replicate(
     ctx: &Context<'_>,
-    command: &std::ffi::CStr,
-    parts: &[Str<'_>],
+    entry: &[Str<'_>],
     args: Args<'_>,
     asked: &Options<'_>,
     written: &Written,
@@ -398,12 +397,12 @@ pub(super) fn replicate(
         owned.extend([word, count]);
         owned.extend(asked.tags.iter().map(|tag| OwnedStr::new(tag)));
     }
-    let mut all: Parts<'_> = parts.iter().copied().collect();
+    let mut all: Parts<'_> = entry.into();
     all.extend(owned.iter().map(OwnedStr::as_str));
     if !asked.keeps_tags && !asked.tags.is_empty() {
         // The word and the count stand before the tags.
         let given = args.iter().skip(asked.tags_at - 2);
         all.extend(given.take(asked.tags.len() + 2));
     }
-    ctx.replicate(command, &all);
+    ctx.replicate(c"CACHE.SET", &all);
 }

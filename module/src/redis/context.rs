@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis_module::raw;
+use redis_module::{RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, panic_point};
@@ -394,6 +394,14 @@ impl Context<'_> {
     /// Runs a command, without propagating it. What it replies with is not looked at.
     pub(super) fn call(&self, command: &str, argument: &[u8]) {
         _ = self.sdk().call(command, &[argument]);
+    }
+
+    /// Whether the server finds the keys of a command by their number where values stand between them, as it does for its own
+    /// MSETEX (Redis 8.4 and newer, Valkey 9.1). Others take their number for that of arguments.
+    pub(super) fn finds_numbered_pairs(&self) -> bool {
+        let words = ["GETKEYS", "MSETEX", "2", "k", "v", "k", "v"];
+        let found = self.sdk().call("COMMAND", &words);
+        matches!(found, Ok(RedisValue::Array(keys)) if keys.len() == 2)
     }
 
     /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
