@@ -31,7 +31,8 @@ fn parse<'a>(
         || asked.keeps_tags
         || asked.token.is_some()
         || asked.hits.is_some()
-        || asked.soft_since_ms.is_some();
+        || asked.soft_since_ms.is_some()
+        || asked.is_gone;
     if is_of_one_key {
         return Err(Error::Syntax);
     }

@@ -1,27 +1,16 @@
-use crate::args::{Cursor, Ttl};
+use crate::args::Cursor;
 use crate::error::Error;
-use crate::redis::context::now_ms;
 use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes [TAKEN]` → OK. Internal: what a primary's stream and an
+/// `CACHE.REPLAY EMPTY db` and `HISTORY bytes [TAKEN]` → OK. Internal: what a primary's stream and an
 /// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
     let mut cursor = Cursor::new(&words[1..]);
-    if words[0].eq_ignore_ascii_case(b"GONE") {
-        let (name, _) = args.split_first()?.1.split_first()?;
-        cursor.next()?;
-        let deadline = match cursor.next_option() {
-            None => None,
-            Some(word) => Ttl::parse(word, &mut cursor)?
-                .ok_or(Error::Syntax)?
-                .deadline_ms(now_ms(), "cache.replay")?,
-        };
-        store::hold_gone(ctx, name, deadline);
-    } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
+    if words[0].eq_ignore_ascii_case(b"EMPTY") {
         let db = cursor.next_in(0..=u32::MAX.into())? as u32;
         if state::with(|state| state.numbers()).contains(&db) {
             store::empty(db);

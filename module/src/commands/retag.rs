@@ -29,7 +29,9 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_integer(0);
         return Ok(());
     };
-    if !ctx.is_replay() && is_too_late(db, found, tags) {
+    let is_replay = ctx.is_replay();
+    let is_late = (!is_replay || ctx.is_cluster()) && is_too_late(db, found, tags);
+    if is_late && !is_replay {
         remove(ctx, db, key, name);
         ctx.reply_integer(1);
         return Ok(());
@@ -40,7 +42,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     );
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
-    let (expires_ms, grace_ms) = if ctx.is_replay() {
+    let (expires_ms, grace_ms) = if is_replay {
         before
     } else {
         write::within_holds(db, found.entry, before.0, before.1, now)
@@ -49,6 +51,14 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);
         touch::replicate(ctx, name, expires_ms, Some(grace_ms));
+    }
+    if is_late {
+        // It came with a slot that migrates, from a node where the invalidation came later.
+        if ctx.is_import() {
+            store::refuse(ctx, db, &key, name);
+        } else {
+            store::doubt(db, &key);
+        }
     }
     key.close_modified();
     ctx.notify(c"cache.retag", name);

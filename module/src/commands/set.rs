@@ -4,7 +4,7 @@ use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim};
+use crate::redis::{Args, Context, reclaim, store};
 
 const COMMAND: &str = "cache.set";
 
@@ -19,6 +19,12 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut asked = Options::default();
     asked.read(Cursor::new(options), args.len(), || write::limits(ctx))?;
     write::decide_times(ctx, &mut asked, COMMAND)?;
+    if asked.is_gone {
+        store::hold_gone(ctx, name, asked.expires_ms);
+        ctx.replicate_verbatim();
+        ctx.reply_ok();
+        return Ok(());
+    }
     let mut key = open(ctx, name, Mode::Write)?;
     let db = ctx.db();
     if asked.keeps_tags {

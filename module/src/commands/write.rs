@@ -41,11 +41,13 @@ pub(super) struct Options<'a> {
     created_ms: Option<u64>,
     pub(super) hits: Option<u32>,
     pub(super) soft_since_ms: Option<u64>,
-    /// One of these three was given.
+    /// From a stream or log as well: that there is a gone entry under the key, which others have not got.
+    pub(super) is_gone: bool,
+    /// One of these four was given.
     is_rewritten: bool,
     /// When it happens, when the entry expires logically, and which command it is: [`decide_times`].
     now_ms: u64,
-    expires_ms: Option<u64>,
+    pub(super) expires_ms: Option<u64>,
     command: &'static str,
 }
 
@@ -100,6 +102,9 @@ impl<'a> Options<'a> {
             } else if word.is(b"HITS") {
                 let hits = cursor.next_in(0..=u32::MAX.into())?;
                 set_once(&mut self.hits, hits as u32)
+            } else if word.is(b"GONE") {
+                self.is_gone = true;
+                Ok(())
             } else if word.is(b"SOFT") {
                 set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
             } else {

@@ -16,6 +16,7 @@ use super::barrier::{Place, guard, log};
 use super::context::{Context, monotonic_ms, now_ms};
 use super::key;
 use super::older::Reader;
+use super::propagation;
 use super::sizes;
 use super::state::{self, CallsNothingBack, State};
 use super::store;
@@ -238,6 +239,7 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
         hits: record.hits,
         soft_since_ms: record.soft_since_ms,
         is_foreign: false,
+        is_doubted: false,
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
@@ -415,8 +417,9 @@ unsafe extern "C" fn copy(
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = Facts::of(index, slot, entry);
-            // A gone entry is not copied: the server answers that the copy failed.
-            let copy = (!facts.is_gone).then(|| {
+            // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
+            // commands must find what they found at its old node, where it may not be gone yet.
+            let copy = (!facts.is_gone || propagation::is_importing()).then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
                 transit
                     .arriving

@@ -44,6 +44,9 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     }
     // Servers that do not know it refuse.
     subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM);
+    if trimmed() != 0 {
+        subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION);
+    }
     Ok(())
 }
 
@@ -101,7 +104,10 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
             // The same number means slot migrations in Valkey 9.
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM if trimmed() == 0 => {
-                propagation::slot_migrates(what);
+                migration(ctx, true, what);
+            }
+            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
+                migration(ctx, false, what);
             }
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
@@ -231,6 +237,11 @@ fn staging(ctx: &Context<'_>, what: u64) {
     }
 }
 
+fn migration(ctx: &Context<'_>, by_valkey: bool, what: u64) {
+    propagation::slot_migrates(by_valkey, what);
+    reclaim::arm_if_needed(ctx); // With what was held.
+}
+
 /// DEBUG can make the server free keys on a background thread all the same, without naming them.
 fn trim(ctx: &Context<'_>, what: u64) {
     if what == raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_TRIM_BACKGROUND {
@@ -325,6 +336,7 @@ fn fork(ctx: &Context<'_>, what: u64) {
 
 fn role(ctx: &Context<'_>, what: u64) {
     propagation::expect_others();
+    propagation::no_slot_migrates();
     if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
         // What this node serves from now on may lack the last invalidations of the primary before it.
         let now = now_ms();

@@ -31,6 +31,8 @@ const REMOVE: &CStr = c"tagcache.remove";
 const FREE: &CStr = c"tagcache.free";
 const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
+/// And: tell replicas what they do not know to be gone.
+const TELL: &CStr = c"tagcache.tell";
 
 pub(super) fn install(ctx: &Context<'_>) {
     if FILTER.load(Ordering::Relaxed).is_null() {
@@ -82,10 +84,16 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     {
         return;
     }
+    announce_gone(&ctx, name, deadline);
+}
+
+/// Has others hold a gone entry under a key. By a command that names the key, so that the new node of a slot that migrates is
+/// sent it as well.
+fn announce_gone(ctx: &Context<'_>, name: &[u8], deadline: Option<u64>) {
     let at = deadline.map(|ms| ms.to_string());
     let at = at.iter().flat_map(|at| [b"PXAT", at.as_bytes()]);
-    let words: Vec<&[u8]> = [b"GONE", name].into_iter().chain(at).collect();
-    ctx.replicate_words("CACHE.REPLAY", &words);
+    let words: Vec<&[u8]> = [name, b"", b"GONE"].into_iter().chain(at).collect();
+    ctx.replicate_words("CACHE.SET", &words);
 }
 
 /// RENAME or MOVE took a key away: if it was the gone one that [`met_gone`] saw last, that is announced.
@@ -96,7 +104,7 @@ pub(super) fn announce_removed(name: Str<'_>) {
     };
     let ctx = own();
     ctx.select(db);
-    ctx.replicate_words("CACHE.REPLAY", &[b"GONE", name.bytes()]);
+    announce_gone(&ctx, name.bytes(), None);
 }
 
 /// Whether memory is so short that gone entries go before anything else.
@@ -132,6 +140,9 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         let ctx = own();
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let named = unsafe { Command::new(filter) };
+        if state::with(|state| state.has_news()) && !is_in_block() {
+            act(&ctx, TELL, named.name);
+        }
         // Most commands name no key that matters, and pay for nothing below.
         let mut backlogs: Option<SmallVec<[u32; 8]>> = None;
         named.for_each_key(&ctx, |name| {
@@ -244,8 +255,9 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     key.entry().is_some_and(|entry| {
         let db = ctx.db();
         state::with(|state| {
-            let index = &state.database(db).index;
-            index.must_leave(entry.slot().map(Slot), entry.handle())
+            let (index, slot) = (&state.database(db).index, entry.slot().map(Slot));
+            index.must_leave(slot, entry.handle())
+                && !slot.is_some_and(|slot| reclaim::is_held(index, slot))
         })
     })
 }
@@ -262,11 +274,13 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 /// Whether gone entries may be removed: not for what EXEC and scripts run, and not while replicas still hold some without
 /// knowing that they are gone.
 fn may_act() -> bool {
-    if state::with(|state| state.has_news()) {
-        return false;
-    }
-    Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
-        == 0
+    reclaim::may_take() && !is_in_block()
+}
+
+/// Whether EXEC or a script runs.
+fn is_in_block() -> bool {
+    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
+    Context::server_flags() & blocks != 0
 }
 
 /// Has [`on_act`] run inside a notification, of a class that no client can see.
@@ -280,6 +294,8 @@ pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
         reclaim::reclaim_if_gone(ctx, name);
     } else if what == FREE.to_bytes() {
         reclaim::slice(ctx, || !under_pressure());
+    } else if what == TELL.to_bytes() {
+        reclaim::tell_replicas(ctx);
     } else if what == FREE_HIDDEN.to_bytes() {
         reclaim::slice(ctx, || false);
     }

@@ -24,24 +24,55 @@ pub(crate) fn is_alone() -> bool {
     ALONE.load(Ordering::Relaxed)
 }
 
-/// How many slot migrations away from here are under way, where the server reports it (Valkey 9).
+/// How many atomic migrations of slots away from here, and to here, are under way.
 static EXPORTS: AtomicU32 = AtomicU32::new(0);
+static IMPORTS: AtomicU32 = AtomicU32::new(0);
+/// They are those of Valkey 9.
+static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
-/// Of Valkey, whose header has these in `valkeymodule.h`.
-const EXPORT_STARTED: u64 = 1;
-const EXPORT_ABORTED: u64 = 3;
-const EXPORT_COMPLETED: u64 = 5;
-
-/// Something happened to a slot migration of Valkey's.
-pub(super) fn slot_migrates(what: u64) {
-    let less = |exports: u32| exports.checked_sub(1);
-    match what {
-        EXPORT_STARTED => _ = EXPORTS.fetch_add(1, Ordering::Relaxed),
-        EXPORT_ABORTED | EXPORT_COMPLETED => {
-            _ = EXPORTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        }
-        _ => {}
+/// An atomic slot migration began or ended.
+pub(super) fn slot_migrates(by_valkey: bool, what: u64) {
+    // Each that begins here ends here. Valkey's header, `valkeymodule.h`, has import and export by turns.
+    let (is_import, begins) = if by_valkey {
+        (what.is_multiple_of(2), what < 2)
+    } else {
+        let first = raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_MIGRATE_STARTED;
+        (what < first, what.is_multiple_of(first))
+    };
+    if what > raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_MIGRATE_COMPLETED {
+        return;
     }
+    BY_VALKEY.store(by_valkey, Ordering::Relaxed);
+    let counter = if is_import { &IMPORTS } else { &EXPORTS };
+    let count = counter.load(Ordering::Relaxed);
+    let count = if begins {
+        count + 1
+    } else {
+        count.saturating_sub(1)
+    };
+    counter.store(count, Ordering::Relaxed);
+}
+
+/// The node has another role: its migrations are over.
+pub(super) fn no_slot_migrates() {
+    EXPORTS.store(0, Ordering::Relaxed);
+    IMPORTS.store(0, Ordering::Relaxed);
+}
+
+/// Whether a slot migrates atomically to here.
+pub(super) fn is_importing() -> bool {
+    IMPORTS.load(Ordering::Relaxed) > 0
+}
+
+/// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included,
+/// but no invalidation. So it is told by UNLINK which keys these find vacant here.
+pub(super) fn is_exporting() -> bool {
+    EXPORTS.load(Ordering::Relaxed) > 0
+}
+
+/// Whether a gone entry may be taken out of the keyspace now: not if that is to be announced and cannot be.
+pub(super) fn may_take() -> bool {
+    !is_exporting() || may_announce()
 }
 
 /// Whether a command without keys can be propagated in another form than the one it came in. While a slot migrates, Valkey
@@ -49,7 +80,8 @@ pub(super) fn slot_migrates(what: u64) {
 /// `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does not pass it; then replicas
 /// and log miss the exact time of an invalidation, and take their own, which is later and so on the safe side.
 pub(crate) fn may_rewrite_keyless() -> bool {
-    !is_alone() && EXPORTS.load(Ordering::Relaxed) == 0
+    let may_break_off = is_exporting() && BY_VALKEY.load(Ordering::Relaxed);
+    !is_alone() && !may_break_off
 }
 
 /// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what

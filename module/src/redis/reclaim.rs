@@ -12,10 +12,10 @@ use super::filter;
 use super::key::{Key, Kind};
 use super::propagation;
 use super::scan::Cursor;
-use super::state::{self, entry_in, entry_key};
+use super::state::{self, State, entry_in, entry_key};
 use super::store;
 use super::string::{OwnedStr, Str};
-use crate::engine::{Database, Effect, Slot, Softened, Step, TagFigures};
+use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
 /// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
@@ -88,14 +88,14 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     tags.sort_unstable();
     tags.dedup();
     // As in [`after_invalidation`] and [`step`].
-    let may_take =
-        effect == Effect::Gone && !ctx.is_atomic_block() && !state::with(|state| state.has_news());
+    let may_take = effect == Effect::Gone && !ctx.is_atomic_block() && may_take();
     let mut left = most_looks(ctx);
     for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
         end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
+        let may_take = may_take && !state::with(|state| is_held(&state.database(db).index, slot));
         let Some(slot) = entry.filter(|_| may_take).and_then(Entry::slot) else {
             continue;
         };
@@ -171,18 +171,31 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 }
 
 /// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
-/// ([`State::has_news`](state::State::has_news)). That does not hold while a log is loaded: the server that wrote it had told
-/// them.
+/// ([`State::has_news`](state::State::has_news)), or cannot be. That does not hold while a log is loaded: the server that wrote
+/// it had told them.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
-    if !ctx.is_loading() && state::with(|state| state.has_news()) {
+    if !ctx.is_loading() && !may_take() {
         return false;
     }
-    match state::with(|state| state.database(db).index.reclaim_step(now_ms)) {
+    let holds_foreign = propagation::is_importing();
+    let next = |state: &mut State| state.database(db).index.reclaim_step(now_ms, holds_foreign);
+    match state::with(next) {
         Step::Gone(slot) => return reclaim_one(ctx, db, slot),
         Step::Softened(softened) => look_after(ctx, db, softened, now_ms),
         Step::Idle => return sweep_orphans(ctx, db),
     }
     true
+}
+
+/// Whether gone entries may be taken out of the keyspace now.
+pub(super) fn may_take() -> bool {
+    !state::with(|state| state.has_news()) && propagation::may_take()
+}
+
+/// Whether a gone entry must stay: while slots migrate to here, those that came from other nodes. At its old node it is
+/// perhaps not gone yet, and the commands that come from there must find what they found. What that node removes, it says.
+pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
+    propagation::is_importing() && index.is_foreign(slot)
 }
 
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
@@ -241,6 +254,9 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     key.close_modified();
     ctx.notify(c"cache.drop", name);
+    if propagation::is_exporting() && propagation::may_announce() {
+        ctx.replicate(c"UNLINK", &[name]);
+    }
 }
 
 /// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
@@ -338,7 +354,7 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
 
 /// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
 /// goes on with a partial resync still has, and a few entries that were gone when they arrived.
-fn tell_replicas(ctx: &Context<'_>) {
+pub(super) fn tell_replicas(ctx: &Context<'_>) {
     if ctx.is_replica() {
         state::with(|state| {
             state.refused.clear();
@@ -351,6 +367,9 @@ fn tell_replicas(ctx: &Context<'_>) {
             store::empty(db);
             ctx.replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
         }
+    }
+    if propagation::is_importing() {
+        return; // See [`is_held`].
     }
     for _ in 0..REFUSED_AT_ONCE {
         // Nothing may be propagated while clients are paused.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::context::own;
+use super::propagation;
 use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
@@ -363,10 +364,10 @@ impl State {
         self.has_news() || self.with_work(now_ms).next().is_some()
     }
 
-    /// Whether replicas hold entries that are gone here for a reason that they are not told yet. Until then nothing may be
-    /// reclaimed: what is absent here and present there would make commands differ.
-    pub(crate) const fn has_news(&self) -> bool {
-        self.has_dropped || !self.refused.is_empty()
+    /// Whether replicas are to be told of entries that are gone here for a reason that they do not know. Until then nothing
+    /// may be reclaimed: what is absent here and present there would make commands differ.
+    pub(crate) fn has_news(&self) -> bool {
+        self.has_dropped || !(self.refused.is_empty() || propagation::is_importing())
     }
 
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused.

@@ -13,6 +13,7 @@ use super::barrier::{Place, log, panic_point};
 use super::context::{Context, Mode, monotonic_ms, now_ms};
 use super::filter;
 use super::key::{Held, Key, Kind};
+use super::propagation;
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::string::{OwnedStr, Str};
@@ -350,7 +351,12 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
                 softness: index.softness(slot),
                 is_foreign: index.is_foreign(slot),
             };
-            index.replace(slot, incoming)
+            let is_doubted = index.is_doubted(slot);
+            let slot = index.replace(slot, incoming);
+            if is_doubted {
+                index.doubt(slot);
+            }
+            slot
         });
         entry.set_indexed(slot.0);
     });
@@ -509,6 +515,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
     let Some(mut passage) = passage.filter(may_stay) else {
         take(db, &mut key);
+        if propagation::is_importing() {
+            // On replicas it may not be gone.
+            state::with(|state| state.refused.push((db, name.bytes().into())));
+            reclaim::arm(ctx);
+        }
         return;
     };
     let was_gone = passage.facts.is_gone;
@@ -518,6 +529,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         lateness(ctx, db, entry, way, &mut passage)
     };
     let is_outdated = lateness == Lateness::TooLate;
+    passage.facts.is_doubted |= lateness == Lateness::Doubtful;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -535,11 +547,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             let index = &mut state.database(db).index;
-            let has_work = index_arrived(index, place, entry, &passage, is_outdated || was_gone);
-            if let (Lateness::Doubtful, Some(slot)) = (lateness, entry.slot()) {
-                index.doubt(Slot(slot));
-            }
-            has_work
+            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
@@ -587,6 +595,9 @@ fn index_arrived(
     );
     if is_outdated {
         index.drop_one(slot);
+    }
+    if facts.is_doubted {
+        index.doubt(slot);
     }
     entry.set_indexed(slot.0);
     index.has_backlog() || index.has_soft()

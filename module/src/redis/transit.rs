@@ -37,6 +37,8 @@ pub(crate) struct Facts {
     pub(crate) soft_since_ms: Option<u64>,
     /// It was written by the clock of another node.
     pub(crate) is_foreign: bool,
+    /// It may have been refused elsewhere.
+    pub(crate) is_doubted: bool,
     /// The node that saved it ([`super::state::State::origin`]), 0 if that is not known.
     pub(crate) origin: u32,
 }
@@ -51,6 +53,7 @@ impl Facts {
                 .softness(slot)
                 .map(|softness| softness.since_ms_for(entry.grace_ms())),
             is_foreign: index.is_foreign(slot),
+            is_doubted: index.is_doubted(slot),
             origin: 0,
         }
     }

@@ -88,6 +88,32 @@ fn a_refused_arrival_is_unlinked_once_in_the_stream() {
 }
 
 #[test]
+fn native_commands_find_no_refused_arrival() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let mut client = primary.raw();
+        let payload = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        for (command, reply) in [
+            (args!["SETNX", "key", "native"], Reply::Int(1)),
+            (args!["INCR", "key"], Reply::Int(1)),
+            (args!["SET", "key", "native", "XX"], Reply::Null),
+        ] {
+            let restore = args!["RESTORE", "key", 0, &payload];
+            let replies = client.pipeline(&[restore, command.clone()]);
+            assert_eq!(replies, [Reply::ok(), reply], "{command:?}");
+            run!(client, "DEL key");
+        }
+        run!(client, "SET native data");
+        let restore = args!["RESTORE", "key", 0, &payload];
+        let replies = client.pipeline(&[restore, args!["RENAME", "key", "native"]]);
+        assert!(replies[1].is_error(), "{replies:?}");
+        assert_eq!(run!(client, "GET native"), Reply::bulk("data"));
+        assert_same(&primary, &replica, &[0]);
+    });
+}
+
+#[test]
 fn an_arrival_refused_by_the_allowance_leaves_replicas_too() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);

@@ -1,7 +1,22 @@
 //! CACHE.MSET, CACHE.EXISTS and CACHE.MFETCH.
 
 use tagcache_tests::look::{inspect, stat};
-use tagcache_tests::{Reply, args, call, on_both_protocols, run};
+use tagcache_tests::state::{replicated, wait_synchronised};
+use tagcache_tests::{Reply, args, call, for_all_engines, on_both_protocols, run};
+
+#[test]
+fn mset_is_carried_out_while_hotkeys_are_counted() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let mut client = primary.raw();
+        if run!(client, "HOTKEYS START METRICS 2 CPU NET").is_error() {
+            return;
+        }
+        assert_eq!(run!(client, "CACHE.MSET 2 a 1 b 2"), Reply::Int(2));
+        wait_synchronised(&primary, &replica);
+        assert_eq!(run!(replica.raw(), "CACHE.GET b"), Reply::bulk("2"));
+    });
+}
 
 #[test]
 fn mset_writes_all_with_one_list_of_tags_and_one_time() {

@@ -97,6 +97,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.insert(slot.0);
     }
 
+    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
+        self.marks.doubted.contains(slot.0)
+    }
+
     /// Makes the entries gone that are in doubt, and returns which. O(entries).
     pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
         let visible = std::mem::take(&mut self.marks.doubted) - &self.gone;
@@ -124,15 +128,23 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    pub(crate) fn reclaim_step(&mut self, now_ms: u64) -> Step {
+    /// Without entries of other nodes if these are held. O(1), O(entries / 64) if there are such.
+    pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
         while let Some(id) = self.gone_last.pop() {
-            if self.gone.contains(id) {
+            if self.gone.contains(id) && !(holds_foreign && self.is_foreign(Slot(id))) {
                 return Step::Gone(Slot(id));
             }
         }
+        let own;
+        let gone = if holds_foreign && !self.marks.foreign.is_empty() {
+            own = &self.gone - &self.marks.foreign;
+            &own
+        } else {
+            &self.gone
+        };
         // From where the last one was found, so that no look begins at words that are empty already.
-        let next = self.gone.range(self.reclaim_from..).next();
-        if let Some(id) = next.or_else(|| self.gone.min()) {
+        let next = gone.range(self.reclaim_from..).next();
+        if let Some(id) = next.or_else(|| gone.min()) {
             self.reclaim_from = id;
             return Step::Gone(Slot(id));
         }

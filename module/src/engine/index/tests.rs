@@ -447,7 +447,7 @@ impl Harness {
     }
 
     fn reclaim(&mut self) -> Step {
-        let step = self.index.reclaim_step(self.now_ms);
+        let step = self.index.reclaim_step(self.now_ms, false);
         if let Step::Gone(slot) = step {
             assert!(self.index.is_gone(slot));
             let handle = self.index.entry(slot);
@@ -706,7 +706,7 @@ fn all_memory_is_given_back_when_everything_is_gone() {
     assert!(index.heap_bytes() > count * 28);
     index.flush();
     loop {
-        match index.reclaim_step(0) {
+        match index.reclaim_step(0, false) {
             Step::Gone(slot) => {
                 index.remove(slot);
             }

@@ -1,0 +1,92 @@
+//! Commands of the old node that reach the new one while a slot migrates, which may know of other invalidations.
+
+use tagcache_tests::look::{stat, wait_reclaimed};
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, for_all_engines, run, wait_until};
+
+use crate::nodes::{Nodes, moves_slots, start_migration, wait_migrated, wait_removed};
+
+/// Keeps the migration of the slot of `{a}` busy for a second, so that commands meanwhile are sent after it.
+const FILLERS: usize = 1_000;
+
+fn begin(nodes: &Nodes) -> (u16, u16) {
+    let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+    let fillers: Vec<_> = (0..FILLERS)
+        .map(|n| args!["CACHE.SET", format!("{{a}}{n}"), "v", "TAGS", 1, "filler"])
+        .collect();
+    here.pipeline(&fillers);
+    let slot = run!(here, "CLUSTER KEYSLOT {{a}}").int() as u16;
+    call!(here, "CONFIG", "SET", "rdb-key-save-delay", 2_000);
+    start_migration(&nodes.source, &nodes.target, (slot, slot));
+    wait_until("entries arrive", DEADLINE, || {
+        stat(&mut there, "entries") > 0
+    });
+    (slot, slot)
+}
+
+/// What each key holds, native or not, at the target and at its replica.
+fn held(nodes: &Nodes, keys: &[&str]) -> Vec<Reply> {
+    wait_synchronised(&nodes.target, &nodes.target_replica);
+    let [at_target, at_replica] = [&nodes.target, &nodes.target_replica].map(|node| {
+        let mut client = node.raw();
+        call!(client, "READONLY");
+        let get = |client: &mut RawClient, key: &&str| match call!(client, "CACHE.GET", key) {
+            Reply::Error(_) => call!(client, "GET", key),
+            entry => entry,
+        };
+        keys.iter()
+            .map(|key| get(&mut client, key))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(at_target, at_replica);
+    at_target
+}
+
+#[test]
+fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        for key in ["setnx", "incr", "renamed", "copied", "retagged"] {
+            run!(here, "CACHE.SET {{a}}{key} invalidated TAGS 1 x");
+        }
+        run!(here, "SET {{a}}native old");
+        run!(here, "CACHE.SET {{a}}entry overwritten TAGS 1 z");
+        let slots = begin(&nodes);
+
+        // First there, while all of it still is to arrive, then here.
+        run!(there, "CACHE.INVALIDATE x");
+        assert_eq!(run!(here, "RENAME {{a}}renamed {{a}}native"), Reply::ok());
+        let copied = run!(here, "COPY {{a}}copied {{a}}entry REPLACE");
+        assert_eq!(copied, Reply::Int(1));
+        let retagged = run!(here, "CACHE.RETAG {{a}}retagged TAGS 1 y");
+        assert_eq!(retagged, Reply::Int(1));
+        run!(here, "CACHE.INVALIDATE x");
+        for client in [&mut here, &mut there] {
+            run!(client, "CACHE.INVALIDATE y");
+        }
+        assert_eq!(run!(here, "SETNX {{a}}setnx new"), Reply::Int(1));
+        assert_eq!(run!(here, "INCR {{a}}incr"), Reply::Int(1));
+        assert_eq!(
+            run!(here, "CACHE.MSET 2 {{a}}many1 1 {{a}}many2 2 TAGS 1 m"),
+            Reply::Int(2)
+        );
+        let elsewhere = run!(here, "CACHE.MSET 1 {{b}}other v");
+        assert_eq!(elsewhere, Reply::Int(1));
+
+        wait_migrated(&nodes.source, &nodes.target, slots);
+        wait_removed(&nodes.all());
+        wait_reclaimed(&mut there);
+        let keys =
+            ["native", "entry", "renamed", "copied", "retagged"].map(|k| format!("{{a}}{k}"));
+        let gone = held(&nodes, &keys.each_ref().map(String::as_str));
+        assert!(gone.iter().all(Reply::is_null), "{gone:?}");
+        let held = held(&nodes, &["{a}setnx", "{a}incr", "{a}many1", "{a}many2"]);
+        assert_eq!(held, ["new", "1", "1", "2"].map(Reply::bulk));
+        assert_eq!(stat(&mut there, "entries"), FILLERS as i64 + 2);
+        nodes.assert_agree();
+    });
+}
