@@ -31,8 +31,6 @@ const REMOVE: &CStr = c"tagcache.remove";
 const FREE: &CStr = c"tagcache.free";
 const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
-/// And: tell replicas what they do not know to be gone.
-const TELL: &CStr = c"tagcache.tell";
 
 pub(super) fn install(ctx: &Context<'_>) {
     if FILTER.load(Ordering::Relaxed).is_null() {
@@ -140,9 +138,6 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         let ctx = own();
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let named = unsafe { Command::new(filter) };
-        if state::with(|state| state.has_news()) && !is_in_block() {
-            act(&ctx, TELL, named.name);
-        }
         // Most commands name no key that matters, and pay for nothing below.
         let mut backlogs: Option<SmallVec<[u32; 8]>> = None;
         named.for_each_key(&ctx, |name| {
@@ -161,6 +156,10 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         });
         if backlogs.is_some() && state::with(|state| std::mem::take(&mut state.expired)) {
             act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
+        }
+        // Not what is to be announced: this command may be the one that pauses clients, and with them what is propagated.
+        if reclaim::announces() {
+            return;
         }
         if shows_hidden(&ctx) && may_act() {
             act(&ctx, FREE_HIDDEN, named.name);
@@ -271,8 +270,7 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while replicas still hold some without
-/// knowing that they are gone.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, nor while that is to be announced and cannot be.
 fn may_act() -> bool {
     reclaim::may_take() && !is_in_block()
 }
@@ -294,8 +292,6 @@ pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
         reclaim::reclaim_if_gone(ctx, name);
     } else if what == FREE.to_bytes() {
         reclaim::slice(ctx, || !under_pressure());
-    } else if what == TELL.to_bytes() {
-        reclaim::tell_replicas(ctx);
     } else if what == FREE_HIDDEN.to_bytes() {
         reclaim::slice(ctx, || false);
     }

@@ -70,11 +70,6 @@ pub(super) fn is_exporting() -> bool {
     EXPORTS.load(Ordering::Relaxed) > 0
 }
 
-/// Whether a gone entry may be taken out of the keyspace now: not if that is to be announced and cannot be.
-pub(super) fn may_take() -> bool {
-    !is_exporting() || may_announce()
-}
-
 /// Whether a command without keys can be propagated in another form than the one it came in. While a slot migrates, Valkey
 /// 9 may take any command without keys that a module propagates for one that crosses slots, and break the migration off:
 /// `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does not pass it; then replicas

@@ -171,10 +171,10 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 }
 
 /// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
-/// ([`State::has_news`](state::State::has_news)), or cannot be. That does not hold while a log is loaded: the server that wrote
+/// ([`State::has_news`]), or cannot be. That does not hold while a log is loaded: the server that wrote
 /// it had told them.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
-    if !ctx.is_loading() && !may_take() {
+    if !ctx.is_loading() && (state::with(|state| state.has_news()) || !may_take()) {
         return false;
     }
     let holds_foreign = propagation::is_importing();
@@ -187,9 +187,15 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     true
 }
 
+/// Whether replicas are told of each entry that is taken out, since they may not know that it is gone
+/// ([`State::has_news`]), or the new node of a slot.
+pub(super) fn announces() -> bool {
+    propagation::is_exporting() || state::with(|state| state.has_news())
+}
+
 /// Whether gone entries may be taken out of the keyspace now.
 pub(super) fn may_take() -> bool {
-    !state::with(|state| state.has_news()) && propagation::may_take()
+    !announces() || propagation::may_announce()
 }
 
 /// Whether a gone entry must stay: while slots migrate to here, those that came from other nodes. At its old node it is
@@ -254,7 +260,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     key.close_modified();
     ctx.notify(c"cache.drop", name);
-    if propagation::is_exporting() && propagation::may_announce() {
+    if announces() && propagation::may_announce() {
         ctx.replicate(c"UNLINK", &[name]);
     }
 }
@@ -354,7 +360,7 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
 
 /// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
 /// goes on with a partial resync still has, and a few entries that were gone when they arrived.
-pub(super) fn tell_replicas(ctx: &Context<'_>) {
+fn tell_replicas(ctx: &Context<'_>) {
     if ctx.is_replica() {
         state::with(|state| {
             state.refused.clear();
@@ -376,17 +382,18 @@ pub(super) fn tell_replicas(ctx: &Context<'_>) {
         if !propagation::may_announce() {
             return;
         }
-        let Some((db, name)) = state::with(|state| state.refused.pop()) else {
+        let Some((db, name)) = state::with(|state| state.refused.last().cloned()) else {
             return;
         };
         ctx.select(db);
         let name = OwnedStr::new(&name);
-        reclaim_if_gone(ctx, name.as_str());
-        let is_vacant = matches!(ctx.open(name.as_str(), Mode::Upkeep).kind(), Kind::Empty);
+        let is_announced = reclaim_if_gone(ctx, name.as_str());
+        let is_vacant = || matches!(ctx.open(name.as_str(), Mode::Upkeep).kind(), Kind::Empty);
         // What holds the key otherwise was propagated itself.
-        if is_vacant {
+        if !is_announced && is_vacant() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }
+        state::with(|state| state.refused.pop());
     }
 }
 

@@ -230,7 +230,7 @@ fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
             assert_eq!(replies[4], Reply::ok(), "{reload}: {replies:?}");
             assert_eq!(replies[6], Reply::Null, "{reload}: it came back");
             assert_same(&primary, &replica, &[0]);
-            assert_never_visible(&mut here, "key", reload);
+            assert_eq!(run!(here, "GET key"), Reply::bulk("native"));
             assert_eq!(run!(here, "GET other"), Reply::bulk("native"));
             assert_eq!(run!(here, "CACHE.GET overwritten"), Reply::bulk("new"));
         }
