@@ -396,6 +396,18 @@ impl Context<'_> {
         _ = self.sdk().call(command, &[argument]);
     }
 
+    /// UNLINK, propagated as though a client had sent it.
+    pub(super) fn unlink(&self, name: Str<'_>) {
+        let (command, format) = (c"UNLINK".as_ptr(), c"!s".as_ptr());
+        // SAFETY: context, format and name are alive; "s" takes a string, and the reply, which may be null, is ours to free.
+        unsafe {
+            let reply = api!(RedisModule_Call(self.raw, command, format, name.as_raw()));
+            if !reply.is_null() {
+                api!(RedisModule_FreeCallReply(reply));
+            }
+        }
+    }
+
     /// Whether the server finds the keys of a command by their number where values stand between them, as it does for its own
     /// MSETEX (Redis 8.4 and newer, Valkey 9.1). Others take their number for that of arguments.
     pub(super) fn finds_numbered_pairs(&self) -> bool {

@@ -149,7 +149,14 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
             };
             for &db in &*backlogs.get_or_insert_with(begin) {
                 ctx.select(db);
-                if is_gone(&ctx, name) && may_act() {
+                if !is_gone(&ctx, name) || !may_act() {
+                    continue;
+                }
+                if reclaim::announces() {
+                    // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
+                    ctx.unlink(name);
+                    state::with(|state| state.expired = true);
+                } else {
                     act(&ctx, REMOVE, name);
                 }
             }

@@ -114,6 +114,42 @@ fn native_commands_find_no_refused_arrival() {
 }
 
 #[test]
+fn what_is_announced_of_refused_arrivals_waits_for_no_eviction_and_no_pause() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let mut client = primary.raw();
+        let payload = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        run!(client, "CONFIG SET maxmemory-policy allkeys-random");
+        for round in 0..20 {
+            let fill = |n| args!["SET", format!("filler{n}"), "x".repeat(1_000)];
+            client.pipeline(&(0..50).map(fill).collect::<Vec<_>>());
+            let room = info(&mut client, "used_memory") - 3_000;
+            let replies = client.pipeline(&[
+                args!["CONFIG", "SET", "maxmemory", room],
+                args!["RESTORE", "key", 0, &payload, "REPLACE"],
+                // The server evicts before this one, after what the filter did.
+                args!["SETNX", "key", round],
+                args!["RESTORE", "other", 0, &payload, "REPLACE"],
+                split("CLIENT PAUSE 1 WRITE"),
+                args!["INCR", "other"],
+                args!["RESTORE", "third", 0, &payload, "REPLACE"],
+                args![
+                    "EVAL_RO",
+                    "return redis.call('EXISTS', KEYS[1])",
+                    1,
+                    "third"
+                ],
+                split("CONFIG SET maxmemory 0"),
+            ]);
+            assert_eq!(replies[8], Reply::ok(), "{replies:?}");
+            run!(client, "DEL key other third");
+        }
+        assert_same(&primary, &replica, &[0]);
+    });
+}
+
+#[test]
 fn an_arrival_refused_by_the_allowance_leaves_replicas_too() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
