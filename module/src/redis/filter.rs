@@ -164,14 +164,10 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
         if backlogs.is_some() && state::with(|state| std::mem::take(&mut state.expired)) {
             act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
         }
-        // Not what is to be announced: this command may be the one that pauses clients, and with them what is propagated.
-        if reclaim::announces() {
-            return;
-        }
-        if shows_hidden(&ctx) && may_act() {
+        if shows_hidden(&ctx) && may_free() {
             act(&ctx, FREE_HIDDEN, named.name);
         }
-        if is_memory_short() && may_act() {
+        if is_memory_short() && may_free() {
             act(&ctx, FREE, named.name);
         }
     });
@@ -280,6 +276,12 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 /// Whether gone entries may be removed: not for what EXEC and scripts run, nor while that is to be announced and cannot be.
 fn may_act() -> bool {
     reclaim::may_take() && !is_in_block()
+}
+
+/// Whether whatever is gone may be removed. Not what is to be announced: the command may be the one that pauses clients, and
+/// with them what is propagated.
+fn may_free() -> bool {
+    !reclaim::announces() && !is_in_block()
 }
 
 /// Whether EXEC or a script runs.
