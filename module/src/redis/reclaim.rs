@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
+use super::data_type;
 use super::filter;
 use super::key::{Key, Kind};
 use super::propagation;
@@ -188,7 +189,8 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
 /// removes them, here and on replicas. False if there are none (any more).
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
-    if !state::with(|state| state.database(db).index.has_orphans()) {
+    let has_orphans = state::with(|state| state.database(db).index.has_orphans());
+    if !has_orphans || propagation::must_wait() {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
@@ -196,9 +198,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     let mut names = Vec::new();
     let is_more = cursor.step(ctx, &mut names);
     for name in names {
-        if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
-            ctx.replicate(c"UNLINK", &[name.as_str()]);
-        }
+        reclaim_if_gone(ctx, name.as_str());
     }
     state::with(|state| {
         if is_more {
@@ -302,15 +302,18 @@ fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
     })
 }
 
-/// Opening the key did not show the entry. Either it expired and opening removed it: done. Or this is a replica, which
-/// hides expired keys until its primary deletes them: DEL does not mind.
+/// Opening the key did not show the entry. Either it expired and opening removed it: done. Or it has expired and is hidden: a
+/// replica keeps it until its primary deletes it, and a primary while clients are paused. DEL does not mind, nor would it mind
+/// what else had that name.
 #[cold]
 fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: Str<'_>) {
     let is_indexed = || state::with(|state| state.database(db).index.holds(slot, handle));
     if !is_indexed() {
         return;
     }
-    ctx.call("DEL", name.bytes());
+    if data_type::is_hidden_at(ctx, name.bytes(), handle) {
+        ctx.call("DEL", &[name.bytes()]);
+    }
     if is_indexed() {
         // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
         // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
@@ -322,18 +325,26 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
     state::with(|state| state.transit.clear());
 }
 
-/// Removes a key of the context's database if it holds a gone entry.
-pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
+/// Removes a key of the context's database if it holds a gone entry. If the index has lost that, replicas do not know that it
+/// is gone, and are told, or it stays while they cannot be.
+pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) {
     let key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
-        return false;
+        return;
     };
     let (slot, handle) = (entry.slot().map(Slot), entry.handle());
-    let must_leave = state::with(|state| state.database(db).index.must_leave(slot, handle));
-    if must_leave {
-        take(ctx, db, key, name);
+    let (must_leave, is_lost) = state::with(|state| {
+        let index = &state.database(db).index;
+        let is_held = slot.is_some_and(|slot| index.holds(slot, handle));
+        (index.must_leave(slot, handle), !is_held)
+    });
+    if !must_leave || (is_lost && propagation::must_wait()) {
+        return;
     }
-    must_leave
+    take(ctx, db, key, name);
+    if is_lost && propagation::may_announce() {
+        ctx.replicate(c"UNLINK", &[name]);
+    }
 }
 
 /// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
