@@ -406,9 +406,8 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
 
 /// An entry that no index knows leaves the keyspace. If it was lost, it was gone.
 fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
-    let is_lost = |db: &u32| {
-        state::with(|state| !state.removing && state.database(*db).index.has_orphans())
-    };
+    let is_lost =
+        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans());
     if let Some(db) = db.filter(is_lost) {
         filter::met_gone(db, entry.key());
     }
@@ -443,12 +442,12 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 
 /// An entry has another address.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
-    state::with(|state| state.transit.moved(old, new));
     if let Some((db, slot)) = place {
         change(db, || {
             state::with(|state| state.database(db).index.moved(slot, new));
         });
     }
+    state::with(|state| state.transit.moved(old, new));
 }
 
 /// How an entry came into the keyspace, if not by a command of the module.

@@ -1,6 +1,6 @@
 //! After a panic where the keyspace changes: no native key is lost, and no entry is served that the index does not know.
 
-use tagcache_tests::look::{stat, wait_reclaimed};
+use tagcache_tests::look::{entry_keys, stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server, args, call, run, wait_until};
 
@@ -43,7 +43,15 @@ fn a_native_key_survives_a_panic_while_an_entry_was_unlinked() {
         let replica = replica_of(server);
         // Up to a large one, which the server frees on another thread.
         for bytes in [1, 5_000_000] {
-            call!(client, "CACHE.SET", "key", vec![b'v'; bytes], "TAGS", 1, "a");
+            call!(
+                client,
+                "CACHE.SET",
+                "key",
+                vec![b'v'; bytes],
+                "TAGS",
+                1,
+                "a"
+            );
             run!(client, "CACHE.PANIC unlink");
             assert_eq!(run!(client, "UNLINK key"), Reply::Int(1));
             assert_eq!(stat(client, "entries"), 1, "{bytes}");
@@ -165,7 +173,9 @@ fn replicas_learn_what_commands_remove_of_a_lost_index() {
         let script = "return redis.call('SET', KEYS[1], 'native', 'XX')";
         commands.extend((50..100).map(|n| args!["EVAL", script, 1, format!("key{n}")]));
         client.pipeline(&commands);
-        wait_reclaimed(client);
+        wait_until("the search has ended", DEADLINE, || {
+            entry_keys(client).is_empty()
+        });
         restore(client);
         wait_synchronised(server, &replica);
         let digest = run!(client, "DEBUG DIGEST");

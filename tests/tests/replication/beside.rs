@@ -4,7 +4,8 @@ use tagcache_tests::fetch::{fetch, fetched};
 use tagcache_tests::look::{assert_index_agrees, info_text, stat, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, for_all_engines,
+    panic_module_path, run, wait_until,
 };
 
 const OLD: usize = 400;
@@ -37,14 +38,18 @@ fn loads_beside(engine: &Engine) -> bool {
 
 /// A primary, and a replica that is in the middle of loading all of it anew, since it missed more than the backlog.
 fn loading(engine: &Engine, padding: usize) -> (Server, Server) {
+    let replica = Server::builder().engine(engine);
+    loading_by(replica, engine, padding)
+}
+
+fn loading_by(replica: ServerBuilder, engine: &Engine, padding: usize) -> (Server, Server) {
     let primary = Server::builder()
         .engine(engine)
         .arg("--repl-diskless-sync", "yes")
         .arg("--repl-diskless-sync-delay", "0")
         .arg("--repl-backlog-size", "16384")
         .start();
-    let replica = Server::builder()
-        .engine(engine)
+    let replica = replica
         .arg("--repl-diskless-load", "swapdb")
         .arg("--loading-process-events-interval-bytes", "1024")
         .replica_of(&primary)
@@ -182,5 +187,40 @@ fn a_load_that_breaks_off_leaves_the_old_data() {
         assert_eq!(run!(client, "CACHE.INVALIDATE old"), Reply::Int(OLD as i64));
         write(&mut client, "new", 50, 0);
         assert_index_agrees(&replica, &[0], &TAGS);
+    });
+}
+
+#[test]
+fn entries_whose_loading_panicked_are_in_no_database() {
+    let Some(module) = panic_module_path() else {
+        eprintln!("TAGCACHE_MODULE_PANIC is not set: SKIPPED");
+        return;
+    };
+    for_all_engines(|engine| {
+        if !loads_beside(engine) {
+            return;
+        }
+        let replica = Server::builder()
+            .engine(engine)
+            .module(&module)
+            .expect_complaints();
+        let (primary, replica) = loading_by(replica, engine, 0);
+        let mut client = replica.raw();
+        // Of some keys in the middle, the announcement.
+        assert_eq!(run!(client, "CACHE.PANIC event"), Reply::ok());
+        wait_until("a handler has panicked", DEADLINE, || {
+            replica.log().contains("internal error in Event")
+        });
+        assert_eq!(info_text(&mut client, "async_loading"), "1");
+        call!(client, "CONFIG", "SET", "key-load-delay", 0);
+        wait_synchronised(&primary, &replica);
+        wait_until("none is left", DEADLINE, || {
+            run!(client, "DBSIZE") == Reply::Int(0)
+        });
+        assert_index_agrees(&replica, &[0], &TAGS);
+        write(&mut primary.raw(), "new", 50, 0);
+        wait_synchronised(&primary, &replica);
+        assert_eq!(stat(&mut client, "entries"), 50);
+        assert_eq!(run!(client, "DBSIZE"), Reply::Int(50));
     });
 }
