@@ -80,10 +80,12 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
-/// Sets how the module wants to be treated. Redis 8.0 and 8.1 end themselves where a primary is lost while the header of a
-/// module's value is read from it, so they are not asked to serve old data meanwhile: then they load from a file.
+/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load, and then load from a
+/// file: Redis before 7.4 gives each database that it loads beside them the number 0, and Redis 8.0 and 8.1 end themselves
+/// where a primary is lost while the header of a module's value is read from it.
 pub(super) fn choose_options(ctx: &Context<'_>) {
-    if matches!(ctx.version(c"redis_version"), Some((8, 0 | 1))) {
+    let is_redis = ctx.version(c"valkey_version").is_none();
+    if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {
         let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
     }
@@ -392,8 +394,8 @@ impl Context<'_> {
     }
 
     /// Runs a command, without propagating it. What it replies with is not looked at.
-    pub(super) fn call(&self, command: &str, argument: &[u8]) {
-        _ = self.sdk().call(command, &[argument]);
+    pub(super) fn call(&self, command: &str, arguments: &[&[u8]]) {
+        _ = self.sdk().call(command, arguments);
     }
 
     /// UNLINK, propagated as though a client had sent it.

@@ -9,6 +9,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
@@ -107,9 +108,9 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
         waiting::may_appear(entry.key());
         true
     });
-    if !done {
-        // The index may still know the entry, and would find freed memory. A few bytes lost are the lesser evil.
-        entry.leak();
+    // Else the index may still know it, and would find freed memory: the server may free it on another thread.
+    if !(done || guard(Place::Other, false, || store::freed(entry))) {
+        entry.leak(); // A few bytes lost are the lesser evil.
     }
 }
 
@@ -385,11 +386,23 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
     });
 }
 
+/// The value that the server asked the size of last.
+static MEASURED: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Whether the context's database holds this very entry under this name, though the server hides it because it has expired:
+/// MEMORY USAGE sees it all the same, and asks for its size.
+pub(super) fn is_hidden_at(ctx: &Context<'_>, name: &[u8], handle: Handle) -> bool {
+    MEASURED.store(std::ptr::null_mut(), Ordering::Relaxed);
+    ctx.call("MEMORY", &[b"USAGE", name]);
+    MEASURED.load(Ordering::Relaxed) == handle.as_raw()
+}
+
 unsafe extern "C" fn mem_usage(
     _ctx: *mut raw::RedisModuleKeyOptCtx,
     value: *const c_void,
     _sample_size: usize,
 ) -> usize {
+    MEASURED.store(value.cast_mut(), Ordering::Relaxed);
     guard(Place::Other, 0, || {
         // SAFETY: the server passes a live value.
         let entry = unsafe { entry(value) };
@@ -477,9 +490,9 @@ unsafe extern "C" fn defrag(
         let Some(new) = Handle::from_raw(moved) else {
             return;
         };
-        store::moved(place, handle, new);
-        // SAFETY: as above; this is how the server learns of the new address.
+        // SAFETY: as above; this is how the server learns of the new address. First, since the old one is freed.
         unsafe { *value = new.as_raw() };
+        store::moved(place, handle, new);
     });
     0 // Nothing is left to do.
 }

@@ -87,9 +87,9 @@ unsafe extern "C" fn on_event(
     what: u64,
     data: *mut c_void,
 ) {
-    guard(Place::Event, (), || {
-        // SAFETY: the server passes a live context.
-        let ctx = &unsafe { Context::from_raw(ctx) };
+    // SAFETY: the server passes a live context.
+    let ctx = &unsafe { Context::from_raw(ctx) };
+    let done = guard(Place::Event, false, || {
         match event.id {
             // SAFETY: the data of these is the struct that is meant, alive during the call.
             raw::REDISMODULE_EVENT_FLUSHDB => flush(ctx, what, unsafe { read(data) }),
@@ -112,7 +112,50 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
         }
+        true
     });
+    if !done {
+        // SAFETY: as above.
+        guard(Place::Other, (), || unsafe {
+            missed(ctx, event.id, what, data);
+        });
+    }
+}
+
+/// The handler of an event panicked. What may have changed the keyspace without naming keys, or the part that this node plays,
+/// leaves no index that can be trusted, and no lease.
+///
+/// # Safety
+/// The data must be that of the event.
+unsafe fn missed(ctx: &Context<'_>, event: u64, what: u64, data: *mut c_void) {
+    propagation::expect_others();
+    let mut databases = state::with(|state| state.numbers());
+    match event {
+        raw::REDISMODULE_EVENT_SWAPDB => {
+            // SAFETY: by the caller's promise.
+            let info: Option<raw::RedisModuleSwapDbInfo> = unsafe { read(data) };
+            let swapped = info.map(|info| [info.dbnum_first as u32, info.dbnum_second as u32]);
+            databases.extend(swapped.into_iter().flatten());
+        }
+        // Were it a restart, this would be what may lack invalidations.
+        raw::REDISMODULE_EVENT_LOADING => state::with(|state| state.drops_loaded = true),
+        raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => {
+            // Before it ends, or after it has begun.
+            state::with(|state| state.distrust_staged(0));
+            staging(ctx, what);
+            state::with(|state| state.distrust_staged(0));
+            return;
+        }
+        raw::REDISMODULE_EVENT_FLUSHDB
+        | raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED
+        | raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => {}
+        _ => return,
+    }
+    for db in databases {
+        waiting::clear(db);
+        store::distrust(db, "missed an event");
+    }
+    reclaim::arm(ctx);
 }
 
 /// The data of an event.
@@ -135,9 +178,9 @@ unsafe extern "C" fn keyspace(
     if event == b"expire" {
         return raw::REDISMODULE_OK as c_int; // By far the commonest: each SET with a time to live.
     }
-    guard(Place::Event, (), || {
-        // SAFETY: the server passes a live context and a live name.
-        let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
+    // SAFETY: the server passes a live context and a live name.
+    let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
+    let done = guard(Place::Event, false, || {
         match event {
             b"del" => removed(&ctx, key), // The commonest of these.
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
@@ -171,8 +214,29 @@ unsafe extern "C" fn keyspace(
             b"evicted" => count_departure(key, |counters| counters.evicted += 1),
             _ => {}
         }
+        true
     });
+    if !done {
+        guard(Place::Other, (), || missed_key(&ctx, key));
+    }
     raw::REDISMODULE_OK as c_int
+}
+
+/// The handler of a keyspace event panicked: no index may know the entry that came, and what was to end a lease did not.
+fn missed_key(ctx: &Context<'_>, name: Str<'_>) {
+    let (db, from) = (ctx.db(), state::with(|state| state.selected.take()));
+    state::with(|state| state.distrust_staged(db));
+    waiting::clear(db);
+    let name = OwnedStr::new(name.bytes()); // As in [`adopt`].
+    let key = ctx.open(name.as_str(), Mode::Upkeep);
+    let place = key.entry().and(key.db());
+    drop(key);
+    if let Some(db) = place {
+        store::look_for_orphans(ctx, db);
+    }
+    if let Some(from) = from {
+        ctx.select(from); // As after MOVE and COPY.
+    }
 }
 
 /// A key was removed by DEL or UNLINK: ends its lease.

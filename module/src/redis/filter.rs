@@ -281,7 +281,7 @@ fn may_act() -> bool {
 /// Whether whatever is gone may be removed. Not what is to be announced: the command may be the one that pauses clients, and
 /// with them what is propagated.
 fn may_free() -> bool {
-    !reclaim::announces() && !is_in_block()
+    !reclaim::announces() && may_act()
 }
 
 /// Whether EXEC or a script runs.

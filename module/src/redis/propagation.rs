@@ -83,10 +83,22 @@ pub(crate) fn may_rewrite_keyless() -> bool {
 /// it needs, what is loaded was written down, and while clients are paused the server stops on an assertion if anything
 /// is propagated.
 pub(super) fn may_announce() -> bool {
+    !is_paused() && decides()
+}
+
+/// Whether what happens here had to be announced, which may not be done now.
+pub(super) fn must_wait() -> bool {
+    is_paused() && decides()
+}
+
+fn is_paused() -> bool {
     // SAFETY: takes nothing.
-    let is_paused = unsafe { api!(RedisModule_AvoidReplicaTraffic()) } != 0;
+    unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
+}
+
+fn decides() -> bool {
     let others = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
-    !is_paused && Context::server_flags() & others == 0
+    Context::server_flags() & others == 0
 }
 
 /// From here on there may be others.

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::barrier::{Place, guard, log};
 use super::context::{Context, Mode, moment, now_ms};
+use super::data_type;
 use super::filter;
 use super::key::{Key, Kind};
 use super::propagation;
@@ -187,15 +188,20 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     true
 }
 
-/// Whether replicas are told of each entry that is taken out, since they may not know that it is gone
-/// ([`State::has_news`]), or the new node of a slot.
+/// Whether others are to be told of each entry that is taken out: replicas, which may not know that it is gone
+/// ([`State::has_news`], or the index of this node has lost it), or the new node of a slot.
+fn is_news() -> bool {
+    propagation::is_exporting() || state::with(|state| state.has_news() || state.has_orphans())
+}
+
+/// Whether each entry that is taken out is announced by UNLINK.
 pub(super) fn announces() -> bool {
-    propagation::is_exporting() || state::with(|state| state.has_news())
+    is_news() && propagation::may_announce()
 }
 
 /// Whether gone entries may be taken out of the keyspace now.
 pub(super) fn may_take() -> bool {
-    !announces() || propagation::may_announce()
+    !(is_news() && propagation::must_wait())
 }
 
 /// Whether a gone entry must stay: while slots migrate to here, those that came from other nodes. At its old node it is
@@ -215,9 +221,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     let mut names = Vec::new();
     let is_more = cursor.step(ctx, &mut names);
     for name in names {
-        if reclaim_if_gone(ctx, name.as_str()) && propagation::may_announce() {
-            ctx.replicate(c"UNLINK", &[name.as_str()]);
-        }
+        reclaim_if_gone(ctx, name.as_str());
     }
     state::with(|state| {
         if is_more {
@@ -260,7 +264,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     store::take(db, &mut key);
     key.close_modified();
     ctx.notify(c"cache.drop", name);
-    if announces() && propagation::may_announce() {
+    if announces() {
         ctx.replicate(c"UNLINK", &[name]);
     }
 }
@@ -324,15 +328,18 @@ fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
     })
 }
 
-/// Opening the key did not show the entry. Either it expired and opening removed it: done. Or this is a replica, which
-/// hides expired keys until its primary deletes them: DEL does not mind.
+/// Opening the key did not show the entry. Either it expired and opening removed it: done. Or it has expired and is hidden: a
+/// replica keeps it until its primary deletes it, and a primary while clients are paused. DEL does not mind, nor would it mind
+/// what else had that name.
 #[cold]
 fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: Str<'_>) {
     let is_indexed = || state::with(|state| state.database(db).index.holds(slot, handle));
     if !is_indexed() {
         return;
     }
-    ctx.call("DEL", name.bytes());
+    if data_type::is_hidden_at(ctx, name.bytes(), handle) {
+        ctx.call("DEL", &[name.bytes()]);
+    }
     if is_indexed() {
         // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
         // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.

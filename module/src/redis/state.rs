@@ -99,8 +99,8 @@ fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
 #[derive(Debug, Default)]
 struct Staged {
     databases: Databases,
-    /// One of them is being changed. Still so at the end: that broke off, and what is loaded cannot be trusted.
-    is_changing: bool,
+    /// They may disagree with what is loaded.
+    are_distrusted: bool,
 }
 
 impl State {
@@ -139,10 +139,11 @@ impl State {
         self.staged.is_some()
     }
 
-    /// A staged database is about to be changed, or was.
-    pub(crate) fn mark_staged(&mut self, is_changing: bool) {
+    /// What is staged, in this database and others, may disagree with what is loaded.
+    pub(crate) fn distrust_staged(&mut self, number: u32) {
         if let Some(staged) = &mut self.staged {
-            staged.is_changing = is_changing;
+            staged.are_distrusted = true;
+            database_in(&mut staged.databases, number);
         }
     }
 
@@ -158,7 +159,10 @@ impl State {
     /// Serves what is staged: each index takes the place of the one before, with its clock and history. Counters and
     /// leases stay. Returns the old indexes, as [`State::unstage`].
     pub(crate) fn serve_staged(&mut self) -> Vec<Index<Handle>> {
-        let mut staged = self.staged.take().unwrap_or_default();
+        let mut staged = self.staged.take().unwrap_or_else(|| Staged {
+            are_distrusted: true,
+            ..Staged::default()
+        });
         let count = staged.databases.len().max(self.databases.len());
         let mut old = Vec::new();
         for number in 0..count as u32 {
@@ -167,7 +171,7 @@ impl State {
             old.push(std::mem::replace(&mut database.index, new.index));
             database.history = new.history;
             database.clock = new.clock;
-            if staged.is_changing {
+            if staged.are_distrusted {
                 old.push(database.take_index());
                 database.index.set_orphans(true);
             }
@@ -368,6 +372,11 @@ impl State {
     /// may be reclaimed: what is absent here and present there would make commands differ.
     pub(crate) fn has_news(&self) -> bool {
         self.has_dropped || !(self.refused.is_empty() || propagation::is_importing())
+    }
+
+    /// Whether some keyspace may hold entries that its index does not know.
+    pub(crate) fn has_orphans(&self) -> bool {
+        self.databases().any(|(_, db)| db.index.has_orphans())
     }
 
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused.

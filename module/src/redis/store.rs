@@ -60,6 +60,12 @@ pub(super) fn distrust(db: u32, reason: &str) {
     }
 }
 
+/// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
+pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
+    state::with(|state| state.database(db).index.set_orphans(true));
+    reclaim::arm(ctx);
+}
+
 /// What an entry is written with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
@@ -378,7 +384,7 @@ pub(crate) fn take(db: u32, key: &mut Key) {
 /// another name.
 pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     let Some((db, slot)) = state::with(|state| state.database_of(entry, db)) else {
-        return;
+        return lost_unlinked(entry, db);
     };
     let met_gone = change(db, || {
         state::with(|state| {
@@ -400,6 +406,15 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
         })
     });
     if met_gone {
+        filter::met_gone(db, entry.key());
+    }
+}
+
+/// An entry that no index knows leaves the keyspace. If it was lost, it was gone.
+fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
+    let is_lost =
+        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans());
+    if let Some(db) = db.filter(is_lost) {
         filter::met_gone(db, entry.key());
     }
 }
@@ -433,12 +448,12 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 
 /// An entry has another address.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
-    state::with(|state| {
-        if let Some((db, slot)) = place {
-            state.database(db).index.moved(slot, new);
-        }
-        state.transit.moved(old, new);
-    });
+    if let Some((db, slot)) = place {
+        change(db, || {
+            state::with(|state| state.database(db).index.moved(slot, new));
+        });
+    }
+    state::with(|state| state.transit.moved(old, new));
 }
 
 /// How an entry came into the keyspace, if not by a command of the module.
@@ -478,11 +493,9 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
         let Some(handle) = state.transit.staged(db, name) else {
             return;
         };
-        state.mark_staged(true);
         panic_point(Place::Change);
         // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
         index_loaded(state, db, unsafe { Entry::from_handle(handle) });
-        state.mark_staged(false);
     });
 }
 
@@ -513,7 +526,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let passage = state::with(|state| state.transit.end(entry.handle()));
     // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
     let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
-    let Some(mut passage) = passage.filter(may_stay) else {
+    let Some(mut passage) = passage else {
+        drop(key);
+        return look_for_orphans(ctx, db);
+    };
+    if !may_stay(&passage) {
         take(db, &mut key);
         if propagation::is_importing() {
             // On replicas it may not be gone.
@@ -521,7 +538,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             reclaim::arm(ctx);
         }
         return;
-    };
+    }
     let was_gone = passage.facts.is_gone;
     let lateness = if was_gone {
         Lateness::InTime

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bounds;
+mod distrust;
 mod overload;
 mod panics;
 mod payloads;

@@ -10,7 +10,7 @@ use tagcache_tests::{
 };
 
 /// Runs the test with the module that panics on demand, or says loudly that it did not.
-fn with_panicking_module(test: impl Fn(&mut Server, &mut RawClient)) {
+pub(crate) fn with_panicking_module(test: impl Fn(&mut Server, &mut RawClient)) {
     let Some(module) = panic_module_path() else {
         // Straight to standard error: the test runner swallows what a passing test prints.
         let notice =
@@ -46,7 +46,7 @@ fn still_serves(server: &mut Server, client: &mut RawClient) {
     assert!(!call!(client, "CACHE.STATS").is_error());
 }
 
-fn logged(server: &Server) {
+pub(crate) fn logged(server: &Server) {
     wait_until("the panic stands in the log", DEADLINE, || {
         server.log().to_lowercase().contains("panic")
     });

@@ -4,7 +4,8 @@ use tagcache_tests::fetch::{fetch, fetched};
 use tagcache_tests::look::{assert_index_agrees, info_text, stat, wait_reclaimed};
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+    DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, args, call, for_all_engines,
+    panic_module_path, run, wait_until,
 };
 
 const OLD: usize = 400;
@@ -29,22 +30,26 @@ fn write(client: &mut RawClient, what: &str, count: usize, padding: usize) {
     client.pipeline(&sets.collect::<Vec<_>>());
 }
 
-/// Redis 8.0 and 8.1 end themselves if such a load breaks off in the header of a module's value, so there the module asks
-/// the server not to load in this way.
+/// Where the module asks the server not to load in this way, it does not: Redis before 7.4 says of all that it loads that
+/// it is in database 0, and 8.0 and 8.1 end themselves if a load breaks off in the header of a module's value.
 fn loads_beside(engine: &Engine) -> bool {
-    engine.is_valkey() || !matches!(engine.version(), (8, 0 | 1))
+    engine.is_valkey() || !matches!(engine.version(), (7, 0 | 2) | (8, 0 | 1))
 }
 
 /// A primary, and a replica that is in the middle of loading all of it anew, since it missed more than the backlog.
 fn loading(engine: &Engine, padding: usize) -> (Server, Server) {
+    let replica = Server::builder().engine(engine);
+    loading_by(replica, engine, padding)
+}
+
+fn loading_by(replica: ServerBuilder, engine: &Engine, padding: usize) -> (Server, Server) {
     let primary = Server::builder()
         .engine(engine)
         .arg("--repl-diskless-sync", "yes")
         .arg("--repl-diskless-sync-delay", "0")
         .arg("--repl-backlog-size", "16384")
         .start();
-    let replica = Server::builder()
-        .engine(engine)
+    let replica = replica
         .arg("--repl-diskless-load", "swapdb")
         .arg("--loading-process-events-interval-bytes", "1024")
         .replica_of(&primary)
@@ -130,6 +135,38 @@ fn a_replica_serves_the_old_data_while_it_loads_the_new() {
 }
 
 #[test]
+fn entries_arrive_in_the_database_that_they_were_sent_from() {
+    for_all_engines(|engine| {
+        let primary = Server::builder()
+            .engine(engine)
+            .arg("--repl-diskless-sync", "yes")
+            .start();
+        let mut here = [primary.raw(), primary.raw()];
+        run!(here[1], "SELECT 1");
+        run!(here[0], "SET key native");
+        run!(here[1], "CACHE.SET key v TAGS 1 old");
+        run!(here[1], "CACHE.SET other v TAGS 1 new");
+        let replica = Server::builder()
+            .engine(engine)
+            .arg("--repl-diskless-load", "swapdb")
+            .replica_of(&primary)
+            .start();
+        wait_synchronised(&primary, &replica);
+        let mut there = [replica.raw(), replica.raw()];
+        run!(there[1], "SELECT 1");
+        let entries = there.each_mut().map(|client| stat(client, "entries"));
+        assert_eq!(entries, [0, 2]);
+        run!(here[1], "CACHE.INVALIDATE new");
+        run!(here[0], "CACHE.INVALIDATE old");
+        assert_same(&primary, &replica, &[0, 1]);
+        assert_index_agrees(&replica, &[0, 1], &TAGS);
+        assert!(run!(there[1], "CACHE.GET other").is_null());
+        assert_eq!(run!(there[1], "CACHE.GET key"), Reply::bulk("v"));
+        assert_eq!(run!(there[0], "GET key"), Reply::bulk("native"));
+    });
+}
+
+#[test]
 fn a_load_that_breaks_off_leaves_the_old_data() {
     for_all_engines(|engine| {
         if !loads_beside(engine) {
@@ -150,5 +187,40 @@ fn a_load_that_breaks_off_leaves_the_old_data() {
         assert_eq!(run!(client, "CACHE.INVALIDATE old"), Reply::Int(OLD as i64));
         write(&mut client, "new", 50, 0);
         assert_index_agrees(&replica, &[0], &TAGS);
+    });
+}
+
+#[test]
+fn entries_whose_loading_panicked_are_in_no_database() {
+    let Some(module) = panic_module_path() else {
+        eprintln!("TAGCACHE_MODULE_PANIC is not set: SKIPPED");
+        return;
+    };
+    for_all_engines(|engine| {
+        if !loads_beside(engine) {
+            return;
+        }
+        let replica = Server::builder()
+            .engine(engine)
+            .module(&module)
+            .expect_complaints();
+        let (primary, replica) = loading_by(replica, engine, 0);
+        let mut client = replica.raw();
+        // Of some keys in the middle, the announcement.
+        assert_eq!(run!(client, "CACHE.PANIC event"), Reply::ok());
+        wait_until("a handler has panicked", DEADLINE, || {
+            replica.log().contains("internal error in Event")
+        });
+        assert_eq!(info_text(&mut client, "async_loading"), "1");
+        call!(client, "CONFIG", "SET", "key-load-delay", 0);
+        wait_synchronised(&primary, &replica);
+        wait_until("none is left", DEADLINE, || {
+            run!(client, "DBSIZE") == Reply::Int(0)
+        });
+        assert_index_agrees(&replica, &[0], &TAGS);
+        write(&mut primary.raw(), "new", 50, 0);
+        wait_synchronised(&primary, &replica);
+        assert_eq!(stat(&mut client, "entries"), 50);
+        assert_eq!(run!(client, "DBSIZE"), Reply::Int(50));
     });
 }

@@ -2,9 +2,10 @@
 //! No native command may do different things on the two.
 
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
-use tagcache_tests::state::{assert_same, wait_synchronised};
+use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::{
-    Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run, split,
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run,
+    split, wait_until,
 };
 
 use crate::fill;
@@ -379,5 +380,38 @@ fn where_a_command_follows_at_once_on_an_entry_that_was_refused_on_arrival() {
                 assert!(!there.items().iter().any(old), "{there:?}");
             }
         }
+    });
+}
+
+#[test]
+fn a_replica_reclaims_entries_that_have_expired() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        // By its timer, which is shown no expired key.
+        run!(there, "CONFIG SET tagcache.reclaim-inline 0");
+        replica.pause();
+        let set = |n| {
+            args![
+                "CACHE.SET",
+                format!("key{n}"),
+                "v",
+                "TAGS",
+                1,
+                "a",
+                "PX",
+                300
+            ]
+        };
+        here.pipeline(&(0..100).map(set).collect::<Vec<_>>());
+        run!(here, "SET last native PX 300");
+        run!(here, "CACHE.INVALIDATE a");
+        wait_until("all have expired", DEADLINE, || {
+            run!(here, "EXISTS last") == Reply::Int(0)
+        });
+        replica.resume();
+        wait_synchronised(&primary, &replica);
+        wait_reclaimed(&mut there);
+        assert_eq!(run!(there, "DBSIZE"), Reply::Int(0));
     });
 }

@@ -57,7 +57,7 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
         let is_answered = R::look(&ctx, name, rest, waiter);
         if is_tracking {
             // Also while it waits: the answer at the end of its time is tracked, too.
-            ctx.call("CACHE.INSPECT", name.bytes());
+            ctx.call("CACHE.INSPECT", &[name.bytes()]);
         }
         is_answered.then_some(())
     });

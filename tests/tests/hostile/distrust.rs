@@ -1,0 +1,189 @@
+//! After a panic where the keyspace changes: no native key is lost, and no entry is served that the index does not know.
+
+use tagcache_tests::look::{entry_keys, stat, wait_reclaimed};
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{DEADLINE, RawClient, Reply, Server, args, call, run, wait_until};
+
+use super::panics::{logged, with_panicking_module};
+
+const MANY: usize = 2_000;
+
+fn entries(client: &mut RawClient, count: usize) {
+    let set = |n| args!["CACHE.SET", format!("key{n}"), "v", "TAGS", 1, "a"];
+    client.pipeline(&(0..count).map(set).collect::<Vec<_>>());
+}
+
+fn natives(client: &mut RawClient, command: &str, count: usize) {
+    let set = |n| args![command, format!("key{n}"), "native"];
+    client.pipeline(&(0..count).map(set).collect::<Vec<_>>());
+}
+
+/// What [`with_panicking_module`] looks for at the end.
+fn restore(client: &mut RawClient) {
+    run!(client, "SELECT 0");
+    run!(client, "SET string value");
+    run!(client, "CACHE.SET kept value TAGS 1 kept");
+}
+
+fn replica_of(primary: &Server) -> Server {
+    let module = tagcache_tests::panic_module_path().expect("the primary has it");
+    let replica = Server::builder()
+        .engine(primary.engine())
+        .module(module)
+        .expect_complaints()
+        .replica_of(primary)
+        .start();
+    wait_synchronised(primary, &replica);
+    replica
+}
+
+#[test]
+fn a_native_key_survives_a_panic_while_an_entry_was_unlinked() {
+    with_panicking_module(|server, client| {
+        let replica = replica_of(server);
+        // Up to a large one, which the server frees on another thread.
+        for bytes in [1, 5_000_000] {
+            call!(
+                client,
+                "CACHE.SET",
+                "key",
+                vec![b'v'; bytes],
+                "TAGS",
+                1,
+                "a"
+            );
+            run!(client, "CACHE.PANIC unlink");
+            assert_eq!(run!(client, "UNLINK key"), Reply::Int(1));
+            assert_eq!(stat(client, "entries"), 1, "{bytes}");
+            run!(client, "SET key native");
+            assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
+            wait_reclaimed(client);
+            wait_synchronised(server, &replica);
+            for client in [&mut *client, &mut replica.raw()] {
+                assert_eq!(run!(client, "GET key"), Reply::bulk("native"), "{bytes}");
+            }
+            run!(client, "DEL key");
+        }
+        logged(server);
+    });
+}
+
+#[test]
+fn native_keys_survive_a_panic_in_a_flush() {
+    with_panicking_module(|server, client| {
+        run!(client, "CONFIG SET tagcache.reclaim-inline 0");
+        for flush in ["FLUSHALL ASYNC", "FLUSHDB ASYNC", "FLUSHALL SYNC"] {
+            entries(client, MANY);
+            let flush: Vec<_> = flush.split(' ').collect();
+            let replies = client.pipeline(&[vec!["CACHE.PANIC", "event"], flush.clone()]);
+            assert_eq!(replies, [Reply::ok(), Reply::ok()]);
+            assert_eq!(stat(client, "entries"), 0, "{flush:?}");
+            natives(client, "SET", MANY);
+            assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
+            wait_reclaimed(client);
+            assert_eq!(run!(client, "DBSIZE"), Reply::Int(MANY as i64), "{flush:?}");
+            run!(client, "FLUSHALL");
+        }
+        logged(server);
+        restore(client);
+    });
+}
+
+#[test]
+fn native_keys_survive_a_panic_in_a_swap_and_no_entry_is_served() {
+    with_panicking_module(|server, client| {
+        run!(client, "FLUSHALL");
+        entries(client, MANY);
+        run!(client, "SELECT 9");
+        natives(client, "SET", MANY);
+        let replies = client.pipeline(&[vec!["CACHE.PANIC", "event"], vec!["SWAPDB", "0", "9"]]);
+        assert_eq!(replies, [Reply::ok(), Reply::ok()]);
+        // No invalidation would reach it.
+        assert!(run!(client, "CACHE.GET key7").is_null());
+        assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
+        wait_until("the entries are removed", DEADLINE, || {
+            run!(client, "DBSIZE") == Reply::Int(0)
+        });
+        run!(client, "SELECT 0");
+        assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
+        wait_reclaimed(client);
+        assert_eq!(run!(client, "DBSIZE"), Reply::Int(MANY as i64));
+        logged(server);
+        restore(client);
+    });
+}
+
+#[test]
+fn an_entry_whose_arrival_panicked_is_removed_everywhere() {
+    with_panicking_module(|server, client| {
+        let replica = replica_of(server);
+        let payload = run!(client, "DUMP kept").bytes().to_vec();
+        for arrival in [
+            args!["COPY", "kept", "key"],
+            args!["COPY", "kept", "key", "DB", 3],
+            args!["RESTORE", "key", 0, payload],
+        ] {
+            run!(client, "SELECT 0");
+            client.pipeline(&[args!["CACHE.PANIC", "event"], arrival.clone()]);
+            if arrival.len() > 4 {
+                run!(client, "SELECT 3");
+            }
+            assert!(run!(client, "CACHE.GET key").is_null(), "{arrival:?}");
+            wait_until("the key is removed", DEADLINE, || {
+                run!(client, "EXISTS key") == Reply::Int(0)
+            });
+            assert_eq!(run!(client, "SETNX key native"), Reply::Int(1));
+            wait_synchronised(server, &replica);
+            let mut there = replica.raw();
+            if arrival.len() > 4 {
+                run!(there, "SELECT 3");
+            }
+            assert_eq!(run!(there, "GET key"), Reply::bulk("native"), "{arrival:?}");
+            run!(client, "DEL key");
+        }
+        logged(server);
+        run!(client, "SELECT 0");
+    });
+}
+
+#[test]
+fn leases_from_before_a_flush_that_panicked_are_over() {
+    with_panicking_module(|server, client| {
+        let token = tagcache_tests::fetch::lease(client, "key");
+        client.pipeline(&[vec!["CACHE.PANIC", "event"], vec!["FLUSHALL"]]);
+        let written = tagcache_tests::fetch::set_leased(client, "key", "v", token, &[]);
+        assert!(!written);
+        logged(server);
+        restore(client);
+    });
+}
+
+#[test]
+fn replicas_learn_what_commands_remove_of_a_lost_index() {
+    with_panicking_module(|server, client| {
+        let replica = replica_of(server);
+        entries(client, 100);
+        // At once, so that commands come before the search for entries that the index lost.
+        let mut commands = vec![
+            args!["CACHE.PANIC", "change"],
+            args!["CACHE.SET", "lost", "v"],
+            args!["CACHE.INVALIDATE", "none"],
+        ];
+        commands.extend((0..50).map(|n| args!["SETNX", format!("key{n}"), "native"]));
+        let script = "return redis.call('SET', KEYS[1], 'native', 'XX')";
+        commands.extend((50..100).map(|n| args!["EVAL", script, 1, format!("key{n}")]));
+        client.pipeline(&commands);
+        wait_until("the search has ended", DEADLINE, || {
+            entry_keys(client).is_empty()
+        });
+        restore(client);
+        wait_synchronised(server, &replica);
+        let digest = run!(client, "DEBUG DIGEST");
+        wait_until("the replica has the same", DEADLINE, || {
+            run!(replica.raw(), "DEBUG DIGEST") == digest
+        });
+        let natives = run!(client, "DBSIZE").int() - 2;
+        assert!(natives > 0, "{natives} native keys");
+        logged(server);
+    });
+}
