@@ -1,36 +1,40 @@
-use crate::args::{Cursor, Ttl};
+use crate::args::Cursor;
 use crate::error::Error;
-use crate::redis::context::now_ms;
 use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
-/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db` and `HISTORY bytes [TAKEN]` → OK. Internal: what a primary's stream and an
+/// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db`, `HISTORY bytes [TAKEN]` and `SELECTED` → OK. Internal: what a primary's stream and an
 /// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(2, &mut storage)?;
+    let words = args.words(1, &mut storage)?;
     let mut cursor = Cursor::new(&words[1..]);
     if words[0].eq_ignore_ascii_case(b"GONE") {
         let (name, _) = args.split_first()?.1.split_first()?;
         cursor.next()?;
         let deadline = match cursor.next_option() {
             None => None,
-            Some(word) => Ttl::parse(word, &mut cursor)?
-                .ok_or(Error::Syntax)?
-                .deadline_ms(now_ms(), "cache.replay")?,
+            Some(word) if word.is(b"PXAT") => Some(cursor.next_in(1..=i64::MAX as u64)?),
+            Some(_) => return Err(Error::Syntax),
         };
+        cursor.end()?;
         store::hold_gone(ctx, name, deadline);
     } else if words[0].eq_ignore_ascii_case(b"EMPTY") {
         let db = cursor.next_in(0..=u32::MAX.into())? as u32;
+        cursor.end()?;
         if state::with(|state| state.numbers()).contains(&db) {
             store::empty(db);
         }
         reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;
-        let is_taken = |word: &[u8]| word.eq_ignore_ascii_case(b"TAKEN");
-        let is_taken = cursor.next().is_ok_and(is_taken);
+        let option = cursor.next_option();
+        let is_taken = option.is_some_and(|word| word.is(b"TAKEN"));
+        if option.is_some() && !is_taken {
+            return Err(Error::Syntax);
+        }
+        cursor.end()?;
         // A slot that migrates brings that of another node, whose clocks are not this one's. Replicas of the node that it comes
         // to are sent the slot as it is, so they take from their primary only what that has taken.
         let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && !is_taken;
@@ -43,6 +47,10 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         ctx.reply_ok();
         return Ok(());
+    } else if words[0].eq_ignore_ascii_case(b"SELECTED") {
+        cursor.end()?;
+        let db = ctx.db();
+        state::with(|state| state.selected = Some(db));
     } else {
         return Err(Error::Syntax);
     }

@@ -274,6 +274,12 @@ fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
     ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
 }
 
+/// On servers where a notification leaves its database selected ([`super::copies`]): selects that of the context for the client
+/// whose command runs.
+pub(super) fn select_again(ctx: &Context<'_>) {
+    act(ctx, PROPAGATE, OwnedStr::new(b"").as_str());
+}
+
 /// Does what a notification of the filter says.
 pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
     if what == REMOVE.to_bytes() {
