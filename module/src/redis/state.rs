@@ -303,9 +303,8 @@ impl State {
         mut bytes: &[u8],
         database: fn(&mut Self, u32) -> &mut Database<Handle>,
     ) -> Option<()> {
-        /// No clock gets there, and those of all databases together are still an integer of the protocol. So what a clock is
-        /// after this can be saved and loaded again.
-        const MAX_CLOCK: u64 = 1 << 48;
+        /// The clock is an integer of the protocol.
+        const MAX_CLOCK: u64 = i64::MAX as u64;
         while !bytes.is_empty() {
             let number = u32::try_from(leb128::take(&mut bytes)?).ok()?;
             let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
