@@ -44,6 +44,7 @@ pub(super) fn install(ctx: &Context<'_>) {
             ))
         };
         FILTER.store(filter, Ordering::Relaxed);
+        UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
 
@@ -110,20 +111,21 @@ fn memory_used() -> f32 {
     unsafe { api!(RedisModule_GetUsedMemoryRatio()) }
 }
 
-/// How many commands pass until the filter looks at the memory again: each one while it is nearly short.
+/// How many commands pass until the filter looks at the memory again.
 static UNTIL_LOOK: AtomicU32 = AtomicU32::new(0);
 
-/// Whether this command should free gone entries before it runs.
+/// Whether this command should free gone entries before it runs. The next look comes before memory can be short, if none of the
+/// commands until then takes more than what is left above [`PRESSURE`].
 fn is_memory_short() -> bool {
-    const NEAR: f32 = 0.9;
-    const REST: u32 = 32;
+    const REST: f32 = 32.0;
     let left = UNTIL_LOOK.load(Ordering::Relaxed);
     if left > 0 {
         UNTIL_LOOK.store(left - 1, Ordering::Relaxed);
         return false;
     }
     let used = memory_used();
-    UNTIL_LOOK.store(if used < NEAR { REST } else { 0 }, Ordering::Relaxed);
+    let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
+    UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     used >= PRESSURE
 }
 
