@@ -4,6 +4,9 @@ use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
+/// A clock that somebody made up must have room: its next readings are saved, and loaded again.
+const MAX_CLOCK: u64 = 1 << 48;
+
 /// `CACHE.REPLAY GONE key [PXAT unix-ms]`, `EMPTY db`, `HISTORY bytes [TAKEN]` and `SELECTED` → OK. Internal: what a primary's
 /// stream and an append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -43,9 +46,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             let mut checked = State::default();
             let loaded = checked.load_histories(histories, State::database);
             loaded.ok_or(Error::Syntax)?;
-            /// A clock that somebody made up must have room: its next readings are saved, and loaded again.
-            const MOST: u64 = 1 << 48;
-            let is_too_high = checked.databases().any(|(_, db)| db.clock > MOST);
+            let is_too_high = checked.databases().any(|(_, db)| db.clock > MAX_CLOCK);
             if is_too_high && !ctx.is_replay() {
                 return Err(Error::NotAnInteger);
             }

@@ -6,7 +6,7 @@
 //! filter looks before: at each COPY, and at what decides in which database a COPY of a transaction or script will run.
 //! No filter sees what an append-only file contains, so there the database stands before each COPY (CACHE.REPLAY SELECTED).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use redis_module::raw;
 
@@ -20,16 +20,10 @@ use crate::args::parse_i64;
 use crate::engine::Seeded;
 use crate::native::word;
 
-/// A COPY that has not run yet: where the name of its new key lies, which is the one that its event passes on, and the database
-/// that it runs in.
-type Copying = (usize, u32);
-
 /// What the filter has seen.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// The last COPY that was not queued.
-    last: Option<Copying>,
-    queued: HashMap<u64, Queued, Seeded>,
+    clients: HashMap<u64, Client, Seeded>,
     /// The client that began a script or a transaction last, and the database that a script selected since.
     caller: u64,
     chosen: Option<u32>,
@@ -37,26 +31,31 @@ pub(crate) struct Seen {
     debugging: Option<u32>,
 }
 
-/// Of a client's last transaction.
+/// Of a client.
 #[derive(Debug, Default)]
-struct Queued {
-    /// The database that the last SELECT of it chooses.
+struct Client {
+    /// The database that the last SELECT of its transaction chooses.
     chosen: Option<u32>,
-    copies: Vec<Copying>,
+    /// Each COPY that has not run yet: where the name of its new key lies, which is the one that its event passes on, and the
+    /// database that it runs in. Kept by client, since a command may wait (for the end of CLIENT PAUSE) while others run.
+    copies: VecDeque<(usize, u32)>,
 }
 
 impl Seen {
-    /// Takes the database that a COPY to a key of this name began in.
+    /// Takes the database that a COPY to a key of this name began in, and forgets those before it, which copied nothing.
     fn take(&mut self, client: u64, name: usize) -> Option<u32> {
-        let is_it = |&(new, _): &Copying| new == name;
-        let last = self.last.take_if(|copying| is_it(copying));
-        let queued = || self.queued.get(&client)?.copies.iter().copied().find(is_it);
-        Some(last.or_else(queued)?.1)
+        let copies = &mut self.clients.get_mut(&client)?.copies;
+        while let Some((new, db)) = copies.pop_front() {
+            if new == name {
+                return Some(db);
+            }
+        }
+        None
     }
 
     /// A client is gone.
     pub(super) fn forget(&mut self, client: u64) {
-        self.queued.remove(&client);
+        self.clients.remove(&client);
     }
 }
 
@@ -125,20 +124,19 @@ fn look(command: &Command<'_>, name: u64) {
             MULTI if !is_queued => seen.forget(client),
             DEBUG => seen.debugging = selected,
             SELECT if is_queued => {
-                let queued = seen.queued.entry(client).or_default();
-                queued.chosen = number.or(queued.chosen);
+                let of_client = seen.clients.entry(client).or_default();
+                of_client.chosen = number.or(of_client.chosen);
             }
             SELECT if is_script => seen.chosen = number.or(seen.chosen),
             MULTI | SELECT => {}
-            COPY if is_queued => {
-                seen.last = None; // It may have had a name of this address.
-                let queued = seen.queued.entry(client).or_default();
-                let db = queued.chosen.or(selected);
-                queued.copies.extend(new.zip(db));
-            }
             COPY => {
-                let chosen = seen.chosen.filter(|_| is_script);
-                seen.last = new.zip(chosen.or(selected));
+                let script = seen.chosen.filter(|_| is_script);
+                let of_client = seen.clients.entry(client).or_default();
+                if !is_queued {
+                    *of_client = Client::default();
+                }
+                let db = of_client.chosen.or(script).or(selected);
+                of_client.copies.extend(new.zip(db));
             }
             _ => (seen.caller, seen.chosen) = (client, None),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tagcache_tests::look::info;
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, split, wait_until,
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, send, split, wait_until,
 };
 
 const HOME: i64 = 3;
@@ -119,6 +119,34 @@ fn assert_each_in_its_own(server: &Server) {
     ];
     assert_eq!(keys(&mut client, 1), expect(&copies));
     assert!(keys(&mut client, 0).is_empty());
+}
+
+/// Two clients whose COPY waits for the end of a pause, from different databases.
+#[test]
+fn a_copy_that_waited_leaves_its_client_where_it_was() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let mut waiting = [2, 5].map(|database| {
+            let mut client = server.raw();
+            call!(client, "SELECT", database);
+            call!(client, "SET", "key", database);
+            client
+        });
+        run!(client, "CLIENT PAUSE 100000000 WRITE");
+        for (n, waiting) in waiting.iter_mut().enumerate() {
+            send!(waiting, "COPY", "key", n, "DB", 1);
+        }
+        wait_until("both wait", DEADLINE, || {
+            let clients = call!(client, "CLIENT", "LIST").text();
+            clients.matches(" flags=b ").count() == 2
+        });
+        run!(client, "CLIENT UNPAUSE");
+        for (waiting, database) in waiting.iter_mut().zip([2, 5]) {
+            assert_eq!(waiting.read(), Reply::Int(1));
+            assert_eq!(selected(waiting), database);
+        }
+    });
 }
 
 #[test]
