@@ -261,14 +261,17 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, and not while replicas still hold some without
-/// knowing that they are gone.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, not while replicas still hold some without
+/// knowing that they are gone, and not while a log is loaded, since a notification would move that to another database
+/// ([`super::copies`]); clients are refused then.
 fn may_act() -> bool {
     if state::with(|state| state.has_news()) {
         return false;
     }
-    Context::server_flags() & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA)
-        == 0
+    let flags = Context::server_flags();
+    let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    flags & (raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA) == 0
+        && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
 }
 
 /// Has [`on_act`] run inside a notification, of a class that no client can see.

@@ -179,3 +179,34 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
         stay(&mut client, "DEBUG LOADAOF");
     });
 }
+
+/// A log is loaded in portions, between which clients' commands are refused.
+#[test]
+fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {
+    const KEYS: i64 = 4_000;
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
+        let server = builder
+            .arg("--key-load-delay", "200")
+            .arg("--loading-process-events-interval-bytes", "1024")
+            .start();
+        let (mut client, mut other) = (server.raw(), server.raw());
+        // One is removed by each command that names it, perhaps while the log is still in their database.
+        let names = || (0..50).map(|n| format!("gone{n}"));
+        for name in names() {
+            call!(client, "CACHE.REPLAY", "GONE", name);
+        }
+        run!(client, "SELECT {HOME}");
+        let set = |n: i64| args!["SET", n, vec![0; 100]];
+        client.pipeline(&(0..KEYS).map(set).collect::<Vec<_>>());
+        send!(client, "DEBUG", "LOADAOF");
+        wait_until("commands are refused", DEADLINE, || {
+            call!(other, "INCR", "other").is_error()
+        });
+        for name in names() {
+            call!(other, "INCR", name);
+        }
+        assert_eq!(client.read(), Reply::ok());
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(KEYS));
+    });
+}
