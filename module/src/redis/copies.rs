@@ -81,19 +81,21 @@ const SELECT: u64 = word(b"select");
 const MULTI: u64 = word(b"multi");
 const DEBUG: u64 = word(b"debug");
 /// What runs other commands.
-const CALLERS: [u64; 4] = [
-    word(b"exec"),
-    word(b"eval"),
-    word(b"evalsha"),
-    word(b"fcall"),
-];
+const EXEC: u64 = word(b"exec");
+const EVAL: u64 = word(b"eval");
+const EVALSHA: u64 = word(b"evalsha");
+const FCALL: u64 = word(b"fcall");
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
     guard(Place::Filter, (), || {
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
         let command = unsafe { Command::new(filter) };
-        let name = word(command.name.bytes());
-        if [COPY, SELECT, MULTI, DEBUG].contains(&name) || CALLERS.contains(&name) {
+        let name = command.name.bytes();
+        if !(4..=7).contains(&name.len()) {
+            return; // GET and SET.
+        }
+        let name = word(name);
+        if let COPY | SELECT | MULTI | DEBUG | EXEC | EVAL | EVALSHA | FCALL = name {
             look(&command, name);
         }
     });
