@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use crate::config::Config;
 use crate::error::Error;
 use crate::native;
+use crate::record::MAX_SPAN_MS;
 
 /// A word that may be an option, whatever its case: its letters in one number, 0 if it is too long for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,14 @@ impl<'a> Cursor<'a> {
     /// Passes over so many arguments, or all that are left.
     pub(crate) fn skip(&mut self, count: usize) {
         self.rest = self.rest.get(count..).unwrap_or_default();
+    }
+
+    /// A syntax error if any argument is left.
+    pub(crate) const fn end(&self) -> Result<(), Error> {
+        match self.rest {
+            [] => Ok(()),
+            _ => Err(Error::Syntax),
+        }
     }
 
     /// How many arguments are left.
@@ -171,9 +180,6 @@ pub(crate) fn set_once<T>(option: &mut Option<T>, value: T) -> Result<(), Error>
         Some(_) => Err(Error::Syntax),
     }
 }
-
-/// The longest grace, and the longest hold of a tag, ms: some 34 years.
-pub(crate) const MAX_SPAN_MS: u64 = 1 << 40;
 
 /// Reads the number behind GRACE, ms.
 pub(crate) fn next_grace_ms(cursor: &mut Cursor<'_>) -> Result<u64, Error> {

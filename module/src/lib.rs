@@ -134,8 +134,8 @@ static COMMANDS: &[Command] = &[
     command! { run: stats::resetstats, name: c"cache.resetstats", flags: c"admin fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUCCEED,
         syntax: "",
         since: c"0.1.0", complexity: c"O(1)", summary: c"Sets the database's counters to zero." },
-    command! { run: replay::replay, name: c"cache.replay", flags: c"write admin", arity: -3, keys: Keys::None, uses: Use::Nothing, tips: None,
-        syntax: "word argument [argument ...]",
+    command! { run: replay::replay, name: c"cache.replay", flags: c"write admin", arity: -2, keys: Keys::None, uses: Use::Nothing, tips: None,
+        syntax: "word [argument [argument ...]]",
         since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files need." },
     #[cfg(feature = "panic-on-demand")]
     command! { run: commands::panic::panic, name: c"cache.panic", flags: c"admin", arity: 2, keys: Keys::None, uses: Use::Nothing, tips: None,

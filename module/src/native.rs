@@ -51,14 +51,15 @@ pub(crate) fn is_time(given: &[u8]) -> bool {
 /// A name of up to eight letters in lower case, as one number, 0 for a longer one: comparing those is all that a look-up costs.
 #[inline]
 pub(crate) const fn word(name: &[u8]) -> u64 {
-    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it.
-    const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
+    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it. Only in bytes
+    // that are there: a word that ends in a space is another one.
+    const SMALL: u32 = u32::from_le_bytes([0x20; 4]);
     if name.len() > 8 {
         return 0;
     }
     if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-        return first as u64 | (last as u64) << (8 * (name.len() - 4)) | SMALL;
+        return (first | SMALL) as u64 | ((last | SMALL) as u64) << (8 * (name.len() - 4));
     }
     let (mut word, mut at) = (0, 0);
     while at < name.len() {
@@ -88,6 +89,8 @@ mod tests {
             (b"", Keys::Unknown),
             (b"ge", Keys::Unknown),
             (b"getx", Keys::Unknown),
+            (b"INCR ", Keys::Unknown),
+            (b"getdel\0\0", Keys::Unknown),
             (b"EVAL", Keys::Unknown),
             (b"RENAME", Keys::Unknown),
             (b"SINTERSTORE", Keys::Unknown),
@@ -95,5 +98,6 @@ mod tests {
             assert_eq!(keys(name), expected, "{}", String::from_utf8_lossy(name));
         }
         assert!(is_time(b"pX") && is_time(b"EXAT") && !is_time(b"NX") && !is_time(b"KEEPTTL"));
+        assert!(!is_time(b"PX ") && !is_time(b"EXAT\0"));
     }
 }

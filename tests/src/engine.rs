@@ -56,16 +56,6 @@ impl Engine {
         self.version_text().starts_with("Valkey")
     }
 
-    /// Whether a client that copies a key to another database stays in its own. Valkey 8.1 leaves it in the other one
-    /// where a module listens to keyspace events (valkey-io/valkey#4024). The module repairs that for MOVE and for its
-    /// own entries; for COPY of other types it cannot know where the client was.
-    ///
-    /// # Panics
-    /// When the program cannot be run.
-    pub fn copies_leave_the_client_alone(&self) -> bool {
-        !(self.is_valkey() && self.version() == (8, 1))
-    }
-
     /// Whether it can evict what was not modified for longest (`allkeys-lrm`, `volatile-lrm`).
     ///
     /// # Panics

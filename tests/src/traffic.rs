@@ -13,13 +13,6 @@ pub const DATABASES: [u32; 3] = [0, 1, 2];
 const FAR: i64 = 99_999_999_999_999;
 const GRACE: i64 = 1_000_000_000;
 
-/// Copies an entry to another database. Only an entry: see `Engine::copies_leave_the_client_alone`.
-fn copy_entry(from: &str, to: &str, database: usize) -> Vec<Vec<u8>> {
-    let script = "if redis.call('TYPE', KEYS[1]).ok ~= 'tagcache1' then return 0 end
-                  return redis.pcall('COPY', KEYS[1], KEYS[2], 'DB', ARGV[1])";
-    args!["EVAL", script, 2, from, to, database]
-}
-
 /// One write, native or of the module; every kind that can meet an entry is among them.
 pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
     let key = format!("key{}", rng.below(KEYS));
@@ -48,7 +41,7 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
         24 => args!["RENAME", key, other],
         25 => args!["RENAMENX", key, other],
         26 => args!["COPY", key, other, "REPLACE"],
-        27 => copy_entry(&key, &other, rng.below(DATABASES.len())),
+        27 => args!["COPY", key, other, "DB", rng.below(DATABASES.len())],
         28 => args!["MOVE", key, rng.below(DATABASES.len())],
         29 => args!["SET", key, value, "XX"],
         30 => args!["SETNX", key, value],

@@ -1,6 +1,7 @@
-use crate::args::{Cursor, MAX_SPAN_MS};
+use crate::args::Cursor;
 use crate::commands::invalidate::{replicate_tags, split_time};
 use crate::error::Error;
+use crate::record::MAX_SPAN_MS;
 use crate::redis::access::{self, Access};
 use crate::redis::context::now_ms;
 use crate::redis::string::Words;
@@ -10,7 +11,7 @@ use crate::redis::{Args, Context, state, store};
 pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    let (replayed, rest) = split_time(ctx, words, 2 * MAX_SPAN_MS);
+    let (replayed, rest) = split_time(ctx, words);
     let (until_ms, tags) = match (replayed, rest) {
         (Some(until_ms), tags) => (until_ms, tags),
         (None, [ms, tags @ ..]) => {

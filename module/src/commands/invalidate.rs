@@ -20,7 +20,7 @@ pub(crate) fn revalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error>
 fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    let (at_ms, tags) = split_time(ctx, words, MAX_TIME_MS);
+    let (at_ms, tags) = split_time(ctx, words);
     let given = || args.iter().skip(words.len() - tags.len());
     access::check_tags(ctx, args, given(), Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
@@ -64,12 +64,11 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 pub(super) fn split_time<'w>(
     ctx: &Context<'_>,
     words: &'w [&'w [u8]],
-    most_ms: u64,
 ) -> (Option<u64>, &'w [&'w [u8]]) {
     if let [b"", at, tags @ ..] = words
         && !tags.is_empty()
         && let Some(number) = at.strip_prefix(b"@")
-        && let Ok(at_ms) = Cursor::new(&[number]).next_in(0..=most_ms)
+        && let Ok(at_ms) = Cursor::new(&[number]).next_in(0..=MAX_TIME_MS)
         && access::may_replay(ctx)
     {
         return (Some(at_ms), tags);

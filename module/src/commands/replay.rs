@@ -4,34 +4,51 @@ use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, reclaim, state, store};
 
-/// `CACHE.REPLAY EMPTY db` and `HISTORY bytes [TAKEN]` → OK. Internal: what a primary's stream and an
-/// append-only file say beside the commands of the data itself. An administrator may send what a log contains.
+/// A clock that somebody made up must have room: its next readings are saved, and loaded again.
+const MAX_CLOCK: u64 = 1 << 48;
+
+/// `CACHE.REPLAY EMPTY db`, `HISTORY bytes [TAKEN]` and `SELECTED` → OK. Internal: what a primary's
+/// stream and an append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
-    let words = args.words(2, &mut storage)?;
+    let words = args.words(1, &mut storage)?;
     let mut cursor = Cursor::new(&words[1..]);
     if words[0].eq_ignore_ascii_case(b"EMPTY") {
         let db = cursor.next_in(0..=u32::MAX.into())? as u32;
+        cursor.end()?;
         if state::with(|state| state.numbers()).contains(&db) {
             store::empty(db);
         }
         reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;
-        let is_taken = |word: &[u8]| word.eq_ignore_ascii_case(b"TAKEN");
-        let is_taken = cursor.next().is_ok_and(is_taken);
+        let is_taken = match cursor.next_option() {
+            None => false,
+            Some(word) if word.is(b"TAKEN") => true,
+            Some(_) => return Err(Error::Syntax),
+        };
+        cursor.end()?;
         // A slot that migrates brings that of another node, whose clocks are not this one's. Replicas of the node that it comes
         // to are sent the slot as it is, so they take from their primary only what that has taken.
         let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && !is_taken;
         if !is_from_elsewhere {
             // First into nothing, so that one that is damaged changes nothing.
-            let checked = State::default().load_histories(histories, State::database);
-            checked.ok_or(Error::Syntax)?;
+            let mut checked = State::default();
+            let loaded = checked.load_histories(histories, State::database);
+            loaded.ok_or(Error::Syntax)?;
+            let is_too_high = checked.databases().any(|(_, db)| db.clock > MAX_CLOCK);
+            if is_too_high && !ctx.is_replay() {
+                return Err(Error::NotAnInteger);
+            }
             state::with(|state| state.load_histories(histories, State::database));
             ctx.replicate_words("CACHE.REPLAY", &[b"HISTORY", histories, b"TAKEN"]);
         }
         ctx.reply_ok();
         return Ok(());
+    } else if words[0].eq_ignore_ascii_case(b"SELECTED") {
+        cursor.end()?;
+        let db = ctx.db();
+        state::with(|state| state.selected = Some(db));
     } else {
         return Err(Error::Syntax);
     }

@@ -19,9 +19,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Err(Error::Syntax);
     }
     let tags = cursor.next_stored_tags(write::limits(ctx))?;
-    if cursor.left() > 0 {
-        return Err(Error::Syntax);
-    }
+    cursor.end()?;
     let db = ctx.db();
     let mut key = open(ctx, name, Mode::Write)?;
     let now = now_ms();

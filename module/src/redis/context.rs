@@ -380,17 +380,21 @@ impl Context<'_> {
     }
 
     fn client_has(client: u64, flag: u32) -> bool {
+        Self::client_info(client).is_some_and(|info| info.flags & u64::from(flag) != 0)
+    }
+
+    /// What the server knows of a connection.
+    pub(super) fn client_info(client: u64) -> Option<raw::RedisModuleClientInfo> {
         // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
-        let info = unsafe {
+        unsafe {
             let mut info: raw::RedisModuleClientInfo = std::mem::zeroed();
             info.version = 1;
-            api!(RedisModule_GetClientInfoById(
+            let found = api!(RedisModule_GetClientInfoById(
                 (&raw mut info).cast(),
                 client
             ));
-            info
-        };
-        info.flags & u64::from(flag) != 0
+            (found == raw::REDISMODULE_OK as c_int).then_some(info)
+        }
     }
 
     /// Runs a command, without propagating it. What it replies with is not looked at.

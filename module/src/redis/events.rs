@@ -8,6 +8,7 @@ use super::barrier::{Place, guard};
 use super::channel;
 use super::cluster;
 use super::context::{Context, Mode, monotonic_ms, now_ms, own, random};
+use super::copies;
 use super::filter;
 use super::key::Kind;
 use super::propagation;
@@ -199,9 +200,13 @@ unsafe extern "C" fn keyspace(
             b"move_to" | b"copy_to" => {
                 // Taken first: what breaks off must leave nothing to the next command.
                 let from = state::with(|state| state.selected.take());
+                let is_copy = event == b"copy_to";
+                let from = is_copy
+                    .then(|| copies::begun_in(&ctx, key))
+                    .flatten()
+                    .or(from);
                 adopt(&ctx, key, Way::Moved { from });
-                // Valkey 8.1 selects the key's database for the client whose command this is, and leaves it so: without
-                // this, the client would stay there, and the command be propagated as one of that database.
+                // See [`copies`].
                 if let Some(db) = from {
                     ctx.select(db);
                 }
@@ -374,6 +379,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
             hold_refused();
         }
         reclaim::arm_if_needed(ctx);
+        copies::loaded();
     }
 }
 
@@ -422,6 +428,7 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
     {
         waiting::disconnected(ctx, info.id);
         cluster::disconnected(info.id);
+        state::with(|state| state.copies.forget(info.id));
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn install(ctx: &Context<'_>) {
             ))
         };
         FILTER.store(filter, Ordering::Relaxed);
+        UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
 
@@ -116,20 +117,21 @@ fn memory_used() -> f32 {
     unsafe { api!(RedisModule_GetUsedMemoryRatio()) }
 }
 
-/// How many commands pass until the filter looks at the memory again: each one while it is nearly short.
+/// How many commands pass until the filter looks at the memory again.
 static UNTIL_LOOK: AtomicU32 = AtomicU32::new(0);
 
-/// Whether this command should free gone entries before it runs.
+/// Whether this command should free gone entries before it runs. The next look comes before memory can be short, if none of the
+/// commands until then takes more than what is left above [`PRESSURE`].
 fn is_memory_short() -> bool {
-    const NEAR: f32 = 0.9;
-    const REST: u32 = 32;
+    const REST: f32 = 32.0;
     let left = UNTIL_LOOK.load(Ordering::Relaxed);
     if left > 0 {
         UNTIL_LOOK.store(left - 1, Ordering::Relaxed);
         return false;
     }
     let used = memory_used();
-    UNTIL_LOOK.store(if used < NEAR { REST } else { 0 }, Ordering::Relaxed);
+    let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
+    UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     used >= PRESSURE
 }
 
@@ -273,9 +275,15 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, nor while that is to be announced and cannot be.
+/// Whether gone entries may be removed: not for what EXEC and scripts run, nor while that is to be announced and cannot be, nor
+/// while a log is loaded, since a notification would move that to another database ([`super::copies`]); clients are refused then.
 fn may_act() -> bool {
-    reclaim::may_take() && !is_in_block()
+    let flags = Context::server_flags();
+    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
+    let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    flags & blocks == 0
+        && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
+        && reclaim::may_take()
 }
 
 /// Whether whatever is gone may be removed. Not what is to be announced: the command may be the one that pauses clients, and
@@ -284,15 +292,15 @@ fn may_free() -> bool {
     !reclaim::announces() && may_act()
 }
 
-/// Whether EXEC or a script runs.
-fn is_in_block() -> bool {
-    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
-    Context::server_flags() & blocks != 0
-}
-
 /// Has [`on_act`] run inside a notification, of a class that no client can see.
 fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
     ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
+}
+
+/// On servers where a notification leaves its database selected ([`super::copies`]): selects that of the context for the client
+/// whose command runs.
+pub(super) fn select_again(ctx: &Context<'_>) {
+    act(ctx, PROPAGATE, OwnedStr::new(b"").as_str());
 }
 
 /// Does what a notification of the filter says.

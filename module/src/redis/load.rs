@@ -7,7 +7,9 @@ use redis_module::raw;
 use super::barrier::{Place, guard, log};
 use super::context::Context;
 use super::string::{Args, Str};
-use super::{barrier, context, data_type, describe, events, info, propagation, sizes, state};
+use super::{
+    barrier, context, copies, data_type, describe, events, info, propagation, sizes, state,
+};
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
 
@@ -194,7 +196,9 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     propagation::look_again(ctx);
     info::register(ctx);
     // Last, after all that may be refused: Redis 7.0 keeps subscriptions of a module that it did not load.
-    events::subscribe(ctx)
+    events::subscribe(ctx)?;
+    copies::watch(ctx);
+    Ok(())
 }
 
 /// The version of the data type's table of callbacks that the server knows.

@@ -52,6 +52,7 @@ pub(crate) mod barrier;
 pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod context;
+mod copies;
 mod data_type;
 mod describe;
 mod events;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::context::own;
+use super::copies::Seen;
 use super::propagation;
 use super::scan::Cursor;
 use super::transit::Transit;
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The database that the client has selected whose MOVE or COPY is under way: where the entry comes from.
     pub(crate) selected: Option<u32>,
+    /// What is about to be copied, where the server forgets the client's database.
+    pub(super) copies: Seen,
     /// Entries that were gone when they arrived, which replicas do not know: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
     /// All entries that this node loaded at its start were dropped, which replicas do not know.
@@ -64,13 +67,6 @@ pub(crate) struct State {
     pub(crate) waiters: Waiters,
     /// While there are leases, in a cluster.
     pub(crate) cluster: Option<Watched>,
-}
-
-/// Whether there may be a database of this number: what is loaded may come from a server that has more of them, within
-/// what an array of them may take.
-fn may_be_database(number: u64) -> bool {
-    const FEW: u64 = 1 << 20;
-    number < FEW || u32::try_from(number).is_ok_and(|number| own().select(number))
 }
 
 /// Databases by number.
@@ -305,7 +301,8 @@ impl State {
         bytes
     }
 
-    /// Adds what [`State::histories`] returned to these databases. `None` if it is damaged, and then some of it is added.
+    /// Adds what [`State::histories`] returned to these databases. `None` if it is damaged, and then some of it is added. It may
+    /// come from a server that has more databases: of those nothing is kept.
     pub(crate) fn load_histories(
         &mut self,
         mut bytes: &[u8],
@@ -314,9 +311,14 @@ impl State {
         /// The clock is an integer of the protocol.
         const MAX_CLOCK: u64 = i64::MAX as u64;
         while !bytes.is_empty() {
-            let number = leb128::take(&mut bytes).filter(|&number| may_be_database(number))?;
+            let number = u32::try_from(leb128::take(&mut bytes)?).ok()?;
             let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
-            let database = database(self, number as u32);
+            let mut none = Database::default();
+            let database = if own().select(number) {
+                database(self, number)
+            } else {
+                &mut none
+            };
             database.clock = database.clock.max(reading);
             database.history.load(&mut bytes)?;
         }

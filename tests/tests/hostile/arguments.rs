@@ -115,6 +115,27 @@ fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
 }
 
 #[test]
+fn an_option_with_bytes_behind_it_is_another_word() {
+    on_both_protocols(|_, client| {
+        for more in ["\0", " ", "\0\0", "  ", "x"] {
+            for (word, rest) in [
+                ("EX", &["5"][..]),
+                ("PXAT", &["9999999999999"]),
+                ("GRACE", &["5"]),
+                ("NX", &[]),
+                ("TAGS", &["1", "t"]),
+                ("KEEPTTL", &[]),
+            ] {
+                let word = format!("{word}{more}");
+                let command = [&["CACHE.SET", "key", "v", &word], rest].concat();
+                let reply = client.call(&command);
+                assert_eq!(reply.error(), Some("ERR syntax error"), "{command:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_empty_tag_is_no_tag_of_any_entry() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v");

@@ -1,7 +1,7 @@
 //! Eviction under maxmemory, with every policy.
 
 use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan};
-use tagcache_tests::{Reply, Server, args, call, for_each_engine};
+use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine};
 
 /// The last two are of servers that evict by modification.
 const POLICIES: [&str; 9] = [
@@ -72,6 +72,45 @@ fn evicted_entries_leave_the_index_under_every_policy() {
                 Reply::Int(10_000 - evicted),
                 "{policy}"
             );
+        }
+    });
+}
+
+/// The first look at the memory, at 0.88 of the limit, is followed by commands that together take a third of it. They are short,
+/// so that the server runs all of them in one go, and no timer in between.
+#[test]
+fn no_live_key_is_evicted_by_large_native_values_while_gone_entries_wait() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--maxmemory-policy", "allkeys-lru")
+            // So that a slice frees enough also where this machine is busy.
+            .module_args(&["reclaim-budget-us", "100000"])
+            .start();
+        let mut client = server.raw();
+        let live = (0..60).map(|n| args!["SET", format!("live{n}"), vec![0; 1_000_000]]);
+        client.pipeline(&live.collect::<Vec<_>>());
+        let gone = |n: usize| {
+            args![
+                "CACHE.SET",
+                format!("gone{n}"),
+                vec![0; 1_500],
+                "TAGS",
+                1,
+                "t"
+            ]
+        };
+        client.pipeline(&(0..60_000).map(gone).collect::<Vec<_>>());
+        let used = info(&mut client, "used_memory");
+        call!(client, "CONFIG", "SET", "maxmemory", used * 100 / 88);
+        let len = used / 160;
+        let new = |n: usize| args!["SETRANGE", format!("new{n}"), len, "x"];
+        let invalidate = [args!["CACHE.INVALIDATE", "t"]];
+        let commands: Vec<_> = invalidate.into_iter().chain((0..50).map(new)).collect();
+        let replies = client.pipeline(&commands);
+        assert_eq!(replies[0], Reply::Int(60_000));
+        for (kept, count) in [("live*", 60), ("new*", 50)] {
+            assert_eq!(call!(client, "KEYS", kept).items().len(), count, "{kept}");
         }
     });
 }

@@ -16,6 +16,7 @@ mod natively;
 mod operation;
 mod overwrite;
 mod random;
+mod selected;
 mod together;
 mod watch;
 mod world;

@@ -1,7 +1,7 @@
 //! Tens of thousands of random operations over several databases, held against a model.
 
 use tagcache_tests::look::{assert_index_agrees, stat, tagscan, wait_reclaimed};
-use tagcache_tests::{Engine, RawClient, Reply, Rng, Server, args, call, for_each_engine};
+use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine};
 
 use crate::model::Bytes;
 use crate::operation::{KEYS, Operation, TAGS, tag};
@@ -17,16 +17,8 @@ enum Group {
     Script(Operation),
 }
 
-fn batch(rng: &mut Rng, world: &World, engine: &Engine) -> Vec<Group> {
-    let any = |rng: &mut Rng| {
-        let mut operation = Operation::any(rng, &world.dumps);
-        if let Operation::Copy { database, .. } = &mut operation
-            && !engine.copies_leave_the_client_alone()
-        {
-            *database = None;
-        }
-        operation
-    };
+fn batch(rng: &mut Rng, world: &World) -> Vec<Group> {
+    let any = |rng: &mut Rng| Operation::any(rng, &world.dumps);
     let mut groups = Vec::new();
     // Now and then many entries at once, so that tags grow large.
     if rng.one_in(15) {
@@ -43,17 +35,7 @@ fn batch(rng: &mut Rng, world: &World, engine: &Engine) -> Vec<Group> {
                 ));
             }
             1 if operation.may_be_nested() => groups.push(Group::Script(operation)),
-            _ => {
-                let then = match &operation {
-                    // Also DEBUG RELOAD leaves the client in another database there.
-                    Operation::Reload if !engine.copies_leave_the_client_alone() => {
-                        Some(Operation::Select(rng.below(world.databases.len())))
-                    }
-                    _ => None,
-                };
-                groups.push(Group::Single(operation));
-                groups.extend(then.map(Group::Single));
-            }
+            _ => groups.push(Group::Single(operation)),
         }
     }
     groups
@@ -172,7 +154,7 @@ fn random_operations(seed: u64, module_args: &[&str]) {
         call!(client, "SELECT", 0);
         let mut with_backlog = 0;
         for number in 0..BATCHES {
-            let groups = batch(&mut rng, &world, engine);
+            let groups = batch(&mut rng, &world);
             run(&mut client, &mut world, &groups);
             let stats = call!(client, "CACHE.STATS");
             with_backlog += i32::from(stats.field("reclaim_backlog").int() > 0);

@@ -1,6 +1,10 @@
 //! What an append-only file says is done as it says, whatever this node would decide today.
 
-use tagcache_tests::{RawClient, Reply, Server, args, call, for_each_engine};
+use tagcache_tests::look::info;
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run,
+    wait_until,
+};
 
 fn logging(engine: &tagcache_tests::Engine) -> Server {
     Server::builder()
@@ -126,5 +130,71 @@ fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
             let copy = call!(client, "CACHE.GET", "copy");
             assert_eq!(copy, Reply::bulk("v"), "{logged:?}");
         }
+    });
+}
+
+#[test]
+fn a_word_too_many_or_another_one_is_refused() {
+    for_each_engine(|engine| {
+        let server = logging(engine);
+        let mut client = server.raw();
+        for line in [
+            "GONE key PXAT 9999999999999 more",
+            "GONE key EX 100",
+            "GONE key more",
+            "EMPTY 0 more",
+            "SELECTED more",
+            "SELECTED 0",
+        ] {
+            let words: Vec<&str> = ["CACHE.REPLAY"]
+                .into_iter()
+                .chain(line.split(' '))
+                .collect();
+            let reply = client.call(&words);
+            assert_eq!(reply, Reply::Error("ERR syntax error".to_owned()), "{line}");
+        }
+        for more in [&["TAKEN", "more"][..], &["more"], &["TAKEN "]] {
+            let words = [&["CACHE.REPLAY", "HISTORY", ""], more].concat();
+            assert!(client.call(&words).is_error(), "{more:?}");
+        }
+    });
+}
+
+/// Of each one its number, its clock, and nothing else.
+fn histories(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for mut number in numbers {
+        while number >= 0x80 {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.extend([number as u8, 1]);
+        bytes.extend([0; 15]);
+    }
+    bytes
+}
+
+#[test]
+fn histories_of_databases_that_the_server_lacks_take_no_memory() {
+    for_all_engines(|engine| {
+        let server = logging(engine);
+        let mut client = server.raw();
+        let size = |client: &mut RawClient| call!(client, "INFO", "tagcache").bytes().len();
+        run!(client, "CACHE.SET key v");
+        call!(client, "CACHE.REPLAY", "HISTORY", histories(0..16));
+        let before = (info(&mut client, "used_memory"), size(&mut client));
+        for numbers in [
+            0..100_000,
+            1_048_575..1_048_576,
+            4_294_967_295..4_294_967_296,
+        ] {
+            let reply = call!(client, "CACHE.REPLAY", "HISTORY", histories(numbers));
+            assert_eq!(reply, Reply::ok());
+        }
+        // The log's buffer may hold the command for a moment.
+        wait_until("the memory is back", DEADLINE, || {
+            info(&mut client, "used_memory") < before.0 + (1 << 20)
+        });
+        assert!(size(&mut client) < before.1 + 1_000);
     });
 }

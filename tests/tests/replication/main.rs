@@ -3,6 +3,7 @@
 mod beside;
 mod divergence;
 mod quiet;
+mod ranges;
 mod resync;
 mod stream;
 mod times;

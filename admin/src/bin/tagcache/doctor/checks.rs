@@ -128,10 +128,6 @@ fn server(info: &Named) -> Found {
             found,
             format!("use {kind} {}.{} or newer", oldest.0, oldest.1),
         ),
-        Some((8, 1)) if kind == "Valkey" => warning(
-            format!("{found}: COPY to another database leaves the client in that database"),
-            "avoid COPY … DB with keys of other types, or use 8.0 or 9.0",
-        ),
         _ => ok(found),
     }
 }
@@ -524,7 +520,6 @@ mod tests {
         assert_eq!(state("redis_version", "6.2.14"), State::Problem);
         assert_eq!(state("redis_version", "8.6.0"), State::Ok);
         assert_eq!(state("valkey_version", "7.2.5"), State::Problem);
-        assert_eq!(state("valkey_version", "8.1.3"), State::Warning);
         assert_eq!(state("valkey_version", "9.1.0"), State::Ok);
     }
 

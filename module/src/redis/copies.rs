@@ -1,0 +1,170 @@
+//! Puts a client back into its database after a COPY, on servers that do not.
+//!
+//! Valkey 8.1, 9.0 and 9.1 until 9.1.2 (valkey-io/valkey#4024) run the handler of a keyspace event on the connection whose
+//! command it is, with the event's database selected, and leave it selected. So a client that copies a key to another database
+//! would stay there, and the command be propagated as one of that database. The handler cannot ask where the client was. A
+//! filter looks before: at each COPY, and at what decides in which database a COPY of a transaction or script will run.
+//! No filter sees what an append-only file contains, so there the database stands before each COPY (CACHE.REPLAY SELECTED).
+
+use std::collections::{HashMap, VecDeque};
+
+use redis_module::raw;
+
+use super::barrier::{Place, guard};
+use super::context::{Context, own};
+use super::filter::{self, Command};
+use super::propagation;
+use super::state;
+use super::string::Str;
+use crate::args::parse_i64;
+use crate::engine::Seeded;
+use crate::native::word;
+
+/// What the filter has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    clients: HashMap<u64, Client, Seeded>,
+    /// The client that began a script or a transaction last, and the database that a script selected since.
+    caller: u64,
+    chosen: Option<u32>,
+    /// The database of the client that sent the last DEBUG.
+    debugging: Option<u32>,
+}
+
+/// Of a client.
+#[derive(Debug, Default)]
+struct Client {
+    /// The database that the last SELECT of its transaction chooses.
+    chosen: Option<u32>,
+    /// Each COPY that has not run yet: where the name of its new key lies, which is the one that its event passes on, and the
+    /// database that it runs in. Kept by client, since a command may wait (for the end of CLIENT PAUSE) while others run.
+    copies: VecDeque<(usize, u32)>,
+}
+
+impl Seen {
+    /// Takes the database that a COPY to a key of this name began in, and forgets those before it, which copied nothing.
+    fn take(&mut self, client: u64, name: usize) -> Option<u32> {
+        let copies = &mut self.clients.get_mut(&client)?.copies;
+        while let Some((new, db)) = copies.pop_front() {
+            if new == name {
+                return Some(db);
+            }
+        }
+        None
+    }
+
+    /// A client is gone.
+    pub(super) fn forget(&mut self, client: u64) {
+        self.clients.remove(&client);
+    }
+}
+
+/// Begins to look, where the server needs it.
+pub(super) fn watch(ctx: &Context<'_>) {
+    const AFFECTED: [&str; 4] = ["8.1.", "9.0.", "9.1.0", "9.1.1"];
+    let version = ctx.info(c"server", c"valkey_version");
+    if version.is_some_and(|version| AFFECTED.iter().any(|begin| version.starts_with(begin))) {
+        let no_self = raw::REDISMODULE_CMDFILTER_NOSELF as std::ffi::c_int;
+        // SAFETY: the context is alive, and that of this module. The filter stays as long as the module.
+        unsafe {
+            api!(RedisModule_RegisterCommandFilter(
+                ctx.as_raw(),
+                Some(on_command),
+                no_self
+            ))
+        };
+    }
+}
+
+const COPY: u64 = word(b"copy");
+const SELECT: u64 = word(b"select");
+const MULTI: u64 = word(b"multi");
+const DEBUG: u64 = word(b"debug");
+/// What runs other commands.
+const EXEC: u64 = word(b"exec");
+const EVAL: u64 = word(b"eval");
+const EVALSHA: u64 = word(b"evalsha");
+const FCALL: u64 = word(b"fcall");
+
+unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
+    guard(Place::Filter, (), || {
+        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
+        let command = unsafe { Command::new(filter) };
+        let name = command.name.bytes();
+        if !(4..=7).contains(&name.len()) {
+            return; // GET and SET.
+        }
+        let name = word(name);
+        if let COPY | SELECT | MULTI | DEBUG | EXEC | EVAL | EVALSHA | FCALL = name {
+            look(&command, name);
+        }
+    });
+}
+
+fn look(command: &Command<'_>, name: u64) {
+    let Some(client) = command.client() else {
+        return;
+    };
+    let info = Context::client_info(client);
+    let is_queued = info
+        .is_some_and(|info| info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI) != 0);
+    // A script's own client is none that can be asked.
+    let is_script = info.is_none() && Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0;
+    let asked = if is_script {
+        Context::client_info(state::with(|state| state.copies.caller))
+    } else {
+        info
+    };
+    let selected = asked.map(|info| u32::from(info.db));
+    let number = command.arg(1).and_then(|number| parse_i64(number.bytes()));
+    let number = number.and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|&db| name == SELECT && own().select(db));
+    let new = command.arg(2).map(|new| new.as_raw() as usize);
+    state::with(|state| {
+        let seen = &mut state.copies;
+        match name {
+            MULTI if !is_queued => seen.forget(client),
+            DEBUG => seen.debugging = selected,
+            SELECT if is_queued => {
+                let of_client = seen.clients.entry(client).or_default();
+                of_client.chosen = number.or(of_client.chosen);
+            }
+            SELECT if is_script => seen.chosen = number.or(seen.chosen),
+            MULTI | SELECT => {}
+            COPY => {
+                let script = seen.chosen.filter(|_| is_script);
+                let of_client = seen.clients.entry(client).or_default();
+                if !is_queued {
+                    *of_client = Client::default();
+                }
+                let db = of_client.chosen.or(script).or(selected);
+                of_client.copies.extend(new.zip(db));
+            }
+            _ => (seen.caller, seen.chosen) = (client, None),
+        }
+    });
+}
+
+/// The database that the COPY of this event began in, if that is not where the key is now.
+pub(super) fn begun_in(ctx: &Context<'_>, name: Str<'_>) -> Option<u32> {
+    let (client, address) = (ctx.client_id(), name.as_raw() as usize);
+    let from = state::with(|state| state.copies.take(client, address))?;
+    if from == ctx.db() {
+        return None;
+    }
+    if propagation::may_announce() {
+        let ctx = own();
+        ctx.select(from);
+        ctx.replicate_words("CACHE.REPLAY", &[b"SELECTED"]);
+    }
+    Some(from)
+}
+
+/// DEBUG RELOAD has the client select the database of each key that it loads.
+pub(super) fn loaded() {
+    if let Some(db) = state::with(|state| state.copies.debugging.take()) {
+        let ctx = own();
+        ctx.select(db);
+        filter::select_again(&ctx);
+    }
+}
