@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(super) orphans: Option<(u32, Cursor)>,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
+    /// What is being loaded joins what is there, which may know later invalidations (DEBUG RELOAD NOFLUSH).
+    pub(crate) judges_loaded: bool,
     /// Something was loaded since the module started.
     pub(crate) has_loaded: bool,
     /// Time of day less the time since the machine's start, when it was looked at last, ms.
@@ -214,18 +216,23 @@ impl State {
 
     /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
     pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
-        /// Less is the clock being slewed.
+        /// Less is the clock being slewed; where it is not, stamps get ahead of it.
         const SET_BACK_MS: i64 = 500;
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
-        let back_ms = last.map_or(0, |last| last - apart_ms);
-        if back_ms <= SET_BACK_MS {
+        let step_ms = last.map_or(0, |last| last - apart_ms);
+        let back_ms = if step_ms > SET_BACK_MS {
+            step_ms as u64
+        } else {
+            self.stamps.lag_ms(now_ms)
+        };
+        if back_ms == 0 {
             return;
         }
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(now_ms);
         for (_, database) in self.databases_mut() {
-            database.clock_was_set_back(now_ms + back_ms as u64, now_ms);
+            database.clock_was_set_back(now_ms + back_ms, now_ms);
         }
     }
 
