@@ -22,6 +22,7 @@ use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
 use super::waiting;
+use crate::engine::{CLOCKS_DIFFER_MS, Softness};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
@@ -163,10 +164,11 @@ fn with_record<R>(
         let (origin, found) = (state.origin(), state.database_of(entry, db));
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let facts = Facts::of(&mut database.index, slot, entry);
-            let mut created_ms = entry.created_ms();
+            let facts = Facts::of(&mut database.index, slot);
+            let (mut created_ms, mut origin) = (entry.created_ms(), origin);
             if facts.is_foreign {
                 created_ms = database.history.saved_stamp_ms(created_ms);
+                origin = 0;
             }
             (!facts.is_gone).then(|| Record {
                 is_gone: false,
@@ -177,7 +179,9 @@ fn with_record<R>(
                 created_ms: created_ms.min(latest_ms),
                 hits: facts.hits,
                 grace_ms: entry.grace_ms(),
-                soft_since_ms: facts.soft_since_ms,
+                soft_since_ms: facts
+                    .softness
+                    .map(|soft| soft.since_ms_for(entry.grace_ms())),
                 tags: database.index.tags(slot).collect(),
                 value: entry.value(),
             })
@@ -236,8 +240,8 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     let facts = Facts {
         is_gone: record.is_gone,
         hits: record.hits,
-        soft_since_ms: record.soft_since_ms,
-        is_foreign: false,
+        softness: record.soft_since_ms.map(Softness::since),
+        is_foreign: record.origin == 0,
         origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
@@ -311,7 +315,14 @@ unsafe extern "C" fn aof_rewrite(
             if let Some(ms) = record.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", record.created_ms));
+            // A command does not say whose clock that is: what is to be allowed for another one is taken off.
+            let allowed_ms = if record.origin == 0 {
+                CLOCKS_DIFFER_MS
+            } else {
+                0
+            };
+            let created_ms = record.created_ms.saturating_sub(allowed_ms);
+            words.extend(option(b"CREATED", created_ms));
             words.extend(option(b"HITS", record.hits.into()));
             (!record.is_gone).then_some(words) // A gone entry is not written at all.
         });
@@ -414,7 +425,7 @@ unsafe extern "C" fn copy(
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot, entry);
+            let facts = Facts::of(index, slot);
             // A gone entry is not copied: the server answers that the copy failed.
             let copy = (!facts.is_gone).then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
