@@ -273,6 +273,11 @@ impl Stamps {
         is_near
     }
 
+    /// How far this stamp lies behind the latest one that was followed, ms.
+    pub(crate) const fn behind_ms(&self, at_ms: u64) -> u64 {
+        self.followed.saturating_sub(at_ms)
+    }
+
     /// Goes on from the present.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
         (self.latest, self.invalidated, self.followed) = (now_ms, now_ms, now_ms);

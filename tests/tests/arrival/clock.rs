@@ -142,6 +142,40 @@ fn a_clock_set_back_a_little_changes_no_order() {
 }
 
 #[test]
+fn replicas_and_logs_of_a_clock_set_back_keep_the_order() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        for back_ms in [300, 10_000] {
+            clock.shift(0);
+            let builder = clock.of(Server::builder().engine(engine));
+            let primary = builder.arg("--appendonly", "yes").start();
+            let builder = Server::builder().engine(engine);
+            let replica = builder.replica_of(&primary).start();
+            let mut client = primary.raw();
+            wait_synchronised(&primary, &replica);
+            run!(client, "CACHE.SET old v");
+            let check = |client: &mut RawClient, what: &str| {
+                let expected = ["MISS", "HIT"];
+                assert_eq!(
+                    judged(client, &["old", "new"]),
+                    expected,
+                    "{what} {back_ms}"
+                );
+            };
+            set(&clock, &mut client, -back_ms);
+            run!(client, "CACHE.INVALIDATE soft");
+            run!(client, "CACHE.SET new v");
+            check(&mut client, "at once");
+            wait_synchronised(&primary, &replica);
+            check(&mut replica.raw(), "on the replica");
+            run!(client, "DEBUG LOADAOF");
+            run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+            check(&mut client, "from the log");
+        }
+    });
+}
+
+#[test]
 fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
     let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
         return;
