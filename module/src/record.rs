@@ -4,7 +4,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | flags: gone, expires, and which of the optional numbers follow |
-//! | 4 | the node that stamped it, little-endian |
+//! | 4 | the node that stamped it, little-endian, 0 if that is another one than saved it |
 //! | 6 | when it was written, unix ms, little-endian |
 //! | … | hits, grace (ms), stale since (unix ms), each LEB128 and only if its flag is set |
 //! | … | the number of tags, LEB128, and for each its length, LEB128, and its bytes |
@@ -36,7 +36,7 @@ pub(crate) struct Record<'r> {
     pub(crate) is_gone: bool,
     /// Whether it expires.
     pub(crate) has_ttl: bool,
-    /// The node that stamped it; 0: not known.
+    /// The node that stamped it; 0: another one than that which saved it, or not known.
     pub(crate) origin: u32,
     pub(crate) created_ms: u64,
     pub(crate) hits: u32,

@@ -211,17 +211,18 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
 /// dropped, and the stamp.
 fn run(ctx: &Context<'_>, what: Invalidation<'_>, given_ms: Option<u64>) -> (u64, u64) {
     let (db, now, monotonic) = (ctx.db(), now_ms(), monotonic_ms());
-    let is_replay = given_ms.is_some() && ctx.is_replay();
+    let is_replay = ctx.is_replay();
     let (dropped, clock, at) = store::change(db, || {
         state::with(|state| {
-            let at = given_ms.unwrap_or_else(|| {
-                // At once if the clock was set back: what was written before must not seem younger.
-                state.watch_clock(now, monotonic);
-                state.stamps_at(now, || monotonic).of_invalidation(now)
-            });
-            if is_replay {
-                state.follow(db, at, now);
-            }
+            let at = match given_ms {
+                Some(at) if is_replay => state.follow_invalidation(db, at, now),
+                Some(at) => at,
+                None => {
+                    // At once if the clock was set back: what was written before must not seem younger.
+                    state.watch_clock(now, monotonic);
+                    state.stamps_at(now, || monotonic).of_invalidation(now)
+                }
+            };
             let database = state.database(db);
             (database.invalidate(what, at, now), database.clock, at)
         })

@@ -251,7 +251,8 @@ pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>>
     visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
 
-/// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags. O(tags) while one is held.
+/// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than
+/// before if it is stale by a soft invalidation. O(tags) while one is held.
 pub(super) fn within_holds(
     db: u32,
     entry: Entry<'_>,
@@ -266,6 +267,8 @@ pub(super) fn within_holds(
         let Database { index, history, .. } = state.database(db);
         let until_ms = history.held_until_ms(index.tags(slot), now_ms);
         let since_ms = index.softness(slot).map(|softness| softness.since_ms);
+        // Nodes that loaded it know of no limit, only when it ends by its grace.
+        let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
         bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
     })
 }

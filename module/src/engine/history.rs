@@ -189,12 +189,12 @@ impl Verdict {
         }
     }
 
-    /// Whether an entry that arrives comes too late. A soft invalidation counts too, unless the entry is stale already:
-    /// that is not worth a second way to tell replicas.
+    /// Whether an entry that arrives comes too late. A soft invalidation counts too, unless the entry is stale already and
+    /// may be so for its own grace: all else is not worth a second way to tell replicas.
     pub(crate) const fn is_too_late(self, is_stale: bool) -> bool {
         match self {
             Self::Untouched => false,
-            Self::Softened { .. } => !is_stale,
+            Self::Softened { ends_ms, .. } => !is_stale || ends_ms > 0,
             Self::Dropped => true,
         }
     }
@@ -206,10 +206,13 @@ impl Verdict {
 ///
 /// So stamps run ahead of the present where writes and invalidations alternate more than once in a millisecond: up to a
 /// bound, where what is written has the stamp of the invalidation before it, and counts as written before.
+///
+/// They are also ahead where the clock was set back by too little to be noticed: until it shows that time again, or until
+/// such steps add up to more than that bound, which [`Stamps::lag_ms`] tells.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
-    /// Unix ms, as the others.
-    written: u64,
+    /// The latest time that was given to anything, or was the present when something arrived, unix ms, as the others.
+    latest: u64,
     invalidated: u64,
     /// The latest one of another node, or of an earlier life, that they go on after.
     followed: u64,
@@ -218,12 +221,12 @@ pub(crate) struct Stamps {
 impl Stamps {
     /// For an entry that is written now.
     pub(crate) fn of_write(&mut self, now_ms: u64) -> u64 {
-        if self.invalidated < now_ms {
-            return now_ms;
+        let mut written = now_ms;
+        if self.invalidated >= now_ms {
+            written = (self.invalidated + 1).min(self.most_ms(now_ms).max(self.invalidated));
         }
-        let most_ms = now_ms.max(self.followed) + AHEAD_MS;
-        self.written = (self.invalidated + 1).min(most_ms.max(self.invalidated));
-        self.written
+        self.latest = self.latest.max(written);
+        written
     }
 
     /// For an invalidation that happens now.
@@ -233,31 +236,51 @@ impl Stamps {
     }
 
     /// The present, as stamps show it.
-    pub(crate) fn now_ms(&self, now_ms: u64) -> u64 {
-        now_ms.max(self.written).max(self.invalidated)
+    pub(crate) fn now_ms(&mut self, now_ms: u64) -> u64 {
+        self.latest = self.latest.max(now_ms);
+        self.latest
     }
 
     /// Whether stamps are far ahead of the present: another node's clock is, or the clock was set back.
-    pub(crate) fn are_ahead(&self, now_ms: u64) -> bool {
-        self.now_ms(now_ms) > now_ms + AHEAD_MS
+    pub(crate) const fn are_ahead(&self, now_ms: u64) -> bool {
+        self.latest > now_ms + AHEAD_MS
+    }
+
+    /// How far the clock was set back if stamps are further ahead than they run by themselves, ms; 0: they are not.
+    pub(crate) fn lag_ms(&self, now_ms: u64) -> u64 {
+        if self.latest > self.most_ms(now_ms) {
+            self.latest - now_ms
+        } else {
+            0
+        }
+    }
+
+    /// Where stamps are at most, unless the clock was set back.
+    fn most_ms(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.followed) + AHEAD_MS
     }
 
     /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life. False, and nothing is
     /// done, if that is too far ahead: stamps up to there are not in order then.
     pub(crate) fn follow(&mut self, at_ms: u64, now_ms: u64) -> bool {
-        if at_ms > now_ms {
-            if at_ms - now_ms > FURTHEST_MS {
-                return false;
+        let is_near = at_ms <= now_ms + FURTHEST_MS;
+        if is_near {
+            // Also one that is past: this node's clock may be set back.
+            for ms in [&mut self.latest, &mut self.invalidated, &mut self.followed] {
+                *ms = at_ms.max(*ms);
             }
-            self.invalidated = self.invalidated.max(at_ms);
-            self.followed = self.followed.max(at_ms);
         }
-        true
+        is_near
+    }
+
+    /// How far this stamp lies behind the latest one that was followed, ms.
+    pub(crate) const fn behind_ms(&self, at_ms: u64) -> u64 {
+        self.followed.saturating_sub(at_ms)
     }
 
     /// Goes on from the present.
     pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
-        (self.written, self.invalidated, self.followed) = (now_ms, now_ms, now_ms);
+        (self.latest, self.invalidated, self.followed) = (now_ms, now_ms, now_ms);
     }
 }
 
@@ -849,7 +872,32 @@ mod tests {
         assert_eq!(stamps.of_write(5), 7);
         assert_eq!((stamps.now_ms(5), stamps.now_ms(9)), (7, 9));
         assert_eq!(stamps.of_write(9), 9);
-        assert_eq!(stamps.of_invalidation(8), 8);
+        assert_eq!(
+            stamps.of_invalidation(8),
+            9,
+            "the clock was set back a little"
+        );
+        assert_eq!(stamps.of_write(8), 10);
+    }
+
+    #[test]
+    fn small_steps_back_keep_the_order_until_they_add_up() {
+        let mut stamps = Stamps::default();
+        let now = 50_000;
+        // In order whatever came from here, from another node, or from this node's primary.
+        assert_eq!(stamps.of_write(now), now);
+        assert_eq!(stamps.of_invalidation(now - 400), now);
+        assert_eq!(stamps.now_ms(now + 1), now + 1);
+        assert_eq!(stamps.of_invalidation(now - 400), now + 1);
+        assert!(stamps.follow(now + 2, now + 3));
+        assert_eq!(stamps.of_invalidation(now - 400), now + 2);
+        // What was followed may be further ahead.
+        let back = now - 5 * AHEAD_MS;
+        assert_eq!(stamps.lag_ms(back), 0);
+        stamps.clock_was_set_back(back);
+        assert_eq!(stamps.of_write(now), now);
+        assert_eq!(stamps.lag_ms(now - AHEAD_MS), 0);
+        assert_eq!(stamps.lag_ms(now - AHEAD_MS - 1), AHEAD_MS + 1);
     }
 
     #[test]
@@ -1038,6 +1086,9 @@ mod tests {
             |verdict: Verdict| [false, true].map(|is_stale| verdict.is_too_late(is_stale));
         assert_eq!(too_late(Verdict::Untouched), [false, false]);
         assert_eq!(too_late(softened(1)), [true, false]);
+        let (since_ms, ends_ms) = (1, 2);
+        let limited = Verdict::Softened { since_ms, ends_ms };
+        assert_eq!(too_late(limited), [true, true]);
         assert_eq!(too_late(Verdict::Dropped), [true, true]);
     }
 

@@ -24,6 +24,7 @@ use super::store;
 use super::string::{OwnedStr, Str};
 use super::transit::Facts;
 use super::waiting;
+use crate::engine::{CLOCKS_DIFFER_MS, Softness};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
@@ -165,10 +166,11 @@ fn with_record<R>(
         let (origin, found) = (state.origin(), state.database_of(entry, db));
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let facts = Facts::of(&mut database.index, slot, entry);
-            let mut created_ms = entry.created_ms();
+            let facts = Facts::of(&mut database.index, slot);
+            let (mut created_ms, mut origin) = (entry.created_ms(), origin);
             if facts.is_foreign {
                 created_ms = database.history.saved_stamp_ms(created_ms);
+                origin = 0;
             }
             (!facts.is_gone).then(|| Record {
                 is_gone: false,
@@ -179,7 +181,9 @@ fn with_record<R>(
                 created_ms: created_ms.min(latest_ms),
                 hits: facts.hits,
                 grace_ms: entry.grace_ms(),
-                soft_since_ms: facts.soft_since_ms,
+                soft_since_ms: facts
+                    .softness
+                    .map(|soft| soft.since_ms_for(entry.grace_ms())),
                 tags: database.index.tags(slot).collect(),
                 value: entry.value(),
             })
@@ -238,8 +242,8 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     let facts = Facts {
         is_gone: record.is_gone,
         hits: record.hits,
-        soft_since_ms: record.soft_since_ms,
-        is_foreign: false,
+        softness: record.soft_since_ms.map(Softness::since),
+        is_foreign: record.origin == 0,
         is_doubted: false,
         origin: record.origin,
     };
@@ -314,7 +318,14 @@ unsafe extern "C" fn aof_rewrite(
             if let Some(ms) = record.soft_since_ms {
                 words.extend(option(b"SOFT", ms));
             }
-            words.extend(option(b"CREATED", record.created_ms));
+            // A command does not say whose clock that is: what is to be allowed for another one is taken off.
+            let allowed_ms = if record.origin == 0 {
+                CLOCKS_DIFFER_MS
+            } else {
+                0
+            };
+            let created_ms = record.created_ms.saturating_sub(allowed_ms);
+            words.extend(option(b"CREATED", created_ms));
             words.extend(option(b"HITS", record.hits.into()));
             (!record.is_gone).then_some(words) // A gone entry is not written at all.
         });
@@ -429,7 +440,7 @@ unsafe extern "C" fn copy(
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot, entry);
+            let facts = Facts::of(index, slot);
             // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
             // commands must find what they found at its old node, where it may not be gone yet.
             let copy = (!facts.is_gone || propagation::is_importing()).then(|| {

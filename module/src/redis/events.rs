@@ -342,12 +342,13 @@ fn loading(ctx: &Context<'_>, what: u64) {
     ];
     if is_rdb || other_starts.contains(&what) {
         propagation::expect_others();
-        let follows = is_replica || ctx.is_cluster_replica();
+        let is_own = is_rdb && !is_replica && !ctx.is_cluster_replica();
         state::with(|state| {
             state.transit.forget_arriving();
-            state.drops_loaded =
-                is_rdb && !state.has_loaded && !follows && state.config.drops_after_restart();
-            if state.is_staging() {
+            state.drops_loaded = is_own && !state.has_loaded && state.config.drops_after_restart();
+            // DEBUG RELOAD may load an older file, also beside what is there: the later of both clocks and memories hold.
+            state.judges_loaded = is_own && state.databases().any(|(_, db)| db.index.len() > 0);
+            if state.is_staging() || is_own {
                 return;
             }
             // What is loaded brings its clocks with it. A file without any was written at reading 0.

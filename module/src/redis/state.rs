@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(super) orphans: Option<(u32, Cursor)>,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
+    /// What is being loaded joins what is there, which may know later invalidations (DEBUG RELOAD NOFLUSH).
+    pub(crate) judges_loaded: bool,
     /// Something was loaded since the module started.
     pub(crate) has_loaded: bool,
     /// Time of day less the time since the machine's start, when it was looked at last, ms.
@@ -68,6 +70,9 @@ pub(crate) struct State {
     /// While there are leases, in a cluster.
     pub(crate) cluster: Option<Watched>,
 }
+
+/// A clock that goes back by less is being slewed; where it is not, stamps get ahead of it.
+const SET_BACK_MS: u64 = 500;
 
 /// Databases by number.
 type Databases = Vec<Option<Box<Database<Handle>>>>;
@@ -215,18 +220,24 @@ impl State {
 
     /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
     pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
-        /// Less is the clock being slewed.
-        const SET_BACK_MS: i64 = 500;
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
-        let back_ms = last.map_or(0, |last| last - apart_ms);
-        if back_ms <= SET_BACK_MS {
-            return;
+        let step_ms = last.map_or(0, |last| last - apart_ms);
+        let back_ms = if step_ms > SET_BACK_MS as i64 {
+            step_ms as u64
+        } else {
+            self.stamps.lag_ms(now_ms)
+        };
+        if back_ms > 0 {
+            self.clock_was_set_back(now_ms, back_ms);
         }
+    }
+
+    fn clock_was_set_back(&mut self, now_ms: u64, back_ms: u64) {
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(now_ms);
         for (_, database) in self.databases_mut() {
-            database.clock_was_set_back(now_ms + back_ms as u64, now_ms);
+            database.clock_was_set_back(now_ms + back_ms, now_ms);
         }
     }
 
@@ -256,6 +267,23 @@ impl State {
             self.database(db).history.pass_twice(now_ms, at_ms);
         }
         is_followed
+    }
+
+    /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. There, one that is
+    /// earlier than what came before is of a clock that was set back, or of an older log that somebody restores.
+    pub(crate) fn follow_invalidation(&mut self, db: u32, mut at_ms: u64, now_ms: u64) -> u64 {
+        let behind_ms = self.stamps.behind_ms(at_ms);
+        if behind_ms <= SET_BACK_MS {
+            at_ms += behind_ms;
+        } else if behind_ms <= FURTHEST_MS {
+            // By nothing: how long a hold lasts is for this node's own clock to say.
+            self.clock_was_set_back(at_ms, 0);
+            for (_, database) in self.databases_mut() {
+                database.history.pass_twice(at_ms, at_ms + behind_ms);
+            }
+        }
+        self.follow(db, at_ms, now_ms);
+        at_ms
     }
 
     /// This node begins to serve as a primary from what it has.

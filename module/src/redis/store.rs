@@ -394,7 +394,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             let index = &mut database.index;
             // What the module removes does not come back.
             if !removing {
-                let facts = Facts::of(index, slot, entry);
+                let facts = Facts::of(index, slot);
                 transit.leaves(entry, db, slot, facts, index.tags(slot));
             }
             let was_gone = index.remove(slot);
@@ -509,7 +509,8 @@ fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
 /// after the key is there.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
-    if way == Way::Loaded && adopt_loaded(ctx, name.bytes()) {
+    let is_judged = way != Way::Loaded || state::with(|state| state.judges_loaded);
+    if !is_judged && adopt_loaded(ctx, name.bytes()) {
         return;
     }
     // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
@@ -606,7 +607,7 @@ fn index_arrived(
             bytes: cost(entry),
             hits: facts.hits,
             has_grace: entry.grace_ms() > 0,
-            softness: facts.soft_since_ms.map(Softness::since),
+            softness: facts.softness,
             is_foreign: facts.is_foreign,
         },
     );
@@ -647,13 +648,14 @@ fn lateness(
             Way::Restored => facts.origin != 0 && facts.origin == state.origin(),
             // From another database: what was invalidated here did not reach it there.
             Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
+            Way::Loaded if state.judges_loaded => !facts.is_foreign,
             Way::Moved { .. } | Way::Loaded => return Lateness::InTime,
         };
         facts.is_foreign = !is_own;
         let (real, monotonic) = (now_ms(), monotonic_ms());
         state.watch_clock(real, monotonic);
         let now = state.stamps_at(real, || monotonic).now_ms(real);
-        let is_stale = facts.soft_since_ms.is_some();
+        let is_stale = facts.softness.is_some();
         let history = &state.database(db).history;
         let is_too_late = |is_foreign, now| {
             let at_ms = entry.created_ms();

@@ -2,7 +2,7 @@
 //! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
 //! between, hence two places; the server does nothing else meanwhile.
 
-use crate::engine::{Index, Slot};
+use crate::engine::{Index, Slot, Softness};
 use crate::entry::{Entry, Handle};
 
 /// The entries that were loaded or copied last, and unlinked last.
@@ -33,8 +33,8 @@ pub(crate) struct Passage {
 pub(crate) struct Facts {
     pub(crate) is_gone: bool,
     pub(crate) hits: u32,
-    /// Since when it is stale by a soft invalidation, unix ms.
-    pub(crate) soft_since_ms: Option<u64>,
+    /// Where it is stale by a soft invalidation.
+    pub(crate) softness: Option<Softness>,
     /// It was written by the clock of another node.
     pub(crate) is_foreign: bool,
     /// It may have been refused elsewhere.
@@ -45,13 +45,11 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Of an indexed entry.
-    pub(super) fn of(index: &mut Index<Handle>, slot: Slot, entry: Entry<'_>) -> Self {
+    pub(super) fn of(index: &mut Index<Handle>, slot: Slot) -> Self {
         Self {
             is_gone: index.has_backlog() && index.is_gone(slot),
             hits: index.hits(slot),
-            soft_since_ms: index
-                .softness(slot)
-                .map(|softness| softness.since_ms_for(entry.grace_ms())),
+            softness: index.softness(slot),
             is_foreign: index.is_foreign(slot),
             is_doubted: index.is_doubted(slot),
             origin: 0,

@@ -4,15 +4,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
 use tagcache_tests::look::assert_index_agrees;
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
 
-use crate::{assert_fresh, assert_gone, dumped, unix_ms};
+use crate::{assert_fresh, assert_gone, dumped, restore, unix_ms};
 
 const HOUR_MS: i64 = 3_600_000;
 
 /// Sets the server's clock, and waits until the server shows it: Valkey 9.1 reads it once a millisecond.
 fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
-    const CLOSE_MS: i64 = 30_000;
+    const CLOSE_MS: i64 = 100;
     clock.shift(shift_ms);
     wait_until("the server shows the time", DEADLINE, || {
         let now = SystemTime::now()
@@ -111,6 +112,115 @@ fn judged(client: &mut RawClient, keys: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn a_clock_set_back_a_little_changes_no_order() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        for back_ms in [150, 300, 450] {
+            clock.shift(0);
+            let primary = clock.of(Server::builder().engine(engine)).start();
+            let builder = clock.of(Server::builder().engine(engine));
+            let replica = builder.replica_of(&primary).start();
+            let mut client = primary.raw();
+            run!(client, "CACHE.SET old v");
+            let old = dumped(&mut client, &["t"]);
+            run!(client, "CACHE.INVALIDATE followed");
+            wait_synchronised(&primary, &replica);
+            set(&clock, &mut client, -back_ms);
+            run!(replica.raw(), "REPLICAOF NO ONE");
+            for server in [&primary, &replica] {
+                let mut client = server.raw();
+                run!(client, "CACHE.INVALIDATE soft");
+                run!(client, "CACHE.SET new v");
+                assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+                run!(client, "CACHE.INVALIDATE t");
+                assert_gone(&mut client, &old, "dumped before the invalidation");
+                let new = dumped(&mut client, &["t"]);
+                assert_fresh(&mut client, &new, "written after it");
+            }
+        }
+    });
+}
+
+#[test]
+fn replicas_and_logs_of_a_clock_set_back_keep_the_order() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        for back_ms in [300, 10_000] {
+            clock.shift(0);
+            let builder = clock.of(Server::builder().engine(engine));
+            let primary = builder.arg("--appendonly", "yes").start();
+            let builder = Server::builder().engine(engine);
+            let replica = builder.replica_of(&primary).start();
+            let mut client = primary.raw();
+            wait_synchronised(&primary, &replica);
+            run!(client, "CACHE.SET old v");
+            let check = |client: &mut RawClient, what: &str| {
+                let expected = ["MISS", "HIT"];
+                assert_eq!(
+                    judged(client, &["old", "new"]),
+                    expected,
+                    "{what} {back_ms}"
+                );
+            };
+            set(&clock, &mut client, -back_ms);
+            run!(client, "CACHE.INVALIDATE soft");
+            run!(client, "CACHE.SET new v");
+            check(&mut client, "at once");
+            wait_synchronised(&primary, &replica);
+            check(&mut replica.raw(), "on the replica");
+            run!(client, "DEBUG LOADAOF");
+            run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+            check(&mut client, "from the log");
+        }
+    });
+}
+
+#[test]
+fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
+    let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
+        return;
+    };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        ahead.shift(950); // No more than is allowed for.
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let other = ahead.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        let payload = dumped(&mut other.raw(), &["t"]);
+        restore(&mut client, "arrived", &payload);
+        let now = unix_ms(&mut client);
+        set(&clock, &mut client, -450);
+        run!(client, "CACHE.INVALIDATE soft");
+        // A stamp that lies further ahead than it may says nothing.
+        wait_until("the clock shows that time again", DEADLINE, || {
+            unix_ms(&mut client) > now
+        });
+        assert_eq!(judged(&mut client, &["arrived"]), ["MISS"]);
+    });
+}
+
+#[test]
+fn small_steps_back_are_noticed_when_they_add_up() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET old v");
+        for step in 1..=10 {
+            set(&clock, &mut client, -400 * step);
+            run!(client, "CACHE.INVALIDATE other");
+        }
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        for shift in [-4_000, 0, HOUR_MS] {
+            set(&clock, &mut client, shift);
+            assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+        }
+    });
+}
+
+#[test]
 fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
@@ -163,7 +273,7 @@ fn a_clock_set_back_before_a_start_or_a_failover_ends_no_order() {
         run!(client, "CACHE.SET old v");
         run!(client, "CACHE.INVALIDATE soft");
         run!(client, "CACHE.HOLD 60000 held");
-        tagcache_tests::state::wait_synchronised(&primary, &replica);
+        wait_synchronised(&primary, &replica);
         run!(other, "REPLICAOF NO ONE");
         let check = |client: &mut RawClient| {
             run!(client, "CACHE.SET new v TAGS 1 held");

@@ -5,7 +5,10 @@ use tagcache_tests::{
     DEADLINE, Reply, Server, args, call, for_all_engines, run, split, wait_until,
 };
 
-use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, unix_ms};
+use crate::{
+    WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore, unix_ms,
+    within_the_allowance,
+};
 
 /// How far the clocks of two nodes may differ, ms: the module's allowance.
 const ALLOWANCE_MS: i64 = 1_000;
@@ -274,6 +277,21 @@ fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
             &payload,
             "it was dumped before the invalidation",
         );
+    });
+}
+
+#[test]
+fn an_entry_of_another_server_keeps_its_allowance_when_it_is_dumped_here() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        let payload = within_the_allowance(engine, &mut client);
+        run!(client, "SELECT 1");
+        restore(&mut client, "key", &payload);
+        let again = call!(client, "DUMP", "key").bytes().to_vec();
+        assert_fresh(&mut client, &again, "nothing was invalidated there");
+        run!(client, "SELECT 0");
+        assert_gone(&mut client, &again, "by way of another database");
     });
 }
 

@@ -6,7 +6,7 @@ mod persisted;
 mod replicated;
 
 use tagcache_tests::look::inspect;
-use tagcache_tests::{DEADLINE, RawClient, Reply, call, run, wait_until};
+use tagcache_tests::{DEADLINE, Engine, RawClient, Reply, Server, call, run, wait_until};
 
 /// Each way to invalidate what carries the tag `t`.
 const WAYS: [&str; 7] = [
@@ -40,6 +40,17 @@ fn dumped_of(client: &mut RawClient, written_ms: i64) -> Vec<u8> {
     let payload = call!(client, "DUMP", "dumped").bytes().to_vec();
     assert_eq!(run!(client, "DEL dumped"), Reply::Int(1));
     payload
+}
+
+/// The tag `t` is invalidated, and here is a payload of another node that is refused by the allowance alone: replicas and
+/// logs take it.
+fn within_the_allowance(engine: &Engine, here: &mut RawClient) -> Vec<u8> {
+    let other = Server::builder().engine(engine).start();
+    run!(here, "CACHE.INVALIDATE t");
+    let taginfo = run!(here, "CACHE.TAGINFO t");
+    let at = taginfo.field("last_invalidated").int();
+    wait_until("it is over", DEADLINE, || unix_ms(here) > at);
+    dumped_of(&mut other.raw(), at + 500)
 }
 
 fn restore(client: &mut RawClient, key: &str, payload: &[u8]) {

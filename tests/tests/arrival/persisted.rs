@@ -1,13 +1,17 @@
 //! After restarts: from an RDB, from an append-only file as it was written, and rewritten with and without RDB preamble.
 
 use tagcache_tests::look::{assert_index_agrees, info, info_text};
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::stream::{aof_commands, is};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, ServerBuilder, for_all_engines, run, split,
     wait_until,
 };
 
-use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore};
+use crate::{
+    WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore,
+    within_the_allowance,
+};
 
 /// How a server is saved and started again.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,9 @@ impl Restart {
     fn run(self, server: &mut Server) -> RawClient {
         let mut client = server.raw();
         match self {
-            Self::Rdb => assert_eq!(run!(client, "SAVE"), Reply::ok()),
+            Self::Rdb => wait_until("it is saved", DEADLINE, || {
+                run!(client, "SAVE") == Reply::ok() // Not while it saves for a replica.
+            }),
             Self::Log => {}
             Self::RewrittenLog { .. } => {
                 run!(client, "BGREWRITEAOF");
@@ -88,6 +94,35 @@ fn an_old_entry_is_gone_after_each_kind_of_restart() {
             }
             let databases: Vec<u32> = (0..WAYS.len() as u32).collect();
             assert_index_agrees(&server, &databases, &[b"t", b"both"]);
+        }
+    });
+}
+
+#[test]
+fn entries_of_other_servers_keep_their_allowance_after_each_kind_of_restart() {
+    for_all_engines(|engine| {
+        let check = |client: &mut RawClient, what: &str| {
+            let judged = ["old", "new"].map(|key| {
+                let reply = run!(client, "CACHE.FETCH {key} WITHTAGS 1 t");
+                reply.items()[0].text()
+            });
+            assert_eq!(judged, ["MISS", "HIT"], "{what}");
+        };
+        for restart in RESTARTS {
+            let mut server = restart.builder(engine).start();
+            let mut client = server.raw();
+            let old = within_the_allowance(engine, &mut client);
+            run!(client, "SELECT 1");
+            restore(&mut client, "old", &old);
+            assert_eq!(run!(client, "CACHE.RETAG old TAGS 0"), Reply::Int(1));
+            assert_eq!(run!(client, "MOVE old 0"), Reply::Int(1));
+            run!(client, "SELECT 0");
+            run!(client, "CACHE.SET new v");
+            check(&mut client, "at once");
+            let replica = Server::builder().engine(engine).replica_of(&server).start();
+            wait_synchronised(&server, &replica);
+            check(&mut replica.raw(), "on a replica");
+            check(&mut restart.run(&mut server), &format!("{restart:?}"));
         }
     });
 }

@@ -3,11 +3,12 @@
 use tagcache_tests::look::{assert_index_agrees, info, info_text};
 use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::stream::{ReplicationStream, words};
-use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, for_all_engines, run, split, wait_until,
-};
+use tagcache_tests::{DEADLINE, Reply, Server, args, for_all_engines, run, split, wait_until};
 
-use crate::{WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore};
+use crate::{
+    WAYS, assert_fresh, assert_gone, assert_never_visible, dumped, dumped_of, restore,
+    within_the_allowance,
+};
 
 #[test]
 fn an_old_entry_is_gone_on_a_replica_and_after_its_promotion() {
@@ -226,16 +227,6 @@ fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
         assert_eq!(run!(there, "CACHE.GET key"), Reply::bulk("value"));
         assert!(info(&mut there, "connected_slaves") == 0);
     });
-}
-
-/// The tag `t` is invalidated, and here is a payload of another node that is refused by the allowance alone: replicas and
-/// logs take it.
-fn within_the_allowance(engine: &Engine, here: &mut RawClient) -> Vec<u8> {
-    let other = Server::builder().engine(engine).start();
-    run!(here, "CACHE.INVALIDATE t");
-    let taginfo = run!(here, "CACHE.TAGINFO t");
-    let at = taginfo.field("last_invalidated").int();
-    dumped_of(&mut other.raw(), at + 500)
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {
         // One is removed by each command that names it, perhaps while the log is still in their database.
         let names = || (0..50).map(|n| format!("gone{n}"));
         for name in names() {
-            call!(client, "CACHE.REPLAY", "GONE", name);
+            call!(client, "CACHE.SET", name, "", "GONE");
         }
         run!(client, "SELECT {HOME}");
         let set = |n: i64| args!["SET", n, vec![0; 100]];

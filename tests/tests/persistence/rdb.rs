@@ -199,3 +199,50 @@ fn databases_of_high_numbers_are_saved_and_loaded() {
         assert_eq!(run!(client, "CACHE.REPLAY EMPTY 4294967295"), Reply::ok());
     });
 }
+
+#[test]
+fn a_file_loaded_beside_what_is_there_brings_back_nothing_that_was_invalidated_since() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for round in ["empty", "filled"] {
+            if round == "filled" {
+                run!(client, "CACHE.SET hard v TAGS 1 t");
+                run!(client, "CACHE.SET soft v GRACE 1000000 TAGS 1 s");
+                run!(client, "CACHE.SET kept v TAGS 1 k");
+            }
+            assert_eq!(run!(client, "SAVE"), Reply::ok());
+            run!(client, "CACHE.INVALIDATE t u");
+            run!(client, "CACHE.REVALIDATE s");
+            let clock = run!(client, "CACHE.CLOCK");
+            let reply = run!(client, "CACHE.FETCH loaded LEASE 60000");
+            let token = reply.items()[3].int();
+            assert_eq!(
+                run!(client, "DEBUG RELOAD MERGE NOFLUSH NOSAVE"),
+                Reply::ok()
+            );
+            run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+            assert_eq!(run!(client, "CACHE.CLOCK"), clock, "{round}");
+            for key in ["hard", "soft"] {
+                assert_eq!(
+                    run!(client, "CACHE.GET {key}"),
+                    Reply::Null,
+                    "{round}: {key}"
+                );
+            }
+            run!(client, "CACHE.INVALIDATE u");
+            let set = run!(client, "CACHE.SET loaded v LEASE {token} TAGS 1 u");
+            assert_eq!(set, Reply::Null, "{round}: invalidated since the lease");
+        }
+        assert_eq!(run!(client, "CACHE.GET kept"), Reply::bulk("v"));
+        wait_reclaimed(&mut client);
+        assert_index_agrees(&server, &[0], &[b"t", b"s", b"k"]);
+        // An older file alone lowers no clock either.
+        let clock = run!(client, "CACHE.CLOCK");
+        assert_eq!(run!(client, "DEBUG RELOAD NOSAVE"), Reply::ok());
+        run!(client, "SELECT 0");
+        assert_eq!(run!(client, "CACHE.CLOCK"), clock);
+        assert_eq!(run!(client, "CACHE.GET kept"), Reply::bulk("v"));
+        assert_index_agrees(&server, &[0], &[b"t", b"s", b"k"]);
+    });
+}

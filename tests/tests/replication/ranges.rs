@@ -76,7 +76,7 @@ fn lines(now_ms: i64) -> Vec<String> {
 /// Lines of a log, which an administrator may send.
 fn of_a_log() -> Vec<String> {
     vec![
-        format!("CACHE.REPLAY GONE gone PXAT {FAR_MS}"),
+        format!("CACHE.SET gone v PXAT {FAR_MS} GONE"),
         "CACHE.REPLAY EMPTY 4294967295".to_owned(),
         format!("CACHE.SET future v CREATED {LATEST_MS} HITS 4294967295 TAGS 1 x"),
         format!("CACHE.SET stale v GRACE {SPAN_MS} SOFT {LATEST_MS}"),
