@@ -51,10 +51,7 @@ fn copy_and_move(client: &mut RawClient, other: &mut RawClient) {
         stay(client, &format!("COPY {key} here-{key}"));
         stay(client, &format!("COPY {key} moved-{key}"));
         assert_eq!(stay(client, &format!("MOVE moved-{key} 1")), Reply::Int(1));
-        assert_eq!(
-            stay(client, &format!("COPY {key} {key} DB 99")).is_error(),
-            true
-        );
+        assert!(stay(client, &format!("COPY {key} {key} DB 99")).is_error());
         // In a transaction, between commands of another client.
         for queued in [
             "MULTI".to_owned(),
