@@ -272,6 +272,7 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
+        state.judges_loaded = false; // Valkey 9.1 flushes after the start of what DEBUG RELOAD loads.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());
         numbers.into_iter().map(take).unzip()

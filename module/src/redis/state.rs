@@ -219,6 +219,7 @@ impl State {
     }
 
     /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
+    #[inline(never)]
     pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
@@ -248,6 +249,7 @@ impl State {
     }
 
     /// The stamps, after a look at the clock if they are far ahead of it.
+    #[inline(always)]
     pub(crate) fn stamps_at(
         &mut self,
         now_ms: u64,
