@@ -25,8 +25,7 @@ const HAS_SOFT: u8 = 16;
 pub(crate) const MAX_TAGS: u64 = 16_384;
 pub(crate) const MAX_TAG_BYTES: u64 = 65_536;
 pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;
-/// The longest grace, and the longest hold of a tag, ms: some 34 years. No command takes more, so nothing else may claim more: it
-/// could not be written to a log.
+/// The longest grace, and the longest hold of a tag, ms: some 34 years. Files of earlier builds may say more.
 pub(crate) const MAX_SPAN_MS: u64 = 1 << 40;
 
 /// An entry that is saved, or was.
@@ -93,7 +92,7 @@ impl<'r> Record<'r> {
             origin: u32::from_le_bytes([o0, o1, o2, o3]),
             created_ms: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, 0, 0]),
             hits: optional(HAS_HITS, u32::MAX.into())? as u32,
-            grace_ms: optional(HAS_GRACE, MAX_SPAN_MS)?,
+            grace_ms: optional(HAS_GRACE, MAX_TIME_MS)?,
             soft_since_ms: Some(optional(HAS_SOFT, MAX_TIME_MS)?).filter(|&ms| ms > 0),
             ..Self::default()
         };
@@ -118,7 +117,7 @@ mod tests {
         #[test]
         fn a_record_comes_back(
             is_gone in any::<bool>(), has_ttl in any::<bool>(), origin in any::<u32>(), created_ms in 0..=MAX_TIME_MS, hits in any::<u32>(),
-            grace_ms in 0..=MAX_SPAN_MS, soft_since_ms in proptest::option::of(1..=MAX_TIME_MS),
+            grace_ms in 0..=MAX_TIME_MS, soft_since_ms in proptest::option::of(1..=MAX_TIME_MS),
             tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..20),
             value in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
@@ -145,20 +144,19 @@ mod tests {
     fn no_more_is_believed_than_an_entry_can_have() {
         let long = vec![b't'; MAX_TAG_BYTES as usize];
         let last = (1 << 48) - 1;
-        let graced = |grace_ms, time_ms, tags: &[&[u8]]| {
+        let record = |time_ms, tags: &[&[u8]]| {
             let tags = tags.iter().copied().collect();
+            let (grace_ms, soft_since_ms) = (time_ms, Some(time_ms));
             Record {
                 grace_ms,
-                soft_since_ms: Some(time_ms),
+                soft_since_ms,
                 tags,
                 ..Record::default()
             }
             .encode()
         };
-        let record = |time_ms, tags: &[&[u8]]| graced(MAX_SPAN_MS, time_ms, tags);
         let is_read = |bytes: Vec<u8>| Record::decode(&bytes).is_some();
         assert!(is_read(record(last, &[&long])));
-        assert!(!is_read(graced(MAX_SPAN_MS + 1, last, &[&long])));
         assert!(!is_read(record(last + 1, &[&long])));
         assert!(!is_read(record(last, &[&[&long[..], b"t"].concat()])));
         assert!(!is_read(record(last, &[b""])));

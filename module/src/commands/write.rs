@@ -2,12 +2,12 @@
 
 use smallvec::SmallVec;
 
-use crate::args::{Cursor, TagLimits, Ttl, Word, next_grace_ms, set_once, with_grace};
+use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
 use crate::engine::{Database, Freshness, Slot, Softness, Written as When};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
-use crate::record::MAX_TIME_MS;
+use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
@@ -92,7 +92,7 @@ impl<'a> Options<'a> {
             self.keeps_tags = true;
             Ok(())
         } else if word.is(b"GRACE") {
-            set_once(&mut self.grace_ms, next_grace_ms(cursor)?)
+            set_once(&mut self.grace_ms, cursor.next_in(0..=MAX_TIME_MS)?)
         } else if word.is(b"LEASE") {
             set_once(&mut self.token, cursor.next_i64()?)
         } else {
@@ -133,6 +133,11 @@ pub(super) fn decide_times(
     if asked.is_rewritten && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
+    let grace_ms = asked.grace_ms.unwrap_or(0);
+    // An entry of an earlier build's file may have a longer one, and is written to logs with it.
+    if grace_ms > MAX_SPAN_MS && !ctx.is_replay() && !asked.is_rewritten {
+        return Err(Error::NotAnInteger);
+    }
     let now_ms = now_ms();
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
@@ -143,7 +148,7 @@ pub(super) fn decide_times(
             (default_ttl_ms > 0).then(|| now_ms + default_ttl_ms)
         }
     };
-    with_grace(expires_ms, asked.grace_ms.unwrap_or(0), command)?;
+    with_grace(expires_ms, grace_ms, command)?;
     (asked.now_ms, asked.expires_ms, asked.command) = (now_ms, expires_ms, command);
     Ok(())
 }

@@ -9,7 +9,7 @@
 use redis_module::{RedisBuffer, raw};
 
 use crate::leb128;
-use crate::record::{MAX_SPAN_MS, MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
+use crate::record::{MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
 
 /// How many numbers say what is remembered of one tag.
 const PAST_NUMBERS: usize = 7;
@@ -36,7 +36,7 @@ impl Reader {
         let (grace_ms, soft_since_ms) = if encoding == 1 {
             (0, 0)
         } else {
-            (self.number(MAX_SPAN_MS)?, self.number(MAX_TIME_MS)?)
+            (self.number(MAX_TIME_MS)?, self.number(MAX_TIME_MS)?)
         };
         let count = self.number(MAX_TAGS)?;
         let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| self.tag()).collect();

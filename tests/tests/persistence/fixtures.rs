@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{
-    assert_index_agrees, entry_keys, inspect, stat, tagscan, wait_reclaimed,
+    assert_index_agrees, entry_keys, info, inspect, stat, tagscan, wait_reclaimed,
 };
-use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
+use tagcache_tests::{
+    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, wait_until,
+};
 
 /// The longest grace, 34 years, ms: what is stale in the files stays so.
 const LONG: i64 = 1 << 40;
@@ -287,6 +289,30 @@ fn payloads_of_encoding_2_to_4_are_restored() {
             assert!(hits >= 4_000_000_000);
             assert_index_agrees(&server, &[0], &[]);
         }
+    });
+}
+
+/// The grace of `soft` is longer than any command takes today.
+#[test]
+fn an_entry_of_an_earlier_build_outlives_a_rewrite_of_the_log() {
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
+        let server = builder.arg("--aof-use-rdb-preamble", "no").start();
+        let mut client = server.raw();
+        let payload = std::fs::read(fixture("encoding-2.soft.dump")).unwrap();
+        assert_eq!(call!(client, "RESTORE", "soft", 0, payload), Reply::ok());
+        let before = call!(client, "CACHE.INSPECT", "soft").field("grace");
+        call!(client, "BGREWRITEAOF");
+        wait_until("the log is rewritten", DEADLINE, || {
+            let names = ["aof_rewrite_in_progress", "aof_rewrite_scheduled"];
+            names.iter().all(|name| info(&mut client, name) == 0)
+        });
+        assert_eq!(call!(client, "DEBUG", "LOADAOF"), Reply::ok());
+        assert!(fetch(&mut client, "soft").is_stale("s"));
+        assert_eq!(
+            call!(client, "CACHE.INSPECT", "soft").field("grace"),
+            before
+        );
     });
 }
 
