@@ -109,7 +109,8 @@ fn look(command: &Command<'_>, name: u64) {
     let is_queued = info
         .is_some_and(|info| info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI) != 0);
     // A script's own client is none that can be asked.
-    let is_script = info.is_none() && Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0;
+    let runs_script = Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0;
+    let is_script = runs_script && info.is_none();
     let asked = if is_script {
         Context::client_info(state::with(|state| state.copies.caller))
     } else {
@@ -140,6 +141,7 @@ fn look(command: &Command<'_>, name: u64) {
                 let db = of_client.chosen.or(script).or(selected);
                 of_client.copies.extend(new.zip(db));
             }
+            _ if runs_script => {} // BUSY: what another client sends meanwhile is refused.
             _ => (seen.caller, seen.chosen) = (client, None),
         }
     });
