@@ -891,7 +891,7 @@ mod tests {
         assert_eq!(stamps.of_invalidation(now - 400), now + 1);
         assert!(stamps.follow(now + 2, now + 3));
         assert_eq!(stamps.of_invalidation(now - 400), now + 2);
-        // What was followed may be further ahead.
+        // Stamps that were followed may be further ahead than the node's own run.
         let back = now - 5 * AHEAD_MS;
         assert_eq!(stamps.lag_ms(back), 0);
         stamps.clock_was_set_back(back);

@@ -383,7 +383,7 @@ impl Context<'_> {
         Self::client_info(client).is_some_and(|info| info.flags & u64::from(flag) != 0)
     }
 
-    /// What the server knows of a connection.
+    /// A connection's flags and selected database; `None` if there is no such connection.
     pub(super) fn client_info(client: u64) -> Option<raw::RedisModuleClientInfo> {
         // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
         unsafe {

@@ -20,7 +20,7 @@ use crate::args::parse_i64;
 use crate::engine::Seeded;
 use crate::native::word;
 
-/// What the filter has seen.
+/// The commands that the filter has seen and that have not run yet, as far as they decide a COPY's database.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     clients: HashMap<u64, Client, Seeded>,
@@ -80,7 +80,7 @@ const COPY: u64 = word(b"copy");
 const SELECT: u64 = word(b"select");
 const MULTI: u64 = word(b"multi");
 const DEBUG: u64 = word(b"debug");
-/// What runs other commands.
+/// Commands that run other commands.
 const EXEC: u64 = word(b"exec");
 const EVAL: u64 = word(b"eval");
 const EVALSHA: u64 = word(b"evalsha");

@@ -172,8 +172,7 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
 }
 
 /// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
-/// ([`State::has_news`]), or cannot be. That does not hold while a log is loaded: the server that wrote
-/// it had told them.
+/// ([`State::has_news`]), or cannot be. That does not hold while a log is loaded: the server that wrote it had told them.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     if !ctx.is_loading() && (state::with(|state| state.has_news()) || !may_take()) {
         return false;
@@ -205,7 +204,7 @@ pub(super) fn may_take() -> bool {
 }
 
 /// Whether a gone entry must stay: while slots migrate to here, those that came from other nodes. At its old node it is
-/// perhaps not gone yet, and the commands that come from there must find what they found. What that node removes, it says.
+/// perhaps not gone yet, and the commands that come from there must find what they found. That node announces what it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
     propagation::is_importing() && index.is_foreign(slot)
 }

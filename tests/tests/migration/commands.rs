@@ -24,7 +24,7 @@ fn begin(nodes: &Nodes) -> (u16, u16) {
     (slot, slot)
 }
 
-/// What each key holds, native or not, at the target and at its replica.
+/// The value of each key, native or an entry, which the target and its replica have in common.
 fn held(nodes: &Nodes, keys: &[&str]) -> Vec<Reply> {
     wait_synchronised(&nodes.target, &nodes.target_replica);
     let [at_target, at_replica] = [&nodes.target, &nodes.target_replica].map(|node| {

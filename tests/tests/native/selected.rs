@@ -72,7 +72,7 @@ fn copy_and_move(client: &mut RawClient, other: &mut RawClient) {
         }
         assert_eq!(selected(client), 5);
         run!(client, "SELECT {HOME}");
-        // What was discarded counts for nothing.
+        // A SELECT that was discarded has no effect.
         for queued in ["MULTI", "SELECT 6", "COPY string string DB 1", "DISCARD"] {
             client.call(&split(queued));
         }

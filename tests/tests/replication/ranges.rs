@@ -1,7 +1,7 @@
 //! Whatever a primary accepts, its replicas and its log accept too: each option at the ends of its range.
 
 use tagcache_tests::state::{Hits, State, assert_same, wait_synchronised};
-use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, run, split};
+use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines, run, split};
 
 /// The longest grace and hold, ms.
 const SPAN_MS: u64 = 1 << 40;
@@ -33,7 +33,7 @@ fn lines(now_ms: i64) -> Vec<String> {
         format!("CACHE.SET held-graced v GRACE {SPAN_MS} TAGS 2 long longest"),
         format!("CACHE.SET retagged v GRACE {SPAN_MS} TAGS 1 t"),
         "CACHE.RETAG retagged TAGS 1 longest".to_owned(),
-        // What is left of the life of a key is less than its grace.
+        // The key expires sooner than its grace would end.
         format!("CACHE.SET kept v PXAT {FAR_MS}"),
         "CACHE.SET kept v KEEPTTL GRACE 0".to_owned(),
         format!("CACHE.SET shortened v GRACE {SPAN_MS} PX 1000000"),
@@ -84,14 +84,20 @@ fn of_a_log() -> Vec<String> {
     ]
 }
 
+/// A primary that writes down each command at once, and its replica.
+fn logging(engine: &Engine) -> (Server, Server) {
+    let builder = || Server::builder().engine(engine);
+    let logging = builder().arg("--appendonly", "yes");
+    let primary = logging.arg("--appendfsync", "always").start();
+    let replica = builder().replica_of(&primary).start();
+    wait_synchronised(&primary, &replica);
+    (primary, replica)
+}
+
 #[test]
 fn what_a_primary_accepts_its_replica_and_its_log_accept() {
     for_all_engines(|engine| {
-        let builder = || Server::builder().engine(engine);
-        let logging = builder().arg("--appendonly", "yes");
-        let mut primary = logging.arg("--appendfsync", "always").start();
-        let replica = builder().replica_of(&primary).start();
-        wait_synchronised(&primary, &replica);
+        let (mut primary, replica) = logging(engine);
         let mut client = primary.raw();
         let time = run!(client, "TIME");
         let now_ms = time.items()[0].int() * 1000;
@@ -118,11 +124,7 @@ fn what_a_primary_accepts_its_replica_and_its_log_accept() {
 #[test]
 fn what_an_administrator_may_send_a_replica_and_a_log_accept() {
     for_all_engines(|engine| {
-        let builder = || Server::builder().engine(engine);
-        let logging = builder().arg("--appendonly", "yes");
-        let mut primary = logging.arg("--appendfsync", "always").start();
-        let replica = builder().replica_of(&primary).start();
-        wait_synchronised(&primary, &replica);
+        let (mut primary, replica) = logging(engine);
         let mut client = primary.raw();
         for line in of_a_log() {
             let reply = client.call(&split(&line));
