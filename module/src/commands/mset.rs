@@ -60,7 +60,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut done = Vec::new();
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
-        let written = write::store(ctx, db, &mut key, names[at], value, &asked)?;
+        let written = write::store(ctx, db, &mut key, names[at], value, &asked);
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at], &written);
             done.push((at, written));

@@ -45,10 +45,9 @@ pub(super) struct Options<'a> {
     pub(super) is_gone: bool,
     /// One of these four was given.
     is_rewritten: bool,
-    /// When it happens, when the entry expires logically, and which command it is: [`decide_times`].
+    /// When it happens, and when the entry expires logically: [`decide_times`].
     now_ms: u64,
     pub(super) expires_ms: Option<u64>,
-    command: &'static str,
 }
 
 impl<'a> Options<'a> {
@@ -69,7 +68,7 @@ impl<'a> Options<'a> {
                 self.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
             } else {
-                self.read_other(word, &mut cursor)?;
+                cursor = self.read_other(word, cursor)?;
             }
         }
         if tags.is_some() && self.keeps_tags {
@@ -79,10 +78,11 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// Reads an option other than a time or tags, which most commands consist of.
+    /// Reads an option other than a time or tags, which most commands consist of. The cursor comes back by value, so that
+    /// those who read the others need not keep it in memory.
     #[cold]
-    fn read_other(&mut self, word: Word, cursor: &mut Cursor<'_>) -> Result<(), Error> {
-        if word.is(b"KEEPTTL") {
+    fn read_other(&mut self, word: Word, mut cursor: Cursor<'a>) -> Result<Cursor<'a>, Error> {
+        let set = if word.is(b"KEEPTTL") {
             set_once(&mut self.ttl, Ttl::Keep)
         } else if word.is(b"NX") {
             set_once(&mut self.condition, Condition::Absent)
@@ -110,7 +110,8 @@ impl<'a> Options<'a> {
             } else {
                 Err(Error::Syntax)
             }
-        }
+        };
+        set.map(|()| cursor)
     }
 }
 
@@ -149,7 +150,7 @@ pub(super) fn decide_times(
         }
     };
     with_grace(expires_ms, grace_ms, command)?;
-    (asked.now_ms, asked.expires_ms, asked.command) = (now_ms, expires_ms, command);
+    (asked.now_ms, asked.expires_ms) = (now_ms, expires_ms);
     Ok(())
 }
 
@@ -174,7 +175,7 @@ pub(super) fn store(
     name: Str<'_>,
     value: &[u8],
     asked: &Options<'_>,
-) -> Result<Option<Written>, Error> {
+) -> Option<Written> {
     let (tags, now_ms) = (asked.tags, asked.now_ms);
     if asked.token.is_some() {
         cluster::end_if_slots_moved(ctx);
@@ -190,7 +191,7 @@ pub(super) fn store(
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
         if !is_allowed(database, name, asked, visible.is_some(), is_fresh) {
-            return Err(None);
+            return None;
         }
         let (mut expires_ms, mut grace_ms) = (asked.expires_ms, asked.grace_ms);
         if asked.ttl == Some(Ttl::Keep)
@@ -204,7 +205,8 @@ pub(super) fn store(
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
             (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
         }
-        let deadline_ms = with_grace(expires_ms, grace_ms, asked.command)?;
+        // Only a kept expiry can come to more than what the server takes.
+        let deadline_ms = expires_ms.map(|ms| (ms + grace_ms).min(i64::MAX as u64));
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
         let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
@@ -227,25 +229,18 @@ pub(super) fn store(
             has_backlog,
         };
         let slot = found.and_then(|found| found.slot);
-        Ok((content, slot, (written, lateness)))
+        Some((content, slot, (written, lateness)))
     });
-    match stored {
-        Ok((written, lateness)) => {
-            match lateness {
-                Lateness::InTime => {}
-                Lateness::Doubtful => store::doubt(db, key),
-                Lateness::TooLate => store::refuse(ctx, db, key, name),
-            }
-            Ok(Some(written))
-        }
-        Err(None) => {
-            if asked.token.is_some() {
-                waiting::refused(ctx, db, name, is_fresh);
-            }
-            Ok(None)
-        }
-        Err(Some(error)) => Err(error),
+    if stored.is_none() && asked.token.is_some() {
+        waiting::refused(ctx, db, name, is_fresh);
     }
+    let (written, lateness) = stored?;
+    match lateness {
+        Lateness::InTime => {}
+        Lateness::Doubtful => store::doubt(db, key),
+        Lateness::TooLate => store::refuse(ctx, db, key, name),
+    }
+    Some(written)
 }
 
 /// The tags that KEEPTAGS keeps: those of a visible entry.
