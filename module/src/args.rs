@@ -167,12 +167,13 @@ pub(crate) fn check_tag(tag: &[u8], limit: u32) -> Result<&[u8], Error> {
 #[inline(never)]
 pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     let (negative, digits) = match bytes {
+        [digit @ b'0'..=b'9'] => return Some((digit - b'0').into()),
         [b'-', rest @ ..] => (true, rest),
         _ => (false, bytes),
     };
     // No number of 19 digits is too large for 64 bits.
     if matches!(digits, [] | [b'0', ..]) || digits.len() > 19 {
-        return (bytes == b"0").then_some(0);
+        return None;
     }
     let (mut number, mut digits) = (0_u64, digits);
     if let Some((eight, rest)) = digits.split_first_chunk() {

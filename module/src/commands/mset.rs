@@ -30,9 +30,7 @@ fn parse<'a>(
     let is_of_one_key = asked.ttl == Some(Ttl::Keep)
         || asked.keeps_tags
         || asked.token.is_some()
-        || asked.hits.is_some()
-        || asked.soft_since_ms.is_some()
-        || asked.is_gone;
+        || asked.history.is_some_and(|history| history.is_of_one_key());
     if is_of_one_key {
         return Err(Error::Syntax);
     }
