@@ -26,7 +26,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let key = open(ctx, name, Mode::Write)?;
     if asked.keeps_tags {
-        with_kept_tags(ctx, args, key, name, value, asked);
+        with_kept_tags(ctx, args, key, name, value, &asked);
     } else {
         put(ctx, args, ctx.db(), key, name, value, &asked);
     }
@@ -40,13 +40,13 @@ fn with_kept_tags(
     key: Key,
     name: Str<'_>,
     value: &[u8],
-    asked: Options<'_>,
+    asked: &Options<'_>,
 ) {
     let db = ctx.db();
-    let kept = write::kept_tags(db, &key, &asked);
+    let kept = write::kept_tags(db, &key, asked);
     let tags: Vec<_> = kept.iter().map(Vec::as_slice).collect();
     let tags = &tags[..];
-    put(ctx, args, db, key, name, value, &Options { tags, ..asked });
+    put(ctx, args, db, key, name, value, &Options { tags, ..*asked });
 }
 
 /// Writes, propagates and replies.

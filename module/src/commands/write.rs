@@ -26,7 +26,7 @@ pub(super) enum Condition {
 }
 
 /// How a value is to be written, as far as the words go.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Options<'a> {
     pub(super) ttl: Option<Ttl>,
     pub(super) grace_ms: Option<u64>,
@@ -240,13 +240,12 @@ pub(super) fn store(
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
         let has_backlog = database.index.has_backlog() || asked.soft_since_ms().is_some();
-        let (when, lateness) = match origin {
-            Some(origin) => stamp(state, db, asked, origin),
-            None => {
-                let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
-                let is_foreign = false;
-                (When { at_ms, is_foreign }, Lateness::InTime)
-            }
+        let (when, lateness) = if let Some(origin) = origin {
+            stamp(state, db, asked, origin)
+        } else {
+            let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
+            let is_foreign = false;
+            (When { at_ms, is_foreign }, Lateness::InTime)
         };
         let content = Content {
             value,
