@@ -174,16 +174,45 @@ unsafe extern "C" fn keyspace(
     event: *const c_char,
     key: *mut raw::RedisModuleString,
 ) -> c_int {
-    // SAFETY: the server passes a C string. It need not be UTF-8: other modules choose theirs.
-    let event = unsafe { CStr::from_ptr(event) }.to_bytes();
-    if event == b"expire" {
-        return raw::REDISMODULE_OK as c_int; // By far the commonest: each SET with a time to live.
+    // The two that are the commonest by far: each SET with a time to live, and each DEL.
+    // SAFETY: the server passes a C string.
+    let is_expire = unsafe { is(event, c"expire") };
+    // SAFETY: as above.
+    let is_del = || unsafe { is(event, c"del") };
+    let ends_no_lease = || state::try_with(|state| state.has_leases()) == Some(false);
+    if !(is_expire || is_del() && ends_no_lease()) {
+        // SAFETY: the server passes a C string, a live context and a live name.
+        unsafe { rarer(ctx, event, key) };
     }
-    // SAFETY: the server passes a live context and a live name.
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Whether an event has this name. At the end of the name it ends as well: no byte beyond is looked at.
+///
+/// # Safety
+/// It must be a C string.
+#[inline(always)]
+unsafe fn is(event: *const c_char, name: &CStr) -> bool {
+    let mut bytes = name.to_bytes_with_nul().iter().enumerate();
+    // SAFETY: by the caller's promise.
+    bytes.all(|(at, &byte)| unsafe { event.add(at).read() } as u8 == byte)
+}
+
+/// # Safety
+/// The event must be a C string, context and name alive.
+#[inline(never)]
+unsafe fn rarer(
+    ctx: *mut raw::RedisModuleCtx,
+    event: *const c_char,
+    key: *mut raw::RedisModuleString,
+) {
+    // SAFETY: by the caller's promise. It need not be UTF-8: other modules choose their names.
+    let event = unsafe { CStr::from_ptr(event) }.to_bytes();
+    // SAFETY: by the caller's promise.
     let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
     let done = guard(Place::Event, false, || {
         match event {
-            b"del" => removed(&ctx, key), // The commonest of these.
+            b"del" => removed(&ctx, key),
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
             b"loaded" if state::with(|state| state.is_staging()) => {
                 store::adopt_staged(&ctx, key.bytes());
@@ -224,7 +253,6 @@ unsafe extern "C" fn keyspace(
     if !done {
         guard(Place::Other, (), || missed_key(&ctx, key));
     }
-    raw::REDISMODULE_OK as c_int
 }
 
 /// The handler of a keyspace event panicked: no index may know the entry that came, and what was to end a lease did not.
@@ -244,11 +272,9 @@ fn missed_key(ctx: &Context<'_>, name: Str<'_>) {
     }
 }
 
-/// A key was removed by DEL or UNLINK: ends its lease.
+/// A key was removed by DEL or UNLINK while there are leases: ends its own.
 fn removed(ctx: &Context<'_>, name: Str<'_>) {
-    if state::with(|state| state.has_leases())
-        && let Some(db) = ctx.open(name, Mode::Upkeep).db()
-    {
+    if let Some(db) = ctx.open(name, Mode::Upkeep).db() {
         waiting::removed(ctx, db, std::iter::once(name));
     }
 }

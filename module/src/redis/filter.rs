@@ -120,59 +120,80 @@ fn memory_used() -> f32 {
 /// How many commands pass until the filter looks at the memory again.
 static UNTIL_LOOK: AtomicU32 = AtomicU32::new(0);
 
-/// Whether this command should free gone entries before it runs. The next look comes before memory can be short, if none of the
-/// commands until then takes more than what is left above [`PRESSURE`].
-fn is_memory_short() -> bool {
-    const REST: f32 = 32.0;
+/// From the next command on, the filter asks whether it is one that sees what others do not.
+pub(super) fn look_for_hidden() {
+    UNTIL_LOOK.store(0, Ordering::Relaxed);
+}
+
+/// Whether it is time to look at the memory, or for a command that sees what others do not.
+fn is_look_due() -> bool {
     let left = UNTIL_LOOK.load(Ordering::Relaxed);
-    if left > 0 {
-        UNTIL_LOOK.store(left - 1, Ordering::Relaxed);
-        return false;
-    }
+    UNTIL_LOOK.store(left.saturating_sub(1), Ordering::Relaxed);
+    left == 0
+}
+
+/// Frees what this command should not find, or what it sees and others do not. The next look comes before memory can be
+/// short, if none of the commands until then takes more than what is left above [`PRESSURE`].
+#[inline(never)]
+fn free_if_needed(command: &Command<'_>) {
+    const REST: f32 = 32.0;
     let used = memory_used();
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
-    UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
-    used >= PRESSURE
+    let ctx = own();
+    if state::with(|state| state.hidden.is_some()) {
+        if shows_hidden(&ctx) && may_free() {
+            act(&ctx, FREE_HIDDEN, command.name);
+        }
+    } else {
+        UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
+    }
+    if used >= PRESSURE && may_free() {
+        act(&ctx, FREE, command.name);
+    }
 }
 
 unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
     guard(Place::Filter, (), || {
-        let ctx = own();
         // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
-        let named = unsafe { Command::new(filter) };
-        // Most commands name no key that matters, and pay for nothing below.
-        let mut backlogs: Option<SmallVec<[u32; 8]>> = None;
-        named.for_each_key(&ctx, |name| {
-            let begin = || {
-                state::with(|state| {
-                    state.expired = false;
-                    state.backlogs().collect()
-                })
-            };
-            for &db in &*backlogs.get_or_insert_with(begin) {
-                ctx.select(db);
-                if !is_gone(&ctx, name) || !may_act() {
-                    continue;
-                }
-                if reclaim::announces() {
-                    // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
-                    ctx.unlink(name);
-                    state::with(|state| state.expired = true);
-                } else {
-                    act(&ctx, REMOVE, name);
-                }
-            }
-        });
-        if backlogs.is_some() && state::with(|state| std::mem::take(&mut state.expired)) {
-            act(&ctx, PROPAGATE, named.name); // Redis 7.0 cannot look without expiring.
+        let command = unsafe { Command::new(filter) };
+        // Most commands name no key that matters, and pay for nothing else.
+        match native::keys(command.name.bytes()) {
+            Keys::None => {}
+            Keys::Set if command.is_plain_set() => {}
+            keys => remove_gone(&command, keys),
         }
-        if shows_hidden(&ctx) && may_free() {
-            act(&ctx, FREE_HIDDEN, named.name);
-        }
-        if is_memory_short() && may_free() {
-            act(&ctx, FREE, named.name);
+        if is_look_due() {
+            free_if_needed(&command);
         }
     });
+}
+
+/// Removes the gone keys that a command names.
+#[inline(never)]
+fn remove_gone(command: &Command<'_>, keys: Keys) {
+    let ctx = own();
+    let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
+        state.expired = false;
+        state.backlogs().collect()
+    });
+    command.for_each_key(&ctx, keys, |name| {
+        for &db in &backlogs {
+            ctx.select(db);
+            if !is_gone(&ctx, name) || !may_act() {
+                continue;
+            }
+            if reclaim::announces() {
+                // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
+                ctx.unlink(name);
+                state::with(|state| state.expired = true);
+            } else {
+                act(&ctx, REMOVE, name);
+            }
+        }
+    });
+    if state::with(|state| std::mem::take(&mut state.expired)) {
+        act(&ctx, PROPAGATE, command.name); // Redis 7.0 cannot look without expiring.
+    }
 }
 
 /// A command that is about to run.
@@ -189,7 +210,7 @@ impl<'a> Command<'a> {
         unsafe {
             Self {
                 filter,
-                name: Str::from_raw(api!(RedisModule_CommandFilterArgGet(filter, 0))),
+                name: Str::from_raw(often!(RedisModule_CommandFilterArgGet(filter, 0))),
             }
         }
     }
@@ -197,7 +218,7 @@ impl<'a> Command<'a> {
     pub(super) fn arg(&self, at: c_int) -> Option<Str<'a>> {
         // SAFETY: the filter context is alive for `'a`, and with it its arguments; null beyond them.
         unsafe {
-            let arg = api!(RedisModule_CommandFilterArgGet(self.filter, at));
+            let arg = often!(RedisModule_CommandFilterArgGet(self.filter, at));
             (!arg.is_null()).then(|| Str::from_raw(arg))
         }
     }
@@ -210,7 +231,7 @@ impl<'a> Command<'a> {
 
     fn len(&self) -> c_int {
         // SAFETY: the filter context is alive.
-        unsafe { api!(RedisModule_CommandFilterArgsCount(self.filter)) }
+        unsafe { often!(RedisModule_CommandFilterArgsCount(self.filter)) }
     }
 
     /// Whether a SET overwrites what is there, whatever it is.
@@ -224,10 +245,9 @@ impl<'a> Command<'a> {
     }
 
     /// Calls `look` with each key that it matters to look at.
-    fn for_each_key(&self, ctx: &Context<'_>, look: impl FnMut(Str<'a>)) {
-        match native::keys(self.name.bytes()) {
+    fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'a>)) {
+        match keys {
             Keys::None => {}
-            Keys::Set if self.is_plain_set() => {}
             Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Unknown => {
                 let argc = self.len();

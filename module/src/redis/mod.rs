@@ -55,7 +55,7 @@ macro_rules! looked_up_once {
 }
 
 looked_up_once! {
-    RedisModule_CloseKey RedisModule_GetAbsExpire RedisModule_GetSelectedDb RedisModule_KeyType RedisModule_Milliseconds
+    RedisModule_CloseKey RedisModule_CommandFilterArgGet RedisModule_CommandFilterArgsCount RedisModule_GetAbsExpire RedisModule_GetSelectedDb RedisModule_KeyType RedisModule_Milliseconds
     RedisModule_ModuleTypeGetType RedisModule_ModuleTypeGetValue RedisModule_ModuleTypeSetValue
     RedisModule_NotifyKeyspaceEvent RedisModule_OpenKey RedisModule_ReplicateVerbatim RedisModule_ReplyWithArray
     RedisModule_ReplyWithCallReply RedisModule_ReplyWithLongLong RedisModule_ReplyWithStringBuffer RedisModule_SetAbsExpire

@@ -254,6 +254,9 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
         }
     }
     let is_done = hidden.is_none();
+    if !is_done {
+        filter::look_for_hidden();
+    }
     state::with(|state| state.hidden = hidden);
     is_done
 }
