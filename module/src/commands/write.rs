@@ -183,6 +183,8 @@ pub(super) fn store(
     // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
     let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
     let is_in_cluster = asked.created_ms.is_some() && ctx.is_cluster();
+    // A replica is sent it by its primary, which marks it as foreign.
+    let is_coming = asked.created_ms.is_some() && propagation::is_coming(name.bytes());
     let mut is_fresh = false;
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
@@ -217,7 +219,7 @@ pub(super) fn store(
             deadline_ms,
             hits: asked.hits.unwrap_or(0),
             softness: asked.soft_since_ms.map(Softness::since),
-            is_foreign: when.is_foreign,
+            is_foreign: when.is_foreign || is_coming,
         };
         let written = Written {
             created_ms: when.at_ms,
