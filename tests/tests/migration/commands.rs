@@ -1,8 +1,13 @@
 //! Commands of the old node that reach the new one while a slot migrates, which may know of other invalidations.
 
+use std::time::{Duration, Instant};
+
+use tagcache_tests::cluster::{add_replica, nodes};
 use tagcache_tests::look::{stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, for_all_engines, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+};
 
 use crate::nodes::{Nodes, migrate, moves_slots, start_migration, wait_migrated, wait_removed};
 
@@ -150,5 +155,55 @@ fn replicas_of_the_target_find_what_it_finds() {
         assert!(!log.contains("is sending an error"), "{log}");
         nodes.assert_agree();
         nodes.assert_entries(0);
+    });
+}
+
+#[test]
+fn a_command_that_meets_a_refused_key_is_preceded_by_its_removal() {
+    for_all_engines(|engine| {
+        // Elsewhere no slot comes while another one does.
+        if !(moves_slots(engine) && engine.is_valkey()) {
+            return;
+        }
+        let servers = nodes(engine, 4, 3);
+        let [first, target, last, replica] = &servers[..] else {
+            panic!("four nodes");
+        };
+        add_replica(target, replica, &[first, last]);
+        let [mut source, mut there, mut slow] = [first, target, last].map(Server::raw);
+        let mut behind = replica.raw();
+        call!(behind, "READONLY");
+        let slot_of = |client: &mut RawClient, tag| {
+            let slot = call!(client, "CLUSTER", "KEYSLOT", tag).int() as u16;
+            (slot, slot)
+        };
+        let (coming, moved) = (slot_of(&mut slow, "{a}"), slot_of(&mut source, "{b}"));
+        let fillers: Vec<_> = (0..FILLERS)
+            .map(|n| args!["CACHE.SET", format!("{{a}}{n}"), "v"])
+            .collect();
+        slow.pipeline(&fillers);
+        call!(slow, "CONFIG", "SET", "rdb-key-save-delay", 5_000);
+        start_migration(last, target, coming);
+        wait_until("entries arrive", DEADLINE, || {
+            stat(&mut there, "entries") > 0
+        });
+
+        // Written so soon after the invalidation that the target alone refuses it: clocks may differ.
+        wait_until("it was written soon", DEADLINE, || {
+            let begin = Instant::now();
+            run!(there, "CACHE.INVALIDATE x");
+            for key in ["setnx", "incr"] {
+                run!(source, "CACHE.SET {{b}}{key} old TAGS 1 x");
+            }
+            begin.elapsed() < Duration::from_millis(500)
+        });
+        migrate(first, target, moved);
+        assert_eq!(run!(there, "SETNX {{b}}setnx new"), Reply::Int(1));
+        assert_eq!(run!(there, "INCR {{b}}incr"), Reply::Int(1));
+        wait_until("the replica has done the same", DEADLINE, || {
+            [("{b}setnx", "new"), ("{b}incr", "1")]
+                .iter()
+                .all(|(key, value)| call!(behind, "GET", key) == Reply::bulk(value))
+        });
     });
 }
