@@ -34,16 +34,23 @@ impl<'a> Cursor<'a> {
         Self { rest: args }
     }
 
-    /// The next argument, or a syntax error where there is none.
-    pub(crate) fn next(&mut self) -> Result<&'a [u8], Error> {
-        let (first, rest) = self.rest.split_first().ok_or(Error::Syntax)?;
+    #[inline(always)]
+    fn take(&mut self) -> Option<&'a [u8]> {
+        let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
-        Ok(first)
+        Some(first)
+    }
+
+    /// The next argument, or a syntax error where there is none.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Result<&'a [u8], Error> {
+        self.take().ok_or(Error::Syntax)
     }
 
     /// The next argument, if there is one, as the name of an option.
+    #[inline(always)]
     pub(crate) fn next_option(&mut self) -> Option<Word> {
-        self.next().ok().map(Word::of)
+        self.take().map(Word::of)
     }
 
     /// Passes over so many arguments, or all that are left.
@@ -64,11 +71,17 @@ impl<'a> Cursor<'a> {
         self.rest.len()
     }
 
+    #[inline(always)]
     pub(crate) fn next_i64(&mut self) -> Result<i64, Error> {
-        parse_i64(self.next()?).ok_or(Error::NotAnInteger)
+        match self.take().map(parse_i64) {
+            Some(Some(number)) => Ok(number),
+            Some(None) => Err(Error::NotAnInteger),
+            None => Err(Error::Syntax),
+        }
     }
 
     /// The next argument as a number in this range.
+    #[inline(always)]
     pub(crate) fn next_in(&mut self, range: RangeInclusive<u64>) -> Result<u64, Error> {
         let number = u64::try_from(self.next_i64()?).map_err(|_| Error::NotAnInteger)?;
         if range.contains(&number) {
@@ -85,6 +98,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// `count tag [tag ...]` to be stored: none, or as many as the limits allow.
+    #[inline(always)]
     pub(crate) fn next_stored_tags(&mut self, limits: TagLimits) -> Result<&'a [&'a [u8]], Error> {
         let given = self.next_in(0..=u64::MAX)?;
         let limit = limits.count.into();
@@ -94,6 +108,7 @@ impl<'a> Cursor<'a> {
         check_tags(self.next_many(given)?, limits.bytes)
     }
 
+    #[inline(always)]
     fn next_many(&mut self, given: u64) -> Result<&'a [&'a [u8]], Error> {
         let split = self.rest.split_at_checked(given as usize);
         let (counted, rest) = split.ok_or(Error::Syntax)?;
@@ -149,16 +164,21 @@ pub(crate) fn check_tag(tag: &[u8], limit: u32) -> Result<&[u8], Error> {
 }
 
 /// A number as Redis writes it: decimal, no plus sign, no leading zeros, no spaces.
+#[inline(never)]
 pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     let (negative, digits) = match bytes {
+        [digit @ b'0'..=b'9'] => return Some((digit - b'0').into()),
         [b'-', rest @ ..] => (true, rest),
         _ => (false, bytes),
     };
     // No number of 19 digits is too large for 64 bits.
     if matches!(digits, [] | [b'0', ..]) || digits.len() > 19 {
-        return (bytes == b"0").then_some(0);
+        return None;
     }
-    let mut number = 0_u64;
+    let (mut number, mut digits) = (0_u64, digits);
+    if let Some((eight, rest)) = digits.split_first_chunk() {
+        (number, digits) = (parse_eight(*eight)?, rest);
+    }
     for digit in digits {
         let digit = u64::from(*digit).wrapping_sub(b'0'.into());
         if digit > 9 {
@@ -171,6 +191,20 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     } else {
         i64::try_from(number).ok()
     }
+}
+
+/// Eight digits at once: pairs of neighbours are joined three times (D. Lemire, "Quickly parsing eight digits", 2018).
+#[inline(always)]
+fn parse_eight(digits: [u8; 8]) -> Option<u64> {
+    const EACH: u64 = u64::MAX / 255;
+    let digits = u64::from_le_bytes(digits).wrapping_sub(EACH * u64::from(b'0'));
+    // What is no digit is more than 9, or was less than 0 and borrowed.
+    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
+        return None;
+    }
+    let pairs = (10 * digits + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (100 * pairs + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((10_000 * fours + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Sets `option` once; a second time is a syntax error.

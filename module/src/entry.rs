@@ -411,6 +411,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The allocation of a value that lies apart.
+    #[inline(always)]
     pub(crate) fn value_apart(self) -> Option<NonNull<u8>> {
         if self.flags() & APART == 0 {
             return None; // Without a look at the lengths.
@@ -496,25 +497,33 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() & !INDEXED);
     }
 
-    /// Makes it an entry of these parts, which are of that size, in the same place, under the same key and in the same slot.
+    /// Makes it an entry of these parts, which are as long as its own, in the same place, under the same key and in the same
+    /// slot.
     ///
     /// # Safety
-    /// Its allocations must be made for so many bytes, and its value lie apart if and only if that of the parts is to.
-    /// Nothing that was borrowed from the entry may be used afterwards, and the value must not be borrowed from it.
+    /// The extent must be its own, and that of the parts. Nothing that was borrowed from the entry may be used afterwards, and
+    /// the value must not be borrowed from it.
     #[inline(always)]
+    pub(crate) unsafe fn overwrite(self, extent: Extent, parts: &Parts<'_>) {
+        let apart = self.value_apart();
+        self.set_has_ttl(parts.has_ttl);
+        self.write(CREATED, parts.created());
+        let (value, len) = (NonNull::from(parts.value).cast(), parts.value.len());
+        // SAFETY: the old value has this length, and by the caller's promise the new one lies elsewhere.
+        unsafe {
+            let old = apart.unwrap_or_else(|| self.ptr.add(extent.value));
+            old.copy_from_nonoverlapping(value, len);
+        }
+    }
+
+    /// The same for parts of any length, which are of that size.
+    ///
+    /// # Safety
+    /// The extent must be its own, its allocations be made for so many bytes, and its value lie apart if and only if that of
+    /// the parts is to. Nothing that was borrowed from the entry may be used afterwards, and the value must not be borrowed
+    /// from it.
     pub(crate) unsafe fn rewrite(self, extent: Extent, parts: &Parts<'_>, size: Allocated) {
         let (apart, key_len) = (self.value_apart(), extent.key_len());
-        if extent.is_that_of(parts) {
-            self.set_has_ttl(parts.has_ttl);
-            self.write(CREATED, parts.created());
-            let (value, len) = (NonNull::from(parts.value).cast(), parts.value.len());
-            // SAFETY: the old value has this length, and by the caller's promise the new one lies elsewhere.
-            unsafe {
-                let old = apart.unwrap_or_else(|| self.ptr.add(extent.value));
-                old.copy_from_nonoverlapping(value, len);
-            }
-            return;
-        }
         let last = apart.map_or(parts.value.len(), |_| ADDRESS);
         let (from, to) = (extent.key, size.entry - last - key_len);
         let flags = self.flags() & (INDEXED | LEAKED);

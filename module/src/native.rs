@@ -60,16 +60,20 @@ pub(crate) const fn word(name: &[u8]) -> u64 {
     if name.len() > 8 {
         return 0;
     }
+    // Two halves that overlap.
     if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
         return (first | SMALL) as u64 | ((last | SMALL) as u64) << (8 * (name.len() - 4));
     }
-    let (mut word, mut at) = (0, 0);
-    while at < name.len() {
-        word = word << 8 | (name[at] | 0x20) as u64;
-        at += 1;
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        let (first, last) = (u16::from_le_bytes(*first), u16::from_le_bytes(*last));
+        let small = SMALL as u16;
+        return (first | small) as u64 | ((last | small) as u64) << (8 * (name.len() - 2));
     }
-    word
+    match name {
+        [letter] => (*letter | 0x20) as u64,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use crate::args::{Cursor, TagLimits, Ttl};
 use crate::commands::open;
-use crate::commands::write::{self, Options};
+use crate::commands::write::{self, History, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
@@ -30,9 +30,7 @@ fn parse<'a>(
     let is_of_one_key = asked.ttl == Some(Ttl::Keep)
         || asked.keeps_tags
         || asked.token.is_some()
-        || asked.hits.is_some()
-        || asked.soft_since_ms.is_some()
-        || asked.is_gone;
+        || asked.history.is_some_and(History::is_of_one_key);
     if is_of_one_key {
         return Err(Error::Syntax);
     }
@@ -60,7 +58,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut done = Vec::new();
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
-        let written = write::store(ctx, db, &mut key, names[at], value, &asked)?;
+        let written = write::store(ctx, db, &mut key, names[at], value, &asked);
         if let Some(written) = written {
             write::announce(ctx, db, key, names[at], &written);
             done.push((at, written));

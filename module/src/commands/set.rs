@@ -4,7 +4,7 @@ use crate::commands::write::{self, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim, store};
+use crate::redis::{Args, Context, Key, Str, reclaim, store};
 
 const COMMAND: &str = "cache.set";
 
@@ -15,41 +15,68 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (name, rest) = args.split_first()?;
     let words = rest.words(1, &mut storage)?;
     let (value, options) = words.split_first().ok_or(Error::WrongArity)?;
-    let (kept, kept_words): (Vec<_>, Vec<&[u8]>);
     let mut asked = Options::default();
     asked.read(Cursor::new(options), args.len(), || write::limits(ctx))?;
     write::decide_times(ctx, &mut asked, COMMAND)?;
-    if asked.is_gone {
+    if asked.history.is_some_and(|history| history.is_gone) {
         store::hold_gone(ctx, name, asked.expires_ms);
         ctx.replicate_verbatim();
         ctx.reply_ok();
         return Ok(());
     }
-    let mut key = open(ctx, name, Mode::Write)?;
-    let db = ctx.db();
+    let key = open(ctx, name, Mode::Write)?;
     if asked.keeps_tags {
-        kept = write::kept_tags(db, &key, &asked);
-        kept_words = kept.iter().map(Vec::as_slice).collect();
-        asked.tags = &kept_words;
+        with_kept_tags(ctx, args, key, name, value, &asked);
+    } else {
+        put(ctx, args, ctx.db(), key, name, value, &asked);
     }
-    let stored = write::store(ctx, db, &mut key, name, value, &asked);
+    Ok(())
+}
+
+#[cold]
+fn with_kept_tags(
+    ctx: &Context<'_>,
+    args: Args<'_>,
+    key: Key,
+    name: Str<'_>,
+    value: &[u8],
+    asked: &Options<'_>,
+) {
+    let db = ctx.db();
+    let kept = write::kept_tags(db, &key, asked);
+    let tags: Vec<_> = kept.iter().map(Vec::as_slice).collect();
+    let tags = &tags[..];
+    put(ctx, args, db, key, name, value, &Options { tags, ..*asked });
+}
+
+/// Writes, propagates and replies.
+#[inline(always)]
+fn put(
+    ctx: &Context<'_>,
+    args: Args<'_>,
+    db: u32,
+    mut key: Key,
+    name: Str<'_>,
+    value: &[u8],
+    asked: &Options<'_>,
+) {
+    let stored = write::store(ctx, db, &mut key, name, value, asked);
     // By reference: to move it out of here costs each SET a dozen instructions.
-    let Some(written) = stored.as_ref().map_err(Error::clone)? else {
+    let Some(written) = &stored else {
         ctx.reply_null();
-        return Ok(());
+        return;
     };
     write::announce(ctx, db, key, name, written);
     if write::goes_verbatim(ctx) {
         ctx.replicate_verbatim();
     } else {
         let given: Parts<'_> = args.iter().take(2).collect();
-        write::replicate(ctx, &given, args, &asked, written);
+        write::replicate(ctx, &given, args, asked, written);
     }
     ctx.reply_ok();
     if written.has_backlog {
         reclaim::help(ctx, db);
     }
-    Ok(())
 }
 
 #[cfg(test)]

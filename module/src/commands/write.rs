@@ -9,7 +9,7 @@ use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::context::{Parts, monotonic_ms, now_ms};
-use crate::redis::key::Deadline;
+use crate::redis::key::{Deadline, Held};
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
@@ -26,10 +26,10 @@ pub(super) enum Condition {
 }
 
 /// How a value is to be written, as far as the words go.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Options<'a> {
     pub(super) ttl: Option<Ttl>,
-    grace_ms: Option<u64>,
+    pub(super) grace_ms: Option<u64>,
     pub(super) condition: Option<Condition>,
     /// The lease under which the value was loaded.
     pub(super) token: Option<i64>,
@@ -37,21 +37,43 @@ pub(super) struct Options<'a> {
     /// Where the tags stand among the arguments.
     pub(super) tags_at: usize,
     pub(super) keeps_tags: bool,
-    /// From an append-only file: when it was written first, its hits until then, and since when it is stale.
-    created_ms: Option<u64>,
-    pub(super) hits: Option<u32>,
-    pub(super) soft_since_ms: Option<u64>,
-    /// From a stream or log as well: that there is a gone entry under the key, which others have not got.
-    pub(super) is_gone: bool,
-    /// One of these four was given.
-    is_rewritten: bool,
-    /// When it happens, when the entry expires logically, and which command it is: [`decide_times`].
-    now_ms: u64,
+    pub(super) history: Option<History>,
+    /// When it happens, and when the entry expires logically: [`decide_times`].
+    pub(super) now_ms: u64,
     pub(super) expires_ms: Option<u64>,
-    command: &'static str,
+}
+
+/// What only a stream or a log says of an entry.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct History {
+    /// When it was written first.
+    created_ms: Option<u64>,
+    hits: Option<u32>,
+    soft_since_ms: Option<u64>,
+    /// There is a gone entry under the key, which others have not got.
+    pub(super) is_gone: bool,
+}
+
+impl History {
+    /// Whether it says more than when something was written.
+    pub(super) fn is_of_one_key(self) -> bool {
+        self.hits.is_some() || self.soft_since_ms.is_some() || self.is_gone
+    }
 }
 
 impl<'a> Options<'a> {
+    fn created_ms(&self) -> Option<u64> {
+        self.history.as_ref()?.created_ms
+    }
+
+    fn hits(&self) -> Option<u32> {
+        self.history.as_ref()?.hits
+    }
+
+    fn soft_since_ms(&self) -> Option<u64> {
+        self.history.as_ref()?.soft_since_ms
+    }
+
     /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
     #[inline(always)]
     pub(super) fn read(
@@ -69,7 +91,7 @@ impl<'a> Options<'a> {
                 self.tags_at = count - cursor.left() - given.len();
                 set_once(&mut tags, given)?;
             } else {
-                self.read_other(word, &mut cursor)?;
+                cursor = self.read_other(word, cursor)?;
             }
         }
         if tags.is_some() && self.keeps_tags {
@@ -79,10 +101,11 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// Reads an option other than a time or tags, which most commands consist of.
+    /// Reads an option other than a time or tags, which most commands consist of. The cursor comes back by value, so that
+    /// those who read the others need not keep it in memory.
     #[cold]
-    fn read_other(&mut self, word: Word, cursor: &mut Cursor<'_>) -> Result<(), Error> {
-        if word.is(b"KEEPTTL") {
+    fn read_other(&mut self, word: Word, mut cursor: Cursor<'a>) -> Result<Cursor<'a>, Error> {
+        let set = if word.is(b"KEEPTTL") {
             set_once(&mut self.ttl, Ttl::Keep)
         } else if word.is(b"NX") {
             set_once(&mut self.condition, Condition::Absent)
@@ -96,21 +119,22 @@ impl<'a> Options<'a> {
         } else if word.is(b"LEASE") {
             set_once(&mut self.token, cursor.next_i64()?)
         } else {
-            self.is_rewritten = true;
+            let history = self.history.get_or_insert_default();
             if word.is(b"CREATED") {
-                set_once(&mut self.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
+                set_once(&mut history.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
             } else if word.is(b"HITS") {
                 let hits = cursor.next_in(0..=u32::MAX.into())?;
-                set_once(&mut self.hits, hits as u32)
+                set_once(&mut history.hits, hits as u32)
             } else if word.is(b"GONE") {
-                self.is_gone = true;
+                history.is_gone = true;
                 Ok(())
             } else if word.is(b"SOFT") {
-                set_once(&mut self.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
+                set_once(&mut history.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
             } else {
                 Err(Error::Syntax)
             }
-        }
+        };
+        set.map(|()| cursor)
     }
 }
 
@@ -130,26 +154,30 @@ pub(super) fn decide_times(
     asked: &mut Options<'_>,
     command: &'static str,
 ) -> Result<(), Error> {
-    if asked.is_rewritten && !access::may_replay(ctx) {
+    if asked.history.is_some() && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
-    let grace_ms = asked.grace_ms.unwrap_or(0);
     // An entry of an earlier build's file may have a longer one, and is written to logs with it.
-    if grace_ms > MAX_SPAN_MS && !ctx.is_replay() && !asked.is_rewritten {
+    if asked.grace_ms.is_some_and(|ms| ms > MAX_SPAN_MS)
+        && !ctx.is_replay()
+        && asked.history.is_none()
+    {
         return Err(Error::NotAnInteger);
     }
     let now_ms = now_ms();
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
         // What a primary or a log says is complete: a default of this node's own must not be added to it.
-        None if ctx.is_replay() || asked.is_rewritten => None,
+        None if ctx.is_replay() || asked.history.is_some() => None,
         None => {
             let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
             (default_ttl_ms > 0).then(|| now_ms + default_ttl_ms)
         }
     };
-    with_grace(expires_ms, grace_ms, command)?;
-    (asked.now_ms, asked.expires_ms, asked.command) = (now_ms, expires_ms, command);
+    if let Some(grace_ms) = asked.grace_ms {
+        with_grace(expires_ms, grace_ms, command)?;
+    }
+    (asked.now_ms, asked.expires_ms) = (now_ms, expires_ms);
     Ok(())
 }
 
@@ -174,52 +202,61 @@ pub(super) fn store(
     name: Str<'_>,
     value: &[u8],
     asked: &Options<'_>,
-) -> Result<Option<Written>, Error> {
+) -> Option<Written> {
     let (tags, now_ms) = (asked.tags, asked.now_ms);
     if asked.token.is_some() {
         cluster::end_if_slots_moved(ctx);
     }
     let is_replay = ctx.is_replay();
-    // It comes from another node's slot, or out of a log, if not from this node's own primary or log.
-    let is_foreign = asked.created_ms.is_some() && (ctx.is_import() || !is_replay);
-    let is_in_cluster = asked.created_ms.is_some() && ctx.is_cluster();
-    // A replica is sent it by its primary, which marks it as foreign.
-    let is_coming = asked.created_ms.is_some() && propagation::is_coming(name.bytes());
+    let origin = asked.created_ms().map(|at_ms| Origin {
+        at_ms,
+        // Another node's slot, or a log, if not this node's own primary or log.
+        is_foreign: ctx.is_import() || !is_replay,
+        is_in_cluster: ctx.is_cluster(),
+        is_coming: propagation::is_coming(name.bytes()),
+    });
     let mut is_fresh = false;
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
         let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
-        let visible = found.filter(|found| found.freshness != Freshness::Gone);
-        is_fresh = found.is_some_and(|found| found.freshness == Freshness::Fresh);
-        if !is_allowed(database, name, asked, visible.is_some(), is_fresh) {
-            return Err(None);
+        let freshness = found.map_or(Freshness::Gone, |found| found.freshness);
+        if asked.condition.is_some() || asked.token.is_some() {
+            is_fresh = freshness == Freshness::Fresh;
+            if !is_allowed(database, name, asked, freshness) {
+                return None;
+            }
         }
-        let (mut expires_ms, mut grace_ms) = (asked.expires_ms, asked.grace_ms);
-        if asked.ttl == Some(Ttl::Keep)
-            && let (Some(_), Some((entry, deadline))) = (visible, held)
-        {
-            expires_ms = kept_expiry(deadline, entry);
-            grace_ms = grace_ms.or(Some(entry.grace_ms()));
+        let (mut expires_ms, mut grace_ms) = (asked.expires_ms, asked.grace_ms.unwrap_or(0));
+        if asked.ttl == Some(Ttl::Keep) && freshness != Freshness::Gone {
+            (expires_ms, grace_ms) = kept_times(held, asked);
         }
-        let mut grace_ms = grace_ms.unwrap_or(0);
         if !is_replay {
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
-            (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
+            if until_ms.is_some() {
+                (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
+            }
         }
-        let deadline_ms = with_grace(expires_ms, grace_ms, asked.command)?;
+        // Only a kept expiry can come to more than what the server takes.
+        let deadline_ms = expires_ms.map(|ms| (ms + grace_ms).min(i64::MAX as u64));
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
-        let has_backlog = database.index.has_backlog() || asked.soft_since_ms.is_some();
-        let (when, lateness) = stamp(state, db, asked, now_ms, is_foreign, is_in_cluster);
+        let has_backlog = database.index.has_backlog() || asked.soft_since_ms().is_some();
+        let (when, lateness) = if let Some(origin) = origin {
+            stamp(state, db, asked, origin)
+        } else {
+            let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
+            let is_foreign = false;
+            (When { at_ms, is_foreign }, Lateness::InTime)
+        };
         let content = Content {
             value,
             tags,
             created_ms: when.at_ms,
             grace_ms,
             deadline_ms,
-            hits: asked.hits.unwrap_or(0),
-            softness: asked.soft_since_ms.map(Softness::since),
-            is_foreign: when.is_foreign || is_coming,
+            hits: asked.hits().unwrap_or(0),
+            softness: asked.soft_since_ms().map(Softness::since),
+            is_foreign: when.is_foreign,
         };
         let written = Written {
             created_ms: when.at_ms,
@@ -229,25 +266,18 @@ pub(super) fn store(
             has_backlog,
         };
         let slot = found.and_then(|found| found.slot);
-        Ok((content, slot, (written, lateness)))
+        Some((content, slot, (written, lateness)))
     });
-    match stored {
-        Ok((written, lateness)) => {
-            match lateness {
-                Lateness::InTime => {}
-                Lateness::Doubtful => store::doubt(db, key),
-                Lateness::TooLate => store::refuse(ctx, db, key, name),
-            }
-            Ok(Some(written))
-        }
-        Err(None) => {
-            if asked.token.is_some() {
-                waiting::refused(ctx, db, name, is_fresh);
-            }
-            Ok(None)
-        }
-        Err(Some(error)) => Err(error),
+    if stored.is_none() && asked.token.is_some() {
+        waiting::refused(ctx, db, name, is_fresh);
     }
+    let (written, lateness) = stored?;
+    match lateness {
+        Lateness::InTime => {}
+        Lateness::Doubtful => store::doubt(db, key),
+        Lateness::TooLate => store::refuse(ctx, db, key, name),
+    }
+    Some(written)
 }
 
 /// The tags that KEEPTAGS keeps: those of a visible entry.
@@ -300,6 +330,7 @@ fn bounded_stale(
 }
 
 /// A logical expiry and a grace of which both are over by then.
+#[inline(never)]
 fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Option<u64>, u64) {
     let Some(until_ms) = until_ms else {
         return (expires_ms, grace_ms);
@@ -309,13 +340,14 @@ fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Op
 }
 
 /// Whether the write may happen. A lease under which it may not is over.
+#[inline(never)]
 fn is_allowed(
     database: &mut Database<Handle>,
     name: Str<'_>,
     asked: &Options<'_>,
-    is_visible: bool,
-    is_fresh: bool,
+    freshness: Freshness,
 ) -> bool {
+    let is_fresh = freshness == Freshness::Fresh;
     let is_met = match asked.condition {
         None => true,
         Some(Condition::Absent) => !is_fresh,
@@ -325,9 +357,17 @@ fn is_allowed(
         return is_met;
     };
     // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
-    let known = is_visible || !asked.keeps_tags;
+    let known = freshness != Freshness::Gone || !asked.keeps_tags;
     let (key, tags) = (name.bytes(), known.then(|| asked.tags.iter().copied()));
     database.decide_write(key, token as u64, tags, is_met, monotonic_ms())
+}
+
+/// The times that KEEPTTL keeps, with the grace that was given, if one was.
+#[cold]
+fn kept_times(held: Option<Held<'_>>, asked: &Options<'_>) -> (Option<u64>, u64) {
+    let expires_ms = held.and_then(|(entry, deadline)| kept_expiry(deadline, entry));
+    let grace_ms = asked.grace_ms.or(held.map(|(entry, _)| entry.grace_ms()));
+    (expires_ms, grace_ms.unwrap_or(0))
 }
 
 /// The logical expiry of the entry of an open key.
@@ -337,28 +377,39 @@ pub(super) fn kept_expiry(deadline: Deadline<'_>, entry: Entry<'_>) -> Option<u6
     deadline_ms.map(|ms| ms.saturating_sub(entry.grace_ms()).max(1))
 }
 
+/// Where an entry was written that comes with the time of that.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    at_ms: u64,
+    is_foreign: bool,
+    is_in_cluster: bool,
+    /// With a slot that migrates to here: on a replica, its primary has marked it as foreign.
+    is_coming: bool,
+}
+
 /// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
 /// log, it may be of a slot that migrated there, and have been refused.
+#[inline(never)]
 fn stamp(
     state: &mut State,
     db: u32,
     asked: &Options<'_>,
-    now_ms: u64,
-    is_foreign: bool,
-    is_in_cluster: bool,
+    Origin {
+        at_ms,
+        is_foreign,
+        is_in_cluster,
+        is_coming,
+    }: Origin,
 ) -> (When, Lateness) {
-    let Some(at_ms) = asked.created_ms else {
-        let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
-        return (When { at_ms, is_foreign }, Lateness::InTime);
-    };
+    let now_ms = asked.now_ms;
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
     let of = |is_foreign| When { at_ms, is_foreign };
-    let when = of(is_foreign || !is_followed);
+    let when = of(is_foreign || is_coming || !is_followed);
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
-        verdict.is_too_late(asked.soft_since_ms.is_some())
+        verdict.is_too_late(asked.soft_since_ms().is_some())
     };
     let lateness = if is_foreign && is_too_late(when, now_ms) {
         Lateness::TooLate
@@ -400,8 +451,8 @@ pub(super) fn replicate(
     let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
     let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
     let created = option(b"CREATED", written.created_ms);
-    let hits = asked.hits.map(|hits| option(b"HITS", hits.into()));
-    let soft = asked.soft_since_ms.map(|ms| option(b"SOFT", ms));
+    let hits = asked.hits().map(|hits| option(b"HITS", hits.into()));
+    let soft = asked.soft_since_ms().map(|ms| option(b"SOFT", ms));
     let mut owned: SmallVec<[OwnedStr; 8]> = SmallVec::new();
     let options = at.into_iter().chain(grace).chain([created]);
     for (word, ms) in options.chain(hits).chain(soft) {

@@ -205,9 +205,8 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether an entry has these tags, in this order.
     #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let lists = self.slots.lists(slot);
-        let is_named = |(list, tag): (u32, &&[u8])| self.lists.get(list).name.is(tag);
-        lists.len() == tags.len() && lists.zip(tags).all(is_named)
+        let is_named = |list, tag: &&[u8]| self.lists.get(list).name.is(tag);
+        self.slots.lists(slot).match_all(tags, is_named)
     }
 
     /// Takes an entry out. True if it was gone. O(tags).

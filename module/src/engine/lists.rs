@@ -26,18 +26,20 @@ impl Name {
         Self::Short { len, bytes }
     }
 
-    /// Whether it is that of a tag. Those of 8 to 16 bytes are compared as two halves that overlap: a call for a few bytes
+    /// Whether it is that of a tag. Those of 8 to 14 bytes are compared as two halves that overlap: a call for a few bytes
     /// costs more, and what it makes the callers move about even more.
     #[inline(always)]
     pub(super) fn is(&self, tag: &[u8]) -> bool {
-        let name = &**self;
-        if name.len() != tag.len() {
-            return false;
-        }
-        let halves = |bytes: &[u8]| Some((*bytes.first_chunk::<8>()?, *bytes.last_chunk::<8>()?));
-        match (halves(name), halves(tag)) {
-            (Some(its), Some(given)) if name.len() <= 16 => its == given,
-            _ => name == tag,
+        match (self, tag.len()) {
+            (Self::Short { len, .. }, given) if usize::from(*len) != given => false,
+            (Self::Short { bytes, .. }, given @ 8..=SHORT) => {
+                let halves = |bytes: &[u8]| {
+                    let (first, last) = (&bytes[..8], &bytes[given - 8..given]);
+                    [first, last].map(|half| half.try_into().map(u64::from_ne_bytes).ok())
+                };
+                halves(bytes) == halves(tag)
+            }
+            _ => **self == *tag,
         }
     }
 

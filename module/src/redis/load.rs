@@ -111,7 +111,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         return raw::REDISMODULE_ERR as c_int;
     }
     let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
-        if !super::often::are_there() {
+        if !super::often::look_up() {
             return Err("the server is too old".to_owned());
         }
         barrier::log_panics();

@@ -13,25 +13,42 @@ macro_rules! api {
     };
 }
 
-/// The same of a function that commands call often: that it exists is looked up once, by `load`, not at each call.
+/// The same of a function that commands call often: it is looked up once, by `load`, and its address lies in a static of
+/// ours. One of the library's is reached by way of a table, and tested, at each call.
 macro_rules! often {
-    ($function:ident($($arg:expr),* $(,)?)) => {{
-        const _: () = $crate::redis::often::$function;
-        (redis_module::raw::$function.unwrap_unchecked())($($arg),*)
-    }};
+    ($function:ident($($arg:expr),* $(,)?)) => {
+        $crate::redis::often::typed(&raw const redis_module::raw::$function, $crate::redis::often::$function)($($arg),*)
+    };
 }
 
 macro_rules! looked_up_once {
     ($($function:ident)+) => {
-        /// Has a name for each.
+        /// Addresses of functions.
         mod often {
             $(#[allow(non_upper_case_globals, reason = "of the server's")]
-            pub(super) const $function: () = ();)+
+            pub(super) static mut $function: *const () = std::ptr::null();)+
 
-            /// Whether the server has them all.
-            pub(super) fn are_there() -> bool {
-                // SAFETY: set before the module starts, on this thread.
-                unsafe { $({ redis_module::raw::$function }.is_some())&&+ }
+            /// Looks them all up; whether the server has them.
+            pub(super) fn look_up() -> bool {
+                // SAFETY: the library's are set before the module starts; all of this is on one thread.
+                unsafe {
+                    $(let Some(function) = redis_module::raw::$function else {
+                        return false;
+                    };
+                    $function = function as *const ();)+
+                }
+                true
+            }
+
+            /// An address as what is there: a function of the type of the library's.
+            ///
+            /// # Safety
+            /// `look_up` must have returned true, and the address be that of `_like`.
+            #[inline(always)]
+            pub(super) unsafe fn typed<F: Copy>(_like: *const Option<F>, address: *const ()) -> F {
+                const { assert!(size_of::<F>() == size_of::<*const ()>()) };
+                // SAFETY: by the caller's promise.
+                unsafe { std::mem::transmute_copy(&address) }
             }
         }
     };

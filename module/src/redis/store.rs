@@ -4,7 +4,6 @@
 //! Every change runs inside [`change`]. A panic in there leaves the three in disagreement, so the database's index is
 //! emptied: its entries are gone, which is always safe, and [`super::reclaim`] takes them out of the keyspace.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
@@ -147,15 +146,14 @@ pub(crate) fn found_in<'k>(
 }
 
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced: what `decide` returns, besides where
-/// the index of this database holds the old entry. Nothing is done where it fails. Keeps the hits of a visible entry.
+/// the index of this database holds the old entry. Nothing is done where that is `None`. Keeps the hits of a visible entry.
 /// O(tags).
-pub(crate) fn put<'c, R: Send, E: Send>(
+pub(crate) fn put<'c, R: Send>(
     db: u32,
     key: &mut Key,
     name: Str<'_>,
-    decide: impl FnOnce(&mut State, Option<Held<'_>>) -> Result<(Content<'c>, Option<Slot>, R), E>
-    + Send,
-) -> Result<R, E> {
+    decide: impl FnOnce(&mut State, Option<Held<'_>>) -> Option<(Content<'c>, Option<Slot>, R)> + Send,
+) -> Option<R> {
     change(db, || {
         let held = key.held();
         let old = held.map(|(entry, _)| entry);
@@ -174,7 +172,7 @@ pub(crate) fn put<'c, R: Send, E: Send>(
             };
             let make = || place(index, name.bytes(), visible, &content);
             let new = (!is_rewritten).then(make);
-            Ok((new, content.deadline_ms, result))
+            Some((new, content.deadline_ms, result))
         })?;
         let had_entry = old.is_some();
         panic_point(Place::Change);
@@ -186,7 +184,7 @@ pub(crate) fn put<'c, R: Send, E: Send>(
         if had_entry || deadline_ms.is_some() {
             key.set_deadline_ms(deadline_ms);
         }
-        Ok(result)
+        Some(result)
     })
 }
 
@@ -194,21 +192,38 @@ pub(crate) fn put<'c, R: Send, E: Send>(
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
     let (extent, parts) = (old.extent(), content.parts());
-    let (key_len, before) = (extent.key_len(), old.allocated(extent));
-    let is_same = extent.is_that_of(&parts);
-    let size = if is_same { before } else { parts.size(key_len) };
-    if !is_same && !fits(old, before, size) {
-        return false;
+    if !extent.is_that_of(&parts) {
+        return resize(index, old, slot, *content);
     }
-    let costs_the_same = is_same && parts.has_ttl == old.has_ttl();
-    // SAFETY: it fits. Nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
-    unsafe { old.rewrite(extent, &parts, size) };
+    let costs_the_same = parts.has_ttl == old.has_ttl();
+    // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
+    unsafe { old.overwrite(extent, &parts) };
     // The commonest of all writes changes nothing but the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
-        let bytes = cost_of(size, key_len, parts.has_ttl);
-        old.set_indexed(index.replace(slot, content.incoming(old, bytes)).0);
+        reindex(index, old, slot, *content);
     }
     true
+}
+
+/// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
+#[inline(never)]
+fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Content<'_>) -> bool {
+    let (extent, parts) = (old.extent(), content.parts());
+    let size = parts.size(extent.key_len());
+    let fits = fits(old, old.allocated(extent), size);
+    if fits {
+        // SAFETY: it fits, and nothing is borrowed from it, as above.
+        unsafe { old.rewrite(extent, &parts, size) };
+        reindex(index, old, slot, content);
+    }
+    fits
+}
+
+/// An entry was rewritten in its place: the index learns what it is now.
+#[inline(never)]
+fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, content: Content<'_>) {
+    let incoming = content.incoming(entry, cost(entry));
+    entry.set_indexed(index.replace(slot, incoming).0);
 }
 
 /// Makes a new entry, in the index in the place of the old one.
@@ -270,9 +285,7 @@ fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
         deadline_ms,
         ..Content::default()
     };
-    let Ok(()) = put(db, key, name, |_, _| {
-        Ok::<_, Infallible>((content, None, ()))
-    });
+    put(db, key, name, |_, _| Some((content, None, ())));
     drop_entry(db, key);
 }
 
