@@ -158,11 +158,11 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
                 if !is_gone(&ctx, name) || !may_act() {
                     continue;
                 }
-                let is_untold = reclaim::is_untold(db, name.bytes());
-                if is_untold && !propagation::may_announce() {
+                let is_unannounced = reclaim::is_unannounced(db, name.bytes());
+                if is_unannounced && !propagation::may_announce() {
                     continue;
                 }
-                if is_untold || reclaim::announces() {
+                if is_unannounced || reclaim::announces() {
                     // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
                     ctx.unlink(name);
                     state::with(|state| state.expired = true);
@@ -261,8 +261,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Calls `look` with each key in the slots that Valkey 9 is about to import: it would stop on an assertion. On a replica there
-    /// are some, until it has reclaimed them, whose primary did so before the slot left.
+    /// Calls `look` with each key in the slots that Valkey 9 is about to import, where it would stop on an assertion. A replica has
+    /// gone ones, until it has reclaimed them, if its primary reclaimed them before the slot left.
     fn for_each_left(&self, ctx: &Context<'_>, mut look: impl FnMut(Str<'_>)) {
         let is = |at, word: &[u8]| {
             let arg = self.arg(at);
@@ -279,7 +279,7 @@ impl<'a> Command<'a> {
             .step_by(2)
             .map_while(|at| Some(number(at)?..=number(at + 1)?));
         let dbs: Vec<u32> = state::with(|state| state.backlogs().collect());
-        // Whoever sends more than that is refused.
+        // A command that names more is refused.
         for slot in ranges.flatten().take(SLOTS) {
             for &db in &dbs {
                 ctx.select(db);

@@ -69,7 +69,7 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
     if by_valkey {
         coming.retain(|range| !slots.contains(range));
     } else {
-        // There is one at a time, and a replica that synchronised meanwhile was not told of the end of the last one.
+        // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
         coming.clear();
     }
     if begins {

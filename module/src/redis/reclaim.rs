@@ -211,8 +211,9 @@ pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
         && propagation::is_coming(entry_key(index, slot))
 }
 
-/// Whether replicas are to be told that this entry was refused on its arrival, once no slot comes any more.
-pub(super) fn is_untold(db: u32, name: &[u8]) -> bool {
+/// Whether the removal of this entry, which was refused on its arrival, waits for the end of another slot's migration to be
+/// announced.
+pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
     let is_it = |refused: &(u32, Box<[u8]>)| refused.0 == db && *refused.1 == *name;
     propagation::is_importing() && state::with(|state| state.refused.iter().any(is_it))
 }
