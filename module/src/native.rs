@@ -7,6 +7,8 @@ pub(crate) enum Keys {
     First,
     /// The first one, unless all that follows the value is a time.
     Set,
+    /// Those that are left in the slots that it says are to come.
+    Slots,
     /// To be asked of the server, which costs more than the look at a key.
     Unknown,
 }
@@ -36,6 +38,7 @@ pub(crate) fn keys(name: &[u8]) -> Keys {
         First: b"incr" b"decr" b"incrby" b"decrby" b"setnx" b"getset" b"getdel" b"getex" b"append" b"dump" b"hget" b"hset" b"hmget" b"hgetall" b"hdel" b"hincrby" b"hexists" b"hlen"
             b"lpush" b"rpush" b"lpop" b"rpop" b"lrange" b"llen" b"sadd" b"srem" b"scard" b"smembers"
             b"zadd" b"zrem" b"zscore" b"zrange" b"zcard" b"zincrby" b"xadd";
+        Slots: b"cluster";
         None: b"ping" b"echo" b"select" b"multi" b"exec" b"discard" b"publish" b"info" b"time" b"auth" b"hello"
             b"client" b"config" b"scan" b"dbsize" b"wait" b"replconf";
     }
@@ -98,6 +101,7 @@ mod tests {
             (b"EVAL", Keys::Unknown),
             (b"RENAME", Keys::Unknown),
             (b"SINTERSTORE", Keys::Unknown),
+            (b"Cluster", Keys::Slots),
         ] {
             assert_eq!(keys(name), expected, "{}", String::from_utf8_lossy(name));
         }

@@ -213,6 +213,7 @@ pub(super) fn store(
         // Another node's slot, or a log, if not this node's own primary or log.
         is_foreign: ctx.is_import() || !is_replay,
         is_in_cluster: ctx.is_cluster(),
+        is_coming: propagation::is_coming(name.bytes()),
     });
     let mut is_fresh = false;
     let stored = store::put(db, key, name, |state, held| {
@@ -382,6 +383,8 @@ struct Origin {
     at_ms: u64,
     is_foreign: bool,
     is_in_cluster: bool,
+    /// With a slot that migrates to here: on a replica, its primary has marked it as foreign.
+    is_coming: bool,
 }
 
 /// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
@@ -395,13 +398,14 @@ fn stamp(
         at_ms,
         is_foreign,
         is_in_cluster,
+        is_coming,
     }: Origin,
 ) -> (When, Lateness) {
     let now_ms = asked.now_ms;
     let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
     let of = |is_foreign| When { at_ms, is_foreign };
-    let when = of(is_foreign || !is_followed);
+    let when = of(is_foreign || is_coming || !is_followed);
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);

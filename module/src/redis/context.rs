@@ -13,7 +13,7 @@ use super::barrier::{Place, guard, panic_point};
 use super::key::Key;
 use super::propagation;
 use super::state::CallsNothingBack;
-use super::string::Str;
+use super::string::{OwnedStr, Str};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -431,6 +431,20 @@ impl Context<'_> {
         let text = String::try_from(reply).ok()?;
         let mut lines = text.lines();
         lines.find_map(|line| line.strip_prefix("cluster_current_epoch:")?.parse().ok())
+    }
+
+    /// The keys of a hash slot, in the context's database.
+    pub(super) fn keys_in_slot(&self, slot: i64) -> Vec<OwnedStr> {
+        let words = ["GETKEYSINSLOT", &slot.to_string(), &i32::MAX.to_string()];
+        let Ok(RedisValue::Array(names)) = self.sdk().call("CLUSTER", &words) else {
+            return Vec::new();
+        };
+        let named = names.into_iter().filter_map(|name| match name {
+            RedisValue::SimpleString(name) => Some(OwnedStr::new(name.as_bytes())),
+            RedisValue::StringBuffer(name) => Some(OwnedStr::new(&name)),
+            _ => None,
+        });
+        named.collect()
     }
 
     pub(crate) fn open(&self, name: Str<'_>, mode: Mode) -> Key {

@@ -443,7 +443,7 @@ unsafe extern "C" fn copy(
             let facts = Facts::of(index, slot);
             // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
             // commands must find what they found at its old node, where it may not be gone yet.
-            let copy = (!facts.is_gone || propagation::is_importing()).then(|| {
+            let copy = (!facts.is_gone || propagation::is_coming(entry.key())).then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
                 transit
                     .arriving

@@ -105,10 +105,14 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
             // The same number means slot migrations in Valkey 9.
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM if trimmed() == 0 => {
-                migration(ctx, true, what);
+                // SAFETY: the data is that of the event.
+                unsafe { propagation::slot_migrates(true, what, data) };
+                reclaim::arm_if_needed(ctx); // With what was held.
             }
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
-                migration(ctx, false, what);
+                // SAFETY: as above.
+                unsafe { propagation::slot_migrates(false, what, data) };
+                reclaim::arm_if_needed(ctx);
             }
             raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
@@ -331,11 +335,6 @@ fn staging(ctx: &Context<'_>, what: u64) {
         }
         _ => drop_aside(state::with(State::unstage)),
     }
-}
-
-fn migration(ctx: &Context<'_>, by_valkey: bool, what: u64) {
-    propagation::slot_migrates(by_valkey, what);
-    reclaim::arm_if_needed(ctx); // With what was held.
 }
 
 /// DEBUG can make the server free keys on a background thread all the same, without naming them.

@@ -16,6 +16,7 @@ use super::propagation;
 use super::reclaim;
 use super::state;
 use super::string::{OwnedStr, Str};
+use crate::args::parse_i64;
 use crate::engine::Slot;
 use crate::native::{self, Keys};
 
@@ -24,6 +25,9 @@ static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::pt
 
 /// The part of `maxmemory` from which on commands free stale entries first.
 const PRESSURE: f32 = 0.98;
+
+/// How many hash slots a cluster has.
+const SLOTS: usize = 16_384;
 
 /// Notifications of the filter to itself: remove the gone entry under this key; free gone entries while memory is short,
 /// for a slice at most; free what only a command of the primary sees; let the server propagate what has expired.
@@ -182,7 +186,11 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
             if !is_gone(&ctx, name) || !may_act() {
                 continue;
             }
-            if reclaim::announces() {
+            let is_unannounced = reclaim::is_unannounced(db, name.bytes());
+            if is_unannounced && !propagation::may_announce() {
+                continue;
+            }
+            if is_unannounced || reclaim::announces() {
                 // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
                 ctx.unlink(name);
                 state::with(|state| state.expired = true);
@@ -245,10 +253,11 @@ impl<'a> Command<'a> {
     }
 
     /// Calls `look` with each key that it matters to look at.
-    fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'a>)) {
+    fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'_>)) {
         match keys {
             Keys::None => {}
             Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
+            Keys::Slots => self.for_each_left(ctx, look),
             Keys::Unknown => {
                 let argc = self.len();
                 let args = (0..argc).filter_map(|at| self.arg(at));
@@ -267,6 +276,39 @@ impl<'a> Command<'a> {
                         places.iter().filter_map(|&at| self.arg(at)).for_each(look);
                         api!(RedisModule_Free(positions.cast()));
                     }
+                }
+            }
+        }
+    }
+
+    /// Calls `look` with each key in the slots that Valkey 9 is about to import, where it would stop on an assertion. A replica has
+    /// gone ones, until it has reclaimed them, if its primary reclaimed them before the slot left.
+    fn for_each_left(&self, ctx: &Context<'_>, mut look: impl FnMut(Str<'_>)) {
+        let is = |at, word: &[u8]| {
+            let arg = self.arg(at);
+            arg.is_some_and(|arg| arg.bytes().eq_ignore_ascii_case(word))
+        };
+        if !(is(1, b"syncslots") && is(2, b"establish") && ctx.is_cluster()) {
+            return;
+        }
+        let Some(at) = (3..self.len()).find(|&at| is(at, b"slotsrange")) else {
+            return;
+        };
+        let number = |at| self.arg(at).and_then(|arg| parse_i64(arg.bytes()));
+        let ranges = (at + 1..)
+            .step_by(2)
+            .map_while(|at| Some(number(at)?..=number(at + 1)?));
+        let dbs: Vec<u32> = state::with(|state| state.backlogs().collect());
+        // A command that names more is refused.
+        for slot in ranges.flatten().take(SLOTS) {
+            for &db in &dbs {
+                ctx.select(db);
+                for name in ctx.keys_in_slot(slot) {
+                    // Then it serves them: no import begins, whoever sent this.
+                    if !is_gone(ctx, name.as_str()) {
+                        return;
+                    }
+                    look(name.as_str());
                 }
             }
         }

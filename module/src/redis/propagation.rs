@@ -10,11 +10,14 @@
 //! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
 //! command would cost 2 % of a SET.
 
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis_module::raw;
 
 use super::context::Context;
+use super::string::OwnedStr;
 
 static ALONE: AtomicBool = AtomicBool::new(false);
 
@@ -24,14 +27,22 @@ pub(crate) fn is_alone() -> bool {
     ALONE.load(Ordering::Relaxed)
 }
 
-/// How many atomic migrations of slots away from here, and to here, are under way.
+/// How many atomic migrations of slots away from here are under way.
 static EXPORTS: AtomicU32 = AtomicU32::new(0);
-static IMPORTS: AtomicU32 = AtomicU32::new(0);
+/// The slots that migrate to here, on a replica to its primary, and whether there are any.
+static COMING: Mutex<Vec<Slots>> = Mutex::new(Vec::new());
+static IMPORTS: AtomicBool = AtomicBool::new(false);
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
+/// The first and the last of some slots in a row.
+type Slots = (u16, u16);
+
 /// An atomic slot migration began or ended.
-pub(super) fn slot_migrates(by_valkey: bool, what: u64) {
+///
+/// # Safety
+/// The data must be that of the event.
+pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_void) {
     // Each that begins here ends here. Valkey's header, `valkeymodule.h`, has import and export by turns.
     let (is_import, begins) = if by_valkey {
         (what.is_multiple_of(2), what < 2)
@@ -43,25 +54,88 @@ pub(super) fn slot_migrates(by_valkey: bool, what: u64) {
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    let counter = if is_import { &IMPORTS } else { &EXPORTS };
-    let count = counter.load(Ordering::Relaxed);
-    let count = if begins {
-        count + 1
+    if !is_import {
+        let count = EXPORTS.load(Ordering::Relaxed);
+        let count = if begins {
+            count + 1
+        } else {
+            count.saturating_sub(1)
+        };
+        return EXPORTS.store(count, Ordering::Relaxed);
+    }
+    // SAFETY: by the caller's promise.
+    let slots = unsafe { slots_of(by_valkey, data) };
+    let mut coming = coming();
+    if by_valkey {
+        coming.retain(|range| !slots.contains(range));
     } else {
-        count.saturating_sub(1)
-    };
-    counter.store(count, Ordering::Relaxed);
+        // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
+        coming.clear();
+    }
+    if begins {
+        coming.extend(slots);
+    }
+    IMPORTS.store(!coming.is_empty(), Ordering::Relaxed);
+}
+
+/// The slots that an event of a migration is about.
+///
+/// # Safety
+/// The data must be that of the event.
+unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
+    /// `ValkeyModuleAtomicSlotMigrationInfoV1`.
+    #[repr(C)]
+    struct Info {
+        version: u64,
+        name: [c_char; raw::REDISMODULE_NODE_ID_LEN as usize + 1],
+        ranges: *const [c_int; 2],
+        count: u32,
+    }
+    // SAFETY: by the caller's promise; the ranges are as many as it says.
+    unsafe {
+        if by_valkey {
+            let info = &*data.cast::<Info>();
+            let ranges = std::slice::from_raw_parts(info.ranges, info.count as usize);
+            let slots = ranges
+                .iter()
+                .map(|&[first, last]| (first as u16, last as u16));
+            return slots.collect();
+        }
+        let info = &*data.cast::<raw::RedisModuleClusterSlotMigrationInfo>();
+        let count = (*info.slots).num_ranges as usize;
+        let ranges = (*info.slots).ranges.as_slice(count);
+        ranges
+            .iter()
+            .map(|range| (range.start, range.end))
+            .collect()
+    }
+}
+
+fn coming() -> MutexGuard<'static, Vec<Slots>> {
+    COMING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
     EXPORTS.store(0, Ordering::Relaxed);
-    IMPORTS.store(0, Ordering::Relaxed);
+    coming().clear();
+    IMPORTS.store(false, Ordering::Relaxed);
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    IMPORTS.load(Ordering::Relaxed) > 0
+    IMPORTS.load(Ordering::Relaxed)
+}
+
+/// Whether the slot of this key migrates atomically to here.
+pub(crate) fn is_coming(name: &[u8]) -> bool {
+    is_importing() && {
+        let name = OwnedStr::new(name);
+        // SAFETY: the name is alive. Servers whose slots migrate so have it.
+        let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
+        let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
+        coming().iter().any(is_of)
+    }
 }
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included,

@@ -203,10 +203,19 @@ pub(super) fn may_take() -> bool {
     !(is_news() && propagation::must_wait())
 }
 
-/// Whether a gone entry must stay: while slots migrate to here, those that came from other nodes. At its old node it is
-/// perhaps not gone yet, and the commands that come from there must find what they found. That node announces what it removes.
+/// Whether a gone entry must stay: while its slot migrates to here, if it came from the old node. There it is perhaps not gone
+/// yet, and the commands that come from there must find what they found. That node announces what it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
-    propagation::is_importing() && index.is_foreign(slot)
+    propagation::is_importing()
+        && index.is_foreign(slot)
+        && propagation::is_coming(entry_key(index, slot))
+}
+
+/// Whether the removal of this entry, which was refused on its arrival, waits for the end of another slot's migration to be
+/// announced.
+pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
+    let is_it = |refused: &(u32, Box<[u8]>)| refused.0 == db && *refused.1 == *name;
+    propagation::is_importing() && state::with(|state| state.refused.iter().any(is_it))
 }
 
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and

@@ -546,7 +546,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     };
     if !may_stay(&passage) {
         take(db, &mut key);
-        if propagation::is_importing() {
+        if propagation::is_coming(name.bytes()) {
             // On replicas it may not be gone.
             state::with(|state| state.refused.push((db, name.bytes().into())));
             reclaim::arm(ctx);

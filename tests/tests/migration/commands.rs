@@ -1,10 +1,15 @@
 //! Commands of the old node that reach the new one while a slot migrates, which may know of other invalidations.
 
+use std::time::{Duration, Instant};
+
+use tagcache_tests::cluster::{add_replica, nodes};
 use tagcache_tests::look::{stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, for_all_engines, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+};
 
-use crate::nodes::{Nodes, moves_slots, start_migration, wait_migrated, wait_removed};
+use crate::nodes::{Nodes, migrate, moves_slots, start_migration, wait_migrated, wait_removed};
 
 /// Keeps the migration of the slot of `{a}` busy for a second, so that commands meanwhile are sent after it.
 const FILLERS: usize = 1_000;
@@ -88,5 +93,117 @@ fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
         assert_eq!(held, ["new", "1", "1", "2"].map(Reply::bulk));
         assert_eq!(stat(&mut there, "entries"), FILLERS as i64 + 2);
         nodes.assert_agree();
+    });
+}
+
+#[test]
+fn native_commands_meet_no_gone_keys_of_other_slots_meanwhile() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        for key in ["setnx", "incr"] {
+            run!(here, "CACHE.SET {{b}}{key} v TAGS 1 x");
+        }
+        let slot = run!(here, "CLUSTER KEYSLOT {{b}}").int() as u16;
+        migrate(&nodes.source, &nodes.target, (slot, slot));
+
+        let slots = begin(&nodes);
+        assert_eq!(run!(there, "CACHE.INVALIDATE x"), Reply::Int(2));
+        assert_eq!(run!(there, "SETNX {{b}}setnx new"), Reply::Int(1));
+        assert_eq!(run!(there, "INCR {{b}}incr"), Reply::Int(1));
+        let copied = run!(there, "COPY {{b}}setnx {{b}}copied");
+        assert_eq!(copied, Reply::Int(1));
+
+        wait_migrated(&nodes.source, &nodes.target, slots);
+        wait_reclaimed(&mut there);
+        let held = held(&nodes, &["{b}setnx", "{b}incr", "{b}copied"]);
+        assert_eq!(held, ["new", "1", "new"].map(Reply::bulk));
+        wait_removed(&nodes.all());
+        nodes.assert_agree();
+    });
+}
+
+#[test]
+fn replicas_of_the_target_find_what_it_finds() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        let mut replica = nodes.target_replica.raw();
+        let slots = begin(&nodes);
+        wait_until("entries arrive at the replica", DEADLINE, || {
+            stat(&mut replica, "entries") > 0
+        });
+        // Some are there, and gone; the others are to arrive. At the source all are fresh.
+        assert!(run!(there, "CACHE.INVALIDATE filler").int() > 0);
+        let renames: Vec<_> = (0..FILLERS)
+            .map(|n| args!["RENAME", format!("{{a}}{n}"), format!("{{a}}renamed{n}")])
+            .collect();
+        let renamed = here.pipeline(&renames);
+        assert!(renamed.iter().all(|reply| *reply == Reply::ok()));
+
+        wait_migrated(&nodes.source, &nodes.target, slots);
+        wait_removed(&nodes.all());
+        wait_reclaimed(&mut there);
+        wait_synchronised(&nodes.target, &nodes.target_replica);
+        let log = nodes.target_replica.log();
+        assert!(!log.contains("is sending an error"), "{log}");
+        nodes.assert_agree();
+        nodes.assert_entries(0);
+    });
+}
+
+#[test]
+fn a_command_that_meets_a_refused_key_is_preceded_by_its_removal() {
+    for_all_engines(|engine| {
+        // Elsewhere no slot comes while another one does.
+        if !(moves_slots(engine) && engine.is_valkey()) {
+            return;
+        }
+        let servers = nodes(engine, 4, 3);
+        let [first, target, last, replica] = &servers[..] else {
+            panic!("four nodes");
+        };
+        add_replica(target, replica, &[first, last]);
+        let [mut source, mut there, mut slow] = [first, target, last].map(Server::raw);
+        let mut behind = replica.raw();
+        call!(behind, "READONLY");
+        let slot_of = |client: &mut RawClient, tag| {
+            let slot = call!(client, "CLUSTER", "KEYSLOT", tag).int() as u16;
+            (slot, slot)
+        };
+        let (coming, moved) = (slot_of(&mut slow, "{a}"), slot_of(&mut source, "{b}"));
+        let fillers: Vec<_> = (0..FILLERS)
+            .map(|n| args!["CACHE.SET", format!("{{a}}{n}"), "v"])
+            .collect();
+        slow.pipeline(&fillers);
+        call!(slow, "CONFIG", "SET", "rdb-key-save-delay", 5_000);
+        start_migration(last, target, coming);
+        wait_until("entries arrive", DEADLINE, || {
+            stat(&mut there, "entries") > 0
+        });
+
+        // Written so soon after the invalidation that the target alone refuses it: clocks may differ.
+        wait_until("it was written soon", DEADLINE, || {
+            let begin = Instant::now();
+            run!(there, "CACHE.INVALIDATE x");
+            for key in ["setnx", "incr"] {
+                run!(source, "CACHE.SET {{b}}{key} old TAGS 1 x");
+            }
+            begin.elapsed() < Duration::from_millis(500)
+        });
+        migrate(first, target, moved);
+        assert_eq!(run!(there, "SETNX {{b}}setnx new"), Reply::Int(1));
+        assert_eq!(run!(there, "INCR {{b}}incr"), Reply::Int(1));
+        wait_until("the replica has done the same", DEADLINE, || {
+            [("{b}setnx", "new"), ("{b}incr", "1")]
+                .iter()
+                .all(|(key, value)| call!(behind, "GET", key) == Reply::bulk(value))
+        });
     });
 }

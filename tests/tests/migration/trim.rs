@@ -1,12 +1,12 @@
 //! What is left of a slot on a node that does not own it: entries leave the index as they leave the keyspace.
 
 use tagcache_tests::cluster::{builder, info_of_cluster, join, node};
-use tagcache_tests::look::{assert_index_agrees, entry_keys, stat};
+use tagcache_tests::look::{assert_index_agrees, entry_keys, info_text, stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, for_all_engines, run, wait_until};
 
 use crate::nodes::{
-    Nodes, cancel, fill, migrate, moves_slots, start_migration, trims, wait_removed,
+    Nodes, cancel, fill, migrate, moves_slots, start_migration, trims, wait_migrated, wait_removed,
 };
 
 const ENTRIES: usize = 40_000;
@@ -169,5 +169,78 @@ fn entries_that_a_background_thread_frees_leave_the_index() {
         });
         assert_index_agrees(&source, &[0], &[b"all"]);
         assert_index_agrees(&target, &[0], &[b"all"]);
+    });
+}
+
+#[test]
+fn slots_that_come_back_meet_no_gone_keys_at_a_slow_replica() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut source, mut replica) = (nodes.source.raw(), nodes.source_replica.raw());
+        fill(&mut source, ENTRIES);
+        wait_synchronised(&nodes.source, &nodes.source_replica);
+        for (client, budget) in [(&mut source, 1_000_000), (&mut replica, 50)] {
+            let setting = "tagcache.reclaim-budget-us";
+            call!(client, "CONFIG", "SET", setting, budget);
+        }
+        assert_eq!(
+            run!(source, "CACHE.INVALIDATE all"),
+            Reply::Int(ENTRIES as i64)
+        );
+        wait_reclaimed(&mut source);
+        migrate(&nodes.source, &nodes.target, HALF);
+        migrate(&nodes.target, &nodes.source, HALF);
+        for node in nodes.all() {
+            wait_reclaimed(&mut node.raw());
+        }
+        nodes.assert_agree();
+        nodes.assert_entries(0);
+    });
+}
+
+#[test]
+fn a_replica_that_missed_the_end_of_an_import_gives_memory_back() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut source, mut target) = (nodes.source.raw(), nodes.target.raw());
+        let mut replica = nodes.target_replica.raw();
+        fill(&mut source, ENTRIES);
+        call!(source, "CONFIG", "SET", "rdb-key-save-delay", 1000);
+        let (cancelled, completed) = ((0, 4095), (4096, 8191));
+        start_migration(&nodes.source, &nodes.target, cancelled);
+        wait_until("entries arrive at the replica", DEADLINE, || {
+            stat(&mut replica, "entries") > 0
+        });
+
+        // It is cut off, and comes back during the next import, with all that is there then.
+        nodes.target_replica.pause();
+        run!(target, "CLIENT KILL TYPE replica");
+        run!(target, "DEBUG CHANGE-REPL-ID");
+        assert!(cancel(&nodes.source, &nodes.target), "it is under way");
+        wait_until("all that arrived is removed", DEADLINE, || {
+            stat(&mut target, "entries") == 0
+        });
+        start_migration(&nodes.source, &nodes.target, completed);
+        wait_until("entries arrive", DEADLINE, || {
+            stat(&mut target, "entries") > 0
+        });
+        nodes.target_replica.resume();
+        wait_until("the replica follows", DEADLINE, || {
+            stat(&mut replica, "entries") > 0
+                && info_text(&mut replica, "master_link_status") == "up"
+        });
+        call!(source, "CONFIG", "SET", "rdb-key-save-delay", 0);
+        wait_migrated(&nodes.source, &nodes.target, completed);
+        assert!(run!(target, "CACHE.INVALIDATE all").int() > 0);
+        wait_synchronised(&nodes.target, &nodes.target_replica);
+        wait_reclaimed(&mut replica);
+        wait_removed(&nodes.all());
+        nodes.assert_agree();
     });
 }
