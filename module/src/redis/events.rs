@@ -353,6 +353,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
                 return;
             }
             // What is loaded brings its clocks with it. A file without any was written at reading 0.
+            state.forget_stamps();
             for (_, database) in state.databases_mut() {
                 database.clock = 0;
                 database.history = History::default();
@@ -361,7 +362,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
     } else {
         let now = now_ms();
         state::with(|state| {
-            state.follow_loaded(now);
+            state.follow_loaded();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
             if !is_replica {
                 if is_first {
@@ -418,6 +419,8 @@ fn role(ctx: &Context<'_>, what: u64) {
             state.refuse_doubted();
         });
         reclaim::arm_if_needed(ctx);
+    } else {
+        state::with(State::follow_primary);
     }
     // Leases from before a failover are not good any more.
     let numbers = state::with(|state| state.numbers());
