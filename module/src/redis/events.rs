@@ -182,6 +182,8 @@ unsafe extern "C" fn keyspace(
     // SAFETY: the server passes a live context and a live name.
     let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
     let done = guard(Place::Event, false, || {
+        // What an earlier command removed is no concern of this event.
+        let gone = state::with(|state| state.removed_gone.take());
         match event {
             b"del" => removed(&ctx, key), // The commonest of these.
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
@@ -190,11 +192,11 @@ unsafe extern "C" fn keyspace(
             }
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
-            b"rename_from" => filter::announce_removed(key),
+            b"rename_from" => filter::announce_removed(gone, key),
             b"move_from" => {
                 let db = ctx.db();
                 state::with(|state| state.selected = Some(db));
-                filter::announce_removed(key);
+                filter::announce_removed(gone, key);
             }
             b"rename_to" => adopt(&ctx, key, Way::Moved { from: None }),
             b"move_to" | b"copy_to" => {
@@ -244,8 +246,9 @@ fn missed_key(ctx: &Context<'_>, name: Str<'_>) {
     }
 }
 
-/// A key was removed by DEL or UNLINK: ends its lease.
+/// A key was removed by DEL or UNLINK: ends its lease. Were it an entry, it is not what expires or is evicted later.
 fn removed(ctx: &Context<'_>, name: Str<'_>) {
+    state::with(|state| state.transit.clear());
     if state::with(|state| state.has_leases())
         && let Some(db) = ctx.open(name, Mode::Upkeep).db()
     {
@@ -272,6 +275,7 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
+        state.removed_gone = None;
         state.judges_loaded = false; // Valkey 9.1 flushes after the start of what DEBUG RELOAD loads.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());

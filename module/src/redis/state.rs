@@ -40,7 +40,8 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
-    /// The gone entry that was removed last other than by the module, until any entry comes or goes: database and key.
+    /// The gone entry that was removed last other than by the module, until the next event, or any entry comes or goes:
+    /// database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The database that the client has selected whose MOVE or COPY is under way: where the entry comes from.
     pub(crate) selected: Option<u32>,
@@ -198,6 +199,7 @@ impl State {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
         self.orphans = None;
+        self.removed_gone = None;
         for (db, _) in &mut self.refused {
             if [first, second].contains(db) {
                 *db ^= first ^ second; // The other one.
