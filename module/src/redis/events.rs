@@ -373,7 +373,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
                     state.begin_lineage(state.lineage);
                 }
                 state.begin_stamps(now);
-                state.refuse_doubted();
+                state.begin_to_decide();
             }
             state.has_dropped |= std::mem::take(&mut state.drops_loaded);
         });
@@ -420,7 +420,7 @@ fn role(ctx: &Context<'_>, what: u64) {
         state::with(|state| {
             state.begin_lineage(random());
             state.begin_stamps(now);
-            state.refuse_doubted();
+            state.begin_to_decide();
         });
         reclaim::arm_if_needed(ctx);
     } else {

@@ -419,10 +419,12 @@ impl State {
         self.databases().any(|(_, db)| db.index.has_orphans())
     }
 
-    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused.
-    pub(crate) fn refuse_doubted(&mut self) {
+    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose
+    /// grace is over since a soft invalidation are removed, which was for others to do.
+    pub(crate) fn begin_to_decide(&mut self) {
         let mut refused = std::mem::take(&mut self.refused);
         for (db, Database { index, .. }) in self.databases_mut() {
+            index.look_again_at_stale();
             let dropped = index.drop_doubted().into_iter();
             refused.extend(dropped.map(|slot| (db, entry_key(index, slot).into())));
         }

@@ -109,6 +109,11 @@ impl<E: Copy + PartialEq> Index<E> {
         slots
     }
 
+    /// From here on this node removes what is stale beyond its grace.
+    pub(crate) fn look_again_at_stale(&mut self) {
+        self.marks.look_again();
+    }
+
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.gone.is_empty() || self.has_orphans
