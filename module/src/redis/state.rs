@@ -240,7 +240,9 @@ impl State {
                 database.bound_spans(from_ms, now_ms);
             }
             if decides {
-                self.stamps_were_set_back(from_ms, now_ms);
+                // They may have been ahead of it, after those of another primary.
+                let latest_ms = self.stamps.now_ms(from_ms);
+                self.stamps_were_set_back(latest_ms, now_ms);
             }
         }
     }

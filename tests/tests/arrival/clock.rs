@@ -315,6 +315,33 @@ fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
 }
 
 #[test]
+fn a_clock_set_back_after_a_failover_brings_nothing_back() {
+    let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
+        return;
+    };
+    ahead.shift(30_000);
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let primary = ahead.of(Server::builder().engine(engine)).start();
+        let builder = clock.of(Server::builder().engine(engine));
+        let replica = builder.replica_of(&primary).start();
+        run!(primary.raw(), "CACHE.INVALIDATE followed");
+        wait_synchronised(&primary, &replica);
+        let mut client = replica.raw();
+        run!(client, "REPLICAOF NO ONE");
+        // Its stamp goes on after that of the primary before.
+        run!(client, "CACHE.SET old v");
+        set(&clock, &mut client, -20_000);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        for shift in [-20_000, 60_000] {
+            set(&clock, &mut client, shift);
+            assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+        }
+    });
+}
+
+#[test]
 fn a_reload_after_a_clock_set_back_brings_nothing_back() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
