@@ -144,6 +144,13 @@ impl Allocated {
     }
 }
 
+/// When an entry was written, as its header has it.
+fn created(ms: u64) -> [u8; LENGTHS - CREATED] {
+    let mut bytes = [0; LENGTHS - CREATED];
+    bytes.copy_from_slice(&ms.to_le_bytes()[..LENGTHS - CREATED]);
+    bytes
+}
+
 impl Parts<'_> {
     /// The allocations that an entry of these parts needs, with a key of `key_len` bytes.
     #[inline(always)]
@@ -155,13 +162,6 @@ impl Parts<'_> {
         };
         let lengths = leb128::len(self.value.len() as u64) + leb128::len(key_len as u64);
         Allocated::of(LENGTHS + lengths + grace + key_len, self.value.len())
-    }
-
-    /// When it was written, as the header has it.
-    fn created(&self) -> [u8; LENGTHS - CREATED] {
-        let mut bytes = [0; LENGTHS - CREATED];
-        bytes.copy_from_slice(&self.created_ms.to_le_bytes()[..LENGTHS - CREATED]);
-        bytes
     }
 
     /// Writes an entry of them, but for its slot and its key, and returns where the key belongs. The value goes to where it
@@ -186,7 +186,7 @@ impl Parts<'_> {
         // SAFETY: by the caller's promise there is room for all that is written.
         unsafe {
             to.add(FLAGS).write(flags);
-            to.add(CREATED).cast().write(self.created());
+            to.add(CREATED).cast().write(created(self.created_ms));
             let mut put = |byte| {
                 to.add(at).write(byte);
                 at += 1;
@@ -451,6 +451,10 @@ impl<'a> Entry<'a> {
         u64::from_le_bytes(bytes)
     }
 
+    pub(crate) fn set_created_ms(self, ms: u64) {
+        self.write(CREATED, created(ms));
+    }
+
     fn has_grace(self) -> bool {
         self.flags() & HAS_GRACE != 0
     }
@@ -507,7 +511,7 @@ impl<'a> Entry<'a> {
     pub(crate) unsafe fn overwrite(self, extent: Extent, parts: &Parts<'_>) {
         let apart = self.value_apart();
         self.set_has_ttl(parts.has_ttl);
-        self.write(CREATED, parts.created());
+        self.set_created_ms(parts.created_ms);
         let (value, len) = (NonNull::from(parts.value).cast(), parts.value.len());
         // SAFETY: the old value has this length, and by the caller's promise the new one lies elsewhere.
         unsafe {

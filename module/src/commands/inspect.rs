@@ -32,6 +32,11 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     } else {
         logical_pttl(key.deadline(), entry, now)
     };
+    // 0: not known.
+    let age_ms = match entry.created_ms() {
+        0 => 0,
+        ms => now.saturating_sub(ms),
+    };
     ctx.reply_map(8);
     ctx.reply_bytes(b"state");
     ctx.reply_bytes(word);
@@ -46,7 +51,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (b"memory", cost(entry) as i64),
         (b"pttl", pttl),
         (b"grace", entry.grace_ms() as i64),
-        (b"age", now.saturating_sub(entry.created_ms()) as i64),
+        (b"age", age_ms as i64),
     ] {
         ctx.reply_bytes(name);
         ctx.reply_integer(number);

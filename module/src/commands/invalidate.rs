@@ -215,7 +215,7 @@ fn run(ctx: &Context<'_>, what: Invalidation<'_>, given_ms: Option<u64>) -> (u64
     let (dropped, clock, at) = store::change(db, || {
         state::with(|state| {
             let at = match given_ms {
-                Some(at) if is_replay => state.follow_invalidation(db, at, now),
+                Some(at) if is_replay => state.follow_invalidation(at),
                 Some(at) => at,
                 None => {
                     // At once if the clock was set back: what was written before must not seem younger.

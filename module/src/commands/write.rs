@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Softness, Written as When};
+use crate::engine::{Database, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
@@ -402,22 +402,30 @@ fn stamp(
     }: Origin,
 ) -> (When, Lateness) {
     let now_ms = asked.now_ms;
-    let is_followed = is_foreign || state.follow(db, at_ms, now_ms);
+    if !(is_foreign || is_coming) {
+        state.follow(at_ms);
+    }
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
     let of = |is_foreign| When { at_ms, is_foreign };
-    let when = of(is_foreign || is_coming || !is_followed);
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
         verdict.is_too_late(asked.soft_since_ms().is_some())
     };
-    let lateness = if is_foreign && is_too_late(when, now_ms) {
+    let lateness = if is_foreign && is_too_late(of(true), now_ms) {
         Lateness::TooLate
     } else if !is_foreign && is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
         Lateness::Doubtful
     } else {
         Lateness::InTime
     };
+    let mut when = of(is_foreign || is_coming);
+    if when.is_foreign {
+        when.at_ms = kept_stamp_ms(at_ms, now_ms);
+    }
+    if is_coming {
+        state.follow(when.at_ms); // As for an entry that arrives at a replica.
+    }
     (when, lateness)
 }
 

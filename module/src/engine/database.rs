@@ -143,10 +143,17 @@ impl<E: Copy + Default + PartialEq> Database<E> {
         std::mem::take(&mut self.index)
     }
 
-    /// After the clock was set back: what was stamped in the future is bounded by the present.
-    pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
-        self.history.clock_was_set_back(from_ms, now_ms);
-        self.index.clock_was_set_back(now_ms);
+    /// The clock that gives the stamps was set back: those that lie ahead of it are bounded by it, and all that is here was
+    /// written before what it gives from now on.
+    pub(crate) fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
+        self.history.stamps_were_set_back(from_ms, back_to_ms);
+        self.index.set_all_foreign();
+    }
+
+    /// This node's own clock was set back: what lasts for a time lasts no longer by that.
+    pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
+        self.history.bound_spans(from_ms, now_ms);
+        self.index.bound_soft(now_ms);
     }
 
     /// Whether there is a clock reading, or a memory of tags, to be saved.
@@ -262,7 +269,7 @@ mod tests {
     fn a_clock_that_is_set_back_bounds_what_is_remembered() {
         let mut database = filled();
         invalidate(&mut database, b"a", Effect::Gone);
-        database.clock_was_set_back(AT_MS, 1_000);
+        database.stamps_were_set_back(AT_MS, 1_000);
         assert_eq!(database.history.latest_ms(), 1_000);
     }
 

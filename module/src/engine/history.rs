@@ -65,6 +65,8 @@ pub(crate) struct Past {
     pub(crate) held_until_ms: u64,
     /// What soft invalidations made stale is gone then, whatever its grace, unix ms; 0: no limit.
     pub(crate) soft_ends_ms: u64,
+    /// The last soft one by this node's own clock, from which a grace counts, unix ms. Not saved: `soft_ms` takes its place.
+    softened_ms: u64,
 }
 
 impl Past {
@@ -86,7 +88,7 @@ impl Past {
     /// Takes what was saved from the front of `bytes`; `None` if it is none.
     fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut next = |most| leb128::take(bytes).filter(|&number| number <= most);
-        Some(Self {
+        let mut past = Self {
             clock: next(u64::MAX)?,
             hard_ms: next(MAX_TIME_MS)?,
             soft_ms: next(MAX_TIME_MS)?,
@@ -94,7 +96,10 @@ impl Past {
             named_ms: next(MAX_TIME_MS)?,
             held_until_ms: next(MAX_TIME_MS)?,
             soft_ends_ms: next(MAX_TIME_MS)?,
-        })
+            softened_ms: 0,
+        };
+        past.softened_ms = past.soft_ms;
+        Some(past)
     }
 
     /// Records an invalidation; a soft one may have a limit, unix ms.
@@ -108,7 +113,8 @@ impl Past {
                     self.hard_ms = self.hard_ms.max(self.soft_ms);
                     self.soft_ends_ms = 0;
                 }
-                self.soft_ends_ms = earlier_end(self.soft_ends_ms, soft_ends_ms);
+                self.soft_ends_ms = earlier(self.soft_ends_ms, soft_ends_ms);
+                self.softened_ms = moment.now_ms;
                 &mut self.soft_ms
             }
         };
@@ -131,15 +137,21 @@ impl Past {
         self.invalidations = self.invalidations.max(other.invalidations);
         self.named_ms = self.named_ms.max(other.named_ms);
         self.held_until_ms = self.held_until_ms.max(other.held_until_ms);
-        self.soft_ends_ms = earlier_end(self.soft_ends_ms, other.soft_ends_ms);
+        self.soft_ends_ms = earlier(self.soft_ends_ms, other.soft_ends_ms);
+        self.softened_ms = self.softened_ms.max(other.softened_ms);
     }
 
-    /// Bounds all times by the present, after the clock was set back from a time; a hold, and a
-    /// limit, keep what was left of them.
-    fn bound(&mut self, from_ms: u64, now_ms: u64) {
+    /// Bounds its stamps by an earlier time: the clock that gave them was set back to it.
+    fn bound_stamps(&mut self, back_to_ms: u64) {
         for ms in [&mut self.hard_ms, &mut self.soft_ms, &mut self.named_ms] {
-            *ms = now_ms.min(*ms);
+            *ms = back_to_ms.min(*ms);
         }
+    }
+
+    /// Bounds what lasts for a time by the present, after this node's clock was set back from a time: a hold, and a limit,
+    /// keep what was left of them.
+    fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
+        self.softened_ms = now_ms.min(self.softened_ms);
         for ends_ms in [&mut self.held_until_ms, &mut self.soft_ends_ms] {
             let left_ms = ends_ms.saturating_sub(from_ms);
             *ends_ms = now_ms.saturating_add(left_ms).min(*ends_ms);
@@ -147,8 +159,8 @@ impl Past {
     }
 }
 
-/// The earlier of two ends, of which 0 is none.
-fn earlier_end(one_ms: u64, other_ms: u64) -> u64 {
+/// The earlier of two times, of which 0 is none.
+fn earlier(one_ms: u64, other_ms: u64) -> u64 {
     match (one_ms, other_ms) {
         (0, ms) | (ms, 0) => ms,
         (one_ms, other_ms) => one_ms.min(other_ms),
@@ -162,6 +174,12 @@ pub(crate) struct Written {
     /// By the clock of another node, which may differ, or this one's from before it was set back; not by this node's, or that
     /// of a primary that it followed, since it was set back last.
     pub(crate) is_foreign: bool,
+}
+
+/// What is kept of the stamp of what arrives from another clock: nothing of one from the future, which says nothing of when
+/// something was written, and would seem later than the invalidations until then.
+pub(crate) const fn kept_stamp_ms(at_ms: u64, now_ms: u64) -> u64 {
+    if at_ms > now_ms + AHEAD_MS { 0 } else { at_ms }
 }
 
 /// What the invalidations of some tags mean for an entry that was written before or after them.
@@ -184,8 +202,8 @@ impl Verdict {
             _ => (0, 0),
         };
         Self::Softened {
-            since_ms: since_ms.max(past.soft_ms),
-            ends_ms: earlier_end(ends_ms, past.soft_ends_ms),
+            since_ms: earlier(since_ms, past.softened_ms),
+            ends_ms: earlier(ends_ms, past.soft_ends_ms),
         }
     }
 
@@ -214,7 +232,7 @@ pub(crate) struct Stamps {
     /// The latest time that was given to anything, or was the present when something arrived, unix ms, as the others.
     latest: u64,
     invalidated: u64,
-    /// The latest one of another node, or of an earlier life, that they go on after.
+    /// The latest one of this node's primary, or of an earlier life, that they go on after.
     followed: u64,
 }
 
@@ -260,17 +278,16 @@ impl Stamps {
         now_ms.max(self.followed) + AHEAD_MS
     }
 
-    /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life. False, and nothing is
-    /// done, if that is too far ahead: stamps up to there are not in order then.
-    pub(crate) fn follow(&mut self, at_ms: u64, now_ms: u64) -> bool {
-        let is_near = at_ms <= now_ms + FURTHEST_MS;
-        if is_near {
-            // Also one that is past: this node's clock may be set back.
-            for ms in [&mut self.latest, &mut self.invalidated, &mut self.followed] {
-                *ms = at_ms.max(*ms);
-            }
+    /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life, whatever the clock shows.
+    pub(crate) fn follow(&mut self, at_ms: u64) {
+        for ms in [&mut self.latest, &mut self.invalidated, &mut self.followed] {
+            *ms = at_ms.max(*ms);
         }
-        is_near
+    }
+
+    /// From here on another node gives stamps, after all that this one gave.
+    pub(crate) fn follow_another(&mut self) {
+        self.follow(self.latest);
     }
 
     /// How far this stamp lies behind the latest one that was followed, ms.
@@ -339,8 +356,6 @@ pub(crate) struct History {
     /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass,
     /// unix ms.
     passed_twice: Option<(u64, u64)>,
-    /// The latest time of what was loaded, unix ms.
-    loaded_until_ms: u64,
 }
 
 impl History {
@@ -505,13 +520,10 @@ impl History {
         verdict
     }
 
-    /// The earliest time at which an entry may have been written. A stamp from the future says nothing about that.
+    /// The earliest time at which an entry may have been written.
     fn written_since_ms(&self, written: Written, now_ms: u64) -> u64 {
-        let Written { at_ms, is_foreign } = written;
-        if at_ms > now_ms + AHEAD_MS {
-            return 0;
-        }
-        if !is_foreign {
+        let at_ms = kept_stamp_ms(written.at_ms, now_ms);
+        if !written.is_foreign {
             return at_ms;
         }
         let since_ms = at_ms.saturating_sub(CLOCKS_DIFFER_MS);
@@ -534,21 +546,27 @@ impl History {
         latest.unwrap_or(0)
     }
 
-    /// Bounds all stamps by the present. O(tags remembered), after the clock was set back from a time.
-    pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
+    /// The clock that gives the stamps was set back: bounds them. Stamps between these times, unix ms, may come from either
+    /// pass. O(tags remembered).
+    pub(crate) fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         // The other clock by which that time is known is not exact, and nothing is lost by a little more.
-        self.pass_twice(now_ms, from_ms + AHEAD_MS);
-        let (carried, rows) = (&mut self.carried.by_tag, &mut self.rows.by_tag);
-        let rows = carried.values_mut().chain(rows.values_mut());
-        for past in rows.chain([&mut self.floor, &mut self.everything]) {
-            past.bound(from_ms, now_ms);
-        }
-    }
-
-    /// Stamps between these times, unix ms, may come from two passes of a clock.
-    pub(crate) fn pass_twice(&mut self, back_to_ms: u64, from_ms: u64) {
+        let from_ms = from_ms + AHEAD_MS;
         let (earliest, latest) = self.passed_twice.unwrap_or((back_to_ms, from_ms));
         self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
+        self.all_mut()
+            .for_each(|past| past.bound_stamps(back_to_ms));
+    }
+
+    /// This node's own clock was set back: bounds what lasts for a time. O(tags remembered).
+    pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
+        self.all_mut()
+            .for_each(|past| past.bound_spans(from_ms, now_ms));
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Past> {
+        let (carried, rows) = (&mut self.carried.by_tag, &mut self.rows.by_tag);
+        let rows = carried.values_mut().chain(rows.values_mut());
+        rows.chain([&mut self.floor, &mut self.everything])
     }
 
     /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay, beside these.
@@ -640,23 +658,12 @@ impl History {
             let past = Past::decode(bytes)?;
             // Before the floor that was saved with it, which is not this tag's.
             self.change(tag).merge(&past);
-            self.has_loaded(past.hard_ms.max(past.soft_ms));
             self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
         }
         self.floor.merge(&floor);
         self.everything.merge(&everything);
         self.holds_end_ms = self.holds_end_ms.max(floor.held_until_ms);
         Some(())
-    }
-
-    /// An entry, or an invalidation, of this time was loaded.
-    pub(crate) fn has_loaded(&mut self, at_ms: u64) {
-        self.loaded_until_ms = self.loaded_until_ms.max(at_ms);
-    }
-
-    /// The latest time of what was loaded, once.
-    pub(crate) const fn take_loaded(&mut self) -> u64 {
-        std::mem::replace(&mut self.loaded_until_ms, 0)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -755,7 +762,7 @@ mod tests {
         let (mut history, mut stamps) = (History::default(), Stamps::default());
         history.record(b"t", at(stamps.of_invalidation(3_600_000)), Effect::Gone);
         assert!(stamps.are_ahead(1_000));
-        history.clock_was_set_back(3_600_000, 1_000);
+        history.stamps_were_set_back(3_600_000, 1_000);
         stamps.clock_was_set_back(1_000);
         let written = stamps.of_write(1_000);
         assert_eq!(written, 1_001);
@@ -789,7 +796,7 @@ mod tests {
         // Of a hold of an hour, half is left when the clock is set back.
         let hour = 3_600_000;
         history.hold(b"c", 2 * hour);
-        history.clock_was_set_back(hour + hour / 2, hour);
+        history.bound_spans(hour + hour / 2, hour);
         assert_eq!(held(&history, &[b"c"], hour), Some(hour + hour / 2));
         let loaded = loaded_from(&history);
         assert_eq!(held(&loaded, &[b"c"], hour), Some(hour + hour / 2));
@@ -855,11 +862,15 @@ mod tests {
     #[test]
     fn stamps_go_on_after_those_of_another_clock() {
         let mut stamps = Stamps::default();
-        assert!(stamps.follow(5_000, 100));
+        stamps.follow(5_000);
         assert_eq!(stamps.of_invalidation(100), 5_000);
         assert_eq!(stamps.of_write(101), 5_001);
-        assert!(!stamps.follow(3_600_000, 100));
-        assert_eq!(stamps.of_write(101), 5_001);
+        // However far ahead they are: an earlier one shows by how much that clock was set back.
+        stamps.follow(3_600_000);
+        assert_eq!(stamps.behind_ms(3_500_000), 100_000);
+        assert_eq!(stamps.of_write(101), 3_600_001);
+        stamps.follow_another();
+        assert_eq!(stamps.behind_ms(3_600_000), 1);
     }
 
     #[test]
@@ -889,7 +900,7 @@ mod tests {
         assert_eq!(stamps.of_invalidation(now - 400), now);
         assert_eq!(stamps.now_ms(now + 1), now + 1);
         assert_eq!(stamps.of_invalidation(now - 400), now + 1);
-        assert!(stamps.follow(now + 2, now + 3));
+        stamps.follow(now + 2);
         assert_eq!(stamps.of_invalidation(now - 400), now + 2);
         // Stamps that were followed may be further ahead than the node's own run.
         let back = now - 5 * AHEAD_MS;
@@ -1093,7 +1104,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_soft_invalidations_the_last_and_the_first_end_count() {
+    fn of_several_tags_made_stale_the_first_and_the_first_end_count() {
         let mut history = History::default();
         history.record_condition(b"a", at(10), Effect::Stale, 100);
         history.record_condition(b"b", at(20), Effect::Stale, 300);
@@ -1102,7 +1113,8 @@ mod tests {
         for tags in [[b"a", b"b", b"c"], [b"c", b"b", b"a"]] {
             let tags = tags.into_iter().map(|tag| &tag[..]);
             let verdict = history.of_entry(tags, Written { at_ms, is_foreign }, 30);
-            let (since_ms, ends_ms) = (20, 110);
+            // Else one tag more would bring back what is over by the other.
+            let (since_ms, ends_ms) = (10, 110);
             assert_eq!(verdict, Verdict::Softened { since_ms, ends_ms });
         }
     }
@@ -1111,8 +1123,7 @@ mod tests {
     fn stamps_are_ahead_and_are_followed_up_to_their_bounds() {
         let mut stamps = Stamps::default();
         let now = 1_000_000;
-        assert!(!stamps.follow(now + FURTHEST_MS + 1, now));
-        assert!(stamps.follow(now + FURTHEST_MS, now));
+        stamps.follow(now + FURTHEST_MS);
         let ahead = now + FURTHEST_MS - AHEAD_MS;
         assert!(stamps.are_ahead(ahead - 1));
         assert!(!stamps.are_ahead(ahead));
@@ -1123,7 +1134,7 @@ mod tests {
         assert!(!outdated(&history, b"t", 20_000 + AHEAD_MS, true, 20_000));
         assert!(outdated(&history, b"t", 20_001 + AHEAD_MS, true, 20_000));
         // The clock that was set back may have been a little ahead of what is known of it.
-        history.clock_was_set_back(now, 5_000);
+        history.stamps_were_set_back(now, 5_000);
         assert_eq!(history.saved_stamp_ms(4_999), 4_999);
         assert_eq!(history.saved_stamp_ms(now + AHEAD_MS), 5_000);
         let later = now + AHEAD_MS + 1;
@@ -1146,17 +1157,6 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_time_of_what_was_loaded_is_taken_once() {
-        let mut saved = History::default();
-        saved.record(b"a", at(5), Effect::Gone);
-        saved.record(b"a", at(9), Effect::Stale);
-        let mut history = loaded_from(&saved);
-        history.has_loaded(7);
-        assert_eq!(history.take_loaded(), 9);
-        assert_eq!(history.take_loaded(), 0);
-    }
-
-    #[test]
     fn a_past_is_read_as_it_was_saved_and_within_its_bounds() {
         let past = Past {
             clock: u64::MAX,
@@ -1166,6 +1166,7 @@ mod tests {
             named_ms: 5,
             held_until_ms: 6,
             soft_ends_ms: MAX_TIME_MS,
+            softened_ms: 3,
         };
         let mut saved = Vec::new();
         past.encode(&mut saved);

@@ -315,6 +315,13 @@ impl Marks {
         due.find_map(|soft| soft.next(now_ms))
     }
 
+    /// Names all again soon: those whose grace was over may not have been done with.
+    pub(super) fn look_again(&mut self) {
+        for soft in &mut self.soft {
+            soft.next_round_ms = 0;
+        }
+    }
+
     /// The grace of an entry that was named ends then.
     pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();

@@ -183,8 +183,12 @@ unsafe extern "C" fn keyspace(
     let is_expire = unsafe { is(event, c"expire") };
     // SAFETY: as above.
     let is_del = || unsafe { is(event, c"del") };
-    let ends_no_lease = || state::try_with(|state| state.has_leases()) == Some(false);
-    if !(is_expire || is_del() && ends_no_lease()) {
+    // Were it an entry that was removed, it is not what expires or is evicted later.
+    let is_done = |state: &mut State| {
+        state.transit.clear();
+        state.removed_gone.is_none() && !state.has_leases()
+    };
+    if !(is_expire || is_del() && state::try_with(is_done) == Some(true)) {
         // SAFETY: the server passes a C string, a live context and a live name.
         unsafe { rarer(ctx, event, key) };
     }
@@ -215,6 +219,8 @@ unsafe fn rarer(
     // SAFETY: by the caller's promise.
     let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
     let done = guard(Place::Event, false, || {
+        // What an earlier command removed is no concern of this event.
+        let gone = state::with(|state| state.removed_gone.take());
         match event {
             b"del" => removed(&ctx, key),
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
@@ -223,11 +229,11 @@ unsafe fn rarer(
             }
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
-            b"rename_from" => filter::announce_removed(key),
+            b"rename_from" => filter::announce_removed(gone, key),
             b"move_from" => {
                 let db = ctx.db();
                 state::with(|state| state.selected = Some(db));
-                filter::announce_removed(key);
+                filter::announce_removed(gone, key);
             }
             b"rename_to" => adopt(&ctx, key, Way::Moved { from: None }),
             b"move_to" | b"copy_to" => {
@@ -302,6 +308,7 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     // A flush frees values without `unlink`, so the index forgets them here, before the first is freed.
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
+        state.removed_gone = None;
         state.judges_loaded = false; // Valkey 9.1 flushes after the start of what DEBUG RELOAD loads.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());
@@ -378,6 +385,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
                 return;
             }
             // What is loaded brings its clocks with it. A file without any was written at reading 0.
+            state.forget_stamps();
             for (_, database) in state.databases_mut() {
                 database.clock = 0;
                 database.history = History::default();
@@ -386,14 +394,14 @@ fn loading(ctx: &Context<'_>, what: u64) {
     } else {
         let now = now_ms();
         state::with(|state| {
-            state.follow_loaded(now);
+            state.follow_loaded();
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
             if !is_replica {
                 if is_first {
                     state.begin_lineage(state.lineage);
                 }
                 state.begin_stamps(now);
-                state.refuse_doubted();
+                state.begin_to_decide();
             }
             state.has_dropped |= std::mem::take(&mut state.drops_loaded);
         });
@@ -440,9 +448,11 @@ fn role(ctx: &Context<'_>, what: u64) {
         state::with(|state| {
             state.begin_lineage(random());
             state.begin_stamps(now);
-            state.refuse_doubted();
+            state.begin_to_decide();
         });
         reclaim::arm_if_needed(ctx);
+    } else {
+        state::with(State::follow_primary);
     }
     // Leases from before a failover are not good any more.
     let numbers = state::with(|state| state.numbers());

@@ -99,9 +99,8 @@ fn announce_gone(ctx: &Context<'_>, name: &[u8], deadline: Option<u64>) {
     ctx.replicate_words("CACHE.SET", &words);
 }
 
-/// RENAME or MOVE took a key away: if it was the gone one that [`met_gone`] saw last, that is announced.
-pub(super) fn announce_removed(name: Str<'_>) {
-    let removed = state::with(|state| state.removed_gone.take());
+/// RENAME or MOVE took a key away: if it is the gone one that was removed just before ([`met_gone`]), that is announced.
+pub(super) fn announce_removed(removed: Option<(u32, Vec<u8>)>, name: Str<'_>) {
     let Some((db, _)) = removed.filter(|(_, key)| key == name.bytes()) else {
         return;
     };

@@ -170,7 +170,8 @@ fn is_paused() -> bool {
     unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
 }
 
-fn decides() -> bool {
+/// Whether this node decides what happens, and gives the stamps: it is no replica, and loads nothing.
+pub(super) fn decides() -> bool {
     let others = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
     Context::server_flags() & others == 0
 }

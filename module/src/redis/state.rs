@@ -40,7 +40,8 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
-    /// The gone entry that was removed last other than by the module, until any entry comes or goes: database and key.
+    /// The gone entry that was removed last other than by the module, until the next event, or any entry comes or goes:
+    /// database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
     /// The database that the client has selected whose MOVE or COPY is under way: where the entry comes from.
     pub(crate) selected: Option<u32>,
@@ -198,6 +199,7 @@ impl State {
         self.database(first.max(second));
         self.databases.swap(first as usize, second as usize);
         self.orphans = None;
+        self.removed_gone = None;
         for (db, _) in &mut self.refused {
             if [first, second].contains(db) {
                 *db ^= first ^ second; // The other one.
@@ -218,27 +220,39 @@ impl State {
         Some((number, slot))
     }
 
-    /// Looks whether the time of day went backwards, and bounds all stamps by it if so.
+    /// Looks whether the time of day went backwards, and bounds all times by it if so: stamps only where this node gives them.
     #[inline(never)]
     pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
         let last = self.clocks_apart_ms.replace(apart_ms);
         let step_ms = last.map_or(0, |last| last - apart_ms);
+        let decides = propagation::decides();
         let back_ms = if step_ms > SET_BACK_MS as i64 {
             step_ms as u64
-        } else {
+        } else if decides {
             self.stamps.lag_ms(now_ms)
+        } else {
+            0
         };
         if back_ms > 0 {
-            self.clock_was_set_back(now_ms, back_ms);
+            let from_ms = now_ms + back_ms;
+            for (_, database) in self.databases_mut() {
+                database.bound_spans(from_ms, now_ms);
+            }
+            if decides {
+                // They may have been ahead of it, after those of another primary.
+                let latest_ms = self.stamps.now_ms(from_ms);
+                self.stamps_were_set_back(latest_ms, now_ms);
+            }
         }
     }
 
-    fn clock_was_set_back(&mut self, now_ms: u64, back_ms: u64) {
+    /// The clock that gives the stamps was set back from a time to another.
+    fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         self.passes = self.passes.wrapping_add(1);
-        self.stamps.clock_was_set_back(now_ms);
+        self.stamps.clock_was_set_back(back_to_ms);
         for (_, database) in self.databases_mut() {
-            database.clock_was_set_back(now_ms + back_ms, now_ms);
+            database.stamps_were_set_back(from_ms, back_to_ms);
         }
     }
 
@@ -261,31 +275,31 @@ impl State {
         &mut self.stamps
     }
 
-    /// Stamps of this database go on after one that this node's primary gave, or this node itself in an earlier life. False
-    /// if it is too far ahead for that.
-    pub(crate) fn follow(&mut self, db: u32, at_ms: u64, now_ms: u64) -> bool {
-        let is_followed = self.stamps.follow(at_ms, now_ms);
-        if !is_followed {
-            self.database(db).history.pass_twice(now_ms, at_ms);
-        }
-        is_followed
+    /// Stamps go on after one that this node's primary gave, or this node itself in an earlier life.
+    pub(crate) fn follow(&mut self, at_ms: u64) {
+        self.stamps.follow(at_ms);
     }
 
-    /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. There, one that is
-    /// earlier than what came before is of a clock that was set back, or of an older log that somebody restores.
-    pub(crate) fn follow_invalidation(&mut self, db: u32, mut at_ms: u64, now_ms: u64) -> u64 {
+    /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. One that is
+    /// earlier than what came before is of a clock that was set back.
+    pub(crate) fn follow_invalidation(&mut self, at_ms: u64) -> u64 {
         let behind_ms = self.stamps.behind_ms(at_ms);
-        if behind_ms <= SET_BACK_MS {
-            at_ms += behind_ms;
-        } else if behind_ms <= FURTHEST_MS {
-            // By nothing: how long a hold lasts is for this node's own clock to say.
-            self.clock_was_set_back(at_ms, 0);
-            for (_, database) in self.databases_mut() {
-                database.history.pass_twice(at_ms, at_ms + behind_ms);
-            }
+        if behind_ms > SET_BACK_MS {
+            self.stamps_were_set_back(at_ms + behind_ms, at_ms);
+            return at_ms;
         }
-        self.follow(db, at_ms, now_ms);
-        at_ms
+        self.follow(at_ms + behind_ms);
+        at_ms + behind_ms
+    }
+
+    /// From here on this node's primary gives the stamps.
+    pub(crate) fn follow_primary(&mut self) {
+        self.stamps.follow_another();
+    }
+
+    /// What is loaded next takes the place of all that is here: its stamps need not come after those.
+    pub(crate) fn forget_stamps(&mut self) {
+        self.stamps = Stamps::default();
     }
 
     /// This node begins to serve as a primary from what it has.
@@ -299,24 +313,20 @@ impl State {
     /// When this node begins to give stamps by its own clock: where those of its earlier life, or of its primary, lie too
     /// far ahead to go on after them, the clock was set back. O(tags remembered).
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
-        // As by an invalidation that happens now: what is written from now on has later stamps.
-        let bound_ms = self.stamps.of_invalidation(now_ms);
-        for (_, database) in self.databases_mut() {
-            let latest_ms = database.history.latest_ms();
-            if latest_ms > now_ms + FURTHEST_MS {
-                database.clock_was_set_back(latest_ms, bound_ms);
+        let latest_ms = self.stamps.now_ms(now_ms);
+        if latest_ms > now_ms + FURTHEST_MS {
+            for (_, database) in self.databases_mut() {
+                database.bound_spans(latest_ms, now_ms);
             }
+            self.stamps_were_set_back(latest_ms, now_ms);
         }
     }
 
-    /// Something was loaded: stamps go on after all of it. What lies too far ahead for that was stamped by another clock.
-    pub(crate) fn follow_loaded(&mut self, now_ms: u64) {
-        for db in self.numbers() {
-            let at_ms = self.database(db).history.take_loaded();
-            if !self.follow(db, at_ms, now_ms) {
-                self.database(db).index.set_all_foreign();
-            }
-        }
+    /// Something was loaded: stamps go on after all of its invalidations, as they do after its entries.
+    pub(crate) fn follow_loaded(&mut self) {
+        let latest = self.databases().map(|(_, db)| db.history.latest_ms());
+        let latest_ms = latest.max();
+        self.follow(latest_ms.unwrap_or(0));
     }
 
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
@@ -411,10 +421,12 @@ impl State {
         self.databases().any(|(_, db)| db.index.has_orphans())
     }
 
-    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused.
-    pub(crate) fn refuse_doubted(&mut self) {
+    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose
+    /// grace is over since a soft invalidation are removed, which was for others to do.
+    pub(crate) fn begin_to_decide(&mut self) {
         let mut refused = std::mem::take(&mut self.refused);
         for (db, Database { index, .. }) in self.databases_mut() {
+            index.look_again_at_stale();
             let dropped = index.drop_doubted().into_iter();
             refused.extend(dropped.map(|slot| (db, entry_key(index, slot).into())));
         }

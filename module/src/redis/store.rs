@@ -18,7 +18,7 @@ use super::state::{self, State};
 use super::string::{OwnedStr, Str};
 use super::transit::{Facts, Passage};
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written};
+use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -513,8 +513,8 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
 }
 
 fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
+    state.follow(entry.created_ms());
     let (transit, database) = state.transit_and_loaded(db);
-    database.history.has_loaded(entry.created_ms());
     let is_gone = transit.arriving.facts.is_gone;
     index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
 }
@@ -676,10 +676,17 @@ fn lateness(
             let verdict = history.of_arriving(passage.tags(), written, now);
             verdict.is_too_late(is_stale)
         };
-        match is_too_late(!is_own, now) {
+        let lateness = match is_too_late(!is_own, now) {
             false => Lateness::InTime,
             true if is_primary || is_too_late(false, u64::MAX / 2) => Lateness::TooLate,
             true => Lateness::Doubtful,
+        };
+        let kept_ms = kept_stamp_ms(entry.created_ms(), now);
+        entry.set_created_ms(kept_ms);
+        if !is_primary {
+            // An earlier invalidation that comes from the primary shows that this stamp is in no order with those.
+            state.follow(kept_ms);
         }
+        lateness
     })
 }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::look::assert_index_agrees;
+use tagcache_tests::look::{assert_index_agrees, info};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
 
@@ -12,7 +12,7 @@ use crate::{assert_fresh, assert_gone, dumped, restore, unix_ms};
 const HOUR_MS: i64 = 3_600_000;
 
 /// Sets the server's clock, and waits until the server shows it: Valkey 9.1 reads it once a millisecond.
-fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
+pub(crate) fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
     const CLOSE_MS: i64 = 100;
     clock.shift(shift_ms);
     wait_until("the server shows the time", DEADLINE, || {
@@ -145,7 +145,7 @@ fn a_clock_set_back_a_little_changes_no_order() {
 fn replicas_and_logs_of_a_clock_set_back_keep_the_order() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
-        for back_ms in [300, 10_000] {
+        for back_ms in [300, 10_000, 90_000, HOUR_MS] {
             clock.shift(0);
             let builder = clock.of(Server::builder().engine(engine));
             let primary = builder.arg("--appendonly", "yes").start();
@@ -171,6 +171,77 @@ fn replicas_and_logs_of_a_clock_set_back_keep_the_order() {
             run!(client, "DEBUG LOADAOF");
             run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
             check(&mut client, "from the log");
+        }
+    });
+}
+
+#[test]
+fn a_log_that_begins_before_a_clock_set_back_keeps_the_order() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let builder = clock.of(Server::builder().engine(engine));
+        let server = builder.arg("--appendonly", "yes").start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET old v");
+        run!(client, "BGREWRITEAOF");
+        wait_until("the rewrite ends", DEADLINE, || {
+            info(&mut client, "aof_rewrite_in_progress") == 0
+        });
+        set(&clock, &mut client, -10_000);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        run!(client, "DEBUG LOADAOF");
+        run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
+        assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
+    });
+}
+
+#[test]
+fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
+    let Some(behind) = Clock::new() else { return };
+    behind.shift(-5 * 60_000);
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let builder = behind.of(Server::builder().engine(engine));
+        let replica = builder.replica_of(&primary).start();
+        wait_synchronised(&primary, &replica);
+        let (mut client, mut other) = (primary.raw(), replica.raw());
+        run!(client, "CACHE.SET key v GRACE 300");
+        run!(client, "CACHE.REVALIDATE soft");
+        wait_synchronised(&primary, &replica);
+        wait_until("the grace is over", DEADLINE, || {
+            judged(&mut other, &["key"]) == ["MISS"]
+        });
+    });
+}
+
+#[test]
+fn an_arrival_from_the_future_obeys_later_invalidations() {
+    let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
+        return;
+    };
+    ahead.shift(5_000);
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let primary = clock.of(Server::builder().engine(engine)).start();
+        let builder = clock.of(Server::builder().engine(engine));
+        let replica = builder.replica_of(&primary).start();
+        wait_synchronised(&primary, &replica);
+        let other = ahead.of(Server::builder().engine(engine)).start();
+        let payload = dumped(&mut other.raw(), &["t"]);
+        let mut client = primary.raw();
+        restore(&mut client, "restored", &payload);
+        let written_ms = unix_ms(&mut other.raw());
+        run!(client, "CACHE.SET sent v CREATED {written_ms}");
+        let inspected = run!(client, "CACHE.INSPECT restored");
+        assert_eq!(inspected.field("age").int(), 0, "nothing is known of it");
+        run!(client, "CACHE.INVALIDATE soft");
+        wait_synchronised(&primary, &replica);
+        set(&clock, &mut client, 10_000);
+        for server in [&primary, &replica] {
+            let judged = judged(&mut server.raw(), &["restored", "sent"]);
+            assert_eq!(judged, ["MISS", "MISS"]);
         }
     });
 }
@@ -239,6 +310,33 @@ fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
         for shift in [-HOUR_MS, 0, HOUR_MS] {
             set(&clock, &mut client, shift);
             assert_eq!(judged(&mut client, &keys), ["MISS", "MISS", "HIT"]);
+        }
+    });
+}
+
+#[test]
+fn a_clock_set_back_after_a_failover_brings_nothing_back() {
+    let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
+        return;
+    };
+    ahead.shift(30_000);
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let primary = ahead.of(Server::builder().engine(engine)).start();
+        let builder = clock.of(Server::builder().engine(engine));
+        let replica = builder.replica_of(&primary).start();
+        run!(primary.raw(), "CACHE.INVALIDATE followed");
+        wait_synchronised(&primary, &replica);
+        let mut client = replica.raw();
+        run!(client, "REPLICAOF NO ONE");
+        // Its stamp goes on after that of the primary before.
+        run!(client, "CACHE.SET old v");
+        set(&clock, &mut client, -20_000);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET new v");
+        for shift in [-20_000, 60_000] {
+            set(&clock, &mut client, shift);
+            assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
         }
     });
 }

@@ -1,6 +1,7 @@
 //! An entry that arrives after the invalidation of one of its tags is gone, however late it arrives.
 
 mod clock;
+mod clocks;
 mod late;
 mod persisted;
 mod replicated;

@@ -1,7 +1,7 @@
 //! CACHE.STATS, CACHE.RESETSTATS and INFO tagcache.
 
 use tagcache_tests::look::{STATS_FIELDS, info_text, stat, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, wait_until};
+use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, split, wait_until};
 
 /// A little of everything in the selected database: 2 entries, 3 hits, 1 miss, 4 sets, 1 delete,
 /// 1 invalidation of 1 entry.
@@ -63,6 +63,21 @@ fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
             (Reply::Map(_), Reply::Double(rate)) => assert!(rate.abs() < 1e-9),
             (Reply::Array(_), Reply::Bulk(rate)) => assert_eq!(rate, b"0"),
             (_, other) => panic!("hit_rate is {other:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
+    on_both_protocols(|_, client| {
+        for delete in ["DEL key", "UNLINK key", "CACHE.DEL key", "EXPIRE key -1"] {
+            call!(client, "CACHE.SET", "key", "v");
+            assert_eq!(client.call(&split(delete)), Reply::Int(1));
+            call!(client, "SET", "key", "v", "PX", 1);
+            wait_until("it expires", DEADLINE, || {
+                call!(client, "EXISTS", "key") == Reply::Int(0)
+            });
+            assert_eq!(stat(client, "expired"), 0, "{delete}");
         }
     });
 }

@@ -70,6 +70,19 @@ fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
 }
 
 #[test]
+fn one_tag_more_brings_back_nothing_that_another_ended() {
+    on_both_protocols(|_, client| {
+        run!(client, "CACHE.SET key v GRACE 300");
+        run!(client, "CACHE.REVALIDATE first");
+        wait_until("its grace is over", DEADLINE, || {
+            run!(client, "CACHE.REVALIDATE last");
+            fetch_with(client, "key", &["first"]).is_miss()
+        });
+        assert!(fetch_with(client, "key", &["first", "last"]).is_miss());
+    });
+}
+
+#[test]
 fn however_often_writes_and_invalidations_alternate_what_has_no_grace_is_never_stale() {
     on_both_protocols(|_, client| {
         for _ in 0..200 {

@@ -1,9 +1,13 @@
 //! The end of grace: the entry is gone, whatever made it stale, and its memory comes back.
 
+use std::time::Instant;
+
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
+use tagcache_tests::state::{replicated, wait_synchronised};
 use tagcache_tests::{
-    DEADLINE, Reply, args, call, command, on_both_protocols, run, split, wait_until,
+    DEADLINE, Reply, Server, args, call, command, for_all_engines, on_both_protocols, run, split,
+    wait_until,
 };
 
 use crate::LONG;
@@ -50,6 +54,46 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
         });
         assert_eq!(stat(client, "entries"), 0);
         assert_index_agrees(server, &[0], &[b"a"]);
+    });
+}
+
+/// A replica, and a server that loads its log, leave it to others to remove what is past its grace.
+#[test]
+fn what_was_past_its_grace_before_a_promotion_or_a_start_leaves() {
+    let soften = |server: &Server| {
+        let mut client = server.raw();
+        run!(client, "CACHE.SET key v GRACE 300 TAGS 1 a");
+        assert_eq!(call!(client, "CACHE.REVALIDATE", "a"), Reply::Int(1));
+        Instant::now()
+    };
+    let outlast = |softened: Instant| {
+        wait_until("its grace is over, and was seen to be", DEADLINE, || {
+            softened.elapsed().as_millis() > 900
+        });
+    };
+    let leaves = |server: &Server, what: &str| {
+        let mut client = server.raw();
+        wait_until(what, DEADLINE, || call!(client, "DBSIZE") == Reply::Int(0));
+        assert_eq!(stat(&mut client, "entries"), 0, "{what}");
+        assert_index_agrees(server, &[0], &[b"a"]);
+    };
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let softened = soften(&primary);
+        wait_synchronised(&primary, &replica);
+        primary.pause();
+        outlast(softened);
+        run!(replica.raw(), "REPLICAOF NO ONE");
+        leaves(&replica, "the promoted replica");
+        primary.resume();
+
+        let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
+        let mut server = builder.arg("--appendfsync", "always").start();
+        let softened = soften(&server);
+        server.kill_9();
+        outlast(softened);
+        server.restart();
+        leaves(&server, "the restarted server");
     });
 }
 

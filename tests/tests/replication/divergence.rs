@@ -285,6 +285,39 @@ fn a_name_under_which_a_gone_entry_was_removed_once_is_renamed_like_any_other() 
 }
 
 #[test]
+fn a_rename_elsewhere_of_such_a_name_announces_nothing() {
+    for_all_engines(|engine| {
+        for (between, kept_in) in [("PING", 1), ("SWAPDB 0 1", 0), ("FLUSHDB", 1)] {
+            let (primary, replica) = pair(engine, &[], &[]);
+            let mut client = primary.raw();
+            run!(client, "CACHE.SET key v TAGS 1 tag");
+            client
+                .pipeline(&["SELECT 1", "CACHE.SET key live", "SELECT 5", "SET key v"].map(split));
+            let block = [
+                "SELECT 0",
+                "MULTI",
+                "CACHE.INVALIDATE tag",
+                "DEL key",
+                between,
+                "SELECT 5",
+                "RENAME key renamed",
+                "SELECT 0",
+                "SETNX key native",
+                "EXEC",
+            ];
+            client.pipeline(&block.map(split));
+            assert_same(&primary, &replica, &[0, 1, 5]);
+            for server in [&primary, &replica] {
+                let mut client = server.raw();
+                call!(client, "SELECT", kept_in);
+                let live = call!(client, "CACHE.GET", "key");
+                assert_eq!(live, Reply::bulk("live"), "{between}");
+            }
+        }
+    });
+}
+
+#[test]
 fn what_was_refused_on_arrival_leaves_replicas_although_databases_are_swapped() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);

@@ -109,6 +109,11 @@ impl<E: Copy + PartialEq> Index<E> {
         slots
     }
 
+    /// From here on this node removes what is stale beyond its grace.
+    pub(crate) fn look_again_at_stale(&mut self) {
+        self.marks.look_again();
+    }
+
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.gone.is_empty() || self.has_orphans
@@ -152,11 +157,9 @@ impl<E: Copy + PartialEq> Index<E> {
         softened.map_or(Step::Idle, Step::Softened)
     }
 
-    /// After the clock was set back: bounds the times since which entries are stale by the present, and no entry is
-    /// stamped by the clock as it is now. O(slots / 64).
-    pub(crate) fn clock_was_set_back(&mut self, now_ms: u64) {
+    /// After the clock was set back: bounds the times since which entries are stale by the present.
+    pub(crate) fn bound_soft(&mut self, now_ms: u64) {
         self.marks.bound(now_ms);
-        self.set_all_foreign();
     }
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).

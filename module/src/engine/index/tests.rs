@@ -435,7 +435,8 @@ impl Harness {
             }
             Op::ClockBack { ms } => {
                 self.now_ms -= u64::from(*ms);
-                self.index.clock_was_set_back(self.now_ms);
+                self.index.bound_soft(self.now_ms);
+                self.index.set_all_foreign();
                 for seen in self.visible.values_mut() {
                     seen.foreign = true;
                     let latest = self.now_ms + GRACE_MS;
