@@ -198,7 +198,7 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
 fn parse_eight(digits: [u8; 8]) -> Option<u64> {
     const EACH: u64 = u64::MAX / 255;
     let digits = u64::from_le_bytes(digits).wrapping_sub(EACH * u64::from(b'0'));
-    // What is no digit is more than 9, or was less than 0 and borrowed.
+    // A byte that is no digit is above 9 now, or has wrapped around below 0.
     if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
         return None;
     }

@@ -1,6 +1,6 @@
 use crate::args::{Cursor, TagLimits, Ttl};
 use crate::commands::open;
-use crate::commands::write::{self, History, Options};
+use crate::commands::write::{self, Logged, Options};
 use crate::error::Error;
 use crate::redis::context::{Mode, Parts};
 use crate::redis::string::Words;
@@ -30,7 +30,7 @@ fn parse<'a>(
     let is_of_one_key = asked.ttl == Some(Ttl::Keep)
         || asked.keeps_tags
         || asked.token.is_some()
-        || asked.history.is_some_and(History::is_of_one_key);
+        || asked.logged.is_some_and(Logged::is_of_one_key);
     if is_of_one_key {
         return Err(Error::Syntax);
     }

@@ -18,7 +18,7 @@ pub(crate) fn set(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut asked = Options::default();
     asked.read(Cursor::new(options), args.len(), || write::limits(ctx))?;
     write::decide_times(ctx, &mut asked, COMMAND)?;
-    if asked.history.is_some_and(|history| history.is_gone) {
+    if asked.logged.is_some_and(|logged| logged.is_gone) {
         store::hold_gone(ctx, name, asked.expires_ms);
         ctx.replicate_verbatim();
         ctx.reply_ok();

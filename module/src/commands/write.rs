@@ -37,15 +37,15 @@ pub(super) struct Options<'a> {
     /// Where the tags stand among the arguments.
     pub(super) tags_at: usize,
     pub(super) keeps_tags: bool,
-    pub(super) history: Option<History>,
+    pub(super) logged: Option<Logged>,
     /// When it happens, and when the entry expires logically: [`decide_times`].
     pub(super) now_ms: u64,
     pub(super) expires_ms: Option<u64>,
 }
 
-/// What only a stream or a log says of an entry.
+/// What a replication stream or a log says of an entry, and no client does.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct History {
+pub(super) struct Logged {
     /// When it was written first.
     created_ms: Option<u64>,
     hits: Option<u32>,
@@ -54,7 +54,7 @@ pub(super) struct History {
     pub(super) is_gone: bool,
 }
 
-impl History {
+impl Logged {
     /// Whether it says more than when something was written.
     pub(super) fn is_of_one_key(self) -> bool {
         self.hits.is_some() || self.soft_since_ms.is_some() || self.is_gone
@@ -63,15 +63,15 @@ impl History {
 
 impl<'a> Options<'a> {
     fn created_ms(&self) -> Option<u64> {
-        self.history.as_ref()?.created_ms
+        self.logged.as_ref()?.created_ms
     }
 
     fn hits(&self) -> Option<u32> {
-        self.history.as_ref()?.hits
+        self.logged.as_ref()?.hits
     }
 
     fn soft_since_ms(&self) -> Option<u64> {
-        self.history.as_ref()?.soft_since_ms
+        self.logged.as_ref()?.soft_since_ms
     }
 
     /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
@@ -119,17 +119,17 @@ impl<'a> Options<'a> {
         } else if word.is(b"LEASE") {
             set_once(&mut self.token, cursor.next_i64()?)
         } else {
-            let history = self.history.get_or_insert_default();
+            let logged = self.logged.get_or_insert_default();
             if word.is(b"CREATED") {
-                set_once(&mut history.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
+                set_once(&mut logged.created_ms, cursor.next_in(0..=MAX_TIME_MS)?)
             } else if word.is(b"HITS") {
                 let hits = cursor.next_in(0..=u32::MAX.into())?;
-                set_once(&mut history.hits, hits as u32)
+                set_once(&mut logged.hits, hits as u32)
             } else if word.is(b"GONE") {
-                history.is_gone = true;
+                logged.is_gone = true;
                 Ok(())
             } else if word.is(b"SOFT") {
-                set_once(&mut history.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
+                set_once(&mut logged.soft_since_ms, cursor.next_in(1..=MAX_TIME_MS)?)
             } else {
                 Err(Error::Syntax)
             }
@@ -154,13 +154,13 @@ pub(super) fn decide_times(
     asked: &mut Options<'_>,
     command: &'static str,
 ) -> Result<(), Error> {
-    if asked.history.is_some() && !access::may_replay(ctx) {
+    if asked.logged.is_some() && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
     // An entry of an earlier build's file may have a longer one, and is written to logs with it.
     if asked.grace_ms.is_some_and(|ms| ms > MAX_SPAN_MS)
         && !ctx.is_replay()
-        && asked.history.is_none()
+        && asked.logged.is_none()
     {
         return Err(Error::NotAnInteger);
     }
@@ -168,7 +168,7 @@ pub(super) fn decide_times(
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
         // What a primary or a log says is complete: a default of this node's own must not be added to it.
-        None if ctx.is_replay() || asked.history.is_some() => None,
+        None if ctx.is_replay() || asked.logged.is_some() => None,
         None => {
             let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
             (default_ttl_ms > 0).then(|| now_ms + default_ttl_ms)

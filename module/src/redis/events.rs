@@ -219,7 +219,7 @@ unsafe fn rarer(
     // SAFETY: by the caller's promise.
     let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
     let done = guard(Place::Event, false, || {
-        // What an earlier command removed is no concern of this event.
+        // This event is not about what an earlier command removed.
         let gone = state::with(|state| state.removed_gone.take());
         match event {
             b"del" => removed(&ctx, key),

@@ -11,7 +11,7 @@ use crate::clock::set;
 const KEYS: [&str; 5] = ["k0", "k1", "k2", "k3", "k4"];
 const TAGS: [&str; 3] = ["a", "b", "c"];
 
-/// What was done, by the number of the step.
+/// The steps that were taken, by number.
 #[derive(Debug, Default)]
 struct Done {
     /// Of each entry, and whether it has a grace, which never ends here.
