@@ -76,33 +76,57 @@ pub fn join(first: &Server, second: &Server) {
     }
 }
 
+/// Makes a new node known to some of a cluster, and them to it. A node that was met but has not answered yet is not
+/// known: what it says of others, as that one of them failed, is not heeded.
+///
+/// # Panics
+/// When that does not happen in time.
+pub fn meet(new: &Server, others: &[&Server]) {
+    let mut there = new.raw();
+    let (new_id, bus) = addresses(&mut there);
+    let meet = args!["CLUSTER", "MEET", "127.0.0.1", new.port(), bus];
+    assert_eq!(others[0].raw().call(&meet), Reply::ok());
+    for node in others {
+        let mut client = node.raw();
+        let (id, _) = addresses(&mut client);
+        wait_until("the nodes know each other", DEADLINE, || {
+            knows(&mut client, &new_id) && knows(&mut there, &id)
+        });
+    }
+}
+
 /// Makes a new node a replica of one that is in a cluster, and waits until it is one everywhere.
 ///
 /// # Panics
 /// When that does not happen in time.
 pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
-    let (mut here, mut there) = (primary.raw(), replica.raw());
-    let (id, _) = addresses(&mut here);
-    let (replica_id, bus) = addresses(&mut there);
-    let meet = args!["CLUSTER", "MEET", "127.0.0.1", replica.port(), bus];
-    assert_eq!(here.call(&meet), Reply::ok());
-    wait_until("the replica may follow", DEADLINE, || {
-        call!(there, "CLUSTER", "REPLICATE", id) == Reply::ok()
-    });
+    let all: Vec<&Server> = [primary].iter().chain(others).copied().collect();
+    meet(replica, &all);
+    let (id, _) = addresses(&mut primary.raw());
+    let mut there = replica.raw();
+    let (replica_id, _) = addresses(&mut there);
+    assert_eq!(call!(there, "CLUSTER", "REPLICATE", id), Reply::ok());
     wait_until("the replica follows", DEADLINE, || {
         call!(there, "INFO", "replication")
             .text()
             .contains("master_link_status:up")
     });
-    for node in others.iter().chain(&[primary]) {
+    for node in all {
         let mut client = node.raw();
-        wait_until("all know the replica", DEADLINE, || {
+        wait_until("all know the replica as one", DEADLINE, || {
             let nodes = call!(client, "CLUSTER", "NODES").text();
             nodes
                 .lines()
                 .any(|line| line.starts_with(&replica_id) && line.contains("slave"))
         });
     }
+}
+
+/// Whether a node knows the one with this id.
+pub fn knows(client: &mut RawClient, id: &str) -> bool {
+    let nodes = call!(client, "CLUSTER", "NODES").text();
+    let mut lines = nodes.lines();
+    lines.any(|line| line.starts_with(id) && !line.contains("handshake"))
 }
 
 /// The id and the bus port of a node.

@@ -1,7 +1,7 @@
 //! Three primaries, one of which has a replica.
 
-use tagcache_tests::cluster::{add_replica, addresses, builder};
-use tagcache_tests::{DEADLINE, Engine, Reply, Server, args, call, module_path, wait_until};
+use tagcache_tests::cluster::{add_replica, addresses, builder, info_of_cluster, knows, meet};
+use tagcache_tests::{DEADLINE, Engine, Reply, Server, call, module_path, wait_until};
 
 use super::Stage;
 use crate::log::{Fault, Time, now};
@@ -46,10 +46,7 @@ fn wait_owned(site: &Site, owner: usize) {
             let nodes = call!(client, "CLUSTER", "NODES").text();
             let line = nodes.lines().find(|line| line.starts_with(&id));
             line.is_some_and(|line| line.contains("master"))
-                && tagcache_tests::cluster::info_of_cluster(
-                    &mut site.servers[other].raw(),
-                    "cluster_state",
-                ) == "ok"
+                && info_of_cluster(&mut site.servers[other].raw(), "cluster_state") == "ok"
         });
     }
 }
@@ -192,16 +189,10 @@ pub(super) fn node(stage: &mut Stage) {
     let new = builder(&stage.site.engine)
         .arg("--cluster-node-timeout", "2000")
         .start();
-    let (id, bus) = addresses(&mut new.raw());
-    let meet = args!["CLUSTER", "MEET", "127.0.0.1", new.port(), bus];
-    assert_eq!(stage.site.servers[1].raw().call(&meet), Reply::ok());
-    for server in &stage.site.servers {
-        wait_until("the new node is known", DEADLINE, || knows(server, &id));
-    }
-    wait_until("the new node knows the others", DEADLINE, || {
-        tagcache_tests::cluster::info_of_cluster(&mut new.raw(), "cluster_state") == "ok"
-            && tagcache_tests::cluster::info_of_cluster(&mut new.raw(), "cluster_known_nodes")
-                == "5"
+    let others: Vec<&Server> = stage.site.servers.iter().collect();
+    meet(&new, &others);
+    wait_until("the new node takes part", DEADLINE, || {
+        info_of_cluster(&mut new.raw(), "cluster_state") == "ok"
     });
     stage.site.servers.push(new);
     let slots: Vec<i64> = (0..5).map(|_| some_slot(stage)).collect();
@@ -218,13 +209,6 @@ pub(super) fn node(stage: &mut Stage) {
     stage.fault("node added and removed", start, moved(start));
 }
 
-/// Whether a node knows the one with this id.
-fn knows(server: &Server, id: &str) -> bool {
-    let nodes = call!(server.raw(), "CLUSTER", "NODES").text();
-    let mut lines = nodes.lines();
-    lines.any(|line| line.starts_with(id) && !line.contains("handshake"))
-}
-
 /// A node without slots ends, and the others forget it.
 fn leave(stage: &Stage, node: Server) {
     let (id, _) = addresses(&mut node.raw());
@@ -236,10 +220,10 @@ fn leave(stage: &Stage, node: Server) {
     drop(node);
     for server in &stage.site.servers {
         wait_until("the node is forgotten", DEADLINE, || {
-            if knows(server, &id) {
+            if knows(&mut server.raw(), &id) {
                 call!(server.raw(), "CLUSTER", "FORGET", id);
             }
-            !knows(server, &id)
+            !knows(&mut server.raw(), &id)
         });
     }
 }
