@@ -183,12 +183,12 @@ unsafe extern "C" fn keyspace(
     let is_expire = unsafe { is(event, c"expire") };
     // SAFETY: as above.
     let is_del = || unsafe { is(event, c"del") };
-    // Were it an entry that was removed, it is not what expires or is evicted later.
+    // An entry that was removed or overwritten is not what expires or is evicted later.
     let is_done = |state: &mut State| {
         state.transit.clear();
-        state.removed_gone.is_none() && !state.has_leases()
+        is_expire || (state.removed_gone.is_none() && !state.has_leases())
     };
-    if !(is_expire || is_del() && state::try_with(is_done) == Some(true)) {
+    if !((is_expire || is_del()) && state::try_with(is_done) == Some(true)) {
         // SAFETY: the server passes a C string, a live context and a live name.
         unsafe { rarer(ctx, event, key) };
     }

@@ -70,14 +70,22 @@ fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
 #[test]
 fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
     on_both_protocols(|_, client| {
-        for delete in ["DEL key", "UNLINK key", "CACHE.DEL key", "EXPIRE key -1"] {
+        for delete in [
+            "DEL key",
+            "UNLINK key",
+            "CACHE.DEL key",
+            "EXPIRE key -1",
+            "SET key v",
+        ] {
             call!(client, "CACHE.SET", "key", "v");
-            assert_eq!(client.call(&split(delete)), Reply::Int(1));
+            assert!([Reply::Int(1), Reply::ok()].contains(&client.call(&split(delete))));
+            // Valkey since 8.1 says of EXPIRE with a time that is past that the key expired.
+            let expired = stat(client, "expired");
             call!(client, "SET", "key", "v", "PX", 1);
             wait_until("it expires", DEADLINE, || {
                 call!(client, "EXISTS", "key") == Reply::Int(0)
             });
-            assert_eq!(stat(client, "expired"), 0, "{delete}");
+            assert_eq!(stat(client, "expired"), expired, "{delete}");
         }
     });
 }
