@@ -72,6 +72,13 @@ pub fn wait_reclaimed(client: &mut RawClient) {
     });
 }
 
+/// Waits until the append-only file is rewritten. A rewrite waits in turn for what another child of the server does.
+pub fn wait_rewritten(client: &mut RawClient) {
+    wait_until("the log is rewritten", DEADLINE, || {
+        info(client, "aof_rewrite_scheduled") == 0 && info(client, "aof_rewrite_in_progress") == 0
+    });
+}
+
 /// All keys of a tag, by `CACHE.TAGSCAN` until its cursor is 0 again.
 ///
 /// # Panics

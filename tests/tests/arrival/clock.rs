@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::look::{assert_index_agrees, info};
+use tagcache_tests::look::{assert_index_agrees, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
 
@@ -185,9 +185,7 @@ fn a_log_that_begins_before_a_clock_set_back_keeps_the_order() {
         let mut client = server.raw();
         run!(client, "CACHE.SET old v");
         run!(client, "BGREWRITEAOF");
-        wait_until("the rewrite ends", DEADLINE, || {
-            info(&mut client, "aof_rewrite_in_progress") == 0
-        });
+        wait_rewritten(&mut client);
         set(&clock, &mut client, -10_000);
         run!(client, "CACHE.INVALIDATE soft");
         run!(client, "CACHE.SET new v");

@@ -1,6 +1,6 @@
 //! After restarts: from an RDB, from an append-only file as it was written, and rewritten with and without RDB preamble.
 
-use tagcache_tests::look::{assert_index_agrees, info, info_text};
+use tagcache_tests::look::{assert_index_agrees, info_text, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::stream::{aof_commands, is};
 use tagcache_tests::{
@@ -52,10 +52,7 @@ impl Restart {
             Self::Log => {}
             Self::RewrittenLog { .. } => {
                 run!(client, "BGREWRITEAOF");
-                wait_until("the rewrite ends", DEADLINE, || {
-                    info(&mut client, "aof_rewrite_in_progress") == 0
-                        && info(&mut client, "aof_rewrite_scheduled") == 0
-                });
+                wait_rewritten(&mut client);
                 assert_eq!(info_text(&mut client, "aof_last_bgrewrite_status"), "ok");
             }
         }

@@ -1,10 +1,8 @@
 //! Counts stay with their entry, whatever carries it about.
 
 use tagcache_tests::fetch::fetch;
-use tagcache_tests::look::{info, inspect};
-use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, for_all_engines, for_each_engine, run, wait_until,
-};
+use tagcache_tests::look::{inspect, wait_rewritten};
+use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine, run};
 
 use crate::{read, top};
 
@@ -108,10 +106,7 @@ fn a_rewritten_append_only_file_keeps_them() {
                 .start();
             let mut client = filled(&server);
             call!(client, "BGREWRITEAOF");
-            wait_until("the rewrite ends", DEADLINE, || {
-                info(&mut client, "aof_rewrite_in_progress") == 0
-                    && info(&mut client, "aof_rewrite_scheduled") == 0
-            });
+            wait_rewritten(&mut client);
             server.stop();
             server.restart();
             is_filled(&mut server.raw(), &format!("preamble {preamble}"));

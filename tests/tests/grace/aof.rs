@@ -1,7 +1,7 @@
 //! State, grace and soft marks survive an append-only file, rewritten or not, with RDB preamble or without.
 
 use tagcache_tests::fetch::fetch;
-use tagcache_tests::look::{assert_index_agrees, info, info_text, stat};
+use tagcache_tests::look::{assert_index_agrees, info_text, stat, wait_rewritten};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines,
     for_each_engine, run, wait_until,
@@ -21,9 +21,7 @@ fn logging(engine: &Engine, preamble: &str) -> Server {
 
 fn rewrite(client: &mut RawClient) {
     call!(client, "BGREWRITEAOF");
-    wait_until("the rewrite ends", DEADLINE, || {
-        info(client, "aof_rewrite_in_progress") == 0 && info(client, "aof_rewrite_scheduled") == 0
-    });
+    wait_rewritten(client);
     assert_eq!(info_text(client, "aof_last_bgrewrite_status"), "ok");
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tagcache_tests::fetch::fetch;
+use tagcache_tests::look::wait_rewritten;
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, on_both_protocols, run,
@@ -29,10 +30,7 @@ fn logged_and_replicated(engine: &Engine) -> (Server, Server) {
 
 fn rewrite_and_load_log(client: &mut RawClient) {
     run!(client, "BGREWRITEAOF");
-    wait_until("the log is rewritten", DEADLINE, || {
-        let info = call!(client, "INFO", "persistence").text();
-        info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
-    });
+    wait_rewritten(client);
     run!(client, "DEBUG LOADAOF");
 }
 

@@ -1,11 +1,9 @@
 //! What one user sends costs the others a bounded part of the server.
 
 use tagcache_tests::fetch::{fetched, lease, set_leased};
-use tagcache_tests::look::{info, stat};
+use tagcache_tests::look::{stat, wait_rewritten};
 use tagcache_tests::payload::{body, with_footer};
-use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, for_each_engine, on_both_protocols, send, wait_until,
-};
+use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_protocols, send};
 
 const MB: i64 = 1 << 20;
 
@@ -77,10 +75,7 @@ fn a_forged_time_in_a_payload_does_not_concern_other_entries() {
             let mut client = server.raw();
             restore_from_the_future(&mut client, "forged");
             assert!(!call!(client, "BGREWRITEAOF").is_error());
-            wait_until("it is rewritten", DEADLINE, || {
-                info(&mut client, "aof_rewrite_in_progress") == 0
-                    && info(&mut client, "aof_rewrite_scheduled") == 0
-            });
+            wait_rewritten(&mut client);
             server.restart();
             let mut client = server.raw();
             assert_eq!(call!(client, "CACHE.GET", "forged"), Reply::bulk("v"));

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased};
-use tagcache_tests::look::{info, info_text, stat};
+use tagcache_tests::look::{info, info_text, stat, wait_rewritten};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path, send,
     wait_until,
@@ -165,10 +165,7 @@ fn a_panic_in_a_child_that_saves_fails_the_save() {
         for preamble in ["yes", "no"] {
             call!(client, "CONFIG", "SET", "aof-use-rdb-preamble", preamble);
             assert!(!call!(client, "BGREWRITEAOF").is_error());
-            wait_until("the child has ended", DEADLINE, || {
-                info(client, "aof_rewrite_in_progress") == 0
-                    && info(client, "aof_rewrite_scheduled") == 0
-            });
+            wait_rewritten(client);
             assert_eq!(info_text(client, "aof_last_bgrewrite_status"), "err");
         }
         // The file of before is whole.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tagcache_tests::look::info;
+use tagcache_tests::look::wait_rewritten;
 use tagcache_tests::state::{assert_same, wait_synchronised};
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, send, split, wait_until,
@@ -156,11 +156,7 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
         let mut primary = builder().start();
         let mut replica = builder().replica_of(&primary).start();
         wait_synchronised(&primary, &replica);
-        wait_until("the replica has a log", DEADLINE, || {
-            let mut client = replica.raw();
-            let rewrites = ["aof_rewrite_in_progress", "aof_rewrite_scheduled"];
-            rewrites.iter().all(|name| info(&mut client, name) == 0)
-        });
+        wait_rewritten(&mut replica.raw());
         copy_and_move(&mut primary.raw(), &mut primary.raw());
         assert_each_in_its_own(&primary);
         assert_same(&primary, &replica, &[0, 1, 2, HOME as u32, 5, 6]);

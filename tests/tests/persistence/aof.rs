@@ -1,12 +1,14 @@
 //! AOF: with and without RDB preamble, rewritten during writes, after a power cut.
 
-use tagcache_tests::look::{assert_index_agrees, info, info_text, stat, wait_reclaimed};
+use tagcache_tests::look::{
+    assert_index_agrees, info, info_text, stat, wait_reclaimed, wait_rewritten,
+};
 use tagcache_tests::state::{Hits, State};
 use tagcache_tests::stream::{aof_commands, is, words};
 use tagcache_tests::traffic::{DATABASES, write};
 use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Rng, Server, ServerBuilder, args, call, for_all_engines,
-    for_each_engine, wait_until,
+    Engine, RawClient, Reply, Rng, Server, ServerBuilder, args, call, for_all_engines,
+    for_each_engine,
 };
 
 use crate::{TAGS, bulk, dataset};
@@ -20,10 +22,8 @@ fn with_aof(engine: &Engine, preamble: &str) -> ServerBuilder {
         .arg("--auto-aof-rewrite-percentage", "0")
 }
 
-fn wait_rewritten(client: &mut RawClient) {
-    wait_until("the rewrite ends", DEADLINE, || {
-        info(client, "aof_rewrite_in_progress") == 0 && info(client, "aof_rewrite_scheduled") == 0
-    });
+fn wait_rewritten_well(client: &mut RawClient) {
+    wait_rewritten(client);
     assert_eq!(info_text(client, "aof_last_bgrewrite_status"), "ok");
 }
 
@@ -49,7 +49,7 @@ fn a_rewritten_file_holds_values_tags_times_hits_and_clock() {
             let mut client = server.raw();
             let before = State::of(&server, &[0, 1, 3], Hits::Count);
             call!(client, "BGREWRITEAOF");
-            wait_rewritten(&mut client);
+            wait_rewritten_well(&mut client);
             server.kill_9();
             server.restart();
             let after = State::of(&server, &[0, 1, 3], Hits::Count);
@@ -79,7 +79,7 @@ fn a_rewrite_during_writes_loses_nothing() {
                 while info(&mut client, "aof_rewrite_in_progress") == 1 {
                     write(&mut client, &mut rng, 100);
                 }
-                wait_rewritten(&mut client);
+                wait_rewritten_well(&mut client);
                 call!(client, "SELECT", 0);
                 bulk(&mut client, 2000);
             }
@@ -125,7 +125,7 @@ fn entries_in_the_backlog_are_rewritten_as_gone() {
             let replies =
                 client.pipeline(&[args!["CACHE.INVALIDATE", "bulk"], args!["BGREWRITEAOF"]]);
             assert_eq!(replies[0], Reply::Int(20_000));
-            wait_rewritten(&mut client);
+            wait_rewritten_well(&mut client);
             let before = State::of(&server, &[0, 3], Hits::Count);
             server.kill_9();
             server.restart();
@@ -177,7 +177,7 @@ fn a_file_without_preamble_is_made_of_commands() {
         dataset(&server);
         let mut client = server.raw();
         call!(client, "BGREWRITEAOF");
-        wait_rewritten(&mut client);
+        wait_rewritten_well(&mut client);
         let commands = aof_commands(server.dir(), ".base.aof");
         assert!(commands.len() > 500, "{} commands", commands.len());
         let relative = commands

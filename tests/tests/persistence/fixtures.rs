@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{
-    assert_index_agrees, entry_keys, info, inspect, stat, tagscan, wait_reclaimed,
+    assert_index_agrees, entry_keys, inspect, stat, tagscan, wait_reclaimed, wait_rewritten,
 };
-use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, command, for_all_engines, wait_until,
-};
+use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
 /// The longest grace, 34 years, ms: what is stale in the files stays so.
 const LONG: i64 = 1 << 40;
@@ -303,10 +301,7 @@ fn an_entry_of_an_earlier_build_outlives_a_rewrite_of_the_log() {
         assert_eq!(call!(client, "RESTORE", "soft", 0, payload), Reply::ok());
         let before = call!(client, "CACHE.INSPECT", "soft").field("grace");
         call!(client, "BGREWRITEAOF");
-        wait_until("the log is rewritten", DEADLINE, || {
-            let names = ["aof_rewrite_in_progress", "aof_rewrite_scheduled"];
-            names.iter().all(|name| info(&mut client, name) == 0)
-        });
+        wait_rewritten(&mut client);
         assert_eq!(call!(client, "DEBUG", "LOADAOF"), Reply::ok());
         assert!(fetch(&mut client, "soft").is_stale("s"));
         assert_eq!(

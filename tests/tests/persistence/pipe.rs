@@ -3,10 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use tagcache_tests::look::{assert_index_agrees, info, inspect};
-use tagcache_tests::{
-    DEADLINE, Engine, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
-};
+use tagcache_tests::look::{assert_index_agrees, inspect, wait_rewritten};
+use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, for_all_engines, run};
 
 /// The commands of its append-only file, base first, without annotations.
 fn log_of(server: &Server) -> Vec<u8> {
@@ -82,9 +80,7 @@ fn a_log_that_is_piped_into_another_server_restores_the_state() {
             run!(here, "SELECT 0");
             if rewrite {
                 run!(here, "BGREWRITEAOF");
-                wait_until("the rewrite ends", DEADLINE, || {
-                    info(&mut here, "aof_rewrite_in_progress") == 0
-                });
+                wait_rewritten(&mut here);
             }
             pipe(&log_of(&source), &target);
             for n in 0..50 {

@@ -1,7 +1,7 @@
 //! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
 
 use std::thread::JoinHandle;
-use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
+use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed, wait_rewritten};
 use tagcache_tests::state::{assert_same, wait_synchronised};
 
 use tagcache_tests::{
@@ -98,9 +98,7 @@ fn reloads_rewrites_and_reconnects_keep_the_lineage() {
             let reply = client.call(&tagcache_tests::split(line));
             assert!(!reply.is_error(), "{line}: {reply:?}");
             if line == "BGREWRITEAOF" {
-                wait_until("the rewrite ends", DEADLINE, || {
-                    info(&mut client, "aof_rewrite_in_progress") == 0
-                });
+                wait_rewritten(&mut client);
             }
             assert_eq!(clock(&mut client), before, "{line}");
             assert_eq!(start(&mut client), 0, "{line}");
@@ -214,9 +212,7 @@ fn drop_keeps_the_entries_of_an_append_only_file() {
             let mut client = server.raw();
             fill(&mut client);
             run!(client, "BGREWRITEAOF");
-            wait_until("the rewrite ends", DEADLINE, || {
-                info(&mut client, "aof_rewrite_in_progress") == 0
-            });
+            wait_rewritten(&mut client);
             run!(client, "CACHE.SET key1000 v TAGS 1 t");
             server.kill_9();
             server.restart();

@@ -1,8 +1,8 @@
 //! When tags were last invalidated, and how often, after a restart.
 
-use tagcache_tests::look::info;
+use tagcache_tests::look::wait_rewritten;
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, for_all_engines, run, wait_until};
+use tagcache_tests::{RawClient, Reply, Server, for_all_engines, run};
 
 const TAGS: [&str; 4] = ["hard", "soft", "both", "never"];
 
@@ -65,9 +65,7 @@ fn last_invalidations_are_the_same_after_each_restart() {
             }
             if rewrite {
                 run!(client, "BGREWRITEAOF");
-                wait_until("the rewrite ends", DEADLINE, || {
-                    info(&mut client, "aof_rewrite_in_progress") == 0
-                });
+                wait_rewritten(&mut client);
             }
             server.kill_9();
             server.restart();
@@ -126,10 +124,7 @@ fn a_flush_is_forgotten_by_nothing_that_is_saved() {
             wait_synchronised(&server, &replica);
             assert_eq!(times(&mut replica.raw()), flushed, "{flush}: a replica");
             run!(client, "BGREWRITEAOF");
-            wait_until("the rewrite ends", DEADLINE, || {
-                info(&mut client, "aof_rewrite_in_progress") == 0
-                    && info(&mut client, "aof_rewrite_scheduled") == 0
-            });
+            wait_rewritten(&mut client);
             server.kill_9();
             server.restart();
             assert_eq!(times(&mut server.raw()), flushed, "{flush}: a log");
