@@ -32,6 +32,8 @@ use redis::{Command, Keys, Use, command};
 
 /// The first argument is a key.
 const ONE: Keys = Keys::Range(1, 1, 1);
+/// The fourth argument is a key, where there are so many.
+const FOURTH: Keys = Keys::Range(4, 4, 1);
 /// All arguments are keys.
 const ALL: Keys = Keys::Range(1, -1, 1);
 /// Every second argument is a key, from the first on.
@@ -134,7 +136,7 @@ static COMMANDS: &[Command] = &[
     command! { run: stats::resetstats, name: c"cache.resetstats", flags: c"admin fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUCCEED,
         syntax: "",
         since: c"0.1.0", complexity: c"O(1)", summary: c"Sets the database's counters to zero." },
-    command! { run: replay::replay, name: c"cache.replay", flags: c"write admin", arity: -2, keys: Keys::None, uses: Use::Nothing, tips: None,
+    command! { run: replay::replay, name: c"cache.replay", flags: c"write admin", arity: -2, keys: FOURTH, uses: Use::Change, tips: None,
         syntax: "word [argument [argument ...]]",
         since: c"0.1.0", complexity: c"O(1)", summary: c"Internal: what replicas and append-only files need." },
     #[cfg(feature = "panic-on-demand")]

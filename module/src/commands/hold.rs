@@ -23,11 +23,15 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let given = args.iter().skip(words.len() - tags.len());
     access::check_tags(ctx, args, given, Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
+    until(ctx, until_ms, tags);
+    replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);
+    ctx.reply_ok();
+    Ok(())
+}
+
+pub(super) fn until(ctx: &Context<'_>, until_ms: u64, tags: &[&[u8]]) {
     let db = ctx.db();
     store::change(db, || {
         state::with(|state| state.database(db).hold(tags, until_ms));
     });
-    replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);
-    ctx.reply_ok();
-    Ok(())
 }

@@ -1,9 +1,11 @@
 use crate::args::{Cursor, next_grace_ms, set_once};
+use crate::commands::hold;
 use crate::engine::{Condition, Effect, Invalidation};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::context::{monotonic_ms, now_ms};
+use crate::redis::state::State;
 use crate::redis::string::Words;
 use crate::redis::{Args, Context, channel, propagation, reclaim, state, store, waiting};
 
@@ -53,8 +55,9 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let (dropped, at) = run(ctx, Invalidation::Everything, at_ms);
     waiting::restart(ctx, ctx.db());
-    let at = at.to_string();
-    replicate(ctx, "CACHE.FLUSH", at_ms, &[b"AT", at.as_bytes()]);
+    let text = at.to_string();
+    replicate(ctx, "CACHE.FLUSH", at_ms, &[b"AT", text.as_bytes()]);
+    propagation::forward(ctx, at, "CACHE.FLUSH", &[]);
     finish(ctx, dropped);
     Ok(())
 }
@@ -91,6 +94,7 @@ pub(super) fn replicate_tags(
         given_ms,
         &[&[b"", at.as_bytes()], tags].concat(),
     );
+    propagation::forward(ctx, at_ms, command, tags);
 }
 
 /// Propagates a command in words that say when it happened; as it came, if it said so, or cannot be had otherwise.
@@ -100,6 +104,34 @@ fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&
     } else {
         ctx.replicate_words(command, words);
     }
+}
+
+/// What a node did from which slots come to here, at the time of its own clock, which stamped what arrives as well.
+pub(super) fn forwarded(
+    ctx: &Context<'_>,
+    at_ms: u64,
+    command: &[u8],
+    words: &[&[u8]],
+) -> Result<(), Error> {
+    let tags = || Cursor::new(words).rest_as_tags();
+    let what = match command {
+        b"CACHE.INVALIDATE" => Invalidation::Tags(Effect::Gone, tags()?),
+        b"CACHE.REVALIDATE" => Invalidation::Tags(Effect::Stale, tags()?),
+        b"CACHE.INVALIDATEWHERE" => parse_where(words)?.what(),
+        b"CACHE.FLUSH" if words.is_empty() => Invalidation::Everything,
+        b"CACHE.HOLD" => {
+            hold::until(ctx, at_ms, tags()?);
+            return Ok(());
+        }
+        _ => return Err(Error::Syntax),
+    };
+    change(ctx, what, |_, now, _| at_ms.min(now));
+    if matches!(what, Invalidation::Everything) {
+        waiting::restart(ctx, ctx.db());
+    }
+    // From a timer where entries are served: those of other slots cannot be reached here.
+    reclaim::after_invalidation(ctx, 0);
+    Ok(())
 }
 
 /// What CACHE.INVALIDATEWHERE was asked.
@@ -152,6 +184,11 @@ fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
 }
 
 impl<'a> WhereArgs<'a> {
+    fn what(&self) -> Invalidation<'a> {
+        let limit_ms = self.limit_ms.unwrap_or(u64::MAX);
+        Invalidation::Where(self.effect, self.condition, limit_ms)
+    }
+
     /// All tags that were given, with what the caller must be allowed to do with them.
     fn tags(&self) -> impl Iterator<Item = (&'a [u8], Access)> {
         let write = if self.is_dry_run {
@@ -197,32 +234,39 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
         ctx.reply_integer(count as i64);
         return Ok(());
     }
-    let limit_ms = asked.limit_ms.unwrap_or(u64::MAX);
-    let what = Invalidation::Where(asked.effect, condition, limit_ms);
-    let (dropped, at) = run(ctx, what, asked.at_ms);
-    let at = at.to_string();
-    let words = [words, &[b"AT", at.as_bytes()]].concat();
-    replicate(ctx, "CACHE.INVALIDATEWHERE", asked.at_ms, &words);
+    let (dropped, at) = run(ctx, asked.what(), asked.at_ms);
+    let text = at.to_string();
+    let stamped = [words, &[b"AT", text.as_bytes()]].concat();
+    replicate(ctx, "CACHE.INVALIDATEWHERE", asked.at_ms, &stamped);
+    propagation::forward(ctx, at, "CACHE.INVALIDATEWHERE", words);
     finish(ctx, dropped);
     Ok(())
 }
 
-/// Invalidates, now or when a primary or a log says that it happened, and notifies local tiers. Returns how much was
-/// dropped, and the stamp.
+/// Invalidates, now or when a primary or a log says that it happened. Returns how much was dropped, and the stamp.
 fn run(ctx: &Context<'_>, what: Invalidation<'_>, given_ms: Option<u64>) -> (u64, u64) {
-    let (db, now, monotonic) = (ctx.db(), now_ms(), monotonic_ms());
     let is_replay = ctx.is_replay();
+    change(ctx, what, |state, now, monotonic| match given_ms {
+        Some(at) if is_replay => state.follow_invalidation(at),
+        Some(at) => at,
+        None => {
+            // At once if the clock was set back: what was written before must not seem younger.
+            state.watch_clock(now, monotonic);
+            state.stamps_at(now, || monotonic).of_invalidation(now)
+        }
+    })
+}
+
+/// Invalidates at a time, of which it is told the clocks' readings, and notifies local tiers.
+fn change(
+    ctx: &Context<'_>,
+    what: Invalidation<'_>,
+    at: impl FnOnce(&mut State, u64, u64) -> u64 + Send,
+) -> (u64, u64) {
+    let (db, now, monotonic) = (ctx.db(), now_ms(), monotonic_ms());
     let (dropped, clock, at) = store::change(db, || {
         state::with(|state| {
-            let at = match given_ms {
-                Some(at) if is_replay => state.follow_invalidation(at),
-                Some(at) => at,
-                None => {
-                    // At once if the clock was set back: what was written before must not seem younger.
-                    state.watch_clock(now, monotonic);
-                    state.stamps_at(now, || monotonic).of_invalidation(now)
-                }
-            };
+            let at = at(state, now, monotonic);
             let database = state.database(db);
             (database.invalidate(what, at, now), database.clock, at)
         })

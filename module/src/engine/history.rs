@@ -367,7 +367,7 @@ impl History {
         }
         past.record(moment, effect, 0);
         past.invalidations = past.invalidations.saturating_add(1);
-        past.named_ms = moment.at_ms;
+        past.named_ms = past.named_ms.max(moment.at_ms);
     }
 
     /// Records that entries of a tag were invalidated by a condition, those that are stale for so long at most. O(1).

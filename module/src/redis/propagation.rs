@@ -10,8 +10,8 @@
 //! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
 //! command would cost 2 % of a SET.
 
-use std::ffi::{c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis_module::raw;
@@ -27,16 +27,44 @@ pub(crate) fn is_alone() -> bool {
     ALONE.load(Ordering::Relaxed)
 }
 
-/// How many atomic migrations of slots away from here are under way.
-static EXPORTS: AtomicU32 = AtomicU32::new(0);
-/// The slots that migrate to here, on a replica to its primary, and whether there are any.
-static COMING: Mutex<Vec<Slots>> = Mutex::new(Vec::new());
-static IMPORTS: AtomicBool = AtomicBool::new(false);
+/// The first and the last of some slots in a row.
+type Slots = (u16, u16);
+
+/// Atomic migrations that are under way, each with its slots, and whether there are any.
+struct Migrations {
+    slots: Mutex<Vec<Vec<Slots>>>,
+    any: AtomicBool,
+}
+
+/// To here, on a replica to its primary.
+static COMING: Migrations = Migrations::new();
+/// Away from here.
+static LEAVING: Migrations = Migrations::new();
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
-/// The first and the last of some slots in a row.
-type Slots = (u16, u16);
+impl Migrations {
+    const fn new() -> Self {
+        Self {
+            slots: Mutex::new(Vec::new()),
+            any: AtomicBool::new(false),
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Vec<Slots>>)) {
+        let mut slots = self.slots();
+        change(&mut slots);
+        self.any.store(!slots.is_empty(), Ordering::Relaxed);
+    }
+}
 
 /// An atomic slot migration began or ended.
 ///
@@ -54,28 +82,20 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    if !is_import {
-        let count = EXPORTS.load(Ordering::Relaxed);
-        let count = if begins {
-            count + 1
-        } else {
-            count.saturating_sub(1)
-        };
-        return EXPORTS.store(count, Ordering::Relaxed);
-    }
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
-    let mut coming = coming();
-    if by_valkey {
-        coming.retain(|range| !slots.contains(range));
-    } else {
-        // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
-        coming.clear();
-    }
-    if begins {
-        coming.extend(slots);
-    }
-    IMPORTS.store(!coming.is_empty(), Ordering::Relaxed);
+    let side = if is_import { &COMING } else { &LEAVING };
+    side.change(|all| {
+        if by_valkey {
+            all.retain(|others| *others != slots);
+        } else {
+            // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
+            all.clear();
+        }
+        if begins {
+            all.push(slots);
+        }
+    });
 }
 
 /// The slots that an event of a migration is about.
@@ -111,20 +131,15 @@ unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
     }
 }
 
-fn coming() -> MutexGuard<'static, Vec<Slots>> {
-    COMING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    EXPORTS.store(0, Ordering::Relaxed);
-    coming().clear();
-    IMPORTS.store(false, Ordering::Relaxed);
+    COMING.change(Vec::clear);
+    LEAVING.change(Vec::clear);
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    IMPORTS.load(Ordering::Relaxed)
+    COMING.any()
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -134,14 +149,35 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        coming().iter().any(is_of)
+        COMING.slots().iter().flatten().any(is_of)
     }
 }
 
-/// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included,
-/// but no invalidation. So it is told by UNLINK which keys these find vacant here.
-pub(super) fn is_exporting() -> bool {
-    EXPORTS.load(Ordering::Relaxed) > 0
+/// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
+/// So it is told by UNLINK which keys these find vacant here.
+pub(crate) fn is_exporting() -> bool {
+    LEAVING.any()
+}
+
+/// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
+/// one with a key of the slots. To replicas and log it says nothing new.
+pub(crate) fn forward(ctx: &Context<'_>, at_ms: u64, command: &str, words: &[&[u8]]) {
+    if !is_exporting() {
+        return;
+    }
+    let slots: Vec<Slots> = {
+        let leaving = LEAVING.slots();
+        let firsts = leaving.iter().filter_map(|all| all.first());
+        firsts.copied().collect()
+    };
+    let at = at_ms.to_string();
+    for (slot, _) in slots {
+        // SAFETY: what the server answers is a C string and stays. Servers whose slots migrate so have it.
+        let key =
+            unsafe { CStr::from_ptr(api!(RedisModule_ClusterCanonicalKeyNameInSlot(slot.into()))) };
+        let head: [&[u8]; 4] = [b"SLOT", at.as_bytes(), command.as_bytes(), key.to_bytes()];
+        ctx.replicate_words("CACHE.REPLAY", &[&head, words].concat());
+    }
 }
 
 /// Whether a command without keys can be propagated in another form than the one it came in. While a slot migrates, Valkey

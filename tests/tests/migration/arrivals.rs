@@ -1,7 +1,9 @@
 //! What arrives with a slot after the invalidation that concerns it.
 
-use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Server, args, call, for_all_engines, run, wait_until};
+use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed, wait_rewritten};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
+};
 
 use crate::nodes::{
     Nodes, fill, migrate, moves_slots, start_migration, wait_migrated, wait_removed,
@@ -9,6 +11,7 @@ use crate::nodes::{
 
 const ENTRIES: usize = 2_000;
 const HALF: (u16, u16) = (0, 8191);
+const REST: (u16, u16) = (8192, 16_383);
 
 /// How many of the entries with one of these tags are served as fresh by the nodes, each of its own slots.
 fn fresh(nodes: [&Server; 2], parts: &[usize]) -> usize {
@@ -80,6 +83,7 @@ fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
                 wait_reclaimed(client);
             }
             nodes.assert_agree();
+            nodes.wait_followed(to, HALF);
             let replicas = [&nodes.source_replica, &nodes.target_replica];
             assert_eq!(fresh(replicas, &[1, 2, 3, 4]), 0);
             assert_eq!(fresh(replicas, &[0, 5, 6, 7]), ENTRIES / 2);
@@ -90,6 +94,84 @@ fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
             wait_for_clocks(&mut here);
         }
     });
+}
+
+/// Slots often move to a node that is new, and that nobody who invalidates knows yet.
+#[test]
+fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_later() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let mut here = nodes.source.raw();
+        run!(nodes.target.raw(), "CONFIG SET appendonly yes");
+        wait_rewritten(&mut nodes.target.raw());
+        nodes.fill(ENTRIES);
+        during_migration(&nodes, HALF, || {
+            run!(here, "CACHE.INVALIDATE part1 part2");
+            run!(here, "CACHE.REVALIDATE part3");
+            run!(here, "CACHE.INVALIDATEWHERE ANY 1 part4 NONE 1 part5");
+            run!(here, "CACHE.HOLD 100000 part6");
+        });
+        for nodes in nodes.pairs() {
+            assert_eq!(fresh(nodes, &[1, 2, 3, 4]), 0);
+            assert_eq!(fresh(nodes, &[0, 5, 6, 7]), ENTRIES / 2);
+        }
+        // The hold is the target's as well.
+        let mut there = nodes.target.raw();
+        let mut keys = (0..).map(|n| format!("held{n}"));
+        let key = keys.find(|key| run!(there, "CACHE.SET {key} v TAGS 1 part6") == Reply::ok());
+        let pttl = call!(there, "PTTL", key.expect("one of half of all slots")).int();
+        assert!((0..=100_000).contains(&pttl), "{pttl}");
+        for node in nodes.all() {
+            wait_reclaimed(&mut node.raw());
+        }
+        nodes.assert_agree();
+        assert_eq!(run!(there, "DEBUG LOADAOF"), Reply::ok());
+        let primaries = nodes.pairs()[0];
+        assert_eq!(fresh(primaries, &[1, 2, 3, 4]), 0);
+        assert_eq!(fresh(primaries, &[0, 5, 6, 7]), ENTRIES / 2);
+    });
+}
+
+#[test]
+fn a_flush_of_the_source_is_one_of_the_target() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        migrate(&nodes.source, &nodes.target, HALF);
+        nodes.fill(ENTRIES);
+        during_migration(&nodes, REST, || {
+            assert!(run!(nodes.source.raw(), "CACHE.FLUSH").int() > 0);
+            wait_for_clocks(&mut nodes.source.raw());
+            let new = run!(nodes.source.raw(), "CACHE.SET key0 new");
+            assert_eq!(new, Reply::ok());
+        });
+        for nodes in nodes.pairs() {
+            assert_eq!(fresh(nodes, &[0, 1, 2, 3, 4, 5, 6, 7]), 1);
+        }
+    });
+}
+
+/// Moves slots, and does something at the source while some entries have arrived and others have not. Little of the memory
+/// of what is gone is back when the slots change hands.
+fn during_migration(nodes: &Nodes, slots: (u16, u16), body: impl FnOnce()) {
+    let (from, to) = (&nodes.source, &nodes.target);
+    let (mut here, mut there) = (from.raw(), to.raw());
+    call!(here, "CONFIG", "SET", "tagcache.reclaim-budget-us", 1);
+    let before = stat(&mut there, "entries");
+    slow_down(&mut here);
+    start_migration(from, to, slots);
+    wait_until("entries arrive", DEADLINE, || {
+        stat(&mut there, "entries") > before + 100
+    });
+    body();
+    wait_migrated(from, to, slots);
+    call!(here, "CONFIG", "SET", "rdb-key-save-delay", 0);
+    nodes.wait_followed(to, slots);
 }
 
 #[test]
@@ -154,9 +236,7 @@ fn a_slot_brings_no_clock_to_its_new_node_and_replica() {
         assert_eq!(before.0, 1);
         assert_eq!(known(&nodes.target_replica), before, "on the replica");
         assert_eq!(known(&nodes.source).0, 20);
-        wait_until("the log is written", DEADLINE, || {
-            info(&mut target, "aof_rewrite_in_progress") == 0
-        });
+        wait_rewritten(&mut target);
         assert_eq!(run!(target, "DEBUG LOADAOF"), tagcache_tests::Reply::ok());
         assert_eq!(known(&nodes.target), before, "from the log");
     });

@@ -83,6 +83,7 @@ fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
         assert_eq!(elsewhere, Reply::Int(1));
 
         wait_migrated(&nodes.source, &nodes.target, slots);
+        nodes.wait_followed(&nodes.target, slots);
         wait_removed(&nodes.all());
         wait_reclaimed(&mut there);
         let keys =
@@ -118,6 +119,7 @@ fn native_commands_meet_no_gone_keys_of_other_slots_meanwhile() {
         assert_eq!(copied, Reply::Int(1));
 
         wait_migrated(&nodes.source, &nodes.target, slots);
+        nodes.wait_followed(&nodes.target, slots);
         wait_reclaimed(&mut there);
         let held = held(&nodes, &["{b}setnx", "{b}incr", "{b}copied"]);
         assert_eq!(held, ["new", "1", "new"].map(Reply::bulk));
@@ -148,6 +150,7 @@ fn replicas_of_the_target_find_what_it_finds() {
         assert!(renamed.iter().all(|reply| *reply == Reply::ok()));
 
         wait_migrated(&nodes.source, &nodes.target, slots);
+        nodes.wait_followed(&nodes.target, slots);
         wait_removed(&nodes.all());
         wait_reclaimed(&mut there);
         wait_synchronised(&nodes.target, &nodes.target_replica);

@@ -55,6 +55,26 @@ impl Nodes {
         ]
     }
 
+    /// The primaries, and the replicas.
+    pub(crate) fn pairs(&self) -> [[&Server; 2]; 2] {
+        let [source, source_replica, target, target_replica] = self.all();
+        [[source, target], [source_replica, target_replica]]
+    }
+
+    /// Waits until the replicas know as well that slots have moved, and have what came with them.
+    pub(crate) fn wait_followed(&self, to: &Server, slots: (u16, u16)) {
+        let (id, _) = addresses(&mut to.raw());
+        for [primary, replica] in [
+            [&self.source, &self.source_replica],
+            [&self.target, &self.target_replica],
+        ] {
+            wait_until("the replica knows of the move", DEADLINE, || {
+                owns(&mut replica.raw(), &id, slots)
+            });
+            wait_synchronised(primary, replica);
+        }
+    }
+
     /// As [`fill`], whichever of the two owns the slots.
     pub(crate) fn fill(&self, entries: usize) {
         let mut written = 0;

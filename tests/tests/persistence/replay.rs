@@ -1,8 +1,9 @@
 //! What an append-only file says is done as it says, whatever this node would decide today.
 
+use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::info;
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run,
+    DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run, split,
     wait_until,
 };
 
@@ -145,6 +146,9 @@ fn a_word_too_many_or_another_one_is_refused() {
             "EMPTY 0 more",
             "SELECTED more",
             "SELECTED 0",
+            "SLOT 1 CACHE.GET key",
+            "SLOT 1 CACHE.FLUSH key more",
+            "SLOT 1 CACHE.INVALIDATEWHERE key",
         ] {
             let words: Vec<&str> = ["CACHE.REPLAY"]
                 .into_iter()
@@ -196,5 +200,41 @@ fn histories_of_databases_that_the_server_lacks_take_no_memory() {
             info(&mut client, "used_memory") < before.0 + (1 << 20)
         });
         assert!(size(&mut client) < before.1 + 1_000);
+    });
+}
+
+/// A log of a node that slots moved to says so what was done where they came from, at the time of that node.
+#[test]
+fn what_was_done_where_a_slot_came_from_is_repeated() {
+    for_each_engine(|engine| {
+        let mut server = logging(engine);
+        let mut client = server.raw();
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let now = now.as_millis() as i64;
+        let replay = |client: &mut RawClient, at: i64, rest: &str| {
+            let line = format!("CACHE.REPLAY SLOT {at} {rest}");
+            assert_eq!(client.call(&split(&line)), Reply::ok(), "{line}");
+        };
+        call!(client, "CACHE.SET", "flushed", "v");
+        replay(&mut client, now, "CACHE.FLUSH key");
+        for (key, tag) in [("hard", "a"), ("soft", "b"), ("where", "c"), ("left", "d")] {
+            let set = ["CACHE.SET", key, "v", "GRACE", "600000", "TAGS", "1", tag];
+            assert_eq!(client.call(&set), Reply::ok());
+        }
+        replay(&mut client, now + 1, "CACHE.INVALIDATE key a");
+        replay(&mut client, now + 1, "CACHE.REVALIDATE key b");
+        replay(&mut client, now + 1, "CACHE.INVALIDATEWHERE key ANY 1 c");
+        replay(&mut client, now + 100_000, "CACHE.HOLD key held");
+        for _ in 0..2 {
+            for key in ["flushed", "hard", "where"] {
+                assert_eq!(call!(client, "CACHE.GET", key), Reply::Null, "{key}");
+            }
+            assert!(fetch(&mut client, "soft").is_stale("v"));
+            assert_eq!(call!(client, "CACHE.GET", "left"), Reply::bulk("v"));
+            call!(client, "CACHE.SET", "new", "v", "TAGS", 1, "held");
+            assert!((1..=100_000).contains(&call!(client, "PTTL", "new").int()));
+            server.restart();
+            client = server.raw();
+        }
     });
 }
