@@ -4,12 +4,12 @@ use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::state::State;
 use crate::redis::string::Words;
-use crate::redis::{Args, Context, propagation, reclaim, state, store};
+use crate::redis::{Args, Context, reclaim, state, store};
 
 /// A clock that somebody made up must have room: its next readings are saved, and loaded again.
 const MAX_CLOCK: u64 = 1 << 48;
 
-/// `CACHE.REPLAY EMPTY db`, `HISTORY bytes [TAKEN]`, `SELECTED` and `SLOT unix-ms command key …` → OK. Internal: what a primary's
+/// `CACHE.REPLAY EMPTY db`, `HISTORY bytes [TAKEN]`, `SELECTED` and `SLOT unix-ms command key node …` → OK. Internal: what a primary's
 /// stream and an append-only file say beside the commands of the data itself. An administrator may send what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
@@ -53,11 +53,14 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         state::with(|state| state.selected = Some(db));
     } else if words[0].eq_ignore_ascii_case(b"SLOT") {
         let at_ms = cursor.next_in(0..=MAX_TIME_MS)?;
-        let (command, key) = (cursor.next()?, cursor.next()?);
-        // The node that it comes from, and its replicas, have done it already.
-        let is_told = ctx.is_replica() || propagation::is_exporting();
-        if propagation::is_coming(key) || !is_told {
-            invalidate::forwarded(ctx, at_ms, command, &words[4..])?;
+        let (command, _key, node) = (cursor.next()?, cursor.next()?, cursor.next()?);
+        // That node, and its replicas, have done it already.
+        let names = ctx.cluster_names();
+        let mut names = names
+            .into_iter()
+            .flat_map(|(own, primary)| [Some(own), primary]);
+        if !names.any(|name| name.is_some_and(|name| name == node)) {
+            invalidate::forwarded(ctx, at_ms, command, &words[5..])?;
         }
     } else {
         return Err(Error::Syntax);

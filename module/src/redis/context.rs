@@ -182,6 +182,11 @@ pub(super) fn unreported(close: impl FnOnce()) {
     ctx.set_options(options);
 }
 
+const NAME_LEN: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
+
+/// Of a node of a cluster: 40 hexadecimal digits.
+pub(crate) type NodeName = [u8; NAME_LEN];
+
 /// For what happens outside of any call that has one.
 pub(super) fn own<'a>() -> Context<'a> {
     // SAFETY: made before anything calls the module, and freed after that only.
@@ -290,30 +295,31 @@ impl Context<'_> {
             && !self.is_loading()
     }
 
-    /// Whether the cluster knows this node as a replica. The server itself behaves as a primary from its start until it
-    /// follows one, also while it loads its file.
-    pub(super) fn is_cluster_replica(&self) -> bool {
-        const LEN: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
-        // The server's own id does not end in NUL.
-        let (mut id, mut flags) = ([0 as c_char; LEN + 1], 0);
-        // SAFETY: the id has 40 bytes, or is null outside of a cluster; what is asked for is null or alive.
+    /// This node in its cluster, and its primary if the cluster knows it as a replica. The server itself behaves as a primary
+    /// from its start until it follows one, also while it loads its file.
+    pub(crate) fn cluster_names(&self) -> Option<(NodeName, Option<NodeName>)> {
+        // The server's own name does not end in NUL.
+        let (mut name, mut primary, mut flags) = ([0; NAME_LEN + 1], [0; NAME_LEN], 0);
+        // SAFETY: the name has 40 bytes, or is null outside of a cluster; what is asked for is null or has room for as much.
         unsafe {
             let own: *const c_char = api!(RedisModule_GetMyClusterID());
             if own.is_null() {
-                return false;
+                return None;
             }
-            own.copy_to_nonoverlapping(id.as_mut_ptr(), LEN);
-            let (id, flags) = (id.as_ptr(), &raw mut flags);
+            own.cast::<u8>()
+                .copy_to_nonoverlapping(name.as_mut_ptr(), NAME_LEN);
             api!(RedisModule_GetClusterNodeInfo(
                 self.raw,
-                id,
+                name.as_ptr().cast(),
                 std::ptr::null_mut(),
+                primary.as_mut_ptr().cast(),
                 std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                flags
+                &raw mut flags
             ));
         }
-        flags & raw::REDISMODULE_NODE_SLAVE as c_int != 0
+        let is_replica = flags & raw::REDISMODULE_NODE_SLAVE as c_int != 0;
+        let own = std::array::from_fn(|at| name[at]);
+        Some((own, is_replica.then_some(primary)))
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

@@ -375,7 +375,9 @@ fn loading(ctx: &Context<'_>, what: u64) {
     ];
     if is_rdb || other_starts.contains(&what) {
         propagation::expect_others();
-        let is_own = is_rdb && !is_replica && !ctx.is_cluster_replica();
+        let in_cluster = ctx.cluster_names();
+        let is_cluster_replica = in_cluster.is_some_and(|(_, primary)| primary.is_some());
+        let is_own = is_rdb && !is_replica && !is_cluster_replica;
         state::with(|state| {
             state.transit.forget_arriving();
             state.drops_loaded = is_own && !state.has_loaded && state.config.drops_after_restart();

@@ -155,27 +155,27 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
-pub(crate) fn is_exporting() -> bool {
+pub(super) fn is_exporting() -> bool {
     LEAVING.any()
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
 /// one with a key of the slots. To replicas and log it says nothing new.
 pub(crate) fn forward(ctx: &Context<'_>, at_ms: u64, command: &str, words: &[&[u8]]) {
-    if !is_exporting() {
+    let Some((own, _)) = is_exporting().then(|| ctx.cluster_names()).flatten() else {
         return;
-    }
+    };
     let slots: Vec<Slots> = {
         let leaving = LEAVING.slots();
         let firsts = leaving.iter().filter_map(|all| all.first());
         firsts.copied().collect()
     };
-    let at = at_ms.to_string();
+    let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (slot, _) in slots {
         // SAFETY: what the server answers is a C string and stays. Servers whose slots migrate so have it.
         let key =
             unsafe { CStr::from_ptr(api!(RedisModule_ClusterCanonicalKeyNameInSlot(slot.into()))) };
-        let head: [&[u8]; 4] = [b"SLOT", at.as_bytes(), command.as_bytes(), key.to_bytes()];
+        let head: [&[u8]; 5] = [b"SLOT", at.as_bytes(), command, key.to_bytes(), &own];
         ctx.replicate_words("CACHE.REPLAY", &[&head, words].concat());
     }
 }

@@ -146,9 +146,9 @@ fn a_word_too_many_or_another_one_is_refused() {
             "EMPTY 0 more",
             "SELECTED more",
             "SELECTED 0",
-            "SLOT 1 CACHE.GET key",
-            "SLOT 1 CACHE.FLUSH key more",
-            "SLOT 1 CACHE.INVALIDATEWHERE key",
+            "SLOT 1 CACHE.GET key node",
+            "SLOT 1 CACHE.FLUSH key node more",
+            "SLOT 1 CACHE.INVALIDATEWHERE key node",
         ] {
             let words: Vec<&str> = ["CACHE.REPLAY"]
                 .into_iter()
@@ -216,15 +216,19 @@ fn what_was_done_where_a_slot_came_from_is_repeated() {
             assert_eq!(client.call(&split(&line)), Reply::ok(), "{line}");
         };
         call!(client, "CACHE.SET", "flushed", "v");
-        replay(&mut client, now, "CACHE.FLUSH key");
+        replay(&mut client, now, "CACHE.FLUSH key node");
         for (key, tag) in [("hard", "a"), ("soft", "b"), ("where", "c"), ("left", "d")] {
             let set = ["CACHE.SET", key, "v", "GRACE", "600000", "TAGS", "1", tag];
             assert_eq!(client.call(&set), Reply::ok());
         }
-        replay(&mut client, now + 1, "CACHE.INVALIDATE key a");
-        replay(&mut client, now + 1, "CACHE.REVALIDATE key b");
-        replay(&mut client, now + 1, "CACHE.INVALIDATEWHERE key ANY 1 c");
-        replay(&mut client, now + 100_000, "CACHE.HOLD key held");
+        replay(&mut client, now + 1, "CACHE.INVALIDATE key node a");
+        replay(&mut client, now + 1, "CACHE.REVALIDATE key node b");
+        replay(
+            &mut client,
+            now + 1,
+            "CACHE.INVALIDATEWHERE key node ANY 1 c",
+        );
+        replay(&mut client, now + 100_000, "CACHE.HOLD key node held");
         for _ in 0..2 {
             for key in ["flushed", "hard", "where"] {
                 assert_eq!(call!(client, "CACHE.GET", key), Reply::Null, "{key}");
