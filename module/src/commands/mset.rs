@@ -55,28 +55,29 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         open(ctx, names[at], Mode::Peek)?;
     }
     let db = ctx.db();
-    let mut done = Vec::new();
+    let (mut done, mut has_backlog) = (0, false);
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked);
         if let Some(written) = written {
+            // One by one: Redis 8.4 and newer, which ask a module where the keys of this command are, ask for that again and
+            // again until the stack is full if it is propagated while a slot migrates away. And at once: a key that is given
+            // twice may have expired when it is met again, which the server propagates.
+            if !propagation::is_alone() {
+                write::replicate(ctx, &names[at..at + 2], args, &asked, &written);
+            }
             write::announce(ctx, db, key, names[at], &written);
-            done.push((at, written));
+            done += 1;
+            has_backlog |= written.has_backlog;
         }
     }
-    if propagation::is_alone() && !done.is_empty() {
+    if propagation::is_alone() && done > 0 {
         ctx.replicate_verbatim();
-    } else {
-        // One by one: Redis 8.4 and newer, which ask a module where the keys of this command are, ask for that again and
-        // again until the stack is full if it is propagated while a slot migrates away.
-        for (at, written) in &done {
-            write::replicate(ctx, &names[*at..at + 2], args, &asked, written);
-        }
     }
-    if done.iter().any(|(_, written)| written.has_backlog) {
+    if has_backlog {
         reclaim::help(ctx, db);
     }
-    ctx.reply_integer(done.len() as i64);
+    ctx.reply_integer(done);
     Ok(())
 }
 

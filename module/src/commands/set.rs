@@ -66,13 +66,14 @@ fn put(
         ctx.reply_null();
         return;
     };
-    write::announce(ctx, db, key, name, written);
+    // Before a client that waits may meet the entry, which may have expired: the server propagates that.
     if write::goes_verbatim(ctx) {
         ctx.replicate_verbatim();
     } else {
         let given: Parts<'_> = args.iter().take(2).collect();
         write::replicate(ctx, &given, args, asked, written);
     }
+    write::announce(ctx, db, key, name, written);
     ctx.reply_ok();
     if written.has_backlog {
         reclaim::help(ctx, db);

@@ -83,7 +83,7 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     drop(key);
     // Servers that still show the key here show an expired one as well.
     if let (Some(deadline), Some(now)) = (deadline, command_time_ms())
-        && deadline <= now
+        && deadline < now
     {
         return;
     }

@@ -186,3 +186,26 @@ fn a_file_without_preamble_is_made_of_commands() {
         assert!(!relative, "times are absolute");
     });
 }
+
+#[test]
+fn a_gone_key_renamed_in_its_last_millisecond_is_renamed_again() {
+    // Scripts stop the time: at this one the server does not take the key for expired yet.
+    const SCRIPT: &str = "
+        local time = redis.call('TIME')
+        local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+        redis.call('CACHE.SET', KEYS[1], 'v', 'PXAT', now, 'TAGS', 1, 't')
+        redis.call('CACHE.INVALIDATE', 't')
+        return redis.pcall('RENAME', KEYS[1], KEYS[2])";
+    for_all_engines(|engine| {
+        let mut server = with_aof(engine, "yes").start();
+        let mut client = server.raw();
+        call!(client, "SET", "text", "v");
+        let renamed = call!(client, "EVAL", SCRIPT, 2, "gone", "text");
+        wait_reclaimed(&mut client);
+        let left = call!(client, "EXISTS", "text");
+        assert_eq!(left, Reply::Int(i64::from(renamed.is_error())));
+        server.kill_9();
+        server.restart();
+        assert_eq!(call!(server.raw(), "EXISTS", "text"), left);
+    });
+}

@@ -1,6 +1,7 @@
 //! Nodes reclaim at their own pace: a key may be gone and reclaimed here, gone and still there on the other.
 //! No native command may do different things on the two.
 
+use tagcache_tests::fetch::{Waiter, lease};
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
 use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::{
@@ -446,5 +447,27 @@ fn a_replica_reclaims_entries_that_have_expired() {
         wait_synchronised(&primary, &replica);
         wait_reclaimed(&mut there);
         assert_eq!(run!(there, "DBSIZE"), Reply::Int(0));
+    });
+}
+
+#[test]
+fn what_expires_in_the_command_that_wrote_it_is_no_longer_on_the_replica() {
+    for_all_engines(|engine| {
+        let (primary, replica) = pair(engine, &[], &[]);
+        let mut client = primary.raw();
+        // The second of the two meets the first, which has expired.
+        run!(client, "CACHE.MSET 2 twice v twice v PXAT 1000 TAGS 1 t");
+        // So does a waiter that Redis 7.0 serves before the command is done.
+        lease(&mut client, "awaited");
+        let mut reader = primary.raw().resp3();
+        run!(reader, "CLIENT TRACKING ON");
+        let mut waiter = Waiter::start_on(&primary, reader, "awaited", 600_000);
+        run!(client, "CACHE.SET awaited v PXAT 1000 TAGS 1 t");
+        assert!(waiter.answer().value.is_none());
+        for key in ["twice", "awaited"] {
+            assert_eq!(call!(client, "SADD", key, "member"), Reply::Int(1));
+        }
+        assert_same(&primary, &replica, &[0]);
+        assert_eq!(run!(replica.raw(), "SCARD awaited"), Reply::Int(1));
     });
 }
