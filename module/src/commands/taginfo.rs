@@ -27,7 +27,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for (name, number) in [
         (&b"entries"[..], figures.entries as i64),
         (b"bytes", figures.bytes as i64),
-        (b"invalidations", i64::from(past.invalidations)),
+        (b"invalidations", past.invalidations as i64),
         (b"last_invalidated", past.named_ms as i64),
     ] {
         ctx.reply_bytes(name);

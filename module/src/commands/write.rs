@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
+use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
@@ -254,9 +254,12 @@ pub(super) fn store(
             created_ms: when.at_ms,
             grace_ms,
             deadline_ms,
-            hits: asked.hits().unwrap_or(0),
-            softness: asked.soft_since_ms().map(Softness::since),
-            is_foreign: when.is_foreign,
+            facts: Facts {
+                hits: asked.hits().unwrap_or(0),
+                softness: asked.soft_since_ms().map(Softness::since),
+                is_foreign: when.is_foreign,
+                ..Facts::default()
+            },
         };
         let written = Written {
             created_ms: when.at_ms,

@@ -22,9 +22,8 @@ use super::sizes;
 use super::state::{self, CallsNothingBack, State};
 use super::store;
 use super::string::{OwnedStr, Str};
-use super::transit::Facts;
 use super::waiting;
-use crate::engine::{CLOCKS_DIFFER_MS, Softness};
+use crate::engine::{CLOCKS_DIFFER_MS, Facts, Softness};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
@@ -166,7 +165,7 @@ fn with_record<R>(
         let (origin, found) = (state.origin(), state.database_of(entry, db));
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let facts = Facts::of(&mut database.index, slot);
+            let facts = database.index.facts(slot);
             let (mut created_ms, mut origin) = (entry.created_ms(), origin);
             if facts.is_foreign {
                 created_ms = database.history.saved_stamp_ms(created_ms);
@@ -245,11 +244,13 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
         softness: record.soft_since_ms.map(Softness::since),
         is_foreign: record.origin == 0,
         is_doubted: false,
-        origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
     let place = db.map(|db| (db, name));
-    state::with(|state| state.transit.arriving.set(handle, facts, tags, place));
+    state::with(|state| {
+        state.transit.arriving.set(handle, facts, tags, place);
+        state.transit.arriving.origin = record.origin;
+    });
     Some(new)
 }
 
@@ -440,7 +441,7 @@ unsafe extern "C" fn copy(
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot);
+            let facts = index.facts(slot);
             // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
             // commands must find what they found at its old node, where it may not be gone yet.
             let copy = (!facts.is_gone || propagation::is_coming(entry.key())).then(|| {

@@ -16,9 +16,9 @@ use super::propagation;
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::string::{OwnedStr, Str};
-use super::transit::{Facts, Passage};
+use super::transit::Passage;
 use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written, kept_stamp_ms};
+use crate::engine::{Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -74,10 +74,7 @@ pub(crate) struct Content<'a> {
     pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
-    pub(crate) hits: u32,
-    pub(crate) softness: Option<Softness>,
-    /// `created_ms` is by the clock of another node.
-    pub(crate) is_foreign: bool,
+    pub(crate) facts: Facts,
 }
 
 impl<'a> Content<'a> {
@@ -92,7 +89,7 @@ impl<'a> Content<'a> {
 
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.softness.is_none() && !self.is_foreign
+        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -100,10 +97,8 @@ impl<'a> Content<'a> {
             entry: entry.handle(),
             tags: self.tags,
             bytes,
-            hits: self.hits,
             has_grace: self.grace_ms > 0,
-            softness: self.softness,
-            is_foreign: self.is_foreign,
+            facts: self.facts,
         }
     }
 }
@@ -365,17 +360,10 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
                 entry: entry.handle(),
                 tags,
                 bytes: cost(entry),
-                hits: 0, // Those of the entry are kept.
                 has_grace: entry.grace_ms() > 0,
-                softness: index.softness(slot),
-                is_foreign: index.is_foreign(slot),
+                facts: index.facts(slot),
             };
-            let is_doubted = index.is_doubted(slot);
-            let slot = index.replace(slot, incoming);
-            if is_doubted {
-                index.doubt(slot);
-            }
-            slot
+            index.replace(slot, incoming)
         });
         entry.set_indexed(slot.0);
     });
@@ -407,7 +395,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             let index = &mut database.index;
             // What the module removes does not come back.
             if !removing {
-                let facts = Facts::of(index, slot);
+                let facts = index.facts(slot);
                 transit.leaves(entry, db, slot, facts, index.tags(slot));
             }
             let was_gone = index.remove(slot);
@@ -515,8 +503,7 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
 fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
     state.follow(entry.created_ms());
     let (transit, database) = state.transit_and_loaded(db);
-    let is_gone = transit.arriving.facts.is_gone;
-    index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
+    index_arrived(&mut database.index, None, entry, &transit.arriving)
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
@@ -553,13 +540,13 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         }
         return;
     }
-    let was_gone = passage.facts.is_gone;
-    let lateness = if was_gone {
+    let lateness = if passage.facts.is_gone {
         Lateness::InTime
     } else {
         lateness(ctx, db, entry, way, &mut passage)
     };
     let is_outdated = lateness == Lateness::TooLate;
+    passage.facts.is_gone |= is_outdated;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
@@ -577,8 +564,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
-            let index = &mut state.database(db).index;
-            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
+            index_arrived(&mut state.database(db).index, place, entry, &passage)
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
@@ -608,29 +594,16 @@ fn index_arrived(
     place: Option<Slot>,
     entry: Entry<'_>,
     passage: &Passage,
-    is_outdated: bool,
 ) -> bool {
-    let facts = passage.facts;
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    let slot = index.insert_near(
-        place,
-        Incoming {
-            entry: entry.handle(),
-            tags: &tags,
-            bytes: cost(entry),
-            hits: facts.hits,
-            has_grace: entry.grace_ms() > 0,
-            softness: facts.softness,
-            is_foreign: facts.is_foreign,
-        },
-    );
-    if is_outdated {
-        index.drop_one(slot);
-    }
-    if facts.is_doubted {
-        index.doubt(slot);
-    }
-    entry.set_indexed(slot.0);
+    let incoming = Incoming {
+        entry: entry.handle(),
+        tags: &tags,
+        bytes: cost(entry),
+        has_grace: entry.grace_ms() > 0,
+        facts: passage.facts,
+    };
+    entry.set_indexed(index.insert_near(place, incoming).0);
     index.has_backlog() || index.has_soft()
 }
 
@@ -656,9 +629,9 @@ fn lateness(
 ) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
-        let facts = &mut passage.facts;
+        let (origin, facts) = (passage.origin, &mut passage.facts);
         let is_own = match way {
-            Way::Restored => facts.origin != 0 && facts.origin == state.origin(),
+            Way::Restored => origin != 0 && origin == state.origin(),
             // From another database: what was invalidated here did not reach it there.
             Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
             Way::Loaded if state.judges_loaded => !facts.is_foreign,

@@ -92,13 +92,9 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// An entry that arrived may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    /// See [`Facts::is_doubted`](super::Facts).
     pub(crate) fn doubt(&mut self, slot: Slot) {
         self.marks.doubted.insert(slot.0);
-    }
-
-    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
-        self.marks.doubted.contains(slot.0)
     }
 
     /// Makes the entries gone that are in doubt, and returns which. O(entries).

@@ -9,7 +9,7 @@ use super::{
     Terms, Token, Used, WAITER_BYTES, Waiter,
 };
 use crate::engine::database::{Database, Invalidation};
-use crate::engine::index::{Effect, Incoming};
+use crate::engine::index::{Effect, Facts, Incoming};
 
 impl Leases {
     fn validate(&self) {
@@ -597,10 +597,8 @@ impl World {
                         entry: 1,
                         tags: &[TAG],
                         bytes: crate::engine::slots::UNIT,
-                        hits: 0,
                         has_grace: false,
-                        softness: None,
-                        is_foreign: false,
+                        facts: Facts::default(),
                     }));
                     self.cached = Some(version);
                     self.cache.leases.end(b"key", self.now);
