@@ -33,7 +33,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<Fresh
     key.close_modified();
     if freshness != Freshness::Gone {
         ctx.notify(c"cache.del", name);
-        state::with(|state| state.database(db).counters.deletes += 1);
+        state::database(db, |database| database.counters.deletes += 1);
     }
     Some(freshness)
 }
@@ -59,8 +59,8 @@ pub(crate) fn getdel(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         None => ctx.reply_null(),
     }
     let is_hit = fresh.is_some();
-    state::with(|state| {
-        let counters = &mut state.database(db).counters;
+    state::database(db, |database| {
+        let counters = &mut database.counters;
         counters.hits += u64::from(is_hit);
         counters.misses += u64::from(!is_hit);
     });

@@ -193,8 +193,7 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
     let (db, held, sender) = (ctx.db(), key.held(), ctx.sender());
-    state::with(|state| {
-        let database = state.database(db);
+    state::database(db, |database| {
         let answer = match held.and_then(|held| read(database, held)) {
             Some((_, Freshness::Fresh)) => Answer::Hit(None),
             Some((_, Freshness::Stale)) => Answer::Stale(None),
@@ -249,7 +248,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 /// [`reply`] where the database is at hand.
 #[inline(always)]
 fn send(
-    reply: Sender<'_>,
+    sender: Sender<'_>,
     database: &mut Database<Handle>,
     held: Option<Held<'_>>,
     answer: Answer,
@@ -259,39 +258,40 @@ fn send(
         Answer::Miss(token) => (None, token),
         Answer::Wait => return,
     };
-    reply.array(5);
+    let ctx = sender.get();
+    ctx.reply_array(5);
     let slot = match held {
         Some((entry, deadline)) if matches!(answer, Answer::Hit(_)) => {
             database.counters.hits += 1;
-            reply.hit();
-            reply.bytes(entry.value());
-            reply.integer(logical_pttl(deadline, entry, now_ms()));
+            ctx.reply_hit();
+            ctx.reply_bytes(entry.value());
+            ctx.reply_integer(logical_pttl(deadline, entry, now_ms()));
             entry.slot()
         }
         Some((entry, _)) => {
             database.counters.stale_hits += 1;
-            reply.bytes(b"STALE");
-            reply.bytes(entry.value());
-            reply.integer(0);
+            ctx.reply_bytes(b"STALE");
+            ctx.reply_bytes(entry.value());
+            ctx.reply_integer(0);
             entry.slot()
         }
         None => {
             database.counters.misses += 1;
-            reply.bytes(b"MISS");
-            reply.null();
-            reply.integer(-2);
+            ctx.reply_bytes(b"MISS");
+            ctx.reply_null();
+            ctx.reply_integer(-2);
             None
         }
     };
-    reply.integer(token.unwrap_or(0) as i64);
+    ctx.reply_integer(token.unwrap_or(0) as i64);
     let Some(slot) = slot.map(Slot) else {
-        return reply.array(0);
+        return ctx.reply_array(0);
     };
     database.index.hit(slot);
     let tags = database.index.tags(slot);
-    reply.array(tags.len());
+    ctx.reply_array(tags.len());
     for tag in tags {
-        reply.bytes(tag);
+        ctx.reply_bytes(tag);
     }
 }
 
@@ -306,8 +306,7 @@ pub(crate) fn release(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 /// Gives a lease back, to the next caller that waits: whether it was held.
 fn give_back(ctx: &Context<'_>, name: Str<'_>, token: Token) -> bool {
     let (db, now) = (ctx.db(), monotonic_ms());
-    let was_held = state::with(|state| {
-        let leases = &mut state.database(db).leases;
+    let was_held = state::database(db, |Database { leases, .. }| {
         leases.settle(name.bytes(), token);
         leases.release(name.bytes(), token, now)
     });

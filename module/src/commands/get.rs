@@ -9,8 +9,7 @@ use crate::redis::{Args, Context, Str, state, store};
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Read)?;
     let (db, held) = (ctx.db(), key.held());
-    let fresh = state::with(|state| {
-        let database = state.database(db);
+    let fresh = state::database(db, |database| {
         if let Some(held) = held
             && let Some((slot, Freshness::Fresh)) = read(database, held)
         {

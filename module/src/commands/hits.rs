@@ -18,7 +18,7 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let found = store::look(db, &key, now_ms);
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         if let (Some(slot), Ok(count)) = (visible.and_then(|found| found.slot), count) {
-            state::with(|state| state.database(db).index.add_hits(slot, count));
+            state::index(db, |index| index.add_hits(slot, count));
             updated += 1;
         }
     }

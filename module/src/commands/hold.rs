@@ -25,7 +25,7 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tags = Cursor::new(tags).rest_as_tags()?;
     let db = ctx.db();
     store::change(db, || {
-        state::with(|state| state.database(db).hold(tags, until_ms));
+        state::database(db, |database| database.hold(tags, until_ms));
     });
     replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);
     ctx.reply_ok();

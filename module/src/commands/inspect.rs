@@ -17,8 +17,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             Freshness::Gone => return None,
         };
         let slot = Slot(found.entry.slot()?);
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
             Some((found.entry, word, tags, index.hits(slot)))
         })

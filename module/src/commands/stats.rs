@@ -25,7 +25,7 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 pub(crate) fn resetstats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    state::with(|state| state.database(db).counters = Counters::default());
+    state::database(db, |database| database.counters = Counters::default());
     ctx.reply_ok();
     Ok(())
 }

@@ -11,8 +11,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
     let db = ctx.db();
     let hidden = reclaim::meet_expired(ctx, [tag].into_iter());
-    let (mut figures, past) = state::with(|state| {
-        let database = state.database(db);
+    let (mut figures, past) = state::database(db, |database| {
         let past = database.history.of_named(tag).copied();
         (database.index.tag_figures(tag), past)
     });
@@ -44,8 +43,7 @@ pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     access::check_tags(ctx, args, args.iter(), Access::Read)?;
     let tags = Cursor::new(words).rest_as_tags()?;
     let db = ctx.db();
-    let times: Vec<(u64, u64)> = state::with(|state| {
-        let database = state.database(db);
+    let times: Vec<(u64, u64)> = state::database(db, |database| {
         let times = |tag: &&[u8]| database.history.times(tag, database.index.is_carried(tag));
         tags.iter().map(times).collect()
     });

@@ -37,8 +37,7 @@ pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     check_tag(tag, MAX_TAG_BYTES)?;
     let db = ctx.db();
     let now = now_ms();
-    let (next, names) = state::with(|state| {
-        let index = &state.database(db).index;
+    let (next, names) = state::index(db, |index| {
         let mut names = Vec::new();
         let next = index.scan_tag(tag, from, count, |slot| {
             if is_visible(index, slot, now) {

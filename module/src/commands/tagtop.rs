@@ -72,8 +72,7 @@ type Found = BinaryHeap<Reverse<(u64, Box<[u8]>)>>;
 
 /// Looks at some more tags. Where the next begin, if there are any.
 fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) -> Option<u32> {
-    state::with(|state| {
-        let index = &state.database(db).index;
+    state::index(db, |index| {
         index.visit_tags(from, STEP, |tag, info| {
             let size = measure.of(&info);
             if found.len() == limit {
@@ -92,8 +91,7 @@ fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) 
 
 /// Those that were found, as they are now.
 fn rows(db: u32, measure: Measure, found: &mut Found) -> Vec<(Box<[u8]>, TagFigures)> {
-    let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::with(|state| {
-        let index = &state.database(db).index;
+    let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::index(db, |index| {
         let known = found.drain().filter_map(|Reverse((_, tag))| {
             let info = index.tag_figures(&tag);
             (info.entries > 0).then_some((tag, info))

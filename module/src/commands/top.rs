@@ -27,8 +27,7 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut asked = count;
     let now = now_ms();
     let rows = loop {
-        let found = state::with(|state| {
-            let index = &mut state.database(db).index;
+        let found = state::index(db, |index| {
             let top = index.top(asked);
             let is_all = top.len() < asked;
             let visible = top

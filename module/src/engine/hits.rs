@@ -5,6 +5,8 @@
 //! read costs 4 bytes an entry in copied memory. In blocks of 1 KiB they came to lie beside lists of the same size,
 //! and twice as much was copied.
 
+use smallvec::SmallVec;
+
 use super::pages::{PAGE, page_of};
 
 /// How many pages' counts lie in one block.
@@ -20,7 +22,7 @@ struct Block {
 }
 
 /// The counts of all slots of a database, page by page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Hits {
     blocks: Vec<Option<Block>>,
     blocks_in_use: usize,
@@ -28,20 +30,7 @@ pub(super) struct Hits {
     maxima: Vec<u32>,
     /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
     /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
-    uncounted: [u32; BATCH],
-    uncounted_len: usize,
-}
-
-impl Default for Hits {
-    fn default() -> Self {
-        Self {
-            blocks: Vec::new(),
-            blocks_in_use: 0,
-            maxima: Vec::new(),
-            uncounted: [0; BATCH],
-            uncounted_len: 0,
-        }
-    }
+    uncounted: SmallVec<[u32; BATCH]>,
 }
 
 impl Hits {
@@ -78,10 +67,8 @@ impl Hits {
     /// Counts a hit.
     #[inline(always)]
     pub(super) fn hit(&mut self, id: u32) {
-        let at = self.uncounted_len;
-        self.uncounted[at] = id;
-        self.uncounted_len = at + 1;
-        if at == BATCH - 1 {
+        self.uncounted.push(id);
+        if self.uncounted.len() == BATCH {
             self.count();
         }
     }
@@ -89,10 +76,9 @@ impl Hits {
     /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
     #[cold]
     pub(super) fn count(&mut self) {
-        for at in 0..self.uncounted_len {
-            self.add(self.uncounted[at], 1);
+        for id in std::mem::take(&mut self.uncounted) {
+            self.add(id, 1);
         }
-        self.uncounted_len = 0;
     }
 
     /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.

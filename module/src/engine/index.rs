@@ -82,8 +82,6 @@ pub(crate) struct Index<E> {
     table: TagTable,
     /// Entries that were invalidated and wait to be reclaimed.
     gone: RoaringBitmap,
-    /// A few that became gone last: they are reclaimed first, inside the command that dropped them.
-    gone_last: Vec<u32>,
     /// Where in `gone` to look next.
     reclaim_from: u32,
     hollow: Hollow,
@@ -119,7 +117,13 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Marks a slot as its new entry is.
     #[inline(always)]
-    fn mark(&mut self, slot: Slot, &Incoming { has_grace, facts, .. }: &Incoming<'_, E>) {
+    fn mark(
+        &mut self,
+        slot: Slot,
+        &Incoming {
+            has_grace, facts, ..
+        }: &Incoming<'_, E>,
+    ) {
         if has_grace {
             self.marks.graced.insert(slot.0);
         }
@@ -229,7 +233,6 @@ impl<E: Copy + PartialEq> Index<E> {
             self.hollow.unseen.remove(slot.0);
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
-                self.gone_last = Vec::new();
                 self.hollow = Hollow::default();
             }
         }

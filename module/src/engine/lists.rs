@@ -26,21 +26,10 @@ impl Name {
         Self::Short { len, bytes }
     }
 
-    /// Whether it is that of a tag. Those of 8 to 14 bytes are compared as two halves that overlap: a call for a few bytes
-    /// costs more, and what it makes the callers move about even more.
+    /// Whether it is that of a tag.
     #[inline(always)]
     pub(super) fn is(&self, tag: &[u8]) -> bool {
-        match (self, tag.len()) {
-            (Self::Short { len, .. }, given) if usize::from(*len) != given => false,
-            (Self::Short { bytes, .. }, given @ 8..=SHORT) => {
-                let halves = |bytes: &[u8]| {
-                    let (first, last) = (&bytes[..8], &bytes[given - 8..given]);
-                    [first, last].map(|half| half.try_into().map(u64::from_ne_bytes).ok())
-                };
-                halves(bytes) == halves(tag)
-            }
-            _ => **self == *tag,
-        }
+        **self == *tag
     }
 
     fn heap_bytes(&self) -> usize {

@@ -62,7 +62,7 @@ pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || Rules::of(ctx).is_ok_and(|rules| {
             let words = ["CACHE.REPLAY", "HISTORY", ""].map(|word| OwnedStr::new(word.as_bytes()));
-            let words = words.each_ref().map(|word| word.as_str().as_raw());
+            let words = words.each_ref().map(OwnedStr::as_str);
             rules.is_none_or(|rules| rules.permit(&words))
         })
 }
@@ -113,14 +113,14 @@ impl Rules {
         if let Some(tag) = self.refused(tags) {
             return Err(self.refuse(ctx, tag));
         }
-        if reach == Reach::Tags && !self.text(has_selectors) {
+        let sets = self.sets();
+        if reach == Reach::Tags && sets.len() == 1 {
             return Ok(());
         }
-        let permitted = self.text(split).iter().any(|set| {
+        let permitted = sets.iter().any(|set| {
             (reach == Reach::Tags || writes_every_key(set))
-                && Self::from_text(set).is_some_and(|rules| {
-                    rules.permit(args.as_raw()) && rules.refused(tags).is_none()
-                })
+                && Self::from_text(set)
+                    .is_some_and(|rules| rules.permit(args.all()) && rules.refused(tags).is_none())
         });
         if permitted {
             return Ok(());
@@ -156,16 +156,17 @@ impl Rules {
         }
     }
 
-    /// Reads all rules, as the server writes them. On servers that do not return them, there are none.
-    fn text<R>(&self, read: fn(&[u8]) -> R) -> R {
+    /// The rules as text, the user's own first, then each of its selectors. On servers that do not return them, there are
+    /// none.
+    fn sets(&self) -> Vec<Vec<u8>> {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {
             let describe = raw::RedisModule_GetModuleUserACLString;
             let rules = describe.map_or(std::ptr::null_mut(), |describe| describe(self.0));
             if rules.is_null() {
-                return read(b"");
+                return split(b"");
             }
-            let result = read(Str::from_raw(rules).bytes());
+            let result = split(Str::from_raw(rules).bytes());
             api!(RedisModule_FreeString(std::ptr::null_mut(), rules));
             result
         }
@@ -187,15 +188,10 @@ impl Rules {
     }
 
     /// Whether this command is permitted.
-    fn permit(&self, argv: &[*mut raw::RedisModuleString]) -> bool {
-        // SAFETY: user and arguments are alive.
-        let permitted = unsafe {
-            api!(RedisModule_ACLCheckCommandPermissions(
-                self.0,
-                argv.as_ptr().cast_mut(),
-                argv.len() as c_int
-            ))
-        };
+    fn permit(&self, words: &[Str<'_>]) -> bool {
+        let (argv, argc) = (words.as_ptr().cast_mut().cast(), words.len() as c_int);
+        // SAFETY: user and arguments are alive; these are only read.
+        let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
         permitted == raw::REDISMODULE_OK as c_int
     }
 }
@@ -205,11 +201,6 @@ impl Drop for Rules {
         // SAFETY: made by `of` or `from_text`. Of a user that the server knows this frees the handle alone.
         unsafe { api!(RedisModule_FreeModuleUser(self.0)) };
     }
-}
-
-/// Whether a user's rules, as the server writes them, have some in brackets.
-fn has_selectors(text: &[u8]) -> bool {
-    text.contains(&b'(') && text.windows(2).any(|pair| pair == b" (")
 }
 
 /// The rules taken apart into the user's own and those in brackets.
@@ -254,7 +245,8 @@ mod tests {
         ];
         assert_eq!(sets, expected);
         assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
-        assert!(has_selectors(b"on ~* (~x:* +get)") && !has_selectors(b"on ~a(b ~(c +get"));
+        assert_eq!(split(b"on ~* (~x:* +get)").len(), 2);
+        assert_eq!(split(b"on ~a(b ~(c +get").len(), 1);
         assert_eq!(split(b"on nopass ~a) +@all"), [b"on nopass ~a) +@all"]);
         assert_eq!(split(b"on (~*) +get)")[1], b"~*) +get");
     }

@@ -508,16 +508,12 @@ impl Context<'_> {
 
     /// Sends another command instead.
     pub(crate) fn replicate(&self, command: &CStr, parts: &[Str<'_>]) {
-        let mut parts: SmallVec<[*mut raw::RedisModuleString; 16]> =
-            parts.iter().map(|part| part.as_raw()).collect();
-        // SAFETY: "v" takes an array of strings and its length; all of them are alive.
+        let (command, format) = (command.as_ptr(), c"v".as_ptr());
+        let (strings, len) = (parts.as_ptr(), parts.len());
+        // SAFETY: "v" takes an array of strings, which it only reads, and its length; all of them are alive.
         unsafe {
             api!(RedisModule_Replicate(
-                self.raw,
-                command.as_ptr(),
-                c"v".as_ptr(),
-                parts.as_mut_ptr(),
-                parts.len()
+                self.raw, command, format, strings, len
             ))
         };
     }
@@ -648,7 +644,7 @@ impl Context<'_> {
 
     /// Replies from inside [`state::with`](super::state::with).
     pub(crate) const fn sender(&self) -> Sender<'_> {
-        Sender(CallsNothingBack::new(self))
+        CallsNothingBack::new(self)
     }
 
     /// A map of this many pairs; a flat array in RESP2.
@@ -659,31 +655,8 @@ impl Context<'_> {
     }
 }
 
-/// Sends a reply: no call that does so calls the module back.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sender<'c>(CallsNothingBack<&'c Context<'c>>);
-
-impl Sender<'_> {
-    pub(crate) fn array(self, len: usize) {
-        self.0.get().reply_array(len);
-    }
-
-    pub(crate) fn bytes(self, bytes: &[u8]) {
-        self.0.get().reply_bytes(bytes);
-    }
-
-    pub(crate) fn hit(self) {
-        self.0.get().reply_hit();
-    }
-
-    pub(crate) fn integer(self, number: i64) {
-        self.0.get().reply_integer(number);
-    }
-
-    pub(crate) fn null(self) {
-        self.0.get().reply_null();
-    }
-}
+/// Sends a reply: no call that does so calls the module back, and nothing else may be done with it.
+pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
 
 /// Now, and how long this thread ran until now.
 pub(super) fn moment() -> Moment {

@@ -349,17 +349,17 @@ unsafe extern "C" fn aof_rewrite(
 
 /// Writes a command. The server itself writes the expiry of a key behind it, as a PEXPIREAT.
 fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
-    let mut parts: Vec<_> = words.iter().map(|word| word.as_str().as_raw()).collect();
-    let (format, len) = (c"v".as_ptr(), parts.len());
+    let parts: Vec<Str<'_>> = words.iter().map(OwnedStr::as_str).collect();
+    let (command, format) = (command.as_ptr(), c"v".as_ptr());
     // SAFETY: the stream is alive; "v" takes an array of strings and its length.
     unsafe {
         api!(RedisModule_EmitAOF(
             io,
-            command.as_ptr(),
+            command,
             format,
-            parts.as_mut_ptr(),
-            len
-        ));
+            parts.as_ptr(),
+            parts.len()
+        ))
     };
 }
 

@@ -361,7 +361,7 @@ fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
     state::with(|state| state.swap_databases(dbs[0], dbs[1]));
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
     for db in dbs {
-        let clock = state::with(|state| state.database(db).clock);
+        let clock = state::database(db, |database| database.clock);
         channel::publish(ctx, db, clock, Invalidation::Everything);
     }
 }

@@ -117,19 +117,10 @@ impl State {
         (&mut self.transit, database_in(&mut self.databases, number))
     }
 
-    /// What is in transit, and a database that is loaded (a staged one, if any are, else the one that is served), to be
-    /// changed together.
-    pub(crate) fn transit_and_loaded(
-        &mut self,
-        number: u32,
-    ) -> (&mut Transit, &mut Database<Handle>) {
-        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
-        let databases = staged.unwrap_or(&mut self.databases);
-        (&mut self.transit, database_in(databases, number))
-    }
-
+    /// A database that is loaded: a staged one, if any are, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
-        self.transit_and_loaded(number).1
+        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
+        database_in(staged.unwrap_or(&mut self.databases), number)
     }
 
     /// From here on, what is loaded is staged.
@@ -487,30 +478,35 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
+/// The same with a database.
+#[inline(always)]
+pub(crate) fn database<R>(number: u32, body: impl FnOnce(&mut Database<Handle>) -> R + Send) -> R {
+    with(|state| body(state.database(number)))
+}
+
+/// The same with the index of a database.
+#[inline(always)]
+pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R + Send) -> R {
+    with(|state| body(&mut state.database(number).index))
+}
+
 /// What may be used inside [`with`] although it is, or refers to, a pointer of the server's: no call that is made with it there
 /// calls the module back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct CallsNothingBack<T>(T);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
 unsafe impl<T> Send for CallsNothingBack<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for CallsNothingBack<T> {}
 
-impl<T> std::fmt::Debug for CallsNothingBack<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a pointer")
-    }
-}
-
-impl<T> CallsNothingBack<T> {
+impl<T: Copy> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
     }
-}
 
-impl<T: Copy> CallsNothingBack<T> {
-    pub(super) const fn get(&self) -> T {
+    pub(crate) const fn get(&self) -> T {
         self.0
     }
 }

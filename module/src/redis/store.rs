@@ -61,7 +61,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
 
 /// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
 pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
-    state::with(|state| state.database(db).index.set_orphans(true));
+    state::index(db, |index| index.set_orphans(true));
     reclaim::arm(ctx);
 }
 
@@ -294,20 +294,20 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
 /// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
 pub(crate) fn doubt(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::with(|state| state.database(db).index.doubt(slot));
+        state::index(db, |index| index.doubt(slot));
     }
 }
 
 /// Makes the entry of an open key gone.
 fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::with(|state| state.database(db).index.drop_one(slot));
+        state::index(db, |index| index.drop_one(slot));
     }
 }
 
 /// Makes all entries of a database gone, which is no invalidation: its clock stays.
 pub(crate) fn empty(db: u32) {
-    change(db, || state::with(|state| state.database(db).index.flush()));
+    change(db, || state::index(db, |index| index.flush()));
 }
 
 /// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
@@ -334,8 +334,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
         entry.set_indexed(slot.0);
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             index.moved(slot, handle);
             index.resize(slot, cost(entry));
             index.set_graced(slot, grace_ms > 0);
@@ -354,8 +353,7 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
         return;
     };
     change(db, || {
-        let slot = state::with(|state| {
-            let index = &mut state.database(db).index;
+        let slot = state::index(db, |index| {
             let incoming = Incoming {
                 entry: entry.handle(),
                 tags,
@@ -423,8 +421,7 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
 /// The index forgets an entry that the keyspace does not hold under its name.
 pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
     change(db, || {
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             if index.holds(slot, handle) {
                 index.remove(slot);
                 // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
@@ -451,7 +448,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     if let Some((db, slot)) = place {
         change(db, || {
-            state::with(|state| state.database(db).index.moved(slot, new));
+            state::index(db, |index| index.moved(slot, new));
         });
     }
     state::with(|state| state.transit.moved(old, new));
@@ -502,8 +499,11 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
 
 fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
     state.follow(entry.created_ms());
-    let (transit, database) = state.transit_and_loaded(db);
-    index_arrived(&mut database.index, None, entry, &transit.arriving)
+    let passage = std::mem::take(&mut state.transit.arriving);
+    let index = &mut state.loaded_database(db).index;
+    let has_work = index_arrived(index, None, entry, &passage);
+    state.transit.arriving = passage; // Its buffers are used again.
+    has_work
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,

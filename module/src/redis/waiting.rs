@@ -229,7 +229,7 @@ fn end(waiter: Waiter) {
 /// Ends all leases of a database, and passes those on that others wait for.
 pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     let now = monotonic_ms();
-    let awaited = state::with(|state| state.database(db).leases.end_all(now));
+    let awaited = state::database(db, |database| database.leases.end_all(now));
     for key in awaited {
         pass_on(ctx, db, &key);
         // A flush has used up all tracking.
@@ -240,7 +240,7 @@ pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
 /// Ends all leases of a database, and all waits for them.
 pub(crate) fn clear(db: u32) {
     let now = monotonic_ms();
-    for waiter in state::with(|state| state.database(db).leases.clear(now)) {
+    for waiter in state::database(db, |database| database.leases.clear(now)) {
         end(waiter);
     }
 }
@@ -282,7 +282,7 @@ fn give_up(ctx: &Context<'_>, waiter: Waiter) {
         {
             let now = monotonic_ms();
             let key = &*key;
-            state::with(|state| state.database(db).leases.release(key, token, now));
+            state::database(db, |database| database.leases.release(key, token, now));
             watch(ctx);
         }
     });

@@ -149,6 +149,5 @@ impl<E: Copy + PartialEq> Index<E> {
             + self.marks.heap_bytes()
             + bytes_of(&self.gone)
             + self.hollow.heap_bytes()
-            + self.gone_last.capacity() * size_of::<u32>()
     }
 }

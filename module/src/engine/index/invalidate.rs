@@ -8,9 +8,6 @@ use super::{Effect, Index, Step};
 use crate::engine::marks::Softness;
 use crate::engine::slots::Slot;
 
-/// Up to this many that became gone together are reclaimed before others.
-const FIRST: u64 = 1_024;
-
 impl<E: Copy + PartialEq> Index<E> {
     /// Makes the entries of these tags gone or stale, and returns how many (entry, tag) pairs that are. A tag that is
     /// given twice counts once.
@@ -72,11 +69,6 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         self.hollow.unseen |= &visible;
-        if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
-            self.gone_last.clear();
-        } else {
-            self.gone_last.extend(&visible);
-        }
         if self.gone.is_empty() {
             self.reclaim_from = 0;
             self.gone = visible;
@@ -131,11 +123,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Without entries of other nodes if these are held. O(1), O(entries / 64) if there are such.
     pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
-        while let Some(id) = self.gone_last.pop() {
-            if self.gone.contains(id) && !(holds_foreign && self.is_foreign(Slot(id))) {
-                return Step::Gone(Slot(id));
-            }
-        }
         let own;
         let gone = if holds_foreign && !self.marks.foreign.is_empty() {
             own = &self.gone - &self.marks.foreign;
