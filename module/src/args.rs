@@ -16,13 +16,11 @@ impl Word {
         Self(native::word(bytes))
     }
 
-    /// Whether it is this option.
     pub(crate) const fn is(self, option: &[u8]) -> bool {
         self.0 == Self::of(option).0
     }
 }
 
-/// Walks over the arguments from left to right.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [&'a [u8]],
@@ -66,7 +64,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// How many arguments are left.
     pub(crate) const fn left(&self) -> usize {
         self.rest.len()
     }
@@ -80,7 +77,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next argument as a number in this range.
     #[inline(always)]
     pub(crate) fn next_in(&mut self, range: RangeInclusive<u64>) -> Result<u64, Error> {
         let number = u64::try_from(self.next_i64()?).map_err(|_| Error::NotAnInteger)?;
@@ -116,7 +112,6 @@ impl<'a> Cursor<'a> {
         Ok(counted)
     }
 
-    /// All that is left, as tags.
     pub(crate) fn rest_as_tags(self) -> Result<&'a [&'a [u8]], Error> {
         check_tags(self.rest, MAX_TAG_BYTES)
     }

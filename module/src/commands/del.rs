@@ -1,8 +1,7 @@
 use crate::commands::open;
 use crate::engine::Freshness;
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Key, Str, state, store, waiting};
+use crate::redis::{Args, Context, Key, Mode, Str, now_ms, state, store, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
 pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {

@@ -1,8 +1,7 @@
 use crate::commands::{for_each_key, open, read};
 use crate::engine::Freshness;
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Str, state, store};
+use crate::redis::{Args, Context, Mode, Str, now_ms, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 #[inline(always)]

@@ -3,9 +3,10 @@ use crate::engine::{Condition, Effect, Invalidation};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::access::{self, Access, Reach};
-use crate::redis::context::{monotonic_ms, now_ms};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, channel, propagation, reclaim, state, store, waiting};
+use crate::redis::{
+    Args, Context, Words, channel, monotonic_ms, now_ms, propagation, reclaim, state, store,
+    waiting,
+};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -102,7 +103,6 @@ fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&
     }
 }
 
-/// What CACHE.INVALIDATEWHERE was asked.
 #[derive(Debug, Clone, Copy)]
 struct WhereArgs<'a> {
     condition: Condition<'a>,

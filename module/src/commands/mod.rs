@@ -25,11 +25,10 @@ mod write;
 use crate::engine::{Database, Freshness, Index, Slot, Softness, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
-use crate::redis::context::{Mode, monotonic_ms, now_ms};
-use crate::redis::key::{Deadline, Held};
+use crate::redis::key::Deadline;
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
-use crate::redis::{Args, Context, Key, Kind, Str};
+use crate::redis::{Args, Context, Held, Key, Kind, Mode, Str, monotonic_ms, now_ms};
 
 /// Opens a key, unless it holds another type.
 #[inline(always)]

@@ -1,8 +1,7 @@
 use crate::engine::Counters;
 use crate::error::Error;
 use crate::figures::{Figure, figures};
-use crate::redis::context::monotonic_ms;
-use crate::redis::{Args, Context, state};
+use crate::redis::{Args, Context, monotonic_ms, state};
 
 /// `CACHE.STATS` → figures of the selected database, as a map.
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {

@@ -1,8 +1,7 @@
 use crate::args::{Cursor, MAX_TAG_BYTES, check_tag};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim, state};
+use crate::redis::{Args, Context, Words, reclaim, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {

@@ -4,8 +4,7 @@ use std::collections::BinaryHeap;
 use crate::args::{Cursor, set_once};
 use crate::engine::TagFigures;
 use crate::error::Error;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, slices, state};
+use crate::redis::{Args, Context, Words, slices, state};
 
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 10_000;

@@ -1,9 +1,8 @@
 use crate::args::Cursor;
 use crate::commands::is_visible;
 use crate::error::Error;
-use crate::redis::context::now_ms;
 use crate::redis::state::entry_key;
-use crate::redis::{Args, Context, OwnedStr, state};
+use crate::redis::{Args, Context, OwnedStr, now_ms, state};
 
 const DEFAULT_COUNT: u64 = 10;
 

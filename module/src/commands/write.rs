@@ -8,12 +8,13 @@ use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When,
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
-use crate::redis::context::{Parts, monotonic_ms, now_ms};
-use crate::redis::key::{Deadline, Held};
+use crate::redis::context::Parts;
+use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
-    Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
+    Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, propagation,
+    state, waiting,
 };
 
 /// Which keys a write is for.
@@ -181,7 +182,6 @@ pub(super) fn decide_times(
     Ok(())
 }
 
-/// What was written.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_field_names, reason = "the unit is a part of each name")]
 pub(super) struct Written {

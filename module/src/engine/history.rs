@@ -39,7 +39,6 @@ const AHEAD_MS: u64 = 1_000;
 /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
 pub(crate) const FURTHEST_MS: u64 = 60_000;
 
-/// When an invalidation happens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     /// Its stamp, which may be somewhat ahead of the present.
@@ -163,7 +162,6 @@ fn earlier(one_ms: u64, other_ms: u64) -> u64 {
     }
 }
 
-/// When an entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) at_ms: u64,
@@ -333,7 +331,6 @@ impl Rows {
     }
 }
 
-/// The invalidations of one database.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// By the time of their last change, oldest first: the last ones, whether entries carry them or not.

@@ -21,7 +21,6 @@ struct Block {
     pages_in_use: u8,
 }
 
-/// The counts of all slots of a database, page by page.
 #[derive(Debug, Default)]
 pub(super) struct Hits {
     blocks: Vec<Option<Block>>,
@@ -64,7 +63,6 @@ impl Hits {
         }
     }
 
-    /// Counts a hit.
     #[inline(always)]
     pub(super) fn hit(&mut self, id: u32) {
         self.uncounted.push(id);
@@ -76,9 +74,10 @@ impl Hits {
     /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
     #[cold]
     pub(super) fn count(&mut self) {
-        for id in std::mem::take(&mut self.uncounted) {
-            self.add(id, 1);
+        for at in 0..self.uncounted.len() {
+            self.add(self.uncounted[at], 1);
         }
+        self.uncounted.clear();
     }
 
     /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
@@ -107,7 +106,6 @@ impl Hits {
         &mut block.expect("the page was added").counts[at % (PAGES * PAGE)]
     }
 
-    /// The count of a slot.
     pub(super) fn get(&mut self, id: u32) -> u32 {
         self.count();
         *self.place(id)
@@ -134,7 +132,6 @@ impl Hits {
         *self = Self::default();
     }
 
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.blocks.capacity() * size_of::<Option<Block>>()
             + self.maxima.capacity() * size_of::<u32>()

@@ -33,7 +33,6 @@ pub(super) enum Ids {
     Many(Box<Many>),
 }
 
-/// No slot has this number.
 const NO_ID: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
@@ -45,9 +44,8 @@ pub(super) struct Few {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Many {
     ids: RoaringBitmap,
-    /// Those that are not in `ids` yet, in any order, so many.
-    new: [u32; TOGETHER],
-    new_len: usize,
+    /// Those that are not in `ids` yet, in any order.
+    new: SmallVec<[u32; TOGETHER]>,
     bytes: u64,
     len: u32,
     /// Heap bytes when they were counted last, and the lengths at which they are counted again.
@@ -72,7 +70,7 @@ impl Ids {
             Self::One { id: NO_ID, .. } => (&[], None),
             Self::One { id, .. } => (std::slice::from_ref(id), None),
             Self::Few(few) => (&few.ids, None),
-            Self::Many(many) => (&many.new[..many.new_len], Some(&many.ids)),
+            Self::Many(many) => (&many.new, Some(&many.ids)),
         }
     }
 
@@ -111,7 +109,7 @@ impl Ids {
     #[inline(always)]
     pub(super) fn insert_later(&mut self, new: u32, bytes: u64) -> bool {
         match self {
-            Self::Many(many) if many.new_len < TOGETHER - 1 && many.len < many.recount_above => {
+            Self::Many(many) if many.new.len() < TOGETHER - 1 && many.len < many.recount_above => {
                 many.push(new);
                 many.bytes += bytes;
                 true
@@ -145,7 +143,7 @@ impl Ids {
             }
             Self::Many(many) => {
                 many.push(new);
-                if many.new_len == TOGETHER {
+                if many.new.len() == TOGETHER {
                     many.settle();
                 }
                 if many.len > many.recount_above {
@@ -173,10 +171,8 @@ impl Ids {
                 }
             }
             Self::Many(many) => {
-                let mut new = many.new[..many.new_len].iter();
-                if let Some(at) = new.position(|&id| id == old) {
-                    many.new_len -= 1;
-                    many.new[at] = many.new[many.new_len];
+                if let Some(at) = many.new.iter().position(|&id| id == old) {
+                    many.new.swap_remove(at);
                 } else {
                     many.ids.remove(old);
                 }
@@ -197,7 +193,6 @@ impl Ids {
         }
     }
 
-    /// Adds all ids to a bitmap.
     pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
         let (few, many) = self.parts();
         if let Some(many) = many {
@@ -206,7 +201,6 @@ impl Ids {
         bitmap.extend(few);
     }
 
-    /// Takes all ids out of a bitmap.
     pub(super) fn take_from(&self, bitmap: &mut RoaringBitmap) {
         let (few, many) = self.parts();
         if let Some(many) = many {
@@ -225,7 +219,6 @@ impl Ids {
         }
     }
 
-    /// All ids as a bitmap.
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
         let (few, many) = self.parts();
         let mut bitmap = many.cloned().unwrap_or_default();
@@ -233,14 +226,12 @@ impl Ids {
         bitmap
     }
 
-    /// How many of the ids are in a bitmap.
     pub(super) fn count_in(&self, bitmap: &RoaringBitmap) -> u64 {
         let (few, many) = self.parts();
         let count = few.iter().filter(|&&id| bitmap.contains(id)).count() as u64;
         count + many.map_or(0, |many| many.intersection_len(bitmap))
     }
 
-    /// Whether all ids are in a bitmap.
     pub(super) fn is_subset(&self, bitmap: &RoaringBitmap) -> bool {
         let (few, many) = self.parts();
         few.iter().all(|&id| bitmap.contains(id)) && many.is_none_or(|many| many.is_subset(bitmap))
@@ -277,21 +268,19 @@ impl Ids {
 
 impl Many {
     fn push(&mut self, new: u32) {
-        self.new[self.new_len] = new;
-        self.new_len += 1;
+        self.new.push(new);
         self.len += 1;
     }
 
     /// Puts all ids into the bitmap.
     fn settle(&mut self) {
-        let new = &mut self.new[..self.new_len];
-        new.sort_unstable();
+        self.new.sort_unstable();
         // Most often they are higher than those before. But `append` looks for the highest of those, in a dense bitmap by a
         // walk through up to 8 KiB; among so few there is no dense one.
-        if self.len > ARRAY || self.ids.append(new.iter().copied()).is_err() {
-            self.ids.extend(&*new);
+        if self.len > ARRAY || self.ids.append(self.new.iter().copied()).is_err() {
+            self.ids.extend(&self.new);
         }
-        self.new_len = 0;
+        self.new.clear();
     }
 
     /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.

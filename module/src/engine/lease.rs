@@ -37,7 +37,6 @@ pub(crate) const MOST: Used = Used {
 const LEASE_BYTES: usize = 384;
 const WAITER_BYTES: usize = 192;
 
-/// How much leases take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
     pub(crate) leases: usize,
@@ -90,8 +89,7 @@ impl Ask {
     }
 }
 
-/// A caller of CACHE.FETCH.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) client: Client,
     pub(crate) ask: Option<Ask>,
@@ -148,9 +146,8 @@ impl Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     waiter: Waiter,
-    client: Client,
-    /// `None` if it only waits for the value.
-    ask: Option<Ask>,
+    /// With an `ask`, if it does not only wait for the value.
+    caller: Caller,
 }
 
 /// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
@@ -195,7 +192,6 @@ impl Rows {
     }
 }
 
-/// All leases of a database.
 #[derive(Debug)]
 pub(crate) struct Leases {
     by_key: HashMap<Key, Lease, Seeded>,
@@ -496,7 +492,6 @@ impl Leases {
         }
     }
 
-    /// Bytes on the heap, about.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.used().bytes + self.tokens.heap_bytes()
     }

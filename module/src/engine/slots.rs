@@ -442,7 +442,6 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.map.live()
     }
 
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
             + self.pages.capacity() * size_of::<Option<Page<E>>>()

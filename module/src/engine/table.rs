@@ -74,7 +74,6 @@ impl TagTable {
         self.shards.iter().map(HashTable::len).sum()
     }
 
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.shards.capacity() * size_of::<HashTable<Row>>()
             + self

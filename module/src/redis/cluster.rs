@@ -5,10 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::context::{Context, monotonic_ms};
 use super::filter::{self, Command, Filter, Registered};
-use super::state;
-use super::waiting;
+use super::{Context, monotonic_ms, state, waiting};
 use crate::engine::Seeded;
 use crate::native::word;
 

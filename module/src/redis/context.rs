@@ -9,11 +9,8 @@ use std::time::Duration;
 use redis_module::{RedisValue, raw};
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard, panic_point};
-use super::key::Key;
-use super::propagation;
 use super::state::CallsNothingBack;
-use super::string::{OwnedStr, Str};
+use super::{Key, OwnedStr, Place, Str, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -183,7 +180,7 @@ pub(super) fn unreported(close: impl FnOnce()) {
 }
 
 /// For what happens outside of any call that has one.
-pub(super) fn own<'a>() -> Context<'a> {
+pub(crate) fn own<'a>() -> Context<'a> {
     // SAFETY: made before anything calls the module, and freed after that only.
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
@@ -693,7 +690,6 @@ pub(crate) fn monotonic_ms() -> u64 {
     unsafe { api!(RedisModule_MonotonicMicroseconds()) / 1000 }
 }
 
-/// A random number.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     // SAFETY: writes as many bytes as there are.

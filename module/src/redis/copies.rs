@@ -10,11 +10,8 @@ use std::collections::{HashMap, VecDeque};
 
 use redis_module::raw;
 
-use super::context::{Context, own};
 use super::filter::{self, Command, Filter};
-use super::propagation;
-use super::state;
-use super::string::Str;
+use super::{Context, Str, own, propagation, state};
 use crate::args::parse_i64;
 use crate::engine::Seeded;
 use crate::native::word;

@@ -13,16 +13,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard, log};
-use super::context::{Context, monotonic_ms, now_ms};
-use super::key;
 use super::older::Reader;
-use super::propagation;
-use super::sizes;
 use super::state::{self, CallsNothingBack, State};
-use super::store;
-use super::string::{OwnedStr, Str};
-use super::waiting;
+use super::{
+    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, propagation, sizes,
+    store, waiting,
+};
 use crate::engine::{CLOCKS_DIFFER_MS, Facts, Softness};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;

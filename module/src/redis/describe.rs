@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 
 use redis_module::raw;
 
-use super::context::Context;
+use super::Context;
 use super::load::{Command, Keys};
 use crate::syntax::{self, Arg, Kind};
 
@@ -18,7 +18,6 @@ pub(super) fn add_category(ctx: &Context<'_>) {
     unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
 }
 
-/// Describes a command that was just created.
 pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
     // SAFETY: the context is that of loading.
     let created = unsafe { api!(RedisModule_GetCommand(ctx.as_raw(), command.name.as_ptr())) };

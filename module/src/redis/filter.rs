@@ -9,13 +9,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard};
-use super::context::{Context, Mode, command_time_ms, own};
-use super::key::Kind;
-use super::propagation;
-use super::reclaim;
+use super::context::command_time_ms;
 use super::state::{self, CallsNothingBack};
-use super::string::{OwnedStr, Str};
+use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
 use crate::engine::Slot;
 use crate::native::{self, Keys};

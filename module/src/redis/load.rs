@@ -4,11 +4,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard, log};
-use super::context::Context;
-use super::string::Args;
 use super::{
-    barrier, context, copies, data_type, describe, events, info, propagation, sizes, state,
+    Args, Context, Place, barrier, context, copies, data_type, describe, events, guard, info, log,
+    propagation, sizes, state,
 };
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};

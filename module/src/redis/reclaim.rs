@@ -6,16 +6,13 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard, log};
-use super::context::{Context, Mode, moment, now_ms};
-use super::data_type;
-use super::filter;
-use super::key::{Key, Kind};
-use super::propagation;
+use super::context::moment;
 use super::scan::Cursor;
 use super::state::{self, State, entry_in, entry_key};
-use super::store;
-use super::string::{OwnedStr, Str};
+use super::{
+    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, now_ms,
+    propagation, store,
+};
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 

@@ -4,12 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
-use super::context::own;
 use super::copies::Seen;
-use super::propagation;
 use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
+use super::{own, propagation};
 use crate::config::Config;
 use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
@@ -396,7 +395,6 @@ impl State {
         all.filter_map(move |(number, db)| db.index.has_work(now_ms).then_some(number))
     }
 
-    /// Whether there is something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
         self.has_news() || self.with_work(now_ms).next().is_some()
     }

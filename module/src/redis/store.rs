@@ -8,16 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
-use super::barrier::{Place, log, panic_point};
-use super::context::{Context, Mode, monotonic_ms, now_ms};
-use super::filter;
-use super::key::{Held, Key, Kind};
-use super::propagation;
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
-use super::string::{OwnedStr, Str};
 use super::transit::Passage;
-use super::{reclaim, waiting};
+use super::{
+    Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
+    panic_point, propagation, reclaim, waiting,
+};
 use crate::engine::{Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
@@ -272,7 +269,6 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
     reclaim::arm(ctx);
 }
 
-/// Puts a gone entry under an open key that holds nothing.
 fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
     let created_ms = now_ms();
     let content = Content {
@@ -298,7 +294,6 @@ pub(crate) fn doubt(db: u32, key: &Key) {
     }
 }
 
-/// Makes the entry of an open key gone.
 fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
         state::index(db, |index| index.drop_one(slot));

@@ -127,7 +127,6 @@ impl<'a> Args<'a> {
         self.exactly::<1>().map(|[only]| only)
     }
 
-    /// Exactly this many arguments.
     pub(crate) fn exactly<const N: usize>(self) -> Result<[Str<'a>; N], Error> {
         let args = self.argv.get(1..).and_then(|args| args.try_into().ok());
         args.ok_or(Error::WrongArity)

@@ -26,12 +26,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.gone.len()
     }
 
-    /// Entries that can be seen.
     pub(crate) fn visible(&self) -> u64 {
         self.slots.len() as u64 - self.backlog()
     }
 
-    /// Memory of the entries that can be seen.
     pub(crate) fn visible_bytes(&self) -> u64 {
         self.bytes - self.gone_bytes
     }

@@ -66,7 +66,6 @@ impl<E: Copy + PartialEq> Index<E> {
         selected
     }
 
-    /// The lists of those tags that are known.
     fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = u32> {
         tags.iter().filter_map(|tag| self.find(tag))
     }

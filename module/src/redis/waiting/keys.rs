@@ -1,9 +1,7 @@
 //! What happens to keys, as far as leases and waiting clients go.
 
 use super::{Ending, end, pass_on, tracks_on_behalf, watch};
-use crate::redis::context::{Context, monotonic_ms, own};
-use crate::redis::state;
-use crate::redis::string::{OwnedStr, Str};
+use crate::redis::{Context, OwnedStr, Str, monotonic_ms, own, state};
 
 /// The key was written: its lease is over, and those who wait for it are served when the command is done.
 #[cold]
