@@ -26,7 +26,7 @@ pub(super) struct Hits {
     blocks: Vec<Option<Block>>,
     blocks_in_use: usize,
     /// For each page, no less than the highest count on it.
-    maxima: Vec<u32>,
+    pub(super) maxima: Vec<u32>,
     /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
     /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
     uncounted: SmallVec<[u32; BATCH]>,
@@ -115,21 +115,6 @@ impl Hits {
     pub(super) fn page(&self, number: usize) -> &[u32] {
         let block = self.blocks[number / PAGES].as_ref();
         &block.expect("the page was added").counts[counts_of(number)]
-    }
-
-    /// For each page, no less than the highest count on it.
-    pub(super) fn maxima(&self) -> &[u32] {
-        &self.maxima
-    }
-
-    /// Says what the highest count on a page is.
-    pub(super) fn set_maximum(&mut self, number: usize, max: u32) {
-        self.maxima[number] = max;
-    }
-
-    /// Gives all room back: there are no pages any more.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

@@ -44,8 +44,9 @@ pub(super) struct Few {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Many {
     ids: RoaringBitmap,
-    /// Those that are not in `ids` yet, in any order.
-    new: SmallVec<[u32; TOGETHER]>,
+    /// Those that are not in `ids` yet, in any order, so many.
+    new: [u32; TOGETHER],
+    new_len: usize,
     bytes: u64,
     len: u32,
     /// Heap bytes when they were counted last, and the lengths at which they are counted again.
@@ -70,7 +71,7 @@ impl Ids {
             Self::One { id: NO_ID, .. } => (&[], None),
             Self::One { id, .. } => (std::slice::from_ref(id), None),
             Self::Few(few) => (&few.ids, None),
-            Self::Many(many) => (&many.new, Some(&many.ids)),
+            Self::Many(many) => (&many.new[..many.new_len], Some(&many.ids)),
         }
     }
 
@@ -109,7 +110,7 @@ impl Ids {
     #[inline(always)]
     pub(super) fn insert_later(&mut self, new: u32, bytes: u64) -> bool {
         match self {
-            Self::Many(many) if many.new.len() < TOGETHER - 1 && many.len < many.recount_above => {
+            Self::Many(many) if many.new_len < TOGETHER - 1 && many.len < many.recount_above => {
                 many.push(new);
                 many.bytes += bytes;
                 true
@@ -143,7 +144,7 @@ impl Ids {
             }
             Self::Many(many) => {
                 many.push(new);
-                if many.new.len() == TOGETHER {
+                if many.new_len == TOGETHER {
                     many.settle();
                 }
                 if many.len > many.recount_above {
@@ -171,8 +172,10 @@ impl Ids {
                 }
             }
             Self::Many(many) => {
-                if let Some(at) = many.new.iter().position(|&id| id == old) {
-                    many.new.swap_remove(at);
+                let mut new = many.new[..many.new_len].iter();
+                if let Some(at) = new.position(|&id| id == old) {
+                    many.new_len -= 1;
+                    many.new[at] = many.new[many.new_len];
                 } else {
                     many.ids.remove(old);
                 }
@@ -268,19 +271,21 @@ impl Ids {
 
 impl Many {
     fn push(&mut self, new: u32) {
-        self.new.push(new);
+        self.new[self.new_len] = new;
+        self.new_len += 1;
         self.len += 1;
     }
 
     /// Puts all ids into the bitmap.
     fn settle(&mut self) {
-        self.new.sort_unstable();
+        let new = &mut self.new[..self.new_len];
+        new.sort_unstable();
         // Most often they are higher than those before. But `append` looks for the highest of those, in a dense bitmap by a
         // walk through up to 8 KiB; among so few there is no dense one.
-        if self.len > ARRAY || self.ids.append(self.new.iter().copied()).is_err() {
-            self.ids.extend(&self.new);
+        if self.len > ARRAY || self.ids.append(new.iter().copied()).is_err() {
+            self.ids.extend(&*new);
         }
-        self.new.clear();
+        self.new_len = 0;
     }
 
     /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.

@@ -82,6 +82,8 @@ pub(crate) struct Index<E> {
     table: TagTable,
     /// Entries that were invalidated and wait to be reclaimed.
     gone: RoaringBitmap,
+    /// A few that became gone last: they are reclaimed first, inside the command that dropped them.
+    gone_last: Vec<u32>,
     /// Where in `gone` to look next.
     reclaim_from: u32,
     hollow: Hollow,
@@ -90,7 +92,7 @@ pub(crate) struct Index<E> {
     gone_bytes: u64,
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
     /// gone.
-    has_orphans: bool,
+    pub(crate) has_orphans: bool,
 }
 
 impl<E: Copy + PartialEq> Index<E> {
@@ -233,6 +235,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.hollow.unseen.remove(slot.0);
             if self.gone.is_empty() {
                 self.gone = RoaringBitmap::new(); // Gives its memory back.
+                self.gone_last = Vec::new();
                 self.hollow = Hollow::default();
             }
         }

@@ -115,11 +115,16 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 /// Where something is saved.
 type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
 
-/// After a panic while something was saved: a child ends, so that the server knows that the save failed.
-fn end_child() {
-    if state::is_child() {
-        // SAFETY: ends this process at once, without the handlers that belong to the server.
-        unsafe { libc::_exit(1) };
+/// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
+/// server itself, `otherwise` leaves what is readable.
+fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
+    let saved = guard(Place::Save, None, || Some(body()));
+    if saved.is_none() {
+        if state::is_child() {
+            // SAFETY: ends this process at once, without the handlers that belong to the server.
+            unsafe { libc::_exit(1) };
+        }
+        otherwise();
     }
 }
 
@@ -128,17 +133,11 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
     let io = Stream::new(io);
-    let saved = guard(Place::Save, false, || {
-        with_record(entry, u32::try_from(db).ok(), |record| {
-            raw::save_slice(io.get(), &record.encode());
-        });
-        true
-    });
-    if !saved {
-        end_child();
-        // SAVE and DUMP run in the server itself: the file stays readable.
-        raw::save_slice(io.get(), &gone().encode());
-    }
+    let write = |record: Record<'_>| raw::save_slice(io.get(), &record.encode());
+    save(
+        || with_record(entry, u32::try_from(db).ok(), write),
+        || write(gone()),
+    );
 }
 
 /// What is saved of a gone entry.
@@ -252,18 +251,14 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = Stream::new(io);
-    let saved = guard(Place::Save, false, || {
+    let write = || {
         let histories = state::with(|state| state.histories());
         // Nothing written, nothing saved.
         if !histories.is_empty() || super::load::type_method_version() < 5 {
             raw::save_slice(io.get(), &histories);
         }
-        true
-    });
-    if !saved {
-        end_child();
-        raw::save_slice(io.get(), &[]);
-    }
+    };
+    save(write, || raw::save_slice(io.get(), &[]));
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
@@ -290,7 +285,7 @@ unsafe extern "C" fn aof_rewrite(
     key: *mut raw::RedisModuleString,
     value: *mut c_void,
 ) {
-    let written = guard(Place::Save, false, || {
+    let write = || {
         // SAFETY: the server passes a live value, name and stream.
         let (entry, key, db) = unsafe {
             (
@@ -299,7 +294,7 @@ unsafe extern "C" fn aof_rewrite(
                 api!(RedisModule_GetDbIdFromIO(io)),
             )
         };
-        let Some(entry) = entry else { return true };
+        let Some(entry) = entry else { return };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
             let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(record.value)];
             let option = |word: &[u8], number: u64| {
@@ -326,7 +321,7 @@ unsafe extern "C" fn aof_rewrite(
             words.extend(option(b"HITS", record.hits.into()));
             (!record.is_gone).then_some(words) // A gone entry is not written at all.
         });
-        let Some(words) = words else { return true };
+        let Some(words) = words else { return };
         // In front of the first entry. Without any there is nothing that it would protect.
         if !state::with(|state| std::mem::replace(&mut state.histories_rewritten, true)) {
             let histories = state::with(|state| state.histories());
@@ -336,11 +331,8 @@ unsafe extern "C" fn aof_rewrite(
             }
         }
         emit(io, c"CACHE.SET", &words);
-        true
-    });
-    if !written {
-        end_child();
-    }
+    };
+    save(write, || ());
 }
 
 /// Writes a command. The server itself writes the expiry of a key behind it, as a PEXPIREAT.

@@ -11,7 +11,7 @@ use super::{
     Context, Kind, Mode, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
     monotonic_ms, now_ms, own, propagation, reclaim, waiting,
 };
-use crate::engine::{Counters, History, Invalidation};
+use crate::engine::{Counters, History, Invalidation, Stamps};
 
 const TRIM: u64 = raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM;
 
@@ -374,8 +374,9 @@ fn loading(ctx: &Context<'_>, what: u64) {
             if state.is_staging() || is_own {
                 return;
             }
-            // What is loaded brings its clocks with it. A file without any was written at reading 0.
-            state.forget_stamps();
+            // What is loaded brings its clocks with it, and takes the place of all that is here: its stamps need not come
+            // after those. A file without any was written at reading 0.
+            state.stamps = Stamps::default();
             for (_, database) in state.databases_mut() {
                 database.clock = 0;
                 database.history = History::default();
@@ -442,7 +443,7 @@ fn role(ctx: &Context<'_>, what: u64) {
         });
         reclaim::arm_if_needed(ctx);
     } else {
-        state::with(State::follow_primary);
+        state::with(|state| state.stamps.follow_another());
     }
     // Leases from before a failover are not good any more.
     let numbers = state::with(|state| state.numbers());

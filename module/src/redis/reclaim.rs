@@ -214,7 +214,7 @@ pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
 /// removes them, here and on replicas. False if there are none (any more).
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
-    if !state::index(db, |index| index.has_orphans()) {
+    if !state::index(db, |index| index.has_orphans) {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
@@ -228,7 +228,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         if is_more {
             state.orphans = Some((db, cursor));
         } else {
-            state.database(db).index.set_orphans(false);
+            state.database(db).index.has_orphans = false;
         }
     });
     is_more

@@ -28,7 +28,8 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
-    stamps: Stamps,
+    /// To be asked by [`State::stamps_at`].
+    pub(crate) stamps: Stamps,
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
@@ -165,7 +166,7 @@ impl State {
             database.clock = new.clock;
             if staged.are_distrusted {
                 old.push(database.take_index());
-                database.index.set_orphans(true);
+                database.index.has_orphans = true;
             }
         }
         self.transit.clear();
@@ -265,11 +266,6 @@ impl State {
         &mut self.stamps
     }
 
-    /// Stamps go on after one that this node's primary gave, or this node itself in an earlier life.
-    pub(crate) fn follow(&mut self, at_ms: u64) {
-        self.stamps.follow(at_ms);
-    }
-
     /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. One that is
     /// earlier than what came before is of a clock that was set back.
     pub(crate) fn follow_invalidation(&mut self, at_ms: u64) -> u64 {
@@ -278,18 +274,8 @@ impl State {
             self.stamps_were_set_back(at_ms + behind_ms, at_ms);
             return at_ms;
         }
-        self.follow(at_ms + behind_ms);
+        self.stamps.follow(at_ms + behind_ms);
         at_ms + behind_ms
-    }
-
-    /// From here on this node's primary gives the stamps.
-    pub(crate) fn follow_primary(&mut self) {
-        self.stamps.follow_another();
-    }
-
-    /// What is loaded next takes the place of all that is here: its stamps need not come after those.
-    pub(crate) fn forget_stamps(&mut self) {
-        self.stamps = Stamps::default();
     }
 
     /// This node begins to serve as a primary from what it has.
@@ -316,7 +302,7 @@ impl State {
     pub(crate) fn follow_loaded(&mut self) {
         let latest = self.databases().map(|(_, db)| db.history.latest_ms());
         let latest_ms = latest.max();
-        self.follow(latest_ms.unwrap_or(0));
+        self.stamps.follow(latest_ms.unwrap_or(0));
     }
 
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
@@ -407,7 +393,7 @@ impl State {
 
     /// Whether some keyspace may hold entries that its index does not know.
     pub(crate) fn has_orphans(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_orphans())
+        self.databases().any(|(_, db)| db.index.has_orphans)
     }
 
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose

@@ -48,7 +48,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
     let emptied = state::try_with(|state| {
         let database = state.database(db);
         drop(database.take_index());
-        database.index.set_orphans(true);
+        database.index.has_orphans = true;
         state.orphans = None;
     });
     if emptied.is_none() {
@@ -58,7 +58,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
 
 /// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
 pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
-    state::index(db, |index| index.set_orphans(true));
+    state::index(db, |index| index.has_orphans = true);
     reclaim::arm(ctx);
 }
 
@@ -407,7 +407,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
 /// An entry that no index knows leaves the keyspace. If it was lost, it was gone.
 fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
     let is_lost =
-        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans());
+        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans);
     if let Some(db) = db.filter(is_lost) {
         filter::met_gone(db, entry.key());
     }
@@ -493,7 +493,7 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
 }
 
 fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
-    state.follow(entry.created_ms());
+    state.stamps.follow(entry.created_ms());
     let passage = std::mem::take(&mut state.transit.arriving);
     let index = &mut state.loaded_database(db).index;
     let has_work = index_arrived(index, None, entry, &passage);
@@ -653,7 +653,7 @@ fn lateness(
         entry.set_created_ms(kept_ms);
         if !is_primary {
             // An earlier invalidation that comes from the primary shows that this stamp is in no order with those.
-            state.follow(kept_ms);
+            state.stamps.follow(kept_ms);
         }
         lateness
     })

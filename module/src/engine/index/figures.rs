@@ -54,10 +54,8 @@ impl<E: Copy + PartialEq> Index<E> {
     /// The visible entries of a tag. O(1) while nothing is gone, else O(entries of the tag / 64), and for the bytes
     /// O(gone ones among them) or O(visible ones), whichever is less.
     pub(crate) fn tag_figures(&self, tag: &[u8]) -> TagFigures {
-        let list = self.find(tag);
-        list.map_or_else(TagFigures::default, |list| {
-            self.figures_of(self.lists.get(list))
-        })
+        let list = self.find(tag).map(|list| self.lists.get(list));
+        list.map_or_else(TagFigures::default, |list| self.figures_of(list))
     }
 
     fn figures_of(&self, list: &TagList) -> TagFigures {
@@ -147,5 +145,6 @@ impl<E: Copy + PartialEq> Index<E> {
             + self.marks.heap_bytes()
             + bytes_of(&self.gone)
             + self.hollow.heap_bytes()
+            + self.gone_last.capacity() * size_of::<u32>()
     }
 }

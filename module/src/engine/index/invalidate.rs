@@ -8,6 +8,9 @@ use super::{Effect, Index, Step};
 use crate::engine::marks::Softness;
 use crate::engine::slots::Slot;
 
+/// Up to this many that became gone together are reclaimed before others.
+const FIRST: u64 = 1_024;
+
 impl<E: Copy + PartialEq> Index<E> {
     /// Makes the entries of these tags gone or stale, and returns how many (entry, tag) pairs that are. A tag that is
     /// given twice counts once.
@@ -43,7 +46,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Drops all entries, and returns how many were visible.
     pub(crate) fn flush(&mut self) -> u64 {
         let dropped = self.visible();
-        self.gone = self.slots.to_bitmap();
+        self.gone = self.slots.map.to_bitmap();
         self.gone_bytes = self.bytes;
         self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
@@ -69,6 +72,11 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         self.hollow.unseen |= &visible;
+        if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
+            self.gone_last.clear();
+        } else {
+            self.gone_last.extend(&visible);
+        }
         if self.gone.is_empty() {
             self.reclaim_from = 0;
             self.gone = visible;
@@ -107,15 +115,6 @@ impl<E: Copy + PartialEq> Index<E> {
         !self.gone.is_empty() || self.has_orphans
     }
 
-    /// Whether the keyspace may hold entries that the index does not know.
-    pub(crate) const fn has_orphans(&self) -> bool {
-        self.has_orphans
-    }
-
-    pub(crate) const fn set_orphans(&mut self, has_orphans: bool) {
-        self.has_orphans = has_orphans;
-    }
-
     /// Whether [`Index::reclaim_step`] has something to do.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
         self.has_backlog() || self.marks.has_due(now_ms)
@@ -123,6 +122,11 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Without entries of other nodes if these are held. O(1), O(entries / 64) if there are such.
     pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
+        while let Some(id) = self.gone_last.pop() {
+            if self.gone.contains(id) && !(holds_foreign && self.is_foreign(Slot(id))) {
+                return Step::Gone(Slot(id));
+            }
+        }
         let own;
         let gone = if holds_foreign && !self.marks.foreign.is_empty() {
             own = &self.gone - &self.marks.foreign;
@@ -147,6 +151,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
-        self.marks.foreign = self.slots.to_bitmap();
+        self.marks.foreign = self.slots.map.to_bitmap();
     }
 }

@@ -57,7 +57,7 @@ impl<E: Copy + PartialEq> Index<E> {
                 selected
             }
             (None, Some(any)) => any,
-            (None, None) => self.slots.to_bitmap(),
+            (None, None) => self.slots.map.to_bitmap(),
         };
         for ids in self.known(condition.none.unwrap_or_default()) {
             self.lists.get(ids).ids.take_from(&mut selected);

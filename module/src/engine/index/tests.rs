@@ -757,7 +757,7 @@ fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
     let slot = index.insert(plain(1, &[b"t"]));
     let fresh = |index: &Index<u64>, entry| index.freshness(slot, entry, 0, || None, || 0);
     for orphans in [false, true] {
-        index.set_orphans(orphans);
+        index.has_orphans = orphans;
         let stranger = if orphans {
             Freshness::Gone
         } else {
