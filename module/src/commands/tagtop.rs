@@ -74,13 +74,11 @@ fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) 
     state::index(db, |index| {
         index.visit_tags(from, STEP, |tag, info| {
             let size = measure.of(&info);
+            let least = found.peek().filter(|_| found.len() == limit);
+            if least.is_some_and(|Reverse((least, _))| size <= *least) {
+                return;
+            }
             if found.len() == limit {
-                if found
-                    .peek()
-                    .is_some_and(|Reverse((least, _))| size <= *least)
-                {
-                    return;
-                }
                 found.pop();
             }
             found.push(Reverse((size, tag.into())));

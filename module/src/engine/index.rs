@@ -187,12 +187,9 @@ impl<E: Copy + PartialEq> Index<E> {
             let hits = self.hits(slot);
             self.slots.insert(Some(slot), entry, bytes, hits, &new)
         };
-        let sorted = |lists: &ListIds| {
-            let mut sorted = lists.clone();
-            sorted.sort_unstable();
-            sorted
-        };
-        let (before, after) = (sorted(&old), sorted(&new));
+        let (mut before, mut after) = (old.clone(), new.clone());
+        before.sort_unstable();
+        after.sort_unstable();
         // First in, then out, so that a list which only this entry holds is not dropped and made anew.
         for &list in &new {
             if placed == slot && before.binary_search(&list).is_ok() {

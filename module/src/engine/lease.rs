@@ -18,7 +18,6 @@
 mod waiters;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use super::index::Freshness;
@@ -192,7 +191,7 @@ impl Rows {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Leases {
     by_key: HashMap<Key, Lease, Seeded>,
     rows: Rows,
@@ -202,25 +201,7 @@ pub(crate) struct Leases {
     key_bytes: usize,
 }
 
-impl Default for Leases {
-    fn default() -> Self {
-        Self::new(Seeded::default().hash_one(0_u8))
-    }
-}
-
 impl Leases {
-    /// With a seed that should differ from start to start, so that tokens of an earlier one are not met again.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            by_key: HashMap::default(),
-            rows: Rows::default(),
-            tokens: Tokens::new(seed),
-            last_serial: 0,
-            waiting: 0,
-            key_bytes: 0,
-        }
-    }
-
     // ---- decisions ----
 
     /// What a caller of CACHE.FETCH is answered where the key holds such an entry, or none (`Gone`). After `Wait` it calls [`Leases::wait`]. O(log leases).

@@ -378,12 +378,10 @@ impl<E: Copy + PartialEq> Slots<E> {
             .collect();
         let mut found: BinaryHeap<Reverse<(u32, Reverse<u32>)>> = BinaryHeap::new();
         while let Some((max, Reverse(number))) = pages.pop() {
-            let is_full = |found: &BinaryHeap<_>| found.len() == count;
-            if is_full(&found)
-                && found
-                    .peek()
-                    .is_some_and(|Reverse((least, _))| *least >= max)
-            {
+            // The least of those found, once there are enough.
+            let least =
+                |found: &BinaryHeap<_>| found.peek().filter(|_| found.len() == count).copied();
+            if least(&found).is_some_and(|Reverse((hits, _))| hits >= max) {
                 break;
             }
             let Some(page) = &self.pages[number] else {
@@ -397,14 +395,14 @@ impl<E: Copy + PartialEq> Slots<E> {
                 }
                 exact = exact.max(hits);
                 let row = Reverse((hits, Reverse(slot.0)));
-                if is_full(&found) && found.peek().is_some_and(|least| *least <= row) {
+                if least(&found).is_some_and(|least| least <= row) {
                     continue;
                 }
                 if !is_wanted(slot) {
                     looks = looks.saturating_sub(1);
                     continue;
                 }
-                if is_full(&found) {
+                if found.len() == count {
                     found.pop();
                 }
                 found.push(row);

@@ -118,8 +118,11 @@ type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
 /// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
 /// server itself, `otherwise` leaves what is readable.
 fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
-    let saved = guard(Place::Save, None, || Some(body()));
-    if saved.is_none() {
+    let saved = guard(Place::Save, false, || {
+        body();
+        true
+    });
+    if !saved {
         if state::is_child() {
             // SAFETY: ends this process at once, without the handlers that belong to the server.
             unsafe { libc::_exit(1) };
@@ -347,8 +350,8 @@ fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
             format,
             parts.as_ptr(),
             parts.len()
-        ))
-    };
+        ));
+    }
 }
 
 // ---- looking and copying ----

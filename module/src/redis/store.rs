@@ -302,7 +302,7 @@ fn drop_entry(db: u32, key: &Key) {
 
 /// Makes all entries of a database gone, which is no invalidation: its clock stays.
 pub(crate) fn empty(db: u32) {
-    change(db, || state::index(db, |index| index.flush()));
+    change(db, || state::index(db, Index::flush));
 }
 
 /// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
