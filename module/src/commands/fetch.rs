@@ -244,7 +244,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 /// [`reply`] where the database is at hand.
 #[inline(always)]
 fn send(
-    sender: Sender<'_>,
+    reply: Sender<'_>,
     database: &mut Database<Handle>,
     held: Option<Held<'_>>,
     answer: Answer,
@@ -254,40 +254,39 @@ fn send(
         Answer::Miss(token) => (None, token),
         Answer::Wait => return,
     };
-    let ctx = sender.get();
-    ctx.reply_array(5);
+    reply.array(5);
     let slot = match held {
         Some((entry, deadline)) if matches!(answer, Answer::Hit(_)) => {
             database.counters.hits += 1;
-            ctx.reply_hit();
-            ctx.reply_bytes(entry.value());
-            ctx.reply_integer(logical_pttl(deadline, entry, now_ms()));
+            reply.hit();
+            reply.bytes(entry.value());
+            reply.integer(logical_pttl(deadline, entry, now_ms()));
             entry.slot()
         }
         Some((entry, _)) => {
             database.counters.stale_hits += 1;
-            ctx.reply_bytes(b"STALE");
-            ctx.reply_bytes(entry.value());
-            ctx.reply_integer(0);
+            reply.bytes(b"STALE");
+            reply.bytes(entry.value());
+            reply.integer(0);
             entry.slot()
         }
         None => {
             database.counters.misses += 1;
-            ctx.reply_bytes(b"MISS");
-            ctx.reply_null();
-            ctx.reply_integer(-2);
+            reply.bytes(b"MISS");
+            reply.null();
+            reply.integer(-2);
             None
         }
     };
-    ctx.reply_integer(token.unwrap_or(0) as i64);
+    reply.integer(token.unwrap_or(0) as i64);
     let Some(slot) = slot.map(Slot) else {
-        return ctx.reply_array(0);
+        return reply.array(0);
     };
     database.index.hit(slot);
     let tags = database.index.tags(slot);
-    ctx.reply_array(tags.len());
+    reply.array(tags.len());
     for tag in tags {
-        ctx.reply_bytes(tag);
+        reply.bytes(tag);
     }
 }
 

@@ -641,7 +641,7 @@ impl Context<'_> {
 
     /// Replies from inside [`state::with`](super::state::with).
     pub(crate) const fn sender(&self) -> Sender<'_> {
-        CallsNothingBack::new(self)
+        Sender(CallsNothingBack::new(self))
     }
 
     /// A map of this many pairs; a flat array in RESP2.
@@ -652,8 +652,31 @@ impl Context<'_> {
     }
 }
 
-/// Sends a reply: no call that does so calls the module back, and nothing else may be done with it.
-pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
+/// Sends a reply: no call that does so calls the module back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender<'c>(CallsNothingBack<&'c Context<'c>>);
+
+impl Sender<'_> {
+    pub(crate) fn array(self, len: usize) {
+        self.0.get().reply_array(len);
+    }
+
+    pub(crate) fn bytes(self, bytes: &[u8]) {
+        self.0.get().reply_bytes(bytes);
+    }
+
+    pub(crate) fn hit(self) {
+        self.0.get().reply_hit();
+    }
+
+    pub(crate) fn integer(self, number: i64) {
+        self.0.get().reply_integer(number);
+    }
+
+    pub(crate) fn null(self) {
+        self.0.get().reply_null();
+    }
+}
 
 /// Now, and how long this thread ran until now.
 pub(super) fn moment() -> Moment {

@@ -75,7 +75,7 @@ pub(super) fn register<F: Filter>(ctx: &Context<'_>, flags: u32) -> Registered {
 
 /// Ends a filter that was registered and not ended since.
 pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
-    // SAFETY: by what the caller says.
+    // SAFETY: `register` made it, and it is kept in one place, from which the caller took it out.
     unsafe {
         api!(RedisModule_UnregisterCommandFilter(
             ctx.as_raw(),

@@ -478,7 +478,7 @@ pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R +
 /// calls the module back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-pub(crate) struct CallsNothingBack<T>(T);
+pub(super) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
 unsafe impl<T> Send for CallsNothingBack<T> {}
@@ -490,7 +490,7 @@ impl<T: Copy> CallsNothingBack<T> {
         Self(pointer)
     }
 
-    pub(crate) const fn get(&self) -> T {
+    pub(super) const fn get(&self) -> T {
         self.0
     }
 }
