@@ -16,13 +16,11 @@ impl Word {
         Self(native::word(bytes))
     }
 
-    /// Whether it is this option.
     pub(crate) const fn is(self, option: &[u8]) -> bool {
         self.0 == Self::of(option).0
     }
 }
 
-/// Walks over the arguments from left to right.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [&'a [u8]],
@@ -66,7 +64,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// How many arguments are left.
     pub(crate) const fn left(&self) -> usize {
         self.rest.len()
     }
@@ -80,7 +77,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next argument as a number in this range.
     #[inline(always)]
     pub(crate) fn next_in(&mut self, range: RangeInclusive<u64>) -> Result<u64, Error> {
         let number = u64::try_from(self.next_i64()?).map_err(|_| Error::NotAnInteger)?;
@@ -116,7 +112,6 @@ impl<'a> Cursor<'a> {
         Ok(counted)
     }
 
-    /// All that is left, as tags.
     pub(crate) fn rest_as_tags(self) -> Result<&'a [&'a [u8]], Error> {
         check_tags(self.rest, MAX_TAG_BYTES)
     }
@@ -175,10 +170,7 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     if matches!(digits, [] | [b'0', ..]) || digits.len() > 19 {
         return None;
     }
-    let (mut number, mut digits) = (0_u64, digits);
-    if let Some((eight, rest)) = digits.split_first_chunk() {
-        (number, digits) = (parse_eight(*eight)?, rest);
-    }
+    let mut number = 0_u64;
     for digit in digits {
         let digit = u64::from(*digit).wrapping_sub(b'0'.into());
         if digit > 9 {
@@ -191,20 +183,6 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     } else {
         i64::try_from(number).ok()
     }
-}
-
-/// Eight digits at once: pairs of neighbours are joined three times (D. Lemire, "Quickly parsing eight digits", 2018).
-#[inline(always)]
-fn parse_eight(digits: [u8; 8]) -> Option<u64> {
-    const EACH: u64 = u64::MAX / 255;
-    let digits = u64::from_le_bytes(digits).wrapping_sub(EACH * u64::from(b'0'));
-    // A byte that is no digit is above 9 now, or has wrapped around below 0.
-    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
-        return None;
-    }
-    let pairs = (10 * digits + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (100 * pairs + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some((10_000 * fours + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Sets `option` once; a second time is a syntax error.

@@ -38,7 +38,6 @@ impl Setting {
 /// the names of the range's numbers, where it is set by name.
 macro_rules! settings {
     ($($field:ident: $type:ty = $name:literal, $default:literal, $min:literal to $max:expr $(, $word:literal)*;)+) => {
-        /// Values of all settings.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) struct Config {
             $(pub(crate) $field: $type,)+
@@ -50,7 +49,6 @@ macro_rules! settings {
             }
         }
 
-        /// All settings.
         #[allow(clippy::cast_lossless, reason = "some of the types are wider")]
         pub(crate) static SETTINGS: &[Setting] = &[$(Setting {
             name: $name,

@@ -56,24 +56,16 @@ pub(crate) fn is_time(given: &[u8]) -> bool {
 pub(crate) const fn word(name: &[u8]) -> u64 {
     // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it. Only in bytes
     // that are there: a word that ends in a space is another one.
-    const SMALL: u32 = u32::from_le_bytes([0x20; 4]);
+    const SMALL: u8 = 0x20;
     if name.len() > 8 {
         return 0;
     }
-    // Two halves that overlap.
-    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-        return (first | SMALL) as u64 | ((last | SMALL) as u64) << (8 * (name.len() - 4));
+    let (mut word, mut at) = (0, 0);
+    while at < name.len() {
+        word |= ((name[at] | SMALL) as u64) << (8 * at);
+        at += 1;
     }
-    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u16::from_le_bytes(*first), u16::from_le_bytes(*last));
-        let small = SMALL as u16;
-        return (first | small) as u64 | ((last | small) as u64) << (8 * (name.len() - 2));
-    }
-    match name {
-        [letter] => (*letter | 0x20) as u64,
-        _ => 0,
-    }
+    word
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 use crate::commands::open;
 use crate::engine::Freshness;
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Key, Str, state, store, waiting};
+use crate::redis::{Args, Context, Key, Mode, Str, now_ms, state, store, waiting};
 
 /// `CACHE.DEL key [key ...]` → how many visible entries were removed.
 pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -33,7 +32,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<Fresh
     key.close_modified();
     if freshness != Freshness::Gone {
         ctx.notify(c"cache.del", name);
-        state::with(|state| state.database(db).counters.deletes += 1);
+        state::database(db, |database| database.counters.deletes += 1);
     }
     Some(freshness)
 }
@@ -59,8 +58,8 @@ pub(crate) fn getdel(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         None => ctx.reply_null(),
     }
     let is_hit = fresh.is_some();
-    state::with(|state| {
-        let counters = &mut state.database(db).counters;
+    state::database(db, |database| {
+        let counters = &mut database.counters;
         counters.hits += u64::from(is_hit);
         counters.misses += u64::from(!is_hit);
     });

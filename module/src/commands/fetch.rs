@@ -6,14 +6,13 @@ use crate::engine::{
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::access::{self, Access, Reach};
-use crate::redis::barrier::{Place, Undo, panic_point};
-use crate::redis::context::{Mode, Sender, monotonic_ms, now_ms};
-use crate::redis::key::Held;
+use crate::redis::context::Sender;
 use crate::redis::state::State;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Str, cluster, state, waiting};
+use crate::redis::{
+    Args, Context, Held, Key, Mode, Place, Str, Undo, Words, cluster, monotonic_ms, now_ms,
+    panic_point, state, waiting,
+};
 
-/// What CACHE.FETCH was asked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct FetchArgs<'a> {
     lease: Option<Ask>,
@@ -115,7 +114,7 @@ fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     panic_point(Place::Fetch);
     if answer == Answer::Wait {
         drop(key);
-        if !waiting::block::<Waited>(ctx, name, wait_ms.unwrap_or(0), caller) {
+        if !waiting::block(ctx, name, wait_ms.unwrap_or(0), caller) {
             reply(ctx, db, None, Answer::Miss(None));
         }
     } else {
@@ -153,34 +152,31 @@ fn decide(
     answer
 }
 
-/// A caller that waits, as [`waiting`] answers it.
-struct Waited;
+/// Replies to a client that waits what its key holds now. False, and nothing is replied, if it goes on waiting.
+pub(crate) fn look_again(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool {
+    let mut storage = Words::new();
+    let words = rest.words(0, &mut storage);
+    let asked = words.and_then(parse).unwrap_or_default();
+    let key = match open(ctx, name, Mode::Read) {
+        Ok(key) => key,
+        Err(error) => {
+            ctx.reply_error(&error);
+            return true;
+        }
+    };
+    let db = ctx.db();
+    let found = found(db, &key, asked.tags);
+    let answer = decide(ctx, name, |leases, name, terms| {
+        leases.serve(name, waiter, found, terms)
+    });
+    let _undo = give_back_on_panic(ctx, name, answer);
+    reply(ctx, db, Some(&key), answer);
+    answer != Answer::Wait
+}
 
-impl waiting::Reply for Waited {
-    fn look(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool {
-        let mut storage = Words::new();
-        let words = rest.words(0, &mut storage);
-        let asked = words.and_then(parse).unwrap_or_default();
-        let key = match open(ctx, name, Mode::Read) {
-            Ok(key) => key,
-            Err(error) => {
-                ctx.reply_error(&error);
-                return true;
-            }
-        };
-        let db = ctx.db();
-        let found = found(db, &key, asked.tags);
-        let answer = decide(ctx, name, |leases, name, terms| {
-            leases.serve(name, waiter, found, terms)
-        });
-        let _undo = give_back_on_panic(ctx, name, answer);
-        reply(ctx, db, Some(&key), answer);
-        answer != Answer::Wait
-    }
-
-    fn miss(ctx: &Context<'_>, token: Option<Token>) {
-        reply(ctx, ctx.db(), None, Answer::Miss(token));
-    }
+/// Replies to a client that waits that nothing was found, with the lease that it was given.
+pub(crate) fn miss(ctx: &Context<'_>, token: Option<Token>) {
+    reply(ctx, ctx.db(), None, Answer::Miss(token));
 }
 
 /// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
@@ -193,8 +189,7 @@ pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
     let (db, held, sender) = (ctx.db(), key.held(), ctx.sender());
-    state::with(|state| {
-        let database = state.database(db);
+    state::database(db, |database| {
         let answer = match held.and_then(|held| read(database, held)) {
             Some((_, Freshness::Fresh)) => Answer::Hit(None),
             Some((_, Freshness::Stale)) => Answer::Stale(None),
@@ -306,8 +301,7 @@ pub(crate) fn release(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 /// Gives a lease back, to the next caller that waits: whether it was held.
 fn give_back(ctx: &Context<'_>, name: Str<'_>, token: Token) -> bool {
     let (db, now) = (ctx.db(), monotonic_ms());
-    let was_held = state::with(|state| {
-        let leases = &mut state.database(db).leases;
+    let was_held = state::database(db, |Database { leases, .. }| {
         leases.settle(name.bytes(), token);
         leases.release(name.bytes(), token, now)
     });

@@ -1,16 +1,14 @@
 use crate::commands::{for_each_key, open, read};
 use crate::engine::Freshness;
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Str, state, store};
+use crate::redis::{Args, Context, Mode, Str, now_ms, state, store};
 
 /// `CACHE.GET key` → the value if the entry is fresh, else nil.
 #[inline(always)]
 pub(crate) fn get(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Read)?;
     let (db, held) = (ctx.db(), key.held());
-    let fresh = state::with(|state| {
-        let database = state.database(db);
+    let fresh = state::database(db, |database| {
         if let Some(held) = held
             && let Some((slot, Freshness::Fresh)) = read(database, held)
         {

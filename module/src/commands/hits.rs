@@ -1,7 +1,6 @@
 use crate::engine::Freshness;
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::{Args, Context, Str, state, store};
+use crate::redis::{Args, Context, Mode, Str, now_ms, state, store};
 
 /// `CACHE.HITS key count [key count ...]` → how many entries were updated.
 pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -18,7 +17,7 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let found = store::look(db, &key, now_ms);
         let visible = found.filter(|found| found.freshness != Freshness::Gone);
         if let (Some(slot), Ok(count)) = (visible.and_then(|found| found.slot), count) {
-            state::with(|state| state.database(db).index.add_hits(slot, count));
+            state::index(db, |index| index.add_hits(slot, count));
             updated += 1;
         }
     }
@@ -26,7 +25,6 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keys and counts.
 fn pairs(args: Args<'_>) -> impl Iterator<Item = (Str<'_>, Result<u32, Error>)> {
     let names = args.iter().step_by(2);
     let counts = args.iter().skip(1).step_by(2).map(|count| {

@@ -3,9 +3,7 @@ use crate::commands::invalidate::{replicate_tags, split_time};
 use crate::error::Error;
 use crate::record::MAX_SPAN_MS;
 use crate::redis::access::{self, Access};
-use crate::redis::context::now_ms;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, state, store};
+use crate::redis::{Args, Context, Words, now_ms, state, store};
 
 /// `CACHE.HOLD ms tag [tag ...]` → OK.
 pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -32,6 +30,6 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 pub(super) fn until(ctx: &Context<'_>, until_ms: u64, tags: &[&[u8]]) {
     let db = ctx.db();
     store::change(db, || {
-        state::with(|state| state.database(db).hold(tags, until_ms));
+        state::database(db, |database| database.hold(tags, until_ms));
     });
 }

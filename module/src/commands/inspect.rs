@@ -1,9 +1,8 @@
 use crate::commands::{logical_pttl, open};
 use crate::engine::{Freshness, Slot};
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
 use crate::redis::sizes::cost;
-use crate::redis::{Args, Context, state, store};
+use crate::redis::{Args, Context, Mode, now_ms, state, store};
 
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -17,8 +16,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             Freshness::Gone => return None,
         };
         let slot = Slot(found.entry.slot()?);
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
             Some((found.entry, word, tags, index.hits(slot)))
         })

@@ -4,10 +4,11 @@ use crate::engine::{Condition, Effect, Invalidation};
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::access::{self, Access, Reach};
-use crate::redis::context::{monotonic_ms, now_ms};
 use crate::redis::state::State;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, channel, propagation, reclaim, state, store, waiting};
+use crate::redis::{
+    Args, Context, Words, channel, monotonic_ms, now_ms, propagation, reclaim, state, store,
+    waiting,
+};
 
 /// `CACHE.INVALIDATE tag [tag ...]` → how many (entry, tag) pairs were dropped; for one tag, how many entries.
 pub(crate) fn invalidate(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -134,7 +135,6 @@ pub(super) fn forwarded(
     Ok(())
 }
 
-/// What CACHE.INVALIDATEWHERE was asked.
 #[derive(Debug, Clone, Copy)]
 struct WhereArgs<'a> {
     condition: Condition<'a>,
@@ -230,7 +230,7 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     }
     if asked.is_dry_run {
         let db = ctx.db();
-        let count = state::with(|state| state.database(db).index.count_where(condition));
+        let count = state::index(db, |index| index.count_where(condition));
         ctx.reply_integer(count as i64);
         return Ok(());
     }

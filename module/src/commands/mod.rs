@@ -25,11 +25,10 @@ mod write;
 use crate::engine::{Database, Freshness, Index, Slot, Softness, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
-use crate::redis::context::{Mode, monotonic_ms, now_ms};
-use crate::redis::key::{Deadline, Held};
+use crate::redis::key::Deadline;
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
-use crate::redis::{Args, Context, Key, Kind, Str};
+use crate::redis::{Args, Context, Held, Key, Kind, Mode, Str, monotonic_ms, now_ms};
 
 /// Opens a key, unless it holds another type.
 #[inline(always)]
@@ -55,7 +54,7 @@ pub(crate) fn for_each_key(
     for only in args.each() {
         if command(ctx, only).is_err() {
             let db = ctx.db();
-            state::with(|state| state.database(db).counters.misses += 1);
+            state::database(db, |database| database.counters.misses += 1);
             ctx.reply_null();
         }
     }
@@ -91,8 +90,7 @@ pub(crate) fn read(
 
 /// The tags of an indexed entry, in the order in which they were given.
 pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
-    state::with(|state| {
-        let index = &state.database(db).index;
+    state::index(db, |index| {
         let slot = entry.slot().map(Slot);
         let tags = slot.into_iter().flat_map(|slot| index.tags(slot));
         tags.map(<[u8]>::to_vec).collect()

@@ -2,9 +2,8 @@ use crate::args::{Cursor, TagLimits, Ttl};
 use crate::commands::open;
 use crate::commands::write::{self, Logged, Options};
 use crate::error::Error;
-use crate::redis::context::{Mode, Parts};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, propagation, reclaim};
+use crate::redis::context::Parts;
+use crate::redis::{Args, Context, Mode, Words, propagation, reclaim};
 
 const COMMAND: &str = "cache.mset";
 

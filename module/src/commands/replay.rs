@@ -3,8 +3,7 @@ use crate::commands::invalidate;
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::state::State;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim, state, store};
+use crate::redis::{Args, Context, Words, reclaim, state, store};
 
 /// A clock that somebody made up must have room: its next readings are saved, and loaded again.
 const MAX_CLOCK: u64 = 1 << 48;

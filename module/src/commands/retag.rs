@@ -5,10 +5,8 @@ use crate::commands::del::remove;
 use crate::commands::{open, tags_of, touch, verdict, visible, write};
 use crate::engine::{Freshness, Slot};
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
 use crate::redis::store::{self, Found};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim, state};
+use crate::redis::{Args, Context, Mode, Words, now_ms, reclaim, state};
 
 /// `CACHE.RETAG key TAGS count [tag ...]` → 1, or 0 when there is no visible entry.
 pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {

@@ -2,9 +2,8 @@ use crate::args::Cursor;
 use crate::commands::open;
 use crate::commands::write::{self, Options};
 use crate::error::Error;
-use crate::redis::context::{Mode, Parts};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, Key, Str, reclaim, store};
+use crate::redis::context::Parts;
+use crate::redis::{Args, Context, Key, Mode, Str, Words, reclaim, store};
 
 const COMMAND: &str = "cache.set";
 

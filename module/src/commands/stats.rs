@@ -1,8 +1,7 @@
 use crate::engine::Counters;
 use crate::error::Error;
 use crate::figures::{Figure, figures};
-use crate::redis::context::monotonic_ms;
-use crate::redis::{Args, Context, state};
+use crate::redis::{Args, Context, monotonic_ms, state};
 
 /// `CACHE.STATS` → figures of the selected database, as a map.
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -25,7 +24,7 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 pub(crate) fn resetstats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    state::with(|state| state.database(db).counters = Counters::default());
+    state::database(db, |database| database.counters = Counters::default());
     ctx.reply_ok();
     Ok(())
 }

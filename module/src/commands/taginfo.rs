@@ -1,8 +1,7 @@
 use crate::args::{Cursor, MAX_TAG_BYTES, check_tag};
 use crate::error::Error;
 use crate::redis::access::{self, Access};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, reclaim, state};
+use crate::redis::{Args, Context, Words, reclaim, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -11,8 +10,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
     let db = ctx.db();
     let hidden = reclaim::meet_expired(ctx, [tag].into_iter());
-    let (mut figures, past) = state::with(|state| {
-        let database = state.database(db);
+    let (mut figures, past) = state::database(db, |database| {
         let past = database.history.of_named(tag).copied();
         (database.index.tag_figures(tag), past)
     });
@@ -27,7 +25,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for (name, number) in [
         (&b"entries"[..], figures.entries as i64),
         (b"bytes", figures.bytes as i64),
-        (b"invalidations", i64::from(past.invalidations)),
+        (b"invalidations", past.invalidations as i64),
         (b"last_invalidated", past.named_ms as i64),
     ] {
         ctx.reply_bytes(name);
@@ -44,8 +42,7 @@ pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     access::check_tags(ctx, args, args.iter(), Access::Read)?;
     let tags = Cursor::new(words).rest_as_tags()?;
     let db = ctx.db();
-    let times: Vec<(u64, u64)> = state::with(|state| {
-        let database = state.database(db);
+    let times: Vec<(u64, u64)> = state::database(db, |database| {
         let times = |tag: &&[u8]| database.history.times(tag, database.index.is_carried(tag));
         tags.iter().map(times).collect()
     });

@@ -2,10 +2,8 @@ use crate::args::{Cursor, MAX_TAG_BYTES, check_tag, parse_i64};
 use crate::commands::is_visible;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
-use crate::redis::context::now_ms;
 use crate::redis::state::entry_key;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, OwnedStr, state};
+use crate::redis::{Args, Context, OwnedStr, Words, now_ms, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
@@ -37,8 +35,7 @@ pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     check_tag(tag, MAX_TAG_BYTES)?;
     let db = ctx.db();
     let now = now_ms();
-    let (next, names) = state::with(|state| {
-        let index = &state.database(db).index;
+    let (next, names) = state::index(db, |index| {
         let mut names = Vec::new();
         let next = index.scan_tag(tag, from, count, |slot| {
             if is_visible(index, slot, now) {

@@ -4,8 +4,7 @@ use std::collections::BinaryHeap;
 use crate::args::{Cursor, set_once};
 use crate::engine::TagFigures;
 use crate::error::Error;
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, slices, state};
+use crate::redis::{Args, Context, Words, slices, state};
 
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 10_000;
@@ -72,17 +71,14 @@ type Found = BinaryHeap<Reverse<(u64, Box<[u8]>)>>;
 
 /// Looks at some more tags. Where the next begin, if there are any.
 fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) -> Option<u32> {
-    state::with(|state| {
-        let index = &state.database(db).index;
+    state::index(db, |index| {
         index.visit_tags(from, STEP, |tag, info| {
             let size = measure.of(&info);
+            let least = found.peek().filter(|_| found.len() == limit);
+            if least.is_some_and(|Reverse((least, _))| size <= *least) {
+                return;
+            }
             if found.len() == limit {
-                if found
-                    .peek()
-                    .is_some_and(|Reverse((least, _))| size <= *least)
-                {
-                    return;
-                }
                 found.pop();
             }
             found.push(Reverse((size, tag.into())));
@@ -92,8 +88,7 @@ fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) 
 
 /// Those that were found, as they are now.
 fn rows(db: u32, measure: Measure, found: &mut Found) -> Vec<(Box<[u8]>, TagFigures)> {
-    let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::with(|state| {
-        let index = &state.database(db).index;
+    let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::index(db, |index| {
         let known = found.drain().filter_map(|Reverse((_, tag))| {
             let info = index.tag_figures(&tag);
             (info.entries > 0).then_some((tag, info))

@@ -1,9 +1,8 @@
 use crate::args::Cursor;
 use crate::commands::is_visible;
 use crate::error::Error;
-use crate::redis::context::now_ms;
 use crate::redis::state::entry_key;
-use crate::redis::{Args, Context, OwnedStr, state};
+use crate::redis::{Args, Context, OwnedStr, now_ms, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
@@ -27,8 +26,7 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut asked = count;
     let now = now_ms();
     let rows = loop {
-        let found = state::with(|state| {
-            let index = &mut state.database(db).index;
+        let found = state::index(db, |index| {
             let top = index.top(asked);
             let is_all = top.len() < asked;
             let visible = top

@@ -2,9 +2,7 @@ use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, visible, write};
 use crate::error::Error;
-use crate::redis::context::{Mode, now_ms};
-use crate::redis::string::Words;
-use crate::redis::{Args, Context, Str, reclaim, store};
+use crate::redis::{Args, Context, Mode, Str, Words, now_ms, reclaim, store};
 
 const COMMAND: &str = "cache.touch";
 
@@ -63,7 +61,6 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Propagates a change of times.
 pub(super) fn replicate(
     ctx: &Context<'_>,
     name: Str<'_>,

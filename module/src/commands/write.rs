@@ -4,16 +4,17 @@ use smallvec::SmallVec;
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
+use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
-use crate::redis::context::{Parts, monotonic_ms, now_ms};
-use crate::redis::key::{Deadline, Held};
+use crate::redis::context::Parts;
+use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
-    Args, Context, Key, OwnedStr, Str, access, cluster, propagation, state, waiting,
+    Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, propagation,
+    state, waiting,
 };
 
 /// Which keys a write is for.
@@ -62,16 +63,9 @@ impl Logged {
 }
 
 impl<'a> Options<'a> {
-    fn created_ms(&self) -> Option<u64> {
-        self.logged.as_ref()?.created_ms
-    }
-
-    fn hits(&self) -> Option<u32> {
-        self.logged.as_ref()?.hits
-    }
-
-    fn soft_since_ms(&self) -> Option<u64> {
-        self.logged.as_ref()?.soft_since_ms
+    /// What only a stream or a log says, nothing where a client sent the command.
+    fn said(&self) -> Logged {
+        self.logged.unwrap_or_default()
     }
 
     /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
@@ -181,7 +175,6 @@ pub(super) fn decide_times(
     Ok(())
 }
 
-/// What was written.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_field_names, reason = "the unit is a part of each name")]
 pub(super) struct Written {
@@ -208,7 +201,7 @@ pub(super) fn store(
         cluster::end_if_slots_moved(ctx);
     }
     let is_replay = ctx.is_replay();
-    let origin = asked.created_ms().map(|at_ms| Origin {
+    let origin = asked.said().created_ms.map(|at_ms| Origin {
         at_ms,
         // Another node's slot, or a log, if not this node's own primary or log.
         is_foreign: ctx.is_import() || !is_replay,
@@ -240,7 +233,7 @@ pub(super) fn store(
         let deadline_ms = expires_ms.map(|ms| (ms + grace_ms).min(i64::MAX as u64));
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
-        let has_backlog = database.index.has_backlog() || asked.soft_since_ms().is_some();
+        let has_backlog = database.index.has_backlog() || asked.said().soft_since_ms.is_some();
         let (when, lateness) = if let Some(origin) = origin {
             stamp(state, db, asked, origin)
         } else {
@@ -254,9 +247,12 @@ pub(super) fn store(
             created_ms: when.at_ms,
             grace_ms,
             deadline_ms,
-            hits: asked.hits().unwrap_or(0),
-            softness: asked.soft_since_ms().map(Softness::since),
-            is_foreign: when.is_foreign,
+            facts: Facts {
+                hits: asked.said().hits.unwrap_or(0),
+                softness: asked.said().soft_since_ms.map(Softness::since),
+                is_foreign: when.is_foreign,
+                ..Facts::default()
+            },
         };
         let written = Written {
             created_ms: when.at_ms,
@@ -403,14 +399,14 @@ fn stamp(
 ) -> (When, Lateness) {
     let now_ms = asked.now_ms;
     if !(is_foreign || is_coming) {
-        state.follow(at_ms);
+        state.stamps.follow(at_ms);
     }
     let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
     let of = |is_foreign| When { at_ms, is_foreign };
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
-        verdict.is_too_late(asked.soft_since_ms().is_some())
+        verdict.is_too_late(asked.said().soft_since_ms.is_some())
     };
     let lateness = if is_foreign && is_too_late(of(true), now_ms) {
         Lateness::TooLate
@@ -424,7 +420,7 @@ fn stamp(
         when.at_ms = kept_stamp_ms(at_ms, now_ms);
     }
     if is_coming {
-        state.follow(when.at_ms); // As for an entry that arrives at a replica.
+        state.stamps.follow(when.at_ms); // As for an entry that arrives at a replica.
     }
     (when, lateness)
 }
@@ -459,8 +455,8 @@ pub(super) fn replicate(
     let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
     let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
     let created = option(b"CREATED", written.created_ms);
-    let hits = asked.hits().map(|hits| option(b"HITS", hits.into()));
-    let soft = asked.soft_since_ms().map(|ms| option(b"SOFT", ms));
+    let hits = asked.said().hits.map(|hits| option(b"HITS", hits.into()));
+    let soft = asked.said().soft_since_ms.map(|ms| option(b"SOFT", ms));
     let mut owned: SmallVec<[OwnedStr; 8]> = SmallVec::new();
     let options = at.into_iter().chain(grace).chain([created]);
     for (word, ms) in options.chain(hits).chain(soft) {

@@ -17,7 +17,6 @@ pub(crate) enum Invalidation<'t> {
     Everything,
 }
 
-/// Everything the module knows about one Redis database.
 #[derive(Debug, Default)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,

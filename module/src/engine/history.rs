@@ -39,7 +39,6 @@ const AHEAD_MS: u64 = 1_000;
 /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
 pub(crate) const FURTHEST_MS: u64 = 60_000;
 
-/// When an invalidation happens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     /// Its stamp, which may be somewhat ahead of the present.
@@ -59,7 +58,7 @@ pub(crate) struct Past {
     pub(crate) hard_ms: u64,
     pub(crate) soft_ms: u64,
     /// How often it was invalidated by its name, hard or soft, and when last, unix ms.
-    pub(crate) invalidations: u32,
+    pub(crate) invalidations: u64,
     pub(crate) named_ms: u64,
     /// What is stored with it may live until then, unix ms; 0: as long as it likes.
     pub(crate) held_until_ms: u64,
@@ -70,34 +69,32 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Appends it as it is saved: its figures in their order, LEB128.
-    fn encode(&self, bytes: &mut Vec<u8>) {
-        for number in [
-            self.clock,
-            self.hard_ms,
-            self.soft_ms,
-            self.invalidations.into(),
-            self.named_ms,
-            self.held_until_ms,
-            self.soft_ends_ms,
-        ] {
-            leb128::push(bytes, number);
+    /// Its figures in the order in which they are saved, and what each is at most.
+    fn saved(&mut self) -> [(&mut u64, u64); 7] {
+        [
+            (&mut self.clock, u64::MAX),
+            (&mut self.hard_ms, MAX_TIME_MS),
+            (&mut self.soft_ms, MAX_TIME_MS),
+            (&mut self.invalidations, u32::MAX.into()),
+            (&mut self.named_ms, MAX_TIME_MS),
+            (&mut self.held_until_ms, MAX_TIME_MS),
+            (&mut self.soft_ends_ms, MAX_TIME_MS),
+        ]
+    }
+
+    /// Appends it as it is saved, LEB128.
+    fn encode(mut self, bytes: &mut Vec<u8>) {
+        for (number, _) in self.saved() {
+            leb128::push(bytes, *number);
         }
     }
 
     /// Takes what was saved from the front of `bytes`; `None` if it is none.
     fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let mut next = |most| leb128::take(bytes).filter(|&number| number <= most);
-        let mut past = Self {
-            clock: next(u64::MAX)?,
-            hard_ms: next(MAX_TIME_MS)?,
-            soft_ms: next(MAX_TIME_MS)?,
-            invalidations: next(u32::MAX.into())? as u32,
-            named_ms: next(MAX_TIME_MS)?,
-            held_until_ms: next(MAX_TIME_MS)?,
-            soft_ends_ms: next(MAX_TIME_MS)?,
-            softened_ms: 0,
-        };
+        let mut past = Self::default();
+        for (number, most) in past.saved() {
+            *number = leb128::take(bytes).filter(|&number| number <= most)?;
+        }
         past.softened_ms = past.soft_ms;
         Some(past)
     }
@@ -130,14 +127,12 @@ impl Past {
     }
 
     /// The later of both in each figure.
-    fn merge(&mut self, other: &Self) {
-        self.clock = self.clock.max(other.clock);
-        self.hard_ms = self.hard_ms.max(other.hard_ms);
-        self.soft_ms = self.soft_ms.max(other.soft_ms);
-        self.invalidations = self.invalidations.max(other.invalidations);
-        self.named_ms = self.named_ms.max(other.named_ms);
-        self.held_until_ms = self.held_until_ms.max(other.held_until_ms);
-        self.soft_ends_ms = earlier(self.soft_ends_ms, other.soft_ends_ms);
+    fn merge(&mut self, mut other: Self) {
+        other.soft_ends_ms = earlier(self.soft_ends_ms, other.soft_ends_ms);
+        self.soft_ends_ms = 0;
+        for ((own, _), (other, _)) in self.saved().into_iter().zip(other.saved()) {
+            *own = (*own).max(*other);
+        }
         self.softened_ms = self.softened_ms.max(other.softened_ms);
     }
 
@@ -167,7 +162,6 @@ fn earlier(one_ms: u64, other_ms: u64) -> u64 {
     }
 }
 
-/// When an entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) at_ms: u64,
@@ -337,7 +331,6 @@ impl Rows {
     }
 }
 
-/// The invalidations of one database.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// By the time of their last change, oldest first: the last ones, whether entries carry them or not.
@@ -366,7 +359,7 @@ impl History {
             return; // The tag was given twice.
         }
         past.record(moment, effect, 0);
-        past.invalidations = past.invalidations.saturating_add(1);
+        past.invalidations = (past.invalidations + 1).min(u32::MAX.into());
         past.named_ms = past.named_ms.max(moment.at_ms);
     }
 
@@ -598,7 +591,7 @@ impl History {
             self.carried.push(tag, past);
             return false;
         }
-        self.floor.merge(&Past {
+        self.floor.merge(Past {
             invalidations: 0,
             named_ms: 0,
             ..past
@@ -657,11 +650,11 @@ impl History {
             *bytes = rest;
             let past = Past::decode(bytes)?;
             // Before the floor that was saved with it, which is not this tag's.
-            self.change(tag).merge(&past);
+            self.change(tag).merge(past);
             self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
         }
-        self.floor.merge(&floor);
-        self.everything.merge(&everything);
+        self.floor.merge(floor);
+        self.everything.merge(everything);
         self.holds_end_ms = self.holds_end_ms.max(floor.held_until_ms);
         Some(())
     }
@@ -1162,7 +1155,7 @@ mod tests {
             clock: u64::MAX,
             hard_ms: 2,
             soft_ms: 3,
-            invalidations: u32::MAX,
+            invalidations: u32::MAX.into(),
             named_ms: 5,
             held_until_ms: 6,
             soft_ends_ms: MAX_TIME_MS,

@@ -5,6 +5,8 @@
 //! read costs 4 bytes an entry in copied memory. In blocks of 1 KiB they came to lie beside lists of the same size,
 //! and twice as much was copied.
 
+use smallvec::SmallVec;
+
 use super::pages::{PAGE, page_of};
 
 /// How many pages' counts lie in one block.
@@ -19,29 +21,15 @@ struct Block {
     pages_in_use: u8,
 }
 
-/// The counts of all slots of a database, page by page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Hits {
     blocks: Vec<Option<Block>>,
     blocks_in_use: usize,
     /// For each page, no less than the highest count on it.
-    maxima: Vec<u32>,
+    pub(super) maxima: Vec<u32>,
     /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
     /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
-    uncounted: [u32; BATCH],
-    uncounted_len: usize,
-}
-
-impl Default for Hits {
-    fn default() -> Self {
-        Self {
-            blocks: Vec::new(),
-            blocks_in_use: 0,
-            maxima: Vec::new(),
-            uncounted: [0; BATCH],
-            uncounted_len: 0,
-        }
-    }
+    uncounted: SmallVec<[u32; BATCH]>,
 }
 
 impl Hits {
@@ -75,13 +63,10 @@ impl Hits {
         }
     }
 
-    /// Counts a hit.
     #[inline(always)]
     pub(super) fn hit(&mut self, id: u32) {
-        let at = self.uncounted_len;
-        self.uncounted[at] = id;
-        self.uncounted_len = at + 1;
-        if at == BATCH - 1 {
+        self.uncounted.push(id);
+        if self.uncounted.len() == BATCH {
             self.count();
         }
     }
@@ -89,10 +74,10 @@ impl Hits {
     /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
     #[cold]
     pub(super) fn count(&mut self) {
-        for at in 0..self.uncounted_len {
+        for at in 0..self.uncounted.len() {
             self.add(self.uncounted[at], 1);
         }
-        self.uncounted_len = 0;
+        self.uncounted.clear();
     }
 
     /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
@@ -121,7 +106,6 @@ impl Hits {
         &mut block.expect("the page was added").counts[at % (PAGES * PAGE)]
     }
 
-    /// The count of a slot.
     pub(super) fn get(&mut self, id: u32) -> u32 {
         self.count();
         *self.place(id)
@@ -133,22 +117,6 @@ impl Hits {
         &block.expect("the page was added").counts[counts_of(number)]
     }
 
-    /// For each page, no less than the highest count on it.
-    pub(super) fn maxima(&self) -> &[u32] {
-        &self.maxima
-    }
-
-    /// Says what the highest count on a page is.
-    pub(super) fn set_maximum(&mut self, number: usize, max: u32) {
-        self.maxima[number] = max;
-    }
-
-    /// Gives all room back: there are no pages any more.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.blocks.capacity() * size_of::<Option<Block>>()
             + self.maxima.capacity() * size_of::<u32>()

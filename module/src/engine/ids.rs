@@ -33,7 +33,6 @@ pub(super) enum Ids {
     Many(Box<Many>),
 }
 
-/// No slot has this number.
 const NO_ID: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
@@ -197,7 +196,6 @@ impl Ids {
         }
     }
 
-    /// Adds all ids to a bitmap.
     pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
         let (few, many) = self.parts();
         if let Some(many) = many {
@@ -206,7 +204,6 @@ impl Ids {
         bitmap.extend(few);
     }
 
-    /// Takes all ids out of a bitmap.
     pub(super) fn take_from(&self, bitmap: &mut RoaringBitmap) {
         let (few, many) = self.parts();
         if let Some(many) = many {
@@ -225,7 +222,6 @@ impl Ids {
         }
     }
 
-    /// All ids as a bitmap.
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
         let (few, many) = self.parts();
         let mut bitmap = many.cloned().unwrap_or_default();
@@ -233,14 +229,12 @@ impl Ids {
         bitmap
     }
 
-    /// How many of the ids are in a bitmap.
     pub(super) fn count_in(&self, bitmap: &RoaringBitmap) -> u64 {
         let (few, many) = self.parts();
         let count = few.iter().filter(|&&id| bitmap.contains(id)).count() as u64;
         count + many.map_or(0, |many| many.intersection_len(bitmap))
     }
 
-    /// Whether all ids are in a bitmap.
     pub(super) fn is_subset(&self, bitmap: &RoaringBitmap) -> bool {
         let (few, many) = self.parts();
         few.iter().all(|&id| bitmap.contains(id)) && many.is_none_or(|many| many.is_subset(bitmap))

@@ -49,6 +49,19 @@ pub(crate) enum Freshness {
     Gone,
 }
 
+/// What is known of an entry beside its tags.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Facts {
+    pub(crate) is_gone: bool,
+    pub(crate) hits: u32,
+    /// Where it is stale by a soft invalidation.
+    pub(crate) softness: Option<Softness>,
+    /// It was written by the clock of another node.
+    pub(crate) is_foreign: bool,
+    /// It arrived, and may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    pub(crate) is_doubted: bool,
+}
+
 /// An entry as the index takes it in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Incoming<'t, E> {
@@ -57,12 +70,8 @@ pub(crate) struct Incoming<'t, E> {
     pub(crate) tags: &'t [&'t [u8]],
     /// What it costs.
     pub(crate) bytes: u64,
-    pub(crate) hits: u32,
     pub(crate) has_grace: bool,
-    /// Where it is stale by a soft invalidation.
-    pub(crate) softness: Option<Softness>,
-    /// It was written by the clock of another node.
-    pub(crate) is_foreign: bool,
+    pub(crate) facts: Facts,
 }
 
 /// The index of one database. `E` is the handle of an entry; the index compares handles and never looks into them.
@@ -83,7 +92,7 @@ pub(crate) struct Index<E> {
     gone_bytes: u64,
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
     /// gone.
-    has_orphans: bool,
+    pub(crate) has_orphans: bool,
 }
 
 impl<E: Copy + PartialEq> Index<E> {
@@ -96,12 +105,10 @@ impl<E: Copy + PartialEq> Index<E> {
     /// a tag in progress, which goes upwards, does not miss the entry.
     #[inline(always)]
     pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
-        let Incoming {
-            entry, bytes, hits, ..
-        } = incoming;
+        let (bytes, hits) = (incoming.bytes, incoming.facts.hits);
         let mut lists = ListIds::new();
         self.lists_for(incoming.tags, &mut lists);
-        let slot = self.slots.insert(place, entry, bytes, hits, &lists);
+        let slot = (self.slots).insert(place, incoming.entry, bytes, hits, &lists);
         for &list in &lists {
             self.enlist(list, slot, bytes);
         }
@@ -112,19 +119,28 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// Marks a slot as its new entry is.
     #[inline(always)]
-    fn mark(&mut self, slot: Slot, incoming: &Incoming<'_, E>) {
-        if incoming.has_grace {
+    fn mark(
+        &mut self,
+        slot: Slot,
+        &Incoming {
+            has_grace, facts, ..
+        }: &Incoming<'_, E>,
+    ) {
+        if has_grace {
             self.marks.graced.insert(slot.0);
         }
-        if incoming.is_foreign {
+        if facts.is_foreign {
             self.marks.foreign.insert(slot.0);
         }
-        if let Some(softness) = incoming.softness {
-            if incoming.has_grace {
-                self.marks.soften([slot.0].into_iter().collect(), softness);
-            } else {
-                self.drop_one(slot); // There is nothing between fresh and gone.
-            }
+        if facts.is_doubted {
+            self.doubt(slot);
+        }
+        // Without a grace there is nothing between fresh and gone.
+        if facts.is_gone || facts.softness.is_some() && !has_grace {
+            self.drop_one(slot);
+        }
+        if let Some(softness) = facts.softness.filter(|_| has_grace) {
+            self.marks.soften([slot.0].into_iter().collect(), softness);
         }
     }
 
@@ -171,12 +187,9 @@ impl<E: Copy + PartialEq> Index<E> {
             let hits = self.hits(slot);
             self.slots.insert(Some(slot), entry, bytes, hits, &new)
         };
-        let sorted = |lists: &ListIds| {
-            let mut sorted = lists.clone();
-            sorted.sort_unstable();
-            sorted
-        };
-        let (before, after) = (sorted(&old), sorted(&new));
+        let (mut before, mut after) = (old.clone(), new.clone());
+        before.sort_unstable();
+        after.sort_unstable();
         // First in, then out, so that a list which only this entry holds is not dropped and made anew.
         for &list in &new {
             if placed == slot && before.binary_search(&list).is_ok() {
@@ -389,6 +402,17 @@ impl<E: Copy + PartialEq> Index<E> {
     #[inline(always)]
     pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         self.marks.softness(slot)
+    }
+
+    /// What is known of an entry.
+    pub(crate) fn facts(&mut self, slot: Slot) -> Facts {
+        Facts {
+            is_gone: self.is_gone(slot),
+            hits: self.hits(slot),
+            softness: self.softness(slot),
+            is_foreign: self.is_foreign(slot),
+            is_doubted: self.marks.doubted.contains(slot.0),
+        }
     }
 
     /// Whether an entry was written by the clock of another node.

@@ -18,7 +18,6 @@
 mod waiters;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use super::index::Freshness;
@@ -37,7 +36,6 @@ pub(crate) const MOST: Used = Used {
 const LEASE_BYTES: usize = 384;
 const WAITER_BYTES: usize = 192;
 
-/// How much leases take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
     pub(crate) leases: usize,
@@ -90,8 +88,7 @@ impl Ask {
     }
 }
 
-/// A caller of CACHE.FETCH.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) client: Client,
     pub(crate) ask: Option<Ask>,
@@ -148,9 +145,8 @@ impl Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     waiter: Waiter,
-    client: Client,
-    /// `None` if it only waits for the value.
-    ask: Option<Ask>,
+    /// With an `ask`, if it does not only wait for the value.
+    caller: Caller,
 }
 
 /// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
@@ -195,8 +191,7 @@ impl Rows {
     }
 }
 
-/// All leases of a database.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Leases {
     by_key: HashMap<Key, Lease, Seeded>,
     rows: Rows,
@@ -206,25 +201,7 @@ pub(crate) struct Leases {
     key_bytes: usize,
 }
 
-impl Default for Leases {
-    fn default() -> Self {
-        Self::new(Seeded::default().hash_one(0_u8))
-    }
-}
-
 impl Leases {
-    /// With a seed that should differ from start to start, so that tokens of an earlier one are not met again.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            by_key: HashMap::default(),
-            rows: Rows::default(),
-            tokens: Tokens::new(seed),
-            last_serial: 0,
-            waiting: 0,
-            key_bytes: 0,
-        }
-    }
-
     // ---- decisions ----
 
     /// What a caller of CACHE.FETCH is answered where the key holds such an entry, or none (`Gone`). After `Wait` it calls [`Leases::wait`]. O(log leases).
@@ -496,7 +473,6 @@ impl Leases {
         }
     }
 
-    /// Bytes on the heap, about.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.used().bytes + self.tokens.heap_bytes()
     }

@@ -1,7 +1,5 @@
 //! One list per tag: the slots of the entries that carry it.
 
-use roaring::RoaringBitmap;
-
 use super::ids::Ids;
 use super::pages::{PAGE, PageMap, offset_of, page_of};
 
@@ -81,10 +79,9 @@ impl TagList {
     }
 }
 
-/// All lists of a database.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    map: PageMap,
+    pub(super) map: PageMap,
     pages: Vec<Option<Box<[Option<TagList>; PAGE]>>>,
     /// Bytes of names and ids.
     bytes: usize,
@@ -169,7 +166,7 @@ impl Lists {
         limit: u32,
         mut visit: impl FnMut(&TagList),
     ) -> Option<u32> {
-        let end = self.end().min(from.saturating_add(limit));
+        let end = self.map.end().min(from.saturating_add(limit));
         let mut id = from;
         while id < end {
             match self.pages.get(page_of(id)).and_then(Option::as_ref) {
@@ -182,24 +179,9 @@ impl Lists {
                 }
             }
         }
-        (id < self.end()).then_some(id)
+        (id < self.map.end()).then_some(id)
     }
 
-    /// All of them. O(lists / 64).
-    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        self.map.to_bitmap()
-    }
-
-    /// How many there are.
-    pub(super) const fn live(&self) -> usize {
-        self.map.live()
-    }
-
-    fn end(&self) -> u32 {
-        self.map.end()
-    }
-
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
             + self.map.pages_in_use() * PAGE * size_of::<Option<TagList>>()

@@ -7,7 +7,6 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 
 use super::hits::Hits;
@@ -174,7 +173,7 @@ impl ListsOf<'_> {
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
-    map: PageMap,
+    pub(super) map: PageMap,
     pages: Vec<Option<Page<E>>>,
     pub(super) hits: Hits,
     /// What entries cost that is too much for a page's `sizes`.
@@ -299,7 +298,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
         if self.map.live() == 0 {
             self.pages = Vec::new();
-            self.hits.clear();
+            self.hits = Hits::default();
         }
     }
 
@@ -373,18 +372,16 @@ impl<E: Copy + PartialEq> Slots<E> {
     ) -> Vec<(u32, Slot)> {
         self.hits.count();
         let mut pages: BinaryHeap<(u32, Reverse<usize>)> = (0..)
-            .zip(self.hits.maxima())
+            .zip(&self.hits.maxima)
             .filter(|&(_, &max)| max > 0)
             .map(|(number, &max)| (max, Reverse(number)))
             .collect();
         let mut found: BinaryHeap<Reverse<(u32, Reverse<u32>)>> = BinaryHeap::new();
         while let Some((max, Reverse(number))) = pages.pop() {
-            let is_full = |found: &BinaryHeap<_>| found.len() == count;
-            if is_full(&found)
-                && found
-                    .peek()
-                    .is_some_and(|Reverse((least, _))| *least >= max)
-            {
+            // The least of those found, once there are enough.
+            let least =
+                |found: &BinaryHeap<_>| found.peek().filter(|_| found.len() == count).copied();
+            if least(&found).is_some_and(|Reverse((hits, _))| hits >= max) {
                 break;
             }
             let Some(page) = &self.pages[number] else {
@@ -398,19 +395,19 @@ impl<E: Copy + PartialEq> Slots<E> {
                 }
                 exact = exact.max(hits);
                 let row = Reverse((hits, Reverse(slot.0)));
-                if is_full(&found) && found.peek().is_some_and(|least| *least <= row) {
+                if least(&found).is_some_and(|least| least <= row) {
                     continue;
                 }
                 if !is_wanted(slot) {
                     looks = looks.saturating_sub(1);
                     continue;
                 }
-                if is_full(&found) {
+                if found.len() == count {
                     found.pop();
                 }
                 found.push(row);
             }
-            self.hits.set_maximum(number, exact);
+            self.hits.maxima[number] = exact;
             if looks == 0 || count == 0 {
                 break;
             }
@@ -419,11 +416,6 @@ impl<E: Copy + PartialEq> Slots<E> {
         let rows = sorted.into_iter();
         rows.map(|Reverse((hits, Reverse(id)))| (hits, Slot(id)))
             .collect()
-    }
-
-    /// All slots in use. O(slots / 64).
-    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        self.map.to_bitmap()
     }
 
     /// The lists that the entry stands in.
@@ -442,7 +434,6 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.map.live()
     }
 
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
             + self.pages.capacity() * size_of::<Option<Page<E>>>()
@@ -475,7 +466,7 @@ mod tests {
                     let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
                     assert_eq!(held, self.map.is_used(id));
                     if held {
-                        assert!(self.hits.page(number)[at] <= self.hits.maxima()[number]);
+                        assert!(self.hits.page(number)[at] <= self.hits.maxima[number]);
                         slots.push(Slot(id));
                     }
                 }

@@ -44,11 +44,6 @@ impl TagTable {
     #[inline(always)]
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let shard = self.shards.get(shard_of(hash))?;
-        // Most often the first of that hash: to compare names inside the search would cost each step of it.
-        let first = shard.find(spread(hash), |row| row.hash == hash)?;
-        if is_it(first.list) {
-            return Some(first.list);
-        }
         let found = shard.find(spread(hash), |row| row.hash == hash && is_it(row.list));
         found.map(|row| row.list)
     }
@@ -79,7 +74,6 @@ impl TagTable {
         self.shards.iter().map(HashTable::len).sum()
     }
 
-    /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.shards.capacity() * size_of::<HashTable<Row>>()
             + self

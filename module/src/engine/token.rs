@@ -31,7 +31,14 @@ pub(super) struct Tokens {
     used: LinkedHashMap<u64, u64, Seeded>,
 }
 
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::new(Seeded::default().hash_one(0_u8))
+    }
+}
+
 impl Tokens {
+    /// With a seed that should differ from start to start, so that tokens of an earlier one are not met again.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             start: seed & MAX_TOKEN,

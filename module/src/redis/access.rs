@@ -9,15 +9,15 @@ use std::ffi::{CString, c_int};
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::context::Context;
-use super::string::{Args, OwnedStr, Str};
+use super::{Args, Context, OwnedStr, Str};
 use crate::error::Error;
 
 /// What is to be done with a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Access {
-    Read,
-    Write,
+    Read = raw::REDISMODULE_CMD_KEY_ACCESS,
+    Write = raw::REDISMODULE_CMD_KEY_DELETE,
 }
 
 /// What a command reaches.
@@ -62,7 +62,7 @@ pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || Rules::of(ctx).is_ok_and(|rules| {
             let words = ["CACHE.REPLAY", "HISTORY", ""].map(|word| OwnedStr::new(word.as_bytes()));
-            let words = words.each_ref().map(|word| word.as_str().as_raw());
+            let words = words.each_ref().map(OwnedStr::as_str);
             rules.is_none_or(|rules| rules.permit(&words))
         })
 }
@@ -118,9 +118,8 @@ impl Rules {
         }
         let permitted = self.text(split).iter().any(|set| {
             (reach == Reach::Tags || writes_every_key(set))
-                && Self::from_text(set).is_some_and(|rules| {
-                    rules.permit(args.as_raw()) && rules.refused(tags).is_none()
-                })
+                && Self::from_text(set)
+                    .is_some_and(|rules| rules.permit(args.all()) && rules.refused(tags).is_none())
         });
         if permitted {
             return Ok(());
@@ -174,11 +173,7 @@ impl Rules {
     /// The first tag that is not permitted.
     fn refused<'t>(&self, tags: &'t Tags) -> Option<&'t OwnedStr> {
         let refused = tags.iter().find(|(tag, access)| {
-            let flags = match access {
-                Access::Read => raw::REDISMODULE_CMD_KEY_ACCESS,
-                Access::Write => raw::REDISMODULE_CMD_KEY_DELETE,
-            };
-            let (tag, flags) = (tag.as_str().as_raw(), flags as c_int);
+            let (tag, flags) = (tag.as_str().as_raw(), *access as c_int);
             // SAFETY: user and tag are alive.
             let permitted = unsafe { api!(RedisModule_ACLCheckKeyPermissions(self.0, tag, flags)) };
             permitted != raw::REDISMODULE_OK as c_int
@@ -187,15 +182,10 @@ impl Rules {
     }
 
     /// Whether this command is permitted.
-    fn permit(&self, argv: &[*mut raw::RedisModuleString]) -> bool {
-        // SAFETY: user and arguments are alive.
-        let permitted = unsafe {
-            api!(RedisModule_ACLCheckCommandPermissions(
-                self.0,
-                argv.as_ptr().cast_mut(),
-                argv.len() as c_int
-            ))
-        };
+    fn permit(&self, words: &[Str<'_>]) -> bool {
+        let (argv, argc) = (words.as_ptr().cast_mut().cast(), words.len() as c_int);
+        // SAFETY: user and arguments are alive; these are only read.
+        let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
         permitted == raw::REDISMODULE_OK as c_int
     }
 }

@@ -8,9 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::context::Context;
-use super::store;
-use super::string::Args;
+use super::{Args, Context, store};
 use crate::error::Error;
 
 /// Where a callback was entered, for the log, and where the build that panics on demand does so.

@@ -2,9 +2,7 @@
 //!
 //! Its form, version 2, is in `docs/src/messages.md`.
 
-use super::context::Context;
-use super::state;
-use super::string::OwnedStr;
+use super::{Context, OwnedStr, state};
 use crate::engine::{Effect, Invalidation};
 
 const VERSION: u8 = 2;

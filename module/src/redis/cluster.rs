@@ -5,13 +5,8 @@
 
 use std::collections::HashSet;
 
-use redis_module::raw;
-
-use super::barrier::{Place, guard};
-use super::context::{Context, monotonic_ms};
-use super::filter::Command;
-use super::state::{self, CallsNothingBack};
-use super::waiting;
+use super::filter::{self, Command, Filter, Registered};
+use super::{Context, monotonic_ms, state, waiting};
 use crate::engine::Seeded;
 use crate::native::word;
 
@@ -21,7 +16,7 @@ const WATCHFUL_MS: u64 = 60_000;
 /// What is known of the cluster while leases exist.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    filter: CallsNothingBack<*mut raw::RedisModuleCommandFilter>,
+    filter: Registered,
     epoch: u64,
     /// A command passed that may bring a slot here.
     is_changing: bool,
@@ -42,16 +37,8 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     let Some(epoch) = ctx.cluster_epoch() else {
         return;
     };
-    // SAFETY: the context is alive, and that of this module.
-    let filter = unsafe {
-        api!(RedisModule_RegisterCommandFilter(
-            ctx.as_raw(),
-            Some(on_command),
-            0
-        ))
-    };
     let watched = Watched {
-        filter: CallsNothingBack::new(filter),
+        filter: filter::register::<Migrations>(ctx, 0),
         epoch,
         is_changing: false,
         watchful_until_ms: 0,
@@ -81,13 +68,7 @@ pub(crate) fn look(ctx: &Context<'_>) {
         state.cluster.take_if(is_over)
     });
     if let Some(watched) = over {
-        // SAFETY: registered by `watch`, and forgotten here.
-        unsafe {
-            api!(RedisModule_UnregisterCommandFilter(
-                ctx.as_raw(),
-                watched.filter.get()
-            ))
-        };
+        filter::unregister(ctx, watched.filter);
     }
 }
 
@@ -118,19 +99,21 @@ pub(crate) fn disconnected(client: u64) {
     });
 }
 
-unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    const CLUSTER: u64 = word(b"cluster");
-    const MULTI: u64 = word(b"multi");
-    const EXEC: u64 = word(b"exec");
-    const DISCARD: u64 = word(b"discard");
-    const RESET: u64 = word(b"reset");
-    guard(Place::Other, (), || {
-        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
-        let command = unsafe { Command::new(filter) };
+const CLUSTER: u64 = word(b"cluster");
+const MULTI: u64 = word(b"multi");
+const EXEC: u64 = word(b"exec");
+const DISCARD: u64 = word(b"discard");
+const RESET: u64 = word(b"reset");
+
+/// Notes commands that may bring a slot here.
+struct Migrations;
+
+impl Filter for Migrations {
+    fn look(command: &Command<'_>) {
         let name = word(command.name.bytes());
         // This runs for every command, and is for few.
         if ![CLUSTER, MULTI, EXEC, DISCARD, RESET].contains(&name)
-            || (name == CLUSTER && is_harmless(&command))
+            || (name == CLUSTER && is_harmless(command))
         {
             return;
         }
@@ -156,13 +139,11 @@ unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
                 _ => {}
             }
         });
-    });
+    }
 }
 
 fn is_harmless(command: &Command<'_>) -> bool {
-    let is = |at, word: &[u8]| {
-        let argument = command.arg(at);
-        argument.is_some_and(|argument| argument.bytes().eq_ignore_ascii_case(word))
-    };
-    HARMLESS.split(' ').any(|word| is(1, word.as_bytes())) || (is(1, b"syncslots") && is(2, b"ack"))
+    let mut harmless = HARMLESS.split(' ');
+    harmless.any(|word| command.is_at(1, word.as_bytes()))
+        || (command.is_at(1, b"syncslots") && command.is_at(2, b"ack"))
 }

@@ -9,11 +9,8 @@ use std::time::Duration;
 use redis_module::{RedisValue, raw};
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard, panic_point};
-use super::key::Key;
-use super::propagation;
 use super::state::CallsNothingBack;
-use super::string::{OwnedStr, Str};
+use super::{Key, OwnedStr, Place, Str, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -188,7 +185,7 @@ const NAME_LEN: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
 pub(crate) type NodeName = [u8; NAME_LEN];
 
 /// For what happens outside of any call that has one.
-pub(super) fn own<'a>() -> Context<'a> {
+pub(crate) fn own<'a>() -> Context<'a> {
     // SAFETY: made before anything calls the module, and freed after that only.
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
@@ -514,16 +511,12 @@ impl Context<'_> {
 
     /// Sends another command instead.
     pub(crate) fn replicate(&self, command: &CStr, parts: &[Str<'_>]) {
-        let mut parts: SmallVec<[*mut raw::RedisModuleString; 16]> =
-            parts.iter().map(|part| part.as_raw()).collect();
-        // SAFETY: "v" takes an array of strings and its length; all of them are alive.
+        let (command, format) = (command.as_ptr(), c"v".as_ptr());
+        let (strings, len) = (parts.as_ptr(), parts.len());
+        // SAFETY: "v" takes an array of strings, which it only reads, and its length; all of them are alive.
         unsafe {
             api!(RedisModule_Replicate(
-                self.raw,
-                command.as_ptr(),
-                c"v".as_ptr(),
-                parts.as_mut_ptr(),
-                parts.len()
+                self.raw, command, format, strings, len
             ))
         };
     }
@@ -726,7 +719,6 @@ pub(crate) fn monotonic_ms() -> u64 {
     unsafe { api!(RedisModule_MonotonicMicroseconds()) / 1000 }
 }
 
-/// A random number.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     // SAFETY: writes as many bytes as there are.

@@ -10,12 +10,8 @@ use std::collections::{HashMap, VecDeque};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
-use super::context::{Context, own};
-use super::filter::{self, Command};
-use super::propagation;
-use super::state;
-use super::string::Str;
+use super::filter::{self, Command, Filter};
+use super::{Context, Str, own, propagation, state};
 use crate::args::parse_i64;
 use crate::engine::Seeded;
 use crate::native::word;
@@ -64,15 +60,8 @@ pub(super) fn watch(ctx: &Context<'_>) {
     const AFFECTED: [&str; 4] = ["8.1.", "9.0.", "9.1.0", "9.1.1"];
     let version = ctx.info(c"server", c"valkey_version");
     if version.is_some_and(|version| AFFECTED.iter().any(|begin| version.starts_with(begin))) {
-        let no_self = raw::REDISMODULE_CMDFILTER_NOSELF as std::ffi::c_int;
-        // SAFETY: the context is alive, and that of this module. The filter stays as long as the module.
-        unsafe {
-            api!(RedisModule_RegisterCommandFilter(
-                ctx.as_raw(),
-                Some(on_command),
-                no_self
-            ))
-        };
+        // It stays as long as the module.
+        filter::register::<Copies>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
     }
 }
 
@@ -86,19 +75,19 @@ const EVAL: u64 = word(b"eval");
 const EVALSHA: u64 = word(b"evalsha");
 const FCALL: u64 = word(b"fcall");
 
-unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    guard(Place::Filter, (), || {
-        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
-        let command = unsafe { Command::new(filter) };
+struct Copies;
+
+impl Filter for Copies {
+    fn look(command: &Command<'_>) {
         let name = command.name.bytes();
         if !(4..=7).contains(&name.len()) {
             return; // GET and SET.
         }
         let name = word(name);
         if let COPY | SELECT | MULTI | DEBUG | EXEC | EVAL | EVALSHA | FCALL = name {
-            look(&command, name);
+            look(command, name);
         }
-    });
+    }
 }
 
 fn look(command: &Command<'_>, name: u64) {

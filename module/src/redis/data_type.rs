@@ -13,18 +13,13 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard, log};
-use super::context::{Context, monotonic_ms, now_ms};
-use super::key;
 use super::older::Reader;
-use super::propagation;
-use super::sizes;
 use super::state::{self, CallsNothingBack, State};
-use super::store;
-use super::string::{OwnedStr, Str};
-use super::transit::Facts;
-use super::waiting;
-use crate::engine::{CLOCKS_DIFFER_MS, Softness};
+use super::{
+    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, propagation, sizes,
+    store, waiting,
+};
+use crate::engine::{CLOCKS_DIFFER_MS, Facts, Softness};
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
@@ -120,11 +115,19 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 /// Where something is saved.
 type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
 
-/// After a panic while something was saved: a child ends, so that the server knows that the save failed.
-fn end_child() {
-    if state::is_child() {
-        // SAFETY: ends this process at once, without the handlers that belong to the server.
-        unsafe { libc::_exit(1) };
+/// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
+/// server itself, `otherwise` leaves what is readable.
+fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
+    let saved = guard(Place::Save, false, || {
+        body();
+        true
+    });
+    if !saved {
+        if state::is_child() {
+            // SAFETY: ends this process at once, without the handlers that belong to the server.
+            unsafe { libc::_exit(1) };
+        }
+        otherwise();
     }
 }
 
@@ -133,17 +136,11 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
     let Some(entry) = entry else { return };
     let io = Stream::new(io);
-    let saved = guard(Place::Save, false, || {
-        with_record(entry, u32::try_from(db).ok(), |record| {
-            raw::save_slice(io.get(), &record.encode());
-        });
-        true
-    });
-    if !saved {
-        end_child();
-        // SAVE and DUMP run in the server itself: the file stays readable.
-        raw::save_slice(io.get(), &gone().encode());
-    }
+    let write = |record: Record<'_>| raw::save_slice(io.get(), &record.encode());
+    save(
+        || with_record(entry, u32::try_from(db).ok(), write),
+        || write(gone()),
+    );
 }
 
 /// What is saved of a gone entry.
@@ -166,7 +163,7 @@ fn with_record<R>(
         let (origin, found) = (state.origin(), state.database_of(entry, db));
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let facts = Facts::of(&mut database.index, slot);
+            let facts = database.index.facts(slot);
             let (mut created_ms, mut origin) = (entry.created_ms(), origin);
             if facts.is_foreign {
                 created_ms = database.history.saved_stamp_ms(created_ms);
@@ -245,28 +242,26 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
         softness: record.soft_since_ms.map(Softness::since),
         is_foreign: record.origin == 0,
         is_doubted: false,
-        origin: record.origin,
     };
     let (handle, tags) = (new.handle(), record.tags.iter());
     let place = db.map(|db| (db, name));
-    state::with(|state| state.transit.arriving.set(handle, facts, tags, place));
+    state::with(|state| {
+        state.transit.arriving.set(handle, facts, tags, place);
+        state.transit.arriving.origin = record.origin;
+    });
     Some(new)
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = Stream::new(io);
-    let saved = guard(Place::Save, false, || {
+    let write = || {
         let histories = state::with(|state| state.histories());
         // Nothing written, nothing saved.
         if !histories.is_empty() || super::load::type_method_version() < 5 {
             raw::save_slice(io.get(), &histories);
         }
-        true
-    });
-    if !saved {
-        end_child();
-        raw::save_slice(io.get(), &[]);
-    }
+    };
+    save(write, || raw::save_slice(io.get(), &[]));
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
@@ -293,7 +288,7 @@ unsafe extern "C" fn aof_rewrite(
     key: *mut raw::RedisModuleString,
     value: *mut c_void,
 ) {
-    let written = guard(Place::Save, false, || {
+    let write = || {
         // SAFETY: the server passes a live value, name and stream.
         let (entry, key, db) = unsafe {
             (
@@ -302,7 +297,7 @@ unsafe extern "C" fn aof_rewrite(
                 api!(RedisModule_GetDbIdFromIO(io)),
             )
         };
-        let Some(entry) = entry else { return true };
+        let Some(entry) = entry else { return };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
             let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(record.value)];
             let option = |word: &[u8], number: u64| {
@@ -329,7 +324,7 @@ unsafe extern "C" fn aof_rewrite(
             words.extend(option(b"HITS", record.hits.into()));
             (!record.is_gone).then_some(words) // A gone entry is not written at all.
         });
-        let Some(words) = words else { return true };
+        let Some(words) = words else { return };
         // In front of the first entry. Without any there is nothing that it would protect.
         if !state::with(|state| std::mem::replace(&mut state.histories_rewritten, true)) {
             let histories = state::with(|state| state.histories());
@@ -339,27 +334,24 @@ unsafe extern "C" fn aof_rewrite(
             }
         }
         emit(io, c"CACHE.SET", &words);
-        true
-    });
-    if !written {
-        end_child();
-    }
+    };
+    save(write, || ());
 }
 
 /// Writes a command. The server itself writes the expiry of a key behind it, as a PEXPIREAT.
 fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
-    let mut parts: Vec<_> = words.iter().map(|word| word.as_str().as_raw()).collect();
-    let (format, len) = (c"v".as_ptr(), parts.len());
+    let parts: Vec<Str<'_>> = words.iter().map(OwnedStr::as_str).collect();
+    let (command, format) = (command.as_ptr(), c"v".as_ptr());
     // SAFETY: the stream is alive; "v" takes an array of strings and its length.
     unsafe {
         api!(RedisModule_EmitAOF(
             io,
-            command.as_ptr(),
+            command,
             format,
-            parts.as_mut_ptr(),
-            len
+            parts.as_ptr(),
+            parts.len()
         ));
-    };
+    }
 }
 
 // ---- looking and copying ----
@@ -440,7 +432,7 @@ unsafe extern "C" fn copy(
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            let facts = Facts::of(index, slot);
+            let facts = index.facts(slot);
             // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
             // commands must find what they found at its old node, where it may not be gone yet.
             let copy = (!facts.is_gone || propagation::is_coming(entry.key())).then(|| {

@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString, c_char, c_int};
 
 use redis_module::raw;
 
-use super::context::Context;
-use super::load::{Command, Keys, Use};
+use super::Context;
+use super::load::{Command, Keys};
 use crate::syntax::{self, Arg, Kind};
 
 /// The ACL category of the module's own, on servers that let modules have one.
@@ -18,7 +18,6 @@ pub(super) fn add_category(ctx: &Context<'_>) {
     unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
 }
 
-/// Describes a command that was just created.
 pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
     // SAFETY: the context is that of loading.
     let created = unsafe { api!(RedisModule_GetCommand(ctx.as_raw(), command.name.as_ptr())) };
@@ -31,22 +30,10 @@ fn set_info(
     created: *mut raw::RedisModuleCommand,
     command: &Command,
 ) -> Result<(), &'static str> {
-    let flags = match command.uses {
-        Use::Nothing => 0,
-        Use::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
-        Use::Write => raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
-        Use::Change => raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE,
-        Use::Remove => raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
-        Use::Take => {
-            raw::REDISMODULE_CMD_KEY_RW
-                | raw::REDISMODULE_CMD_KEY_ACCESS
-                | raw::REDISMODULE_CMD_KEY_DELETE
-        }
-    };
     // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list below.
     let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
     let spec = &mut specs[0];
-    spec.flags = flags.into();
+    spec.flags = command.uses as u64;
     spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
     match command.keys {
         Keys::None => {}

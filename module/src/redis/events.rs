@@ -4,20 +4,16 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
-use super::channel;
-use super::cluster;
-use super::context::{Context, Mode, monotonic_ms, now_ms, own, random};
-use super::copies;
-use super::filter;
-use super::key::Kind;
-use super::propagation;
-use super::reclaim;
+use super::context::random;
 use super::state::{self, State};
 use super::store::{self, Way, adopt};
-use super::string::{OwnedStr, Str};
-use super::waiting;
-use crate::engine::{Counters, History, Invalidation};
+use super::{
+    Context, Kind, Mode, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
+    monotonic_ms, now_ms, own, propagation, reclaim, waiting,
+};
+use crate::engine::{Counters, History, Invalidation, Stamps};
+
+const TRIM: u64 = raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM;
 
 /// Subscribes to every event that may change the index.
 pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
@@ -44,7 +40,7 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
         }
     }
     // Servers that do not know it refuse.
-    subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM);
+    subscribe_to(ctx, TRIM);
     if trimmed() != 0 {
         subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION);
     }
@@ -103,18 +99,13 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_CRON_LOOP => cron(ctx),
             raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
-            // The same number means slot migrations in Valkey 9.
-            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM if trimmed() == 0 => {
+            TRIM if trimmed() != 0 => trim(ctx, what),
+            // The number of the first one means slot migrations in Valkey 9.
+            TRIM | raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
                 // SAFETY: the data is that of the event.
-                unsafe { propagation::slot_migrates(true, what, data) };
+                unsafe { propagation::slot_migrates(event.id == TRIM, what, data) };
                 reclaim::arm_if_needed(ctx); // With what was held.
             }
-            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
-                // SAFETY: as above.
-                unsafe { propagation::slot_migrates(false, what, data) };
-                reclaim::arm_if_needed(ctx);
-            }
-            raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => trim(ctx, what),
             _ => (),
         }
         true
@@ -151,9 +142,8 @@ unsafe fn missed(ctx: &Context<'_>, event: u64, what: u64, data: *mut c_void) {
             state::with(|state| state.distrust_staged(0));
             return;
         }
-        raw::REDISMODULE_EVENT_FLUSHDB
-        | raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED
-        | raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM => {}
+        raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED | TRIM => {
+        }
         _ => return,
     }
     for db in databases {
@@ -361,7 +351,7 @@ fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
     state::with(|state| state.swap_databases(dbs[0], dbs[1]));
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
     for db in dbs {
-        let clock = state::with(|state| state.database(db).clock);
+        let clock = state::database(db, |database| database.clock);
         channel::publish(ctx, db, clock, Invalidation::Everything);
     }
 }
@@ -386,8 +376,9 @@ fn loading(ctx: &Context<'_>, what: u64) {
             if state.is_staging() || is_own {
                 return;
             }
-            // What is loaded brings its clocks with it. A file without any was written at reading 0.
-            state.forget_stamps();
+            // What is loaded brings its clocks with it, and takes the place of all that is here: its stamps need not come
+            // after those. A file without any was written at reading 0.
+            state.stamps = Stamps::default();
             for (_, database) in state.databases_mut() {
                 database.clock = 0;
                 database.history = History::default();
@@ -454,7 +445,7 @@ fn role(ctx: &Context<'_>, what: u64) {
         });
         reclaim::arm_if_needed(ctx);
     } else {
-        state::with(State::follow_primary);
+        state::with(|state| state.stamps.follow_another());
     }
     // Leases from before a failover are not good any more.
     let numbers = state::with(|state| state.numbers());

@@ -9,13 +9,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard};
-use super::context::{Context, Mode, command_time_ms, own};
-use super::key::Kind;
-use super::propagation;
-use super::reclaim;
-use super::state;
-use super::string::{OwnedStr, Str};
+use super::context::command_time_ms;
+use super::state::{self, CallsNothingBack};
+use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
 use crate::engine::Slot;
 use crate::native::{self, Keys};
@@ -38,16 +34,8 @@ const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
     if FILTER.load(Ordering::Relaxed).is_null() {
-        let no_self = raw::REDISMODULE_CMDFILTER_NOSELF as c_int;
-        // SAFETY: the context is alive, and that of this module.
-        let filter = unsafe {
-            api!(RedisModule_RegisterCommandFilter(
-                ctx.as_raw(),
-                Some(on_command),
-                no_self
-            ))
-        };
-        FILTER.store(filter, Ordering::Relaxed);
+        let filter = register::<Reclaiming>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
+        FILTER.store(filter.get(), Ordering::Relaxed);
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
@@ -55,9 +43,45 @@ pub(super) fn install(ctx: &Context<'_>) {
 pub(super) fn remove(ctx: &Context<'_>) {
     let filter = FILTER.swap(std::ptr::null_mut(), Ordering::Relaxed);
     if !filter.is_null() {
-        // SAFETY: registered by `install`, and not removed since.
-        unsafe { api!(RedisModule_UnregisterCommandFilter(ctx.as_raw(), filter)) };
+        unregister(ctx, Registered::new(filter));
     }
+}
+
+/// Looks at commands before they run.
+pub(super) trait Filter {
+    fn look(command: &Command<'_>);
+}
+
+/// A filter that the server calls.
+pub(super) type Registered = CallsNothingBack<*mut raw::RedisModuleCommandFilter>;
+
+pub(super) fn register<F: Filter>(ctx: &Context<'_>, flags: u32) -> Registered {
+    unsafe extern "C" fn on_command<F: Filter>(filter: *mut raw::RedisModuleCommandFilterCtx) {
+        guard(Place::Filter, (), || {
+            // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
+            F::look(&unsafe { Command::new(filter) });
+        });
+    }
+    let (ctx, on_command) = (ctx.as_raw(), Some(on_command::<F> as _));
+    // SAFETY: the context is alive, and that of this module.
+    Registered::new(unsafe {
+        api!(RedisModule_RegisterCommandFilter(
+            ctx,
+            on_command,
+            flags as c_int
+        ))
+    })
+}
+
+/// Ends a filter that was registered and not ended since.
+pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
+    // SAFETY: `register` made it, and it is kept in one place, from which the caller took it out.
+    unsafe {
+        api!(RedisModule_UnregisterCommandFilter(
+            ctx.as_raw(),
+            filter.get()
+        ))
+    };
 }
 
 /// A native command met a gone entry, which the filter could not see: the command was queued by MULTI, run by a script,
@@ -155,20 +179,21 @@ fn free_if_needed(command: &Command<'_>) {
     }
 }
 
-unsafe extern "C" fn on_command(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    guard(Place::Filter, (), || {
-        // SAFETY: the server passes a live filter context, whose arguments are alive during the call.
-        let command = unsafe { Command::new(filter) };
+/// Removes what is gone in front of commands that would meet it.
+struct Reclaiming;
+
+impl Filter for Reclaiming {
+    fn look(command: &Command<'_>) {
         // Most commands name no key that matters, and pay for nothing else.
         match native::keys(command.name.bytes()) {
             Keys::None => {}
             Keys::Set if command.is_plain_set() => {}
-            keys => remove_gone(&command, keys),
+            keys => remove_gone(command, keys),
         }
         if is_look_due() {
-            free_if_needed(&command);
+            free_if_needed(command);
         }
-    });
+    }
 }
 
 /// Removes the gone keys that a command names.
@@ -212,7 +237,7 @@ pub(super) struct Command<'a> {
 impl<'a> Command<'a> {
     /// # Safety
     /// The filter context must be alive for `'a`.
-    pub(super) unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
+    unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
         // SAFETY: by the caller's promise. There is always a name.
         unsafe {
             Self {
@@ -234,6 +259,12 @@ impl<'a> Command<'a> {
     pub(super) fn client(&self) -> Option<u64> {
         // SAFETY: the filter context is alive; looked up because Redis 7.0 lacks it.
         unsafe { raw::RedisModule_CommandFilterGetClientId.map(|client| client(self.filter)) }
+    }
+
+    /// Whether there is this word at a place, in any case.
+    pub(super) fn is_at(&self, at: c_int, word: &[u8]) -> bool {
+        let arg = self.arg(at);
+        arg.is_some_and(|arg| arg.bytes().eq_ignore_ascii_case(word))
     }
 
     fn len(&self) -> c_int {
@@ -283,14 +314,10 @@ impl<'a> Command<'a> {
     /// Calls `look` with each key in the slots that Valkey 9 is about to import, where it would stop on an assertion. A replica has
     /// gone ones, until it has reclaimed them, if its primary reclaimed them before the slot left.
     fn for_each_left(&self, ctx: &Context<'_>, mut look: impl FnMut(Str<'_>)) {
-        let is = |at, word: &[u8]| {
-            let arg = self.arg(at);
-            arg.is_some_and(|arg| arg.bytes().eq_ignore_ascii_case(word))
-        };
-        if !(is(1, b"syncslots") && is(2, b"establish") && ctx.is_cluster()) {
+        if !(self.is_at(1, b"syncslots") && self.is_at(2, b"establish") && ctx.is_cluster()) {
             return;
         }
-        let Some(at) = (3..self.len()).find(|&at| is(at, b"slotsrange")) else {
+        let Some(at) = (3..self.len()).find(|&at| self.is_at(at, b"slotsrange")) else {
             return;
         };
         let number = |at| self.arg(at).and_then(|arg| parse_i64(arg.bytes()));

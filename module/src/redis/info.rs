@@ -4,9 +4,7 @@ use std::ffi::c_int;
 
 use redis_module::raw::{self, Status};
 
-use super::barrier::{Place, guard};
-use super::context::{Context, monotonic_ms};
-use super::state;
+use super::{Context, Place, guard, monotonic_ms, state};
 use crate::figures::{Figure, figures};
 
 pub(super) fn register(ctx: &Context<'_>) {

@@ -4,11 +4,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard, log};
-use super::context::Context;
-use super::string::{Args, Str};
 use super::{
-    barrier, context, copies, data_type, describe, events, info, propagation, sizes, state,
+    Args, Context, Place, barrier, context, copies, data_type, describe, events, guard, info, log,
+    propagation, sizes, state,
 };
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
@@ -24,15 +22,18 @@ fn version() -> c_int {
 
 /// What a command does to the keys among its arguments, for ACL rules and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Use {
-    Nothing,
-    Read,
+    Nothing = 0,
+    Read = raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
     /// Replaces the value without telling anything of the old one.
-    Write,
-    Change,
-    Remove,
+    Write = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
+    Change = raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE,
+    Remove = raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
     /// Returns the value and removes it.
-    Take,
+    Take = raw::REDISMODULE_CMD_KEY_RW
+        | raw::REDISMODULE_CMD_KEY_ACCESS
+        | raw::REDISMODULE_CMD_KEY_DELETE,
 }
 
 /// Which arguments of a command are keys.
@@ -123,11 +124,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         };
         // SAFETY: the server passes live arguments; here, all of them are arguments, there is no name before them.
         let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
-        let words: Vec<&[u8]> = args
-            .name()
-            .into_iter()
-            .chain(args.iter().map(Str::bytes))
-            .collect();
+        let words: Vec<&[u8]> = args.all().iter().map(|arg| arg.bytes()).collect();
         start(&ctx, &config::from_args(&words)?, COMMANDS).map_err(str::to_owned)
     });
     match loaded {

@@ -89,14 +89,13 @@ pub(crate) mod string;
 pub(crate) mod transit;
 pub(crate) mod waiting;
 
-#[cfg(feature = "panic-on-demand")]
-pub(crate) use barrier::Place;
-pub(crate) use context::Context;
+pub(crate) use barrier::{Place, Undo, guard, log, panic_point};
+pub(crate) use context::{Context, Mode, monotonic_ms, now_ms, own};
 #[cfg(test)]
 pub(crate) use describe::categories;
-pub(crate) use key::{Key, Kind};
+pub(crate) use key::{Held, Key, Kind};
 pub(crate) use load::{Command, Keys, Use, command};
-pub(crate) use string::{Args, OwnedStr, Str};
+pub(crate) use string::{Args, OwnedStr, Str, Words};
 
 /// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.
 pub(crate) const TYPE_NAME: &std::ffi::CStr = c"tagcache1";

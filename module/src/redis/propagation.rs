@@ -16,8 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis_module::raw;
 
-use super::context::Context;
-use super::string::OwnedStr;
+use super::{Context, OwnedStr};
 
 static ALONE: AtomicBool = AtomicBool::new(false);
 

@@ -6,16 +6,13 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::barrier::{Place, guard, log};
-use super::context::{Context, Mode, moment, now_ms};
-use super::data_type;
-use super::filter;
-use super::key::{Key, Kind};
-use super::propagation;
+use super::context::moment;
 use super::scan::Cursor;
 use super::state::{self, State, entry_in, entry_key};
-use super::store;
-use super::string::{OwnedStr, Str};
+use super::{
+    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, now_ms,
+    propagation, store,
+};
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
@@ -42,7 +39,7 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
         reclaim_entries(ctx, db, dropped);
     }
     let now = now_ms();
-    if !state::with(|state| state.database(db).index.has_work(now)) {
+    if !state::index(db, |index| index.has_work(now)) {
         return;
     }
     if ctx.is_loading() {
@@ -67,8 +64,7 @@ pub(crate) fn meet_expired<'t>(
         if ctx.exists(name.as_str()) && !is_over {
             continue;
         }
-        state::with(|state| {
-            let index = &state.database(db).index;
+        state::index(db, |index| {
             if index.holds(slot, handle) && !index.is_gone(slot) {
                 hidden.entries += 1;
                 hidden.bytes += index.cost(slot);
@@ -130,8 +126,7 @@ fn most_looks(ctx: &Context<'_>) -> u64 {
 /// The entries of a tag, gone ones included, with their names; none if there are more than are left to be looked at inside
 /// a command.
 fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> {
-    state::with(|state| {
-        let index = &state.database(db).index;
+    state::index(db, |index| {
         if *left == 0 {
             return Vec::new();
         }
@@ -153,9 +148,7 @@ fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> 
 pub(crate) fn help(ctx: &Context<'_>, db: u32) {
     // Not inside MULTI or a script: what such a block sees of its own invalidations shall not depend on how far this
     // node's reclaiming is, since its replicas run the same block.
-    if state::with(|state| state.database(db).index.has_backlog())
-        && !ctx.is_atomic_block()
-        && !ctx.is_cluster()
+    if state::index(db, |index| index.has_backlog()) && !ctx.is_atomic_block() && !ctx.is_cluster()
     {
         reclaim_entries(ctx, db, HELP);
     }
@@ -221,7 +214,7 @@ pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
 /// removes them, here and on replicas. False if there are none (any more).
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
-    if !state::with(|state| state.database(db).index.has_orphans()) {
+    if !state::index(db, |index| index.has_orphans) {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
@@ -235,7 +228,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         if is_more {
             state.orphans = Some((db, cursor));
         } else {
-            state.database(db).index.set_orphans(false);
+            state.database(db).index.has_orphans = false;
         }
     });
     is_more
@@ -252,8 +245,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
         take(ctx, db, key, name);
     } else {
         drop(key);
-        let may_expire = state::with(|state| {
-            let index = &state.database(db).index;
+        let may_expire = state::index(db, |index| {
             index.holds(slot, handle) && entry_in(index, slot).has_ttl()
         });
         if may_expire && ctx.is_replica() && ctx.is_cluster() {
@@ -286,8 +278,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
 /// commands make of it must be the same on all nodes.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let Softened { slot, is_new, .. } = softened;
-    let over_ms = state::with(|state| {
-        let index = &mut state.database(db).index;
+    let over_ms = state::index(db, |index| {
         let grace_ms = entry_in(index, slot).grace_ms();
         let over_ms = softened.softness.ends_ms_for(grace_ms);
         if over_ms > now_ms {
@@ -314,8 +305,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
 /// Whether the grace of the entry in a slot that is in use, since a soft invalidation, is over, though nothing was done about
 /// that yet: it is done now.
 fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
-    let over = state::with(|state| {
-        let index = &state.database(db).index;
+    let over = state::index(db, |index| {
         let softness = index.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
         let over = over_ms <= now_ms && !index.is_gone(slot);
@@ -333,8 +323,7 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
 
 /// The entry in a slot that is in use, and its name.
 fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
-    state::with(|state| {
-        let index = &state.database(db).index;
+    state::index(db, |index| {
         (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
     })
 }
@@ -344,7 +333,7 @@ fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
 /// what else had that name.
 #[cold]
 fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: Str<'_>) {
-    let is_indexed = || state::with(|state| state.database(db).index.holds(slot, handle));
+    let is_indexed = || state::index(db, |index| index.holds(slot, handle));
     if !is_indexed() {
         return;
     }
@@ -369,7 +358,7 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
         return false;
     };
     let (slot, handle) = (entry.slot().map(Slot), entry.handle());
-    let must_leave = state::with(|state| state.database(db).index.must_leave(slot, handle));
+    let must_leave = state::index(db, |index| index.must_leave(slot, handle));
     if must_leave {
         take(ctx, db, key, name);
     }
@@ -434,8 +423,7 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
         }
         // Without the time that other processes had the processor: it is the module's part that is to be seen.
         let took = moment().ran.saturating_sub(from.ran).as_micros() as u64;
-        state::with(|state| {
-            let counters = &mut state.database(db).counters;
+        state::database(db, |Database { counters, .. }| {
             counters.reclaim_max_us = counters.reclaim_max_us.max(took);
         });
         if finished {

@@ -4,10 +4,8 @@ use std::ffi::c_void;
 
 use redis_module::raw;
 
-use super::barrier::{Place, guard};
-use super::context::Context;
 use super::state::CallsNothingBack;
-use super::string::{OwnedStr, Str};
+use super::{Context, OwnedStr, Place, Str, guard};
 
 /// Where the walk is. As with SCAN, a key that is there all the time is met, and may be met twice.
 ///

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use super::context::Context;
+use super::Context;
 use crate::engine::UNIT;
 use crate::entry::{self, Allocated, Entry};
 

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis_module::raw;
 
-use super::barrier::{self, Place, guard};
-use super::context::Context;
-use super::state;
+use super::{Context, Place, barrier, guard, state};
 use crate::error::Error;
 
 /// Calls `step`, which does a little of the work, a few microseconds, until it returns the result, and replies, now or later.

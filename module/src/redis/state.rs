@@ -4,12 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
-use super::context::own;
 use super::copies::Seen;
-use super::propagation;
 use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
+use super::{own, propagation};
 use crate::config::Config;
 use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
@@ -29,7 +28,8 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
-    stamps: Stamps,
+    /// To be asked by [`State::stamps_at`].
+    pub(crate) stamps: Stamps,
     pub(crate) transit: Transit,
     /// A key is being removed by the module itself.
     pub(crate) removing: bool,
@@ -117,19 +117,10 @@ impl State {
         (&mut self.transit, database_in(&mut self.databases, number))
     }
 
-    /// What is in transit, and a database that is loaded (a staged one, if any are, else the one that is served), to be
-    /// changed together.
-    pub(crate) fn transit_and_loaded(
-        &mut self,
-        number: u32,
-    ) -> (&mut Transit, &mut Database<Handle>) {
-        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
-        let databases = staged.unwrap_or(&mut self.databases);
-        (&mut self.transit, database_in(databases, number))
-    }
-
+    /// A database that is loaded: a staged one, if any are, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
-        self.transit_and_loaded(number).1
+        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
+        database_in(staged.unwrap_or(&mut self.databases), number)
     }
 
     /// From here on, what is loaded is staged.
@@ -175,7 +166,7 @@ impl State {
             database.clock = new.clock;
             if staged.are_distrusted {
                 old.push(database.take_index());
-                database.index.set_orphans(true);
+                database.index.has_orphans = true;
             }
         }
         self.transit.clear();
@@ -275,11 +266,6 @@ impl State {
         &mut self.stamps
     }
 
-    /// Stamps go on after one that this node's primary gave, or this node itself in an earlier life.
-    pub(crate) fn follow(&mut self, at_ms: u64) {
-        self.stamps.follow(at_ms);
-    }
-
     /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. One that is
     /// earlier than what came before is of a clock that was set back.
     pub(crate) fn follow_invalidation(&mut self, at_ms: u64) -> u64 {
@@ -288,18 +274,8 @@ impl State {
             self.stamps_were_set_back(at_ms + behind_ms, at_ms);
             return at_ms;
         }
-        self.follow(at_ms + behind_ms);
+        self.stamps.follow(at_ms + behind_ms);
         at_ms + behind_ms
-    }
-
-    /// From here on this node's primary gives the stamps.
-    pub(crate) fn follow_primary(&mut self) {
-        self.stamps.follow_another();
-    }
-
-    /// What is loaded next takes the place of all that is here: its stamps need not come after those.
-    pub(crate) fn forget_stamps(&mut self) {
-        self.stamps = Stamps::default();
     }
 
     /// This node begins to serve as a primary from what it has.
@@ -326,7 +302,7 @@ impl State {
     pub(crate) fn follow_loaded(&mut self) {
         let latest = self.databases().map(|(_, db)| db.history.latest_ms());
         let latest_ms = latest.max();
-        self.follow(latest_ms.unwrap_or(0));
+        self.stamps.follow(latest_ms.unwrap_or(0));
     }
 
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
@@ -405,7 +381,6 @@ impl State {
         all.filter_map(move |(number, db)| db.index.has_work(now_ms).then_some(number))
     }
 
-    /// Whether there is something to do in the background.
     pub(crate) fn has_work(&self, now_ms: u64) -> bool {
         self.has_news() || self.with_work(now_ms).next().is_some()
     }
@@ -418,7 +393,7 @@ impl State {
 
     /// Whether some keyspace may hold entries that its index does not know.
     pub(crate) fn has_orphans(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_orphans())
+        self.databases().any(|(_, db)| db.index.has_orphans)
     }
 
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose
@@ -487,9 +462,22 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
+/// The same with a database.
+#[inline(always)]
+pub(crate) fn database<R>(number: u32, body: impl FnOnce(&mut Database<Handle>) -> R + Send) -> R {
+    with(|state| body(state.database(number)))
+}
+
+/// The same with the index of a database.
+#[inline(always)]
+pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R + Send) -> R {
+    with(|state| body(&mut state.database(number).index))
+}
+
 /// What may be used inside [`with`] although it is, or refers to, a pointer of the server's: no call that is made with it there
 /// calls the module back.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
 pub(super) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
@@ -497,19 +485,11 @@ unsafe impl<T> Send for CallsNothingBack<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for CallsNothingBack<T> {}
 
-impl<T> std::fmt::Debug for CallsNothingBack<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a pointer")
-    }
-}
-
-impl<T> CallsNothingBack<T> {
+impl<T: Copy> CallsNothingBack<T> {
     pub(super) const fn new(pointer: T) -> Self {
         Self(pointer)
     }
-}
 
-impl<T: Copy> CallsNothingBack<T> {
     pub(super) const fn get(&self) -> T {
         self.0
     }

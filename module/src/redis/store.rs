@@ -8,17 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
-use super::barrier::{Place, log, panic_point};
-use super::context::{Context, Mode, monotonic_ms, now_ms};
-use super::filter;
-use super::key::{Held, Key, Kind};
-use super::propagation;
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
-use super::string::{OwnedStr, Str};
-use super::transit::{Facts, Passage};
-use super::{reclaim, waiting};
-use crate::engine::{Freshness, Incoming, Index, Slot, Softness, Written, kept_stamp_ms};
+use super::transit::Passage;
+use super::{
+    Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
+    panic_point, propagation, reclaim, waiting,
+};
+use crate::engine::{Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -51,7 +48,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
     let emptied = state::try_with(|state| {
         let database = state.database(db);
         drop(database.take_index());
-        database.index.set_orphans(true);
+        database.index.has_orphans = true;
         state.orphans = None;
     });
     if emptied.is_none() {
@@ -61,7 +58,7 @@ pub(super) fn distrust(db: u32, reason: &str) {
 
 /// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
 pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
-    state::with(|state| state.database(db).index.set_orphans(true));
+    state::index(db, |index| index.has_orphans = true);
     reclaim::arm(ctx);
 }
 
@@ -74,10 +71,7 @@ pub(crate) struct Content<'a> {
     pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
-    pub(crate) hits: u32,
-    pub(crate) softness: Option<Softness>,
-    /// `created_ms` is by the clock of another node.
-    pub(crate) is_foreign: bool,
+    pub(crate) facts: Facts,
 }
 
 impl<'a> Content<'a> {
@@ -92,7 +86,7 @@ impl<'a> Content<'a> {
 
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.softness.is_none() && !self.is_foreign
+        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -100,10 +94,8 @@ impl<'a> Content<'a> {
             entry: entry.handle(),
             tags: self.tags,
             bytes,
-            hits: self.hits,
             has_grace: self.grace_ms > 0,
-            softness: self.softness,
-            is_foreign: self.is_foreign,
+            facts: self.facts,
         }
     }
 }
@@ -277,7 +269,6 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
     reclaim::arm(ctx);
 }
 
-/// Puts a gone entry under an open key that holds nothing.
 fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
     let created_ms = now_ms();
     let content = Content {
@@ -299,20 +290,19 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
 /// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
 pub(crate) fn doubt(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::with(|state| state.database(db).index.doubt(slot));
+        state::index(db, |index| index.doubt(slot));
     }
 }
 
-/// Makes the entry of an open key gone.
 fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::with(|state| state.database(db).index.drop_one(slot));
+        state::index(db, |index| index.drop_one(slot));
     }
 }
 
 /// Makes all entries of a database gone, which is no invalidation: its clock stays.
 pub(crate) fn empty(db: u32) {
-    change(db, || state::with(|state| state.database(db).index.flush()));
+    change(db, || state::index(db, Index::flush));
 }
 
 /// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
@@ -339,8 +329,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
         entry.set_indexed(slot.0);
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             index.moved(slot, handle);
             index.resize(slot, cost(entry));
             index.set_graced(slot, grace_ms > 0);
@@ -359,23 +348,15 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
         return;
     };
     change(db, || {
-        let slot = state::with(|state| {
-            let index = &mut state.database(db).index;
+        let slot = state::index(db, |index| {
             let incoming = Incoming {
                 entry: entry.handle(),
                 tags,
                 bytes: cost(entry),
-                hits: 0, // Those of the entry are kept.
                 has_grace: entry.grace_ms() > 0,
-                softness: index.softness(slot),
-                is_foreign: index.is_foreign(slot),
+                facts: index.facts(slot),
             };
-            let is_doubted = index.is_doubted(slot);
-            let slot = index.replace(slot, incoming);
-            if is_doubted {
-                index.doubt(slot);
-            }
-            slot
+            index.replace(slot, incoming)
         });
         entry.set_indexed(slot.0);
     });
@@ -407,7 +388,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             let index = &mut database.index;
             // What the module removes does not come back.
             if !removing {
-                let facts = Facts::of(index, slot);
+                let facts = index.facts(slot);
                 transit.leaves(entry, db, slot, facts, index.tags(slot));
             }
             let was_gone = index.remove(slot);
@@ -426,7 +407,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
 /// An entry that no index knows leaves the keyspace. If it was lost, it was gone.
 fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
     let is_lost =
-        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans());
+        |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans);
     if let Some(db) = db.filter(is_lost) {
         filter::met_gone(db, entry.key());
     }
@@ -435,8 +416,7 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
 /// The index forgets an entry that the keyspace does not hold under its name.
 pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
     change(db, || {
-        state::with(|state| {
-            let index = &mut state.database(db).index;
+        state::index(db, |index| {
             if index.holds(slot, handle) {
                 index.remove(slot);
                 // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
@@ -463,7 +443,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     if let Some((db, slot)) = place {
         change(db, || {
-            state::with(|state| state.database(db).index.moved(slot, new));
+            state::index(db, |index| index.moved(slot, new));
         });
     }
     state::with(|state| state.transit.moved(old, new));
@@ -513,10 +493,12 @@ pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
 }
 
 fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
-    state.follow(entry.created_ms());
-    let (transit, database) = state.transit_and_loaded(db);
-    let is_gone = transit.arriving.facts.is_gone;
-    index_arrived(&mut database.index, None, entry, &transit.arriving, is_gone)
+    state.stamps.follow(entry.created_ms());
+    let passage = std::mem::take(&mut state.transit.arriving);
+    let index = &mut state.loaded_database(db).index;
+    let has_work = index_arrived(index, None, entry, &passage);
+    state.transit.arriving = passage; // Its buffers are used again.
+    has_work
 }
 
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
@@ -553,13 +535,13 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         }
         return;
     }
-    let was_gone = passage.facts.is_gone;
-    let lateness = if was_gone {
+    let lateness = if passage.facts.is_gone {
         Lateness::InTime
     } else {
         lateness(ctx, db, entry, way, &mut passage)
     };
     let is_outdated = lateness == Lateness::TooLate;
+    passage.facts.is_gone |= is_outdated;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
@@ -577,8 +559,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
-            let index = &mut state.database(db).index;
-            index_arrived(index, place, entry, &passage, is_outdated || was_gone)
+            index_arrived(&mut state.database(db).index, place, entry, &passage)
         });
         panic_point(Place::Change);
         if let Some(renamed) = renamed {
@@ -608,29 +589,16 @@ fn index_arrived(
     place: Option<Slot>,
     entry: Entry<'_>,
     passage: &Passage,
-    is_outdated: bool,
 ) -> bool {
-    let facts = passage.facts;
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    let slot = index.insert_near(
-        place,
-        Incoming {
-            entry: entry.handle(),
-            tags: &tags,
-            bytes: cost(entry),
-            hits: facts.hits,
-            has_grace: entry.grace_ms() > 0,
-            softness: facts.softness,
-            is_foreign: facts.is_foreign,
-        },
-    );
-    if is_outdated {
-        index.drop_one(slot);
-    }
-    if facts.is_doubted {
-        index.doubt(slot);
-    }
-    entry.set_indexed(slot.0);
+    let incoming = Incoming {
+        entry: entry.handle(),
+        tags: &tags,
+        bytes: cost(entry),
+        has_grace: entry.grace_ms() > 0,
+        facts: passage.facts,
+    };
+    entry.set_indexed(index.insert_near(place, incoming).0);
     index.has_backlog() || index.has_soft()
 }
 
@@ -656,9 +624,9 @@ fn lateness(
 ) -> Lateness {
     let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
-        let facts = &mut passage.facts;
+        let (origin, facts) = (passage.origin, &mut passage.facts);
         let is_own = match way {
-            Way::Restored => facts.origin != 0 && facts.origin == state.origin(),
+            Way::Restored => origin != 0 && origin == state.origin(),
             // From another database: what was invalidated here did not reach it there.
             Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
             Way::Loaded if state.judges_loaded => !facts.is_foreign,
@@ -685,7 +653,7 @@ fn lateness(
         entry.set_created_ms(kept_ms);
         if !is_primary {
             // An earlier invalidation that comes from the primary shows that this stamp is in no order with those.
-            state.follow(kept_ms);
+            state.stamps.follow(kept_ms);
         }
         lateness
     })

@@ -9,8 +9,9 @@ use redis_module::raw;
 use super::state::CallsNothingBack;
 use crate::error::Error;
 
-/// A string of the server that lives for `'a`.
+/// A string of the server that lives for `'a`. In memory it is its address alone, so that the server takes a list of them.
 #[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
 pub(crate) struct Str<'a> {
     raw: CallsNothingBack<*mut raw::RedisModuleString>,
     alive: PhantomData<&'a [u8]>,
@@ -83,7 +84,7 @@ impl Drop for OwnedStr {
 /// The arguments of the command that runs, its name first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Args<'a> {
-    argv: &'a [*mut raw::RedisModuleString],
+    argv: &'a [Str<'a>],
 }
 
 /// Room for arguments as bytes: without an allocation where there are few.
@@ -107,21 +108,13 @@ impl<'a> Args<'a> {
     /// `argv` must point to `argc` strings, the name at least, that live for `'a`.
     pub(crate) unsafe fn from_raw(argv: *mut *mut raw::RedisModuleString, argc: c_int) -> Self {
         // SAFETY: by the caller's promise.
-        let argv = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
+        let argv = unsafe { std::slice::from_raw_parts(argv.cast(), argc as usize) };
         Self { argv }
     }
 
-    /// All of them, the name first, as the server takes them.
-    pub(crate) const fn as_raw(self) -> &'a [*mut raw::RedisModuleString] {
+    /// All of them, the name first.
+    pub(crate) const fn all(self) -> &'a [Str<'a>] {
         self.argv
-    }
-
-    /// The command's name as it was sent.
-    pub(crate) fn name(self) -> Option<&'a [u8]> {
-        // SAFETY: all strings of `argv` live for `'a`.
-        self.argv
-            .first()
-            .map(|&raw| unsafe { Str::from_raw(raw) }.bytes())
     }
 
     /// How many, the command's name not counted.
@@ -134,15 +127,9 @@ impl<'a> Args<'a> {
         self.exactly::<1>().map(|[only]| only)
     }
 
-    /// Exactly this many arguments.
     pub(crate) fn exactly<const N: usize>(self) -> Result<[Str<'a>; N], Error> {
-        let args: [*mut raw::RedisModuleString; N] = self
-            .argv
-            .get(1..)
-            .and_then(|args| args.try_into().ok())
-            .ok_or(Error::WrongArity)?;
-        // SAFETY: all strings of `argv` live for `'a`.
-        Ok(args.map(|raw| unsafe { Str::from_raw(raw) }))
+        let args = self.argv.get(1..).and_then(|args| args.try_into().ok());
+        args.ok_or(Error::WrongArity)
     }
 
     /// The first argument, and those behind it; none is a wrong number of arguments.
@@ -151,8 +138,7 @@ impl<'a> Args<'a> {
             return Err(Error::WrongArity);
         };
         let first = *argv.first().ok_or(Error::WrongArity)?;
-        // SAFETY: all strings of `argv` live for `'a`. For those behind it, it stands where the name does.
-        Ok((unsafe { Str::from_raw(first) }, Self { argv }))
+        Ok((first, Self { argv })) // For those behind it, it stands where the name does.
     }
 
     /// Each of them as the only one.
@@ -162,9 +148,7 @@ impl<'a> Args<'a> {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Str<'a>> + Clone {
-        let args = self.argv.get(1..).unwrap_or_default().iter();
-        // SAFETY: all strings of `argv` live for `'a`.
-        args.map(|&raw| unsafe { Str::from_raw(raw) })
+        self.argv.get(1..).unwrap_or_default().iter().copied()
     }
 
     /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
@@ -187,9 +171,8 @@ impl<'a> Args<'a> {
             storage.many = self.iter().map(Str::bytes).collect();
             return Ok(&storage.many);
         };
-        for (word, &raw) in few.iter_mut().zip(argv) {
-            // SAFETY: all strings of `argv` live for `'a`.
-            word.write(unsafe { Str::from_raw(raw) }.bytes());
+        for (word, arg) in few.iter_mut().zip(argv) {
+            word.write(arg.bytes());
         }
         // SAFETY: there are no more strings than words, so each of these was just written.
         Ok(unsafe { std::slice::from_raw_parts(storage.few.as_ptr().cast(), count) })

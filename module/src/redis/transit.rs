@@ -2,7 +2,7 @@
 //! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
 //! between, hence two places; the server does nothing else meanwhile.
 
-use crate::engine::{Index, Slot, Softness};
+use crate::engine::{Facts, Slot};
 use crate::entry::{Entry, Handle};
 
 /// The entries that were loaded or copied last, and unlinked last.
@@ -20,41 +20,14 @@ pub(crate) struct Transit {
 pub(crate) struct Passage {
     entry: Option<Handle>,
     pub(crate) facts: Facts,
+    /// The node that saved it, if it was loaded ([`super::state::State::origin`]); 0 if that is not known.
+    pub(crate) origin: u32,
     /// Its tags one behind the other, and where each ends.
     tags: Vec<u8>,
     ends: Vec<usize>,
     /// Where an entry that was loaded is about to be: database and key.
     place: Option<u32>,
     key: Vec<u8>,
-}
-
-/// What is known of an entry beside its tags.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Facts {
-    pub(crate) is_gone: bool,
-    pub(crate) hits: u32,
-    /// Where it is stale by a soft invalidation.
-    pub(crate) softness: Option<Softness>,
-    /// It was written by the clock of another node.
-    pub(crate) is_foreign: bool,
-    /// It may have been refused elsewhere.
-    pub(crate) is_doubted: bool,
-    /// The node that saved it ([`super::state::State::origin`]), 0 if that is not known.
-    pub(crate) origin: u32,
-}
-
-impl Facts {
-    /// Of an indexed entry.
-    pub(super) fn of(index: &mut Index<Handle>, slot: Slot) -> Self {
-        Self {
-            is_gone: index.has_backlog() && index.is_gone(slot),
-            hits: index.hits(slot),
-            softness: index.softness(slot),
-            is_foreign: index.is_foreign(slot),
-            is_doubted: index.is_doubted(slot),
-            origin: 0,
-        }
-    }
 }
 
 /// The slot that an entry of this name had.

@@ -20,10 +20,8 @@ use std::ffi::{c_int, c_void};
 
 use redis_module::raw;
 
-use super::barrier::{Place, Undo, guard, panic_point};
-use super::context::{Context, monotonic_ms};
 use super::state::{self, CallsNothingBack};
-use super::string::{Args, Str};
+use super::{Context, Place, Str, Undo, guard, monotonic_ms, panic_point};
 use crate::engine::{Caller, Key, Seeded, Token, Waiter};
 use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
 pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
@@ -58,22 +56,8 @@ enum Ending {
     Look,
 }
 
-/// How a client that waits is answered.
-pub(crate) trait Reply {
-    /// Looks at the key again. False, and nothing is replied, if the client goes on waiting.
-    fn look(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool;
-
-    /// Replies that nothing was found, with the lease that the client was given.
-    fn miss(ctx: &Context<'_>, token: Option<Token>);
-}
-
 /// Makes the client wait for the holder of the key's lease. False, and nothing done, if there is none.
-pub(crate) fn block<R: Reply>(
-    ctx: &Context<'_>,
-    name: Str<'_>,
-    wait_ms: u64,
-    caller: Caller,
-) -> bool {
+pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Caller) -> bool {
     let db = ctx.db();
     let now = monotonic_ms();
     let waiter = state::with(|state| {
@@ -106,7 +90,7 @@ pub(crate) fn block<R: Reply>(
     let client = unsafe {
         let (raw, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
         let data = waiter as usize as *mut c_void;
-        let (ready, timeout) = (Some(on_ready::<R> as _), Some(on_timeout::<R> as _));
+        let (ready, timeout) = (Some(on_ready as _), Some(on_timeout as _));
         let free = Some(on_free as _);
         let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
             block(
@@ -229,7 +213,7 @@ fn end(waiter: Waiter) {
 /// Ends all leases of a database, and passes those on that others wait for.
 pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     let now = monotonic_ms();
-    let awaited = state::with(|state| state.database(db).leases.end_all(now));
+    let awaited = state::database(db, |database| database.leases.end_all(now));
     for key in awaited {
         pass_on(ctx, db, &key);
         // A flush has used up all tracking.
@@ -240,7 +224,7 @@ pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
 /// Ends all leases of a database, and all waits for them.
 pub(crate) fn clear(db: u32) {
     let now = monotonic_ms();
-    for waiter in state::with(|state| state.database(db).leases.clear(now)) {
+    for waiter in state::database(db, |database| database.leases.clear(now)) {
         end(waiter);
     }
 }
@@ -282,7 +266,7 @@ fn give_up(ctx: &Context<'_>, waiter: Waiter) {
         {
             let now = monotonic_ms();
             let key = &*key;
-            state::with(|state| state.database(db).leases.release(key, token, now));
+            state::database(db, |database| database.leases.release(key, token, now));
             watch(ctx);
         }
     });

@@ -26,12 +26,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.gone.len()
     }
 
-    /// Entries that can be seen.
     pub(crate) fn visible(&self) -> u64 {
         self.slots.len() as u64 - self.backlog()
     }
 
-    /// Memory of the entries that can be seen.
     pub(crate) fn visible_bytes(&self) -> u64 {
         self.bytes - self.gone_bytes
     }
@@ -56,10 +54,8 @@ impl<E: Copy + PartialEq> Index<E> {
     /// The visible entries of a tag. O(1) while nothing is gone, else O(entries of the tag / 64), and for the bytes
     /// O(gone ones among them) or O(visible ones), whichever is less.
     pub(crate) fn tag_figures(&self, tag: &[u8]) -> TagFigures {
-        let list = self.find(tag);
-        list.map_or_else(TagFigures::default, |list| {
-            self.figures_of(self.lists.get(list))
-        })
+        let list = self.find(tag).map(|list| self.lists.get(list));
+        list.map_or_else(TagFigures::default, |list| self.figures_of(list))
     }
 
     fn figures_of(&self, list: &TagList) -> TagFigures {

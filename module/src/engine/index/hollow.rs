@@ -36,17 +36,17 @@ impl<E: Copy + PartialEq> Index<E> {
         }
         let unseen = std::mem::take(&mut self.hollow.unseen);
         let mut doubtful = std::mem::take(&mut self.hollow.doubtful);
-        if unseen.len() < self.lists.live() as u64 {
+        if unseen.len() < self.lists.map.live() as u64 {
             let lists = unseen.iter().flat_map(|slot| self.slots.lists(Slot(slot)));
             doubtful.extend(lists);
         } else {
-            doubtful = self.lists.to_bitmap();
+            doubtful = self.lists.map.to_bitmap();
         }
         let hollow = doubtful
             .iter()
             .filter(|&id| self.lists.get(id).ids.is_subset(&self.gone));
         self.hollow.lists.extend(hollow);
-        self.lists.live() - self.hollow.lists.len() as usize
+        self.lists.map.live() - self.hollow.lists.len() as usize
     }
 }
 

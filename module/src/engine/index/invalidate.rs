@@ -46,7 +46,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Drops all entries, and returns how many were visible.
     pub(crate) fn flush(&mut self) -> u64 {
         let dropped = self.visible();
-        self.gone = self.slots.to_bitmap();
+        self.gone = self.slots.map.to_bitmap();
         self.gone_bytes = self.bytes;
         self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
@@ -92,13 +92,9 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// An entry that arrived may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    /// See [`Facts::is_doubted`](super::Facts).
     pub(crate) fn doubt(&mut self, slot: Slot) {
         self.marks.doubted.insert(slot.0);
-    }
-
-    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
-        self.marks.doubted.contains(slot.0)
     }
 
     /// Makes the entries gone that are in doubt, and returns which. O(entries).
@@ -117,15 +113,6 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.gone.is_empty() || self.has_orphans
-    }
-
-    /// Whether the keyspace may hold entries that the index does not know.
-    pub(crate) const fn has_orphans(&self) -> bool {
-        self.has_orphans
-    }
-
-    pub(crate) const fn set_orphans(&mut self, has_orphans: bool) {
-        self.has_orphans = has_orphans;
     }
 
     /// Whether [`Index::reclaim_step`] has something to do.
@@ -164,6 +151,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
-        self.marks.foreign = self.slots.to_bitmap();
+        self.marks.foreign = self.slots.map.to_bitmap();
     }
 }

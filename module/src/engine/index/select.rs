@@ -57,7 +57,7 @@ impl<E: Copy + PartialEq> Index<E> {
                 selected
             }
             (None, Some(any)) => any,
-            (None, None) => self.slots.to_bitmap(),
+            (None, None) => self.slots.map.to_bitmap(),
         };
         for ids in self.known(condition.none.unwrap_or_default()) {
             self.lists.get(ids).ids.take_from(&mut selected);
@@ -66,7 +66,6 @@ impl<E: Copy + PartialEq> Index<E> {
         selected
     }
 
-    /// The lists of those tags that are known.
     fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = u32> {
         tags.iter().filter_map(|tag| self.find(tag))
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
+use super::{Condition, Effect, Facts, Freshness, Incoming, Index, Step, TagFigures};
 use crate::engine::marks::Softness;
 use crate::engine::slots::{Slot, UNIT};
 
@@ -194,10 +194,8 @@ impl Harness {
             entry: handle,
             tags: &names(tags),
             bytes,
-            hits: 0,
             has_grace: grace,
-            softness: None,
-            is_foreign: false,
+            facts: Facts::default(),
         };
         let (slot, hits) = if let Some(old) = self.visible.get(&key).cloned() {
             let (_, _, slot) = self.stored.remove(&old.handle).expect("stored");
@@ -368,10 +366,13 @@ impl Harness {
                     entry: handle,
                     tags: &names(tags),
                     bytes: 7 * UNIT,
-                    hits: 3,
                     has_grace,
-                    softness: soft_since_ms.map(Softness::since),
-                    is_foreign: *foreign,
+                    facts: Facts {
+                        hits: 3,
+                        softness: soft_since_ms.map(Softness::since),
+                        is_foreign: *foreign,
+                        ..Facts::default()
+                    },
                 };
                 let slot = self.index.insert_near(place, incoming);
                 assert!(
@@ -423,10 +424,12 @@ impl Harness {
                         entry: seen.handle,
                         tags: &names(&seen.tags),
                         bytes: self.stored[&seen.handle].1,
-                        hits: 0,
                         has_grace: true,
-                        softness: Some(softness),
-                        is_foreign: seen.foreign,
+                        facts: Facts {
+                            softness: Some(softness),
+                            is_foreign: seen.foreign,
+                            ..Facts::default()
+                        },
                     };
                     assert_eq!(self.index.replace(slot, incoming), slot);
                     let lasts_ms = GRACE_MS.min(u64::from(*limit_ms));
@@ -610,10 +613,8 @@ pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incom
         entry,
         tags,
         bytes: UNIT,
-        hits: 0,
         has_grace: false,
-        softness: None,
-        is_foreign: false,
+        facts: Facts::default(),
     }
 }
 
@@ -756,7 +757,7 @@ fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
     let slot = index.insert(plain(1, &[b"t"]));
     let fresh = |index: &Index<u64>, entry| index.freshness(slot, entry, 0, || None, || 0);
     for orphans in [false, true] {
-        index.set_orphans(orphans);
+        index.has_orphans = orphans;
         let stranger = if orphans {
             Freshness::Gone
         } else {
@@ -798,7 +799,10 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
     assert_eq!(softness.since_ms, 500);
     let again = Incoming {
         has_grace: true,
-        softness: Some(Softness::since(400)),
+        facts: Facts {
+            softness: Some(Softness::since(400)),
+            ..Facts::default()
+        },
         ..plain(1, &[b"t"])
     };
     assert_eq!(index.replace(slot, again), slot);

@@ -9,7 +9,7 @@ use super::{
     Terms, Token, Used, WAITER_BYTES, Waiter,
 };
 use crate::engine::database::{Database, Invalidation};
-use crate::engine::index::{Effect, Incoming};
+use crate::engine::index::{Effect, Facts, Incoming};
 
 impl Leases {
     fn validate(&self) {
@@ -36,6 +36,13 @@ impl Leases {
 
 /// Far from the tokens that callers choose here.
 const SEED: u64 = 1 << 40;
+
+fn leases_from(seed: u64) -> Leases {
+    Leases {
+        tokens: super::Tokens::new(seed),
+        ..Leases::default()
+    }
+}
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
 
@@ -398,7 +405,7 @@ proptest! {
     #[test]
     fn leases_agree_with_a_naive_model(seed: u64, ops in proptest::collection::vec(op(), 1..if cfg!(miri) { 20 } else { 80 })) {
         let mut model = Model {
-            leases: Leases::new(seed | SEED),
+            leases: leases_from(seed | SEED),
             keys: Default::default(),
             given: Vec::new(),
             clock: 0,
@@ -430,7 +437,7 @@ fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<T
 #[test]
 #[cfg_attr(miri, ignore = "hashes 200 MB")]
 fn leases_are_bounded_in_bytes_and_those_over_go_first() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
     let count = (0..400)
         .filter(|&n| ask_for(&mut leases, &key(n), 0, MOST).is_some())
@@ -450,7 +457,7 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
         leases: 3,
         bytes: MOST.bytes,
     };
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     for n in 0..5_u8 {
         let is_granted = ask_for(&mut leases, &[n], 0, room).is_some();
         assert_eq!(is_granted, n < 3);
@@ -461,7 +468,7 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
 
 #[test]
 fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     let ask = |leases: &mut Leases, token, clock, now_ms| {
         let (ask, room) = (Ask { ms: 10, token }, MOST);
         let terms = Terms {
@@ -597,10 +604,8 @@ impl World {
                         entry: 1,
                         tags: &[TAG],
                         bytes: crate::engine::slots::UNIT,
-                        hits: 0,
                         has_grace: false,
-                        softness: None,
-                        is_foreign: false,
+                        facts: Facts::default(),
                     }));
                     self.cached = Some(version);
                     self.cache.leases.end(b"key", self.now);
@@ -699,7 +704,7 @@ fn terms(now_ms: u64) -> Terms {
 
 #[test]
 fn a_caller_waits_if_it_may_and_another_holds_the_lease() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     let ask = Some(Ask {
         ms: 100,
         token: None,
@@ -725,7 +730,7 @@ fn a_caller_waits_if_it_may_and_another_holds_the_lease() {
 #[test]
 fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
     let grant = |settled: Option<Token>| {
-        let mut leases = Leases::new(SEED);
+        let mut leases = leases_from(SEED);
         let (ms, token) = (100, Some(7));
         let ask = |leases: &mut Leases| leases.ask(b"key", 1, Ask { ms, token }, terms(0));
         assert_eq!(ask(&mut leases), token);
@@ -740,7 +745,7 @@ fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
 
 #[test]
 fn all_leases_are_cleared_and_the_callers_that_waited_returned() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     assert!(leases.is_empty());
     ask_for(&mut leases, b"a", 0, MOST);
     ask_for(&mut leases, b"longer", 0, MOST);
@@ -770,7 +775,7 @@ fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
         &[100, 1_500, 5_000]
     };
     for &count in counts {
-        let mut leases = Leases::new(SEED);
+        let mut leases = leases_from(SEED);
         for n in 0..count {
             ask_for(&mut leases, &n.to_be_bytes(), 0, MOST);
         }
@@ -793,7 +798,7 @@ fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
 
 #[test]
 fn a_caller_waits_while_there_is_room_for_it() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     ask_for(&mut leases, b"key", 0, MOST);
     let caller = Caller {
         client: 2,
@@ -816,7 +821,7 @@ fn a_caller_waits_while_there_is_room_for_it() {
 
 #[test]
 fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
-    let mut leases = Leases::new(SEED);
+    let mut leases = leases_from(SEED);
     let ask = |token| Ask { ms: 100, token };
     let chosen = Some(7);
     assert_eq!(leases.ask(b"key", 1, ask(chosen), terms(0)), chosen);

@@ -35,8 +35,8 @@ impl Leases {
         if !self.wants_lease(lease, waiting) && self.next_in_line(lease).is_some() {
             return Answer::Wait;
         }
-        let ask = waiting.ask;
-        let token = ask.and_then(|ask| self.ask(key, waiting.client, ask, terms));
+        let Caller { client, ask, .. } = waiting.caller;
+        let token = ask.and_then(|ask| self.ask(key, client, ask, terms));
         self.leave(key, waiter);
         match found {
             Freshness::Stale => Answer::Stale(token),
@@ -56,12 +56,7 @@ impl Leases {
         if !self.is_held(key, terms.now_ms) || self.used().bytes + WAITER_BYTES > terms.room.bytes {
             return None;
         }
-        let Caller { client, ask, .. } = caller;
-        let waiting = Waiting {
-            waiter,
-            client,
-            ask,
-        };
+        let waiting = Waiting { waiter, caller };
         self.change(key, |lease| lease.waiters.push_back(waiting));
         self.by_key
             .get_key_value(key)
@@ -86,7 +81,10 @@ impl Leases {
     /// Callers that wait for a key, with their connections.
     pub(crate) fn waiters(&self, key: &[u8]) -> impl Iterator<Item = (Waiter, Client)> {
         let lines = self.by_key.get(key).map(|lease| &lease.waiters);
-        lines.into_iter().flatten().map(|w| (w.waiter, w.client))
+        lines
+            .into_iter()
+            .flatten()
+            .map(|w| (w.waiter, w.caller.client))
     }
 
     pub(crate) fn is_awaited(&self, key: &[u8]) -> bool {
@@ -95,7 +93,7 @@ impl Leases {
 
     /// Whether it may be given the lease.
     fn wants_lease(&self, lease: &Lease, waiting: Waiting) -> bool {
-        waiting.ask.is_some_and(|ask| {
+        waiting.caller.ask.is_some_and(|ask| {
             ask.token
                 .is_none_or(|token| token == lease.token || !self.tokens.is_used(&lease.key, token))
         })
@@ -117,9 +115,9 @@ impl Leases {
             return Vec::new();
         }
         if let Some(next) = self.next_in_line(lease)
-            && let Some(ask) = next.ask
+            && let Some(ask) = next.caller.ask
         {
-            let token = self.ask(key, next.client, ask, terms);
+            let token = self.ask(key, next.caller.client, ask, terms);
             self.leave(key, next.waiter);
             return vec![(next.waiter, token)];
         }

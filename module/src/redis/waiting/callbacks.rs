@@ -4,12 +4,10 @@ use std::ffi::{c_int, c_void};
 
 use redis_module::raw;
 
-use super::{Ending, Reply, forget, give_up, tracks_on_behalf};
+use super::{Ending, forget, give_up, tracks_on_behalf};
+use crate::commands::fetch;
 use crate::engine::Waiter;
-use crate::redis::barrier::{self, Place, panic_point};
-use crate::redis::context::Context;
-use crate::redis::state;
-use crate::redis::string::Args;
+use crate::redis::{Args, Context, Place, barrier, panic_point, state};
 
 /// The waiter that a callback is about.
 ///
@@ -39,7 +37,7 @@ unsafe fn parts_of<'a>(
     }
 }
 
-pub(super) unsafe extern "C" fn on_ready<R: Reply>(
+pub(super) unsafe extern "C" fn on_ready(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
@@ -51,10 +49,10 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
         let (name, rest) = args.split_first().ok()?;
         let is_tracking = Context::is_tracking(ctx.client_id());
         if is_tracking && !tracks_on_behalf() {
-            R::miss(&ctx, None);
+            fetch::miss(&ctx, None);
             return Some(());
         }
-        let is_answered = R::look(&ctx, name, rest, waiter);
+        let is_answered = fetch::look_again(&ctx, name, rest, waiter);
         if is_tracking {
             // Also while it waits: the answer at the end of its time is tracked, too.
             ctx.call("CACHE.INSPECT", &[name.bytes()]);
@@ -68,7 +66,7 @@ pub(super) unsafe extern "C" fn on_ready<R: Reply>(
     raw::REDISMODULE_OK as c_int
 }
 
-pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
+pub(super) unsafe extern "C" fn on_timeout(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
@@ -82,7 +80,7 @@ pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
             Some(Ending::Miss(token)) => token,
             Some(Ending::Look) => {
                 let mut given = args.split_first().into_iter();
-                if given.any(|(name, rest)| R::look(&ctx, name, rest, waiter)) {
+                if given.any(|(name, rest)| fetch::look_again(&ctx, name, rest, waiter)) {
                     forget(waiter);
                     return;
                 }
@@ -90,7 +88,7 @@ pub(super) unsafe extern "C" fn on_timeout<R: Reply>(
             }
             None => None,
         };
-        R::miss(&ctx, token);
+        fetch::miss(&ctx, token);
         forget(waiter);
     });
     if answered.is_none() {

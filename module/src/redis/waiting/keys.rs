@@ -1,15 +1,13 @@
 //! What happens to keys, as far as leases and waiting clients go.
 
 use super::{Ending, end, pass_on, tracks_on_behalf, watch};
-use crate::redis::context::{Context, monotonic_ms, own};
-use crate::redis::state;
-use crate::redis::string::{OwnedStr, Str};
+use crate::redis::{Context, OwnedStr, Str, monotonic_ms, own, state};
 
 /// The key was written: its lease is over, and those who wait for it are served when the command is done.
 #[cold]
 pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
-    let is_awaited = state::with(|state| {
-        let leases = &mut state.database(db).leases;
+    let is_awaited = state::database(db, |database| {
+        let leases = &mut database.leases;
         !leases.is_empty() && leases.end(name.bytes(), monotonic_ms())
     });
     if is_awaited {
@@ -24,7 +22,7 @@ pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
 pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
     if !is_fresh {
         pass_on(ctx, db, name.bytes());
-    } else if state::with(|state| state.database(db).leases.is_awaited(name.bytes())) {
+    } else if state::database(db, |database| database.leases.is_awaited(name.bytes())) {
         signal_ready(ctx, name);
         watch(ctx);
     }
@@ -36,13 +34,13 @@ pub(crate) fn removed<'n>(
     db: u32,
     names: impl Iterator<Item = Str<'n>> + Clone,
 ) {
-    if state::with(|state| state.database(db).leases.is_empty()) {
+    if state::database(db, |database| database.leases.is_empty()) {
         return;
     }
     let now = monotonic_ms();
     let mut is_any_awaited = false;
     for name in names.clone() {
-        is_any_awaited |= state::with(|state| state.database(db).leases.end(name.bytes(), now));
+        is_any_awaited |= state::database(db, |database| database.leases.end(name.bytes(), now));
     }
     if is_any_awaited {
         names.for_each(|name| pass_on(ctx, db, name.bytes()));
@@ -84,8 +82,8 @@ pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
     if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
         return;
     }
-    let line: Vec<_> = state::with(|state| {
-        let leases = &state.database(db).leases;
+    let line: Vec<_> = state::database(db, |database| {
+        let leases = &mut database.leases;
         leases.waiters(name.bytes()).collect()
     });
     for (waiter, client) in line {
