@@ -64,8 +64,8 @@ impl Logged {
 
 impl<'a> Options<'a> {
     /// What only a stream or a log says, nothing where a client sent the command.
-    fn said(&self) -> Logged {
-        self.logged.unwrap_or_default()
+    fn said<T>(&self, what: fn(&Logged) -> Option<T>) -> Option<T> {
+        self.logged.as_ref().and_then(what)
     }
 
     /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
@@ -201,7 +201,7 @@ pub(super) fn store(
         cluster::end_if_slots_moved(ctx);
     }
     let is_replay = ctx.is_replay();
-    let origin = asked.said().created_ms.map(|at_ms| Origin {
+    let origin = asked.said(|said| said.created_ms).map(|at_ms| Origin {
         at_ms,
         // Another node's slot, or a log, if not this node's own primary or log.
         is_foreign: ctx.is_import() || !is_replay,
@@ -233,7 +233,8 @@ pub(super) fn store(
         let deadline_ms = expires_ms.map(|ms| (ms + grace_ms).min(i64::MAX as u64));
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
-        let has_backlog = database.index.has_backlog() || asked.said().soft_since_ms.is_some();
+        let has_backlog =
+            database.index.has_backlog() || asked.said(|said| said.soft_since_ms).is_some();
         let (when, lateness) = if let Some(origin) = origin {
             stamp(state, db, asked, origin)
         } else {
@@ -248,8 +249,8 @@ pub(super) fn store(
             grace_ms,
             deadline_ms,
             facts: Facts {
-                hits: asked.said().hits.unwrap_or(0),
-                softness: asked.said().soft_since_ms.map(Softness::since),
+                hits: asked.said(|said| said.hits).unwrap_or(0),
+                softness: asked.said(|said| said.soft_since_ms).map(Softness::since),
                 is_foreign: when.is_foreign,
                 ..Facts::default()
             },
@@ -406,7 +407,7 @@ fn stamp(
     let history = &state.database(db).history;
     let is_too_late = |when, now_ms| {
         let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
-        verdict.is_too_late(asked.said().soft_since_ms.is_some())
+        verdict.is_too_late(asked.said(|said| said.soft_since_ms).is_some())
     };
     let lateness = if is_foreign && is_too_late(of(true), now_ms) {
         Lateness::TooLate
@@ -455,8 +456,12 @@ pub(super) fn replicate(
     let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
     let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
     let created = option(b"CREATED", written.created_ms);
-    let hits = asked.said().hits.map(|hits| option(b"HITS", hits.into()));
-    let soft = asked.said().soft_since_ms.map(|ms| option(b"SOFT", ms));
+    let hits = asked
+        .said(|said| said.hits)
+        .map(|hits| option(b"HITS", hits.into()));
+    let soft = asked
+        .said(|said| said.soft_since_ms)
+        .map(|ms| option(b"SOFT", ms));
     let mut owned: SmallVec<[OwnedStr; 8]> = SmallVec::new();
     let options = at.into_iter().chain(grace).chain([created]);
     for (word, ms) in options.chain(hits).chain(soft) {
