@@ -153,7 +153,7 @@ fn what_is_invalidated_meanwhile_has_one_time_at_the_source_its_replica_and_its_
             run!(here, "CACHE.INVALIDATEWHERE ANY 1 part4");
         });
         wait_for_clocks(&mut here);
-        let key = (0..)
+        let key = (0..1_000)
             .map(|n| format!("new{n}"))
             .find(|key| call!(here, "CACHE.SET", key, "v", "TAGS", 1, "part1") == Reply::ok());
         let get = args!["CACHE.GET", key.expect("one of half of all slots")];
