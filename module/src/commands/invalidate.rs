@@ -57,8 +57,8 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (dropped, at) = run(ctx, Invalidation::Everything, at_ms);
     waiting::restart(ctx, ctx.db());
     let text = at.to_string();
-    replicate(ctx, "CACHE.FLUSH", at_ms, &[b"AT", text.as_bytes()]);
-    propagation::forward(ctx, at, "CACHE.FLUSH", &[]);
+    let stamped: [&[u8]; 2] = [b"AT", text.as_bytes()];
+    replicate(ctx, "CACHE.FLUSH", (at_ms, at), &stamped, &[]);
     finish(ctx, dropped);
     Ok(())
 }
@@ -89,21 +89,26 @@ pub(super) fn replicate_tags(
     tags: &[&[u8]],
 ) {
     let at = format!("@{at_ms}");
-    replicate(
-        ctx,
-        command,
-        given_ms,
-        &[&[b"", at.as_bytes()], tags].concat(),
-    );
-    propagation::forward(ctx, at_ms, command, tags);
+    let stamped = [&[b"", at.as_bytes()], tags].concat();
+    replicate(ctx, command, (given_ms, at_ms), &stamped, tags);
 }
 
-/// Propagates a command in words that say when it happened; as it came, if it said so, or cannot be had otherwise.
-fn replicate(ctx: &Context<'_>, command: &str, given_ms: Option<u64>, words: &[&[u8]]) {
-    if given_ms.is_some() || !propagation::may_rewrite_keyless() {
+/// Propagates a command in words that say when it happened, or as it came, if it said so, and to where slots migrate.
+fn replicate(
+    ctx: &Context<'_>,
+    command: &str,
+    (given_ms, at_ms): (Option<u64>, u64),
+    stamped: &[&[u8]],
+    words: &[&[u8]],
+) {
+    let is_given = given_ms.is_some();
+    if propagation::forward(ctx, at_ms, command, words, is_given) {
+        return;
+    }
+    if is_given || propagation::is_alone() {
         ctx.replicate_verbatim();
     } else {
-        ctx.replicate_words(command, words);
+        ctx.replicate_words(command, stamped);
     }
 }
 
@@ -126,7 +131,14 @@ pub(super) fn forwarded(
         }
         _ => return Err(Error::Syntax),
     };
-    change(ctx, what, |_, now, _| at_ms.min(now));
+    change(ctx, what, |state, now, _| {
+        let at_ms = at_ms.min(now);
+        if propagation::decides() {
+            // What is written here in this millisecond gets a later stamp.
+            state.follow(at_ms);
+        }
+        at_ms
+    });
     if matches!(what, Invalidation::Everything) {
         waiting::restart(ctx, ctx.db());
     }
@@ -237,8 +249,8 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     let (dropped, at) = run(ctx, asked.what(), asked.at_ms);
     let text = at.to_string();
     let stamped = [words, &[b"AT", text.as_bytes()]].concat();
-    replicate(ctx, "CACHE.INVALIDATEWHERE", asked.at_ms, &stamped);
-    propagation::forward(ctx, at, "CACHE.INVALIDATEWHERE", words);
+    let times = (asked.at_ms, at);
+    replicate(ctx, "CACHE.INVALIDATEWHERE", times, &stamped, words);
     finish(ctx, dropped);
     Ok(())
 }

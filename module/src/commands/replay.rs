@@ -53,7 +53,7 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     } else if words[0].eq_ignore_ascii_case(b"SLOT") {
         let at_ms = cursor.next_in(0..=MAX_TIME_MS)?;
         let (command, _key, node) = (cursor.next()?, cursor.next()?, cursor.next()?);
-        // That node, and its replicas, have done it already.
+        // That node, and its replicas, have done it already. It names none if they are told so as well.
         let names = ctx.cluster_names();
         let mut names = names
             .into_iter()

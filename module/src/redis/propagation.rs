@@ -159,33 +159,37 @@ pub(super) fn is_exporting() -> bool {
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
-/// one with a key of the slots. To replicas and log it says nothing new.
-pub(crate) fn forward(ctx: &Context<'_>, at_ms: u64, command: &str, words: &[&[u8]]) {
+/// one with a key of the slots. To replicas and log it says nothing new, unless it is all that is propagated: then true.
+///
+/// It is on Valkey 9, which may take any command without keys that a module propagates meanwhile for one that crosses slots,
+/// and break the migration off: `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does
+/// not pass it, and is if it says when it happened.
+pub(crate) fn forward(
+    ctx: &Context<'_>,
+    at_ms: u64,
+    command: &str,
+    words: &[&[u8]],
+    goes_verbatim: bool,
+) -> bool {
     let Some((own, _)) = is_exporting().then(|| ctx.cluster_names()).flatten() else {
-        return;
+        return false;
     };
     let slots: Vec<Slots> = {
         let leaving = LEAVING.slots();
         let firsts = leaving.iter().filter_map(|all| all.first());
         firsts.copied().collect()
     };
+    let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
-    for (slot, _) in slots {
+    for (nth, (slot, _)) in slots.into_iter().enumerate() {
         // SAFETY: what the server answers is a C string and stays. Servers whose slots migrate so have it.
         let key =
             unsafe { CStr::from_ptr(api!(RedisModule_ClusterCanonicalKeyNameInSlot(slot.into()))) };
-        let head: [&[u8]; 5] = [b"SLOT", at.as_bytes(), command, key.to_bytes(), &own];
+        let node: &[u8] = if is_all && nth == 0 { b"" } else { &own };
+        let head: [&[u8]; 5] = [b"SLOT", at.as_bytes(), command, key.to_bytes(), node];
         ctx.replicate_words("CACHE.REPLAY", &[&head, words].concat());
     }
-}
-
-/// Whether a command without keys can be propagated in another form than the one it came in. While a slot migrates, Valkey
-/// 9 may take any command without keys that a module propagates for one that crosses slots, and break the migration off:
-/// `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does not pass it; then replicas
-/// and log miss the exact time of an invalidation, and take their own, which is later and so on the safe side.
-pub(crate) fn may_rewrite_keyless() -> bool {
-    let may_break_off = is_exporting() && BY_VALKEY.load(Ordering::Relaxed);
-    !is_alone() && !may_break_off
+    is_all
 }
 
 /// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what
@@ -206,7 +210,7 @@ fn is_paused() -> bool {
 }
 
 /// Whether this node decides what happens, and gives the stamps: it is no replica, and loads nothing.
-pub(super) fn decides() -> bool {
+pub(crate) fn decides() -> bool {
     let others = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
     Context::server_flags() & others == 0
 }

@@ -135,6 +135,46 @@ fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_lat
     });
 }
 
+/// Else what is written later under the same tag is taken for older when the log is loaded, or the replica promoted.
+#[test]
+fn what_is_invalidated_meanwhile_has_one_time_at_the_source_its_replica_and_its_log() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let mut here = nodes.source.raw();
+        run!(here, "CONFIG SET appendonly yes");
+        wait_rewritten(&mut here);
+        nodes.fill(ENTRIES);
+        during_migration(&nodes, HALF, || {
+            run!(here, "CACHE.INVALIDATE part1");
+            run!(here, "CACHE.REVALIDATE part3");
+            run!(here, "CACHE.INVALIDATEWHERE ANY 1 part4");
+        });
+        wait_for_clocks(&mut here);
+        let key = (0..1_000)
+            .map(|n| format!("new{n}"))
+            .find(|key| call!(here, "CACHE.SET", key, "v", "TAGS", 1, "part1") == Reply::ok());
+        let get = args!["CACHE.GET", key.expect("one of half of all slots")];
+        let known = |client: &mut RawClient| {
+            let times = run!(client, "CACHE.TAGTIMES part1 part3 part4");
+            (stat(client, "clock"), times)
+        };
+        let before = known(&mut here);
+        nodes.wait_followed(&nodes.target, HALF);
+        assert_eq!(
+            known(&mut nodes.source_replica.raw()),
+            before,
+            "the replica"
+        );
+        assert_eq!(run!(here, "DEBUG LOADAOF"), Reply::ok());
+        assert_eq!(known(&mut here), before, "the log");
+        assert_eq!(here.call(&get), Reply::bulk("v"));
+        assert_eq!(fresh(nodes.pairs()[0], &[1, 3, 4]), 0);
+    });
+}
+
 #[test]
 fn a_flush_of_the_source_is_one_of_the_target() {
     for_all_engines(|engine| {

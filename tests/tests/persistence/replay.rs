@@ -242,3 +242,20 @@ fn what_was_done_where_a_slot_came_from_is_repeated() {
         }
     });
 }
+
+#[test]
+fn what_is_written_in_the_millisecond_of_what_was_passed_on_is_in_time() {
+    const SCRIPT: &str = "local t = redis.call('TIME')
+        local at = string.format('%d%03d', t[1], math.floor(t[2] / 1000))
+        redis.call('CACHE.REPLAY', 'SLOT', at, 'CACHE.INVALIDATE', KEYS[1], 'node', 'a')
+        redis.call('CACHE.SET', KEYS[1], 'v')
+        return redis.call('CACHE.FETCH', KEYS[1], 'WITHTAGS', 1, 'a')";
+    for_each_engine(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw();
+        for n in 0..50 {
+            let reply = call!(client, "EVAL", SCRIPT, 1, format!("key{n}"));
+            assert_eq!(reply.items()[0].text(), "HIT", "{n}");
+        }
+    });
+}
