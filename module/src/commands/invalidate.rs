@@ -131,11 +131,11 @@ pub(super) fn forwarded(
         }
         _ => return Err(Error::Syntax),
     };
-    change(ctx, what, |state, now, _| {
-        let at_ms = at_ms.min(now);
+    change(ctx, what, |state, now, monotonic| {
+        let at_ms = at_ms.min(state.stamps_at(now, || monotonic).now_ms(now));
         if propagation::decides() {
             // What is written here in this millisecond gets a later stamp.
-            state.follow(at_ms);
+            state.stamps.follow(at_ms);
         }
         at_ms
     });
