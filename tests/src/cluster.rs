@@ -102,14 +102,19 @@ pub fn meet(new: &Server, others: &[&Server]) {
 pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
     let all: Vec<&Server> = [primary].iter().chain(others).copied().collect();
     meet(replica, &all);
-    let (id, _) = addresses(&mut primary.raw());
-    let mut there = replica.raw();
+    let (mut here, mut there) = (primary.raw(), replica.raw());
+    let (id, _) = addresses(&mut here);
     let (replica_id, _) = addresses(&mut there);
     assert_eq!(call!(there, "CLUSTER", "REPLICATE", id), Reply::ok());
     wait_until("the replica follows", DEADLINE, || {
         call!(there, "INFO", "replication")
             .text()
             .contains("master_link_status:up")
+    });
+    // One that took over before would own none.
+    wait_until("the replica knows whose the slots are", DEADLINE, || {
+        let assigned = info_of_cluster(&mut here, "cluster_slots_assigned");
+        info_of_cluster(&mut there, "cluster_slots_assigned") == assigned
     });
     for node in all {
         let mut client = node.raw();
