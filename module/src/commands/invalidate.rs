@@ -134,7 +134,7 @@ pub(super) fn forwarded(
     change(ctx, what, |state, now, monotonic| {
         let at_ms = at_ms.min(state.stamps_at(now, || monotonic).now_ms(now));
         if propagation::decides() {
-            // What is written here in this millisecond gets a later stamp.
+            // A write here in the same millisecond gets a later stamp.
             state.stamps.follow(at_ms);
         }
         at_ms

@@ -159,11 +159,12 @@ pub(super) fn is_exporting() -> bool {
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
-/// one with a key of the slots. To replicas and log it says nothing new, unless it is all that is propagated: then true.
+/// one with a key of the slots. Replicas and log get it too, and have done it already: then false. True: nothing else may be
+/// propagated, and they do it by this command.
 ///
-/// It is on Valkey 9, which may take any command without keys that a module propagates meanwhile for one that crosses slots,
-/// and break the migration off: `VM_Replicate` reads a variable there that it did not set. What is propagated verbatim does
-/// not pass it, and is if it says when it happened.
+/// That is so on Valkey 9, which may take a command without keys that a module propagates meanwhile for one that crosses
+/// slots, and break the migration off: `VM_Replicate` reads a variable there that it did not set. A command that is
+/// propagated verbatim does not go that way, and may be if it says itself when it happened (`goes_verbatim`).
 pub(crate) fn forward(
     ctx: &Context<'_>,
     at_ms: u64,
