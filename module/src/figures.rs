@@ -11,12 +11,14 @@ pub(crate) enum Figure {
     Rate(f64),
 }
 
+pub(crate) type Figures = [(&'static str, Figure); 21];
+
 /// The figures of one database, or the sums over several, in the order of the contract. `monotonic_ms`: the time that
 /// leases go by.
 pub(crate) fn figures<'d>(
     databases: impl Iterator<Item = &'d mut Database<Handle>>,
     monotonic_ms: u64,
-) -> [(&'static str, Figure); 21] {
+) -> Figures {
     let mut counters = Counters::default();
     let (mut entries, mut tags, mut bytes, mut index_bytes) = (0, 0, 0, 0);
     let (mut leases, mut lease_waiters, mut reclaim_backlog, mut clock) = (0, 0, 0, 0);
