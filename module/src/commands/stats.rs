@@ -1,6 +1,6 @@
 use crate::engine::Counters;
 use crate::error::Error;
-use crate::figures::{Figure, Figures, figures};
+use crate::figures::{Figure, figures};
 use crate::redis::{Args, Context, monotonic_ms, slices, state};
 
 /// Entries, or lists, that one step looks at.
@@ -21,7 +21,7 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn reply(ctx: &Context<'_>, list: Figures) {
+fn reply(ctx: &Context<'_>, list: Vec<(&'static str, Figure)>) {
     ctx.reply_map(list.len());
     for (name, figure) in list {
         ctx.reply_bytes(name.as_bytes());

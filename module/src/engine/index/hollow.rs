@@ -52,15 +52,15 @@ impl<E: Copy + PartialEq> Index<E> {
             *doubtful = self.lists.map.to_bitmap();
             unseen.clear();
         }
-        if !unseen.is_empty() {
-            let carried = take(unseen, most);
-            doubtful.extend(carried.iter().flat_map(|slot| self.slots.lists(Slot(slot))));
-        } else {
+        if unseen.is_empty() {
             let hollow = take(doubtful, most);
             let hollow = hollow
                 .iter()
                 .filter(|&id| self.lists.get(id).ids.is_subset(&self.gone));
             lists.extend(hollow);
+        } else {
+            let carried = take(unseen, most);
+            doubtful.extend(carried.iter().flat_map(|slot| self.slots.lists(Slot(slot))));
         }
         unseen.is_empty() && doubtful.is_empty()
     }
