@@ -3,7 +3,7 @@ use crate::commands::invalidate;
 use crate::error::Error;
 use crate::record::MAX_TIME_MS;
 use crate::redis::state::State;
-use crate::redis::{Args, Context, Words, reclaim, state, store};
+use crate::redis::{Args, Context, Words, own, reclaim, state, store};
 
 /// A clock that somebody made up must have room: its next readings are saved, and loaded again.
 const MAX_CLOCK: u64 = 1 << 48;
@@ -19,8 +19,10 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         cursor.end()?;
         if state::with(|state| state.numbers()).contains(&db) {
             store::empty(db);
+            let ctx = own();
+            ctx.select(db);
+            reclaim::go_on(&ctx);
         }
-        reclaim::arm_if_needed(ctx);
     } else if words[0].eq_ignore_ascii_case(b"HISTORY") {
         let histories = cursor.next()?;
         let is_taken = match cursor.next_option() {

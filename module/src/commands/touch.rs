@@ -53,7 +53,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
     key.close_modified();
-    reclaim::arm_if_needed(ctx); // Without the grace that kept it, a stale entry is gone.
+    reclaim::go_on(ctx); // Without the grace that kept it, a stale entry is gone.
     ctx.notify(c"cache.touch", name);
     let is_new = given_grace_ms.is_some() || bounded_ms != grace_ms;
     replicate(ctx, name, expires_ms, is_new.then_some(bounded_ms));

@@ -58,7 +58,8 @@ pub(crate) struct Facts {
     pub(crate) softness: Option<Softness>,
     /// It was written by the clock of another node.
     pub(crate) is_foreign: bool,
-    /// It arrived, and may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
+    /// It arrived, and was or may have been refused elsewhere: it stays, gone or not, until that is said, or nobody is left to say
+    /// it. Were a gone one reclaimed before, what is said would change nothing, and so be missing in this node's log.
     pub(crate) is_doubted: bool,
 }
 
@@ -132,12 +133,12 @@ impl<E: Copy + PartialEq> Index<E> {
         if facts.is_foreign {
             self.marks.foreign.insert(slot.0);
         }
-        if facts.is_doubted {
-            self.doubt(slot);
-        }
         // Without a grace there is nothing between fresh and gone.
         if facts.is_gone || facts.softness.is_some() && !has_grace {
             self.drop_one(slot);
+        }
+        if facts.is_doubted {
+            self.doubt(slot);
         }
         if let Some(softness) = facts.softness.filter(|_| has_grace) {
             self.marks.soften([slot.0].into_iter().collect(), softness);
@@ -411,13 +412,18 @@ impl<E: Copy + PartialEq> Index<E> {
             hits: self.hits(slot),
             softness: self.softness(slot),
             is_foreign: self.is_foreign(slot),
-            is_doubted: self.marks.doubted.contains(slot.0),
+            is_doubted: self.is_doubted(slot),
         }
     }
 
     /// Whether an entry was written by the clock of another node.
     pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
         self.marks.foreign.contains(slot.0)
+    }
+
+    /// See [`Facts::is_doubted`].
+    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
+        self.marks.doubted.contains(slot.0)
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {

@@ -38,12 +38,17 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     if dropped > 0 && is_small && !ctx.is_atomic_block() {
         reclaim_entries(ctx, db, dropped);
     }
-    let now = now_ms();
+    go_on(ctx);
+}
+
+/// Sees that what became gone in the context's database is freed: later, or at once while an append-only file is loaded, which
+/// goes on with commands that, when they were logged, found the keys gone.
+pub(crate) fn go_on(ctx: &Context<'_>) {
+    let (db, now) = (ctx.db(), now_ms());
     if !state::index(db, |index| index.has_work(now)) {
         return;
     }
     if ctx.is_loading() {
-        // An append-only file goes on at once with commands that, when they were logged, found the keys gone.
         reclaim_entries(ctx, db, u64::MAX);
     } else {
         arm(ctx);
@@ -196,12 +201,14 @@ pub(super) fn may_take() -> bool {
     !(is_news() && propagation::must_wait())
 }
 
-/// Whether a gone entry must stay: while its slot migrates to here, if it came from the old node. There it is perhaps not gone
-/// yet, and the commands that come from there must find what they found. That node announces what it removes.
+/// Whether a gone entry must stay: until its refusal is announced ([`Facts::is_doubted`](crate::engine::Facts)), and while its
+/// slot migrates to here, if it came from the old node. There it is perhaps not gone yet, and the commands that come from there
+/// must find what they found. That node announces what it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
-    propagation::is_importing()
-        && index.is_foreign(slot)
-        && propagation::is_coming(entry_key(index, slot))
+    index.is_doubted(slot)
+        || propagation::is_importing()
+            && index.is_foreign(slot)
+            && propagation::is_coming(entry_key(index, slot))
 }
 
 /// Whether the removal of this entry, which was refused on its arrival, waits for the end of another slot's migration to be

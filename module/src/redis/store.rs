@@ -540,9 +540,10 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     } else {
         lateness(ctx, db, entry, way, &mut passage)
     };
-    let is_outdated = lateness == Lateness::TooLate;
-    passage.facts.is_gone |= is_outdated;
-    passage.facts.is_doubted |= lateness == Lateness::Doubtful;
+    let is_primary = !ctx.is_replica() && !ctx.is_loading();
+    let is_refused = passage.facts.is_gone || lateness == Lateness::TooLate;
+    passage.facts.is_gone = is_refused;
+    passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is a part of the entry, so it is built anew.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -568,10 +569,9 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         is_gone
     });
     drop(key);
-    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
         state.transit.arriving = passage; // Its buffers are used again.
-        if is_outdated && is_primary {
+        if is_refused && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
     });

@@ -7,6 +7,7 @@ mod rdb;
 mod replay;
 mod restart;
 mod times;
+mod vacant;
 
 use tagcache_tests::{RawClient, Server, call};
 

@@ -2,6 +2,8 @@
 //!
 //! Each takes set operations on bitmaps, 64 entries at a time: some dozens of microseconds for a million entries.
 
+use std::borrow::Cow;
+
 use roaring::RoaringBitmap;
 
 use super::{Effect, Index, Step};
@@ -50,6 +52,7 @@ impl<E: Copy + PartialEq> Index<E> {
         self.gone_bytes = self.bytes;
         self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
+        self.marks.doubted = RoaringBitmap::new();
         dropped
     }
 
@@ -72,6 +75,7 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         self.hollow.unseen |= &visible;
+        self.marks.doubted -= &visible; // Each node knows that they are gone.
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {
@@ -90,6 +94,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.hollow.unseen.insert(slot.0);
             self.gone_bytes += self.slots.bytes(slot);
         }
+        self.marks.doubted.remove(slot.0);
     }
 
     /// See [`Facts::is_doubted`](super::Facts).
@@ -97,12 +102,11 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.insert(slot.0);
     }
 
-    /// Makes the entries gone that are in doubt, and returns which. O(entries).
+    /// Makes the entries gone that are in doubt, and returns these and those that were gone. O(entries).
     pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
-        let visible = std::mem::take(&mut self.marks.doubted) - &self.gone;
-        let slots = visible.iter().map(Slot).collect();
-        self.drop_all(visible, None);
-        slots
+        let doubted = std::mem::take(&mut self.marks.doubted);
+        self.drop_all(&doubted - &self.gone, None);
+        doubted.iter().map(Slot).collect()
     }
 
     /// From here on this node removes what is stale beyond its grace.
@@ -120,20 +124,21 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    /// Without entries of other nodes if these are held. O(1), O(entries / 64) if there are such.
+    /// Without those in doubt, and those of other nodes if these are held. O(1), O(entries / 64) if there are such.
     pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
+        let (foreign, doubted) = (&self.marks.foreign, &self.marks.doubted);
         while let Some(id) = self.gone_last.pop() {
-            if self.gone.contains(id) && !(holds_foreign && self.is_foreign(Slot(id))) {
+            let is_held = doubted.contains(id) || (holds_foreign && foreign.contains(id));
+            if self.gone.contains(id) && !is_held {
                 return Step::Gone(Slot(id));
             }
         }
-        let own;
-        let gone = if holds_foreign && !self.marks.foreign.is_empty() {
-            own = &self.gone - &self.marks.foreign;
-            &own
-        } else {
-            &self.gone
-        };
+        let mut gone = Cow::Borrowed(&self.gone);
+        for held in [Some(doubted), holds_foreign.then_some(foreign)] {
+            if let Some(held) = held.filter(|held| !held.is_empty()) {
+                *gone.to_mut() -= held;
+            }
+        }
         // From where the last one was found, so that no look begins at words that are empty already.
         let next = gone.range(self.reclaim_from..).next();
         if let Some(id) = next.or_else(|| gone.min()) {

@@ -870,3 +870,34 @@ fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
     assert_eq!(index.drop_doubted(), []);
     index.validate(|_| UNIT);
 }
+
+#[test]
+fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
+    let mut index: Index<u64> = Index::default();
+    let mut refuse = |entry| {
+        let mut incoming = plain(entry, &[b"t"]);
+        (incoming.facts.is_gone, incoming.facts.is_doubted) = (true, true);
+        index.insert(incoming)
+    };
+    let slot = refuse(1);
+    assert_eq!(index.reclaim_step(0, false), Step::Idle);
+    assert_eq!(index.drop_doubted(), [slot]);
+    assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
+    index.remove(slot);
+    let slot = index.insert(plain(2, &[b"t"]));
+    index.doubt(slot);
+    index.invalidate(&[b"t"], Effect::Gone, 0);
+    assert_eq!(
+        index.reclaim_step(0, false),
+        Step::Gone(slot),
+        "all nodes drop it"
+    );
+    index.doubt(slot);
+    index.flush();
+    assert_eq!(
+        index.reclaim_step(0, false),
+        Step::Gone(slot),
+        "all nodes drop it"
+    );
+    index.validate(|_| UNIT);
+}

@@ -1,0 +1,98 @@
+//! A key that was vacant when a command was logged is vacant when the log is loaded: an entry that is gone and in its way would
+//! cost the value of another type that the command wrote.
+
+use tagcache_tests::look::wait_rewritten;
+use tagcache_tests::state::wait_synchronised;
+use tagcache_tests::{
+    Engine, RawClient, Reply, Server, ServerBuilder, args, call, for_all_engines, run, split,
+};
+
+fn logging(engine: &Engine) -> ServerBuilder {
+    Server::builder()
+        .engine(engine)
+        .arg("--appendonly", "yes")
+        .arg("--appendfsync", "always")
+}
+
+fn assert_list(client: &mut RawClient) {
+    let expected = Reply::Array(vec![Reply::bulk("member")]);
+    assert_eq!(run!(client, "LRANGE key 0 -1"), expected);
+}
+
+/// Starts a server, has `vacate` make the entry under `key` gone, which a list takes the place of, and loads the log.
+fn assert_list_survives(engine: &Engine, vacate: impl Fn(&mut RawClient)) {
+    let mut server = logging(engine).start();
+    let mut client = server.raw();
+    vacate(&mut client);
+    assert_eq!(run!(client, "LPUSH key member"), Reply::Int(1));
+    server.kill_9();
+    server.restart();
+    assert_list(&mut server.raw());
+}
+
+#[test]
+fn a_stale_entry_that_lost_its_grace_is_out_of_the_way() {
+    for_all_engines(|engine| {
+        assert_list_survives(engine, |client| {
+            run!(client, "CACHE.SET key v GRACE 100000 TAGS 1 tag");
+            run!(client, "CACHE.REVALIDATE tag");
+            run!(client, "CACHE.TOUCH key PX 1000000 GRACE 0");
+        });
+    });
+}
+
+#[test]
+fn an_emptied_database_is_out_of_the_way() {
+    for_all_engines(|engine| {
+        assert_list_survives(engine, |client| {
+            run!(client, "CACHE.SET key v");
+            run!(client, "SELECT 1");
+            run!(client, "CACHE.REPLAY EMPTY 0");
+            run!(client, "SELECT 0");
+        });
+    });
+}
+
+#[test]
+fn a_payload_that_was_gone_when_it_was_dumped_is_out_of_the_way() {
+    for_all_engines(|engine| {
+        assert_list_survives(engine, |client| {
+            run!(client, "CACHE.SET other v TAGS 1 tag");
+            let commands = ["MULTI", "CACHE.INVALIDATE tag", "DUMP other", "EXEC"].map(split);
+            let replies = client.pipeline(&commands);
+            let payload = replies[3].items()[1].bytes().to_vec();
+            call!(client, "RESTORE", "key", 0, payload);
+        });
+    });
+}
+
+/// The replica must not have removed the entry when its primary says that it was refused, or that would change nothing there,
+/// and not be logged.
+#[test]
+fn an_entry_that_was_refused_is_out_of_the_way_in_the_log_of_a_replica() {
+    for_all_engines(|engine| {
+        let mut primary = logging(engine).start();
+        let mut replica = logging(engine).replica_of(&primary).start();
+        let (mut client, mut reader) = (primary.raw(), replica.raw());
+        wait_synchronised(&primary, &replica);
+        wait_rewritten(&mut reader); // Its log begins with what it was sent at first.
+        run!(client, "CACHE.SET other v TAGS 1 tag");
+        let payload = run!(client, "DUMP other").bytes().to_vec();
+        run!(client, "CACHE.INVALIDATE tag");
+        client.pipeline(&[
+            args!["RESTORE", "key", 0, payload],
+            split("CLIENT PAUSE 60000 WRITE"),
+        ]);
+        wait_synchronised(&primary, &replica);
+        assert_eq!(run!(reader, "CACHE.GET key"), Reply::Null);
+        run!(reader, "LLEN key");
+        run!(client, "CLIENT UNPAUSE");
+        assert_eq!(run!(client, "LPUSH key member"), Reply::Int(1));
+        wait_synchronised(&primary, &replica);
+        assert_list(&mut reader);
+        primary.kill_9();
+        replica.kill_9();
+        replica.restart();
+        assert_list(&mut replica.raw());
+    });
+}
