@@ -73,8 +73,9 @@ fn shown(name: &str, value: f64) -> String {
         (Some(Unit::Bytes), _) => return format!("{:.2} MB", value / 1_048_576.0),
         _ => &[],
     };
-    let named = (0..words.len()).find(|&i| value == i as f64);
-    named.map_or_else(|| format!("{value:.2}"), |i| words[i].to_owned())
+    let mut numbered = words.iter().zip(0u8..);
+    let named = numbered.find(|&(_, number)| (value - f64::from(number)).abs() < 0.5);
+    named.map_or_else(|| format!("{value:.2}"), |(word, _)| (*word).to_owned())
 }
 
 pub(super) fn rfc3339(at: SystemTime) -> String {
