@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::args::MAX_TAG_BYTES;
+
 /// Why a command was refused. The text goes to the client as it is, so it starts with the error's prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Error {
@@ -20,12 +22,21 @@ pub(crate) enum Error {
     WrongType,
     #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
     TooManyTags { given: u64, limit: u64 },
-    #[error("ERR tag is empty, a tag has 1 to {limit} bytes (tagcache.max-tag-bytes)")]
+    #[error("ERR tag is empty, a tag has 1 to {limit} bytes{}", tag_setting(*limit))]
     EmptyTag { limit: u32 },
-    #[error("ERR tag is {given} bytes, the limit is {limit} (tagcache.max-tag-bytes)")]
+    #[error("ERR tag is {given} bytes, the limit is {limit}{}", tag_setting(*limit))]
     TagTooLong { given: usize, limit: u32 },
     #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
     TagNotPermitted,
     #[error("ERR internal error")]
     Internal,
+}
+
+/// The setting to raise, where one can be: tags that are named and not stored have a fixed limit.
+fn tag_setting(limit: u32) -> &'static str {
+    if limit < MAX_TAG_BYTES {
+        " (tagcache.max-tag-bytes)"
+    } else {
+        ""
+    }
 }

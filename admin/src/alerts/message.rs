@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::rules::Severity;
+use crate::memory::{Unit, metric};
 
 /// Whether an alarm begins or ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,13 +58,40 @@ impl Message {
 
     pub(super) fn values_text(&self) -> String {
         let value = |(name, value): &(String, Option<f64>)| match value {
-            Some(value) => format!("{name} = {value:.2}"),
+            Some(value) => format!("{name} = {}", shown(name, *value)),
             None => format!("{name} unknown"),
         };
         self.values.iter().map(value).collect::<Vec<_>>().join(", ")
     }
 }
 
+/// A value as a condition would write it.
+fn shown(name: &str, value: f64) -> String {
+    let words: &[&str] = match (metric(name).map(|metric| metric.unit), name) {
+        (Some(Unit::State), "memory.status") => &["healthy", "warning", "critical"],
+        (Some(Unit::State), _) => &["false", "true"],
+        (Some(Unit::Bytes), _) => return format!("{:.2} MB", value / 1_048_576.0),
+        _ => &[],
+    };
+    let mut numbered = words.iter().zip(0u8..);
+    let named = numbered.find(|&(_, number)| (value - f64::from(number)).abs() < 0.5);
+    named.map_or_else(|| format!("{value:.2}"), |(word, _)| (*word).to_owned())
+}
+
 pub(super) fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn states_are_words_and_bytes_have_a_unit() {
+        assert_eq!(shown("cache.redis.connected", 0.0), "false");
+        assert_eq!(shown("memory.leakSuspected", 1.0), "true");
+        assert_eq!(shown("memory.status", 2.0), "critical");
+        assert_eq!(shown("memory.heapUsed", 1_572_864.0), "1.50 MB");
+        assert_eq!(shown("memory.heapPercent", 91.2), "91.20");
+    }
 }

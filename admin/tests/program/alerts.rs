@@ -19,7 +19,7 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 fn check_accepts_the_guides_rules_once_their_channels_are_described() {
     assert_eq!(
         run(&["alerts", "check", "--syntax-only", GUIDE]).ok().out,
-        format!("{GUIDE}: 2 rules are right\n")
+        format!("{GUIDE}: 2 rules, no mistakes\n")
     );
     let without = run(&["alerts", "check", GUIDE]);
     assert_eq!(without.code, 4);

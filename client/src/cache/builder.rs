@@ -153,7 +153,7 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// How often each connection is checked, and how long the answer may take. Default: 1 s both. Together they bound
+    /// How often each connection is checked, and how long the reply may take. Default: 1 s both. Together they bound
     /// for how long the local tier trusts a connection that is dead without saying so.
     pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
         self.options.timeouts.probe_interval = interval;

@@ -13,7 +13,7 @@ use super::core::Found;
 use super::{Cache, present, some_loaded, value};
 
 impl<C> Cache<C> {
-    /// Stores a value only if there is no fresh one; answers whether it did. With a TTL of zero it stores nothing.
+    /// Stores a value only if there is no fresh one; returns whether it did. With a TTL of zero it stores nothing.
     pub async fn add<T>(
         &self,
         key: &str,
@@ -26,7 +26,7 @@ impl<C> Cache<C> {
         Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
     }
 
-    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Answers whether there was one. With a
+    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Returns whether there was one. With a
     /// TTL of zero the key is removed instead.
     pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
     where
@@ -39,7 +39,7 @@ impl<C> Cache<C> {
         self.set_if(key, value, entry, &["XX", "KEEPTAGS"]).await
     }
 
-    /// Gives an entry the TTL and grace of `entry`, from now on; answers whether there was one. Its tags stay.
+    /// Gives an entry the TTL and grace of `entry`, from now on; returns whether there was one. Its tags stay.
     pub async fn touch(
         &self,
         key: &str,
@@ -88,10 +88,10 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Loads a value now, also where there is a fresh one, and answers it when it is loaded. Others are served the old
+    /// Loads a value now, also where there is a fresh one, and returns it when it is loaded. Others are served the old
     /// value until the new one is stored, and what was read before one of the tags or the key was invalidated is not.
     ///
-    /// Of all processes that load the key at the same time one does: the others are answered the value that is there,
+    /// Of all processes that load the key at the same time one does: the others get the value that is there,
     /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
     pub async fn refresh<T: Any + Clone + Send + Sync, F, E>(
         &self,
@@ -134,7 +134,7 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Gives an entry other tags; answers whether there was one. Value, TTL and grace stay.
+    /// Gives an entry other tags; returns whether there was one. Value, TTL and grace stay.
     pub async fn retag(
         &self,
         key: &str,

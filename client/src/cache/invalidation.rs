@@ -69,7 +69,7 @@ impl Where {
 }
 
 impl<C> Cache<C> {
-    /// Drops all entries with one of these tags, in all processes. Answers how many there were, an entry with two of
+    /// Drops all entries with one of these tags, in all processes. Returns how many there were, an entry with two of
     /// the tags counting twice. O(number of tags).
     ///
     /// Many tags go in several commands. One that a server refuses keeps no other one from being invalidated.
@@ -145,7 +145,7 @@ impl<C> Cache<C> {
     }
 
     /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
-    /// wants an administrator's rights. Answers how many there were.
+    /// wants an administrator's rights. Returns how many there were.
     pub async fn clear(&self) -> Result<u64, Error> {
         let prefix = &self.core.options.prefix;
         let (remote, hard) = (&self.core.remote, Invalidation::Hard);
@@ -161,7 +161,7 @@ impl<C> Cache<C> {
         dropped
     }
 
-    /// Drops the entries that meet all clauses, in all processes; answers how many there were. Local tiers drop by one
+    /// Drops the entries that meet all clauses, in all processes; returns how many there were. Local tiers drop by one
     /// clause, so more than that. O(tags named + entries / 64) on the server.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub struct Inspection {
     pub is_fresh: bool,
     /// Its tags, without the namespace.
     pub tags: Vec<String>,
-    /// Reads that it answered, those of local tiers included as far as they were reported.
+    /// Reads that it served, those of local tiers included as far as they were reported.
     pub hits: u64,
     /// Bytes of the value as it is stored.
     pub bytes: u64,

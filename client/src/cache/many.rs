@@ -105,7 +105,7 @@ impl<C> Cache<C> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Removes several entries, in as few round trips as [`Self::set_many`]; answers how many there were.
+    /// Removes several entries, in as few round trips as [`Self::set_many`]; returns how many there were.
     ///
     /// # Errors
     /// The first one; the other entries are removed all the same.
@@ -134,7 +134,7 @@ impl<C> Cache<C> {
 
     /// [`Self::get_or_load`] for a loader that borrows: it runs in the caller's own task. If the caller gives up, the
     /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
-    /// where there is a stale value, which is answered if the loader fails.
+    /// where there is a stale value, which is returned if the loader fails.
     pub async fn get_or_load_scoped<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
@@ -165,7 +165,7 @@ impl<C> Cache<C> {
     }
 
     /// The values of several keys, in the order of the keys. Those that are nowhere fresh are loaded: `loader` gets
-    /// their keys, most of them in one call, and answers what it found. A key that it does not answer is cached as
+    /// their keys, most of them in one call, and returns what it found. A key that it does not return is cached as
     /// absent, as by [`Self::get_or_load_optional`]. Of all processes that miss a key at the same time one loads it.
     ///
     /// The loader may borrow: it runs in the caller's own task, as that of [`Self::get_or_load_scoped`].

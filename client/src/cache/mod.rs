@@ -49,7 +49,7 @@ use tier::Stored;
 /// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
 /// processes share.
 ///
-/// What is read often is answered from memory; what any process changes, removes or invalidates leaves the memory of
+/// What is read often comes from memory; what any process changes, removes or invalidates leaves the memory of
 /// all others as soon as the server's push arrives, and nothing enters it that an invalidation overtook. A missing
 /// value is loaded once in the whole fleet. Without a server, loaders go on and every call is bounded by time-outs;
 /// it heals by itself.
@@ -136,7 +136,7 @@ impl<C> Cache<C> {
 
     /// Ends well what goes on in the background: waits until running loads have stored their values and servers that
     /// missed an invalidation have it, and reports the hits of the local tier that are still to be reported. At most
-    /// for `timeout`; answers whether all that was done.
+    /// for `timeout`; returns whether all that was done.
     ///
     /// To be called before the runtime ends: dropping the cache does none of it. The cache can be used on.
     pub async fn finish_pending(&self, timeout: Duration) -> bool {
@@ -369,14 +369,14 @@ impl<C> Cache<C> {
     /// A loader may load other keys. One that asks for its own key, or for one whose loader asks for this, waits for
     /// itself, until the hard time-out ends it.
     ///
-    /// The loader answers a `Result` whose error is anything that can become a boxed error: an error type, a string,
+    /// The loader returns a `Result` whose error is anything that can become a boxed error: an error type, a string,
     /// `anyhow::Error`.
     ///
     /// # Errors
     /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
     /// [`Error::Absent`] when the key is cached as absent by [`Self::get_or_load_optional`]; [`Error::TypeConflict`]
     /// when it is being loaded as another type at this moment. A value that cannot be stored (a tag, the key or the
-    /// value itself is refused) is answered all the same, counted ([`CacheStats::unstorable`]) and an event. A server
+    /// value itself is refused) is returned all the same, counted ([`CacheStats::unstorable`]) and an event. A server
     /// that cannot be reached is no error: the loader is asked, and nothing stored.
     pub async fn get_or_load<T: Any + Clone + Send + Sync, F, E>(
         &self,
@@ -416,7 +416,7 @@ impl<C> Cache<C> {
         self.load(key, self.plan(entry), loader).await
     }
 
-    /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader answers it with its entry.
+    /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader returns it with its entry.
     /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
     /// checked as well, but not stored.
     pub async fn get_or_load_with_entry<T: Any + Clone + Send + Sync, J, F, E>(
@@ -504,7 +504,7 @@ impl<C> Cache<C> {
         })
     }
 
-    /// Removes an entry; answers whether there was one.
+    /// Removes an entry; returns whether there was one.
     pub async fn remove(&self, key: &str) -> Result<bool, Error> {
         self.core.remove(key).await
     }

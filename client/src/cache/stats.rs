@@ -12,7 +12,7 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)+
         }
 
-        /// What [`Cache::stats`](crate::Cache::stats) answers: counts since the cache was built, the local tier's
+        /// What [`Cache::stats`](crate::Cache::stats) returns: counts since the cache was built, the local tier's
         /// figures, and the state of each server.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
@@ -40,7 +40,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Reads that a server answered with a fresh value.
+    /// Reads that found a fresh value on a server.
     server_hits,
     /// Reads that found no fresh value anywhere.
     misses,

@@ -78,7 +78,7 @@ pub struct LocalStats {
     pub tracked: usize,
     /// Tags that entries carry or that were invalidated lately.
     pub tags: usize,
-    /// Reads that were answered with a fresh value.
+    /// Reads that found a fresh value.
     pub hits: u64,
     /// Reads that were not.
     pub misses: u64,

@@ -67,7 +67,7 @@ pub struct LocalFigures {
     pub hits: u64,
     /// Reads that found none.
     pub misses: u64,
-    /// Of these, reads of this process that a server answered; `None` for a tier without servers behind it.
+    /// Of these, reads of this process that a server served; `None` for a tier without servers behind it.
     pub server_hits: Option<u64>,
     /// Entries dropped for want of room.
     pub evictions: u64,
@@ -83,14 +83,14 @@ pub enum ServerReading {
     /// None is watched.
     #[default]
     None,
-    /// It did not answer; why.
+    /// It did not reply; why.
     Unreachable(Arc<str>),
-    /// It answered.
+    /// It replied.
     Up(Arc<ServerUsage>),
 }
 
 impl ServerReading {
-    /// The figures, if it answered.
+    /// The figures, if it replied.
     pub fn figures(&self) -> Option<&ServerUsage> {
         match self {
             Self::Up(figures) => Some(figures),
@@ -98,7 +98,7 @@ impl ServerReading {
         }
     }
 
-    /// Those of the module, if it answered and has the module.
+    /// Those of the module, if it replied and has the module.
     pub fn cache(&self) -> Option<&CacheFigures> {
         self.figures()?.cache.as_ref()
     }

@@ -266,7 +266,7 @@ impl MemoryMonitor {
         self.shared.snapshot()
     }
 
-    /// Takes a sample now, in addition to those at the interval, and answers with it. Callbacks run on this thread.
+    /// Takes a sample now, in addition to those at the interval, and returns it. Callbacks run on this thread.
     pub fn sample_now(&self) -> Snapshot {
         self.shared.sample()
     }

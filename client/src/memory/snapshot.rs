@@ -51,7 +51,7 @@ pub struct Rates {
     pub local_hit_rate: Option<f64>,
     /// Reads of the server's cache that found a value (fresh or stale), in percent.
     pub server_hit_rate: Option<f64>,
-    /// Reads that either tier answered, in percent: of the local hits and all reads that reached the server.
+    /// Reads that either tier served, in percent: of the local hits and all reads that reached the server.
     pub hit_rate: Option<f64>,
     /// Invalidations by tag, a minute.
     pub invalidations_per_minute: Option<f64>,

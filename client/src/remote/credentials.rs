@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 #[cfg(feature = "tls")]
 use super::error::Error;
 
-/// User, password and certificates of a connection: what [`Servers::credentials`](crate::Servers::credentials) answers.
+/// User, password and certificates of a connection: what [`Servers::credentials`](crate::Servers::credentials) returns.
 /// What is not set is as the URL and [`Servers`](crate::Servers) say. `Debug` shows none of it.
 #[derive(Clone, Default)]
 #[must_use]

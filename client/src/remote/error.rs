@@ -23,7 +23,7 @@ pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 #[allow(missing_docs, reason = "shared fields are described above")]
 pub enum Error {
-    /// There is no connection to the server, or it broke before the answer came.
+    /// There is no connection to the server, or it broke before the reply came.
     #[error("server {node} cannot be reached: {reason}")]
     Unreachable { node: String, reason: String },
     /// The server took longer than `command_timeout`. The command may still be executed.
@@ -71,12 +71,12 @@ pub enum Error {
     /// The server refuses the arguments, for instance a tag that is too long.
     #[error("server {node} refuses the command: {message}")]
     Rejected { node: String, message: String },
-    /// The server answered something that the command contract does not know.
+    /// The server's reply is none that the command may have.
     #[error("server {node} answered what {command} should not answer: {answer}")]
     UnexpectedAnswer {
         node: String,
         command: &'static str,
-        /// The beginning of the answer.
+        /// The beginning of the reply.
         answer: String,
     },
     /// An invalidation did not reach all servers, or some did not take it. It is sent to them again until they have it

@@ -110,7 +110,7 @@ impl Servers {
 
     /// Says where the servers can be reached that a cluster or sentinels announce under an address that is of no use
     /// here, such as one inside a network of containers. Called with host and port as they are announced, for each
-    /// server and each redirection; it must not block. [`Error`](crate::Error)s and figures name what it answers.
+    /// server and each redirection; it must not block. [`Error`](crate::Error)s and figures name what it returns.
     ///
     /// ```
     /// use tagcache::Servers;

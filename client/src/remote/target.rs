@@ -53,7 +53,7 @@ impl Target {
         let info = info.map_err(|error| {
             // The URL itself may hold a password.
             Error::config(format!(
-                "not an address of a server (special characters of a password are written as %40): {error}"
+                "an address is redis://[user:password@]host[:port][/database], with special characters as %40: {error}"
             ))
         })?;
         let settings = info.redis_settings().clone();

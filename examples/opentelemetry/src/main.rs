@@ -27,7 +27,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let user = page(&cache).instrument(tracing::info_span!("page")).await?;
         println!("{user}");
     }
-    telemetry.stop()
+    // The exporter names neither the collector nor what is wrong.
+    telemetry
+        .stop()
+        .map_err(|error| format!("is there a collector at {collector}? {error}").into())
 }
 
 async fn page(cache: &Cache) -> Result<String, tagcache::Error> {

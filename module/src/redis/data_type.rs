@@ -268,11 +268,22 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
     let loaded = guard(Place::Load, None, || {
         let load =
             |bytes: &[u8]| state::with(|state| state.load_histories(bytes, State::loaded_database));
-        match encoding {
-            1..=3 => load(&Reader(io).histories(encoding)?),
-            ENCODING => load(raw::load_string_buffer(io).ok()?.as_ref()),
-            _ => refuse(encoding),
+        let loaded = match encoding {
+            1..=3 => Reader(io)
+                .histories(encoding)
+                .and_then(|bytes| load(&bytes)),
+            ENCODING => raw::load_string_buffer(io)
+                .ok()
+                .and_then(|bytes| load(bytes.as_ref())),
+            _ => return refuse(encoding),
+        };
+        if loaded.is_none() {
+            // The server says no more than to look for this.
+            log(
+                "what the file remembers of invalidations is damaged, or of a build between two releases",
+            );
         }
+        loaded
     });
     (if loaded.is_some() {
         raw::REDISMODULE_OK

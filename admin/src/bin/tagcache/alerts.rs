@@ -58,7 +58,8 @@ fn check(file: &Path, syntax_only: bool, json: bool) -> Result<(), Failure> {
             .map_err(|error| problems(file, &error, json))?;
     }
     show(json, &json!({"rules": names, "problems": []}), || {
-        format!("{}: {} rules are right\n", file.display(), names.len())
+        let rules = if names.len() == 1 { "rule" } else { "rules" };
+        format!("{}: {} {rules}, no mistakes\n", file.display(), names.len())
     })
 }
 

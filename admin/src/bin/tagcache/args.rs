@@ -9,14 +9,14 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the answer is no (nothing found, a check failed, memory grows); 2 wrong usage; 3 the server or \
-the endpoint does not answer or refuses; 4 a rules file is wrong or a channel cannot be opened.";
+Exit codes: 0 done; 1 a negative result (nothing found, a check failed, memory grows); 2 wrong usage; 3 the server or \
+the endpoint does not respond or refuses; 4 a rules file is wrong or a channel cannot be opened.";
 
 /// Cache with tags on Redis: start, watch, try and control it.
 #[derive(Debug, Parser)]
 #[command(name = "tagcache", version, after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// Answer in JSON, one document, or one a line where it goes on.
+    /// Print JSON: one document, or one per line where the output goes on.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Start a server with the module on loopback, and the dashboard beside it. Ctrl-C ends both.
     Up(Up),
-    /// Serve dashboard and admin endpoint for a server that is there.
+    /// Serve dashboard and admin endpoint for an existing server.
     Serve(Serve),
     /// Show the figures of a server.
     Stats(At),
@@ -35,23 +35,23 @@ pub(crate) enum Command {
     Top(Top),
     /// Show the tags by memory or entries.
     Tags(Tags),
-    /// Show what the server knows of one entry. Does not count as a read.
+    /// Show what the server knows about one entry. Does not count as a read.
     Inspect(Inspect),
     /// Drop every entry that carries one of these tags.
     Invalidate(Invalidate),
     /// Drop every entry of the database. Asks first.
     Flush(Flush),
-    /// Look at a server and say what is wrong with it, and the remedy. Changes nothing.
+    /// Examine a server and report each problem with its remedy. Changes nothing.
     Doctor(Doctor),
-    /// Show the figures live. Ctrl-C ends it.
+    /// Show the figures repeatedly. Ctrl-C ends it.
     Watch(Watch),
-    /// Ask an endpoint again and again, or a server for entries; show latencies and memory.
+    /// Send many requests to an endpoint, or to a server; show latencies and memory.
     LoadTest(LoadTest),
-    /// Read, write and invalidate for a while; say whether memory grows.
+    /// Read, write and invalidate for a while; report whether memory grows.
     Soak(Soak),
     /// Check the success criteria: heap, leaks, hit rate, dashboard, authorisation, alerts.
     Verify(Verify),
-    /// Check, export and try alert rules.
+    /// Check, export and test alert rules.
     Alerts(Alerts),
     /// Write a shell's completions to standard output.
     Completions {
@@ -69,7 +69,8 @@ pub(crate) enum Command {
 /// Which server.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct At {
-    /// The server. A password is better given by the environment variable than here.
+    /// The server, as redis://[user:password@]host[:port][/database]. Give a password by the environment variable
+    /// rather than here.
     #[arg(
         long,
         env = "TAGCACHE_REDIS",
@@ -102,17 +103,17 @@ pub(crate) struct Endpoint {
     /// File with the admin token, at least 16 characters.
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
-    /// File with a token that may only look.
+    /// File with a token for read access only, at least 16 characters.
     #[arg(long, value_name = "FILE", requires = "admin_token_file")]
     pub(crate) reader_token_file: Option<PathBuf>,
     /// Let everybody on this machine in. Loopback only.
     #[arg(long, conflicts_with = "admin_token_file")]
     pub(crate) insecure_no_auth: bool,
-    /// Alert rules (YAML). Default: none; of `up`, the guide's two, which report to standard error.
+    /// Alert rules (YAML). Default: none; for `up`, two rules about memory, which report to standard error.
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,
-    /// What this instance is called, in the fleet and in alerts. Default: the machine's name and the port, which stay
-    /// the same over a restart.
+    /// Name of this instance, in the fleet and in alerts. Default: the machine's name and the port, which a restart
+    /// does not change.
     #[arg(long)]
     pub(crate) instance: Option<String>,
     /// Time between samples.
@@ -156,13 +157,13 @@ pub(crate) struct Up {
     /// The module. Default: beside this program, in target/release, or where the Debian package puts it.
     #[arg(long, env = "TAGCACHE_MODULE", value_name = "FILE")]
     pub(crate) module: Option<PathBuf>,
-    /// First fill the server from this machine's package database and show what the commands answer.
+    /// First fill the server from this machine's package database and show what the commands return.
     #[arg(long)]
     pub(crate) tour: bool,
-    /// What the tour reads. Default: /var/lib/dpkg/status, or a sample where there is none.
+    /// The file that the tour reads. Default: /var/lib/dpkg/status, or a sample where there is none.
     #[arg(long, value_name = "FILE", requires = "tour")]
     pub(crate) input: Option<PathBuf>,
-    /// End after the tour, without the dashboard; 1 where an answer was not the expected one.
+    /// End after the tour, without the dashboard; with exit code 1 if a reply was not the expected one.
     #[arg(long, requires = "tour")]
     pub(crate) exit: bool,
 }
@@ -179,7 +180,7 @@ pub(crate) struct Serve {
 pub(crate) struct Top {
     #[command(flatten)]
     pub(crate) at: At,
-    /// How many.
+    /// The most that are shown.
     #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) count: u32,
 }
@@ -188,10 +189,10 @@ pub(crate) struct Top {
 pub(crate) struct Tags {
     #[command(flatten)]
     pub(crate) at: At,
-    /// Which are first.
+    /// The order.
     #[arg(long, value_enum, default_value_t = By::Bytes)]
     pub(crate) by: By,
-    /// How many.
+    /// The most that are shown.
     #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) count: u32,
 }
@@ -217,7 +218,7 @@ pub(crate) struct Invalidate {
     /// The tags.
     #[arg(required = true)]
     pub(crate) tags: Vec<OsString>,
-    /// Entries turn stale instead of gone, as long as their grace lets them.
+    /// Entries turn stale for their grace, instead of gone.
     #[arg(long)]
     pub(crate) soft: bool,
 }
@@ -235,7 +236,7 @@ pub(crate) struct Flush {
 pub(crate) struct Doctor {
     #[command(flatten)]
     pub(crate) at: At,
-    /// The user whose permissions are looked at, such as an application's. Default: the one of --redis.
+    /// The ACL user whose permissions are checked, such as an application's. Default: the one of --redis.
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
 }
@@ -244,17 +245,17 @@ pub(crate) struct Doctor {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) at: At,
-    /// Time between looks.
+    /// Time between two outputs.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) interval: Duration,
-    /// End after so many looks.
+    /// End after this many outputs.
     #[arg(long, short = 'n', value_name = "LOOKS")]
     pub(crate) count: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadTest {
-    /// The endpoint that is asked for memory-stats.
+    /// The endpoint, which is requested for memory-stats.
     #[arg(
         long,
         default_value = "http://127.0.0.1:3000",
@@ -273,7 +274,7 @@ pub(crate) struct LoadTest {
     /// Requests at once.
     #[arg(long, short = 'c', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) concurrency: u32,
-    /// Pause after each batch of that many requests, for an endpoint.
+    /// Pause after each batch of `concurrency` requests, for an endpoint.
     #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
     pub(crate) pause: Duration,
 }
@@ -288,13 +289,13 @@ pub(crate) struct Soak {
     /// memory. --keys is then the window of keys in use, which moves on, and --value-bytes the mean.
     #[arg(long)]
     pub(crate) churn: bool,
-    /// Commands in one round trip.
+    /// Commands per round trip.
     #[arg(long, requires = "churn", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) pipeline: u32,
-    /// Commands a second in all. 0: as many as the server answers.
+    /// Commands per second in all. 0: as fast as the server replies.
     #[arg(long, requires = "churn", default_value_t = 0)]
     pub(crate) rate: u64,
-    /// End after so many commands, if that is sooner. 0: end by time.
+    /// End after this many commands, if that is sooner. 0: end by time.
     #[arg(long, requires = "churn", default_value_t = 0)]
     pub(crate) commands: u64,
     /// Commands before the run, at full speed in round trips of 100: they are not measured.
@@ -318,7 +319,7 @@ impl Soak {
 /// How long and how hard.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Work {
-    /// How long, 2s to 24h and more.
+    /// Length of the run, at least 2s; 24h and more is possible.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
     /// Connections.
@@ -327,10 +328,10 @@ pub(crate) struct Work {
     /// Different keys that are read.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     pub(crate) keys: u32,
-    /// Bytes a value.
+    /// Bytes per value.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) value_bytes: u32,
-    /// Growth above this is a leak, in MB a minute.
+    /// Growth above this is a leak, in MB per minute.
     #[arg(long, default_value_t = 1.0, value_parser = rate)]
     pub(crate) leak_rate: f64,
 }
@@ -373,9 +374,9 @@ pub(crate) enum AlertsCommand {
     },
     /// Send a test message through a channel.
     Test {
-        /// The rules file that describes it.
+        /// The rules file that describes the channel.
         file: PathBuf,
-        /// Which one. Default: every channel that a rule names.
+        /// The channel. Default: every channel that a rule names.
         #[arg(long)]
         channel: Vec<String>,
     },

@@ -33,7 +33,7 @@ pub(crate) fn flush(args: &Flush, json: bool) -> Result<(), Failure> {
         let entries = cache.entries;
         if !std::io::stdin().is_terminal() {
             return Err(Failure::Usage(format!(
-                "would drop {entries} entries: say --yes where nobody can be asked"
+                "this drops {entries} entries: without a terminal to ask at, give --yes"
             )));
         }
         note(&format!("Drop all {entries} entries? [y/N] "));

@@ -8,10 +8,15 @@ use crate::output::Failure;
 
 /// Does not connect: a server that is away may come back.
 pub(crate) fn named(at: &At) -> Result<Server, Failure> {
-    // The URL may hold a password.
-    let server =
-        Server::open(&at.redis).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
+    let server = Server::open(&at.redis).map_err(|error| wrong_url(&error))?;
     Ok(server.memory_limit(at.memory_limit))
+}
+
+/// The URL itself may hold a password.
+pub(crate) fn wrong_url(error: &redis::RedisError) -> Failure {
+    Failure::Usage(format!(
+        "--redis is not redis://[user:password@]host[:port][/database]: {error}"
+    ))
 }
 
 /// Checks that it answers: what follows would only say so later.

@@ -49,7 +49,10 @@ impl Failure {
             return "the module is not loaded (tagcache doctor names the remedy)".into();
         }
         if error.is_timeout() {
-            return "no answer in time".into();
+            return "no reply in time".into();
+        }
+        if error.kind() == redis::ErrorKind::Parse {
+            return "the reply is not Redis's protocol: another program listens there".into();
         }
         // A pipeline returns the error of each of its commands: the first ones are enough.
         error.to_string().chars().take(300).collect()

@@ -12,7 +12,7 @@ use crate::{endpoint, signals, token};
 pub(crate) fn run(args: &Serve, json: bool) -> Result<(), Failure> {
     let Some(auth) = token::auth(&args.endpoint)? else {
         return Err(Failure::Usage(
-            "nobody is told apart: name --admin-token-file FILE, or --insecure-no-auth on loopback"
+            "no authorisation: give --admin-token-file FILE, or --insecure-no-auth on loopback"
                 .into(),
         ));
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use redis::{Connection, RedisResult, cmd};
 
+use crate::connect::wrong_url;
 use crate::output::Failure;
 
 /// A tag is dropped after so many reads of a worker.
@@ -177,8 +178,7 @@ impl Running {
 }
 
 pub(crate) fn connect(redis: &str) -> Result<Connection, Failure> {
-    let client =
-        redis::Client::open(redis).map_err(|error| Failure::Usage(format!("--redis: {error}")))?;
+    let client = redis::Client::open(redis).map_err(|error| wrong_url(&error))?;
     let connection = client.get_connection_with_timeout(TIMEOUT)?;
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;

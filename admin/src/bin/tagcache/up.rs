@@ -76,6 +76,8 @@ fn stay(
     let value = json!({"dashboard": url, "redis": redis, "token": made, "module": module, "server": version, "directory": server.dir()});
     show(json, &value, || {
         let port = server.port();
+        // As it was called: in a checkout it is not on the PATH.
+        let program = std::env::args().next().unwrap_or_else(|| "tagcache".into());
         let token = made
             .as_ref()
             .map_or_else(String::new, |token| format!("Token:     {token}\n"));
@@ -84,9 +86,9 @@ fn stay(
             None => format!(
                 "  redis-cli -p {port} CACHE.SET greeting hello EX 60 TAGS 2 lang:en page:1\n  \
                  redis-cli -p {port} CACHE.GET greeting\n  \
-                 tagcache stats --redis {redis}\n  \
-                 tagcache invalidate --redis {redis} lang:en\n  \
-                 tagcache load-test --redis {redis} -n 100000\n"
+                 {program} stats --redis {redis}\n  \
+                 {program} invalidate --redis {redis} lang:en\n  \
+                 {program} load-test --redis {redis} -n 100000\n"
             ),
         };
         format!(

@@ -101,8 +101,8 @@ function showClient(client) {
   $("client-section").hidden = !client;
   if (!client) return;
   const names = {
-    loads: "Loads", joined: "Waited for a load here", leaseWaits: "Waited for a load elsewhere", staleServed: "Stale values served",
-    loadFailures: "Loads failed", failSafe: "Stale values instead of errors", overtaken: "Kept out, as overtaken", serverErrors: "Calls without the server",
+    loads: "Loads", joined: "Waited for a load of this process", leaseWaits: "Waited for another process's load", staleServed: "Stale values served",
+    loadFailures: "Loads failed", failSafe: "Stale values instead of errors", overtaken: "Not kept: invalidated meanwhile", serverErrors: "Calls without the server",
   };
   table("counts", Object.keys(names), "", [["Since the start", (n) => names[n]], ["Count", (n) => number(client.counts[n]) ?? "–", "number"]]);
   const words = (state) => state.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
@@ -110,7 +110,7 @@ function showClient(client) {
     ["Server", (n) => n.address, "key-name"],
     ["State", (n) => words(n.state), (n) => `badge ${n.state === "up" ? "healthy" : n.connected ? "warning" : "critical"}`],
     ["For", (n) => duration(n.seconds), "number"],
-    ["Untold invalidations", (n) => number(n.missedInvalidations), "number"],
+    ["Invalidations to send again", (n) => number(n.missedInvalidations), "number"],
     ["Last error", (n) => n.lastError ?? "none", "key-name"],
   ]);
 }
@@ -225,7 +225,7 @@ function showInstances(instances) {
   if (state === instancesShown) return;
   instancesShown = state;
   if (!instances?.length) {
-    const why = instances ? "No instance has published its figures." : "The server does not tell.";
+    const why = instances ? "No instance has published its figures." : "The server does not report this.";
     return $("instances").replaceChildren(element("p", why, "empty"));
   }
   const cards = element("div", null, "cards");

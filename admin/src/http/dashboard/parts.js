@@ -73,7 +73,7 @@ export function table(id, rows, empty, columns) {
   if (shown.get(id) === state) return;
   shown.set(id, state);
   if (cells == null || cells.length === 0) {
-    place.replaceChildren(element("p", cells == null ? "The server does not tell." : empty, "empty"));
+    place.replaceChildren(element("p", cells == null ? "The server does not report this." : empty, "empty"));
     return reachable(place);
   }
   const result = document.createElement("table");
