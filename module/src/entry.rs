@@ -33,6 +33,7 @@ use std::ptr::NonNull;
 use redis_module::raw;
 
 use crate::leb128;
+pub(crate) use crate::record::Parts;
 
 const ID: usize = 0;
 const FLAGS: usize = 4;
@@ -77,16 +78,6 @@ impl Handle {
     pub(crate) const fn as_raw(self) -> *mut c_void {
         self.0.as_ptr().cast()
     }
-}
-
-/// The parts of an entry, apart from its key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts<'a> {
-    pub(crate) value: &'a [u8],
-    pub(crate) created_ms: u64,
-    pub(crate) has_ttl: bool,
-    /// How long it may be served as stale; 0: not at all.
-    pub(crate) grace_ms: u64,
 }
 
 /// An entry that is alive for as long as `'a`.

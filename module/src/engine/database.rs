@@ -3,8 +3,8 @@
 use super::history::{History, Moment, REMEMBERED, ROW_BYTES};
 use super::index::{Condition, Effect, Index};
 use super::lease::{Leases, Token};
-use super::marks::Softness;
 use super::stats::Counters;
+use crate::record::Softness;
 
 /// An invalidation: of which entries, and how.
 #[derive(Debug, Clone, Copy)]

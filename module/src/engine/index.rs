@@ -20,9 +20,10 @@ pub(super) mod tests;
 use roaring::RoaringBitmap;
 
 use super::lists::Lists;
-use super::marks::{Marks, Softened, Softness};
+use super::marks::{Marks, Softened};
 use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
+use crate::record::{Facts, Softness};
 
 pub(crate) use figures::TagFigures;
 use hollow::Hollow;
@@ -47,19 +48,6 @@ pub(crate) enum Freshness {
     /// Only to those who ask for stale values as well.
     Stale,
     Gone,
-}
-
-/// What is known of an entry beside its tags.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Facts {
-    pub(crate) is_gone: bool,
-    pub(crate) hits: u32,
-    /// Where it is stale by a soft invalidation.
-    pub(crate) softness: Option<Softness>,
-    /// It was written by the clock of another node.
-    pub(crate) is_foreign: bool,
-    /// It arrived, and may have been refused elsewhere: it stays until that is said, or nobody is left to say it.
-    pub(crate) is_doubted: bool,
 }
 
 /// An entry as the index takes it in.

@@ -12,50 +12,10 @@
 use roaring::RoaringBitmap;
 
 use super::slots::Slot;
+use crate::record::Softness;
 
 /// At most so many soft marks are kept apart; beyond, neighbours are joined.
 const MAX_SOFT: usize = 64;
-
-/// Since when entries are stale by a soft invalidation, and for how long at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Softness {
-    /// Unix ms.
-    pub(crate) since_ms: u64,
-    /// Whatever grace they have.
-    pub(crate) limit_ms: u64,
-}
-
-impl Softness {
-    /// Stale since then for as long as the entry's own grace.
-    pub(crate) const fn since(since_ms: u64) -> Self {
-        Self {
-            since_ms,
-            limit_ms: u64::MAX,
-        }
-    }
-
-    /// Since when an entry with this grace would have to be stale to be so no longer than the limit allows.
-    pub(crate) const fn since_ms_for(self, grace_ms: u64) -> u64 {
-        let less_ms = grace_ms.saturating_sub(self.limit_ms);
-        let since_ms = self.since_ms.saturating_sub(less_ms);
-        // 0 would mean that it is not stale at all.
-        if since_ms == 0 { 1 } else { since_ms }
-    }
-
-    /// When an entry with this grace is gone.
-    pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
-        self.since_ms_for(grace_ms).saturating_add(grace_ms)
-    }
-
-    /// No later than that of `other`, whatever the grace.
-    fn narrowed_by(self, other: Self) -> Self {
-        let ends_ms = other.since_ms.saturating_add(other.limit_ms);
-        Self {
-            limit_ms: self.limit_ms.min(ends_ms.saturating_sub(self.since_ms)),
-            ..self
-        }
-    }
-}
 
 /// Entries that were soft-invalidated at one time.
 #[derive(Debug)]

@@ -8,6 +8,8 @@
 
 use redis_module::{RedisBuffer, raw};
 
+use crate::engine::{Facts, Softness};
+use crate::entry::Parts;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
 
@@ -41,14 +43,21 @@ impl Reader {
         let count = self.number(MAX_TAGS)?;
         let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| self.tag()).collect();
         let (tags, value) = (tags?, raw::load_string_buffer(self.0).ok()?);
+        let softness = (soft_since_ms > 0).then(|| Softness::since(soft_since_ms));
         let record = Record {
-            is_gone,
-            created_ms,
-            hits,
-            grace_ms,
-            soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
+            parts: Parts {
+                value: value.as_ref(),
+                created_ms,
+                grace_ms,
+                ..Parts::default()
+            },
+            facts: Facts {
+                is_gone,
+                hits,
+                softness,
+                ..Facts::default()
+            },
             tags: tags.iter().map(RedisBuffer::as_ref).collect(),
-            value: value.as_ref(),
             ..Record::default()
         };
         Some(record.encode())

@@ -29,39 +29,19 @@ pub(crate) fn is_alone() -> bool {
 /// The first and the last of some slots in a row.
 type Slots = (u16, u16);
 
-/// Atomic migrations that are under way, each with its slots, and whether there are any.
-struct Migrations {
-    slots: Mutex<Vec<Vec<Slots>>>,
-    any: AtomicBool,
-}
+/// Atomic migrations that are under way, each with its slots.
+struct Migrations(Mutex<Vec<Vec<Slots>>>);
 
 /// To here, on a replica to its primary.
-static COMING: Migrations = Migrations::new();
+static COMING: Migrations = Migrations(Mutex::new(Vec::new()));
 /// Away from here.
-static LEAVING: Migrations = Migrations::new();
+static LEAVING: Migrations = Migrations(Mutex::new(Vec::new()));
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
 impl Migrations {
-    const fn new() -> Self {
-        Self {
-            slots: Mutex::new(Vec::new()),
-            any: AtomicBool::new(false),
-        }
-    }
-
-    fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<Vec<Slots>>)) {
-        let mut slots = self.slots();
-        change(&mut slots);
-        self.any.store(!slots.is_empty(), Ordering::Relaxed);
+    fn all(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,18 +63,10 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
-    let side = if is_import { &COMING } else { &LEAVING };
-    side.change(|all| {
-        if by_valkey {
-            all.retain(|others| *others != slots);
-        } else {
-            // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
-            all.clear();
-        }
-        if begins {
-            all.push(slots);
-        }
-    });
+    let mut all = if is_import { &COMING } else { &LEAVING }.all();
+    // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
+    all.retain(|others| by_valkey && *others != slots);
+    all.extend(begins.then_some(slots));
 }
 
 /// The slots that an event of a migration is about.
@@ -132,13 +104,13 @@ unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
 
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    COMING.change(Vec::clear);
-    LEAVING.change(Vec::clear);
+    COMING.all().clear();
+    LEAVING.all().clear();
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    COMING.any()
+    !COMING.all().is_empty()
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -148,14 +120,14 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        COMING.slots().iter().flatten().any(is_of)
+        COMING.all().iter().flatten().any(is_of)
     }
 }
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
 pub(super) fn is_exporting() -> bool {
-    LEAVING.any()
+    !LEAVING.all().is_empty()
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
@@ -175,11 +147,8 @@ pub(crate) fn forward(
     let Some((own, _)) = is_exporting().then(|| ctx.cluster_names()).flatten() else {
         return false;
     };
-    let slots: Vec<Slots> = {
-        let leaving = LEAVING.slots();
-        let firsts = leaving.iter().filter_map(|all| all.first());
-        firsts.copied().collect()
-    };
+    let firsts = |all: &Vec<Slots>| all.first().copied();
+    let slots: Vec<Slots> = LEAVING.all().iter().filter_map(firsts).collect();
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {

@@ -5,8 +5,8 @@
 use roaring::RoaringBitmap;
 
 use super::{Effect, Index, Step};
-use crate::engine::marks::Softness;
 use crate::engine::slots::Slot;
+use crate::record::Softness;
 
 /// Up to this many that became gone together are reclaimed before others.
 const FIRST: u64 = 1_024;

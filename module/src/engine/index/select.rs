@@ -3,7 +3,7 @@
 use roaring::RoaringBitmap;
 
 use super::Index;
-use crate::engine::marks::Softness;
+use crate::record::Softness;
 
 /// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
 /// `None` says nothing.

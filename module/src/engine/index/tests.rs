@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::{Condition, Effect, Facts, Freshness, Incoming, Index, Step, TagFigures};
-use crate::engine::marks::Softness;
 use crate::engine::slots::{Slot, UNIT};
+use crate::record::Softness;
 
 /// Tags of the tests: few, so that they meet.
 const TAGS: [&[u8]; 12] = [

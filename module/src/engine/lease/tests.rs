@@ -8,8 +8,9 @@ use super::{
     Answer, Ask, Caller, Client, Freshness, LEASE_BYTES, Leases, MOST, NOBODY, REMEMBER_MS, Rows,
     Terms, Token, Used, WAITER_BYTES, Waiter,
 };
+use crate::engine::Facts;
 use crate::engine::database::{Database, Invalidation};
-use crate::engine::index::{Effect, Facts, Incoming};
+use crate::engine::index::{Effect, Incoming};
 
 impl Leases {
     fn validate(&self) {
