@@ -1,7 +1,7 @@
 //! Invalidations go to every primary; one that does not get it is sent it later.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{Cmd, Value};
@@ -12,6 +12,9 @@ use super::lock;
 use super::missed::Missed;
 use super::node::Node;
 use super::topology::Remote;
+
+/// What all primaries get within this happens at once for them: half of what the module allows.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 impl Remote {
     /// Invalidates on every primary.
@@ -32,7 +35,7 @@ impl Remote {
         let hole = self.hole();
         let nodes = self.primaries();
         if nodes.is_empty() {
-            return Err(self.none_known());
+            return hole.map_or(Ok(0), Err);
         }
         let sending = join_all(nodes.iter().map(|node| self.send_one(node, cmd, instead)));
         let replies = crate::observe::in_command(cmd, sending).await;
@@ -79,10 +82,14 @@ impl Remote {
             node,
             missed: Some(instead),
         };
+        let begun = Instant::now();
         let error = match node.send(cmd, self.deadline()).await {
             Ok(Ok(Value::Int(count))) => {
                 unconfirmed.missed = None;
                 node.wrote();
+                if begun.elapsed() > AT_ONCE && self.is_cluster() {
+                    node.miss(instead);
+                }
                 return Ok(u64::try_from(count).unwrap_or_default());
             }
             Ok(Ok(odd)) => Error::unexpected(&node.address(), "CACHE.INVALIDATE", &odd),

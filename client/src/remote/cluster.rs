@@ -188,6 +188,7 @@ impl Cluster {
                     false
                 }
             };
+            self.send_late_ones_again();
             self.looks.send_modify(|looks| *looks += 1);
             // However many complain: as long as looking brings nothing new, it is done less and less often.
             if news {
@@ -374,6 +375,17 @@ impl Cluster {
             }
         }
         news
+    }
+
+    /// What a node got late goes to all again: before it did, slots may have moved from there to one that had got it before
+    /// their last writes.
+    fn send_late_ones_again(&self) {
+        let nodes = &self.map.load().nodes;
+        for late in nodes.values().filter_map(|node| node.take_late()) {
+            for node in nodes.values() {
+                node.inherit(&late);
+            }
+        }
     }
 
     fn start_node(&self, address: &str, history: History) -> Option<Arc<Node>> {

@@ -101,6 +101,8 @@ pub(crate) struct Backlog {
     denied: VecDeque<Missed>,
     /// Tags or keys in the next command, after one of many was refused.
     fewer: Option<usize>,
+    /// What the server gets later than others do, until these are sent it again.
+    pub(crate) late: Missed,
 }
 
 impl Backlog {
@@ -161,8 +163,15 @@ impl Backlog {
         count > 1 || is_kept
     }
 
+    /// What it got late, once nothing is left but what was denied.
+    pub(crate) fn take_late(&mut self) -> Option<Missed> {
+        let is_sent = self.len() == self.denied.len();
+        (is_sent && self.late.len() > 0).then(|| std::mem::take(&mut self.late))
+    }
+
     pub(crate) fn take_all(&mut self) -> Missed {
         self.put_back();
+        self.waiting.merge(std::mem::take(&mut self.late));
         for one in std::mem::take(&mut self.denied) {
             self.waiting.merge(one);
         }

@@ -346,6 +346,7 @@ impl Node {
             let Err(error) = connection.send(&cmd).await else {
                 lock(&self.missed).confirmed();
                 self.wrote();
+                self.settings.map_changed.notify_one();
                 continue;
             };
             let error = self.explain(None, &error);
@@ -386,7 +387,7 @@ impl Node {
         }
     }
 
-    pub(super) fn why_not(&self) -> Error {
+    fn why_not(&self) -> Error {
         let trouble = lock(&self.record).trouble();
         trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
     }
@@ -473,8 +474,15 @@ impl Node {
     pub(crate) fn miss(&self, missed: &Missed) -> bool {
         let mut backlog = lock(&self.missed);
         let kept = !self.is_retired() && backlog.waiting().add(missed);
+        if kept && matches!(self.place, Place::Primary(_)) {
+            backlog.late.merge(missed.clone());
+        }
         self.look.notify_one();
         kept
+    }
+
+    pub(crate) fn take_late(&self) -> Option<Missed> {
+        lock(&self.missed).take_late()
     }
 
     pub(crate) fn status(&self) -> ServerStatus {

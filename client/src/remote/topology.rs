@@ -126,35 +126,24 @@ impl Remote {
                 if let Some(node) = map.owner(slot(key)) {
                     return Ok(Arc::clone(node));
                 }
-                cluster.complain();
-                if map.nodes.is_empty() {
-                    return Err(cluster.why_unknown());
-                }
-                let message = format!("no primary serves slot {}", slot(key));
-                Err(Error::unavailable(cluster.name(), message))
+                let unknown = || Error::unavailable(cluster.name(), "a slot's node is not known");
+                Err(self.hole().unwrap_or_else(unknown))
             }
         }
     }
 
-    /// Why there is no server to send anything to.
-    pub(super) fn none_known(&self) -> Error {
-        match &self.servers {
-            Primaries::One(node) => node.why_not(),
-            Primaries::Cluster(cluster) => {
-                cluster.complain();
-                cluster.why_unknown()
-            }
-        }
-    }
-
-    /// What is wrong with a cluster whose map has slots without a primary.
+    /// What is wrong with a cluster whose map has slots without a primary, or none at all.
     pub(crate) fn hole(&self) -> Option<Error> {
         if let Primaries::Cluster(cluster) = &self.servers
             && !cluster.map.load().is_whole()
         {
             cluster.complain();
             let message = "no node knows a primary of each slot";
-            return Some(Error::unavailable(cluster.name(), message));
+            return Some(if cluster.map.load().nodes.is_empty() {
+                cluster.why_unknown()
+            } else {
+                Error::unavailable(cluster.name(), message)
+            });
         }
         None
     }

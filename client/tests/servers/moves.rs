@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tagcache::{Cache, Error, Remedy, ServerState, Servers};
+use tagcache_tests::proxy::{Proxy, Weather};
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, free_port, look, run as cmd, wait_until,
 };
@@ -133,6 +134,41 @@ fn a_primary_without_slots_is_sent_what_was_invalidated_before() {
         .await;
         assert_eq!(cache.stats().servers.len(), 3);
         assert!(call!(moving.to, "CACHE.GET", "key").is_null());
+    });
+}
+
+#[test]
+fn what_a_primary_gets_late_is_gone_where_its_slot_went_meanwhile() {
+    let servers = cluster(&Engine::default_engine(), 2, 2);
+    run(async {
+        let slot = call!(servers[0].raw(), "CLUSTER", "KEYSLOT", "key").int();
+        let (from, to) = (
+            &servers[usize::from(slot >= 8192)],
+            &servers[usize::from(slot < 8192)],
+        );
+        let (cut_off, proxy) = (from.port(), Proxy::before(from.port()).await);
+        let through = proxy.port();
+        let url = [format!("redis://127.0.0.1:{}", to.port())];
+        let mapped = Servers::cluster(url).map_addresses(move |host, port| {
+            let port = if port == cut_off { through } else { port };
+            (host.to_owned(), port)
+        });
+        let cache = connected(Cache::builder(mapped)).await;
+        proxy.turn(Weather::Cut);
+        let missed = cache.invalidate_tags(["tag"]).await.unwrap_err();
+        assert!(matches!(missed, Error::Partial { .. }), "{missed}");
+        // Longer than the module allows for invalidations that reach nodes one after the other.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        cmd!(from.raw(), "CACHE.SET key old EX 1000 TAGS 1 tag");
+        let mut moving = Move::begin("key", &servers, to);
+        moving.key("key");
+        moving.end();
+        assert!(!call!(moving.to, "CACHE.GET", "key").is_null());
+        proxy.turn(Weather::Fair);
+        eventually("it is gone", async || {
+            call!(moving.to, "CACHE.GET", "key").is_null()
+        })
+        .await;
     });
 }
 

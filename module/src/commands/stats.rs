@@ -1,14 +1,27 @@
 use crate::engine::Counters;
 use crate::error::Error;
 use crate::figures::{Figure, figures};
-use crate::redis::{Args, Context, monotonic_ms, state};
+use crate::redis::{Args, Context, monotonic_ms, slices, state};
+
+/// Entries, or lists, that one step looks at.
+const STEP: u64 = 16;
 
 /// `CACHE.STATS` → figures of the selected database, as a map.
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();
-    let now = monotonic_ms();
-    let list = state::with(|state| figures(std::iter::once(state.database(db)), now));
+    let step = move || {
+        let now = monotonic_ms();
+        state::database(db, |database| {
+            let is_known = database.index.look_for_hollow(STEP);
+            is_known.then(|| figures(std::iter::once(database), now))
+        })
+    };
+    slices::run(ctx, step, reply);
+    Ok(())
+}
+
+fn reply(ctx: &Context<'_>, list: Vec<(&'static str, Figure)>) {
     ctx.reply_map(list.len());
     for (name, figure) in list {
         ctx.reply_bytes(name.as_bytes());
@@ -17,7 +30,6 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             Figure::Rate(rate) => ctx.reply_double(rate),
         }
     }
-    Ok(())
 }
 
 /// `CACHE.RESETSTATS` → OK. Sets the counters of the selected database to 0; what is stored and the clock stay. O(1).

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tagcache_tests::look::{stat, tagscan, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines};
+use std::time::Duration;
+
+use tagcache_tests::look::{info, stat, tagscan, wait_reclaimed};
+use tagcache_tests::{
+    RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, wait_until,
+};
 
 const MANY: usize = 60_000;
 
@@ -218,5 +222,40 @@ fn pairs_of_several_tags_are_exact_while_a_backlog_drains() {
             call!(client, "DBSIZE"),
             Reply::Int(model.entries.len() as i64)
         );
+    });
+}
+
+#[test]
+fn stats_with_many_tags_to_look_at_keeps_only_its_caller_waiting() {
+    for_each_engine(|engine| {
+        let (server, mut client) = slow(engine);
+        let set = |n: usize| {
+            args![
+                "CACHE.SET",
+                key(n),
+                "v",
+                "TAGS",
+                2,
+                "all",
+                format!("own{n}")
+            ]
+        };
+        let commands: Vec<_> = (0..MANY).map(set).collect();
+        client.pipeline(&commands);
+        call!(client, "CACHE.SET", "kept", "v", "TAGS", 1, "rest");
+        call!(client, "CACHE.INVALIDATE", "all");
+        client.send(&["CACHE.STATS"]);
+        let mut other = server.raw();
+        wait_until("the caller waits", Duration::from_secs(20), || {
+            info(&mut other, "blocked_clients") == 1
+        });
+        let stats = client.read();
+        assert_eq!(stats.field("entries").int(), 1);
+        assert_eq!(stats.field("tags").int(), 1);
+        // Where nobody can wait, the answer is the same.
+        call!(client, "MULTI");
+        call!(client, "CACHE.STATS");
+        let replies = call!(client, "EXEC");
+        assert_eq!(replies.items()[0].field("tags").int(), 1);
     });
 }

@@ -29,25 +29,51 @@ impl Hollow {
 
 impl<E: Copy + PartialEq> Index<E> {
     /// Tags that at least one visible entry carries. O(1) while nothing is gone, else O(tags of the entries that became gone,
-    /// or left, since the last call), or O(tags) if that is less.
+    /// or left, since the last look), or O(tags) if that is less.
     pub(crate) fn populated_tags(&mut self) -> usize {
+        while !self.look_for_hollow(u64::MAX) {}
         if self.visible() == 0 {
             return 0;
         }
-        let unseen = std::mem::take(&mut self.hollow.unseen);
-        let mut doubtful = std::mem::take(&mut self.hollow.doubtful);
-        if unseen.len() < self.lists.map.live() as u64 {
-            let lists = unseen.iter().flat_map(|slot| self.slots.lists(Slot(slot)));
-            doubtful.extend(lists);
-        } else {
-            doubtful = self.lists.map.to_bitmap();
-        }
-        let hollow = doubtful
-            .iter()
-            .filter(|&id| self.lists.get(id).ids.is_subset(&self.gone));
-        self.hollow.lists.extend(hollow);
         self.lists.map.live() - self.hollow.lists.len() as usize
     }
+
+    /// Looks at so many lists, or at those of so many entries. Whether [`Index::populated_tags`] is O(1) now.
+    pub(crate) fn look_for_hollow(&mut self, most: u64) -> bool {
+        let Hollow {
+            lists,
+            doubtful,
+            unseen,
+        } = &mut self.hollow;
+        if self.slots.len() as u64 == self.gone.len() {
+            return true; // Nothing is visible, so neither is a tag.
+        }
+        if unseen.len() >= self.lists.map.live() as u64 {
+            *doubtful = self.lists.map.to_bitmap();
+            unseen.clear();
+        }
+        if unseen.is_empty() {
+            let hollow = take(doubtful, most);
+            let hollow = hollow
+                .iter()
+                .filter(|&id| self.lists.get(id).ids.is_subset(&self.gone));
+            lists.extend(hollow);
+        } else {
+            let carried = take(unseen, most);
+            doubtful.extend(carried.iter().flat_map(|slot| self.slots.lists(Slot(slot))));
+        }
+        unseen.is_empty() && doubtful.is_empty()
+    }
+}
+
+/// Takes the lowest numbers out of a set.
+fn take(set: &mut RoaringBitmap, most: u64) -> RoaringBitmap {
+    if set.len() <= most {
+        return std::mem::take(set);
+    }
+    let taken: RoaringBitmap = set.iter().take(most as usize).collect();
+    set.remove_smallest(most);
+    taken
 }
 
 #[cfg(test)]
