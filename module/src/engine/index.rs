@@ -75,7 +75,7 @@ pub(crate) struct Index<E> {
     /// Where in `gone` to look next.
     reclaim_from: u32,
     hollow: Hollow,
-    marks: Marks,
+    pub(super) marks: Marks,
     bytes: u64,
     gone_bytes: u64,
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are

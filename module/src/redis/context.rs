@@ -190,6 +190,9 @@ pub(crate) fn own<'a>() -> Context<'a> {
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
+/// See [`Context::sender`].
+pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
+
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -273,16 +276,6 @@ impl Context<'_> {
     /// Whether this server has a primary.
     pub(crate) fn is_replica(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
-    }
-
-    /// Whether this server has a primary, a log or a cluster, or loads.
-    pub(super) fn is_tied(&self) -> bool {
-        self.has_flags(
-            raw::REDISMODULE_CTX_FLAGS_SLAVE
-                | raw::REDISMODULE_CTX_FLAGS_AOF
-                | raw::REDISMODULE_CTX_FLAGS_CLUSTER
-                | raw::REDISMODULE_CTX_FLAGS_LOADING,
-        )
     }
 
     /// Whether this comes from another primary whose slot migrates to this one.
@@ -645,9 +638,9 @@ impl Context<'_> {
         panic_point(Place::Reply);
     }
 
-    /// Replies from inside [`state::with`](super::state::with).
+    /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.
     pub(crate) const fn sender(&self) -> Sender<'_> {
-        Sender(CallsNothingBack::new(self))
+        CallsNothingBack::new(self)
     }
 
     /// A map of this many pairs; a flat array in RESP2.
@@ -655,32 +648,6 @@ impl Context<'_> {
         self.replied(2 * pairs);
         raw::reply_with_map(self.raw, pairs as i64);
         panic_point(Place::Reply);
-    }
-}
-
-/// Sends a reply: no call that does so calls the module back.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sender<'c>(CallsNothingBack<&'c Context<'c>>);
-
-impl Sender<'_> {
-    pub(crate) fn array(self, len: usize) {
-        self.0.get().reply_array(len);
-    }
-
-    pub(crate) fn bytes(self, bytes: &[u8]) {
-        self.0.get().reply_bytes(bytes);
-    }
-
-    pub(crate) fn hit(self) {
-        self.0.get().reply_hit();
-    }
-
-    pub(crate) fn integer(self, number: i64) {
-        self.0.get().reply_integer(number);
-    }
-
-    pub(crate) fn null(self) {
-        self.0.get().reply_null();
     }
 }
 

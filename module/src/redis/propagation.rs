@@ -192,8 +192,12 @@ pub(super) fn expect_others() {
 
 /// Asks the server.
 pub(super) fn look_again(ctx: &Context<'_>) {
-    let is_alone = !(ctx.is_tied() || has_replicas(ctx));
-    ALONE.store(is_alone, Ordering::Relaxed);
+    const TIES: u32 = raw::REDISMODULE_CTX_FLAGS_SLAVE
+        | raw::REDISMODULE_CTX_FLAGS_AOF
+        | raw::REDISMODULE_CTX_FLAGS_CLUSTER
+        | raw::REDISMODULE_CTX_FLAGS_LOADING;
+    let is_tied = Context::server_flags() & TIES != 0;
+    ALONE.store(!(is_tied || has_replicas(ctx)), Ordering::Relaxed);
 }
 
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.

@@ -401,8 +401,7 @@ impl State {
     pub(crate) fn begin_to_decide(&mut self) {
         let mut refused = std::mem::take(&mut self.refused);
         for (db, Database { index, .. }) in self.databases_mut() {
-            index.look_again_at_stale();
-            let dropped = index.drop_doubted().into_iter();
+            let dropped = index.begin_to_decide().into_iter();
             refused.extend(dropped.map(|slot| (db, entry_key(index, slot).into())));
         }
         self.refused = refused;
@@ -478,7 +477,7 @@ pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R +
 /// calls the module back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-pub(super) struct CallsNothingBack<T>(T);
+pub(crate) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
 unsafe impl<T> Send for CallsNothingBack<T> {}
@@ -490,7 +489,7 @@ impl<T: Copy> CallsNothingBack<T> {
         Self(pointer)
     }
 
-    pub(super) const fn get(&self) -> T {
+    pub(crate) const fn get(&self) -> T {
         self.0
     }
 }

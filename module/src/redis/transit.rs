@@ -86,11 +86,6 @@ impl Transit {
         is_it.then(|| passage.entry.take()).flatten()
     }
 
-    /// A file is about to be loaded: what arrived before has nothing to do with it.
-    pub(crate) fn forget_arriving(&mut self) {
-        self.arriving.entry = None;
-    }
-
     pub(crate) fn leaves<'t>(
         &mut self,
         entry: Entry<'_>,

@@ -97,17 +97,14 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.insert(slot.0);
     }
 
-    /// Makes the entries gone that are in doubt, and returns which. O(entries).
-    pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
+    /// From here on this node decides: makes the entries gone that are in doubt, and returns which. O(entries). What is stale
+    /// beyond its grace is named again, to be removed.
+    pub(crate) fn begin_to_decide(&mut self) -> Vec<Slot> {
+        self.marks.look_again();
         let visible = std::mem::take(&mut self.marks.doubted) - &self.gone;
         let slots = visible.iter().map(Slot).collect();
         self.drop_all(visible, None);
         slots
-    }
-
-    /// From here on this node removes what is stale beyond its grace.
-    pub(crate) fn look_again_at_stale(&mut self) {
-        self.marks.look_again();
     }
 
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
@@ -142,11 +139,6 @@ impl<E: Copy + PartialEq> Index<E> {
         }
         let softened = self.marks.next_softened(now_ms);
         softened.map_or(Step::Idle, Step::Softened)
-    }
-
-    /// After the clock was set back: bounds the times since which entries are stale by the present.
-    pub(crate) fn bound_soft(&mut self, now_ms: u64) {
-        self.marks.bound(now_ms);
     }
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).

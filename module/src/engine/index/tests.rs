@@ -254,7 +254,7 @@ impl Harness {
             expected += u64::from(selected);
             !selected || (effect == Effect::Stale && seen.soften(now_ms, limit_ms))
         });
-        assert_eq!(self.index.count_where(condition), expected);
+        assert_eq!(self.index.select(condition).len(), expected);
         let dropped = self.index.invalidate_where(
             condition,
             effect,
@@ -438,7 +438,7 @@ impl Harness {
             }
             Op::ClockBack { ms } => {
                 self.now_ms -= u64::from(*ms);
-                self.index.bound_soft(self.now_ms);
+                self.index.marks.bound(self.now_ms);
                 self.index.set_all_foreign();
                 for seen in self.visible.values_mut() {
                     seen.foreign = true;
@@ -863,9 +863,9 @@ fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
     assert!(!index.is_plain(slots[0], &[b"t"]), "a write must clear it");
     assert_eq!(index.replace(slots[0], plain(5, &[b"t"])), slots[0]);
     index.remove(slots[1]);
-    assert_eq!(index.drop_doubted(), [slots[2]]);
+    assert_eq!(index.begin_to_decide(), [slots[2]]);
     let gone = [0, 2, 3].map(|at| index.is_gone(slots[at]));
     assert_eq!(gone, [false, true, false]);
-    assert_eq!(index.drop_doubted(), []);
+    assert_eq!(index.begin_to_decide(), []);
     index.validate(|_| UNIT);
 }
