@@ -121,16 +121,10 @@ impl Allocated {
                 && together
                     >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH
         };
-        if is_apart {
-            Self {
-                entry: head + ADDRESS,
-                value: Some(value),
-            }
-        } else {
-            Self {
-                entry: head + value,
-                value: None,
-            }
+        let in_entry = head + if is_apart { ADDRESS } else { value };
+        Self {
+            entry: in_entry,
+            value: if is_apart { Some(value) } else { None },
         }
     }
 }
@@ -544,15 +538,11 @@ impl<'a> Entry<'a> {
     /// What it takes of its allocations.
     #[inline(always)]
     pub(crate) fn allocated(self, extent: Extent) -> Allocated {
-        if self.flags() & APART == 0 {
-            return Allocated {
-                entry: extent.value + extent.value_len,
-                value: None,
-            };
-        }
+        let is_apart = self.flags() & APART != 0;
+        let (value, len) = (extent.value, extent.value_len);
         Allocated {
-            entry: extent.value + ADDRESS,
-            value: Some(extent.value_len),
+            entry: value + if is_apart { ADDRESS } else { len },
+            value: is_apart.then_some(len),
         }
     }
 }

@@ -201,12 +201,8 @@ impl Marks {
         let distance = |pair: &[Soft]| {
             let (first, second) = (pair[0].softness, pair[1].softness);
             let age = newest - first.since_ms + 1;
-            let far = if first.limit_ms == second.limit_ms {
-                0.0
-            } else {
-                1.0
-            };
-            far + (second.since_ms - first.since_ms) as f64 / age as f64
+            let far = u8::from(first.limit_ms != second.limit_ms);
+            f64::from(far) + (second.since_ms - first.since_ms) as f64 / age as f64
         };
         let pairs = self.soft.windows(2).enumerate();
         let closest = pairs.min_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
@@ -231,15 +227,12 @@ impl Marks {
     pub(super) fn bound(&mut self, now_ms: u64) {
         let ahead = |soft: &Soft| soft.softness.since_ms <= now_ms;
         let moved = self.soft.split_off(self.soft.partition_point(ahead));
-        for Soft { ids, softness, .. } in moved {
-            let since_ms = now_ms;
-            self.add(
-                ids,
-                Softness {
-                    since_ms,
-                    ..softness
-                },
-            );
+        for Soft {
+            ids, mut softness, ..
+        } in moved
+        {
+            softness.since_ms = now_ms;
+            self.add(ids, softness);
         }
     }
 

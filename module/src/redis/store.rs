@@ -65,28 +65,17 @@ pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
 /// What an entry is written with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
-    pub(crate) value: &'a [u8],
+    pub(crate) parts: Parts<'a>,
     pub(crate) tags: &'a [&'a [u8]],
-    pub(crate) created_ms: u64,
-    pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) facts: Facts,
 }
 
 impl<'a> Content<'a> {
-    fn parts(&self) -> Parts<'a> {
-        Parts {
-            value: self.value,
-            created_ms: self.created_ms,
-            has_ttl: self.deadline_ms.is_some(),
-            grace_ms: self.grace_ms,
-        }
-    }
-
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
+        self.parts.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -94,7 +83,7 @@ impl<'a> Content<'a> {
             entry: entry.handle(),
             tags: self.tags,
             bytes,
-            has_grace: self.grace_ms > 0,
+            has_grace: self.parts.grace_ms > 0,
             facts: self.facts,
         }
     }
@@ -183,13 +172,13 @@ pub(crate) fn put<'c, R: Send>(
 /// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
-    if !extent.is_that_of(&parts) {
+    let (extent, parts) = (old.extent(), &content.parts);
+    if !extent.is_that_of(parts) {
         return resize(index, old, slot, *content);
     }
     let costs_the_same = parts.has_ttl == old.has_ttl();
     // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
-    unsafe { old.overwrite(extent, &parts) };
+    unsafe { old.overwrite(extent, parts) };
     // The commonest of all writes changes nothing but the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
         reindex(index, old, slot, *content);
@@ -200,7 +189,7 @@ fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Cont
 /// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
 #[inline(never)]
 fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
+    let (extent, parts) = (old.extent(), content.parts);
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
@@ -226,9 +215,9 @@ fn place(
     visible: Option<Slot>,
     content: &Content<'_>,
 ) -> NewEntry {
-    let parts = content.parts();
+    let parts = &content.parts;
     let size = parts.size(name.len());
-    let new = NewEntry::sized(name, &parts, size);
+    let new = NewEntry::sized(name, parts, size);
     let entry = new.as_entry();
     let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
     let slot = match visible {
@@ -270,12 +259,12 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
 }
 
 fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
-    let created_ms = now_ms();
-    let content = Content {
-        created_ms,
+    let mut content = Content {
         deadline_ms,
         ..Content::default()
     };
+    content.parts.created_ms = now_ms();
+    content.parts.has_ttl = deadline_ms.is_some();
     put(db, key, name, |_, _| Some((content, None, ())));
     drop_entry(db, key);
 }
@@ -313,15 +302,9 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
     };
     let has_ttl = deadline_ms.is_some();
     let rebuilt = (entry.grace_ms() != grace_ms).then(|| {
-        let parts = entry.parts();
-        NewEntry::new(
-            entry.key(),
-            &Parts {
-                has_ttl,
-                grace_ms,
-                ..parts
-            },
-        )
+        let mut parts = entry.parts();
+        (parts.has_ttl, parts.grace_ms) = (has_ttl, grace_ms);
+        NewEntry::new(entry.key(), &parts)
     });
     let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
     change(db, || {
