@@ -12,8 +12,7 @@
 //! | … | key |
 //! | … | value, or 8: the address of the value |
 //!
-//! Allocators hand out sizes in steps of up to a fifth. A value of 1,000 bytes fits into 1,024, as a native string does;
-//! with header and key it would take 1,280.
+//! When a value lies apart, and why, is in `DESIGN.md` (Memory).
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be

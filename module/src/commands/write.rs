@@ -7,7 +7,7 @@ use crate::commands::tags_of;
 use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
-use crate::record::{MAX_SPAN_MS, MAX_TIME_MS, Parts as EntryParts};
+use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::context::Parts;
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
@@ -243,13 +243,10 @@ pub(super) fn store(
             (When { at_ms, is_foreign }, Lateness::InTime)
         };
         let content = Content {
-            parts: EntryParts {
-                value,
-                created_ms: when.at_ms,
-                has_ttl: deadline_ms.is_some(),
-                grace_ms,
-            },
+            value,
             tags,
+            created_ms: when.at_ms,
+            grace_ms,
             deadline_ms,
             facts: Facts {
                 hits: asked.said(|said| said.hits).unwrap_or(0),

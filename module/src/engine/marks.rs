@@ -4,10 +4,6 @@
 //! 1. Every slot in a mark is in use, and leaves all marks with its entry.
 //! 2. The soft marks are disjoint (an entry that is stale already stays stale since then) and sorted by time.
 //! 3. No mark is empty, and there are at most [`MAX_SOFT`] soft ones.
-//!
-//! Rejected: a clock in every entry and in every tag (eight bytes an entry, and a comparison for each tag at each
-//! read); a list of its own for each soft invalidation of a tag, beside the current one (everything that looks at a
-//! tag would have to look at several lists).
 
 use roaring::RoaringBitmap;
 

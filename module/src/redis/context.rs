@@ -89,8 +89,8 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
 
-/// A reply of the server's own that is sent again and again, as it is: for a reply that a module gives in parts or as text,
-/// the server makes a string first, or writes each part by itself. Made once, by `load`.
+/// A reply of the server's own that is sent again and again, as it is, which costs less than one that a module gives. Made
+/// once, by `load`.
 struct Kept {
     reply: AtomicPtr<raw::RedisModuleCallReply>,
     proto: &'static [u8],

@@ -36,12 +36,18 @@ struct Migrations(Mutex<Vec<Vec<Slots>>>);
 static COMING: Migrations = Migrations(Mutex::new(Vec::new()));
 /// Away from here.
 static LEAVING: Migrations = Migrations(Mutex::new(Vec::new()));
+/// Whether there ever were any: most nodes see none, and look for them often.
+static ANY: AtomicBool = AtomicBool::new(false);
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
 impl Migrations {
     fn all(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn any(&self) -> bool {
+        ANY.load(Ordering::Relaxed) && !self.all().is_empty()
     }
 }
 
@@ -61,6 +67,7 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
+    ANY.store(true, Ordering::Relaxed);
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
     let mut all = if is_import { &COMING } else { &LEAVING }.all();
@@ -110,7 +117,7 @@ pub(super) fn no_slot_migrates() {
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    !COMING.all().is_empty()
+    COMING.any()
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -127,7 +134,7 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
 pub(super) fn is_exporting() -> bool {
-    !LEAVING.all().is_empty()
+    LEAVING.any()
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is

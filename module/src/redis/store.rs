@@ -65,17 +65,28 @@ pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
 /// What an entry is written with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
-    pub(crate) parts: Parts<'a>,
+    pub(crate) value: &'a [u8],
     pub(crate) tags: &'a [&'a [u8]],
+    pub(crate) created_ms: u64,
+    pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) facts: Facts,
 }
 
 impl<'a> Content<'a> {
+    fn parts(&self) -> Parts<'a> {
+        Parts {
+            value: self.value,
+            created_ms: self.created_ms,
+            has_ttl: self.deadline_ms.is_some(),
+            grace_ms: self.grace_ms,
+        }
+    }
+
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.parts.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
+        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 
     fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
@@ -83,7 +94,7 @@ impl<'a> Content<'a> {
             entry: entry.handle(),
             tags: self.tags,
             bytes,
-            has_grace: self.parts.grace_ms > 0,
+            has_grace: self.grace_ms > 0,
             facts: self.facts,
         }
     }
@@ -172,13 +183,13 @@ pub(crate) fn put<'c, R: Send>(
 /// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), &content.parts);
-    if !extent.is_that_of(parts) {
+    let (extent, parts) = (old.extent(), content.parts());
+    if !extent.is_that_of(&parts) {
         return resize(index, old, slot, *content);
     }
     let costs_the_same = parts.has_ttl == old.has_ttl();
     // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
-    unsafe { old.overwrite(extent, parts) };
+    unsafe { old.overwrite(extent, &parts) };
     // The commonest of all writes changes nothing but the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
         reindex(index, old, slot, *content);
@@ -189,7 +200,7 @@ fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Cont
 /// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
 #[inline(never)]
 fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts);
+    let (extent, parts) = (old.extent(), content.parts());
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
@@ -215,9 +226,9 @@ fn place(
     visible: Option<Slot>,
     content: &Content<'_>,
 ) -> NewEntry {
-    let parts = &content.parts;
+    let parts = content.parts();
     let size = parts.size(name.len());
-    let new = NewEntry::sized(name, parts, size);
+    let new = NewEntry::sized(name, &parts, size);
     let entry = new.as_entry();
     let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
     let slot = match visible {
@@ -259,12 +270,12 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
 }
 
 fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
-    let mut content = Content {
+    let created_ms = now_ms();
+    let content = Content {
+        created_ms,
         deadline_ms,
         ..Content::default()
     };
-    content.parts.created_ms = now_ms();
-    content.parts.has_ttl = deadline_ms.is_some();
     put(db, key, name, |_, _| Some((content, None, ())));
     drop_entry(db, key);
 }
@@ -594,10 +605,8 @@ pub(crate) enum Lateness {
     TooLate,
 }
 
-/// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
-/// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
-/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance, and remembers which
-/// entries the UNLINK may concern in case that it becomes a primary before that comes.
+/// A primary allows for clocks that differ; others judge by the same stamps, without that allowance, and remember what it may
+/// have refused. Why so is in `DESIGN.md` (Entries that arrive).
 fn lateness(
     ctx: &Context<'_>,
     db: u32,
