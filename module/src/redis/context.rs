@@ -77,9 +77,8 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
-/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load, and then load from a
-/// file: Redis before 7.4 gives each database that it loads beside them the number 0, and Redis 8.0 and 8.1 end themselves
-/// where a primary is lost while the header of a module's value is read from it.
+/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading
+/// beside what is served): also Redis 8.0 and 8.1, which end themselves where a primary is lost in the middle of a value.
 pub(super) fn choose_options(ctx: &Context<'_>) {
     let is_redis = ctx.version(c"valkey_version").is_none();
     if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {

@@ -42,8 +42,8 @@ pub(crate) enum Keys {
     None,
     /// First, last (negative: from the end) and step.
     Range(c_int, c_int, c_int),
-    /// The first argument says how many follow, each with further arguments up to this step.
-    Numbered(c_int),
+    /// The first argument is the number of keys, each of which is followed by its value.
+    NumberedPairs,
 }
 
 /// A row of the table of commands.

@@ -272,10 +272,8 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     }
 }
 
-/// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
-/// TRACKING. When its grace is over, a primary gives it a time to live that is over as well: so the server removes it
-/// as it removes what expires, and tells the replicas. Before that the time to live is left alone, since what native
-/// commands make of it must be the same on all nodes.
+/// What is to be done with an entry that is stale by a soft invalidation (`DESIGN.md`, Invalidation): that it is, is told once
+/// to WATCH and CLIENT TRACKING, and when its grace is over, a primary gives it a time to live that is over as well.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let Softened { slot, is_new, .. } = softened;
     let over_ms = state::index(db, |index| {

@@ -1,6 +1,5 @@
-//! What the index knew of an entry while the entry is not indexed: between an RDB load or COPY and the event that
-//! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
-//! between, hence two places; the server does nothing else meanwhile.
+//! What the index knew of an entry while the entry is not indexed (`DESIGN.md`, Entries and the keyspace). RESTORE and COPY
+//! remove an old value in between, hence two places.
 
 use crate::engine::{Facts, Slot};
 use crate::entry::{Entry, Handle};
