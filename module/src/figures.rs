@@ -3,6 +3,9 @@
 use crate::engine::{Counters, Database};
 use crate::entry::Handle;
 
+/// Entries, or tags, that are looked at in one step for the number of tags: some microseconds.
+pub(crate) const LOOK_STEP: u64 = 16;
+
 /// One figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Figure {
@@ -14,7 +17,7 @@ pub(crate) enum Figure {
 /// The figures of one database, or the sums over several, in the order of the contract. `monotonic_ms`: the time that
 /// leases go by.
 pub(crate) fn figures<'d>(
-    databases: impl Iterator<Item = &'d mut Database<Handle>>,
+    databases: impl Iterator<Item = &'d Database<Handle>>,
     monotonic_ms: u64,
 ) -> Vec<(&'static str, Figure)> {
     let mut counters = Counters::default();

@@ -1,10 +1,7 @@
 use crate::engine::Counters;
 use crate::error::Error;
-use crate::figures::{Figure, figures};
+use crate::figures::{Figure, LOOK_STEP, figures};
 use crate::redis::{Args, Context, monotonic_ms, slices, state};
-
-/// Entries, or lists, that one step looks at.
-const STEP: u64 = 16;
 
 /// `CACHE.STATS` → figures of the selected database, as a map.
 pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
@@ -13,8 +10,8 @@ pub(crate) fn stats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let step = move || {
         let now = monotonic_ms();
         state::database(db, |database| {
-            let is_known = database.index.look_for_hollow(STEP);
-            is_known.then(|| figures(std::iter::once(database), now))
+            let is_exact = database.index.look_for_hollow(LOOK_STEP);
+            is_exact.then(|| figures(std::iter::once(&*database), now))
         })
     };
     slices::run(ctx, step, reply);

@@ -67,6 +67,11 @@ pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
         })
 }
 
+/// Whether a caller that has waited may run its command still.
+pub(crate) fn may_run(ctx: &Context<'_>, args: Args<'_>) -> bool {
+    Rules::of(ctx).is_ok_and(|rules| rules.is_none_or(|rules| rules.permit(args.all())))
+}
+
 /// Tags, and what is to be done with each.
 type Tags = SmallVec<[(OwnedStr, Access); 8]>;
 

@@ -1,11 +1,12 @@
 //! `INFO tagcache`.
 
 use std::ffi::c_int;
+use std::time::Duration;
 
 use redis_module::raw::{self, Status};
 
-use super::{Context, Place, guard, monotonic_ms, state};
-use crate::figures::{Figure, figures};
+use super::{Context, Place, guard, monotonic_ms, slices, state};
+use crate::figures::{Figure, LOOK_STEP, figures};
 
 pub(super) fn register(ctx: &Context<'_>) {
     raw::register_info_function(ctx.as_raw(), Some(info));
@@ -20,7 +21,15 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
         let now = monotonic_ms();
         // A crash report may interrupt anything, also what holds the state.
         state::try_with(|state| {
-            for (name, figure) in figures(state.databases_mut().map(|(_, db)| db), now) {
+            // Nobody can be kept waiting here: what is left makes the number of tags too high for a moment.
+            let budget = Duration::from_micros(state.config.reclaim_budget_us);
+            let mut look = || {
+                let mut databases = state.databases_mut();
+                let is_exact = databases.all(|(_, db)| db.index.look_for_hollow(LOOK_STEP));
+                is_exact.then_some(())
+            };
+            slices::slice(&mut look, Some(budget));
+            for (name, figure) in figures(state.databases().map(|(_, db)| db), now) {
                 match figure {
                     Figure::Count(count) => number(name, count),
                     Figure::Rate(rate) => {
@@ -28,7 +37,7 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
                     }
                 }
             }
-            for (db, database) in state.databases_mut().filter(|(_, db)| db.is_in_use()) {
+            for (db, database) in state.databases().filter(|(_, db)| db.is_in_use()) {
                 raw::add_info_begin_dict_field(ctx, &format!("db{db}"));
                 number("entries", database.index.visible());
                 number("tags", database.index.populated_tags() as u64);

@@ -31,7 +31,10 @@ fn budget() -> Duration {
 }
 
 /// Works until the budget is used up, or without one until there is a result.
-fn slice<R>(step: &mut impl FnMut() -> Option<R>, budget: Option<Duration>) -> Option<R> {
+pub(super) fn slice<R>(
+    step: &mut impl FnMut() -> Option<R>,
+    budget: Option<Duration>,
+) -> Option<R> {
     let start = Instant::now();
     loop {
         let result = step();

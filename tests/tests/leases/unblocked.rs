@@ -206,3 +206,23 @@ fn a_user_that_is_deleted_while_it_waits_is_forgotten() {
         assert!(gone.into_client().try_read().is_err());
     });
 }
+
+#[test]
+fn a_user_that_loses_its_rights_while_it_waits_gets_no_value() {
+    on_both_protocols(|server, client| {
+        for lost in ["resetkeys", "-cache.fetch"] {
+            let token = lease(client, "key");
+            let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
+            assert_eq!(client.call(&rules), Reply::ok());
+            let mut user = server.raw();
+            assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
+            let mut waiter = Waiter::start_on(server, user, "key", 600_000);
+            assert_eq!(call!(client, "ACL", "SETUSER", "user", lost), Reply::ok());
+            assert!(set_leased(client, "key", "v", token, &[]));
+            let answer = waiter.answer();
+            assert!(answer.value.is_none(), "{lost}: {answer:?}");
+            assert_eq!(answer.token, 0, "{lost}: {answer:?}");
+            call!(client, "CACHE.DEL", "key");
+        }
+    });
+}

@@ -28,17 +28,16 @@ impl Hollow {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Tags that at least one visible entry carries. O(1) while nothing is gone, else O(tags of the entries that became gone,
-    /// or left, since the last look), or O(tags) if that is less.
-    pub(crate) fn populated_tags(&mut self) -> usize {
-        while !self.look_for_hollow(u64::MAX) {}
+    /// Tags that at least one visible entry carries; those that [`Index::look_for_hollow`] has yet to look at as well. O(1).
+    pub(crate) fn populated_tags(&self) -> usize {
         if self.visible() == 0 {
             return 0;
         }
         self.lists.map.live() - self.hollow.lists.len() as usize
     }
 
-    /// Looks at so many lists, or at those of so many entries. Whether [`Index::populated_tags`] is O(1) now.
+    /// Looks at so many lists, or at those of so many entries, among those of the entries that became gone, or left, since the
+    /// last look, or among all lists if these are fewer. Whether [`Index::populated_tags`] is exact.
     pub(crate) fn look_for_hollow(&mut self, most: u64) -> bool {
         let Hollow {
             lists,
@@ -91,6 +90,12 @@ mod tests {
         index.insert(plain(100, &[b"other"]));
         index.invalidate(&[b"all"], Effect::Gone, 0);
         assert_eq!(index.hollow.unseen.len(), 100);
+        let mut steps = 0;
+        while !index.look_for_hollow(16) {
+            steps += 1;
+            index.validate(|_| 4);
+        }
+        assert_eq!(steps, 13);
         assert_eq!(index.populated_tags(), 1);
         assert_eq!(index.hollow.lists.len(), 101);
         assert!(index.hollow.unseen.is_empty() && index.hollow.doubtful.is_empty());

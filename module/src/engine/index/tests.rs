@@ -556,6 +556,7 @@ impl Harness {
         assert_eq!(self.index.visible_bytes(), bytes.sum::<u64>());
         let tags = self.visible.values().flat_map(|seen| &seen.tags);
         let tags: BTreeSet<&u8> = tags.collect();
+        while !self.index.look_for_hollow(2) {}
         assert_eq!(self.index.populated_tags(), tags.len());
     }
 }

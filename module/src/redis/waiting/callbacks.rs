@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::{Ending, forget, give_up, tracks_on_behalf};
 use crate::commands::fetch;
 use crate::engine::Waiter;
-use crate::redis::{Args, Context, Place, barrier, panic_point, state};
+use crate::redis::{Args, Context, Place, access, barrier, panic_point, state};
 
 /// The waiter that a callback is about.
 ///
@@ -48,7 +48,7 @@ pub(super) unsafe extern "C" fn on_ready(
         panic_point(Place::Wait);
         let (name, rest) = args.split_first().ok()?;
         let is_tracking = Context::is_tracking(ctx.client_id());
-        if is_tracking && !tracks_on_behalf() {
+        if !access::may_run(&ctx, args) || is_tracking && !tracks_on_behalf() {
             fetch::miss(&ctx, None);
             return Some(());
         }
@@ -78,7 +78,7 @@ pub(super) unsafe extern "C" fn on_timeout(
         let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
         let token = match ending {
             Some(Ending::Miss(token)) => token,
-            Some(Ending::Look) => {
+            Some(Ending::Look) if access::may_run(&ctx, args) => {
                 let mut given = args.split_first().into_iter();
                 if given.any(|(name, rest)| fetch::look_again(&ctx, name, rest, waiter)) {
                     forget(waiter);
@@ -86,7 +86,7 @@ pub(super) unsafe extern "C" fn on_timeout(
                 }
                 None
             }
-            None => None,
+            _ => None,
         };
         fetch::miss(&ctx, token);
         forget(waiter);
