@@ -196,10 +196,17 @@ impl Ids {
         }
     }
 
-    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
+    pub(super) fn add_to(&self, bitmap: &mut RoaringBitmap) {
         let (few, many) = self.parts();
-        let mut bitmap = many.cloned().unwrap_or_default();
+        if let Some(many) = many {
+            *bitmap |= many;
+        }
         bitmap.extend(few);
+    }
+
+    pub(super) fn to_bitmap(&self) -> RoaringBitmap {
+        let mut bitmap = RoaringBitmap::new();
+        self.add_to(&mut bitmap);
         bitmap
     }
 

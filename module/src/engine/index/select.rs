@@ -62,7 +62,9 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
-        self.known(tags).map(Ids::to_bitmap).union()
+        let mut union = RoaringBitmap::new();
+        self.known(tags).for_each(|ids| ids.add_to(&mut union));
+        union
     }
 
     /// Starts with the smallest, so that the work is in proportion to it.
