@@ -84,13 +84,8 @@ pub(crate) struct Index<E> {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Adds an entry. O(tags).
-    pub(crate) fn insert(&mut self, incoming: Incoming<'_, E>) -> Slot {
-        self.insert_near(None, incoming)
-    }
-
-    /// As [`Index::insert`], in a place that an entry of that name just left, if it can be had, or above it: a scan of
-    /// a tag in progress, which goes upwards, does not miss the entry.
+    /// Adds an entry: in a place that an entry of that name just left, if it can be had, or above it, so that a scan of a tag
+    /// in progress, which goes upwards, does not miss the entry. O(tags).
     #[inline(always)]
     pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
         let (bytes, hits) = (incoming.bytes, incoming.facts.hits);

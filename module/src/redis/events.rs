@@ -387,7 +387,10 @@ fn loading(ctx: &Context<'_>, what: u64) {
     } else {
         let now = now_ms();
         state::with(|state| {
-            state.follow_loaded();
+            // Stamps go on after all invalidations that were loaded, as they do after entries.
+            let latest_ms = state.databases().map(|(_, db)| db.history.latest_ms());
+            let latest_ms = latest_ms.max().unwrap_or(0);
+            state.stamps.follow(latest_ms);
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
             if !is_replica {
                 if is_first {

@@ -183,7 +183,8 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
 /// Whether others are to be told of each entry that is taken out: replicas, which may not know that it is gone
 /// ([`State::has_news`], or the index of this node has lost it), or the new node of a slot.
 fn is_news() -> bool {
-    propagation::is_exporting() || state::with(|state| state.has_news() || state.has_orphans())
+    let has_lost = |state: &State| state.databases().any(|(_, db)| db.index.has_orphans);
+    propagation::is_exporting() || state::with(|state| state.has_news() || has_lost(state))
 }
 
 /// Whether each entry that is taken out is announced by UNLINK.

@@ -298,13 +298,6 @@ impl State {
         }
     }
 
-    /// Something was loaded: stamps go on after all of its invalidations, as they do after its entries.
-    pub(crate) fn follow_loaded(&mut self) {
-        let latest = self.databases().map(|(_, db)| db.history.latest_ms());
-        let latest_ms = latest.max();
-        self.stamps.follow(latest_ms.unwrap_or(0));
-    }
-
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
     /// reading of its clock, both LEB128, and its [`History`](crate::engine::History).
     pub(crate) fn histories(&self) -> Vec<u8> {
@@ -389,11 +382,6 @@ impl State {
     /// may be reclaimed: what is absent here and present there would make commands differ.
     pub(crate) fn has_news(&self) -> bool {
         self.has_dropped || !(self.refused.is_empty() || propagation::is_importing())
-    }
-
-    /// Whether some keyspace may hold entries that its index does not know.
-    pub(crate) fn has_orphans(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_orphans)
     }
 
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose

@@ -233,7 +233,7 @@ fn place(
     let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
     let slot = match visible {
         Some(slot) => index.replace(slot, incoming),
-        None => index.insert(incoming),
+        None => index.insert_near(None, incoming),
     };
     entry.set_indexed(slot.0);
     new

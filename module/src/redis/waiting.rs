@@ -90,25 +90,17 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
-        let (raw, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
+        let (ctx, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
         let data = waiter as usize as *mut c_void;
         let (ready, timeout) = (Some(on_ready as _), Some(on_timeout as _));
         let free = Some(on_free as _);
         let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
-            block(
-                raw,
-                ready,
-                timeout,
-                free,
-                ms,
-                keys,
-                1,
-                data,
-                ALSO_WHERE_DELETED,
-            )
+            // `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
+            let flags = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
+            block(ctx, ready, timeout, free, ms, keys, 1, data, flags)
         } else {
             let block = raw::RedisModule_BlockClientOnKeys.expect("every supported server has it");
-            block(raw, ready, timeout, free, ms, keys, 1, data)
+            block(ctx, ready, timeout, free, ms, keys, 1, data)
         };
         if client.is_null() {
             forget(waiter);
@@ -127,9 +119,6 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     });
     true
 }
-
-/// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
-const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
 
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
 /// or changed that others wait for, and when somebody begins to wait.

@@ -563,6 +563,10 @@ impl Harness {
 
 /// The invariants of the index, asserted one by one.
 impl<E: Copy + PartialEq> Index<E> {
+    pub(in crate::engine) fn insert(&mut self, incoming: Incoming<'_, E>) -> Slot {
+        self.insert_near(None, incoming)
+    }
+
     pub(in crate::engine) fn validate(&self, bytes_of: impl Fn(E) -> u64) {
         let slots = self.slots.validate();
         self.marks.validate(|id| slots.contains(&Slot(id)));
