@@ -8,8 +8,12 @@ mod args;
 mod config;
 #[path = "../../module/src/error.rs"]
 mod error;
+#[path = "../../module/src/leb128.rs"]
+mod leb128;
 #[path = "../../module/src/native.rs"]
 mod native;
+#[path = "../../module/src/record.rs"]
+mod record;
 
 use args::{Cursor, TagLimits, Ttl, next_grace_ms};
 use libfuzzer_sys::fuzz_target;

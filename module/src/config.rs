@@ -61,6 +61,9 @@ macro_rules! settings {
     };
 }
 
+/// The value `drop` of `after-restart`.
+pub(crate) const DROP: u8 = 1;
+
 settings! {
     default_ttl_ms: u64 = c"default-ttl-ms", 0, 0 to 1 << 47;
     top_keys: u64 = c"top-keys", 200, 1 to 10_000;
@@ -71,13 +74,6 @@ settings! {
     lease_max_ms: u64 = c"lease-max-ms", 60_000, 1 to 3_600_000;
     lease_orphan_ms: u64 = c"lease-orphan-ms", 1_000, 0 to 3_600_000;
     after_restart: u8 = c"after-restart", 0, 0 to 1, c"keep", c"drop";
-}
-
-impl Config {
-    /// Whether a primary drops the entries of the RDB file that it starts from, which may lack the last invalidations.
-    pub(crate) const fn drops_after_restart(&self) -> bool {
-        self.after_restart == 1
-    }
 }
 
 /// The settings given as module arguments, `name value` pairs, with or without `tagcache.` before the name. The
@@ -127,7 +123,7 @@ mod tests {
         assert!(refused(&[b"reclaim-budget-us", b"x"]).contains("integer"));
         assert!(refused(&[b"reclaim-budget-us"]).contains("no value"));
         let dropping = from_args(&[b"after-restart", b"Drop"]).expect("good");
-        assert!(dropping.drops_after_restart() && !config.drops_after_restart());
+        assert!(dropping.after_restart == DROP && config.after_restart != DROP);
         assert!(refused(&[b"after-restart", b"1"]).contains("must be keep or drop, not '1'"));
         assert!(refused(&[b"nonsense", b"1"]).contains("known are: default-ttl-ms"));
     }

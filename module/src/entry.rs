@@ -12,8 +12,7 @@
 //! | … | key |
 //! | … | value, or 8: the address of the value |
 //!
-//! Allocators hand out sizes in steps of up to a fifth. A value of 1,000 bytes fits into 1,024, as a native string does;
-//! with header and key it would take 1,280.
+//! When a value lies apart, and why, is in `DESIGN.md` (Memory).
 //!
 //! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
 //! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
@@ -33,6 +32,7 @@ use std::ptr::NonNull;
 use redis_module::raw;
 
 use crate::leb128;
+pub(crate) use crate::record::Parts;
 
 const ID: usize = 0;
 const FLAGS: usize = 4;
@@ -79,16 +79,6 @@ impl Handle {
     }
 }
 
-/// The parts of an entry, apart from its key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts<'a> {
-    pub(crate) value: &'a [u8],
-    pub(crate) created_ms: u64,
-    pub(crate) has_ttl: bool,
-    /// How long it may be served as stale; 0: not at all.
-    pub(crate) grace_ms: u64,
-}
-
 /// An entry that is alive for as long as `'a`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
@@ -130,16 +120,10 @@ impl Allocated {
                 && together
                     >= class(head + ADDRESS) + class(if value < 64 { 64 } else { value }) + WORTH
         };
-        if is_apart {
-            Self {
-                entry: head + ADDRESS,
-                value: Some(value),
-            }
-        } else {
-            Self {
-                entry: head + value,
-                value: None,
-            }
+        let in_entry = head + if is_apart { ADDRESS } else { value };
+        Self {
+            entry: in_entry,
+            value: if is_apart { Some(value) } else { None },
         }
     }
 }
@@ -553,15 +537,11 @@ impl<'a> Entry<'a> {
     /// What it takes of its allocations.
     #[inline(always)]
     pub(crate) fn allocated(self, extent: Extent) -> Allocated {
-        if self.flags() & APART == 0 {
-            return Allocated {
-                entry: extent.value + extent.value_len,
-                value: None,
-            };
-        }
+        let is_apart = self.flags() & APART != 0;
+        let (value, len) = (extent.value, extent.value_len);
         Allocated {
-            entry: extent.value + ADDRESS,
-            value: Some(extent.value_len),
+            entry: value + if is_apart { ADDRESS } else { len },
+            value: is_apart.then_some(len),
         }
     }
 }

@@ -38,8 +38,6 @@ const FOURTH: Keys = Keys::Range(4, 4, 1);
 const ALL: Keys = Keys::Range(1, -1, 1);
 /// Every second argument is a key, from the first on.
 const PAIRS: Keys = Keys::Range(1, -1, 2);
-/// The first argument is the number of keys, each of which is followed by its value.
-const NUMBERED_PAIRS: Keys = Keys::Numbered(2);
 
 /// How clients of a cluster send a command: to each of the nodes that hold its keys, the answers in the keys' order or
 /// added up; or to all nodes, the answers added up, all of them good, or put together by whoever knows what they mean.
@@ -58,7 +56,7 @@ static COMMANDS: &[Command] = &[
     command! { run: set::set, name: c"cache.set", flags: c"write deny-oom", arity: -3, keys: ONE, uses: Use::Write, tips: None,
         syntax: "key value [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] [GRACE milliseconds] [NX | XX] [LEASE token] [TAGS count tag [tag ...] | KEEPTAGS]",
         since: c"0.1.0", complexity: c"O(tags)", summary: c"Stores a value with tags and a time to live." },
-    command! { run: mset::mset, name: c"cache.mset", flags: c"write deny-oom getkeys-api", arity: -4, keys: NUMBERED_PAIRS, uses: Use::Write, tips: None,
+    command! { run: mset::mset, name: c"cache.mset", flags: c"write deny-oom getkeys-api", arity: -4, keys: Keys::NumberedPairs, uses: Use::Write, tips: None,
         syntax: "numkeys key value [key value ...] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds] [GRACE milliseconds] [NX | XX] [TAGS count tag [tag ...]]",
         since: c"0.2.0", complexity: c"O(keys * tags)", summary: c"Stores values with one list of tags and one time to live." },
     command! { run: retag::retag, name: c"cache.retag", flags: c"write deny-oom fast", arity: -4, keys: ONE, uses: Use::Change, tips: None,

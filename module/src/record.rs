@@ -28,51 +28,115 @@ pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;
 /// The longest grace, and the longest hold of a tag, ms: some 34 years. Files of earlier builds may say more.
 pub(crate) const MAX_SPAN_MS: u64 = 1 << 40;
 
+/// The parts of an entry, apart from its key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Parts<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) created_ms: u64,
+    pub(crate) has_ttl: bool,
+    /// How long it may be served as stale; 0: not at all.
+    pub(crate) grace_ms: u64,
+}
+
+/// What is known of an entry beside its tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) is_gone: bool,
+    pub(crate) hits: u32,
+    /// Where it is stale by a soft invalidation.
+    pub(crate) softness: Option<Softness>,
+    /// It was written by the clock of another node.
+    pub(crate) is_foreign: bool,
+    /// It arrived, and was or may have been refused elsewhere: it stays, gone or not, until that is said, or nobody is left to say
+    /// it. Were a gone one reclaimed before, what is said would change nothing, and so be missing in this node's log.
+    pub(crate) is_doubted: bool,
+}
+
+/// Since when entries are stale by a soft invalidation, and for how long at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Softness {
+    /// Unix ms.
+    pub(crate) since_ms: u64,
+    /// Whatever grace they have.
+    pub(crate) limit_ms: u64,
+}
+
+impl Softness {
+    /// Stale since then for as long as the entry's own grace.
+    pub(crate) const fn since(since_ms: u64) -> Self {
+        Self {
+            since_ms,
+            limit_ms: u64::MAX,
+        }
+    }
+
+    /// Since when an entry with this grace would have to be stale to be so no longer than the limit allows.
+    pub(crate) const fn since_ms_for(self, grace_ms: u64) -> u64 {
+        let less_ms = grace_ms.saturating_sub(self.limit_ms);
+        let since_ms = self.since_ms.saturating_sub(less_ms);
+        // 0 would mean that it is not stale at all.
+        if since_ms == 0 { 1 } else { since_ms }
+    }
+
+    /// When an entry with this grace is gone.
+    pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
+        self.since_ms_for(grace_ms).saturating_add(grace_ms)
+    }
+
+    /// No later than that of `other`, whatever the grace.
+    pub(crate) fn narrowed_by(self, other: Self) -> Self {
+        let ends_ms = other.since_ms.saturating_add(other.limit_ms);
+        Self {
+            limit_ms: self.limit_ms.min(ends_ms.saturating_sub(self.since_ms)),
+            ..self
+        }
+    }
+}
+
 /// An entry that is saved, or was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Record<'r> {
-    /// It was gone when it was saved, so it is gone wherever it is loaded.
-    pub(crate) is_gone: bool,
-    /// Whether it expires.
-    pub(crate) has_ttl: bool,
+    pub(crate) parts: Parts<'r>,
+    /// If it was gone when it was saved, it is gone wherever it is loaded.
+    pub(crate) facts: Facts,
     /// The node that stamped it; 0: another one than that which saved it, or not known.
     pub(crate) origin: u32,
-    pub(crate) created_ms: u64,
-    pub(crate) hits: u32,
-    pub(crate) grace_ms: u64,
-    pub(crate) soft_since_ms: Option<u64>,
     pub(crate) tags: SmallVec<[&'r [u8]; 8]>,
-    pub(crate) value: &'r [u8],
 }
 
 impl<'r> Record<'r> {
+    /// Since when it is stale by a soft invalidation, 0: it is not.
+    pub(crate) fn soft_since_ms(&self) -> u64 {
+        let softness = self.facts.softness;
+        softness.map_or(0, |softness| softness.since_ms_for(self.parts.grace_ms))
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let Parts { value, .. } = self.parts;
         let tags: usize = self.tags.iter().map(|tag| tag.len() + leb128::MAX).sum();
-        let mut bytes = Vec::with_capacity(16 + 4 * leb128::MAX + tags + self.value.len());
-        let soft_since_ms = self.soft_since_ms.unwrap_or(0);
+        let mut bytes = Vec::with_capacity(16 + 4 * leb128::MAX + tags + value.len());
         let optional = [
-            (HAS_HITS, self.hits.into()),
-            (HAS_GRACE, self.grace_ms),
-            (HAS_SOFT, soft_since_ms),
+            (HAS_HITS, self.facts.hits.into()),
+            (HAS_GRACE, self.parts.grace_ms),
+            (HAS_SOFT, self.soft_since_ms()),
         ];
-        let mut flags =
-            if self.is_gone { GONE } else { 0 } | if self.has_ttl { HAS_TTL } else { 0 };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let mut flags = flag(self.facts.is_gone, GONE) | flag(self.parts.has_ttl, HAS_TTL);
         for (flag, number) in optional {
             flags |= if number > 0 { flag } else { 0 };
         }
         bytes.push(flags);
         bytes.extend_from_slice(&self.origin.to_le_bytes());
-        bytes.extend_from_slice(&self.created_ms.to_le_bytes()[..6]);
-        let push = |bytes: &mut Vec<u8>, number| leb128::write(number, |byte| bytes.push(byte));
+        bytes.extend_from_slice(&self.parts.created_ms.to_le_bytes()[..6]);
         for (_, number) in optional.into_iter().filter(|&(_, number)| number > 0) {
-            push(&mut bytes, number);
+            leb128::push(&mut bytes, number);
         }
-        push(&mut bytes, self.tags.len() as u64);
+        leb128::push(&mut bytes, self.tags.len() as u64);
         for tag in &self.tags {
-            push(&mut bytes, tag.len() as u64);
+            leb128::push(&mut bytes, tag.len() as u64);
             bytes.extend_from_slice(tag);
         }
-        bytes.extend_from_slice(self.value);
+        bytes.extend_from_slice(value);
         bytes
     }
 
@@ -87,22 +151,24 @@ impl<'r> Record<'r> {
         let mut next = |max: u64| leb128::take(&mut rest).filter(|&number| number <= max);
         let mut optional = |flag, max| if has(flag) { next(max) } else { Some(0) };
         let mut record = Self {
-            is_gone: has(GONE),
-            has_ttl: has(HAS_TTL),
             origin: u32::from_le_bytes([o0, o1, o2, o3]),
-            created_ms: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, 0, 0]),
-            hits: optional(HAS_HITS, u32::MAX.into())? as u32,
-            grace_ms: optional(HAS_GRACE, MAX_TIME_MS)?,
-            soft_since_ms: Some(optional(HAS_SOFT, MAX_TIME_MS)?).filter(|&ms| ms > 0),
             ..Self::default()
         };
+        record.facts.is_gone = has(GONE);
+        record.facts.is_foreign = record.origin == 0;
+        record.facts.hits = optional(HAS_HITS, u32::MAX.into())? as u32;
+        record.parts.has_ttl = has(HAS_TTL);
+        record.parts.created_ms = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, 0, 0]);
+        record.parts.grace_ms = optional(HAS_GRACE, MAX_TIME_MS)?;
+        let soft_since_ms = Some(optional(HAS_SOFT, MAX_TIME_MS)?).filter(|&ms| ms > 0);
+        record.facts.softness = soft_since_ms.map(Softness::since);
         for _ in 0..next(MAX_TAGS)? {
             let len = leb128::take(&mut rest).filter(|len| (1..=MAX_TAG_BYTES).contains(len))?;
             let (tag, others) = rest.split_at_checked(len as usize)?;
             record.tags.push(tag);
             rest = others;
         }
-        record.value = rest;
+        record.parts.value = rest;
         Some(record)
     }
 }
@@ -121,10 +187,12 @@ mod tests {
             tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..20),
             value in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
+            let softness = soft_since_ms.map(Softness::since);
             let record = || Record {
-                is_gone, has_ttl, origin, created_ms, hits, grace_ms, soft_since_ms,
+                parts: Parts { value: &value, created_ms, has_ttl, grace_ms },
+                facts: Facts { is_gone, hits, softness, is_foreign: origin == 0, is_doubted: false },
+                origin,
                 tags: tags.iter().map(Vec::as_slice).collect(),
-                value: &value,
             };
             let bytes = record().encode();
             prop_assert!(Record::decode(&bytes) == Some(record()));
@@ -146,14 +214,13 @@ mod tests {
         let last = (1 << 48) - 1;
         let record = |time_ms, tags: &[&[u8]]| {
             let tags = tags.iter().copied().collect();
-            let (grace_ms, soft_since_ms) = (time_ms, Some(time_ms));
-            Record {
-                grace_ms,
-                soft_since_ms,
+            let mut record = Record {
                 tags,
                 ..Record::default()
-            }
-            .encode()
+            };
+            record.parts.grace_ms = time_ms;
+            record.facts.softness = Some(Softness::since(time_ms));
+            record.encode()
         };
         let is_read = |bytes: Vec<u8>| Record::decode(&bytes).is_some();
         assert!(is_read(record(last, &[&long])));
@@ -168,20 +235,22 @@ mod tests {
     #[test]
     fn damaged_records_are_refused_or_are_records_again() {
         let tags: [&[u8]; 3] = [b"a", b"tag", &[b't'; 200]];
-        let plain = Record {
-            value: b"value",
-            ..Record::default()
-        };
+        let mut plain = Record::default();
+        plain.parts.value = b"value";
         let full = Record {
-            has_ttl: true,
+            parts: Parts {
+                value: b"value",
+                created_ms: 1 << 41,
+                has_ttl: true,
+                grace_ms: 60_000,
+            },
+            facts: Facts {
+                hits: 300,
+                softness: Some(Softness::since(1 << 41)),
+                ..Facts::default()
+            },
             origin: 7,
-            created_ms: 1 << 41,
-            hits: 300,
-            grace_ms: 60_000,
-            soft_since_ms: Some(1 << 41),
             tags: tags.into_iter().collect(),
-            value: b"value",
-            ..Record::default()
         };
         let corpus = [plain.encode(), full.encode()];
         fuzz(
@@ -193,7 +262,7 @@ mod tests {
                     return;
                 };
                 let stored: usize = record.tags.iter().map(|tag| tag.len()).sum();
-                assert!(stored + record.value.len() <= bytes.len());
+                assert!(stored + record.parts.value.len() <= bytes.len());
                 assert!(record.tags.len() as u64 <= MAX_TAGS);
                 let again = record.encode();
                 assert!(again.len() <= bytes.len(), "no number is shorter");

@@ -10,8 +10,9 @@
 //! | `word [word ...]` | once or more often; so with several words |
 
 /// What an argument is, in the words and numbers of the server (`REDISMODULE_ARG_TYPE_…`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
+    #[default]
     String = 0,
     Integer = 1,
     Key = 3,
@@ -23,7 +24,7 @@ pub(crate) enum Kind {
 }
 
 /// An argument, or a group of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Arg {
     pub(crate) name: String,
     pub(crate) kind: Kind,
@@ -36,13 +37,12 @@ pub(crate) struct Arg {
 
 impl Arg {
     fn new(name: &str, kind: Kind, parts: Vec<Self>) -> Self {
+        let name = name.to_owned();
         Self {
-            name: name.to_owned(),
+            name,
             kind,
-            word: None,
-            is_optional: false,
-            is_multiple: false,
             parts,
+            ..Self::default()
         }
     }
 
@@ -68,10 +68,8 @@ impl Arg {
         if parts.len() == 1 {
             return parts.remove(0);
         }
-        let name = parts
-            .first()
-            .map_or(String::new(), |first| first.name.clone());
-        Self::new(&name, Kind::Block, parts)
+        let name = parts.first().map(|first| first.name.clone());
+        Self::new(&name.unwrap_or_default(), Kind::Block, parts)
     }
 }
 
@@ -158,13 +156,10 @@ fn alternatives(rest: &mut &[&str]) -> Arg {
     let mut choices = Vec::new();
     loop {
         choices.push(Arg::group(sequence(rest)));
-        match rest.split_first() {
-            Some((&"|", behind)) => *rest = behind,
-            Some((_, behind)) => {
-                *rest = behind;
-                break;
-            }
-            None => break,
+        let is_last = rest.first() != Some(&"|");
+        *rest = rest.get(1..).unwrap_or_default();
+        if is_last {
+            break;
         }
     }
     if choices.len() == 1 {

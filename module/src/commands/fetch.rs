@@ -244,49 +244,50 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 /// [`reply`] where the database is at hand.
 #[inline(always)]
 fn send(
-    reply: Sender<'_>,
+    sender: Sender<'_>,
     database: &mut Database<Handle>,
     held: Option<Held<'_>>,
     answer: Answer,
 ) {
+    let ctx = sender.get();
     let (held, token) = match answer {
         Answer::Hit(token) | Answer::Stale(token) => (held, token),
         Answer::Miss(token) => (None, token),
         Answer::Wait => return,
     };
-    reply.array(5);
+    ctx.reply_array(5);
     let slot = match held {
         Some((entry, deadline)) if matches!(answer, Answer::Hit(_)) => {
             database.counters.hits += 1;
-            reply.hit();
-            reply.bytes(entry.value());
-            reply.integer(logical_pttl(deadline, entry, now_ms()));
+            ctx.reply_hit();
+            ctx.reply_bytes(entry.value());
+            ctx.reply_integer(logical_pttl(deadline, entry, now_ms()));
             entry.slot()
         }
         Some((entry, _)) => {
             database.counters.stale_hits += 1;
-            reply.bytes(b"STALE");
-            reply.bytes(entry.value());
-            reply.integer(0);
+            ctx.reply_bytes(b"STALE");
+            ctx.reply_bytes(entry.value());
+            ctx.reply_integer(0);
             entry.slot()
         }
         None => {
             database.counters.misses += 1;
-            reply.bytes(b"MISS");
-            reply.null();
-            reply.integer(-2);
+            ctx.reply_bytes(b"MISS");
+            ctx.reply_null();
+            ctx.reply_integer(-2);
             None
         }
     };
-    reply.integer(token.unwrap_or(0) as i64);
+    ctx.reply_integer(token.unwrap_or(0) as i64);
     let Some(slot) = slot.map(Slot) else {
-        return reply.array(0);
+        return ctx.reply_array(0);
     };
     database.index.hit(slot);
     let tags = database.index.tags(slot);
-    reply.array(tags.len());
+    ctx.reply_array(tags.len());
     for tag in tags {
-        reply.bytes(tag);
+        ctx.reply_bytes(tag);
     }
 }
 

@@ -1,5 +1,5 @@
-use crate::commands::{logical_pttl, open};
-use crate::engine::{Freshness, Slot};
+use crate::commands::{logical_pttl, open, tags_of};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::sizes::cost;
 use crate::redis::{Args, Context, Mode, now_ms, state, store};
@@ -7,28 +7,19 @@ use crate::redis::{Args, Context, Mode, now_ms, state, store};
 /// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Peek)?;
-    let db = ctx.db();
-    let now = now_ms();
-    let known = store::look(db, &key, || now).and_then(|found| {
-        let word = match found.freshness {
-            Freshness::Fresh => &b"fresh"[..],
-            Freshness::Stale => b"stale",
-            Freshness::Gone => return None,
-        };
-        let slot = Slot(found.entry.slot()?);
-        state::index(db, |index| {
-            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-            Some((found.entry, word, tags, index.hits(slot)))
-        })
-    });
-    let Some((entry, word, tags, hits)) = known else {
+    let (db, now) = (ctx.db(), now_ms());
+    let found = store::look(db, &key, || now);
+    let visible = found.filter(|found| found.freshness != Freshness::Gone);
+    let Some((slot, found)) = visible.and_then(|found| Some((found.slot?, found))) else {
         ctx.reply_null();
         return Ok(());
     };
-    let pttl = if word == b"stale" {
-        0
+    let (entry, tags) = (found.entry, tags_of(db, found.entry));
+    let hits = state::index(db, |index| index.hits(slot));
+    let (word, pttl) = if found.freshness == Freshness::Stale {
+        (&b"stale"[..], 0)
     } else {
-        logical_pttl(key.deadline(), entry, now)
+        (&b"fresh"[..], logical_pttl(key.deadline(), entry, now))
     };
     // 0: not known.
     let age_ms = match entry.created_ms() {

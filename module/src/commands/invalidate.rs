@@ -242,7 +242,7 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     }
     if asked.is_dry_run {
         let db = ctx.db();
-        let count = state::index(db, |index| index.count_where(condition));
+        let count = state::index(db, |index| index.select(condition).len());
         ctx.reply_integer(count as i64);
         return Ok(());
     }

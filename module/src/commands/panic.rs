@@ -1,28 +1,15 @@
 use crate::error::Error;
-use crate::redis::barrier::arm_panic;
-use crate::redis::{Args, Context, Place};
+use crate::redis::barrier::ARMED;
+use crate::redis::{Args, Context};
 
-/// `CACHE.PANIC command | reply | unlink | timer | slice | event | save | load | digest | filter | config | change |
-/// wait | fetch`: panics at once, or at the next place of that kind. Only in the build that tests the panic barrier.
+/// `CACHE.PANIC place`: panics at once, in `command`, or at the next place of that name ([`Place`](crate::redis::Place)). Only in
+/// the build that tests the panic barrier.
 pub(crate) fn panic(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let place = match args.only()?.bytes() {
-        b"command" => panic!("panic on demand"),
-        b"reply" => Place::Reply,
-        b"slice" => Place::Slice,
-        b"filter" => Place::Filter,
-        b"config" => Place::Config,
-        b"change" => Place::Change,
-        b"unlink" => Place::Unlink,
-        b"timer" => Place::Timer,
-        b"event" => Place::Event,
-        b"save" => Place::Save,
-        b"load" => Place::Load,
-        b"digest" => Place::Digest,
-        b"wait" => Place::Wait,
-        b"fetch" => Place::Fetch,
-        _ => return Err(Error::Syntax),
-    };
-    arm_panic(place);
+    let place = args.only()?.bytes();
+    assert!(place != b"command", "panic on demand");
+    _ = ARMED
+        .write()
+        .map(|mut armed| *armed = String::from_utf8_lossy(place).into_owned());
     ctx.reply_ok();
     Ok(())
 }

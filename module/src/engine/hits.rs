@@ -1,13 +1,9 @@
-//! How often each entry was read.
-//!
-//! Counts are what a read writes to. They lie apart from all that it only looks at, four pages of them together in
-//! 4 KiB, which allocators put on a page of the operating system of their own: a child that saves while everything is
-//! read costs 4 bytes an entry in copied memory. In blocks of 1 KiB they came to lie beside lists of the same size,
-//! and twice as much was copied.
+//! How often each entry was read. Where counts lie, and why, is in `DESIGN.md` (Memory).
 
 use super::pages::{PAGE, page_of};
 
-/// How many pages' counts lie in one block.
+/// How many pages' counts lie in one block: 4 KiB, which allocators put on a page of the operating system of their own.
+/// Blocks of 1 KiB came to lie beside lists of the same size, and a child that saves copied twice as much.
 const PAGES: usize = 4;
 
 /// Hits that are written down together.
@@ -22,11 +18,9 @@ struct Block {
 #[derive(Debug, Default)]
 pub(super) struct Hits {
     blocks: Vec<Option<Block>>,
-    blocks_in_use: usize,
     /// For each page, no less than the highest count on it.
     pub(super) maxima: Vec<u32>,
-    /// Hits that are not counted yet. A count lies apart from its entry, most often outside the processor's caches:
-    /// waiting for it at every read took 3.5 % of a GET. Counted by the dozen, the waits overlap.
+    /// Hits that are not counted yet: by the dozen, the waits for memory overlap.
     uncounted: [u32; BATCH],
     uncounted_len: usize,
 }
@@ -39,13 +33,9 @@ impl Hits {
             self.blocks.resize_with(number / PAGES + 1, || None);
         }
         self.maxima[number] = 0;
-        let blocks_in_use = &mut self.blocks_in_use;
-        let block = self.blocks[number / PAGES].get_or_insert_with(|| {
-            *blocks_in_use += 1;
-            Block {
-                counts: Box::new([0; PAGES * PAGE]),
-                pages_in_use: 0,
-            }
+        let block = self.blocks[number / PAGES].get_or_insert_with(|| Block {
+            counts: Box::new([0; PAGES * PAGE]),
+            pages_in_use: 0,
         });
         block.pages_in_use += 1;
         block.counts[counts_of(number)].fill(0);
@@ -58,7 +48,6 @@ impl Hits {
         block.pages_in_use -= 1;
         if block.pages_in_use == 0 {
             *place = None;
-            self.blocks_in_use -= 1;
         }
     }
 
@@ -121,7 +110,7 @@ impl Hits {
     pub(super) fn heap_bytes(&self) -> usize {
         self.blocks.capacity() * size_of::<Option<Block>>()
             + self.maxima.capacity() * size_of::<u32>()
-            + self.blocks_in_use * PAGES * PAGE * size_of::<u32>()
+            + self.blocks.iter().flatten().count() * PAGES * PAGE * size_of::<u32>()
     }
 }
 
@@ -147,7 +136,6 @@ mod tests {
                 .iter()
                 .map(|block| block.as_ref().map_or(0, |block| block.pages_in_use));
             assert_eq!(held.collect::<Vec<u8>>(), in_use);
-            assert_eq!(self.blocks.iter().flatten().count(), self.blocks_in_use);
         }
     }
 }

@@ -20,9 +20,10 @@ pub(super) mod tests;
 use roaring::RoaringBitmap;
 
 use super::lists::Lists;
-use super::marks::{Marks, Softened, Softness};
+use super::marks::{Marks, Softened};
 use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
+use crate::record::{Facts, Softness};
 
 pub(crate) use figures::TagFigures;
 use hollow::Hollow;
@@ -47,20 +48,6 @@ pub(crate) enum Freshness {
     /// Only to those who ask for stale values as well.
     Stale,
     Gone,
-}
-
-/// What is known of an entry beside its tags.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Facts {
-    pub(crate) is_gone: bool,
-    pub(crate) hits: u32,
-    /// Where it is stale by a soft invalidation.
-    pub(crate) softness: Option<Softness>,
-    /// It was written by the clock of another node.
-    pub(crate) is_foreign: bool,
-    /// It arrived, and was or may have been refused elsewhere: it stays, gone or not, until that is said, or nobody is left to say
-    /// it. Were a gone one reclaimed before, what is said would change nothing, and so be missing in this node's log.
-    pub(crate) is_doubted: bool,
 }
 
 /// An entry as the index takes it in.
@@ -88,7 +75,7 @@ pub(crate) struct Index<E> {
     /// Where in `gone` to look next.
     reclaim_from: u32,
     hollow: Hollow,
-    marks: Marks,
+    pub(super) marks: Marks,
     bytes: u64,
     gone_bytes: u64,
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
@@ -97,13 +84,8 @@ pub(crate) struct Index<E> {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Adds an entry. O(tags).
-    pub(crate) fn insert(&mut self, incoming: Incoming<'_, E>) -> Slot {
-        self.insert_near(None, incoming)
-    }
-
-    /// As [`Index::insert`], in a place that an entry of that name just left, if it can be had, or above it: a scan of
-    /// a tag in progress, which goes upwards, does not miss the entry.
+    /// Adds an entry: in a place that an entry of that name just left, if it can be had, or above it, so that a scan of a tag
+    /// in progress, which goes upwards, does not miss the entry. O(tags).
     #[inline(always)]
     pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
         let (bytes, hits) = (incoming.bytes, incoming.facts.hits);

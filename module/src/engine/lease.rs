@@ -17,7 +17,7 @@
 
 mod waiters;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::index::Freshness;
@@ -129,8 +129,6 @@ struct Lease {
     /// The database's clock when it was granted first.
     clock: u64,
     ends_ms: u64,
-    /// Tells its rows from those of other leases that end at the same time.
-    serial: u64,
     /// Its holder has ended it, or is about to: its token may be granted again.
     is_settled: bool,
     waiters: VecDeque<Waiting>,
@@ -152,8 +150,8 @@ struct Waiting {
 /// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
 pub(crate) type Released = (Waiter, Option<Token>);
 
-/// Keys by a number, and by the serial of the lease.
-type Row = BTreeMap<(u64, u64), Key>;
+/// Keys by a number.
+type Row = BTreeSet<(u64, Key)>;
 
 /// The orders in which leases are looked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -180,13 +178,13 @@ impl Rows {
 
     fn add(&mut self, lease: &Lease) {
         for (row, number) in self.of(lease).into_iter().flatten() {
-            row.insert((number, lease.serial), Rc::clone(&lease.key));
+            row.insert((number, Rc::clone(&lease.key)));
         }
     }
 
     fn remove(&mut self, lease: &Lease) {
         for (row, number) in self.of(lease).into_iter().flatten() {
-            row.remove(&(number, lease.serial));
+            row.remove(&(number, Rc::clone(&lease.key)));
         }
     }
 }
@@ -196,7 +194,6 @@ pub(crate) struct Leases {
     by_key: HashMap<Key, Lease, Seeded>,
     rows: Rows,
     tokens: Tokens,
-    last_serial: u64,
     waiting: usize,
     key_bytes: usize,
 }
@@ -271,7 +268,6 @@ impl Leases {
     /// Gives a key a new lease, whose waiters are those of the old one.
     fn grant(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Token {
         let old = self.remove(key, terms.now_ms);
-        self.last_serial += 1;
         let (key, waiters) = old.map_or_else(
             || (Key::from(key), VecDeque::new()),
             |old| (old.key, old.waiters),
@@ -283,7 +279,6 @@ impl Leases {
             holder: client,
             clock: terms.clock,
             ends_ms: ask.ends_ms(terms),
-            serial: self.last_serial,
             is_settled: false,
             waiters,
         });
@@ -305,8 +300,7 @@ impl Leases {
 
     /// Forgets the lease that would be forgotten first. False if it is held, or callers wait for it.
     pub(crate) fn forget_over(&mut self, now_ms: u64) -> bool {
-        let first = self.rows.forget.first_key_value();
-        let over = first.map(|(_, key)| Rc::clone(key));
+        let over = self.rows.forget.first().map(|(_, key)| Rc::clone(key));
         let over = over.filter(|key| {
             let lease = self.by_key.get(key);
             lease.is_some_and(|lease| !lease.is_held(now_ms) && lease.waiters.is_empty())
@@ -410,8 +404,10 @@ impl Leases {
     /// A connection was closed: the leases that it took run out within `orphan_ms`. O(its leases).
     pub(crate) fn disconnected(&mut self, client: Client, now_ms: u64, orphan_ms: u64) {
         let ends_ms = now_ms.saturating_add(orphan_ms);
-        let its = (client, 0)..=(client, u64::MAX);
-        while let Some((_, key)) = self.rows.holders.range(its.clone()).next() {
+        let first = (client, Key::default());
+        while let Some((holder, key)) = self.rows.holders.range(&first..).next()
+            && *holder == client
+        {
             let key = Rc::clone(key);
             self.change(&key, |lease| {
                 lease.holder = NO_CLIENT;
@@ -439,8 +435,8 @@ impl Leases {
     /// Forgets leases that ran out long ago, `limit` at most.
     pub(crate) fn forget(&mut self, now_ms: u64, limit: usize) {
         for _ in 0..limit {
-            let first = self.rows.forget.first_key_value();
-            let Some((_, key)) = first.filter(|((at_ms, _), _)| *at_ms <= now_ms) else {
+            let first = self.rows.forget.first();
+            let Some((_, key)) = first.filter(|(at_ms, _)| *at_ms <= now_ms) else {
                 break;
             };
             let key = Rc::clone(key);

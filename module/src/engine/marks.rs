@@ -4,58 +4,14 @@
 //! 1. Every slot in a mark is in use, and leaves all marks with its entry.
 //! 2. The soft marks are disjoint (an entry that is stale already stays stale since then) and sorted by time.
 //! 3. No mark is empty, and there are at most [`MAX_SOFT`] soft ones.
-//!
-//! Rejected: a clock in every entry and in every tag (eight bytes an entry, and a comparison for each tag at each
-//! read); a list of its own for each soft invalidation of a tag, beside the current one (everything that looks at a
-//! tag would have to look at several lists).
 
 use roaring::RoaringBitmap;
 
 use super::slots::Slot;
+use crate::record::Softness;
 
 /// At most so many soft marks are kept apart; beyond, neighbours are joined.
 const MAX_SOFT: usize = 64;
-
-/// Since when entries are stale by a soft invalidation, and for how long at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Softness {
-    /// Unix ms.
-    pub(crate) since_ms: u64,
-    /// Whatever grace they have.
-    pub(crate) limit_ms: u64,
-}
-
-impl Softness {
-    /// Stale since then for as long as the entry's own grace.
-    pub(crate) const fn since(since_ms: u64) -> Self {
-        Self {
-            since_ms,
-            limit_ms: u64::MAX,
-        }
-    }
-
-    /// Since when an entry with this grace would have to be stale to be so no longer than the limit allows.
-    pub(crate) const fn since_ms_for(self, grace_ms: u64) -> u64 {
-        let less_ms = grace_ms.saturating_sub(self.limit_ms);
-        let since_ms = self.since_ms.saturating_sub(less_ms);
-        // 0 would mean that it is not stale at all.
-        if since_ms == 0 { 1 } else { since_ms }
-    }
-
-    /// When an entry with this grace is gone.
-    pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
-        self.since_ms_for(grace_ms).saturating_add(grace_ms)
-    }
-
-    /// No later than that of `other`, whatever the grace.
-    fn narrowed_by(self, other: Self) -> Self {
-        let ends_ms = other.since_ms.saturating_add(other.limit_ms);
-        Self {
-            limit_ms: self.limit_ms.min(ends_ms.saturating_sub(self.since_ms)),
-            ..self
-        }
-    }
-}
 
 /// Entries that were soft-invalidated at one time.
 #[derive(Debug)]
@@ -241,12 +197,8 @@ impl Marks {
         let distance = |pair: &[Soft]| {
             let (first, second) = (pair[0].softness, pair[1].softness);
             let age = newest - first.since_ms + 1;
-            let far = if first.limit_ms == second.limit_ms {
-                0.0
-            } else {
-                1.0
-            };
-            far + (second.since_ms - first.since_ms) as f64 / age as f64
+            let far = u8::from(first.limit_ms != second.limit_ms);
+            f64::from(far) + (second.since_ms - first.since_ms) as f64 / age as f64
         };
         let pairs = self.soft.windows(2).enumerate();
         let closest = pairs.min_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
@@ -271,15 +223,12 @@ impl Marks {
     pub(super) fn bound(&mut self, now_ms: u64) {
         let ahead = |soft: &Soft| soft.softness.since_ms <= now_ms;
         let moved = self.soft.split_off(self.soft.partition_point(ahead));
-        for Soft { ids, softness, .. } in moved {
-            let since_ms = now_ms;
-            self.add(
-                ids,
-                Softness {
-                    since_ms,
-                    ..softness
-                },
-            );
+        for Soft {
+            ids, mut softness, ..
+        } in moved
+        {
+            softness.since_ms = now_ms;
+            self.add(ids, softness);
         }
     }
 

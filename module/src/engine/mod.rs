@@ -22,10 +22,12 @@ pub(crate) use database::{Database, Invalidation};
 pub(crate) use history::{
     CLOCKS_DIFFER_MS, FURTHEST_MS, History, Stamps, Verdict, Written, kept_stamp_ms,
 };
-pub(crate) use index::{Condition, Effect, Facts, Freshness, Incoming, Index, Step, TagFigures};
+pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
-pub(crate) use marks::{Softened, Softness};
+pub(crate) use marks::Softened;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use seeds::Seeded;
 pub(crate) use slots::{Slot, UNIT};
 pub(crate) use stats::Counters;
+
+pub(crate) use crate::record::{Facts, Softness};

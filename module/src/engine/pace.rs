@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// Work in slices, paced by how busy the thread is with other things: at least a sixteenth of the time, and what is left
 /// idle otherwise. An idle server works off a backlog at once, a busy one does not get slower by more than that.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// When the present window began, and what slices took of it.
-    window: Option<(Moment, Duration)>,
-    /// The part of the time that other things took in the last window.
+    /// The end of the last slice.
+    last: Option<Moment>,
+    /// The part of the time between slices that other things took, of late.
     busy: f64,
 }
 
@@ -19,47 +19,34 @@ pub(crate) struct Moment {
     pub(crate) ran: Duration,
 }
 
-/// How long it takes to see how busy the thread is.
-const WINDOW: Duration = Duration::from_millis(10);
-/// What was measured longer ago does not count.
-const OUTDATED: Duration = Duration::from_secs(1);
-const LEAST_SHARE: f64 = 1.0 / 16.0;
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            window: None,
-            busy: 1.0,
-        }
+impl Moment {
+    /// From an earlier one to this: how long, and for how much of that the thread ran, seconds.
+    fn since(self, earlier: Self) -> (f64, f64) {
+        let wall = self.wall.saturating_sub(earlier.wall);
+        let ran = self.ran.saturating_sub(earlier.ran);
+        (wall.as_secs_f64(), ran.as_secs_f64())
     }
 }
+
+/// How long it takes to see how busy the thread is, seconds.
+const WINDOW: f64 = 0.01;
+/// Where the last slice is longer ago, that says nothing.
+const OUTDATED: f64 = 1.0;
+const LEAST_SHARE: f64 = 1.0 / 16.0;
 
 impl Pace {
     /// How long to rest after a slice that lasted from `start` to `end`.
     pub(crate) fn rest_after(&mut self, start: Moment, end: Moment) -> Duration {
-        let took = end.ran.saturating_sub(start.ran);
-        let current = self.window.map(|(from, slices)| {
-            let length = end.wall.saturating_sub(from.wall);
-            (from, slices + took, length)
-        });
-        let Some((from, slices, length)) = current.filter(|&(.., length)| length < OUTDATED) else {
-            *self = Self::default();
-            self.window = Some((end, Duration::ZERO));
-            return rest(took, LEAST_SHARE);
+        let between = self.last.replace(end).map(|last| start.since(last));
+        self.busy = match between.filter(|&(wall, _)| wall < OUTDATED) {
+            Some((wall, ran)) => self.busy + (ran - self.busy * wall) / wall.max(WINDOW),
+            None => 1.0,
         };
-        self.window = Some((from, slices));
-        if length >= WINDOW {
-            let others = end.ran.saturating_sub(from.ran).saturating_sub(slices);
-            self.busy = (others.as_secs_f64() / length.as_secs_f64()).min(1.0);
-            self.window = Some((end, Duration::ZERO));
-        }
         // A thread that others keep from running looks idler than it is: half busy counts as busy.
-        rest(took, (1.0 - self.busy - self.busy).max(LEAST_SHARE))
+        let share = (1.0 - 2.0 * self.busy).clamp(LEAST_SHARE, 1.0);
+        let (_, took) = end.since(start);
+        Duration::from_secs_f64(took * (share.recip() - 1.0))
     }
-}
-
-fn rest(took: Duration, share: f64) -> Duration {
-    took.mul_f64(share.recip() - 1.0)
 }
 
 #[cfg(test)]

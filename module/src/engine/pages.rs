@@ -130,10 +130,8 @@ impl PageMap {
         }
         let new_page = self.pages[number].is_none();
         if new_page {
-            let at = self
-                .vacant
-                .iter()
-                .rposition(|&vacant| vacant as usize == number)?;
+            let mut vacant = self.vacant.iter();
+            let at = vacant.rposition(|&vacant| vacant as usize == number)?;
             self.vacant.swap_remove(at);
             self.open_page(number as u32, kind);
         }
@@ -171,12 +169,9 @@ impl PageMap {
 
     /// All ids in use. O(ids / 64).
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        let words = self.pages.iter().flat_map(|page| {
-            page.as_ref()
-                .map_or([0; WORDS], |page| page.used)
-                .map(u64::to_le_bytes)
-        });
-        let bits: Vec<u8> = words.flatten().collect();
+        let used = |page: &Option<Page>| page.as_ref().map_or([0; WORDS], |page| page.used);
+        let words = self.pages.iter().flat_map(used);
+        let bits: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         RoaringBitmap::from_lsb0_bytes(0, &bits)
     }
 
@@ -225,13 +220,9 @@ impl PageMap {
 
     /// Bytes of the bookkeeping itself.
     pub(super) fn heap_bytes(&self) -> usize {
+        let numbers = self.open.iter().chain([&self.vacant]).map(Vec::capacity);
         self.pages.capacity() * size_of::<Option<Page>>()
-            + self.vacant.capacity() * size_of::<u32>()
-            + self
-                .open
-                .iter()
-                .map(|v| v.capacity() * size_of::<u32>())
-                .sum::<usize>()
+            + numbers.sum::<usize>() * size_of::<u32>()
     }
 }
 

@@ -18,7 +18,7 @@ use super::seeds::Seeded;
 /// A slot is reused once its entry has gone. It is therefore never believed by itself: whoever comes from an entry
 /// checks that the slot still holds that entry ([`Slots::holds`]), whoever comes from a list is named by the slot's
 /// own back reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u32);
 
 /// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each, on pages

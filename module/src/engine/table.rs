@@ -75,12 +75,8 @@ impl TagTable {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.shards.capacity() * size_of::<HashTable<Row>>()
-            + self
-                .shards
-                .iter()
-                .map(HashTable::allocation_size)
-                .sum::<usize>()
+        let rows = self.shards.iter().map(HashTable::allocation_size);
+        self.shards.capacity() * size_of::<HashTable<Row>>() + rows.sum::<usize>()
     }
 }
 

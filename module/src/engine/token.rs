@@ -1,8 +1,5 @@
-//! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again.
-//!
-//! No token is granted twice for a key (`DESIGN.md`, Leases): an issued one is recognised without being remembered, and one that
-//! a caller chose is remembered for [`REMEMBER_MS`] after its lease was ended by others, the last [`MAX_REMEMBERED`] of them. A
-//! holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
+//! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again (`DESIGN.md`,
+//! Leases). A holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
 
 use std::hash::BuildHasher;
 

@@ -14,10 +14,8 @@ static ALLOCATOR: ServerAllocator = ServerAllocator;
 /// The most that the server's allocator can be made to align to: malloc's own alignment.
 const ALIGNED: usize = 16;
 
-/// The size to ask for so that a layout's alignment is kept.
-///
-/// The jemalloc that Redis brings along has size classes of 8, 16, 24, 32, 40 … bytes, and an allocation of 24 is only
-/// 8-aligned. Sizes that are multiples of 16 are 16-aligned, though: each class lies at multiples of its size.
+/// The size to ask for so that a layout's alignment is kept: the jemalloc that Redis brings along aligns only multiples of
+/// 16 to 16, since each class lies at multiples of its size.
 const fn aligned_size(size: usize, align: usize) -> usize {
     if align > 8 {
         size.next_multiple_of(align)

@@ -13,9 +13,8 @@ use crate::error::Error;
 
 /// Where a callback was entered, for the log, and where the build that panics on demand does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Place {
-    Command = 1,
+    Command,
     /// In the middle of a reply.
     Reply,
     Unlink,
@@ -123,22 +122,15 @@ pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
 }
 
+/// The place whose next callback panics, for the test of this barrier.
 #[cfg(feature = "panic-on-demand")]
-static ARMED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
-
-/// Makes the next callback at a place panic, for the test of this barrier.
-#[cfg(feature = "panic-on-demand")]
-pub(crate) fn arm_panic(place: Place) {
-    ARMED.store(place as u8, std::sync::atomic::Ordering::Relaxed);
-}
+pub(crate) static ARMED: std::sync::RwLock<String> = std::sync::RwLock::new(String::new());
 
 #[cfg(feature = "panic-on-demand")]
 pub(crate) fn panic_point(place: Place) {
-    use std::sync::atomic::Ordering::Relaxed;
-    if ARMED
-        .compare_exchange(place as u8, 0, Relaxed, Relaxed)
-        .is_ok()
-    {
+    let is_armed = |armed: &String| armed.eq_ignore_ascii_case(&format!("{place:?}"));
+    if ARMED.read().is_ok_and(|armed| is_armed(&armed)) {
+        _ = ARMED.write().map(|mut armed| armed.clear());
         panic!("panic on demand");
     }
 }

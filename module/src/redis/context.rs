@@ -77,9 +77,8 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
-/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load, and then load from a
-/// file: Redis before 7.4 gives each database that it loads beside them the number 0, and Redis 8.0 and 8.1 end themselves
-/// where a primary is lost while the header of a module's value is read from it.
+/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading
+/// beside what is served): also Redis 8.0 and 8.1, which end themselves where a primary is lost in the middle of a value.
 pub(super) fn choose_options(ctx: &Context<'_>) {
     let is_redis = ctx.version(c"valkey_version").is_none();
     if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {
@@ -89,8 +88,8 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
 
-/// A reply of the server's own that is sent again and again, as it is: for a reply that a module gives in parts or as text,
-/// the server makes a string first, or writes each part by itself. Made once, by `load`.
+/// A reply of the server's own that is sent again and again, as it is, which costs less than one that a module gives. Made
+/// once, by `load`.
 struct Kept {
     reply: AtomicPtr<raw::RedisModuleCallReply>,
     proto: &'static [u8],
@@ -190,6 +189,9 @@ pub(crate) fn own<'a>() -> Context<'a> {
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
+/// See [`Context::sender`].
+pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
+
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -273,16 +275,6 @@ impl Context<'_> {
     /// Whether this server has a primary.
     pub(crate) fn is_replica(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
-    }
-
-    /// Whether this server has a primary, a log or a cluster, or loads.
-    pub(super) fn is_tied(&self) -> bool {
-        self.has_flags(
-            raw::REDISMODULE_CTX_FLAGS_SLAVE
-                | raw::REDISMODULE_CTX_FLAGS_AOF
-                | raw::REDISMODULE_CTX_FLAGS_CLUSTER
-                | raw::REDISMODULE_CTX_FLAGS_LOADING,
-        )
     }
 
     /// Whether this comes from another primary whose slot migrates to this one.
@@ -645,9 +637,9 @@ impl Context<'_> {
         panic_point(Place::Reply);
     }
 
-    /// Replies from inside [`state::with`](super::state::with).
+    /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.
     pub(crate) const fn sender(&self) -> Sender<'_> {
-        Sender(CallsNothingBack::new(self))
+        CallsNothingBack::new(self)
     }
 
     /// A map of this many pairs; a flat array in RESP2.
@@ -655,32 +647,6 @@ impl Context<'_> {
         self.replied(2 * pairs);
         raw::reply_with_map(self.raw, pairs as i64);
         panic_point(Place::Reply);
-    }
-}
-
-/// Sends a reply: no call that does so calls the module back.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sender<'c>(CallsNothingBack<&'c Context<'c>>);
-
-impl Sender<'_> {
-    pub(crate) fn array(self, len: usize) {
-        self.0.get().reply_array(len);
-    }
-
-    pub(crate) fn bytes(self, bytes: &[u8]) {
-        self.0.get().reply_bytes(bytes);
-    }
-
-    pub(crate) fn hit(self) {
-        self.0.get().reply_hit();
-    }
-
-    pub(crate) fn integer(self, number: i64) {
-        self.0.get().reply_integer(number);
-    }
-
-    pub(crate) fn null(self) {
-        self.0.get().reply_null();
     }
 }
 

@@ -1,10 +1,9 @@
 //! Puts a client back into its database after a COPY, on servers that do not.
 //!
-//! Valkey 8.1, 9.0 and 9.1 until 9.1.2 (valkey-io/valkey#4024) run the handler of a keyspace event on the connection whose
-//! command it is, with the event's database selected, and leave it selected. So a client that copies a key to another database
-//! would stay there, and the command be propagated as one of that database. The handler cannot ask where the client was. A
-//! filter looks before: at each COPY, and at what decides in which database a COPY of a transaction or script will run.
-//! No filter sees what an append-only file contains, so there the database stands before each COPY (CACHE.REPLAY SELECTED).
+//! Which servers, and why, is in `DESIGN.md` (What the server's API does): Valkey 8.1, 9.0 and 9.1 until 9.1.2
+//! (valkey-io/valkey#4024). A filter looks before: at each COPY, and at what decides in which database a COPY of a
+//! transaction or script will run. No filter sees what an append-only file contains, so there the database stands before each
+//! COPY (CACHE.REPLAY SELECTED).
 
 use std::collections::{HashMap, VecDeque};
 

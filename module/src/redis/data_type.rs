@@ -19,7 +19,7 @@ use super::{
     Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, propagation, sizes,
     store, waiting,
 };
-use crate::engine::{CLOCKS_DIFFER_MS, Facts, Softness};
+use crate::engine::CLOCKS_DIFFER_MS;
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
@@ -71,18 +71,16 @@ pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
 ///
 /// # Safety
 /// `value` must be a value of our type that stays alive for `'a`.
-unsafe fn entry<'a>(value: *const c_void) -> Option<Entry<'a>> {
-    // SAFETY: by the caller's promise.
-    Handle::from_raw(value.cast_mut()).map(|handle| unsafe { Entry::from_handle(handle) })
+unsafe fn entry<'a>(value: *const c_void) -> Entry<'a> {
+    // SAFETY: by the caller's promise. No value is null.
+    unsafe { Entry::from_handle(Handle::from_raw(value.cast_mut()).unwrap_unchecked()) }
 }
 
 // ---- leaving the keyspace ----
 
 unsafe extern "C" fn free_entry(value: *mut c_void) {
     // SAFETY: the server passes a value that is alive until it is freed here.
-    let Some(entry) = (unsafe { entry(value) }) else {
-        return;
-    };
+    let entry = unsafe { entry(value) };
     // The state is the main thread's. On others, the server frees what was unlinked, and what was flushed.
     if entry.slot().is_some() && state::is_main_thread() {
         let done = guard(Place::Unlink, false, || store::freed(entry));
@@ -97,7 +95,6 @@ unsafe extern "C" fn free_entry(value: *mut c_void) {
 unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
     // SAFETY: the server passes a live value, which it frees only afterwards, and a live context.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
-    let Some(entry) = entry else { return };
     let done = guard(Place::Unlink, false, || {
         store::unlinked(entry, u32::try_from(db).ok());
         // Something may take its place, without the server's saying so.
@@ -134,7 +131,6 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
-    let Some(entry) = entry else { return };
     let io = Stream::new(io);
     let write = |record: Record<'_>| raw::save_slice(io.get(), &record.encode());
     save(
@@ -145,10 +141,9 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
 
 /// What is saved of a gone entry.
 fn gone<'r>() -> Record<'r> {
-    Record {
-        is_gone: true,
-        ..Record::default()
-    }
+    let mut record = Record::default();
+    record.facts.is_gone = true;
+    record
 }
 
 /// Runs `body` with an entry as it is saved.
@@ -160,29 +155,22 @@ fn with_record<R>(
     let now = now_ms();
     state::with(|state| {
         let latest_ms = state.stamps_at(now, monotonic_ms).now_ms(now);
-        let (origin, found) = (state.origin(), state.database_of(entry, db));
+        let (mut origin, found) = (state.origin(), state.database_of(entry, db));
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
-            let facts = database.index.facts(slot);
-            let (mut created_ms, mut origin) = (entry.created_ms(), origin);
+            let (facts, mut parts) = (database.index.facts(slot), entry.parts());
             if facts.is_foreign {
-                created_ms = database.history.saved_stamp_ms(created_ms);
+                parts.created_ms = database.history.saved_stamp_ms(parts.created_ms);
                 origin = 0;
             }
+            // Never later than now: it may have come from a node whose clock is ahead, or from somebody who made up a
+            // payload, and who loads what is saved goes on after it.
+            parts.created_ms = parts.created_ms.min(latest_ms);
             (!facts.is_gone).then(|| Record {
-                is_gone: false,
-                has_ttl: entry.has_ttl(),
+                parts,
+                facts,
                 origin,
-                // Never later than now: it may have come from a node whose clock is ahead, or from somebody who made up a
-                // payload, and who loads what is saved goes on after it.
-                created_ms: created_ms.min(latest_ms),
-                hits: facts.hits,
-                grace_ms: entry.grace_ms(),
-                soft_since_ms: facts
-                    .softness
-                    .map(|soft| soft.since_ms_for(entry.grace_ms())),
                 tags: database.index.tags(slot).collect(),
-                value: entry.value(),
             })
         });
         body(record.unwrap_or_else(gone))
@@ -229,25 +217,12 @@ fn refuse<T>(encoding: c_int) -> Option<T> {
 /// where its key is opened.
 fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     let record = Record::decode(packed)?;
-    let parts = Parts {
-        value: record.value,
-        created_ms: record.created_ms,
-        has_ttl: record.has_ttl,
-        grace_ms: record.grace_ms,
-    };
-    let new = NewEntry::new(name, &parts);
-    let facts = Facts {
-        is_gone: record.is_gone,
-        hits: record.hits,
-        softness: record.soft_since_ms.map(Softness::since),
-        is_foreign: record.origin == 0,
-        is_doubted: false,
-    };
-    let (handle, tags) = (new.handle(), record.tags.iter());
-    let place = db.map(|db| (db, name));
+    let new = NewEntry::new(name, &record.parts);
+    let (handle, place) = (new.handle(), db.map(|db| (db, name)));
     state::with(|state| {
-        state.transit.arriving.set(handle, facts, tags, place);
-        state.transit.arriving.origin = record.origin;
+        let arriving = &mut state.transit.arriving;
+        arriving.set(handle, record.facts, record.tags.iter(), place);
+        arriving.origin = record.origin;
     });
     Some(new)
 }
@@ -308,9 +283,14 @@ unsafe extern "C" fn aof_rewrite(
                 api!(RedisModule_GetDbIdFromIO(io)),
             )
         };
-        let Some(entry) = entry else { return };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
-            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(record.value)];
+            let Parts {
+                value,
+                created_ms,
+                grace_ms,
+                ..
+            } = record.parts;
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(value)];
             let option = |word: &[u8], number: u64| {
                 [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
             };
@@ -318,22 +298,15 @@ unsafe extern "C" fn aof_rewrite(
                 words.extend(option(b"TAGS", record.tags.len() as u64));
                 words.extend(record.tags.iter().map(|tag| OwnedStr::new(tag)));
             }
-            if record.grace_ms > 0 {
-                words.extend(option(b"GRACE", record.grace_ms));
-            }
-            if let Some(ms) = record.soft_since_ms {
-                words.extend(option(b"SOFT", ms));
+            for (word, ms) in [(&b"GRACE"[..], grace_ms), (b"SOFT", record.soft_since_ms())] {
+                words.extend((ms > 0).then(|| option(word, ms)).into_iter().flatten());
             }
             // A command does not say whose clock that is: what is to be allowed for another one is taken off.
-            let allowed_ms = if record.origin == 0 {
-                CLOCKS_DIFFER_MS
-            } else {
-                0
-            };
-            let created_ms = record.created_ms.saturating_sub(allowed_ms);
-            words.extend(option(b"CREATED", created_ms));
-            words.extend(option(b"HITS", record.hits.into()));
-            (!record.is_gone).then_some(words) // A gone entry is not written at all.
+            let is_own = record.origin != 0;
+            let allowed_ms = if is_own { 0 } else { CLOCKS_DIFFER_MS };
+            words.extend(option(b"CREATED", created_ms.saturating_sub(allowed_ms)));
+            words.extend(option(b"HITS", record.facts.hits.into()));
+            (!record.facts.is_gone).then_some(words) // A gone entry is not written at all.
         });
         let Some(words) = words else { return };
         // In front of the first entry. Without any there is nothing that it would protect.
@@ -371,7 +344,6 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
     guard(Place::Digest, (), || {
         // SAFETY: the server passes a live value and a live digest.
         let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromDigest(md))) };
-        let Some(entry) = entry else { return };
         let md = CallsNothingBack::new(md);
         let add = |bytes: &[u8]| {
             // SAFETY: the digest is alive; the bytes are only read.
@@ -385,14 +357,14 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
         };
         with_record(entry, u32::try_from(db).ok(), |mut record| {
             add(entry.value());
-            if !record.is_gone {
+            if !record.facts.is_gone {
                 // The order of tags says nothing, and neither do hits and age, which are each node's own.
                 record.tags.sort_unstable();
                 for tag in record.tags {
                     add(tag);
                 }
-                add(&record.grace_ms.to_le_bytes());
-                add(&[u8::from(record.soft_since_ms.is_some())]);
+                add(&record.parts.grace_ms.to_le_bytes());
+                add(&[u8::from(record.facts.softness.is_some())]);
             }
             // SAFETY: the digest is alive.
             unsafe { api!(RedisModule_DigestEndSequence(md.get())) };
@@ -419,8 +391,7 @@ unsafe extern "C" fn mem_usage(
     MEASURED.store(value.cast_mut(), Ordering::Relaxed);
     guard(Place::Other, 0, || {
         // SAFETY: the server passes a live value.
-        let entry = unsafe { entry(value) };
-        entry.map_or(0, |entry| sizes::usage(entry) as usize)
+        sizes::usage(unsafe { entry(value) }) as usize
     })
 }
 
@@ -431,9 +402,6 @@ unsafe extern "C" fn copy(
     guard(Place::Other, std::ptr::null_mut(), || {
         // SAFETY: the server passes a live value and a live context.
         let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
-        let Some(entry) = entry else {
-            return std::ptr::null_mut();
-        };
         // SAFETY: the context is alive, and so is the name, if there is one.
         let name = unsafe {
             let name = api!(RedisModule_GetToKeyNameFromOptCtx(ctx));
@@ -470,8 +438,7 @@ unsafe extern "C" fn free_effort(
     const BYTES_EACH: usize = 64 * 1024;
     guard(Place::Other, 1, || {
         // SAFETY: the server passes a live value.
-        let entry = unsafe { entry(value) };
-        entry.map_or(1, |entry| 1 + entry.value().len() / BYTES_EACH)
+        1 + unsafe { entry(value) }.value().len() / BYTES_EACH
     })
 }
 
@@ -484,7 +451,6 @@ unsafe extern "C" fn defrag(
     guard(Place::Other, (), || {
         // SAFETY: the server passes a live context, and the place where it keeps a live value.
         let (old, db) = unsafe { (entry(*value), api!(RedisModule_GetDbIdFromDefragCtx(ctx))) };
-        let Some(old) = old else { return };
         if let Some(apart) = old.value_apart() {
             // SAFETY: the value is an allocation of its own, and nobody refers into it here. If it is moved, the old one
             // is freed.

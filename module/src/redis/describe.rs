@@ -44,7 +44,7 @@ fn set_info(
             spec.fk.range.keystep = step;
             spec.fk.range.limit = 0;
         }
-        Keys::Numbered(step) => {
+        Keys::NumberedPairs => {
             // Where it would find too few, the server asks the command. Only there: while HOTKEYS counts, Redis 8.6 stops on
             // an assertion when it asks.
             if !ctx.finds_numbered_pairs() {
@@ -54,7 +54,7 @@ fn set_info(
             spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
             spec.fk.keynum.keynumidx = 0;
             spec.fk.keynum.firstkey = 1;
-            spec.fk.keynum.keystep = step;
+            spec.fk.keynum.keystep = 2;
         }
     }
     let mut pointed = Pointed::default();

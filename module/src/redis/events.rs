@@ -7,10 +7,12 @@ use redis_module::raw;
 use super::context::random;
 use super::state::{self, State};
 use super::store::{self, Way, adopt};
+use super::transit::Passage;
 use super::{
     Context, Kind, Mode, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
     monotonic_ms, now_ms, own, propagation, reclaim, waiting,
 };
+use crate::config::DROP;
 use crate::engine::{Counters, History, Invalidation, Stamps};
 
 const TRIM: u64 = raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION_TRIM;
@@ -60,7 +62,7 @@ fn subscribe_to(ctx: &Context<'_>, id: u64) -> bool {
     raw::subscribe_to_server_event(ctx.as_raw(), event, Some(on_event)) == raw::Status::Ok
 }
 
-fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
+pub(super) fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
     let callback = Some(keyspace as _);
     // SAFETY: the context is alive.
     let subscribed = unsafe {
@@ -71,11 +73,6 @@ fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
         ))
     };
     subscribed == raw::REDISMODULE_OK as c_int
-}
-
-/// Subscribes to the creation of keys, of whatever type. Only the module's own waiters need it ([`waiting`]).
-pub(super) fn subscribe_to_new_keys(ctx: &Context<'_>) {
-    subscribe_to_keys(ctx, raw::REDISMODULE_NOTIFY_NEW); // The server refuses nothing here.
 }
 
 unsafe extern "C" fn on_event(
@@ -369,8 +366,11 @@ fn loading(ctx: &Context<'_>, what: u64) {
         let is_cluster_replica = in_cluster.is_some_and(|(_, primary)| primary.is_some());
         let is_own = is_rdb && !is_replica && !is_cluster_replica;
         state::with(|state| {
-            state.transit.forget_arriving();
-            state.drops_loaded = is_own && !state.has_loaded && state.config.drops_after_restart();
+            // What arrived before has nothing to do with it.
+            state.transit.arriving = Passage::default();
+            // What is loaded at a start may lack the last invalidations.
+            let is_restart = is_own && !state.has_loaded;
+            state.drops_loaded = is_restart && state.config.after_restart == DROP;
             // DEBUG RELOAD may load an older file, also beside what is there: the later of both clocks and memories hold.
             state.judges_loaded = is_own && state.databases().any(|(_, db)| db.index.len() > 0);
             if state.is_staging() || is_own {
@@ -387,7 +387,10 @@ fn loading(ctx: &Context<'_>, what: u64) {
     } else {
         let now = now_ms();
         state::with(|state| {
-            state.follow_loaded();
+            // Stamps go on after all invalidations that were loaded, as they do after entries.
+            let latest_ms = state.databases().map(|(_, db)| db.history.latest_ms());
+            let latest_ms = latest_ms.max().unwrap_or(0);
+            state.stamps.follow(latest_ms);
             let is_first = !std::mem::replace(&mut state.has_loaded, true);
             if !is_replica {
                 if is_first {

@@ -84,9 +84,8 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
     };
 }
 
-/// A native command met a gone entry, which the filter could not see: the command was queued by MULTI, run by a script,
-/// or waited. A replica, or this server when it loads its append-only file, may have no such key by then, and the
-/// command would do something else there. So it is preceded by the order to hold a gone entry under this key.
+/// A native command met a gone entry, which the filter could not see: it is preceded by the order to hold a gone entry under
+/// this key.
 ///
 /// What overwrites the key is announced at once, with the TTL that the command may keep. What removes it may be the
 /// server itself, because the key has expired, and then nothing must be announced, or even a command that fails would

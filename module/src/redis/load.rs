@@ -42,8 +42,8 @@ pub(crate) enum Keys {
     None,
     /// First, last (negative: from the end) and step.
     Range(c_int, c_int, c_int),
-    /// The first argument says how many follow, each with further arguments up to this step.
-    Numbered(c_int),
+    /// The first argument is the number of keys, each of which is followed by its value.
+    NumberedPairs,
 }
 
 /// A row of the table of commands.
@@ -168,11 +168,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
-        let (first, last, step) = match command.keys {
-            Keys::Range(first, last, step) => (first, last, step),
-            // [`describe`] says where they are.
-            Keys::None | Keys::Numbered(_) => (0, 0, 0),
-        };
+        // Where its keys are, [`describe`] says.
         // SAFETY: the context is that of loading; the server copies name and flags.
         let created = unsafe {
             api!(RedisModule_CreateCommand(
@@ -180,9 +176,9 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
                 command.name.as_ptr(),
                 command.entry,
                 command.flags.as_ptr(),
-                first,
-                last,
-                step
+                0,
+                0,
+                0
             ))
         };
         if created != raw::REDISMODULE_OK as c_int {

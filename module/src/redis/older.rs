@@ -8,6 +8,8 @@
 
 use redis_module::{RedisBuffer, raw};
 
+use crate::engine::{Facts, Softness};
+use crate::entry::Parts;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
 
@@ -30,26 +32,24 @@ impl Reader {
 
     /// An entry of encoding 1 or 2.
     pub(super) fn entry(&self, encoding: i32) -> Option<Vec<u8>> {
-        let is_gone = self.number(1)? == 1;
-        let created_ms = self.number(MAX_TIME_MS)?;
-        let hits = self.number(u32::MAX.into())? as u32;
-        let (grace_ms, soft_since_ms) = if encoding == 1 {
-            (0, 0)
-        } else {
-            (self.number(MAX_TIME_MS)?, self.number(MAX_TIME_MS)?)
-        };
+        let (mut parts, mut facts) = (Parts::default(), Facts::default());
+        facts.is_gone = self.number(1)? == 1;
+        parts.created_ms = self.number(MAX_TIME_MS)?;
+        facts.hits = self.number(u32::MAX.into())? as u32;
+        if encoding > 1 {
+            parts.grace_ms = self.number(MAX_TIME_MS)?;
+            let since_ms = self.number(MAX_TIME_MS)?;
+            facts.softness = (since_ms > 0).then(|| Softness::since(since_ms));
+        }
         let count = self.number(MAX_TAGS)?;
         let tags: Option<Vec<RedisBuffer>> = (0..count).map(|_| self.tag()).collect();
         let (tags, value) = (tags?, raw::load_string_buffer(self.0).ok()?);
+        parts.value = value.as_ref();
         let record = Record {
-            is_gone,
-            created_ms,
-            hits,
-            grace_ms,
-            soft_since_ms: Some(soft_since_ms).filter(|&ms| ms > 0),
+            parts,
+            facts,
+            origin: 0,
             tags: tags.iter().map(RedisBuffer::as_ref).collect(),
-            value: value.as_ref(),
-            ..Record::default()
         };
         Some(record.encode())
     }

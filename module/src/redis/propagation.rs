@@ -29,39 +29,25 @@ pub(crate) fn is_alone() -> bool {
 /// The first and the last of some slots in a row.
 type Slots = (u16, u16);
 
-/// Atomic migrations that are under way, each with its slots, and whether there are any.
-struct Migrations {
-    slots: Mutex<Vec<Vec<Slots>>>,
-    any: AtomicBool,
-}
+/// Atomic migrations that are under way, each with its slots.
+struct Migrations(Mutex<Vec<Vec<Slots>>>);
 
 /// To here, on a replica to its primary.
-static COMING: Migrations = Migrations::new();
+static COMING: Migrations = Migrations(Mutex::new(Vec::new()));
 /// Away from here.
-static LEAVING: Migrations = Migrations::new();
+static LEAVING: Migrations = Migrations(Mutex::new(Vec::new()));
+/// Whether there ever were any: most nodes see none, and look for them often.
+static ANY: AtomicBool = AtomicBool::new(false);
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
 impl Migrations {
-    const fn new() -> Self {
-        Self {
-            slots: Mutex::new(Vec::new()),
-            any: AtomicBool::new(false),
-        }
+    fn all(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<Vec<Slots>>)) {
-        let mut slots = self.slots();
-        change(&mut slots);
-        self.any.store(!slots.is_empty(), Ordering::Relaxed);
+        ANY.load(Ordering::Relaxed) && !self.all().is_empty()
     }
 }
 
@@ -81,20 +67,13 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
+    ANY.store(true, Ordering::Relaxed);
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
-    let side = if is_import { &COMING } else { &LEAVING };
-    side.change(|all| {
-        if by_valkey {
-            all.retain(|others| *others != slots);
-        } else {
-            // There is one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
-            all.clear();
-        }
-        if begins {
-            all.push(slots);
-        }
-    });
+    let mut all = if is_import { &COMING } else { &LEAVING }.all();
+    // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
+    all.retain(|others| by_valkey && *others != slots);
+    all.extend(begins.then_some(slots));
 }
 
 /// The slots that an event of a migration is about.
@@ -132,8 +111,8 @@ unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
 
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    COMING.change(Vec::clear);
-    LEAVING.change(Vec::clear);
+    COMING.all().clear();
+    LEAVING.all().clear();
 }
 
 /// Whether a slot migrates atomically to here.
@@ -148,7 +127,7 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        COMING.slots().iter().flatten().any(is_of)
+        COMING.all().iter().flatten().any(is_of)
     }
 }
 
@@ -175,11 +154,8 @@ pub(crate) fn forward(
     let Some((own, _)) = is_exporting().then(|| ctx.cluster_names()).flatten() else {
         return false;
     };
-    let slots: Vec<Slots> = {
-        let leaving = LEAVING.slots();
-        let firsts = leaving.iter().filter_map(|all| all.first());
-        firsts.copied().collect()
-    };
+    let firsts = |all: &Vec<Slots>| all.first().copied();
+    let slots: Vec<Slots> = LEAVING.all().iter().filter_map(firsts).collect();
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {
@@ -223,8 +199,12 @@ pub(super) fn expect_others() {
 
 /// Asks the server.
 pub(super) fn look_again(ctx: &Context<'_>) {
-    let is_alone = !(ctx.is_tied() || has_replicas(ctx));
-    ALONE.store(is_alone, Ordering::Relaxed);
+    const TIES: u32 = raw::REDISMODULE_CTX_FLAGS_SLAVE
+        | raw::REDISMODULE_CTX_FLAGS_AOF
+        | raw::REDISMODULE_CTX_FLAGS_CLUSTER
+        | raw::REDISMODULE_CTX_FLAGS_LOADING;
+    let is_tied = Context::server_flags() & TIES != 0;
+    ALONE.store(!(is_tied || has_replicas(ctx)), Ordering::Relaxed);
 }
 
 /// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.

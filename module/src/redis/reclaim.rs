@@ -188,7 +188,8 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
 /// Whether others are to be told of each entry that is taken out: replicas, which may not know that it is gone
 /// ([`State::has_news`], or the index of this node has lost it), or the new node of a slot.
 fn is_news() -> bool {
-    propagation::is_exporting() || state::with(|state| state.has_news() || state.has_orphans())
+    let has_lost = |state: &State| state.databases().any(|(_, db)| db.index.has_orphans);
+    propagation::is_exporting() || state::with(|state| state.has_news() || has_lost(state))
 }
 
 /// Whether each entry that is taken out is announced by UNLINK.
@@ -279,10 +280,8 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     }
 }
 
-/// What is to be done with an entry that is stale by a soft invalidation. That it is, is told once to WATCH and CLIENT
-/// TRACKING. When its grace is over, a primary gives it a time to live that is over as well: so the server removes it
-/// as it removes what expires, and tells the replicas. Before that the time to live is left alone, since what native
-/// commands make of it must be the same on all nodes.
+/// What is to be done with an entry that is stale by a soft invalidation (`DESIGN.md`, Invalidation): that it is, is told once
+/// to WATCH and CLIENT TRACKING, and when its grace is over, a primary gives it a time to live that is over as well.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let Softened { slot, is_new, .. } = softened;
     let over_ms = state::index(db, |index| {

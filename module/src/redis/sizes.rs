@@ -14,8 +14,9 @@ enum Layout {
     Rows,
     /// An object, and a row that holds the name; another row for the time to live: Valkey 8.0.
     RowWithName,
-    /// An object that holds name and time to live, and no rows: Redis from 8.2 on, Valkey from 8.1 on.
-    ObjectWithName,
+    /// An object that holds name and time to live, and no rows, but a place in a hash table, which costs so much: Redis from
+    /// 8.2 on, Valkey from 8.1 on.
+    ObjectWithName { place: u64 },
 }
 
 /// Hash tables of rows have between one and two buckets, a pointer each, for a row.
@@ -42,8 +43,6 @@ const STEP: usize = 8;
 struct Sizes {
     probed: [u16; PROBED / STEP + 1],
     layout: Layout,
-    /// What a place in a hash table without rows costs.
-    place: u64,
     /// What a key costs beside its name and its entry, without a TTL and with one.
     unnamed: [u64; 2],
     /// Whether MEMORY USAGE counts the name, and not only what the module says.
@@ -67,22 +66,17 @@ pub(crate) fn probe(ctx: &Context<'_>) {
         ctx.version(c"redis_version"),
         ctx.version(c"valkey_version"),
     );
+    let with_name = |place| Layout::ObjectWithName { place };
     let layout = match (redis, valkey) {
-        (_, Some(version)) if version >= (8, 1) => Layout::ObjectWithName,
+        (_, Some(version)) if version >= (8, 1) => with_name(PLACE_IN_VALKEY),
         (_, Some(version)) if version >= (8, 0) => Layout::RowWithName,
-        (Some(version), None) if version >= (8, 2) => Layout::ObjectWithName,
+        (Some(version), None) if version >= (8, 2) => with_name(PLACE_IN_REDIS),
         _ => Layout::Rows,
-    };
-    let place = if valkey.is_some() {
-        PLACE_IN_VALKEY
-    } else {
-        PLACE_IN_REDIS
     };
     let usage_counts_name = valkey.is_none_or(|version| !((8, 1)..(9, 0)).contains(&version));
     let mut sizes = Sizes {
         probed,
         layout,
-        place,
         unnamed: [0; 2],
         usage_counts_name,
     };
@@ -123,7 +117,7 @@ impl Sizes {
         match self.layout {
             Layout::Rows => class(self, string_size(key_len)) + ROW,
             Layout::RowWithName => class(self, ROW_WITH_NAME + key_len),
-            Layout::ObjectWithName => {
+            Layout::ObjectWithName { .. } => {
                 let ttl = if has_ttl { TTL_IN_OBJECT } else { 0 };
                 class(self, OBJECT + BEFORE_NAME + string_size(key_len) + ttl)
             }
@@ -137,7 +131,7 @@ impl Sizes {
         let bytes = match self.layout {
             Layout::Rows => object + row - 24 + times * row,
             Layout::RowWithName => object + BUCKET + times * row,
-            Layout::ObjectWithName => self.place + times * self.place,
+            Layout::ObjectWithName { place } => place + times * place,
         };
         (value + bytes).next_multiple_of(UNIT)
     }

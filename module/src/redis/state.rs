@@ -298,13 +298,6 @@ impl State {
         }
     }
 
-    /// Something was loaded: stamps go on after all of its invalidations, as they do after its entries.
-    pub(crate) fn follow_loaded(&mut self) {
-        let latest = self.databases().map(|(_, db)| db.history.latest_ms());
-        let latest_ms = latest.max();
-        self.stamps.follow(latest_ms.unwrap_or(0));
-    }
-
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
     /// reading of its clock, both LEB128, and its [`History`](crate::engine::History).
     pub(crate) fn histories(&self) -> Vec<u8> {
@@ -391,18 +384,12 @@ impl State {
         self.has_dropped || !(self.refused.is_empty() || propagation::is_importing())
     }
 
-    /// Whether some keyspace may hold entries that its index does not know.
-    pub(crate) fn has_orphans(&self) -> bool {
-        self.databases().any(|(_, db)| db.index.has_orphans)
-    }
-
     /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose
     /// grace is over since a soft invalidation are removed, which was for others to do.
     pub(crate) fn begin_to_decide(&mut self) {
         let mut refused = std::mem::take(&mut self.refused);
         for (db, Database { index, .. }) in self.databases_mut() {
-            index.look_again_at_stale();
-            let dropped = index.drop_doubted().into_iter();
+            let dropped = index.begin_to_decide().into_iter();
             refused.extend(dropped.map(|slot| (db, entry_key(index, slot).into())));
         }
         self.refused = refused;
@@ -478,7 +465,7 @@ pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R +
 /// calls the module back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-pub(super) struct CallsNothingBack<T>(T);
+pub(crate) struct CallsNothingBack<T>(T);
 
 // SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
 unsafe impl<T> Send for CallsNothingBack<T> {}
@@ -490,7 +477,7 @@ impl<T: Copy> CallsNothingBack<T> {
         Self(pointer)
     }
 
-    pub(super) const fn get(&self) -> T {
+    pub(crate) const fn get(&self) -> T {
         self.0
     }
 }

@@ -233,7 +233,7 @@ fn place(
     let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
     let slot = match visible {
         Some(slot) => index.replace(slot, incoming),
-        None => index.insert(incoming),
+        None => index.insert_near(None, incoming),
     };
     entry.set_indexed(slot.0);
     new
@@ -313,15 +313,9 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
     };
     let has_ttl = deadline_ms.is_some();
     let rebuilt = (entry.grace_ms() != grace_ms).then(|| {
-        let parts = entry.parts();
-        NewEntry::new(
-            entry.key(),
-            &Parts {
-                has_ttl,
-                grace_ms,
-                ..parts
-            },
-        )
+        let mut parts = entry.parts();
+        (parts.has_ttl, parts.grace_ms) = (has_ttl, grace_ms);
+        NewEntry::new(entry.key(), &parts)
     });
     let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
     change(db, || {
@@ -611,10 +605,8 @@ pub(crate) enum Lateness {
     TooLate,
 }
 
-/// A primary allows for clocks that differ, and removes the entry from its replicas and its log by UNLINK when it reclaims
-/// it ([`super::reclaim`]): while a slot migrates, the server sends replicas nothing else that a module propagates. Until
-/// then a replica or a log that is loaded judges for itself by the same stamps, without that allowance, and remembers which
-/// entries the UNLINK may concern in case that it becomes a primary before that comes.
+/// A primary allows for clocks that differ; others judge by the same stamps, without that allowance, and remember what it may
+/// have refused. Why so is in `DESIGN.md` (Entries that arrive).
 fn lateness(
     ctx: &Context<'_>,
     db: u32,

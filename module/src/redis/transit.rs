@@ -1,6 +1,5 @@
-//! What the index knew of an entry while the entry is not indexed: between an RDB load or COPY and the event that
-//! announces the key, and between the old and the new name in RENAME and MOVE. RESTORE and COPY remove an old value in
-//! between, hence two places; the server does nothing else meanwhile.
+//! What the index knew of an entry while the entry is not indexed (`DESIGN.md`, Entries and the keyspace). RESTORE and COPY
+//! remove an old value in between, hence two places.
 
 use crate::engine::{Facts, Slot};
 use crate::entry::{Entry, Handle};
@@ -9,10 +8,9 @@ use crate::entry::{Entry, Handle};
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
     pub(super) arriving: Passage,
-    leaving: Passage,
-    /// The two places that were vacated last, the last one first: RENAME vacates that of the new name, then that of
-    /// the old.
-    places: [Vacated; 2],
+    /// The last one first. Of the one before, only its place matters: RENAME vacates that of the new name, then that of the
+    /// old.
+    leaving: [Passage; 2],
 }
 
 /// An entry on its way. This is written for every expiry and eviction, hence the buffers that are used again.
@@ -25,17 +23,10 @@ pub(crate) struct Passage {
     /// Its tags one behind the other, and where each ends.
     tags: Vec<u8>,
     ends: Vec<usize>,
-    /// Where an entry that was loaded is about to be: database and key.
+    /// Where an entry that was loaded is about to be, or one that left was: database and key, and the slot that it had.
     place: Option<u32>,
     key: Vec<u8>,
-}
-
-/// The slot that an entry of this name had.
-#[derive(Debug, Default)]
-struct Vacated {
-    db: u32,
-    slot: u32,
-    key: Vec<u8>,
+    slot: Slot,
 }
 
 /// Puts bytes into a buffer that is used again and again, and does not keep a large one for small contents.
@@ -49,7 +40,7 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Passage {
-    /// Remembers an entry that is on its way, of one that is loaded also to which place, if that may be relied on.
+    /// Remembers an entry that is on its way, of one that is loaded only to which place, if that may be relied on.
     pub(crate) fn set<T: AsRef<[u8]>>(
         &mut self,
         entry: Handle,
@@ -94,11 +85,6 @@ impl Transit {
         is_it.then(|| passage.entry.take()).flatten()
     }
 
-    /// A file is about to be loaded: what arrived before has nothing to do with it.
-    pub(crate) fn forget_arriving(&mut self) {
-        self.arriving.entry = None;
-    }
-
     pub(crate) fn leaves<'t>(
         &mut self,
         entry: Entry<'_>,
@@ -107,19 +93,18 @@ impl Transit {
         facts: Facts,
         tags: impl Iterator<Item = &'t [u8]>,
     ) {
-        self.leaving.set(entry.handle(), facts, tags, None);
+        self.leaving.swap(0, 1);
+        let place = Some((db, entry.key()));
+        self.leaving[0].set(entry.handle(), facts, tags, place);
+        self.leaving[0].slot = slot;
         // One that was loaded and dropped at once (RESTORE of an expired key) may have had this address.
         if self.arriving.entry == Some(entry.handle()) {
             self.arriving.entry = None;
         }
-        self.places.swap(0, 1);
-        self.places[0].db = db;
-        self.places[0].slot = slot.0;
-        refill(&mut self.places[0].key, entry.key());
     }
 
     pub(crate) fn moved(&mut self, old: Handle, new: Handle) {
-        for passage in [&mut self.arriving, &mut self.leaving] {
+        for passage in [&mut self.arriving, &mut self.leaving[0]] {
             if passage.entry == Some(old) {
                 passage.entry = Some(new);
             }
@@ -129,29 +114,34 @@ impl Transit {
     /// Forgets the entry that left, though not its place: it was removed by the module itself, or counted, so that no
     /// later event is taken for one of it.
     pub(crate) fn clear(&mut self) {
-        self.leaving.entry = None;
+        self.leaving[0].entry = None;
     }
 
     /// What is known of this entry, if it is on its way; afterwards it is not any more.
     pub(crate) fn end(&mut self, entry: Handle) -> Option<Passage> {
-        let mut both = [&mut self.arriving, &mut self.leaving].into_iter();
+        let mut both = [&mut self.arriving, &mut self.leaving[0]].into_iter();
         let passage = both.find(|passage| passage.entry == Some(entry))?;
         passage.entry = None;
-        Some(std::mem::take(passage))
+        let mut ended = std::mem::take(passage);
+        // The place is known for longer.
+        (passage.place, passage.slot) = (ended.place.take(), ended.slot);
+        std::mem::swap(&mut passage.key, &mut ended.key);
+        Some(ended)
     }
 
     /// The database that the entry left, if this was its name, and whether it was gone then.
     pub(crate) fn left(&self, key: &[u8]) -> Option<(u32, bool)> {
-        let last = &self.places[0];
-        let is_it = self.leaving.entry.is_some() && last.key == key;
-        is_it.then_some((last.db, self.leaving.facts.is_gone))
+        let last = &self.leaving[0];
+        let is_it = last.entry.is_some() && last.key == key;
+        last.place
+            .filter(|_| is_it)
+            .map(|db| (db, last.facts.is_gone))
     }
 
     /// The slot that an entry of this name had just before.
     pub(crate) fn vacated(&self, db: u32, key: &[u8]) -> Option<Slot> {
-        let mut places = self.places.iter();
-        places
-            .find(|place| place.db == db && place.key == key)
-            .map(|place| Slot(place.slot))
+        let mut left = self.leaving.iter();
+        left.find(|left| left.place == Some(db) && left.key == key)
+            .map(|left| left.slot)
     }
 }

@@ -20,9 +20,10 @@ use std::ffi::{c_int, c_void};
 
 use redis_module::raw;
 
-use super::state::{self, CallsNothingBack};
+use super::state::{self, CallsNothingBack, State};
 use super::{Context, Place, Str, Undo, guard, monotonic_ms, panic_point};
-use crate::engine::{Caller, Key, Seeded, Token, Waiter};
+use crate::engine::{Caller, Database, Key, Seeded, Token, Waiter};
+use crate::entry::Handle;
 use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
 pub(crate) use keys::{may_appear, refused, removed, serve_trackers, written};
 
@@ -80,7 +81,8 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     // panic comes before the server blocks it.
     let undo = Undo(|| _ = forget(waiter));
     if !state::with(|state| std::mem::replace(&mut state.waiters.listens, true)) {
-        super::events::subscribe_to_new_keys(ctx);
+        // Of whatever type. The server refuses nothing here.
+        super::events::subscribe_to_keys(ctx, raw::REDISMODULE_NOTIFY_NEW);
     }
     watch(ctx);
     panic_point(Place::Wait);
@@ -88,25 +90,17 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     // SAFETY: the context is that of a command that may block; the server retains the key. The private data is a
     // number. The handle lives until the wait has ended, and `Waiters` forgets it before that.
     let client = unsafe {
-        let (raw, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
+        let (ctx, keys, ms) = (ctx.as_raw(), keys.as_mut_ptr(), wait_ms as i64);
         let data = waiter as usize as *mut c_void;
         let (ready, timeout) = (Some(on_ready as _), Some(on_timeout as _));
         let free = Some(on_free as _);
         let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
-            block(
-                raw,
-                ready,
-                timeout,
-                free,
-                ms,
-                keys,
-                1,
-                data,
-                ALSO_WHERE_DELETED,
-            )
+            // `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
+            let flags = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
+            block(ctx, ready, timeout, free, ms, keys, 1, data, flags)
         } else {
             let block = raw::RedisModule_BlockClientOnKeys.expect("every supported server has it");
-            block(raw, ready, timeout, free, ms, keys, 1, data)
+            block(ctx, ready, timeout, free, ms, keys, 1, data)
         };
         if client.is_null() {
             forget(waiter);
@@ -126,15 +120,11 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     true
 }
 
-/// `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
-const ALSO_WHERE_DELETED: c_int = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
-
 /// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
 /// or changed that others wait for, and when somebody begins to wait.
 pub(crate) fn watch(ctx: &Context<'_>) {
     let due_ms = state::with(|state| {
-        let all = state.databases();
-        let next_ms = all.filter_map(|(_, db)| db.leases.next_due_ms()).min()?;
+        let (next_ms, ..) = next_due(state)?;
         let timers = &mut state.waiters.timers;
         let is_sooner = timers.first().is_none_or(|&at_ms| next_ms < at_ms);
         (is_sooner && timers.insert(next_ms)).then_some(next_ms)
@@ -145,17 +135,21 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     }
 }
 
+/// The next lease to run out that others wait for: when, in which database, and its key.
+fn next_due(state: &State) -> Option<(u64, u32, Key)> {
+    let due = |(db, database): (u32, &Database<Handle>)| {
+        let (at_ms, key) = database.leases.next_due()?;
+        Some((*at_ms, db, Key::clone(key)))
+    };
+    state.databases().filter_map(due).min()
+}
+
 fn on_timer(ctx: &Context<'_>, at_ms: u64) {
     state::with(|state| state.waiters.timers.remove(&at_ms));
     let is_done = guard(Place::Wait, false, || {
         let now = monotonic_ms();
-        let next_due = || {
-            state::with(|state| {
-                let mut all = state.databases();
-                all.find_map(|(db, database)| Some((db, database.leases.due(now)?)))
-            })
-        };
-        while let Some((db, key)) = next_due() {
+        let over = |state: &mut State| next_due(state).filter(|&(at_ms, ..)| at_ms <= now);
+        while let Some((_, db, key)) = state::with(over) {
             pass_on(ctx, db, &key);
         }
         watch(ctx);

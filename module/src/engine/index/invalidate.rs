@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use roaring::RoaringBitmap;
 
 use super::{Effect, Index, Step};
-use crate::engine::marks::Softness;
 use crate::engine::slots::Slot;
+use crate::record::Softness;
 
 /// Up to this many that became gone together are reclaimed before others.
 const FIRST: u64 = 1_024;
@@ -102,16 +102,13 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.insert(slot.0);
     }
 
-    /// Makes the entries gone that are in doubt, and returns these and those that were gone. O(entries).
-    pub(crate) fn drop_doubted(&mut self) -> Vec<Slot> {
+    /// From here on this node decides: makes the entries gone that are in doubt, and returns these and those that were gone.
+    /// O(entries). What is stale beyond its grace is named again, to be removed.
+    pub(crate) fn begin_to_decide(&mut self) -> Vec<Slot> {
+        self.marks.look_again();
         let doubted = std::mem::take(&mut self.marks.doubted);
         self.drop_all(&doubted - &self.gone, None);
         doubted.iter().map(Slot).collect()
-    }
-
-    /// From here on this node removes what is stale beyond its grace.
-    pub(crate) fn look_again_at_stale(&mut self) {
-        self.marks.look_again();
     }
 
     /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
@@ -124,34 +121,35 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    /// Without those in doubt, and those of other nodes if these are held. O(1), O(entries / 64) if there are such.
+    /// Without those in doubt, and those of other nodes if these are held. O(1), O(entries / 64) where many such come first.
     pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
+        /// So many that are held are passed over one by one.
+        const FEW: usize = 64;
         let (foreign, doubted) = (&self.marks.foreign, &self.marks.doubted);
+        let is_free = |&id: &u32| !(doubted.contains(id) || holds_foreign && foreign.contains(id));
         while let Some(id) = self.gone_last.pop() {
-            let is_held = doubted.contains(id) || (holds_foreign && foreign.contains(id));
-            if self.gone.contains(id) && !is_held {
+            if self.gone.contains(id) && is_free(&id) {
                 return Step::Gone(Slot(id));
             }
         }
-        let mut gone = Cow::Borrowed(&self.gone);
-        for held in [Some(doubted), holds_foreign.then_some(foreign)] {
-            if let Some(held) = held.filter(|held| !held.is_empty()) {
-                *gone.to_mut() -= held;
-            }
-        }
         // From where the last one was found, so that no look begins at words that are empty already.
-        let next = gone.range(self.reclaim_from..).next();
-        if let Some(id) = next.or_else(|| gone.min()) {
+        let from = self.reclaim_from;
+        let next = self.gone.range(from..).take(FEW).find(is_free);
+        let next = next.or_else(|| {
+            let mut gone = Cow::Borrowed(&self.gone);
+            for held in [Some(doubted), holds_foreign.then_some(foreign)] {
+                if let Some(held) = held.filter(|held| !held.is_empty()) {
+                    *gone.to_mut() -= held;
+                }
+            }
+            gone.range(from..).next().or_else(|| gone.min())
+        });
+        if let Some(id) = next {
             self.reclaim_from = id;
             return Step::Gone(Slot(id));
         }
         let softened = self.marks.next_softened(now_ms);
         softened.map_or(Step::Idle, Step::Softened)
-    }
-
-    /// After the clock was set back: bounds the times since which entries are stale by the present.
-    pub(crate) fn bound_soft(&mut self, now_ms: u64) {
-        self.marks.bound(now_ms);
     }
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).

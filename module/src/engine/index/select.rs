@@ -1,9 +1,10 @@
 //! Entries by a condition on their tags: set operations on the tags' bitmaps.
 
-use roaring::RoaringBitmap;
+use roaring::{MultiOps, RoaringBitmap};
 
 use super::Index;
-use crate::engine::marks::Softness;
+use crate::engine::ids::Ids;
+use crate::record::Softness;
 
 /// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
 /// `None` says nothing.
@@ -23,11 +24,6 @@ pub(crate) enum Effect {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// How many visible entries a condition selects. Cost as [`Index::invalidate_where`].
-    pub(crate) fn count_where(&self, condition: Condition<'_>) -> u64 {
-        self.select(condition).len()
-    }
-
     /// Makes the entries that a condition selects gone or stale, and returns how many they are.
     ///
     /// O(tags given + slots / 64): bitmaps are intersected and united word by word.
@@ -46,53 +42,38 @@ impl<E: Copy + PartialEq> Index<E> {
         dropped
     }
 
-    fn select(&self, condition: Condition<'_>) -> RoaringBitmap {
+    /// The visible entries that a condition selects. Cost as [`Index::invalidate_where`].
+    pub(crate) fn select(&self, condition: Condition<'_>) -> RoaringBitmap {
         let any = condition.any.map(|tags| self.union(tags));
-        let mut selected = match (condition.all, any) {
-            (Some(all), any) => {
-                let mut selected = self.intersection(all);
-                if let Some(any) = any {
-                    selected &= any;
-                }
-                selected
-            }
-            (None, Some(any)) => any,
+        let all = condition.all.map(|tags| self.intersection(tags));
+        let mut selected = match (all, any) {
+            (Some(all), Some(any)) => all & any,
+            (Some(selected), None) | (None, Some(selected)) => selected,
             (None, None) => self.slots.map.to_bitmap(),
         };
-        for ids in self.known(condition.none.unwrap_or_default()) {
-            self.lists.get(ids).ids.take_from(&mut selected);
-        }
+        selected -= self.union(condition.none.unwrap_or_default());
         selected -= &self.gone;
         selected
     }
 
-    fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = u32> {
-        tags.iter().filter_map(|tag| self.find(tag))
+    fn known(&self, tags: &[&[u8]]) -> impl Iterator<Item = &Ids> {
+        let lists = tags.iter().filter_map(|tag| self.find(tag));
+        lists.map(|list| &self.lists.get(list).ids)
     }
 
     fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
         let mut union = RoaringBitmap::new();
-        for list in self.known(tags) {
-            self.lists.get(list).ids.add_to(&mut union);
-        }
+        self.known(tags).for_each(|ids| ids.add_to(&mut union));
         union
     }
 
     /// Starts with the smallest, so that the work is in proportion to it.
     fn intersection(&self, tags: &[&[u8]]) -> RoaringBitmap {
-        let mut lists: Vec<u32> = self.known(tags).collect();
-        if lists.len() < tags.len() {
+        let mut sets: Vec<&Ids> = self.known(tags).collect();
+        if sets.len() < tags.len() {
             return RoaringBitmap::new(); // Nothing carries a tag that is not known.
         }
-        lists.sort_unstable_by_key(|&list| self.lists.get(list).ids.len());
-        let mut lists = lists.into_iter().map(|list| &self.lists.get(list).ids);
-        let Some(smallest) = lists.next() else {
-            return RoaringBitmap::new();
-        };
-        let mut selected = smallest.to_bitmap();
-        for ids in lists {
-            ids.keep_in(&mut selected);
-        }
-        selected
+        sets.sort_unstable_by_key(|ids| ids.len());
+        sets.into_iter().map(Ids::to_bitmap).intersection()
     }
 }

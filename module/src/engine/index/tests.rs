@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::{Condition, Effect, Facts, Freshness, Incoming, Index, Step, TagFigures};
-use crate::engine::marks::Softness;
 use crate::engine::slots::{Slot, UNIT};
+use crate::record::Softness;
 
 /// Tags of the tests: few, so that they meet.
 const TAGS: [&[u8]; 12] = [
@@ -254,7 +254,7 @@ impl Harness {
             expected += u64::from(selected);
             !selected || (effect == Effect::Stale && seen.soften(now_ms, limit_ms))
         });
-        assert_eq!(self.index.count_where(condition), expected);
+        assert_eq!(self.index.select(condition).len(), expected);
         let dropped = self.index.invalidate_where(
             condition,
             effect,
@@ -438,7 +438,7 @@ impl Harness {
             }
             Op::ClockBack { ms } => {
                 self.now_ms -= u64::from(*ms);
-                self.index.bound_soft(self.now_ms);
+                self.index.marks.bound(self.now_ms);
                 self.index.set_all_foreign();
                 for seen in self.visible.values_mut() {
                     seen.foreign = true;
@@ -563,6 +563,10 @@ impl Harness {
 
 /// The invariants of the index, asserted one by one.
 impl<E: Copy + PartialEq> Index<E> {
+    pub(in crate::engine) fn insert(&mut self, incoming: Incoming<'_, E>) -> Slot {
+        self.insert_near(None, incoming)
+    }
+
     pub(in crate::engine) fn validate(&self, bytes_of: impl Fn(E) -> u64) {
         let slots = self.slots.validate();
         self.marks.validate(|id| slots.contains(&Slot(id)));
@@ -864,10 +868,10 @@ fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
     assert!(!index.is_plain(slots[0], &[b"t"]), "a write must clear it");
     assert_eq!(index.replace(slots[0], plain(5, &[b"t"])), slots[0]);
     index.remove(slots[1]);
-    assert_eq!(index.drop_doubted(), [slots[2]]);
+    assert_eq!(index.begin_to_decide(), [slots[2]]);
     let gone = [0, 2, 3].map(|at| index.is_gone(slots[at]));
     assert_eq!(gone, [false, true, false]);
-    assert_eq!(index.drop_doubted(), []);
+    assert_eq!(index.begin_to_decide(), []);
     index.validate(|_| UNIT);
 }
 
@@ -881,7 +885,7 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     };
     let slot = refuse(1);
     assert_eq!(index.reclaim_step(0, false), Step::Idle);
-    assert_eq!(index.drop_doubted(), [slot]);
+    assert_eq!(index.begin_to_decide(), [slot]);
     assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
     index.remove(slot);
     let slot = index.insert(plain(2, &[b"t"]));

@@ -133,14 +133,9 @@ impl Leases {
         released
     }
 
-    /// When the next lease runs out that callers wait for; in the past where one is over and they were not served yet.
-    pub(crate) fn next_due_ms(&self) -> Option<u64> {
-        self.rows.awaited.first_key_value().map(|(&(at, _), _)| at)
-    }
-
-    /// The key of a lease that has run out while callers wait for it: to be passed on.
-    pub(crate) fn due(&self, now_ms: u64) -> Option<Key> {
-        let (&(ends_ms, _), key) = self.rows.awaited.first_key_value()?;
-        (ends_ms <= now_ms).then(|| Rc::clone(key))
+    /// The next lease to run out that callers wait for, when that is and its key; in the past where one is over and they were
+    /// not served yet: then it is to be passed on.
+    pub(crate) fn next_due(&self) -> Option<&(u64, Key)> {
+        self.rows.awaited.first()
     }
 }
