@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::{Args, Context, store};
+use super::{Args, Context, reclaim, store};
 use crate::error::Error;
 
 /// Where a callback was entered, for the log, and where the build that panics on demand does so.
@@ -52,12 +52,25 @@ pub(crate) unsafe fn command(
 ) -> c_int {
     // SAFETY: the server keeps both alive while the command runs.
     let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
-    reply(&ctx, || {
+    let replied = reply(&ctx, || {
+        panic_point(Place::Command);
         if let Err(error) = handler(&ctx, args) {
             ctx.reply_error(&error);
         }
     });
+    if replied.is_none() {
+        guard(Place::Other, (), || missed(&ctx));
+    }
     raw::REDISMODULE_OK as c_int
+}
+
+/// A command panicked. A client is told so; a primary or a log, which may have invalidated something, does not say it again.
+#[cold]
+fn missed(ctx: &Context<'_>) {
+    if ctx.is_replay() {
+        store::distrust(ctx.db(), "missed a command");
+        reclaim::arm(ctx);
+    }
 }
 
 /// Runs what replies to a client. If it panics, `None`, and the client is neither left without a reply nor out of step.

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased};
 use tagcache_tests::look::{info, info_text, stat, wait_rewritten};
+use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, Engine, RawClient, Reply, Server, call, for_all_engines, panic_module_path, send,
     wait_until,
@@ -408,6 +409,40 @@ fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
         let hit = call!(caller, "CACHE.FETCH", "key");
         assert!(fetched(&hit).is_hit("v"), "its connection is in step");
         logged(server);
+    });
+}
+
+/// Its primary does not send the invalidation again.
+#[test]
+fn a_replica_that_panics_in_a_command_serves_nothing_that_it_invalidates() {
+    with_panicking_module(|primary, client| {
+        let mut replica = Server::builder()
+            .engine(primary.engine())
+            .module(panic_module_path().expect("the primary has it"))
+            .replica_of(primary)
+            .expect_complaints()
+            .start();
+        let mut reader = replica.raw();
+        call!(client, "CACHE.SET", "key", "old", "TAGS", 1, "tag");
+        wait_synchronised(primary, &replica);
+        assert_eq!(call!(reader, "CACHE.GET", "key"), Reply::bulk("old"));
+        call!(
+            reader,
+            "CONFIG",
+            "SET",
+            "propagation-error-behavior",
+            "ignore"
+        );
+        call!(reader, "CACHE.PANIC", "next-command");
+        assert_eq!(call!(client, "CACHE.INVALIDATE", "tag"), Reply::Int(1));
+        wait_synchronised(primary, &replica);
+        logged(&replica);
+        assert!(call!(reader, "CACHE.GET", "key").is_null());
+        assert_eq!(call!(reader, "GET", "string"), Reply::bulk("value"));
+        call!(client, "CACHE.SET", "key", "new");
+        wait_synchronised(primary, &replica);
+        assert_eq!(call!(reader, "CACHE.GET", "key"), Reply::bulk("new"));
+        assert!(replica.is_alive());
     });
 }
 
