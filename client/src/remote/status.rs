@@ -95,7 +95,7 @@ impl Record {
         let state = match error {
             Error::ReadOnly { .. } => ServerState::ReadOnly,
             Error::OutOfMemory { .. } => ServerState::OutOfMemory,
-            Error::Denied { .. } | Error::ModuleTooOld { .. } => {
+            Error::Denied { .. } | Error::ModuleTooOld { .. } | Error::Unavailable { .. } => {
                 // It serves otherwise, so its state stays.
                 if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
                     self.complained = Some(Instant::now());

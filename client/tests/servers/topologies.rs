@@ -27,6 +27,28 @@ pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
 }
 
 #[test]
+fn one_node_of_a_cluster_named_as_a_single_server_says_how_to_name_a_cluster() {
+    let servers = cluster(&Engine::default_engine(), 3, 3);
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", servers[0].port());
+        let cache = connected(Cache::builder(url)).await;
+        let mut refused = None;
+        for n in 0..20 {
+            if let Err(error) = cache.set(&format!("key{n}"), &n, long()).await {
+                refused = Some(error);
+            }
+        }
+        let text = refused.expect("keys of other nodes").to_string();
+        assert!(
+            text.contains("MOVED") && text.contains("Servers::cluster"),
+            "{text}"
+        );
+        let known = cache.stats().servers.remove(0).last_error;
+        assert_eq!(known.map(|error| error.to_string()), Some(text));
+    });
+}
+
+#[test]
 fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
     for_each_engine(|engine| {
         let servers = cluster(engine, 3, 3);
