@@ -145,7 +145,7 @@ impl<C> Cache<C> {
             while Arc::strong_count(&core.loading) > 1 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            report::report_all_hits(core).await;
+            while !core.options.hits_interval.is_zero() && report::report_hits(core).await > 0 {}
             let is_missed = |server: &ServerStatus| server.missed_invalidations > 0;
             while core.remote.status().iter().any(is_missed) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -275,8 +275,11 @@ impl<C> Cache<C> {
             let answers = core.remote.send_together(&names, several, apart, one).await;
             let failed = answers.iter().find_map(|answer| answer.as_ref().err());
             crate::observe::command("CACHE.MFETCH", sent.elapsed(), failed);
-            let sizes = answers.iter().flatten().map(Answer::value_bytes);
-            let sizes: Vec<usize> = sizes.flatten().collect();
+            let found = |answer: &Answer| match command::items(&answer.value) {
+                [_, Value::BulkString(value), ..] => Some(value.len()),
+                _ => None,
+            };
+            let sizes: Vec<usize> = answers.iter().flatten().filter_map(found).collect();
             core.reply_size.learn(sizes.len(), sizes.iter().sum());
             for (((at, _), reservation), answer) in portion.iter().zip(&reservations).zip(answers) {
                 let read = Read {

@@ -54,13 +54,8 @@ async fn sweep<V: ?Sized + Send + Sync + 'static>(cache: &LocalCache<V>) {
     let _ = tokio::task::spawn_blocking(move || cache.run_cleanup()).await;
 }
 
-/// Reports all hits that have not been.
-pub(crate) async fn report_all_hits(core: &Core) {
-    while !core.options.hits_interval.is_zero() && report_hits(core).await > 0 {}
-}
-
 /// Reports the hits of some entries: of how many.
-async fn report_hits(core: &Core) -> usize {
+pub(crate) async fn report_hits(core: &Core) -> usize {
     let hits = core.local.take_hits(MAX_REPORTED);
     let named: Vec<(String, u64)> = hits
         .into_iter()

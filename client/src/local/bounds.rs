@@ -39,10 +39,11 @@ impl Bounds {
     pub(super) fn new(max_entries: usize, max_bytes: Option<u64>, shards: Option<usize>) -> Self {
         let max_entries = (max_entries as u64).min(MAX_ENTRIES);
         let likely = max_entries.min(max_bytes.map_or(MAX_ENTRIES, |bytes| bytes / ENTRY_BYTES));
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let shards = match shards {
             // A shard without room for an entry would refuse them all.
             Some(shards) => (shards as u64).min(likely).clamp(1, 1 << 10),
-            None => (likely / SHARD_ENTRIES).clamp(1, 4 * parallelism()),
+            None => (likely / SHARD_ENTRIES).clamp(1, 4 * threads),
         };
         // Rounded down to a power of two, because quick_cache would round up, to shards with less in them.
         let shards = 1 << shards.ilog2();
@@ -114,8 +115,4 @@ impl<V> Weighter<Handle, V> for Bounds {
         cost.saturating_add(1)
             .clamp(ENTRY_COST, self.max_entries * ENTRY_COST + ENTRY_COST)
     }
-}
-
-fn parallelism() -> u64 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
 }

@@ -381,7 +381,8 @@ impl Cluster {
     /// their last writes.
     fn send_late_ones_again(&self) {
         let nodes = &self.map.load().nodes;
-        for late in nodes.values().filter_map(|node| node.take_late()) {
+        let late = |node: &Arc<Node>| lock(&node.missed).take_late();
+        for late in nodes.values().filter_map(late) {
             for node in nodes.values() {
                 node.inherit(&late);
             }

@@ -94,7 +94,7 @@ impl Missed {
 /// Invalidations that wait for one server, and those under way to it.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    waiting: Missed,
+    pub(crate) waiting: Missed,
     /// Kept until the answer is there: whoever takes over meanwhile must be sent it as well.
     sending: Missed,
     /// Names that this user may not touch, one each: tried again from time to time, and no other waits for them.
@@ -108,11 +108,6 @@ pub(crate) struct Backlog {
 impl Backlog {
     pub(crate) fn len(&self) -> usize {
         self.waiting.len() + self.sending.len() + self.denied.len()
-    }
-
-    /// What is to be kept goes in here.
-    pub(crate) fn waiting(&mut self) -> &mut Missed {
-        &mut self.waiting
     }
 
     /// The next command to be sent. What comes of it is to be said by one of the next three.
@@ -301,7 +296,7 @@ mod tests {
     #[test]
     fn what_was_missed_is_merged_and_sent_once() {
         let mut backlog = Backlog::default();
-        let waiting = backlog.waiting();
+        let waiting = &mut backlog.waiting;
         assert!(waiting.add(&Missed::of(Invalidation::Soft, &tags(&["s"]))));
         assert!(waiting.add(&Missed::of(Invalidation::Hard, &tags(&["b", "a"]))));
         assert!(waiting.add(&Missed::of(Invalidation::Hard, &tags(&["a"]))));
@@ -312,7 +307,7 @@ mod tests {
         );
         assert_eq!(backlog.len(), 3, "it has not been sent yet");
         backlog.put_back();
-        backlog.waiting().add(&Missed::of(Invalidation::Hard, &[]));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &[]));
         assert_eq!(
             confirmed(&mut backlog),
             ["CACHE.FLUSH", "CACHE.INVALIDATE a b", "CACHE.REVALIDATE s"]
@@ -329,14 +324,14 @@ mod tests {
             recent.add_key(&n.to_string(), now);
         }
         recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), now);
-        backlog.waiting().merge(recent.all(now));
+        backlog.waiting.merge(recent.all(now));
         let sent = confirmed(&mut backlog);
         assert_eq!(sent.len(), 4);
         assert_eq!(sent[0], "CACHE.INVALIDATE a");
         assert!(sent[1].starts_with("CACHE.DEL 1000 1001 "));
         assert!(sent[3].ends_with(" 3498 3499"));
         // A key that is refused, since it holds another type by now, keeps no other from being sent.
-        backlog.waiting().merge(recent.all(now));
+        backlog.waiting.merge(recent.all(now));
         let mut removed = Vec::new();
         while let Some(cmd) = backlog.next() {
             let words = words(&cmd);
@@ -363,18 +358,18 @@ mod tests {
     fn what_is_being_sent_is_part_of_what_others_take_over() {
         let mut backlog = Backlog::default();
         backlog
-            .waiting()
+            .waiting
             .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
         assert!(backlog.next().is_some());
         // Missed once more while the first sending has no answer: that answer must not count for both.
         backlog
-            .waiting()
+            .waiting
             .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
         backlog.confirmed();
         assert_eq!(backlog.len(), 1);
         assert!(backlog.next().is_some());
         backlog
-            .waiting()
+            .waiting
             .add(&Missed::of(Invalidation::Soft, &tags(&["s"])));
         assert_eq!(backlog.take_all().len(), 2);
         assert_eq!(backlog.len(), 0);
@@ -384,9 +379,7 @@ mod tests {
     fn a_refused_tag_keeps_no_other_from_being_sent() {
         let mut backlog = Backlog::default();
         let many: Vec<String> = (1000..3500).map(|n| n.to_string()).collect();
-        backlog
-            .waiting()
-            .add(&Missed::of(Invalidation::Hard, &many));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
         let (mut sent, mut dropped, mut commands) = (BTreeSet::new(), Vec::new(), 0);
         while let Some(cmd) = backlog.next() {
             commands += 1;
@@ -407,9 +400,7 @@ mod tests {
     fn a_denied_tag_waits_alone() {
         let mut backlog = Backlog::default();
         let many = tags(&["a", "b", "denied", "denied too", "x", "y"]);
-        backlog
-            .waiting()
-            .add(&Missed::of(Invalidation::Hard, &many));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
         // Sends what waits: how many commands that took, and the names that were accepted.
         let round = |backlog: &mut Backlog, is_granted: bool| {
             let (mut commands, mut sent) = (0, BTreeSet::new());
@@ -441,16 +432,14 @@ mod tests {
         assert_eq!(backlog.len(), 0);
         let again = Missed::of(Invalidation::Hard, &tags(&["denied"]));
         for _ in 0..3 {
-            backlog.waiting().add(&again);
+            backlog.waiting.add(&again);
             round(&mut backlog, false);
         }
         assert_eq!(backlog.len(), 1);
         assert_eq!(backlog.take_all(), again);
         // There may be no end of them.
         let many: Vec<String> = (0..BATCH + 9).map(|n| format!("denied {n}")).collect();
-        backlog
-            .waiting()
-            .add(&Missed::of(Invalidation::Hard, &many));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
         let mut dropped = 0;
         while backlog.next().is_some() {
             dropped += usize::from(!backlog.refused(true));
@@ -480,9 +469,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let half = |first: &str| first.repeat(MOST_BYTES * 2 / 3);
         let long = [half("a"), half("b"), half("c"), "d".to_owned()];
-        backlog
-            .waiting()
-            .add(&Missed::of(Invalidation::Hard, &long));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &long));
         let mut counts = Vec::new();
         while let Some(cmd) = backlog.next() {
             assert!(!backlog.is_flushing());
@@ -490,7 +477,7 @@ mod tests {
             backlog.confirmed();
         }
         assert_eq!(counts, [2, 2]);
-        backlog.waiting().add(&Missed::of(Invalidation::Hard, &[]));
+        backlog.waiting.add(&Missed::of(Invalidation::Hard, &[]));
         assert!(backlog.next().is_some() && backlog.is_flushing());
     }
 

@@ -55,7 +55,7 @@ pub(crate) struct Node {
     /// Where the last connection went to.
     target: ArcSwapOption<Target>,
     record: Mutex<Record>,
-    missed: Mutex<Backlog>,
+    pub(super) missed: Mutex<Backlog>,
     history: Mutex<History>,
     /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
     retired: AtomicBool,
@@ -190,7 +190,7 @@ impl Node {
     /// Keeps what another node has missed until this one has it.
     pub(crate) fn inherit(&self, missed: &Missed) {
         if missed.len() > 0 {
-            lock(&self.missed).waiting().merge(missed.clone());
+            lock(&self.missed).waiting.merge(missed.clone());
             self.look.notify_one();
         }
     }
@@ -473,16 +473,12 @@ impl Node {
     /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody is left to send it to.
     pub(crate) fn miss(&self, missed: &Missed) -> bool {
         let mut backlog = lock(&self.missed);
-        let kept = !self.is_retired() && backlog.waiting().add(missed);
+        let kept = !self.is_retired() && backlog.waiting.add(missed);
         if kept && matches!(self.place, Place::Primary(_)) {
             backlog.late.merge(missed.clone());
         }
         self.look.notify_one();
         kept
-    }
-
-    pub(crate) fn take_late(&self) -> Option<Missed> {
-        lock(&self.missed).take_late()
     }
 
     pub(crate) fn status(&self) -> ServerStatus {

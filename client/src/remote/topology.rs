@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::cluster::{Cluster, slot};
-use super::command::items;
 use super::connection::Timeouts;
 use super::credentials::Access;
 use super::error::Error;
@@ -27,21 +26,6 @@ use super::target::Target;
 pub(crate) struct Answer {
     pub(crate) value: Value,
     pub(crate) tracked: bool,
-}
-
-impl Answer {
-    fn tracked(value: Value) -> Self {
-        let tracked = true;
-        Self { value, tracked }
-    }
-
-    /// Bytes of the value in an answer to CACHE.FETCH, if there is one.
-    pub(crate) fn value_bytes(&self) -> Option<usize> {
-        match items(&self.value) {
-            [_, Value::BulkString(value), ..] => Some(value.len()),
-            _ => None,
-        }
-    }
 }
 
 pub(crate) struct Remote {
@@ -167,7 +151,12 @@ impl Remote {
             let mut node = self.owner(key)?;
             for attempt in 0..REDIRECTIONS {
                 let error = match node.send(cmd, deadline).await? {
-                    Ok(value) => return Ok(Answer::tracked(value)),
+                    Ok(value) => {
+                        return Ok(Answer {
+                            value,
+                            tracked: true,
+                        });
+                    }
                     Err(error) => error,
                 };
                 let next = self.redirected(key, &node, cmd, &error, (attempt, deadline));
@@ -226,7 +215,10 @@ impl Remote {
             };
             for (&at, value) in members.iter().zip(values) {
                 let answer = match value.extract_error() {
-                    Ok(value) => Ok(Answer::tracked(value)),
+                    Ok(value) => Ok(Answer {
+                        value,
+                        tracked: true,
+                    }),
                     Err(error) if is_redirection(&error) => {
                         redirected.push(at);
                         continue;
