@@ -103,6 +103,8 @@ pub(crate) struct Backlog {
     fewer: Option<usize>,
     /// What the server gets later than others do, until these are sent it again.
     pub(crate) late: Missed,
+    /// There is something that callers were told to have arrived: another server had it, or this one before it lost it.
+    pub(crate) is_promised: bool,
 }
 
 impl Backlog {
@@ -113,7 +115,9 @@ impl Backlog {
     /// The next command to be sent. What comes of it is to be said by one of the next three.
     pub(crate) fn next(&mut self) -> Option<Cmd> {
         self.put_back();
-        let (cmd, taken) = self.waiting.take(self.fewer.unwrap_or(BATCH))?;
+        let next = self.waiting.take(self.fewer.unwrap_or(BATCH));
+        self.is_promised &= next.is_some();
+        let (cmd, taken) = next?;
         self.sending = taken;
         Some(cmd)
     }

@@ -190,7 +190,9 @@ impl Node {
     /// Keeps what another node has missed until this one has it.
     pub(crate) fn inherit(&self, missed: &Missed) {
         if missed.len() > 0 {
-            lock(&self.missed).waiting.merge(missed.clone());
+            let mut backlog = lock(&self.missed);
+            backlog.waiting.merge(missed.clone());
+            backlog.is_promised = true;
             self.look.notify_one();
         }
     }
@@ -233,6 +235,10 @@ impl Node {
             self.make_up_for_losses(&connection, &name).await?;
         }
         let takes_writes = self.send_missed(&connection, &name).await?;
+        if is_primary && !takes_writes && lock(&self.missed).is_promised {
+            let reason = "it lacks confirmed invalidations and takes none";
+            return Err(Error::unreachable(name, reason));
+        }
         // What is left of the time before is dropped before anybody can read through the new connection.
         listener(&Push::Restored);
         let state = if is_primary && takes_writes {

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tagcache::{Cache, CacheBuilder};
-use tagcache_tests::Server;
 use tagcache_tests::proxy::{Proxy, Rewrite, Weather};
+
+use tagcache_tests::{DEADLINE, Server, call, look, run as cmd, wait_until};
 
 use crate::strangers::{like_a_primary, scripted};
 use crate::support::{builder, cache_at, connected, eventually, long, run, warm};
@@ -67,6 +68,54 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
                 assert_eq!(first_read(cache, &key).await, None);
             }
         }
+    });
+}
+
+#[test]
+fn a_server_that_lost_invalidations_and_takes_none_is_not_read() {
+    let mut server = Server::builder()
+        .args("--save", &["3600", "1000"])
+        .arg("--enable-protected-configs", "yes")
+        .expect_complaints()
+        .start();
+    if !has_clock(&server) {
+        return;
+    }
+    run(async {
+        let proxy = Proxy::before(server.port()).await;
+        let cache = connected(builder(proxy.port())).await;
+        let entry = long().tags(["tag"]);
+        cache.set("key", &"old".to_owned(), entry).await.unwrap();
+        server.raw().call(&["SAVE"]);
+        assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        proxy.turn(Weather::Cut);
+        server.kill_9();
+        server.restart();
+        // Where it was to save to is gone.
+        let mut client = server.raw();
+        let gone = tempfile::tempdir().unwrap();
+        let dir = gone.path().display();
+        cmd!(client, "CONFIG SET dir {dir}");
+        drop(gone);
+        wait_until("it cannot save", DEADLINE, || {
+            call!(client, "BGSAVE");
+            look::info_text(&mut client, "rdb_last_bgsave_status") == "err"
+        });
+        proxy.turn(Weather::Fair);
+        let mut attempts = 0;
+        eventually("it was tried", async || {
+            let read = cache.get::<String>("key").await;
+            assert!(!matches!(read, Ok(Some(_))), "what was invalidated is read");
+            let error = cache.stats().servers[0].last_error.clone();
+            let refused = error.is_some_and(|error| error.to_string().contains("takes none"));
+            attempts += i32::from(refused);
+            attempts > 20
+        })
+        .await;
+        cmd!(client, "CONFIG SET stop-writes-on-bgsave-error no");
+        assert_eq!(first_read(&cache, "key").await, None);
+        let here = server.dir().display();
+        cmd!(client, "CONFIG SET dir {here}");
     });
 }
 
