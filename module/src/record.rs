@@ -38,7 +38,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) grace_ms: u64,
 }
 
-/// What is known of an entry beside its tags.
+/// What the index knows of an entry apart from its tags.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) is_gone: bool,

@@ -377,8 +377,8 @@ impl Cluster {
         news
     }
 
-    /// What a node got late goes to all again: before it did, slots may have moved from there to one that had got it before
-    /// their last writes.
+    /// Sends all nodes once more what one of them got late: meanwhile its slots may have moved, with entries that were written
+    /// there, to a node that had been invalidated before.
     fn send_late_ones_again(&self) {
         let nodes = &self.map.load().nodes;
         let late = |node: &Arc<Node>| lock(&node.missed).take_late();

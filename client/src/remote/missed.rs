@@ -101,9 +101,9 @@ pub(crate) struct Backlog {
     denied: VecDeque<Missed>,
     /// Tags or keys in the next command, after one of many was refused.
     fewer: Option<usize>,
-    /// What the server gets later than others do, until these are sent it again.
+    /// Invalidations that this server gets later than the others do. Afterwards all are sent them once more.
     pub(crate) late: Missed,
-    /// There is something that callers were told to have arrived: another server had it, or this one before it lost it.
+    /// Some were confirmed to callers: another server had them, or this one before it lost them.
     pub(crate) is_promised: bool,
 }
 
@@ -162,7 +162,7 @@ impl Backlog {
         count > 1 || is_kept
     }
 
-    /// What it got late, once nothing is left but what was denied.
+    /// Takes them out once the server has all that this user may send it.
     pub(crate) fn take_late(&mut self) -> Option<Missed> {
         let is_sent = self.len() == self.denied.len();
         (is_sent && self.late.len() > 0).then(|| std::mem::take(&mut self.late))

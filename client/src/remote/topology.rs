@@ -28,6 +28,13 @@ pub(crate) struct Answer {
     pub(crate) tracked: bool,
 }
 
+impl Answer {
+    fn tracked(value: Value) -> Self {
+        let tracked = true;
+        Self { value, tracked }
+    }
+}
+
 pub(crate) struct Remote {
     servers: Primaries,
     timeouts: Timeouts,
@@ -151,12 +158,7 @@ impl Remote {
             let mut node = self.owner(key)?;
             for attempt in 0..REDIRECTIONS {
                 let error = match node.send(cmd, deadline).await? {
-                    Ok(value) => {
-                        return Ok(Answer {
-                            value,
-                            tracked: true,
-                        });
-                    }
+                    Ok(value) => return Ok(Answer::tracked(value)),
                     Err(error) => error,
                 };
                 let next = self.redirected(key, &node, cmd, &error, (attempt, deadline));
@@ -215,10 +217,7 @@ impl Remote {
             };
             for (&at, value) in members.iter().zip(values) {
                 let answer = match value.extract_error() {
-                    Ok(value) => Ok(Answer {
-                        value,
-                        tracked: true,
-                    }),
+                    Ok(value) => Ok(Answer::tracked(value)),
                     Err(error) if is_redirection(&error) => {
                         redirected.push(at);
                         continue;

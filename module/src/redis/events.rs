@@ -366,9 +366,9 @@ fn loading(ctx: &Context<'_>, what: u64) {
         let is_cluster_replica = in_cluster.is_some_and(|(_, primary)| primary.is_some());
         let is_own = is_rdb && !is_replica && !is_cluster_replica;
         state::with(|state| {
-            // What arrived before has nothing to do with it.
+            // An entry that arrived before the load is no part of it.
             state.transit.arriving = Passage::default();
-            // What is loaded at a start may lack the last invalidations.
+            // A file that is loaded at the start may lack the last invalidations.
             let is_restart = is_own && !state.has_loaded;
             state.drops_loaded = is_restart && state.config.after_restart == DROP;
             // DEBUG RELOAD may load an older file, also beside what is there: the later of both clocks and memories hold.

@@ -103,7 +103,7 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// From here on this node decides: makes the entries gone that are in doubt, and returns these and those that were gone.
-    /// O(entries). What is stale beyond its grace is named again, to be removed.
+    /// O(entries). [`Index::reclaim_step`] names entries whose grace is over once more.
     pub(crate) fn begin_to_decide(&mut self) -> Vec<Slot> {
         self.marks.look_again();
         let doubted = std::mem::take(&mut self.marks.doubted);
