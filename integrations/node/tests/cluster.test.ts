@@ -138,6 +138,14 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     expect((await one.getCacheStats()).redis.keyCount).toBe(0);
   });
 
+  test("an invalidation that one node gets late goes to all once more", async () => {
+    const servers = new Servers(await client());
+    await Promise.all(nodes.map((node) => node.config("RESETSTAT")));
+    await nodes[2]?.call("CLIENT", "PAUSE", "700", "WRITE");
+    expect(await servers.all("CACHE.INVALIDATE", "t")).toEqual([0, 0, 0]);
+    for (const node of nodes) expect(await node.info("commandstats")).toContain("cmdstat_cache.invalidate:calls=2,");
+  });
+
   test("an invalidation that one node does not take rejects, and reaches the others", async () => {
     const { keyv, store } = createKeyv<string>(await client(), { tags: () => ["kind"] });
     await keyv.setMany(keys.map((key) => ({ key, value: key })));
