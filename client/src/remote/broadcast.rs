@@ -40,8 +40,7 @@ impl Remote {
         // One moment for all: this process may be stopped between two of them.
         let begun = Instant::now();
         let send = |node| self.send_one(node, cmd, instead, begun);
-        let sending = join_all(nodes.iter().map(send));
-        let replies = crate::observe::in_command(cmd, sending).await;
+        let replies = crate::observe::in_command(cmd, join_all(nodes.iter().map(send))).await;
         let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
         let mut reason = None;
         for (node, reply) in nodes.iter().zip(replies) {
