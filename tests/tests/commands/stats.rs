@@ -68,6 +68,18 @@ fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
 }
 
 #[test]
+fn a_native_key_that_keeps_the_time_of_an_entry_is_not_counted() {
+    on_both_protocols(|_, client| {
+        call!(client, "CACHE.SET", "key", "v", "PX", 1_000);
+        assert_eq!(call!(client, "SET", "key", "v", "KEEPTTL"), Reply::ok());
+        wait_until("it expires", DEADLINE, || {
+            call!(client, "EXISTS", "key") == Reply::Int(0)
+        });
+        assert_eq!(stat(client, "expired"), 0);
+    });
+}
+
+#[test]
 fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
     on_both_protocols(|_, client| {
         for delete in [
