@@ -507,7 +507,8 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     let Kind::Entry(entry) = key.kind() else {
-        return;
+        // What it took the place of is not what expires later.
+        return state::with(|state| state.transit.clear());
     };
     if entry.slot().is_some() {
         return;
