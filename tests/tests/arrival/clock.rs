@@ -3,9 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::look::{assert_index_agrees, wait_rewritten};
+use tagcache_tests::fetch::{Waiter, wait_for_waiters};
+use tagcache_tests::look::{assert_index_agrees, wait_reclaimed, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, call, command, for_all_engines, run, wait_until,
+};
 
 use crate::{assert_fresh, assert_gone, dumped, restore, unix_ms};
 
@@ -211,6 +214,28 @@ fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
         wait_until("the grace is over", DEADLINE, || {
             judged(&mut other, &["key"]) == ["MISS"]
         });
+    });
+}
+
+#[test]
+fn a_clock_set_back_holds_up_no_timer() {
+    const KEYS: usize = 20_000;
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let slow = ["reclaim-budget-us", "50", "reclaim-inline", "0"];
+        let builder = Server::builder().engine(engine).module_args(&slow);
+        let server = clock.of(builder).start();
+        let mut client = server.raw();
+        let sets = (0..KEYS).map(|key| command!("CACHE.SET {key} v TAGS 1 t"));
+        client.pipeline(&sets.collect::<Vec<_>>());
+        call!(client, "CACHE.FETCH", "key", "LEASE", 500);
+        let mut waiter = Waiter::start(&server, "key", 600_000);
+        wait_for_waiters(&mut client, 1);
+        run!(client, "CACHE.INVALIDATE t");
+        clock.shift(-HOUR_MS);
+        wait_reclaimed(&mut client);
+        assert!(waiter.answer().is_miss_with_token());
     });
 }
 
