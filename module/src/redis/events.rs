@@ -467,6 +467,7 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
 
 fn cron(ctx: &Context<'_>) {
     cluster::look(ctx);
+    ctx.run_overdue();
     reclaim::arm_if_needed(ctx);
     let (now, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
