@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, HashMap};
 use smallvec::SmallVec;
 
 use super::hits::Hits;
-use super::pages::{KINDS, PAGE, PageMap, offset_of, page_of};
+use super::pages::{KINDS, PAGE, Pages, offset_of, page_of};
 use super::seeds::Seeded;
 
 /// Number of an entry in the index of its database.
@@ -78,7 +78,7 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 }
 
 #[derive(Debug)]
-struct Page<E> {
+pub(super) struct Page<E> {
     entries: Box<[Option<E>; PAGE]>,
     /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
     sizes: Box<[u16; PAGE]>,
@@ -173,8 +173,7 @@ impl ListsOf<'_> {
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
-    pub(super) map: PageMap,
-    pages: Vec<Option<Page<E>>>,
+    pub(super) pages: Pages<Page<E>>,
     pub(super) hits: Hits,
     /// What entries cost that is too much for a page's `sizes`.
     large: HashMap<u32, u64, Seeded>,
@@ -194,22 +193,16 @@ impl<E: Copy + PartialEq> Slots<E> {
         lists: &[u32],
     ) -> Slot {
         let kind = kind_of(lists);
-        let allocated = match place {
-            None => self.map.allocate(kind),
-            Some(Slot(id)) => (self.map.allocate_at(id, kind))
-                .unwrap_or_else(|| self.map.allocate_above(kind, page_of(id))),
-        };
-        let number = page_of(allocated.id);
-        if allocated.new_page {
-            if self.pages.len() <= number {
-                self.pages.resize_with(number + 1, || None);
-            }
+        let make = |number| {
             self.hits.add_page(number);
             let page = Page::new(lists.len());
             self.bytes += page.heap_bytes();
-            self.pages[number] = Some(page);
-        }
-        let slot = Slot(allocated.id);
+            page
+        };
+        let slot = Slot(match place {
+            None => self.pages.allocate(kind, make),
+            Some(Slot(id)) => self.pages.allocate_near(id, kind, make),
+        });
         self.hits.set(slot.0, hits);
         let fits = self.set(slot, entry, bytes, lists);
         debug_assert!(fits, "the page was made for so many");
@@ -220,7 +213,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(always)]
     pub(super) fn set(&mut self, slot: Slot, entry: E, bytes: u64, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
-        if let Members::Narrow { each, all } = &mut self.page_mut(slot).members
+        if let Members::Narrow { each, all } = &mut self.pages.get_mut(slot.0).members
             && lists.len() <= *each
             && lists.iter().all(|&list| list < NO_NARROW.into())
         {
@@ -231,7 +224,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         } else if !self.set_wider(slot, lists) {
             return false;
         }
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         page.entries[at] = Some(entry);
         if page.set_bytes(at, bytes) {
             self.set_large(slot, bytes);
@@ -243,7 +236,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(never)]
     fn set_wider(&mut self, slot: Slot, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         if let Members::Narrow { each, all } = &mut page.members {
             let each = *each;
             if lists.len() > each {
@@ -258,7 +251,7 @@ impl<E: Copy + PartialEq> Slots<E> {
             page.members = Members::Packed { each, all };
             self.bytes += more;
         }
-        match &mut self.page_mut(slot).members {
+        match &mut self.pages.get_mut(slot.0).members {
             Members::Packed { each, all } => {
                 let Some(rest) = each.checked_sub(lists.len()) else {
                     return false;
@@ -281,8 +274,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     pub(super) fn remove(&mut self, slot: Slot) {
         self.hits.count();
         self.set_bytes(slot, 0);
-        let number = page_of(slot.0);
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         let at = offset_of(slot.0);
         page.entries[at] = None;
         if let Members::Boxed(boxes) = &mut page.members {
@@ -290,51 +282,33 @@ impl<E: Copy + PartialEq> Slots<E> {
             boxes[at] = Box::default();
             self.bytes -= freed;
         }
-        if self.map.release(slot.0)
-            && let Some(page) = self.pages[number].take()
-        {
+        if let Some(page) = self.pages.release(slot.0) {
             self.bytes -= page.heap_bytes();
-            self.hits.remove_page(number);
+            self.hits.remove_page(page_of(slot.0));
         }
-        if self.map.live() == 0 {
-            self.pages = Vec::new();
+        if self.pages.live() == 0 {
             self.hits = Hits::default();
         }
-    }
-
-    #[inline(always)]
-    fn page(&self, slot: Slot) -> &Page<E> {
-        self.pages[page_of(slot.0)]
-            .as_ref()
-            .expect("the slot's page exists")
-    }
-
-    fn page_mut(&mut self, slot: Slot) -> &mut Page<E> {
-        self.pages[page_of(slot.0)]
-            .as_mut()
-            .expect("the slot's page exists")
     }
 
     /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
     #[inline(always)]
     pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
-        self.pages
-            .get(page_of(slot.0))
-            .and_then(Option::as_ref)
-            .is_some_and(|page| page.entries[offset_of(slot.0)] == Some(entry))
+        let page = self.pages.find(slot.0);
+        page.is_some_and(|page| page.entries[offset_of(slot.0)] == Some(entry))
     }
 
     pub(super) fn entry(&self, slot: Slot) -> E {
-        self.page(slot).entries[offset_of(slot.0)].expect("the slot is in use")
+        self.pages.get(slot.0).entries[offset_of(slot.0)].expect("the slot is in use")
     }
 
     pub(super) fn set_entry(&mut self, slot: Slot, entry: E) {
-        self.page_mut(slot).entries[offset_of(slot.0)] = Some(entry);
+        self.pages.get_mut(slot.0).entries[offset_of(slot.0)] = Some(entry);
     }
 
     /// What the entry costs, bytes.
     pub(super) fn bytes(&self, slot: Slot) -> u64 {
-        match self.page(slot).sizes[offset_of(slot.0)] {
+        match self.pages.get(slot.0).sizes[offset_of(slot.0)] {
             LARGE => self.large[&slot.0],
             units => u64::from(units) * UNIT,
         }
@@ -344,7 +318,11 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(always)]
     pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
         debug_assert!(bytes.is_multiple_of(UNIT));
-        if self.page_mut(slot).set_bytes(offset_of(slot.0), bytes) {
+        if self
+            .pages
+            .get_mut(slot.0)
+            .set_bytes(offset_of(slot.0), bytes)
+        {
             self.set_large(slot, bytes);
         }
     }
@@ -384,7 +362,7 @@ impl<E: Copy + PartialEq> Slots<E> {
             if least(&found).is_some_and(|Reverse((hits, _))| hits >= max) {
                 break;
             }
-            let Some(page) = &self.pages[number] else {
+            let Some(page) = self.pages.find((number * PAGE) as u32) else {
                 continue;
             };
             let mut exact = 0;
@@ -422,7 +400,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(always)]
     pub(super) fn lists(&self, slot: Slot) -> ListsOf<'_> {
         let at = offset_of(slot.0);
-        let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
+        let (narrow, wide): (&[u16], &[u32]) = match &self.pages.get(slot.0).members {
             Members::Narrow { each, all } => (used(all, *each, at, NO_NARROW), &[]),
             members => (&[], members.wide(at)),
         };
@@ -431,15 +409,14 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     pub(super) const fn len(&self) -> usize {
-        self.map.live()
+        self.pages.live()
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
-            + self.pages.capacity() * size_of::<Option<Page<E>>>()
+            + self.pages.heap_bytes()
             + self.hits.heap_bytes()
             + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
-            + self.map.heap_bytes()
     }
 }
 
@@ -453,19 +430,21 @@ mod tests {
         }
 
         pub(in crate::engine) fn validate(&self) -> Vec<Slot> {
-            self.map.validate();
-            let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
+            self.pages.validate();
+            let bytes: usize = self
+                .pages
+                .numbered()
+                .map(|(_, page)| page.heap_bytes())
+                .sum();
             assert_eq!(bytes, self.bytes);
-            let pages = self.pages.iter().enumerate();
-            self.hits
-                .validate(pages.filter_map(|(number, page)| page.is_some().then_some(number)));
+            let numbers = self.pages.numbered().map(|(number, _)| number);
+            self.hits.validate(numbers);
             let mut slots = Vec::new();
-            for (number, page) in self.pages.iter().enumerate() {
-                for at in 0..PAGE {
+            for (number, page) in self.pages.numbered() {
+                for (at, entry) in page.entries.iter().enumerate() {
                     let id = (number * PAGE + at) as u32;
-                    let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
-                    assert_eq!(held, self.map.is_used(id));
-                    if held {
+                    assert_eq!(entry.is_some(), self.pages.is_used(id));
+                    if entry.is_some() {
                         assert!(self.hits.page(number)[at] <= self.hits.maxima[number]);
                         slots.push(Slot(id));
                     }

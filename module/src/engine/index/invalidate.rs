@@ -48,7 +48,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Drops all entries, and returns how many were visible.
     pub(crate) fn flush(&mut self) -> u64 {
         let dropped = self.visible();
-        self.gone = self.slots.map.to_bitmap();
+        self.gone = self.slots.pages.to_bitmap();
         self.gone_bytes = self.bytes;
         self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
@@ -154,6 +154,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
-        self.marks.foreign = self.slots.map.to_bitmap();
+        self.marks.foreign = self.slots.pages.to_bitmap();
     }
 }
