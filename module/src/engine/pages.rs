@@ -44,7 +44,7 @@ impl<T> Page<T> {
 /// Numbers in use, page by page. Pages of one `kind` are alike, so what they store can be laid out for that kind.
 #[derive(Debug)]
 pub(super) struct Pages<T> {
-    pages: Vec<Option<Page<T>>>,
+    by_number: Vec<Option<Page<T>>>,
     /// For each kind, the pages that have room.
     open: [Vec<u32>; KINDS],
     /// Page numbers without a page.
@@ -55,7 +55,7 @@ pub(super) struct Pages<T> {
 impl<T> Default for Pages<T> {
     fn default() -> Self {
         Self {
-            pages: Vec::new(),
+            by_number: Vec::new(),
             open: Default::default(),
             vacant: Vec::new(),
             live: 0,
@@ -75,7 +75,7 @@ impl<T> Pages<T> {
     /// Takes the first free id of an open page.
     #[inline(always)]
     fn take(&mut self, number: u32) -> u32 {
-        let page = self.pages[number as usize]
+        let page = self.by_number[number as usize]
             .as_mut()
             .expect("an open page exists");
         let word = page.used.iter().position(|&w| w != u64::MAX);
@@ -89,7 +89,7 @@ impl<T> Pages<T> {
     /// Notes that a free id of an open page is in use.
     #[inline(always)]
     fn occupy(&mut self, id: u32) {
-        let page = self.pages[page_of(id)]
+        let page = self.by_number[page_of(id)]
             .as_mut()
             .expect("an open page exists");
         page.used[offset_of(id) / 64] |= 1 << (offset_of(id) % 64);
@@ -108,7 +108,7 @@ impl<T> Pages<T> {
         let open = &mut self.open[kind as usize];
         open.swap_remove(at as usize);
         if let Some(&moved) = open.get(at as usize) {
-            self.pages[moved as usize]
+            self.by_number[moved as usize]
                 .as_mut()
                 .expect("an open page exists")
                 .open_at = at;
@@ -127,11 +127,11 @@ impl<T> Pages<T> {
         /// How many open pages are looked at before a new one is made at the end.
         const LOOKS: usize = 8;
         let number = page_of(id);
-        while self.pages.len() <= number {
-            self.vacant.push(self.pages.len() as u32);
-            self.pages.push(None);
+        while self.by_number.len() <= number {
+            self.vacant.push(self.by_number.len() as u32);
+            self.by_number.push(None);
         }
-        match &self.pages[number] {
+        match &self.by_number[number] {
             None => {
                 self.vacant.retain(|&vacant| vacant as usize != number);
                 self.open_page(number as u32, kind, make);
@@ -158,8 +158,8 @@ impl<T> Pages<T> {
     }
 
     fn append_page(&mut self, kind: u8, make: impl FnOnce(usize) -> T) -> u32 {
-        self.pages.push(None);
-        let number = self.pages.len() as u32 - 1;
+        self.by_number.push(None);
+        let number = self.by_number.len() as u32 - 1;
         self.open_page(number, kind, make);
         number
     }
@@ -169,7 +169,7 @@ impl<T> Pages<T> {
         let open = &mut self.open[kind as usize];
         open.push(number);
         let open_at = open.len() as u32 - 1;
-        self.pages[number as usize] = Some(Page {
+        self.by_number[number as usize] = Some(Page {
             used: [0; WORDS],
             live: 0,
             kind,
@@ -181,27 +181,27 @@ impl<T> Pages<T> {
     /// What is stored on the page of an id, if there is that page.
     #[inline(always)]
     pub(super) fn find(&self, id: u32) -> Option<&T> {
-        let page = self.pages.get(page_of(id))?.as_ref()?;
+        let page = self.by_number.get(page_of(id))?.as_ref()?;
         Some(&page.stored)
     }
 
     /// The same of an id in use.
     #[inline(always)]
     pub(super) fn get(&self, id: u32) -> &T {
-        let page = self.pages[page_of(id)].as_ref();
+        let page = self.by_number[page_of(id)].as_ref();
         &page.expect("the id's page exists").stored
     }
 
     #[inline(always)]
     pub(super) fn get_mut(&mut self, id: u32) -> &mut T {
-        let page = self.pages[page_of(id)].as_mut();
+        let page = self.by_number[page_of(id)].as_mut();
         &mut page.expect("the id's page exists").stored
     }
 
     /// All ids in use. O(ids / 64).
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
         let used = |page: &Option<Page<T>>| page.as_ref().map_or([0; WORDS], |page| page.used);
-        let words = self.pages.iter().flat_map(used);
+        let words = self.by_number.iter().flat_map(used);
         let bits: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         RoaringBitmap::from_lsb0_bytes(0, &bits)
     }
@@ -209,7 +209,7 @@ impl<T> Pages<T> {
     /// Gives an id back, and its page, with what is stored there, if it is empty now. O(1).
     pub(super) fn release(&mut self, id: u32) -> Option<T> {
         let number = page_of(id) as u32;
-        let page = self.pages[number as usize]
+        let page = self.by_number[number as usize]
             .as_mut()
             .expect("the id's page exists");
         assert!(page.is_used(id), "id {id} is not in use");
@@ -226,7 +226,7 @@ impl<T> Pages<T> {
         }
         let (kind, at) = (page.kind, page.open_at);
         self.close(kind, at);
-        let page = self.pages[number as usize].take();
+        let page = self.by_number[number as usize].take();
         self.vacant.push(number);
         if self.live == 0 {
             // Nothing is left: give the bookkeeping itself back as well.
@@ -237,7 +237,7 @@ impl<T> Pages<T> {
 
     /// One more than the highest id that may be in use.
     pub(super) fn end(&self) -> u32 {
-        self.pages.len() as u32 * PAGE as u32
+        self.by_number.len() as u32 * PAGE as u32
     }
 
     pub(super) const fn live(&self) -> usize {
@@ -245,13 +245,13 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn pages_in_use(&self) -> usize {
-        self.pages.len() - self.vacant.len()
+        self.by_number.len() - self.vacant.len()
     }
 
     /// Bytes of the bookkeeping itself, and of what is stored but for the heap that it refers to.
     pub(super) fn heap_bytes(&self) -> usize {
         let numbers = self.open.iter().chain([&self.vacant]).map(Vec::capacity);
-        self.pages.capacity() * size_of::<Option<Page<T>>>()
+        self.by_number.capacity() * size_of::<Option<Page<T>>>()
             + numbers.sum::<usize>() * size_of::<u32>()
     }
 }
@@ -262,19 +262,19 @@ mod tests {
 
     impl<T> Pages<T> {
         pub(in crate::engine) fn is_used(&self, id: u32) -> bool {
-            let page = self.pages.get(page_of(id)).and_then(Option::as_ref);
+            let page = self.by_number.get(page_of(id)).and_then(Option::as_ref);
             page.is_some_and(|page| page.is_used(id))
         }
 
         /// What is stored on each page, by number.
         pub(in crate::engine) fn numbered(&self) -> impl Iterator<Item = (usize, &T)> {
-            let pages = self.pages.iter().enumerate();
+            let pages = self.by_number.iter().enumerate();
             pages.filter_map(|(number, page)| Some((number, &page.as_ref()?.stored)))
         }
 
         pub(in crate::engine) fn validate(&self) {
             let mut live = 0;
-            for (number, page) in self.pages.iter().enumerate() {
+            for (number, page) in self.by_number.iter().enumerate() {
                 let Some(page) = page else {
                     assert!(
                         self.vacant.contains(&(number as u32)),

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis_module::{RedisValue, raw};
+use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
@@ -399,14 +399,8 @@ impl Context<'_> {
 
     /// UNLINK, propagated as though a client had sent it.
     pub(super) fn unlink(&self, name: Str<'_>) {
-        let (command, format) = (c"UNLINK".as_ptr(), c"!s".as_ptr());
-        // SAFETY: context, format and name are alive; "s" takes a string, and the reply, which may be null, is ours to free.
-        unsafe {
-            let reply = api!(RedisModule_Call(self.raw, command, format, name.as_raw()));
-            if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
-            }
-        }
+        let propagated = CallOptionsBuilder::new().replicate().build();
+        let _: CallResult<'_> = (self.sdk()).call_ext("UNLINK", &propagated, &[name.bytes()]);
     }
 
     /// Whether the server finds the keys of a command by their number where values stand between them, as it does for its own

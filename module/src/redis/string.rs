@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use redis_module::raw;
+use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
 use crate::error::Error;
@@ -87,21 +88,8 @@ pub(crate) struct Args<'a> {
     argv: &'a [Str<'a>],
 }
 
-/// Room for arguments as bytes: without an allocation where there are few.
-#[derive(Debug)]
-pub(crate) struct Words<'a> {
-    few: [MaybeUninit<&'a [u8]>; 16],
-    many: Vec<&'a [u8]>,
-}
-
-impl Words<'_> {
-    pub(crate) const fn new() -> Self {
-        Self {
-            few: [MaybeUninit::uninit(); 16],
-            many: Vec::new(),
-        }
-    }
-}
+/// Arguments as bytes: without an allocation where there are few.
+pub(crate) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
 
 impl<'a> Args<'a> {
     /// # Safety
@@ -160,21 +148,10 @@ impl<'a> Args<'a> {
         at_least: usize,
         storage: &'w mut Words<'a>,
     ) -> Result<&'w [&'a [u8]], Error> {
-        let [_, argv @ ..] = self.argv else {
-            return Err(Error::WrongArity);
-        };
-        let count = argv.len();
-        if count < at_least {
+        if self.len() < at_least {
             return Err(Error::WrongArity);
         }
-        let Some(few) = storage.few.get_mut(..count) else {
-            storage.many = self.iter().map(Str::bytes).collect();
-            return Ok(&storage.many);
-        };
-        for (word, arg) in few.iter_mut().zip(argv) {
-            word.write(arg.bytes());
-        }
-        // SAFETY: there are no more strings than words, so each of these was just written.
-        Ok(unsafe { std::slice::from_raw_parts(storage.few.as_ptr().cast(), count) })
+        storage.extend(self.iter().map(Str::bytes));
+        Ok(storage)
     }
 }
