@@ -94,14 +94,14 @@ pub(crate) struct Softened {
 
 /// The marks of one database's entries.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     /// Entries that have a grace.
     pub(super) graced: RoaringBitmap,
     /// Entries that were written by the clock of another node.
-    pub(super) foreign: RoaringBitmap,
+    pub(crate) foreign: RoaringBitmap,
     /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
     /// so yet.
-    pub(super) doubted: RoaringBitmap,
+    pub(crate) doubted: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
@@ -232,13 +232,13 @@ impl Marks {
         }
     }
 
-    pub(super) fn has_soft(&self) -> bool {
+    pub(crate) fn has_soft(&self) -> bool {
         !self.soft.is_empty()
     }
 
     /// Since when an entry is stale by a soft invalidation, and for how long.
     #[inline(always)]
-    pub(super) fn softness(&self, slot: Slot) -> Option<Softness> {
+    pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         if self.soft.is_empty() {
             return None;
         }
@@ -272,7 +272,7 @@ impl Marks {
     }
 
     /// The grace of an entry that was named ends then.
-    pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
+    pub(crate) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
         if let Some(soft) = softs.find(|soft| soft.softness == softened.softness) {
             soft.soonest_ms = soft.soonest_ms.min(at_ms);

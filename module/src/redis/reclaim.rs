@@ -206,9 +206,9 @@ pub(super) fn may_take() -> bool {
 /// slot migrates to here, if it came from the old node. There it is perhaps not gone yet, and the commands that come from there
 /// must find what they found. That node announces what it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
-    index.is_doubted(slot)
+    index.marks.doubted.contains(slot.0)
         || propagation::is_importing()
-            && index.is_foreign(slot)
+            && index.marks.foreign.contains(slot.0)
             && propagation::is_coming(entry_key(index, slot))
 }
 
@@ -288,7 +288,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
         let grace_ms = entry_in(index, slot).grace_ms();
         let over_ms = softened.softness.ends_ms_for(grace_ms);
         if over_ms > now_ms {
-            index.grace_ends(softened, over_ms);
+            index.marks.ends(softened, over_ms);
         }
         over_ms
     });
@@ -312,7 +312,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
 /// that yet: it is done now.
 fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     let over = state::index(db, |index| {
-        let softness = index.softness(slot)?;
+        let softness = index.marks.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
         let over = over_ms <= now_ms && !index.is_gone(slot);
         over.then_some(Softened {

@@ -290,7 +290,7 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
 /// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
 pub(crate) fn doubt(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::index(db, |index| index.doubt(slot));
+        state::index(db, |index| _ = index.marks.doubted.insert(slot.0));
     }
 }
 
@@ -593,7 +593,7 @@ fn index_arrived(
         facts: passage.facts,
     };
     entry.set_indexed(index.insert_near(place, incoming).0);
-    index.has_backlog() || index.has_soft()
+    index.has_backlog() || index.marks.has_soft()
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.

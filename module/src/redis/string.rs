@@ -82,14 +82,36 @@ impl Drop for OwnedStr {
     }
 }
 
+/// Options of a command, as words: the names of those that have a number, and the numbers.
+pub(crate) fn options(numbers: &[(&[u8], Option<u64>)]) -> SmallVec<[OwnedStr; 10]> {
+    let given = numbers.iter();
+    let given = given.filter_map(|&(name, number)| Some((name, number?)));
+    given
+        .flat_map(|(name, number)| [OwnedStr::new(name), OwnedStr::from_number(number as i64)])
+        .collect()
+}
+
 /// The arguments of the command that runs, its name first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Args<'a> {
     argv: &'a [Str<'a>],
 }
 
-/// Arguments as bytes: without an allocation where there are few.
-pub(crate) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
+/// Room for arguments as bytes: without an allocation where there are few.
+#[derive(Debug)]
+pub(crate) struct Words<'a> {
+    few: [MaybeUninit<&'a [u8]>; 16],
+    many: Vec<&'a [u8]>,
+}
+
+impl Words<'_> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            few: [MaybeUninit::uninit(); 16],
+            many: Vec::new(),
+        }
+    }
+}
 
 impl<'a> Args<'a> {
     /// # Safety
@@ -148,10 +170,21 @@ impl<'a> Args<'a> {
         at_least: usize,
         storage: &'w mut Words<'a>,
     ) -> Result<&'w [&'a [u8]], Error> {
-        if self.len() < at_least {
+        let [_, argv @ ..] = self.argv else {
+            return Err(Error::WrongArity);
+        };
+        let count = argv.len();
+        if count < at_least {
             return Err(Error::WrongArity);
         }
-        storage.extend(self.iter().map(Str::bytes));
-        Ok(storage)
+        let Some(few) = storage.few.get_mut(..count) else {
+            storage.many = self.iter().map(Str::bytes).collect();
+            return Ok(&storage.many);
+        };
+        for (word, arg) in few.iter_mut().zip(argv) {
+            word.write(arg.bytes());
+        }
+        // SAFETY: there are no more strings than words, so each of these was just written.
+        Ok(unsafe { std::slice::from_raw_parts(storage.few.as_ptr().cast(), count) })
     }
 }

@@ -97,11 +97,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.remove(slot.0);
     }
 
-    /// See [`Facts::is_doubted`](super::Facts).
-    pub(crate) fn doubt(&mut self, slot: Slot) {
-        self.marks.doubted.insert(slot.0);
-    }
-
     /// From here on this node decides: makes the entries gone that are in doubt, and returns these and those that were gone.
     /// O(entries). [`Index::reclaim_step`] names entries whose grace is over once more.
     pub(crate) fn begin_to_decide(&mut self) -> Vec<Slot> {
