@@ -170,7 +170,10 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     if matches!(digits, [] | [b'0', ..]) || digits.len() > 19 {
         return None;
     }
-    let mut number = 0_u64;
+    let (mut number, mut digits) = (0_u64, digits);
+    if let Some((eight, rest)) = digits.split_first_chunk() {
+        (number, digits) = (parse_eight(*eight)?, rest);
+    }
     for digit in digits {
         let digit = u64::from(*digit).wrapping_sub(b'0'.into());
         if digit > 9 {
@@ -183,6 +186,20 @@ pub(crate) fn parse_i64(bytes: &[u8]) -> Option<i64> {
     } else {
         i64::try_from(number).ok()
     }
+}
+
+/// Eight digits at once: pairs of neighbours are joined three times (D. Lemire, "Quickly parsing eight digits", 2018).
+#[inline(always)]
+fn parse_eight(digits: [u8; 8]) -> Option<u64> {
+    const EACH: u64 = u64::MAX / 255;
+    let digits = u64::from_le_bytes(digits).wrapping_sub(EACH * u64::from(b'0'));
+    // A byte that is no digit is above 9 now, or has wrapped around below 0.
+    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
+        return None;
+    }
+    let pairs = (10 * digits + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (100 * pairs + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((10_000 * fours + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Sets `option` once; a second time is a syntax error.
