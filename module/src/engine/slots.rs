@@ -122,11 +122,6 @@ impl<E: Copy> Page<E> {
     }
 }
 
-/// The kind of page for an entry in these lists.
-fn kind_of(lists: &[u32]) -> u8 {
-    lists.len().min(INLINE + 1) as u8
-}
-
 /// The lists of an entry, all of them in one of the two.
 pub(super) struct ListsOf<'a> {
     narrow: std::slice::Iter<'a, u16>,
@@ -192,7 +187,8 @@ impl<E: Copy + PartialEq> Slots<E> {
         hits: u32,
         lists: &[u32],
     ) -> Slot {
-        let kind = kind_of(lists);
+        // The kind of a page is how many lists its entries may have, or that these are boxed.
+        let kind = lists.len().min(INLINE + 1) as u8;
         let make = |number| {
             self.hits.add_page(number);
             let page = Page::new(lists.len());

@@ -130,11 +130,6 @@ pub(crate) fn log(line: &str) {
     };
 }
 
-/// Sends the words and places of panics to the log as well.
-pub(crate) fn log_panics() {
-    std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
-}
-
 /// The place whose next callback panics, for the test of this barrier.
 #[cfg(feature = "panic-on-demand")]
 pub(crate) static ARMED: std::sync::RwLock<String> = std::sync::RwLock::new(String::new());

@@ -260,24 +260,21 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
     match key.kind() {
-        Kind::Empty => put_gone(db, &mut key, name, deadline_ms),
+        Kind::Empty => {
+            let content = Content {
+                created_ms: now_ms(),
+                deadline_ms,
+                ..Content::default()
+            };
+            put(db, &mut key, name, |_, _| Some((content, None, ())));
+            drop_entry(db, &key);
+        }
         // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
         Kind::Entry(_) => drop_entry(db, &key),
         Kind::Other => return,
     }
     drop(key);
     reclaim::arm(ctx);
-}
-
-fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
-    let created_ms = now_ms();
-    let content = Content {
-        created_ms,
-        deadline_ms,
-        ..Content::default()
-    };
-    put(db, key, name, |_, _| Some((content, None, ())));
-    drop_entry(db, key);
 }
 
 /// Makes the entry of an open key gone because it arrived too late, and sees that replicas drop it, too.

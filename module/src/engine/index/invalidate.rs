@@ -26,10 +26,13 @@ impl<E: Copy + PartialEq> Index<E> {
             if !seen.insert(list) {
                 continue;
             }
-            let visible = self.visible_of(list);
+            let list = self.lists.get(list);
+            let mut visible = list.ids.to_bitmap();
+            if !self.gone.is_empty() {
+                visible -= &self.gone;
+            }
             pairs += visible.len();
             if dropped.is_empty() {
-                let list = self.lists.get(list);
                 let is_whole = visible.len() == u64::from(list.ids.len());
                 cost = is_whole.then_some(list.ids.bytes());
                 dropped = visible;
@@ -54,14 +57,6 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.clear_soft();
         self.marks.doubted = RoaringBitmap::new();
         dropped
-    }
-
-    fn visible_of(&self, list: u32) -> RoaringBitmap {
-        let mut ids = self.lists.get(list).ids.to_bitmap();
-        if !self.gone.is_empty() {
-            ids -= &self.gone;
-        }
-        ids
     }
 
     /// Makes visible entries stale, those without a grace gone.
