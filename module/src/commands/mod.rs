@@ -8,6 +8,7 @@ pub(crate) mod hits;
 pub(crate) mod hold;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
+mod largest;
 pub(crate) mod mset;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) mod panic;

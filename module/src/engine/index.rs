@@ -383,26 +383,16 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     pub(crate) fn hit(&mut self, slot: Slot) {
-        self.slots.hits.hit(slot.0);
+        self.slots.hit(slot);
     }
 
     /// Counts several hits.
     pub(crate) fn add_hits(&mut self, slot: Slot, more: u32) {
-        self.slots.hits.add(slot.0, more);
-    }
-
-    /// The `count` visible entries with the most hits, most first, those without any left out: hits and slot.
-    /// O(slots / 256 + 256 count).
-    ///
-    /// Exact, except where more than 65,536 gone entries with many hits wait to be reclaimed.
-    pub(crate) fn top(&mut self, count: usize) -> Vec<(u32, Slot)> {
-        const LOOKS: usize = 65_536;
-        let gone = &self.gone;
-        self.slots.top(count, LOOKS, |slot| !gone.contains(slot.0))
+        self.slots.add_hits(slot, more);
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
-        self.slots.hits.get(slot.0)
+        self.slots.hits(slot)
     }
 
     /// The tags of an entry, in the order in which they were given.

@@ -89,7 +89,10 @@ pub(super) struct Lists {
 impl Lists {
     /// Makes an empty list. O(1).
     pub(super) fn create(&mut self, name: &[u8]) -> u32 {
-        let id = (self.pages).allocate(0, |_| Box::new([const { None }; PAGE]));
+        let id = self.pages.allocate(0, || {
+            let none: Vec<_> = std::iter::repeat_with(|| None).take(PAGE).collect();
+            none.try_into().expect("it has the length of a page")
+        });
         let list = TagList {
             name: Name::new(name),
             ids: Ids::default(),

@@ -4,13 +4,11 @@
 //! stays inside a smaller size class of the allocator, and an entry that is only read is never written to, so that a
 //! forked child shares its page.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-use super::hits::Hits;
-use super::pages::{KINDS, PAGE, Pages, offset_of, page_of};
+use super::pages::{KINDS, PAGE, Pages, offset_of};
 use super::seeds::Seeded;
 
 /// Number of an entry in the index of its database.
@@ -34,6 +32,9 @@ pub(super) type ListIds = SmallVec<[u32; INLINE]>;
 
 /// Costs of entries are kept in units of this many bytes.
 pub(crate) const UNIT: u64 = 4;
+
+/// Hits that are written down together.
+const BATCH: usize = 32;
 
 /// The cost is in `large`.
 const LARGE: u16 = u16::MAX;
@@ -80,6 +81,9 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 #[derive(Debug)]
 pub(super) struct Page<E> {
     entries: Box<[Option<E>; PAGE]>,
+    /// How often each was read: 4 KiB, which allocators put on a page of the operating system of its own. Blocks of 1 KiB came
+    /// to lie beside lists of the same size, and a child that saves copied twice as much.
+    hits: Box<[u32; PAGE]>,
     /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
     sizes: Box<[u16; PAGE]>,
     members: Members,
@@ -89,6 +93,7 @@ impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
             entries: Box::new([None; PAGE]),
+            hits: Box::new([0; PAGE]),
             sizes: Box::new([0; PAGE]),
             members: if members <= INLINE {
                 Members::Narrow {
@@ -118,7 +123,7 @@ impl<E: Copy> Page<E> {
                     + each.iter().map(|m| size_of_val::<[u32]>(m)).sum::<usize>()
             }
         };
-        PAGE * (size_of::<Option<E>>() + size_of::<u16>()) + members
+        PAGE * (size_of::<Option<E>>() + size_of::<u32>() + size_of::<u16>()) + members
     }
 }
 
@@ -169,7 +174,9 @@ impl ListsOf<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
     pub(super) pages: Pages<Page<E>>,
-    pub(super) hits: Hits,
+    /// Hits that are not counted yet: by the dozen, the waits for memory overlap.
+    uncounted: [u32; BATCH],
+    uncounted_len: usize,
     /// What entries cost that is too much for a page's `sizes`.
     large: HashMap<u32, u64, Seeded>,
     bytes: usize,
@@ -189,8 +196,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     ) -> Slot {
         // The kind of a page is how many lists its entries may have, or that these are boxed.
         let kind = lists.len().min(INLINE + 1) as u8;
-        let make = |number| {
-            self.hits.add_page(number);
+        let make = || {
             let page = Page::new(lists.len());
             self.bytes += page.heap_bytes();
             page
@@ -199,7 +205,7 @@ impl<E: Copy + PartialEq> Slots<E> {
             None => self.pages.allocate(kind, make),
             Some(Slot(id)) => self.pages.allocate_near(id, kind, make),
         });
-        self.hits.set(slot.0, hits);
+        self.pages.get_mut(slot.0).hits[offset_of(slot.0)] = hits;
         let fits = self.set(slot, entry, bytes, lists);
         debug_assert!(fits, "the page was made for so many");
         slot
@@ -268,7 +274,7 @@ impl<E: Copy + PartialEq> Slots<E> {
 
     /// Gives the slot back.
     pub(super) fn remove(&mut self, slot: Slot) {
-        self.hits.count();
+        self.count_hits();
         self.set_bytes(slot, 0);
         let page = self.pages.get_mut(slot.0);
         let at = offset_of(slot.0);
@@ -280,10 +286,6 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
         if let Some(page) = self.pages.release(slot.0) {
             self.bytes -= page.heap_bytes();
-            self.hits.remove_page(page_of(slot.0));
-        }
-        if self.pages.live() == 0 {
-            self.hits = Hits::default();
         }
     }
 
@@ -333,63 +335,46 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// The `count` wanted entries with the most hits, most first; those without any are left out.
-    ///
-    /// Pages are visited from the highest maximum downwards, until none is left that could add something. Beside one
-    /// look at each page's maximum, that is at most `count` pages and those whose maximum has left; they learn their
-    /// new one. After `looks` entries that might belong to the result but are not wanted, what was found is returned.
-    pub(super) fn top(
-        &mut self,
-        count: usize,
-        mut looks: usize,
-        is_wanted: impl Fn(Slot) -> bool,
-    ) -> Vec<(u32, Slot)> {
-        self.hits.count();
-        let mut pages: BinaryHeap<(u32, Reverse<usize>)> = (0..)
-            .zip(&self.hits.maxima)
-            .filter(|&(_, &max)| max > 0)
-            .map(|(number, &max)| (max, Reverse(number)))
-            .collect();
-        let mut found: BinaryHeap<Reverse<(u32, Reverse<u32>)>> = BinaryHeap::new();
-        while let Some((max, Reverse(number))) = pages.pop() {
-            // The least of those found, once there are enough.
-            let least =
-                |found: &BinaryHeap<_>| found.peek().filter(|_| found.len() == count).copied();
-            if least(&found).is_some_and(|Reverse((hits, _))| hits >= max) {
-                break;
-            }
-            let Some(page) = self.pages.find((number * PAGE) as u32) else {
-                continue;
-            };
-            let mut exact = 0;
-            for (at, &hits) in self.hits.page(number).iter().enumerate() {
-                let slot = Slot((number * PAGE + at) as u32);
-                if hits == 0 || page.entries[at].is_none() {
-                    continue;
-                }
-                exact = exact.max(hits);
-                let row = Reverse((hits, Reverse(slot.0)));
-                if least(&found).is_some_and(|least| least <= row) {
-                    continue;
-                }
-                if !is_wanted(slot) {
-                    looks = looks.saturating_sub(1);
-                    continue;
-                }
-                if found.len() == count {
-                    found.pop();
-                }
-                found.push(row);
-            }
-            self.hits.maxima[number] = exact;
-            if looks == 0 || count == 0 {
-                break;
+    #[inline(always)]
+    pub(super) fn hit(&mut self, slot: Slot) {
+        let at = self.uncounted_len;
+        self.uncounted[at] = slot.0;
+        self.uncounted_len = at + 1;
+        if at == BATCH - 1 {
+            self.count_hits();
+        }
+    }
+
+    /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
+    #[cold]
+    pub(super) fn count_hits(&mut self) {
+        for at in 0..std::mem::take(&mut self.uncounted_len) {
+            self.add_hits(Slot(self.uncounted[at]), 1);
+        }
+    }
+
+    /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
+    #[inline]
+    pub(super) fn add_hits(&mut self, slot: Slot, more: u32) {
+        let count = &mut self.pages.get_mut(slot.0).hits[offset_of(slot.0)];
+        *count = count.saturating_add(more);
+    }
+
+    pub(super) fn hits(&mut self, slot: Slot) -> u32 {
+        self.count_hits();
+        self.pages.get(slot.0).hits[offset_of(slot.0)]
+    }
+
+    /// Visits the entries of a page that have hits, without what is uncounted: how many, and the slot.
+    pub(super) fn visit_hits(&self, number: usize, mut visit: impl FnMut(u32, Slot)) {
+        let first = (number * PAGE) as u32;
+        let page = self.pages.find(first).into_iter();
+        let counted = page.flat_map(|page| page.hits.iter().zip(&page.entries[..]));
+        for (id, (&hits, entry)) in (first..).zip(counted) {
+            if hits > 0 && entry.is_some() {
+                visit(hits, Slot(id));
             }
         }
-        let sorted = found.into_sorted_vec();
-        let rows = sorted.into_iter();
-        rows.map(|Reverse((hits, Reverse(id)))| (hits, Slot(id)))
-            .collect()
     }
 
     /// The lists that the entry stands in.
@@ -409,10 +394,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.bytes
-            + self.pages.heap_bytes()
-            + self.hits.heap_bytes()
-            + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
+        self.bytes + self.pages.heap_bytes() + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
     }
 }
 
@@ -433,15 +415,12 @@ mod tests {
                 .map(|(_, page)| page.heap_bytes())
                 .sum();
             assert_eq!(bytes, self.bytes);
-            let numbers = self.pages.numbered().map(|(number, _)| number);
-            self.hits.validate(numbers);
             let mut slots = Vec::new();
             for (number, page) in self.pages.numbered() {
                 for (at, entry) in page.entries.iter().enumerate() {
                     let id = (number * PAGE + at) as u32;
                     assert_eq!(entry.is_some(), self.pages.is_used(id));
                     if entry.is_some() {
-                        assert!(self.hits.page(number)[at] <= self.hits.maxima[number]);
                         slots.push(Slot(id));
                     }
                 }
@@ -481,7 +460,7 @@ mod tests {
         let many: Vec<u32> = (0..50).collect();
         let narrow = slots.insert(None, 3, 0, 0, &many[..INLINE]);
         let wide = slots.insert(None, 4, 0, 0, &many[..=INLINE]);
-        assert_ne!(page_of(narrow.0), page_of(wide.0));
+        assert_ne!(narrow.0 as usize / PAGE, wide.0 as usize / PAGE);
         let first = slots.insert(None, 1, 0, 0, &many[..40]);
         let second = slots.insert(None, 2, 0, 0, &many);
         for len in [50, 3, 20, 0, 40] {
@@ -501,34 +480,5 @@ mod tests {
         assert_eq!(slots.insert(Some(first), 3, 0, 0, &[4]), first);
         assert!(slots.holds(first, 3) && !slots.holds(first, 1));
         slots.validate();
-    }
-
-    #[test]
-    fn the_entries_with_the_most_hits_are_found_in_a_bounded_time() {
-        let page = PAGE as u32;
-        let mut slots: Slots<u32> = Slots::default();
-        for entry in 0..3 * page {
-            slots.insert(None, entry, 0, 0, &[1]);
-        }
-        for (slot, hits) in [(0, 10), (1, 3), (page, 8), (2 * page, 5)] {
-            slots.hits.add(slot, hits);
-        }
-        let top = |slots: &mut Slots<u32>, count, looks, unwanted: &[u32]| {
-            let is_wanted = |slot: Slot| !unwanted.contains(&slot.0);
-            let top = slots.top(count, looks, is_wanted);
-            top.into_iter()
-                .map(|(hits, slot)| (hits, slot.0))
-                .collect::<Vec<_>>()
-        };
-        // The page of the entry that had the most is looked at, and does not end the search.
-        slots.remove(Slot(0));
-        assert_eq!(top(&mut slots, 1, 9, &[]), [(8, page)]);
-        assert_eq!(
-            top(&mut slots, 9, 9, &[]),
-            [(8, page), (5, 2 * page), (3, 1)]
-        );
-        assert_eq!(top(&mut slots, 9, 9, &[page]), [(5, 2 * page), (3, 1)]);
-        // So many that are not wanted, and no page more.
-        assert_eq!(top(&mut slots, 9, 1, &[page]), []);
     }
 }

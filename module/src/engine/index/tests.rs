@@ -502,22 +502,18 @@ impl Harness {
             }
         }
         assert_eq!(self.index.visible(), self.visible.len() as u64);
-        let mut all: Vec<u32> = self.visible.values().map(|seen| seen.hits).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.retain(|&hits| hits > 0);
-        for count in [1, 3, 100] {
-            let top = self.index.top(count);
-            let hits: Vec<u32> = top.iter().map(|&(hits, _)| hits).collect();
-            assert_eq!(
-                hits,
-                all[..count.min(all.len())],
-                "exactly the highest counts"
-            );
-            for (hits, slot) in top {
-                let (key, ..) = self.stored[&self.index.entry(slot)];
-                assert_eq!(self.visible[&key].hits, hits);
-            }
+        let (mut page, mut read) = (Some(0), BTreeMap::new());
+        while let Some(number) = page {
+            page = self.index.visit_hits(number, |index, hits, slot| {
+                if !index.is_gone(slot) {
+                    let (key, ..) = self.stored[&index.entry(slot)];
+                    read.insert(key, hits);
+                }
+            });
         }
+        let hit = self.visible.iter().filter(|(_, seen)| seen.hits > 0);
+        let hit: BTreeMap<_, _> = hit.map(|(key, seen)| (*key, seen.hits)).collect();
+        assert_eq!(read, hit);
         for (number, name) in TAGS.iter().enumerate() {
             let mut expected = BTreeSet::new();
             let mut bytes = 0;
