@@ -5,6 +5,8 @@
 
 use roaring::RoaringBitmap;
 
+use super::marks::bytes_of;
+
 /// How many ids a page holds.
 pub(super) const PAGE: usize = 1_024;
 const WORDS: usize = PAGE / 64;
@@ -28,12 +30,8 @@ struct Page<T> {
     used: [u64; WORDS],
     live: u16,
     kind: u8,
-    /// Position in `open[kind]` while the page has room, else `FULL`.
-    open_at: u32,
     stored: T,
 }
-
-const FULL: u32 = u32::MAX;
 
 impl<T> Page<T> {
     fn is_used(&self, id: u32) -> bool {
@@ -45,10 +43,10 @@ impl<T> Page<T> {
 #[derive(Debug)]
 pub(super) struct Pages<T> {
     by_number: Vec<Option<Page<T>>>,
-    /// For each kind, the pages that have room.
-    open: [Vec<u32>; KINDS],
-    /// Page numbers without a page.
-    vacant: Vec<u32>,
+    /// For each kind, the numbers of the pages that have room.
+    open: [RoaringBitmap; KINDS],
+    /// Numbers without a page.
+    vacant: RoaringBitmap,
     live: usize,
 }
 
@@ -57,7 +55,7 @@ impl<T> Default for Pages<T> {
         Self {
             by_number: Vec::new(),
             open: Default::default(),
-            vacant: Vec::new(),
+            vacant: RoaringBitmap::new(),
             live: 0,
         }
     }
@@ -67,7 +65,7 @@ impl<T> Pages<T> {
     /// Takes a free id on a page of this kind, which is made where there is none. O(1).
     #[inline(always)]
     pub(super) fn allocate(&mut self, kind: u8, make: impl FnOnce() -> T) -> u32 {
-        let open = self.open[kind as usize].last().copied();
+        let open = self.open[kind as usize].min();
         let number = open.unwrap_or_else(|| self.add_page(kind, make));
         self.take(number)
     }
@@ -96,22 +94,7 @@ impl<T> Pages<T> {
         page.live += 1;
         self.live += 1;
         if page.live as usize == PAGE {
-            let (kind, at) = (page.kind, page.open_at);
-            page.open_at = FULL;
-            self.close(kind, at);
-        }
-    }
-
-    /// Takes a page out of the list of those that have room.
-    #[cold]
-    fn close(&mut self, kind: u8, at: u32) {
-        let open = &mut self.open[kind as usize];
-        open.swap_remove(at as usize);
-        if let Some(&moved) = open.get(at as usize) {
-            self.by_number[moved as usize]
-                .as_mut()
-                .expect("an open page exists")
-                .open_at = at;
+            self.open[page.kind as usize].remove(page_of(id) as u32);
         }
     }
 
@@ -119,21 +102,19 @@ impl<T> Pages<T> {
     /// that lies above.
     #[inline(never)]
     pub(super) fn allocate_near(&mut self, id: u32, kind: u8, make: impl FnOnce() -> T) -> u32 {
-        /// How many open pages are looked at before a new one is made at the end.
-        const LOOKS: usize = 8;
-        let number = page_of(id);
-        while self.by_number.len() <= number {
-            self.vacant.push(self.by_number.len() as u32);
-            self.by_number.push(None);
+        let number = page_of(id) as u32;
+        let len = self.by_number.len() as u32;
+        if len <= number {
+            self.vacant.insert_range(len..=number);
+            self.by_number.resize_with(number as usize + 1, || None);
         }
-        match &self.by_number[number] {
+        match &self.by_number[number as usize] {
             None => {
-                self.vacant.retain(|&vacant| vacant as usize != number);
-                self.open_page(number as u32, kind, make);
+                self.vacant.remove(number);
+                self.open_page(number, kind, make);
             }
             Some(page) if page.kind < kind || page.is_used(id) => {
-                let mut open = self.open[kind as usize].iter().rev().take(LOOKS);
-                let above = open.find(|&&open| open as usize > number).copied();
+                let above = self.open[kind as usize].range(number + 1..).next();
                 let above = above.unwrap_or_else(|| self.append_page(kind, make));
                 return self.take(above);
             }
@@ -145,9 +126,10 @@ impl<T> Pages<T> {
 
     #[cold]
     fn add_page(&mut self, kind: u8, make: impl FnOnce() -> T) -> u32 {
-        let Some(number) = self.vacant.pop() else {
+        let Some(number) = self.vacant.min() else {
             return self.append_page(kind, make);
         };
+        self.vacant.remove(number);
         self.open_page(number, kind, make);
         number
     }
@@ -161,14 +143,11 @@ impl<T> Pages<T> {
 
     fn open_page(&mut self, number: u32, kind: u8, make: impl FnOnce() -> T) {
         assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
-        let open = &mut self.open[kind as usize];
-        open.push(number);
-        let open_at = open.len() as u32 - 1;
+        self.open[kind as usize].insert(number);
         self.by_number[number as usize] = Some(Page {
             used: [0; WORDS],
             live: 0,
             kind,
-            open_at,
             stored: make(),
         });
     }
@@ -212,17 +191,15 @@ impl<T> Pages<T> {
         page.live -= 1;
         self.live -= 1;
         let open = &mut self.open[page.kind as usize];
-        if page.open_at == FULL {
-            page.open_at = open.len() as u32;
-            open.push(number);
+        if page.live as usize == PAGE - 1 {
+            open.insert(number);
         }
         if page.live > 0 {
             return None;
         }
-        let (kind, at) = (page.kind, page.open_at);
-        self.close(kind, at);
+        open.remove(number);
         let page = self.by_number[number as usize].take();
-        self.vacant.push(number);
+        self.vacant.insert(number);
         if self.live == 0 {
             // Nothing is left: give the bookkeeping itself back as well.
             *self = Self::default();
@@ -240,14 +217,13 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn pages_in_use(&self) -> usize {
-        self.by_number.len() - self.vacant.len()
+        self.by_number.len() - self.vacant.len() as usize
     }
 
     /// Bytes of the bookkeeping itself, and of what is stored but for the heap that it refers to.
     pub(super) fn heap_bytes(&self) -> usize {
-        let numbers = self.open.iter().chain([&self.vacant]).map(Vec::capacity);
-        self.by_number.capacity() * size_of::<Option<Page<T>>>()
-            + numbers.sum::<usize>() * size_of::<u32>()
+        let numbers = self.open.iter().chain([&self.vacant]).map(bytes_of);
+        self.by_number.capacity() * size_of::<Option<Page<T>>>() + numbers.sum::<usize>()
     }
 }
 
@@ -268,11 +244,11 @@ mod tests {
         }
 
         pub(in crate::engine) fn validate(&self) {
-            let mut live = 0;
+            let (mut live, mut open) = (0, 0);
             for (number, page) in self.by_number.iter().enumerate() {
                 let Some(page) = page else {
                     assert!(
-                        self.vacant.contains(&(number as u32)),
+                        self.vacant.contains(number as u32),
                         "page {number} is neither there nor vacant"
                     );
                     continue;
@@ -280,16 +256,14 @@ mod tests {
                 let bits: u32 = page.used.iter().map(|w| w.count_ones()).sum();
                 assert_eq!(bits, u32::from(page.live));
                 assert!(page.live > 0, "an empty page is dropped");
-                assert_eq!(page.open_at == FULL, page.live as usize == PAGE);
-                if page.open_at != FULL {
-                    assert_eq!(
-                        self.open[page.kind as usize][page.open_at as usize],
-                        number as u32
-                    );
-                }
+                let is_open = |kind: usize| self.open[kind].contains(number as u32);
+                let has_room = usize::from(page.live) < PAGE;
+                assert_eq!(is_open(page.kind.into()), has_room);
+                open += u64::from(has_room);
                 live += bits as usize;
             }
             assert_eq!(live, self.live);
+            assert_eq!(self.open.iter().map(RoaringBitmap::len).sum::<u64>(), open);
         }
     }
 
