@@ -1,7 +1,7 @@
 //! What a callback may ask of the server: replies, replication, notifications, keys.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
@@ -256,8 +256,7 @@ impl Context<'_> {
 
     /// Whether the command is only to name its keys, by [`Context::key_at`].
     pub(crate) fn wants_keys(&self) -> bool {
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_IsKeysPositionRequest(self.raw)) != 0 }
+        self.sdk().is_keys_position_request()
     }
 
     /// The argument at this place is a key whose value is replaced. The command's name is at 0.
@@ -556,19 +555,14 @@ impl Context<'_> {
     }
 
     /// Runs a function after so many ms, with a context of the server's own.
-    pub(super) fn after<F: FnOnce(&Context<'_>) + 'static>(&self, ms: i64, run: F) {
-        unsafe extern "C" fn on_timer<F: FnOnce(&Context<'_>)>(
-            ctx: *mut raw::RedisModuleCtx,
-            data: *mut c_void,
-        ) {
-            // SAFETY: the server passes a live context and the box of `after`, once.
-            let (ctx, run) = unsafe { (Context::from_raw(ctx), Box::from_raw(data.cast::<F>())) };
+    pub(super) fn after(&self, ms: u64, run: impl FnOnce(&Context<'_>) + 'static) {
+        let on_timer = move |sdk: &redis_module::Context, ()| {
+            // SAFETY: the server passes a live context.
+            let ctx = unsafe { Context::from_raw(sdk.ctx) };
             guard(Place::Other, (), || run(&ctx));
-        }
-        let data = Box::into_raw(Box::new(run)).cast();
-        let (ctx, on_timer) = (self.raw, Some(on_timer::<F> as _));
-        // SAFETY: the context is alive; the timer gets the box.
-        unsafe { api!(RedisModule_CreateTimer(ctx, ms, on_timer, data)) };
+        };
+        let after = Duration::from_millis(ms);
+        self.sdk().create_timer(after, on_timer, ());
     }
 
     #[cold]

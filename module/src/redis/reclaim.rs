@@ -26,10 +26,10 @@ const STEPS_BETWEEN_LOOKS: u32 = 4;
 const REFUSED_AT_ONCE: usize = 128;
 
 /// A slice that panicked is tried again after this time instead of at once.
-const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
+const PAUSE_AFTER_PANIC_MS: u64 = 1_000;
 
 /// How often a replica in a cluster looks whether it can go on by itself, when what is next has expired.
-const HIDDEN_MS: i64 = 10;
+const HIDDEN_MS: u64 = 10;
 
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
@@ -454,7 +454,7 @@ pub(crate) fn arm(ctx: &Context<'_>) {
     arm_in(ctx, 1);
 }
 
-fn arm_in(ctx: &Context<'_>, ms: i64) {
+fn arm_in(ctx: &Context<'_>, ms: u64) {
     if state::with(|state| std::mem::replace(&mut state.reclaim_armed, true)) {
         return;
     }
@@ -478,7 +478,7 @@ fn on_timer(ctx: &Context<'_>) {
         if filter::under_pressure() {
             return Some(0);
         }
-        Some((rest.as_millis() as i64).max(1))
+        Some((rest.as_millis() as u64).max(1))
     });
     if !state::with(|state| state.backlogs().next().is_some()) {
         filter::remove(ctx);
