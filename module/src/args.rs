@@ -233,10 +233,10 @@ pub(crate) fn with_grace(
 /// A time to live as a command gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ttl {
-    /// EX, PX: from now on, in the unit's milliseconds.
-    In { amount: i64, unit_ms: i64 },
-    /// EXAT, PXAT.
-    At { amount: i64, unit_ms: i64 },
+    /// EX, PX: so many ms from now on; `None`: too many to be counted.
+    In(Option<i64>),
+    /// EXAT, PXAT: unix ms.
+    At(Option<i64>),
     /// KEEPTTL.
     Keep,
     /// PERSIST.
@@ -247,18 +247,18 @@ impl Ttl {
     /// Reads the number behind an option word that means a time; `None` if the word does not.
     #[inline(always)]
     pub(crate) fn parse(word: Word, cursor: &mut Cursor<'_>) -> Result<Option<Self>, Error> {
-        let (unit_ms, relative) = match () {
+        let (unit_ms, is_relative) = match () {
             () if word.is(b"EX") => (1000, true),
             () if word.is(b"PX") => (1, true),
             () if word.is(b"EXAT") => (1000, false),
             () if word.is(b"PXAT") => (1, false),
             () => return Ok(None),
         };
-        let amount = cursor.next_i64()?;
-        Ok(Some(if relative {
-            Self::In { amount, unit_ms }
+        let ms = cursor.next_i64()?.checked_mul(unit_ms);
+        Ok(Some(if is_relative {
+            Self::In(ms)
         } else {
-            Self::At { amount, unit_ms }
+            Self::At(ms)
         }))
     }
 
@@ -269,9 +269,7 @@ impl Ttl {
         command: &'static str,
     ) -> Result<Option<u64>, Error> {
         match self {
-            Self::In { amount, .. } | Self::At { amount, .. } if amount <= 0 => {
-                Err(Error::InvalidExpire { command })
-            }
+            Self::In(Some(..=0)) | Self::At(Some(..=0)) => Err(Error::InvalidExpire { command }),
             _ => self.new_deadline_ms(now_ms, command),
         }
     }
@@ -283,15 +281,13 @@ impl Ttl {
         now_ms: u64,
         command: &'static str,
     ) -> Result<Option<u64>, Error> {
-        let (amount, unit_ms, base) = match self {
-            Self::In { amount, unit_ms } => (amount, unit_ms, now_ms as i64),
-            Self::At { amount, unit_ms } => (amount, unit_ms, 0),
+        let (ms, base) = match self {
+            Self::In(ms) => (ms, now_ms as i64),
+            Self::At(ms) => (ms, 0),
             Self::Keep | Self::Never => return Ok(None),
         };
-        let deadline = amount
-            .checked_mul(unit_ms)
-            .and_then(|ms| ms.checked_add(base))
-            .ok_or(Error::InvalidExpire { command })?;
+        let deadline = ms.and_then(|ms| ms.checked_add(base));
+        let deadline = deadline.ok_or(Error::InvalidExpire { command })?;
         Ok(Some(deadline.max(0) as u64))
     }
 }
@@ -338,53 +334,23 @@ mod tests {
     #[test]
     fn times_that_cannot_be_are_refused() {
         let deadline = |ttl: Ttl| ttl.deadline_ms(1_000, "cache.set");
-        assert_eq!(
-            deadline(Ttl::In {
-                amount: 2,
-                unit_ms: 1000
-            }),
-            Ok(Some(3_000))
-        );
-        assert_eq!(
-            deadline(Ttl::At {
-                amount: 2,
-                unit_ms: 1000
-            }),
-            Ok(Some(2_000))
-        );
-        for ttl in [
-            Ttl::In {
-                amount: 0,
-                unit_ms: 1,
-            },
-            Ttl::In {
-                amount: -1,
-                unit_ms: 1000,
-            },
-            Ttl::In {
-                amount: i64::MAX,
-                unit_ms: 1,
-            },
-            Ttl::In {
-                amount: i64::MAX / 10,
-                unit_ms: 1000,
-            },
-            Ttl::At {
-                amount: i64::MAX,
-                unit_ms: 1000,
-            },
-            Ttl::At {
-                amount: 0,
-                unit_ms: 1,
-            },
-        ] {
-            assert_eq!(
-                deadline(ttl),
-                Err(Error::InvalidExpire {
-                    command: "cache.set"
-                })
-            );
+        assert_eq!(deadline(Ttl::In(Some(2_000))), Ok(Some(3_000)));
+        assert_eq!(deadline(Ttl::At(Some(2_000))), Ok(Some(2_000)));
+        for ms in [Some(0), Some(-1_000), None] {
+            let error = Err(Error::InvalidExpire {
+                command: "cache.set",
+            });
+            assert_eq!(deadline(Ttl::In(ms)), error);
+            assert_eq!(deadline(Ttl::At(ms)), error);
         }
+        let command = "cache.set";
+        let latest = Ttl::In(Some(i64::MAX));
+        assert_eq!(deadline(latest), Err(Error::InvalidExpire { command }));
+        let words: [&[u8]; 2] = [b"9223372036854775807", b"7"];
+        let mut cursor = Cursor::new(&words);
+        let mut parse = |word| Ttl::parse(Word::of(word), &mut cursor);
+        assert_eq!(parse(b"exat"), Ok(Some(Ttl::At(None))));
+        assert_eq!(parse(b"EX"), Ok(Some(Ttl::In(Some(7_000)))));
     }
 
     #[test]

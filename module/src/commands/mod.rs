@@ -8,6 +8,7 @@ pub(crate) mod hits;
 pub(crate) mod hold;
 pub(crate) mod inspect;
 pub(crate) mod invalidate;
+mod largest;
 pub(crate) mod mset;
 #[cfg(feature = "panic-on-demand")]
 pub(crate) mod panic;
@@ -115,7 +116,7 @@ pub(crate) fn verdict<'t>(
     let database = state.database(db);
     let written = Written {
         at_ms: entry.created_ms(),
-        is_foreign: database.index.is_foreign(slot),
+        is_foreign: database.index.marks.foreign.contains(slot.0),
     };
     database.history.of_entry(tags, written, stamps_now)
 }
@@ -126,6 +127,7 @@ pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool
     let ends_ms = |softness: Softness| softness.ends_ms_for(entry_in(index, slot).grace_ms());
     !index.is_gone(slot)
         && index
+            .marks
             .softness(slot)
             .is_none_or(|soft| now_ms < ends_ms(soft))
 }

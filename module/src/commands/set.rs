@@ -97,13 +97,7 @@ mod tests {
         let words: [&[u8]; 9] = [b"k", b"v", b"tags", b"2", b"a", b"b", b"Px", b"5", b"nX"];
         let args = parsed(&words).expect("good");
         assert_eq!((args.tags, args.tags_at), (&[&b"a"[..], b"b"][..], 4));
-        assert_eq!(
-            args.ttl,
-            Some(Ttl::In {
-                amount: 5,
-                unit_ms: 1
-            })
-        );
+        assert_eq!(args.ttl, Some(Ttl::In(Some(5))));
         assert_eq!(args.condition, Some(Condition::Absent));
     }
 

@@ -1,7 +1,5 @@
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use crate::args::{Cursor, set_once};
+use crate::commands::largest::Largest;
 use crate::engine::TagFigures;
 use crate::error::Error;
 use crate::redis::{Args, Context, Words, slices, state};
@@ -56,40 +54,28 @@ fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
 pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let (measure, limit) = parse(args.words(0, &mut storage)?)?;
-    let (db, limit) = (ctx.db(), limit as usize);
-    let (mut next, mut found) = (Some(0), BinaryHeap::new());
+    let (mut next, mut found) = (Some(0), Largest::new(limit as usize));
+    let db = ctx.db();
     let step = move || {
-        next = visit(db, measure, limit, next?, &mut found);
+        let from = next?;
+        next = state::index(db, |index| {
+            index.visit_tags(from, STEP, |tag, info| {
+                let size = measure.of(&info);
+                if found.has_room_for(size) {
+                    found.add(size, tag);
+                }
+            })
+        });
         next.is_none().then(|| rows(db, measure, &mut found))
     };
     slices::run(ctx, step, reply);
     Ok(())
 }
 
-/// The largest tags so far.
-type Found = BinaryHeap<Reverse<(u64, Box<[u8]>)>>;
-
-/// Looks at some more tags. Where the next begin, if there are any.
-fn visit(db: u32, measure: Measure, limit: usize, from: u32, found: &mut Found) -> Option<u32> {
-    state::index(db, |index| {
-        index.visit_tags(from, STEP, |tag, info| {
-            let size = measure.of(&info);
-            let least = found.peek().filter(|_| found.len() == limit);
-            if least.is_some_and(|Reverse((least, _))| size <= *least) {
-                return;
-            }
-            if found.len() == limit {
-                found.pop();
-            }
-            found.push(Reverse((size, tag.into())));
-        })
-    })
-}
-
 /// Those that were found, as they are now.
-fn rows(db: u32, measure: Measure, found: &mut Found) -> Vec<(Box<[u8]>, TagFigures)> {
+fn rows(db: u32, measure: Measure, found: &mut Largest) -> Vec<(Box<[u8]>, TagFigures)> {
     let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::index(db, |index| {
-        let known = found.drain().filter_map(|Reverse((_, tag))| {
+        let known = found.take().filter_map(|(_, tag)| {
             let info = index.tag_figures(&tag);
             (info.entries > 0).then_some((tag, info))
         });

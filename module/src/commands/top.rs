@@ -1,8 +1,9 @@
 use crate::args::Cursor;
 use crate::commands::is_visible;
+use crate::commands::largest::{Largest, Named};
 use crate::error::Error;
 use crate::redis::state::entry_key;
-use crate::redis::{Args, Context, OwnedStr, now_ms, state};
+use crate::redis::{Args, Context, OwnedStr, now_ms, slices, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
@@ -20,34 +21,30 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     let most = state::with(|state| state.config.top_keys);
     let count = count.min(most) as usize;
-
-    // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
-    // asked for until enough are left.
-    let mut asked = count;
-    let now = now_ms();
-    let rows = loop {
-        let found = state::index(db, |index| {
-            let top = index.top(asked);
-            let is_all = top.len() < asked;
-            let visible = top
-                .into_iter()
-                .filter(|&(_, slot)| is_visible(index, slot, now));
-            let rows = visible.map(|(hits, slot)| (hits, OwnedStr::new(entry_key(index, slot))));
-            (rows.collect::<Vec<_>>(), is_all)
+    let (mut next, mut found) = (Some(0), Largest::new(count + MANY));
+    let step = move || {
+        let (page, now) = (next?, now_ms());
+        next = state::index(db, |index| {
+            index.visit_hits(page, |index, hits, slot| {
+                if found.has_room_for(hits.into()) && is_visible(index, slot, now) {
+                    found.add(hits.into(), entry_key(index, slot));
+                }
+            })
         });
-        let (mut rows, is_all) = found;
-        rows.retain(|(_, name)| ctx.exists(name.as_str()));
-        rows.truncate(count);
-        if is_all || rows.len() == count || asked >= count + MANY {
-            break rows;
-        }
-        asked = (asked * 2).min(count + MANY);
+        next.is_none().then(|| (count, found.take().collect()))
     };
-    ctx.reply_array(rows.len());
-    for (hits, name) in &rows {
-        ctx.reply_array(2);
-        ctx.reply_bytes(name.as_str().bytes());
-        ctx.reply_integer((*hits).into());
-    }
+    slices::run(ctx, step, reply);
     Ok(())
+}
+
+/// Entries whose time is over are still in the index until the server removes them; nobody sees them.
+fn reply(ctx: &Context<'_>, (count, found): (usize, Vec<Named>)) {
+    let exists = |(_, name): &Named| ctx.exists(OwnedStr::new(name).as_str());
+    let rows: Vec<_> = found.into_iter().filter(exists).take(count).collect();
+    ctx.reply_array(rows.len());
+    for (hits, name) in rows {
+        ctx.reply_array(2);
+        ctx.reply_bytes(&name);
+        ctx.reply_integer(hits as i64);
+    }
 }

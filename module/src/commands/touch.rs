@@ -2,7 +2,8 @@ use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, visible, write};
 use crate::error::Error;
-use crate::redis::{Args, Context, Mode, Str, Words, now_ms, reclaim, store};
+use crate::redis::context::Parts;
+use crate::redis::{Args, Context, Mode, OwnedStr, Str, Words, now_ms, options, reclaim, store};
 
 const COMMAND: &str = "cache.touch";
 
@@ -67,14 +68,11 @@ pub(super) fn replicate(
     expires_ms: Option<u64>,
     grace_ms: Option<u64>,
 ) {
-    let [expires, grace] = [expires_ms, grace_ms].map(|ms| ms.unwrap_or(0).to_string());
-    let mut words = vec![name.bytes()];
-    match expires_ms {
-        Some(_) => words.extend([b"PXAT", expires.as_bytes()]),
-        None => words.push(b"PERSIST"),
-    }
-    if grace_ms.is_some() {
-        words.extend([b"GRACE", grace.as_bytes()]);
-    }
-    ctx.replicate_words("CACHE.TOUCH", &words);
+    let mut owned = options(&[(b"PXAT", expires_ms), (b"GRACE", grace_ms)]);
+    owned.extend(expires_ms.is_none().then(|| OwnedStr::new(b"PERSIST")));
+    let words: Parts<'_> = [name]
+        .into_iter()
+        .chain(owned.iter().map(OwnedStr::as_str))
+        .collect();
+    ctx.replicate(c"CACHE.TOUCH", &words);
 }

@@ -1,7 +1,5 @@
 //! What CACHE.SET and CACHE.MSET have in common: whether an entry may be written, and with which tags and times.
 
-use smallvec::SmallVec;
-
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
 use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
@@ -13,8 +11,8 @@ use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
-    Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, propagation,
-    state, waiting,
+    Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, options,
+    propagation, state, waiting,
 };
 
 /// Which keys a write is for.
@@ -300,7 +298,7 @@ pub(super) fn within_holds(
     state::with(|state| {
         let Database { index, history, .. } = state.database(db);
         let until_ms = history.held_until_ms(index.tags(slot), now_ms);
-        let since_ms = index.softness(slot).map(|softness| softness.since_ms);
+        let since_ms = index.marks.softness(slot).map(|softness| softness.since_ms);
         // Nodes that loaded it know of no limit, only when it ends by its grace.
         let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
         bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
@@ -452,24 +450,16 @@ pub(super) fn replicate(
     asked: &Options<'_>,
     written: &Written,
 ) {
-    let option = |word: &[u8], ms: u64| (OwnedStr::new(word), OwnedStr::from_number(ms as i64));
-    let at = written.expires_ms.map(|ms| option(b"PXAT", ms));
-    let grace = (written.grace_ms > 0).then(|| option(b"GRACE", written.grace_ms));
-    let created = option(b"CREATED", written.created_ms);
-    let hits = asked
-        .said(|said| said.hits)
-        .map(|hits| option(b"HITS", hits.into()));
-    let soft = asked
-        .said(|said| said.soft_since_ms)
-        .map(|ms| option(b"SOFT", ms));
-    let mut owned: SmallVec<[OwnedStr; 8]> = SmallVec::new();
-    let options = at.into_iter().chain(grace).chain([created]);
-    for (word, ms) in options.chain(hits).chain(soft) {
-        owned.extend([word, ms]);
-    }
+    let mut owned = options(&[
+        (b"PXAT", written.expires_ms),
+        (b"GRACE", Some(written.grace_ms).filter(|&ms| ms > 0)),
+        (b"CREATED", Some(written.created_ms)),
+        (b"HITS", asked.said(|said| said.hits).map(u64::from)),
+        (b"SOFT", asked.said(|said| said.soft_since_ms)),
+        // Last, before the tags themselves.
+        (b"TAGS", asked.keeps_tags.then_some(asked.tags.len() as u64)),
+    ]);
     if asked.keeps_tags {
-        let (word, count) = option(b"TAGS", asked.tags.len() as u64);
-        owned.extend([word, count]);
         owned.extend(asked.tags.iter().map(|tag| OwnedStr::new(tag)));
     }
     let mut all: Parts<'_> = entry.into();

@@ -325,10 +325,6 @@ impl Rows {
         Some(past)
     }
 
-    fn is_more_than(&self, most: Remembered) -> bool {
-        self.by_tag.len() > most.tags || self.names > most.bytes
-    }
-
     fn heap_bytes(&self) -> usize {
         const NODE: usize = size_of::<(Box<[u8]>, Past)>() + 2 * size_of::<usize>();
         let (len, room) = (self.by_tag.len(), self.by_tag.capacity());
@@ -577,7 +573,7 @@ impl History {
     ) {
         let mut left = bytes;
         while left > 0
-            && self.rows.is_more_than(most)
+            && (self.rows.by_tag.len() > most.tags || self.rows.names > most.bytes)
             && let Some((tag, past)) = self.rows.pop()
         {
             left = left.saturating_sub(tag.len() + ROW_BYTES);

@@ -23,7 +23,7 @@ use super::lists::Lists;
 use super::marks::{Marks, Softened};
 use super::slots::{ListIds, Slot, Slots};
 use super::table::TagTable;
-use crate::record::{Facts, Softness};
+use crate::record::Facts;
 
 pub(crate) use figures::TagFigures;
 use hollow::Hollow;
@@ -35,7 +35,7 @@ pub(crate) enum Step {
     /// The entry in this slot is gone: take it out of the keyspace and [`Index::remove`] it.
     Gone(Slot),
     /// This entry is stale: those who hold copies are to be notified if it is new, and it is to be removed when its
-    /// grace is over, else [`Index::grace_ends`] is to be called.
+    /// grace is over, else [`Marks::ends`] is to be called.
     Softened(Softened),
     /// Nothing is left to reclaim.
     Idle,
@@ -75,7 +75,7 @@ pub(crate) struct Index<E> {
     /// Where in `gone` to look next.
     reclaim_from: u32,
     hollow: Hollow,
-    pub(super) marks: Marks,
+    pub(crate) marks: Marks,
     bytes: u64,
     gone_bytes: u64,
     /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
@@ -120,7 +120,7 @@ impl<E: Copy + PartialEq> Index<E> {
             self.drop_one(slot);
         }
         if facts.is_doubted {
-            self.doubt(slot);
+            self.marks.doubted.insert(slot.0);
         }
         if let Some(softness) = facts.softness.filter(|_| has_grace) {
             self.marks.soften([slot.0].into_iter().collect(), softness);
@@ -134,7 +134,7 @@ impl<E: Copy + PartialEq> Index<E> {
             return;
         }
         self.marks.graced.remove(slot.0);
-        if self.softness(slot).is_some() {
+        if self.marks.softness(slot).is_some() {
             self.drop_one(slot);
         }
     }
@@ -358,7 +358,7 @@ impl<E: Copy + PartialEq> Index<E> {
         if grace_ms == 0 {
             return Freshness::Fresh;
         }
-        if let Some(softness) = self.softness(slot) {
+        if let Some(softness) = self.marks.softness(slot) {
             return if now_ms() < softness.ends_ms_for(grace_ms) {
                 Freshness::Stale
             } else {
@@ -371,64 +371,28 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// Whether some entries are stale by a soft invalidation.
-    pub(crate) fn has_soft(&self) -> bool {
-        self.marks.has_soft()
-    }
-
-    /// The grace of an entry that [`Index::reclaim_step`] named ends then, unix ms.
-    pub(crate) fn grace_ends(&mut self, softened: Softened, at_ms: u64) {
-        self.marks.ends(softened, at_ms);
-    }
-
-    /// Since when an entry is stale by a soft invalidation, and for how long at most.
-    #[inline(always)]
-    pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
-        self.marks.softness(slot)
-    }
-
     /// What is known of an entry.
     pub(crate) fn facts(&mut self, slot: Slot) -> Facts {
         Facts {
             is_gone: self.is_gone(slot),
             hits: self.hits(slot),
-            softness: self.softness(slot),
-            is_foreign: self.is_foreign(slot),
-            is_doubted: self.is_doubted(slot),
+            softness: self.marks.softness(slot),
+            is_foreign: self.marks.foreign.contains(slot.0),
+            is_doubted: self.marks.doubted.contains(slot.0),
         }
     }
 
-    /// Whether an entry was written by the clock of another node.
-    pub(crate) fn is_foreign(&self, slot: Slot) -> bool {
-        self.marks.foreign.contains(slot.0)
-    }
-
-    /// See [`Facts::is_doubted`].
-    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
-        self.marks.doubted.contains(slot.0)
-    }
-
     pub(crate) fn hit(&mut self, slot: Slot) {
-        self.slots.hits.hit(slot.0);
+        self.slots.hit(slot);
     }
 
     /// Counts several hits.
     pub(crate) fn add_hits(&mut self, slot: Slot, more: u32) {
-        self.slots.hits.add(slot.0, more);
-    }
-
-    /// The `count` visible entries with the most hits, most first, those without any left out: hits and slot.
-    /// O(slots / 256 + 256 count).
-    ///
-    /// Exact, except where more than 65,536 gone entries with many hits wait to be reclaimed.
-    pub(crate) fn top(&mut self, count: usize) -> Vec<(u32, Slot)> {
-        const LOOKS: usize = 65_536;
-        let gone = &self.gone;
-        self.slots.top(count, LOOKS, |slot| !gone.contains(slot.0))
+        self.slots.add_hits(slot, more);
     }
 
     pub(crate) fn hits(&mut self, slot: Slot) -> u32 {
-        self.slots.hits.get(slot.0)
+        self.slots.hits(slot)
     }
 
     /// The tags of an entry, in the order in which they were given.

@@ -1,7 +1,7 @@
 //! One list per tag: the slots of the entries that carry it.
 
 use super::ids::Ids;
-use super::pages::{PAGE, PageMap, offset_of, page_of};
+use super::pages::{PAGE, Pages, offset_of, page_of};
 
 /// The name of a tag: without an allocation where it is short.
 #[derive(Debug)]
@@ -81,8 +81,7 @@ impl TagList {
 
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    pub(super) map: PageMap,
-    pages: Vec<Option<Box<[Option<TagList>; PAGE]>>>,
+    pub(super) pages: Pages<Box<[Option<TagList>; PAGE]>>,
     /// Bytes of names and ids.
     bytes: usize,
 }
@@ -90,55 +89,38 @@ pub(super) struct Lists {
 impl Lists {
     /// Makes an empty list. O(1).
     pub(super) fn create(&mut self, name: &[u8]) -> u32 {
-        let allocated = self.map.allocate(0);
-        let number = page_of(allocated.id);
-        if allocated.new_page {
-            if self.pages.len() <= number {
-                self.pages.resize_with(number + 1, || None);
-            }
-            self.pages[number] = Some(Box::new([const { None }; PAGE]));
-        }
+        let id = self.pages.allocate(0, || {
+            let none: Vec<_> = std::iter::repeat_with(|| None).take(PAGE).collect();
+            none.try_into().expect("it has the length of a page")
+        });
         let list = TagList {
             name: Name::new(name),
             ids: Ids::default(),
         };
         self.bytes += list.heap_bytes();
-        self.pages[number].as_mut().expect("the page was just made")[offset_of(allocated.id)] =
-            Some(list);
-        allocated.id
+        self.pages.get_mut(id)[offset_of(id)] = Some(list);
+        id
     }
 
     /// Drops an empty list.
     pub(super) fn destroy(&mut self, id: u32) {
-        let number = page_of(id);
-        let list = self.pages[number]
-            .as_mut()
-            .and_then(|page| page[offset_of(id)].take())
-            .expect("the list exists");
+        let list = self.pages.get_mut(id)[offset_of(id)].take();
+        let list = list.expect("the list exists");
         debug_assert!(list.ids.is_empty());
         self.bytes -= list.heap_bytes();
-        if self.map.release(id) {
-            self.pages[number] = None;
-        }
-        if self.map.live() == 0 {
-            self.pages = Vec::new();
-        }
+        self.pages.release(id);
     }
 
     #[inline(always)]
     pub(super) fn get(&self, id: u32) -> &TagList {
-        self.pages[page_of(id)]
-            .as_ref()
-            .and_then(|page| page[offset_of(id)].as_ref())
-            .expect("the list exists")
+        let list = self.pages.get(id)[offset_of(id)].as_ref();
+        list.expect("the list exists")
     }
 
     #[inline(always)]
     pub(super) fn get_mut(&mut self, id: u32) -> &mut TagList {
-        self.pages[page_of(id)]
-            .as_mut()
-            .and_then(|page| page[offset_of(id)].as_mut())
-            .expect("the list exists")
+        let list = self.pages.get_mut(id)[offset_of(id)].as_mut();
+        list.expect("the list exists")
     }
 
     /// Adds an id, which costs so much, to a list.
@@ -166,10 +148,10 @@ impl Lists {
         limit: u32,
         mut visit: impl FnMut(&TagList),
     ) -> Option<u32> {
-        let end = self.map.end().min(from.saturating_add(limit));
+        let end = self.pages.end().min(from.saturating_add(limit));
         let mut id = from;
         while id < end {
-            match self.pages.get(page_of(id)).and_then(Option::as_ref) {
+            match self.pages.find(id) {
                 None => id = (page_of(id) as u32 + 1) * PAGE as u32,
                 Some(page) => {
                     if let Some(list) = &page[offset_of(id)] {
@@ -179,14 +161,13 @@ impl Lists {
                 }
             }
         }
-        (id < self.map.end()).then_some(id)
+        (id < self.pages.end()).then_some(id)
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
-            + self.map.pages_in_use() * PAGE * size_of::<Option<TagList>>()
-            + self.pages.capacity() * size_of::<Option<Box<[Option<TagList>; PAGE]>>>()
-            + self.map.heap_bytes()
+            + self.pages.pages_in_use() * PAGE * size_of::<Option<TagList>>()
+            + self.pages.heap_bytes()
     }
 }
 
@@ -196,14 +177,13 @@ mod tests {
 
     impl Lists {
         pub(in crate::engine) fn validate(&self) -> Vec<u32> {
-            self.map.validate();
+            self.pages.validate();
             let mut bytes = 0;
             let mut ids = Vec::new();
-            for (number, page) in self.pages.iter().enumerate() {
-                for at in 0..PAGE {
+            for (number, page) in self.pages.numbered() {
+                for (at, list) in page.iter().enumerate() {
                     let id = (number * PAGE + at) as u32;
-                    let list = page.as_ref().and_then(|page| page[at].as_ref());
-                    assert_eq!(list.is_some(), self.map.is_used(id));
+                    assert_eq!(list.is_some(), self.pages.is_used(id));
                     if let Some(list) = list {
                         bytes += list.heap_bytes();
                         ids.push(id);

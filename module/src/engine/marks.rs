@@ -18,9 +18,7 @@ const MAX_SOFT: usize = 64;
 struct Soft {
     softness: Softness,
     ids: RoaringBitmap,
-    /// Those that [`Marks::next_softened`] did not name yet.
-    unnamed: RoaringBitmap,
-    /// Afterwards it goes through all of them in rounds: when the next begins, and where this one is.
+    /// [`Marks::next_softened`] goes through all of them in rounds: when the next begins, and where this one is.
     next_round_ms: u64,
     round_at: Option<u32>,
     /// The first end of a grace that this round has found still to come.
@@ -31,7 +29,6 @@ impl Soft {
     fn new(softness: Softness, ids: RoaringBitmap) -> Self {
         Self {
             softness,
-            unnamed: ids.clone(),
             ids,
             next_round_ms: u64::MAX,
             round_at: None,
@@ -39,36 +36,23 @@ impl Soft {
         }
     }
 
-    fn forget(&mut self, slot: Slot) -> bool {
-        self.unnamed.remove(slot.0);
-        self.ids.remove(slot.0)
-    }
-
     fn is_due(&self, now_ms: u64) -> bool {
-        !self.unnamed.is_empty() || self.round_at.is_some() || self.next_round_ms <= now_ms
+        self.round_at.is_some() || self.next_round_ms <= now_ms
     }
 
     /// The next entry; `None` at the end of a round, and the time of the next is set.
     fn next(&mut self, now_ms: u64) -> Option<Softened> {
-        let named = |id, is_new| {
-            let slot = Slot(id);
-            Some(Softened {
-                slot,
-                softness: self.softness,
-                is_new,
-            })
-        };
-        if let Some(id) = self.unnamed.min() {
-            self.unnamed.remove(id);
-            return named(id, true);
-        }
         if self.round_at.is_none() {
             self.soonest_ms = u64::MAX;
         }
         let next = self.ids.range(self.round_at.unwrap_or(0)..).next();
         if let Some((id, behind)) = next.and_then(|id| Some((id, id.checked_add(1)?))) {
             self.round_at = Some(behind);
-            return named(id, false);
+            return Some(Softened {
+                slot: Slot(id),
+                softness: self.softness,
+                is_new: false,
+            });
         }
         // Not too often: while graces end one by one, rounds get rarer with age, up to a pause of some seconds.
         let age_ms = now_ms.saturating_sub(self.softness.since_ms);
@@ -94,17 +78,19 @@ pub(crate) struct Softened {
 
 /// The marks of one database's entries.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     /// Entries that have a grace.
     pub(super) graced: RoaringBitmap,
     /// Entries that were written by the clock of another node.
-    pub(super) foreign: RoaringBitmap,
+    pub(crate) foreign: RoaringBitmap,
     /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
     /// so yet.
-    pub(super) doubted: RoaringBitmap,
+    pub(crate) doubted: RoaringBitmap,
     soft: Vec<Soft>,
     /// All ids of `soft`: one look for the many entries that are fresh.
     softened: RoaringBitmap,
+    /// Those that [`Marks::next_softened`] did not name yet.
+    unnamed: RoaringBitmap,
 }
 
 impl Marks {
@@ -117,6 +103,7 @@ impl Marks {
         self.foreign.remove(slot.0);
         self.doubted.remove(slot.0);
         if self.softened.remove(slot.0) {
+            self.unnamed.remove(slot.0);
             self.forget_soft(slot);
         }
     }
@@ -132,14 +119,14 @@ impl Marks {
 
     fn forget_soft(&mut self, slot: Slot) {
         let mut softs = self.soft.iter_mut();
-        let Some(at) = softs.position(|soft| soft.forget(slot)) else {
+        let Some(at) = softs.position(|soft| soft.ids.remove(slot.0)) else {
             return;
         };
         if self.soft[at].ids.is_empty() {
             self.soft.remove(at);
         }
         if self.soft.is_empty() {
-            self.softened = RoaringBitmap::new();
+            self.clear_soft();
         }
     }
 
@@ -162,7 +149,6 @@ impl Marks {
             let among = &soft.ids & ids;
             if less != soft.softness && !among.is_empty() {
                 soft.ids -= &among;
-                soft.unnamed -= &among;
                 narrowed.push((among, less));
             }
         }
@@ -176,12 +162,10 @@ impl Marks {
         if ids.is_empty() {
             return;
         }
+        self.unnamed |= &ids;
         let at = self.soft.partition_point(|soft| soft.softness < softness);
         match self.soft.get_mut(at) {
-            Some(same) if same.softness == softness => {
-                same.unnamed |= &ids;
-                same.ids |= ids;
-            }
+            Some(same) if same.softness == softness => same.ids |= ids,
             _ => self.soft.insert(at, Soft::new(softness, ids)),
         }
         if self.soft.len() > MAX_SOFT {
@@ -206,7 +190,6 @@ impl Marks {
         let later = self.soft.remove(at + 1);
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
-        joined.unnamed |= later.unnamed;
         joined.softness.limit_ms = joined.softness.limit_ms.min(later.softness.limit_ms);
         // Those of the later one end sooner now: a round tells when.
         joined.next_round_ms = 0;
@@ -217,6 +200,7 @@ impl Marks {
     pub(super) fn clear_soft(&mut self) {
         self.soft = Vec::new();
         self.softened = RoaringBitmap::new();
+        self.unnamed = RoaringBitmap::new();
     }
 
     /// No entry is stale since a time that lies ahead.
@@ -232,13 +216,13 @@ impl Marks {
         }
     }
 
-    pub(super) fn has_soft(&self) -> bool {
+    pub(crate) fn has_soft(&self) -> bool {
         !self.soft.is_empty()
     }
 
     /// Since when an entry is stale by a soft invalidation, and for how long.
     #[inline(always)]
-    pub(super) fn softness(&self, slot: Slot) -> Option<Softness> {
+    pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         if self.soft.is_empty() {
             return None;
         }
@@ -254,12 +238,20 @@ impl Marks {
 
     /// Whether [`Marks::next_softened`] has something to name.
     pub(super) fn has_due(&self, now_ms: u64) -> bool {
-        self.soft.iter().any(|soft| soft.is_due(now_ms))
+        !self.unnamed.is_empty() || self.soft.iter().any(|soft| soft.is_due(now_ms))
     }
 
     /// The next entry to look at: each one soon after it became stale, and again about when the first grace of its mark
     /// is over, of which the caller tells by [`Marks::ends`].
     pub(super) fn next_softened(&mut self, now_ms: u64) -> Option<Softened> {
+        if let Some(slot) = self.unnamed.min().map(Slot) {
+            self.unnamed.remove(slot.0);
+            return self.softness(slot).map(|softness| Softened {
+                slot,
+                softness,
+                is_new: true,
+            });
+        }
         let mut due = self.soft.iter_mut().filter(|soft| soft.is_due(now_ms));
         due.find_map(|soft| soft.next(now_ms))
     }
@@ -272,7 +264,7 @@ impl Marks {
     }
 
     /// The grace of an entry that was named ends then.
-    pub(super) fn ends(&mut self, softened: Softened, at_ms: u64) {
+    pub(crate) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
         if let Some(soft) = softs.find(|soft| soft.softness == softened.softness) {
             soft.soonest_ms = soft.soonest_ms.min(at_ms);
@@ -284,14 +276,17 @@ impl Marks {
 
     /// Bytes on the heap. O(slots / 65,536).
     pub(super) fn heap_bytes(&self) -> usize {
-        let softs = self.soft.iter();
-        let softs = softs.map(|soft| bytes_of(&soft.ids) + bytes_of(&soft.unnamed));
-        bytes_of(&self.graced)
-            + bytes_of(&self.foreign)
-            + bytes_of(&self.doubted)
-            + bytes_of(&self.softened)
-            + softs.sum::<usize>()
-            + self.soft.capacity() * size_of::<Soft>()
+        let all = [
+            &self.graced,
+            &self.foreign,
+            &self.doubted,
+            &self.softened,
+            &self.unnamed,
+        ];
+        let all = all
+            .into_iter()
+            .chain(self.soft.iter().map(|soft| &soft.ids));
+        all.map(bytes_of).sum::<usize>() + self.soft.capacity() * size_of::<Soft>()
     }
 }
 
@@ -319,7 +314,6 @@ mod tests {
             let mut seen = RoaringBitmap::new();
             for soft in &self.soft {
                 assert!(!soft.ids.is_empty(), "invariant 3");
-                assert!(soft.unnamed.is_subset(&soft.ids));
                 assert!(seen.is_disjoint(&soft.ids), "invariant 2");
                 seen |= &soft.ids;
             }
@@ -329,6 +323,7 @@ mod tests {
             );
             assert!(self.soft.len() <= MAX_SOFT, "invariant 3");
             assert_eq!(seen, self.softened);
+            assert!(self.unnamed.is_subset(&seen));
             seen |= &self.graced;
             seen |= &self.foreign;
             seen |= &self.doubted;

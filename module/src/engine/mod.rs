@@ -4,7 +4,6 @@
 
 mod database;
 mod history;
-mod hits;
 mod ids;
 mod index;
 mod lease;

@@ -4,13 +4,11 @@
 //! stays inside a smaller size class of the allocator, and an entry that is only read is never written to, so that a
 //! forked child shares its page.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-use super::hits::Hits;
-use super::pages::{KINDS, PAGE, PageMap, offset_of, page_of};
+use super::pages::{KINDS, PAGE, Pages, offset_of};
 use super::seeds::Seeded;
 
 /// Number of an entry in the index of its database.
@@ -34,6 +32,9 @@ pub(super) type ListIds = SmallVec<[u32; INLINE]>;
 
 /// Costs of entries are kept in units of this many bytes.
 pub(crate) const UNIT: u64 = 4;
+
+/// Hits that are written down together.
+const BATCH: usize = 32;
 
 /// The cost is in `large`.
 const LARGE: u16 = u16::MAX;
@@ -78,8 +79,11 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 }
 
 #[derive(Debug)]
-struct Page<E> {
+pub(super) struct Page<E> {
     entries: Box<[Option<E>; PAGE]>,
+    /// How often each was read: 4 KiB, which allocators put on a page of the operating system of its own. Blocks of 1 KiB came
+    /// to lie beside lists of the same size, and a child that saves copied twice as much.
+    hits: Box<[u32; PAGE]>,
     /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
     sizes: Box<[u16; PAGE]>,
     members: Members,
@@ -89,6 +93,7 @@ impl<E: Copy> Page<E> {
     fn new(members: usize) -> Self {
         Self {
             entries: Box::new([None; PAGE]),
+            hits: Box::new([0; PAGE]),
             sizes: Box::new([0; PAGE]),
             members: if members <= INLINE {
                 Members::Narrow {
@@ -118,13 +123,8 @@ impl<E: Copy> Page<E> {
                     + each.iter().map(|m| size_of_val::<[u32]>(m)).sum::<usize>()
             }
         };
-        PAGE * (size_of::<Option<E>>() + size_of::<u16>()) + members
+        PAGE * (size_of::<Option<E>>() + size_of::<u32>() + size_of::<u16>()) + members
     }
-}
-
-/// The kind of page for an entry in these lists.
-fn kind_of(lists: &[u32]) -> u8 {
-    lists.len().min(INLINE + 1) as u8
 }
 
 /// The lists of an entry, all of them in one of the two.
@@ -173,9 +173,10 @@ impl ListsOf<'_> {
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
-    pub(super) map: PageMap,
-    pages: Vec<Option<Page<E>>>,
-    pub(super) hits: Hits,
+    pub(super) pages: Pages<Page<E>>,
+    /// Hits that are not counted yet: by the dozen, the waits for memory overlap.
+    uncounted: [u32; BATCH],
+    uncounted_len: usize,
     /// What entries cost that is too much for a page's `sizes`.
     large: HashMap<u32, u64, Seeded>,
     bytes: usize,
@@ -193,24 +194,18 @@ impl<E: Copy + PartialEq> Slots<E> {
         hits: u32,
         lists: &[u32],
     ) -> Slot {
-        let kind = kind_of(lists);
-        let allocated = match place {
-            None => self.map.allocate(kind),
-            Some(Slot(id)) => (self.map.allocate_at(id, kind))
-                .unwrap_or_else(|| self.map.allocate_above(kind, page_of(id))),
-        };
-        let number = page_of(allocated.id);
-        if allocated.new_page {
-            if self.pages.len() <= number {
-                self.pages.resize_with(number + 1, || None);
-            }
-            self.hits.add_page(number);
+        // The kind of a page is how many lists its entries may have, or that these are boxed.
+        let kind = lists.len().min(INLINE + 1) as u8;
+        let make = || {
             let page = Page::new(lists.len());
             self.bytes += page.heap_bytes();
-            self.pages[number] = Some(page);
-        }
-        let slot = Slot(allocated.id);
-        self.hits.set(slot.0, hits);
+            page
+        };
+        let slot = Slot(match place {
+            None => self.pages.allocate(kind, make),
+            Some(Slot(id)) => self.pages.allocate_near(id, kind, make),
+        });
+        self.pages.get_mut(slot.0).hits[offset_of(slot.0)] = hits;
         let fits = self.set(slot, entry, bytes, lists);
         debug_assert!(fits, "the page was made for so many");
         slot
@@ -220,7 +215,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(always)]
     pub(super) fn set(&mut self, slot: Slot, entry: E, bytes: u64, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
-        if let Members::Narrow { each, all } = &mut self.page_mut(slot).members
+        if let Members::Narrow { each, all } = &mut self.pages.get_mut(slot.0).members
             && lists.len() <= *each
             && lists.iter().all(|&list| list < NO_NARROW.into())
         {
@@ -231,7 +226,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         } else if !self.set_wider(slot, lists) {
             return false;
         }
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         page.entries[at] = Some(entry);
         if page.set_bytes(at, bytes) {
             self.set_large(slot, bytes);
@@ -243,7 +238,7 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(never)]
     fn set_wider(&mut self, slot: Slot, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         if let Members::Narrow { each, all } = &mut page.members {
             let each = *each;
             if lists.len() > each {
@@ -258,7 +253,7 @@ impl<E: Copy + PartialEq> Slots<E> {
             page.members = Members::Packed { each, all };
             self.bytes += more;
         }
-        match &mut self.page_mut(slot).members {
+        match &mut self.pages.get_mut(slot.0).members {
             Members::Packed { each, all } => {
                 let Some(rest) = each.checked_sub(lists.len()) else {
                     return false;
@@ -279,10 +274,9 @@ impl<E: Copy + PartialEq> Slots<E> {
 
     /// Gives the slot back.
     pub(super) fn remove(&mut self, slot: Slot) {
-        self.hits.count();
+        self.count_hits();
         self.set_bytes(slot, 0);
-        let number = page_of(slot.0);
-        let page = self.page_mut(slot);
+        let page = self.pages.get_mut(slot.0);
         let at = offset_of(slot.0);
         page.entries[at] = None;
         if let Members::Boxed(boxes) = &mut page.members {
@@ -290,51 +284,29 @@ impl<E: Copy + PartialEq> Slots<E> {
             boxes[at] = Box::default();
             self.bytes -= freed;
         }
-        if self.map.release(slot.0)
-            && let Some(page) = self.pages[number].take()
-        {
+        if let Some(page) = self.pages.release(slot.0) {
             self.bytes -= page.heap_bytes();
-            self.hits.remove_page(number);
         }
-        if self.map.live() == 0 {
-            self.pages = Vec::new();
-            self.hits = Hits::default();
-        }
-    }
-
-    #[inline(always)]
-    fn page(&self, slot: Slot) -> &Page<E> {
-        self.pages[page_of(slot.0)]
-            .as_ref()
-            .expect("the slot's page exists")
-    }
-
-    fn page_mut(&mut self, slot: Slot) -> &mut Page<E> {
-        self.pages[page_of(slot.0)]
-            .as_mut()
-            .expect("the slot's page exists")
     }
 
     /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
     #[inline(always)]
     pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
-        self.pages
-            .get(page_of(slot.0))
-            .and_then(Option::as_ref)
-            .is_some_and(|page| page.entries[offset_of(slot.0)] == Some(entry))
+        let page = self.pages.find(slot.0);
+        page.is_some_and(|page| page.entries[offset_of(slot.0)] == Some(entry))
     }
 
     pub(super) fn entry(&self, slot: Slot) -> E {
-        self.page(slot).entries[offset_of(slot.0)].expect("the slot is in use")
+        self.pages.get(slot.0).entries[offset_of(slot.0)].expect("the slot is in use")
     }
 
     pub(super) fn set_entry(&mut self, slot: Slot, entry: E) {
-        self.page_mut(slot).entries[offset_of(slot.0)] = Some(entry);
+        self.pages.get_mut(slot.0).entries[offset_of(slot.0)] = Some(entry);
     }
 
     /// What the entry costs, bytes.
     pub(super) fn bytes(&self, slot: Slot) -> u64 {
-        match self.page(slot).sizes[offset_of(slot.0)] {
+        match self.pages.get(slot.0).sizes[offset_of(slot.0)] {
             LARGE => self.large[&slot.0],
             units => u64::from(units) * UNIT,
         }
@@ -344,7 +316,11 @@ impl<E: Copy + PartialEq> Slots<E> {
     #[inline(always)]
     pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
         debug_assert!(bytes.is_multiple_of(UNIT));
-        if self.page_mut(slot).set_bytes(offset_of(slot.0), bytes) {
+        if self
+            .pages
+            .get_mut(slot.0)
+            .set_bytes(offset_of(slot.0), bytes)
+        {
             self.set_large(slot, bytes);
         }
     }
@@ -359,70 +335,53 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// The `count` wanted entries with the most hits, most first; those without any are left out.
-    ///
-    /// Pages are visited from the highest maximum downwards, until none is left that could add something. Beside one
-    /// look at each page's maximum, that is at most `count` pages and those whose maximum has left; they learn their
-    /// new one. After `looks` entries that might belong to the result but are not wanted, what was found is returned.
-    pub(super) fn top(
-        &mut self,
-        count: usize,
-        mut looks: usize,
-        is_wanted: impl Fn(Slot) -> bool,
-    ) -> Vec<(u32, Slot)> {
-        self.hits.count();
-        let mut pages: BinaryHeap<(u32, Reverse<usize>)> = (0..)
-            .zip(&self.hits.maxima)
-            .filter(|&(_, &max)| max > 0)
-            .map(|(number, &max)| (max, Reverse(number)))
-            .collect();
-        let mut found: BinaryHeap<Reverse<(u32, Reverse<u32>)>> = BinaryHeap::new();
-        while let Some((max, Reverse(number))) = pages.pop() {
-            // The least of those found, once there are enough.
-            let least =
-                |found: &BinaryHeap<_>| found.peek().filter(|_| found.len() == count).copied();
-            if least(&found).is_some_and(|Reverse((hits, _))| hits >= max) {
-                break;
-            }
-            let Some(page) = &self.pages[number] else {
-                continue;
-            };
-            let mut exact = 0;
-            for (at, &hits) in self.hits.page(number).iter().enumerate() {
-                let slot = Slot((number * PAGE + at) as u32);
-                if hits == 0 || page.entries[at].is_none() {
-                    continue;
-                }
-                exact = exact.max(hits);
-                let row = Reverse((hits, Reverse(slot.0)));
-                if least(&found).is_some_and(|least| least <= row) {
-                    continue;
-                }
-                if !is_wanted(slot) {
-                    looks = looks.saturating_sub(1);
-                    continue;
-                }
-                if found.len() == count {
-                    found.pop();
-                }
-                found.push(row);
-            }
-            self.hits.maxima[number] = exact;
-            if looks == 0 || count == 0 {
-                break;
+    #[inline(always)]
+    pub(super) fn hit(&mut self, slot: Slot) {
+        let at = self.uncounted_len;
+        self.uncounted[at] = slot.0;
+        self.uncounted_len = at + 1;
+        if at == BATCH - 1 {
+            self.count_hits();
+        }
+    }
+
+    /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
+    #[cold]
+    pub(super) fn count_hits(&mut self) {
+        for at in 0..std::mem::take(&mut self.uncounted_len) {
+            self.add_hits(Slot(self.uncounted[at]), 1);
+        }
+    }
+
+    /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
+    #[inline]
+    pub(super) fn add_hits(&mut self, slot: Slot, more: u32) {
+        let count = &mut self.pages.get_mut(slot.0).hits[offset_of(slot.0)];
+        *count = count.saturating_add(more);
+    }
+
+    pub(super) fn hits(&mut self, slot: Slot) -> u32 {
+        self.count_hits();
+        self.pages.get(slot.0).hits[offset_of(slot.0)]
+    }
+
+    /// Visits the entries of a page that have hits, without what is uncounted: how many, and the slot.
+    pub(super) fn visit_hits(&self, number: usize, mut visit: impl FnMut(u32, Slot)) {
+        let first = (number * PAGE) as u32;
+        let page = self.pages.find(first).into_iter();
+        let counted = page.flat_map(|page| page.hits.iter().zip(&page.entries[..]));
+        for (id, (&hits, entry)) in (first..).zip(counted) {
+            if hits > 0 && entry.is_some() {
+                visit(hits, Slot(id));
             }
         }
-        let sorted = found.into_sorted_vec();
-        let rows = sorted.into_iter();
-        rows.map(|Reverse((hits, Reverse(id)))| (hits, Slot(id)))
-            .collect()
     }
 
     /// The lists that the entry stands in.
     #[inline(always)]
     pub(super) fn lists(&self, slot: Slot) -> ListsOf<'_> {
         let at = offset_of(slot.0);
-        let (narrow, wide): (&[u16], &[u32]) = match &self.page(slot).members {
+        let (narrow, wide): (&[u16], &[u32]) = match &self.pages.get(slot.0).members {
             Members::Narrow { each, all } => (used(all, *each, at, NO_NARROW), &[]),
             members => (&[], members.wide(at)),
         };
@@ -431,15 +390,11 @@ impl<E: Copy + PartialEq> Slots<E> {
     }
 
     pub(super) const fn len(&self) -> usize {
-        self.map.live()
+        self.pages.live()
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.bytes
-            + self.pages.capacity() * size_of::<Option<Page<E>>>()
-            + self.hits.heap_bytes()
-            + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
-            + self.map.heap_bytes()
+        self.bytes + self.pages.heap_bytes() + self.large.capacity() * (size_of::<(u32, u64)>() + 1)
     }
 }
 
@@ -453,20 +408,19 @@ mod tests {
         }
 
         pub(in crate::engine) fn validate(&self) -> Vec<Slot> {
-            self.map.validate();
-            let bytes: usize = self.pages.iter().flatten().map(Page::heap_bytes).sum();
+            self.pages.validate();
+            let bytes: usize = self
+                .pages
+                .numbered()
+                .map(|(_, page)| page.heap_bytes())
+                .sum();
             assert_eq!(bytes, self.bytes);
-            let pages = self.pages.iter().enumerate();
-            self.hits
-                .validate(pages.filter_map(|(number, page)| page.is_some().then_some(number)));
             let mut slots = Vec::new();
-            for (number, page) in self.pages.iter().enumerate() {
-                for at in 0..PAGE {
+            for (number, page) in self.pages.numbered() {
+                for (at, entry) in page.entries.iter().enumerate() {
                     let id = (number * PAGE + at) as u32;
-                    let held = page.as_ref().is_some_and(|page| page.entries[at].is_some());
-                    assert_eq!(held, self.map.is_used(id));
-                    if held {
-                        assert!(self.hits.page(number)[at] <= self.hits.maxima[number]);
+                    assert_eq!(entry.is_some(), self.pages.is_used(id));
+                    if entry.is_some() {
                         slots.push(Slot(id));
                     }
                 }
@@ -506,7 +460,7 @@ mod tests {
         let many: Vec<u32> = (0..50).collect();
         let narrow = slots.insert(None, 3, 0, 0, &many[..INLINE]);
         let wide = slots.insert(None, 4, 0, 0, &many[..=INLINE]);
-        assert_ne!(page_of(narrow.0), page_of(wide.0));
+        assert_ne!(narrow.0 as usize / PAGE, wide.0 as usize / PAGE);
         let first = slots.insert(None, 1, 0, 0, &many[..40]);
         let second = slots.insert(None, 2, 0, 0, &many);
         for len in [50, 3, 20, 0, 40] {
@@ -526,34 +480,5 @@ mod tests {
         assert_eq!(slots.insert(Some(first), 3, 0, 0, &[4]), first);
         assert!(slots.holds(first, 3) && !slots.holds(first, 1));
         slots.validate();
-    }
-
-    #[test]
-    fn the_entries_with_the_most_hits_are_found_in_a_bounded_time() {
-        let page = PAGE as u32;
-        let mut slots: Slots<u32> = Slots::default();
-        for entry in 0..3 * page {
-            slots.insert(None, entry, 0, 0, &[1]);
-        }
-        for (slot, hits) in [(0, 10), (1, 3), (page, 8), (2 * page, 5)] {
-            slots.hits.add(slot, hits);
-        }
-        let top = |slots: &mut Slots<u32>, count, looks, unwanted: &[u32]| {
-            let is_wanted = |slot: Slot| !unwanted.contains(&slot.0);
-            let top = slots.top(count, looks, is_wanted);
-            top.into_iter()
-                .map(|(hits, slot)| (hits, slot.0))
-                .collect::<Vec<_>>()
-        };
-        // The page of the entry that had the most is looked at, and does not end the search.
-        slots.remove(Slot(0));
-        assert_eq!(top(&mut slots, 1, 9, &[]), [(8, page)]);
-        assert_eq!(
-            top(&mut slots, 9, 9, &[]),
-            [(8, page), (5, 2 * page), (3, 1)]
-        );
-        assert_eq!(top(&mut slots, 9, 9, &[page]), [(5, 2 * page), (3, 1)]);
-        // So many that are not wanted, and no page more.
-        assert_eq!(top(&mut slots, 9, 1, &[page]), []);
     }
 }

@@ -3,7 +3,7 @@
 //! What is caught is not hushed up: a client in the middle of a reply is closed, and a database whose index was being
 //! changed is emptied.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
@@ -115,24 +115,9 @@ fn catch<R>(place: Place, body: impl FnOnce() -> R) -> Option<R> {
     caught
 }
 
-/// Writes a warning to the server's log.
+/// Writes a warning to the server's log. The crate for modules gives the line as a format, in which a percent sign is doubled.
 pub(crate) fn log(line: &str) {
-    let line = CString::new(line.replace('\0', "")).unwrap_or_default();
-    let (level, format) = (c"warning".as_ptr(), c"%s".as_ptr());
-    // SAFETY: all are C strings; the line is an argument of the format, not the format.
-    unsafe {
-        api!(RedisModule_Log(
-            std::ptr::null_mut(),
-            level,
-            format,
-            line.as_ptr()
-        ));
-    };
-}
-
-/// Sends the words and places of panics to the log as well.
-pub(crate) fn log_panics() {
-    std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
+    redis_module::logging::log_warning(line.replace('\0', "").replace('%', "%%"));
 }
 
 /// The place whose next callback panics, for the test of this barrier.

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis_module::{RedisValue, raw};
+use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
@@ -264,8 +264,7 @@ impl Context<'_> {
 
     /// Whether the command is only to name its keys, by [`Context::key_at`].
     pub(crate) fn wants_keys(&self) -> bool {
-        // SAFETY: the context is alive.
-        unsafe { api!(RedisModule_IsKeysPositionRequest(self.raw)) != 0 }
+        self.sdk().is_keys_position_request()
     }
 
     /// The argument at this place is a key whose value is replaced. The command's name is at 0.
@@ -407,14 +406,8 @@ impl Context<'_> {
 
     /// UNLINK, propagated as though a client had sent it.
     pub(super) fn unlink(&self, name: Str<'_>) {
-        let (command, format) = (c"UNLINK".as_ptr(), c"!s".as_ptr());
-        // SAFETY: context, format and name are alive; "s" takes a string, and the reply, which may be null, is ours to free.
-        unsafe {
-            let reply = api!(RedisModule_Call(self.raw, command, format, name.as_raw()));
-            if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
-            }
-        }
+        let propagated = CallOptionsBuilder::new().replicate().build();
+        let _: CallResult<'_> = (self.sdk()).call_ext("UNLINK", &propagated, &[name.bytes()]);
     }
 
     /// Whether the server finds the keys of a command by their number where values stand between them, as it does for its own
@@ -570,10 +563,10 @@ impl Context<'_> {
     }
 
     /// Runs a function after so many ms, with a context of the server's own.
-    pub(super) fn after<F: FnOnce(&Context<'_>) + 'static>(&self, ms: i64, run: F) {
+    pub(super) fn after(&self, ms: u64, run: impl FnOnce(&Context<'_>) + 'static) {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let due_ms = monotonic_ms().saturating_add_signed(ms);
+        let due_ms = monotonic_ms().saturating_add(ms);
         LATER.with_borrow_mut(|later| later.insert(number, (due_ms, Box::new(run))));
         self.start_timer(ms, number);
     }
@@ -592,18 +585,17 @@ impl Context<'_> {
         }
     }
 
-    fn start_timer(&self, ms: i64, number: usize) {
-        unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+    fn start_timer(&self, ms: u64, number: usize) {
+        let on_timer = |sdk: &redis_module::Context, number| {
             // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(ctx) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&(data as usize)));
+            let ctx = unsafe { Context::from_raw(sdk.ctx) };
+            let later = LATER.with_borrow_mut(|later| later.remove(&number));
             if let Some((_, run)) = later {
                 guard(Place::Other, (), || run(&ctx));
             }
-        }
-        let (on_timer, data) = (Some(on_timer as _), number as *mut c_void);
-        // SAFETY: the context is alive, and the data is a number.
-        unsafe { api!(RedisModule_CreateTimer(self.raw, ms, on_timer, data)) };
+        };
+        let after = Duration::from_millis(ms);
+        self.sdk().create_timer(after, on_timer, number);
     }
 
     #[cold]

@@ -16,8 +16,8 @@ use redis_module::raw;
 use super::older::Reader;
 use super::state::{self, CallsNothingBack, State};
 use super::{
-    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, propagation, sizes,
-    store, waiting,
+    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options, propagation,
+    sizes, store, waiting,
 };
 use crate::engine::CLOCKS_DIFFER_MS;
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
@@ -290,22 +290,20 @@ unsafe extern "C" fn aof_rewrite(
                 grace_ms,
                 ..
             } = record.parts;
-            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(value)];
-            let option = |word: &[u8], number: u64| {
-                [OwnedStr::new(word), OwnedStr::from_number(number as i64)]
-            };
-            if !record.tags.is_empty() {
-                words.extend(option(b"TAGS", record.tags.len() as u64));
-                words.extend(record.tags.iter().map(|tag| OwnedStr::new(tag)));
-            }
-            for (word, ms) in [(&b"GRACE"[..], grace_ms), (b"SOFT", record.soft_since_ms())] {
-                words.extend((ms > 0).then(|| option(word, ms)).into_iter().flatten());
-            }
             // A command does not say whose clock that is: what is to be allowed for another one is taken off.
             let is_own = record.origin != 0;
             let allowed_ms = if is_own { 0 } else { CLOCKS_DIFFER_MS };
-            words.extend(option(b"CREATED", created_ms.saturating_sub(allowed_ms)));
-            words.extend(option(b"HITS", record.facts.hits.into()));
+            let set = |number| Some(number).filter(|&number| number > 0);
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(value)];
+            words.extend(options(&[
+                (b"GRACE", set(grace_ms)),
+                (b"SOFT", set(record.soft_since_ms())),
+                (b"CREATED", Some(created_ms.saturating_sub(allowed_ms))),
+                (b"HITS", Some(record.facts.hits.into())),
+                // Last, before the tags themselves.
+                (b"TAGS", set(record.tags.len() as u64)),
+            ]));
+            words.extend(record.tags.iter().map(|tag| OwnedStr::new(tag)));
             (!record.facts.is_gone).then_some(words) // A gone entry is not written at all.
         });
         let Some(words) = words else { return };

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
+use redis_module::commands::{BeginSearch, FindKeys, KeySpec, KeySpecFlags, get_redis_key_spec};
 use redis_module::raw;
 
 use super::Context;
@@ -30,33 +31,26 @@ fn set_info(
     created: *mut raw::RedisModuleCommand,
     command: &Command,
 ) -> Result<(), &'static str> {
-    // SAFETY: a structure of numbers and pointers, all of which may be zero: a zeroed one ends the list below.
-    let mut specs: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
-    let spec = &mut specs[0];
-    spec.flags = command.uses as u64;
-    spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
-    match command.keys {
-        Keys::None => {}
+    let mut flags = KeySpecFlags::from_bits_truncate(command.uses as u32);
+    let found = match command.keys {
+        Keys::None => None,
         Keys::Range(first, last, step) => {
-            spec.bs.index.pos = first;
-            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-            spec.fk.range.lastkey = if last < 0 { last } else { last - first };
-            spec.fk.range.keystep = step;
-            spec.fk.range.limit = 0;
+            let last = if last < 0 { last } else { last - first };
+            Some((first, FindKeys::new_range(last, step, 0)))
         }
         Keys::NumberedPairs => {
             // Where it would find too few, the server asks the command. Only there: while HOTKEYS counts, Redis 8.6 stops on
             // an assertion when it asks.
             if !ctx.finds_numbered_pairs() {
-                spec.flags |= u64::from(raw::REDISMODULE_CMD_KEY_INCOMPLETE);
+                flags |= KeySpecFlags::INCOMPLETE;
             }
-            spec.bs.index.pos = 1;
-            spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
-            spec.fk.keynum.keynumidx = 0;
-            spec.fk.keynum.firstkey = 1;
-            spec.fk.keynum.keystep = 2;
+            Some((1, FindKeys::new_keys_num(0, 1, 2)))
         }
-    }
+    };
+    let mut specs = found.map(|(first, keys)| {
+        let first = BeginSearch::new_index(first);
+        get_redis_key_spec(vec![KeySpec::new(None, flags, first, keys)])
+    });
     let mut pointed = Pointed::default();
     let version = raw::RedisModuleCommandInfoVersion {
         version: 1,
@@ -72,11 +66,7 @@ fn set_info(
         history: std::ptr::null_mut(),
         tips: command.tips.map_or(std::ptr::null(), CStr::as_ptr),
         arity: command.arity,
-        key_specs: if command.keys == Keys::None {
-            std::ptr::null_mut()
-        } else {
-            specs.as_mut_ptr()
-        },
+        key_specs: (specs.as_mut()).map_or(std::ptr::null_mut(), Vec::as_mut_ptr),
         args: pointed.list(&syntax::parse(command.syntax)),
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.

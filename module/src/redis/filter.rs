@@ -151,13 +151,6 @@ pub(super) fn look_for_hidden() {
     UNTIL_LOOK.store(0, Ordering::Relaxed);
 }
 
-/// Whether it is time to look at the memory, or for a command that sees what others do not.
-fn is_look_due() -> bool {
-    let left = UNTIL_LOOK.load(Ordering::Relaxed);
-    UNTIL_LOOK.store(left.saturating_sub(1), Ordering::Relaxed);
-    left == 0
-}
-
 /// Frees what this command should not find, or what it sees and others do not. The next look comes before memory can be
 /// short, if none of the commands until then takes more than what is left above [`PRESSURE`].
 #[inline(never)]
@@ -189,7 +182,9 @@ impl Filter for Reclaiming {
             Keys::Set if command.is_plain_set() => {}
             keys => remove_gone(command, keys),
         }
-        if is_look_due() {
+        let left = UNTIL_LOOK.load(Ordering::Relaxed);
+        UNTIL_LOOK.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 0 {
             free_if_needed(command);
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use redis_module::raw;
 
 use super::{
-    Args, Context, Place, barrier, context, copies, data_type, describe, events, guard, info, log,
+    Args, Context, Place, context, copies, data_type, describe, events, guard, info, log,
     propagation, sizes, state,
 };
 use crate::COMMANDS;
@@ -115,7 +115,8 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         if !super::often::look_up() {
             return Err("the server is too old".to_owned());
         }
-        barrier::log_panics();
+        // Words and places of panics stand in the server's log as well.
+        std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
         // The server passes null where there are no arguments; a slice must not begin there, however short.
         let argv = if argc == 0 {
             std::ptr::dangling_mut()

@@ -95,7 +95,7 @@ pub(crate) use context::{Context, Mode, monotonic_ms, now_ms, own};
 pub(crate) use describe::categories;
 pub(crate) use key::{Held, Key, Kind};
 pub(crate) use load::{Command, Keys, Use, command};
-pub(crate) use string::{Args, OwnedStr, Str, Words};
+pub(crate) use string::{Args, OwnedStr, Str, Words, options};
 
 /// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.
 pub(crate) const TYPE_NAME: &std::ffi::CStr = c"tagcache1";

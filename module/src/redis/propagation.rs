@@ -204,12 +204,8 @@ pub(super) fn look_again(ctx: &Context<'_>) {
         | raw::REDISMODULE_CTX_FLAGS_CLUSTER
         | raw::REDISMODULE_CTX_FLAGS_LOADING;
     let is_tied = Context::server_flags() & TIES != 0;
-    ALONE.store(!(is_tied || has_replicas(ctx)), Ordering::Relaxed);
-}
-
-/// Whether replicas are attached, or were so lately that they may come back and ask for what they missed.
-fn has_replicas(ctx: &Context<'_>) -> bool {
-    // What cannot be read is taken for a yes.
+    // Replicas that were attached lately may come back and ask for what they missed. What cannot be read is taken for a yes.
     let is_set = |field| ctx.info(c"replication", field).as_deref() != Some("0");
-    is_set(c"connected_slaves") || is_set(c"repl_backlog_active")
+    let may_have_replicas = || is_set(c"connected_slaves") || is_set(c"repl_backlog_active");
+    ALONE.store(!(is_tied || may_have_replicas()), Ordering::Relaxed);
 }

@@ -26,10 +26,10 @@ const STEPS_BETWEEN_LOOKS: u32 = 4;
 const REFUSED_AT_ONCE: usize = 128;
 
 /// A slice that panicked is tried again after this time instead of at once.
-const PAUSE_AFTER_PANIC_MS: i64 = 1_000;
+const PAUSE_AFTER_PANIC_MS: u64 = 1_000;
 
 /// How often a replica in a cluster looks whether it can go on by itself, when what is next has expired.
-const HIDDEN_MS: i64 = 10;
+const HIDDEN_MS: u64 = 10;
 
 /// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
@@ -206,9 +206,9 @@ pub(super) fn may_take() -> bool {
 /// slot migrates to here, if it came from the old node. There it is perhaps not gone yet, and the commands that come from there
 /// must find what they found. That node announces what it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
-    index.is_doubted(slot)
+    index.marks.doubted.contains(slot.0)
         || propagation::is_importing()
-            && index.is_foreign(slot)
+            && index.marks.foreign.contains(slot.0)
             && propagation::is_coming(entry_key(index, slot))
 }
 
@@ -288,7 +288,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
         let grace_ms = entry_in(index, slot).grace_ms();
         let over_ms = softened.softness.ends_ms_for(grace_ms);
         if over_ms > now_ms {
-            index.grace_ends(softened, over_ms);
+            index.marks.ends(softened, over_ms);
         }
         over_ms
     });
@@ -312,7 +312,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
 /// that yet: it is done now.
 fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     let over = state::index(db, |index| {
-        let softness = index.softness(slot)?;
+        let softness = index.marks.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
         let over = over_ms <= now_ms && !index.is_gone(slot);
         over.then_some(Softened {
@@ -454,7 +454,7 @@ pub(crate) fn arm(ctx: &Context<'_>) {
     arm_in(ctx, 1);
 }
 
-fn arm_in(ctx: &Context<'_>, ms: i64) {
+fn arm_in(ctx: &Context<'_>, ms: u64) {
     if state::with(|state| std::mem::replace(&mut state.reclaim_armed, true)) {
         return;
     }
@@ -478,7 +478,7 @@ fn on_timer(ctx: &Context<'_>) {
         if filter::under_pressure() {
             return Some(0);
         }
-        Some((rest.as_millis() as i64).max(1))
+        Some((rest.as_millis() as u64).max(1))
     });
     if !state::with(|state| state.backlogs().next().is_some()) {
         filter::remove(ctx);

@@ -262,24 +262,21 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
     match key.kind() {
-        Kind::Empty => put_gone(db, &mut key, name, deadline_ms),
+        Kind::Empty => {
+            let content = Content {
+                created_ms: now_ms(),
+                deadline_ms,
+                ..Content::default()
+            };
+            put(db, &mut key, name, |_, _| Some((content, None, ())));
+            drop_entry(db, &key);
+        }
         // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
         Kind::Entry(_) => drop_entry(db, &key),
         Kind::Other => return,
     }
     drop(key);
     reclaim::arm(ctx);
-}
-
-fn put_gone(db: u32, key: &mut Key, name: Str<'_>, deadline_ms: Option<u64>) {
-    let created_ms = now_ms();
-    let content = Content {
-        created_ms,
-        deadline_ms,
-        ..Content::default()
-    };
-    put(db, key, name, |_, _| Some((content, None, ())));
-    drop_entry(db, key);
 }
 
 /// Makes the entry of an open key gone because it arrived too late, and sees that replicas drop it, too.
@@ -292,7 +289,7 @@ pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
 /// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
 pub(crate) fn doubt(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
-        state::index(db, |index| index.doubt(slot));
+        state::index(db, |index| _ = index.marks.doubted.insert(slot.0));
     }
 }
 
@@ -303,13 +300,13 @@ pub(crate) fn accept(db: u32, key: &Key) {
     };
     change(db, || {
         state::index(db, |index| {
-            let is_refused =
-                index.holds(slot, entry.handle()) && index.is_gone(slot) && index.is_doubted(slot);
-            // What comes with a slot was not refused at its old node.
-            if !is_refused || propagation::is_coming(entry.key()) {
+            let facts = index.holds(slot, entry.handle()).then(|| index.facts(slot));
+            let Some(facts) = facts.filter(|facts| facts.is_gone && facts.is_doubted) else {
                 return;
+            };
+            if propagation::is_coming(entry.key()) {
+                return; // What comes with a slot was not refused at its old node.
             }
-            let facts = index.facts(slot);
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
             let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
             index.remove(slot);
@@ -632,7 +629,7 @@ fn index_arrived(
         facts: passage.facts,
     };
     entry.set_indexed(index.insert_near(place, incoming).0);
-    index.has_backlog() || index.has_soft()
+    index.has_backlog() || index.marks.has_soft()
 }
 
 /// Whether one of an arriving entry's tags was invalidated here after it was written.

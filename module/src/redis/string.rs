@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use redis_module::raw;
+use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
 use crate::error::Error;
@@ -79,6 +80,15 @@ impl Drop for OwnedStr {
         // SAFETY: made by `new`, freed once.
         unsafe { api!(RedisModule_FreeString(std::ptr::null_mut(), self.0)) };
     }
+}
+
+/// Options of a command, as words: the names of those that have a number, and the numbers.
+pub(crate) fn options(numbers: &[(&[u8], Option<u64>)]) -> SmallVec<[OwnedStr; 10]> {
+    let given = numbers.iter();
+    let given = given.filter_map(|&(name, number)| Some((name, number?)));
+    given
+        .flat_map(|(name, number)| [OwnedStr::new(name), OwnedStr::from_number(number as i64)])
+        .collect()
 }
 
 /// The arguments of the command that runs, its name first.

@@ -134,7 +134,7 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     });
     if let Some(at_ms) = due_ms {
         let in_ms = at_ms.saturating_sub(monotonic_ms()) + 1;
-        ctx.after(in_ms as i64, move |ctx| on_timer(ctx, at_ms));
+        ctx.after(in_ms, move |ctx| on_timer(ctx, at_ms));
     }
 }
 

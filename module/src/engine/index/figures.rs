@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::Index;
 use crate::engine::lists::TagList;
 use crate::engine::marks::bytes_of;
+use crate::engine::pages::PAGE;
 use crate::engine::slots::Slot;
 
 /// The visible entries that carry a tag.
@@ -97,6 +98,18 @@ impl<E: Copy + PartialEq> Index<E> {
                 visit(&list.name, figures);
             }
         })
+    }
+
+    /// Visits the entries of a page of slots that have hits, gone ones included; returns the next page, `None` at the end.
+    pub(crate) fn visit_hits(
+        &mut self,
+        page: usize,
+        mut visit: impl FnMut(&Self, u32, Slot),
+    ) -> Option<usize> {
+        self.slots.count_hits();
+        self.slots
+            .visit_hits(page, |hits, slot| visit(self, hits, slot));
+        ((page + 1) * PAGE < self.slots.pages.end() as usize).then_some(page + 1)
     }
 
     /// Visits up to `count` entries of a tag from `cursor` on, gone ones included, and returns the next cursor: 0

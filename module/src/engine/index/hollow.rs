@@ -33,7 +33,7 @@ impl<E: Copy + PartialEq> Index<E> {
         if self.visible() == 0 {
             return 0;
         }
-        self.lists.map.live() - self.hollow.lists.len() as usize
+        self.lists.pages.live() - self.hollow.lists.len() as usize
     }
 
     /// Looks at so many lists, or at those of so many entries, among those of the entries that became gone, or left, since the
@@ -47,8 +47,8 @@ impl<E: Copy + PartialEq> Index<E> {
         if self.slots.len() as u64 == self.gone.len() {
             return true; // Nothing is visible, so neither is a tag.
         }
-        if unseen.len() >= self.lists.map.live() as u64 {
-            *doubtful = self.lists.map.to_bitmap();
+        if unseen.len() >= self.lists.pages.live() as u64 {
+            *doubtful = self.lists.pages.to_bitmap();
             unseen.clear();
         }
         if unseen.is_empty() {

@@ -27,10 +27,13 @@ impl<E: Copy + PartialEq> Index<E> {
             if !seen.insert(list) {
                 continue;
             }
-            let visible = self.visible_of(list);
+            let list = self.lists.get(list);
+            let mut visible = list.ids.to_bitmap();
+            if !self.gone.is_empty() {
+                visible -= &self.gone;
+            }
             pairs += visible.len();
             if dropped.is_empty() {
-                let list = self.lists.get(list);
                 let is_whole = visible.len() == u64::from(list.ids.len());
                 cost = is_whole.then_some(list.ids.bytes());
                 dropped = visible;
@@ -49,7 +52,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Drops all entries, and returns how many were visible.
     pub(crate) fn flush(&mut self) -> u64 {
         let dropped = self.visible();
-        self.gone = self.slots.map.to_bitmap();
+        self.gone = self.slots.pages.to_bitmap();
         self.gone_bytes = self.bytes;
         self.hollow.unseen |= &self.gone;
         self.marks.clear_soft();
@@ -68,14 +71,6 @@ impl<E: Copy + PartialEq> Index<E> {
             named -= &self.marks.graced;
         }
         self.marks.doubted -= named;
-    }
-
-    fn visible_of(&self, list: u32) -> RoaringBitmap {
-        let mut ids = self.lists.get(list).ids.to_bitmap();
-        if !self.gone.is_empty() {
-            ids -= &self.gone;
-        }
-        ids
     }
 
     /// Makes visible entries stale, those without a grace gone.
@@ -108,11 +103,6 @@ impl<E: Copy + PartialEq> Index<E> {
             self.gone_bytes += self.slots.bytes(slot);
         }
         self.marks.doubted.remove(slot.0);
-    }
-
-    /// See [`Facts::is_doubted`](super::Facts).
-    pub(crate) fn doubt(&mut self, slot: Slot) {
-        self.marks.doubted.insert(slot.0);
     }
 
     /// From here on this node decides: makes the entries gone that are in doubt, and returns these and those that were gone.
@@ -167,6 +157,6 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
-        self.marks.foreign = self.slots.map.to_bitmap();
+        self.marks.foreign = self.slots.pages.to_bitmap();
     }
 }

@@ -54,7 +54,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let mut selected = match (all, any) {
             (Some(all), Some(any)) => all & any,
             (Some(selected), None) | (None, Some(selected)) => selected,
-            (None, None) => self.slots.map.to_bitmap(),
+            (None, None) => self.slots.pages.to_bitmap(),
         };
         selected -= self.union(condition.none.unwrap_or_default());
         selected

@@ -419,7 +419,7 @@ impl Harness {
                     limit_ms: u64::from(*limit_ms),
                 };
                 // Of one that is fresh there is nothing to say.
-                if self.index.softness(slot).is_some() {
+                if self.index.marks.softness(slot).is_some() {
                     let incoming = Incoming {
                         entry: seen.handle,
                         tags: &names(&seen.tags),
@@ -458,12 +458,12 @@ impl Harness {
             self.remove(handle);
         }
         if let Step::Softened(softened) = step {
-            let softness = self.index.softness(softened.slot);
+            let softness = self.index.marks.softness(softened.slot);
             assert_eq!(softness, Some(softened.softness));
             // As the module does: one whose grace is over leaves, of another it tells when that will be.
             let over_ms = softened.softness.ends_ms_for(GRACE_MS);
             if over_ms > self.now_ms {
-                self.index.grace_ends(softened, over_ms);
+                self.index.marks.ends(softened, over_ms);
             } else {
                 let handle = self.index.entry(softened.slot);
                 self.remove(handle);
@@ -483,11 +483,11 @@ impl Harness {
                 assert_eq!(self.index.hits(slot), seen.hits);
                 assert_eq!(self.index.tags(slot).collect::<Vec<_>>(), names(&seen.tags));
                 // Joined marks may be earlier, never later.
-                let softness = self.index.softness(slot);
+                let softness = self.index.marks.softness(slot);
                 let ends = softness.map(|softness| softness.ends_ms_for(GRACE_MS));
                 assert_eq!(ends.is_some(), seen.soft_ends_ms.is_some());
                 assert!(ends <= seen.soft_ends_ms);
-                assert_eq!(self.index.is_foreign(slot), seen.foreign);
+                assert_eq!(self.index.marks.foreign.contains(slot.0), seen.foreign);
                 let grace_ms = if seen.grace { GRACE_MS } else { 0 };
                 let expected = match ends {
                     Some(ends) if ends > self.now_ms => Freshness::Stale,
@@ -502,22 +502,18 @@ impl Harness {
             }
         }
         assert_eq!(self.index.visible(), self.visible.len() as u64);
-        let mut all: Vec<u32> = self.visible.values().map(|seen| seen.hits).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.retain(|&hits| hits > 0);
-        for count in [1, 3, 100] {
-            let top = self.index.top(count);
-            let hits: Vec<u32> = top.iter().map(|&(hits, _)| hits).collect();
-            assert_eq!(
-                hits,
-                all[..count.min(all.len())],
-                "exactly the highest counts"
-            );
-            for (hits, slot) in top {
-                let (key, ..) = self.stored[&self.index.entry(slot)];
-                assert_eq!(self.visible[&key].hits, hits);
-            }
+        let (mut page, mut read) = (Some(0), BTreeMap::new());
+        while let Some(number) = page {
+            page = self.index.visit_hits(number, |index, hits, slot| {
+                if !index.is_gone(slot) {
+                    let (key, ..) = self.stored[&index.entry(slot)];
+                    read.insert(key, hits);
+                }
+            });
         }
+        let hit = self.visible.iter().filter(|(_, seen)| seen.hits > 0);
+        let hit: BTreeMap<_, _> = hit.map(|(key, seen)| (*key, seen.hits)).collect();
+        assert_eq!(read, hit);
         for (number, name) in TAGS.iter().enumerate() {
             let mut expected = BTreeSet::new();
             let mut bytes = 0;
@@ -648,7 +644,7 @@ proptest! {
             harness.now_ms += 5_000;
             while harness.reclaim() != Step::Idle {}
         }
-        prop_assert!(!harness.index.has_soft());
+        prop_assert!(!harness.index.marks.has_soft());
         harness.check();
         prop_assert_eq!(harness.index.visible(), harness.visible.len() as u64);
         let handles: Vec<Handle> = harness.stored.keys().copied().collect();
@@ -800,7 +796,7 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
     assert_eq!(at(&index, 500), Freshness::Stale);
     assert_eq!(at(&index, 599), Freshness::Stale);
     assert_eq!(at(&index, 600), Freshness::Gone);
-    let softness = index.softness(slot).expect("stale");
+    let softness = index.marks.softness(slot).expect("stale");
     assert_eq!(softness.since_ms, 500);
     let again = Incoming {
         has_grace: true,
@@ -854,9 +850,9 @@ fn nothing_is_stale_any_more_once_everything_is_flushed() {
         ..plain(1, &[b"t"])
     });
     index.invalidate(&[b"t"], Effect::Stale, 500);
-    assert!(index.has_soft());
+    assert!(index.marks.has_soft());
     assert_eq!(index.flush(), 1);
-    assert!(!index.has_soft());
+    assert!(!index.marks.has_soft());
     index.validate(|_| UNIT);
 }
 
@@ -864,7 +860,10 @@ fn nothing_is_stale_any_more_once_everything_is_flushed() {
 fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
     let mut index: Index<u64> = Index::default();
     let slots = [1, 2, 3, 4].map(|entry| index.insert(plain(entry, &[b"t"])));
-    slots[..3].iter().for_each(|&slot| index.doubt(slot));
+    index
+        .marks
+        .doubted
+        .extend(slots[..3].iter().map(|slot| slot.0));
     assert!(!index.is_plain(slots[0], &[b"t"]), "a write must clear it");
     assert_eq!(index.replace(slots[0], plain(5, &[b"t"])), slots[0]);
     index.remove(slots[1]);
@@ -895,13 +894,13 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     };
     let softness = Softness::since(0);
     for effect in [Effect::Gone, Effect::Stale] {
-        index.doubt(slot);
+        index.marks.doubted.insert(slot.0);
         index.invalidate(tags, effect, 0);
         assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
-        index.doubt(slot);
+        index.marks.doubted.insert(slot.0);
         index.invalidate_where(condition, effect, softness);
         assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
-        index.doubt(slot);
+        index.marks.doubted.insert(slot.0);
         index.flush();
         assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
         index.remove(slot);
@@ -913,6 +912,6 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     graced.facts.is_doubted = true;
     let graced = index.insert(graced);
     index.invalidate(tags, Effect::Stale, 0);
-    assert!(index.is_doubted(graced));
+    assert!(index.marks.doubted.contains(graced.0));
     index.validate(|_| UNIT);
 }

@@ -1,0 +1,41 @@
+//! The largest of what a command looks at one by one.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// A number and what has it.
+pub(super) type Named = (u64, Box<[u8]>);
+
+/// The largest numbers so far, `most` at most.
+#[derive(Debug)]
+pub(super) struct Largest {
+    most: usize,
+    found: BinaryHeap<Reverse<Named>>,
+}
+
+impl Largest {
+    pub(super) const fn new(most: usize) -> Self {
+        let found = BinaryHeap::new();
+        Self { most, found }
+    }
+
+    /// Whether this number is one of them.
+    pub(super) fn has_room_for(&self, number: u64) -> bool {
+        let least = self.found.peek().filter(|_| self.found.len() == self.most);
+        least.is_none_or(|Reverse((least, _))| number > *least)
+    }
+
+    /// Adds one for which there is room.
+    pub(super) fn add(&mut self, number: u64, name: &[u8]) {
+        if self.found.len() == self.most {
+            self.found.pop();
+        }
+        self.found.push(Reverse((number, name.into())));
+    }
+
+    /// Takes them out, the largest first.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Named> {
+        let found = std::mem::take(&mut self.found).into_sorted_vec();
+        found.into_iter().map(|Reverse(row)| row)
+    }
+}
