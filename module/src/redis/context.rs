@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,11 +15,17 @@ use super::{Key, OwnedStr, Place, Str, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
-type Later = Box<dyn FnOnce(&Context<'_>)>;
+/// What runs later.
+struct Later {
+    /// When, by the clock that only goes forward.
+    due_ms: u64,
+    timer: raw::RedisModuleTimerID,
+    run: Box<dyn FnOnce(&Context<'_>)>,
+}
 
 thread_local! {
-    /// What runs later, by number, and when it is due by the clock that only goes forward. The main thread's.
-    static LATER: RefCell<BTreeMap<usize, (u64, Later)>> = const { RefCell::new(BTreeMap::new()) };
+    /// By number. The main thread's.
+    static LATER: RefCell<BTreeMap<usize, Later>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The server's context of the callback that runs.
@@ -566,36 +572,52 @@ impl Context<'_> {
     pub(super) fn after(&self, ms: u64, run: impl FnOnce(&Context<'_>) + 'static) {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let due_ms = monotonic_ms().saturating_add(ms);
-        LATER.with_borrow_mut(|later| later.insert(number, (due_ms, Box::new(run))));
-        self.start_timer(ms, number);
+        let what = Later {
+            due_ms: monotonic_ms().saturating_add(ms),
+            timer: self.start_timer(ms, number),
+            run: Box::new(run),
+        };
+        LATER.with_borrow_mut(|later| later.insert(number, what));
     }
 
-    /// Starts another timer for what should have run: the server's own go by the time of day, so that one which is pending
-    /// when that is set back by an hour waits an hour longer.
+    /// Starts all timers anew if one is late. The server's go by the time of day: what is pending when that is set back by an
+    /// hour waits an hour longer, and so do timers that would be due after it when it is set forward again.
     pub(super) fn run_overdue(&self) {
         const LATE_MS: u64 = 100;
-        let late_ms = monotonic_ms().saturating_sub(LATE_MS);
-        let overdue: Vec<usize> = LATER.with_borrow(|later| {
-            let late = later.iter().filter(|(_, (due_ms, _))| *due_ms < late_ms);
-            late.map(|(number, _)| *number).collect()
+        let now_ms = monotonic_ms();
+        LATER.with_borrow_mut(|later| {
+            if !later.values().any(|what| what.due_ms + LATE_MS < now_ms) {
+                return;
+            }
+            for what in later.values() {
+                // SAFETY: the context is alive; nothing is asked for.
+                unsafe {
+                    api!(RedisModule_StopTimer(
+                        self.raw,
+                        what.timer,
+                        std::ptr::null_mut()
+                    ))
+                };
+            }
+            for (&number, what) in later {
+                let left_ms = what.due_ms.saturating_sub(now_ms);
+                what.timer = self.start_timer(left_ms, number);
+            }
         });
-        for number in overdue {
-            self.start_timer(0, number);
-        }
     }
 
-    fn start_timer(&self, ms: u64, number: usize) {
-        let on_timer = |sdk: &redis_module::Context, number| {
+    fn start_timer(&self, ms: u64, number: usize) -> raw::RedisModuleTimerID {
+        unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
             // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(sdk.ctx) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&number));
-            if let Some((_, run)) = later {
+            let ctx = unsafe { Context::from_raw(ctx) };
+            let later = LATER.with_borrow_mut(|later| later.remove(&(data as usize)));
+            if let Some(Later { run, .. }) = later {
                 guard(Place::Other, (), || run(&ctx));
             }
-        };
-        let after = Duration::from_millis(ms);
-        self.sdk().create_timer(after, on_timer, number);
+        }
+        let (on_timer, data) = (Some(on_timer as _), number as *mut c_void);
+        // SAFETY: the context is alive, and the data is a number.
+        unsafe { api!(RedisModule_CreateTimer(self.raw, ms as i64, on_timer, data)) }
     }
 
     #[cold]
