@@ -128,7 +128,7 @@ static COMMANDS: &[Command] = &[
     command! { run: clock::clock, name: c"cache.clock", flags: c"readonly fast", arity: -1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "[START]",
         since: c"0.2.0", complexity: c"O(1)", summary: c"Returns the node's lineage and the reading of the database's clock." },
-    command! { run: stats::stats, name: c"cache.stats", flags: c"readonly fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
+    command! { run: stats::stats, name: c"cache.stats", flags: c"readonly blocking", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SPECIAL,
         syntax: "",
         since: c"0.1.0", complexity: c"O(leases)", summary: c"Returns figures of the database." },
     command! { run: stats::resetstats, name: c"cache.resetstats", flags: c"admin fast", arity: 1, keys: Keys::None, uses: Use::Nothing, tips: ALL_SUCCEED,

@@ -37,8 +37,10 @@ impl Remote {
         if nodes.is_empty() {
             return hole.map_or(Ok(0), Err);
         }
-        let sending = join_all(nodes.iter().map(|node| self.send_one(node, cmd, instead)));
-        let replies = crate::observe::in_command(cmd, sending).await;
+        // One moment for all: this process may be stopped between two of them.
+        let begun = Instant::now();
+        let send = |node| self.send_one(node, cmd, instead, begun);
+        let replies = crate::observe::in_command(cmd, join_all(nodes.iter().map(send))).await;
         let (mut dropped, mut missed, mut retried) = (0, Vec::new(), true);
         let mut reason = None;
         for (node, reply) in nodes.iter().zip(replies) {
@@ -76,13 +78,13 @@ impl Remote {
         node: &Arc<Node>,
         cmd: &Cmd,
         instead: &Missed,
+        begun: Instant,
     ) -> Result<u64, (Error, Option<bool>)> {
         let mut unconfirmed = Unconfirmed {
             remote: self,
             node,
             missed: Some(instead),
         };
-        let begun = Instant::now();
         let error = match node.send(cmd, self.deadline()).await {
             Ok(Ok(Value::Int(count))) => {
                 unconfirmed.missed = None;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::command::{items, number_of, text_of};
-use super::connection::{ask, epoch};
+use super::connection::{EPOCH, ask, cluster_info};
 use super::error::{Error, Remedy};
 use super::history::History;
 use super::lock;
@@ -297,7 +297,8 @@ impl Cluster {
             })
         });
         ranges.sort_unstable();
-        Ok((ranges, answers.get(1).and_then(epoch)))
+        let info = answers.get(1);
+        Ok((ranges, info.and_then(|info| cluster_info(info, EPOCH))))
     }
 
     /// Where a node can be reached that another one, asked at `by`, announces under this address; `None` if it is none.

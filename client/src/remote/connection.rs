@@ -32,6 +32,7 @@ pub(crate) struct Timeouts {
 pub(crate) struct Greeting {
     /// Not a replica.
     pub(crate) is_primary: bool,
+    pub(crate) is_clustered: bool,
     pub(crate) module_version: u64,
 }
 
@@ -225,10 +226,10 @@ impl Connection {
         }))
     }
 
-    /// The epoch of the cluster as this node knows it: it rises with each change of who serves what. `None` where this
-    /// user may not ask.
-    pub(crate) async fn epoch(&self) -> Option<u64> {
-        epoch(&self.send(redis::cmd("CLUSTER").arg("INFO")).await.ok()?)
+    /// What stands after this in CLUSTER INFO. `None` where this user may not ask.
+    pub(crate) async fn cluster_info(&self, name: &str) -> Option<u64> {
+        let answer = self.send(redis::cmd("CLUSTER").arg("INFO")).await;
+        cluster_info(&answer.ok()?, name)
     }
 
     /// Ends it, whatever is under way.
@@ -258,11 +259,13 @@ pub(crate) async fn open_plain(
     opened.map_err(|error| Error::from_handshake(node, None, timeouts.connect, &error))
 }
 
-/// The epoch in an answer to CLUSTER INFO.
-pub(crate) fn epoch(answer: &Value) -> Option<u64> {
+/// The epoch of a cluster as a node knows it: it rises with each change of who serves what.
+pub(crate) const EPOCH: &str = "cluster_current_epoch:";
+
+/// The number after `name` in an answer to CLUSTER INFO.
+pub(crate) fn cluster_info(answer: &Value, name: &str) -> Option<u64> {
     let mut lines = text(answer)?.lines();
-    let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
-    epoch.trim().parse().ok()
+    lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// Sends commands through a connection of its own: how sentinels, and nodes that may not be ours, are asked. The answers
@@ -339,6 +342,7 @@ async fn greet(
     }
     Ok(Greeting {
         is_primary: field(&hello, "role").and_then(text) == Some("master"),
+        is_clustered: field(&hello, "mode").and_then(text) == Some("cluster"),
         module_version: version,
     })
 }

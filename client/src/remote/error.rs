@@ -281,11 +281,8 @@ impl Error {
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
                 | ServerErrorKind::Ask => return Self::Unavailable { node, message },
-                ServerErrorKind::Moved => {
-                    let message = format!("{message} (a cluster is named by Servers::cluster)");
-                    return Self::Unavailable { node, message };
-                }
                 _ => {}
             },
             ErrorKind::Extension => {}

@@ -9,7 +9,7 @@ use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::connection::{Connection, Listener, Timeouts};
+use super::connection::{Connection, EPOCH, Listener, Timeouts};
 use super::error::{Error, Remedy, within};
 use super::history::{History, Lost};
 use super::lock;
@@ -325,7 +325,7 @@ impl Node {
                 return Error::unreachable(name, "the sentinels name another primary");
             }
             if let Place::Primary(_) = self.place
-                && let Some(now) = connection.epoch().await
+                && let Some(now) = connection.cluster_info(EPOCH).await
                 && epoch.replace(now) != Some(now)
             {
                 self.settings.map_changed.notify_one();
@@ -342,6 +342,13 @@ impl Node {
     async fn send_missed(&self, connection: &Connection, name: &str) -> Result<bool, Error> {
         if !connection.greeting.is_primary {
             return Ok(false);
+        }
+        if matches!(self.place, Place::Fixed(_))
+            && connection.greeting.is_clustered
+            && connection.cluster_info("cluster_size:").await > Some(1)
+        {
+            let why = "it is one of several primaries of a cluster: name that by Servers::cluster";
+            return Err(Error::unavailable(name, why));
         }
         lock(&self.missed).retry_denied();
         loop {

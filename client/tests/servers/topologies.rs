@@ -27,24 +27,30 @@ pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
 }
 
 #[test]
-fn one_node_of_a_cluster_named_as_a_single_server_says_how_to_name_a_cluster() {
-    let servers = cluster(&Engine::default_engine(), 3, 3);
-    run(async {
-        let url = format!("redis://127.0.0.1:{}", servers[0].port());
-        let cache = connected(Cache::builder(url)).await;
-        let mut refused = None;
-        for n in 0..20 {
-            if let Err(error) = cache.set(&format!("key{n}"), &n, long()).await {
-                refused = Some(error);
+fn one_node_of_a_cluster_is_no_single_server_unless_it_has_all_slots() {
+    for_each_engine(|engine| {
+        let servers = cluster(engine, 3, 3);
+        let alone = cluster(engine, 1, 1);
+        run(async {
+            let build = |server: &Server| {
+                Cache::builder(format!("redis://127.0.0.1:{}", server.port()))
+                    .connect_timeout(Duration::from_secs(5))
+                    .build()
+            };
+            let cache = build(&servers[0]).await.unwrap();
+            for error in [
+                cache.invalidate_tags(["tag"]).await.unwrap_err(),
+                cache.set("key", &1, long()).await.unwrap_err(),
+                cache.ready(Duration::ZERO).await.unwrap_err(),
+            ] {
+                let text = error.to_string();
+                assert!(text.contains("Servers::cluster"), "{text}");
             }
-        }
-        let text = refused.expect("keys of other nodes").to_string();
-        assert!(
-            text.contains("MOVED") && text.contains("Servers::cluster"),
-            "{text}"
-        );
-        let known = cache.stats().servers.remove(0).last_error;
-        assert_eq!(known.map(|error| error.to_string()), Some(text));
+            let cache = build(&alone[0]).await.unwrap();
+            cache.ready(Duration::from_secs(30)).await.unwrap();
+            cache.set("key", &1, long().tags(["tag"])).await.unwrap();
+            assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
+        });
     });
 }
 

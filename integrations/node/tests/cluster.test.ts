@@ -54,6 +54,12 @@ function sizes(): Promise<number[]> {
   return Promise.all(nodes.map((node) => node.dbsize()));
 }
 
+/** Clients that wait on a node. */
+async function blocked(): Promise<number> {
+  const clients = await Promise.all(nodes.map((node) => node.info("clients")));
+  return clients.reduce((sum, text) => sum + Number(/blocked_clients:(\d+)/.exec(text)?.[1]), 0);
+}
+
 /** Redirections that the nodes have sent. */
 async function moved(): Promise<number> {
   const stats = await Promise.all(nodes.map((node) => node.info("errorstats")));
@@ -106,6 +112,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     for (const key of keys.slice(0, 9)) {
       expect(await one.get(key, ["soft"])).toBeUndefined();
       const waiting = two.get(key, ["soft"]);
+      await until("it waits", async () => (await blocked()) === 1);
       await one.set(key, rendered(key));
       expect(await new Response((await waiting)?.value).text()).toBe(key);
     }
@@ -136,6 +143,14 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     await one.invalidateByTag("t");
     await until("the others to leave it", () => keys.every((key) => two.get(key) === null));
     expect((await one.getCacheStats()).redis.keyCount).toBe(0);
+  });
+
+  test("an invalidation that one node gets late goes to all once more", async () => {
+    const servers = new Servers(await client());
+    await Promise.all(nodes.map((node) => node.config("RESETSTAT")));
+    await nodes[2]?.call("CLIENT", "PAUSE", "700", "WRITE");
+    expect(await servers.all("CACHE.INVALIDATE", "t")).toEqual([0, 0, 0]);
+    for (const node of nodes) expect(await node.info("commandstats")).toContain("cmdstat_cache.invalidate:calls=2,");
   });
 
   test("an invalidation that one node does not take rejects, and reaches the others", async () => {

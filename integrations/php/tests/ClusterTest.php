@@ -81,6 +81,19 @@ final class ClusterTest extends TestCase
         self::assertSame('new', $other->get('key', static fn () => 'never'));
     }
 
+    public function testAnInvalidationThatOneNodeGetsLateGoesToAllOnceMore(): void
+    {
+        $nodes = $this->redis->_masters();
+        foreach ($nodes as $node) {
+            $this->redis->rawCommand($node, 'CONFIG', 'RESETSTAT');
+        }
+        $this->redis->rawCommand(end($nodes), 'CLIENT', 'PAUSE', '700', 'WRITE');
+        self::assertSame([0, 0, 0], (new Server($this->redis))->everywhere('CACHE.INVALIDATE', 't'));
+        foreach ($nodes as $node) {
+            self::assertStringContainsString('cmdstat_cache.invalidate:calls=2,', $this->redis->rawCommand($node, 'INFO', 'commandstats'));
+        }
+    }
+
     public function testAnInvalidationThatOneNodeRefusesReachesTheOthers(): void
     {
         $pool = new TagcacheAdapter(Connection::cluster(), 'shop');

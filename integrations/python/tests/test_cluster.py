@@ -40,6 +40,20 @@ def test_keys_of_a_slot_go_together(cluster):
     assert together(cluster, []) == []
 
 
+def invalidations(cluster):
+    """How often each node ran CACHE.INVALIDATE."""
+    stats = [cluster.get_redis_connection(node).info("commandstats") for node in cluster.get_primaries()]
+    return [node.get("cmdstat_cache.invalidate", {"calls": 0})["calls"] for node in stats]
+
+
+def test_an_invalidation_that_one_node_gets_late_goes_to_all_once_more(cluster):
+    for node in cluster.get_primaries():
+        cluster.get_redis_connection(node).config_resetstat()
+    cluster.get_redis_connection(cluster.get_primaries()[-1]).client_pause(700, all=False)
+    assert call_all(cluster, "CACHE.INVALIDATE", "t") == [0, 0, 0]
+    assert invalidations(cluster) == [2, 2, 2]
+
+
 def test_django(cluster):
     cache = TagcacheCache(URL, {"OPTIONS": {"cluster": True, "tag_prefix": "shop:"}})
     assert cache.set_many({key: [key] for key in KEYS}, 100, tags=["t"]) == []

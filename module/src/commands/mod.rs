@@ -70,7 +70,12 @@ pub(crate) fn visible<'k>(
     key: &'k Key,
     now_ms: u64,
 ) -> Option<Found<'k>> {
-    let judged_at = if ctx.is_replay() { 0 } else { now_ms };
+    let judged_at = if ctx.is_replay() {
+        store::accept(db, key);
+        0
+    } else {
+        now_ms
+    };
     let found = store::look(db, key, || judged_at);
     found.filter(|found| found.freshness != Freshness::Gone)
 }

@@ -419,7 +419,7 @@ fn stamp(
         when.at_ms = kept_stamp_ms(at_ms, now_ms);
     }
     if is_coming {
-        state.stamps.follow(when.at_ms); // As for an entry that arrives at a replica.
+        state.stamps.follow_foreign(when.at_ms); // As for an entry that arrives at a replica.
     }
     (when, lateness)
 }

@@ -279,6 +279,11 @@ impl Stamps {
         }
     }
 
+    /// The same for a stamp of a node that is no primary of this one: what its clock may be ahead says nothing.
+    pub(crate) fn follow_foreign(&mut self, at_ms: u64) {
+        self.follow(at_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    }
+
     /// From here on another node gives stamps, after all that this one gave.
     pub(crate) fn follow_another(&mut self) {
         self.follow(self.latest);

@@ -401,19 +401,22 @@ impl Leases {
         is_its_own && was_held
     }
 
-    /// A connection was closed: the leases that it took run out within `orphan_ms`. O(its leases).
-    pub(crate) fn disconnected(&mut self, client: Client, now_ms: u64, orphan_ms: u64) {
-        let ends_ms = now_ms.saturating_add(orphan_ms);
+    /// A connection was closed: of the leases that it took, up to `limit` run out at that time at the latest. True if these
+    /// were all. O(limit × log leases).
+    pub(crate) fn disconnected(&mut self, client: Client, ends_ms: u64, limit: usize) -> bool {
         let first = (client, Key::default());
-        while let Some((holder, key)) = self.rows.holders.range(&first..).next()
-            && *holder == client
-        {
+        for _ in 0..limit {
+            let next = self.rows.holders.range(&first..).next();
+            let Some((_, key)) = next.filter(|(holder, _)| *holder == client) else {
+                return true;
+            };
             let key = Rc::clone(key);
             self.change(&key, |lease| {
                 lease.holder = NO_CLIENT;
                 lease.ends_ms = lease.ends_ms.min(ends_ms);
             });
         }
+        false
     }
 
     /// Ends all leases; [`Leases::pass_on`] returns the next in line for each of the keys returned. O(leases).

@@ -1,9 +1,10 @@
 //! What a callback may ask of the server: replies, replication, notifications, keys.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
@@ -13,6 +14,13 @@ use super::state::CallsNothingBack;
 use super::{Key, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
+
+type Later = Box<dyn FnOnce(&Context<'_>)>;
+
+thread_local! {
+    /// What runs later, by number, and when it is due by the clock that only goes forward. The main thread's.
+    static LATER: RefCell<BTreeMap<usize, (u64, Later)>> = const { RefCell::new(BTreeMap::new()) };
+}
 
 /// The server's context of the callback that runs.
 #[derive(Debug)]
@@ -562,13 +570,38 @@ impl Context<'_> {
 
     /// Runs a function after so many ms, with a context of the server's own.
     pub(super) fn after(&self, ms: u64, run: impl FnOnce(&Context<'_>) + 'static) {
-        let on_timer = move |sdk: &redis_module::Context, ()| {
+        static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let due_ms = monotonic_ms().saturating_add(ms);
+        LATER.with_borrow_mut(|later| later.insert(number, (due_ms, Box::new(run))));
+        self.start_timer(ms, number);
+    }
+
+    /// Starts another timer for what should have run: the server's own go by the time of day, so that one which is pending
+    /// when that is set back by an hour waits an hour longer.
+    pub(super) fn run_overdue(&self) {
+        const LATE_MS: u64 = 100;
+        let late_ms = monotonic_ms().saturating_sub(LATE_MS);
+        let overdue: Vec<usize> = LATER.with_borrow(|later| {
+            let late = later.iter().filter(|(_, (due_ms, _))| *due_ms < late_ms);
+            late.map(|(number, _)| *number).collect()
+        });
+        for number in overdue {
+            self.start_timer(0, number);
+        }
+    }
+
+    fn start_timer(&self, ms: u64, number: usize) {
+        let on_timer = |sdk: &redis_module::Context, number| {
             // SAFETY: the server passes a live context.
             let ctx = unsafe { Context::from_raw(sdk.ctx) };
-            guard(Place::Other, (), || run(&ctx));
+            let later = LATER.with_borrow_mut(|later| later.remove(&number));
+            if let Some((_, run)) = later {
+                guard(Place::Other, (), || run(&ctx));
+            }
         };
         let after = Duration::from_millis(ms);
-        self.sdk().create_timer(after, on_timer, ());
+        self.sdk().create_timer(after, on_timer, number);
     }
 
     #[cold]

@@ -410,9 +410,11 @@ unsafe extern "C" fn copy(
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = index.facts(slot);
-            // A gone entry is not copied: the server answers that the copy failed. It is while a slot migrates to here, whose
-            // commands must find what they found at its old node, where it may not be gone yet.
-            let copy = (!facts.is_gone || propagation::is_coming(entry.key())).then(|| {
+            // A gone entry is not copied: the server answers that the copy failed. It is where it may not be gone at the node
+            // whose commands come here: the old one of a slot that migrates, or a primary, which did not refuse it.
+            let is_there =
+                !facts.is_gone || facts.is_doubted || propagation::is_coming(entry.key());
+            let copy = is_there.then(|| {
                 let copy = NewEntry::new(name.map_or(&[], Str::bytes), &entry.parts());
                 transit
                     .arriving

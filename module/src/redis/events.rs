@@ -467,11 +467,15 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
 
 fn cron(ctx: &Context<'_>) {
     cluster::look(ctx);
+    ctx.run_overdue();
     reclaim::arm_if_needed(ctx);
     let (now, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(now, monotonic);
         state.has_loaded = true; // The server has started: what it loads from here on is no restart.
+        // What a native command overwrote some time ago is not what expires or is evicted later under its name. Nothing
+        // announces an overwritten key, except to those who pay for a callback with each SET.
+        state.transit.clear();
         for (_, database) in state.databases_mut() {
             database.tidy(monotonic);
         }

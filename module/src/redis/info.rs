@@ -28,7 +28,7 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
                 let is_exact = databases.all(|(_, db)| db.index.look_for_hollow(LOOK_STEP));
                 is_exact.then_some(())
             };
-            slices::slice(&mut look, Some(budget));
+            slices::slice(&mut look, budget);
             for (name, figure) in figures(state.databases().map(|(_, db)| db), now) {
                 match figure {
                     Figure::Count(count) => number(name, count),

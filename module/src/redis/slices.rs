@@ -15,7 +15,11 @@ pub(crate) fn run<R: 'static>(
     mut step: impl FnMut() -> Option<R> + 'static,
     reply: fn(&Context<'_>, R),
 ) {
-    let budget = ctx.may_block().then(budget);
+    let budget = if ctx.may_block() {
+        budget()
+    } else {
+        Duration::MAX
+    };
     if let Some(result) = slice(&mut step, budget) {
         reply(ctx, result);
         return;
@@ -26,19 +30,16 @@ pub(crate) fn run<R: 'static>(
     ctx.after(1, move |ctx| go_on(ctx, step, reply, client));
 }
 
-fn budget() -> Duration {
+pub(super) fn budget() -> Duration {
     Duration::from_micros(state::with(|state| state.config.reclaim_budget_us))
 }
 
-/// Works until the budget is used up, or without one until there is a result.
-pub(super) fn slice<R>(
-    step: &mut impl FnMut() -> Option<R>,
-    budget: Option<Duration>,
-) -> Option<R> {
+/// Works until the budget is used up, or there is a result.
+pub(super) fn slice<R>(step: &mut impl FnMut() -> Option<R>, budget: Duration) -> Option<R> {
     let start = Instant::now();
     loop {
         let result = step();
-        if result.is_some() || budget.is_some_and(|budget| start.elapsed() >= budget) {
+        if result.is_some() || start.elapsed() >= budget {
             return result;
         }
     }
@@ -51,7 +52,7 @@ fn go_on<R: 'static>(
     client: *mut raw::RedisModuleBlockedClient,
 ) {
     let result = guard(Place::Slice, Err(Error::Internal), || {
-        Ok(slice(&mut step, Some(budget())))
+        Ok(slice(&mut step, budget()))
     });
     let Some(result) = result.transpose() else {
         ctx.after(1, move |ctx| go_on(ctx, step, reply, client));

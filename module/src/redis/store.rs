@@ -15,7 +15,9 @@ use super::{
     Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
     panic_point, propagation, reclaim, waiting,
 };
-use crate::engine::{Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms};
+use crate::engine::{
+    CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms,
+};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -291,6 +293,39 @@ pub(crate) fn doubt(db: u32, key: &Key) {
     }
 }
 
+/// The primary, or the log, shows that the entry of an open key was not refused there: nor is it here.
+pub(crate) fn accept(db: u32, key: &Key) {
+    let Some((entry, slot)) = indexed(key) else {
+        return;
+    };
+    change(db, || {
+        state::index(db, |index| {
+            let facts = index.holds(slot, entry.handle()).then(|| index.facts(slot));
+            let Some(facts) = facts.filter(|facts| facts.is_gone && facts.is_doubted) else {
+                return;
+            };
+            if propagation::is_coming(entry.key()) {
+                return; // What comes with a slot was not refused at its old node.
+            }
+            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+            let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
+            index.remove(slot);
+            let incoming = Incoming {
+                entry: entry.handle(),
+                tags: &tags,
+                bytes: cost(entry),
+                has_grace: entry.grace_ms() > 0,
+                facts: Facts {
+                    is_gone: false,
+                    is_doubted: false,
+                    ..facts
+                },
+            };
+            entry.set_indexed(index.insert_near(Some(slot), incoming).0);
+        });
+    });
+}
+
 fn drop_entry(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
         state::index(db, |index| index.drop_one(slot));
@@ -504,15 +539,19 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     let Kind::Entry(entry) = key.kind() else {
-        return;
+        // What it took the place of is not what expires later.
+        return state::with(|state| state.transit.clear());
     };
     if entry.slot().is_some() {
         return;
     }
     let Some(db) = key.db() else { return };
     let passage = state::with(|state| state.transit.end(entry.handle()));
-    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed.
-    let may_stay = |passage: &Passage| !passage.facts.is_gone || way == Way::Restored;
+    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
+    // node refused, only its primary says that it is to leave.
+    let may_stay = |Passage { facts, .. }: &Passage| {
+        !facts.is_gone || facts.is_doubted || way == Way::Restored
+    };
     let Some(mut passage) = passage else {
         drop(key);
         return look_for_orphans(ctx, db);
@@ -627,22 +666,24 @@ fn lateness(
         let now = state.stamps_at(real, || monotonic).now_ms(real);
         let is_stale = facts.softness.is_some();
         let history = &state.database(db).history;
-        let is_too_late = |is_foreign, now| {
-            let at_ms = entry.created_ms();
+        let created_ms = entry.created_ms();
+        let is_too_late = |at_ms, is_foreign, now| {
             let written = Written { at_ms, is_foreign };
             let verdict = history.of_arriving(passage.tags(), written, now);
             verdict.is_too_late(is_stale)
         };
-        let lateness = match is_too_late(!is_own, now) {
+        // What takes the allowance away again.
+        let allowed_ms = created_ms + CLOCKS_DIFFER_MS;
+        let lateness = match is_too_late(created_ms, !is_own, now) {
             false => Lateness::InTime,
-            true if is_primary || is_too_late(false, u64::MAX / 2) => Lateness::TooLate,
+            true if is_primary || is_too_late(allowed_ms, true, u64::MAX / 2) => Lateness::TooLate,
             true => Lateness::Doubtful,
         };
-        let kept_ms = kept_stamp_ms(entry.created_ms(), now);
+        let kept_ms = kept_stamp_ms(created_ms, now);
         entry.set_created_ms(kept_ms);
         if !is_primary {
             // An earlier invalidation that comes from the primary shows that this stamp is in no order with those.
-            state.stamps.follow(kept_ms);
+            state.stamps.follow_foreign(kept_ms);
         }
         lateness
     })

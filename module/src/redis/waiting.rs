@@ -21,7 +21,7 @@ use std::ffi::{c_int, c_void};
 use redis_module::raw;
 
 use super::state::{self, CallsNothingBack, State};
-use super::{Context, Place, Str, Undo, guard, monotonic_ms, panic_point};
+use super::{Context, Place, Str, Undo, guard, monotonic_ms, panic_point, slices};
 use crate::engine::{Caller, Database, Key, Seeded, Token, Waiter};
 use crate::entry::Handle;
 use callbacks::{on_disconnect, on_free, on_ready, on_timeout};
@@ -56,6 +56,9 @@ enum Ending {
     /// Whatever the key holds.
     Look,
 }
+
+/// Leases that are changed before the time is looked at again.
+const AT_ONCE: usize = 16;
 
 /// Makes the client wait for the holder of the key's lease. False, and nothing done, if there is none.
 pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Caller) -> bool {
@@ -225,18 +228,21 @@ pub(crate) fn clear(db: u32) {
 
 /// A connection was closed: its leases run out soon.
 pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
-    let now = monotonic_ms();
-    let is_any_awaited = state::with(|state| {
-        let orphan_ms = state.config.lease_orphan_ms;
-        let mut is_any_awaited = false;
-        for (_, database) in state.databases_mut() {
-            database.leases.disconnected(client, now, orphan_ms);
-            is_any_awaited |= database.leases.waiting() > 0;
-        }
-        is_any_awaited
-    });
-    if is_any_awaited {
-        watch(ctx);
+    let orphan_ms = state::with(|state| state.config.lease_orphan_ms);
+    orphan(ctx, client, monotonic_ms().saturating_add(orphan_ms));
+}
+
+/// The leases of a connection that was closed run out at that time at the latest. There may be very many: in slices.
+fn orphan(ctx: &Context<'_>, client: u64, ends_ms: u64) {
+    let disconnect = |state: &mut State| {
+        let mut all = state.databases_mut();
+        let are_all = all.all(|(_, db)| db.leases.disconnected(client, ends_ms, AT_ONCE));
+        are_all.then_some(())
+    };
+    let is_done = slices::slice(&mut || state::with(disconnect), slices::budget()).is_some();
+    watch(ctx);
+    if !is_done {
+        ctx.after(1, move |ctx| orphan(ctx, client, ends_ms));
     }
 }
 

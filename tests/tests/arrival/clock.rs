@@ -3,11 +3,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::look::{assert_index_agrees, wait_rewritten};
+use tagcache_tests::fetch::{Waiter, wait_for_waiters};
+use tagcache_tests::look::{assert_index_agrees, wait_reclaimed, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
-use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_all_engines, run, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, Server, args, call, command, for_all_engines, run, split,
+    wait_until,
+};
 
-use crate::{assert_fresh, assert_gone, dumped, restore, unix_ms};
+use crate::{assert_fresh, assert_gone, assert_never_visible, dumped, restore, unix_ms};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -211,6 +215,136 @@ fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
         wait_until("the grace is over", DEADLINE, || {
             judged(&mut other, &["key"]) == ["MISS"]
         });
+    });
+}
+
+#[test]
+fn a_clock_set_back_holds_up_no_timer() {
+    const KEYS: usize = 20_000;
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let slow = ["reclaim-budget-us", "50", "reclaim-inline", "0"];
+        let builder = Server::builder().engine(engine).module_args(&slow);
+        let server = clock.of(builder).start();
+        let mut client = server.raw();
+        let sets = (0..KEYS).map(|key| command!("CACHE.SET {key} v TAGS 1 t"));
+        client.pipeline(&sets.collect::<Vec<_>>());
+        call!(client, "CACHE.FETCH", "key", "LEASE", 500);
+        let mut waiter = Waiter::start(&server, "key", 600_000);
+        wait_for_waiters(&mut client, 1);
+        run!(client, "CACHE.INVALIDATE t");
+        clock.shift(-HOUR_MS);
+        wait_reclaimed(&mut client);
+        assert!(waiter.answer().is_miss_with_token());
+    });
+}
+
+/// Copies `key`, of the tag `t`, to database 1, where everything was flushed before it was written. What a replica may refuse by
+/// mistake, it holds where and as long as its primary does.
+fn assert_copied(primary: &Server, replica: &Server) {
+    let mut client = primary.raw();
+    assert_eq!(run!(client, "COPY key key DB 1"), Reply::Int(1));
+    run!(client, "SELECT 1");
+    run!(client, "MSET copied old renamed old");
+    assert_eq!(run!(client, "COPY key copied REPLACE"), Reply::Int(1));
+    assert_eq!(run!(client, "RENAME key renamed"), Reply::ok());
+    assert_eq!(run!(client, "CACHE.EXISTS copied renamed"), Reply::Int(2));
+    wait_synchronised(primary, replica);
+    let mut there = replica.raw();
+    run!(there, "SELECT 1");
+    for key in ["copied", "renamed"] {
+        assert_eq!(call!(there, "TYPE", key).text(), "tagcache1", "{key}");
+    }
+    assert_eq!(run!(there, "EXISTS key"), Reply::Int(0));
+    assert_eq!(run!(client, "CACHE.RETAG copied TAGS 1 u"), Reply::Int(1));
+    wait_synchronised(primary, replica);
+    assert_eq!(run!(there, "CACHE.EXISTS copied"), Reply::Int(1));
+    assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
+    assert_eq!(run!(client, "SETNX renamed new"), Reply::Int(1));
+    wait_synchronised(primary, replica);
+    assert_eq!(run!(there, "GET renamed"), Reply::bulk("new"));
+}
+
+#[test]
+fn a_replica_of_a_clock_set_back_holds_what_its_primary_does() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let primary = clock.of(Server::builder().engine(engine)).start();
+        let builder = Server::builder().engine(engine);
+        let replica = builder.replica_of(&primary).start();
+        wait_synchronised(&primary, &replica);
+        let mut client = primary.raw();
+        let refused = dumped(&mut client, &["t"]);
+        run!(client, "CACHE.INVALIDATE t");
+        run!(client, "SELECT 1");
+        run!(client, "CACHE.FLUSH");
+        run!(client, "SELECT 0");
+        set(&clock, &mut client, -HOUR_MS);
+        // The primary notices it now, and its replica by the next invalidation.
+        assert_gone(&mut client, &refused, "written before the invalidation");
+        for command in ["CACHE.SET key v TAGS 1 t", "CACHE.INVALIDATE other"] {
+            let now = unix_ms(&mut client);
+            wait_until("time passes", DEADLINE, || unix_ms(&mut client) > now);
+            client.call(&split(command));
+        }
+        assert_copied(&primary, &replica);
+        // Replicas cannot be told of what is refused while clients are paused.
+        let commands = [
+            args!["RESTORE", "refused", 0, refused],
+            split("CLIENT PAUSE 60000 WRITE"),
+        ];
+        client.pipeline(&commands);
+        let mut there = replica.raw();
+        wait_until("the replica has it", DEADLINE, || {
+            run!(there, "EXISTS refused") == Reply::Int(1)
+        });
+        assert_never_visible(&mut there, "refused", "refused by the primary");
+    });
+}
+
+#[test]
+fn a_replica_keeps_the_order_after_an_arrival_from_a_clock_ahead() {
+    let Some(ahead) = Clock::new() else { return };
+    ahead.shift(450);
+    for_all_engines(|engine| {
+        let primary = Server::builder().engine(engine).start();
+        let builder = Server::builder().engine(engine);
+        let replica = builder.replica_of(&primary).start();
+        let other = ahead.of(Server::builder().engine(engine)).start();
+        wait_synchronised(&primary, &replica);
+        let mut client = primary.raw();
+        let payload = dumped(&mut other.raw(), &[]);
+        run!(client, "CACHE.SET before v");
+        restore(&mut client, "arrived", &payload);
+        run!(client, "CACHE.INVALIDATE soft");
+        run!(client, "CACHE.SET key v");
+        wait_synchronised(&primary, &replica);
+        let keys = ["before", "key"];
+        assert_eq!(judged(&mut client, &keys), ["MISS", "HIT"]);
+        assert_eq!(judged(&mut replica.raw(), &keys), ["MISS", "HIT"]);
+    });
+}
+
+#[test]
+fn a_replica_whose_clock_is_behind_holds_what_its_primary_does() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let primary = clock.of(Server::builder().engine(engine)).start();
+        let other = clock.of(Server::builder().engine(engine)).start();
+        let builder = Server::builder().engine(engine);
+        let replica = builder.replica_of(&primary).start();
+        wait_synchronised(&primary, &replica);
+        let mut client = primary.raw();
+        run!(client, "SELECT 1");
+        run!(client, "CACHE.FLUSH");
+        run!(client, "SELECT 0");
+        set(&clock, &mut client, HOUR_MS);
+        let payload = dumped(&mut other.raw(), &["t"]);
+        restore(&mut client, "key", &payload);
+        assert_copied(&primary, &replica);
     });
 }
 

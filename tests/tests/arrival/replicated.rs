@@ -1,6 +1,6 @@
 //! On replicas, and after their promotion.
 
-use tagcache_tests::look::{assert_index_agrees, info, info_text};
+use tagcache_tests::look::{assert_index_agrees, info, info_text, wait_reclaimed};
 use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
 use tagcache_tests::stream::{ReplicationStream, words};
 use tagcache_tests::{DEADLINE, Reply, Server, args, for_all_engines, run, split, wait_until};
@@ -332,5 +332,33 @@ fn a_log_that_ends_before_a_refusal_does_not_bring_the_entry_back() {
         wait_until("its memory is given back", DEADLINE, || {
             run!(client, "EXISTS key") == Reply::Int(0)
         });
+    });
+}
+
+#[test]
+fn what_a_writable_replica_refuses_is_not_served_and_ends() {
+    for_all_engines(|engine| {
+        let (primary, replica) = replicated(engine);
+        let (mut here, mut there) = (primary.raw(), replica.raw());
+        assert_eq!(run!(there, "CONFIG SET replica-read-only no"), Reply::ok());
+        let old = dumped(&mut here, &["t"]);
+        run!(here, "CACHE.INVALIDATE t");
+        wait_synchronised(&primary, &replica);
+        for end in ["DEL", "CACHE.SET", "promotion"] {
+            restore(&mut there, "key", &old);
+            assert_never_visible(&mut there, "key", end);
+            match end {
+                "DEL" => assert_eq!(run!(there, "DEL key"), Reply::Int(1)),
+                "CACHE.SET" => {
+                    assert_eq!(run!(here, "CACHE.SET key new"), Reply::ok());
+                    wait_synchronised(&primary, &replica);
+                    assert_eq!(run!(there, "CACHE.GET key"), Reply::bulk("new"));
+                }
+                _ => assert_eq!(run!(there, "REPLICAOF NO ONE"), Reply::ok()),
+            }
+            wait_reclaimed(&mut there);
+        }
+        assert_eq!(run!(there, "EXISTS key"), Reply::Int(0));
+        assert_index_agrees(&replica, &[0], &[b"t"]);
     });
 }

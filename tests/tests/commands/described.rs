@@ -81,7 +81,12 @@ fn flags_say_what_reads_and_what_writes() {
             ("cache.touch", &["write"], &["readonly"]),
             ("cache.invalidate", &["write"], &["readonly", "denyoom"]),
             ("cache.flush", &["write"], &["readonly", "denyoom"]),
-            ("cache.stats", &[], &["write", "denyoom"]),
+            // It may keep its caller waiting.
+            (
+                "cache.stats",
+                &["readonly", "blocking"],
+                &["write", "denyoom", "fast"],
+            ),
             ("cache.mset", &["write", "denyoom"], &["readonly"]),
             ("cache.retag", &["write", "denyoom"], &["readonly"]),
             ("cache.getdel", &["write"], &["readonly", "denyoom"]),

@@ -1,7 +1,9 @@
 //! CACHE.STATS, CACHE.RESETSTATS and INFO tagcache.
 
 use tagcache_tests::look::{STATS_FIELDS, info_text, stat, wait_reclaimed};
-use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, split, wait_until};
+use tagcache_tests::{
+    DEADLINE, RawClient, Reply, args, call, on_both_protocols, split, wait_until,
+};
 
 /// A little of everything in the selected database: 2 entries, 3 hits, 1 miss, 4 sets, 1 delete,
 /// 1 invalidation of 1 entry.
@@ -68,6 +70,18 @@ fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
 }
 
 #[test]
+fn a_native_key_that_keeps_the_time_of_an_entry_is_not_counted() {
+    on_both_protocols(|_, client| {
+        call!(client, "CACHE.SET", "key", "v", "PX", 1_000);
+        assert_eq!(call!(client, "SET", "key", "v", "KEEPTTL"), Reply::ok());
+        wait_until("it expires", DEADLINE, || {
+            call!(client, "EXISTS", "key") == Reply::Int(0)
+        });
+        assert_eq!(stat(client, "expired"), 0);
+    });
+}
+
+#[test]
 fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
     on_both_protocols(|_, client| {
         for delete in [
@@ -86,6 +100,31 @@ fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
                 call!(client, "EXISTS", "key") == Reply::Int(0)
             });
             assert_eq!(stat(client, "expired"), expired, "{delete}");
+        }
+    });
+}
+
+#[test]
+fn a_native_key_that_expires_is_not_the_entry_whose_name_it_was_given() {
+    on_both_protocols(|_, client| {
+        assert_eq!(call!(client, "CONFIG", "SET", "hz", 1), Reply::ok()); // Few ticks.
+        call!(client, "SET", "native", "v");
+        let dump = call!(client, "DUMP", "native").bytes().to_vec();
+        for overwrite in [
+            args!["RENAME", "native", "key"],
+            args!["COPY", "native", "key", "REPLACE"],
+            args!["RESTORE", "key", 300, &dump, "REPLACE"],
+        ] {
+            let replies = client.pipeline(&[
+                args!["SET", "native", "v", "PX", 300],
+                args!["CACHE.SET", "key", "v"],
+                overwrite.clone(),
+            ]);
+            assert!([Reply::Int(1), Reply::ok()].contains(&replies[2]));
+            wait_until("it expires", DEADLINE, || {
+                call!(client, "EXISTS", "key") == Reply::Int(0)
+            });
+            assert_eq!(stat(client, "expired"), 0, "{overwrite:?}");
         }
     });
 }

@@ -3,7 +3,7 @@
 use tagcache_tests::fetch::{Waiter, fetch_lease, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::stat;
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, on_both_protocols, send, wait_until,
+    DEADLINE, RawClient, Reply, Server, args, call, on_both_protocols, send, wait_until,
 };
 
 fn orphan_ms(client: &mut RawClient, ms: u64) {
@@ -47,6 +47,22 @@ fn a_lease_runs_out_soon_after_its_connection_closes() {
             assert!(set_leased(client, "key", "v", next.token, &[]), "{way}");
             call!(client, "CACHE.DEL", "key");
         }
+    });
+}
+
+#[test]
+fn thousands_of_leases_of_one_connection_run_out_in_slices() {
+    on_both_protocols(|server, client| {
+        const LEASES: usize = 20_000;
+        let budget = call!(client, "CONFIG", "SET", "tagcache.reclaim-budget-us", 50);
+        assert_eq!(budget, Reply::ok());
+        let mut holder = server.raw();
+        let fetches = (0..LEASES).map(|n| args!["CACHE.FETCH", format!("key{n}"), "LEASE", 60_000]);
+        holder.pipeline(&fetches.collect::<Vec<_>>());
+        assert_eq!(stat(client, "leases"), LEASES as i64);
+        orphan_ms(client, 0);
+        drop(holder);
+        wait_until("all run out", DEADLINE, || stat(client, "leases") == 0);
     });
 }
 

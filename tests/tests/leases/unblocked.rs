@@ -208,21 +208,35 @@ fn a_user_that_is_deleted_while_it_waits_is_forgotten() {
 }
 
 #[test]
-fn a_user_that_loses_its_rights_while_it_waits_gets_no_value() {
+fn a_user_that_loses_its_rights_while_it_waits_gets_nothing() {
     on_both_protocols(|server, client| {
         for lost in ["resetkeys", "-cache.fetch"] {
             let token = lease(client, "key");
-            let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
-            assert_eq!(client.call(&rules), Reply::ok());
-            let mut user = server.raw();
-            assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
-            let mut waiter = Waiter::start_on(server, user, "key", 600_000);
-            assert_eq!(call!(client, "ACL", "SETUSER", "user", lost), Reply::ok());
+            let mut waiter = waits_without_rights(server, client, lost);
             assert!(set_leased(client, "key", "v", token, &[]));
             let answer = waiter.answer();
-            assert!(answer.value.is_none(), "{lost}: {answer:?}");
-            assert_eq!(answer.token, 0, "{lost}: {answer:?}");
+            assert!(answer.is_miss(), "{lost}: {answer:?}");
+            call!(client, "CACHE.DEL", "key");
+
+            let token = lease(client, "key");
+            let mut waiter = waits_without_rights(server, client, lost);
+            let mut next = Waiter::start(server, "key", 600_000);
+            assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
+            let answer = waiter.answer();
+            assert!(answer.is_miss(), "{lost}: {answer:?}");
+            assert!(next.answer().is_miss_with_token(), "{lost}");
             call!(client, "CACHE.DEL", "key");
         }
     });
+}
+
+/// A caller that waits for `key`, of a user that has lost a right meanwhile.
+fn waits_without_rights(server: &Server, client: &mut RawClient, lost: &str) -> Waiter {
+    let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
+    assert_eq!(client.call(&rules), Reply::ok());
+    let mut user = server.raw();
+    assert_eq!(call!(user, "AUTH", "user", "x"), Reply::ok());
+    let waiter = Waiter::start_on(server, user, "key", 600_000);
+    assert_eq!(call!(client, "ACL", "SETUSER", "user", lost), Reply::ok());
+    waiter
 }

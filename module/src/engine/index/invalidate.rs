@@ -17,6 +17,7 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes the entries of these tags gone or stale, and returns how many (entry, tag) pairs that are. A tag that is
     /// given twice counts once.
     pub(crate) fn invalidate(&mut self, tags: &[&[u8]], effect: Effect, now_ms: u64) -> u64 {
+        self.settle(effect, |index| index.union(tags));
         let mut pairs = 0;
         let mut dropped = RoaringBitmap::new();
         let mut seen = RoaringBitmap::new();
@@ -59,6 +60,19 @@ impl<E: Copy + PartialEq> Index<E> {
         dropped
     }
 
+    /// Of the entries that an invalidation names, each node knows from then on that they are gone: also of those that only this
+    /// one refused.
+    pub(super) fn settle(&mut self, effect: Effect, named: impl FnOnce(&Self) -> RoaringBitmap) {
+        if self.marks.doubted.is_empty() {
+            return;
+        }
+        let mut named = named(self);
+        if effect == Effect::Stale {
+            named -= &self.marks.graced;
+        }
+        self.marks.doubted -= named;
+    }
+
     /// Makes visible entries stale, those without a grace gone.
     pub(super) fn soften_all(&mut self, visible: RoaringBitmap, softness: Softness) {
         let graced = &self.marks.graced & &visible;
@@ -70,7 +84,6 @@ impl<E: Copy + PartialEq> Index<E> {
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         self.hollow.unseen |= &visible;
-        self.marks.doubted -= &visible; // Each node knows that they are gone.
         if visible.len() > FIRST || self.gone_last.len() as u64 > FIRST {
             self.gone_last.clear();
         } else {

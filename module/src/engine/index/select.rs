@@ -33,6 +33,7 @@ impl<E: Copy + PartialEq> Index<E> {
         effect: Effect,
         softness: Softness,
     ) -> u64 {
+        self.settle(effect, |index| index.named(condition));
         let selected = self.select(condition);
         let dropped = selected.len();
         match effect {
@@ -44,6 +45,10 @@ impl<E: Copy + PartialEq> Index<E> {
 
     /// The visible entries that a condition selects. Cost as [`Index::invalidate_where`].
     pub(crate) fn select(&self, condition: Condition<'_>) -> RoaringBitmap {
+        self.named(condition) - &self.gone
+    }
+
+    fn named(&self, condition: Condition<'_>) -> RoaringBitmap {
         let any = condition.any.map(|tags| self.union(tags));
         let all = condition.all.map(|tags| self.intersection(tags));
         let mut selected = match (all, any) {
@@ -52,7 +57,6 @@ impl<E: Copy + PartialEq> Index<E> {
             (None, None) => self.slots.pages.to_bitmap(),
         };
         selected -= self.union(condition.none.unwrap_or_default());
-        selected -= &self.gone;
         selected
     }
 
@@ -61,7 +65,7 @@ impl<E: Copy + PartialEq> Index<E> {
         lists.map(|list| &self.lists.get(list).ids)
     }
 
-    fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
+    pub(super) fn union(&self, tags: &[&[u8]]) -> RoaringBitmap {
         let mut union = RoaringBitmap::new();
         self.known(tags).for_each(|ids| ids.add_to(&mut union));
         union

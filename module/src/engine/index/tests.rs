@@ -886,21 +886,32 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     assert_eq!(index.reclaim_step(0, false), Step::Idle);
     assert_eq!(index.begin_to_decide(), [slot]);
     assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
-    index.remove(slot);
-    let slot = index.insert(plain(2, &[b"t"]));
-    index.marks.doubted.insert(slot.0);
-    index.invalidate(&[b"t"], Effect::Gone, 0);
-    assert_eq!(
-        index.reclaim_step(0, false),
-        Step::Gone(slot),
-        "all nodes drop it"
-    );
-    index.marks.doubted.insert(slot.0);
-    index.flush();
-    assert_eq!(
-        index.reclaim_step(0, false),
-        Step::Gone(slot),
-        "all nodes drop it"
-    );
+    // Gone already or not, all nodes drop it.
+    let tags: &[&[u8]] = &[b"t"];
+    let condition = Condition {
+        all: Some(tags),
+        ..Condition::default()
+    };
+    let softness = Softness::since(0);
+    for effect in [Effect::Gone, Effect::Stale] {
+        index.marks.doubted.insert(slot.0);
+        index.invalidate(tags, effect, 0);
+        assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
+        index.marks.doubted.insert(slot.0);
+        index.invalidate_where(condition, effect, softness);
+        assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
+        index.marks.doubted.insert(slot.0);
+        index.flush();
+        assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
+        index.remove(slot);
+        assert_eq!(index.insert(plain(2, tags)), slot);
+    }
+    // A stale one is not gone where it was not refused.
+    let mut graced = plain(3, tags);
+    (graced.has_grace, graced.facts.is_gone) = (true, true);
+    graced.facts.is_doubted = true;
+    let graced = index.insert(graced);
+    index.invalidate(tags, Effect::Stale, 0);
+    assert!(index.marks.doubted.contains(graced.0));
     index.validate(|_| UNIT);
 }

@@ -345,7 +345,7 @@ impl Model {
             }
             Op::PassOn { key } => self.pass_on(key),
             Op::Disconnect { client, orphan_ms } => {
-                self.leases.disconnected(client, self.now, orphan_ms);
+                while !(self.leases).disconnected(client, self.now + orphan_ms, 1) {}
                 for lease in self.keys.iter_mut().filter_map(|key| key.lease.as_mut()) {
                     if lease.holder == client {
                         lease.holder = 0;
@@ -647,7 +647,8 @@ impl World {
             }
             Event::Disconnect => {
                 for client in 1..=2 {
-                    self.cache.leases.disconnected(client, self.now, 5);
+                    let ends_ms = self.now + 5;
+                    assert!(self.cache.leases.disconnected(client, ends_ms, 2));
                 }
             }
             Event::Wait => self.now += 10,

@@ -73,27 +73,26 @@ pub(super) unsafe extern "C" fn on_timeout(
 ) -> c_int {
     // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
     let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
-    let answered = barrier::reply(&ctx, || {
+    barrier::reply(&ctx, || {
         panic_point(Place::Wait);
         let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
-        let token = match ending {
+        let token = match ending.filter(|_| access::may_run(&ctx, args)) {
             Some(Ending::Miss(token)) => token,
-            Some(Ending::Look) if access::may_run(&ctx, args) => {
+            Some(Ending::Look) => {
                 let mut given = args.split_first().into_iter();
                 if given.any(|(name, rest)| fetch::look_again(&ctx, name, rest, waiter)) {
-                    forget(waiter);
                     return;
                 }
                 None
             }
-            _ => None,
+            None => None,
         };
         fetch::miss(&ctx, token);
-        forget(waiter);
+        if token.is_some() {
+            forget(waiter);
+        }
     });
-    if answered.is_none() {
-        give_up(&ctx, waiter);
-    }
+    give_up(&ctx, waiter);
     raw::REDISMODULE_OK as c_int
 }
 
