@@ -19,13 +19,13 @@ impl Largest {
         Self { most, found }
     }
 
-    /// Whether this number is one of them.
-    pub(super) fn has_room_for(&self, number: u64) -> bool {
+    /// What a number must exceed to be one of them.
+    pub(super) fn least(&self) -> u64 {
         let least = self.found.peek().filter(|_| self.found.len() == self.most);
-        least.is_none_or(|Reverse((least, _))| number > *least)
+        least.map_or(0, |Reverse((least, _))| *least)
     }
 
-    /// Adds one for which there is room.
+    /// Adds a number that exceeds the least.
     pub(super) fn add(&mut self, number: u64, name: &[u8]) {
         if self.found.len() == self.most {
             self.found.pop();

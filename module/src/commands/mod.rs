@@ -23,7 +23,7 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot, Softness, Verdict, Written};
+use crate::engine::{Database, Freshness, Index, Slot, Verdict, Written};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::key::Deadline;
@@ -124,12 +124,9 @@ pub(crate) fn verdict<'t>(
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
 /// is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
-    let ends_ms = |softness: Softness| softness.ends_ms_for(entry_in(index, slot).grace_ms());
-    !index.is_gone(slot)
-        && index
-            .marks
-            .softness(slot)
-            .is_none_or(|soft| now_ms < ends_ms(soft))
+    let (entry, no_deadline) = (entry_in(index, slot), || None);
+    let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
+    index.freshness(slot, handle, grace_ms, no_deadline, || now_ms) != Freshness::Gone
 }
 
 /// Milliseconds until an entry's logical expiry, 0 if that is past, -1 if there is none.

@@ -61,7 +61,7 @@ pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         next = state::index(db, |index| {
             index.visit_tags(from, STEP, |tag, info| {
                 let size = measure.of(&info);
-                if found.has_room_for(size) {
+                if size > found.least() {
                     found.add(size, tag);
                 }
             })

@@ -3,7 +3,7 @@ use crate::commands::is_visible;
 use crate::commands::largest::{Largest, Named};
 use crate::error::Error;
 use crate::redis::state::entry_key;
-use crate::redis::{Args, Context, OwnedStr, now_ms, slices, state};
+use crate::redis::{Args, Context, OwnedStr, now_ms, own, slices, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
@@ -21,26 +21,49 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     let most = state::with(|state| state.config.top_keys);
     let count = count.min(most) as usize;
-    let (mut next, mut found) = (Some(0), Largest::new(count + MANY));
+    // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
+    // looked for until enough are left.
+    let exists = exists_in(ctx, db);
+    let mut most = count.max(1);
+    let (mut next, mut found) = (Some(0), Largest::new(most));
     let step = move || {
-        let (page, now) = (next?, now_ms());
-        next = state::index(db, |index| {
-            index.visit_hits(page, |index, hits, slot| {
-                if found.has_room_for(hits.into()) && is_visible(index, slot, now) {
-                    found.add(hits.into(), entry_key(index, slot));
-                }
-            })
-        });
-        next.is_none().then(|| (count, found.take().collect()))
+        if let Some(page) = next {
+            let now = now_ms();
+            next = state::index(db, |index| {
+                index.visit_hits(page, found.least() as u32, |index, hits, slot| {
+                    if u64::from(hits) > found.least() && is_visible(index, slot, now) {
+                        found.add(hits.into(), entry_key(index, slot));
+                    }
+                })
+            });
+            return None;
+        }
+        let mut rows: Vec<Named> = found.take().collect();
+        let is_all = rows.len() < most;
+        rows.retain(|(_, name)| exists(name));
+        rows.truncate(count);
+        if is_all || rows.len() == count || most >= count + MANY {
+            return Some(rows);
+        }
+        most = (most * 2).min(count + MANY);
+        (next, found) = (Some(0), Largest::new(most));
+        None
     };
     slices::run(ctx, step, reply);
     Ok(())
 }
 
-/// Entries whose time is over are still in the index until the server removes them; nobody sees them.
-fn reply(ctx: &Context<'_>, (count, found): (usize, Vec<Named>)) {
-    let exists = |(_, name): &Named| ctx.exists(OwnedStr::new(name).as_str());
-    let rows: Vec<_> = found.into_iter().filter(exists).take(count).collect();
+/// [`Context::exists`], for as long as the command runs.
+fn exists_in(ctx: &Context<'_>, db: u32) -> impl Fn(&[u8]) -> bool + 'static {
+    let is_unknown = ctx.is_cluster() && ctx.is_atomic_block();
+    move |name| {
+        let own = own();
+        own.select(db);
+        is_unknown || own.exists(OwnedStr::new(name).as_str())
+    }
+}
+
+fn reply(ctx: &Context<'_>, rows: Vec<Named>) {
     ctx.reply_array(rows.len());
     for (hits, name) in rows {
         ctx.reply_array(2);

@@ -365,14 +365,16 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.pages.get(slot.0).hits[offset_of(slot.0)]
     }
 
-    /// Visits the entries of a page that have hits, without what is uncounted: how many, and the slot.
-    pub(super) fn visit_hits(&self, number: usize, mut visit: impl FnMut(u32, Slot)) {
+    /// Visits the entries of a page that have more hits than that, without what is uncounted: how many, and the slot.
+    pub(super) fn visit_hits(&self, number: usize, least: u32, mut visit: impl FnMut(u32, Slot)) {
         let first = (number * PAGE) as u32;
-        let page = self.pages.find(first).into_iter();
-        let counted = page.flat_map(|page| page.hits.iter().zip(&page.entries[..]));
-        for (id, (&hits, entry)) in (first..).zip(counted) {
-            if hits > 0 && entry.is_some() {
-                visit(hits, Slot(id));
+        let Some(page) = self.pages.find(first) else {
+            return;
+        };
+        // Few have: the others cost no look at anything else.
+        for (at, &hits) in page.hits.iter().enumerate() {
+            if hits > least && page.entries[at].is_some() {
+                visit(hits, Slot(first + at as u32));
             }
         }
     }

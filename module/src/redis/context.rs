@@ -11,7 +11,7 @@ use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
-use super::{Key, OwnedStr, Place, Str, guard, panic_point, propagation};
+use super::{Key, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -438,15 +438,21 @@ impl Context<'_> {
     /// The keys of a hash slot, in the context's database.
     pub(super) fn keys_in_slot(&self, slot: i64) -> Vec<OwnedStr> {
         let words = ["GETKEYSINSLOT", &slot.to_string(), &i32::MAX.to_string()];
-        let Ok(RedisValue::Array(names)) = self.sdk().call("CLUSTER", &words) else {
-            return Vec::new();
+        let names = self.sdk().call("CLUSTER", &words);
+        names.map_or_else(|_| Vec::new(), strings)
+    }
+
+    /// A step of SCAN for the entries of the context's database: the next cursor, "0" after the last step, and some names.
+    pub(super) fn scan(&self, cursor: &str) -> Option<(String, Vec<OwnedStr>)> {
+        // It removes what has expired, which is to be propagated.
+        let propagated = CallOptionsBuilder::new().replicate().build();
+        let words = [cursor.as_bytes(), b"TYPE", TYPE_NAME.to_bytes()];
+        let reply: CallResult<'_> = self.sdk().call_ext("SCAN", &propagated, &words[..]);
+        let RedisValue::Array(parts) = RedisValue::from(&reply) else {
+            return None;
         };
-        let named = names.into_iter().filter_map(|name| match name {
-            RedisValue::SimpleString(name) => Some(OwnedStr::new(name.as_bytes())),
-            RedisValue::StringBuffer(name) => Some(OwnedStr::new(&name)),
-            _ => None,
-        });
-        named.collect()
+        let [next, names] = parts.try_into().ok()?;
+        Some((String::try_from(next).ok()?, strings(names)))
     }
 
     pub(crate) fn open(&self, name: Str<'_>, mode: Mode) -> Key {
@@ -691,6 +697,19 @@ impl Context<'_> {
         raw::reply_with_map(self.raw, pairs as i64);
         panic_point(Place::Reply);
     }
+}
+
+/// The strings in a reply.
+fn strings(reply: RedisValue) -> Vec<OwnedStr> {
+    let RedisValue::Array(parts) = reply else {
+        return Vec::new();
+    };
+    let strings = parts.into_iter().filter_map(|part| match part {
+        RedisValue::SimpleString(text) => Some(OwnedStr::new(text.as_bytes())),
+        RedisValue::StringBuffer(bytes) => Some(OwnedStr::new(&bytes)),
+        _ => None,
+    });
+    strings.collect()
 }
 
 /// Now, and how long this thread ran until now.

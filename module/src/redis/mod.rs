@@ -80,7 +80,6 @@ mod load;
 mod older;
 pub(crate) mod propagation;
 pub(crate) mod reclaim;
-mod scan;
 pub(crate) mod sizes;
 pub(crate) mod slices;
 pub(crate) mod state;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::context::moment;
-use super::scan::Cursor;
 use super::state::{self, State, entry_in, entry_key};
 use super::{
     Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, now_ms,
@@ -226,9 +225,11 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
-    let cursor = begun.map_or_else(Cursor::new, |(_, cursor)| cursor);
-    let mut names = Vec::new();
-    let is_more = cursor.step(ctx, &mut names);
+    let cursor = begun.map_or_else(|| "0".to_owned(), |(_, cursor)| cursor);
+    let Some((cursor, names)) = ctx.scan(&cursor) else {
+        return false; // The server does not do it now: it begins anew later.
+    };
+    let is_more = cursor != "0";
     for name in names {
         reclaim_if_gone(ctx, name.as_str());
     }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::copies::Seen;
-use super::scan::Cursor;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use super::{own, propagation};
@@ -54,8 +53,8 @@ pub(crate) struct State {
     /// On a replica in a cluster: the entry to be reclaimed next, which has expired and so shows to its primary's commands
     /// only.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
-    /// Where the search for entries that an emptied index does not know is.
-    pub(super) orphans: Option<(u32, Cursor)>,
+    /// Where the search for entries that an emptied index does not know is: database and cursor.
+    pub(super) orphans: Option<(u32, String)>,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
     /// What is being loaded joins what is there, which may know later invalidations (DEBUG RELOAD NOFLUSH).

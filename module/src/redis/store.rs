@@ -90,15 +90,21 @@ impl<'a> Content<'a> {
     fn is_plain(&self) -> bool {
         self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
+}
 
-    fn incoming(&self, entry: Entry<'_>, bytes: u64) -> Incoming<'a, Handle> {
-        Incoming {
-            entry: entry.handle(),
-            tags: self.tags,
-            bytes,
-            has_grace: self.grace_ms > 0,
-            facts: self.facts,
-        }
+/// An entry that costs so much as the index takes it in.
+fn incoming<'t>(
+    entry: Entry<'_>,
+    bytes: u64,
+    tags: &'t [&'t [u8]],
+    facts: Facts,
+) -> Incoming<'t, Handle> {
+    Incoming {
+        entry: entry.handle(),
+        tags,
+        bytes,
+        has_grace: entry.grace_ms() > 0,
+        facts,
     }
 }
 
@@ -216,7 +222,7 @@ fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Conten
 /// An entry was rewritten in its place: the index learns what it is now.
 #[inline(never)]
 fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, content: Content<'_>) {
-    let incoming = content.incoming(entry, cost(entry));
+    let incoming = incoming(entry, cost(entry), content.tags, content.facts);
     entry.set_indexed(index.replace(slot, incoming).0);
 }
 
@@ -232,7 +238,8 @@ fn place(
     let size = parts.size(name.len());
     let new = NewEntry::sized(name, &parts, size);
     let entry = new.as_entry();
-    let incoming = content.incoming(entry, cost_of(size, name.len(), parts.has_ttl));
+    let bytes = cost_of(size, name.len(), parts.has_ttl);
+    let incoming = incoming(entry, bytes, content.tags, content.facts);
     let slot = match visible {
         Some(slot) => index.replace(slot, incoming),
         None => index.insert_near(None, incoming),
@@ -310,17 +317,12 @@ pub(crate) fn accept(db: u32, key: &Key) {
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
             let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
             index.remove(slot);
-            let incoming = Incoming {
-                entry: entry.handle(),
-                tags: &tags,
-                bytes: cost(entry),
-                has_grace: entry.grace_ms() > 0,
-                facts: Facts {
-                    is_gone: false,
-                    is_doubted: false,
-                    ..facts
-                },
+            let facts = Facts {
+                is_gone: false,
+                is_doubted: false,
+                ..facts
             };
+            let incoming = incoming(entry, cost(entry), &tags, facts);
             entry.set_indexed(index.insert_near(Some(slot), incoming).0);
         });
     });
@@ -375,14 +377,8 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     };
     change(db, || {
         let slot = state::index(db, |index| {
-            let incoming = Incoming {
-                entry: entry.handle(),
-                tags,
-                bytes: cost(entry),
-                has_grace: entry.grace_ms() > 0,
-                facts: index.facts(slot),
-            };
-            index.replace(slot, incoming)
+            let facts = index.facts(slot);
+            index.replace(slot, incoming(entry, cost(entry), tags, facts))
         });
         entry.set_indexed(slot.0);
     });
@@ -621,13 +617,7 @@ fn index_arrived(
     passage: &Passage,
 ) -> bool {
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    let incoming = Incoming {
-        entry: entry.handle(),
-        tags: &tags,
-        bytes: cost(entry),
-        has_grace: entry.grace_ms() > 0,
-        facts: passage.facts,
-    };
+    let incoming = incoming(entry, cost(entry), &tags, passage.facts);
     entry.set_indexed(index.insert_near(place, incoming).0);
     index.has_backlog() || index.marks.has_soft()
 }

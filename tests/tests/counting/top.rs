@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tagcache_tests::look::inspect;
-use tagcache_tests::{Rng, Server, args, call, for_each_engine, on_both_protocols, run};
+use tagcache_tests::{
+    DEADLINE, Reply, Rng, Server, args, call, for_each_engine, on_both_protocols, run, wait_until,
+};
 
 use crate::{read, top, top_of};
 
@@ -75,6 +77,29 @@ fn only_visible_entries_of_the_selected_database_are_listed() {
         assert_eq!(top(client, 10), [("other".to_owned(), 2)]);
         call!(client, "CACHE.FLUSH");
         assert!(top(client, 10).is_empty());
+    });
+}
+
+#[test]
+fn expired_entries_that_are_still_there_take_no_place() {
+    on_both_protocols(|server, client| {
+        call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
+        for n in 0..50 {
+            call!(client, "CACHE.SET", format!("kept{n:02}"), "v");
+            call!(client, "CACHE.HITS", format!("kept{n:02}"), n + 1);
+            call!(client, "CACHE.SET", format!("expired{n}"), "v");
+            call!(client, "CACHE.HITS", format!("expired{n}"), 1000);
+            call!(client, "PEXPIRE", format!("expired{n}"), 1);
+        }
+        call!(client, "SET", "last", "v", "PX", 1);
+        let is_over = || server.raw().call(&["EXISTS", "last"]) == Reply::Int(0);
+        wait_until("all have expired", DEADLINE, is_over);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(100));
+        let expected: Vec<_> = (40..50)
+            .rev()
+            .map(|n| (format!("kept{n:02}"), n + 1))
+            .collect();
+        assert_eq!(top(client, 10), expected);
     });
 }
 

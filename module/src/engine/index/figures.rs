@@ -100,15 +100,17 @@ impl<E: Copy + PartialEq> Index<E> {
         })
     }
 
-    /// Visits the entries of a page of slots that have hits, gone ones included; returns the next page, `None` at the end.
+    /// Visits the entries of a page of slots that have more hits than that, gone ones included; returns the next page, `None` at
+    /// the end.
     pub(crate) fn visit_hits(
         &mut self,
         page: usize,
+        least: u32,
         mut visit: impl FnMut(&Self, u32, Slot),
     ) -> Option<usize> {
         self.slots.count_hits();
         self.slots
-            .visit_hits(page, |hits, slot| visit(self, hits, slot));
+            .visit_hits(page, least, |hits, slot| visit(self, hits, slot));
         ((page + 1) * PAGE < self.slots.pages.end() as usize).then_some(page + 1)
     }
 

@@ -504,7 +504,7 @@ impl Harness {
         assert_eq!(self.index.visible(), self.visible.len() as u64);
         let (mut page, mut read) = (Some(0), BTreeMap::new());
         while let Some(number) = page {
-            page = self.index.visit_hits(number, |index, hits, slot| {
+            page = self.index.visit_hits(number, 0, |index, hits, slot| {
                 if !index.is_gone(slot) {
                     let (key, ..) = self.stored[&index.entry(slot)];
                     read.insert(key, hits);
