@@ -349,7 +349,7 @@ pub(crate) struct History {
     holds_end_ms: u64,
     /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass,
     /// unix ms.
-    passed_twice: Option<(u64, u64)>,
+    pub(crate) passed_twice: Option<(u64, u64)>,
 }
 
 impl History {
@@ -545,10 +545,14 @@ impl History {
     pub(crate) fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         // The other clock by which that time is known is not exact, and nothing is lost by a little more.
         let from_ms = from_ms + AHEAD_MS;
-        let (earliest, latest) = self.passed_twice.unwrap_or((back_to_ms, from_ms));
-        self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
+        self.pass_twice(back_to_ms, from_ms);
         self.all_mut()
             .for_each(|past| past.bound_stamps(back_to_ms));
+    }
+
+    pub(crate) fn pass_twice(&mut self, back_to_ms: u64, from_ms: u64) {
+        let (earliest, latest) = self.passed_twice.unwrap_or((back_to_ms, from_ms));
+        self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
     /// This node's own clock was set back: bounds what lasts for a time. O(tags remembered).

@@ -74,6 +74,9 @@ pub(crate) struct State {
 /// A clock that goes back by less is being slewed; where it is not, stamps get ahead of it.
 const SET_BACK_MS: u64 = 500;
 
+/// No database has this number.
+const PASSED_TWICE: u64 = 1 << 32;
+
 /// Databases by number.
 type Databases = Vec<Option<Box<Database<Handle>>>>;
 
@@ -298,9 +301,22 @@ impl State {
     }
 
     /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
-    /// reading of its clock, both LEB128, and its [`History`](crate::engine::History).
+    /// reading of its clock, both LEB128, and its [`History`](crate::engine::History). In front, if there is one, stands
+    /// [`PASSED_TWICE`] and the span that the clock passes twice, from earliest to latest.
     pub(crate) fn histories(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let spans = || {
+            self.databases()
+                .filter_map(|(_, db)| db.history.passed_twice)
+        };
+        if let (Some(earliest), Some(latest)) = (
+            spans().map(|(earliest, _)| earliest).min(),
+            spans().map(|(_, latest)| latest).max(),
+        ) {
+            for number in [PASSED_TWICE, earliest, latest] {
+                leb128::push(&mut bytes, number);
+            }
+        }
         for (number, database) in self.databases().filter(|(_, db)| db.has_history()) {
             leb128::push(&mut bytes, number.into());
             leb128::push(&mut bytes, database.clock);
@@ -318,8 +334,14 @@ impl State {
     ) -> Option<()> {
         /// The clock is an integer of the protocol.
         const MAX_CLOCK: u64 = i64::MAX as u64;
+        let mut passed_twice = None;
         while !bytes.is_empty() {
-            let number = u32::try_from(leb128::take(&mut bytes)?).ok()?;
+            let number = leb128::take(&mut bytes)?;
+            if number == PASSED_TWICE {
+                passed_twice = Some((leb128::take(&mut bytes)?, leb128::take(&mut bytes)?));
+                continue;
+            }
+            let number = u32::try_from(number).ok()?;
             let reading = leb128::take(&mut bytes).filter(|&reading| reading <= MAX_CLOCK)?;
             let mut none = Database::default();
             let database = if own().select(number) {
@@ -329,6 +351,9 @@ impl State {
             };
             database.clock = database.clock.max(reading);
             database.history.load(&mut bytes)?;
+            if let Some((earliest, latest)) = passed_twice {
+                database.history.pass_twice(earliest, latest);
+            }
         }
         Some(())
     }

@@ -64,6 +64,36 @@ fn a_clock_set_back_refuses_nothing_written_afterwards() {
 }
 
 #[test]
+fn a_clock_set_back_before_a_restart_brings_nothing_back() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        for preamble in ["yes", "no"] {
+            clock.shift(HOUR_MS);
+            let builder = Server::builder().engine(engine);
+            let mut server = clock
+                .of(builder)
+                .arg("--appendonly", "yes")
+                .arg("--aof-use-rdb-preamble", preamble)
+                .start();
+            let mut client = server.raw();
+            let old = dumped(&mut client, &["t"]);
+            set(&clock, &mut client, 0);
+            run!(client, "CACHE.INVALIDATE other");
+            run!(client, "CACHE.SET kept v");
+            run!(client, "BGREWRITEAOF");
+            wait_rewritten(&mut client);
+            server.restart();
+            let mut client = server.raw();
+            run!(client, "CACHE.INVALIDATE t");
+            for shift in [0, HOUR_MS, 2 * HOUR_MS] {
+                set(&clock, &mut client, shift);
+                assert_gone(&mut client, &old, preamble);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_clock_set_back_prolongs_no_grace() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
