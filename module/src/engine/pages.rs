@@ -43,7 +43,8 @@ impl<T> Page<T> {
 #[derive(Debug)]
 pub(super) struct Pages<T> {
     by_number: Vec<Option<Page<T>>>,
-    /// For each kind, the numbers of the pages that have room.
+    /// For each kind, the numbers of the pages that have room. Here and of those without a page, the lowest is taken first: what
+    /// is stored after a tag was dropped then has ascending ids again, which are appended to lists.
     open: [RoaringBitmap; KINDS],
     /// Numbers without a page.
     vacant: RoaringBitmap,
@@ -287,6 +288,18 @@ mod tests {
         assert_eq!((pages.pages_in_use(), pages.end()), (3, 3 * page));
         assert_eq!(pages.release(2 * page), Some(()));
         assert_eq!((pages.pages_in_use(), pages.end()), (2, 3 * page));
+    }
+
+    #[test]
+    fn pages_that_were_given_back_are_taken_again_from_below() {
+        let mut pages = Pages::default();
+        let ids = 0..4 * PAGE as u32;
+        let ids: Vec<u32> = ids.map(|_| pages.allocate(0, || ())).collect();
+        // One stays, so that not all bookkeeping goes.
+        ids[1..].iter().for_each(|&id| _ = pages.release(id));
+        let again = ids[1..].iter().map(|_| pages.allocate(0, || ()));
+        assert_eq!(again.collect::<Vec<_>>(), ids[1..]);
+        pages.validate();
     }
 
     #[test]
