@@ -60,7 +60,10 @@ pub(super) fn distrust(db: u32, reason: &str) {
 
 /// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
 pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
-    state::index(db, |index| index.has_orphans = true);
+    state::with(|state| {
+        state.database(db).index.has_orphans = true;
+        state.orphans = None; // A search that is under way may have been past it.
+    });
     reclaim::arm(ctx);
 }
 
@@ -426,11 +429,17 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     }
 }
 
-/// An entry that no index knows leaves the keyspace. If it was lost, it was gone.
+/// An entry that no index knows leaves the keyspace. If it was lost, it was gone, and is so under another name.
 fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
     let is_lost =
         |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans);
     if let Some(db) = db.filter(is_lost) {
+        let facts = Facts {
+            is_gone: true,
+            ..Facts::default()
+        };
+        let (slot, tags) = (Slot(entry.slot().unwrap_or(0)), std::iter::empty::<&[u8]>());
+        state::with(|state| state.transit.leaves(entry, db, slot, facts, tags));
         filter::met_gone(db, entry.key());
     }
 }
@@ -534,15 +543,15 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
-    let Kind::Entry(entry) = key.kind() else {
+    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         // What it took the place of is not what expires later.
         return state::with(|state| state.transit.clear());
     };
-    if entry.slot().is_some() {
+    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    if slot.is_some_and(|slot| state::index(db, |index| index.holds(slot, handle))) {
         return;
     }
-    let Some(db) = key.db() else { return };
-    let passage = state::with(|state| state.transit.end(entry.handle()));
+    let passage = state::with(|state| state.transit.end(handle));
     // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
     // node refused, only its primary says that it is to leave.
     let may_stay = |Passage { facts, .. }: &Passage| {

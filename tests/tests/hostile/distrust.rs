@@ -187,3 +187,50 @@ fn replicas_learn_what_commands_remove_of_a_lost_index() {
         logged(server);
     });
 }
+
+#[test]
+fn what_the_index_lost_is_gone_under_another_name_too() {
+    with_panicking_module(|server, client| {
+        let replica = replica_of(server);
+        let panics = ["change", "unlink"].into_iter();
+        let moves = ["'MOVE', 'key', 3", "'RENAME', 'key', 'other'"];
+        for (place, moved) in panics.flat_map(|place| moves.map(|moved| (place, moved))) {
+            let (name, db) = if moved.contains("MOVE") {
+                ("key", "3")
+            } else {
+                ("other", "0")
+            };
+            // There a place of the same number is in use.
+            run!(client, "SELECT 3");
+            entries(client, MANY);
+            run!(client, "SELECT 0");
+            run!(client, "CACHE.SET key old TAGS 1 a");
+            let mut commands = vec![args!["CACHE.PANIC", place]];
+            if place == "change" {
+                commands.push(args!["CACHE.SET", "lost", "v"]);
+            }
+            // No filter sees what a script names.
+            let script = format!("return redis.call({moved})");
+            commands.extend([
+                args!["EVAL", script, 0],
+                args!["CACHE.INVALIDATE", "a"],
+                args!["SELECT", db],
+                args!["CACHE.GET", name],
+            ]);
+            let replies = client.pipeline(&commands);
+            let got = replies.last().expect("of CACHE.GET");
+            assert!(got.is_null(), "{place}, {moved}: {got:?}");
+            wait_until("the key is removed", DEADLINE, || {
+                call!(client, "EXISTS", name) == Reply::Int(0)
+            });
+            wait_synchronised(server, &replica);
+            let mut there = replica.raw();
+            call!(there, "SELECT", db);
+            let got = call!(there, "CACHE.GET", name);
+            assert!(got.is_null(), "{place}, {moved}, replica: {got:?}");
+            run!(client, "FLUSHALL");
+        }
+        logged(server);
+        restore(client);
+    });
+}
