@@ -279,10 +279,13 @@ fn a_clock_set_back_holds_up_no_timer() {
 /// mistake, it holds where and as long as its primary does.
 fn assert_copied(primary: &Server, replica: &Server) {
     let mut client = primary.raw();
+    let touch = "CACHE.TOUCH key PX 9000000 GRACE 9000000";
+    assert_eq!(client.call(&split(touch)), Reply::Int(1));
     assert_eq!(run!(client, "COPY key key DB 1"), Reply::Int(1));
     run!(client, "SELECT 1");
     run!(client, "MSET copied old renamed old");
     assert_eq!(run!(client, "COPY key copied REPLACE"), Reply::Int(1));
+    assert_eq!(run!(client, "COPY key stale"), Reply::Int(1));
     assert_eq!(run!(client, "RENAME key renamed"), Reply::ok());
     assert_eq!(run!(client, "CACHE.EXISTS copied renamed"), Reply::Int(2));
     wait_synchronised(primary, replica);
@@ -295,6 +298,12 @@ fn assert_copied(primary: &Server, replica: &Server) {
     assert_eq!(run!(client, "CACHE.RETAG copied TAGS 1 u"), Reply::Int(1));
     wait_synchronised(primary, replica);
     assert_eq!(run!(there, "CACHE.EXISTS copied"), Reply::Int(1));
+    assert_eq!(run!(client, "CACHE.REVALIDATE t"), Reply::Int(2));
+    assert_eq!(run!(client, "CACHE.RETAG stale TAGS 1 u"), Reply::Int(1));
+    wait_synchronised(primary, replica);
+    for client in [&mut client, &mut there] {
+        assert_eq!(judged(client, &["stale"]), ["STALE"]);
+    }
     assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
     assert_eq!(run!(client, "SETNX renamed new"), Reply::Int(1));
     wait_synchronised(primary, replica);

@@ -17,7 +17,8 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Makes the entries of these tags gone or stale, and returns how many (entry, tag) pairs that are. A tag that is
     /// given twice counts once.
     pub(crate) fn invalidate(&mut self, tags: &[&[u8]], effect: Effect, now_ms: u64) -> u64 {
-        self.settle(effect, |index| index.union(tags));
+        let softness = Softness::since(now_ms);
+        self.settle(effect, softness, |index| index.union(tags));
         let mut pairs = 0;
         let mut dropped = RoaringBitmap::new();
         let mut seen = RoaringBitmap::new();
@@ -44,7 +45,7 @@ impl<E: Copy + PartialEq> Index<E> {
         }
         match effect {
             Effect::Gone => self.drop_all(dropped, cost),
-            Effect::Stale => self.soften_all(dropped, Softness::since(now_ms)),
+            Effect::Stale => self.soften_all(dropped, softness),
         }
         pairs
     }
@@ -61,14 +62,21 @@ impl<E: Copy + PartialEq> Index<E> {
     }
 
     /// Of the entries that an invalidation names, each node knows from then on that they are gone: also of those that only this
-    /// one refused.
-    pub(super) fn settle(&mut self, effect: Effect, named: impl FnOnce(&Self) -> RoaringBitmap) {
+    /// one refused. Those that became stale elsewhere are so here if they are accepted after all.
+    pub(super) fn settle(
+        &mut self,
+        effect: Effect,
+        softness: Softness,
+        named: impl FnOnce(&Self) -> RoaringBitmap,
+    ) {
         if self.marks.doubted.is_empty() {
             return;
         }
-        let mut named = named(self);
+        let mut named = named(self) & &self.marks.doubted;
         if effect == Effect::Stale {
-            named -= &self.marks.graced;
+            let graced = &named & &self.marks.graced;
+            named -= &graced;
+            self.marks.soften(graced, softness);
         }
         self.marks.doubted -= named;
     }

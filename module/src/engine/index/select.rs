@@ -33,7 +33,7 @@ impl<E: Copy + PartialEq> Index<E> {
         effect: Effect,
         softness: Softness,
     ) -> u64 {
-        self.settle(effect, |index| index.named(condition));
+        self.settle(effect, softness, |index| index.named(condition));
         let selected = self.select(condition);
         let dropped = selected.len();
         match effect {

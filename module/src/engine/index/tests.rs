@@ -913,5 +913,6 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     let graced = index.insert(graced);
     index.invalidate(tags, Effect::Stale, 0);
     assert!(index.marks.doubted.contains(graced.0));
+    assert_eq!(index.facts(graced).softness, Some(softness));
     index.validate(|_| UNIT);
 }
