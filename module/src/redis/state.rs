@@ -96,7 +96,11 @@ fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
     if at >= databases.len() {
         databases.resize_with(at + 1, || None);
     }
-    databases[at].insert(Box::default())
+    let mut all = databases.iter().flatten();
+    let passed_twice = all.find_map(|database| database.history.passed_twice);
+    let database = databases[at].insert(Box::default());
+    database.history.passed_twice = passed_twice;
+    database
 }
 
 /// Databases that are being loaded, and are not served yet.
@@ -244,6 +248,7 @@ impl State {
     fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(back_to_ms);
+        self.database(0); // Those that are used later know of it from there.
         for (_, database) in self.databases_mut() {
             database.stamps_were_set_back(from_ms, back_to_ms);
         }
@@ -334,11 +339,15 @@ impl State {
     ) -> Option<()> {
         /// The clock is an integer of the protocol.
         const MAX_CLOCK: u64 = i64::MAX as u64;
-        let mut passed_twice = None;
         while !bytes.is_empty() {
             let number = leb128::take(&mut bytes)?;
             if number == PASSED_TWICE {
-                passed_twice = Some((leb128::take(&mut bytes)?, leb128::take(&mut bytes)?));
+                let (earliest, latest) = (leb128::take(&mut bytes)?, leb128::take(&mut bytes)?);
+                database(self, 0);
+                let staged = self.staged.iter_mut().flat_map(|all| &mut all.databases);
+                for database in self.databases.iter_mut().chain(staged).flatten() {
+                    database.history.pass_twice(earliest, latest);
+                }
                 continue;
             }
             let number = u32::try_from(number).ok()?;
@@ -351,9 +360,6 @@ impl State {
             };
             database.clock = database.clock.max(reading);
             database.history.load(&mut bytes)?;
-            if let Some((earliest, latest)) = passed_twice {
-                database.history.pass_twice(earliest, latest);
-            }
         }
         Some(())
     }

@@ -94,6 +94,38 @@ fn a_clock_set_back_before_a_restart_brings_nothing_back() {
 }
 
 #[test]
+fn a_clock_set_back_is_known_to_databases_used_later() {
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        for (restarts, preamble) in [(false, "yes"), (true, "yes"), (true, "no")] {
+            clock.shift(HOUR_MS);
+            let builder = Server::builder().engine(engine);
+            let mut server = clock
+                .of(builder)
+                .arg("--appendonly", "yes")
+                .arg("--aof-use-rdb-preamble", preamble)
+                .start();
+            let mut client = server.raw();
+            let old = dumped(&mut client, &["t"]);
+            set(&clock, &mut client, 0);
+            run!(client, "CACHE.SET kept v");
+            if restarts {
+                run!(client, "BGREWRITEAOF");
+                wait_rewritten(&mut client);
+                server.restart();
+                client = server.raw();
+            }
+            run!(client, "SELECT 5");
+            run!(client, "CACHE.INVALIDATE t");
+            for shift in [0, HOUR_MS, 2 * HOUR_MS] {
+                set(&clock, &mut client, shift);
+                assert_gone(&mut client, &old, preamble);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_clock_set_back_prolongs_no_grace() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
