@@ -1,6 +1,7 @@
 //! What arrives with a slot after the invalidation that concerns it.
 
-use tagcache_tests::look::{assert_index_agrees, stat, wait_reclaimed, wait_rewritten};
+use tagcache_tests::cluster::{builder, join, node};
+use tagcache_tests::look::{assert_index_agrees, entry_keys, stat, wait_reclaimed, wait_rewritten};
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
 };
@@ -212,6 +213,42 @@ fn during_migration(nodes: &Nodes, slots: (u16, u16), body: impl FnOnce()) {
     wait_migrated(from, to, slots);
     call!(here, "CONFIG", "SET", "rdb-key-save-delay", 0);
     nodes.wait_followed(to, slots);
+}
+
+#[test]
+fn what_the_index_lost_meanwhile_is_gone_when_the_slots_have_moved() {
+    let Some(module) = tagcache_tests::panic_module_path() else {
+        return;
+    };
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let source = node(engine);
+        let target = builder(engine).module(&module).expect_complaints().start();
+        join(&source, &target);
+        let (mut here, mut there) = (source.raw(), target.raw());
+        fill(&mut here, ENTRIES);
+        slow_down(&mut here);
+        start_migration(&source, &target, HALF);
+        wait_until("entries arrive", DEADLINE, || {
+            stat(&mut there, "entries") > 100
+        });
+        there.pipeline(&[
+            args!["CACHE.PANIC", "change"],
+            args!["CACHE.INVALIDATE", "other"],
+        ]);
+        wait_migrated(&source, &target, HALF);
+        run!(there, "CACHE.INVALIDATE all");
+        for n in 0..ENTRIES {
+            let got = call!(there, "CACHE.GET", format!("key{n}"));
+            let is_elsewhere = got.error().is_some_and(|error| error.contains("MOVED"));
+            assert!(got.is_null() || is_elsewhere, "{n}: {got:?}");
+        }
+        wait_until("all is removed", DEADLINE, || {
+            entry_keys(&mut there).is_empty()
+        });
+    });
 }
 
 #[test]
