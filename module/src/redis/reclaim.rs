@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use super::context::moment;
 use super::state::{self, State, entry_in, entry_key};
 use super::{
-    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, now_ms,
-    propagation, store,
+    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms,
+    now_ms, propagation, store,
 };
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
@@ -26,6 +26,9 @@ const REFUSED_AT_ONCE: usize = 128;
 
 /// A slice that panicked is tried again after this time instead of at once.
 const PAUSE_AFTER_PANIC_MS: u64 = 1_000;
+
+/// How often a replica whose index was emptied searches for entries that it lost.
+const SEARCH_AGAIN_MS: u64 = 1_000;
 
 /// How often a replica in a cluster looks whether it can go on by itself, when what is next has expired.
 const HIDDEN_MS: u64 = 10;
@@ -219,10 +222,13 @@ pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
 }
 
 /// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
-/// removes them, here and on replicas. False if there are none (any more).
+/// removes them, here and on replicas. False if there are none (any more), or not now.
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
+    let is_due = |state: &mut State| {
+        state.database(db).index.has_orphans && monotonic_ms() >= state.search_from_ms
+    };
     // SCAN does not show the keys of a slot that migrates to here.
-    if propagation::is_importing() || !state::index(db, |index| index.has_orphans) {
+    if propagation::is_importing() || !state::with(is_due) {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
@@ -234,9 +240,13 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     for name in names {
         reclaim_if_gone(ctx, name.as_str());
     }
+    let is_replica = ctx.is_replica();
     state::with(|state| {
         if is_more {
             state.orphans = Some((db, cursor));
+        } else if is_replica {
+            // SCAN does not show what has expired, and the primary may prolong it.
+            state.search_from_ms = monotonic_ms() + SEARCH_AGAIN_MS;
         } else {
             state.database(db).index.has_orphans = false;
         }

@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
     /// Where the search for entries that an emptied index does not know is: database and cursor.
     pub(super) orphans: Option<(u32, String)>,
+    /// When it goes on, on the monotonic clock, ms.
+    pub(super) search_from_ms: u64,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
     /// What is being loaded joins what is there, which may know later invalidations (DEBUG RELOAD NOFLUSH).

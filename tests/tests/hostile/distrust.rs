@@ -234,3 +234,41 @@ fn what_the_index_lost_is_gone_under_another_name_too() {
         restore(client);
     });
 }
+
+#[test]
+fn what_a_replica_lost_while_it_had_expired_there_is_gone() {
+    with_panicking_module(|server, client| {
+        let replica = replica_of(server);
+        let mut there = replica.raw();
+        run!(client, "CACHE.SET key old PX 1000 TAGS 1 a");
+        // In a block, time stands still at the primary.
+        for command in ["MULTI", "DEBUG SLEEP 3", "PEXPIRE key 600000", "EXEC"] {
+            client.send(&command.split(' ').collect::<Vec<_>>());
+        }
+        for exists in [1, 0] {
+            wait_until(
+                "the key has come to the replica, or expired",
+                DEADLINE,
+                || run!(there, "EXISTS key") == Reply::Int(exists),
+            );
+        }
+        there.pipeline(&[
+            args!["CONFIG", "SET", "replica-read-only", "no"],
+            args!["CACHE.PANIC", "change"],
+            args!["CACHE.SET", "lost", "v"],
+            args!["CONFIG", "SET", "replica-read-only", "yes"],
+        ]);
+        wait_until("the search has ended", DEADLINE, || {
+            run!(there, "EXISTS kept") == Reply::Int(0)
+        });
+        let replies: Vec<Reply> = (0..4).map(|_| client.read()).collect();
+        assert_eq!(replies[3].items()[1], Reply::Int(1));
+        wait_synchronised(server, &replica);
+        assert!(run!(there, "CACHE.GET key").is_null());
+        assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(1));
+        assert_eq!(run!(client, "SETNX key native"), Reply::Int(1));
+        wait_synchronised(server, &replica);
+        assert_eq!(run!(there, "GET key"), Reply::bulk("native"));
+        logged(&replica);
+    });
+}
