@@ -201,8 +201,11 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether an entry has these tags, in this order.
     #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let is_named = |list, tag: &&[u8]| self.lists.get(list).name.is(tag);
-        self.slots.lists(slot).match_all(tags, is_named)
+        let lists = self.slots.lists(slot);
+        lists.len() == tags.len()
+            && lists
+                .zip(tags)
+                .all(|(list, tag)| self.lists.get(list).name.is(tag))
     }
 
     /// Takes an entry out. True if it was gone. O(tags).

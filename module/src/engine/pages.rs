@@ -24,16 +24,15 @@ pub(super) const fn offset_of(id: u32) -> usize {
     id as usize % PAGE
 }
 
-/// One page: which of its ids are in use, and what they number.
-#[derive(Debug)]
-struct Page<T> {
+/// Which ids of a page are in use.
+#[derive(Debug, Default)]
+struct Page {
     used: [u64; WORDS],
     live: u16,
     kind: u8,
-    stored: T,
 }
 
-impl<T> Page<T> {
+impl Page {
     fn is_used(&self, id: u32) -> bool {
         self.used[offset_of(id) / 64] & (1 << (offset_of(id) % 64)) != 0
     }
@@ -42,7 +41,10 @@ impl<T> Page<T> {
 /// Numbers in use, page by page. Pages of one `kind` are alike, so what they store can be laid out for that kind.
 #[derive(Debug)]
 pub(super) struct Pages<T> {
-    by_number: Vec<Option<Page<T>>>,
+    by_number: Vec<Page>,
+    /// What the ids of each page number; `None` where there is no page. Apart from the pages, so that what is looked up lies
+    /// close together.
+    stored: Vec<Option<T>>,
     /// For each kind, the numbers of the pages that have room. Here and of those without a page, the lowest is taken first: what
     /// is stored after a tag was dropped then has ascending ids again, which are appended to lists.
     open: [RoaringBitmap; KINDS],
@@ -55,6 +57,7 @@ impl<T> Default for Pages<T> {
     fn default() -> Self {
         Self {
             by_number: Vec::new(),
+            stored: Vec::new(),
             open: Default::default(),
             vacant: RoaringBitmap::new(),
             live: 0,
@@ -74,9 +77,7 @@ impl<T> Pages<T> {
     /// Takes the first free id of an open page.
     #[inline(always)]
     fn take(&mut self, number: u32) -> u32 {
-        let page = self.by_number[number as usize]
-            .as_mut()
-            .expect("an open page exists");
+        let page = &self.by_number[number as usize];
         let word = page.used.iter().position(|&w| w != u64::MAX);
         let word = word.expect("an open page has room");
         let at = word as u32 * 64 + page.used[word].trailing_ones();
@@ -88,9 +89,7 @@ impl<T> Pages<T> {
     /// Notes that a free id of an open page is in use.
     #[inline(always)]
     fn occupy(&mut self, id: u32) {
-        let page = self.by_number[page_of(id)]
-            .as_mut()
-            .expect("an open page exists");
+        let page = &mut self.by_number[page_of(id)];
         page.used[offset_of(id) / 64] |= 1 << (offset_of(id) % 64);
         page.live += 1;
         self.live += 1;
@@ -107,19 +106,18 @@ impl<T> Pages<T> {
         let len = self.by_number.len() as u32;
         if len <= number {
             self.vacant.insert_range(len..=number);
-            self.by_number.resize_with(number as usize + 1, || None);
+            self.by_number
+                .resize_with(number as usize + 1, Page::default);
+            self.stored.resize_with(number as usize + 1, || None);
         }
-        match &self.by_number[number as usize] {
-            None => {
-                self.vacant.remove(number);
-                self.open_page(number, kind, make);
-            }
-            Some(page) if page.kind < kind || page.is_used(id) => {
-                let above = self.open[kind as usize].range(number + 1..).next();
-                let above = above.unwrap_or_else(|| self.append_page(kind, make));
-                return self.take(above);
-            }
-            Some(_) => {}
+        let page = &self.by_number[number as usize];
+        if self.stored[number as usize].is_none() {
+            self.vacant.remove(number);
+            self.open_page(number, kind, make);
+        } else if page.kind < kind || page.is_used(id) {
+            let above = self.open[kind as usize].range(number + 1..).next();
+            let above = above.unwrap_or_else(|| self.append_page(kind, make));
+            return self.take(above);
         }
         self.occupy(id);
         id
@@ -136,7 +134,8 @@ impl<T> Pages<T> {
     }
 
     fn append_page(&mut self, kind: u8, make: impl FnOnce() -> T) -> u32 {
-        self.by_number.push(None);
+        self.by_number.push(Page::default());
+        self.stored.push(None);
         let number = self.by_number.len() as u32 - 1;
         self.open_page(number, kind, make);
         number
@@ -145,38 +144,32 @@ impl<T> Pages<T> {
     fn open_page(&mut self, number: u32, kind: u8, make: impl FnOnce() -> T) {
         assert!(number < u32::MAX / PAGE as u32, "2^32 ids are in use");
         self.open[kind as usize].insert(number);
-        self.by_number[number as usize] = Some(Page {
-            used: [0; WORDS],
-            live: 0,
-            kind,
-            stored: make(),
-        });
+        self.by_number[number as usize].kind = kind;
+        self.stored[number as usize] = Some(make());
     }
 
     /// What is stored on the page of an id, if there is that page.
     #[inline(always)]
     pub(super) fn find(&self, id: u32) -> Option<&T> {
-        let page = self.by_number.get(page_of(id))?.as_ref()?;
-        Some(&page.stored)
+        self.stored.get(page_of(id))?.as_ref()
     }
 
     /// The same of an id in use.
     #[inline(always)]
     pub(super) fn get(&self, id: u32) -> &T {
-        let page = self.by_number[page_of(id)].as_ref();
-        &page.expect("the id's page exists").stored
+        let stored = self.stored[page_of(id)].as_ref();
+        stored.expect("the id's page exists")
     }
 
     #[inline(always)]
     pub(super) fn get_mut(&mut self, id: u32) -> &mut T {
-        let page = self.by_number[page_of(id)].as_mut();
-        &mut page.expect("the id's page exists").stored
+        let stored = self.stored[page_of(id)].as_mut();
+        stored.expect("the id's page exists")
     }
 
     /// All ids in use. O(ids / 64).
     pub(super) fn to_bitmap(&self) -> RoaringBitmap {
-        let used = |page: &Option<Page<T>>| page.as_ref().map_or([0; WORDS], |page| page.used);
-        let words = self.by_number.iter().flat_map(used);
+        let words = self.by_number.iter().flat_map(|page| page.used);
         let bits: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         RoaringBitmap::from_lsb0_bytes(0, &bits)
     }
@@ -184,9 +177,7 @@ impl<T> Pages<T> {
     /// Gives an id back, and its page, with what is stored there, if it is empty now. O(1).
     pub(super) fn release(&mut self, id: u32) -> Option<T> {
         let number = page_of(id) as u32;
-        let page = self.by_number[number as usize]
-            .as_mut()
-            .expect("the id's page exists");
+        let page = &mut self.by_number[number as usize];
         assert!(page.is_used(id), "id {id} is not in use");
         page.used[offset_of(id) / 64] &= !(1 << (offset_of(id) % 64));
         page.live -= 1;
@@ -199,13 +190,13 @@ impl<T> Pages<T> {
             return None;
         }
         open.remove(number);
-        let page = self.by_number[number as usize].take();
+        let stored = self.stored[number as usize].take();
         self.vacant.insert(number);
         if self.live == 0 {
             // Nothing is left: give the bookkeeping itself back as well.
             *self = Self::default();
         }
-        page.map(|page| page.stored)
+        stored
     }
 
     /// One more than the highest id that may be in use.
@@ -224,7 +215,9 @@ impl<T> Pages<T> {
     /// Bytes of the bookkeeping itself, and of what is stored but for the heap that it refers to.
     pub(super) fn heap_bytes(&self) -> usize {
         let numbers = self.open.iter().chain([&self.vacant]).map(bytes_of);
-        self.by_number.capacity() * size_of::<Option<Page<T>>>() + numbers.sum::<usize>()
+        self.by_number.capacity() * size_of::<Page>()
+            + self.stored.capacity() * size_of::<Option<T>>()
+            + numbers.sum::<usize>()
     }
 }
 
@@ -234,26 +227,25 @@ mod tests {
 
     impl<T> Pages<T> {
         pub(in crate::engine) fn is_used(&self, id: u32) -> bool {
-            let page = self.by_number.get(page_of(id)).and_then(Option::as_ref);
+            let page = self.by_number.get(page_of(id));
             page.is_some_and(|page| page.is_used(id))
         }
 
         /// What is stored on each page, by number.
         pub(in crate::engine) fn numbered(&self) -> impl Iterator<Item = (usize, &T)> {
-            let pages = self.by_number.iter().enumerate();
-            pages.filter_map(|(number, page)| Some((number, &page.as_ref()?.stored)))
+            let pages = self.stored.iter().enumerate();
+            pages.filter_map(|(number, stored)| Some((number, stored.as_ref()?)))
         }
 
         pub(in crate::engine) fn validate(&self) {
             let (mut live, mut open) = (0, 0);
             for (number, page) in self.by_number.iter().enumerate() {
-                let Some(page) = page else {
-                    assert!(
-                        self.vacant.contains(number as u32),
-                        "page {number} is neither there nor vacant"
-                    );
+                let is_there = self.stored[number].is_some();
+                assert_ne!(self.vacant.contains(number as u32), is_there, "{number}");
+                if !is_there {
+                    assert_eq!(page.live, 0);
                     continue;
-                };
+                }
                 let bits: u32 = page.used.iter().map(|w| w.count_ones()).sum();
                 assert_eq!(bits, u32::from(page.live));
                 assert!(page.live > 0, "an empty page is dropped");

@@ -150,26 +150,6 @@ impl Iterator for ListsOf<'_> {
 
 impl ExactSizeIterator for ListsOf<'_> {}
 
-impl ListsOf<'_> {
-    /// Whether there are as many as these, and each matches its own. Faster than by the iterator, which looks at both kinds
-    /// at each step.
-    #[inline(always)]
-    pub(super) fn match_all<T>(
-        self,
-        others: &[T],
-        mut matches: impl FnMut(u32, &T) -> bool,
-    ) -> bool {
-        let (narrow, wide) = (self.narrow.as_slice(), self.wide.as_slice());
-        if wide.is_empty() {
-            let mut pairs = narrow.iter().zip(others);
-            return narrow.len() == others.len()
-                && pairs.all(|(&list, other)| matches(list.into(), other));
-        }
-        let mut pairs = wide.iter().zip(others);
-        wide.len() == others.len() && pairs.all(|(&list, other)| matches(list, other))
-    }
-}
-
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
