@@ -226,7 +226,7 @@ impl Connection {
         }))
     }
 
-    /// What stands after this in CLUSTER INFO. `None` where this user may not ask.
+    /// The number of this field of CLUSTER INFO, which ends with a colon. `None` where this user may not ask.
     pub(crate) async fn cluster_info(&self, name: &str) -> Option<u64> {
         let answer = self.send(redis::cmd("CLUSTER").arg("INFO")).await;
         cluster_info(&answer.ok()?, name)

@@ -19,7 +19,7 @@ impl Largest {
         Self { most, found }
     }
 
-    /// What a number must exceed to be one of them.
+    /// The least of them once there are `most`, else 0: only a greater number is to be added.
     pub(super) fn least(&self) -> u64 {
         let least = self.found.peek().filter(|_| self.found.len() == self.most);
         least.map_or(0, |Reverse((least, _))| *least)

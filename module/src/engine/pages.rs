@@ -24,7 +24,7 @@ pub(super) const fn offset_of(id: u32) -> usize {
     id as usize % PAGE
 }
 
-/// Which ids of a page are in use.
+/// A page: which of its ids are in use.
 #[derive(Debug, Default)]
 struct Page {
     used: [u64; WORDS],
@@ -148,7 +148,7 @@ impl<T> Pages<T> {
         self.stored[number as usize] = Some(make());
     }
 
-    /// What is stored on the page of an id, if there is that page.
+    /// The value stored for the page of this id, if the page exists.
     #[inline(always)]
     pub(super) fn find(&self, id: u32) -> Option<&T> {
         self.stored.get(page_of(id))?.as_ref()
@@ -231,7 +231,7 @@ mod tests {
             page.is_some_and(|page| page.is_used(id))
         }
 
-        /// What is stored on each page, by number.
+        /// The number of each page, and the value stored for it.
         pub(in crate::engine) fn numbered(&self) -> impl Iterator<Item = (usize, &T)> {
             let pages = self.stored.iter().enumerate();
             pages.filter_map(|(number, stored)| Some((number, stored.as_ref()?)))

@@ -15,7 +15,7 @@ use super::{Key, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagatio
 use crate::engine::Moment;
 use crate::error::Error;
 
-/// What runs later.
+/// A function that waits for its time ([`Context::after`]).
 struct Later {
     /// When, by the clock that only goes forward.
     due_ms: u64,

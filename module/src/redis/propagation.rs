@@ -204,7 +204,8 @@ pub(super) fn look_again(ctx: &Context<'_>) {
         | raw::REDISMODULE_CTX_FLAGS_CLUSTER
         | raw::REDISMODULE_CTX_FLAGS_LOADING;
     let is_tied = Context::server_flags() & TIES != 0;
-    // Replicas that were attached lately may come back and ask for what they missed. What cannot be read is taken for a yes.
+    // Replicas that were attached lately may come back and ask for what they missed. A field that cannot
+    // be read counts as "yes".
     let is_set = |field| ctx.info(c"replication", field).as_deref() != Some("0");
     let may_have_replicas = || is_set(c"connected_slaves") || is_set(c"repl_backlog_active");
     ALONE.store(!(is_tied || may_have_replicas()), Ordering::Relaxed);

@@ -98,11 +98,16 @@ fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
     if at >= databases.len() {
         databases.resize_with(at + 1, || None);
     }
-    let mut all = databases.iter().flatten();
-    let passed_twice = all.find_map(|database| database.history.passed_twice);
+    let passed_twice = passed_twice(databases);
     let database = databases[at].insert(Box::default());
     database.history.passed_twice = passed_twice;
     database
+}
+
+/// The span that the clock passes twice: all databases have the same.
+fn passed_twice(databases: &Databases) -> Option<(u64, u64)> {
+    let mut all = databases.iter().flatten();
+    all.find_map(|database| database.history.passed_twice)
 }
 
 /// Databases that are being loaded, and are not served yet.
@@ -312,14 +317,7 @@ impl State {
     /// [`PASSED_TWICE`] and the span that the clock passes twice, from earliest to latest.
     pub(crate) fn histories(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let spans = || {
-            self.databases()
-                .filter_map(|(_, db)| db.history.passed_twice)
-        };
-        if let (Some(earliest), Some(latest)) = (
-            spans().map(|(earliest, _)| earliest).min(),
-            spans().map(|(_, latest)| latest).max(),
-        ) {
+        if let Some((earliest, latest)) = passed_twice(&self.databases) {
             for number in [PASSED_TWICE, earliest, latest] {
                 leb128::push(&mut bytes, number);
             }

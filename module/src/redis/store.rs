@@ -310,21 +310,21 @@ pub(crate) fn accept(db: u32, key: &Key) {
     };
     change(db, || {
         state::index(db, |index| {
-            let facts = index.holds(slot, entry.handle()).then(|| index.facts(slot));
-            let Some(facts) = facts.filter(|facts| facts.is_gone && facts.is_doubted) else {
+            let is_refused = index.marks.doubted.contains(slot.0)
+                && index.holds(slot, entry.handle())
+                && index.is_gone(slot);
+            // What comes with a slot was not refused at its old node.
+            if !is_refused || propagation::is_coming(entry.key()) {
                 return;
-            };
-            if propagation::is_coming(entry.key()) {
-                return; // What comes with a slot was not refused at its old node.
             }
             let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
             let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
-            index.remove(slot);
             let facts = Facts {
                 is_gone: false,
                 is_doubted: false,
-                ..facts
+                ..index.facts(slot)
             };
+            index.remove(slot);
             let incoming = incoming(entry, cost(entry), &tags, facts);
             entry.set_indexed(index.insert_near(Some(slot), incoming).0);
         });
@@ -544,7 +544,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
-        // What it took the place of is not what expires later.
+        // A native value stands there: if that expires later, it is not the entry that it replaced.
         return state::with(|state| state.transit.clear());
     };
     let (slot, handle) = (entry.slot().map(Slot), entry.handle());
