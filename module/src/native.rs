@@ -56,16 +56,22 @@ pub(crate) fn is_time(given: &[u8]) -> bool {
 pub(crate) const fn word(name: &[u8]) -> u64 {
     // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it. Only in bytes
     // that are there: a word that ends in a space is another one.
-    const SMALL: u8 = 0x20;
-    if name.len() > 8 {
-        return 0;
-    }
-    let (mut word, mut at) = (0, 0);
-    while at < name.len() {
-        word |= ((name[at] | SMALL) as u64) << (8 * at);
-        at += 1;
-    }
-    word
+    const SMALL: u64 = u64::from_ne_bytes([0x20; 8]);
+    let len = name.len();
+    // Its first and its last bytes, which overlap.
+    let bytes = if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk())
+        && len <= 8
+    {
+        u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << (8 * (len - 4))
+    } else {
+        match name {
+            [a, b, c] => u32::from_le_bytes([*a, *b, *c, 0]) as u64,
+            [a, b] => u16::from_le_bytes([*a, *b]) as u64,
+            [a] => *a as u64,
+            _ => return 0,
+        }
+    };
+    bytes | (SMALL >> (64 - 8 * len))
 }
 
 #[cfg(test)]

@@ -201,11 +201,14 @@ impl<E: Copy + PartialEq> Index<E> {
     /// Whether an entry has these tags, in this order.
     #[inline(never)]
     fn carries(&self, slot: Slot, tags: &[&[u8]]) -> bool {
-        let lists = self.slots.lists(slot);
-        lists.len() == tags.len()
-            && lists
+        let is = |list, tag: &[u8]| self.lists.get(list).name.is(tag);
+        let (narrow, wide) = self.slots.lists(slot).parts();
+        narrow.len() + wide.len() == tags.len()
+            && narrow
+                .iter()
                 .zip(tags)
-                .all(|(list, tag)| self.lists.get(list).name.is(tag))
+                .all(|(&list, tag)| is(list.into(), tag))
+            && wide.iter().zip(tags).all(|(&list, tag)| is(list, tag))
     }
 
     /// Takes an entry out. True if it was gone. O(tags).

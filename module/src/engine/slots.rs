@@ -150,6 +150,14 @@ impl Iterator for ListsOf<'_> {
 
 impl ExactSizeIterator for ListsOf<'_> {}
 
+impl<'a> ListsOf<'a> {
+    /// Those that are narrow, and those that are not: all of them are one or the other.
+    #[inline(always)]
+    pub(super) fn parts(&self) -> (&'a [u16], &'a [u32]) {
+        (self.narrow.as_slice(), self.wide.as_slice())
+    }
+}
+
 /// All slots of a database. `E` is the handle of an entry, which is stored and compared, never looked into.
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
