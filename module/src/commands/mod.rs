@@ -23,7 +23,7 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot, Verdict, Written};
+use crate::engine::{Database, Freshness, Index, Slot, Verdict};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::key::Deadline;
@@ -112,13 +112,11 @@ pub(crate) fn verdict<'t>(
     tags: impl Iterator<Item = &'t [u8]>,
 ) -> Verdict {
     let now = now_ms();
-    let stamps_now = state.stamps_at(now, monotonic_ms).now_ms(now);
-    let database = state.database(db);
-    let written = Written {
-        at_ms: entry.created_ms(),
-        is_foreign: database.index.marks.foreign.contains(slot.0),
-    };
-    database.history.of_entry(tags, written, stamps_now)
+    let is_foreign = state.database(db).index.marks.foreign.contains(slot.0);
+    let stamps = state.stamps_at(now, monotonic_ms);
+    let stamps_now = stamps.now_ms(now);
+    let since_ms = stamps.written_since_ms(entry.created_ms(), is_foreign, stamps_now);
+    state.database(db).history.of_entry(tags, since_ms)
 }
 
 /// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace

@@ -2,7 +2,7 @@
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
+use crate::engine::{Database, Facts, Freshness, Slot, Softness, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
@@ -233,28 +233,27 @@ pub(super) fn store(
         let has_leases = !database.leases.is_empty();
         let has_backlog =
             database.index.has_backlog() || asked.said(|said| said.soft_since_ms).is_some();
-        let (when, lateness) = if let Some(origin) = origin {
+        let (created_ms, is_foreign, lateness) = if let Some(origin) = origin {
             stamp(state, db, asked, origin)
         } else {
-            let at_ms = state.stamps_at(now_ms, monotonic_ms).of_write(now_ms);
-            let is_foreign = false;
-            (When { at_ms, is_foreign }, Lateness::InTime)
+            let stamps = state.stamps_at(now_ms, monotonic_ms);
+            (stamps.of_write(now_ms), false, Lateness::InTime)
         };
         let content = Content {
             value,
             tags,
-            created_ms: when.at_ms,
+            created_ms,
             grace_ms,
             deadline_ms,
             facts: Facts {
                 hits: asked.said(|said| said.hits).unwrap_or(0),
                 softness: asked.said(|said| said.soft_since_ms).map(Softness::since),
-                is_foreign: when.is_foreign,
+                is_foreign,
                 ..Facts::default()
             },
         };
         let written = Written {
-            created_ms: when.at_ms,
+            created_ms,
             expires_ms,
             grace_ms,
             has_leases,
@@ -382,8 +381,8 @@ struct Origin {
     is_coming: bool,
 }
 
-/// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
-/// log, it may be of a slot that migrated there, and have been refused.
+/// When an entry was written, whether by another clock, and whether one of its tags was invalidated here since. From a primary
+/// or a log, it may be of a slot that migrated there, and have been refused.
 #[inline(never)]
 fn stamp(
     state: &mut State,
@@ -395,33 +394,31 @@ fn stamp(
         is_in_cluster,
         is_coming,
     }: Origin,
-) -> (When, Lateness) {
+) -> (u64, bool, Lateness) {
     let now_ms = asked.now_ms;
     if !(is_foreign || is_coming) {
         state.stamps.follow(at_ms);
     }
-    let now_ms = state.stamps_at(now_ms, monotonic_ms).now_ms(now_ms);
-    let of = |is_foreign| When { at_ms, is_foreign };
-    let history = &state.database(db).history;
-    let is_too_late = |when, now_ms| {
-        let verdict = history.of_arriving(asked.tags.iter().copied(), when, now_ms);
-        verdict.is_too_late(asked.said(|said| said.soft_since_ms).is_some())
+    let stamps = state.stamps_at(now_ms, monotonic_ms);
+    let now_ms = stamps.now_ms(now_ms);
+    let latest_ms = if is_foreign { now_ms } else { u64::MAX / 2 };
+    let since_ms = stamps.written_since_ms(at_ms, is_foreign, latest_ms);
+    let (tags, history) = (asked.tags.iter().copied(), &state.database(db).history);
+    let is_stale = asked.said(|said| said.soft_since_ms).is_some();
+    let is_too_late = || history.of_arriving(tags, since_ms).is_too_late(is_stale);
+    let lateness = match is_foreign {
+        _ if !(is_foreign || is_in_cluster) || !is_too_late() => Lateness::InTime,
+        true => Lateness::TooLate,
+        false => Lateness::Doubtful,
     };
-    let lateness = if is_foreign && is_too_late(of(true), now_ms) {
-        Lateness::TooLate
-    } else if !is_foreign && is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
-        Lateness::Doubtful
-    } else {
-        Lateness::InTime
-    };
-    let mut when = of(is_foreign || is_coming);
-    if when.is_foreign {
-        when.at_ms = kept_stamp_ms(at_ms, now_ms);
+    if !(is_foreign || is_coming) {
+        return (at_ms, false, lateness);
     }
+    let kept_ms = kept_stamp_ms(at_ms, now_ms);
     if is_coming {
-        state.stamps.follow_foreign(when.at_ms); // As for an entry that arrives at a replica.
+        state.stamps.follow_foreign(kept_ms); // As for an entry that arrives at a replica.
     }
-    (when, lateness)
+    (kept_ms, true, lateness)
 }
 
 /// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.

@@ -144,8 +144,8 @@ impl<E: Copy + Default + PartialEq> Database<E> {
 
     /// The clock that gives the stamps was set back: those that lie ahead of it are bounded by it, and all that is here was
     /// written before what it gives from now on.
-    pub(crate) fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
-        self.history.stamps_were_set_back(from_ms, back_to_ms);
+    pub(crate) fn stamps_were_set_back(&mut self, back_to_ms: u64) {
+        self.history.bound_stamps(back_to_ms);
         self.index.set_all_foreign();
     }
 
@@ -268,7 +268,7 @@ mod tests {
     fn a_clock_that_is_set_back_bounds_what_is_remembered() {
         let mut database = filled();
         invalidate(&mut database, b"a", Effect::Gone);
-        database.stamps_were_set_back(AT_MS, 1_000);
+        database.stamps_were_set_back(1_000);
         assert_eq!(database.history.latest_ms(), 1_000);
     }
 

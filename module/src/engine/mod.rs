@@ -13,20 +13,20 @@ mod pace;
 mod pages;
 mod seeds;
 mod slots;
+mod stamps;
 mod stats;
 mod table;
 mod token;
 
 pub(crate) use database::{Database, Invalidation};
-pub(crate) use history::{
-    CLOCKS_DIFFER_MS, FURTHEST_MS, History, Stamps, Verdict, Written, kept_stamp_ms,
-};
+pub(crate) use history::{History, Verdict};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
 pub(crate) use marks::Softened;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use seeds::Seeded;
 pub(crate) use slots::{Slot, UNIT};
+pub(crate) use stamps::{CLOCKS_DIFFER_MS, FURTHEST_MS, Stamps, kept_stamp_ms};
 pub(crate) use stats::Counters;
 
 pub(crate) use crate::record::{Facts, Softness};

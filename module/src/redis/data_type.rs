@@ -156,11 +156,12 @@ fn with_record<R>(
     state::with(|state| {
         let latest_ms = state.stamps_at(now, monotonic_ms).now_ms(now);
         let (mut origin, found) = (state.origin(), state.database_of(entry, db));
+        let foreign_ms = state.stamps.saved_stamp_ms(entry.created_ms());
         let record = found.and_then(|(db, slot)| {
             let database = state.database(db);
             let (facts, mut parts) = (database.index.facts(slot), entry.parts());
             if facts.is_foreign {
-                parts.created_ms = database.history.saved_stamp_ms(parts.created_ms);
+                parts.created_ms = foreign_ms;
                 origin = 0;
             }
             // Never later than now: it may have come from a node whose clock is ahead, or from somebody who made up a

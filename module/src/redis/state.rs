@@ -98,16 +98,7 @@ fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
     if at >= databases.len() {
         databases.resize_with(at + 1, || None);
     }
-    let passed_twice = passed_twice(databases);
-    let database = databases[at].insert(Box::default());
-    database.history.passed_twice = passed_twice;
-    database
-}
-
-/// The span that the clock passes twice: all databases have the same.
-fn passed_twice(databases: &Databases) -> Option<(u64, u64)> {
-    let mut all = databases.iter().flatten();
-    all.find_map(|database| database.history.passed_twice)
+    databases[at].insert(Box::default())
 }
 
 /// Databases that are being loaded, and are not served yet.
@@ -254,10 +245,9 @@ impl State {
     /// The clock that gives the stamps was set back from a time to another.
     fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         self.passes = self.passes.wrapping_add(1);
-        self.stamps.clock_was_set_back(back_to_ms);
-        self.database(0); // Those that are used later know of it from there.
+        self.stamps.clock_was_set_back(from_ms, back_to_ms);
         for (_, database) in self.databases_mut() {
-            database.stamps_were_set_back(from_ms, back_to_ms);
+            database.stamps_were_set_back(back_to_ms);
         }
     }
 
@@ -317,7 +307,7 @@ impl State {
     /// [`PASSED_TWICE`] and the span that the clock passes twice, from earliest to latest.
     pub(crate) fn histories(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        if let Some((earliest, latest)) = passed_twice(&self.databases) {
+        if let Some((earliest, latest)) = self.stamps.passed_twice {
             for number in [PASSED_TWICE, earliest, latest] {
                 leb128::push(&mut bytes, number);
             }
@@ -343,11 +333,7 @@ impl State {
             let number = leb128::take(&mut bytes)?;
             if number == PASSED_TWICE {
                 let (earliest, latest) = (leb128::take(&mut bytes)?, leb128::take(&mut bytes)?);
-                database(self, 0);
-                let staged = self.staged.iter_mut().flat_map(|all| &mut all.databases);
-                for database in self.databases.iter_mut().chain(staged).flatten() {
-                    database.history.pass_twice(earliest, latest);
-                }
+                self.stamps.pass_twice(earliest, latest);
                 continue;
             }
             let number = u32::try_from(number).ok()?;

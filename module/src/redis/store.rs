@@ -15,9 +15,7 @@ use super::{
     Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
     panic_point, propagation, reclaim, waiting,
 };
-use crate::engine::{
-    CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms,
-};
+use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed. Nothing but the server's main thread changes any.
@@ -664,18 +662,19 @@ fn lateness(
         state.watch_clock(real, monotonic);
         let now = state.stamps_at(real, || monotonic).now_ms(real);
         let is_stale = facts.softness.is_some();
-        let history = &state.database(db).history;
         let created_ms = entry.created_ms();
-        let is_too_late = |at_ms, is_foreign, now| {
-            let written = Written { at_ms, is_foreign };
-            let verdict = history.of_arriving(passage.tags(), written, now);
+        let since_ms = state.stamps.written_since_ms(created_ms, !is_own, now);
+        // What takes the allowance away again.
+        let (allowed_ms, never) = (created_ms + CLOCKS_DIFFER_MS, u64::MAX / 2);
+        let allowed_since_ms = state.stamps.written_since_ms(allowed_ms, true, never);
+        let history = &state.database(db).history;
+        let is_too_late = |since_ms| {
+            let verdict = history.of_arriving(passage.tags(), since_ms);
             verdict.is_too_late(is_stale)
         };
-        // What takes the allowance away again.
-        let allowed_ms = created_ms + CLOCKS_DIFFER_MS;
-        let lateness = match is_too_late(created_ms, !is_own, now) {
+        let lateness = match is_too_late(since_ms) {
             false => Lateness::InTime,
-            true if is_primary || is_too_late(allowed_ms, true, u64::MAX / 2) => Lateness::TooLate,
+            true if is_primary || is_too_late(allowed_since_ms) => Lateness::TooLate,
             true => Lateness::Doubtful,
         };
         let kept_ms = kept_stamp_ms(created_ms, now);
