@@ -117,7 +117,7 @@ fn server(engine: &Engine, durability: Durability) -> ServerBuilder {
 /// Kills a server at random moments.
 ///
 /// # Errors
-/// If the server holds a state afterwards that never existed, or that is too old.
+/// Returns an error if the server holds a state afterwards that never existed, or that is too old.
 pub(crate) fn run(
     engine: &Engine,
     durability: Durability,

@@ -26,7 +26,7 @@ fn tag(round: usize, n: usize) -> String {
 /// `None` where the server cannot move slots in this way.
 ///
 /// # Errors
-/// If an entry is gone that was not invalidated, or an invalidated one is there.
+/// Returns an error if an entry is gone that was not invalidated, or an invalidated one is there.
 pub(crate) fn run(
     engine: &Engine,
     moment: Moment,

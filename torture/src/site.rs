@@ -274,7 +274,7 @@ pub(crate) fn follows(server: &Server) -> bool {
 /// Moves a slot, key by key; `others` are the other primaries. May be tried again after a failure.
 ///
 /// # Errors
-/// If a connection ends.
+/// Returns an error if a connection ends.
 pub(crate) fn move_slot(
     from: &Server,
     to: &Server,
@@ -351,7 +351,7 @@ pub(crate) fn moves_slots(engine: &Engine) -> bool {
 /// Begins to move slots as a whole.
 ///
 /// # Errors
-/// If a connection ends.
+/// Returns an error if a connection ends.
 pub(crate) fn start_migration(
     from: &Server,
     to: &Server,
