@@ -1,4 +1,4 @@
-//! TOUCH … GRACE, and the native commands that move a time to live.
+//! TOUCH … GRACE, and the native commands that change a time to live.
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect};
