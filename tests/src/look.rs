@@ -1,4 +1,4 @@
-//! Looks at the module through its own commands.
+//! Reads the state of the module through its own commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,7 +123,7 @@ pub struct Inspected {
     pub hits: i64,
     /// Length of the value.
     pub bytes: i64,
-    /// All that it costs.
+    /// Its total cost.
     pub memory: i64,
     /// Whether it expires.
     pub expires: bool,

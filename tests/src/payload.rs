@@ -1,4 +1,4 @@
-//! DUMP payloads, taken apart and put together again with a valid footer.
+//! DUMP payloads: split, and joined again with a valid footer.
 
 /// CRC64 as Redis computes it: the Jones polynomial, reflected, start 0, no final xor.
 pub fn crc64(bytes: &[u8]) -> u64 {

@@ -13,7 +13,7 @@ pub const DATABASES: [u32; 3] = [0, 1, 2];
 const FAR: i64 = 99_999_999_999_999;
 const GRACE: i64 = 1_000_000_000;
 
-/// One write, native or of the module; every kind that can meet an entry is among them.
+/// One write, native or of the module; every kind that can affect an entry is included.
 pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
     let key = format!("key{}", rng.below(KEYS));
     let other = format!("key{}", rng.below(KEYS));

@@ -30,7 +30,7 @@ impl Span {
     }
 }
 
-/// Tags as bits, times to live in nanoseconds.
+/// Tags as bits, TTLs in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Event {
     /// The result of a read. `loading`: the read could have loaded the value, and may take that long.

@@ -52,7 +52,7 @@ pub(crate) struct Task {
     pub(crate) seed: u64,
     #[arg(long, value_enum)]
     pub(crate) without: Without,
-    /// Where records go, and files that say that something has ended
+    /// Directory of the records, and of files that mark the end of something
     #[arg(long)]
     pub(crate) dir: PathBuf,
 }

@@ -73,7 +73,7 @@ pub(crate) struct Index<E> {
     gone: RoaringBitmap,
     /// A few that became gone last: they are reclaimed first, inside the command that dropped them.
     gone_last: Vec<u32>,
-    /// Where in `gone` to look next.
+    /// The position in `gone` to look at next.
     reclaim_from: u32,
     hollow: Hollow,
     pub(crate) marks: Marks,

@@ -1,7 +1,7 @@
 //! The data of each entry in the index: its handle, its hit count, and the lists of its tags.
 //!
-//! It is kept beside the entry and not in it: an allocation of only header, key and value more often stays inside a
-//! smaller size class of the allocator, and an entry that is only read is never written to, so that a forked child
+//! The data is kept beside the entry and not in it: an allocation of only header, key and value more often stays inside
+//! a smaller size class of the allocator, and an entry that is only read is never written to, so that a forked child
 //! shares its page.
 
 use std::collections::HashMap;

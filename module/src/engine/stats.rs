@@ -40,7 +40,7 @@ counters! {
     invalidations,
     /// Entries that those commands dropped, as counted by their replies.
     invalidated,
-    /// Gone entries whose memory was given back.
+    /// Gone entries whose memory was reclaimed.
     reclaimed,
     /// Conditional writes that came too late: their lease was lost.
     leases_refused,

@@ -264,7 +264,7 @@ fn entries_of_other_servers_are_fresh_from_the_allowance_on() {
 
 #[test]
 fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
-    // The clock of the first server is ahead, which an entry that was written in the future stands for here.
+    // The first server's clock is ahead; an entry that was written in the future stands for that here.
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -118,7 +118,7 @@ fn a_payload_carries_state_and_grace_to_another_server() {
         let there = Server::builder().engine(engine).start();
         let (mut client, mut other) = (here.raw(), there.raw());
         dataset(&mut client);
-        // Restored as by MIGRATE: with the time to live that the key has.
+        // Restored as by MIGRATE: with the TTL that the key has.
         for key in ["soft", "soft timed", "expired", "fresh", "lasting"] {
             let payload = call!(client, "DUMP", key).bytes().to_vec();
             let pttl = call!(client, "PTTL", key).int().max(0);
@@ -141,7 +141,7 @@ fn a_payload_carries_state_and_grace_to_another_server() {
         }
         assert_eq!(tagscan(&mut other, b"kept", 10).len(), 4);
         assert_index_agrees(&there, &[0], &[]);
-        // If restored without a time to live, an invalidated entry does not become fresher.
+        // If restored without a TTL, an invalidated entry does not become fresher.
         for key in ["soft", "soft timed"] {
             let payload = call!(client, "DUMP", key).bytes().to_vec();
             call!(other, "RESTORE", "again", 0, payload, "REPLACE");

@@ -182,7 +182,7 @@ pub(super) fn held_after(
     found
 }
 
-/// The least difference, for people to look at.
+/// Describes the smallest difference, for people to read.
 pub(super) fn nearest(base: &Dataset, changes: &[Change], held: &Dataset) -> String {
     let mut dataset = base.clone();
     let mut least = (usize::MAX, String::new());

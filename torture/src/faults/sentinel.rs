@@ -61,7 +61,7 @@ pub(super) fn killed(stage: &mut Stage) {
     come_back(stage, |stage| stage.site.servers[primary].restart());
 }
 
-/// The primary hangs, and comes back as a second one.
+/// The primary hangs, and returns as a second primary.
 pub(super) fn stopped(stage: &mut Stage) {
     let (primary, replica) = roles(stage);
     let start = now();

@@ -245,7 +245,7 @@ impl Model {
             self.granted(key, (client, ask.expect("it wants one")), released[0].1);
         } else {
             let all: Vec<_> = line.iter().map(|&(waiter, ..)| (waiter, None)).collect();
-            // Nobody waits any more; the lease that ran out may still be used.
+            // No caller waits any more; the lease that ran out may still be used.
             assert_eq!(released, all);
         }
     }
@@ -480,7 +480,7 @@ fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
     };
     assert_eq!(ask(&mut leases, Some(7), 1, 0), Some(7));
     assert_eq!(ask(&mut leases, Some(8), 2, 0), None);
-    // While it runs, and when it has run out but nobody took it over.
+    // While it runs, and when it has run out but no caller took it over.
     for now_ms in [5, 500] {
         assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Some(7));
         assert_eq!(leases.granted_at(b"key", 7), Some(1));
