@@ -46,7 +46,7 @@ const HAS_TTL: u8 = 8;
 const LEAKED: u8 = 16;
 const HAS_GRACE: u8 = 32;
 
-/// Identity of an entry: what the index stores. Compared, never dereferenced by the index.
+/// Identity of an entry, which the index stores and compares, and never dereferences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Handle(NonNull<u8>);
 

@@ -119,7 +119,7 @@ pub struct Inspected {
     pub state: String,
     /// In the order of the SET.
     pub tags: Vec<Vec<u8>>,
-    /// Reads that found it.
+    /// Reads that found the entry.
     pub hits: i64,
     /// Length of the value.
     pub bytes: i64,

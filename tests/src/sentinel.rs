@@ -62,7 +62,7 @@ impl Sentinel {
         self.port
     }
 
-    /// A connection to it.
+    /// A connection to the sentinel.
     ///
     /// # Panics
     /// Panics if there is none.

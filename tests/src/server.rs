@@ -54,7 +54,7 @@ impl Server {
         self.port
     }
 
-    /// Its process.
+    /// The id of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

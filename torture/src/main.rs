@@ -1,4 +1,4 @@
-//! Runs a fleet of clients against servers that suffer, and checks what they read: `make torture`.
+//! Runs a fleet of clients against servers with faults, and checks what they read: `make torture`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::useless_vec,

@@ -73,7 +73,7 @@ fn steal(stage: &mut Stage) {
     }
 }
 
-/// Hangs for longer than calls may take.
+/// Makes the server hang for longer than calls may take.
 fn hang(stage: &mut Stage) {
     let start = now();
     stage.site.servers[0].pause();
@@ -82,7 +82,7 @@ fn hang(stage: &mut Stage) {
     stage.fault("SIGSTOP", start, Fault::default());
 }
 
-/// Does not heal.
+/// Keeps the server away after the fault, so that it does not heal.
 fn stay_away(stage: &mut Stage) {
     stage.fault("a fault that is said to be over", now(), Fault::default());
     stage.site.servers[0].pause();

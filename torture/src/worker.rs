@@ -106,7 +106,7 @@ impl Task {
 /// The least number of values that each process writes in a run.
 const ENOUGH: u64 = 100;
 
-/// Exists when the fleet shall end.
+/// Exists when the fleet is to end.
 pub(crate) const STOP: &str = "stop";
 
 /// JSON that is decoded slowly, which delays the entry of a reply into the local tier.

@@ -155,7 +155,7 @@ impl<E: Copy + Default + PartialEq> Database<E> {
         self.index.marks.bound(now_ms);
     }
 
-    /// Whether there is a clock reading, or a memory of tags, to be saved.
+    /// Whether there is a clock, or a history of tags, to be saved.
     pub(crate) fn has_history(&self) -> bool {
         self.clock > 0 || !self.history.is_empty()
     }

@@ -71,7 +71,7 @@ pub(crate) struct Index<E> {
     table: TagTable,
     /// Invalidated entries that wait to be reclaimed.
     gone: RoaringBitmap,
-    /// A few that became gone last: they are reclaimed first, inside the command that dropped them.
+    /// A few entries that became gone last: they are reclaimed first, inside the command that dropped them.
     gone_last: Vec<u32>,
     /// The position in `gone` to look at next.
     reclaim_from: u32,

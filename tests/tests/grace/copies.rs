@@ -88,7 +88,7 @@ fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
             call!(client, "SELECT", 0);
         }
         call!(client, "SELECT", 1);
-        // From now on this database's marks hold for them.
+        // From now on this database's marks hold for these entries.
         let reply = call!(client, "CACHE.REVALIDATE", "kept").int();
         assert!(reply >= 4, "{reply}");
         stale(&mut client, "fresh");

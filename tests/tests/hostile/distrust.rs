@@ -105,7 +105,7 @@ fn native_keys_survive_a_panic_in_a_swap_and_no_entry_is_served() {
         natives(client, "SET", MANY);
         let replies = client.pipeline(&[vec!["CACHE.PANIC", "event"], vec!["SWAPDB", "0", "9"]]);
         assert_eq!(replies, [Reply::ok(), Reply::ok()]);
-        // No invalidation would reach it.
+        // No invalidation would reach this entry.
         assert!(run!(client, "CACHE.GET key7").is_null());
         assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
         wait_until("the entries are removed", DEADLINE, || {

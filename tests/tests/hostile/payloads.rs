@@ -67,7 +67,7 @@ fn guards(server: &Server) -> RawClient {
     client
 }
 
-/// One damage to the part that the module reads.
+/// Damages one place in the part that the module reads.
 fn damage(rng: &mut Rng, originals: &[Vec<u8>]) -> Vec<u8> {
     const EXTREMES: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0x81, 0xff];
     let original = rng.pick(originals);

@@ -115,7 +115,7 @@ fn entries_that_are_renamed_meanwhile_do_not_get_away() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let (count, _) = while_running(&server, &Where::all(&["all"]), &[], |worker, round| {
-            // From both ends to new names, and over each other.
+            // Renames from both ends, to new names and over each other.
             let renames: Vec<_> = (0..20)
                 .flat_map(|n| {
                     let low = (round * 20 + n) % (MANY - 1);

@@ -160,7 +160,7 @@ fn entries_that_a_background_thread_frees_leave_the_index() {
         });
         overwrite_freed_memory(&mut here);
         assert_eq!(run!(here, "CACHE.INVALIDATE all"), Reply::Int(0));
-        // In a slot that stayed.
+        // This key is in a slot that stayed.
         let set = call!(here, "CACHE.SET", "key1", "v", "TAGS", 1, "all");
         assert_eq!(set, Reply::ok());
         // Entries that are not in the index are no backlog, but they are removed in the same way.

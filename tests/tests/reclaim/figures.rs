@@ -13,7 +13,7 @@ fn send_all(client: &mut RawClient, commands: &[Vec<Vec<u8>>]) -> Vec<Reply> {
     chunks.flat_map(|chunk| client.pipeline(chunk)).collect()
 }
 
-/// `used_memory` once tables and buffers have found their size.
+/// `used_memory` once the sizes of tables and buffers are stable.
 fn settled(client: &mut RawClient) -> i64 {
     let mut last = 0;
     wait_until("memory stays as it is", tagcache_tests::DEADLINE, || {
