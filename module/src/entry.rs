@@ -237,8 +237,8 @@ impl Drop for NewEntry {
     }
 }
 
-/// The server's allocator, which needs no layout to free: an entry need not know how it was allocated. Without a
-/// server, in tests, that of C. Miri cannot even read the statics that a server sets.
+/// The server's allocator, which needs no layout to free: an entry need not know how it was allocated. In tests,
+/// without a server, this is C's allocator. Miri cannot even read the statics that a server sets.
 fn allocate(size: usize) -> NonNull<u8> {
     // SAFETY: any size may be requested. The function is set once, before the first entry is made.
     let ptr = unsafe {

@@ -480,7 +480,7 @@ impl History {
             };
             let looked_at = tag.len() + ROW_BYTES;
             let is_folded = self.set_aside(tag, past, &is_carried);
-            // A kept row counts four times: where all tags are still carried, the check would never end.
+            // A kept row counts four times: where all tags are still carried, each call would only repeat the check.
             left = left.saturating_sub(if is_folded { looked_at } else { 4 * looked_at });
         }
         if self.carried.by_tag.len() < before {

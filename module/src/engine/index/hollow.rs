@@ -28,8 +28,8 @@ impl Hollow {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// The tags that at least one visible entry carries, with those that [`Index::look_for_hollow`] has yet to check.
-    /// O(1).
+    /// The number of tags that at least one visible entry carries, and of those that [`Index::look_for_hollow`] has yet
+    /// to check. O(1).
     pub(crate) fn populated_tags(&self) -> usize {
         if self.visible() == 0 {
             return 0;
