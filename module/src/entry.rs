@@ -21,8 +21,8 @@
 //! # Life
 //! Made (by CACHE.SET, an RDB load, COPY) → *indexed* → unlinked (it left the keyspace under this name; RENAME and MOVE
 //! bring the same object back under another) → freed. While an entry is not indexed, its facts are in
-//! [`Transit`](crate::redis::state::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches this
-//! memory and nothing else.
+//! [`Transit`](crate::redis::transit::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
+//! this memory and nothing else.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::c_void;

@@ -18,7 +18,7 @@ pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
     write(number, |byte| bytes.push(byte));
 }
 
-/// The number of bytes that [`write`] takes for a number.
+/// The number of bytes that [`write()`] takes for a number.
 pub(crate) const fn len(number: u64) -> usize {
     if number < 0x80 {
         return 1;

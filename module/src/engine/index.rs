@@ -3,7 +3,7 @@
 //! `DESIGN.md` (Invalidation) explains how it works and what was rejected. [`Index::reclaim_step`] names the gone
 //! entries one by one, so that the caller can remove them from the keyspace at its own pace.
 //!
-//! # Invariants ([`Index::validate`] asserts them after every step of the property tests)
+//! # Invariants (`Index::validate` asserts them after every step of the property tests)
 //! 1. A list that a slot refers to contains the slot, and every slot in a list refers to the list, once.
 //! 2. Each list has a row in the table under its tag, and no list is empty.
 //! 3. Every gone slot is in use.

@@ -9,7 +9,7 @@
 //!
 //! Leases belong to the node: they are neither persisted nor replicated. Times are monotonic milliseconds.
 //!
-//! # Invariants ([`Leases::validate`])
+//! # Invariants (`Leases::validate` asserts them)
 //! 1. The rows are those of the leases in `by_key`: by the time at which each is forgotten, by holder, and by the end
 //!    of those that callers wait for.
 //! 2. `waiting` is the number of waiters in all leases, `key_bytes` the length of all keys.
