@@ -1,5 +1,5 @@
-//! Many connections at once, each of which sends a command and waits for its reply: latencies of tagged commands beside
-//! native ones.
+//! Many simultaneous connections, each of which sends a command and waits for its reply: latencies of tagged commands
+//! compared with native ones.
 
 use std::io::{Error, Result};
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::options::Options;
 use crate::table::{Table, median, thousands};
 use crate::wire::{Expect, Tape, reply_len};
 
-/// Connections at once.
+/// Simultaneous connections.
 const CONNECTIONS: [usize; 4] = [1, 100, 1_000, 5_000];
-/// Threads of the server that read and write; on two cores more would only compete.
+/// Threads of the server that read and write; on two cores more of them would only compete.
 const IO_THREADS: &str = "2";
 /// Keys that are read and written.
 const KEYS: usize = 10_000;
-/// Rounds, as connections take long to make.
+/// Rounds; few, as connections take long to make.
 const ROUNDS: usize = 5;
 
 /// Commands that are compared: the first of each pair is the server's own.
@@ -58,7 +58,7 @@ fn tape(way: usize, seed: u64) -> Tape {
     tape
 }
 
-/// Latencies of one sample in microseconds, sorted, and commands a second.
+/// Latencies of one sample in microseconds, sorted, and commands per second.
 struct Sample {
     latencies: Vec<u32>,
     rate: f64,
@@ -108,7 +108,7 @@ fn measure(
     connections: usize,
     table: &mut Table,
 ) -> Result<()> {
-    // What they read is there: the writers' samples of the first round come first.
+    // The keys exist for the readers: the writers' samples of the first round come first.
     let tapes: Vec<Arc<Tape>> = (0..WAYS.len())
         .map(|way| Arc::new(tape(way, options.seed)))
         .collect();
@@ -162,7 +162,7 @@ async fn sample(
     let count = streams.len();
     let mut tasks = Vec::with_capacity(count);
     for (n, stream) in streams.into_iter().enumerate() {
-        // Each begins at another place, so that not all ask for the same key.
+        // Each connection begins at another position, so that they do not all request the same key.
         let first = n * tape.len() / count;
         tasks.push(tokio::spawn(one(
             Arc::clone(tape),

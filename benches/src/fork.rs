@@ -1,7 +1,7 @@
 //! Memory that is copied because it is read while a background save runs.
 //!
 //! The save works on a copy of the server's memory that shares all pages until one of the two writes to them. A read
-//! that counts itself in the value it reads would have every page copied in the end.
+//! that counted itself in the value would have every page copied in the end.
 
 use std::io::{Error, Result};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::targets::{Bound, Targets};
 use crate::wire::Expect;
 use crate::workload::{Driver, Until, Way, empty, gets, sets, shuffled_keys};
 
-/// The save is held up for a moment at every fourth key or so, so that it lasts while everything is read.
+/// The save is delayed briefly at about every fourth key, so that it lasts while everything is read.
 const DELAY: i32 = -4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) -> 
         ]);
     }
     table.print();
-    // A megabyte is what connections and statistics make of it.
+    // Connections and statistics cause about a megabyte.
     let ours = extra[1].max(extra[2]);
     targets.add(
         "copied for CACHE.GET, beyond what GET copies",
@@ -75,7 +75,7 @@ fn copied(options: &Options, server: &Server, way: Way, reads: Reads) -> Result<
     if delay != Reply::ok() {
         return Err(Error::other(format!("rdb-key-save-delay: {delay:?}")));
     }
-    // What the allocator gives back to the system during the save counts as copied, and is no reader's doing.
+    // Memory that the allocator returns to the system during the save counts as copied, and is not caused by readers.
     call!(client, "MEMORY", "PURGE");
     call!(client, "BGSAVE");
     if let Reads::By(_) = reads {

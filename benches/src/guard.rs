@@ -1,5 +1,5 @@
-//! Instructions per command of the server's main thread, against native commands, against the least that a data type can
-//! do (`floor.c`), and against the baseline that is checked in. The same on every run, whatever else the machine does.
+//! Instructions per command of the server's main thread, compared with native commands, with the least that a data type
+//! can do (`floor.c`), and with the baseline that is checked in. The same on every run, whatever the machine's load.
 
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
@@ -16,36 +16,35 @@ usage: make bench-guard ARGS='[--engine NAME] [--update]'
   --engine NAME  a server of TAGCACHE_ENGINES (NAME=COMMAND, separated by ';'); default: its first
   --update       write the figures down as the new baseline";
 
-/// How much dearer than its baseline a command may be.
+/// The permitted increase of a command over its baseline.
 const TOLERANCE: f64 = 0.02;
-/// The same of a native MGET, which takes up to 4.3 % more or less in one server process than in another.
+/// The same for a native MGET, which varies by up to 4.3 % from one server process to another.
 const MGET_TOLERANCE: f64 = 0.05;
 const COMMANDS: usize = 2_000;
-/// The cheapest of so many rounds counts: the server now and then has something else to do.
+/// The cheapest of this many rounds counts: the server has other work at times.
 const ROUNDS: usize = 5;
-/// Keys that a server holds while something is measured, beside new ones. Hash tables grow at powers of two in Redis, at
-/// 0.77 of seven times a power of two in Valkey: between this and 2,000 more lies none of them, so that no table is
-/// rehashed in the middle of a row.
+/// Keys that a server holds while a row is measured, in addition to new ones. Hash tables grow at powers of two in
+/// Redis, at 0.77 of seven times a power of two in Valkey: none of these lies between this number and 2,000 more, so
+/// that no table is rehashed in the middle of a row.
 const PRESENT: usize = 17_500;
-/// Reads after which every table is rehashed as far as it will be: each read moves a bucket.
+/// Reads after which every table is fully rehashed: each read moves a bucket.
 const READS: usize = 20_000;
-/// What seeds are made of. With this byte, no command that is measured waits behind
-/// another one in the table of commands of Redis 7.0.
+/// The byte that seeds consist of. With this byte, no measured command comes after another one in a bucket of Redis
+/// 7.0's table of commands.
 const SEED: u8 = 3;
-/// Allocators give pages back to the system by the clock. Here they keep them.
+/// Allocators return pages to the system by the clock. Here they keep them.
 const ALLOCATOR: &str = "dirty_decay_ms:-1,muzzy_decay_ms:-1";
 const DEPTH: usize = 16;
-/// What the server does at its own times: of that, more is counted the longer the machine takes for the rest. Slices of
-/// reclaiming are among it, which run from timers.
+/// Functions that the server runs at its own times: the longer the machine takes for the rest, the more of them is
+/// counted. They include slices of reclaiming, which run from timers.
 const OWN_WORK: [&str; 2] = ["serverCron", "moduleTimerHandler"];
-/// Gone entries: more than are reclaimed while something is measured, and with [`PRESENT`] again between two sizes of
-/// tables.
+/// Gone entries: more than are reclaimed during a measurement, and with [`PRESENT`] again between two sizes of tables.
 const GONE: usize = 40_000;
-/// Entries of a small tag: dropped and given back inside the command.
+/// Entries of a small tag, which are dropped and reclaimed inside the command.
 const SMALL_TAG: usize = 10;
 const TAGS: &[&str] = &["TAGS", "2", "tenant:007", "kind:page"];
 
-/// What is measured: the tape, and the rows that it is compared with.
+/// A measurement: the tape, and the rows that it is compared with.
 struct Row {
     name: &'static str,
     native: &'static str,
@@ -53,7 +52,7 @@ struct Row {
     /// The floor's command with as many words and a reply of the same shape.
     alike: &'static str,
     tape: Tape,
-    /// What is sent before each round, uncounted, so that each finds the same.
+    /// Commands that are sent before each round, uncounted, so that each round finds the same state.
     before: Tape,
 }
 
@@ -109,7 +108,7 @@ fn sets_of(count: usize, command: &str, prefix: &str, more: &[&str]) -> Tape {
     tape_of(count, command, prefix, &words)
 }
 
-/// Entries of which ten each carry a small tag.
+/// Entries with small tags; ten entries share each tag.
 fn small_tags() -> Tape {
     let mut tape = Tape::default();
     for n in 0..COMMANDS {
@@ -219,21 +218,21 @@ fn ours() -> Vec<Row> {
     ]
 }
 
-/// What a server has loaded.
+/// The module that a server has loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Module {
     Floor,
-    /// The floor's, which receives the same events as ours, and does nothing.
+    /// The floor's module, which receives the same events as ours, and does nothing.
     Listener,
-    /// And it has a command filter that does nothing.
+    /// The same, with a command filter that does nothing.
     Filter,
     Idle,
-    /// Ours, while gone entries are reclaimed.
+    /// Our module, while gone entries are reclaimed.
     Backlog,
 }
 
 impl Module {
-    /// The suffix of a native command's name beside it.
+    /// The suffix of a native command's name with this module.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Floor => "",
@@ -244,7 +243,7 @@ impl Module {
         }
     }
 
-    /// The least that a module costs native commands which is called at the same places.
+    /// The least cost for native commands of a module that is called at the same places.
     const fn floor(self) -> Self {
         match self {
             Self::Idle => Self::Listener,
@@ -254,7 +253,7 @@ impl Module {
     }
 }
 
-/// What must be there before anything is measured.
+/// The data that must exist before anything is measured.
 fn fill(wire: &mut Wire, module: Module) -> Result<()> {
     let mut tapes = vec![sets("SET", "plai", &[])];
     match module {
@@ -317,7 +316,7 @@ impl Counted {
             name: engine.name.clone(),
             command,
         };
-        // The server's own work between commands would be counted as theirs: as little as can be.
+        // The server's own work between commands would be counted as theirs, so it is kept as small as possible.
         let builder = Server::builder()
             .engine(&engine)
             .arg("--hz", "1")
@@ -347,9 +346,9 @@ impl Counted {
         })
     }
 
-    /// Has callgrind execute commands.
+    /// Makes callgrind execute commands.
     fn control(&self, commands: &[&str]) -> Result<()> {
-        // On a machine that is very busy it was seen to wait for ever.
+        // On a very busy machine it was seen to wait for ever.
         let mut vgdb = Command::new("timeout");
         vgdb.args(["300", "vgdb"]);
         vgdb.arg(format!("--pid={}", self.server.pid()));
@@ -379,10 +378,10 @@ impl Counted {
         Ok(least as f64 / row.tape.len() as f64)
     }
 
-    /// What the main thread executed between the last two dumps.
+    /// The instructions of the main thread between the last two dumps.
     fn dumped(&mut self) -> Result<u64> {
         self.dumps += 1;
-        // One file for each thread; the first one is the main thread.
+        // One file per thread; the first one is the main thread.
         let path = format!("{}.{}-01", self.files.display(), self.dumps);
         let text = std::fs::read_to_string(&path)?;
         std::fs::remove_file(&path)?;
@@ -398,7 +397,7 @@ impl Counted {
     }
 }
 
-/// What the calls of a function cost, all that it calls included. 0 where the server's file does not name the function.
+/// The cost of a function's calls, with all functions that it calls. 0 if the server's file does not name the function.
 fn inclusive(profile: &str, function: &str) -> u64 {
     // A name is given once, as `fn=(7) name` or `cfn=(7) name`, and is `(7)` afterwards.
     let mut lines = profile.lines();
@@ -453,7 +452,7 @@ fn build(dir: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// A row's name, what was measured, and the rows that it is compared with.
+/// A row's name, its count, and the rows that it is compared with.
 type Measured = (String, f64, [String; 3]);
 
 /// All rows of one server.
@@ -510,7 +509,7 @@ fn read_baseline(engine: &Engine) -> BTreeMap<String, f64> {
     rows.collect()
 }
 
-/// Measures, prints, and returns the names of what got dearer.
+/// Measures, prints, and returns the names of rows that became more expensive.
 pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
     let scratch = Scratch::new()?;
     build(&scratch.0, "floor")?;
@@ -544,7 +543,7 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
         "change",
     ]);
     let mut dearer = Vec::new();
-    // What a server without the module does is not ours to make dearer.
+    // The cost of a server without the module is not ours.
     let theirs = 3 * native().len() + floor().len();
     for (at, (name, count, others)) in measured.iter().enumerate() {
         let ratios = others.each_ref().map(|to| {
@@ -553,8 +552,8 @@ pub(crate) fn run(engine: &Engine, update: bool) -> Result<Vec<String>> {
         });
         let before = baseline.get(name);
         let change = before.map_or(0.0, |before| count / before - 1.0);
-        // Of a native command beside the module only what the module adds is: the server's own part may differ by some
-        // percent from one run to the next.
+        // For a native command with the module, only the module's additional cost counts: the server's own part may
+        // differ by some percent from one run to the next.
         let [native, ..] = others;
         let drift = match (known.get(native.as_str()), baseline.get(native)) {
             (Some(now), Some(before)) if name.starts_with(native.as_str()) => now / before - 1.0,

@@ -1,4 +1,5 @@
-//! Dropping a tag: how long the command takes, how long others wait meanwhile, and when the memory is back.
+//! Dropping a tag: the duration of the command, the waits of other clients meanwhile, and the time until the memory is
+//! reclaimed.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -14,19 +15,19 @@ use crate::workload::{
     Driver, Until, Way, empty, key, push_cache_set, push_set_and_sadd, settle, used_memory, value,
 };
 
-/// A value that stays, in bytes: 1 % of what the server holds may be missing when memory counts as back, and 1 % of
-/// an empty server would be less than a connection's buffer. It is one key, so that the keyspace's own tables must
-/// shrink as well.
+/// A value that stays, in bytes: memory counts as reclaimed within 1 % of the server's memory, and 1 % of an empty
+/// server would be less than a connection's buffer. It is one key, so that the keyspace's own tables must shrink as
+/// well.
 const BYSTANDER: usize = 20_000_000;
 const TAG: &str = "tenant:7";
-/// How long memory is waited for.
+/// The longest wait for memory to be reclaimed.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The module's default of `tagcache.reclaim-budget-us`.
 pub(crate) const RECLAIM_BUDGET: Duration = Duration::from_millis(1);
-/// The size that the targets speak of.
+/// The size that the targets refer to.
 const TARGET_ENTRIES: usize = 1_000_000;
 
-/// Drops at once all keys of a tag set, in calls of 5000 keys because a Lua stack is not endless.
+/// Drops all keys of a tag set at once, in calls of 5000 keys because a Lua stack is limited.
 pub(crate) const LUA_DROP: &str = "local keys = redis.call('SMEMBERS', KEYS[1])
 for first = 1, #keys, 5000 do
   redis.call('UNLINK', unpack(keys, first, math.min(first + 4999, #keys)))
@@ -74,7 +75,7 @@ impl Drop {
         tape
     }
 
-    /// Does it, and answers how many entries are gone.
+    /// Drops the tag, and returns the number of gone entries.
     fn run(self, client: &mut RawClient) -> usize {
         let count = |reply: &Reply| {
             assert!(!reply.is_error(), "{}: {reply:?}", self.name());
@@ -101,12 +102,12 @@ impl Drop {
 struct Measured {
     /// From sending the command, or the first of them, to the last reply.
     command: Duration,
-    /// Of a PING, from then until the memory was back.
+    /// The stall of a PING, from then until the memory was reclaimed.
     stall: Stall,
     /// The longest slice of reclaiming, as the module measured it.
     slice: Duration,
-    /// From sending the command until `used_memory` was within 1 % of what it was before the entries came, and
-    /// nothing was left to reclaim.
+    /// From sending the command until `used_memory` was within 1 % of its value before the entries came, and nothing
+    /// was left to reclaim.
     memory_back: Option<Duration>,
 }
 
@@ -250,7 +251,7 @@ fn add_targets(targets: &mut Targets, measured: &[Vec<Measured>; 4]) {
     }
 }
 
-/// Round by round, how often the first command fits into the second.
+/// Round by round, the ratio of the second command's time to the first's.
 fn times_faster(fast: &[Measured], slow: &[Measured]) -> f64 {
     median(
         fast.iter()
@@ -263,7 +264,7 @@ fn middle(rounds: &[Measured], of: fn(&Measured) -> Duration) -> Duration {
     Duration::from_secs_f64(median(rounds.iter().map(|m| of(m).as_secs_f64())))
 }
 
-/// The median; none if it was not back in time in any round.
+/// The median; none if the memory was not reclaimed in time in any round.
 fn memory_back(rounds: &[Measured]) -> Option<Duration> {
     let times: Option<Vec<f64>> = rounds
         .iter()

@@ -1,4 +1,4 @@
-//! Processor time to load an RDB file: entries with two shared tags against strings with a set for each tag.
+//! Processor time to load an RDB file: entries with two shared tags compared with strings that have a set per tag.
 
 use std::io::{Error, Result};
 
@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Options, targets: &mut Targets) -> Result<()> {
         "Loading an RDB of {} keys with 2 shared tags each",
         thousands(options.loaded)
     );
-    // The native one is loaded by a server that has no module to listen to each key.
+    // The native file is loaded by a server without the module, which would receive an event per key.
     let builder = Server::builder().engine(&options.engine);
     let native = builder.clone().without_module().start();
     let module = builder.start();
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options, targets: &mut Targets) -> Result<()> {
     Ok(())
 }
 
-/// Fills the server and saves what it has.
+/// Fills the server and saves its data.
 fn save(options: &Options, server: &Server, kept: Kept) -> Result<()> {
     let mut tape = Tape::default();
     for number in 0..options.loaded {
@@ -68,7 +68,7 @@ fn save(options: &Options, server: &Server, kept: Kept) -> Result<()> {
     done(&call!(server.raw(), "SAVE"))
 }
 
-/// Processor time to load what was saved.
+/// Processor time to load the saved file.
 fn load(server: &Server) -> Result<f64> {
     let mut client = server.raw();
     empty(&mut client);

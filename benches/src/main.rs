@@ -1,7 +1,7 @@
-//! Measures the module against other ways of doing the job: native commands, a Lua script and a client that keep
-//! tag sets, a lock that callers poll.
+//! Measures the module against other solutions: native commands, a Lua script and a client that keep tag sets, a lock
+//! that callers poll.
 //!
-//! Whatever is compared runs on one server in one run, in samples that alternate, and what is compared is the
+//! All variants of a comparison run on one server in one run, in samples that alternate. The compared figure is the
 //! ratio of two samples of the same round: a shared machine is seldom equally fast for a minute, but mostly for a
 //! second. Figures are medians over the rounds. Nothing is asserted about them.
 #![forbid(unsafe_code)]
@@ -84,8 +84,8 @@ fn main() -> ExitCode {
 }
 
 fn start(engine: &Engine) -> Server {
-    // A PING must not wait for the reader of a log that nobody reads. While a script takes more than five seconds, other
-    // clients would get an error: here they wait, as they do before that.
+    // A PING must not wait for a log that nobody reads. While a script runs for more than five seconds, other clients
+    // would get an error: here they wait, as they do before that.
     Server::builder()
         .engine(engine)
         .arg("--loglevel", "warning")
@@ -135,7 +135,7 @@ fn guard(args: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// What a reader must know to compare the figures with others.
+/// The conditions that a reader must know to compare the figures with others.
 fn print_conditions(options: &Options, client: &mut RawClient) {
     println!("{}", conditions(client));
     println!(
@@ -145,7 +145,7 @@ fn print_conditions(options: &Options, client: &mut RawClient) {
     println!();
 }
 
-/// The server, its allocator, and what the machine was doing.
+/// The server, its allocator, and the load of the machine.
 fn conditions(client: &mut RawClient) -> String {
     let info = call!(client, "INFO", "everything").text();
     let field = |name: &str| {

@@ -15,7 +15,7 @@ use crate::workload::{Driver, Until, Way, empty, key, push_cache_set, push_set_a
 struct Tags {
     name: &'static str,
     shared: usize,
-    /// One that no other entry carries.
+    /// Tags that no other entry carries.
     own: usize,
     /// Bytes of a tag.
     len: usize,
@@ -58,13 +58,13 @@ impl Tags {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     String,
-    /// A native string, and its key in a set for each tag.
+    /// A native string, and its key in a set per tag.
     StringAndSets,
     ByModule,
 }
 
 pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
-    // Hash tables are about three quarters full then, neither their best case nor their worst.
+    // Hash tables are then about three quarters full, neither their best case nor their worst.
     let entries = |value: usize| if value < 4_000 { 50_000 } else { 12_500 };
     println!(
         "used_memory per entry, keys of 13 bytes, a time to live, {} entries ({} from 4,000 bytes on)",
@@ -122,7 +122,7 @@ fn bytes_per_entry(
     let mut driver = Driver::connect(server, Way::Native)?;
     empty(&mut client);
     let before = settle(&mut client);
-    // A part at a time, since all of it would be large.
+    // One part at a time, since all of it would be large.
     for first in (0..entries).step_by(2_500) {
         let mut tape = Tape::default();
         for number in first..first + 2_500 {

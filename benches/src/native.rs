@@ -1,4 +1,4 @@
-//! What native commands cost with the module beside them: absent, idle, with entries, during a backlog.
+//! The cost of native commands with the module: absent, idle, with entries, during a backlog.
 
 use std::io::{Error, Result};
 use std::ops::Range;
@@ -16,7 +16,7 @@ const ENTRIES: usize = 100_000;
 const DEPTH: usize = 16;
 const COMMANDS: [&str; 5] = ["GET", "SET PX", "EXPIRE", "MGET of 10", "DEL"];
 
-/// In what state the module is.
+/// The state of the module.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Module {
     Absent,
@@ -82,8 +82,8 @@ impl Lane {
         })
     }
 
-    /// Runs a tape and notes the processor time of a command. Of what was run during a backlog, only what was done before
-    /// the backlog was gone is counted: how soon that is depends on the machine.
+    /// Runs a tape and notes the processor time of a command. During a backlog, only commands before the end of the
+    /// backlog are counted: the time until then depends on the machine.
     fn sample(&mut self, command: usize, tape: &Tape) -> Result<()> {
         const CHUNK: usize = 1_500;
         let mut client = self.server.raw();
@@ -126,7 +126,7 @@ impl Lane {
         Ok(())
     }
 
-    /// While one connection's commands run, the next ones wait on the other: the server is never idle.
+    /// While one connection's commands run, the next ones wait on the other connection: the server is never idle.
     fn run(&mut self, tape: &Tape, commands: Range<usize>) -> Result<()> {
         let mut waiting = [0; 2];
         let mut next = commands.start;
@@ -175,7 +175,7 @@ fn fill(client: &mut RawClient, prefix: &str) {
     }
 }
 
-/// The commands of one kind; those of DEL come last, and put back what they need first.
+/// The commands of one kind. Those of DEL come last, and first store the keys that they need.
 fn tape(command: usize) -> Tape {
     let mut tape = Tape::default();
     // Every 7th key after the last one, so that neighbours in memory are not neighbours in time.
@@ -210,7 +210,7 @@ pub(crate) fn run(options: &Options, targets: &mut Targets) -> Result<()> {
             for lane in &mut lanes {
                 lane.sample(command, tape)?;
                 if round == 0 {
-                    lane.cpu_us[command].clear(); // The first one warms up.
+                    lane.cpu_us[command].clear(); // The first round warms up.
                 }
             }
         }

@@ -29,7 +29,7 @@ pub(crate) enum Part {
     Fork,
     Load,
     Clients,
-    /// Takes gigabytes and minutes: only when asked for.
+    /// Takes gigabytes and minutes: only on request.
     Huge,
 }
 
@@ -56,22 +56,22 @@ pub(crate) struct Options {
     pub(crate) keys: usize,
     pub(crate) seed: u64,
     pub(crate) rounds: usize,
-    /// How long one sample of a throughput takes.
+    /// The duration of one throughput sample.
     pub(crate) sample: Duration,
-    /// How many entries a sample of new keys inserts.
+    /// The number of entries that a sample of new keys inserts.
     pub(crate) inserts: usize,
-    /// How many entries the invalidated tag has.
+    /// The numbers of entries of the invalidated tag.
     pub(crate) invalidated: Vec<usize>,
-    /// How many tags and entries the commands have that look at all of them.
+    /// The number of tags and entries for the commands that look at all of them.
     pub(crate) swept: usize,
-    /// Bytes of the values that memory is measured with.
+    /// The bytes of the values for the memory figures.
     pub(crate) values: Vec<usize>,
-    /// How many keys the RDB file has that is loaded.
+    /// The number of keys in the RDB file that is loaded.
     pub(crate) loaded: usize,
 }
 
 impl Options {
-    /// `None` asks for the usage.
+    /// `None` requests the usage text.
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self {
             parts: Vec::new(),
@@ -119,7 +119,7 @@ impl Options {
     }
 }
 
-/// The arguments of the guard: the engine, and whether its figures become the baseline. `None` asks for the usage.
+/// The arguments of the guard: the engine, and whether its figures become the baseline. `None` requests the usage text.
 pub(crate) fn parse_guard(
     mut args: impl Iterator<Item = String>,
 ) -> Result<Option<(Engine, bool)>, String> {

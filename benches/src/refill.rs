@@ -1,6 +1,6 @@
 //! Fragmentation where values of changing sizes come and go: nine tenths are dropped by tag and replaced, ten times.
-//! What the server's active defragmentation makes of it, where the allocator can: it moves entries and their values,
-//! and not the index.
+//! Also the effect of the server's active defragmentation, where the allocator supports it: it moves entries and their
+//! values, but not the index.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use crate::workload::{Driver, Until, Way, empty, key, push_cache_set, push_set_a
 
 const ROUNDS: usize = 10;
 
-/// Entries of a round have one of these; one of them survives the round, for one more.
+/// The number of tags of a round's entries; one of these groups survives the round, for one more.
 const GROUPS: usize = 10;
 
 /// A tag, and the numbers of the keys that carry it.
 type Group = (String, Vec<usize>);
 
-/// Memory of the server, as INFO has it.
+/// The server's memory, as INFO reports it.
 struct Memory {
-    /// Bytes that were asked for.
+    /// Bytes that were allocated.
     allocated: u64,
-    /// Bytes of pages that have such bytes in them.
+    /// Bytes of pages that contain such bytes.
     active: u64,
 }
 
@@ -49,7 +49,7 @@ impl Memory {
     }
 }
 
-/// A filled server, the same when nine tenths were dropped, and when the rest was moved together.
+/// A filled server, the same after nine tenths were dropped, and after the rest was moved together.
 struct Round {
     full: Memory,
     dropped: Memory,
@@ -104,14 +104,15 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) -> 
     Ok(())
 }
 
-/// Entries of the module, or strings that are deleted key by key.
+/// Runs the rounds with entries of the module, or with strings that are deleted key by key.
 fn rounds(options: &Options, server: &Server, module: bool) -> Result<Vec<Round>> {
     let mut client = server.raw();
     let mut driver = Driver::connect(server, Way::Native)?;
     empty(&mut client);
     let mut rng = Rng::new(options.seed);
     let mut next = 0;
-    // What survived, by the tag that drops it: of the last round, and of the one before, which this round drops.
+    // The surviving group, by the tag that drops it: that of the last round, and that of the round before, which this
+    // round drops.
     let (mut survivors, mut old): (Option<Group>, Option<Group>) = (None, None);
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
@@ -182,7 +183,7 @@ fn rounds(options: &Options, server: &Server, module: bool) -> Result<Vec<Round>
     Ok(rounds)
 }
 
-/// Lets the server move what it can, until that makes no difference any more. `None` where its allocator cannot.
+/// Lets the server move data until that makes no difference any more. `None` if its allocator cannot.
 fn defragmented(client: &mut RawClient) -> Option<Memory> {
     for (name, setting) in [
         ("active-defrag-ignore-bytes", "1"),

@@ -1,26 +1,26 @@
-//! How long another client waits for its answers while something happens.
+//! How long another client waits for its replies during an operation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tagcache_tests::Server;
 
-/// How long the PING loop runs before anything happens, to see what the machine itself does to it.
+/// How long the PING loop runs before the operation, to measure the effect of the machine itself.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// The longest a PING took.
+/// The longest duration of a PING.
 #[derive(Clone, Copy)]
 pub(crate) struct Stall {
-    /// While it happened.
+    /// During the operation.
     pub(crate) during: Duration,
-    /// At most that much of it was the server's own doing and not the machine's: what its main thread ran until the
-    /// answer was read, or the wait less the time in which it was ready to run and had no processor, if that is less.
+    /// The part that the server caused and not the machine, at most: the time that its main thread ran until the reply
+    /// was read, or the wait less the time in which it was ready to run without a processor, if that is less.
     pub(crate) own: Duration,
-    /// Before: what the machine itself does to it.
+    /// Before the operation: the effect of the machine itself.
     pub(crate) quiet: Duration,
 }
 
-/// Runs `body` while another client sends one PING after the other.
+/// Runs `body` while another client sends PINGs one after the other.
 pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R, Stall) {
     let [longest_ns, longest_own_ns] = [AtomicU64::new(0), AtomicU64::new(0)];
     let ended = AtomicBool::new(false);
@@ -34,7 +34,7 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
                 let after = Thread::of(server.pid());
                 let own_ns = took_ns.saturating_sub(after.ready_ns - before.ready_ns);
                 let own_ns = match after.ran_ns - before.ran_ns {
-                    0 => own_ns, // The system does not say.
+                    0 => own_ns, // The system does not report it.
                     ran_ns => own_ns.min(ran_ns),
                 };
                 longest_ns.fetch_max(took_ns, Ordering::Relaxed);
@@ -48,7 +48,7 @@ pub(crate) fn while_pinging<R>(server: &Server, body: impl FnOnce() -> R) -> (R,
         take(&longest_own_ns);
         let result = body();
         ended.store(true, Ordering::Relaxed);
-        // The PING that is under way may be the one that waited longest.
+        // The PING in flight may be the one that waited longest.
         pinging.join().expect("a server of our own answers");
         let (during, own) = (take(&longest_ns), take(&longest_own_ns));
         (result, Stall { during, own, quiet })
@@ -63,7 +63,7 @@ struct Thread {
 }
 
 impl Thread {
-    /// All 0 where the system does not say.
+    /// All 0 if the system does not report it.
     fn of(pid: u32) -> Self {
         let counts = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
         let mut counts = counts.split(' ').map_while(|count| count.parse().ok());

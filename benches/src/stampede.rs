@@ -1,7 +1,7 @@
-//! Five hundred callers ask for one missing value: by CACHE.FETCH, and by a lock that is polled.
+//! Five hundred callers request one missing value: by CACHE.FETCH, and by a lock that is polled.
 //!
-//! One thread plays them all, so that it is the server's part that is measured and not how five hundred threads share
-//! a machine: it sends for each caller what that would send, and reads what each is answered.
+//! One thread acts for all of them, so that the figures show the server's part, and not how five hundred threads share
+//! a machine: it sends the commands of each caller, and reads the replies to each.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use crate::targets::{Bound, Targets};
 use crate::workload::empty;
 
 const CALLERS: usize = 500;
-/// How long the database takes.
+/// The time that the database takes.
 const LOAD: Duration = Duration::from_millis(50);
-/// How long a caller that found the lock taken sleeps before it looks again.
+/// How long a caller that found the lock taken sleeps before it tries again.
 const POLL: Duration = Duration::from_millis(10);
 const VALUE: &str = "the value that takes so long to load";
 
@@ -23,16 +23,16 @@ const VALUE: &str = "the value that takes so long to load";
 enum Way {
     /// `CACHE.FETCH … LEASE … WAIT`, `CACHE.SET … LEASE`
     Lease,
-    /// `GET`; `SET lock NX PX`; the caller that has the lock loads, the others `GET` again and again
+    /// `GET`; `SET lock NX PX`; the caller that has the lock loads, the others repeat `GET`
     Lock,
 }
 
 struct Measured {
     loads: f64,
     commands: f64,
-    /// From the start to the last caller's answer.
+    /// From the start to the last caller's reply.
     all_answered: Duration,
-    /// From the moment the value was loaded until the last caller has it.
+    /// From the end of the load until the last caller has the value.
     after_load: Duration,
 }
 
@@ -116,12 +116,12 @@ fn by_lease(callers: &mut [RawClient]) -> Measured {
     }
 }
 
-/// All look at the same moments: on average each waits half the pause longer than it had to, as with clocks of their
-/// own, and the last one all of it.
+/// All callers poll at the same moments: on average each waits half the pause longer than necessary, as with
+/// independent clocks, and the last one all of it.
 fn by_lock(callers: &mut [RawClient]) -> Measured {
     let start = Instant::now();
     let mut commands = 0;
-    // Who loads, and until when.
+    // The caller that loads, and the end of its load.
     let mut loading: Option<(usize, Instant)> = None;
     let mut loaded = start;
     let mut loads = 0;
@@ -169,7 +169,7 @@ fn by_lock(callers: &mut [RawClient]) -> Measured {
     }
 }
 
-/// Sends a command for each of these callers, then reads what each is answered.
+/// Sends a command for each of these callers, then reads the reply to each.
 fn ask(
     callers: &mut [RawClient],
     who: impl Iterator<Item = usize> + Clone,

@@ -1,4 +1,4 @@
-//! Commands that look at very many tags or entries: how long they take, and how long others wait meanwhile.
+//! Commands that look at very many tags or entries: their duration, and the waits of other clients meanwhile.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ struct Measured {
     slice: Duration,
 }
 
-/// TAGTOP where each entry has a tag of its own and one of a hundred.
+/// TAGTOP where each entry has its own tag and one of a hundred shared tags.
 pub(crate) fn tagtop(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
     let mut client = server.raw();
     println!("TAGTOP over {} tags", thousands(options.swept));
@@ -99,7 +99,7 @@ pub(crate) fn invalidatewhere(
 
 /// The commands that concern many entries at once, over ten times as many entries as tags.
 pub(crate) fn huge(options: &Options, server: &Server) -> Result<()> {
-    /// Entries whose commands are kept at a time.
+    /// Entries whose commands are kept in memory together.
     const CHUNK: usize = 100_000;
     let mut client = server.raw();
     let entries = options.swept * 10;
@@ -162,8 +162,8 @@ fn fill(server: &Server, tape: &Tape) -> Result<()> {
     Ok(())
 }
 
-/// Waits until what is gone is reclaimed. CACHE.STATS counts tags, which takes long while entries are gone and tags many:
-/// it is asked only when the number of keys has stayed the same for a second.
+/// Waits until gone entries are reclaimed. CACHE.STATS counts tags, which takes long while entries are gone and tags
+/// many: it is called only when the number of keys has stayed the same for a second.
 fn wait_for_reclaim(client: &mut RawClient) {
     let deadline = Instant::now() + Duration::from_secs(600);
     let (mut last, mut same) = (Reply::Null, 0);
@@ -178,7 +178,7 @@ fn wait_for_reclaim(client: &mut RawClient) {
     }
 }
 
-/// One command, and the time after it in which what it dropped is reclaimed.
+/// One command, and the time after it in which the dropped entries are reclaimed.
 fn measure(
     server: &Server,
     client: &mut RawClient,
@@ -232,7 +232,7 @@ fn print(rows: &[(String, Vec<Measured>)]) {
     table.print();
 }
 
-/// The targets speak of a million.
+/// The targets refer to a million.
 fn add_targets(
     options: &Options,
     targets: &mut Targets,

@@ -1,4 +1,4 @@
-//! Tables that read well in a terminal and are Markdown.
+//! Tables that are readable in a terminal and are Markdown.
 
 use std::fmt;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The middle one; of an even number, the mean of the two in the middle.
+/// The middle value; for an even number of values, the mean of the two in the middle.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -75,7 +75,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// Such as `12.3 ms`, in three digits or so.
+/// A time such as `12.3 ms`, in about three digits.
 pub(crate) fn ms(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     match ms {
@@ -85,7 +85,7 @@ pub(crate) fn ms(time: Duration) -> String {
     }
 }
 
-/// Such as `1,000,000`.
+/// A number such as `1,000,000`.
 pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

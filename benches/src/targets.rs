@@ -1,8 +1,8 @@
-//! What the project wants to reach, beside what was measured.
+//! The project's targets, next to the measured figures.
 
 use crate::table::{Table, thousands};
 
-/// Two decimals where they say anything.
+/// Two decimals where they are meaningful.
 fn figure(measured: f64, unit: &str) -> String {
     if measured < 100.0 {
         format!("{measured:.2}{unit}")

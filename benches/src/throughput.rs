@@ -1,4 +1,4 @@
-//! Commands a second: GET, and SET of keys that are there and of new ones.
+//! Commands per second: GET, and SET of existing keys and of new ones.
 
 use std::io::Result;
 
@@ -12,16 +12,16 @@ use crate::workload::{
     Driver, Sample, Until, Way, empty, gets, load_script, random_keys, sets, shuffled_keys, value,
 };
 
-/// Commands a round trip.
+/// Commands per round trip.
 const DEPTHS: [usize; 2] = [1, 16];
 
-/// How many random choices there are before they repeat.
+/// The number of random choices before they repeat.
 const TAPE_LEN: usize = 200_000;
 
-/// The depth that the targets speak of.
+/// The depth that the targets refer to.
 const TARGET_DEPTH: usize = 16;
 
-/// One way, ready to be driven.
+/// One way, ready to run.
 struct Lane {
     way: Way,
     driver: Driver,
@@ -74,7 +74,7 @@ pub(crate) fn get(options: &Options, server: &Server, targets: &mut Targets) -> 
     Ok(())
 }
 
-/// Reads that find their value, each way beside GET.
+/// Reads that find their value, each way compared with GET.
 pub(crate) fn fetch(options: &Options, server: &Server, targets: &mut Targets) -> Result<()> {
     let mut client = server.raw();
     empty(&mut client);
@@ -119,7 +119,7 @@ pub(crate) fn fetch(options: &Options, server: &Server, targets: &mut Targets) -
                 native,
                 0.85,
             );
-            // No entry that is read is stale: what is measured is that some are.
+            // No entry that is read is stale: the cost measured is that of stale entries elsewhere.
             add(
                 "CACHE.GET with soft marks / without",
                 marked,
@@ -132,7 +132,7 @@ pub(crate) fn fetch(options: &Options, server: &Server, targets: &mut Targets) -
     Ok(())
 }
 
-/// Adds entries that are stale to the database of [`Way::Marked`], by 32 soft invalidations one after the other.
+/// Adds stale entries to the database of [`Way::Marked`], by 32 soft invalidations one after the other.
 fn make_stale(client: &mut RawClient, count: usize) {
     const MARKS: usize = 32;
     assert_eq!(call!(client, "SELECT", Way::Marked.db()), Reply::ok());
@@ -230,7 +230,8 @@ fn fill(lane: &mut Lane, options: &Options, script: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Takes one sample of each lane a round, forwards and backwards in turn, so that none always comes after another.
+/// Takes one sample of each lane per round, alternately forwards and backwards, so that no lane always comes after
+/// another.
 fn sample_all(
     lanes: &mut [Lane],
     rounds: usize,

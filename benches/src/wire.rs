@@ -1,5 +1,5 @@
-//! As little client as possible: commands are encoded before the clock starts, replies are only counted, so that
-//! it is the server that is measured.
+//! A minimal client: commands are encoded before the clock starts, replies are only counted, so that the figures show
+//! the server.
 
 use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::net::TcpStream;
 #[derive(Default)]
 pub(crate) struct Tape {
     bytes: Vec<u8>,
-    /// Where each command ends in `bytes`.
+    /// The end of each command in `bytes`.
     ends: Vec<usize>,
 }
 
@@ -40,7 +40,7 @@ impl Tape {
     }
 }
 
-/// What replies are to look like.
+/// The expected replies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expect {
     /// Anything but an error.
@@ -52,7 +52,7 @@ pub(crate) enum Expect {
 pub(crate) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// What of `buffer` was received and not looked at yet.
+    /// The part of `buffer` that was received and not parsed yet.
     start: usize,
     end: usize,
 }
@@ -89,7 +89,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Skips one reply if it has been received as a whole.
+    /// Skips one reply if it has been received completely.
     fn skip_reply(&mut self, expect: Expect) -> Result<bool> {
         let received = &self.buffer[self.start..self.end];
         let Some(len) = reply_len(received, expect)? else {
@@ -118,7 +118,7 @@ impl Wire {
     }
 }
 
-/// How long the reply is that these bytes begin with; `None` if more is to come.
+/// The length of the reply at the start of these bytes; `None` if it is incomplete.
 pub(crate) fn reply_len(received: &[u8], expect: Expect) -> Result<Option<usize>> {
     let Some(line_len) = received.iter().position(|&byte| byte == b'\n') else {
         return Ok(None);

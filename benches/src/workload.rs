@@ -1,4 +1,4 @@
-//! The commands that are compared, and how they are driven.
+//! The commands that are compared, and the code that sends them.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use tagcache_tests::{RawClient, Rng, Server, call};
 
 use crate::wire::{Expect, Tape, Wire};
 
-/// Connections that send at the same time: while one's replies are read, the others' commands wait at the server,
-/// so that it never waits for the client.
+/// Connections that send at the same time: while the replies of one are read, the commands of others wait at the
+/// server, so that it never waits for the client.
 const CONNECTIONS: usize = 8;
 
-/// An hour: long enough that nothing expires while it is measured.
+/// An hour: nothing expires during a measurement.
 const TTL_MS: &[u8] = b"3600000";
 
-/// What a client does on plain Redis to set a value with tags, however many they are, in the one round trip that a
-/// script needs.
+/// The commands of a client on plain Redis to set a value with any number of tags, in the one round trip that a script
+/// needs.
 pub(crate) const LUA_SET: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 for i = 2, #KEYS do redis.call('SADD', KEYS[i], KEYS[1]) end
 return 1";
 
-/// One way to do the job; each works in a database of its own, on the same keys.
+/// One variant of the work; each uses its own database, with the same keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// `SET PX`
@@ -102,7 +102,7 @@ pub(crate) fn push_cache_set(tape: &mut Tape, key: &[u8], value: &[u8], tags: &[
     tape.push(&args);
 }
 
-/// What a client without a script does on plain Redis: `SET`, and `SADD` for each tag.
+/// The commands of a client without a script on plain Redis: `SET`, and `SADD` per tag.
 pub(crate) fn push_set_and_sadd(tape: &mut Tape, key: &[u8], value: &[u8], tags: &[&[u8]]) {
     tape.push(&[b"SET", key, value, b"PX", TTL_MS]);
     for tag in tags {
@@ -160,23 +160,23 @@ pub(crate) fn shuffled_keys(count: usize, seed: u64) -> Vec<usize> {
     keys
 }
 
-/// What a sample measured.
+/// The result of a sample.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample {
-    /// Commands a second.
+    /// Commands per second.
     pub(crate) rate: f64,
-    /// Processor time of the server's main thread for one command.
+    /// Processor time of the server's main thread per command.
     pub(crate) cpu_us: f64,
-    /// The part of the time that the server's main thread was busy: near 1 where the server is what is measured.
+    /// The share of time in which the server's main thread was busy: near 1 if the server is the bottleneck.
     pub(crate) busy: f64,
 }
 
-/// When a sample ends.
+/// The end of a sample.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
-    /// After that time; the tape is sent again and again.
+    /// After that time; the tape is sent repeatedly.
     Elapsed(Duration),
-    /// When each command of the tape was sent once.
+    /// After each command of the tape was sent once.
     EndOfTape,
 }
 
@@ -195,7 +195,7 @@ impl Driver {
         })
     }
 
-    /// Sends the tape, `depth` commands a round trip on each connection.
+    /// Sends the tape, with `depth` commands per round trip on each connection.
     pub(crate) fn run(
         &mut self,
         tape: &Tape,
@@ -205,7 +205,7 @@ impl Driver {
     ) -> Result<Sample> {
         let cpu_before = cpu_seconds(&mut self.watch);
         let start = Instant::now();
-        // How many commands each connection waits for.
+        // The number of replies that each connection waits for.
         let mut waiting = vec![0; self.wires.len()];
         let (mut next, mut sent) = (0, 0);
         loop {
@@ -253,15 +253,14 @@ pub(crate) fn cpu_seconds(client: &mut RawClient) -> f64 {
         .sum()
 }
 
-/// Empties the server, and waits until all memory is back.
+/// Empties the server, and waits until all memory is released.
 pub(crate) fn empty(client: &mut RawClient) {
     let reply = call!(client, "FLUSHALL", "SYNC");
     assert!(!reply.is_error(), "FLUSHALL: {reply:?}");
     settle(client);
 }
 
-/// Waits until the server's memory stays as it is (tables shrink and grow step by step), and answers how much
-/// it is.
+/// Waits until the server's memory stays the same (tables shrink and grow step by step), and returns its size.
 pub(crate) fn settle(client: &mut RawClient) -> i64 {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut last = used_memory(client);
@@ -269,7 +268,7 @@ pub(crate) fn settle(client: &mut RawClient) -> i64 {
     while same < 5 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(60));
         let now = used_memory(client);
-        // Buffers of connections come and go all the time.
+        // Buffers of connections change all the time.
         same = if (now - last).abs() <= 4096 {
             same + 1
         } else {

@@ -6,14 +6,14 @@ pub(crate) struct Setting {
     pub(crate) name: &'static std::ffi::CStr,
     pub(crate) min: i64,
     pub(crate) max: i64,
-    /// Names of the numbers from 0 on, where it is set by name.
+    /// Names of the numbers from 0 on, if it is set by name.
     pub(crate) words: &'static [&'static std::ffi::CStr],
     pub(crate) get: fn(&Config) -> i64,
     pub(crate) set: fn(&mut Config, i64),
 }
 
 impl Setting {
-    /// The number that a value stands for, if it is one of this setting's.
+    /// The number that a value stands for, if it is valid for this setting.
     fn parse(&self, value: &[u8]) -> Option<i64> {
         if self.words.is_empty() {
             let number = crate::args::parse_i64(value)?;
@@ -24,7 +24,7 @@ impl Setting {
         Some(at as i64)
     }
 
-    /// What may be given, in words.
+    /// The permitted values, in words.
     fn range(&self) -> String {
         if self.words.is_empty() {
             return format!("an integer from {} to {}", self.min, self.max);
@@ -34,8 +34,8 @@ impl Setting {
     }
 }
 
-/// Makes [`Config`], its default, and [`SETTINGS`] from a row for each setting: field and type, name, default, range, and
-/// the names of the range's numbers, where it is set by name.
+/// Defines [`Config`], its default, and [`SETTINGS`] from one row per setting: field and type, name, default, range,
+/// and the names of the range's numbers if it is set by name.
 macro_rules! settings {
     ($($field:ident: $type:ty = $name:literal, $default:literal, $min:literal to $max:expr $(, $word:literal)*;)+) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +76,8 @@ settings! {
     after_restart: u8 = c"after-restart", 0, 0 to 1, c"keep", c"drop";
 }
 
-/// The settings given as module arguments, `name value` pairs, with or without `tagcache.` before the name. The
-/// message of an error says what would be right.
+/// The settings given as module arguments, `name value` pairs, with or without `tagcache.` before the name. An error's
+/// message names the permitted values.
 pub(crate) fn from_args(args: &[&[u8]]) -> Result<Config, String> {
     let mut config = Config::default();
     for pair in args.chunks(2) {

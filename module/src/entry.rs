@@ -1,27 +1,27 @@
-//! The value of a key: header, key and value in one allocation, or the value in one of its own where that takes less.
+//! The value of a key: header, key and value in one allocation, or the value in a second one where that takes less.
 //!
 //! # Layout
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 4 | slot in the index, while indexed |
 //! | 1 | flags |
-//! | 6 | when it was written, unix ms |
+//! | 6 | time of the write, unix ms |
 //! | 1-10 | length of the value, LEB128 |
 //! | 1-10 | length of the key, LEB128 |
 //! | 0-10 | its grace in ms, LEB128, if it has one |
 //! | … | key |
 //! | … | value, or 8: the address of the value |
 //!
-//! When a value lies apart, and why, is in `DESIGN.md` (Memory).
+//! `DESIGN.md` (Memory) explains when a value lies apart, and why.
 //!
-//! Thirteen bytes of header for a short key and value: with a 13-byte key, a value of 100 bytes still fits in 128.
-//! The key stands here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can only be
-//! removed by its name. Tags and hits are in the index.
+//! The header of a short key and value takes thirteen bytes: with a 13-byte key, a value of 100 bytes still fits in
+//! 128. The key is stored here as well as in the keyspace because reclaiming goes from a tag to entries, and a key can
+//! only be removed by its name. Tags and hits are in the index.
 //!
 //! # Life
-//! Made (by CACHE.SET, an RDB load, COPY) → *indexed* → unlinked (it left the keyspace under this name; RENAME and
-//! MOVE bring the same object back under another) → freed. While it is not indexed, what the index knows of an entry is
-//! in [`Transit`](crate::redis::state::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
+//! Made (by CACHE.SET, an RDB load, COPY) → *indexed* → unlinked (it left the keyspace under this name; RENAME and MOVE
+//! bring the same object back under another) → freed. While an entry is not indexed, its facts are in
+//! [`Transit`](crate::redis::transit::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
 //! this memory and nothing else.
 
 use std::alloc::{Layout, handle_alloc_error};
@@ -46,11 +46,11 @@ const HAS_TTL: u8 = 8;
 const LEAKED: u8 = 16;
 const HAS_GRACE: u8 = 32;
 
-/// Identity of an entry: what the index stores. Compared, never dereferenced by the index.
+/// Identity of an entry, which the index stores and compares, and never dereferences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Handle(NonNull<u8>);
 
-/// That of no entry.
+/// The handle of no entry.
 impl Default for Handle {
     fn default() -> Self {
         Self(NonNull::dangling())
@@ -58,13 +58,13 @@ impl Default for Handle {
 }
 
 // SAFETY: a handle is an address that is compared. Turning it back into an entry is `Entry::from_handle`, which is
-// unsafe and says when it may be done. The index that holds handles is dropped on a helper thread after a large flush.
+// unsafe and states its conditions. The index that holds handles is dropped on a helper thread after a large flush.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-// SAFETY: all that changes an entry runs on the server's main thread. The bound of `state::with` is no other thread; it
-// keeps contexts and open keys out, and entries may come in.
+// SAFETY: entries are changed only on the server's main thread. The `Send` bound of `state::with` involves no other
+// thread; it keeps contexts and open keys out, and entries may come in.
 unsafe impl Send for Entry<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Entry<'_> {}
@@ -86,34 +86,34 @@ pub(crate) struct Entry<'a> {
     alive: PhantomData<&'a [u8]>,
 }
 
-/// An entry that nobody else knows yet. Dropped, it is freed.
+/// An entry that is not shared yet. It is freed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct NewEntry(NonNull<u8>);
 
-/// Bytes that an entry takes of its allocation, and its value, if it lies apart, of another.
+/// Bytes that an entry uses of its allocation, and bytes that a value that lies apart uses of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allocated {
     pub(crate) entry: usize,
     pub(crate) value: Option<usize>,
 }
 
-/// An address among bytes.
+/// The bytes of an address.
 const ADDRESS: usize = size_of::<usize>();
 
-/// What an allocator with four sizes between powers of two hands out for so many bytes. Where another one is used, values
-/// may lie where they take a little more.
+/// The bytes that an allocator with four sizes between powers of two hands out for this many. With another allocator,
+/// values may lie where they take a little more.
 pub(crate) const fn class(size: usize) -> usize {
     size.next_multiple_of(1 << ((size - 1).ilog2() - 2))
 }
 
 impl Allocated {
-    /// The best for so many bytes of header and key, and of value.
+    /// The best layout for this many bytes of header and key, and of value.
     const fn of(head: usize, value: usize) -> Self {
-        /// Less is not worth a second allocation.
+        /// Saving less is not worth a second allocation.
         const WORTH: usize = 32;
-        /// Up to this size a class leaves no more than 31 bytes over.
+        /// Up to this size, a class leaves no more than 31 bytes over.
         const SMALL: usize = 256;
-        // Most often that leaves too little over for an address, let alone for more.
+        // Most sizes leave too little over for an address, let alone for more.
         let is_apart = head + value > SMALL && {
             let together = class(head + value);
             together >= head + value + ADDRESS + WORTH
@@ -128,7 +128,7 @@ impl Allocated {
     }
 }
 
-/// When an entry was written, as its header has it.
+/// The time of a write, as the header stores it.
 fn created(ms: u64) -> [u8; LENGTHS - CREATED] {
     let mut bytes = [0; LENGTHS - CREATED];
     bytes.copy_from_slice(&ms.to_le_bytes()[..LENGTHS - CREATED]);
@@ -148,8 +148,8 @@ impl Parts<'_> {
         Allocated::of(LENGTHS + lengths + grace + key_len, self.value.len())
     }
 
-    /// Writes an entry of them, but for its slot and its key, and returns where the key belongs. The value goes to where it
-    /// lies apart, if it does.
+    /// Writes an entry of these parts, except its slot and its key, and returns where the key belongs. A value that
+    /// lies apart is written to `apart`.
     ///
     /// # Safety
     /// `to` must have room for such an entry, and `apart` for the value; the value must not lie there.
@@ -237,10 +237,10 @@ impl Drop for NewEntry {
     }
 }
 
-/// The server's allocator, which needs no layout to free: an entry need not know what it was allocated with. Where there is
-/// no server, in tests, that of C. Miri cannot even look at the statics that a server sets.
+/// The server's allocator, which needs no layout to free: an entry need not know how it was allocated. In tests,
+/// without a server, this is C's allocator. Miri cannot even read the statics that a server sets.
 fn allocate(size: usize) -> NonNull<u8> {
-    // SAFETY: any size may be asked for. The function is set once, before the first entry is made.
+    // SAFETY: any size may be requested. The function is set once, before the first entry is made.
     let ptr = unsafe {
         let own = if cfg!(miri) {
             None
@@ -259,7 +259,7 @@ fn allocate(size: usize) -> NonNull<u8> {
 }
 
 /// # Safety
-/// [`allocate`] must have returned it, and nobody may use it afterwards.
+/// [`allocate`] must have returned `ptr`, which must not be used afterwards.
 unsafe fn release(ptr: *mut c_void) {
     // SAFETY: by the caller's promise.
     unsafe {
@@ -278,7 +278,7 @@ unsafe fn release(ptr: *mut c_void) {
 /// Frees an entry.
 ///
 /// # Safety
-/// The entry must be alive, and nobody may use it afterwards.
+/// The entry must be alive, and must not be used afterwards.
 pub(crate) unsafe fn free(handle: Handle) {
     // SAFETY: by the caller's promise.
     let entry = unsafe { Entry::from_handle(handle) };
@@ -294,7 +294,7 @@ pub(crate) unsafe fn free(handle: Handle) {
     }
 }
 
-/// Where the parts of an entry lie.
+/// The positions of an entry's parts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
     grace_ms: u64,
@@ -308,7 +308,7 @@ impl Extent {
         self.value - self.key
     }
 
-    /// Whether the parts of another entry under the same key take as much.
+    /// Whether an entry of these parts under the same key has the same extent.
     pub(crate) const fn is_that_of(self, parts: &Parts<'_>) -> bool {
         self.value_len == parts.value.len() && self.grace_ms == parts.grace_ms
     }
@@ -330,14 +330,14 @@ impl<'a> Entry<'a> {
 
     fn read<const N: usize>(self, at: usize) -> [u8; N] {
         debug_assert!(at + N <= LENGTHS);
-        // SAFETY: within the header, which every entry has; `'a` says that the entry is alive. Byte arrays need no
+        // SAFETY: within the header, which every entry has; `'a` means that the entry is alive. Byte arrays need no
         // alignment.
         unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().read() }
     }
 
     fn write<const N: usize>(self, at: usize, bytes: [u8; N]) {
         debug_assert!(at + N <= LENGTHS);
-        // SAFETY: as `read`. No slice that was handed out covers the header, and all of this is the main thread's.
+        // SAFETY: as `read`. No slice that was handed out covers the header, and only the main thread writes.
         unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().write(bytes) };
     }
 
@@ -367,8 +367,8 @@ impl<'a> Entry<'a> {
     }
 
     fn slice(self, from: usize, to: usize) -> &'a [u8] {
-        // SAFETY: `from..to` comes from `extent`, so it lies in the allocation, which lives for `'a`; `rewrite`, the only
-        // one that writes behind the header, may be called only when the slice is not used any more.
+        // SAFETY: `from..to` comes from `extent`, so it lies in the allocation, which lives for `'a`; `overwrite` and
+        // `rewrite`, which write behind the header, may be called only when the slice is not used any more.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().add(from), to - from) }
     }
 
@@ -378,7 +378,7 @@ impl<'a> Entry<'a> {
         let end = extent.value + extent.value_len;
         match self.apart(&extent) {
             None => self.slice(extent.value, end),
-            // SAFETY: `write` put so many bytes there, which live as long as the entry.
+            // SAFETY: `write` put `value_len` bytes there, which live as long as the entry.
             Some(value) => unsafe { std::slice::from_raw_parts(value.as_ptr(), extent.value_len) },
         }
     }
@@ -398,18 +398,19 @@ impl<'a> Entry<'a> {
     #[inline(always)]
     pub(crate) fn value_apart(self) -> Option<NonNull<u8>> {
         if self.flags() & APART == 0 {
-            return None; // Without a look at the lengths.
+            return None; // Does not read the lengths.
         }
         self.apart(&self.extent())
     }
 
-    /// The value that lies apart has another address.
+    /// Sets the new address of a value that lies apart.
     ///
     /// # Safety
-    /// The same bytes must be there, in an allocation that is the entry's, and nothing may be borrowed from the old one.
+    /// The same bytes must be at `to`, in an allocation that is the entry's, and nothing may be borrowed from the old
+    /// one.
     pub(crate) unsafe fn move_value(self, to: NonNull<u8>) {
         let address = to.as_ptr().expose_provenance().to_ne_bytes();
-        // SAFETY: the address lies there; by the caller's promise nobody uses the old one.
+        // SAFETY: the address lies there; by the caller's promise the old one is not used.
         unsafe {
             let at = self.ptr.as_ptr().add(self.extent().value);
             at.copy_from_nonoverlapping(address.as_ptr(), ADDRESS);
@@ -443,7 +444,7 @@ impl<'a> Entry<'a> {
         self.flags() & HAS_GRACE != 0
     }
 
-    /// How long it may be served as stale, ms.
+    /// The time for which it may be served as stale, ms.
     #[inline(always)]
     pub(crate) fn grace_ms(self) -> u64 {
         #[cold]
@@ -471,7 +472,7 @@ impl<'a> Entry<'a> {
         (self.flags() & INDEXED != 0).then(|| u32::from_le_bytes(self.read(ID)))
     }
 
-    /// Makes `free` leave it alone: the index may still know it, since taking it out failed.
+    /// Makes `free` ignore it: the index may still refer to it, since its removal failed.
     pub(crate) fn leak(self) {
         self.set_flags(self.flags() | LEAKED);
     }
@@ -485,12 +486,11 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() & !INDEXED);
     }
 
-    /// Makes it an entry of these parts, which are as long as its own, in the same place, under the same key and in the same
-    /// slot.
+    /// Replaces its parts by others of the same lengths, in the same place, under the same key and in the same slot.
     ///
     /// # Safety
-    /// The extent must be its own, and that of the parts. Nothing that was borrowed from the entry may be used afterwards, and
-    /// the value must not be borrowed from it.
+    /// The extent must be its own, and that of the parts. Nothing that was borrowed from the entry may be used
+    /// afterwards, and the value must not be borrowed from it.
     #[inline(always)]
     pub(crate) unsafe fn overwrite(self, extent: Extent, parts: &Parts<'_>) {
         let apart = self.value_apart();
@@ -504,12 +504,12 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// The same for parts of any length, which are of that size.
+    /// The same for parts of any length, whose size is `size`.
     ///
     /// # Safety
-    /// The extent must be its own, its allocations be made for so many bytes, and its value lie apart if and only if that of
-    /// the parts is to. Nothing that was borrowed from the entry may be used afterwards, and the value must not be borrowed
-    /// from it.
+    /// The extent must be its own, its allocations must be made for that size, and its value must lie apart if and only
+    /// if that of the parts is to. Nothing that was borrowed from the entry may be used afterwards, and the value must
+    /// not be borrowed from it.
     pub(crate) unsafe fn rewrite(self, extent: Extent, parts: &Parts<'_>, size: Allocated) {
         let (apart, key_len) = (self.value_apart(), extent.key_len());
         let last = apart.map_or(parts.value.len(), |_| ADDRESS);
@@ -534,7 +534,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// What it takes of its allocations.
+    /// The bytes that it uses of its allocations.
     #[inline(always)]
     pub(crate) fn allocated(self, extent: Extent) -> Allocated {
         let is_apart = self.flags() & APART != 0;
@@ -551,7 +551,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Some lie apart.
+    /// Values, of which some lie apart.
     fn values() -> impl Strategy<Value = Vec<u8>> {
         let around = |len: usize| proptest::collection::vec(any::<u8>(), len - 20..=len);
         prop_oneof![
@@ -614,7 +614,7 @@ mod tests {
             entry.leak();
             assert_eq!(entry.flags(), HAS_TTL | INDEXED | LEAKED);
         }
-        entry.set_flags(0); // Or it would be leaked.
+        entry.set_flags(0); // Otherwise it would be leaked.
     }
 
     const PLAIN: Parts<'_> = Parts {

@@ -1,13 +1,13 @@
-//! Every error that a command can answer, and its words.
+//! Every error that a command can return, and its text.
 
 use thiserror::Error;
 
 use crate::args::MAX_TAG_BYTES;
 
-/// Why a command was refused. The text goes to the client as it is, so it starts with the error's prefix.
+/// The reason why a command was refused. The text goes to the client unchanged, so it starts with the error's prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Error {
-    /// The server knows the command's name and words this one.
+    /// The server writes this text itself, since it knows the command's name.
     #[error("ERR wrong number of arguments")]
     WrongArity,
     #[error("ERR syntax error")]
@@ -32,7 +32,7 @@ pub(crate) enum Error {
     Internal,
 }
 
-/// The setting to raise, where one can be: tags that are named and not stored have a fixed limit.
+/// The setting to raise, if there is one: tags that are named and not stored have a fixed limit.
 fn tag_setting(limit: u32) -> &'static str {
     if limit < MAX_TAG_BYTES {
         " (tagcache.max-tag-bytes)"

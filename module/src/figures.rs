@@ -3,7 +3,7 @@
 use crate::engine::{Counters, Database};
 use crate::entry::Handle;
 
-/// Entries, or tags, that are looked at in one step for the number of tags: some microseconds.
+/// Entries, or tags, that are checked in one step to count the tags: some microseconds.
 pub(crate) const LOOK_STEP: u64 = 16;
 
 /// One figure.
@@ -14,8 +14,8 @@ pub(crate) enum Figure {
     Rate(f64),
 }
 
-/// The figures of one database, or the sums over several, in the order of the contract. `monotonic_ms`: the time that
-/// leases go by.
+/// The figures of one database, or the sums over several, in the order of the contract. `monotonic_ms` is the time by
+/// the clock of the leases.
 pub(crate) fn figures<'d>(
     databases: impl Iterator<Item = &'d Database<Handle>>,
     monotonic_ms: u64,

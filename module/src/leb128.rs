@@ -1,4 +1,4 @@
-//! Unsigned LEB128: seven bits a byte, the lowest first, the top bit set on all but the last.
+//! Unsigned LEB128: seven bits per byte, the lowest first, the top bit set on all but the last.
 
 /// The longest encoding of a `u64`.
 pub(crate) const MAX: usize = 10;
@@ -18,7 +18,7 @@ pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
     write(number, |byte| bytes.push(byte));
 }
 
-/// How many bytes [`write`] takes for a number.
+/// The number of bytes that [`write()`] takes for a number.
 pub(crate) const fn len(number: u64) -> usize {
     if number < 0x80 {
         return 1;
@@ -44,7 +44,7 @@ pub(crate) fn read(mut next_byte: impl FnMut() -> Option<u8>) -> Option<u64> {
     None
 }
 
-/// Takes a number from the front of `bytes`; `None` as [`read`], and then some of them are gone.
+/// Takes a number from the front of `bytes`; `None` as [`read`], and then some of the bytes are gone.
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
     read(|| {
         let (first, rest) = bytes.split_first()?;

@@ -1,7 +1,7 @@
 //! tagcache: a Redis module for cached values with tags.
 //!
 //! The module at a glance: the table of commands below; the data type `tagcache1` (`redis/data_type.rs`); the events
-//! that keep the index true (`redis/events.rs`); the settings (`config.rs`); the index itself (`engine/index.rs`).
+//! that keep the index correct (`redis/events.rs`); the settings (`config.rs`); the index itself (`engine/index.rs`).
 //! Data goes one way: arguments, command, engine, reply, replication.
 
 #![deny(unsafe_code)]
@@ -32,15 +32,16 @@ use redis::{Command, Keys, Use, command};
 
 /// The first argument is a key.
 const ONE: Keys = Keys::Range(1, 1, 1);
-/// The fourth argument is a key, where there are so many.
+/// The fourth argument is a key, if there are that many.
 const FOURTH: Keys = Keys::Range(4, 4, 1);
 /// All arguments are keys.
 const ALL: Keys = Keys::Range(1, -1, 1);
 /// Every second argument is a key, from the first on.
 const PAIRS: Keys = Keys::Range(1, -1, 2);
 
-/// How clients of a cluster send a command: to each of the nodes that hold its keys, the answers in the keys' order or
-/// added up; or to all nodes, the answers added up, all of them good, or put together by whoever knows what they mean.
+/// The way in which clients of a cluster send a command: to each node that holds some of its keys, with the replies in
+/// the keys' order or added up; or to all nodes, with the replies added up, all successful, or combined by a rule that
+/// depends on the command.
 const MULTI: Option<&CStr> = Some(c"request_policy:multi_shard");
 const MULTI_SUM: Option<&CStr> = Some(c"request_policy:multi_shard response_policy:agg_sum");
 const ALL_SUM: Option<&CStr> = Some(c"request_policy:all_shards response_policy:agg_sum");
@@ -160,7 +161,7 @@ mod tests {
         std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     }
 
-    /// What the page of a command begins with.
+    /// The start of a command's page.
     fn head(name: &str, command: &Command) -> String {
         let text = |text: &'static CStr| text.to_string_lossy();
         let usage = format!("{name} {}", command.syntax);
@@ -176,7 +177,7 @@ mod tests {
         )
     }
 
-    /// By the names of their pages.
+    /// The commands by the names of their pages.
     fn documented() -> BTreeMap<String, &'static Command> {
         let commands = COMMANDS.iter().map(|command| {
             let name = command.name.to_string_lossy();

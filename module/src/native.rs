@@ -1,23 +1,24 @@
-//! Where native commands name their keys, for the filter of `redis/filter.rs`.
+//! The keys that native commands name, for the filter of `redis/filter.rs`.
 
-/// Which arguments of a command are keys of which it matters that they are gone.
+/// The arguments of a command that are keys for which it matters whether they are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keys {
     None,
     First,
-    /// The first one, unless all that follows the value is a time.
+    /// The first one, unless everything after the value is a time.
     Set,
-    /// Those that are left in the slots that it says are to come.
+    /// The keys that are left in the slots that the command announces.
     Slots,
-    /// To be asked of the server, which costs more than the look at a key.
+    /// The server must be queried, which costs more than the look at a key.
     Unknown,
 }
 
 /// The keys of a command, from its name.
 ///
-/// A look at a key costs a quarter of a GET. So there is none where a gone entry can do no harm: for the module's own
-/// commands, which see it for what it is; for reads of strings, which never return it; for what only asks whether a key
-/// is there or when it expires, removes it, or overwrites it whatever it holds: that has the same effect on all nodes.
+/// A look at a key costs a quarter of a GET. So keys are skipped where a gone entry can do no harm: in the module's own
+/// commands, which recognise it; in reads of strings, which never return it; and in commands that only check whether a
+/// key exists or when it expires, remove it, or overwrite it whatever it holds, which have the same effect on all
+/// nodes.
 pub(crate) fn keys(name: &[u8]) -> Keys {
     if name.len() > 8 {
         let is_own = name[..6].eq_ignore_ascii_case(b"cache.");
@@ -45,17 +46,18 @@ pub(crate) fn keys(name: &[u8]) -> Keys {
     Keys::Unknown
 }
 
-/// Whether a word of SET says how long the value lives.
+/// Whether a word of SET precedes a lifetime of the value.
 pub(crate) fn is_time(given: &[u8]) -> bool {
     let times = const { [word(b"px"), word(b"ex"), word(b"pxat"), word(b"exat")] };
     times.contains(&word(given))
 }
 
-/// A name of up to eight letters in lower case, as one number, 0 for a longer one: comparing those is all that a look-up costs.
+/// A name of up to eight letters in lower case, as one number; 0 for a longer one. A look-up only compares such
+/// numbers.
 #[inline]
 pub(crate) const fn word(name: &[u8]) -> u64 {
-    // The bit in which a small letter differs from its capital; of other bytes, none becomes a letter by it. Only in bytes
-    // that are there: a word that ends in a space is another one.
+    // The bit in which a small letter differs from its capital; no other byte becomes a letter by it. Set only in bytes
+    // that exist: a word that ends in a space is another word.
     const SMALL: u64 = u64::from_ne_bytes([0x20; 8]);
     let len = name.len();
     // Its first and its last bytes, which overlap.

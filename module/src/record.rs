@@ -1,11 +1,11 @@
-//! An entry as one string: how it lies in RDB files and dumps. A server reads and writes one string several times faster
+//! An entry as one string: its form in RDB files and dumps. A server reads and writes one string several times faster
 //! than a dozen numbers and strings.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 1 | flags: gone, expires, and which of the optional numbers follow |
-//! | 4 | the node that stamped it, little-endian, 0 if that is another one than saved it |
-//! | 6 | when it was written, unix ms, little-endian |
+//! | 4 | the node that stamped the entry, little-endian; 0 if another node saved it |
+//! | 6 | time of the write, unix ms, little-endian |
 //! | … | hits, grace (ms), stale since (unix ms), each LEB128 and only if its flag is set |
 //! | … | the number of tags, LEB128, and for each its length, LEB128, and its bytes |
 //! | … | the value |
@@ -21,11 +21,11 @@ const HAS_HITS: u8 = 4;
 const HAS_GRACE: u8 = 8;
 const HAS_SOFT: u8 = 16;
 
-/// What a payload may claim at most.
+/// The most that a payload may claim.
 pub(crate) const MAX_TAGS: u64 = 16_384;
 pub(crate) const MAX_TAG_BYTES: u64 = 65_536;
 pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;
-/// The longest grace, and the longest hold of a tag, ms: some 34 years. Files of earlier builds may say more.
+/// The longest grace, and the longest hold of a tag, ms: some 34 years. Files of earlier builds may contain more.
 pub(crate) const MAX_SPAN_MS: u64 = 1 << 40;
 
 /// The parts of an entry, apart from its key.
@@ -34,35 +34,36 @@ pub(crate) struct Parts<'a> {
     pub(crate) value: &'a [u8],
     pub(crate) created_ms: u64,
     pub(crate) has_ttl: bool,
-    /// How long it may be served as stale; 0: not at all.
+    /// The time for which it may be served as stale; 0: not at all.
     pub(crate) grace_ms: u64,
 }
 
-/// What the index knows of an entry apart from its tags.
+/// The index's facts about an entry, apart from its tags.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) is_gone: bool,
     pub(crate) hits: u32,
-    /// Where it is stale by a soft invalidation.
+    /// Set if the entry is stale by a soft invalidation.
     pub(crate) softness: Option<Softness>,
-    /// It was written by the clock of another node.
+    /// The entry was stamped by the clock of another node.
     pub(crate) is_foreign: bool,
-    /// It arrived, and was or may have been refused elsewhere: it stays, gone or not, until that is said, or nobody is left to say
-    /// it. Were a gone one reclaimed before, what is said would change nothing, and so be missing in this node's log.
+    /// The entry arrived, and was or may have been refused elsewhere. It stays, gone or not, until that node reports
+    /// it, or no node is left to report it. If a gone one were reclaimed before, the report would change nothing, and
+    /// so be missing in this node's log.
     pub(crate) is_doubted: bool,
 }
 
-/// Since when entries are stale by a soft invalidation, and for how long at most.
+/// The time since which entries are stale by a soft invalidation, and the longest time for which they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Softness {
     /// Unix ms.
     pub(crate) since_ms: u64,
-    /// Whatever grace they have.
+    /// Applies whatever grace they have.
     pub(crate) limit_ms: u64,
 }
 
 impl Softness {
-    /// Stale since then for as long as the entry's own grace.
+    /// Stale since `since_ms` for the entry's own grace.
     pub(crate) const fn since(since_ms: u64) -> Self {
         Self {
             since_ms,
@@ -70,7 +71,7 @@ impl Softness {
         }
     }
 
-    /// Since when an entry with this grace would have to be stale to be so no longer than the limit allows.
+    /// The time since which an entry with this grace would have to be stale, to be so no longer than the limit allows.
     pub(crate) const fn since_ms_for(self, grace_ms: u64) -> u64 {
         let less_ms = grace_ms.saturating_sub(self.limit_ms);
         let since_ms = self.since_ms.saturating_sub(less_ms);
@@ -78,12 +79,12 @@ impl Softness {
         if since_ms == 0 { 1 } else { since_ms }
     }
 
-    /// When an entry with this grace is gone.
+    /// The time at which an entry with this grace is gone.
     pub(crate) const fn ends_ms_for(self, grace_ms: u64) -> u64 {
         self.since_ms_for(grace_ms).saturating_add(grace_ms)
     }
 
-    /// No later than that of `other`, whatever the grace.
+    /// Limited to end no later than `other`, whatever the grace.
     pub(crate) fn narrowed_by(self, other: Self) -> Self {
         let ends_ms = other.since_ms.saturating_add(other.limit_ms);
         Self {
@@ -93,19 +94,19 @@ impl Softness {
     }
 }
 
-/// An entry that is saved, or was.
+/// An entry in its saved form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Record<'r> {
     pub(crate) parts: Parts<'r>,
-    /// If it was gone when it was saved, it is gone wherever it is loaded.
+    /// An entry that was gone when it was saved is gone wherever it is loaded.
     pub(crate) facts: Facts,
-    /// The node that stamped it; 0: another one than that which saved it, or not known.
+    /// The node that stamped it; 0: another node saved it, or it is not known.
     pub(crate) origin: u32,
     pub(crate) tags: SmallVec<[&'r [u8]; 8]>,
 }
 
 impl<'r> Record<'r> {
-    /// Since when it is stale by a soft invalidation, 0: it is not.
+    /// The time since which it is stale by a soft invalidation; 0: it is not.
     pub(crate) fn soft_since_ms(&self) -> u64 {
         let softness = self.facts.softness;
         softness.map_or(0, |softness| softness.since_ms_for(self.parts.grace_ms))
@@ -140,7 +141,7 @@ impl<'r> Record<'r> {
         bytes
     }
 
-    /// `None` if the bytes are no record: they may be anything, so each number is checked before it is believed.
+    /// `None` if the bytes are no record: they may be anything, so each number is checked before it is used.
     pub(crate) fn decode(bytes: &'r [u8]) -> Option<Self> {
         let (&[flags, o0, o1, o2, o3, c0, c1, c2, c3, c4, c5], mut rest) =
             bytes.split_first_chunk()?;

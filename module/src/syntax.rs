@@ -1,15 +1,15 @@
-//! How a command is called, as the reference writes it, taken apart for COMMAND DOCS and the hints of `redis-cli`.
+//! Parses the syntax of a command, as the reference writes it, for COMMAND DOCS and the hints of `redis-cli`.
 //!
 //! | written | means |
 //! |---|---|
 //! | `word` | an argument of that name |
-//! | `WORD` | this very word, alone or in front of the arguments that follow it |
+//! | `WORD` | exactly this word, alone or in front of the arguments that follow it |
 //! | `[ … ]` | may be left out |
 //! | `< … >` | belongs together |
 //! | `a \| b` | one of these, inside brackets |
-//! | `word [word ...]` | once or more often; so with several words |
+//! | `word [word ...]` | once or more; also with several words |
 
-/// What an argument is, in the words and numbers of the server (`REDISMODULE_ARG_TYPE_…`).
+/// The kind of an argument, in the names and numbers of the server (`REDISMODULE_ARG_TYPE_…`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
     #[default]
@@ -63,7 +63,7 @@ impl Arg {
         Self::new(name, kind, Vec::new())
     }
 
-    /// What stands together as one argument.
+    /// Combines arguments into one.
     fn group(mut parts: Vec<Self>) -> Self {
         if parts.len() == 1 {
             return parts.remove(0);
@@ -73,7 +73,7 @@ impl Arg {
     }
 }
 
-/// Takes the syntax of a command apart.
+/// Parses the syntax of a command.
 pub(crate) fn parse(syntax: &str) -> Vec<Arg> {
     let spaced = ["[", "]", "<", ">", "|"]
         .iter()
@@ -85,7 +85,7 @@ pub(crate) fn parse(syntax: &str) -> Vec<Arg> {
     sequence(&mut rest)
 }
 
-/// Reads up to the end, or to what closes or divides the brackets around it.
+/// Reads up to the end, or to the word that closes or divides the brackets around it.
 fn sequence(rest: &mut &[&str]) -> Vec<Arg> {
     arguments(rest, |word| matches!(word, "]" | ">" | "|"))
 }
@@ -115,7 +115,7 @@ fn arguments(rest: &mut &[&str], is_end: fn(&str) -> bool) -> Vec<Arg> {
     args
 }
 
-/// What follows a word and belongs to it: everything up to the next word or the end of the brackets.
+/// The arguments that belong to a word: everything up to the next word or the end of the brackets.
 fn behind_word(word: &str, rest: &mut &[&str]) -> Arg {
     let args = arguments(rest, |next| {
         next != "<" && !next.starts_with(char::is_lowercase)
@@ -131,7 +131,7 @@ fn behind_word(word: &str, rest: &mut &[&str]) -> Arg {
     arg
 }
 
-/// How many words stand in `[word ... ]`, if that is what comes.
+/// The number of words in `[word ... ]`, if that comes next.
 fn repetition(rest: &[&str]) -> Option<usize> {
     let (&"[", behind) = rest.split_first()? else {
         return None;
@@ -143,7 +143,7 @@ fn repetition(rest: &[&str]) -> Option<usize> {
     (is_plain && behind.get(len + 1) == Some(&"]")).then_some(len)
 }
 
-/// The last arguments may come more than once, together.
+/// Lets the last arguments come more than once, together.
 fn repeat_last(args: &mut Vec<Arg>, count: usize) {
     let repeated = args.split_off(args.len().saturating_sub(count));
     let mut arg = Arg::group(repeated);
@@ -151,7 +151,7 @@ fn repeat_last(args: &mut Vec<Arg>, count: usize) {
     args.push(arg);
 }
 
-/// Reads what is inside brackets, and what closes them.
+/// Reads the alternatives inside brackets, and the closing bracket.
 fn alternatives(rest: &mut &[&str]) -> Arg {
     let mut choices = Vec::new();
     loop {
@@ -173,7 +173,7 @@ fn alternatives(rest: &mut &[&str]) -> Arg {
 mod tests {
     use super::*;
 
-    /// As `redis-cli` would show it.
+    /// The syntax as `redis-cli` would show it.
     fn show(args: &[Arg]) -> String {
         let shown: Vec<String> = args.iter().map(show_one).collect();
         shown.join(" ")

@@ -1,4 +1,4 @@
-//! Holds what the module says of its index against the keyspace.
+//! Compares the module's reports of its index with the keyspace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,20 +10,20 @@ use crate::server::Server;
 use crate::wait::slowed;
 use crate::{args, call};
 
-/// How long figures may take to agree: an entry whose grace is over after a soft invalidation counts until the module
-/// has the server expire it, in the background.
+/// How long figures may take to agree: after a soft invalidation, an entry whose grace is over counts until the module
+/// makes the server expire it, in the background.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Holds the index against the keyspace in these databases: every entry is found through each of its tags,
-/// no tag finds anything else, and all counts agree. Nobody else may write meanwhile; reclaiming may go on.
+/// Compares the index with the keyspace in these databases: every entry is found through each of its tags, no tag finds
+/// anything else, and all counts agree. No other client may write meanwhile; reclaiming may go on.
 ///
-/// `tags` are looked at besides those that entries carry: they must be found empty.
+/// `tags` are checked in addition to those that entries carry: they must be empty.
 ///
 /// # Panics
-/// When they disagree.
+/// Panics if index and keyspace disagree.
 pub fn assert_index_agrees(server: &Server, databases: &[u32], tags: &[&[u8]]) {
     let mut client = server.raw();
-    // A replica in a cluster answers with a redirection otherwise; all others refuse it.
+    // A replica in a cluster redirects otherwise; all other servers refuse this.
     call!(client, "READONLY");
     for &number in databases {
         assert_eq!(call!(client, "SELECT", number), Reply::ok());
@@ -36,7 +36,7 @@ fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8
         let (keys, stats, before) = settled(client);
         match entries_agree(client, more_tags, &keys, &stats) {
             Ok(of_tag) => break of_tag,
-            // The grace of an entry may end between two of the commands: then they speak of different moments.
+            // The grace of an entry may end between two of the commands: then they describe different moments.
             Err(difference) => {
                 assert_ne!(before, visible(client, &keys), "db {number}: {difference}");
             }
@@ -53,12 +53,12 @@ fn assert_database_agrees(client: &mut RawClient, number: u32, more_tags: &[&[u8
 /// The keys of each tag.
 type OfTag = BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>;
 
-/// An entry that is gone still counts for its other tags until it is reclaimed: exact then, bounds until then.
+/// A gone entry counts for its other tags until it is reclaimed: the figure is a bound until then, exact afterwards.
 fn about(seen: i64, expected: i64, slack: i64, backlog: i64) -> bool {
     seen == expected || backlog > 0 && (expected..=expected + slack).contains(&seen)
 }
 
-/// Holds INSPECT of each key against what the commands that count and list say; or the difference.
+/// Compares INSPECT of each key with the commands that count and list, and returns the difference.
 fn entries_agree(
     client: &mut RawClient,
     more_tags: &[&[u8]],
@@ -115,7 +115,7 @@ fn entries_agree(
     Ok(of_tag)
 }
 
-/// What CACHE.INSPECT returns for each key.
+/// The reply of CACHE.INSPECT for each key.
 fn inspect_all(client: &mut RawClient, keys: &BTreeSet<Vec<u8>>) -> Vec<Option<Inspected>> {
     let commands: Vec<_> = keys.iter().map(|key| args!["CACHE.INSPECT", key]).collect();
     let replies = client.pipeline(&commands);
@@ -126,7 +126,7 @@ fn inspect_all(client: &mut RawClient, keys: &BTreeSet<Vec<u8>>) -> Vec<Option<I
     replies.iter().map(inspected).collect()
 }
 
-/// The keys whose entries can be seen.
+/// The keys whose entries are visible.
 fn visible(client: &mut RawClient, keys: &BTreeSet<Vec<u8>>) -> BTreeSet<Vec<u8>> {
     let entries = inspect_all(client, keys);
     let entries = keys.iter().zip(entries);
@@ -134,7 +134,7 @@ fn visible(client: &mut RawClient, keys: &BTreeSet<Vec<u8>>) -> BTreeSet<Vec<u8>
     visible.map(|(key, _)| key.clone()).collect()
 }
 
-/// Holds the sums of memory against what each entry says of itself.
+/// Compares the sums of memory with the figures of each entry.
 fn memory_agrees(client: &mut RawClient, of_tag: &OfTag) -> Result<(), String> {
     let (keys, stats) = keys_and_stats(client);
     let backlog = stats.field("reclaim_backlog").int();
@@ -146,7 +146,7 @@ fn memory_agrees(client: &mut RawClient, of_tag: &OfTag) -> Result<(), String> {
         let right = about(seen, expected, i64::MAX / 2, backlog);
         (!right).then(|| format!("{what}: {seen}, expected {expected} (backlog {backlog})"))
     };
-    // What INVALIDATEWHERE dropped counts until it is reclaimed.
+    // Entries that INVALIDATEWHERE dropped count until they are reclaimed.
     let (seen, expected) = (stats.field("bytes").int(), memory.values().sum());
     if let Some(difference) = difference("STATS bytes against INSPECT", seen, expected) {
         return Err(difference);
@@ -166,7 +166,7 @@ fn memory_agrees(client: &mut RawClient, of_tag: &OfTag) -> Result<(), String> {
     Ok(())
 }
 
-/// Keys, statistics and visible keys once every entry that counts is visible, or when they should have been.
+/// Keys, statistics and visible keys, once every entry that counts is visible, or after the deadline.
 fn settled(client: &mut RawClient) -> (BTreeSet<Vec<u8>>, Reply, BTreeSet<Vec<u8>>) {
     let start = Instant::now();
     loop {

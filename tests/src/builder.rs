@@ -1,4 +1,4 @@
-//! How a server is to be started.
+//! The settings with which a server is started.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub fn panic_module_path() -> Option<PathBuf> {
     std::env::var_os("TAGCACHE_MODULE_PANIC").map(PathBuf::from)
 }
 
-/// How a [`Server`] is to be started.
+/// The settings with which a [`Server`] is started.
 #[derive(Clone, Debug)]
 pub struct ServerBuilder {
     pub(crate) engine: Engine,
@@ -54,7 +54,7 @@ impl ServerBuilder {
             .arg("--appendonly", "no")
             .arg("--logfile", "")
             .arg("--daemonize", "no")
-            // Without these a server at its end waits for replicas, and a full resync for more of them.
+            // Without these, a server that shuts down waits for replicas, and a full resync waits for more of them.
             .arg("--shutdown-timeout", "0")
             .arg("--repl-diskless-sync-delay", "0")
             .arg("--enable-debug-command", "yes")
@@ -94,7 +94,7 @@ impl ServerBuilder {
         self
     }
 
-    /// A variable of the environment of its process.
+    /// An environment variable of its process.
     #[must_use]
     pub fn environment(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
         self.environment.push((name.to_owned(), path.into()));
@@ -137,29 +137,29 @@ impl ServerBuilder {
         self
     }
 
-    /// Does not fail the test when the module warns of something in the log, or panics.
+    /// Does not fail the test when the module logs a warning or panics.
     #[must_use]
     pub fn expect_complaints(mut self) -> Self {
         self.complaints = Complaints::Expected;
         self
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it replies.
     ///
     /// # Panics
-    /// When it does not; the message ends with its log.
+    /// Panics if the server does not; the message ends with its log.
     pub fn start(self) -> Server {
         self.try_start()
             .unwrap_or_else(|log| panic!("the server does not start:\n{log}"))
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it replies.
     ///
     /// # Errors
-    /// When it ends instead: its log.
+    /// Returns its log if the server ends instead.
     ///
     /// # Panics
-    /// When it neither answers nor ends.
+    /// Panics if the server neither replies nor ends.
     pub fn try_start(mut self) -> Result<Server, String> {
         let dir = TempDir::new();
         if let Some(rdb) = &self.rdb {
@@ -172,7 +172,8 @@ impl ServerBuilder {
             attempts += 1;
             match spawn(&self, port, dir.path()) {
                 Ok(child) => return Ok(Server::new(self, child, port, dir)),
-                // Somebody else took the port between our look and the server's: perhaps the one of the cluster's bus.
+                // Another process took the port between our check and the server's start: perhaps that of the cluster
+                // bus.
                 Err(log) if attempts < 5 && log.contains("Address already in use") => {
                     const BUS: &str = "--cluster-port";
                     if self.args.iter().any(|(name, _)| name == BUS) {

@@ -1,4 +1,4 @@
-//! A server whose time of day a test sets.
+//! A server whose time of day a test can set.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,11 +15,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows the machine's time. `None`, and a message, where there is no C compiler: it is a library that
-    /// is preloaded into the server.
+    /// A clock that shows the machine's time: a library that is preloaded into the server. `None`, and a message, where
+    /// there is no C compiler.
     ///
     /// # Panics
-    /// When the library cannot be compiled.
+    /// Panics if the library cannot be compiled.
     pub fn new() -> Option<Self> {
         let dir = TempDir::new();
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.c");
@@ -40,7 +40,7 @@ impl Clock {
     /// Shows this many milliseconds more than the machine's clock, from now on.
     ///
     /// # Panics
-    /// When the file that the servers read cannot be written.
+    /// Panics if the file that the servers read cannot be written.
     pub fn shift(&self, ms: i64) {
         let written = self.shift_ms.write_all_at(&ms.to_ne_bytes(), 0);
         written.expect("a file of our own can be written");

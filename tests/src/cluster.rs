@@ -11,28 +11,28 @@ use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
 use crate::{args, call};
 
-/// A node of a cluster that does not exist yet.
+/// A node that is in no cluster yet.
 pub fn node(engine: &Engine) -> Server {
     builder(engine).start()
 }
 
 /// A node to be configured further.
 pub fn builder(engine: &Engine) -> ServerBuilder {
-    // The default, port + 10000, would be no port at all for most free ones.
+    // The default, port + 10000, is out of range for most free ports.
     let bus = free_port().to_string();
     Server::builder()
         .engine(engine)
         .arg("--cluster-enabled", "yes")
         .arg("--cluster-port", &bus)
         .arg("--cluster-require-full-coverage", "no")
-        // A node that loses its last slot stays what it is.
+        // A node that loses its last slot does not become a replica.
         .arg("--cluster-allow-replica-migration", "no")
 }
 
 /// A field of CLUSTER INFO.
 ///
 /// # Panics
-/// When it has no such field.
+/// Panics if there is no such field.
 pub fn info_of_cluster(client: &mut RawClient, field: &str) -> String {
     let text = call!(client, "CLUSTER", "INFO").text();
     let found = text.lines().find_map(|line| {
@@ -46,7 +46,7 @@ pub fn info_of_cluster(client: &mut RawClient, field: &str) -> String {
 /// Two nodes that know each other, all slots on the first.
 ///
 /// # Panics
-/// When they do not find each other in time.
+/// Panics if the nodes do not find each other in time.
 pub fn pair(engine: &Engine) -> (Server, Server) {
     let (first, second) = (node(engine), node(engine));
     join(&first, &second);
@@ -56,7 +56,7 @@ pub fn pair(engine: &Engine) -> (Server, Server) {
 /// Gives all slots to the first node and makes it known to the second.
 ///
 /// # Panics
-/// When they do not find each other in time.
+/// Panics if the nodes do not find each other in time.
 pub fn join(first: &Server, second: &Server) {
     let (mut here, mut there) = (first.raw(), second.raw());
     assert_eq!(
@@ -76,11 +76,11 @@ pub fn join(first: &Server, second: &Server) {
     }
 }
 
-/// Makes a new node known to some of a cluster, and them to it. A node that was met but has not answered yet is not
-/// known: what it says of others, as that one of them failed, is not heeded.
+/// Makes a new node known to some nodes of a cluster, and these to it. A node that was met but has not replied yet is
+/// not known: its reports of others, such as a failure, are ignored.
 ///
 /// # Panics
-/// When that does not happen in time.
+/// Panics if that does not happen in time.
 pub fn meet(new: &Server, others: &[&Server]) {
     let mut there = new.raw();
     let (new_id, bus) = addresses(&mut there);
@@ -95,10 +95,10 @@ pub fn meet(new: &Server, others: &[&Server]) {
     }
 }
 
-/// Makes a new node a replica of one that is in a cluster, and waits until it is one everywhere.
+/// Makes a new node a replica of a node in a cluster, and waits until every node knows it as one.
 ///
 /// # Panics
-/// When that does not happen in time.
+/// Panics if that does not happen in time.
 pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
     let all: Vec<&Server> = [primary].iter().chain(others).copied().collect();
     meet(replica, &all);
@@ -111,7 +111,7 @@ pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
             .text()
             .contains("master_link_status:up")
     });
-    // One that took over before would own none.
+    // A replica that took over earlier would own no slots.
     wait_until("the replica knows whose the slots are", DEADLINE, || {
         let assigned = info_of_cluster(&mut here, "cluster_slots_assigned");
         info_of_cluster(&mut there, "cluster_slots_assigned") == assigned
@@ -127,7 +127,7 @@ pub fn add_replica(primary: &Server, replica: &Server, others: &[&Server]) {
     }
 }
 
-/// Whether a node knows the one with this id.
+/// Whether a node knows the node with this id.
 pub fn knows(client: &mut RawClient, id: &str) -> bool {
     let nodes = call!(client, "CLUSTER", "NODES").text();
     let mut lines = nodes.lines();
@@ -137,7 +137,7 @@ pub fn knows(client: &mut RawClient, id: &str) -> bool {
 /// The id and the bus port of a node.
 ///
 /// # Panics
-/// When it does not say.
+/// Panics if the node does not report them.
 pub fn addresses(client: &mut RawClient) -> (String, String) {
     let id = call!(client, "CLUSTER", "MYID").text();
     let bus = call!(client, "CONFIG", "GET", "cluster-port")
@@ -149,7 +149,7 @@ pub fn addresses(client: &mut RawClient) -> (String, String) {
 /// Nodes that know each other; the first `primaries` of them share the slots, the others have none.
 ///
 /// # Panics
-/// When they do not find each other in time.
+/// Panics if the nodes do not find each other in time.
 pub fn nodes(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
     nodes_with(engine, &module_path(), nodes, primaries)
 }
@@ -157,7 +157,7 @@ pub fn nodes(engine: &Engine, nodes: usize, primaries: usize) -> Vec<Server> {
 /// The same with another module.
 ///
 /// # Panics
-/// When they do not find each other in time.
+/// Panics if the nodes do not find each other in time.
 pub fn nodes_with(engine: &Engine, module: &Path, nodes: usize, primaries: usize) -> Vec<Server> {
     let start = |_| {
         builder(engine)

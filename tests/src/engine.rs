@@ -10,7 +10,7 @@ use crate::server::Server;
 /// A server program, named in `TAGCACHE_ENGINES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
-    /// How failures call it, such as `valkey-8.0`.
+    /// The name in failure messages, such as `valkey-8.0`.
     pub name: String,
     /// The program and, after spaces, its first arguments.
     pub command: String,
@@ -20,7 +20,7 @@ impl Engine {
     /// The engine that tests run on when they do not cover differences between servers.
     ///
     /// # Panics
-    /// When `TAGCACHE_ENGINES` is set but names no engine.
+    /// Panics if `TAGCACHE_ENGINES` is set but names no engine.
     pub fn default_engine() -> Self {
         engines()
             .into_iter()
@@ -28,10 +28,10 @@ impl Engine {
             .expect("TAGCACHE_ENGINES names at least one engine")
     }
 
-    /// Major and minor version, as the program itself says.
+    /// Major and minor version, as the program reports it.
     ///
     /// # Panics
-    /// When the program cannot be run or says no version.
+    /// Panics if the program cannot be run or reports no version.
     pub fn version(&self) -> (u32, u32) {
         let text = self.version_text();
         let numbers = text
@@ -51,15 +51,15 @@ impl Engine {
     /// Whether it calls itself Valkey.
     ///
     /// # Panics
-    /// When the program cannot be run.
+    /// Panics if the program cannot be run.
     pub fn is_valkey(&self) -> bool {
         self.version_text().starts_with("Valkey")
     }
 
-    /// Whether it can evict what was not modified for longest (`allkeys-lrm`, `volatile-lrm`).
+    /// Whether it can evict the keys that were not modified for the longest time (`allkeys-lrm`, `volatile-lrm`).
     ///
     /// # Panics
-    /// When the program cannot be run.
+    /// Panics if the program cannot be run.
     pub fn evicts_by_modification(&self) -> bool {
         !self.is_valkey() && self.version() >= (8, 6)
     }
@@ -72,7 +72,7 @@ impl Engine {
         command
     }
 
-    /// Asked once for each program.
+    /// The version text, which each program is run for once.
     fn version_text(&self) -> String {
         static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
         let mut known = KNOWN.lock().expect("nothing panics while it is held");
@@ -91,7 +91,7 @@ impl Engine {
 /// The engines of `TAGCACHE_ENGINES`, in its order.
 ///
 /// # Panics
-/// When a part of that variable is not `NAME=COMMAND`.
+/// Panics if a part of that variable is not `NAME=COMMAND`.
 pub fn engines() -> Vec<Engine> {
     let list = std::env::var("TAGCACHE_ENGINES").unwrap_or_default();
     let list = if list.trim().is_empty() {
@@ -136,7 +136,7 @@ pub fn on_both_protocols(test: impl Fn(&Server, &mut RawClient)) {
     });
 }
 
-/// Runs a test on every engine: for promises whose keeping differs between servers.
+/// Runs a test on every engine: for promises that servers keep in different ways.
 pub fn for_all_engines(test: impl FnMut(&Engine)) {
     run_on(&engines(), test);
 }

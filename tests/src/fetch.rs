@@ -1,4 +1,4 @@
-//! `CACHE.FETCH` as a loader uses it: replies taken apart, callers that wait.
+//! `CACHE.FETCH` as a loader uses it: parsed replies, and callers that wait.
 
 use crate::look::stat;
 use crate::reply::Reply;
@@ -10,9 +10,9 @@ use crate::{args, call, send};
 /// A reply of `CACHE.FETCH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// What was found.
+    /// The state of the entry.
     pub state: State,
-    /// The value, none of a MISS.
+    /// The value; `None` for a MISS.
     pub value: Option<Vec<u8>>,
     /// Milliseconds to logical expiry; -1: none, 0: stale, -2: nothing there.
     pub pttl: i64,
@@ -22,7 +22,7 @@ pub struct Fetched {
     pub tags: Vec<Vec<u8>>,
 }
 
-/// What a `CACHE.FETCH` found.
+/// The state that a `CACHE.FETCH` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// A fresh value.
@@ -39,7 +39,7 @@ impl Fetched {
         self.token == 0 && self.has_fresh(value.as_ref())
     }
 
-    /// A HIT of this value whose caller is to load it again.
+    /// A HIT of this value whose caller is to reload it.
     pub fn is_hit_with_token(&self, value: impl AsRef<[u8]>) -> bool {
         self.token > 0 && self.has_fresh(value.as_ref())
     }
@@ -64,10 +64,10 @@ impl Fetched {
     }
 }
 
-/// Takes a reply apart, and holds it against the contract's table: what goes with which state.
+/// Parses a reply, and checks it against the contract's table of states.
 ///
 /// # Panics
-/// When the reply is not what that table says.
+/// Panics if the reply violates that table.
 pub fn fetched(reply: &Reply) -> Fetched {
     let Reply::Array(items) = reply else {
         panic!("FETCH answers an array: {reply:?}")
@@ -105,7 +105,7 @@ pub fn fetched(reply: &Reply) -> Fetched {
 /// `CACHE.FETCH key`.
 ///
 /// # Panics
-/// When the reply is not what the contract says.
+/// Panics if the reply violates the contract.
 pub fn fetch(client: &mut RawClient, key: &str) -> Fetched {
     fetched(&call!(client, "CACHE.FETCH", key))
 }
@@ -113,7 +113,7 @@ pub fn fetch(client: &mut RawClient, key: &str) -> Fetched {
 /// `CACHE.FETCH key LEASE ms`.
 ///
 /// # Panics
-/// When the reply is not what the contract says.
+/// Panics if the reply violates the contract.
 pub fn fetch_lease(client: &mut RawClient, key: &str, ms: u64) -> Fetched {
     fetched(&call!(client, "CACHE.FETCH", key, "LEASE", ms))
 }
@@ -121,7 +121,7 @@ pub fn fetch_lease(client: &mut RawClient, key: &str, ms: u64) -> Fetched {
 /// Takes the lease of a missing key for a minute.
 ///
 /// # Panics
-/// When it is not granted.
+/// Panics if the lease is not granted.
 pub fn lease(client: &mut RawClient, key: &str) -> i64 {
     let answer = fetch_lease(client, key, 60_000);
     assert!(
@@ -131,10 +131,10 @@ pub fn lease(client: &mut RawClient, key: &str) -> i64 {
     answer.token
 }
 
-/// `CACHE.SET key value LEASE token TAGS …`: whether it was accepted.
+/// `CACHE.SET key value LEASE token TAGS …`; returns whether it was accepted.
 ///
 /// # Panics
-/// When it answers neither OK nor nil.
+/// Panics if the reply is neither OK nor nil.
 pub fn set_leased(
     client: &mut RawClient,
     key: &str,
@@ -154,17 +154,17 @@ pub fn set_leased(
     }
 }
 
-/// A caller that waits for a key that somebody else loads.
+/// A caller that waits for a key that another caller loads.
 #[derive(Debug)]
 pub struct Waiter {
     client: RawClient,
 }
 
 impl Waiter {
-    /// Sends `CACHE.FETCH key LEASE 60000 WAIT ms` on a connection of its own, and returns once it waits.
+    /// Sends `CACHE.FETCH key LEASE 60000 WAIT ms` on a new connection, and returns once the caller waits.
     ///
     /// # Panics
-    /// When it does not come to wait.
+    /// Panics if the caller does not wait.
     pub fn start(server: &Server, key: &str, wait_ms: u64) -> Self {
         Self::start_on(server, server.raw(), key, wait_ms)
     }
@@ -172,7 +172,7 @@ impl Waiter {
     /// The same on this connection.
     ///
     /// # Panics
-    /// When it does not come to wait.
+    /// Panics if the caller does not wait.
     pub fn start_on(server: &Server, mut client: RawClient, key: &str, wait_ms: u64) -> Self {
         let mut look = server.raw();
         let before = waiters(&mut look);
@@ -183,32 +183,32 @@ impl Waiter {
         Self { client }
     }
 
-    /// What it was answered in the end.
+    /// The reply at the end of the wait.
     ///
     /// # Panics
-    /// When the answer is not what the contract says.
+    /// Panics if the reply violates the contract.
     pub fn answer(&mut self) -> Fetched {
         fetched(&self.client.read())
     }
 
-    /// The answer as it came, which may be an error.
+    /// The reply as it was received, which may be an error.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if there is none.
     pub fn reply(&mut self) -> Reply {
         self.client.read()
     }
 
-    /// Its connection, after the answer.
+    /// Its connection, after the reply.
     pub fn into_client(self) -> RawClient {
         self.client
     }
 }
 
-/// Callers that wait, over all databases.
+/// The number of callers that wait, over all databases.
 ///
 /// # Panics
-/// When INFO does not say.
+/// Panics if INFO does not report it.
 pub fn waiters(client: &mut RawClient) -> i64 {
     crate::look::info(client, "tagcache_lease_waiters")
 }
@@ -216,7 +216,7 @@ pub fn waiters(client: &mut RawClient) -> i64 {
 /// Waits until that many callers wait for keys of the selected database.
 ///
 /// # Panics
-/// When it does not come to that.
+/// Panics if that does not happen.
 pub fn wait_for_waiters(client: &mut RawClient, count: i64) {
     wait_until(&format!("{count} callers wait"), DEADLINE, || {
         stat(client, "lease_waiters") == count

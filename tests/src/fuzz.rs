@@ -1,4 +1,4 @@
-//! Inputs that nobody would send by good will: known ones, damaged at random.
+//! Hostile inputs: known ones, damaged at random.
 //!
 //! Environment:
 //! - `TAGCACHE_FUZZ_SECONDS`: how long each target runs, instead of the number of inputs that it has for a short run.
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::rng::Rng;
 
-/// What decoders stumble over: ends of ranges, signs, separators.
+/// Bytes that decoders may mishandle: ends of ranges, signs, separators.
 const EXTREMES: [u8; 16] = [
     0x00, 0x01, 0x0a, 0x0d, 0x20, b'"', b'$', b'*', b'-', b'0', b'9', b'{', 0x7f, 0x80, 0xfe, 0xff,
 ];
-/// Numbers in words.
+/// Numbers as text.
 const NUMBERS: [&str; 9] = [
     "-1",
     "0",
@@ -27,7 +27,7 @@ const NUMBERS: [&str; 9] = [
     "1e999",
 ];
 
-/// How many inputs a target still gets.
+/// The inputs that a target still gets.
 #[derive(Debug)]
 pub struct Budget {
     target: &'static str,
@@ -40,10 +40,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `short` inputs, or as many as fit the time that is set.
+    /// `short` inputs, or as many as fit in the time that is set.
     ///
     /// # Panics
-    /// When a variable holds no number.
+    /// Panics if a variable is not a number.
     pub fn new(target: &'static str, short: u64) -> Self {
         let seconds = std::env::var("TAGCACHE_FUZZ_SECONDS").ok();
         Self {
@@ -116,7 +116,7 @@ pub fn fuzz(target: &'static str, short: u64, corpus: &[Vec<u8>], mut run: impl 
     }
 }
 
-/// One of these inputs with one to eight damages, or, now and then, any bytes.
+/// One of these inputs, damaged in one to eight ways, or sometimes random bytes.
 pub fn damaged(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
     if rng.one_in(20) {
         let len = rng.below(64);

@@ -1,8 +1,8 @@
 //! Starts real servers with the module for the suites in `tests/tests`.
 //!
-//! Each test starts its own [`Server`] on a free loopback port with a directory of its own, talks to it
-//! through `redis-rs` or the [`RawClient`] (which shows every byte of a reply), and drops it again. A server
-//! that died or panicked on the way fails its test, whatever the test itself looked at.
+//! Each test starts its own [`Server`] on a free loopback port with a directory of its own, sends commands through
+//! `redis-rs` or the [`RawClient`] (which shows every byte of a reply), and drops it again. A server that dies or
+//! panics meanwhile fails its test, whatever the test itself checks.
 //!
 //! Environment:
 //! - `TAGCACHE_MODULE`: the module under test; default `target/release/tagcache.so` of the workspace.

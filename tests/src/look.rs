@@ -1,4 +1,4 @@
-//! Looks at the module through its own commands.
+//! Reads the state of the module through its own commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ pub fn stat(client: &mut RawClient, name: &str) -> i64 {
 /// One integer of `INFO`.
 ///
 /// # Panics
-/// When there is no such field or it is none.
+/// Panics if there is no such field, or it is no integer.
 pub fn info(client: &mut RawClient, name: &str) -> i64 {
     let value = info_text(client, name);
     value
@@ -54,7 +54,7 @@ pub fn info(client: &mut RawClient, name: &str) -> i64 {
 /// One field of `INFO`.
 ///
 /// # Panics
-/// When there is no such field.
+/// Panics if there is no such field.
 pub fn info_text(client: &mut RawClient, name: &str) -> String {
     let text = call!(client, "INFO", "everything").text();
     let found = text.lines().find_map(|line| {
@@ -72,7 +72,7 @@ pub fn wait_reclaimed(client: &mut RawClient) {
     });
 }
 
-/// Waits until the append-only file is rewritten. A rewrite waits in turn for what another child of the server does.
+/// Waits until the append-only file is rewritten. A rewrite waits for the server's other child processes.
 pub fn wait_rewritten(client: &mut RawClient) {
     wait_until("the log is rewritten", DEADLINE, || {
         info(client, "aof_rewrite_scheduled") == 0 && info(client, "aof_rewrite_in_progress") == 0
@@ -82,7 +82,7 @@ pub fn wait_rewritten(client: &mut RawClient) {
 /// All keys of a tag, by `CACHE.TAGSCAN` until its cursor is 0 again.
 ///
 /// # Panics
-/// When the reply is not of SCAN's form, or the scan does not end.
+/// Panics if the reply does not have SCAN's form, or the scan does not end.
 pub fn tagscan(client: &mut RawClient, tag: &[u8], count: usize) -> BTreeSet<Vec<u8>> {
     let mut keys = BTreeSet::new();
     let mut cursor = b"0".to_vec();
@@ -101,7 +101,7 @@ pub fn tagscan(client: &mut RawClient, tag: &[u8], count: usize) -> BTreeSet<Vec
 /// The next cursor and the keys of a reply of SCAN or TAGSCAN.
 ///
 /// # Panics
-/// When it is not of that form.
+/// Panics if the reply does not have that form.
 pub fn scan_page(reply: &Reply) -> (Vec<u8>, Vec<Vec<u8>>) {
     let [Reply::Bulk(cursor), Reply::Array(keys)] = reply.items() else {
         panic!("not a page: {reply:?}")
@@ -112,18 +112,18 @@ pub fn scan_page(reply: &Reply) -> (Vec<u8>, Vec<Vec<u8>>) {
     )
 }
 
-/// What `CACHE.INSPECT` says of an entry, but for what the passing of time changes.
+/// The reply of `CACHE.INSPECT` for an entry, without the fields that change with time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspected {
     /// `fresh` or `stale`
     pub state: String,
     /// In the order of the SET.
     pub tags: Vec<Vec<u8>>,
-    /// Reads that found it.
+    /// Reads that found the entry.
     pub hits: i64,
     /// Length of the value.
     pub bytes: i64,
-    /// All that it costs.
+    /// Its total cost.
     pub memory: i64,
     /// Whether it expires.
     pub expires: bool,
@@ -132,7 +132,7 @@ pub struct Inspected {
 /// The visible entry of a key.
 ///
 /// # Panics
-/// When the reply is not what the contract says.
+/// Panics if the reply violates the contract.
 pub fn inspect<K: AsRef<[u8]> + ?Sized>(client: &mut RawClient, key: &K) -> Option<Inspected> {
     inspected(&call!(client, "CACHE.INSPECT", key.as_ref()))
 }
@@ -140,7 +140,7 @@ pub fn inspect<K: AsRef<[u8]> + ?Sized>(client: &mut RawClient, key: &K) -> Opti
 /// Reads a reply of `CACHE.INSPECT`.
 ///
 /// # Panics
-/// When it is not what the contract says.
+/// Panics if the reply violates the contract.
 pub fn inspected(reply: &Reply) -> Option<Inspected> {
     if reply.is_null() {
         return None;
@@ -160,7 +160,7 @@ pub fn inspected(reply: &Reply) -> Option<Inspected> {
     })
 }
 
-/// Everything that a command could change, to show that one changed nothing.
+/// Everything that a command could change, to show that a command changed nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     digest: Vec<u8>,
@@ -178,10 +178,10 @@ struct Database {
 }
 
 impl Snapshot {
-    /// Looks at these databases, and at these tags besides those that entries carry.
+    /// Reads these databases, and these tags in addition to those that entries carry.
     ///
     /// # Panics
-    /// When a reply is not what the contract says.
+    /// Panics if a reply violates the contract.
     pub fn take(server: &Server, databases: &[u32], tags: &[&[u8]]) -> Self {
         let mut client = server.raw();
         let digest = call!(client, "DEBUG", "DIGEST").bytes().to_vec();
@@ -227,7 +227,7 @@ impl Snapshot {
         }
     }
 
-    /// Without what covers the whole server, to compare these databases only.
+    /// Leaves out the digest, which covers the whole server, to compare only these databases.
     #[must_use]
     pub fn without_digest(mut self) -> Self {
         self.digest.clear();
@@ -235,7 +235,7 @@ impl Snapshot {
         self
     }
 
-    /// Takes over what only grows, where something changed and was undone.
+    /// Takes over the figures that only grow, after something was changed and undone.
     pub fn forget_changes(&mut self, other: &Self) {
         self.changes = other.changes;
         for (mine, theirs) in self.databases.iter_mut().zip(&other.databases) {

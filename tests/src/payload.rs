@@ -1,6 +1,6 @@
-//! DUMP payloads, taken apart and put together again with a valid footer.
+//! DUMP payloads: split, and joined again with a valid footer.
 
-/// CRC64 as Redis has it: the Jones polynomial, reflected, start 0, no final xor.
+/// CRC64 as Redis computes it: the Jones polynomial, reflected, start 0, no final xor.
 pub fn crc64(bytes: &[u8]) -> u64 {
     const POLYNOMIAL_REFLECTED: u64 = 0x95ac_9329_ac4b_c9b5;
     bytes.iter().fold(0, |crc, &byte| {
@@ -14,18 +14,18 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     })
 }
 
-/// What stands before the footer (RDB version in 2 bytes, CRC64 in 8).
+/// The bytes before the footer (RDB version in 2 bytes, CRC64 in 8).
 ///
 /// # Panics
-/// When it is too short to hold a footer.
+/// Panics if `payload` is too short to hold a footer.
 pub fn body(payload: &[u8]) -> &[u8] {
     &payload[..payload.len() - 10]
 }
 
-/// A body with the RDB version of `original` and a CRC64 that is right.
+/// A body with the RDB version of `original` and a correct CRC64.
 ///
 /// # Panics
-/// When `original` is too short to hold a footer.
+/// Panics if `original` is too short to hold a footer.
 pub fn with_footer(body: &[u8], original: &[u8]) -> Vec<u8> {
     let mut payload = body.to_vec();
     payload.extend_from_slice(&original[original.len() - 10..original.len() - 8]);

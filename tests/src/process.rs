@@ -1,4 +1,4 @@
-//! The process of a server: started, asked whether it answers, ended; its directory and its log.
+//! The process of a server: its start and end, whether it replies; its directory and its log.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -12,12 +12,12 @@ use crate::reply::Reply;
 use crate::resp::RawClient;
 use crate::wait::{DEADLINE, slowed};
 
-/// Orderly shutdown, killed after a deadline; answers whether it was orderly.
+/// Shuts a server down in an orderly way, or kills it after a deadline; returns whether it was orderly.
 pub(crate) fn end(child: &mut Child, port: u16) -> bool {
     const ENDED_WITHIN: Duration = Duration::from_secs(20);
     if let Ok(mut client) = RawClient::connect(port) {
         client.set_read_timeout(ENDED_WITHIN);
-        // No reply comes: the connection ends with the server.
+        // There is no reply: the connection ends with the server.
         let _ = client.try_call(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]);
     }
     let start = Instant::now();
@@ -97,7 +97,7 @@ pub(crate) fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Ch
     Ok(child)
 }
 
-/// Whether it is this child that answers on the port, with its data loaded.
+/// Whether this child replies on the port, with its data loaded.
 fn answers(port: u16, pid: u32) -> bool {
     let Ok(mut client) = RawClient::connect(port) else {
         return false;
@@ -110,10 +110,10 @@ fn answers(port: u16, pid: u32) -> bool {
     info.lines().any(|l| l == format!("process_id:{pid}")) && info.lines().any(|l| l == "loading:0")
 }
 
-/// A loopback port that nobody listens on at this moment.
+/// A loopback port on which nothing listens at this moment.
 ///
 /// # Panics
-/// When there is none.
+/// Panics if there is none.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
     listener
@@ -131,7 +131,7 @@ pub(crate) fn read_log(dir: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What the module itself warned of: nothing, where all is right.
+/// The warnings of the module itself; empty if there are none.
 pub(crate) fn complaints(log: &str) -> String {
     let warns = |line: &&str| {
         [" # <module> ", " # <tagcache> ", "panicked at"]
@@ -143,7 +143,7 @@ pub(crate) fn complaints(log: &str) -> String {
 
 pub(crate) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
-    // A crash report is long and its cause stands at its start.
+    // A crash report is long, and its cause is at its start.
     let first = lines
         .iter()
         .position(|l| l.contains("panic") || l.contains("BUG REPORT START"));
@@ -155,7 +155,7 @@ pub(crate) fn tail(log: &str) -> String {
     shown.join("\n")
 }
 
-/// A directory of its own, removed when dropped.
+/// A temporary directory, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct TempDir(PathBuf);
 

@@ -1,4 +1,4 @@
-//! A network that can be made bad: it stands between a cache and its server.
+//! A network between a cache and its server, which can be made bad.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,31 +9,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// What the network does to everything that passes.
+/// The effect of the network on everything that passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
     /// Everything arrives.
     Fair,
     /// Connections break, new ones are closed at once.
     Cut,
-    /// Nothing arrives, without any error. Bytes that were under way are lost for good.
+    /// Nothing arrives, without any error. Bytes in flight are lost for good.
     Silent,
     /// Everything arrives late.
     Slow(Duration),
-    /// Some of what the server says arrives as something else.
+    /// Some bytes from the server arrive changed.
     Garbled,
 }
 
-/// Words and what arrives in their stead, of the same length.
+/// Words, and the words of the same length that arrive instead.
 pub type Words = (&'static str, &'static str);
 
-/// Takes a protection away: a word that nobody knows arrives instead of the one that matters. Words that lie across two
-/// reads of the network arrive as they are.
+/// Takes a protection away: an unknown word arrives instead of the important one. Words that lie across two reads of
+/// the network arrive unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rewrite {
-    /// On the way to the server.
+    /// Towards the server.
     pub asked: Option<Words>,
-    /// On the way to the client.
+    /// Towards the client.
     pub answered: Option<Words>,
 }
 
@@ -57,18 +57,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port of its own and passes everything on to the port `server`.
+    /// Listens on a new port and passes everything on to the port `server`.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// Panics if there is no port to listen on.
     pub async fn before(server: u16) -> Self {
         Self::rewriting(server, Rewrite::default()).await
     }
 
-    /// The same, and some of what passes arrives as other words.
+    /// The same, with some words rewritten.
     ///
     /// # Panics
-    /// When there is no port to listen on, or the words differ in length.
+    /// Panics if there is no port to listen on, or the words differ in length.
     pub async fn rewriting(server: u16, rewrite: Rewrite) -> Self {
         for (from, to) in [rewrite.asked, rewrite.answered].into_iter().flatten() {
             assert_eq!(from.len(), to.len(), "words take each other's place");
@@ -105,7 +105,7 @@ impl Proxy {
         }
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -115,7 +115,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// How many bytes arrived as others.
+    /// The number of bytes that arrived changed.
     pub fn garbled(&self) -> u64 {
         self.garbled.load(Ordering::SeqCst)
     }
@@ -141,7 +141,7 @@ async fn pass(
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // When one direction ends both do.
+    // When one direction ends, both end.
     tokio::select! {
         () = carry(from_client, to_server, weather.clone(), None, rewrite.asked) => {}
         () = carry(from_server, to_client, weather, Some(garbled), rewrite.answered) => {}
@@ -160,7 +160,7 @@ async fn carry(
     let mut rng = crate::Rng::new(7);
     loop {
         let now = *weather.borrow_and_update();
-        // What was lost in the silence cannot be made up for.
+        // Bytes that were lost during the silence cannot be recovered.
         if now == Weather::Cut || (lost && now != Weather::Silent) {
             return;
         }

@@ -25,7 +25,7 @@ pub enum Reply {
     Bool(bool),
     /// `(123`
     BigNumber(String),
-    /// `>...`: out of band, so [`RawClient::call`](crate::RawClient::call) never answers one.
+    /// `>...`: out of band, so [`RawClient::call`](crate::RawClient::call) never returns one.
     Push(Vec<Reply>),
 }
 
@@ -62,7 +62,7 @@ impl Reply {
     /// An integer, also when it was sent as a string.
     ///
     /// # Panics
-    /// When it is none.
+    /// Panics if the reply is not an integer.
     pub fn int(&self) -> i64 {
         match self {
             Self::Int(n) => *n,
@@ -76,7 +76,7 @@ impl Reply {
     /// A double, also when it was sent as a string (RESP2).
     ///
     /// # Panics
-    /// When it is none.
+    /// Panics if the reply is not a double.
     pub fn double(&self) -> f64 {
         match self {
             Self::Double(d) => *d,
@@ -90,7 +90,7 @@ impl Reply {
     /// The bytes of a string.
     ///
     /// # Panics
-    /// When it is none.
+    /// Panics if the reply is not a string.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Bulk(bytes) => bytes,
@@ -102,7 +102,7 @@ impl Reply {
     /// A string, broken UTF-8 replaced.
     ///
     /// # Panics
-    /// When it is none.
+    /// Panics if the reply is not a string.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
@@ -110,7 +110,7 @@ impl Reply {
     /// The items of an array, set or push.
     ///
     /// # Panics
-    /// When it is none.
+    /// Panics if the reply is none of these.
     pub fn items(&self) -> &[Reply] {
         match self {
             Self::Array(items) | Self::Set(items) | Self::Push(items) => items,
@@ -121,7 +121,7 @@ impl Reply {
     /// The pairs of a map, which RESP2 sends as a flat array.
     ///
     /// # Panics
-    /// When it is neither.
+    /// Panics if the reply is neither.
     pub fn pairs(&self) -> Vec<(String, Reply)> {
         match self {
             Self::Map(pairs) => pairs.iter().map(|(k, v)| (k.text(), v.clone())).collect(),
@@ -142,7 +142,7 @@ impl Reply {
     /// The value of a field of a map.
     ///
     /// # Panics
-    /// When it is no map or has no such field.
+    /// Panics if the reply is not a map or has no such field.
     #[must_use]
     pub fn field(&self, name: &str) -> Reply {
         let found = self.pairs().into_iter().find(|(key, _)| key == name);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::reply::Reply;
 use crate::wait::slowed;
 
-/// What can be an argument of a command.
+/// A type that can be an argument of a command.
 pub trait ToArg {
     /// The bytes that go over the wire.
     fn to_arg(&self) -> Vec<u8>;
@@ -55,7 +55,7 @@ macro_rules! args {
     ($($arg:expr),* $(,)?) => { vec![$($crate::ToArg::to_arg(&$arg)),*] };
 }
 
-/// Sends one command of any mix of strings, bytes and numbers through a [`RawClient`], and answers its reply.
+/// Sends one command of any mix of strings, bytes and numbers through a [`RawClient`], and returns its reply.
 #[macro_export]
 macro_rules! call {
     ($client:expr, $($arg:expr),+ $(,)?) => { $client.call(&[$($crate::ToArg::to_arg(&$arg)),+]) };
@@ -70,7 +70,7 @@ macro_rules! command {
     };
 }
 
-/// Sends one command, written as one line as in [`command!`], through a [`RawClient`], and answers its reply.
+/// Sends one command, written as one line as in [`command!`], through a [`RawClient`], and returns its reply.
 #[macro_export]
 macro_rules! run {
     ($client:expr, $line:literal) => {
@@ -103,11 +103,11 @@ impl RawClient {
     /// Connects to a server on this machine.
     ///
     /// # Errors
-    /// When nothing listens there.
+    /// Returns an error if nothing listens there.
     pub fn connect(port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        // A test that waits for an answer that never comes shall say so instead of hanging.
+        // A test that waits for a reply that never comes must fail instead of hanging.
         let timeout = Some(slowed(Duration::from_secs(60)));
         stream.set_read_timeout(timeout)?;
         stream.set_write_timeout(timeout)?;
@@ -117,10 +117,10 @@ impl RawClient {
         })
     }
 
-    /// Sends one command and answers its reply; pushes that come before it are kept for [`Self::take_push`].
+    /// Sends one command and returns its reply; pushes that come before it are kept for [`Self::take_push`].
     ///
     /// # Panics
-    /// When the connection fails.
+    /// Panics if the connection fails.
     pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Reply {
         self.send(args);
         self.read()
@@ -129,24 +129,24 @@ impl RawClient {
     /// Sends one command and does not wait for its reply.
     ///
     /// # Panics
-    /// When the connection fails.
+    /// Panics if the connection fails.
     pub fn send<A: AsRef<[u8]>>(&mut self, args: &[A]) {
         self.send_bytes(&encode(args));
     }
 
-    /// Sends one command and answers its reply.
+    /// Sends one command and returns its reply.
     ///
     /// # Errors
-    /// When the connection fails.
+    /// Returns an error if the connection fails.
     pub fn try_call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> std::io::Result<Reply> {
         self.stream.get_mut().write_all(&encode(args))?;
         self.try_read()
     }
 
-    /// Sends bytes as they are, also when they are no protocol.
+    /// Sends bytes as they are, even if they violate the protocol.
     ///
     /// # Panics
-    /// When the connection fails.
+    /// Panics if the connection fails.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream
             .get_mut()
@@ -157,7 +157,7 @@ impl RawClient {
     /// Sends all commands at once, then reads all their replies.
     ///
     /// # Panics
-    /// When the connection fails.
+    /// Panics if the connection fails.
     pub fn pipeline<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Vec<Reply> {
         let mut bytes = Vec::new();
         for command in commands {
@@ -170,7 +170,7 @@ impl RawClient {
     /// The next reply.
     ///
     /// # Panics
-    /// When the connection fails or what comes is no protocol.
+    /// Panics if the connection fails or the bytes violate the protocol.
     pub fn read(&mut self) -> Reply {
         self.try_read().expect("a reply from the server")
     }
@@ -178,7 +178,7 @@ impl RawClient {
     /// The next reply; pushes that come before it are kept for [`Self::take_push`].
     ///
     /// # Errors
-    /// When the connection fails or what comes is no protocol.
+    /// Returns an error if the connection fails or the bytes violate the protocol.
     pub fn try_read(&mut self) -> std::io::Result<Reply> {
         loop {
             match self.read_value()? {
@@ -191,7 +191,7 @@ impl RawClient {
     /// The next push, waiting for it if none was kept.
     ///
     /// # Panics
-    /// When a reply comes instead, or nothing.
+    /// Panics if a reply comes instead, or nothing.
     pub fn take_push(&mut self) -> Vec<Reply> {
         if let Some(push) = self.pushes.pop_front() {
             return push;
@@ -210,7 +210,7 @@ impl RawClient {
     /// Switches to RESP3.
     ///
     /// # Panics
-    /// When the server does not.
+    /// Panics if the server refuses.
     #[must_use]
     pub fn resp3(mut self) -> Self {
         let hello = self.call(&["HELLO", "3"]);
@@ -221,7 +221,7 @@ impl RawClient {
     /// Bounds how long a read waits.
     ///
     /// # Panics
-    /// When the operating system refuses.
+    /// Panics if the operating system refuses.
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.stream
             .get_mut()
@@ -232,7 +232,7 @@ impl RawClient {
     /// Reads `len` bytes as they come, such as the RDB of a full resync.
     ///
     /// # Errors
-    /// When the connection fails.
+    /// Returns an error if the connection fails.
     pub fn read_bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.stream.read_exact(&mut bytes)?;
@@ -242,7 +242,7 @@ impl RawClient {
     /// Reads up to the next CRLF, without it.
     ///
     /// # Errors
-    /// When the connection fails.
+    /// Returns an error if the connection fails.
     pub fn read_line(&mut self) -> std::io::Result<String> {
         let mut line = Vec::new();
         if self.stream.read_until(b'\n', &mut line)? == 0 {

@@ -10,10 +10,10 @@ impl Rng {
         Self(seed)
     }
 
-    /// The sequence of `TAGCACHE_SEED`, or of `default`; prints which, so that a failure can be repeated.
+    /// The sequence of `TAGCACHE_SEED`, or of `default`; prints the seed, so that a failure can be repeated.
     ///
     /// # Panics
-    /// When the variable holds no number.
+    /// Panics if the variable is not a number.
     pub fn from_env(default: u64) -> Self {
         let seed =
             std::env::var("TAGCACHE_SEED").map_or(default, |text| text.parse().expect("a number"));

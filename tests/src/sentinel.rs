@@ -1,4 +1,4 @@
-//! A sentinel of one's own.
+//! A sentinel for one test.
 
 use std::process::{Child, Stdio};
 
@@ -16,18 +16,18 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Of a primary on this machine.
+    /// Watches a primary on this machine.
     ///
     /// # Panics
-    /// When it does not start.
+    /// Panics if the sentinel does not start.
     pub fn watching(engine: &Engine, primary: u16) -> Self {
         Self::of(engine, "127.0.0.1", primary)
     }
 
-    /// Of a primary anywhere.
+    /// Watches a primary anywhere.
     ///
     /// # Panics
-    /// When it does not start.
+    /// Panics if the sentinel does not start.
     pub fn of(engine: &Engine, host: &str, primary: u16) -> Self {
         let (dir, port) = (TempDir::new(), free_port());
         let config = dir.path().join("sentinel.conf");
@@ -57,15 +57,15 @@ impl Sentinel {
         sentinel
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// A connection to it.
+    /// A connection to the sentinel.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// Panics if there is none.
     pub fn raw(&self) -> RawClient {
         RawClient::connect(self.port).expect("a sentinel that answers")
     }

@@ -1,4 +1,4 @@
-//! A server of one's own: free port, own directory, gone when dropped.
+//! A server for one test: free port, own directory, removed when dropped.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -11,7 +11,7 @@ use crate::resp::RawClient;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Running,
-    /// Ended because the test wanted it.
+    /// Ended by the test.
     Ended,
 }
 
@@ -39,7 +39,7 @@ impl Server {
     /// The default engine with the module under test.
     ///
     /// # Panics
-    /// When it does not start.
+    /// Panics if the server does not start.
     pub fn start() -> Self {
         Self::builder().start()
     }
@@ -49,12 +49,12 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process.
+    /// The id of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -64,7 +64,7 @@ impl Server {
         self.dir.path()
     }
 
-    /// What it runs on.
+    /// The engine that it runs on.
     pub fn engine(&self) -> &Engine {
         &self.builder.engine
     }
@@ -72,7 +72,7 @@ impl Server {
     /// A `redis-rs` connection that speaks RESP2.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// Panics if the server cannot connect.
     pub fn connection(&self) -> redis::Connection {
         self.connect("")
     }
@@ -80,7 +80,7 @@ impl Server {
     /// A `redis-rs` connection that speaks RESP3.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// Panics if the server cannot connect.
     pub fn connection_resp3(&self) -> redis::Connection {
         self.connect("?protocol=resp3")
     }
@@ -88,7 +88,7 @@ impl Server {
     /// A connection that shows replies as they are, RESP2 until [`RawClient::resp3`].
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// Panics if the server cannot connect.
     pub fn raw(&self) -> RawClient {
         RawClient::connect(self.port)
             .unwrap_or_else(|e| panic!("no connection: {e}\n{}", self.log_tail()))
@@ -107,7 +107,7 @@ impl Server {
     /// Whether its process still runs.
     ///
     /// # Panics
-    /// When the operating system does not say.
+    /// Panics if the operating system does not report it.
     pub fn is_alive(&mut self) -> bool {
         self.child
             .try_wait()
@@ -118,7 +118,7 @@ impl Server {
     /// Ends it as a power cut would.
     ///
     /// # Panics
-    /// When it had ended before.
+    /// Panics if the server had ended before.
     pub fn kill_9(&mut self) {
         assert!(
             self.is_alive(),
@@ -130,10 +130,10 @@ impl Server {
         self.state = State::Ended;
     }
 
-    /// Notes that it ended, as the test wanted, by what was done to its process.
+    /// Notes that its process ended, as the test intended.
     ///
     /// # Panics
-    /// When it does not end.
+    /// Panics if the server does not end.
     pub fn died(&mut self) {
         self.child.wait().expect("a child of ours");
         self.state = State::Ended;
@@ -142,7 +142,7 @@ impl Server {
     /// Ends it in an orderly way that saves nothing (an AOF is complete all the same).
     ///
     /// # Panics
-    /// When it had ended before or does not end in time.
+    /// Panics if the server had ended before or does not end in time.
     pub fn stop(&mut self) {
         assert!(
             self.is_alive(),
@@ -160,7 +160,7 @@ impl Server {
     /// Starts it again on its port and directory, after stopping it if it still runs.
     ///
     /// # Panics
-    /// When it does not start; the message ends with its log.
+    /// Panics if the server does not start; the message ends with its log.
     pub fn restart(&mut self) {
         if self.state == State::Running {
             self.stop();
@@ -174,24 +174,24 @@ impl Server {
     /// Starts it again with this module instead of its own.
     ///
     /// # Panics
-    /// When it does not start; the message ends with its log.
+    /// Panics if the server does not start; the message ends with its log.
     pub fn restart_with(&mut self, module: &Path) {
         self.builder = self.builder.clone().module(module);
         self.restart();
     }
 
-    /// Stops its process in its tracks, until [`Self::resume`].
+    /// Suspends its process until [`Self::resume`].
     ///
     /// # Panics
-    /// When the signal cannot be sent.
+    /// Panics if the signal cannot be sent.
     pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets its process go on after [`Self::pause`].
+    /// Continues its process after [`Self::pause`].
     ///
     /// # Panics
-    /// When the signal cannot be sent.
+    /// Panics if the signal cannot be sent.
     pub fn resume(&self) {
         self.signal("-CONT");
     }
@@ -217,7 +217,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let name = self.engine().name.clone();
         if std::thread::panicking() && self.state == State::Running {
-            // A test that fails between pause and resume leaves a process that would answer nothing.
+            // A test that fails between pause and resume leaves a suspended process.
             let _ = Command::new("kill")
                 .args(["-CONT", &self.pid().to_string()])
                 .status();

@@ -1,4 +1,4 @@
-//! What must be the same on two servers, or before and after a restart.
+//! State that must be the same on two servers, or before and after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use crate::resp::RawClient;
 use crate::server::Server;
 use crate::wait::{DEADLINE, wait_until};
 
-/// A primary and its replica, which has all that the primary had.
+/// A primary and its replica, which has all of the primary's data.
 ///
 /// # Panics
-/// When one of them does not start, or they do not get together.
+/// Panics if one of them does not start, or they do not synchronise.
 pub fn replicated(engine: &Engine) -> (Server, Server) {
     let primary = Server::builder().engine(engine).start();
     let replica = Server::builder()
@@ -48,10 +48,10 @@ pub enum Hits {
 }
 
 impl State {
-    /// Looks at these databases, after their backlogs are reclaimed.
+    /// Reads these databases, after their backlogs are reclaimed.
     ///
     /// # Panics
-    /// When a backlog is not reclaimed, or a reply is not what the contract says.
+    /// Panics if a backlog is not reclaimed, or a reply violates the contract.
     pub fn of(server: &Server, databases: &[u32], hits: Hits) -> Self {
         let mut client = server.raw();
         settle(&mut client, databases);
@@ -60,7 +60,7 @@ impl State {
             let keys = entry_keys(&mut client);
             let mut inspect = |key: Vec<u8>| {
                 let mut entry = inspect(&mut client, &key)?;
-                // What an entry costs depends on when its time to live was set, and is no part of the dataset.
+                // An entry's memory depends on when its TTL was set, and is not part of the dataset.
                 entry.memory = 0;
                 if hits == Hits::Ignore {
                     entry.hits = 0;
@@ -85,10 +85,10 @@ impl State {
         }
     }
 
-    /// Holds this against an earlier or another server's state, and names what differs.
+    /// Compares this with an earlier state, or with another server's, and names the differences.
     ///
     /// # Panics
-    /// When something differs.
+    /// Panics if something differs.
     pub fn must_equal(&self, expected: &Self, what: &str) {
         for (number, database) in &self.databases {
             let other = &expected.databases[number];
@@ -129,7 +129,7 @@ fn settle(client: &mut RawClient, databases: &[u32]) {
 /// Waits until the replica is connected, and has applied all that the primary has written until now.
 ///
 /// # Panics
-/// When it does not come to that.
+/// Panics if that does not happen.
 pub fn wait_synchronised(primary: &Server, replica: &Server) {
     let (mut here, mut there) = (primary.raw(), replica.raw());
     wait_until("the replica is connected", DEADLINE * 2, || {
@@ -142,10 +142,10 @@ pub fn wait_synchronised(primary: &Server, replica: &Server) {
     });
 }
 
-/// Waits until both have settled on the same digest, then compares all they say of their entries.
+/// Waits until both have settled on the same digest, then compares all figures of their entries.
 ///
 /// # Panics
-/// When they differ.
+/// Panics if the servers differ.
 pub fn assert_same(primary: &Server, replica: &Server, databases: &[u32]) {
     wait_synchronised(primary, replica);
     let (mut here, mut there) = (primary.raw(), replica.raw());
@@ -153,7 +153,7 @@ pub fn assert_same(primary: &Server, replica: &Server, databases: &[u32]) {
     settle(&mut there, databases);
     for number in databases {
         call!(here, "SELECT", number);
-        // A key whose time is over goes when its primary comes across it, and its replica follows.
+        // An expired key is removed when its primary comes across it, and then on its replica.
         call!(here, "SCAN", 0, "COUNT", 100_000_000);
     }
     let mut digests = (Reply::Null, Reply::Null);
@@ -202,7 +202,7 @@ fn describe_difference(here: &mut RawClient, there: &mut RawClient, databases: &
                 key.escape_ascii()
             );
         }
-        // A replica hides keys whose time is over until its primary deletes them; DEBUG OBJECT does not.
+        // A replica hides expired keys until its primary deletes them; DEBUG OBJECT does not.
         for key in (0..crate::traffic::KEYS).map(|n| format!("key{n}")) {
             let replica = call!(there, "DEBUG", "OBJECT", key);
             let primary = call!(here, "DEBUG", "OBJECT", key);

@@ -1,4 +1,4 @@
-//! What a primary sends to its replicas, and what it writes to its AOF.
+//! The commands that a primary sends to its replicas, and writes to its AOF.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use crate::server::Server;
 /// A command as it was propagated.
 pub type Propagated = Vec<Vec<u8>>;
 
-/// A replica that applies nothing and only listens.
+/// A replica that applies nothing and only receives.
 #[derive(Debug)]
 pub struct ReplicationStream {
     client: RawClient,
-    /// What came behind the last marker.
+    /// Commands after the last marker.
     pending: Vec<Propagated>,
 }
 
 impl ReplicationStream {
-    /// Attaches to a primary, by a full resync whose RDB is thrown away.
+    /// Attaches to a primary, by a full resync whose RDB is discarded.
     ///
     /// # Panics
-    /// When the server does not begin a full resync.
+    /// Panics if the server does not begin a full resync.
     pub fn attach(server: &Server) -> Self {
         let mut client = server.raw();
         client.send(&["PSYNC", "?", "-1"]);
@@ -48,10 +48,10 @@ impl ReplicationStream {
         }
     }
 
-    /// The commands that came since the last call, without what carries no data (PING, SELECT, MULTI, EXEC).
+    /// The commands since the last call, without those that carry no data (PING, SELECT, MULTI, EXEC).
     ///
     /// # Panics
-    /// When something comes that is no command.
+    /// Panics if something else than a command arrives.
     pub fn commands(&mut self, server: &Server) -> Vec<Propagated> {
         const MARKER: &str = "marker of the replication stream";
         let mut writer = server.raw();
@@ -114,7 +114,7 @@ pub fn words(command: &Propagated) -> Vec<String> {
     words
 }
 
-/// When a command of the module happened, as it was propagated, unix ms.
+/// The time at which a command of the module happened, as it was propagated, unix ms.
 pub fn happened_ms(command: &Propagated) -> Option<u64> {
     let (_, time) = time_of(command)?;
     std::str::from_utf8(time)
@@ -124,7 +124,7 @@ pub fn happened_ms(command: &Propagated) -> Option<u64> {
         .ok()
 }
 
-/// Where among a command's words the time stands at which it happened, a word before it, and the time.
+/// The position of the word before the time at which a command happened, and the time.
 fn time_of(command: &Propagated) -> Option<(usize, &[u8])> {
     let word = if is(command, "cache.invalidate") || is(command, "cache.revalidate") {
         &b""[..]
@@ -142,7 +142,7 @@ fn time_of(command: &Propagated) -> Option<(usize, &[u8])> {
 /// The commands in the files of an append only directory that end like this, without those that carry no data.
 ///
 /// # Panics
-/// When there is no such directory, or a file holds something else than commands.
+/// Panics if there is no such directory, or a file contains something else than commands.
 pub fn aof_commands(directory: &Path, ending: &str) -> Vec<Propagated> {
     let files =
         std::fs::read_dir(directory.join("appendonlydir")).expect("the append only directory");

@@ -1,10 +1,10 @@
-//! Random writes, for when only their outcome on two nodes is compared.
+//! Random writes, for tests that compare only their outcome on two nodes.
 
 use crate::args;
 use crate::resp::RawClient;
 use crate::rng::Rng;
 
-/// How many keys the writes are spread over in each database.
+/// The number of keys that the writes use in each database.
 pub const KEYS: usize = 400;
 /// Databases that the writes go to.
 pub const DATABASES: [u32; 3] = [0, 1, 2];
@@ -13,7 +13,7 @@ pub const DATABASES: [u32; 3] = [0, 1, 2];
 const FAR: i64 = 99_999_999_999_999;
 const GRACE: i64 = 1_000_000_000;
 
-/// One write, native or of the module; every kind that can meet an entry is among them.
+/// One write, native or of the module; every kind that can affect an entry is included.
 pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
     let key = format!("key{}", rng.below(KEYS));
     let other = format!("key{}", rng.below(KEYS));
@@ -116,8 +116,8 @@ pub fn any_write(rng: &mut Rng) -> Vec<Vec<u8>> {
     }
 }
 
-/// One write of those that concern several keys, tags without their values, or holds. Holds outlast the test: an entry
-/// that ends meanwhile would end on each node at another moment.
+/// One write of several keys, of tags without their values, or of holds. Holds outlast the test: an entry that ended
+/// during the test would end at another moment on each node.
 fn any_write_of_many(rng: &mut Rng, keys: [String; 2], tags: [String; 2]) -> Vec<Vec<u8>> {
     let ([key, other], [tag, more]) = (keys, tags);
     let value = rng.next_u64();
@@ -153,7 +153,7 @@ fn any_write_of_many(rng: &mut Rng, keys: [String; 2], tags: [String; 2]) -> Vec
     }
 }
 
-/// Sends so many writes in pipelines, some of them in transactions; refused ones are part of it.
+/// Sends this many writes in pipelines, some of them in transactions; some are refused.
 pub fn write(client: &mut RawClient, rng: &mut Rng, count: usize) {
     let mut left = count;
     while left > 0 {

@@ -3,14 +3,14 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Long enough for the slowest condition on a busy machine; nothing passes by waiting for all of it.
+/// Long enough for the slowest condition on a busy machine; no test passes by waiting for all of it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a deadline, or a time that a few calls must fit in, amounts to where `TAGCACHE_SLOWDOWN` says how much slower than by
-/// themselves the servers run.
+/// A deadline, or a time that a few calls must fit in, multiplied by `TAGCACHE_SLOWDOWN`: how many times slower than
+/// normal the servers run.
 ///
 /// # Panics
-/// When that is no whole number.
+/// Panics if that is not a whole number.
 #[must_use]
 pub fn slowed(deadline: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
@@ -24,7 +24,8 @@ pub fn slowed(deadline: Duration) -> Duration {
 /// Polls `cond` until it holds.
 ///
 /// # Panics
-/// When it does not hold within `deadline`, or a multiple of it (`TAGCACHE_SLOWDOWN`); the message says `what` was waited for.
+/// Panics if `cond` does not hold within `deadline`, or a multiple of it (`TAGCACHE_SLOWDOWN`); the message contains
+/// `what`.
 pub fn wait_until(what: &str, deadline: Duration, cond: impl FnMut() -> bool) {
     assert!(
         holds(deadline, cond),
@@ -32,7 +33,7 @@ pub fn wait_until(what: &str, deadline: Duration, cond: impl FnMut() -> bool) {
     );
 }
 
-/// Polls `cond` until it holds, and answers whether it did within `deadline`.
+/// Polls `cond` until it holds; returns whether it did within `deadline`.
 pub(crate) fn holds(deadline: Duration, mut cond: impl FnMut() -> bool) -> bool {
     let (start, deadline) = (Instant::now(), slowed(deadline));
     let mut pause = Duration::from_millis(1);

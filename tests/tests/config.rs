@@ -36,7 +36,7 @@ fn every_setting_has_its_documented_default() {
     });
 }
 
-/// `packaging/tagcache.conf` with what is commented out put in force, without the line that loads the module.
+/// `packaging/tagcache.conf` with its commented-out settings enabled, without the line that loads the module.
 fn packaged_settings() -> String {
     let file = include_str!("../../packaging/tagcache.conf");
     let setting = |line: &str| {

@@ -29,7 +29,7 @@ fn is_loaded(client: &mut RawClient) -> bool {
     names.any(|name| name == "tagcache")
 }
 
-/// Everything that the module listens to happens: events of keys, flushes, ticks, forks, the swap of databases.
+/// Causes all events that the module subscribes to: events of keys, flushes, ticks, forks, the swap of databases.
 fn stir(server: &mut Server, client: &mut RawClient) {
     call!(client, "SWAPDB", 0, 1);
     call!(client, "FLUSHALL");
@@ -120,8 +120,8 @@ fn refused_loads_keep_no_memory() {
     });
 }
 
-/// A name that the module does not know is noticed by the server when the module has loaded: it unloads it again. Redis
-/// 7.0 reports that and does not do it; Valkey dies of it, whatever the module, if that has a data type
+/// The server notices a setting that the module does not know only after the module has loaded, and unloads it again.
+/// Redis 7.0 reports that and does not do it; Valkey crashes, with any module that has a data type
 /// (valkey-io/valkey#4630).
 #[test]
 fn an_unknown_config_name_is_refused_and_the_server_lives() {

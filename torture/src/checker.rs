@@ -1,17 +1,18 @@
-//! Checks what the processes of a run saw, against what is promised. A pure function over their records.
+//! Checks the records of a run's processes against the promises. A pure function over these records.
 //!
 //! - **Stale**: a read of value `v` whose key was replaced or removed, or one of whose tags was invalidated, by a call
 //!   that began after the write of `v` had ended, or after its loader had begun, and itself had ended longer than the
 //!   push bound before the read began; or a read after the TTL of `v`; or a value that is held in the end although no
 //!   server has it.
-//! - **Invented**: a read of a value that nobody wrote.
-//! - **Lost**: a read that found nothing where a confirmed value was and nothing had dropped it.
-//! - **Loaded twice**: a loader that ran although another one's value was there, or was on its way.
+//! - **Invented**: a read of a value that no process wrote.
+//! - **Lost**: a read that found nothing although a confirmed value was there and nothing had dropped it.
+//! - **Loaded twice**: a loader that ran although another loader's value was there, or was on its way.
 //! - **Overrun**: a call that took longer than its time-outs.
 //! - **Unhealed**: a process for which not everything works again within a bound after a fault ended, or after a call
 //!   failed without one.
 //!
-//! What cannot be said for sure is not reported. Where a process did not get to run, its bounds are longer by as much.
+//! A violation that is not certain is not reported. Where a process did not get to run, its bounds are longer by that
+//! time.
 
 mod changes;
 mod faults;
@@ -24,16 +25,16 @@ use changes::Changes;
 
 use crate::log::{Event, Fault, Record, Span, Time};
 
-/// What a run is checked by.
+/// The limits that a run is checked against.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// How long after a change its push may arrive.
+    /// The longest time from a change to its push.
     pub(crate) push: Time,
     /// The longest call.
     pub(crate) call: Time,
     /// The longest call that may load.
     pub(crate) load: Time,
-    /// When everything works again after a fault.
+    /// The time by which everything works again after a fault.
     pub(crate) heal: Time,
 }
 
@@ -47,17 +48,17 @@ pub(crate) enum Rule {
     Unhealed,
 }
 
-/// A promise that was not kept.
+/// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) rule: Rule,
-    /// Where it showed.
+    /// The record that shows it.
     pub(crate) record: Record,
-    /// What it contradicts.
+    /// The span that it contradicts.
     pub(crate) because: Option<Span>,
 }
 
-/// What a run showed.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
@@ -66,19 +67,19 @@ pub(crate) struct Verdict {
     pub(crate) changes: usize,
     pub(crate) loads: usize,
     pub(crate) failed: usize,
-    /// Those of them that no fault explains.
+    /// Failed calls that no fault explains.
     pub(crate) unexplained: usize,
     pub(crate) faults: usize,
-    /// For how long a process did not get to run, in all.
+    /// The total time for which a process did not get to run.
     pub(crate) stalled: Time,
-    /// How old the oldest read was, counted from the end of what took its value away.
+    /// The age of the oldest read, counted from the end of the change that took its value away.
     pub(crate) oldest: Time,
     pub(crate) longest_call: Time,
     pub(crate) longest_load: Time,
     pub(crate) slowest_heal: Time,
-    /// Processes that never found anything: they show nothing.
+    /// Processes that never found a value: they show nothing.
     pub(crate) idle: usize,
-    /// How often a fault was followed by so much quiet that healing could be checked.
+    /// The number of faults that were followed by enough quiet to check the healing.
     pub(crate) heals: usize,
 }
 
@@ -89,17 +90,17 @@ impl Verdict {
     }
 }
 
-/// A machine with other things to do is late by so much without a stall that could be seen.
+/// A busy machine may be late by this much without a visible stall.
 const SLACK: Time = 250_000_000;
-/// A value that is missing so shortly before its end has expired.
+/// A value that is missing this shortly before its end counts as expired.
 const CLOSE: Time = 1_000_000_000;
 
-/// How a value was written.
+/// The write of a value.
 #[derive(Clone, Copy)]
 struct Written {
     span: Span,
-    /// What begins later than this takes the value away. That of a load is no younger than its loader: what happens
-    /// while that runs, the lease has to notice.
+    /// A change that begins later than this takes the value away. For a load, this is the beginning of its loader: the
+    /// lease has to notice what happens while that runs.
     since: Time,
     done: bool,
     tags: u32,
@@ -116,15 +117,15 @@ struct Checker<'r> {
     /// Confirmed writes and loads of each key, by their beginning.
     writes: HashMap<u32, Vec<Written>>,
     loads: HashMap<u32, Vec<&'r Record>>,
-    /// With the moment until when it may have its effect.
+    /// With the moment until which the fault may have an effect.
     faults: Vec<(Span, Fault, Time)>,
     stalls: HashMap<u64, Vec<Span>>,
-    /// The pulses of each process that ended well, by their beginning, and when it did anything for the last time.
+    /// The pulses of each process that ended well, by their beginning, and the last activity of the process.
     pulses: HashMap<u64, (Vec<Span>, Time)>,
     verdict: Verdict,
 }
 
-/// Checks what all processes did.
+/// Checks the records of all processes.
 pub(crate) fn check(records: &[Record], limits: Limits) -> Verdict {
     let mut checker = Checker {
         limits,
@@ -152,7 +153,7 @@ pub(crate) fn check(records: &[Record], limits: Limits) -> Verdict {
     checker.verdict
 }
 
-/// What else happened to the key of a violation, and to the tags of its value, since shortly before the value was written.
+/// The other events of a violation's key, and of the tags of its value, since shortly before the value was written.
 pub(crate) fn history(records: &[Record], violation: &Violation) -> Vec<Record> {
     const BEFORE: Time = 1_000_000_000;
     let end = violation.record.span.end;
@@ -229,7 +230,7 @@ impl Checker<'_> {
                     }
                     self.change_key(key, record);
                 }
-                // It may have taken nothing away.
+                // A load may have taken nothing away.
                 Event::Load {
                     key,
                     value,
@@ -301,7 +302,7 @@ impl Checker<'_> {
                 }
                 _ => false,
             };
-            // What the process that disturbs does is no call of a client.
+            // The process that disturbs the servers makes no client calls.
             if record.process == 0 {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! Servers that are killed while they write: what they hold afterwards is what they held at some moment, and that
-//! moment is no earlier than persistence promises.
+//! Servers that are killed while they write: afterwards they hold the state of some earlier moment, which is no earlier
+//! than persistence promises.
 
 mod dataset;
 
@@ -13,17 +13,17 @@ use dataset::{Change, Dataset, KEYS, held_after, nearest};
 
 use crate::site::{limit_files, with_quota};
 
-/// Carried by so many entries that dropping them takes a while.
+/// A tag of this many entries, so that dropping them takes a while.
 const BIG: usize = 99;
 const BIG_ENTRIES: usize = 3000;
 
-/// What a server promises to still have.
+/// The data that a server promises to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
     Nothing,
-    /// The last snapshot.
+    /// Everything up to the last snapshot.
     Snapshot,
-    /// All but the last second; but a server waits up to two for a disk that is busy, and looks ten times a second.
+    /// All but the last second; but a server waits up to two seconds for a busy disk, and checks ten times per second.
     Everysec,
     Always,
 }
@@ -31,21 +31,21 @@ pub(crate) enum Durability {
 /// A change that was confirmed longer than this before a kill must be there after it.
 const EVERYSEC: Duration = Duration::from_millis(2500);
 
-/// What the server does when it is killed.
+/// The activity of the server when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     Any,
-    /// It gives memory of invalidated entries back.
+    /// It reclaims the memory of invalidated entries.
     Backlog,
     /// It writes a snapshot or rewrites its log.
     Rewrite,
     /// It sends everything to a replica.
     Resync,
-    /// Its disk is full: one that confirms only what is on disk ends itself.
+    /// Its disk is full: a server that confirms only data on disk ends itself.
     FullDisk,
-    /// It gives a slot away or receives one, key by key.
+    /// It exports or imports a slot, key by key.
     Move,
-    /// The same, as a whole.
+    /// It exports or imports a slot as a whole.
     Migration,
 }
 
@@ -63,7 +63,7 @@ pub(crate) const MOMENTS: [Moment; 5] = [
     Moment::FullDisk,
 ];
 
-/// Changes and when each was confirmed; of the last one it may be unknown.
+/// Changes, and the time at which each was confirmed; that of the last one may be missing.
 #[derive(Default)]
 struct History {
     changes: Vec<Change>,
@@ -85,14 +85,14 @@ impl History {
     }
 }
 
-/// What a server held after it was killed again and again.
+/// The result of killing a server repeatedly.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crashes {
     pub(crate) durability: Durability,
     pub(crate) moment: Moment,
     pub(crate) kills: usize,
     pub(crate) confirmed: usize,
-    /// Confirmed changes that were gone, at most by one kill.
+    /// The most confirmed changes that one kill lost.
     pub(crate) lost: usize,
 }
 
@@ -117,7 +117,7 @@ fn server(engine: &Engine, durability: Durability) -> ServerBuilder {
 /// Kills a server at random moments.
 ///
 /// # Errors
-/// When what it holds afterwards was never there, or too long ago.
+/// Returns an error if the server holds a state afterwards that never existed, or that is too old.
 pub(crate) fn run(
     engine: &Engine,
     durability: Durability,
@@ -155,7 +155,7 @@ fn run_with(
         let round = Round {
             durability,
             moment,
-            // Something must be old enough to be there for sure.
+            // Some changes must be old enough to be certain.
             least: if durability == Durability::Everysec && crashes.kills.is_multiple_of(2) {
                 EVERYSEC.as_millis() as usize
             } else {
@@ -205,19 +205,20 @@ fn run_with(
 struct Round {
     durability: Durability,
     moment: Moment,
-    /// Milliseconds until the kill at least, and up to how many more.
+    /// The least time until the kill, ms, and the longest time that is added.
     least: usize,
     longest: usize,
 }
 
 impl Round {
-    /// What was written, how much of it before the last snapshot that was waited for, and when the kill came.
+    /// Returns the changes that were written, how many of them precede the last completed snapshot, and the time of the
+    /// kill.
     fn play(&self, server: &mut Server, rng: &mut Rng) -> (History, usize, Instant) {
         let mut history = History::default();
         let first = self.first(rng);
         let mut seeded = Rng::new(rng.next_u64());
         let is_told_apart = |change: &Change| {
-            // Where a server may not have lost everything, it shall not have been emptied either.
+            // A server that must have kept something must not have been emptied either.
             self.least == 0 || !matches!(change, Change::Flush)
         };
         let then = std::iter::repeat_with(move || Change::random(&mut seeded));
@@ -256,7 +257,7 @@ impl Round {
                 Moment::FullDisk => limit_files(server, "1000"),
             }
             if self.moment == Moment::FullDisk {
-                // The next change ends it.
+                // The next change ends the server.
                 server.died();
             } else {
                 server.kill_9();
@@ -265,13 +266,13 @@ impl Round {
         });
         if let Some(replica) = replica {
             server.restart();
-            // Whatever it had of the first attempt, it has the same in the end.
+            // Whatever the replica had from the first attempt, it ends with the same data.
             assert_same(server, &replica, &[0]);
         }
         (history, saved, killed)
     }
 
-    /// What is written first.
+    /// The changes that are written first.
     fn first(&self, rng: &mut Rng) -> Vec<Change> {
         if self.moment != Moment::Backlog {
             return Vec::new();

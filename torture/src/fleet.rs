@@ -1,4 +1,4 @@
-//! A run: processes at work, servers to which things happen, and the checker.
+//! A run: the processes, the servers with their faults, and the checker.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -12,17 +12,17 @@ use crate::log::{Record, Time, read};
 use crate::worker::{COMMAND, LOAD, PROCESSES, STOP, Task, Without};
 
 pub(crate) const LIMITS: Limits = Limits {
-    // What a push may need on a machine where several processes share two cores; a connection that is dead without
-    // saying so is noticed within 0.9 s.
+    // The time that a push may need on a machine where several processes share two cores; a connection that died
+    // silently is noticed within 0.9 s.
     push: 1_500_000_000,
     call: COMMAND.as_nanos() as Time,
-    // Waits for another load, then loads; with the commands between.
+    // Waits for another load, then loads, with the commands in between.
     load: (2 * LOAD.as_nanos() + 3 * COMMAND.as_nanos()) as Time,
     // The longest pause between two attempts to connect is 3 s, a probe comes every 0.3 s.
     heal: 10_000_000_000,
 };
 
-/// What a run is to be.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) engine: Engine,
@@ -32,19 +32,19 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
 }
 
-/// What came of a run.
+/// The result of a run.
 pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) plan: Plan,
     pub(crate) verdict: Verdict,
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// What the processes say of themselves.
+    /// The output of the processes.
     pub(crate) said: String,
     /// The records around the first violation.
     pub(crate) history: Vec<Record>,
 }
 
-/// Processes of ours, ended when dropped.
+/// The child processes of a run, which end when this is dropped.
 struct Fleet(Vec<Child>);
 
 impl Fleet {
@@ -104,7 +104,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Runs a fleet while faults of a kind happen. `None` where the kind cannot be had.
+/// Runs a fleet while faults of a kind happen. `None` where the kind is not possible.
 pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     let site = (kind.site)(&plan.engine)?;
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -131,7 +131,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     };
     strike(kind, &mut stage, Duration::from_secs(plan.seconds));
     wait_until("the fleet has done some work", DEADLINE * 4, || {
-        // One of them may be an older program, which does not say so.
+        // One process may be an older program, which does not report it.
         tasks.iter().filter(|task| task.worked().exists()).count() > 1
     });
     std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
@@ -159,9 +159,9 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     })
 }
 
-/// Mostly close together, sometimes with so much time between that everything heals; at the end with that.
+/// Faults are mostly close together, and sometimes far enough apart for everything to heal, as at the end.
 fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
-    // A push has arrived, or the checker may say that it has not.
+    // After this time a push has arrived, or the checker may report that it has not.
     let quiet = Duration::from_nanos(LIMITS.push) + Duration::from_millis(500);
     let deadline = Instant::now() + time;
     let mut left: Vec<Strike> = Vec::new();
@@ -173,7 +173,7 @@ fn strike(kind: &Kind, stage: &mut Stage, time: Duration) {
         let next = left.swap_remove(stage.rng.below(left.len()));
         next(stage);
         let pause = match stage.rng.below(20) {
-            // So long that calls may fail no more.
+            // Long enough that calls may no longer fail.
             0 if time > quiet * 10 => Duration::from_nanos(stage.heal) + quiet,
             1..6 => quiet,
             _ => Duration::from_millis(100 + stage.rng.below(400) as u64),

@@ -1,5 +1,5 @@
-//! What the processes of a run write down: each operation with the time before it began and the time after it had
-//! ended, by one clock. Every value is written once, so a value names its write.
+//! The records of a run's processes: each operation with the time before it began and the time after it ended, by one
+//! clock. Every value is written once, so a value identifies its write.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,10 +30,10 @@ impl Span {
     }
 }
 
-/// Tags as bits, times to live in nanoseconds.
+/// Tags as bits, TTLs in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Event {
-    /// What a read answered. `loading`: it could have loaded the value, and may take that long.
+    /// The result of a read. `loading`: the read could have loaded the value, and may take that long.
     Read {
         key: u32,
         value: Option<u64>,
@@ -45,8 +45,8 @@ pub(crate) enum Event {
         tags: u32,
         ttl: Time,
     },
-    /// A loader ran, from `ran` on: its value may have been stored, and if so before this ended. `alone`: the process
-    /// could not have known of another load, since a server did not answer.
+    /// A loader ran, from `ran` on: its value may have been stored, and if so, before this ended. `alone`: the process
+    /// could not have known of another load, since a server did not reply.
     Load {
         key: u32,
         value: u64,
@@ -71,16 +71,16 @@ pub(crate) enum Event {
     Fault(Fault),
 }
 
-/// What a fault may cost.
+/// The possible damage of a fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Fault {
-    /// Values may be gone that nothing dropped.
+    /// Values may be gone although nothing dropped them.
     pub(crate) loses: bool,
-    /// What was confirmed since this moment may be undone until clients have told it again.
+    /// Changes that were confirmed since this moment may be undone until clients have sent them again.
     pub(crate) undone_since: Option<Time>,
-    /// And what was done to keys is not told again.
+    /// Changes of keys, unlike others, are not sent again.
     pub(crate) keys_undone: bool,
-    /// Times to live end at another time.
+    /// TTLs may end at another time.
     pub(crate) untimed: bool,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Record {
     /// 0: the process that disturbs the servers.
     pub(crate) process: u64,
     pub(crate) span: Span,
-    /// Of what failed it is unknown whether and when it took effect.
+    /// For a failed operation it is unknown whether and when it took effect.
     pub(crate) done: bool,
     pub(crate) event: Event,
 }
@@ -100,7 +100,7 @@ pub(crate) fn write(file: &Path, records: &[Record]) {
     std::fs::write(file, bytes).expect("a file in the parent's directory");
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads the records that [`write()`] wrote.
 pub(crate) fn read(file: &Path) -> Vec<Record> {
     let bytes = std::fs::read(file).expect("the records of a process of ours");
     rmp_serde::from_slice(&bytes).expect("records")

@@ -1,4 +1,4 @@
-//! Runs a fleet of clients against servers that suffer, and checks what they read: `make torture`.
+//! Runs a fleet of clients against servers with faults, and checks what they read: `make torture`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::useless_vec,
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
         }
     };
     std::thread::scope(|scope| {
-        // Most of the time of a run is pauses; the figures of the long form are those of one run at a time.
+        // Most of a run's time is pauses; the figures of the long form come from one run at a time.
         for _ in 0..if arguments.short { 2 } else { 1 } {
             scope.spawn(work);
         }
@@ -157,15 +157,15 @@ fn add_jobs(jobs: &mut VecDeque<Job>, arguments: &Arguments, plan: &Plan) {
     }
 }
 
-/// Kills servers at each moment, under each promise.
+/// Kills servers at each moment, for each durability.
 fn add_crashes(jobs: &mut VecDeque<Job>, short: bool, plan: &Plan) {
     let time = Duration::from_secs(if short { 1 } else { plan.seconds / 4 });
     for durability in crash::DURABILITIES {
         for moment in crash::MOMENTS {
             let happens = match moment {
-                // A snapshot would make something of nothing.
+                // A snapshot would make a server that promises nothing keep something.
                 Moment::Rewrite => durability != Durability::Nothing,
-                // The others go on, and refuse changes.
+                // Other servers go on, and refuse changes.
                 Moment::FullDisk => durability == Durability::Always,
                 _ => true,
             };

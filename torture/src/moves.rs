@@ -1,5 +1,5 @@
-//! Nodes of a cluster that are killed while a slot moves between them and tags are invalidated on both: what was
-//! invalidated is gone, and everything else is there.
+//! Nodes of a cluster that are killed while a slot moves between them and tags are invalidated on both: invalidated
+//! entries are gone, and everything else is there.
 
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,15 @@ fn key(n: usize) -> String {
     format!("{{moving}}{n}")
 }
 
-/// No two rounds share a tag: what arrives within a second after an invalidation counts as written before it.
+/// No two rounds share a tag: an entry that arrives within a second after an invalidation counts as written before it.
 fn tag(round: usize, n: usize) -> String {
     format!("round{round}tag{}", n % TAGS)
 }
 
-/// `None` where the server cannot do it.
+/// `None` where the server cannot move slots in this way.
 ///
 /// # Errors
-/// When something is gone that nobody invalidated, or is there although it was.
+/// Returns an error if an entry is gone that was not invalidated, or an invalidated one is there.
 pub(crate) fn run(
     engine: &Engine,
     moment: Moment,
@@ -93,7 +93,7 @@ fn owner(nodes: &[Server; 2], slot: i64) -> usize {
     owner
 }
 
-/// Answers how many changes were confirmed.
+/// Returns the number of confirmed changes.
 fn play(
     nodes: &mut [Server; 2],
     moment: Moment,
@@ -125,12 +125,12 @@ fn play(
     }
     let mut now = owner(nodes, slot);
     if moment == Moment::Move && now == from {
-        // As an operator would, again from the beginning.
+        // Starts again from the beginning, as an operator would.
         move_slot(&nodes[from], &nodes[to], &[], slot).map_err(|e| e.to_string())?;
         now = owner(nodes, slot);
     }
     if moment == Moment::Move {
-        // One that was killed still asks the other for keys that it does not have, when the slot comes back to it.
+        // A node that was killed still queries the other for keys that it lacks, when the slot comes back to it.
         for node in nodes.iter() {
             let stable = call!(node.raw(), "CLUSTER", "SETSLOT", slot, "STABLE");
             assert_eq!(stable, Reply::ok());
@@ -153,12 +153,12 @@ fn play(
     Ok(KEYS + begun.confirmed)
 }
 
-/// How many of the tags were invalidated.
+/// The number of tags that were invalidated.
 #[derive(Clone, Copy, Debug, Default)]
 struct Begun {
-    /// On one node at least, perhaps.
+    /// Perhaps, on at least one node.
     sent: usize,
-    /// On both, for sure.
+    /// Certainly, on both nodes.
     confirmed: usize,
 }
 
@@ -192,7 +192,7 @@ fn moved_until_killed(
     std::thread::scope(|scope| {
         let nodes = &*nodes;
         scope.spawn(|| {
-            // It ends with the node that is killed.
+            // The invalidations end with the node that is killed.
             let _ = begun.invalidate(ports, round);
         });
         scope.spawn(move || {

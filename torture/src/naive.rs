@@ -1,4 +1,4 @@
-//! A client that does without what this project's client does.
+//! A client without the protections of this project's client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tagcache_tests::DEADLINE;
 
-/// A local tier as it is often built, without the ordering rule: what was read is kept after the await, whatever was
-/// pushed meanwhile.
+/// A local tier as it is often built, without the ordering rule: after the await it keeps the value that was read,
+/// whatever was pushed meanwhile.
 #[derive(Clone)]
 pub(crate) struct Naive {
     pause: Duration,
@@ -26,7 +26,7 @@ impl Naive {
             apply(&push, &mut pushed.lock().expect("no test panics here"));
             Ok::<_, redis::aio::SendError>(())
         };
-        // Half a second, the default, is not much on a machine that has other things to do.
+        // The default, half a second, is too short for a busy machine.
         let config = redis::AsyncConnectionConfig::new()
             .set_push_sender(apply)
             .set_connection_timeout(Some(DEADLINE))
@@ -71,7 +71,7 @@ impl Naive {
             .query_async(&mut connection)
             .await
             .expect("a server that answers");
-        // So long that some are overtaken also where the machine has little time for it.
+        // Long enough for some reads to be overtaken, even on a busy machine.
         tokio::time::sleep(self.pause).await;
         let value: String = serde_json::from_str(&found.1?).expect("JSON");
         self.held().insert(key.to_owned(), (value.clone(), found.4));

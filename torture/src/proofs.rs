@@ -1,4 +1,5 @@
-//! Runs that lack a protection each. Where the checker finds nothing in them, it sees nothing in the others either.
+//! Runs that each lack one protection. If the checker finds nothing in them, it would find nothing in the others
+//! either.
 
 use tagcache_tests::proxy::{Rewrite, Words};
 use tagcache_tests::{Engine, Server};
@@ -11,7 +12,7 @@ use crate::log::{Event, Fault, Time, now};
 use crate::site::Site;
 use crate::worker::{KEYS, Without, key_name, tag_names};
 
-/// A run without a protection, and what is found in it; with `None` it has them all.
+/// A run without a protection, and the violation to be found in it; with `None` it has all protections.
 pub(crate) struct Proof {
     kind: Kind,
     without: Without,
@@ -19,12 +20,12 @@ pub(crate) struct Proof {
     finds: Option<Rule>,
 }
 
-/// Servers whose clients are not told.
+/// Rewritten words that keep servers from notifying clients.
 const TRACKING: Words = ("$10\r\ninvalidate\r\n", "$10\r\ninvalidatX\r\n");
 const CLOCK: Words = ("CACHE.CLOCK", "CACHE.CLOCX");
 
-/// Without them the messages of invalidated tags are left; without those the keys of what was dropped are pushed when
-/// their memory is given back, so that nothing would be found soon.
+/// Without tracking, the messages of invalidated tags are left. Without those, the keys of dropped entries are pushed
+/// when their memory is reclaimed, so that nothing would be found soon.
 fn deaf(engine: &Engine) -> Site {
     let rewrite = Rewrite {
         asked: None,
@@ -41,10 +42,10 @@ fn clockless(engine: &Engine) -> Site {
     Site::single(engine, Server::builder(), rewrite)
 }
 
-/// Goes back by some seconds, and by no more than the clients remember.
+/// Goes back by some seconds, no more than the clients remember.
 fn go_back(stage: &mut Stage) {
     if stage.counts.is_empty() {
-        // Something must be there to come back.
+        // Some data must be there to come back.
         std::thread::sleep(std::time::Duration::from_secs(2));
         let begun = now();
         call!(stage.site.servers[0].raw(), "SAVE");
@@ -60,11 +61,11 @@ fn go_back(stage: &mut Stage) {
         ..Fault::default()
     };
     stage.fault("kill -9, RDB", start, fault);
-    // Until what was undone should have been told again.
+    // Waits until undone changes should have been sent again.
     std::thread::sleep(std::time::Duration::from_secs(4));
 }
 
-/// Removes what nobody is told of.
+/// Removes keys without a notification.
 fn steal(stage: &mut Stage) {
     let mut client = stage.site.servers[0].raw();
     for key in 0..KEYS as u32 / 4 {
@@ -72,7 +73,7 @@ fn steal(stage: &mut Stage) {
     }
 }
 
-/// Hangs for longer than calls may take.
+/// Makes the server hang for longer than calls may take.
 fn hang(stage: &mut Stage) {
     let start = now();
     stage.site.servers[0].pause();
@@ -81,7 +82,7 @@ fn hang(stage: &mut Stage) {
     stage.fault("SIGSTOP", start, Fault::default());
 }
 
-/// Does not heal.
+/// Keeps the server away after the fault, so that it does not heal.
 fn stay_away(stage: &mut Stage) {
     stage.fault("a fault that is said to be over", now(), Fault::default());
     stage.site.servers[0].pause();
@@ -135,7 +136,7 @@ pub(crate) const PROOFS: &[Proof] = proofs! {
 };
 
 impl Proof {
-    /// What came of it, and what should have been found.
+    /// The result, and the violation that should have been found.
     pub(crate) fn run(&self, plan: &Plan) -> (Outcome, Option<Rule>) {
         let plan = Plan {
             without: self.without,

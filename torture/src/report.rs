@@ -1,4 +1,4 @@
-//! What runs showed: printed as they end, and as tables in `target/torture`.
+//! The results of runs: printed as they end, and as tables in `target/torture`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,13 @@ const CRASH_HEAD: &str = "| kept | killed while | server | seed | kills | confir
                           |---|---|---|---|---|---|---|\n";
 const PROOF_HEAD: &str = "| without | server | seed | reads | found |\n|---|---|---|---|---|\n";
 
-/// What came of one job.
+/// The result of one job.
 pub(crate) enum Found {
     Run(Box<Outcome>),
-    /// And what should have been found.
+    /// With the violation that should have been found.
     Proof(Box<Outcome>, Option<Rule>),
     Crashes(Result<Crashes, String>, Plan),
-    /// It cannot be had on this server.
+    /// Not possible on this server.
     Nowhere(&'static str, Plan),
 }
 
@@ -189,7 +189,7 @@ impl Report {
         self.close(right);
     }
 
-    /// Notes what a server held after it was killed.
+    /// Notes the data that a server held after it was killed.
     fn crashes(&mut self, plan: &Plan, crashes: &Result<Crashes, String>) {
         let (engine, seed) = (&plan.engine.name, plan.seed);
         let row = match crashes {

@@ -1,4 +1,4 @@
-//! The servers of a run, and which of them does what at the moment.
+//! The servers of a run, and their current roles.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::log::{Time, now};
 
-/// An older build of the module, for servers that get the present one while they serve.
+/// An older build of the module, for servers that change to the present one while they serve.
 pub(crate) fn old_module() -> Option<PathBuf> {
     std::env::var_os("TAGCACHE_MODULE_OLD").map(PathBuf::from)
 }
@@ -25,7 +25,7 @@ fn first_module() -> PathBuf {
     old_module().unwrap_or_else(module_path)
 }
 
-/// The proxy and what it runs on.
+/// The proxy and its runtime.
 struct Network {
     proxy: Proxy,
     _runtime: Runtime,
@@ -37,7 +37,7 @@ pub(crate) struct Site {
     pub(crate) servers: Vec<Server>,
     pub(crate) sentinel: Option<Sentinel>,
     pub(crate) clock: Option<Clock>,
-    /// When the last snapshot was begun that is complete.
+    /// The start of the last complete snapshot.
     pub(crate) saved: Time,
     network: Option<Network>,
 }
@@ -103,7 +103,7 @@ impl Site {
             sentinel: Some(sentinel),
             ..Self::of(engine, vec![primary, replica])
         };
-        // A machine with other things to do is no reason for a failover.
+        // A busy machine is no reason for a failover.
         call!(
             site.sentinel().raw(),
             "SENTINEL",
@@ -134,14 +134,14 @@ impl Site {
             .start();
         add_replica(&servers[0], &replica, &[&servers[1], &servers[2]]);
         servers.push(replica);
-        // A machine with other things to do is no reason for a failover.
+        // A busy machine is no reason for a failover.
         for server in &servers {
             call!(server.raw(), "CONFIG", "SET", "cluster-node-timeout", 5000);
         }
         Self::of(engine, servers)
     }
 
-    /// What the processes of the fleet are told.
+    /// The address that the processes of the fleet get.
     pub(crate) fn address(&self) -> String {
         if let Some(sentinel) = &self.sentinel {
             return format!("sentinel:{}", sentinel.port());
@@ -183,7 +183,7 @@ impl Site {
             .position(|server| i64::from(server.port()) == port)
     }
 
-    /// Waits until the sentinel knows so many replicas that it could promote.
+    /// Waits until the sentinel knows this many replicas that it could promote.
     pub(crate) fn wait_for_replicas(&self, count: usize) {
         let mut asked = self.sentinel().raw();
         wait_until("the sentinel knows the replicas", DEADLINE, || {
@@ -196,8 +196,8 @@ impl Site {
         });
     }
 
-    /// Waits until one of the two is named as primary, is one, and the other one follows. A sentinel that sees the
-    /// primary go down again and again reconfigures nobody: after a while the operator does.
+    /// Waits until the sentinel names one of the two as primary, that one is a primary, and the other one follows. A
+    /// sentinel that sees the primary go down again and again reconfigures no server: after a while the operator does.
     pub(crate) fn settle(&self) -> (usize, usize) {
         const LONGEST: Duration = Duration::from_secs(12);
         let mut asked = Instant::now();
@@ -225,7 +225,7 @@ impl Site {
         role.is_ok_and(|role| role.items()[0].text() == "master")
     }
 
-    /// The place of the node that owns a slot, and the last one from there on that it owns.
+    /// The node that owns a slot, and the last slot from there on that it owns.
     pub(crate) fn owner(&self, slot: i64) -> (usize, i64) {
         let slots = call!(self.servers[1].raw(), "CLUSTER", "SLOTS");
         self.owner_in(&slots, slot)
@@ -245,7 +245,8 @@ impl Site {
         owner.map(|owner| (owner, last))
     }
 
-    /// Waits until every node knows who owns a slot: one that takes over before it does, leaves the slot to nobody.
+    /// Waits until every node knows the owner of a slot: a node that takes over earlier leaves the slot without an
+    /// owner.
     pub(crate) fn wait_known(&self, slot: i64, owner: usize) {
         for server in &self.servers {
             wait_until("the owner of the slot is known", DEADLINE, || {
@@ -257,7 +258,7 @@ impl Site {
     }
 }
 
-/// Asks through a connection of its own: one that changes its role closes those that it has.
+/// Sends a command through a new connection: a server that changes its role closes existing ones.
 fn ask(server: &Server, words: &[&str]) -> std::io::Result<Reply> {
     RawClient::connect(server.port())?.try_call(words)
 }
@@ -273,7 +274,7 @@ pub(crate) fn follows(server: &Server) -> bool {
 /// Moves a slot, key by key; `others` are the other primaries. May be tried again after a failure.
 ///
 /// # Errors
-/// When a connection ends.
+/// Returns an error if a connection ends.
 pub(crate) fn move_slot(
     from: &Server,
     to: &Server,
@@ -288,7 +289,7 @@ pub(crate) fn move_slot(
     let (from_id, to_id): (std::io::Result<String>, std::io::Result<String>) =
         (id(&mut here), id(&mut there));
     let (from_id, to_id) = (from_id?, to_id?);
-    // Each must have heard from the other what it is.
+    // Each node must have received the other's role.
     let mut replies = [Reply::Null, Reply::Null];
     let ready = until(|| {
         replies = [
@@ -303,7 +304,7 @@ pub(crate) fn move_slot(
         if keys.items().is_empty() {
             break;
         }
-        // What an attempt that failed has left at the target is replaced.
+        // Replaces keys that a failed attempt has left at the target.
         let mut words = args![
             "MIGRATE",
             "127.0.0.1",
@@ -350,7 +351,7 @@ pub(crate) fn moves_slots(engine: &Engine) -> bool {
 /// Begins to move slots as a whole.
 ///
 /// # Errors
-/// When a connection ends.
+/// Returns an error if a connection ends.
 pub(crate) fn start_migration(
     from: &Server,
     to: &Server,
@@ -377,7 +378,7 @@ pub(crate) fn start_migration(
     }
 }
 
-/// Servers that survive the signal for writing more than they may, and see an error instead.
+/// A server command that survives the signal for exceeding the file limit, and gets an error instead.
 pub(crate) fn with_quota(engine: &Engine) -> Engine {
     Engine {
         name: engine.name.clone(),
@@ -385,7 +386,7 @@ pub(crate) fn with_quota(engine: &Engine) -> Engine {
     }
 }
 
-/// How large a file a server of [`with_quota`] may write; it may be raised again.
+/// Sets the largest file that a server of [`with_quota`] may write; it may be raised again.
 pub(crate) fn limit_files(server: &Server, size: &str) {
     let limited = Command::new("prlimit")
         .args([

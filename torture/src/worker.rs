@@ -1,4 +1,4 @@
-//! One process of the fleet: readers, writers and loaders on one cache, and what they saw.
+//! One process of the fleet: readers, writers and loaders on one cache, and their records.
 
 mod acts;
 mod stalls;
@@ -20,22 +20,22 @@ pub(crate) const KEYS: usize = 400;
 pub(crate) const TAGS: usize = 32;
 pub(crate) const PROCESSES: u64 = 3;
 const TASKS: u64 = 7;
-/// Tasks of each process that ask for the same key at the same time.
+/// Tasks of each process that request the same key at the same time.
 const CALLERS: usize = 2;
 
 pub(crate) const PROBE: Duration = Duration::from_millis(300);
 pub(crate) const COMMAND: Duration = Duration::from_secs(2);
 pub(crate) const LOAD: Duration = Duration::from_secs(4);
 
-/// What a process does without.
+/// The protection that a process lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Without {
     Nothing,
-    /// The same beside the next one: answers enter the local tier so late that many are overtaken.
+    /// For comparison with the next one: replies enter the local tier late enough for many to be overtaken.
     Haste,
-    /// The rule by which an answer that was overtaken does not enter the local tier.
+    /// The rule by which a reply that was overtaken does not enter the local tier.
     Order,
-    /// Leases: who misses, loads.
+    /// Leases: each caller that misses loads.
     Leases,
     /// Short time-outs.
     Timeouts,
@@ -52,7 +52,7 @@ pub(crate) struct Task {
     pub(crate) seed: u64,
     #[arg(long, value_enum)]
     pub(crate) without: Without,
-    /// Where records go, and files that say that something has ended
+    /// Directory of the records, and of files that mark the end of something
     #[arg(long)]
     pub(crate) dir: PathBuf,
 }
@@ -67,12 +67,12 @@ impl Task {
         self.dir.join(format!("ready-{}", self.number))
     }
 
-    /// Exists when the process has written enough for a run to show something, however busy the machine is.
+    /// Exists when the process has written enough for a run to be meaningful, however busy the machine is.
     pub(crate) fn worked(&self) -> PathBuf {
         self.dir.join(format!("worked-{}", self.number))
     }
 
-    /// Exists when the process has done its work and changes nothing any more.
+    /// Exists when the process has finished its work and changes nothing any more.
     fn done(&self, number: u64) -> PathBuf {
         self.dir.join(format!("done-{number}"))
     }
@@ -103,13 +103,13 @@ impl Task {
     }
 }
 
-/// Values that each process writes in a run, at least.
+/// The least number of values that each process writes in a run.
 const ENOUGH: u64 = 100;
 
-/// Exists when the fleet shall end.
+/// Exists when the fleet is to end.
 pub(crate) const STOP: &str = "stop";
 
-/// JSON that is decoded slowly: so much time lies between an answer and its entering the local tier.
+/// JSON that is decoded slowly, which delays the entry of a reply into the local tier.
 #[derive(Clone, Copy, Debug)]
 struct Slow(Duration);
 
@@ -130,10 +130,10 @@ where
     }
 }
 
-/// Between an answer and its entering the local tier, where that is to take long.
+/// The delay between a reply and its entry into the local tier, where that is to take long.
 const LATE: Duration = Duration::from_millis(40);
 
-/// A value by its number, with some bulk so that memory has something to run out of.
+/// A value by its number, with some padding so that memory can run out.
 fn value_of(number: u64) -> String {
     format!("{number:020}{}", "x".repeat(200))
 }
@@ -151,7 +151,7 @@ pub(crate) fn tag_names(tags: u32) -> Vec<String> {
     set.map(|tag| format!("tag{tag}")).collect()
 }
 
-/// Works until it is told to stop.
+/// Works until the stop file exists.
 pub(crate) fn run(task: &Task) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(3)
@@ -244,7 +244,7 @@ fn first_value(task: &Task) -> u64 {
     task.number << 32
 }
 
-/// Notes whether everything works, again and again.
+/// Notes repeatedly whether everything works.
 async fn pulses(
     task: &Task,
     cache: &Cache<Slow>,
@@ -278,7 +278,7 @@ async fn pulses(
     records
 }
 
-/// What is still held when all has been quiet for longer than a push may take.
+/// The values that are still held when all has been quiet for longer than a push may take.
 async fn held(task: &Task, naive: &Naive) -> Vec<Record> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut records = Vec::new();
@@ -300,7 +300,7 @@ async fn held(task: &Task, naive: &Naive) -> Vec<Record> {
     records
 }
 
-/// When all is quiet nobody may hold what the servers do not.
+/// When all is quiet, no process may hold values that the servers do not.
 async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
     let plain = task
         .builder()
@@ -309,7 +309,7 @@ async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
     let plain = plain.build().await.expect("settings that can work");
     plain.ready(DEADLINE).await.expect("servers that answer");
     let mut keys: Vec<u32> = (0..KEYS as u32).collect();
-    // A value may expire between two looks.
+    // A value may expire between two reads.
     for _ in 0..4 {
         let (here, there) = (get(cache, &keys).await, get(&plain, &keys).await);
         let pairs = keys.into_iter().zip(here).zip(there);
@@ -336,7 +336,7 @@ async fn afterwards(task: &Task, cache: &Cache<Slow>) -> Vec<Record> {
     keys.into_iter().map(held).collect()
 }
 
-/// As soon as it is answered; what is not answered for long is not held.
+/// The values, as soon as the server replies; without a reply for long, none is held.
 async fn get(cache: &Cache<Slow>, keys: &[u32]) -> Vec<Option<u64>> {
     for _ in 0..20 {
         let names = keys.iter().map(|key| key_name(*key));

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 pub(super) struct Series {
     name: &'static str,
-    /// Size and figure.
+    /// Size and measured value.
     pub(super) points: Vec<(f64, f64)>,
 }
 
@@ -20,7 +20,8 @@ impl Series {
 }
 
 const SIZE: (u32, u32) = (900, 480);
-/// Readable to people who see few colours apart (Okabe and Ito, *Color Universal Design*, 2008), and a grey.
+/// Colours that are distinguishable for colour-blind people (Okabe and Ito, *Color Universal Design*, 2008), and a
+/// grey.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),

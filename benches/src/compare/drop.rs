@@ -1,4 +1,4 @@
-//! What it takes to invalidate a tag, by the number of its entries, beside other entries that stay.
+//! The cost of invalidating a tag, by the number of its entries, next to other entries that stay.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::workload::{empty, settle};
 
 const TAG: &str = "tag:dropped";
 
-/// What one way takes for one size.
+/// The cost of one way for one size.
 struct Cost {
     trips: f64,
     counted: Counted,
-    /// The part of the entries' memory that is still held when nothing changes any more; of a few entries it would
-    /// be lost among the buffers of connections.
+    /// The part of the entries' memory that is still held when nothing changes any more; for few entries it would be
+    /// lost among the buffers of connections.
     held: Option<f64>,
     times_s: Vec<f64>,
-    /// The longest that a PING waited for the server, not for a processor.
+    /// The longest waits of a PING for the server, not for a processor.
     stalls_s: Vec<f64>,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn run(options: &Options, server: &Server, report: &mut Report) -> Re
     Ok(())
 }
 
-/// The first invalidation, with nobody else about.
+/// The first invalidation, without other clients.
 fn count(server: &Server, contender: &mut Contender, size: usize) -> Result<Cost> {
     let mut client = server.raw();
     let before = settle(&mut client);
@@ -125,7 +125,7 @@ fn time(server: &Server, contender: &mut Contender, size: usize, cost: &mut Cost
     Ok(())
 }
 
-/// What is reclaimed afterwards belongs to the invalidation.
+/// Reclaiming afterwards belongs to the invalidation.
 fn wait_for_backlog(client: &mut RawClient) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while call!(client, "CACHE.STATS").field("reclaim_backlog").int() > 0 {

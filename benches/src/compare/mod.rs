@@ -1,5 +1,5 @@
-//! `make compare`: the module against every other published way to cache with tags, each question a table. Same
-//! client, same data, same server for all; what can be counted is counted, times are compared round by round.
+//! `make compare`: the module compared with every other published way to cache with tags, one table per question. The
+//! same client, data and server for all; countable costs are counted, times are compared round by round.
 
 mod chart;
 mod drop;
@@ -43,7 +43,7 @@ const QUESTIONS: [&str; 7] = [
 
 type Make = fn(&mut Link) -> Box<dyn Way>;
 
-/// How the ways are made; the first is what the others are compared with.
+/// Constructors of the ways; the others are compared with the first.
 const WAYS: [Make; 9] = [
     |_| Box::new(module::Module),
     |link| Box::new(sets::LuaSets::new(link)),
@@ -61,7 +61,7 @@ pub(crate) struct Options {
     pub(crate) engine: Engine,
     sizes: Vec<usize>,
     rounds: usize,
-    /// Entries that are kept beside what is invalidated, and of which memory is measured.
+    /// Entries that are kept besides the invalidated ones, and whose memory is measured.
     entries: usize,
     /// Gets or sets of one sample.
     calls: usize,
@@ -70,7 +70,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// `None` asks for the usage.
+    /// `None` requests the usage text.
     pub(crate) fn parse(
         mut args: impl Iterator<Item = String>,
     ) -> std::result::Result<Option<Self>, String> {
@@ -121,7 +121,7 @@ impl Options {
     }
 }
 
-/// Prints what it finds, and keeps it as Markdown with its charts.
+/// Prints results, and keeps them as Markdown with their charts.
 pub(crate) struct Report {
     text: String,
 }
@@ -161,7 +161,7 @@ pub(crate) fn run(options: &Options, server: &Server) -> Result<()> {
     Report::write(&format!("compare-{}.md", options.engine.name), &report.text)
 }
 
-/// A way with a database of its own.
+/// A way with its own database.
 struct Contender {
     way: Box<dyn Way>,
     link: Link,
@@ -173,7 +173,7 @@ impl Contender {
         (0..WAYS.len()).map(|db| Self::new(server, db)).collect()
     }
 
-    /// The way of that number, which is also that of its database.
+    /// The way with that number, which is also the number of its database.
     fn new(server: &Server, number: usize) -> Self {
         let mut client = server.raw();
         assert!(
@@ -188,13 +188,13 @@ impl Contender {
         }
     }
 
-    /// Sets entries as fast as they can be sent.
+    /// Sets entries at the highest possible rate.
     fn fill(&mut self, server: &Server, entries: impl Iterator<Item = Entry>) -> Result<()> {
         let mut wire = Wire::connect(server.port(), self.db)?;
         let mut known = std::collections::HashSet::new();
         let (mut tape, mut waiting) = (Tape::default(), 0);
         for entry in entries {
-            // What a client learns about a tag when it sets the first entry.
+            // What a client reads about a tag when it sets the first entry.
             let mut is_new = false;
             for tag in &entry.tags {
                 is_new |= known.insert(tag.clone());
@@ -215,7 +215,7 @@ impl Contender {
         wire.receive(waiting, Expect::NoError)
     }
 
-    /// Sends the next commands before it waits for the replies to those before.
+    /// Sends the next commands before it waits for the replies to the previous ones.
     fn send(wire: &mut Wire, tape: &mut Tape, waiting: usize) -> Result<usize> {
         let tape = std::mem::take(tape);
         if tape.len() > 0 {
@@ -226,17 +226,17 @@ impl Contender {
     }
 }
 
-/// What the server has counted so far.
+/// The server's counts so far.
 #[derive(Clone, Copy)]
 struct Counted {
     /// Bytes from and to clients.
     bytes: f64,
-    /// Processor time of all its threads.
+    /// Processor time of all threads of the server.
     cpu_s: f64,
 }
 
 impl Counted {
-    /// What `body` adds to it.
+    /// The increase caused by `body`.
     fn of(client: &mut RawClient, body: impl FnOnce()) -> Result<Self> {
         let (before, own) = Self::read(client)?;
         body();
@@ -247,7 +247,7 @@ impl Counted {
         })
     }
 
-    /// Also the bytes that one reading adds to the next: its request and the reply to the one before.
+    /// Also returns the bytes that one reading adds to the next: its request and the previous reply.
     fn read(client: &mut RawClient) -> Result<(Self, f64)> {
         const REQUEST: &str = "*3\r\n$4\r\nINFO\r\n$5\r\nstats\r\n$3\r\ncpu\r\n";
         let info = call!(client, "INFO", "stats", "cpu").text();
@@ -281,7 +281,7 @@ fn entry(number: usize) -> Entry {
     }
 }
 
-/// Such as `1.5` or `12`.
+/// A number such as `1.5` or `12`.
 fn short(number: f64) -> String {
     match number {
         _ if number < 9.95 => format!("{number:.1}"),
@@ -295,7 +295,7 @@ mod tests {
 
     use super::{Contender, entry};
 
-    /// The comparison is one of ways that work: what is set is read, what is invalidated is not, and nothing else is.
+    /// The compared ways work: stored entries are read, invalidated ones are not, and no others are.
     #[test]
     fn each_way_serves_what_was_set_until_its_tag_is_invalidated() {
         let server = Server::start();

@@ -1,4 +1,4 @@
-//! Loads that meet an invalidation, and loads that meet each other.
+//! Loads that race with an invalidation, and loads that race with each other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -23,8 +23,8 @@ fn raced(value: u64) -> Entry {
     }
 }
 
-/// One process misses, reads the database and sets what it read; another changes the database and invalidates. Which
-/// of the two takes its next round trip is drawn, the same in each run for the same seed.
+/// One process misses, reads the database and sets the value; another changes the database and invalidates. The order
+/// of their round trips is random, the same in each run for the same seed.
 pub(super) fn race(options: &Options, server: &Server, report: &mut Report) {
     let mut table = Table::new(&["", "old value served", "and not dropped by the next"]);
     for make in WAYS {
@@ -34,7 +34,7 @@ pub(super) fn race(options: &Options, server: &Server, report: &mut Report) {
         let (mut stale, mut lost) = (0_usize, 0_usize);
         for seed in 0..options.runs {
             call!(clients[0], "FLUSHALL");
-            // Its tags are in use.
+            // The tags are in use.
             let other = Entry {
                 key: "other".into(),
                 ..raced(0)

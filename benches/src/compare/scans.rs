@@ -1,4 +1,4 @@
-//! Ways that look through everything to find a tag's entries.
+//! Ways that scan everything to find a tag's entries.
 
 use tagcache_tests::{Reply, args};
 
@@ -6,7 +6,7 @@ use super::sets::now;
 use super::way::{Command, Entry, Link, Way, found};
 
 /// The handler `redis-strings` of `@neshca/cache-handler` 1.8 for Next.js: the tags of all keys in one hash. A read
-/// also asks when its tags were last revalidated, which is recorded for tags of paths alone. Invalidating reads the
+/// also requests the last revalidation of its tags, which is recorded only for tags of paths. Invalidating reads the
 /// whole hash, a hundred fields per round trip, then deletes.
 pub(crate) struct NextHash;
 

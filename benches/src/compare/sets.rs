@@ -14,7 +14,7 @@ fn sadd(entry: &Entry) -> impl Iterator<Item = Command> {
     entry.tags.iter().map(add)
 }
 
-/// A set for each tag, written and dropped by scripts in the server.
+/// A set per tag, written and dropped by scripts in the server.
 pub(crate) struct LuaSets {
     set: String,
     drop: String,
@@ -51,7 +51,7 @@ impl Way for LuaSets {
     }
 }
 
-/// A set for each tag, written and dropped by a client in transactions.
+/// A set per tag, written and dropped by a client in transactions.
 pub(crate) struct MultiSets;
 
 impl Way for MultiSets {
@@ -89,9 +89,9 @@ fn with_names(mut command: Command, names: &[Reply]) -> Command {
     command
 }
 
-/// `RedisTaggedCache` of Laravel 13: a sorted set for each tag, scored by the entry's expiry. The key of an entry
-/// begins with a hash of all its tags, so that only a reader who names the same tags finds it. Invalidating reads the
-/// sorted set by pages and deletes a thousand keys with each script; the names stay in the sets of their other tags.
+/// `RedisTaggedCache` of Laravel 13: a sorted set per tag, scored by the entry's expiry. The key of an entry begins
+/// with a hash of all its tags, so that only a reader that names the same tags finds it. Invalidating reads the sorted
+/// set by pages and deletes a thousand keys per script; the names stay in the sets of their other tags.
 pub(crate) struct LaravelSortedSets;
 
 /// Deletes keys, and removes their names from the tags that are dropped.
@@ -105,7 +105,7 @@ impl LaravelSortedSets {
         format!("tag:{tag}:entries")
     }
 
-    /// 40 digits before the name, as many as the SHA-1 there has.
+    /// 40 digits before the name, as many as Laravel's SHA-1 has.
     fn key(entry: &Entry) -> String {
         let mut hasher = DefaultHasher::new();
         entry.tags.hash(&mut hasher);
@@ -181,9 +181,9 @@ impl Way for LaravelSortedSets {
     }
 }
 
-/// `RedisTagAwareAdapter` of Symfony 7: a set for each tag, the tags in the value as well. A script goes through the
-/// set by pages, deletes and removes; what a cluster left over is moved to a second set (versions before 5.4 renamed
-/// the set first and deleted from the client).
+/// `RedisTagAwareAdapter` of Symfony 7: a set per tag, with the tags in the value as well. A script reads the set by
+/// pages, deletes and removes; keys that a cluster left over are moved to a second set (versions before 5.4 renamed the
+/// set first and deleted from the client).
 pub(crate) struct SymfonySets;
 
 const SYMFONY_DROP: &str = "local cursor = '0'

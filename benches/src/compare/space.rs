@@ -1,4 +1,4 @@
-//! Memory: of entries and tags, and what is left when all entries have expired.
+//! Memory: of entries and tags, and the rest when all entries have expired.
 
 use std::io::{Error, Result};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::workload::{empty, settle, used_memory};
 enum Tags {
     None,
     TwoShared,
-    /// One shared, one of its own.
+    /// One shared tag, and one that no other entry carries.
     Own,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn memory(options: &Options, server: &Server, report: &mut Report) ->
 }
 
 pub(super) fn expired(options: &Options, server: &Server, report: &mut Report) -> Result<()> {
-    // Long enough that all entries are there at once.
+    // Long enough for all entries to exist at the same time.
     const TTL_S: u64 = 20;
     let entries = options.entries / 5;
     let mut table = Table::new(&[

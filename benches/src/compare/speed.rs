@@ -1,4 +1,4 @@
-//! What one set and one get of an entry with two tags cost.
+//! The cost of one set and one get of an entry with two tags.
 
 use std::io::Result;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Ways that keep no index: each entry carries a version or a time, and reads compare it with that of its tags.
+//! Ways without an index: each entry carries a version or a time, and reads compare it with that of its tags.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,18 +8,18 @@ use tagcache_tests::{Rng, args};
 use super::sets::now;
 use super::way::{Command, Entry, Link, Way, found};
 
-/// `TagAwareAdapter` of Symfony 7: a random version for each tag, stored beside the value and compared when it is
-/// read. Invalidating deletes the tag's version; the next set makes another. A process may use a version again for
-/// 150 ms without asking; here each read asks, as the first of a request does.
+/// `TagAwareAdapter` of Symfony 7: a random version per tag, stored with the value and compared when it is read.
+/// Invalidating deletes the tag's version; the next set makes another. A process may reuse a version for 150 ms without
+/// a request; here each read requests it, as the first of a request does.
 pub(crate) struct SymfonyVersions {
     rng: Rng,
-    /// The versions that the last set found.
+    /// The versions that the last set read.
     versions: HashMap<String, String>,
 }
 
 impl SymfonyVersions {
     pub(crate) fn new() -> Self {
-        // Each client draws versions of its own.
+        // Each client draws its own versions.
         static CLIENTS: AtomicU64 = AtomicU64::new(1);
         Self {
             rng: Rng::new(CLIENTS.fetch_add(1, Ordering::Relaxed)),
@@ -89,10 +89,10 @@ impl Way for SymfonyVersions {
     }
 }
 
-/// `FusionCache` over an `IDistributedCache` on Redis, without its memory level: an entry carries the time at which
-/// its loader began, a tag the time of its last invalidation, each a hash of three fields. The tags' times are read
-/// one after the other, after the entry. With the memory level they are read from the process, which then needs the
-/// backplane to learn of other processes' invalidations.
+/// `FusionCache` over an `IDistributedCache` on Redis, without its memory level: an entry carries the time at which its
+/// loader began, a tag the time of its last invalidation, each a hash of three fields. The tags' times are read one
+/// after the other, after the entry. With the memory level they are read from the process, which then needs the
+/// backplane to receive other processes' invalidations.
 pub(crate) struct FusionTimes;
 
 impl FusionTimes {
@@ -123,7 +123,7 @@ impl FusionTimes {
     }
 }
 
-/// 100 ns each.
+/// The present, in units of 100 ns.
 fn ticks() -> u64 {
     (now().as_nanos() / 100) as u64
 }

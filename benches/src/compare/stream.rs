@@ -1,4 +1,4 @@
-//! What an invalidation adds to the replication stream and to the append-only file.
+//! The bytes that an invalidation adds to the replication stream and to the append-only file.
 
 use std::io::{Error, Result};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         .arg("--appendfsync", "no")
         .arg("--auto-aof-rewrite-percentage", "0")
         .start();
-    // From a replica's first visit on the server keeps a stream, also when the replica has gone.
+    // Once a replica has connected, the server keeps a stream, even after the replica has gone.
     let replica = builder.replica_of(&server).start();
     wait_for_replica(&mut server.raw())?;
     std::mem::drop(replica);

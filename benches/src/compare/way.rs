@@ -1,11 +1,11 @@
-//! What each way of caching with tags has to do, and the connection that it does it over.
+//! The operations of each way of caching with tags, and the connection that it uses.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tagcache_tests::{RawClient, Reply, Rng};
 
-/// What is cached. A reader knows key and tags: some ways find the value only with both.
+/// A cached entry. A reader knows key and tags: some ways find the value only with both.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) key: String,
@@ -16,12 +16,12 @@ pub(crate) struct Entry {
 
 pub(crate) type Command = Vec<Vec<u8>>;
 
-/// One published algorithm. Where a library serialises value, tags and times in a format of its own, a line of plain
-/// text stands before the value here: shorter than PHP's or JSON's, and the same for all.
+/// One published algorithm. Where a library serialises value, tags and times in its own format, a line of plain text
+/// precedes the value here: shorter than PHP's or JSON's, and the same for all.
 pub(crate) trait Way: Send {
     fn name(&self) -> &'static str;
 
-    /// What setting an entry sends, one item per round trip, as far as it depends on no reply.
+    /// The commands to set an entry, one item per round trip, as far as they depend on no reply.
     fn write(&self, entry: &Entry) -> Vec<Vec<Command>>;
 
     fn set(&mut self, link: &mut Link, entry: &Entry) {
@@ -48,7 +48,7 @@ pub(crate) trait Way: Send {
         }
     }
 
-    /// The library's own command that removes what dead entries left; `false` if it has none.
+    /// The library's own command that removes the remains of dead entries; `false` if it has none.
     fn sweep(&mut self, _link: &mut Link) -> bool {
         false
     }
@@ -63,7 +63,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(mut client: RawClient) -> Self {
-        // A script that deletes a million keys keeps everybody waiting.
+        // A script that deletes a million keys blocks all clients.
         client.set_read_timeout(Duration::from_secs(600));
         Self {
             client,
@@ -72,7 +72,7 @@ impl Link {
         }
     }
 
-    /// One that waits for its turn before each round trip.
+    /// A connection that waits for its turn before each round trip.
     pub(crate) fn in_turn(client: RawClient, turn: Turn) -> Self {
         Self {
             turn: Some(turn),
@@ -107,7 +107,7 @@ pub(crate) fn found(reply: &Reply) -> Option<String> {
     (!reply.is_null()).then(|| reply.text())
 }
 
-/// Lets two threads take their steps one at a time, in an order that is drawn: the same for the same seed.
+/// Lets two threads take their steps one at a time, in a random order: the same for the same seed.
 #[derive(Clone)]
 pub(crate) struct Turn {
     baton: Arc<(Mutex<Baton>, Condvar)>,
@@ -142,7 +142,7 @@ impl Turn {
         result
     }
 
-    /// Leaves all further steps to the other.
+    /// Leaves all further steps to the other thread.
     pub(crate) fn end(&self) {
         let mut baton = self.wait();
         baton.ended[self.me] = true;

@@ -6,12 +6,12 @@ use super::lease::{Leases, Token};
 use super::stats::Counters;
 use crate::record::Softness;
 
-/// An invalidation: of which entries, and how.
+/// An invalidation: its entries and its effect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Invalidation<'t> {
     /// Entries that carry one of these tags.
     Tags(Effect, &'t [&'t [u8]]),
-    /// Entries that a condition selects. Those that become stale are so for that long at most, ms.
+    /// Entries that a condition selects. The number is the longest time that they may stay stale, ms.
     Where(Effect, Condition<'t>, u64),
     /// All entries. The caller ends the leases.
     Everything,
@@ -20,10 +20,10 @@ pub(crate) enum Invalidation<'t> {
 #[derive(Debug, Default)]
 pub(crate) struct Database<E> {
     pub(crate) index: Index<E>,
-    /// Counts the invalidations, hard, soft and flushes: two nodes that applied the same stream show the same reading, whatever
-    /// their wall clocks say. Saved, and it travels with replication.
+    /// The number of invalidations: hard, soft and flushes. Two nodes that applied the same stream have the same
+    /// number, whatever their wall clocks show. Saved, and carried by replication.
     pub(crate) clock: u64,
-    /// The reading at which the node's lineage began.
+    /// The clock at which the node's lineage began.
     pub(crate) start: u64,
     pub(crate) history: History,
     pub(crate) leases: Leases,
@@ -31,9 +31,9 @@ pub(crate) struct Database<E> {
 }
 
 impl<E: Copy + Default + PartialEq> Database<E> {
-    /// Has the history remember something of these tags, and no more of others than it may.
+    /// Records something about these tags in the history, and trims the history to its limits.
     fn remember(&mut self, tags: &[&[u8]], record: impl Fn(&mut History, &[u8])) {
-        // More than is added; [`Database::tidy`] does what is left.
+        // Trims more than was added; [`Database::tidy`] does the rest.
         let bytes = |tag: &[u8]| 4 * (tag.len() + ROW_BYTES);
         for tag in tags {
             record(&mut self.history, tag);
@@ -42,20 +42,20 @@ impl<E: Copy + Default + PartialEq> Database<E> {
         }
     }
 
-    /// Forgets what is over, a little of it: to be called now and then.
+    /// Forgets some of the leases and tags that are over; to be called regularly.
     pub(crate) fn tidy(&mut self, monotonic_ms: u64) {
         self.leases.forget(monotonic_ms, 1_024);
         let is_carried = |tag: &[u8]| self.index.is_carried(tag);
         self.history.tidy(REMEMBERED, is_carried);
     }
 
-    /// Makes entries gone, or stale, and returns how many; of [`Invalidation::Tags`], how many (entry, tag) pairs that are.
-    /// `at_ms` is its stamp. O(tags + entries / 64).
+    /// Makes entries gone or stale and returns their number; for [`Invalidation::Tags`], the number of (entry, tag)
+    /// pairs. `at_ms` is the stamp of the invalidation. O(tags + entries / 64).
     pub(crate) fn invalidate(&mut self, what: Invalidation<'_>, at_ms: u64, now_ms: u64) -> u64 {
         self.clock += 1;
         let moment = Moment {
             at_ms,
-            // Where it happened elsewhere, or in a log, that is long ago.
+            // An invalidation from another node or from a log happened before now.
             now_ms: at_ms.min(now_ms),
             clock: self.clock,
         };
@@ -65,8 +65,8 @@ impl<E: Copy + Default + PartialEq> Database<E> {
                 self.index.invalidate(tags, effect, moment.now_ms)
             }
             Invalidation::Where(effect, condition, limit_ms) => {
-                // Each entry that is meant carries some of these, if there are such clauses; and who judges an entry by
-                // tags of the reader's may complete a condition with any of them.
+                // If there are such clauses, each selected entry carries some of their tags; and for an entry that is
+                // judged by a reader's tags, any of them may complete the condition.
                 let marked = [condition.all, condition.any];
                 if marked == [None, None] {
                     self.history.record_everything(moment, effect);
@@ -91,13 +91,14 @@ impl<E: Copy + Default + PartialEq> Database<E> {
         dropped
     }
 
-    /// What is stored with one of these tags lives until then at most, unix ms. O(tags).
+    /// An entry that is stored with one of these tags lives until `until_ms` at most, unix ms. O(tags).
     pub(crate) fn hold(&mut self, tags: &[&[u8]], until_ms: u64) {
         self.remember(tags, |history, tag| history.hold(tag, until_ms));
     }
 
-    /// Whether what was loaded under this lease may still be written with these tags: the lease is the last one that
-    /// was granted for the key, and no tag was invalidated since. `None`: nobody knows which tags, so none at all.
+    /// Whether a value that was loaded under this lease may still be written with these tags: the lease is the last one
+    /// granted for the key, and none of the tags was invalidated since. `None`: the tags are unknown, so no tag at all
+    /// may have been invalidated.
     pub(crate) fn may_write<'a>(
         &self,
         key: &[u8],
@@ -112,9 +113,8 @@ impl<E: Copy + Default + PartialEq> Database<E> {
             })
     }
 
-    /// Decides a write under a lease: it may happen if `may_write`, and NX or XX is met. A lease whose write may not
-    /// happen is over: its holder will not write any more, and a value that came too late is of no use to the callers
-    /// that wait for it.
+    /// Decides a write under a lease: it may happen if `may_write`, and NX or XX is met. If it may not happen, the
+    /// lease ends: its holder will not write again, and a value that is too late is of no use to the callers that wait.
     pub(crate) fn decide_write<'a>(
         &mut self,
         key: &[u8],
@@ -135,27 +135,27 @@ impl<E: Copy + Default + PartialEq> Database<E> {
         true
     }
 
-    /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history go on:
-    /// they tell what arrives later from what was written before.
+    /// Takes the whole index out, for a native flush, which empties the keyspace by itself. Clock and history stay:
+    /// they distinguish later entries from those that were written before.
     pub(crate) fn take_index(&mut self) -> Index<E> {
         self.history.forget_names(self.clock);
         std::mem::take(&mut self.index)
     }
 
-    /// The clock that gives the stamps was set back: those that lie ahead of it are bounded by it, and all that is here was
-    /// written before what it gives from now on.
+    /// To be called when the clock that gives the stamps was set back: stamps that lie ahead of it are bounded by it,
+    /// and all entries here count as written before the stamps that it gives from now on.
     pub(crate) fn stamps_were_set_back(&mut self, back_to_ms: u64) {
         self.history.bound_stamps(back_to_ms);
         self.index.set_all_foreign();
     }
 
-    /// This node's own clock was set back: what lasts for a time lasts no longer by that.
+    /// To be called when this node's own clock was set back: spans of time do not become longer by that.
     pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
         self.history.bound_spans(from_ms, now_ms);
         self.index.marks.bound(now_ms);
     }
 
-    /// Whether there is a clock reading, or a memory of tags, to be saved.
+    /// Whether there is a clock, or a history of tags, to be saved.
     pub(crate) fn has_history(&self) -> bool {
         self.clock > 0 || !self.history.is_empty()
     }
@@ -174,7 +174,7 @@ mod tests {
 
     const AT_MS: u64 = 3_600_000;
 
-    /// With three entries, of the tags a, a, and b.
+    /// A database of three entries, with the tags a, a and b.
     fn filled() -> Database<u64> {
         let mut database = Database::default();
         for (entry, tag) in [(1, b"a"), (2, b"a"), (3, b"b")] {

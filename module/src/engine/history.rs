@@ -1,7 +1,9 @@
-//! When tags were last invalidated: for entries that arrive, for values loaded under a lease, and for the figures.
+//! The times at which tags were last invalidated: for entries that arrive, for values loaded under a lease, and for the
+//! figures.
 //!
-//! Why they are remembered is in `DESIGN.md` (Entries that arrive). Tags that entries carry are remembered one by one, others
-//! within [`REMEMBERED`]; the oldest beyond are folded into a *floor*, which holds for every tag that is not remembered.
+//! `DESIGN.md` (Entries that arrive) explains why they are remembered. Tags that entries carry have a row each, other
+//! tags within [`REMEMBERED`]. The oldest rows beyond that are folded into a *floor*, which holds for every tag without
+//! a row.
 //!
 //! Times are unix milliseconds of the node that executed the invalidation, and travel with replication.
 
@@ -13,8 +15,8 @@ use super::seeds::Seeded;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TIME_MS};
 
-/// How many tags are remembered one by one, except those that entries carry, and how long their names are together. A
-/// command may name tags that are longer than those of entries, and they cannot be evicted.
+/// Limits for the rows of tags that no entry carries: their number, and the bytes of their names. A command may name
+/// tags that are longer than those of entries, and rows cannot be evicted.
 pub(crate) const REMEMBERED: Remembered = Remembered {
     tags: 100_000,
     bytes: 32 << 20,
@@ -26,16 +28,16 @@ pub(crate) struct Remembered {
     pub(crate) bytes: usize,
 }
 
-/// What a look at a row costs beside its name, in bytes of names.
+/// The cost of a look at a row, in addition to its name, in bytes of names.
 pub(crate) const ROW_BYTES: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
-    /// Its stamp, which may be somewhat ahead of the present.
+    /// The stamp of the invalidation, which may be somewhat ahead of the present.
     pub(crate) at_ms: u64,
-    /// The present: what lasts for a time begins with it.
+    /// The present, at which spans of time begin.
     pub(crate) now_ms: u64,
-    /// The database's clock after it.
+    /// The database's clock after the invalidation.
     pub(crate) clock: u64,
 }
 
@@ -44,22 +46,23 @@ pub(crate) struct Moment {
 pub(crate) struct Past {
     /// The database's clock after the last of them.
     pub(crate) clock: u64,
-    /// The last hard and the last soft one, also by a condition, unix ms; 0: never.
+    /// The last hard and the last soft invalidation, also by a condition, unix ms; 0: never.
     pub(crate) hard_ms: u64,
     pub(crate) soft_ms: u64,
-    /// How often it was invalidated by its name, hard or soft, and when last, unix ms.
+    /// The number of invalidations by the tag's name, hard or soft, and the time of the last, unix ms.
     pub(crate) invalidations: u64,
     pub(crate) named_ms: u64,
-    /// What is stored with it may live until then, unix ms; 0: as long as it likes.
+    /// An entry that is stored with the tag may live until then, unix ms; 0: no limit.
     pub(crate) held_until_ms: u64,
-    /// What soft invalidations made stale is gone then, whatever its grace, unix ms; 0: no limit.
+    /// Entries that soft invalidations made stale are gone then, whatever their grace, unix ms; 0: no limit.
     pub(crate) soft_ends_ms: u64,
-    /// The last soft one by this node's own clock, from which a grace counts, unix ms. Not saved: `soft_ms` takes its place.
+    /// The last soft invalidation by this node's own clock, from which a grace counts, unix ms. Not saved: `soft_ms`
+    /// takes its place.
     softened_ms: u64,
 }
 
 impl Past {
-    /// Its figures in the order in which they are saved, and what each is at most.
+    /// Its figures in the order in which they are saved, each with its maximum.
     fn saved(&mut self) -> [(&mut u64, u64); 7] {
         [
             (&mut self.clock, u64::MAX),
@@ -72,14 +75,14 @@ impl Past {
         ]
     }
 
-    /// Appends it as it is saved, LEB128.
+    /// Appends its saved form, in LEB128.
     fn encode(mut self, bytes: &mut Vec<u8>) {
         for (number, _) in self.saved() {
             leb128::push(bytes, *number);
         }
     }
 
-    /// Takes what was saved from the front of `bytes`; `None` if it is none.
+    /// Takes a saved row from the front of `bytes`; `None` if there is no valid one.
     fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut past = Self::default();
         for (number, most) in past.saved() {
@@ -96,7 +99,7 @@ impl Past {
             Effect::Gone => &mut self.hard_ms,
             Effect::Stale => {
                 if (1..=moment.now_ms).contains(&self.soft_ends_ms) {
-                    // What that one made stale is gone by now, and must not be stale again.
+                    // Entries that the earlier one made stale are gone by now, and must not become stale again.
                     self.hard_ms = self.hard_ms.max(self.soft_ms);
                     self.soft_ends_ms = 0;
                 }
@@ -108,7 +111,8 @@ impl Past {
         *ms = moment.at_ms.max(*ms);
     }
 
-    /// The same after everything was flushed at that clock: no longer known by its name, unless invalidated since.
+    /// The row after everything was flushed at that clock: the tag is no longer known by its name, unless invalidated
+    /// since.
     const fn since(mut self, flushed_at: u64) -> Self {
         if self.clock <= flushed_at {
             self.invalidations = 0;
@@ -116,7 +120,7 @@ impl Past {
         self
     }
 
-    /// The later of both in each figure.
+    /// Keeps the later of both for each figure.
     fn merge(&mut self, mut other: Self) {
         other.soft_ends_ms = earlier(self.soft_ends_ms, other.soft_ends_ms);
         self.soft_ends_ms = 0;
@@ -126,15 +130,15 @@ impl Past {
         self.softened_ms = self.softened_ms.max(other.softened_ms);
     }
 
-    /// Bounds its stamps by an earlier time: the clock that gave them was set back to it.
+    /// Bounds its stamps by an earlier time, to which the clock that gave them was set back.
     fn bound_stamps(&mut self, back_to_ms: u64) {
         for ms in [&mut self.hard_ms, &mut self.soft_ms, &mut self.named_ms] {
             *ms = back_to_ms.min(*ms);
         }
     }
 
-    /// Bounds what lasts for a time by the present, after this node's clock was set back from a time: a hold, and a limit,
-    /// keep what was left of them.
+    /// Bounds spans of time by the present, after this node's clock was set back from `from_ms`: a hold and a limit
+    /// keep the time that was left of them.
     fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
         self.softened_ms = now_ms.min(self.softened_ms);
         for ends_ms in [&mut self.held_until_ms, &mut self.soft_ends_ms] {
@@ -144,7 +148,7 @@ impl Past {
     }
 }
 
-/// The earlier of two times, of which 0 is none.
+/// The earlier of two times; 0 means no time.
 fn earlier(one_ms: u64, other_ms: u64) -> u64 {
     match (one_ms, other_ms) {
         (0, ms) | (ms, 0) => ms,
@@ -152,11 +156,11 @@ fn earlier(one_ms: u64, other_ms: u64) -> u64 {
     }
 }
 
-/// What the invalidations of some tags mean for an entry that was written before or after them.
+/// The effect of some tags' invalidations on an entry, which was written before or after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Untouched,
-    /// Stale since then, and gone at that end, unix ms; 0: at the end of its grace.
+    /// Stale since `since_ms` and gone at `ends_ms`, unix ms; 0: at the end of its grace.
     Softened {
         since_ms: u64,
         ends_ms: u64,
@@ -165,7 +169,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// The same after the soft invalidation of another tag.
+    /// The verdict after the soft invalidation of another tag.
     fn softened(self, past: &Past) -> Self {
         let (since_ms, ends_ms) = match self {
             Self::Softened { since_ms, ends_ms } => (since_ms, ends_ms),
@@ -177,8 +181,8 @@ impl Verdict {
         }
     }
 
-    /// Whether an entry that arrives comes too late. A soft invalidation counts too, unless the entry is stale already and
-    /// may be so for its own grace: all else is not worth a second way to tell replicas.
+    /// Whether an entry arrives too late. A soft invalidation counts too, unless the entry is stale already and may
+    /// stay so for its own grace: the other cases are not worth a second way to notify replicas.
     pub(crate) const fn is_too_late(self, is_stale: bool) -> bool {
         match self {
             Self::Untouched => false,
@@ -188,7 +192,7 @@ impl Verdict {
     }
 }
 
-/// What is remembered of tags, in the order in which they were put in, and how long their names are together.
+/// Rows of tags, in the order of their insertion, and the bytes of their names together.
 #[derive(Debug, Default)]
 struct Rows {
     by_tag: LinkedHashMap<Box<[u8]>, Past, Seeded>,
@@ -222,18 +226,18 @@ impl Rows {
 
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// By the time of their last change, oldest first: the last ones, whether entries carry them or not.
+    /// Rows in the order of their last change, oldest first: the last ones, whether entries carry the tags or not.
     rows: Rows,
-    /// Tags that entries carried when they were looked at last. All were changed before those in `rows`: so what is folded is
-    /// older than what is not, however many tags are carried.
+    /// Rows of tags that entries carried at the last check. All were changed before those in `rows`: so folded rows are
+    /// older than all in `rows`, however many tags are carried.
     carried: Rows,
-    /// Holds for tags that are not remembered.
+    /// Holds for tags without a row.
     floor: Past,
-    /// Invalidations of entries whatever tags they carry.
+    /// Invalidations of all entries, whatever tags they carry.
     everything: Past,
-    /// The clock after which tags are known by their names: when everything was flushed.
+    /// The clock at the last flush of everything: only a later invalidation makes a tag known by its name.
     flushed_at: u64,
-    /// When the last hold of a tag ends, unix ms.
+    /// The end of the last hold of a tag, unix ms.
     holds_end_ms: u64,
 }
 
@@ -249,7 +253,7 @@ impl History {
         past.named_ms = past.named_ms.max(moment.at_ms);
     }
 
-    /// Records that entries of a tag were invalidated by a condition, those that are stale for so long at most. O(1).
+    /// Records that a condition invalidated entries of a tag; stale ones stay so for `limit_ms` at most. O(1).
     pub(crate) fn record_condition(
         &mut self,
         tag: &[u8],
@@ -258,7 +262,7 @@ impl History {
         limit_ms: u64,
     ) {
         let ends_ms = moment.now_ms.saturating_add(limit_ms);
-        // As far away as that is never; what is saved has no room for more.
+        // A time that far away means no limit; the saved form has no room for it.
         let ends_ms = if ends_ms > MAX_TIME_MS { 0 } else { ends_ms };
         self.change(tag).record(moment, effect, ends_ms);
     }
@@ -267,21 +271,22 @@ impl History {
         self.everything.record(moment, effect, 0);
     }
 
-    /// What is stored with this tag lives until then at most, unix ms. Never shortens a hold. O(1).
+    /// An entry that is stored with this tag lives until `until_ms` at most, unix ms. Never shortens a hold. O(1).
     pub(crate) fn hold(&mut self, tag: &[u8], until_ms: u64) {
         let past = self.change(tag);
         past.held_until_ms = past.held_until_ms.max(until_ms);
         self.holds_end_ms = self.holds_end_ms.max(until_ms);
     }
 
-    /// Until when an entry that is stored now with these tags may live, unix ms. O(tags) while some tag is held.
+    /// The time until which an entry that is stored now with these tags may live, unix ms. O(tags) while some tag is
+    /// held.
     #[inline]
     pub(crate) fn held_until_ms<'t>(
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
         now_ms: u64,
     ) -> Option<u64> {
-        // The last millisecond counts, as it does for what expires then: what was stored before is still there.
+        // The last millisecond counts, as it does for expiry: an entry that was stored before still exists then.
         if self.holds_end_ms < now_ms {
             return None;
         }
@@ -289,12 +294,12 @@ impl History {
         ends.filter(|&ms| ms >= now_ms).min()
     }
 
-    /// When a tag was last invalidated, hard and soft, unix ms; 0: not in the time that is remembered of it.
+    /// The last hard and soft invalidation of a tag, unix ms; 0: none in the time that is remembered for it.
     pub(crate) fn times(&self, tag: &[u8], is_carried: bool) -> (u64, u64) {
         let Some(past) = self.row(tag) else {
             return (0, 0);
         };
-        // A row begins with the floor, whose times are those of other tags, perhaps of the same millisecond.
+        // A row begins as a copy of the floor, whose times are those of other tags, perhaps in the same millisecond.
         let own = |ms: u64, floor_ms: u64| {
             let is_own = is_carried || ms > floor_ms || ms == past.named_ms;
             if is_own { ms } else { 0 }
@@ -321,7 +326,7 @@ impl History {
             RawEntryMut::Vacant(place) => {
                 self.rows.names += tag.len();
                 let carried = self.carried.take(tag);
-                // What was folded may have been this tag's.
+                // The tag's own row may have been folded.
                 let past = carried.map_or(self.floor, |past| past.since(self.flushed_at));
                 place.insert(tag.into(), past).1
             }
@@ -342,7 +347,7 @@ impl History {
         self.carried.by_tag.iter().chain(&self.rows.by_tag)
     }
 
-    /// What is known about a tag that was invalidated by its name, since everything was flushed.
+    /// The row of a tag that was invalidated by its name since everything was flushed.
     pub(crate) fn of_named(&self, tag: &[u8]) -> Option<&Past> {
         let past = self.row(tag)?;
         (past.since(self.flushed_at).invalidations > 0).then_some(past)
@@ -357,8 +362,8 @@ impl History {
         self.everything.clock > clock || tags.any(|tag| self.find(tag).clock > clock)
     }
 
-    /// What the remembered invalidations mean for an entry with these tags that arrives now and was written at that time at the
-    /// earliest ([`Stamps::written_since_ms`](super::Stamps)). O(tags).
+    /// The effect of the remembered invalidations on an entry with these tags that arrives now and was written at
+    /// `written_since_ms` at the earliest ([`Stamps::written_since_ms`](super::Stamps)). O(tags).
     pub(crate) fn of_arriving<'t>(
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
@@ -367,8 +372,8 @@ impl History {
         self.judge(self.everything, tags, written_since_ms)
     }
 
-    /// The same for an entry of this database, as though it carried these tags: what concerned all entries concerned it
-    /// when it happened. O(tags).
+    /// The same for an entry of this database, as though it carried these tags. Invalidations of all entries are left
+    /// out: they reached the entry when they happened. O(tags).
     pub(crate) fn of_entry<'t>(
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
@@ -404,13 +409,13 @@ impl History {
         latest.unwrap_or(0)
     }
 
-    /// The clock that gives the stamps was set back: bounds them. O(tags remembered).
+    /// Bounds the stamps, after the clock that gives them was set back. O(tags remembered).
     pub(crate) fn bound_stamps(&mut self, back_to_ms: u64) {
         self.all_mut()
             .for_each(|past| past.bound_stamps(back_to_ms));
     }
 
-    /// This node's own clock was set back: bounds what lasts for a time. O(tags remembered).
+    /// Bounds spans of time, after this node's own clock was set back. O(tags remembered).
     pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
         self.all_mut()
             .for_each(|past| past.bound_spans(from_ms, now_ms));
@@ -422,8 +427,8 @@ impl History {
         rows.chain([&mut self.floor, &mut self.everything])
     }
 
-    /// Folds the oldest rows into the floor while there are more than `most`. Tags that entries carry stay, beside these.
-    /// O(`bytes`): so many of names and rows are looked at.
+    /// Folds the oldest rows into the floor while there are more than `most`. Rows of tags that entries carry stay in
+    /// addition. O(`bytes`): looks at up to that many bytes of names and rows.
     pub(crate) fn trim(
         &mut self,
         most: Remembered,
@@ -459,8 +464,8 @@ impl History {
         true
     }
 
-    /// Folds some of what entries carried when it was looked at last, and do not any more, and gives its memory back: to be
-    /// called now and then.
+    /// Folds some of the rows whose tags entries carried at the last check but no longer carry, and releases their
+    /// memory; to be called regularly.
     pub(crate) fn tidy(&mut self, most: Remembered, is_carried: impl Fn(&[u8]) -> bool) {
         const BYTES: usize = 64 << 10;
         self.trim(most, BYTES, &is_carried);
@@ -475,11 +480,11 @@ impl History {
             };
             let looked_at = tag.len() + ROW_BYTES;
             let is_folded = self.set_aside(tag, past, &is_carried);
-            // Where all are still carried, that is found out for ever.
+            // A kept row counts four times: where all tags are still carried, each call would only repeat the check.
             left = left.saturating_sub(if is_folded { looked_at } else { 4 * looked_at });
         }
         if self.carried.by_tag.len() < before {
-            // They keep what was taken out, to be used again.
+            // The maps keep the room of removed rows for reuse.
             self.carried.by_tag.shrink_to_fit();
             self.rows.by_tag.shrink_to_fit();
         }
@@ -487,8 +492,8 @@ impl History {
 
     // ---- saving and loading ----
 
-    /// Appends what is saved: what holds for tags that are not remembered, what concerned all entries, the number of tags,
-    /// and for each, oldest first, the length of its name, the name and its past.
+    /// Appends the saved form: the floor, the row for all entries, the number of tags, and for each tag, oldest first,
+    /// the length of its name, the name and its row.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         self.floor.encode(bytes);
         self.everything.encode(bytes);
@@ -500,8 +505,8 @@ impl History {
         }
     }
 
-    /// Takes what was saved from the front of `bytes` and adds it: the later of both holds where there is something already.
-    /// `None` if it is damaged, and then some of it is added.
+    /// Takes a saved history from the front of `bytes` and adds it to this one: the later of both holds. `None` if it
+    /// is damaged; some of it is added then.
     pub(crate) fn load(&mut self, bytes: &mut &[u8]) -> Option<()> {
         let (floor, everything) = (Past::decode(bytes)?, Past::decode(bytes)?);
         for _ in 0..leb128::take(bytes)? {
@@ -509,7 +514,7 @@ impl History {
             let (tag, rest) = bytes.split_at_checked(len as usize)?;
             *bytes = rest;
             let past = Past::decode(bytes)?;
-            // Before the floor that was saved with it, which is not this tag's.
+            // Merged before the floor that was saved with it, which does not belong to this tag.
             self.change(tag).merge(past);
             self.holds_end_ms = self.holds_end_ms.max(past.held_until_ms);
         }
@@ -621,7 +626,7 @@ mod tests {
         assert_eq!(held(&history, &[b"x"], 50), None);
         assert_eq!(held(&history, &[b"a", b"b"], 200), Some(200));
         assert_eq!(held(&history, &[b"a", b"b"], 201), None);
-        // Of a hold of an hour, half is left when the clock is set back.
+        // Half of a one-hour hold is left when the clock is set back.
         let hour = 3_600_000;
         history.hold(b"c", 2 * hour);
         history.bound_spans(hour + hour / 2, hour);
@@ -640,7 +645,7 @@ mod tests {
         history.record(b"a", at(9), Effect::Gone);
         assert_eq!(history.times(b"a", false), (9, 7));
         assert_eq!(history.times(b"old", false), (0, 0));
-        // Several in the same millisecond, of which some are folded.
+        // Several invalidations in the same millisecond, of which some are folded.
         for tag in [b"x", b"y"] {
             history.record(tag, at(30), Effect::Gone);
         }
@@ -714,7 +719,7 @@ mod tests {
             assert!(history.of_named(kept).is_some());
         }
         assert_eq!(history.of_named(b"7"), None);
-        // Of the others it is only known that it was no later than the latest of them.
+        // The others are only known to be no later than the latest of them.
         for tag in [&b"2"[..], b"7", b"never seen"] {
             assert!(outdated(&history, tag, 7));
             assert!(!outdated(&history, tag, 8));
@@ -740,7 +745,7 @@ mod tests {
         history.trim(most, usize::MAX, |_| false);
         history.validate();
         assert_eq!(history.len(), 3);
-        // Those that entries carry stay, and are not looked at for ever.
+        // Rows of tags that entries carry stay, and the check of them ends.
         history.record(&[b'u'; 35], at(31), Effect::Gone);
         history.trim(most, 1_000, |_| true);
         assert_eq!(history.len(), 4);
@@ -796,7 +801,7 @@ mod tests {
         assert!(history.of_named(b"x").is_some());
         assert!(!outdated(&history, b"never invalidated", 1));
         assert!(!history.is_invalidated_after([&b"never invalidated"[..]].into_iter(), 0));
-        // One that was set aside goes on where it was, and is one of the last again.
+        // A row that was set aside keeps its figures, and becomes one of the last again.
         assert_eq!(invalidations(&history, b"carried1"), Some(1));
         history.record(b"carried1", at(310), Effect::Stale);
         assert_eq!(invalidations(&history, b"carried1"), Some(2));
@@ -816,7 +821,7 @@ mod tests {
             history.record(tag, at(1), Effect::Gone);
         }
         assert_eq!(invalidations(&history, b"a"), Some(1));
-        // One that comes after tags of the same command were folded.
+        // A tag that is named after other tags of the same command were folded.
         history.trim(up_to(0), usize::MAX, |_| false);
         history.record(b"c", at(1), Effect::Gone);
         assert_eq!(invalidations(&history, b"c"), Some(1));
@@ -863,7 +868,7 @@ mod tests {
         for tags in [[b"a", b"b", b"c"], [b"c", b"b", b"a"]] {
             let tags = tags.into_iter().map(|tag| &tag[..]);
             let verdict = history.of_entry(tags, 5);
-            // Else one tag more would bring back what is over by the other.
+            // Otherwise one more tag would bring back an entry that is over by the other.
             let (since_ms, ends_ms) = (10, 110);
             assert_eq!(verdict, Verdict::Softened { since_ms, ends_ms });
         }
@@ -946,7 +951,7 @@ mod tests {
         for len in 0..saved.len() {
             assert_eq!(History::default().load(&mut &saved[..len]), None);
         }
-        // Behind the two floors, and the number of tags.
+        // The length of the name follows the floor, the row for all entries and the number of tags.
         let name_len = 7 + 7 + 1;
         for len in [0, 0x7f] {
             saved[name_len] = len;

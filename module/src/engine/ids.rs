@@ -1,4 +1,4 @@
-//! A set of slots: who stands in a list.
+//! A set of slots: the members of a list.
 
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
@@ -8,23 +8,23 @@ use super::marks::bytes_of;
 /// Up to this many ids are one sorted array; beyond, a compressed bitmap.
 const FEW: usize = 32;
 
-/// Up to so many ids of a range of 65,536 are an array inside a bitmap.
+/// Up to this many ids of a range of 65,536 are an array inside a bitmap.
 const ARRAY: u32 = 4096;
 
-/// So many new ids are put into a bitmap together. Where tags alternate, the place of each lies outside of the processor's
-/// caches: waiting for it one by one took a fifth of the time of loading.
+/// New ids are put into a bitmap this many at a time. Where tags alternate, the place of each id lies outside the
+/// processor's caches: waiting for each one took a fifth of the loading time.
 const TOGETHER: usize = 16;
 
-/// A sorted set of `u32`, small where it holds little and dense where it holds much, and what its members cost together.
+/// A sorted set of `u32`, small for few ids and dense for many, and the total cost of its members.
 ///
-/// A tag of one entry takes no heap at all; a tag of half of all entries an eighth of a byte per entry (Lemire et al.,
-/// *Roaring Bitmaps: Implementation of an Optimized Software Library*, Software: Practice and Experience 48, 2018).
-/// Adding and removing is O(1) in a bitmap, and bounded by a move of 8 KiB in an array.
+/// A tag of one entry takes no heap at all; a tag of half of all entries takes an eighth of a byte per entry (Lemire et
+/// al., *Roaring Bitmaps: Implementation of an Optimized Software Library*, Software: Practice and Experience 48,
+/// 2018). Adding and removing is O(1) in a bitmap, and bounded by a move of 8 KiB in an array.
 ///
-/// The costs are in here because a set of one has room for them.
+/// The costs are stored here because a set of one id has room for them.
 #[derive(Debug)]
 pub(super) enum Ids {
-    /// None, with [`NO_ID`], or one.
+    /// One id, or none ([`NO_ID`]).
     One {
         id: u32,
         bytes: u64,
@@ -44,12 +44,12 @@ pub(super) struct Few {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Many {
     ids: RoaringBitmap,
-    /// Those that are not in `ids` yet, in any order, so many.
+    /// Ids that are not in `ids` yet, in any order: the first `new_len` of them.
     new: [u32; TOGETHER],
     new_len: usize,
     bytes: u64,
     len: u32,
-    /// Heap bytes when they were counted last, and the lengths at which they are counted again.
+    /// Heap bytes at the last count, and the lengths at which they are counted again.
     heap_bytes: usize,
     recount_below: u32,
     recount_above: u32,
@@ -65,7 +65,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    /// All ids: those that are in no bitmap, and those that are.
+    /// All ids: those outside the bitmap, and the bitmap.
     fn parts(&self) -> (&[u32], Option<&RoaringBitmap>) {
         match self {
             Self::One { id: NO_ID, .. } => (&[], None),
@@ -86,7 +86,7 @@ impl Ids {
         self.len() == 0
     }
 
-    /// What all members cost, bytes.
+    /// The total cost of all members, bytes.
     pub(super) const fn bytes(&self) -> u64 {
         match self {
             Self::One { bytes, .. } => *bytes,
@@ -95,7 +95,7 @@ impl Ids {
         }
     }
 
-    /// A member costs so much now.
+    /// Changes the cost of a member.
     pub(super) fn resize(&mut self, old_bytes: u64, bytes: u64) {
         let sum = match self {
             Self::One { bytes, .. } => bytes,
@@ -105,8 +105,8 @@ impl Ids {
         *sum = *sum - old_bytes + bytes;
     }
 
-    /// As [`Ids::insert`], if that changes nothing but what is put into a bitmap later, as it most often is where there are
-    /// many; else false, and nothing done.
+    /// Inserts as [`Ids::insert`] does, if the id can wait to enter a bitmap, as it mostly can in large sets; else
+    /// returns false and does nothing.
     #[inline(always)]
     pub(super) fn insert_later(&mut self, new: u32, bytes: u64) -> bool {
         match self {
@@ -119,7 +119,7 @@ impl Ids {
         }
     }
 
-    /// Adds an id that is not there, which costs so much.
+    /// Adds an id that is not in the set, with its cost.
     pub(super) fn insert(&mut self, new: u32, bytes: u64) {
         match self {
             Self::One { id, .. } if *id == NO_ID => *id = new,
@@ -155,7 +155,7 @@ impl Ids {
         self.resize(0, bytes);
     }
 
-    /// Removes an id that is there, which costs so much.
+    /// Removes an id that is in the set, with its cost.
     pub(super) fn remove(&mut self, old: u32, bytes: u64) {
         self.resize(bytes, 0);
         match self {
@@ -187,7 +187,7 @@ impl Ids {
                         bytes: many.bytes,
                     }));
                 } else if many.len < many.recount_below {
-                    // A copy leaves behind what the arrays inside have grown to.
+                    // A copy drops the spare room of the arrays inside.
                     let copy = many.ids.clone();
                     many.ids = copy;
                     many.recount();
@@ -237,7 +237,8 @@ impl Ids {
         })
     }
 
-    /// Bytes on the heap; of a bitmap as of its last recount, which is at most a quarter of its entries ago.
+    /// Bytes on the heap; for a bitmap, as of its last recount: it has grown by a quarter or shrunk by half at most
+    /// since then.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Self::One { .. } => 0,
@@ -261,15 +262,15 @@ impl Many {
     fn settle(&mut self) {
         let new = &mut self.new[..self.new_len];
         new.sort_unstable();
-        // Most often they are higher than those before. But `append` looks for the highest of those, in a dense bitmap by a
-        // walk through up to 8 KiB; among so few there is no dense one.
+        // Mostly they are higher than the ids before. But `append` looks for the highest of those, in a dense bitmap by
+        // a walk through up to 8 KiB; a bitmap of this few ids is not dense.
         if self.len > ARRAY || self.ids.append(new.iter().copied()).is_err() {
             self.ids.extend(&*new);
         }
         self.new_len = 0;
     }
 
-    /// Counts the bytes. O(length / 65,536), and done once for a constant part of the length.
+    /// Counts the bytes. O(length / 65,536), and done once per constant fraction of the length.
     fn recount(&mut self) {
         self.heap_bytes = size_of::<Self>() + bytes_of(&self.ids);
         self.recount_below = self.len / 2;
@@ -303,7 +304,7 @@ mod tests {
         ) {
             let mut ids = Ids::default();
             let mut model = BTreeSet::new();
-            // Far apart, so that several containers are met.
+            // Far apart, so that several containers are used.
             for i in 0..start {
                 ids.insert(i * 5_000, cost(i * 5_000));
                 model.insert(i * 5_000);
@@ -333,13 +334,13 @@ mod tests {
         for id in 8..count {
             ids.insert(id, 1);
         }
-        // So few as Miri has time for are not what a bitmap is small with.
+        // Miri has time for only a few ids, for which a bitmap is not small.
         assert!(cfg!(miri) || ids.heap_bytes() < count as usize * 2);
     }
 
     #[test]
     fn a_set_is_compared_with_bitmaps_and_made_one() {
-        // None, one, an array, bitmaps of which some ids are not in the bitmap yet, or all are.
+        // No id, one, an array, and bitmaps with some ids or no ids outside the bitmap.
         for count in [0, 1, 5, FEW as u32 + 1, 45, 300] {
             let mut ids = Ids::default();
             let own: BTreeSet<u32> = (0..count).map(|id| id * 3).collect();

@@ -1,14 +1,15 @@
-//! Tags to entries: who carries what, dropped at once.
+//! Maps tags to the entries that carry them, and drops all entries of a tag at once.
 //!
-//! How it works, and what was rejected, is in `DESIGN.md` (Invalidation). [`Index::reclaim_step`] names the gone entries one by
-//! one, so that the caller can take them out of the keyspace at its own pace.
+//! `DESIGN.md` (Invalidation) explains how it works and what was rejected. [`Index::reclaim_step`] names the gone
+//! entries one by one, so that the caller can remove them from the keyspace at its own pace.
 //!
-//! # Invariants ([`Index::validate`] asserts them after every step of the property tests)
-//! 1. A list that a slot knows contains the slot, and every slot in a list knows the list, once.
+//! # Invariants (`Index::validate` asserts them after every step of the property tests)
+//! 1. A list that a slot refers to contains the slot, and every slot in a list refers to the list, once.
 //! 2. Each list has a row in the table under its tag, and no list is empty.
 //! 3. Every gone slot is in use.
-//! 4. The sums `bytes`, `gone_bytes` and those of the lists are what a recount gives.
-//! 5. A list of which all entries are gone, and no other, is one of `hollow`: known to be so, doubtful, or of an unseen entry.
+//! 4. The sums `bytes`, `gone_bytes` and those of the lists equal a recount.
+//! 5. `hollow` covers every list whose entries are all gone, as known, doubtful, or of an unseen entry. Each list that
+//!    is known there is such a list.
 
 mod figures;
 mod hollow;
@@ -34,29 +35,29 @@ pub(crate) use select::{Condition, Effect};
 pub(crate) enum Step {
     /// The entry in this slot is gone: take it out of the keyspace and [`Index::remove`] it.
     Gone(Slot),
-    /// This entry is stale: those who hold copies are to be notified if it is new, and it is to be removed when its
-    /// grace is over, else [`Marks::ends`] is to be called.
+    /// This entry is stale. If it is new, the clients that hold copies are to be notified. If its grace is over, it is
+    /// to be removed, else [`Marks::ends`] is to be called.
     Softened(Softened),
     /// Nothing is left to reclaim.
     Idle,
 }
 
-/// What may be served of an entry.
+/// Whether an entry may be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
     Fresh,
-    /// Only to those who ask for stale values as well.
+    /// Served only to callers that ask for stale values as well.
     Stale,
     Gone,
 }
 
-/// An entry as the index takes it in.
+/// An entry to be indexed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Incoming<'t, E> {
     pub(crate) entry: E,
-    /// One that is given twice counts once.
+    /// A tag that is given twice counts once.
     pub(crate) tags: &'t [&'t [u8]],
-    /// What it costs.
+    /// Its cost.
     pub(crate) bytes: u64,
     pub(crate) has_grace: bool,
     pub(crate) facts: Facts,
@@ -68,24 +69,23 @@ pub(crate) struct Index<E> {
     slots: Slots<E>,
     lists: Lists,
     table: TagTable,
-    /// Entries that were invalidated and wait to be reclaimed.
+    /// Invalidated entries that wait to be reclaimed.
     gone: RoaringBitmap,
-    /// A few that became gone last: they are reclaimed first, inside the command that dropped them.
+    /// A few entries that became gone last: they are reclaimed first, inside the command that dropped them.
     gone_last: Vec<u32>,
-    /// Where in `gone` to look next.
+    /// The position in `gone` to look at next.
     reclaim_from: u32,
     hollow: Hollow,
     pub(crate) marks: Marks,
     bytes: u64,
     gone_bytes: u64,
-    /// The keyspace holds entries that the index does not know, since it was emptied after an internal error. They are
-    /// gone.
+    /// The keyspace holds entries that are not in the index, which was emptied after an internal error. They are gone.
     pub(crate) has_orphans: bool,
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Adds an entry: in a place that an entry of that name just left, if it can be had, or above it, so that a scan of a tag
-    /// in progress, which goes upwards, does not miss the entry. O(tags).
+    /// Adds an entry: in the slot that an entry of the same name just left, if possible, or above it, so that a scan of
+    /// a tag in progress, which goes upwards, does not miss the entry. O(tags).
     #[inline(always)]
     pub(crate) fn insert_near(&mut self, place: Option<Slot>, incoming: Incoming<'_, E>) -> Slot {
         let (bytes, hits) = (incoming.bytes, incoming.facts.hits);
@@ -100,7 +100,7 @@ impl<E: Copy + PartialEq> Index<E> {
         slot
     }
 
-    /// Marks a slot as its new entry is.
+    /// Sets the marks of a slot's new entry.
     #[inline(always)]
     fn mark(
         &mut self,
@@ -115,7 +115,7 @@ impl<E: Copy + PartialEq> Index<E> {
         if facts.is_foreign {
             self.marks.foreign.insert(slot.0);
         }
-        // Without a grace there is nothing between fresh and gone.
+        // An entry without a grace is never stale.
         if facts.is_gone || facts.softness.is_some() && !has_grace {
             self.drop_one(slot);
         }
@@ -127,7 +127,7 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// The visible entry in this slot has a grace now, or none. A stale one without is gone.
+    /// Notes whether the visible entry in this slot has a grace. A stale entry without one is gone.
     pub(crate) fn set_graced(&mut self, slot: Slot, has_grace: bool) {
         if has_grace {
             self.marks.graced.insert(slot.0);
@@ -139,7 +139,7 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// Puts a new entry in the place of a visible one. Hits are kept. O(tags).
+    /// Replaces a visible entry by a new one. Hits are kept. O(tags).
     ///
     /// The entry keeps its slot, or gets a higher one if it has more tags than before: so a scan of a tag in progress,
     /// which goes upwards, does not miss it.
@@ -154,7 +154,7 @@ impl<E: Copy + PartialEq> Index<E> {
     fn replace_in_lists(&mut self, slot: Slot, incoming: &Incoming<'_, E>) -> Slot {
         let &Incoming { entry, bytes, .. } = incoming;
         if self.carries(slot, incoming.tags) {
-            // A value refreshed under its old tags: no list changes, and none is looked for.
+            // A value is refreshed under its old tags: no list changes, and none is looked up.
             self.slots.set_entry(slot, entry);
             self.resize(slot, bytes);
             return slot;
@@ -173,7 +173,7 @@ impl<E: Copy + PartialEq> Index<E> {
         let (mut before, mut after) = (old.clone(), new.clone());
         before.sort_unstable();
         after.sort_unstable();
-        // First in, then out, so that a list which only this entry holds is not dropped and made anew.
+        // Lists are entered before others are left, so that a list of only this entry is not dropped and made again.
         for &list in &new {
             if placed == slot && before.binary_search(&list).is_ok() {
                 self.lists.get_mut(list).ids.resize(old_bytes, bytes);
@@ -211,7 +211,7 @@ impl<E: Copy + PartialEq> Index<E> {
             && wide.iter().zip(tags).all(|(&list, tag)| is(list, tag))
     }
 
-    /// Takes an entry out. True if it was gone. O(tags).
+    /// Removes an entry. True if it was gone. O(tags).
     pub(crate) fn remove(&mut self, slot: Slot) -> bool {
         let lists: ListIds = self.slots.lists(slot).collect();
         let bytes = self.slots.bytes(slot);
@@ -234,7 +234,7 @@ impl<E: Copy + PartialEq> Index<E> {
         was_gone
     }
 
-    /// Changes what an entry costs. O(tags), O(1) where it costs the same.
+    /// Changes the cost of an entry. O(tags), O(1) if the cost is the same.
     pub(crate) fn resize(&mut self, slot: Slot, bytes: u64) {
         let old_bytes = self.slots.bytes(slot);
         if bytes == old_bytes {
@@ -250,10 +250,10 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// The lists of these tags, made where there are none, each once and in order. O(tags).
+    /// The lists of these tags, each once and in order; missing lists are made. O(tags).
     #[inline(always)]
     fn lists_for(&mut self, tags: &[&[u8]], lists: &mut ListIds) {
-        /// Up to this many, looking through those before is faster than a set.
+        /// Up to this many lists, a linear search is faster than a set.
         const FEW: usize = 64;
         let mut seen = (tags.len() > FEW).then(RoaringBitmap::new);
         for tag in tags {
@@ -305,12 +305,12 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// Whether this slot is this entry's.
+    /// Whether this slot belongs to this entry.
     pub(crate) fn holds(&self, slot: Slot, entry: E) -> bool {
         self.slots.holds(slot, entry)
     }
 
-    /// The entry in this slot has another handle now.
+    /// Sets a new handle for the entry in this slot.
     pub(crate) fn moved(&mut self, slot: Slot, entry: E) {
         self.slots.set_entry(slot, entry);
     }
@@ -325,14 +325,14 @@ impl<E: Copy + PartialEq> Index<E> {
         !self.gone.is_empty() && self.gone.contains(slot.0)
     }
 
-    /// Whether an entry that the keyspace holds, which says that this is its slot, is to be taken out.
+    /// Whether an entry of the keyspace, which refers to this slot, is to be removed.
     pub(crate) fn must_leave(&self, slot: Option<Slot>, entry: E) -> bool {
         slot.filter(|&slot| self.holds(slot, entry))
             .map_or(self.has_orphans, |slot| self.is_gone(slot))
     }
 
-    /// What may be served of the entry in a slot, which has this grace. The deadline that the server keeps and the time
-    /// are asked for only where they matter.
+    /// Whether the entry in a slot, which has this grace, may be served. The server's deadline and the time are read
+    /// only where they matter.
     #[inline(always)]
     pub(crate) fn freshness(
         &self,
@@ -343,12 +343,12 @@ impl<E: Copy + PartialEq> Index<E> {
         now_ms: impl FnOnce() -> u64,
     ) -> Freshness {
         if grace_ms == 0 && self.gone.is_empty() && !self.has_orphans {
-            return Freshness::Fresh; // What would make it stale makes it gone.
+            return Freshness::Fresh; // Without a grace it is never stale.
         }
         self.freshness_of_any(slot, entry, grace_ms, deadline_ms, now_ms)
     }
 
-    /// Apart, so that what most often is fresh without a doubt does not pay for all that this keeps in registers.
+    /// Separate, so that the common case, an entry that is surely fresh, does not pay for the registers used here.
     #[inline(never)]
     fn freshness_of_any(
         &self,
@@ -377,7 +377,7 @@ impl<E: Copy + PartialEq> Index<E> {
         }
     }
 
-    /// What is known of an entry.
+    /// The facts about an entry.
     pub(crate) fn facts(&mut self, slot: Slot) -> Facts {
         Facts {
             is_gone: self.is_gone(slot),

@@ -4,16 +4,16 @@
 //! Memcache at Facebook*, NSDI 2013.
 //!
 //! A lease that has run out can be taken over by another caller. Until that happens its holder may still write: late,
-//! but nothing newer is lost. Leases are remembered for that for [`REMEMBER_MS`], then forgotten; a write under a lease
-//! that is not known is refused, which is always safe.
+//! but nothing newer is lost. For that, leases are remembered for [`REMEMBER_MS`], then forgotten; a write under an
+//! unknown lease is refused, which is always safe.
 //!
-//! All of this is the node's own, neither persisted nor replicated. Times are monotonic milliseconds.
+//! Leases belong to the node: they are neither persisted nor replicated. Times are monotonic milliseconds.
 //!
-//! # Invariants ([`Leases::validate`])
-//! 1. The rows are those of the leases in `by_key`: by when each is forgotten, by holder, by when those end that callers
-//!    wait for.
+//! # Invariants (`Leases::validate` asserts them)
+//! 1. The rows are those of the leases in `by_key`: by the time at which each is forgotten, by holder, and by the end
+//!    of those that callers wait for.
 //! 2. `waiting` is the number of waiters in all leases, `key_bytes` the length of all keys.
-//! 3. A lease of nobody has waiters.
+//! 3. A lease that nobody holds has waiters.
 
 mod waiters;
 
@@ -25,14 +25,14 @@ use super::seeds::Seeded;
 pub(crate) use super::token::Token;
 use super::token::Tokens;
 
-/// What leases may take in all databases together. They cannot be evicted, so the bound is small next to any
-/// `maxmemory` of a cache, and does not depend on it. 100,000 leases of keys of 250 bytes fit.
+/// The most that leases may use in all databases together. They cannot be evicted, so the bound is small compared with
+/// the `maxmemory` of any cache, and does not depend on it. 100,000 leases of keys of 250 bytes fit.
 pub(crate) const MOST: Used = Used {
     leases: 100_000,
     bytes: 64 << 20,
 };
 
-/// Bytes of a lease beside its key, and of a waiter, about: their rows, with what the tables keep free.
+/// Bytes of a lease without its key, and of a waiter, about: their rows, with the tables' free room.
 const LEASE_BYTES: usize = 384;
 const WAITER_BYTES: usize = 192;
 
@@ -50,35 +50,35 @@ impl Used {
         }
     }
 
-    /// Whether so much taken away would leave less than half of [`MOST`].
+    /// Whether less than half of [`MOST`] would be left without `other`.
     pub(crate) const fn is_below_half_without(self, other: Self) -> bool {
         let left = self.without(other);
         left.leases < MOST.leases / 2 || left.bytes < MOST.bytes / 2
     }
 }
 
-/// How long after it ran out a lease is remembered.
+/// The time for which a lease is remembered after it ran out.
 pub(crate) const REMEMBER_MS: u64 = 60_000;
 
-/// Stands for the holder of a lease that is over, while callers still wait there.
+/// Stands for the holder of a lease that is over while callers still wait for it.
 const NOBODY: Token = 0;
 
 /// The connection of a caller, as the shell knows it.
 pub(crate) type Client = u64;
-/// Stands for the connection of a lease that belongs to none.
+/// Stands for the connection of a lease that belongs to no connection.
 const NO_CLIENT: Client = 0;
 
 /// A caller that waits, as the shell knows it.
 pub(crate) type Waiter = u64;
 
-/// A key, stored once for all that refers to it.
+/// A key, stored once and shared by all that refer to it.
 pub(crate) type Key = Rc<[u8]>;
 
 /// The lease that a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) ms: u64,
-    /// The token that it wants.
+    /// The token that the caller chose.
     pub(crate) token: Option<Token>,
 }
 
@@ -92,32 +92,32 @@ impl Ask {
 pub(crate) struct Caller {
     pub(crate) client: Client,
     pub(crate) ask: Option<Ask>,
-    /// It only asks for a lease that it has: see [`Leases::renew`].
+    /// The caller only renews a lease that it has: see [`Leases::renew`].
     pub(crate) is_renewal: bool,
-    /// It asks for the lease of a fresh value too.
+    /// The caller asks for the lease of a fresh value too.
     pub(crate) is_early: bool,
     pub(crate) may_wait: bool,
 }
 
-/// What leases are granted by at this moment.
+/// The terms on which leases are granted at this moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
     /// The database's clock.
     pub(crate) clock: u64,
     pub(crate) now_ms: u64,
-    /// No lease lasts longer.
+    /// The longest duration of a lease.
     pub(crate) max_ms: u64,
-    /// What the leases of this database may take.
+    /// The room that the leases of this database may use.
     pub(crate) room: Used,
 }
 
-/// What a caller of CACHE.FETCH is answered: the token, if it holds the lease now.
+/// The reply to a caller of CACHE.FETCH, with the token if the caller holds the lease now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Hit(Option<Token>),
     Stale(Option<Token>),
     Miss(Option<Token>),
-    /// Nothing yet: it waits.
+    /// No reply yet: the caller waits.
     Wait,
 }
 
@@ -126,7 +126,7 @@ struct Lease {
     key: Key,
     token: Token,
     holder: Client,
-    /// The database's clock when it was granted first.
+    /// The database's clock at the first grant.
     clock: u64,
     ends_ms: u64,
     /// Its holder has ended it, or is about to: its token may be granted again.
@@ -143,29 +143,29 @@ impl Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     waiter: Waiter,
-    /// With an `ask`, if it does not only wait for the value.
+    /// Has an `ask` if the caller does not only wait for the value.
     caller: Caller,
 }
 
-/// A waiter that has waited enough: it holds the lease now, or (`None`) nobody loads any more and it did not ask for one.
+/// A waiter whose wait is over: it holds the lease now, or (`None`) nobody loads any more and it asked for no lease.
 pub(crate) type Released = (Waiter, Option<Token>);
 
-/// Keys by a number.
+/// Keys sorted by a number.
 type Row = BTreeSet<(u64, Key)>;
 
-/// The orders in which leases are looked for.
+/// The orders in which leases are looked up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rows {
-    /// By the time at which each is forgotten: all but those of nobody.
+    /// By the time at which each is forgotten: all leases that have a holder.
     forget: Row,
-    /// By holder: those that belong to a connection.
+    /// By holder: the leases that belong to a connection.
     holders: Row,
-    /// By the time at which it runs out, or was over: those that callers wait for.
+    /// By the time of the end, past or future: the leases that callers wait for.
     awaited: Row,
 }
 
 impl Rows {
-    /// The row of each order in which the lease stands.
+    /// The rows that contain the lease, with its number in each.
     fn of(&mut self, lease: &Lease) -> [Option<(&mut Row, u64)>; 3] {
         let is_held = lease.token != NOBODY;
         let forget_ms = lease.ends_ms.saturating_add(REMEMBER_MS);
@@ -201,7 +201,8 @@ pub(crate) struct Leases {
 impl Leases {
     // ---- decisions ----
 
-    /// What a caller of CACHE.FETCH is answered where the key holds such an entry, or none (`Gone`). After `Wait` it calls [`Leases::wait`]. O(log leases).
+    /// Decides the reply to a caller of CACHE.FETCH where the key holds such an entry, or none (`Gone`). After `Wait`
+    /// the caller calls [`Leases::wait`]. O(log leases).
     pub(crate) fn fetch(
         &mut self,
         key: &[u8],
@@ -226,8 +227,8 @@ impl Leases {
         }
     }
 
-    /// Asks for the lease of a key: its token, unless another caller holds it, there are too many, or the token was used before.
-    /// O(log leases).
+    /// Asks for the lease of a key. Returns its token, unless another caller holds it, there are too many leases, or
+    /// the token was used before. O(log leases).
     pub(crate) fn ask(
         &mut self,
         key: &[u8],
@@ -252,9 +253,9 @@ impl Leases {
         (!is_used).then(|| self.grant(key, client, ask, terms))
     }
 
-    /// Makes the lease of a key last longer, from now on: its token, if that is the one that was given. It grants none: its
-    /// caller has been loading since its lease was granted, perhaps by a server from which this one took over, and a new
-    /// lease would not know of what was invalidated meanwhile. O(log leases).
+    /// Extends the lease of a key, counted from now, and returns its token, if that is the one given. Grants no lease:
+    /// the caller has been loading since its lease was granted, perhaps by a server from which this one took over, and
+    /// a new lease would not know what was invalidated meanwhile. O(log leases).
     fn renew(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Option<Token> {
         let lease = self.by_key.get(key)?;
         let token = ask.token.filter(|token| *token == lease.token)?;
@@ -265,7 +266,7 @@ impl Leases {
         Some(token)
     }
 
-    /// Gives a key a new lease, whose waiters are those of the old one.
+    /// Gives a key a new lease, which takes over the waiters of the old one.
     fn grant(&mut self, key: &[u8], client: Client, ask: Ask, terms: Terms) -> Token {
         let old = self.remove(key, terms.now_ms);
         let (key, waiters) = old.map_or_else(
@@ -285,7 +286,7 @@ impl Leases {
         token
     }
 
-    /// Sees that so much more fits; leases that are over are forgotten for it. False if it does not.
+    /// Makes room for that many bytes more, by forgetting leases that are over. False if that is not enough.
     fn make_room(&mut self, bytes: usize, terms: Terms) -> bool {
         loop {
             let used = self.used();
@@ -298,7 +299,7 @@ impl Leases {
         }
     }
 
-    /// Forgets the lease that would be forgotten first. False if it is held, or callers wait for it.
+    /// Forgets the lease that is due first. False if it is held, or callers wait for it.
     pub(crate) fn forget_over(&mut self, now_ms: u64) -> bool {
         let over = self.rows.forget.first().map(|(_, key)| Rc::clone(key));
         let over = over.filter(|key| {
@@ -308,7 +309,7 @@ impl Leases {
         over.is_some_and(|key| self.remove(&key, now_ms).is_some())
     }
 
-    // ---- the one place where leases come, change and go ----
+    // ---- leases are inserted, changed and removed only here ----
 
     fn insert(&mut self, lease: Lease) {
         self.rows.add(&lease);
@@ -327,7 +328,7 @@ impl Leases {
         }
     }
 
-    /// Takes a lease out, with its waiting callers. Its token will not be granted again unless its holder settled it.
+    /// Removes a lease with its waiters. Its token is not granted again unless its holder settled the lease.
     fn remove(&mut self, key: &[u8], now_ms: u64) -> Option<Lease> {
         let lease = self.by_key.remove(key)?;
         self.rows.remove(&lease);
@@ -340,7 +341,7 @@ impl Leases {
         Some(lease)
     }
 
-    /// Gives back the room that many leases left behind.
+    /// Releases memory after many leases were removed.
     fn tidy(&mut self) {
         const FEW: usize = 64;
         if self.by_key.capacity() > FEW && self.by_key.len() * 8 < self.by_key.capacity() {
@@ -355,16 +356,16 @@ impl Leases {
         lease.is_some_and(|lease| lease.is_held(now_ms))
     }
 
-    /// The clock at which the key's lease was granted, if this is the last one that was.
+    /// The clock at which the key's lease was granted, if this token is that of the last lease.
     pub(crate) fn granted_at(&self, key: &[u8], token: Token) -> Option<u64> {
         let lease = self.by_key.get(key)?;
         (token != NOBODY && lease.token == token).then_some(lease.clock)
     }
 
-    /// Ends the lease of a key: it was written, or removed, or its holder gave up. O(log leases). True if callers wait
-    /// for it.
+    /// Ends the lease of a key that was written or removed, or whose holder gave up. True if callers wait for it.
+    /// O(log leases).
     ///
-    /// They stay in line: of a key that was written the server tells them, and they leave; otherwise
+    /// The callers stay in line. For a key that was written, the server notifies them, and they leave; otherwise
     /// [`Leases::pass_on`] returns the next in line.
     pub(crate) fn end(&mut self, key: &[u8], now_ms: u64) -> bool {
         let Some(over) = self.remove(key, now_ms) else {
@@ -382,7 +383,7 @@ impl Leases {
         is_awaited
     }
 
-    /// The holder has done with its lease: its value is about to be written, or it gives up.
+    /// The holder has finished with its lease: its value is about to be written, or it gives up.
     pub(crate) fn settle(&mut self, key: &[u8], token: Token) {
         if let Some(lease) = self.by_key.get_mut(key)
             && lease.token == token
@@ -391,7 +392,8 @@ impl Leases {
         }
     }
 
-    /// The holder's lease is over: whether it still held it. Then [`Leases::pass_on`] returns the next in line. O(log leases).
+    /// Ends the holder's lease, and returns whether it was still held. Then [`Leases::pass_on`] returns the next in
+    /// line. O(log leases).
     pub(crate) fn release(&mut self, key: &[u8], token: Token, now_ms: u64) -> bool {
         let was_held = self.is_held(key, now_ms);
         let is_its_own = self.granted_at(key, token).is_some();
@@ -401,8 +403,8 @@ impl Leases {
         is_its_own && was_held
     }
 
-    /// A connection was closed: of the leases that it took, up to `limit` run out at that time at the latest. True if these
-    /// were all. O(limit × log leases).
+    /// Handles a closed connection: up to `limit` of the leases that it took end at `ends_ms` at the latest. True if
+    /// these were all. O(limit × log leases).
     pub(crate) fn disconnected(&mut self, client: Client, ends_ms: u64, limit: usize) -> bool {
         let first = (client, Key::default());
         for _ in 0..limit {
@@ -419,7 +421,8 @@ impl Leases {
         false
     }
 
-    /// Ends all leases; [`Leases::pass_on`] returns the next in line for each of the keys returned. O(leases).
+    /// Ends all leases, and returns the keys that callers wait for. [`Leases::pass_on`] returns the next in line for
+    /// each. O(leases).
     pub(crate) fn end_all(&mut self, now_ms: u64) -> Vec<Key> {
         let mut keys: Vec<Key> = self.by_key.keys().cloned().collect();
         keys.retain(|key| self.end(key, now_ms));
@@ -454,7 +457,7 @@ impl Leases {
         self.by_key.is_empty()
     }
 
-    /// Leases that somebody holds. O(leases).
+    /// The number of leases that are held. O(leases).
     pub(crate) fn held(&self, now_ms: u64) -> usize {
         let all = self.by_key.values();
         all.filter(|lease| lease.is_held(now_ms)).count()
@@ -464,7 +467,7 @@ impl Leases {
         self.waiting
     }
 
-    /// What counts against [`MOST`].
+    /// The use that counts against [`MOST`].
     pub(crate) fn used(&self) -> Used {
         Used {
             leases: self.by_key.len(),

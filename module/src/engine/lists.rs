@@ -3,14 +3,14 @@
 use super::ids::Ids;
 use super::pages::{PAGE, Pages, offset_of, page_of};
 
-/// The name of a tag: without an allocation where it is short.
+/// The name of a tag; a short one needs no allocation.
 #[derive(Debug)]
 pub(super) enum Name {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Box<Box<[u8]>>),
 }
 
-/// So that a name takes no more than two addresses.
+/// Keeps a name within the size of two addresses.
 const SHORT: usize = 14;
 
 impl Name {
@@ -24,8 +24,8 @@ impl Name {
         Self::Short { len, bytes }
     }
 
-    /// Whether it is that of a tag. Those of 8 to 14 bytes are compared as two halves that overlap: a call for a few bytes
-    /// costs more, and what it makes the callers move about even more.
+    /// Whether this is the name of a tag. Names of 8 to 14 bytes are compared as two halves that overlap: a call for a
+    /// few bytes costs more, and the moves that it causes in the callers cost even more.
     #[inline(always)]
     pub(super) fn is(&self, tag: &[u8]) -> bool {
         match (self, tag.len()) {
@@ -61,7 +61,7 @@ impl std::ops::Deref for Name {
     }
 }
 
-/// The entries of one tag: four addresses for one that a single entry carries.
+/// The entries of one tag: the size of four addresses if a single entry carries it.
 #[derive(Debug)]
 pub(super) struct TagList {
     pub(super) name: Name,
@@ -123,7 +123,7 @@ impl Lists {
         list.expect("the list exists")
     }
 
-    /// Adds an id, which costs so much, to a list.
+    /// Adds an id and its cost to a list.
     #[inline(always)]
     pub(super) fn insert(&mut self, id: u32, new: u32, bytes: u64) {
         if !self.get_mut(id).ids.insert_later(new, bytes) {
@@ -141,7 +141,7 @@ impl Lists {
         result
     }
 
-    /// Visits lists from an id on, `limit` numbers at most, and returns where to go on; `None` at the end.
+    /// Visits lists from an id on, up to `limit` ids, and returns the id to continue from; `None` at the end.
     pub(super) fn visit(
         &self,
         from: u32,

@@ -1,4 +1,4 @@
-//! What single entries are marked with, beyond the lists that they stand in: sets of slots.
+//! Marks of single entries, in addition to the lists that contain them: sets of slots.
 //!
 //! # Invariants
 //! 1. Every slot in a mark is in use, and leaves all marks with its entry.
@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use super::slots::Slot;
 use crate::record::Softness;
 
-/// At most so many soft marks are kept apart; beyond, neighbours are joined.
+/// Up to this many soft marks are kept apart; beyond that, neighbours are joined.
 const MAX_SOFT: usize = 64;
 
 /// Entries that were soft-invalidated at one time.
@@ -18,10 +18,11 @@ const MAX_SOFT: usize = 64;
 struct Soft {
     softness: Softness,
     ids: RoaringBitmap,
-    /// [`Marks::next_softened`] goes through all of them in rounds: when the next begins, and where this one is.
+    /// [`Marks::next_softened`] visits all entries in rounds: the start of the next round, and the position in this
+    /// one.
     next_round_ms: u64,
     round_at: Option<u32>,
-    /// The first end of a grace that this round has found still to come.
+    /// The first end of a grace that this round has found in the future.
     soonest_ms: u64,
 }
 
@@ -40,7 +41,7 @@ impl Soft {
         self.round_at.is_some() || self.next_round_ms <= now_ms
     }
 
-    /// The next entry; `None` at the end of a round, and the time of the next is set.
+    /// The next entry; `None` at the end of a round, when the time of the next one is set.
     fn next(&mut self, now_ms: u64) -> Option<Softened> {
         if self.round_at.is_none() {
             self.soonest_ms = u64::MAX;
@@ -54,7 +55,7 @@ impl Soft {
                 is_new: false,
             });
         }
-        // Not too often: while graces end one by one, rounds get rarer with age, up to a pause of some seconds.
+        // Limits the rounds: while graces end one by one, rounds get rarer with age, up to a pause of some seconds.
         let age_ms = now_ms.saturating_sub(self.softness.since_ms);
         let pause_ms = (age_ms / 8).clamp(MIN_PAUSE_MS, MAX_PAUSE_MS);
         self.next_round_ms = self.soonest_ms.max(now_ms + pause_ms);
@@ -63,7 +64,7 @@ impl Soft {
     }
 }
 
-/// Rounds over soft-invalidated entries are at least so long apart, and need not be further apart than that.
+/// The least pause between two rounds over soft-invalidated entries, and the longest that is needed, ms.
 const MIN_PAUSE_MS: u64 = 100;
 const MAX_PAUSE_MS: u64 = 5_000;
 
@@ -72,7 +73,7 @@ const MAX_PAUSE_MS: u64 = 5_000;
 pub(crate) struct Softened {
     pub(crate) slot: Slot,
     pub(crate) softness: Softness,
-    /// It was not named before.
+    /// The entry was not named before.
     pub(crate) is_new: bool,
 }
 
@@ -81,20 +82,20 @@ pub(crate) struct Softened {
 pub(crate) struct Marks {
     /// Entries that have a grace.
     pub(super) graced: RoaringBitmap,
-    /// Entries that were written by the clock of another node.
+    /// Entries that were stamped by the clock of another node.
     pub(crate) foreign: RoaringBitmap,
-    /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having said
-    /// so yet.
+    /// Entries that arrived, and that the primary, or the server that wrote the log, may have refused without having
+    /// reported it yet.
     pub(crate) doubted: RoaringBitmap,
     soft: Vec<Soft>,
-    /// All ids of `soft`: one look for the many entries that are fresh.
+    /// All ids of `soft`, so that one lookup is enough for the many fresh entries.
     softened: RoaringBitmap,
-    /// Those that [`Marks::next_softened`] did not name yet.
+    /// Ids that [`Marks::next_softened`] did not name yet.
     unnamed: RoaringBitmap,
 }
 
 impl Marks {
-    /// Takes a slot out of all marks: its entry leaves, or is replaced by another.
+    /// Removes a slot from all marks: its entry leaves, or is replaced by another.
     pub(super) fn forget(&mut self, slot: Slot) {
         if self.is_empty() {
             return;
@@ -130,7 +131,8 @@ impl Marks {
         }
     }
 
-    /// Marks entries as stale. Those that are already, stay so since before, and no longer than the new limit allows.
+    /// Marks entries as stale. Entries that are stale already keep their time, and stay stale no longer than the new
+    /// limit allows.
     pub(super) fn soften(&mut self, mut ids: RoaringBitmap, softness: Softness) {
         self.narrow(&ids, softness);
         ids -= &self.softened;
@@ -138,7 +140,7 @@ impl Marks {
         self.add(ids, softness);
     }
 
-    /// Sees that those of these entries that are stale already are so no longer than this allows.
+    /// Applies a limit to those of these entries that are stale already.
     fn narrow(&mut self, ids: &RoaringBitmap, softness: Softness) {
         if softness.limit_ms == u64::MAX {
             return;
@@ -173,8 +175,8 @@ impl Marks {
         }
     }
 
-    /// Joins the two neighbours whose distance is the least in comparison with their age, if there are any with the same
-    /// limit. The earlier time and the lower limit hold for both, so that nothing is served beyond its grace; the time is
+    /// Joins two neighbours, if possible with the same limit: those whose distance is the least in proportion to their
+    /// age. The earlier time and the lower limit hold for both, so that nothing is served beyond its grace; the time is
     /// off by a few percent of the age.
     fn join_two(&mut self) {
         let newest = self.soft[self.soft.len() - 1].softness.since_ms;
@@ -191,19 +193,19 @@ impl Marks {
         let joined = &mut self.soft[at];
         joined.ids |= later.ids;
         joined.softness.limit_ms = joined.softness.limit_ms.min(later.softness.limit_ms);
-        // Those of the later one end sooner now: a round tells when.
+        // Entries of the later mark end sooner now: a round finds when.
         joined.next_round_ms = 0;
         joined.round_at = None;
     }
 
-    /// No entry is stale any more.
+    /// Removes all soft marks.
     pub(super) fn clear_soft(&mut self) {
         self.soft = Vec::new();
         self.softened = RoaringBitmap::new();
         self.unnamed = RoaringBitmap::new();
     }
 
-    /// No entry is stale since a time that lies ahead.
+    /// Moves the soft marks that lie ahead of the present to the present.
     pub(super) fn bound(&mut self, now_ms: u64) {
         let ahead = |soft: &Soft| soft.softness.since_ms <= now_ms;
         let moved = self.soft.split_off(self.soft.partition_point(ahead));
@@ -220,7 +222,7 @@ impl Marks {
         !self.soft.is_empty()
     }
 
-    /// Since when an entry is stale by a soft invalidation, and for how long.
+    /// The time since which an entry is stale by a soft invalidation, and its limit.
     #[inline(always)]
     pub(crate) fn softness(&self, slot: Slot) -> Option<Softness> {
         if self.soft.is_empty() {
@@ -242,7 +244,7 @@ impl Marks {
     }
 
     /// The next entry to look at: each one soon after it became stale, and again about when the first grace of its mark
-    /// is over, of which the caller tells by [`Marks::ends`].
+    /// is over, which the caller reports by [`Marks::ends`].
     pub(super) fn next_softened(&mut self, now_ms: u64) -> Option<Softened> {
         if let Some(slot) = self.unnamed.min().map(Slot) {
             self.unnamed.remove(slot.0);
@@ -256,14 +258,14 @@ impl Marks {
         due.find_map(|soft| soft.next(now_ms))
     }
 
-    /// Names all again soon: those whose grace was over may not have been done with.
+    /// Names all entries again soon: those whose grace was over may not have been removed.
     pub(super) fn look_again(&mut self) {
         for soft in &mut self.soft {
             soft.next_round_ms = 0;
         }
     }
 
-    /// The grace of an entry that was named ends then.
+    /// Notes when the grace of an entry that was named ends.
     pub(crate) fn ends(&mut self, softened: Softened, at_ms: u64) {
         let mut softs = self.soft.iter_mut();
         if let Some(soft) = softs.find(|soft| soft.softness == softened.softness) {
@@ -294,10 +296,10 @@ impl Marks {
 pub(super) fn bytes_of(ids: &RoaringBitmap) -> usize {
     /// A container's entry in the bitmap's own array.
     const CONTAINER: usize = 32;
-    /// A container that is a bit for each of 65,536 ids. The crate's own figure is the number of bits.
+    /// A container with one bit for each of 65,536 ids. The crate's own figure is the number of bits.
     const BITS: usize = 8 << 10;
     let statistics = ids.statistics();
-    // The crate counts four bytes for each id in an array, where it takes two.
+    // The crate counts four bytes for each id in an array, which takes two.
     let arrays = statistics.n_bytes_array_containers as usize / 2;
     statistics.n_containers as usize * CONTAINER
         + arrays
@@ -370,10 +372,10 @@ mod tests {
         assert_eq!(round(&mut marks, 100, 5_000), [(0, true), (2, true)]);
         assert!(!marks.has_due(5_099) && marks.has_due(5_100));
         assert_eq!(round(&mut marks, 5_099, 5_000), []);
-        // Some have a longer grace: there is another round for them.
+        // Some entries have a longer grace: there is another round for them.
         assert_eq!(round(&mut marks, 5_100, 6_000), [(0, false), (2, false)]);
         assert!(!marks.has_due(6_099) && marks.has_due(6_100));
-        // What comes later is named once, and the others are not named for that.
+        // An entry that becomes stale later is named once, and the others are not named again for it.
         marks.soften(ids(7..9), Softness::since(100));
         assert_eq!(round(&mut marks, 5_200, 5_050), [(7, true), (8, true)]);
     }
@@ -430,7 +432,7 @@ mod tests {
         let again = marks.next_softened(16_100).expect("its grace was to end");
         marks.ends(again, 16_150);
         assert_eq!(marks.next_softened(16_100), None);
-        // An eighth of the age later, though it ends sooner.
+        // The next round is an eighth of the age later, although the grace ends sooner.
         let next_ms = 16_100 + 16_100 / 8;
         assert!(!marks.has_due(next_ms - 1));
         assert!(marks.has_due(next_ms));
@@ -441,7 +443,7 @@ mod tests {
         let mut marks = Marks::default();
         let limited = MAX_SOFT as u32 + 1;
         let limit_ms = 10;
-        // Close to one without a limit, closer than any two others.
+        // Close to a mark without a limit, closer than any two others.
         let since_ms = 5_001;
         marks.soften(ids(limited..limited + 1), Softness { since_ms, limit_ms });
         for at in 0..limited {
@@ -461,7 +463,7 @@ mod tests {
         named.sort_unstable();
         assert!(named.into_iter().eq(0..=limited));
 
-        // All of one moment.
+        // All marks have the same time.
         let mut marks = Marks::default();
         for at in 0..=limited {
             let limit_ms = u64::from(at) + 1;
@@ -470,7 +472,7 @@ mod tests {
         }
     }
 
-    /// After each step; under Miri, which is slow, after some.
+    /// Validates after each step; under Miri, which is slow, after some.
     fn validate_now_and_then(marks: &mut Marks, step: u32) {
         if !cfg!(miri) || step.is_multiple_of(16) {
             marks.validate(|_| true);

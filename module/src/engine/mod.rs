@@ -1,4 +1,4 @@
-//! Pure logic: what tags, entries, clocks and counters are, with no server, no FFI and no clock of its own.
+//! Pure logic: tags, entries, clocks and counters, with no server, no FFI and no clock of its own.
 //!
 //! Everything here runs under plain `cargo test`, Miri and property tests; time comes in as an argument.
 

@@ -1,18 +1,18 @@
-//! How much of the time work in the background may take.
+//! The share of the time that background work may take.
 
 use std::time::Duration;
 
-/// Work in slices, paced by how busy the thread is with other things: at least a sixteenth of the time, and what is left
-/// idle otherwise. An idle server works off a backlog at once, a busy one does not get slower by more than that.
+/// Work in slices, paced by the thread's other work: at least a sixteenth of the time, and otherwise the idle time. An
+/// idle server works off a backlog at once; a busy one gets slower by no more than that.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     /// The end of the last slice.
     last: Option<Moment>,
-    /// The part of the time between slices that other things took, of late.
+    /// The share of the time between slices that other work took recently.
     busy: f64,
 }
 
-/// A point in time: how long the thread exists, and how long it ran.
+/// A point in time: how long the thread has existed, and how long it has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) wall: Duration,
@@ -20,7 +20,7 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// From an earlier one to this: how long, and for how much of that the thread ran, seconds.
+    /// The time from an earlier moment to this one, and the part of it in which the thread ran, seconds.
     fn since(self, earlier: Self) -> (f64, f64) {
         let wall = self.wall.saturating_sub(earlier.wall);
         let ran = self.ran.saturating_sub(earlier.ran);
@@ -28,14 +28,14 @@ impl Moment {
     }
 }
 
-/// How long it takes to see how busy the thread is, seconds.
+/// The time needed to measure how busy the thread is, seconds.
 const WINDOW: f64 = 0.01;
-/// Where the last slice is longer ago, that says nothing.
+/// A last slice that is longer ago than this, seconds, is no measure.
 const OUTDATED: f64 = 1.0;
 const LEAST_SHARE: f64 = 1.0 / 16.0;
 
 impl Pace {
-    /// How long to rest after a slice that lasted from `start` to `end`.
+    /// The time to rest after a slice that lasted from `start` to `end`.
     pub(crate) fn rest_after(&mut self, start: Moment, end: Moment) -> Duration {
         let between = self.last.replace(end).map(|last| start.since(last));
         self.busy = match between.filter(|&(wall, _)| wall < OUTDATED) {
@@ -53,7 +53,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The part of the time that slices of a millisecond get after a second, while other things take `busy` of the rest.
+    /// The share of the time that slices of a millisecond get after a second, while other work takes `busy` of the
+    /// rest.
     fn share(pace: &mut Pace, from: &mut Moment, busy: f64) -> f64 {
         let (begin, slice) = (from.wall, Duration::from_millis(1));
         let mut worked = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! Hands out small integers in pages of 1,024, and stores what they number page by page.
+//! Hands out small integers in pages of 1,024, and stores one value per page.
 //!
 //! A growing `Vec` copies everything when it doubles: with a million entries that is a stall of milliseconds in the
 //! middle of a SET. Pages are added one at a time, and given back one at a time when their last number is released.
@@ -7,19 +7,19 @@ use roaring::RoaringBitmap;
 
 use super::marks::bytes_of;
 
-/// How many ids a page holds.
+/// Ids per page.
 pub(super) const PAGE: usize = 1_024;
 const WORDS: usize = PAGE / 64;
 
-/// How many kinds of pages there are.
+/// The number of kinds of pages.
 pub(super) const KINDS: usize = 10;
 
-/// The page that an id lies in.
+/// The page of an id.
 pub(super) const fn page_of(id: u32) -> usize {
     id as usize / PAGE
 }
 
-/// Where in its page an id lies.
+/// The position of an id in its page.
 pub(super) const fn offset_of(id: u32) -> usize {
     id as usize % PAGE
 }
@@ -38,15 +38,15 @@ impl Page {
     }
 }
 
-/// Numbers in use, page by page. Pages of one `kind` are alike, so what they store can be laid out for that kind.
+/// Ids in use, page by page. Pages of one `kind` are alike, so their values can be laid out for that kind.
 #[derive(Debug)]
 pub(super) struct Pages<T> {
     by_number: Vec<Page>,
-    /// What the ids of each page number; `None` where there is no page. Apart from the pages, so that what is looked up lies
-    /// close together.
+    /// The value of each page; `None` where there is no page. Stored apart from the pages, so that values that are
+    /// looked up lie close together.
     stored: Vec<Option<T>>,
-    /// For each kind, the numbers of the pages that have room. Here and of those without a page, the lowest is taken first: what
-    /// is stored after a tag was dropped then has ascending ids again, which are appended to lists.
+    /// For each kind, the numbers of the pages that have room. The lowest is taken first, here and in `vacant`: entries
+    /// that are stored after a tag was dropped then have ascending ids again, which are appended to lists.
     open: [RoaringBitmap; KINDS],
     /// Numbers without a page.
     vacant: RoaringBitmap,
@@ -66,7 +66,7 @@ impl<T> Default for Pages<T> {
 }
 
 impl<T> Pages<T> {
-    /// Takes a free id on a page of this kind, which is made where there is none. O(1).
+    /// Takes a free id on a page of this kind; makes the page if there is none. O(1).
     #[inline(always)]
     pub(super) fn allocate(&mut self, kind: u8, make: impl FnOnce() -> T) -> u32 {
         let open = self.open[kind as usize].min();
@@ -86,7 +86,7 @@ impl<T> Pages<T> {
         id
     }
 
-    /// Notes that a free id of an open page is in use.
+    /// Marks a free id of an open page as used.
     #[inline(always)]
     fn occupy(&mut self, id: u32) {
         let page = &mut self.by_number[page_of(id)];
@@ -98,8 +98,8 @@ impl<T> Pages<T> {
         }
     }
 
-    /// Takes this very id, if it is free and its page has room for entries of this kind, or can be made so; else one on a page
-    /// that lies above.
+    /// Takes exactly this id, if it is free and its page is wide enough for this kind or does not exist yet; else an id
+    /// on a page above.
     #[inline(never)]
     pub(super) fn allocate_near(&mut self, id: u32, kind: u8, make: impl FnOnce() -> T) -> u32 {
         let number = page_of(id) as u32;
@@ -154,7 +154,7 @@ impl<T> Pages<T> {
         self.stored.get(page_of(id))?.as_ref()
     }
 
-    /// The same of an id in use.
+    /// The same for an id in use.
     #[inline(always)]
     pub(super) fn get(&self, id: u32) -> &T {
         let stored = self.stored[page_of(id)].as_ref();
@@ -174,7 +174,7 @@ impl<T> Pages<T> {
         RoaringBitmap::from_lsb0_bytes(0, &bits)
     }
 
-    /// Gives an id back, and its page, with what is stored there, if it is empty now. O(1).
+    /// Releases an id, and its page with the stored value if the page is empty now. O(1).
     pub(super) fn release(&mut self, id: u32) -> Option<T> {
         let number = page_of(id) as u32;
         let page = &mut self.by_number[number as usize];
@@ -193,7 +193,7 @@ impl<T> Pages<T> {
         let stored = self.stored[number as usize].take();
         self.vacant.insert(number);
         if self.live == 0 {
-            // Nothing is left: give the bookkeeping itself back as well.
+            // Nothing is left: release the bookkeeping as well.
             *self = Self::default();
         }
         stored
@@ -212,7 +212,7 @@ impl<T> Pages<T> {
         self.by_number.len() - self.vacant.len() as usize
     }
 
-    /// Bytes of the bookkeeping itself, and of what is stored but for the heap that it refers to.
+    /// Bytes of the bookkeeping and of the stored values, without the heap that these refer to.
     pub(super) fn heap_bytes(&self) -> usize {
         let numbers = self.open.iter().chain([&self.vacant]).map(bytes_of);
         self.by_number.capacity() * size_of::<Page>()
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Takes the id or one above it, and whether that made a page.
+    /// Takes the id or one above it. Returns the id, and whether a page was made for it.
     fn take(pages: &mut Pages<()>, id: u32, kind: u8) -> (u32, bool) {
         let mut made = false;
         let taken = pages.allocate_near(id, kind, || made = true);
@@ -274,7 +274,7 @@ mod tests {
         let page = PAGE as u32;
         assert_eq!(pages.allocate(0, || ()), 0);
         assert_eq!(take(&mut pages, 0, 0), (page, true));
-        // That one has room, and lies above the first, but not above itself.
+        // That page has room and lies above the first, but not above itself.
         assert_eq!(take(&mut pages, 0, 0), (page + 1, false));
         assert_eq!(take(&mut pages, page, 0), (2 * page, true));
         assert_eq!((pages.pages_in_use(), pages.end()), (3, 3 * page));
@@ -287,7 +287,7 @@ mod tests {
         let mut pages = Pages::default();
         let ids = 0..4 * PAGE as u32;
         let ids: Vec<u32> = ids.map(|_| pages.allocate(0, || ())).collect();
-        // One stays, so that not all bookkeeping goes.
+        // One id stays, so that the bookkeeping is not dropped.
         ids[1..].iter().for_each(|&id| _ = pages.release(id));
         let again = ids[1..].iter().map(|_| pages.allocate(0, || ()));
         assert_eq!(again.collect::<Vec<_>>(), ids[1..]);
@@ -310,7 +310,7 @@ mod tests {
             assert_eq!(take(&mut pages, id, 1), (id, false));
         }
         assert_eq!(take(&mut pages, 201, 0), (201, false));
-        // Where there is no page yet.
+        // The page does not exist yet.
         assert_eq!(take(&mut pages, 9_000, 3), (9_000, true));
         assert!(pages.is_used(9_000));
     }

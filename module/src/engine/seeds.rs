@@ -1,9 +1,9 @@
-//! Hash functions that nobody can predict.
+//! Hash functions that cannot be predicted.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// `ahash` with random seeds, so that nobody can choose keys that collide. The standard library makes the seeds: `ahash` would
-/// keep allocations of its own in statics, which are lost when a server closes the module again.
+/// `ahash` with random seeds, so that a client cannot choose keys that collide. The standard library makes the seeds:
+/// `ahash` would keep allocations of its own in statics, which are lost when a server closes the module again.
 #[derive(Debug, Clone)]
 pub(crate) struct Seeded(ahash::RandomState);
 

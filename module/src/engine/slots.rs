@@ -1,8 +1,8 @@
-//! Where each entry of the index lives: its handle, its hit count, and the lists of its tags.
+//! The data of each entry in the index: its handle, its hit count, and the lists of its tags.
 //!
-//! All this is kept beside the entry and not in it: an allocation that holds header, key and value alone more often
-//! stays inside a smaller size class of the allocator, and an entry that is only read is never written to, so that a
-//! forked child shares its page.
+//! The data is kept beside the entry and not in it: an allocation of only header, key and value more often stays inside
+//! a smaller size class of the allocator, and an entry that is only read is never written to, so that a forked child
+//! shares its page.
 
 use std::collections::HashMap;
 
@@ -13,17 +13,17 @@ use super::seeds::Seeded;
 
 /// Number of an entry in the index of its database.
 ///
-/// A slot is reused once its entry has gone. It is therefore never believed by itself: whoever comes from an entry
-/// checks that the slot still holds that entry ([`Slots::holds`]), whoever comes from a list is named by the slot's
+/// A slot is reused once its entry has gone. It is therefore never trusted alone: code that comes from an entry checks
+/// that the slot still holds that entry ([`Slots::holds`]); code that comes from a list takes the entry from the slot's
 /// own back reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// Up to this many lists an entry, those of a page's entries lie in one array. Rarer, larger numbers get one each, on pages
-/// of the last kind.
+/// Up to this many lists per entry, the lists of a page's entries lie in one array. Rarer, larger numbers get one array
+/// per entry, on pages of the last kind.
 const INLINE: usize = KINDS - 2;
 
-/// Fills the places behind an entry's lists.
+/// Fills the unused places after an entry's lists.
 const NO_LIST: u32 = u32::MAX;
 const NO_NARROW: u16 = u16::MAX;
 
@@ -33,7 +33,7 @@ pub(super) type ListIds = SmallVec<[u32; INLINE]>;
 /// Costs of entries are kept in units of this many bytes.
 pub(crate) const UNIT: u64 = 4;
 
-/// Hits that are written down together.
+/// Hits are counted in batches of this size.
 const BATCH: usize = 32;
 
 /// The cost is in `large`.
@@ -42,7 +42,7 @@ const LARGE: u16 = u16::MAX;
 /// The lists of a page's entries.
 #[derive(Debug)]
 enum Members {
-    /// While there are few tags, two bytes for each of an entry's.
+    /// Two bytes per list of an entry, while there are few tags.
     Narrow {
         each: usize,
         all: Box<[u16]>,
@@ -66,11 +66,11 @@ impl Members {
     }
 }
 
-/// The places of one entry that are used, among those of its page.
+/// The used places of one entry, among those of its page.
 #[inline(always)]
 fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T] {
     let places = &all[at * each..][..each];
-    // A page is for as many as its first entry has.
+    // A page has as many places per entry as its first entry has lists.
     if places.last() != Some(&none) {
         return places;
     }
@@ -81,10 +81,10 @@ fn used<T: Copy + PartialEq>(all: &[T], each: usize, at: usize, none: T) -> &[T]
 #[derive(Debug)]
 pub(super) struct Page<E> {
     entries: Box<[Option<E>; PAGE]>,
-    /// How often each was read: 4 KiB, which allocators put on a page of the operating system of its own. Blocks of 1 KiB came
+    /// The hits of each entry: 4 KiB, which allocators put on an operating system page of its own. Blocks of 1 KiB came
     /// to lie beside lists of the same size, and a child that saves copied twice as much.
     hits: Box<[u32; PAGE]>,
-    /// What each entry costs, in [`UNIT`]s; [`LARGE`] where it does not fit.
+    /// The cost of each entry, in [`UNIT`]s; [`LARGE`] where it does not fit.
     sizes: Box<[u16; PAGE]>,
     members: Members,
 }
@@ -106,7 +106,7 @@ impl<E: Copy> Page<E> {
         }
     }
 
-    /// Sets what an entry costs. True if that is, or was, too much for `sizes`.
+    /// Sets the cost of an entry. True if the new or the old cost is too large for `sizes`.
     #[inline(always)]
     fn set_bytes(&mut self, at: usize, bytes: u64) -> bool {
         let units = u16::try_from(bytes / UNIT).unwrap_or(LARGE);
@@ -127,7 +127,7 @@ impl<E: Copy> Page<E> {
     }
 }
 
-/// The lists of an entry, all of them in one of the two.
+/// The lists of an entry, all of them in one of the two fields.
 pub(super) struct ListsOf<'a> {
     narrow: std::slice::Iter<'a, u16>,
     wide: std::slice::Iter<'a, u32>,
@@ -151,7 +151,7 @@ impl Iterator for ListsOf<'_> {
 impl ExactSizeIterator for ListsOf<'_> {}
 
 impl<'a> ListsOf<'a> {
-    /// Those that are narrow, and those that are not: all of them are one or the other.
+    /// The narrow lists and the wide ones: one of the two is empty.
     #[inline(always)]
     pub(super) fn parts(&self) -> (&'a [u16], &'a [u32]) {
         (self.narrow.as_slice(), self.wide.as_slice())
@@ -162,17 +162,17 @@ impl<'a> ListsOf<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Slots<E> {
     pub(super) pages: Pages<Page<E>>,
-    /// Hits that are not counted yet: by the dozen, the waits for memory overlap.
+    /// Hits that are not counted yet: in a batch, the waits for memory overlap.
     uncounted: [u32; BATCH],
     uncounted_len: usize,
-    /// What entries cost that is too much for a page's `sizes`.
+    /// Costs that are too large for a page's `sizes`.
     large: HashMap<u32, u64, Seeded>,
     bytes: usize,
 }
 
 impl<E: Copy + PartialEq> Slots<E> {
-    /// Takes a slot for an entry in these lists: from a place on, that one, if it is free and its page has room for so many,
-    /// or one above it. The hit count starts at `hits`. O(lists).
+    /// Takes a slot for an entry in these lists. With a `place`: that slot, if it is free and its page has room for
+    /// this many lists, or one above it. The hit count starts at `hits`. O(lists).
     #[inline(always)]
     pub(super) fn insert(
         &mut self,
@@ -182,7 +182,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         hits: u32,
         lists: &[u32],
     ) -> Slot {
-        // The kind of a page is how many lists its entries may have, or that these are boxed.
+        // The kind of a page is the number of lists that its entries may have; in the last kind they are boxed.
         let kind = lists.len().min(INLINE + 1) as u8;
         let make = || {
             let page = Page::new(lists.len());
@@ -199,7 +199,8 @@ impl<E: Copy + PartialEq> Slots<E> {
         slot
     }
 
-    /// Changes an entry, what it costs and its lists; false, and nothing done, if its page has no room for so many.
+    /// Changes an entry, its cost and its lists. Returns false and does nothing if its page has no room for this many
+    /// lists.
     #[inline(always)]
     pub(super) fn set(&mut self, slot: Slot, entry: E, bytes: u64, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
@@ -222,7 +223,8 @@ impl<E: Copy + PartialEq> Slots<E> {
         true
     }
 
-    /// Changes an entry's lists where it may have many, or they have large numbers. False as [`Slots::set`].
+    /// Changes an entry's lists where there may be many, or their numbers are large. Returns false as [`Slots::set`]
+    /// does.
     #[inline(never)]
     fn set_wider(&mut self, slot: Slot, lists: &[u32]) -> bool {
         let at = offset_of(slot.0);
@@ -277,7 +279,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// Whether this slot is this entry's: the check that makes a slot number kept by an entry safe to use.
+    /// Whether this slot belongs to this entry: the check that makes a slot number kept by an entry safe to use.
     #[inline(always)]
     pub(super) fn holds(&self, slot: Slot, entry: E) -> bool {
         let page = self.pages.find(slot.0);
@@ -292,7 +294,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.pages.get_mut(slot.0).entries[offset_of(slot.0)] = Some(entry);
     }
 
-    /// What the entry costs, bytes.
+    /// The cost of the entry, bytes.
     pub(super) fn bytes(&self, slot: Slot) -> u64 {
         match self.pages.get(slot.0).sizes[offset_of(slot.0)] {
             LARGE => self.large[&slot.0],
@@ -300,7 +302,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// Sets what the entry costs: a multiple of [`UNIT`].
+    /// Sets the cost of the entry: a multiple of [`UNIT`].
     #[inline(always)]
     pub(super) fn set_bytes(&mut self, slot: Slot, bytes: u64) {
         debug_assert!(bytes.is_multiple_of(UNIT));
@@ -333,7 +335,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// Writes the uncounted hits down. Comes before anything that reads a count or gives a slot to somebody else.
+    /// Counts the uncounted hits. Must run before a count is read and before a slot gets another entry.
     #[cold]
     pub(super) fn count_hits(&mut self) {
         for at in 0..std::mem::take(&mut self.uncounted_len) {
@@ -341,7 +343,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// Counts several hits. Counts stop at `u32::MAX` instead of starting anew.
+    /// Counts several hits. Counts stop at `u32::MAX` instead of starting again at 0.
     #[inline]
     pub(super) fn add_hits(&mut self, slot: Slot, more: u32) {
         let count = &mut self.pages.get_mut(slot.0).hits[offset_of(slot.0)];
@@ -353,13 +355,13 @@ impl<E: Copy + PartialEq> Slots<E> {
         self.pages.get(slot.0).hits[offset_of(slot.0)]
     }
 
-    /// Visits the entries of a page that have more hits than that, without what is uncounted: how many, and the slot.
+    /// Visits the entries of a page that have more than `least` hits, uncounted ones left out: the count and the slot.
     pub(super) fn visit_hits(&self, number: usize, least: u32, mut visit: impl FnMut(u32, Slot)) {
         let first = (number * PAGE) as u32;
         let Some(page) = self.pages.find(first) else {
             return;
         };
-        // Few have: the others cost no look at anything else.
+        // Few entries do: the others cost no further lookup.
         for (at, &hits) in page.hits.iter().enumerate() {
             if hits > least && page.entries[at].is_some() {
                 visit(hits, Slot(first + at as u32));
@@ -367,7 +369,7 @@ impl<E: Copy + PartialEq> Slots<E> {
         }
     }
 
-    /// The lists that the entry stands in.
+    /// The lists that contain the entry.
     #[inline(always)]
     pub(super) fn lists(&self, slot: Slot) -> ListsOf<'_> {
         let at = offset_of(slot.0);

@@ -1,6 +1,6 @@
-//! Stamps: when something was written or invalidated, in the order in which it happened, whatever the clock does.
+//! Stamps: the times of writes and invalidations, in the order in which these happened, whatever the clock does.
 //!
-//! Why, and what a stamp is compared with, is in `DESIGN.md` (Entries that arrive). Times are unix milliseconds.
+//! `DESIGN.md` (Entries that arrive) explains why, and what a stamp is compared with. Times are unix milliseconds.
 
 /// How far the clocks of two nodes may differ, ms: an entry of another node that was written up to this long after an
 /// invalidation counts as written before it.
@@ -12,34 +12,34 @@ const AHEAD_MS: u64 = 1_000;
 /// The most that the clocks of two nodes may differ for their stamps to make one order, ms.
 pub(crate) const FURTHEST_MS: u64 = 60_000;
 
-/// What is kept of the stamp of what arrives from another clock: nothing of one from the future, which says nothing of when
-/// something was written, and would seem later than the invalidations until then.
+/// The stamp that is kept for an entry that arrives from another clock. A stamp from the future becomes 0: it does not
+/// show when the entry was written, and would seem later than the invalidations until then.
 pub(crate) const fn kept_stamp_ms(at_ms: u64, now_ms: u64) -> u64 {
     if at_ms > now_ms + AHEAD_MS { 0 } else { at_ms }
 }
 
-/// Stamps for what is written and for invalidations, in the order in which they happen: what is written later than an
-/// invalidation of the same millisecond has a later stamp, and no invalidation has an earlier one than what was written
-/// before it.
+/// Stamps for writes and invalidations, in the order in which they happen: a write after an invalidation of the same
+/// millisecond has a later stamp, and no invalidation has an earlier stamp than a write before it.
 ///
-/// So stamps run ahead of the present where writes and invalidations alternate more than once in a millisecond: up to a
-/// bound, where what is written has the stamp of the invalidation before it, and counts as written before.
+/// So stamps run ahead of the present where writes and invalidations alternate more than once in a millisecond, up to a
+/// bound. At the bound, a write has the stamp of the invalidation before it, and counts as written before.
 ///
-/// They are also ahead where the clock was set back by too little to be noticed: until it shows that time again, or until
-/// such steps add up to more than that bound, which [`Stamps::lag_ms`] tells.
+/// They are also ahead where the clock was set back by too little to be noticed: until it shows that time again, or
+/// until such steps add up to more than that bound, which [`Stamps::lag_ms`] reports.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
-    /// The latest time that was given to anything, or was the present when something arrived, unix ms, as the others.
+    /// The latest stamp that was given to anything, or the present at an arrival if that is later, unix ms, as the
+    /// others.
     latest: u64,
     invalidated: u64,
-    /// The latest one of this node's primary, or of an earlier life, that they go on after.
+    /// The latest stamp of this node's primary, or of an earlier life of this node, after which stamps continue.
     followed: u64,
     /// The clock was set back to the first time when it showed the second, so stamps in between may be of either pass.
     pub(crate) passed_twice: Option<(u64, u64)>,
 }
 
 impl Stamps {
-    /// For an entry that is written now.
+    /// The stamp of an entry that is written now.
     pub(crate) fn of_write(&mut self, now_ms: u64) -> u64 {
         let mut written = now_ms;
         if self.invalidated >= now_ms {
@@ -49,7 +49,7 @@ impl Stamps {
         written
     }
 
-    /// For an invalidation that happens now.
+    /// The stamp of an invalidation that happens now.
     pub(crate) fn of_invalidation(&mut self, now_ms: u64) -> u64 {
         self.invalidated = self.now_ms(now_ms);
         self.invalidated
@@ -61,12 +61,12 @@ impl Stamps {
         self.latest
     }
 
-    /// Whether stamps are far ahead of the present: another node's clock is, or the clock was set back.
+    /// Whether stamps are far ahead of the present, because another node's clock is, or the clock was set back.
     pub(crate) const fn are_ahead(&self, now_ms: u64) -> bool {
         self.latest > now_ms + AHEAD_MS
     }
 
-    /// How far the clock was set back if stamps are further ahead than they run by themselves, ms; 0: they are not.
+    /// How far the clock was set back, ms, if stamps are further ahead than they run by themselves; otherwise 0.
     pub(crate) fn lag_ms(&self, now_ms: u64) -> u64 {
         if self.latest > self.most_ms(now_ms) {
             self.latest - now_ms
@@ -75,24 +75,24 @@ impl Stamps {
         }
     }
 
-    /// Where stamps are at most, unless the clock was set back.
+    /// The highest possible stamp, unless the clock was set back.
     fn most_ms(&self, now_ms: u64) -> u64 {
         now_ms.max(self.followed) + AHEAD_MS
     }
 
-    /// Goes on after a stamp that this node's primary gave, or this node itself in an earlier life, whatever the clock shows.
+    /// Continues after a stamp of this node's primary, or of an earlier life of this node, whatever the clock shows.
     pub(crate) fn follow(&mut self, at_ms: u64) {
         for ms in [&mut self.latest, &mut self.invalidated, &mut self.followed] {
             *ms = at_ms.max(*ms);
         }
     }
 
-    /// The same for a stamp of a node that is no primary of this one: what its clock may be ahead says nothing.
+    /// The same for a stamp of a node that is not this one's primary, less the time by which its clock may be ahead.
     pub(crate) fn follow_foreign(&mut self, at_ms: u64) {
         self.follow(at_ms.saturating_sub(CLOCKS_DIFFER_MS));
     }
 
-    /// From here on another node gives stamps, after all that this one gave.
+    /// From here on another node gives the stamps, after all stamps of this one.
     pub(crate) fn follow_another(&mut self) {
         self.follow(self.latest);
     }
@@ -102,22 +102,23 @@ impl Stamps {
         self.followed.saturating_sub(at_ms)
     }
 
-    /// Goes on from the present: the clock was set back to it from a later time. Stamps in between may come from either pass.
+    /// Continues from the present, to which the clock was set back from a later time. Stamps in between may come from
+    /// either pass.
     pub(crate) fn clock_was_set_back(&mut self, from_ms: u64, now_ms: u64) {
         (self.latest, self.invalidated, self.followed) = (now_ms, now_ms, now_ms);
-        // The other clock by which that time is known is not exact, and nothing is lost by a little more.
+        // The other clock from which that time is known is not exact, and a slightly longer span does no harm.
         self.pass_twice(now_ms, from_ms + AHEAD_MS);
     }
 
-    /// The span that the clock passes twice reaches from one time to another, and what it did before.
+    /// Extends the span that the clock passes twice to include these two times.
     pub(crate) fn pass_twice(&mut self, back_to_ms: u64, from_ms: u64) {
         let (earliest, latest) = self.passed_twice.unwrap_or((back_to_ms, from_ms));
         self.passed_twice = Some((earliest.min(back_to_ms), latest.max(from_ms)));
     }
 
-    /// The earliest time at which what has this stamp may have been written. It is foreign if it was given by the clock of another
-    /// node, which may differ, or by this one's before it was set back; not by this node's, or that of a primary that it
-    /// followed, since it was set back last.
+    /// The earliest time at which an entry with this stamp may have been written. The stamp is foreign if another
+    /// node's clock gave it, which may differ, or this node's clock before it was set back; not if this node's clock,
+    /// or that of a primary that it followed, gave it since then.
     pub(crate) fn written_since_ms(&self, at_ms: u64, is_foreign: bool, now_ms: u64) -> u64 {
         let at_ms = kept_stamp_ms(at_ms, now_ms);
         if !is_foreign {
@@ -127,7 +128,7 @@ impl Stamps {
         since_ms.min(self.saved_stamp_ms(at_ms))
     }
 
-    /// What is saved as the time of a write by another clock: where that is ambiguous, the earliest that it may have been.
+    /// The saved time of a write by another clock: where that is ambiguous, the earliest possible time.
     pub(crate) fn saved_stamp_ms(&self, at_ms: u64) -> u64 {
         match self.passed_twice {
             Some((back_to_ms, from_ms)) if (back_to_ms..=from_ms).contains(&at_ms) => back_to_ms,
@@ -146,7 +147,7 @@ mod tests {
         stamps.follow(5_000);
         assert_eq!(stamps.of_invalidation(100), 5_000);
         assert_eq!(stamps.of_write(101), 5_001);
-        // However far ahead they are: an earlier one shows by how much that clock was set back.
+        // This holds however far ahead they are: an earlier stamp shows how far that clock was set back.
         stamps.follow(3_600_000);
         assert_eq!(stamps.behind_ms(3_500_000), 100_000);
         assert_eq!(stamps.of_write(101), 3_600_001);
@@ -176,7 +177,7 @@ mod tests {
     fn small_steps_back_keep_the_order_until_they_add_up() {
         let mut stamps = Stamps::default();
         let now = 50_000;
-        // In order whatever came from here, from another node, or from this node's primary.
+        // The order holds for stamps of this node, of another node, and of this node's primary.
         assert_eq!(stamps.of_write(now), now);
         assert_eq!(stamps.of_invalidation(now - 400), now);
         assert_eq!(stamps.now_ms(now + 1), now + 1);
@@ -204,7 +205,7 @@ mod tests {
             assert!((written..=now + AHEAD_MS).contains(&last));
         }
         assert!(!stamps.are_ahead(now));
-        // In time they are the present again.
+        // Later they equal the present again.
         assert_eq!(stamps.of_write(now + 2 * AHEAD_MS), now + 2 * AHEAD_MS);
     }
 
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!(stamps.saved_stamp_ms(3_600_000 + AHEAD_MS), 1_000);
         let later = 3_600_000 + AHEAD_MS + 1;
         assert_eq!(stamps.saved_stamp_ms(later), later);
-        // The span grows by what is set back later, and by what is loaded.
+        // The span grows when the clock is set back again, and when a span is loaded.
         stamps.pass_twice(500, 600);
         stamps.pass_twice(2_000, 9_000_000);
         assert_eq!(stamps.saved_stamp_ms(8_000_000), 500);

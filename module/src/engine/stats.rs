@@ -1,6 +1,6 @@
-//! Counters of what happened, since the start or the last CACHE.RESETSTATS.
+//! Counters of events, since the start or the last CACHE.RESETSTATS.
 
-/// Makes [`Counters`] and their sum: plain totals, nothing is sampled.
+/// Defines [`Counters`] and their sum: plain totals, nothing is sampled.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         /// One database's counters.
@@ -22,25 +22,25 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Reads that were answered with a fresh value.
+    /// Reads that returned a fresh value.
     hits,
     /// Reads that found nothing visible.
     misses,
-    /// Reads that were answered with a stale value.
+    /// Reads that returned a stale value.
     stale_hits,
     /// Entries written by CACHE.SET.
     sets,
     /// Entries removed by CACHE.DEL.
     deletes,
-    /// Entries that the server removed because their time was over.
+    /// Entries that the server removed because their TTL was over.
     expired,
     /// Entries that the server evicted under memory pressure.
     evicted,
     /// Commands that invalidated: CACHE.INVALIDATE and CACHE.FLUSH.
     invalidations,
-    /// What those commands dropped, as counted by their replies.
+    /// Entries that those commands dropped, as counted by their replies.
     invalidated,
-    /// Gone entries whose memory was given back.
+    /// Gone entries whose memory was reclaimed.
     reclaimed,
     /// Conditional writes that came too late: their lease was lost.
     leases_refused,

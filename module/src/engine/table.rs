@@ -1,4 +1,4 @@
-//! From a tag's name to its list.
+//! Maps a tag's name to its list.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -23,7 +23,7 @@ struct Row {
     list: u32,
 }
 
-/// Spreads 32 bits of hash over the 64 that the table wants.
+/// Spreads 32 bits of hash over the 64 that the table needs.
 const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
@@ -94,7 +94,7 @@ mod tests {
         table.remove(7, 2);
         assert_eq!(table.find(7, |list| list == 2), None);
         assert_eq!(table.find(7, |list| list == 1), Some(1));
-        // The same place in the table, another hash.
+        // Another hash with the same place in the table.
         assert_eq!(table.find(7 + SHARDS as u32, |_| true), None);
     }
 
@@ -116,7 +116,7 @@ mod tests {
                 table.remove(hash(n), n);
                 let (len, after) = (table.shards[0].len(), table.shards[0].capacity());
                 let is_smaller = after + 1 < before;
-                // The place that was left may count as room, or not.
+                // The place that was freed may or may not count as capacity.
                 if before <= 64 || len * 4 >= before {
                     assert!(!is_smaller, "{len} left");
                 } else if len * 4 < before - 1 {

@@ -1,5 +1,6 @@
-//! Tokens of leases: numbers that are issued once, and those of callers' own choice that must not be used again (`DESIGN.md`,
-//! Leases). A holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token again.
+//! Tokens of leases: numbers that are issued once, and numbers chosen by callers that must not be used again
+//! (`DESIGN.md`, Leases). A holder that ends its lease itself, by its write or by CACHE.RELEASE, may choose the token
+//! again.
 
 use std::hash::BuildHasher;
 
@@ -7,24 +8,25 @@ use hashlink::LinkedHashMap;
 
 use super::seeds::Seeded;
 
-/// A lease, as its holder knows it: opaque and positive.
+/// The number by which a holder names its lease: opaque and positive.
 pub(crate) type Token = u64;
 
 /// The largest token that is issued: exact as a JavaScript number.
 const MAX_TOKEN: Token = (1 << 53) - 1;
 
-/// How long after its lease is over a chosen token is remembered.
+/// The time for which a chosen token is remembered after its lease is over.
 const REMEMBER_MS: u64 = 60_000;
-/// How many chosen tokens are remembered at most.
+/// The most chosen tokens that are remembered.
 const MAX_REMEMBERED: usize = 100_000;
 
 /// Issues tokens, and knows which must not be granted.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    /// Tokens are the numbers behind this one, in order.
+    /// Tokens are the numbers after this one, in order.
     start: u64,
     issued: u64,
-    /// Hashes of key and chosen token, of leases that are over, and when each is forgotten, the first first.
+    /// Hashes of key and chosen token of leases that are over, and the time at which each is forgotten, the earliest
+    /// first.
     used: LinkedHashMap<u64, u64, Seeded>,
 }
 
@@ -35,7 +37,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// With a seed that should differ from start to start, so that tokens of an earlier one are not met again.
+    /// The seed should differ between starts, so that tokens of an earlier start are not issued again.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             start: seed & MAX_TOKEN,
@@ -44,7 +46,7 @@ impl Tokens {
         }
     }
 
-    /// A token that nobody can have.
+    /// A token that no caller can have.
     pub(super) fn issue(&mut self) -> Token {
         self.issued += 1;
         match self.start.wrapping_add(self.issued) & MAX_TOKEN {
@@ -58,7 +60,7 @@ impl Tokens {
             && (1..=self.issued).contains(&(token.wrapping_sub(self.start) & MAX_TOKEN))
     }
 
-    /// Whether this token may not be granted for a key that it does not hold.
+    /// Whether this token must not be granted for a key whose lease it does not hold.
     pub(super) fn is_used(&self, key: &[u8], token: Token) -> bool {
         self.was_issued(token)
             || (!self.used.is_empty() && self.used.contains_key(&self.hash(key, token)))
@@ -68,7 +70,7 @@ impl Tokens {
         self.used.hasher().hash_one((key, token))
     }
 
-    /// The lease of this key with this token is over. O(1).
+    /// Notes that the lease of this key with this token is over. O(1).
     pub(super) fn retire(&mut self, key: &[u8], token: Token, now_ms: u64) {
         if self.was_issued(token) {
             return;

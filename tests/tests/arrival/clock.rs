@@ -1,4 +1,4 @@
-//! While the server's clock is set back, and forward again.
+//! Tests while the server's clock is set back, and forward again.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ use crate::{assert_fresh, assert_gone, assert_never_visible, dumped, restore, un
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Sets the server's clock, and waits until the server shows it: Valkey 9.1 reads it once a millisecond.
+/// Sets the server's clock, and waits until the server shows it: Valkey 9.1 reads it once per millisecond.
 pub(crate) fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
     const CLOSE_MS: i64 = 100;
     clock.shift(shift_ms);
@@ -48,7 +48,7 @@ fn a_clock_set_back_refuses_nothing_written_afterwards() {
         );
         let newest = dumped(&mut client, &["t"]);
         assert_fresh(&mut client, &newest, "written after both");
-        // Set right again, and beyond.
+        // The clock is set right again, and beyond.
         for shift in [0, HOUR_MS] {
             set(&clock, &mut client, shift);
             assert_fresh(&mut client, &newest, "the clock is set forward");
@@ -117,7 +117,7 @@ fn a_clock_set_back_prolongs_no_grace() {
         set(&clock, &mut client, -HOUR_MS);
         let state = |client: &mut RawClient| call!(client, "CACHE.FETCH", "key").items()[0].text();
         assert_eq!(state(&mut client), "STALE");
-        // The module looks at the clock when something arrives, and otherwise ten times a second.
+        // The module reads the clock when an entry arrives, and otherwise ten times per second.
         assert_fresh(&mut client, &untouched, "of another tag");
         set(&clock, &mut client, -HOUR_MS + 61_000);
         assert_eq!(state(&mut client), "MISS", "its grace is over");
@@ -147,7 +147,7 @@ fn entries_kept_over_a_clock_set_back_obey_invalidations() {
     });
 }
 
-/// What FETCH … WITHTAGS with the tag `soft` says of these keys.
+/// The states that FETCH … WITHTAGS with the tag `soft` returns for these keys.
 fn judged(client: &mut RawClient, keys: &[&str]) -> Vec<String> {
     let fetched = keys.iter().map(|key| {
         let reply = run!(client, "CACHE.FETCH {key} WITHTAGS 1 soft");
@@ -286,8 +286,8 @@ fn a_clock_set_back_holds_up_no_timer() {
     });
 }
 
-/// Copies `key`, of the tag `t`, to database 1, where everything was flushed before it was written. What a replica may refuse by
-/// mistake, it holds where and as long as its primary does.
+/// Copies `key`, with the tag `t`, to database 1, where everything was flushed before the key was written. A replica
+/// may refuse entries by mistake, but holds an entry where and as long as its primary does.
 fn assert_copied(primary: &Server, replica: &Server) {
     let mut client = primary.raw();
     let touch = "CACHE.TOUCH key PX 9000000 GRACE 9000000";
@@ -337,7 +337,7 @@ fn a_replica_of_a_clock_set_back_holds_what_its_primary_does() {
         run!(client, "CACHE.FLUSH");
         run!(client, "SELECT 0");
         set(&clock, &mut client, -HOUR_MS);
-        // The primary notices it now, and its replica by the next invalidation.
+        // The primary notices the entry now, and its replica at the next invalidation.
         assert_gone(&mut client, &refused, "written before the invalidation");
         for command in ["CACHE.SET key v TAGS 1 t", "CACHE.INVALIDATE other"] {
             let now = unix_ms(&mut client);
@@ -345,7 +345,7 @@ fn a_replica_of_a_clock_set_back_holds_what_its_primary_does() {
             client.call(&split(command));
         }
         assert_copied(&primary, &replica);
-        // Replicas cannot be told of what is refused while clients are paused.
+        // Replicas cannot be notified of a refused entry while clients are paused.
         let commands = [
             args!["RESTORE", "refused", 0, refused],
             split("CLIENT PAUSE 60000 WRITE"),
@@ -440,7 +440,7 @@ fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
     };
     for_all_engines(|engine| {
         clock.shift(0);
-        ahead.shift(950); // No more than is allowed for.
+        ahead.shift(950); // Within the allowance.
         let server = clock.of(Server::builder().engine(engine)).start();
         let other = ahead.of(Server::builder().engine(engine)).start();
         let mut client = server.raw();
@@ -449,7 +449,7 @@ fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
         let now = unix_ms(&mut client);
         set(&clock, &mut client, -450);
         run!(client, "CACHE.INVALIDATE soft");
-        // A stamp that lies further ahead than it may says nothing.
+        // A stamp that lies too far ahead shows nothing.
         wait_until("the clock shows that time again", DEADLINE, || {
             unix_ms(&mut client) > now
         });
@@ -487,7 +487,7 @@ fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
         let mut client = server.raw();
         run!(client, "CACHE.SET old v");
         set(&clock, &mut client, -HOUR_MS);
-        // Ordered by what the server executed, from the first command on.
+        // In the order of the server's execution, from the first command on.
         run!(client, "CACHE.INVALIDATE soft");
         run!(client, "CACHE.SET new v");
         assert_eq!(judged(&mut client, &["old", "new"]), ["MISS", "HIT"]);
@@ -516,7 +516,7 @@ fn a_clock_set_back_after_a_failover_brings_nothing_back() {
         wait_synchronised(&primary, &replica);
         let mut client = replica.raw();
         run!(client, "REPLICAOF NO ONE");
-        // Its stamp goes on after that of the primary before.
+        // The stamp continues after that of the former primary.
         run!(client, "CACHE.SET old v");
         set(&clock, &mut client, -20_000);
         run!(client, "CACHE.INVALIDATE soft");
@@ -572,7 +572,7 @@ fn a_clock_set_back_before_a_start_or_a_failover_ends_no_order() {
         };
         check(&mut other);
         wait_until("it is saved", DEADLINE, || {
-            run!(client, "SAVE") == Reply::ok() // Not while it saves for the replica.
+            run!(client, "SAVE") == Reply::ok() // Fails while the server saves for the replica.
         });
         let file = primary.dir().join("dump.rdb");
         let restarted = Server::builder().engine(engine).rdb(file).start();

@@ -1,4 +1,4 @@
-//! A primary and a replica whose clocks are set at random, each its own.
+//! A primary and a replica whose clocks are set at random, independently.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ const TAGS: [&str; 3] = ["a", "b", "c"];
 /// The steps that were taken, by number.
 #[derive(Debug, Default)]
 struct Done {
-    /// Of each entry, and whether it has a grace, which never ends here.
+    /// The step that wrote each entry, and whether the entry has a grace, which never ends here.
     written: BTreeMap<&'static str, (usize, bool)>,
     invalidated: BTreeMap<&'static str, usize>,
     revalidated: BTreeMap<&'static str, usize>,
 }
 
 impl Done {
-    /// No node may serve what was invalidated afterwards. To miss more is no fault where clocks are set.
+    /// No node may serve an entry that was invalidated afterwards. Additional misses are no fault where clocks are set.
     fn check(&self, client: &mut RawClient, what: &str) {
         for key in KEYS {
             for tag in TAGS {

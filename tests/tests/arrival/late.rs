@@ -1,4 +1,4 @@
-//! On one server, and from another one.
+//! Arrivals on one server, and from another server.
 
 use tagcache_tests::look::assert_index_agrees;
 use tagcache_tests::{
@@ -43,7 +43,7 @@ fn an_old_entry_is_gone_after_minutes_and_after_days() {
         for age_ms in [90_000_000, 600_000, 6_000, 2_000] {
             let old = dumped_of(&mut client, now - age_ms - 1);
             run!(client, "DEL arrived");
-            // As a log says it: the invalidation happened then.
+            // As in a log: the invalidation happened at this time.
             let at = format!("@{}", now - age_ms);
             assert_eq!(
                 call!(client, "CACHE.INVALIDATE", "", at, "t"),
@@ -210,7 +210,7 @@ fn the_memory_of_invalidations_is_bounded() {
             client.pipeline(&commands.collect::<Vec<_>>());
             call!(client, "CACHE.STATS").field("index_bytes").int()
         };
-        // 120,000 tags each, of which 100,000 are remembered.
+        // 120,000 tags in each round, of which 100,000 are remembered.
         let (first, second) = (round(100), round(101));
         assert!(second < first * 3 / 2, "{first} bytes, then {second}");
     });
@@ -264,7 +264,7 @@ fn entries_of_other_servers_are_fresh_from_the_allowance_on() {
 
 #[test]
 fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
-    // The clock of the first server is ahead: here an entry says so that was written in what is to come.
+    // The first server's clock is ahead; an entry that was written in the future stands for that here.
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -9,7 +9,7 @@ mod replicated;
 use tagcache_tests::look::inspect;
 use tagcache_tests::{DEADLINE, Engine, RawClient, Reply, Server, call, run, wait_until};
 
-/// Each way to invalidate what carries the tag `t`.
+/// Each way to invalidate the entries with the tag `t`.
 const WAYS: [&str; 7] = [
     "CACHE.INVALIDATE t",
     "CACHE.REVALIDATE t",
@@ -43,8 +43,8 @@ fn dumped_of(client: &mut RawClient, written_ms: i64) -> Vec<u8> {
     payload
 }
 
-/// The tag `t` is invalidated, and here is a payload of another node that is refused by the allowance alone: replicas and
-/// logs take it.
+/// Invalidates the tag `t`, and returns a payload of another node that is refused because of the allowance alone:
+/// replicas and logs accept it.
 fn within_the_allowance(engine: &Engine, here: &mut RawClient) -> Vec<u8> {
     let other = Server::builder().engine(engine).start();
     run!(here, "CACHE.INVALIDATE t");
@@ -61,7 +61,7 @@ fn restore(client: &mut RawClient, key: &str, payload: &[u8]) {
     );
 }
 
-/// What is restored from this payload is gone, at once and for good.
+/// The entry that is restored from this payload is gone, at once and for good.
 fn assert_gone(client: &mut RawClient, payload: &[u8], what: &str) {
     restore(client, "arrived", payload);
     assert_never_visible(client, "arrived", what);
@@ -77,7 +77,7 @@ fn assert_never_visible(client: &mut RawClient, key: &str, what: &str) {
     assert_eq!(inspect(client, key), None, "{what}");
 }
 
-/// What is restored from this payload is fresh at once.
+/// The entry that is restored from this payload is fresh at once.
 fn assert_fresh(client: &mut RawClient, payload: &[u8], what: &str) {
     restore(client, "arrived", payload);
     let value = run!(client, "CACHE.GET arrived");

@@ -1,4 +1,5 @@
-//! After restarts: from an RDB, from an append-only file as it was written, and rewritten with and without RDB preamble.
+//! Arrivals after restarts: from an RDB, from an append-only file as it was written, and rewritten with and without RDB
+//! preamble.
 
 use tagcache_tests::look::{assert_index_agrees, info_text, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
@@ -13,7 +14,7 @@ use crate::{
     within_the_allowance,
 };
 
-/// How a server is saved and started again.
+/// The way in which a server is saved and restarted.
 #[derive(Clone, Copy, Debug)]
 enum Restart {
     Rdb,
@@ -47,7 +48,7 @@ impl Restart {
         let mut client = server.raw();
         match self {
             Self::Rdb => wait_until("it is saved", DEADLINE, || {
-                run!(client, "SAVE") == Reply::ok() // Not while it saves for a replica.
+                run!(client, "SAVE") == Reply::ok() // Fails while the server saves for a replica.
             }),
             Self::Log => {}
             Self::RewrittenLog { .. } => {
@@ -173,7 +174,7 @@ fn many_refused_arrivals_are_removed_a_few_at_a_time() {
         wait_until("their removal is logged", DEADLINE, || {
             removed(&read()) == COUNT
         });
-        // What is removed in one go is one transaction.
+        // Entries that are removed in one go form one transaction.
         for block in read().split("\r\nEXEC\r\n") {
             assert!(removed(block) <= AT_ONCE);
         }

@@ -1,4 +1,4 @@
-//! On replicas, and after their promotion.
+//! Arrivals on replicas, and after their promotion.
 
 use tagcache_tests::look::{assert_index_agrees, info, info_text, wait_reclaimed};
 use tagcache_tests::state::{assert_same, replicated, wait_synchronised};
@@ -83,7 +83,7 @@ fn a_refused_arrival_is_unlinked_once_in_the_stream() {
             seen.retain(|command| command != "cache.invalidate t");
             assert_eq!(seen, ["restore key", "unlink key"]);
         }
-        // None comes later.
+        // No command comes later.
         assert!(stream.commands(&primary).is_empty());
     });
 }
@@ -129,7 +129,7 @@ fn what_is_announced_of_refused_arrivals_waits_for_no_eviction_and_no_pause() {
             let replies = client.pipeline(&[
                 args!["CONFIG", "SET", "maxmemory", room],
                 args!["RESTORE", "key", 0, &payload, "REPLACE"],
-                // The server evicts before this one, after what the filter did.
+                // The server evicts before this command, after the filter has run.
                 args!["SETNX", "key", round],
                 args!["RESTORE", "other", 0, &payload, "REPLACE"],
                 split("CLIENT PAUSE 1 WRITE"),
@@ -202,7 +202,7 @@ fn entries_from_another_database_are_refused_on_replicas_too() {
 
 #[test]
 fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
-    // A tag that entries carry keeps its own time, whatever was folded since.
+    // A tag that entries carry keeps its own time, whatever rows were folded since.
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         let mut here = primary.raw();
@@ -242,7 +242,7 @@ fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
             wait_synchronised(&primary, &replica);
             let mut here = primary.raw();
             let payload = within_the_allowance(engine, &mut here);
-            // At once: replicas are told a moment later.
+            // At once: replicas are notified a moment later.
             let replies = here.pipeline(&[
                 args!["RESTORE", "key", 0, payload],
                 args!["RESTORE", "other", 0, payload],
@@ -274,7 +274,7 @@ fn a_promoted_replica_refuses_what_its_primary_had_refused() {
             run!(here, "CACHE.SET overwritten v TAGS 1 t");
             // The stream of a replica that was just attached does not begin during a pause.
             wait_synchronised(&primary, &replica);
-            // While writes are paused, as they are during a failover, replicas cannot be told.
+            // While writes are paused, as during a failover, replicas cannot be notified.
             let pause = match failover {
                 "FAILOVER" => split(failover),
                 _ => split("CLIENT PAUSE 60000 WRITE"),

@@ -1,4 +1,4 @@
-//! Each dependency has its reason beside it.
+//! Each dependency is listed with its reason.
 
 use crate::root;
 

@@ -1,4 +1,4 @@
-//! Sessions in the documentation: blocks marked `redis`, which show commands behind `> ` and what `redis-cli -3` prints.
+//! Sessions in the documentation: blocks marked `redis`, with commands after `> ` and the output of `redis-cli -3`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,7 +13,7 @@ use crate::{Page, pages};
 const EXACT_BELOW: u64 = 50;
 /// Numbers with at least this many digits are lease tokens, which later commands use.
 const TOKEN_DIGITS: usize = 14;
-/// What ends a reply: redis-cli prints nothing else between two.
+/// The end of a reply: redis-cli prints nothing else between two.
 const END: &str = "end-of-reply";
 
 struct Step {
@@ -107,7 +107,7 @@ fn is_id(text: &str) -> bool {
     id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether a line is as the page shows it.
+/// Whether a printed line matches the page.
 fn is_alike(shown: &str, printed: &str) -> bool {
     let is_large = |number: &str| number.parse::<u64>().is_ok_and(|n| n >= EXACT_BELOW);
     let last = |line: &'_ str| line.rsplit(' ').next().is_some_and(is_id);
@@ -120,7 +120,8 @@ fn is_alike(shown: &str, printed: &str) -> bool {
     }
 }
 
-/// Runs the sessions of a page on a server of its own: the replies to each command, and what is not as printed.
+/// Runs the sessions of a page on a new server. Returns the replies to each command, and the lines that differ from the
+/// page.
 fn run(page: &Page, protocol: &str) -> (Vec<(String, Vec<String>)>, Vec<String>) {
     let server = Server::start();
     let mut cli = Cli::start(&server, protocol);

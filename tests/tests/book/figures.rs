@@ -1,4 +1,4 @@
-//! Figures: the README shows none that the benchmarks did not print.
+//! Figures: the README shows only figures that the benchmarks printed.
 
 use crate::{pages, root};
 

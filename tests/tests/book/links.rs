@@ -14,7 +14,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The targets of the links in a line. Code in backticks is no link, but may be the text of one.
+/// The targets of the links in a line. Code in backticks is no link, but may be the text of a link.
 fn targets(line: &str) -> Vec<String> {
     let text: String = line.split('`').step_by(2).collect();
     let rest = text.split("](").skip(1);
@@ -69,7 +69,7 @@ fn every_relative_link_of_readme_and_book_resolves() {
             } else {
                 resolve(folder, file)
             };
-            // The built book holds its own pages and nothing else of the repository.
+            // The built book contains only its own pages, and no other file of the repository.
             let is_outside = page.name.starts_with("docs/src/") && !name.starts_with("docs/src/");
             let has_anchor = || {
                 let linked = pages.iter().find(|page| page.name == name);

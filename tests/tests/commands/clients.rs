@@ -1,4 +1,4 @@
-//! A client library gets from the replies what it expects of such types.
+//! A client library gets the reply types that it expects.
 
 use std::collections::HashMap;
 

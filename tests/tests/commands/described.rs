@@ -1,4 +1,4 @@
-//! What servers and clients ask of commands: their keys, their flags.
+//! Properties of commands that servers and clients query: their keys, their flags.
 
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines};
 
@@ -81,7 +81,7 @@ fn flags_say_what_reads_and_what_writes() {
             ("cache.touch", &["write"], &["readonly"]),
             ("cache.invalidate", &["write"], &["readonly", "denyoom"]),
             ("cache.flush", &["write"], &["readonly", "denyoom"]),
-            // It may keep its caller waiting.
+            // The command may keep its caller waiting.
             (
                 "cache.stats",
                 &["readonly", "blocking"],

@@ -72,7 +72,7 @@ fn mget_takes_thousands_of_keys() {
 #[test]
 fn an_expired_entry_is_a_miss() {
     on_both_protocols(|_, client| {
-        // Only the read itself shall notice that the time is over.
+        // Only the read itself must notice the expiry.
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
         call!(client, "CACHE.SET", "key", "value", "PX", 1);
         tagcache_tests::wait_until("the entry expires", tagcache_tests::DEADLINE, || {

@@ -1,4 +1,4 @@
-//! CACHE.HOLD: what may have been read from a database replica that lags is not kept for longer than the lag.
+//! CACHE.HOLD: a value that may come from a lagging database replica is not kept for longer than the lag.
 
 use std::collections::VecDeque;
 
@@ -42,7 +42,7 @@ fn what_is_stored_with_a_held_tag_ends_with_the_hold() {
         assert!(native_pttl(client, "before") > 100_000);
         run!(client, "CACHE.SET other v EX 1000 TAGS 1 x");
         assert!(native_pttl(client, "other") > 100_000);
-        // A shorter hold shortens nothing.
+        // A shorter hold does not shorten a longer one.
         run!(client, "CACHE.HOLD 1 t");
         run!(client, "CACHE.SET plain v TAGS 1 t");
         assert!(native_pttl(client, "plain") > 10_000);
@@ -77,7 +77,7 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
             let pttl = native_pttl(client, "key");
             assert!((1..=60_000).contains(&pttl), "{options} {command}: {pttl}");
         }
-        // A hold that ends before the grace does.
+        // A hold that ends before the grace ends.
         run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 x");
         run!(client, "CACHE.REVALIDATE x");
         at_once(
@@ -91,7 +91,7 @@ fn what_is_stale_stays_so_until_the_hold_ends() {
     });
 }
 
-/// A hold and what it bounds, so that it cannot end between them.
+/// Runs a hold and a bounded command together, so that the hold cannot end between them.
 fn at_once(client: &mut RawClient, hold: &str, command: &str) {
     let lines = ["MULTI", hold, command, "EXEC"];
     let replies = client.pipeline(&lines.map(tagcache_tests::split));
@@ -142,7 +142,7 @@ fn a_hold_is_replicated_and_saved() {
 struct Lagging {
     value: u64,
     on_replica: u64,
-    /// Writes on their way: at which step they arrive, and what they write.
+    /// Writes in transit: the step at which they arrive, and their values.
     on_their_way: VecDeque<(u64, u64)>,
 }
 
@@ -164,8 +164,8 @@ impl Lagging {
     }
 }
 
-/// Runs so many races of a writer and a loader that reads a lagging replica, with or without a hold, and returns how many
-/// left an outdated value in the cache when lag and hold were over.
+/// Runs this many races of a writer and a loader that reads a lagging replica, with or without a hold. Returns how many
+/// races left an outdated value in the cache when lag and hold were over.
 fn outdated_after(client: &mut RawClient, races: u64, holds: bool) -> u64 {
     const LAG: u64 = 3;
     let mut rng = Rng::new(7);
@@ -201,7 +201,7 @@ fn outdated_after(client: &mut RawClient, races: u64, holds: bool) -> u64 {
             left += 1;
         }
     }
-    // Those of a hold have its deadline: a millisecond. Nothing else is left of the others.
+    // Entries under a hold have its deadline: a millisecond. Nothing is left of the others.
     wait_until("the holds are over", DEADLINE, || {
         call!(
             client,

@@ -186,7 +186,7 @@ fn flush_drops_every_entry_and_no_other_type() {
 #[test]
 fn invalidate_works_the_same_with_a_large_and_a_small_tag() {
     on_both_protocols(|server, client| {
-        // 128 entries are freed inside the command, more are left to the background.
+        // 128 entries are freed inside the command; larger numbers are left to the background.
         for size in [1, 127, 128, 129, 1000] {
             for n in 0..size {
                 set(client, &format!("key{n}"), &["a", "kept-tag"]);
@@ -228,7 +228,7 @@ fn many_small_tags_are_no_more_work_than_one() {
             });
             let before = stat(&mut client, "expired");
             client.call(&split(command));
-            // As many as `reclaim-inline` allows: the looks at the entries of one tag.
+            // The lookups of one tag's entries, as many as `reclaim-inline` allows.
             let looked_at = stat(&mut client, "expired") - before;
             assert_eq!(looked_at, 100, "{command}");
         }

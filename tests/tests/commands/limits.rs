@@ -1,4 +1,4 @@
-//! Limits on tags concern what is stored; a tag that an entry carries can be named whatever the limits are now.
+//! Limits on tags concern stored entries; a tag that an entry carries can be named whatever the limits are now.
 
 use tagcache_tests::look::tagscan;
 use tagcache_tests::state::{replicated, wait_synchronised};
@@ -6,7 +6,7 @@ use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, for_all_engin
 
 use super::SYNTAX;
 
-/// The longest tag that a server can be set up for.
+/// The longest tag that a server can be configured for.
 const LONGEST: usize = 65_536;
 
 fn start(engine: &Engine) -> (Server, RawClient) {
@@ -21,7 +21,7 @@ fn can_be_set(client: &mut RawClient) -> bool {
         .is_empty()
 }
 
-/// Every command that names tags takes this one, which three entries with a grace carry.
+/// Every command that names tags accepts this one, which three entries with a grace carry.
 fn assert_can_be_named(client: &mut RawClient, tag: &str) {
     assert_eq!(
         call!(client, "CACHE.TAGINFO", tag).field("entries"),
@@ -158,7 +158,7 @@ fn tags_0_stores_an_entry_without_tags() {
             assert!(reply.is_error(), "{wrong}: {reply:?}");
         }
         assert_eq!(run!(here, "CACHE.SET key v TAGS 0 t").error(), Some(SYNTAX));
-        // Clauses need a tag: none would mean every entry, or no entry.
+        // Clauses need a tag: an empty clause would select every entry, or none.
         assert!(run!(here, "CACHE.INVALIDATEWHERE ALL 0").is_error());
     });
 }

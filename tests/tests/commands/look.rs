@@ -170,7 +170,7 @@ fn what_has_expired_is_counted_in_no_small_tag() {
         wait_until("four are over", DEADLINE, || {
             (0..4).all(|n| call!(client, "CACHE.GET", n).is_null())
         });
-        // Reads have removed those. These are for the commands to find.
+        // Reads have removed the entries above. The commands must find the next ones.
         for n in 0..4 {
             call!(
                 client,

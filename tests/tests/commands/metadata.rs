@@ -1,4 +1,4 @@
-//! What servers return about each command: arity, keys, flags, tips, documentation; and what redis-cli makes of entries.
+//! Servers' replies about each command: arity, keys, flags, tips, documentation; and redis-cli's output for entries.
 
 use std::process::Command;
 
@@ -37,7 +37,7 @@ const COMMANDS: [Known; 27] = [
     ("cache.resetstats", 1, (0, 0, 0)),
 ];
 
-/// Commands that a cluster's client must send to every shard, adding up what they answer.
+/// Commands that a cluster's client must send to every shard, adding up the replies.
 const EVERY_SHARD: [&str; 4] = [
     "cache.invalidate",
     "cache.revalidate",
@@ -287,7 +287,7 @@ fn every_command_of_the_module_is_known_to_this_suite() {
         let mut client = server.raw();
         let listed = call!(client, "COMMAND", "LIST", "FILTERBY", "MODULE", "tagcache");
         let mut listed = texts(&listed);
-        // Internal ones are no part of the contract; the reference says what they are.
+        // Internal commands are no part of the contract; the reference describes them.
         listed.retain(|name| !["cache.reclaim", "cache.replay"].contains(&name.as_str()));
         listed.sort();
         let mut known: Vec<_> = COMMANDS.iter().map(|known| known.0.to_owned()).collect();

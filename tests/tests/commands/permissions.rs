@@ -3,7 +3,7 @@
 use tagcache_tests::look::info;
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, run};
 
-/// A second connection that is this user.
+/// A second connection, as this user.
 fn user(server: &Server, name: &str, rules: &[&str]) -> RawClient {
     let mut admin = server.raw();
     let setuser = [&["ACL", "SETUSER", name, "on", ">password"], rules].concat();
@@ -94,7 +94,7 @@ fn reading_a_tag_needs_read_and_invalidating_it_needs_write_access() {
     });
 }
 
-/// One and the same set of rules must allow the command and the tag, from the moment at which the user has several.
+/// One set of rules must allow both the command and the tag, as soon as the user has several sets.
 #[test]
 fn a_selector_counts_for_tags_from_its_first_command_on() {
     for_all_engines(|engine| {
@@ -132,7 +132,7 @@ fn a_command_stands_in_the_categories_that_fit() {
         denied(&call!(reading, "CACHE.DEL", "key"));
         denied(&call!(reading, "CACHE.INVALIDATE", "tag"));
         if engine.version() < (7, 2) {
-            // A module command of such a server stands in no category: users are given commands by name.
+            // On such a server, module commands belong to no category: users are granted commands by name.
             let mut named = user(
                 &server,
                 "named",
@@ -240,7 +240,7 @@ fn a_refused_tag_stands_in_acl_log_and_in_info() {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
         let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
-        // Redis 7.0 counts none at all.
+        // Redis 7.0 does not count refusals at all.
         let counts_refusals = call!(admin, "INFO", "stats")
             .text()
             .contains("acl_access_denied_key:");

@@ -1,4 +1,4 @@
-//! A rejected command answers Redis's own words and changes nothing.
+//! A rejected command returns Redis's own error text and changes nothing.
 
 use tagcache_tests::look::Snapshot;
 use tagcache_tests::{RawClient, Reply, args, call, on_both_protocols, run};
@@ -17,7 +17,7 @@ fn prepare(client: &mut RawClient) {
     call!(client, "CACHE.INVALIDATE", "dropped");
 }
 
-/// Sends each line (words separated by spaces), expects exactly that error, and nothing changed.
+/// Sends each line (words separated by spaces), and expects exactly this error and no change.
 fn refused(lines: &[(&str, &str)]) {
     on_both_protocols(|server, client| {
         prepare(client);
@@ -251,7 +251,7 @@ fn tagscan_with_wrong_words_and_numbers() {
     ]);
 }
 
-/// Sends each command, expects an `ERR` that contains all of the words, and nothing changed.
+/// Sends each command, and expects an `ERR` that contains all of the words and no change.
 fn refused_naming(commands: &[(Vec<Vec<u8>>, &[&str])]) {
     on_both_protocols(|server, client| {
         prepare(client);

@@ -60,7 +60,7 @@ fn retag_to_a_tag_that_was_invalidated_since_removes_the_entry() {
             );
             assert_eq!(run!(client, "EXISTS key").int() == 1, kept, "{invalidate}");
         }
-        // Written after it, or with the tag before: kept.
+        // Written after the invalidation, or with the former tag: kept.
         run!(client, "CACHE.SET key v TAGS 1 a");
         run!(client, "CACHE.RETAG key TAGS 1 late");
         run!(client, "CACHE.INVALIDATEWHERE ALL 2 late none");
@@ -79,12 +79,12 @@ fn keeptags_keeps_those_of_the_visible_entry() {
             [b"a".to_vec(), b"b".to_vec()]
         );
         run!(client, "CACHE.INVALIDATE a");
-        // Gone: there are none to keep.
+        // The entry is gone: there are no tags to keep.
         assert_eq!(run!(client, "CACHE.SET key 3 KEEPTAGS EX 100"), Reply::ok());
         assert!(inspect(client, "key").expect("visible").tags.is_empty());
         assert_eq!(run!(client, "CACHE.SET new 1 KEEPTAGS"), Reply::ok());
         assert!(inspect(client, "new").expect("visible").tags.is_empty());
-        // Those of a stale one, which is fresh again.
+        // Keeps the tags of a stale entry, which becomes fresh again.
         run!(client, "CACHE.SET key 4 GRACE 100000 TAGS 1 c");
         run!(client, "CACHE.REVALIDATE c");
         assert_eq!(run!(client, "CACHE.SET key 5 KEEPTAGS"), Reply::ok());

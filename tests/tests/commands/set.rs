@@ -1,4 +1,4 @@
-//! CACHE.SET: what it stores, replaces and keeps.
+//! CACHE.SET: the values that it stores, replaces and keeps.
 
 use tagcache_tests::look::{inspect, tagscan};
 use tagcache_tests::{Reply, call, on_both_protocols, run};
@@ -36,7 +36,7 @@ fn a_value_comes_back_as_it_was_set() {
     });
 }
 
-/// Values of about 1,000 and 16,384 bytes lie apart from their entries.
+/// Values of about 1,000 and 16,384 bytes are stored apart from their entries.
 #[test]
 fn values_of_all_sizes_replace_each_other() {
     on_both_protocols(|_, client| {

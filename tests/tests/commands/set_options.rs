@@ -1,11 +1,11 @@
-//! CACHE.SET: options in every order and combination, and what they do to the time to live.
+//! CACHE.SET: options in every order and combination, and their effect on the TTL.
 
 use tagcache_tests::look::inspect;
 use tagcache_tests::{RawClient, Reply, ToArg, call, on_both_protocols, run};
 
 use crate::unix_ms;
 
-/// A combination of options in one order, and what must come of it.
+/// A combination of options in one order, and its expected result.
 struct Case {
     words: Vec<Vec<u8>>,
     ttl: &'static str,
@@ -15,13 +15,13 @@ struct Case {
 
 const TTLS: [&str; 6] = ["", "EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
 const CONDITIONS: [&str; 3] = ["", "NX", "XX"];
-// Tags that look like options are tags all the same.
+// Tags that look like options are still tags.
 const TAGS: [&[&str]; 3] = [&[], &["a"], &["NX", "EX", "TAGS"]];
-/// What the TTL options ask for, well apart from what the entry had before.
+/// The TTL that the options set, well apart from the entry's former TTL.
 const TTL_MS: i64 = 100_000;
 const OLD_TTL_MS: i64 = 900_000;
 
-/// Every combination, its groups in every order.
+/// Every combination, with its groups in every order.
 fn cases(now_ms: i64) -> Vec<Case> {
     let mut cases = Vec::new();
     for ttl in TTLS {
@@ -133,7 +133,7 @@ fn check(client: &mut RawClient, case: &Case, existing: bool) {
     let pttl = call!(client, "CACHE.INSPECT", "key").field("pttl").int();
     match expected_ttl {
         None => assert_eq!(pttl, -1, "{shown}"),
-        // The clock goes on while the test runs; EXAT knows whole seconds only.
+        // The clock goes on while the test runs; EXAT has a resolution of one second.
         Some(ms) => assert!(pttl <= ms && pttl > ms - 60_000, "{shown}: pttl {pttl}"),
     }
     let native = call!(client, "PTTL", "key").int();
@@ -147,7 +147,7 @@ fn check(client: &mut RawClient, case: &Case, existing: bool) {
 fn options_work_in_every_order_and_combination() {
     on_both_protocols(|_, client| {
         let cases = cases(unix_ms(client));
-        // 6 TTLs x 3 conditions x 3 tag lists, in 1, 2 or 6 orders by how many of the three are there.
+        // 6 TTLs x 3 conditions x 3 tag lists, in 1, 2 or 6 orders depending on how many of the three are given.
         assert_eq!(
             cases.len(),
             1 + (5 + 2 + 2) + 2 * (5 * 2 + 5 * 2 + 2 * 2) + 6 * (5 * 2 * 2)

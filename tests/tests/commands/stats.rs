@@ -93,7 +93,7 @@ fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
         ] {
             call!(client, "CACHE.SET", "key", "v");
             assert!([Reply::Int(1), Reply::ok()].contains(&client.call(&split(delete))));
-            // Valkey since 8.1 says of EXPIRE with a time that is past that the key expired.
+            // Valkey since 8.1 reports the key as expired after EXPIRE with a time in the past.
             let expired = stat(client, "expired");
             call!(client, "SET", "key", "v", "PX", 1);
             wait_until("it expires", DEADLINE, || {
@@ -188,7 +188,7 @@ fn info_shows_the_same_figures_summed_over_databases() {
             call!(client, "SELECT", database);
             traffic(client);
         }
-        // A third database takes part in the sums, and only in its own way.
+        // A third database adds only its own figures to the sums.
         call!(client, "SELECT", 5);
         call!(client, "CACHE.GET", "absent");
         call!(client, "CACHE.GET", "absent");

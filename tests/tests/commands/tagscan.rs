@@ -111,7 +111,7 @@ fn entries_that_are_there_all_the_time_are_returned_whatever_else_comes_and_goes
                         _ => call!(client, "CACHE.SET", key, "new", "TAGS", 2, "other", "a"),
                     };
                     passing.extend([key.into_bytes(), format!("renamed{number}").into_bytes()]);
-                    // An entry that is set again with the same tag has the tag all the time.
+                    // An entry that is set again with the same tag keeps the tag throughout.
                     let key = format!("staying{}", rng.below(400));
                     call!(
                         client,
@@ -174,7 +174,7 @@ fn a_large_count_costs_no_more_than_the_tag_has() {
 fn entries_that_are_there_all_the_time_are_returned_while_the_index_grows_and_shrinks_around_them()
 {
     on_both_protocols(|_, client| {
-        // Between others that will go, so that there is much to move together.
+        // Between entries that will go, so that many move together.
         let mut staying = BTreeSet::new();
         for n in 0..20 {
             fill(client, &format!("passing{n}-"), 1000, "b");

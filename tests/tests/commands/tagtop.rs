@@ -1,4 +1,4 @@
-//! CACHE.TAGTOP: the tags that hold most.
+//! CACHE.TAGTOP: the tags that hold the most.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{NOT_AN_INTEGER, SYNTAX};
 
 type Row = (String, i64, i64);
 
-/// The rows of a reply, whose form it checks.
+/// The rows of a reply, after a check of its form.
 fn rows(reply: &Reply) -> Vec<Row> {
     let Reply::Array(rows) = reply else {
         panic!("TAGTOP answers an array: {reply:?}")
@@ -110,7 +110,7 @@ fn it_agrees_with_taginfo_after_any_writes() {
             // In one transaction, where nothing expires between the commands.
             let mut queued = vec![args!["MULTI"]];
             let known = tagtop(&mut client, "CACHE.TAGTOP LIMIT 1000");
-            // First, since TAGINFO of a small tag has the server remove what has expired.
+            // These come first, since TAGINFO of a small tag makes the server remove expired entries.
             queued.extend(known.iter().map(|row| args!["CACHE.TAGINFO", row.0]));
             queued.push(args!["CACHE.TAGTOP", "LIMIT", 1000]);
             queued.push(args!["CACHE.STATS"]);
@@ -177,7 +177,7 @@ fn others_are_served_while_hundreds_of_thousands_of_tags_are_looked_at() {
         let mut watch = server.raw();
         for order in ["ENTRIES", "BYTES"] {
             other.send(&["CACHE.TAGTOP", "BY", order, "LIMIT", "8"]);
-            // A write meanwhile, which may or may not be seen.
+            // Concurrent writes, which may or may not be visible.
             for n in 0..50 {
                 call!(watch, "CACHE.SET", format!("new{n}"), "v", "TAGS", 1, "new");
                 call!(watch, "CACHE.DEL", n);

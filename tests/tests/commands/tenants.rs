@@ -1,4 +1,4 @@
-//! Two tenants on one server: nothing is shown or dropped across their patterns, whatever way a command is sent.
+//! Two tenants on one server: nothing is shown or dropped across their patterns, in whatever way a command is sent.
 
 use tagcache_tests::look::Snapshot;
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
@@ -42,7 +42,7 @@ const FOREIGN: [&[&str]; 48] = [
         "DRYRUN",
     ],
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t8:tag"],
-    // These name no tag of the other tenant, and would drop or count its entries.
+    // These commands name no tag of the other tenant, but would drop or count its entries.
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag"],
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag", "SOFT"],
     &["CACHE.INVALIDATEWHERE", "NONE", "1", "t7:tag", "DRYRUN"],
@@ -73,7 +73,7 @@ const FOREIGN: [&[&str]; 48] = [
     &["CACHE.TAGSCAN", "t8:unknown", "0"],
 ];
 
-/// The same of the tenant's own, each of which it may.
+/// The same commands with the tenant's own keys and tags, all of them permitted.
 const OWN: [&[&str]; 25] = [
     &[
         "CACHE.SET",
@@ -154,7 +154,7 @@ fn tenants(engine: &Engine) -> (Server, RawClient) {
     (server, client)
 }
 
-/// The ways in which a command can be sent; each answers the command's own reply.
+/// The ways in which a command can be sent; each returns the command's own reply.
 type Way = (&'static str, fn(&mut RawClient, &[&str]) -> Reply);
 
 const WAYS: [Way; 5] = [
@@ -256,7 +256,7 @@ fn what_shows_or_changes_every_tenants_data_is_dangerous() {
             assert!(admin, "{command} is not admin: {flags:?}");
         }
         if engine.version() < (7, 2) {
-            // Categories of modules' commands are unknown there: a user that is given no more than names gets no more.
+            // Categories of module commands are unknown there: a user that is granted commands by name gets only these.
             let rules = [
                 "ACL",
                 "SETUSER",
@@ -347,7 +347,7 @@ fn reading_takes_read_and_changing_takes_write_permission() {
 fn everything_that_a_read_only_user_may_run_changes_nothing() {
     for_all_engines(|engine| {
         if engine.version() < (7, 2) {
-            return; // No categories of modules' commands.
+            return; // No categories of module commands.
         }
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();

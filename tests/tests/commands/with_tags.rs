@@ -1,4 +1,4 @@
-//! WITHTAGS of CACHE.FETCH: an entry judged by tags that it does not carry.
+//! WITHTAGS of CACHE.FETCH: an entry is judged by tags that it does not carry.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn fetch_with(client: &mut RawClient, key: &str, tags: &[&str]) -> Fetched {
 #[test]
 fn an_entry_is_gone_if_such_a_tag_was_invalidated_after_it() {
     on_both_protocols(|_, client| {
-        // Many times in the same millisecond: the order of execution counts.
+        // Repeated within one millisecond: the order of execution counts.
         for n in 0..500 {
             let key = format!("key{}", n % 7);
             call!(client, "CACHE.INVALIDATE", "soft:1", "soft:2");
@@ -108,7 +108,7 @@ fn stamps_do_not_run_away_from_the_present() {
             })
             .collect();
         client.pipeline(&commands);
-        // Whatever stamps say, the grace of what is softened now begins now.
+        // Whatever the stamps are, the grace of an entry that is softened now begins now.
         run!(client, "CACHE.SET key v GRACE 100 TAGS 1 t");
         run!(client, "CACHE.REVALIDATE t");
         run!(client, "CACHE.INVALIDATE x");
@@ -126,7 +126,7 @@ fn stamps_do_not_run_away_from_the_present() {
         wait_until("the grace is over", DEADLINE, || {
             let waited = softened.elapsed();
             let is_gone = fetch(client, "key").is_miss();
-            // On a slow machine it may be found gone late, but never stale a second later.
+            // On a slow machine the entry may be found gone late, but is never stale a second later.
             assert!(
                 is_gone || waited < Duration::from_millis(900),
                 "after {waited:?}"

@@ -1,4 +1,4 @@
-//! Counts stay with their entry, whatever carries it about.
+//! Counts stay with their entry, however it is moved.
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{inspect, wait_rewritten};

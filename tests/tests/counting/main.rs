@@ -1,4 +1,4 @@
-//! Access counts: CACHE.TOP, CACHE.HITS, and where counts go.
+//! Access counts: CACHE.TOP, CACHE.HITS, and how counts are carried.
 
 mod hits;
 mod kept;
@@ -7,7 +7,7 @@ mod top;
 
 use tagcache_tests::{RawClient, Reply, call};
 
-/// The pairs of a reply of `CACHE.TOP`, whose form it checks.
+/// The pairs of a reply of `CACHE.TOP`, after a check of its form.
 fn top_of(reply: &Reply) -> Vec<(String, i64)> {
     let Reply::Array(rows) = reply else {
         panic!("TOP answers an array: {reply:?}")
@@ -34,7 +34,7 @@ fn top(client: &mut RawClient, count: usize) -> Vec<(String, i64)> {
     top_of(&call!(client, "CACHE.TOP", count))
 }
 
-/// Reads a key so many times.
+/// Reads a key `times` times.
 fn read(client: &mut RawClient, key: &str, times: usize) {
     let gets = vec![tagcache_tests::args!["CACHE.GET", key]; times];
     client.pipeline(&gets);

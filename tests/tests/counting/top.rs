@@ -1,4 +1,4 @@
-//! CACHE.TOP: the entries that are read most.
+//! CACHE.TOP: the most-read entries.
 
 use std::collections::BTreeMap;
 
@@ -147,7 +147,7 @@ fn wrong_words_are_refused() {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
             let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
-            // The server itself checks the arity where it is fixed.
+            // The server itself checks the arity if it is fixed.
             assert!(
                 said.starts_with(error) || said == "ERR syntax error" && line.ends_with("5 5"),
                 "{line}: {said}"
@@ -156,7 +156,7 @@ fn wrong_words_are_refused() {
     });
 }
 
-/// Random reads of many keys, against sorting all counts.
+/// Compares random reads of many keys with sorting all counts.
 fn against_sorting(seed: u64, keys: usize, tracked: usize, overwrites: bool) {
     for_each_engine(|engine| {
         let server = Server::builder()
@@ -173,7 +173,7 @@ fn against_sorting(seed: u64, keys: usize, tracked: usize, overwrites: bool) {
         for _ in 0..30 {
             let mut commands = Vec::new();
             for _ in 0..500 {
-                // Some are read far more often than others.
+                // Some keys are read far more often than others.
                 let key = format!("key{}", rng.below(1 + rng.clone().below(keys)));
                 rng.next_u64();
                 if overwrites && rng.one_in(10) {

@@ -1,4 +1,4 @@
-//! State, grace and soft marks survive what an RDB and replication carry.
+//! State, grace and soft marks survive in RDB files and in replication.
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{assert_index_agrees, stat};
@@ -25,7 +25,7 @@ fn a_reload_and_a_restart_from_an_rdb_keep_them() {
         let mut client = server.raw();
         holds_dataset(&mut client, "after a restart");
         assert_index_agrees(&server, &[0], &[b"soft", b"hard"]);
-        // And what is there goes on as before: a second mark, a hard one, the clock.
+        // The loaded state continues as before: a second mark, a hard one, the clock.
         let clock = stat(&mut client, "clock");
         assert_eq!(call!(client, "CACHE.REVALIDATE", "kept"), Reply::Int(4));
         assert!(fetch(&mut client, "fresh").is_stale("v"));
@@ -100,7 +100,7 @@ fn the_stream_and_a_partial_sync_hand_them_over() {
         wait_synchronised(&primary, &replica);
         let mut client = primary.raw();
         dataset(&mut client);
-        // Hits of entries are each node's own.
+        // Hits of entries belong to each node.
         wait_synchronised(&primary, &replica);
         let mut there = replica.raw();
         for key in ["soft", "soft timed", "expired"] {

@@ -1,4 +1,4 @@
-//! State, grace and soft marks go where the value goes: RENAME, COPY, MOVE, DUMP and RESTORE, MIGRATE, SWAPDB.
+//! State, grace and soft marks follow the value: RENAME, COPY, MOVE, DUMP and RESTORE, MIGRATE, SWAPDB.
 
 use tagcache_tests::fetch::{Fetched, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, tagscan};
@@ -63,7 +63,7 @@ fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
-        // The target's clock is far ahead, and it has marked the same tags, before the entries were written.
+        // The target's clock is far ahead, and it marked the same tags before the entries were written.
         call!(client, "SELECT", 1);
         for _ in 0..50 {
             call!(client, "CACHE.REVALIDATE", "soft", "kept", "hard");
@@ -88,7 +88,7 @@ fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
             call!(client, "SELECT", 0);
         }
         call!(client, "SELECT", 1);
-        // From now on this database's marks hold for them.
+        // From now on this database's marks hold for these entries.
         let reply = call!(client, "CACHE.REVALIDATE", "kept").int();
         assert!(reply >= 4, "{reply}");
         stale(&mut client, "fresh");
@@ -118,7 +118,7 @@ fn a_payload_carries_state_and_grace_to_another_server() {
         let there = Server::builder().engine(engine).start();
         let (mut client, mut other) = (here.raw(), there.raw());
         dataset(&mut client);
-        // Restored as MIGRATE does it: with the time to live that the key has.
+        // Restored as by MIGRATE: with the TTL that the key has.
         for key in ["soft", "soft timed", "expired", "fresh", "lasting"] {
             let payload = call!(client, "DUMP", key).bytes().to_vec();
             let pttl = call!(client, "PTTL", key).int().max(0);
@@ -141,7 +141,7 @@ fn a_payload_carries_state_and_grace_to_another_server() {
         }
         assert_eq!(tagscan(&mut other, b"kept", 10).len(), 4);
         assert_index_agrees(&there, &[0], &[]);
-        // Restored without a time to live, what was invalidated is no fresher for it.
+        // If restored without a TTL, an invalidated entry does not become fresher.
         for key in ["soft", "soft timed"] {
             let payload = call!(client, "DUMP", key).bytes().to_vec();
             call!(other, "RESTORE", "again", 0, payload, "REPLACE");

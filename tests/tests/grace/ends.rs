@@ -1,4 +1,4 @@
-//! The end of grace: the entry is gone, whatever made it stale, and its memory comes back.
+//! The end of grace: the entry is gone, whatever made it stale, and its memory is reclaimed.
 
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ fn an_entry_past_its_logical_time_and_grace_is_expired() {
 #[test]
 fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
     on_both_protocols(|server, client| {
-        // One that would live on for long, and one that would for ever.
+        // One entry that would live for long, and one without expiry.
         run!(client, "CACHE.SET long v PX {LONG} GRACE 300 TAGS 1 a");
         run!(client, "CACHE.SET ever v GRACE 300 TAGS 1 a");
         call!(client, "CACHE.REVALIDATE", "a");
@@ -39,7 +39,7 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
             });
             assert!(inspect(client, key).is_none());
             assert!(call!(client, "CACHE.GET", key).is_null());
-            // The server may see its end a millisecond later than the module does; it does not come back by that.
+            // The server may see the end a millisecond later than the module; the entry does not return by that.
             let payload = call!(client, "DUMP", key);
             if !payload.is_null() {
                 call!(client, "RESTORE", "restored", 0, payload.bytes());
@@ -57,7 +57,7 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
     });
 }
 
-/// A replica, and a server that loads its log, leave it to others to remove what is past its grace.
+/// A replica, and a server that loads its log, leave the removal of entries past their grace to others.
 #[test]
 fn what_was_past_its_grace_before_a_promotion_or_a_start_leaves() {
     let soften = |server: &Server| {
@@ -97,7 +97,7 @@ fn what_was_past_its_grace_before_a_promotion_or_a_start_leaves() {
     });
 }
 
-/// The server removes it only some time later, and not while it sleeps: what it is asked behind that knows better.
+/// The server removes such an entry only later, and not while it sleeps: commands meanwhile must not count it.
 #[test]
 fn what_is_past_its_grace_or_has_expired_is_not_counted() {
     on_both_protocols(|_server, client| {
@@ -124,7 +124,7 @@ fn what_is_past_its_grace_or_has_expired_is_not_counted() {
                 (replies[before..].to_vec(), bytes)
             };
             let (infos, bytes) = after_sleep(&["CACHE.TAGINFO a", "CACHE.TAGINFO b"]);
-            // After CACHE.INVALIDATEWHERE the name of a tag without entries is not known.
+            // After CACHE.INVALIDATEWHERE, a tag without entries is not known by its name.
             let figures = |info: &Reply| match info {
                 Reply::Null => (0, 0),
                 info => (info.field("entries").int(), info.field("bytes").int()),

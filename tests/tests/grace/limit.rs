@@ -1,4 +1,4 @@
-//! SOFT GRACE of CACHE.INVALIDATEWHERE: stale for so long at most.
+//! SOFT GRACE of CACHE.INVALIDATEWHERE: a limit to the time that an entry may stay stale.
 
 use std::time::Duration;
 
@@ -47,11 +47,11 @@ fn the_shorter_of_both_graces_holds() {
         assert!(fetch(client, "none").is_miss());
         assert!(fetch(client, "other").is_hit("v"));
         until_gone(client, "short");
-        // Until the server removes what is over, it counts.
+        // An entry counts until the server removes it.
         wait_until("it leaves the keyspace", DEADLINE, || {
             run!(client, "EXISTS short") == Reply::Int(0)
         });
-        // Those that are stale already are bounded as well, and the memory is given back.
+        // Entries that are stale already are bounded as well, and their memory is reclaimed.
         let dropped = run!(client, "CACHE.INVALIDATEWHERE ANY 1 t SOFT GRACE 30");
         assert_eq!(dropped, Reply::Int(1));
         until_gone(client, "long");
@@ -108,7 +108,7 @@ fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
             for command in commands {
                 let command = command.replace("{half}", &(limit / 2).to_string());
                 let reply = client.call(&tagcache_tests::split(&command));
-                // 0 where the limit is over meanwhile.
+                // 0 if the limit is over by now.
                 assert!(!reply.is_error(), "{command}: {reply:?}");
             }
             until_gone(client, "key");
@@ -201,7 +201,7 @@ fn a_limit_holds_for_tags_that_only_the_reader_knows() {
         };
         check(&mut client);
         check(&mut other);
-        // What is gone is not stale again, and what is written afterwards is judged by itself.
+        // A gone entry does not become stale again, and an entry that is written afterwards is judged separately.
         run!(client, "CACHE.REVALIDATE soon");
         assert_eq!(state(&mut client, "soon"), "MISS");
         rewrite_and_load_log(&mut client);

@@ -1,4 +1,4 @@
-//! Grace: what has expired or was invalidated softly may be served as stale for a while, and only by FETCH.
+//! Grace: an entry that has expired or was softly invalidated may be served as stale for a while, and only by FETCH.
 
 mod aof;
 mod carried;
@@ -16,7 +16,7 @@ use tagcache_tests::{DEADLINE, RawClient, Reply, args, call, command, wait_until
 /// Longer than any test takes.
 const LONG: i64 = 1_000_000_000;
 
-/// What became stale in either way, what never had any grace, and what is fresh, beside each other.
+/// Entries that became stale in either way, entries without any grace, and fresh ones, side by side.
 fn dataset(client: &mut RawClient) {
     let sets = [
         command!("CACHE.SET fresh v PX {LONG} GRACE 5000 TAGS 1 kept"),
@@ -51,7 +51,7 @@ fn dataset(client: &mut RawClient) {
     });
 }
 
-/// Holds everything the contract says of [`dataset`] against a server that holds it.
+/// Checks a server that holds [`dataset`] against the contract.
 fn holds_dataset(client: &mut RawClient, what: &str) {
     for key in ["fresh", "lasting"] {
         assert!(fetch(client, key).is_hit("v"), "{what}: {key}");

@@ -107,7 +107,7 @@ fn grace_counts_from_the_first_moment_the_entry_is_stale() {
     on_both_protocols(|_, client| {
         set(client, "key", 700, &["a", "b"]);
         call!(client, "CACHE.REVALIDATE", "a");
-        // However often it is said again, by whatever tag.
+        // However often the entry is invalidated again, by whatever tag.
         let mut rounds = 0;
         wait_until("its grace is over", DEADLINE, || {
             rounds += 1;
@@ -133,7 +133,7 @@ fn native_times_to_live_stay_what_they_are() {
         assert!(fetch(client, "ever").is_stale("v"));
         assert_eq!(call!(client, "PTTL", "ever"), Reply::Int(-1));
         assert_eq!(call!(client, "PEXPIRETIME", "timed"), before);
-        // So what is written anew with KEEPTTL has the time that was left, and is fresh.
+        // So an entry that is rewritten with KEEPTTL has the time that was left, and is fresh.
         for key in ["ever", "timed"] {
             let reply = call!(client, "CACHE.SET", key, "new", "KEEPTTL", "TAGS", 1, "a");
             assert_eq!(reply, Reply::ok());

@@ -1,4 +1,4 @@
-//! SET … GRACE and how its entries look.
+//! SET … GRACE and the state of its entries.
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
@@ -10,7 +10,7 @@ fn field(client: &mut RawClient, key: &str, name: &str) -> i64 {
     call!(client, "CACHE.INSPECT", key).field(name).int()
 }
 
-/// An entry whose logical time is over.
+/// An entry whose logical TTL is over.
 fn stale(client: &mut RawClient, key: &str) {
     let set = run!(client, "CACHE.SET {key} old PX 1 GRACE {LONG} TAGS 1 a");
     assert_eq!(set, Reply::ok());
@@ -91,7 +91,7 @@ fn after_its_logical_time_an_entry_is_stale_for_fetch_and_a_miss_for_get() {
         assert_eq!(inspected.field("state").text(), "stale");
         assert_eq!(inspected.field("grace"), Reply::Int(LONG));
         assert!(inspected.field("pttl").int() <= 0, "{inspected:?}");
-        // It is visible: natively, in figures, and by its tag.
+        // The entry is visible: to native commands, in figures, and by its tag.
         assert_eq!(call!(client, "EXISTS", "key"), Reply::Int(1));
         assert!(call!(client, "PTTL", "key").int() > LONG - 10_000_000);
         assert_eq!(stat(client, "entries"), 1);

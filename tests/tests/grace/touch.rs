@@ -1,4 +1,4 @@
-//! TOUCH … GRACE, and the native commands that move a time to live.
+//! TOUCH … GRACE, and the native commands that change a TTL.
 
 use tagcache_tests::fetch::{State, fetch};
 use tagcache_tests::look::{assert_index_agrees, inspect};
@@ -6,7 +6,7 @@ use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, run, w
 
 use crate::LONG;
 
-/// Logical and native time to live, and grace.
+/// Logical and native TTL, and grace.
 fn times(client: &mut RawClient, key: &str) -> (i64, i64, i64) {
     let inspected = call!(client, "CACHE.INSPECT", key);
     (

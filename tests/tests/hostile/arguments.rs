@@ -1,4 +1,4 @@
-//! Arguments that no client sends by good will.
+//! Arguments that only a hostile client sends.
 
 use tagcache_tests::fuzz::Budget;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, tagscan};
@@ -150,7 +150,7 @@ fn an_empty_tag_is_no_tag_of_any_entry() {
             for command in ["CACHE.INVALIDATE", "CACHE.REVALIDATE"] {
                 let reply = client.call(&[&[command], tags].concat());
                 let error = reply.error().unwrap_or_default();
-                // The limit of tags that are not stored is no setting's.
+                // The limit for tags that are not stored is not a setting.
                 assert_eq!(
                     error, "ERR tag is empty, a tag has 1 to 65536 bytes",
                     "{command} {tags:?}: {reply:?}"
@@ -298,7 +298,7 @@ fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
     });
 }
 
-/// Any words in any order, from a vocabulary that gets far into every parser.
+/// Random words in random order, from a vocabulary that gets far into every parser.
 fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
     const COMMANDS: [&str; 31] = [
         "CACHE.SET",

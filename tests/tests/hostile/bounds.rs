@@ -1,4 +1,4 @@
-//! What one user sends costs the others a bounded part of the server.
+//! The input of one user costs the others a bounded part of the server.
 
 use tagcache_tests::fetch::{fetched, lease, set_leased};
 use tagcache_tests::look::{stat, wait_rewritten};
@@ -7,7 +7,7 @@ use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_pr
 
 const MB: i64 = 1 << 20;
 
-/// Different tags, each of the greatest length that a command takes.
+/// Different tags, each of the greatest length that a command accepts.
 fn long_tags(of: &str) -> impl Iterator<Item = Vec<u8>> {
     (0..1_600).map(move |n| {
         let mut tag = format!("{of} {n} ").into_bytes();
@@ -39,7 +39,7 @@ fn long_tags_without_entries_are_remembered_within_a_bound() {
             let bytes = stat(&mut client, "index_bytes");
             assert!(bytes < 40 * MB, "{head:?}: {bytes} bytes");
         }
-        // What was forgotten counts as invalidated at the latest time that was forgotten.
+        // A forgotten tag counts as invalidated at the latest time that was forgotten.
         let token = lease(&mut client, "key");
         for tag in long_tags("later") {
             call!(client, "CACHE.INVALIDATE", tag);
@@ -48,12 +48,12 @@ fn long_tags_without_entries_are_remembered_within_a_bound() {
     });
 }
 
-/// Restores an entry that claims to be written at the latest time that there is.
+/// Restores an entry that claims the latest possible time as its time of write.
 fn restore_from_the_future(client: &mut RawClient, key: &str) {
     call!(client, "CACHE.SET", "model", "v");
     let original = call!(client, "DUMP", "model").bytes().to_vec();
     let mut forged = body(&original).to_vec();
-    // The record: flags, origin (4 bytes), then the time (6 bytes). It ends in the number of tags, 0, and the value.
+    // The record: flags, origin (4 bytes), then the time (6 bytes). It ends with the number of tags, 0, and the value.
     let value = forged.windows(2).rposition(|end| end == b"\0v");
     let value = value.expect("no tags, and the value");
     let time = value - 6;
@@ -94,7 +94,7 @@ fn a_forged_time_in_a_payload_does_not_concern_other_entries() {
 fn waits_count_towards_the_memory_of_leases() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.FETCH", "awaited", "LEASE", 60_000);
-        // Full to less than what two waits take.
+        // Filled up to less room than two waits need.
         for length in [500_000, 1_000, 1] {
             let mut granted = |n: usize| {
                 let mut key = format!("{n} ").into_bytes();
@@ -108,7 +108,7 @@ fn waits_count_towards_the_memory_of_leases() {
         for caller in &mut callers {
             send!(caller, "CACHE.FETCH", "awaited", "WAIT", 600_000);
         }
-        // The last of them is answered at once.
+        // The last of them gets a reply at once.
         assert!(fetched(&callers[2].read()).is_miss());
     });
 }

@@ -1,4 +1,4 @@
-//! After a panic where the keyspace changes: no native key is lost, and no entry is served that the index does not know.
+//! After a panic where the keyspace changes: no native key is lost, and no entry is served that is not in the index.
 
 use tagcache_tests::clock::Clock;
 use tagcache_tests::look::{entry_keys, stat, wait_reclaimed};
@@ -21,7 +21,7 @@ fn natives(client: &mut RawClient, command: &str, count: usize) {
     client.pipeline(&(0..count).map(set).collect::<Vec<_>>());
 }
 
-/// What [`with_panicking_module`] looks for at the end.
+/// Restores the data that [`with_panicking_module`] checks at the end.
 fn restore(client: &mut RawClient) {
     run!(client, "SELECT 0");
     run!(client, "SET string value");
@@ -48,7 +48,7 @@ fn following(primary: &Server, build: impl Fn(ServerBuilder) -> ServerBuilder) -
 fn a_native_key_survives_a_panic_while_an_entry_was_unlinked() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
-        // Up to a large one, which the server frees on another thread.
+        // Sizes up to a large one, which the server frees on another thread.
         for bytes in [1, 5_000_000] {
             call!(
                 client,
@@ -105,7 +105,7 @@ fn native_keys_survive_a_panic_in_a_swap_and_no_entry_is_served() {
         natives(client, "SET", MANY);
         let replies = client.pipeline(&[vec!["CACHE.PANIC", "event"], vec!["SWAPDB", "0", "9"]]);
         assert_eq!(replies, [Reply::ok(), Reply::ok()]);
-        // No invalidation would reach it.
+        // No invalidation would reach this entry.
         assert!(run!(client, "CACHE.GET key7").is_null());
         assert_eq!(run!(client, "CACHE.INVALIDATE a"), Reply::Int(0));
         wait_until("the entries are removed", DEADLINE, || {
@@ -170,7 +170,7 @@ fn replicas_learn_what_commands_remove_of_a_lost_index() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
         entries(client, 100);
-        // At once, so that commands come before the search for entries that the index lost.
+        // Sent at once, so that the commands come before the search for entries that the index lost.
         let mut commands = vec![
             args!["CACHE.PANIC", "change"],
             args!["CACHE.SET", "lost", "v"],
@@ -207,7 +207,7 @@ fn what_the_index_lost_is_gone_under_another_name_too() {
             } else {
                 ("other", "0")
             };
-            // There a place of the same number is in use.
+            // In database 3, a slot of the same number is in use.
             run!(client, "SELECT 3");
             entries(client, MANY);
             run!(client, "SELECT 0");
@@ -216,7 +216,7 @@ fn what_the_index_lost_is_gone_under_another_name_too() {
             if place == "change" {
                 commands.push(args!["CACHE.SET", "lost", "v"]);
             }
-            // No filter sees what a script names.
+            // The filter does not see the keys that a script names.
             let script = format!("return redis.call({moved})");
             commands.extend([
                 args!["EVAL", script, 0],

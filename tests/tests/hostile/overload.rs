@@ -1,4 +1,4 @@
-//! More than a server takes: refused with an error, and clients that are served already go on being served.
+//! More load than a server accepts: refused with an error, while connected clients are still served.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use tagcache_tests::{DEADLINE, Reply, Server, call, for_each_engine, send, wait_
 const MAX_CLIENTS: usize = 60;
 const CALLERS: usize = 200;
 
-/// A connection with a command on its way, and the first line that comes back.
+/// Opens a connection, sends a command, and returns the first line of the reply.
 fn knock(port: u16) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the backlog has room");
     stream
         .set_read_timeout(Some(DEADLINE))
         .expect("a time-out above zero");
-    // It may be closed before it is read.
+    // The connection may be closed before the command is read.
     let _ = stream.write_all(b"*1\r\n$4\r\nPING\r\n");
     let mut line = String::new();
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
@@ -38,7 +38,7 @@ fn connections_beyond_the_limit_are_refused_and_the_others_served() {
             .partition(|(_, line)| line == "+PONG\r\n");
         assert_eq!(served.len(), MAX_CLIENTS - 1);
         for (_, line) in &refused {
-            // Either the reason, or, where the answer was lost with the connection, nothing.
+            // Either the reason, or nothing, if the reply was lost with the connection.
             assert!(
                 line.is_empty() || line == "-ERR max number of clients reached\r\n",
                 "{line}"
@@ -53,8 +53,8 @@ fn connections_beyond_the_limit_are_refused_and_the_others_served() {
     });
 }
 
-/// Many wait for few keys whose loaders never come: readers of other keys, writers and invalidations go on, and when
-/// the callers leave, nothing of them stays.
+/// Many callers wait for few keys whose loaders never finish. Readers of other keys, writers and invalidations go on,
+/// and when the callers leave, nothing of them remains.
 #[test]
 fn a_crowd_that_waits_holds_up_nobody_else_and_leaves_nothing() {
     for_each_engine(|engine| {
@@ -78,7 +78,7 @@ fn a_crowd_that_waits_holds_up_nobody_else_and_leaves_nothing() {
             assert_eq!(call!(client, "CACHE.GET", key), Reply::bulk("v"));
         }
         assert_eq!(call!(client, "CACHE.INVALIDATE", "tag"), Reply::Int(10));
-        // One loader comes back after all: its crowd is served, and only its.
+        // One loader finishes after all: only its callers are served.
         call!(client, "CACHE.SET", "slow0", "v");
         for caller in crowd.iter_mut().step_by(4) {
             assert_eq!(caller.read().items()[0], Reply::bulk("HIT"));

@@ -1,4 +1,4 @@
-//! The panic barrier, proved by a build that panics on demand.
+//! The panic barrier, tested with a build that panics on demand.
 
 use std::io::{ErrorKind, Write};
 
@@ -10,10 +10,10 @@ use tagcache_tests::{
     wait_until,
 };
 
-/// Runs the test with the module that panics on demand, or says loudly that it did not.
+/// Runs the test with the module that panics on demand, or reports loudly that it did not.
 pub(crate) fn with_panicking_module(test: impl Fn(&mut Server, &mut RawClient)) {
     let Some(module) = panic_module_path() else {
-        // Straight to standard error: the test runner swallows what a passing test prints.
+        // Written to standard error: the test runner hides the output of a passing test.
         let notice =
             "\n!!! TAGCACHE_MODULE_PANIC is not set: a test of the panic barrier was SKIPPED !!!\n";
         let _ = std::io::stderr().write_all(notice.as_bytes());
@@ -123,7 +123,7 @@ fn a_panic_in_an_event_handler_is_survived() {
         call!(client, "RENAME", "key", "other");
         call!(client, "COPY", "other", "third");
         logged(server);
-        // Whatever the index missed, no read may fail and a removal removes.
+        // Whatever the index missed, reads must not fail, and a removal removes.
         call!(client, "CACHE.GET", "other");
         call!(client, "DEL", "key", "other", "third");
         assert!(call!(client, "CACHE.GET", "other").is_null());
@@ -146,7 +146,7 @@ fn a_panic_while_saving_is_survived() {
     });
 }
 
-/// Ends the server as a power cut would, and loads what was saved last.
+/// Ends the server as a power cut would, and loads the last saved file.
 fn restart_from_file(server: &mut Server, client: &mut RawClient) {
     server.kill_9();
     server.restart();
@@ -169,7 +169,7 @@ fn a_panic_in_a_child_that_saves_fails_the_save() {
             wait_rewritten(client);
             assert_eq!(info_text(client, "aof_last_bgrewrite_status"), "err");
         }
-        // The file of before is whole.
+        // The earlier file is intact.
         restart_from_file(server, client);
     });
 }
@@ -238,13 +238,13 @@ fn a_panic_while_a_wait_ends_answers_it() {
         let reply = unlucky.reply();
         let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
         assert!(error.starts_with("ERR internal error"), "{error}");
-        // The lease that it was given goes on to the next.
+        // The lease that the caller was given passes to the next one.
         assert!(next.answer().is_miss_with_token());
         logged(server);
     });
 }
 
-/// Sends a command and reads what comes of its reply: whether it ends with the connection.
+/// Sends a command and reads its reply: whether it ends with the connection.
 fn is_closed(client: &mut RawClient, command: &[&str]) -> bool {
     client.send(command);
     read_to_end(client)
@@ -379,13 +379,13 @@ fn a_panic_in_a_slice_is_answered_to_the_caller_that_waits() {
 #[test]
 fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
     with_panicking_module(|server, client| {
-        // The one that was granted the lease.
+        // The command that was granted the lease.
         assert_eq!(call!(client, "CACHE.PANIC", "fetch"), Reply::ok());
         let reply = call!(client, "CACHE.FETCH", "key", "LEASE", 60_000);
         assert!(reply.is_error(), "{reply:?}");
         assert_eq!(stat(client, "leases"), 0);
         let token = lease(client, "key");
-        // The one that was about to wait.
+        // The command that was about to wait.
         let mut caller = server.raw();
         for place in ["fetch", "wait"] {
             assert_eq!(call!(client, "CACHE.PANIC", place), Reply::ok());
@@ -412,7 +412,7 @@ fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
     });
 }
 
-/// Its primary does not send the invalidation again.
+/// The primary does not send the invalidation again.
 #[test]
 fn a_replica_that_panics_in_a_command_serves_nothing_that_it_invalidates() {
     with_panicking_module(|primary, client| {
@@ -520,7 +520,7 @@ fn a_panic_between_index_and_keyspace_empties_that_database() {
         let error = call!(client, "CACHE.SET", 7, "new", "TAGS", 1, "b");
         assert!(error.is_error(), "{error:?}");
         logged(server);
-        // Nothing would invalidate what the index does not know.
+        // No invalidation would reach entries that are not in the index.
         for n in 0..100 {
             assert!(call!(client, "CACHE.GET", n).is_null(), "{n}");
         }

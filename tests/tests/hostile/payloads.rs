@@ -7,7 +7,7 @@ use tagcache_tests::look::{Snapshot, assert_index_agrees, entry_keys, inspect, w
 use tagcache_tests::payload::{body, with_footer};
 use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, command, for_each_engine};
 
-/// Type byte and module id, which Redis itself reads: behind them the module's own loader begins.
+/// Type byte and module id, which Redis itself reads: the module's own loader begins after them.
 const HEAD: usize = 10;
 const WRONG_FOOTER: &str = "ERR DUMP payload version or checksum are wrong";
 const WRONG_BODY: &str = "ERR Bad data format";
@@ -39,7 +39,7 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
         ],
         command!("CACHE.SET grace value GRACE 1000000 TAGS 2 a b"),
         command!("CACHE.SET both value EX 10000 GRACE 1000000 TAGS 1 a"),
-        // The last but one is made stale below.
+        // The last but one becomes stale below.
         command!("CACHE.SET stale value EX 10000 GRACE 1000000 TAGS 1 softened"),
         many,
     ];
@@ -52,7 +52,7 @@ fn originals(client: &mut RawClient) -> Vec<Vec<u8>> {
         call!(client, "DUMP", set[1]).bytes().to_vec()
     };
     let mut payloads: Vec<_> = sets.iter().map(dump).collect();
-    // What earlier versions wrote is read by other code.
+    // Payloads of earlier versions are read by other code.
     let earlier = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/encoding-1.tagged.dump");
     payloads.push(std::fs::read(earlier).expect("it is kept for ever"));
     payloads
@@ -67,7 +67,7 @@ fn guards(server: &Server) -> RawClient {
     client
 }
 
-/// One damage to the part that the module reads.
+/// Damages one place in the part that the module reads.
 fn damage(rng: &mut Rng, originals: &[Vec<u8>]) -> Vec<u8> {
     const EXTREMES: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0x81, 0xff];
     let original = rng.pick(originals);
@@ -103,7 +103,7 @@ fn damage(rng: &mut Rng, originals: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Whether a length that is read from here is 0: the mark behind the last field of a value.
+/// Whether a length that is read from here is 0: the mark after the last field of a value.
 fn reads_as_zero(bytes: &[u8]) -> bool {
     matches!(bytes, [0x00 | 0xc0, ..] | [0x40, 0, ..])
 }
@@ -131,8 +131,8 @@ fn every_truncated_payload_is_refused_and_nothing_changes() {
                 .collect();
             for (restore, reply) in restores.iter().zip(client.pipeline(&restores)) {
                 let shown = restore[3].escape_ascii();
-                // Redis does not know where a value ends: one that lacks a few bytes goes on into the footer,
-                // and is whole again if what ends a value stands in the right place there.
+                // Redis does not know where a value ends: a value that lacks a few bytes continues into the footer, and
+                // is complete again if the end mark happens to be in the right place there.
                 if restore[3].get(whole.len() - 1..).is_some_and(reads_as_zero) {
                     call!(client, "DEL", restore[1]);
                     continue;
@@ -225,7 +225,7 @@ fn thousands_of_damaged_payloads_harm_nothing_else() {
     });
 }
 
-/// Whatever was accepted can be read, saved, loaded and removed like any entry.
+/// Every accepted payload can be read, saved, loaded and removed like any entry.
 fn restored_entries_are_entries(server: &Server, client: &mut RawClient) {
     assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
     assert_index_agrees(server, &[0, 1], &[b"a", b"guard"]);

@@ -1,4 +1,4 @@
-//! What each clause means, and which words are refused.
+//! The meaning of each clause, and the words that are refused.
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::{Snapshot, assert_index_agrees, stat, wait_reclaimed};
@@ -88,7 +88,7 @@ fn clauses_and_options_come_in_any_order_and_case() {
             let words: Vec<&str> = line.split(' ').collect();
             assert_eq!(client.call(&words), Reply::Int(1), "{line}");
         }
-        // Tags that look like words are tags.
+        // Tags that look like option words are still tags.
         set(client, "words", &["SOFT", "ALL", "DRYRUN"]);
         let line = "CACHE.INVALIDATEWHERE ALL 3 SOFT ALL DRYRUN";
         let words: Vec<&str> = line.split(' ').collect();
@@ -117,7 +117,7 @@ fn soft_leaves_what_has_grace_stale_and_drops_the_rest() {
         assert!(fetch(client, "without").is_miss());
         assert!(fetch(client, "other").is_hit("v"));
         assert_index_agrees(server, &[0], &[b"a"]);
-        // What is stale is visible, and hard is hard.
+        // Stale entries are visible, and a hard invalidation is hard.
         assert_eq!(what.run(client, &[]), 1);
         assert!(fetch(client, "with").is_miss());
     });

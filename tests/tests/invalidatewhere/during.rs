@@ -1,4 +1,4 @@
-//! While a run goes on over many slices: what matched at its start is gone at its end, what came since stays.
+//! A run over many slices: entries that matched at its start are gone at its end, and later entries stay.
 
 use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan, wait_reclaimed};
 use tagcache_tests::{
@@ -41,8 +41,8 @@ fn filled(engine: &Engine, grace: i64) -> (Server, RawClient) {
     (server, client)
 }
 
-/// Sends the command on a connection of its own and works on another one meanwhile, and as long as memory of what was
-/// dropped is being given back. Answers what it answered and how often there was work to do.
+/// Sends the command on a new connection and works on another one meanwhile, and as long as memory of dropped entries
+/// is being reclaimed. Returns the reply, and how often there was work to do.
 fn while_running(
     server: &Server,
     what: &Where,
@@ -91,7 +91,7 @@ fn entries_written_meanwhile_stay_and_all_others_are_gone() {
             assert!(worker.pipeline(&sets).iter().all(|r| *r == Reply::ok()));
             written.extend(keys.iter().map(|n| format!("key{n}").into_bytes()));
         });
-        // Some were overwritten before it came to them.
+        // Some entries were overwritten before the run reached them.
         assert!(
             (MANY as i64 - 20 * rounds as i64..=MANY as i64).contains(&count),
             "{count}"
@@ -115,7 +115,7 @@ fn entries_that_are_renamed_meanwhile_do_not_get_away() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let (count, _) = while_running(&server, &Where::all(&["all"]), &[], |worker, round| {
-            // From both ends to new names, and over each other.
+            // Renames from both ends, to new names and over each other.
             let renames: Vec<_> = (0..20)
                 .flat_map(|n| {
                     let low = (round * 20 + n) % (MANY - 1);
@@ -229,7 +229,7 @@ fn a_caller_that_goes_away_or_is_killed_leaves_the_server_sound() {
         wait_until("nobody is blocked any more", DEADLINE, || {
             info(&mut client, "blocked_clients") == 0
         });
-        // Whether the run of a caller that went away goes on to its end is nowhere said.
+        // The contract does not define whether the run of a disconnected caller goes on to its end.
         Where::all(&["all"]).and_none(&["t1"]).run(&mut client, &[]);
         assert_eq!(Where::all(&["t1"]).run(&mut client, &[]), MANY as i64 / 10);
         assert_eq!(stat(&mut client, "entries"), 0);

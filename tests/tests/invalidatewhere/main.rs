@@ -1,4 +1,4 @@
-//! CACHE.INVALIDATEWHERE: by all of these tags, any of those, none of these.
+//! CACHE.INVALIDATEWHERE: by all, any or none of some tags.
 
 mod clauses;
 mod during;
@@ -13,7 +13,7 @@ use tagcache_tests::{RawClient, Reply, args};
 /// Longer than any test takes.
 const LONG: i64 = 1_000_000_000;
 
-/// The tags that a clause asks for.
+/// The tags of the clauses.
 #[derive(Clone, Debug, Default)]
 struct Where {
     all: Vec<String>,
@@ -57,7 +57,7 @@ impl Where {
         }
     }
 
-    /// Whether an entry of these tags is meant; an empty list asks for nothing.
+    /// Whether an entry with these tags is selected; an empty list selects by nothing.
     fn meets(&self, tags: &BTreeSet<String>) -> bool {
         self.all.iter().all(|tag| tags.contains(tag))
             && (self.any.is_empty() || self.any.iter().any(|tag| tags.contains(tag)))
@@ -76,7 +76,7 @@ impl Where {
         command
     }
 
-    /// Sends it, and answers how many entries it says.
+    /// Sends the command, and returns the number of entries in its reply.
     fn run(&self, client: &mut RawClient, options: &[&str]) -> i64 {
         match client.call(&self.command(options)) {
             Reply::Int(count) => count,

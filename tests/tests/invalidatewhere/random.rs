@@ -1,4 +1,4 @@
-//! Random tag sets and random clauses, held against a model.
+//! Random tag sets and random clauses, compared with a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ struct Entry {
 
 type Model = BTreeMap<String, Entry>;
 
-/// Tag 0 is on most entries, the last one on few.
+/// Tag 0 is on most entries, the last tag on few.
 fn any_tags(rng: &mut Rng) -> BTreeSet<String> {
     (0..TAGS)
         .filter(|n| rng.below(n + 2) == 0)

@@ -1,4 +1,4 @@
-//! Replicas and append-only files follow what happened.
+//! Replicas and append-only files follow the primary.
 
 use tagcache_tests::look::{assert_index_agrees, stat, tagscan};
 use tagcache_tests::state::{Hits, State, assert_same, wait_synchronised};

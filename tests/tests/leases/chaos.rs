@@ -1,4 +1,4 @@
-//! Everything at once, by many connections that come and go: nobody is left waiting, nothing is left behind.
+//! Everything at once, by many connections that come and go: no caller is left waiting, nothing is left behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ fn key(rng: &mut Rng) -> String {
     format!("key{}", rng.below(KEYS))
 }
 
-/// What an application does with leases, well or badly.
+/// An application's use of leases, correct or not.
 fn caller_step(client: &mut RawClient, rng: &mut Rng) -> std::io::Result<()> {
     let key = key(rng);
     let tag = format!("tag{}", rng.below(3));
@@ -38,14 +38,14 @@ fn caller_step(client: &mut RawClient, rng: &mut Rng) -> std::io::Result<()> {
     }
     let set = match rng.below(6) {
         0 => args!["CACHE.RELEASE", key, token],
-        1 => return Ok(()), // It forgets.
+        1 => return Ok(()), // The caller forgets its lease.
         2 => args!["CACHE.SET", key, "v", "LEASE", token, "NX", "PX", 5],
         _ => command!("CACHE.SET {key} v LEASE {token} GRACE 20 PX 30 TAGS 1 {tag}"),
     };
     client.try_call(&set).map(drop)
 }
 
-/// What else happens on a server.
+/// Other events on the server.
 fn trouble(client: &mut RawClient, rng: &mut Rng) {
     let key = key(rng);
     let other = format!("key{}", rng.below(KEYS));
@@ -97,7 +97,7 @@ fn trouble(client: &mut RawClient, rng: &mut Rng) {
 
 /// Ends the wait of one of the callers, or its connection.
 fn unblock_somebody(client: &mut RawClient, rng: &mut Rng) {
-    // Some servers stop on an assertion of their own when a client is unblocked that only waits for the end of a pause.
+    // Some servers stop on an assertion of their own when a client is unblocked that waits only for the end of a pause.
     call!(client, "CLIENT", "UNPAUSE");
     let list = call!(client, "CLIENT", "LIST", "TYPE", "NORMAL").text();
     let blocked = list
@@ -126,14 +126,14 @@ fn assert_calm(server: &Server, client: &mut RawClient) {
         wait_until("all leases have run out", DEADLINE * 3, || {
             stat(client, "leases") == 0
         });
-        // All that expires does so within a moment.
+        // All entries with a TTL expire soon.
         wait_until("what expires has expired", DEADLINE, || {
             let keys = call!(client, "KEYS", "*");
             let expires = |key: &Reply| call!(client, "PTTL", key.bytes()).int() >= 0;
             !keys.items().iter().any(expires)
         });
         wait_reclaimed(client);
-        // And it goes on as if nothing had been.
+        // Leases then work as before.
         call!(client, "CACHE.DEL", "calm");
         let token = tagcache_tests::fetch::lease(client, "calm");
         assert!(tagcache_tests::fetch::set_leased(
@@ -161,7 +161,7 @@ fn callers_that_come_and_go_amid_everything_leave_nobody_waiting_and_nothing_beh
                     let mut rng = Rng::new(seed + number as u64);
                     let mut client = server.raw();
                     while !over.load(Ordering::SeqCst) {
-                        // Killed, or leaving of its own will in the middle of a wait.
+                        // Killed, or disconnecting by itself in the middle of a wait.
                         if rng.one_in(40) {
                             client.send(&["CACHE.FETCH", "key1", "LEASE", "5", "WAIT", "1000"]);
                             client = server.raw();
@@ -174,7 +174,7 @@ fn callers_that_come_and_go_amid_everything_leave_nobody_waiting_and_nothing_beh
             }
             let mut rng = Rng::new(seed + 1000);
             let mut client = server.raw();
-            // The callers end also when an assertion ends this thread.
+            // The callers also end if an assertion ends this thread.
             let _over = Over(&over);
             for _ in 0..ROUNDS {
                 trouble(&mut client, &mut rng);

@@ -1,4 +1,4 @@
-//! The figures that are about leases.
+//! The figures about leases.
 
 use tagcache_tests::fetch::{Waiter, fetch_lease, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{info, stat};

@@ -1,4 +1,4 @@
-//! EARLY of CACHE.FETCH: one caller loads a fresh value again before it expires.
+//! EARLY of CACHE.FETCH: one caller reloads a fresh value before it expires.
 
 use tagcache_tests::fetch::{fetch, fetched, set_leased};
 use tagcache_tests::{Reply, on_both_protocols, run};

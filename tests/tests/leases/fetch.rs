@@ -1,4 +1,4 @@
-//! CACHE.FETCH without WAIT: states, shapes, and which client gets the lease.
+//! CACHE.FETCH without WAIT: states, forms of the reply, and the client that gets the lease.
 
 use tagcache_tests::fetch::{State, fetch, fetch_lease, fetched, lease, set_leased};
 use tagcache_tests::look::{assert_index_agrees, inspect, stat};
@@ -115,7 +115,7 @@ fn a_stale_value_goes_to_everybody_and_the_lease_to_one() {
         assert!(holding.is_stale("old") && holding.token > 0, "{holding:?}");
         assert_eq!(holding.tags, [b"b".to_vec(), b"a".to_vec()]);
         for _ in 0..5 {
-            // WAIT is for a MISS: a stale value is at hand.
+            // WAIT applies to a MISS: here a stale value is available.
             let other = fetched(&run!(client, "CACHE.FETCH key LEASE 1000 WAIT 60000"));
             assert!(other.is_stale("old") && other.token == 0, "{other:?}");
         }

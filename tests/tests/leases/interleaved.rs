@@ -1,4 +1,4 @@
-//! Every order of a few callers' steps, held against a model of what the contract says.
+//! Every order of a few callers' steps, compared with a model of the contract.
 
 use tagcache_tests::fetch::{State, fetch, fetch_lease, set_leased};
 use tagcache_tests::{RawClient, Server, args, call, command, for_each_engine};
@@ -9,11 +9,11 @@ const TAG: &str = "tag";
 /// A step of one of the callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Asks for the key and its lease.
+    /// Requests the key and its lease.
     Fetch(usize),
     /// Writes under the lease that this caller got, if it got one.
     Set(usize),
-    /// Gives it back instead.
+    /// Releases the lease instead.
     Release(usize),
     Invalidate,
     Revalidate,
@@ -21,11 +21,11 @@ enum Step {
     InvalidateOther,
     Del,
     Flush,
-    /// Somebody writes without any lease.
+    /// Another client writes without any lease.
     PlainSet,
 }
 
-/// What the key holds when a sequence starts.
+/// The state of the key when a sequence starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
     Missing,
@@ -33,28 +33,28 @@ enum Start {
     Stale,
 }
 
-/// What is known of the key's lease.
+/// The known state of the key's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     Nobody,
     By(usize),
-    /// The contract does not say whether the lease ended with what happened; the next answer does.
+    /// The contract does not define whether this event ended the lease; the next reply shows it.
     Unsure,
 }
 
-/// What a caller knows of the token it got.
+/// A caller's token, with its known state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Token {
     number: i64,
-    /// Refused for ever: superseded, or its value may be out of date.
+    /// Refused for ever: superseded, or the value may be out of date.
     lost: bool,
-    /// The contract does not say: the token was used or given back before.
+    /// The contract does not define it: the token was used or released before.
     spent: bool,
 }
 
 #[derive(Debug)]
 struct Model {
-    /// The value, and whether it is fresh; each has grace enough.
+    /// The value, and whether it is fresh; each has enough grace.
     entry: Option<(String, bool)>,
     held: Held,
     tokens: [Option<Token>; 2],
@@ -82,7 +82,7 @@ impl Model {
         }
     }
 
-    /// Does the step on the server, holds what it answers against the model, and does it to the model.
+    /// Performs the step on the server, compares the reply with the model, and applies the step to the model.
     fn step(&mut self, client: &mut RawClient, step: Step) {
         match step {
             Step::Fetch(caller) => self.fetch(client, caller),
@@ -118,7 +118,7 @@ impl Model {
                 let set = args!["CACHE.SET", KEY, value, "GRACE", 600_000, "TAGS", 1, TAG];
                 assert!(!client.call(&set).is_error());
                 self.entry = Some((value, true));
-                // Whether that ends somebody's lease is nowhere said.
+                // The contract does not define whether that ends a lease.
                 if self.held != Held::Nobody {
                     self.held = Held::Unsure;
                 }
@@ -156,7 +156,7 @@ impl Model {
         if answer.token == 0 {
             return;
         }
-        // The new lease supersedes whatever was granted before.
+        // The new lease supersedes all earlier ones.
         self.lose_all();
         self.held = Held::By(caller);
         self.tokens[caller] = Some(Token {
@@ -224,7 +224,7 @@ impl Model {
         });
     }
 
-    /// What any reader sees, without asking for the lease.
+    /// Checks the state that any reader sees, without requesting the lease.
     fn check(&self, client: &mut RawClient) {
         let fresh = self.entry.as_ref().filter(|(_, fresh)| *fresh);
         let got = call!(client, "CACHE.GET", KEY);
@@ -240,7 +240,7 @@ impl Model {
     }
 }
 
-/// All orders in which these sequences can run into each other.
+/// All interleavings of these sequences.
 fn interleavings(sequences: &[&[Step]]) -> Vec<Vec<Step>> {
     if sequences.iter().all(|sequence| sequence.is_empty()) {
         return vec![Vec::new()];
@@ -288,7 +288,7 @@ fn run(server: &Server, sequences: &[&[Step]]) -> usize {
     orders.len()
 }
 
-/// Says which order it was when a step fails.
+/// Prints the order of steps when a step fails.
 struct Said<'a>(Start, &'a [Step], usize);
 
 impl Drop for Said<'_> {

@@ -1,4 +1,4 @@
-//! SET … LEASE: written if the lease was not lost, refused if what was read may be out of date by now.
+//! SET … LEASE: written if the lease was not lost, refused if the loaded value may be out of date.
 
 use tagcache_tests::fetch::{Waiter, fetch, fetch_lease, lease, set_leased};
 use tagcache_tests::look::{Snapshot, assert_index_agrees, inspect, stat};
@@ -6,7 +6,7 @@ use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, call, on_both_protocols, run, wait_until,
 };
 
-/// What somebody else does between the grant of a lease of `key` and the SET under it with tags `a` and `b`.
+/// Commands of other clients between the grant of a lease of `key` and the SET under it with tags `a` and `b`.
 type Meanwhile = (&'static str, &'static [&'static [&'static str]]);
 
 fn with_lease(meanwhile: &[Meanwhile], test: impl Fn(&Server, &mut RawClient, i64, &str)) {
@@ -339,7 +339,7 @@ fn conditions_are_checked_beside_the_lease() {
         assert!(inspect(client, "key").unwrap().expires);
         run!(client, "CACHE.SET stale old GRACE 100000 TAGS 1 soft");
         call!(client, "CACHE.REVALIDATE", "soft");
-        // What is stale counts as absent.
+        // A stale entry counts as absent.
         let token = fetch_lease(client, "stale", 60_000).token;
         let nx = run!(client, "CACHE.SET stale new LEASE {token} NX");
         assert_eq!(nx, Reply::ok());
@@ -367,7 +367,7 @@ fn a_set_refused_by_nx_ends_the_lease() {
         run!(client, "CACHE.SET key old EX 1000 GRACE 100000 TAGS 1 soft");
         call!(client, "CACHE.REVALIDATE", "soft");
         let token = fetch_lease(client, "key", 60_000).token;
-        // Someone else writes it meanwhile, in a transaction with the refused write.
+        // Another client writes the key meanwhile, in a transaction with the refused write.
         let mut waiter = server.raw();
         call!(client, "MULTI");
         run!(client, "CACHE.SET key new");
@@ -376,7 +376,7 @@ fn a_set_refused_by_nx_ends_the_lease() {
         assert!(replies.items()[1].is_null(), "{replies:?}");
         assert!(fetch(&mut waiter, "key").is_hit("new"));
         assert_eq!(stat(client, "leases"), 0);
-        // A token that is not the lease's takes nothing from its holder.
+        // A wrong token takes nothing from the lease's holder.
         let token = lease(client, "other");
         let wrong = token - 1;
         run!(client, "CACHE.SET other late LEASE {wrong} XX");
@@ -409,7 +409,7 @@ fn a_token_does_not_outlive_its_server() {
         call!(client, "CACHE.SET", "entry", "v");
         let token = lease(client, "key");
         assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
-        // Leases are the node's own: whether a reload in place keeps one is its business, but never a wrong one.
+        // Leases belong to the node: a reload in place may keep one or not, but never a wrong one.
         call!(client, "CACHE.INVALIDATE", "a");
         assert!(!set_leased(client, "key", "old", token, &["a"]));
     });

@@ -1,4 +1,4 @@
-//! Leases: one caller loads, the others wait or are served stale, and what was read too early is never written.
+//! Leases: one caller loads, the others wait or get stale values, and a value that was read too early is never written.
 
 mod chaos;
 mod counted;

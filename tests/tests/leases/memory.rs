@@ -1,4 +1,4 @@
-//! Leases and the marks of invalidated tags take bounded memory, and give it back.
+//! Leases and the marks of invalidated tags use bounded memory, and release it.
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
 use tagcache_tests::{
@@ -20,7 +20,7 @@ fn each(client: &mut RawClient, count: usize, command: impl Fn(usize) -> Vec<Vec
     }
 }
 
-/// What a fresh server holds once its connection's buffers have grown.
+/// The memory of a fresh server once its connection's buffers have grown.
 fn start(client: &mut RawClient) -> i64 {
     each(client, 10_000, |n| {
         args!["CACHE.FETCH", format!("a key that nobody loads {n}")]
@@ -154,7 +154,7 @@ fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
         let token = tagcache_tests::fetch::lease(&mut client, "key");
         let other = tagcache_tests::fetch::lease(&mut client, "other");
         call!(client, "CACHE.INVALIDATE", "mine");
-        // So many invalidations that the first ones are forgotten.
+        // Enough invalidations for the first ones to be forgotten.
         each(&mut client, 400_000, |n| {
             args!["CACHE.INVALIDATE", format!("tag{n}")]
         });
@@ -189,7 +189,7 @@ fn bounded_in_bytes(engine: &Engine, options: &[&str]) {
     };
     let mut holder = server.raw();
     let granted = |client: &mut RawClient, n: usize| {
-        // In several databases: the bound is for all of them.
+        // In several databases: the bound applies to all of them together.
         call!(client, "SELECT", n % 4);
         tagcache_tests::fetch::fetched(&client.call(&fetch(n))).token > 0
     };
@@ -230,7 +230,7 @@ fn leases_are_bounded_in_number() {
         }
         assert_eq!(granted, 100_000);
         assert_eq!(stat(&mut client, "leases"), 100_000);
-        // At the bound a caller is answered at once, and the key can be written.
+        // At the bound a caller gets a reply at once, and the key can be written.
         let miss = call!(client, "CACHE.FETCH", "another", "LEASE", 5, "WAIT", 60_000);
         assert!(tagcache_tests::fetch::fetched(&miss).is_miss());
         call!(client, "CACHE.SET", "another", "v");

@@ -114,7 +114,7 @@ fn a_native_write_over_a_gone_entry_wakes_the_waiters() {
             call!(client, "CACHE.DEL", "key");
             let token = lease(client, "key");
             let mut waiter = Waiter::start(server, "key", 600_000);
-            // Written and dropped within one block, then overwritten: nobody is served in between.
+            // Written and dropped within one block, then overwritten: no waiter is served in between.
             let replies = {
                 call!(writer, "DISCARD");
                 call!(writer, "MULTI");
@@ -168,7 +168,7 @@ fn a_native_removal_ends_the_lease_of_a_key_that_exists() {
 #[test]
 fn a_native_removal_of_a_missing_key_leaves_its_lease() {
     on_both_protocols(|_, client| {
-        // The server announces nothing there, as the reference says; CACHE.DEL is for that.
+        // The server does not report this, as the reference explains; CACHE.DEL does.
         for remove in ["DEL", "UNLINK"] {
             let token = lease(client, "key");
             assert_eq!(call!(client, remove, "key"), Reply::Int(0));

@@ -1,4 +1,4 @@
-//! A lease whose connection closes runs out soon, however the connection came to the lease and to its end.
+//! A lease whose connection closes runs out soon, however the connection got the lease and however it closed.
 
 use tagcache_tests::fetch::{Waiter, fetch_lease, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::stat;
@@ -35,7 +35,7 @@ fn a_lease_runs_out_soon_after_its_connection_closes() {
                 _ => {}
             }
             drop(holder);
-            // Long before the ten minutes that it asked for.
+            // Long before the ten minutes that the caller requested.
             let next = waiter.answer();
             assert!(
                 next.is_miss_with_token() && next.token != token,
@@ -90,7 +90,7 @@ fn a_value_may_be_written_after_its_connection_closed() {
         let token = lease(&mut other, "key");
         drop(other);
         wait_until("it has run out", DEADLINE, || stat(client, "leases") == 0);
-        // Run out, but not taken over.
+        // The lease has run out, but was not taken over.
         assert!(set_leased(client, "key", "v", token, &[]));
     });
 }
@@ -136,7 +136,7 @@ fn a_waiter_that_was_given_the_lease_and_closes_lets_go_of_it() {
     });
 }
 
-/// Waiters are killed in the very transaction that gives the lease to one of them.
+/// Waiters are killed in the same transaction that gives the lease to one of them.
 #[test]
 fn a_waiter_killed_while_blocked_never_keeps_the_lease() {
     on_both_protocols(|server, client| {

@@ -1,4 +1,4 @@
-//! Threads that load, change and read at random: nobody ever reads what an invalidation had ended before it asked.
+//! Threads that load, change and read at random: no reader gets a value that was invalidated before the read began.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ const CHANGES: usize = 1500;
 #[derive(Default)]
 struct Database {
     versions: [Mutex<u64>; KEYS],
-    /// Raised when the invalidation that follows a change has been answered.
+    /// Raised when the reply to the invalidation after a change has arrived.
     floors: [AtomicU64; KEYS],
-    /// The same, of the invalidations that leave nothing stale either.
+    /// The same for invalidations that leave nothing stale either.
     hard_floors: [AtomicU64; KEYS],
 }
 
-/// How a writer reports its change to the cache.
+/// The way in which a writer reports its change to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Invalidate,
@@ -84,7 +84,7 @@ fn version_of(value: &[u8]) -> u64 {
         .expect("values are versions")
 }
 
-/// Reads the way an application does, and loads where it is its turn. Answers how many it loaded.
+/// Reads as an application does, and loads when it gets the lease. Returns how many values it loaded.
 fn read(client: &mut RawClient, database: &Database, rng: &mut Rng) -> usize {
     let key = rng.below(KEYS);
     let name = format!("key{key}");
@@ -123,7 +123,7 @@ fn read(client: &mut RawClient, database: &Database, rng: &mut Rng) -> usize {
     let version = *database.versions[key]
         .lock()
         .expect("no writer panics with it");
-    // The database was read, and it takes a while until what was read is written.
+    // The database was read, and some time passes before the value is written.
     for _ in 0..rng.below(4) {
         call!(client, "PING");
     }
@@ -160,7 +160,7 @@ fn no_reader_ever_sees_what_an_invalidation_ended_before_its_read_began() {
                 scope.spawn(move || {
                     let mut rng = Rng::new(seed + number as u64);
                     let mut client = server.raw();
-                    // Counted down also when an assertion ends the thread: the readers shall not go on for ever.
+                    // Counted down also if an assertion ends the thread, so that the readers end.
                     let _done = CountDown(writing);
                     for _ in 0..CHANGES {
                         write(&mut client, database, &mut rng);
@@ -191,7 +191,7 @@ fn no_reader_ever_sees_what_an_invalidation_ended_before_its_read_began() {
             refused > 0,
             "no load was ever too late: the race was not run"
         );
-        // In the end everything that is there is the latest.
+        // In the end, every cached value is the latest.
         for key in 0..KEYS {
             let value = call!(client, "CACHE.GET", format!("key{key}"));
             let version = *database.versions[key].lock().unwrap();

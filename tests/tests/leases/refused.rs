@@ -1,4 +1,4 @@
-//! What FETCH, RELEASE and SET … LEASE do not take, in Redis's words, and nothing changed by it.
+//! Input that FETCH, RELEASE and SET … LEASE refuse, with Redis's error texts and without any change.
 
 use tagcache_tests::fetch::{lease, set_leased};
 use tagcache_tests::look::{Snapshot, stat};

@@ -1,4 +1,4 @@
-//! Leases are the node's own: replicas grant none, nothing of them is replicated, a failover voids them.
+//! Leases belong to the node: replicas grant none, none are replicated, a failover voids them.
 
 use tagcache_tests::fetch::{Waiter, fetch, fetch_lease, fetched, lease, set_leased, waiters};
 use tagcache_tests::look::{info_text, stat};
@@ -99,7 +99,7 @@ fn a_set_that_a_lease_refused_on_the_primary_is_nowhere() {
             );
         }
         assert_same(&primary, &replica, &[0]);
-        // Each invalidation dropped the one that was written before it.
+        // Each invalidation dropped the entry that was written before it.
         assert_eq!(stat(&mut replica.raw(), "entries"), 1);
     });
 }

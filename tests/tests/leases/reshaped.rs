@@ -1,4 +1,4 @@
-//! What else can happen to a key, its database or its server while somebody waits for it.
+//! Other events for a key, its database or its server while a caller waits for it.
 
 use tagcache_tests::fetch::{Waiter, fetch, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{assert_index_agrees, stat};
@@ -6,7 +6,7 @@ use tagcache_tests::{RawClient, Reply, Server, call, for_each_engine, on_both_pr
 
 use crate::ways;
 
-/// Somebody holds the lease of `key`, and somebody waits for it.
+/// One client holds the lease of `key`, and another waits for it.
 fn waiting(server: &Server, client: &mut RawClient) -> (i64, Waiter) {
     call!(client, "SELECT", 0);
     call!(client, "FLUSHALL");
@@ -44,7 +44,7 @@ fn flush_takes_the_lease_from_its_holder_and_leaves_no_waiter_behind() {
         let (token, mut waiter) = waiting(server, client);
         call!(client, "CACHE.FLUSH");
         assert!(!set_leased(client, "key", "old", token, &[]));
-        // Whether the flush itself hands the lease on or its end does: its holder may load.
+        // The lease passes on by the flush itself or by its end: the waiter may load.
         call!(client, "CACHE.RELEASE", "key", token);
         let answer = waiter.answer();
         assert!(answer.is_miss_with_token(), "{answer:?}");
@@ -88,7 +88,7 @@ fn swapdb_brings_the_entry_of_the_other_database_to_the_waiters() {
                 "{answer:?}"
             );
         }
-        // The lease was of the other database's key.
+        // The lease belonged to the other database's key.
         assert!(!set_leased(client, "key", "wrong", token, &[]));
         assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("of 1"));
         wait_for_waiters(client, 0);

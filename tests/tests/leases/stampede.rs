@@ -24,10 +24,10 @@ fn of_five_hundred_callers_one_gets_a_lease_and_all_others_the_value() {
                 let answers = &answers;
                 scope.spawn(move || {
                     let fetch = args!["CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 600_000];
-                    // One command each: a waiting client does not poll.
+                    // One command per caller: a waiting client does not poll.
                     let answer = fetched(&caller.call(&fetch));
                     if answer.token > 0 {
-                        // The load takes until everybody is here.
+                        // The load takes until all callers have arrived.
                         wait_for_waiters(caller, CALLERS as i64 - 1);
                         assert!(set_leased(caller, "key", "loaded", answer.token, &["a"]));
                     }
@@ -73,7 +73,7 @@ fn loaders_that_give_up_hand_over_one_after_the_other() {
         let mut callers = callers.into_iter();
         for left in (WAITING / 2..WAITING).rev() {
             assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
-            // In the order in which they came.
+            // In the order of their arrival.
             let answer = fetched(&callers.next().unwrap().read());
             assert!(answer.is_miss_with_token(), "{answer:?}");
             token = answer.token;

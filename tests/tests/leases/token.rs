@@ -1,4 +1,5 @@
-//! FETCH … LEASE … TOKEN: a caller that lost its answer asks again or gives back, and never gets lost rights back.
+//! FETCH … LEASE … TOKEN: a caller that lost its reply repeats the request or releases the lease, and never regains
+//! lost rights.
 
 use tagcache_tests::fetch::{
     Fetched, Waiter, fetch_lease, fetched, lease, set_leased, wait_for_waiters,
@@ -28,7 +29,7 @@ fn a_granted_lease_gets_the_token_that_was_chosen() {
             assert!(set_leased(client, key, "v", token, &["t"]));
             assert!(fetch_token(client, key, 60_000, token).is_hit("v"));
         }
-        // Stale: the same.
+        // The same for a stale entry.
         call!(
             client,
             "CACHE.SET",
@@ -51,7 +52,7 @@ fn a_granted_lease_gets_the_token_that_was_chosen() {
 fn asking_again_with_the_held_token_is_granted_and_renews() {
     on_both_protocols(|server, client| {
         assert_eq!(fetch_token(client, "key", 1, 7).token, 7);
-        // Run out or not, it is the caller's; from now on for a minute.
+        // Run out or not, the lease belongs to the caller; from now on for a minute.
         granted(client, "key", 7);
         let mut other = server.raw();
         assert!(fetch_token(&mut other, "key", 60_000, 8).is_miss());
@@ -65,7 +66,8 @@ fn asking_again_with_the_held_token_is_granted_and_renews() {
     });
 }
 
-/// Who renews has been loading since its lease was granted: a new one would not know of what was invalidated meanwhile.
+/// A caller that renews has been loading since its lease was granted: a new lease would not know what was invalidated
+/// meanwhile.
 #[test]
 fn a_renewal_grants_no_lease() {
     on_both_protocols(|server, client| {
@@ -175,7 +177,7 @@ fn a_token_is_not_granted_again_once_others_ended_its_lease() {
                 !set_leased(client, "key", "old", token, &[]),
                 "{end:?}: it has no right to write"
             );
-            // Neither is one that was taken over, nor one that the server issued.
+            // Nor is a token granted again that was taken over, or that the server issued.
             let issued = fetch_lease(client, "key", 1).token;
             wait_until("it runs out", DEADLINE, || stat(client, "leases") == 0);
             granted(client, "key", token + 1_000);
@@ -183,7 +185,7 @@ fn a_token_is_not_granted_again_once_others_ended_its_lease() {
             for lost in [issued, token + 1_000] {
                 assert!(fetch_token(client, "key", 60_000, lost).is_miss());
             }
-            // For another key it is as good as any.
+            // For another key the token is valid.
             granted(client, "other", token);
             call!(client, "CACHE.RELEASE", "other", token);
         }
@@ -202,7 +204,7 @@ fn who_has_ended_its_lease_may_choose_its_token_again() {
                 assert!(!set_leased(client, "key", "again", token, &["t"]));
                 call!(client, "CACHE.DEL", "key");
             }
-            // A write that is refused is the end of it.
+            // A refused write ends the lease.
             granted(client, "key", token);
             call!(client, "CACHE.INVALIDATE", "t");
             assert!(!set_leased(client, "key", "old", token, &["t"]));
@@ -239,7 +241,7 @@ fn a_waiter_inherits_the_lease_under_its_own_token() {
         assert_eq!(fetched(&first.read()).token, 5);
         assert_eq!(call!(client, "CACHE.DEL", "key"), Reply::Int(0));
         assert_eq!(fetched(&second.read()).token, 6);
-        // One whose token is used up waits for the value, and is passed over.
+        // A waiter whose token is used up waits for the value, and is skipped.
         let mut used_up = wait(5);
         wait_for_waiters(client, 1);
         let mut next = Waiter::start(server, "key", 600_000);

@@ -1,11 +1,11 @@
-//! CLIENT TRACKING: what a caller that waited was answered is invalidated when the key changes.
+//! CLIENT TRACKING: the key in a waiting caller's reply is invalidated when it changes.
 
 use tagcache_tests::fetch::{Fetched, State, Waiter, lease};
 use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines};
 
 use crate::ways;
 
-/// How the key comes to hold an entry.
+/// The ways in which the key gets an entry.
 const WAYS: [&str; 8] = [
     "SET",
     "SET LEASE",
@@ -48,7 +48,7 @@ fn write(client: &mut RawClient, way: &str, token: i64) {
     );
 }
 
-/// A caller on a connection that tracks waits while the key is written; its answer and its connection.
+/// A caller on a tracking connection waits while the key is written. Returns its reply and its connection.
 fn waited(server: &Server, client: &mut RawClient, mode: &str, way: &str) -> (Fetched, RawClient) {
     call!(client, "FLUSHALL");
     let mut reader = server.raw().resp3();
@@ -63,12 +63,12 @@ fn waited(server: &Server, client: &mut RawClient, mode: &str, way: &str) -> (Fe
     write(client, way, token);
     let answer = waiter.answer();
     let mut reader = waiter.into_client();
-    // What was pushed before the answer is no news about it.
+    // Pushes before the reply do not concern it.
     reader.kept_pushes();
     (answer, reader)
 }
 
-/// Whether the key was invalidated since.
+/// Whether the key was invalidated since then.
 fn is_invalidated(reader: &mut RawClient) -> bool {
     call!(reader, "PING");
     let pushes = reader.kept_pushes();
@@ -114,7 +114,7 @@ fn what_a_waiter_was_answered_is_invalidated_when_it_changes() {
 fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
     for_all_engines(|engine| {
         if !reads_on_behalf(engine) {
-            return; // As the reference says.
+            return; // As the reference explains.
         }
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -149,7 +149,7 @@ fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
                 _ => {}
             }
             if meanwhile != "nothing" {
-                // The lease goes to the first one; the second goes on waiting.
+                // The lease goes to the first caller; the second keeps waiting.
                 let answer = first.answer();
                 assert!(answer.is_miss_with_token(), "{meanwhile}: {answer:?}");
             }
@@ -167,7 +167,7 @@ fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
 fn an_answer_is_invalidated_only_when_it_changes() {
     for_all_engines(|engine| {
         if !reads_on_behalf(engine) {
-            return; // There, the invalidation that the write caused follows the answer.
+            return; // There, the invalidation that the write caused follows the reply.
         }
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -176,7 +176,7 @@ fn an_answer_is_invalidated_only_when_it_changes() {
         assert!(!is_invalidated(&mut reader));
         call!(client, "CACHE.SET", "unrelated", "v");
         assert!(!is_invalidated(&mut reader));
-        // A caller that does not track costs no read on its behalf.
+        // A caller without tracking costs no read on its behalf.
         let before = inspections(&mut client);
         lease(&mut client, "plain");
         let mut waiter = Waiter::start(&server, "plain", 600_000);
@@ -186,7 +186,7 @@ fn an_answer_is_invalidated_only_when_it_changes() {
     });
 }
 
-/// How often CACHE.INSPECT ran.
+/// The number of CACHE.INSPECT calls.
 fn inspections(client: &mut RawClient) -> i64 {
     let stats = call!(client, "INFO", "commandstats").text();
     let line = stats

@@ -1,4 +1,4 @@
-//! A waiter that goes away, is killed, paused or unblocked does no harm to the others.
+//! A waiter that leaves, is killed, paused or unblocked does not affect the others.
 
 use tagcache_tests::fetch::{Waiter, fetched, lease, set_leased, wait_for_waiters};
 use tagcache_tests::look::{info, stat};
@@ -22,7 +22,7 @@ fn a_waiter_that_disconnects_is_forgotten() {
         let also_gone = Waiter::start(server, "key", 600_000);
         drop((gone, also_gone));
         wait_for_waiters(client, 1);
-        // Above all, the lease is not handed to a client that is not there any more.
+        // Above all, the lease does not pass to a disconnected client.
         assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
         let next = stays.answer();
         assert!(next.is_miss_with_token(), "{next:?}");
@@ -124,7 +124,7 @@ fn a_time_out_and_a_lease_that_runs_out_during_a_pause_are_made_up_for() {
             call!(client, "CACHE.FETCH", "key", "LEASE", 400, "TOKEN", token);
             let misses = stat(client, "misses");
             send!(short, "CACHE.FETCH", "key", "LEASE", 60_000, "WAIT", 200);
-            // Redis 8.0 and Valkey 8.0 and 8.1 forget the time-out of a command that waited for the end of a pause, also
+            // Redis 8.0 and Valkey 8.0 and 8.1 lose the time-out of a command that waited for the end of a pause, also
             // that of BLPOP.
             wait_until("it waits, or has waited", DEADLINE, || {
                 stat(client, "lease_waiters") == 2 || stat(client, "misses") > misses
@@ -230,7 +230,7 @@ fn a_user_that_loses_its_rights_while_it_waits_gets_nothing() {
     });
 }
 
-/// A caller that waits for `key`, of a user that has lost a right meanwhile.
+/// A caller that waits for `key`, as a user that has lost a right meanwhile.
 fn waits_without_rights(server: &Server, client: &mut RawClient, lost: &str) -> Waiter {
     let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
     assert_eq!(client.call(&rules), Reply::ok());

@@ -1,4 +1,4 @@
-//! FETCH … WAIT: which clients wait, and what ends the wait.
+//! FETCH … WAIT: the clients that wait, and the events that end the wait.
 
 use tagcache_tests::fetch::{Waiter, fetch, fetched, lease, set_leased, wait_for_waiters, waiters};
 use tagcache_tests::look::{info, stat};
@@ -6,7 +6,7 @@ use tagcache_tests::{
     DEADLINE, RawClient, Reply, args, call, on_both_protocols, run, send, wait_until,
 };
 
-/// Asks for a lease again with its own token, for 30 ms: it runs out when everybody who should wait does.
+/// Requests a lease again with its own token, for 30 ms: it runs out when all expected callers wait.
 fn ends_soon(holder: &mut RawClient, key: &str, token: i64) {
     let again = call!(holder, "CACHE.FETCH", key, "LEASE", 30, "TOKEN", token);
     assert_eq!(fetched(&again).token, token);
@@ -146,7 +146,7 @@ fn a_time_out_is_a_miss_without_a_token_and_the_holder_keeps_the_lease() {
 #[test]
 fn nobody_waits_where_there_is_nothing_to_wait_for() {
     on_both_protocols(|server, client| {
-        // Nobody loads it: with LEASE the caller is to, without it nobody would ever wake it.
+        // No caller loads it: with LEASE this caller loads, and without it nothing would ever end the wait.
         let free = fetched(&call!(client, "CACHE.FETCH", "free", "WAIT", 600_000));
         assert!(free.is_miss(), "{free:?}");
         let own = fetched(&run!(client, "CACHE.FETCH own LEASE 60000 WAIT 600000"));
@@ -173,7 +173,7 @@ fn a_waiter_that_asks_for_no_lease_never_gets_one() {
         let mut other = wait(600_000);
         wait_for_waiters(client, 2);
         assert_eq!(call!(client, "CACHE.RELEASE", "key", token), Reply::Int(1));
-        // Nobody loads any more: to wait on or to give up, both are in the contract. A token is not.
+        // No caller loads any more: the contract permits to wait on or to give up, but no token.
         assert_eq!(call!(client, "CACHE.SET", "key", "v"), Reply::ok());
         for waiter in [&mut long, &mut other] {
             let answer = fetched(&waiter.read());
@@ -273,14 +273,14 @@ fn a_value_that_is_gone_again_before_a_waiter_is_served_is_not_served() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiter = Waiter::start(server, "key", 600_000);
-        // One transaction: nobody can be served between its commands.
+        // One transaction: no caller can be served between its commands.
         call!(client, "MULTI");
         run!(client, "CACHE.SET key old LEASE {token} TAGS 1 a");
         call!(client, "CACHE.INVALIDATE", "a");
         let replies = call!(client, "EXEC");
         assert_eq!(replies.items(), [Reply::ok(), Reply::Int(1)]);
-        // Whoever was answered was answered with something that was true at some moment since it asked; what counts is
-        // that it is answered at all, and that nothing old is left behind.
+        // Each reply contains a state that was true at some moment since the request. The point is that there is a
+        // reply, and that nothing old is left behind.
         let answer = waiter.answer();
         assert!(answer.is_hit("old") || answer.value.is_none(), "{answer:?}");
         assert!(fetch(client, "key").value.is_none());

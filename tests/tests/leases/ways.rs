@@ -1,4 +1,4 @@
-//! Ways other than CACHE.SET by which an entry gets under `key`.
+//! Ways other than CACHE.SET in which an entry gets under `key`.
 
 use tagcache_tests::{RawClient, Reply, call};
 
@@ -7,7 +7,7 @@ pub(crate) fn set(client: &mut RawClient, key: &str, tag: &str) -> Reply {
     call!(client, "CACHE.SET", key, "v", "EX", 1000, "TAGS", 1, tag)
 }
 
-/// Stores an entry with this tag elsewhere, and brings it under `key`: by RESTORE, MOVE from database 1, or a command
+/// Stores an entry with this tag elsewhere, and moves it under `key`: by RESTORE, MOVE from database 1, or a command
 /// that takes an old and a new name.
 pub(crate) fn bring(client: &mut RawClient, way: &str, tag: &str) -> Reply {
     match way {

@@ -11,7 +11,7 @@ use tagcache_tests::{
 
 use crate::{message, subscribe};
 
-/// A message, taken apart.
+/// A parsed message.
 #[derive(Debug, PartialEq, Eq)]
 struct Message {
     database: u32,
@@ -70,7 +70,7 @@ fn subscribed(server: &Server) -> RawClient {
     subscriber
 }
 
-/// What CACHE.CLOCK returns of the node.
+/// The node's lineage in the reply of CACHE.CLOCK.
 fn lineage(client: &mut RawClient) -> u64 {
     let clock = call!(client, "CACHE.CLOCK");
     u64::from_str_radix(&clock.items()[0].text(), 16).expect("a hexadecimal number")
@@ -112,7 +112,7 @@ fn each_kind_has_its_message_byte_for_byte() {
             assert_eq!(channel, "__cache@7__:invalidate");
             assert_eq!(payload[..10], start(kind));
             assert_eq!(payload[10..18], [0, 0, 0, 0, 0, 0, 0, clock]);
-            // The clauses come in whatever order.
+            // The clauses come in any order.
             let clauses = [
                 &b"A\0\0\0\x01\0\0\0\x01a"[..],
                 b"O\0\0\0\x02\0\0\0\x01x\0\0\0\x01y",
@@ -216,7 +216,7 @@ fn swapped_databases_are_told_to_drop_everything() {
         assert_eq!(call!(client, "SWAPDB", 2, 5), Reply::ok());
         let mut told: Vec<_> = (0..2).map(|_| next(&mut subscriber)).collect();
         told.sort_by_key(|message| message.database);
-        // Each with the clock that it has now.
+        // Each with its present clock.
         assert_eq!(told[0], expected(2, b'F', 0, &[]));
         assert_eq!(told[1], expected(5, b'F', 1, &[]));
     });
@@ -231,7 +231,7 @@ fn a_message_follows_the_invalidation_that_it_tells_of() {
             call!(writer, "CACHE.SET", "key", n, "TAGS", 1, "a");
             writer.send(&["CACHE.INVALIDATE", "a"]);
             next(&mut reader);
-            // Whoever has the message and asks finds the entry gone.
+            // A client that has the message finds the entry gone.
             assert!(call!(reader, "CACHE.GET", "key").is_null());
             assert_eq!(writer.read(), Reply::Int(1));
         }
@@ -252,7 +252,7 @@ fn replicas_tell_their_own_subscribers() {
         call!(client, "EXEC");
         call!(client, "CACHE.INVALIDATE", "end");
         for subscriber in [&mut here, &mut there] {
-            // Once each: what is published is not replicated on top.
+            // Once each: a published message is not replicated in addition.
             assert_eq!(next(subscriber), expected(2, b'I', 1, &[b"a", b"b"]));
             assert_eq!(next(subscriber), expected(2, b'R', 2, &[b"a"]));
             assert_eq!(next(subscriber), expected(2, b'F', 3, &[]));
@@ -355,7 +355,7 @@ fn cluster(engine: &Engine) -> Vec<Server> {
     nodes
 }
 
-/// Waits until what a node publishes reaches all others: links that are up may still drop messages.
+/// Waits until the messages of each node reach all others: links that are up may still drop messages.
 fn wait_connected(nodes: &[Server]) {
     let mut clients: Vec<RawClient> = nodes.iter().map(Server::raw).collect();
     for node in nodes {
@@ -391,7 +391,7 @@ fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
         for (primary, replica) in [(0, 2), (1, 3)] {
             wait_synchronised(&nodes[primary], &nodes[replica]);
         }
-        // What replicas publish has gone over the bus before this: links are ordered.
+        // Messages of replicas have passed the bus before this one: links are ordered.
         for node in &nodes {
             call!(node.raw(), "PUBLISH", "__cache@0__:invalidate", "end");
         }

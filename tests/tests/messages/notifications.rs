@@ -1,11 +1,11 @@
-//! Keyspace notifications of the module's own, `cache.*`.
+//! The module's own keyspace notifications, `cache.*`.
 
 use tagcache_tests::fetch::{lease, set_leased};
 use tagcache_tests::{DEADLINE, RawClient, Reply, call, on_both_protocols, wait_until};
 
 use crate::{message, subscribe};
 
-/// The events of the module's own and the key each is about, up to now.
+/// The module's own events up to now, each with its key.
 fn own_events(subscriber: &mut RawClient, client: &mut RawClient) -> Vec<(String, String)> {
     call!(client, "SET", "marker", "v");
     let mut events = Vec::new();
@@ -111,7 +111,7 @@ fn they_are_of_the_class_of_modules() {
 #[test]
 fn each_dropped_key_gives_one_event_when_it_leaves() {
     with_events(|subscriber, client| {
-        // As many as are freed inside the command, and more.
+        // As many entries as are freed inside the command, and more.
         for count in [3, 1_000] {
             for n in 0..count {
                 call!(client, "CACHE.SET", n, "v", "TAGS", 2, "a", "b");

@@ -1,4 +1,4 @@
-//! What arrives with a slot after the invalidation that concerns it.
+//! Entries that arrive with a slot after the invalidation that concerns them.
 
 use tagcache_tests::cluster::{builder, join, node};
 use tagcache_tests::look::{assert_index_agrees, entry_keys, stat, wait_reclaimed, wait_rewritten};
@@ -14,7 +14,7 @@ const ENTRIES: usize = 2_000;
 const HALF: (u16, u16) = (0, 8191);
 const REST: (u16, u16) = (8192, 16_383);
 
-/// How many of the entries with one of these tags are served as fresh by the nodes, each of its own slots.
+/// The number of entries with one of these tags that the nodes serve as fresh, each from its own slots.
 fn fresh(nodes: [&Server; 2], parts: &[usize]) -> usize {
     let gets: Vec<_> = (0..ENTRIES)
         .filter(|n| parts.contains(&(n % 8)))
@@ -32,13 +32,13 @@ fn fresh(nodes: [&Server; 2], parts: &[usize]) -> usize {
     served.into_iter().sum()
 }
 
-/// Makes each entry take so long that a migration of them all takes some seconds more than an invalidation used to be
+/// Slows each entry down so that a migration of all of them takes some seconds more than an invalidation used to be
 /// remembered.
 fn slow_down(client: &mut RawClient) {
     call!(client, "CONFIG", "SET", "rdb-key-save-delay", 8000);
 }
 
-/// Waits until what is written now counts as written after all invalidations, whatever the nodes' clocks differ by.
+/// Waits until a write counts as later than all invalidations, whatever the difference of the nodes' clocks.
 fn wait_for_clocks(client: &mut RawClient) {
     let mut seconds = || {
         call!(client, "TIME").items()[0]
@@ -97,7 +97,7 @@ fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
     });
 }
 
-/// Slots often move to a node that is new, and that nobody who invalidates knows yet.
+/// Slots often move to a new node, which the invalidating clients do not know yet.
 #[test]
 fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_later() {
     for_all_engines(|engine| {
@@ -119,7 +119,7 @@ fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_lat
             assert_eq!(fresh(nodes, &[1, 2, 3, 4]), 0);
             assert_eq!(fresh(nodes, &[0, 5, 6, 7]), ENTRIES / 2);
         }
-        // The hold is the target's as well.
+        // The hold applies at the target as well.
         let mut there = nodes.target.raw();
         let mut keys = (0..).map(|n| format!("held{n}"));
         let key = keys.find(|key| run!(there, "CACHE.SET {key} v TAGS 1 part6") == Reply::ok());
@@ -136,7 +136,8 @@ fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_lat
     });
 }
 
-/// Else what is written later under the same tag is taken for older when the log is loaded, or the replica promoted.
+/// Otherwise an entry that is written later under the same tag would count as older when the log is loaded, or the
+/// replica promoted.
 #[test]
 fn what_is_invalidated_meanwhile_has_one_time_at_the_source_its_replica_and_its_log() {
     for_all_engines(|engine| {
@@ -197,8 +198,8 @@ fn a_flush_of_the_source_is_one_of_the_target() {
     });
 }
 
-/// Moves slots, and does something at the source while some entries have arrived and others have not. Little of the memory
-/// of what is gone is back when the slots change hands.
+/// Moves slots, and runs `body` while some entries have arrived and others have not. Little memory of gone entries is
+/// reclaimed when the slots change hands.
 fn during_migration(nodes: &Nodes, slots: (u16, u16), body: impl FnOnce()) {
     let (from, to) = (&nodes.source, &nodes.target);
     let (mut here, mut there) = (from.raw(), to.raw());
@@ -261,7 +262,7 @@ fn what_is_gone_at_the_source_stays_gone() {
         let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
         call!(here, "CONFIG", "SET", "tagcache.reclaim-budget-us", 50);
         fill(&mut here, ENTRIES);
-        // Other clocks and another memory of invalidations than the source's.
+        // A clock and a memory of invalidations that differ from the source's.
         for _ in 0..3 {
             run!(there, "CACHE.INVALIDATE unknown");
         }
@@ -279,7 +280,7 @@ fn what_is_gone_at_the_source_stays_gone() {
         );
         wait_removed(&nodes.all());
         nodes.assert_agree();
-        // One of part2 that moved, and is stale as it was.
+        // An entry of part2 that moved, and is stale as before.
         let stale = (0..ENTRIES).map(|n| 8 * n + 2).find_map(|n| {
             let reply = call!(there, "CACHE.FETCH", format!("key{n}"));
             (!reply.is_error()).then(|| reply.items()[0].text())

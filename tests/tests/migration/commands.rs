@@ -1,4 +1,4 @@
-//! Commands of the old node that reach the new one while a slot migrates, which may know of other invalidations.
+//! Commands of the old node that reach the new one while a slot migrates; the new node may know other invalidations.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tagcache_tests::{
 
 use crate::nodes::{Nodes, migrate, moves_slots, start_migration, wait_migrated, wait_removed};
 
-/// Keeps the migration of the slot of `{a}` busy for a second, so that commands meanwhile are sent after it.
+/// Keeps the migration of the slot of `{a}` busy for a second, so that commands during it are sent after it.
 const FILLERS: usize = 1_000;
 
 fn begin(nodes: &Nodes) -> (u16, u16) {
@@ -29,7 +29,7 @@ fn begin(nodes: &Nodes) -> (u16, u16) {
     (slot, slot)
 }
 
-/// The value of each key, native or an entry, which the target and its replica have in common.
+/// The value of each key, native or an entry, which must be the same on the target and its replica.
 fn held(nodes: &Nodes, keys: &[&str]) -> Vec<Reply> {
     wait_synchronised(&nodes.target, &nodes.target_replica);
     let [at_target, at_replica] = [&nodes.target, &nodes.target_replica].map(|node| {
@@ -62,7 +62,7 @@ fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
         run!(here, "CACHE.SET {{a}}entry overwritten TAGS 1 z");
         let slots = begin(&nodes);
 
-        // First there, while all of it still is to arrive, then here.
+        // First at the target, while all of it is still to arrive, then at the source.
         run!(there, "CACHE.INVALIDATE x");
         assert_eq!(run!(here, "RENAME {{a}}renamed {{a}}native"), Reply::ok());
         let copied = run!(here, "COPY {{a}}copied {{a}}entry REPLACE");
@@ -141,7 +141,7 @@ fn replicas_of_the_target_find_what_it_finds() {
         wait_until("entries arrive at the replica", DEADLINE, || {
             stat(&mut replica, "entries") > 0
         });
-        // Some are there, and gone; the others are to arrive. At the source all are fresh.
+        // At the target, some have arrived and are gone; the others are to arrive. At the source all are fresh.
         assert!(run!(there, "CACHE.INVALIDATE filler").int() > 0);
         let renames: Vec<_> = (0..FILLERS)
             .map(|n| args!["RENAME", format!("{{a}}{n}"), format!("{{a}}renamed{n}")])
@@ -164,7 +164,7 @@ fn replicas_of_the_target_find_what_it_finds() {
 #[test]
 fn a_command_that_meets_a_refused_key_is_preceded_by_its_removal() {
     for_all_engines(|engine| {
-        // Elsewhere no slot comes while another one does.
+        // On other servers, no slot arrives while another one does.
         if !(moves_slots(engine) && engine.is_valkey()) {
             return;
         }
@@ -191,7 +191,7 @@ fn a_command_that_meets_a_refused_key_is_preceded_by_its_removal() {
             stat(&mut there, "entries") > 0
         });
 
-        // Written so soon after the invalidation that the target alone refuses it: clocks may differ.
+        // Written soon enough after the invalidation for the target alone to refuse it: clocks may differ.
         wait_until("it was written soon", DEADLINE, || {
             let begin = Instant::now();
             run!(there, "CACHE.INVALIDATE x");

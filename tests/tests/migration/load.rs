@@ -18,11 +18,11 @@ const TAGS: usize = 16;
 const KEYS: usize = 3_000;
 const HALF: (u16, u16) = (0, 8191);
 
-/// The version of the data behind each tag. Who holds the lock is the only one that loads or changes it, so that no
-/// value is written after the invalidation that concerns it.
+/// The version of the data behind each tag. Only the holder of the lock loads or changes it, so that no value is
+/// written after the invalidation that concerns it.
 struct Database([Mutex<u64>; TAGS]);
 
-/// Tells the threads that the test is over, also when it failed.
+/// Signals the threads that the test is over, also when it failed.
 struct Done(AtomicBool);
 
 struct Ends<'d>(&'d Done);
@@ -117,13 +117,13 @@ impl Database {
     }
 }
 
-/// What is stored: so large that a snapshot does not wait in buffers until it is complete, even when invalidations have
-/// left few entries.
+/// The stored value: large enough that a snapshot does not wait in buffers until it is complete, even when
+/// invalidations have left few entries.
 fn value(version: u64) -> String {
     format!("{version:0>4000}")
 }
 
-/// Whether a reply shows no version but this.
+/// Asserts that a reply shows no other version.
 fn is_current(reply: &Reply, version: u64, n: usize) {
     assert!(
         reply.is_null() || reply.text() == value(version),
@@ -169,8 +169,8 @@ fn nothing_that_was_invalidated_is_served_while_slots_move() {
                 migrate(target, source, HALF);
                 slow_down(10_000);
                 start_migration(source, target, HALF);
-                // While tags are invalidated all the time, it may happen that everything that arrives is gone, and that
-                // the slots have moved before anything is seen.
+                // While tags are invalidated all the time, all arriving entries may be gone, and the slots may have
+                // moved before anything is visible.
                 wait_until("entries arrive", DEADLINE, || {
                     stat(&mut target.raw(), "entries") > 0 || has_moved(source, target, HALF)
                 });
@@ -200,7 +200,7 @@ fn nothing_that_was_invalidated_is_served_while_slots_move() {
     });
 }
 
-/// What each node serves, of what it owns, is current.
+/// Checks that each node serves current values of the keys that it owns.
 fn check_all(database: &Database, nodes: &Nodes) {
     for node in nodes.all() {
         let mut client = node.raw();

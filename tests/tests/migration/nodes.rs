@@ -11,7 +11,7 @@ pub(crate) fn moves_slots(engine: &Engine) -> bool {
     engine.version() >= since
 }
 
-/// Whether it does so by CLUSTER MIGRATION, and removes what is left in the background.
+/// Whether the server uses CLUSTER MIGRATION, and removes the rest in the background.
 pub(crate) fn trims(engine: &Engine) -> bool {
     moves_slots(engine) && !engine.is_valkey()
 }
@@ -61,7 +61,7 @@ impl Nodes {
         [[source, target], [source_replica, target_replica]]
     }
 
-    /// Waits until the replicas know as well that slots have moved, and have what came with them.
+    /// Waits until the replicas also know that the slots have moved, and have the entries of these slots.
     pub(crate) fn wait_followed(&self, to: &Server, slots: (u16, u16)) {
         let (id, _) = addresses(&mut to.raw());
         for [primary, replica] in [
@@ -75,7 +75,7 @@ impl Nodes {
         }
     }
 
-    /// As [`fill`], whichever of the two owns the slots.
+    /// As [`fill`], whichever primary owns the slots.
     pub(crate) fn fill(&self, entries: usize) {
         let mut written = 0;
         for primary in [&self.source, &self.target] {
@@ -148,7 +148,7 @@ pub(crate) fn start_migration(from: &Server, to: &Server, (first, last): (u16, u
     assert!(!reply.is_error(), "{reply:?}");
 }
 
-/// Ends all migrations between the two. False if there was none any more.
+/// Ends all migrations between the two. False if there was none.
 pub(crate) fn cancel(from: &Server, to: &Server) -> bool {
     let reply = if from.engine().is_valkey() {
         run!(from.raw(), "CLUSTER CANCELSLOTMIGRATIONS")
@@ -182,7 +182,7 @@ pub(crate) fn has_moved(from: &Server, to: &Server, slots: (u16, u16)) -> bool {
     nodes.all(|node| owns(&mut node.raw(), &id, slots))
 }
 
-/// Whether a node believes that another one owns these slots.
+/// Whether a node considers another one the owner of these slots.
 fn owns(client: &mut RawClient, id: &str, (first, last): (u16, u16)) -> bool {
     let nodes = call!(client, "CLUSTER", "NODES").text();
     let line = nodes.lines().find(|line| line.starts_with(id));
@@ -196,7 +196,7 @@ fn owns(client: &mut RawClient, id: &str, (first, last): (u16, u16)) -> bool {
     })
 }
 
-/// Waits until what was to be removed is removed: everything in the index can be seen.
+/// Waits until removals have finished: everything in the index is visible.
 pub(crate) fn wait_removed(nodes: &[&Server]) {
     for node in nodes {
         let mut client = node.raw();

@@ -1,4 +1,4 @@
-//! What is left of a slot on a node that does not own it: entries leave the index as they leave the keyspace.
+//! The rest of a slot on a node that does not own it: entries leave the index as they leave the keyspace.
 
 use tagcache_tests::cluster::{builder, info_of_cluster, join, node};
 use tagcache_tests::look::{assert_index_agrees, entry_keys, info_text, stat, wait_reclaimed};
@@ -13,7 +13,7 @@ const ENTRIES: usize = 40_000;
 /// Half of all slots.
 const HALF: (u16, u16) = (0, 8191);
 
-/// Writes what takes the place of freed entries in the allocator.
+/// Writes values that replace freed entries in the allocator.
 fn overwrite_freed_memory(client: &mut RawClient) {
     let sets: Vec<_> = (0..20_000)
         .map(|n| args!["SET", format!("native{n}"), "x".repeat(80 + n % 110)])
@@ -37,11 +37,11 @@ fn entries_of_slots_that_moved_away_leave_the_index() {
         overwrite_freed_memory(&mut source);
         run!(source, "CACHE.INVALIDATE part4");
         nodes.assert_agree();
-        // The rest of both tags is on the target, which was not asked to drop it.
+        // The other entries of both tags are on the target, which has not dropped them yet.
         run!(target, "CACHE.INVALIDATE part3 part4");
         wait_synchronised(&nodes.target, &nodes.target_replica);
         nodes.assert_entries(ENTRIES as i64 * 6 / 8);
-        // And back.
+        // And back again.
         migrate(&nodes.target, &nodes.source, HALF);
         wait_removed(&nodes.all());
         nodes.assert_agree();
@@ -63,13 +63,13 @@ fn entries_of_a_cancelled_import_leave_the_index() {
         let nodes = Nodes::start(engine);
         let (mut source, mut target) = (nodes.source.raw(), nodes.target.raw());
         fill(&mut source, ENTRIES);
-        // So that half of the slots take longer than this test.
+        // Makes the migration of half of the slots take longer than this test.
         call!(source, "CONFIG", "SET", "rdb-key-save-delay", 1000);
         start_migration(&nodes.source, &nodes.target, HALF);
         wait_until("entries arrive", DEADLINE, || {
             stat(&mut target, "entries") > 500
         });
-        // The target owns none of these slots, yet an invalidation reaches what has arrived.
+        // The target owns none of these slots, yet an invalidation reaches the entries that have arrived.
         assert!(run!(target, "CACHE.INVALIDATE part3").int() > 0);
         assert!(cancel(&nodes.source, &nodes.target), "it is under way");
         wait_removed(&nodes.all());
@@ -101,7 +101,7 @@ fn a_backlog_in_slots_that_moved_away_is_worked_off() {
         join(&source, &target);
         let (mut here, mut there) = (source.raw(), target.raw());
         fill(&mut here, ENTRIES);
-        // The removal waits, so that the backlog meets keys that can no longer be seen.
+        // The removal waits, so that the backlog meets keys that are no longer visible.
         assert_eq!(run!(here, "DEBUG ASM-TRIM-METHOD default -1"), Reply::ok());
         assert_eq!(
             run!(here, "CACHE.INVALIDATE all"),
@@ -152,7 +152,7 @@ fn entries_that_a_background_thread_frees_leave_the_index() {
         join(&source, &target);
         let mut here = source.raw();
         fill(&mut here, ENTRIES);
-        // By itself, the server does not do that while the module is loaded.
+        // The server does not do that by itself while the module is loaded.
         assert_eq!(run!(here, "DEBUG ASM-TRIM-METHOD bg"), Reply::ok());
         migrate(&source, &target, HALF);
         wait_until("the slots are removed", DEADLINE, || {
@@ -160,10 +160,10 @@ fn entries_that_a_background_thread_frees_leave_the_index() {
         });
         overwrite_freed_memory(&mut here);
         assert_eq!(run!(here, "CACHE.INVALIDATE all"), Reply::Int(0));
-        // In a slot that stayed.
+        // This key is in a slot that stayed.
         let set = call!(here, "CACHE.SET", "key1", "v", "TAGS", 1, "all");
         assert_eq!(set, Reply::ok());
-        // Entries that the index does not know are no backlog, but they are removed as one.
+        // Entries that are not in the index are no backlog, but they are removed in the same way.
         wait_until("the entries that stayed are removed", DEADLINE, || {
             entry_keys(&mut here).len() == 1
         });
@@ -218,7 +218,7 @@ fn a_replica_that_missed_the_end_of_an_import_gives_memory_back() {
             stat(&mut replica, "entries") > 0
         });
 
-        // It is cut off, and comes back during the next import, with all that is there then.
+        // The replica is cut off, and reconnects during the next import, with all data that is there then.
         nodes.target_replica.pause();
         run!(target, "CLIENT KILL TYPE replica");
         run!(target, "DEBUG CHANGE-REPL-ID");

@@ -1,4 +1,4 @@
-//! Cluster mode: tags are no keys, slots move with their entries.
+//! Cluster mode: tags are not keys, slots move with their entries.
 
 use std::time::Duration;
 
@@ -233,7 +233,7 @@ fn a_lease_does_not_survive_the_move_of_its_slot() {
         );
         let own = lease(&mut there, "key");
         assert!(set_leased(&mut there, "key", "new", own, &[]));
-        // Deleted where its slot is now: the first node cannot know.
+        // Deleted at the slot's present node: the first node cannot know.
         assert_eq!(call!(there, "CACHE.DEL", "key"), Reply::Int(1));
         move_slot(slot, &mut there, &mut here);
         assert!(
@@ -343,7 +343,7 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
         ] {
             let token = lease(&mut here, "key");
             assert_eq!(call!(here, "CLUSTER", "DELSLOTS", slot), Reply::ok());
-            // Whatever happens to the key meanwhile happens elsewhere.
+            // Changes of the key happen on another node meanwhile.
             assert_eq!(here.call(back), Reply::ok());
             let is_written = set_leased(&mut here, "key", "old", token, &[]);
             assert!(!is_written, "{back:?}");
@@ -356,7 +356,7 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
         call!(admin, "MULTI");
         call!(admin, "CLUSTER", "DELSLOTS", slot);
         call!(admin, "CLUSTER", "ADDSLOTS", slot);
-        // No lease is left, and the server's cron has seen it.
+        // No lease is left, and the server's cron has noticed it.
         std::thread::sleep(Duration::from_millis(300));
         lease(&mut here, "other");
         let token = lease(&mut here, "key");
@@ -371,7 +371,7 @@ fn transactions_queued_before_any_lease_end_those_that_they_meet() {
         let (first, _second) = pair(engine);
         let mut here = first.raw();
         if info_text(&mut here, "redis_version").starts_with("7.0.") {
-            return; // It does not say whose command it is.
+            return; // This server does not identify the command's client.
         }
         let slot = call!(here, "CLUSTER", "KEYSLOT", "key").int().to_string();
         let mut queued = [("DELSLOTS", first.raw()), ("ADDSLOTS", first.raw())];
@@ -385,7 +385,7 @@ fn transactions_queued_before_any_lease_end_those_that_they_meet() {
         let block = ["MULTI", "CLUSTER INFO", "DBSIZE", "EXEC", "EXEC"];
         here.pipeline(&block.map(tagcache_tests::split));
         assert!(set_leased(&mut here, "other", "v", idle, &[]));
-        // Whatever happens to the key in between happens elsewhere.
+        // Changes of the key in between happen on another node.
         for (_, admin) in &mut queued {
             let reply = call!(admin, "EXEC");
             assert_eq!(reply.items(), [Reply::ok()]);
@@ -404,7 +404,7 @@ fn leased_writes_do_not_ask_for_cluster_info() {
         let mut load = |count: i64| {
             for n in 0..count {
                 let token = lease(&mut client, &format!("key{n}"));
-                // What clients of a cluster ask now and then ends no lease.
+                // Commands that cluster clients send regularly end no lease.
                 if n % 50 == 0 {
                     call!(client, "CLUSTER", "SLOTS");
                     call!(client, "CLUSTER", "NODES");
@@ -421,13 +421,13 @@ fn leased_writes_do_not_ask_for_cluster_info() {
             calls.expect("the cron asked for it")
         };
         let before = load(100);
-        // The server's cron asks while there are leases, ten times a second.
+        // The server's cron queries the cluster while there are leases, ten times per second.
         let calls = load(5_000) - before;
         assert!(calls < 1_000, "{calls} calls for 5,000 writes");
     });
 }
 
-/// A replica hides what has expired from all but its primary's commands, and the primary sends no DEL for what it has
+/// A replica hides expired keys from all but its primary's commands, and the primary sends no DEL for keys that it
 /// reclaimed before.
 #[test]
 fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
@@ -457,7 +457,7 @@ fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
     });
 }
 
-/// A server is no replica yet while it loads its file, although the cluster knows it as one.
+/// A server is no replica yet while it loads its file, although the cluster lists it as one.
 #[test]
 fn a_replica_keeps_its_file_where_primaries_drop_theirs() {
     for_all_engines(|engine| {

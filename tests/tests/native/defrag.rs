@@ -1,4 +1,4 @@
-//! Active defragmentation moves values about: entries and index stay what they were.
+//! Active defragmentation moves values: entries and index stay the same.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ fn defragmented_entries_are_whole() {
         let mut client = server.raw();
         let enabled = call!(client, "CONFIG", "SET", "activedefrag", "yes");
         if enabled.is_error() {
-            // Not with every allocator; the server says so itself.
+            // Not with every allocator; the server reports that itself.
             let allocator = info_text(&mut client, "mem_allocator");
             let notice = format!(
                 "\n!!! {}: no active defragmentation with {allocator}: SKIPPED !!!\n",
@@ -22,7 +22,7 @@ fn defragmented_entries_are_whole() {
             return;
         }
         call!(client, "CONFIG", "SET", "activedefrag", "no");
-        // Some of them lie apart from their entries.
+        // Some values lie apart from their entries.
         let value = |n: usize| vec![(n % 251) as u8; 100 + n % 1_000];
         let set = |n| {
             args![

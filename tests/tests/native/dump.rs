@@ -122,7 +122,7 @@ fn an_entry_written_before_an_invalidation_arrives_gone() {
             call!(client, "EXISTS", "late") == Reply::Int(0)
         });
         assert_index_agrees(&server, &[0], &[b"a", b"b"]);
-        // One that is written afterwards is fresh, at once and on the same server.
+        // An entry that is written afterwards is fresh, at once and on the same server.
         let payload = dumped(&mut client);
         assert_eq!(call!(client, "RESTORE", "late", 0, payload), Reply::ok());
         assert_eq!(call!(client, "CACHE.GET", "late"), Reply::bulk("value"));
@@ -149,7 +149,7 @@ fn dump_of_an_entry_that_is_gone_brings_nothing_back() {
         let replies = call!(client, "EXEC");
         assert_eq!(replies.items()[0], Reply::Int(1));
         if let Reply::Bulk(payload) = &replies.items()[1] {
-            // On another server, where no tag was ever invalidated, the payload alone must say it.
+            // On another server, where no tag was ever invalidated, the payload alone must carry it.
             let (other, mut there) = start(engine);
             call!(there, "RESTORE", "back", 0, payload);
             assert!(call!(there, "CACHE.GET", "back").is_null());

@@ -2,7 +2,7 @@
 
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine, run};
 
-/// One way to change the entry `key` (tags `a`, `b`), and whether it does change it.
+/// A command for the entry `key` (tags `a`, `b`), and whether it changes the entry.
 const CHANGES: [(&[&str], bool); 25] = [
     (&["CACHE.SET", "key", "new"], true),
     (&["CACHE.DEL", "key"], true),
@@ -69,7 +69,7 @@ fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
                 reader.kept_pushes();
                 assert!(!call!(reader, read, "key").is_null());
                 other.call(command);
-                // Both connections are served in turn: what was to be pushed comes before this answer.
+                // Both connections are served in turn: pushes come before this reply.
                 call!(reader, "PING");
                 let told = reader.kept_pushes().iter().any(|push| {
                     let about_key = Reply::Array(vec![Reply::bulk("key")]);
@@ -178,7 +178,7 @@ fn native_events_are_told_of_entries_as_of_any_key() {
         ];
         for (command, expected) in expected {
             entry(&mut client);
-            // For PERSIST there must be something to persist.
+            // PERSIST needs a TTL to remove.
             call!(client, "CACHE.TOUCH", "key", "EX", 1000);
             events(&mut subscriber, &mut client);
             assert!(!client.call(command).is_error());
@@ -192,7 +192,7 @@ fn native_events_are_told_of_entries_as_of_any_key() {
         events(&mut subscriber, &mut client);
         call!(client, "PEXPIREAT", "key", 1);
         let seen = events(&mut subscriber, &mut client);
-        // Servers differ in what they call it.
+        // Servers give this event different names.
         let told = seen
             .iter()
             .any(|(event, key)| ["del", "expired"].contains(&event.as_str()) && key == "key");
@@ -209,7 +209,7 @@ fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
         subscriber.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
         assert_eq!(subscriber.take_push()[0].text(), "psubscribe");
         for (command, changes) in CHANGES {
-            // A flush reports no event of any key, an invalidation needs none: that is what makes them fast.
+            // A flush reports no event of any key, and an invalidation needs none: that makes them fast.
             let flushes = [
                 "FLUSHDB",
                 "CACHE.FLUSH",

@@ -3,7 +3,7 @@
 use tagcache_tests::look::{assert_index_agrees, info, stat, tagscan};
 use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine};
 
-/// The last two are of servers that evict by modification.
+/// The last two belong to servers that evict by modification.
 const POLICIES: [&str; 9] = [
     "allkeys-lru",
     "allkeys-lfu",
@@ -55,7 +55,7 @@ fn evicted_entries_leave_the_index_under_every_policy() {
                     "{policy}"
                 );
             }
-            // No more evictions: also a command that only looks would go on with them.
+            // No more evictions: even a read-only command would continue them.
             call!(client, "CONFIG", "SET", "maxmemory", 0);
             let evicted = stat(&mut client, "evicted");
             assert!(evicted > 1000, "{policy}: {evicted} evicted");
@@ -76,15 +76,15 @@ fn evicted_entries_leave_the_index_under_every_policy() {
     });
 }
 
-/// The first look at the memory, at 0.88 of the limit, is followed by commands that together take a third of it. They are short,
-/// so that the server runs all of them in one go, and no timer in between.
+/// The first look at the memory, at 0.88 of the limit, is followed by commands that together use a third of it. They
+/// are short, so that the server runs all of them in one go, without a timer in between.
 #[test]
 fn no_live_key_is_evicted_by_large_native_values_while_gone_entries_wait() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
             .arg("--maxmemory-policy", "allkeys-lru")
-            // So that a slice frees enough also where this machine is busy.
+            // A slice must free enough even if this machine is busy.
             .module_args(&["reclaim-budget-us", "100000"])
             .start();
         let mut client = server.raw();

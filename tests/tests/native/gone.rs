@@ -1,10 +1,10 @@
-//! Native commands on entries that are gone and not reclaimed yet: nothing comes back by them.
+//! Native commands on entries that are gone and not reclaimed yet: they bring nothing back.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, wait_reclaimed};
 use tagcache_tests::{DEADLINE, RawClient, Reply, Server, call, for_each_engine, run, wait_until};
 
-/// Runs the command in the same transaction as the invalidation of `key`, where no reclaiming can come
-/// between, and answers its reply.
+/// Runs the command in the same transaction as the invalidation of `key`, where no reclaiming can come between, and
+/// returns its reply.
 fn after_invalidation(client: &mut RawClient, command: &[&str]) -> Reply {
     run!(client, "CACHE.SET key old EX 10000 TAGS 2 a b");
     call!(client, "CACHE.SET", "live", "v", "TAGS", 1, "b");

@@ -1,4 +1,4 @@
-//! Values freed on other threads, commands read on other threads: the index is touched by none of them.
+//! Values freed on other threads, commands read on other threads: none of these threads touches the index.
 
 use tagcache_tests::look::{assert_index_agrees, info, wait_reclaimed};
 use tagcache_tests::traffic::{DATABASES, write};

@@ -1,4 +1,4 @@
-//! Native commands that look: OBJECT, TYPE, SCAN, MEMORY USAGE, DEBUG DIGEST-VALUE.
+//! Native commands that only read: OBJECT, TYPE, SCAN, MEMORY USAGE, DEBUG DIGEST-VALUE.
 
 use tagcache_tests::look::{entry_keys, inspect};
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
@@ -104,7 +104,7 @@ fn memory_usage_counts_what_the_value_takes() {
             (empty + 9_900..empty + 16_000).contains(&with_value),
             "{empty} {with_value}"
         );
-        // Tags are paid for by the index, which CACHE.STATS counts apart.
+        // Tags cost memory of the index, which CACHE.STATS counts separately.
         let memory = inspect(&mut client, "key").unwrap().memory;
         assert!(
             memory >= with_value && memory < with_value + 1000,

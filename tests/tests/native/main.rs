@@ -1,4 +1,4 @@
-//! Native commands on entries: each does its job, and afterwards index and keyspace agree.
+//! Native commands on entries: each works as usual, and afterwards index and keyspace agree.
 
 mod cluster;
 mod defrag;

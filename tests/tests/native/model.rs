@@ -1,7 +1,7 @@
-//! What the databases hold, kept by the test itself, one operation after the other.
+//! The expected contents of the databases, tracked by the test one operation after the other.
 //!
-//! Where the contract leaves a choice (a gone entry may still be seen by some native commands until it is
-//! reclaimed), the model takes over what the server answered, and holds it to that.
+//! Where the contract leaves a choice (some native commands may still see a gone entry until it is reclaimed), the
+//! model adopts the server's reply, and expects it from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,14 +17,14 @@ pub(crate) type Bytes = Vec<u8>;
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) tags: Vec<Bytes>,
-    /// None where no page says.
+    /// None where the documentation does not define it.
     pub(crate) expires: Option<bool>,
     /// Whether it may be stale instead of gone.
     pub(crate) grace: bool,
     pub(crate) state: State,
-    /// None where no page says what they are, such as after COPY.
+    /// None where the documentation does not define them, such as after COPY.
     pub(crate) hits: Option<i64>,
-    /// When it was written, by the count of operations.
+    /// The operation that wrote it, by the count of operations.
     pub(crate) written: u64,
 }
 
@@ -55,13 +55,13 @@ pub(crate) struct Database {
     pub(crate) keys: BTreeMap<Bytes, Key>,
     /// Keys that may still hold an entry that is gone.
     pub(crate) limbo: BTreeSet<Bytes>,
-    /// Keys whose time is over and that the server may not have removed yet: no command sees them, sums do.
+    /// Expired keys that the server may not have removed yet: no command sees them, but sums include them.
     pub(crate) expired: BTreeSet<Bytes>,
-    /// None after native flushes, which no page says anything of.
+    /// None after native flushes, whose effect on it is not documented.
     pub(crate) clock: Option<i64>,
     /// The operation that invalidated a tag last.
     invalidated: BTreeMap<Bytes, u64>,
-    /// The same, softly.
+    /// The operation that softly invalidated a tag last.
     softened: BTreeMap<Bytes, u64>,
     /// The last CACHE.FLUSH.
     flushed: u64,
@@ -109,7 +109,7 @@ impl Database {
         }
     }
 
-    /// Whether nobody can say if the key is physically there.
+    /// Whether it is unknown if the key physically exists.
     pub(crate) fn unsure(&self, key: &[u8]) -> bool {
         !self.keys.contains_key(key) && self.limbo.contains(key)
     }
@@ -124,14 +124,14 @@ impl Database {
         self.keys.remove(key)
     }
 
-    /// The entry's time is over.
+    /// The entry expires.
     pub(crate) fn expire(&mut self, key: &[u8]) {
         if self.keys.remove(key).is_some() {
             self.expired.insert(key.to_vec());
         }
     }
 
-    /// The key holds, if anything, an entry that is gone.
+    /// The key now holds a gone entry, or nothing.
     pub(crate) fn lose(&mut self, key: &[u8]) {
         self.keys.remove(key);
         self.limbo.insert(key.to_vec());
@@ -154,7 +154,7 @@ impl Database {
         })
     }
 
-    /// Answers the number of pairs of entry and tag dropped.
+    /// Returns the number of dropped (entry, tag) pairs.
     pub(crate) fn invalidate(&mut self, tags: &[Bytes]) -> i64 {
         let tags: BTreeSet<&Bytes> = tags.iter().collect();
         let mut pairs = 0;
@@ -172,7 +172,7 @@ impl Database {
         pairs
     }
 
-    /// The entries of these tags turn stale, those without grace are gone. Answers the number of pairs.
+    /// Makes the entries of these tags stale, or gone if they have no grace. Returns the number of pairs.
     pub(crate) fn revalidate(&mut self, tags: &[Bytes]) -> i64 {
         let tags: BTreeSet<&Bytes> = tags.iter().collect();
         let mut pairs = 0;
@@ -197,7 +197,7 @@ impl Database {
         }
     }
 
-    /// CACHE.INVALIDATEWHERE: answers the number of entries.
+    /// CACHE.INVALIDATEWHERE: returns the number of entries.
     pub(crate) fn invalidate_where(&mut self, what: &Where) -> i64 {
         let meant = self.entries().filter(|(_, entry)| what.meets(entry));
         let keys: Vec<Bytes> = meant.map(|(key, _)| key.clone()).collect();
@@ -208,7 +208,7 @@ impl Database {
                 self.lose(key);
             }
         }
-        // What arrives with one of these tags is taken for one that was meant.
+        // An entry that arrives with one of these tags counts as a selected one.
         let at = self.now;
         let times = if what.soft {
             &mut self.softened
@@ -220,7 +220,7 @@ impl Database {
         keys.len() as i64
     }
 
-    /// CACHE.FLUSH: answers the number of entries.
+    /// CACHE.FLUSH: returns the number of entries.
     pub(crate) fn flush_entries(&mut self) -> i64 {
         let keys: Vec<Bytes> = self.entries().map(|(key, _)| key.clone()).collect();
         for key in &keys {
@@ -239,7 +239,7 @@ impl Database {
         self.clock = None;
     }
 
-    /// Puts an entry that arrives under a key: it is gone if one of its tags was invalidated here after it was written.
+    /// Puts an arriving entry under a key: it is gone if one of its tags was invalidated here after it was written.
     pub(crate) fn arrive(&mut self, key: &[u8], entry: Entry) {
         let is_since = |by_tag: &BTreeMap<Bytes, u64>| {
             let mut tags = entry.tags.iter();
@@ -253,7 +253,7 @@ impl Database {
         }
     }
 
-    /// Holds a reply of CACHE.INSPECT against what is known of the key, and learns the hits from it.
+    /// Compares a reply of CACHE.INSPECT with the known state of the key, and takes the hits from it.
     pub(crate) fn check_inspected(&mut self, key: &[u8], reply: &Reply, at: &str) {
         let name = key.escape_ascii();
         if self.other(key).is_some() {
@@ -279,7 +279,7 @@ impl Database {
                     "fresh"
                 };
                 assert_eq!(seen.state, state, "{at}: state of {name}");
-                // Of a stale one INSPECT says no time; the native one stays what it was.
+                // For a stale entry, INSPECT returns no time; the native time stays the same.
                 if entry.state == State::Fresh {
                     let expires = *entry.expires.get_or_insert(seen.expires);
                     assert_eq!(seen.expires, expires, "{at}: expiry of {name}");

@@ -1,4 +1,4 @@
-//! What the server's own commands do to the model.
+//! The effect of native commands on the model.
 
 use tagcache_tests::Reply;
 
@@ -7,7 +7,7 @@ use crate::model::{Database, Key};
 use crate::operation::{Operation, Time};
 use crate::world::refused;
 
-/// Holds the reply of a native command against the model, and does to the model what was done.
+/// Compares the reply of a native command with the model, and applies the command to the model.
 pub(crate) fn native(database: &mut Database, operation: &Operation, reply: &Reply) -> bool {
     let int = |n: i64| *reply == Reply::Int(n);
     match operation {

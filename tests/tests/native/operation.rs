@@ -1,15 +1,15 @@
-//! One random operation: how it is sent, and what it does to the model.
+//! One random operation: its command, and which entries it selects.
 
 use tagcache_tests::{Rng, args};
 
 use crate::model::{Bytes, Entry, State};
 
-/// The grace of those that have one: longer than any test, and short beside the time since 1970.
+/// The grace of entries that have one: longer than any test, and short compared with the time since 1970.
 const GRACE_MS: i64 = 1_000_000_000;
 
 pub(crate) const DATABASES: usize = 3;
 pub(crate) const KEYS: usize = 1500;
-/// The first of them is on most entries.
+/// The first tag is on most entries.
 pub(crate) const TAGS: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) enum Operation {
     Copy {
         from: Bytes,
         to: Bytes,
-        /// The database that is selected, if none.
+        /// The database, if it is not the selected one.
         database: Option<usize>,
         replace: bool,
     },
@@ -76,7 +76,7 @@ pub(crate) enum Operation {
     Select(usize),
 }
 
-/// What CACHE.INVALIDATEWHERE asks for; an empty list asks for nothing.
+/// The clauses of CACHE.INVALIDATEWHERE; an empty list selects by nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Where {
     pub(crate) all: Vec<Bytes>,
@@ -104,7 +104,7 @@ impl Where {
     }
 }
 
-/// A payload and the entry in it; none where the entry was gone.
+/// A payload and the entry in it; none if the entry was gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Dumped {
     pub(crate) payload: Bytes,
@@ -143,7 +143,7 @@ fn any_entry(rng: &mut Rng) -> Entry {
 }
 
 impl Operation {
-    /// An operation, common ones most often.
+    /// An operation; common ones are the most frequent.
     pub(crate) fn any(rng: &mut Rng, dumps: &[Dumped]) -> Self {
         let key = any_key(rng);
         match rng.below(1000) {
@@ -202,7 +202,7 @@ impl Operation {
         }
     }
 
-    /// A CACHE.SET, mostly one that stores something.
+    /// A CACHE.SET that mostly stores a value.
     pub(crate) fn any_set(rng: &mut Rng) -> Self {
         let time = rng.pick(&[
             Time::None,
@@ -226,7 +226,7 @@ impl Operation {
         }
     }
 
-    /// Whether it may stand in a transaction or a script.
+    /// Whether it may occur in a transaction or a script.
     pub(crate) fn may_be_nested(&self) -> bool {
         !matches!(self, Self::Reload | Self::Select(_) | Self::Inspect(_))
     }

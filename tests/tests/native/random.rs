@@ -1,4 +1,4 @@
-//! Tens of thousands of random operations over several databases, held against a model.
+//! Tens of thousands of random operations over several databases, compared with a model.
 
 use tagcache_tests::look::{assert_index_agrees, stat, tagscan, wait_reclaimed};
 use tagcache_tests::{RawClient, Reply, Rng, Server, args, call, for_each_engine};
@@ -20,7 +20,7 @@ enum Group {
 fn batch(rng: &mut Rng, world: &World) -> Vec<Group> {
     let any = |rng: &mut Rng| Operation::any(rng, &world.dumps);
     let mut groups = Vec::new();
-    // Now and then many entries at once, so that tags grow large.
+    // Sometimes many entries at once, so that tags grow large.
     if rng.one_in(15) {
         groups.extend((0..400).map(|_| Group::Single(Operation::any_set(rng))));
     }
@@ -79,7 +79,7 @@ fn run(client: &mut RawClient, world: &mut World, groups: &[Group]) {
     }
 }
 
-/// Everything the module says of every database against the model.
+/// Compares all that the module reports of every database with the model.
 fn check(server: &Server, client: &mut RawClient, world: &mut World) {
     let selected = world.selected;
     let keys: Vec<Bytes> = (0..KEYS).map(|n| format!("key{n}").into_bytes()).collect();
@@ -91,7 +91,7 @@ fn check(server: &Server, client: &mut RawClient, world: &mut World) {
         for (key, reply) in keys.iter().zip(client.pipeline(&inspects)) {
             world.database().check_inspected(key, &reply, &at);
         }
-        // Each key was looked up: what was expired is removed.
+        // Each key was looked up, which removed expired ones.
         world.database().expired.clear();
         let gets: Vec<_> = keys.iter().map(|key| Operation::Get(key.clone())).collect();
         let commands: Vec<_> = gets.iter().map(Operation::to_args).collect();
@@ -116,7 +116,7 @@ fn check(server: &Server, client: &mut RawClient, world: &mut World) {
         );
         let backlog = stat(client, "reclaim_backlog");
         let seen = stat(client, "tags");
-        // An entry that is gone still counts for its other tags until it is reclaimed.
+        // A gone entry still counts for its other tags until it is reclaimed.
         assert!(
             seen == tags || backlog > 0 && seen >= tags,
             "{at}: {seen} tags, expected {tags}"
@@ -159,7 +159,7 @@ fn random_operations(seed: u64, module_args: &[&str]) {
             let stats = call!(client, "CACHE.STATS");
             with_backlog += i32::from(stats.field("reclaim_backlog").int() > 0);
             let visible = world.database().entries().count();
-            // What is expired counts until the server comes across it.
+            // Expired entries count until the server comes across them.
             let most = visible + world.database().expired.len();
             let entries = stats.field("entries").int() as usize;
             assert!(

@@ -30,7 +30,7 @@ fn keys(client: &mut RawClient, database: i64) -> BTreeSet<String> {
     keys.items().iter().map(Reply::text).collect()
 }
 
-/// Copies and moves in all ways. Each write that follows goes to a key of its own, `here` and a number.
+/// Copies and moves in all ways. Each later write goes to a key of its own, `here` and a number.
 fn copy_and_move(client: &mut RawClient, other: &mut RawClient) {
     for client in [&mut *client, &mut *other] {
         run!(client, "SELECT {HOME}");
@@ -160,7 +160,7 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
         copy_and_move(&mut primary.raw(), &mut primary.raw());
         assert_each_in_its_own(&primary);
         assert_same(&primary, &replica, &[0, 1, 2, HOME as u32, 5, 6]);
-        // Each from its own log.
+        // Each server loads its own log.
         primary.stop();
         for server in [&mut replica, &mut primary] {
             server.restart();
@@ -173,7 +173,7 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
     });
 }
 
-/// A log is loaded in portions, between which clients' commands are refused.
+/// A log is loaded in portions, between which the server refuses clients' commands.
 #[test]
 fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {
     const KEYS: i64 = 4_000;
@@ -184,7 +184,7 @@ fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {
             .arg("--loading-process-events-interval-bytes", "1024")
             .start();
         let (mut client, mut other) = (server.raw(), server.raw());
-        // One is removed by each command that names it, perhaps while the log is still in their database.
+        // Each command that names a key removes it, perhaps while the log is still in the key's database.
         let names = || (0..50).map(|n| format!("gone{n}"));
         for name in names() {
             call!(client, "CACHE.SET", name, "", "GONE");

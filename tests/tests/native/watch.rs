@@ -39,7 +39,7 @@ fn watch_notices_a_large_invalidation_when_the_key_is_reclaimed() {
             .start();
         let mut client = server.raw();
         fill(&mut client);
-        // Inside a transaction nothing is reclaimed: the watched key is still in the backlog as the next one begins.
+        // A transaction reclaims nothing: the watched key is still in the backlog as the next transaction begins.
         let queued = [
             args!["WATCH", "key19999"],
             args!["MULTI"],

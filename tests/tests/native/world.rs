@@ -1,4 +1,4 @@
-//! What each operation does to the model, and which replies it may have.
+//! The effect of each operation on the model, and its possible replies.
 
 use tagcache_tests::Reply;
 use tagcache_tests::fetch::fetched;
@@ -17,7 +17,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn refused(reply: &Reply, words: &str) -> bool {
-    // A script adds where it happened.
+    // A script adds the place of the error.
     reply.error().is_some_and(|error| error.starts_with(words))
 }
 
@@ -35,7 +35,7 @@ impl World {
         &mut self.databases[self.selected]
     }
 
-    /// Holds the reply against the model, and does to the model what was done.
+    /// Compares the reply with the model, and applies the operation to the model.
     pub(crate) fn apply(&mut self, operation: &Operation, reply: &Reply) {
         let right = self.try_apply(operation, reply);
         assert!(
@@ -210,7 +210,7 @@ fn in_database(database: &mut Database, operation: &Operation, reply: &Reply) ->
             }
             *reply == Reply::Int(known)
         }
-        // An entry whose time is over counts until the server removes it.
+        // An expired entry counts until the server removes it.
         Operation::Invalidate(tags) => {
             let expired = database.expired.len() as i64;
             let dropped = database.invalidate(tags);
@@ -258,7 +258,7 @@ fn fetch(database: &mut Database, key: &[u8], reply: &Reply) -> bool {
             .is_none_or(|expires| expires == (answer.pttl >= 0));
         return right && answer.is_hit(&entry.value) && answer.tags == entry.tags;
     }
-    // Whether a stale value that was served counts for its entry is nowhere said.
+    // The contract does not define whether serving a stale value counts as a hit.
     entry.hits = None;
     answer.is_stale(&entry.value) && answer.token == 0 && answer.tags == entry.tags
 }
@@ -298,7 +298,7 @@ fn set(
         Time::Keep => old.map_or(Some(false), |old| old.expires),
         _ => Some(time == Time::Far),
     };
-    // Without one of its own the new value keeps the old one's grace together with its time.
+    // Without its own grace, the new value keeps the old one's grace together with its time.
     let grace = entry.grace || time == Time::Keep && old.is_some_and(|old| old.grace);
     let written = database.now;
     if time == Time::Past {

@@ -189,7 +189,7 @@ fn a_file_without_preamble_is_made_of_commands() {
 
 #[test]
 fn a_gone_key_renamed_in_its_last_millisecond_is_renamed_again() {
-    // Scripts stop the time: at this one the server does not take the key for expired yet.
+    // Time stands still in a script: at this time, the server does not consider the key expired yet.
     const SCRIPT: &str = "
         local time = redis.call('TIME')
         local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))

@@ -1,4 +1,4 @@
-//! Files and payloads that earlier versions wrote, kept under `tests/fixtures`: they must load for ever.
+//! Files and payloads of earlier versions, kept under `tests/fixtures`: they must always load.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use tagcache_tests::look::{
 };
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, command, for_all_engines};
 
-/// The longest grace, 34 years, ms: what is stale in the files stays so.
+/// The longest grace, 34 years, ms: stale entries in the files stay stale.
 const LONG: i64 = 1 << 40;
 /// A logical expiry far in the future, unix ms: the year 5138.
 const FAR: i64 = 99_999_999_999_999;
@@ -31,8 +31,8 @@ fn text_tags(client: &mut RawClient, key: &[u8]) -> Vec<String> {
     entry.tags.iter().map(text).collect()
 }
 
-/// What `encoding-1.rdb` holds: six entries and a string in database 0, where 40 entries were saved as gone, and one
-/// entry in database 3.
+/// Checks the contents of `encoding-1.rdb`: six entries and a string in database 0, where 40 entries were saved as
+/// gone, and one entry in database 3.
 fn holds_the_dataset_of_encoding_1(server: &Server, client: &mut RawClient) {
     assert_eq!(call!(client, "CACHE.GET", "plain"), Reply::bulk("value"));
     assert!(text_tags(client, b"plain").is_empty());
@@ -126,7 +126,7 @@ fn payloads_of_encoding_1_are_restored() {
     });
 }
 
-/// What the files of encoding 2 to 4 hold: entries in each state and of each kind, in two databases.
+/// Writes the dataset of the files of encoding 2 to 4: entries in each state and of each kind, in two databases.
 fn write_dataset(client: &mut RawClient) {
     let all: Vec<u8> = (0..=255).collect();
     let sets = [
@@ -155,7 +155,7 @@ fn write_dataset(client: &mut RawClient) {
             1,
             "soft"
         ],
-        // Since November 2023.
+        // Expired since November 2023.
         command!("CACHE.SET expired e PXAT 1700000000000 GRACE {LONG} TAGS 1 b"),
         args!["CACHE.SET", b"bin\0\r\n\xff", all, "TAGS", 1, b"\0\xff\r\n"],
         args!["CACHE.SET", "bare", "gone", "TAGS", 1, "soft"],
@@ -225,7 +225,7 @@ fn holds_the_dataset(server: &Server, client: &mut RawClient, long: i64) {
     assert_index_agrees(server, &[0, 3], &[b"soft", b"unknown"]);
 }
 
-/// What is stale in the file of encoding 2 stays so for longer than a command allows today.
+/// Stale entries in the file of encoding 2 stay stale for longer than a command allows today.
 const LONGER: i64 = 1 << 46;
 
 #[test]
@@ -250,7 +250,7 @@ fn files_of_encoding_2_to_4_load_and_can_be_saved_again() {
     });
 }
 
-/// A module of 0.2.0 remembered invalidations in the file, as numbers and names; an older one only the clocks.
+/// A module of 0.2.0 saved invalidations in the file, as numbers and names; an older one only the clocks.
 #[test]
 fn invalidations_that_files_of_encoding_3_and_4_remember_are_known() {
     for_all_engines(|engine| {
@@ -290,7 +290,7 @@ fn payloads_of_encoding_2_to_4_are_restored() {
     });
 }
 
-/// The grace of `soft` is longer than any command takes today.
+/// The grace of `soft` is longer than any command allows today.
 #[test]
 fn an_entry_of_an_earlier_build_outlives_a_rewrite_of_the_log() {
     for_all_engines(|engine| {
@@ -311,8 +311,8 @@ fn an_entry_of_an_earlier_build_outlives_a_rewrite_of_the_log() {
     });
 }
 
-/// Writes the files of today's encoding to `TAGCACHE_FIXTURES`, as today's module does on the oldest server: for when
-/// the encoding has changed, and what the old one looks like is to be kept.
+/// Writes the files of today's encoding to `TAGCACHE_FIXTURES`, with today's module on the oldest server: to be used
+/// when the encoding changes, to keep examples of the old one.
 #[test]
 #[ignore = "writes files to be kept, where the encoding has changed"]
 fn write_fixtures_of_todays_encoding() {

@@ -1,4 +1,4 @@
-//! What is saved comes back: RDB, AOF with and without preamble, after an orderly end and after none.
+//! Saved data is restored: RDB, AOF with and without preamble, after an orderly end and after a crash.
 
 mod aof;
 mod fixtures;
@@ -11,7 +11,7 @@ mod vacant;
 
 use tagcache_tests::{RawClient, Server, call};
 
-/// The tags that every dataset of this suite carries, so that an index that kept one is found out.
+/// The tags that every dataset of this suite carries, to detect an index that kept one.
 const TAGS: [&[u8]; 4] = [b"all", b"t3", b"dropped", b"bulk"];
 
 /// Entries of every kind in two databases, a few of them read, invalidated, overwritten or expiring.

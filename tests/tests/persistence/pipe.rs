@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use tagcache_tests::look::{assert_index_agrees, inspect, wait_rewritten};
 use tagcache_tests::{Engine, RawClient, Reply, Server, args, call, for_all_engines, run};
 
-/// The commands of its append-only file, base first, without annotations.
+/// The commands of the server's append-only file, base first, without annotations.
 fn log_of(server: &Server) -> Vec<u8> {
     let directory = server.dir().join("appendonlydir");
     let files = std::fs::read_dir(directory).expect("the append only directory");
@@ -34,7 +34,8 @@ fn pipe(log: &[u8], target: &Server) {
 }
 
 fn source(engine: &Engine) -> Server {
-    // Otherwise the server puts writing off for up to 2 s while the disk is busy, and the log that is read lacks the end.
+    // Otherwise the server delays writing for up to 2 s while the disk is busy, and the end is missing from the log
+    // that is read.
     let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
     builder
         .arg("--appendfsync", "always")
@@ -89,7 +90,7 @@ fn a_log_that_is_piped_into_another_server_restores_the_state() {
                     (inspect(&mut here, &name), inspect(&mut there, &name));
                 for entry in [&mut expected, &mut seen].into_iter().flatten() {
                     entry.memory = 0;
-                    // Reads are not logged, only what a rewrite found.
+                    // Reads are not logged; only a rewrite saves hits.
                     entry.hits = if rewrite { entry.hits } else { 0 };
                 }
                 assert_eq!(seen, expected, "{name}, rewritten: {rewrite}");

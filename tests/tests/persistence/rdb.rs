@@ -73,7 +73,7 @@ fn an_rdb_written_in_the_background_is_whole_while_writes_go_on() {
         assert_eq!(info_text(&mut client, "rdb_last_bgsave_status"), "ok");
         server.kill_9();
         server.restart();
-        // The moment of the fork came before the invalidation.
+        // The fork happened before the invalidation.
         let mut client = server.raw();
         assert_eq!(stat(&mut client, "entries"), 20_000);
         assert_eq!(
@@ -103,7 +103,7 @@ fn entries_in_the_backlog_are_saved_as_gone() {
         call!(client, "SAVE");
         let replies = call!(client, "EXEC");
         if replies.is_error() || replies.items().last().is_some_and(Reply::is_error) {
-            // Servers that allow no SAVE in a transaction: one in the same pipeline comes as soon as can be.
+            // For servers that allow no SAVE in a transaction: in the same pipeline it follows as soon as possible.
             client.pipeline(&[args!["CACHE.INVALIDATE", "bulk"], args!["SAVE"]]);
         } else {
             assert_eq!(
@@ -178,7 +178,7 @@ fn an_entry_that_expires_while_the_server_is_down_leaves_no_trace() {
 fn databases_of_high_numbers_are_saved_and_loaded() {
     for_all_engines(|engine| {
         if !engine.is_valkey() || engine.version() < (9, 0) {
-            return; // The others make all databases at their start.
+            return; // The other servers create all databases at their start.
         }
         let mut server = Server::builder()
             .engine(engine)
@@ -195,7 +195,7 @@ fn databases_of_high_numbers_are_saved_and_loaded() {
         run!(client, "SELECT 1099999");
         assert_eq!(stat(&mut client, "clock"), 1);
         assert_eq!(run!(client, "CACHE.INVALIDATE t"), Reply::Int(1));
-        // There is no such database, and none is made.
+        // There is no such database, and none is created.
         assert_eq!(run!(client, "CACHE.REPLAY EMPTY 4294967295"), Reply::ok());
     });
 }
@@ -237,7 +237,7 @@ fn a_file_loaded_beside_what_is_there_brings_back_nothing_that_was_invalidated_s
         assert_eq!(run!(client, "CACHE.GET kept"), Reply::bulk("v"));
         wait_reclaimed(&mut client);
         assert_index_agrees(&server, &[0], &[b"t", b"s", b"k"]);
-        // An older file alone lowers no clock either.
+        // An older file alone does not lower the clock either.
         let clock = run!(client, "CACHE.CLOCK");
         assert_eq!(run!(client, "DEBUG RELOAD NOSAVE"), Reply::ok());
         run!(client, "SELECT 0");

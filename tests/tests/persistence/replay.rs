@@ -1,4 +1,4 @@
-//! What an append-only file says is done as it says, whatever this node would decide today.
+//! The commands of an append-only file are executed as written, whatever this node would decide today.
 
 use tagcache_tests::fetch::fetch;
 use tagcache_tests::look::info;
@@ -76,14 +76,14 @@ fn limits_that_were_lowered_since_do_not_undo_what_was_logged() {
     });
 }
 
-/// What is remembered of invalidations stands in a log that was rewritten without preamble, as one string.
+/// A log that was rewritten without preamble contains the history of invalidations as one string.
 #[test]
 fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
     for_each_engine(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
         call!(client, "CACHE.INVALIDATE", "known");
-        // Database 0, clock 70,000; of other tags and of all entries nothing; one tag.
+        // Database 0, clock 70,000; nothing of other tags and of all entries; one tag.
         let tag = [&[3][..], b"tag", &[5, 9, 0, 2, 8, 0, 0]].concat();
         let history = [&[0, 0xf0, 0xa2, 4][..], &[0; 14], &[1], &tag].concat();
         let clock = |client: &mut RawClient| call!(client, "CACHE.STATS").field("clock").int();
@@ -106,7 +106,7 @@ fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
     });
 }
 
-/// Stamps go on after those of the log, so that what is written afterwards is younger than what was invalidated there.
+/// Stamps continue after those of the log, so that later writes are younger than the log's invalidations.
 #[test]
 fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
     for_each_engine(|engine| {
@@ -164,7 +164,7 @@ fn a_word_too_many_or_another_one_is_refused() {
     });
 }
 
-/// Of each one its number, its clock, and nothing else.
+/// For each history its number and its clock, and nothing else.
 fn histories(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for mut number in numbers {
@@ -203,7 +203,7 @@ fn histories_of_databases_that_the_server_lacks_take_no_memory() {
     });
 }
 
-/// A log of a node that slots moved to says so what was done where they came from, at the time of that node.
+/// The log of a node that received slots contains the commands of the source in this form, with that node's times.
 #[test]
 fn what_was_done_where_a_slot_came_from_is_repeated() {
     for_each_engine(|engine| {

@@ -1,4 +1,4 @@
-//! What a client learns of a restart: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
+//! The effects of a restart that a client sees: the lineage of CACHE.CLOCK, and `tagcache.after-restart`.
 
 use std::thread::JoinHandle;
 use tagcache_tests::look::{assert_index_agrees, info, stat, wait_reclaimed, wait_rewritten};
@@ -14,7 +14,7 @@ fn clock(client: &mut RawClient) -> (String, i64) {
     (reply.items()[0].text(), reply.items()[1].int())
 }
 
-/// The reading at which the lineage began.
+/// The clock at which the lineage began.
 fn start(client: &mut RawClient) -> i64 {
     run!(client, "CACHE.CLOCK START").items()[2].int()
 }
@@ -176,7 +176,7 @@ fn drop_leaves_no_entry_of_an_rdb_that_a_primary_starts_from() {
         let mut server = builder.module_args(&["after-restart", "drop"]).start();
         let mut client = server.raw();
         fill(&mut client);
-        // Nothing was loaded when it started: this is no restart.
+        // Nothing was loaded at the start: this is no restart.
         assert_eq!(run!(client, "DEBUG RELOAD"), Reply::ok());
         run!(client, "SELECT 0"); // Valkey 8.1 leaves the client in another database.
         assert_eq!(stat(&mut client, "entries"), 1_000);
@@ -236,7 +236,7 @@ fn drop_keeps_what_a_replica_gets_by_full_sync() {
         wait_synchronised(&primary, &replica);
         let mut client = replica.raw();
         assert_eq!(stat(&mut client, "entries"), 1_000);
-        // A replica's own file is no older than what its primary sends from there on.
+        // A replica's own file is no older than the stream that its primary sends from there on.
         assert_eq!(run!(client, "SAVE"), Reply::ok());
         replica.restart();
         wait_synchronised(&primary, &replica);
@@ -272,7 +272,7 @@ fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
         primary.restart();
         wait_synchronised(&primary, &replica);
         let (mut here, mut there) = (primary.raw(), replica.raw());
-        // These find nothing here, and must find nothing there.
+        // These find nothing here, and must find nothing on the replica.
         assert_eq!(run!(here, "SETNX key1 native"), Reply::Int(1));
         assert_eq!(run!(here, "RENAMENX native key2"), Reply::Int(1));
         assert_same(&primary, &replica, &[0, 3]);
@@ -283,7 +283,7 @@ fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
     });
 }
 
-/// Sends a command again and again, from when its server starts, until it is not refused because the server still loads.
+/// Sends a command repeatedly, from the start of its server, until it is not refused because the server still loads.
 fn insist(port: u16, command: Vec<Vec<u8>>) -> JoinHandle<Reply> {
     std::thread::spawn(move || {
         let mut client = loop {

@@ -1,4 +1,4 @@
-//! When tags were last invalidated, and how often, after a restart.
+//! The times and counts of tags' invalidations after a restart.
 
 use tagcache_tests::look::wait_rewritten;
 use tagcache_tests::state::wait_synchronised;
@@ -11,7 +11,7 @@ fn times(client: &mut RawClient) -> Vec<Reply> {
     TAGS.map(info).to_vec()
 }
 
-/// Entries that carry the tags, and invalidations of them at times of their own.
+/// Entries that carry the tags, and invalidations of them at different times.
 fn fill(client: &mut RawClient) {
     for round in 0..3 {
         run!(
@@ -95,7 +95,7 @@ fn last_invalidations_are_the_same_after_a_full_resync() {
     });
 }
 
-/// What each tag of a flushed database shows: one that no entry carries is unknown, and counts begin anew.
+/// The state of each tag of a flushed database: a tag that no entry carries is unknown, and counts start again.
 #[test]
 fn a_flush_is_forgotten_by_nothing_that_is_saved() {
     for_all_engines(|engine| {
@@ -111,7 +111,7 @@ fn a_flush_is_forgotten_by_nothing_that_is_saved() {
             client.call(&[flush]);
             run!(client, "CACHE.INVALIDATE soft");
             run!(client, "CACHE.INVALIDATEWHERE ANY 1 both");
-            // A log without preamble holds what is remembered in front of its first entry.
+            // A log without preamble contains the history before its first entry.
             run!(client, "CACHE.SET held v TAGS 1 never");
             let flushed = times(&mut client);
             let [hard, soft, both, never] = &flushed[..] else {

@@ -1,4 +1,4 @@
-//! A key that was vacant when a command was logged is vacant when the log is loaded: an entry that is gone and in its way would
+//! A key that was vacant when a command was logged is vacant when the log is loaded: a gone entry in its place would
 //! cost the value of another type that the command wrote.
 
 use tagcache_tests::look::wait_rewritten;
@@ -19,7 +19,7 @@ fn assert_list(client: &mut RawClient) {
     assert_eq!(run!(client, "LRANGE key 0 -1"), expected);
 }
 
-/// Starts a server, has `vacate` make the entry under `key` gone, which a list takes the place of, and loads the log.
+/// Starts a server, makes the entry under `key` gone by `vacate`, stores a list in its place, and loads the log.
 fn assert_list_survives(engine: &Engine, vacate: impl Fn(&mut RawClient)) {
     let mut server = logging(engine).start();
     let mut client = server.raw();
@@ -66,8 +66,8 @@ fn a_payload_that_was_gone_when_it_was_dumped_is_out_of_the_way() {
     });
 }
 
-/// The replica must not have removed the entry when its primary says that it was refused, or that would change nothing there,
-/// and not be logged.
+/// The replica must not have removed the entry when its primary reports that it was refused: otherwise the report would
+/// change nothing there, and not be logged.
 #[test]
 fn an_entry_that_was_refused_is_out_of_the_way_in_the_log_of_a_replica() {
     for_all_engines(|engine| {
@@ -75,7 +75,7 @@ fn an_entry_that_was_refused_is_out_of_the_way_in_the_log_of_a_replica() {
         let mut replica = logging(engine).replica_of(&primary).start();
         let (mut client, mut reader) = (primary.raw(), replica.raw());
         wait_synchronised(&primary, &replica);
-        wait_rewritten(&mut reader); // Its log begins with what it was sent at first.
+        wait_rewritten(&mut reader); // Its log begins with the data of the first resync.
         run!(client, "CACHE.SET other v TAGS 1 tag");
         let payload = run!(client, "DUMP other").bytes().to_vec();
         run!(client, "CACHE.INVALIDATE tag");

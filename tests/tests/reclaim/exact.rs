@@ -1,4 +1,4 @@
-//! Every count is exact while memory of earlier invalidations is not back yet.
+//! Every count is exact while memory of earlier invalidations is not reclaimed yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use tagcache_tests::{
 
 const MANY: usize = 60_000;
 
-/// What must be there: keys with their tags, and whether they have a grace.
+/// The expected entries: keys with their tags, and whether they have a grace.
 struct Model {
     entries: BTreeMap<String, ([String; 2], bool)>,
-    /// What each entry costs: they are all of one size.
+    /// The cost of each entry: all have the same size.
     bytes_each: i64,
     tags: BTreeSet<String>,
 }
@@ -72,7 +72,7 @@ impl Model {
         carrying.map(|(key, _)| key.clone().into_bytes()).collect()
     }
 
-    /// Takes out what is meant and is not kept by a grace, and returns how many were meant.
+    /// Removes the selected entries that no grace keeps, and returns how many were selected.
     fn drop_where(&mut self, is_soft: bool, meant: impl Fn(&[String; 2]) -> bool) -> i64 {
         let before = self
             .entries
@@ -134,7 +134,7 @@ impl Model {
     }
 }
 
-/// Whether an entry of these tags is meant.
+/// Whether an entry with these tags is selected.
 type Meant = fn(&[String; 2]) -> bool;
 
 fn slow(engine: &tagcache_tests::Engine) -> (Server, RawClient) {
@@ -181,7 +181,7 @@ fn all_figures_are_exact_at_each_step_while_a_backlog_drains() {
             model.must_hold(client, line);
             model.must_be_scanned(client, line);
         }
-        // What was dropped is not counted again, and comes anew.
+        // Dropped entries are not counted again, and can be stored again.
         assert_eq!(
             call!(client, "CACHE.INVALIDATE", "half0", "half1"),
             Reply::Int(0)
@@ -205,7 +205,7 @@ fn pairs_of_several_tags_are_exact_while_a_backlog_drains() {
             first,
             Reply::Int(model.drop_where(false, |tags| tags[1] == "part4"))
         );
-        // An entry that carries both counts twice: these are pairs.
+        // An entry that carries both tags counts twice: these are pairs.
         let both = ["half0", "part5"];
         let pairs: usize = both.iter().map(|tag| model.of_tag(tag).len()).sum();
         assert_eq!(
@@ -252,7 +252,7 @@ fn stats_with_many_tags_to_look_at_keeps_only_its_caller_waiting() {
         let stats = client.read();
         assert_eq!(stats.field("entries").int(), 1);
         assert_eq!(stats.field("tags").int(), 1);
-        // Where nobody can wait, the answer is the same.
+        // Where the caller cannot wait, the reply is the same.
         call!(client, "MULTI");
         call!(client, "CACHE.STATS");
         let replies = call!(client, "EXEC");

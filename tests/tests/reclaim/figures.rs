@@ -1,4 +1,4 @@
-//! What the module says it takes is what the server's memory grew by.
+//! The memory that the module reports equals the growth of the server's memory.
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
 use tagcache_tests::{
@@ -13,11 +13,11 @@ fn send_all(client: &mut RawClient, commands: &[Vec<Vec<u8>>]) -> Vec<Reply> {
     chunks.flat_map(|chunk| client.pipeline(chunk)).collect()
 }
 
-/// `used_memory` once tables and buffers have found their size.
+/// `used_memory` once the sizes of tables and buffers are stable.
 fn settled(client: &mut RawClient) -> i64 {
     let mut last = 0;
     wait_until("memory stays as it is", tagcache_tests::DEADLINE, || {
-        // The server resizes its buffers and tables in its own time, ten times a second.
+        // The server resizes its buffers and tables by itself, ten times per second.
         std::thread::sleep(std::time::Duration::from_millis(250));
         let now = info(client, "used_memory");
         let same = (now - last).abs() < 4096;
@@ -40,7 +40,7 @@ fn figures_agree(engine: &Engine, shape: &str, set: impl Fn(&mut Rng, usize) -> 
     let server = Server::builder().engine(engine).start();
     let mut client = server.raw();
     let mut rng = Rng::new(17);
-    // What the first of everything brings along is no part of an entry.
+    // The overhead of the first use of everything does not belong to an entry.
     let warm = |client: &mut RawClient| {
         let sets: Vec<_> = (0..500).map(|n| set(&mut Rng::new(1), n)).collect();
         send_all(client, &sets);

@@ -1,4 +1,4 @@
-//! Invalidation of any size is seen at once, and its memory comes back.
+//! An invalidation of any size is visible at once, and its memory is reclaimed.
 
 mod exact;
 mod figures;
@@ -7,7 +7,7 @@ mod visible;
 
 use tagcache_tests::{RawClient, Reply, args};
 
-/// Sets so many entries `prefix0`, `prefix1` … of this tag.
+/// Sets this many entries `prefix0`, `prefix1` … with this tag.
 fn fill(client: &mut RawClient, prefix: &str, count: usize, value: &[u8], tag: &str) {
     let numbers: Vec<usize> = (0..count).collect();
     for numbers in numbers.chunks(10_000) {

@@ -1,4 +1,4 @@
-//! Memory comes back, before anything alive has to go.
+//! Memory is reclaimed before any live entry has to go.
 
 use tagcache_tests::look::{info, stat, wait_reclaimed};
 use tagcache_tests::{
@@ -11,7 +11,7 @@ fn used(client: &mut RawClient) -> i64 {
     info(client, "used_memory")
 }
 
-/// Waits until no more than this part of what was taken since `start` is still taken.
+/// Waits until no more than 3 % of the memory that was taken since `start` is still in use.
 fn wait_given_back(client: &mut RawClient, start: i64, full: i64) {
     let bound = start + (full - start) * 3 / 100;
     wait_until("the memory is given back", DEADLINE * 2, || {
@@ -91,7 +91,7 @@ fn nothing_leaks_whatever_way_entries_go() {
                 wait_reclaimed(&mut client);
             }
             if round == 0 {
-                // Tables that the server keeps at their size are there from now on.
+                // Tables whose size the server keeps exist from now on.
                 start = used(&mut client);
             }
         }
@@ -102,7 +102,7 @@ fn nothing_leaks_whatever_way_entries_go() {
 #[test]
 fn memory_of_tags_beyond_the_bound_comes_back_when_their_entries_are_gone() {
     const TAGS: usize = 200_000;
-    /// What may be left of it: of half of them, and a table.
+    /// The memory that may remain per tag: of half of them, and a table.
     const BYTES_EACH: i64 = 250;
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
@@ -113,7 +113,7 @@ fn memory_of_tags_beyond_the_bound_comes_back_when_their_entries_are_gone() {
             let set = |tag: &String| args!["CACHE.SET", tag, "v", "TAGS", 1, tag];
             let sets: Vec<_> = tags.iter().map(set).collect();
             client.pipeline(&sets);
-            // While entries carry them, they are remembered however many they are.
+            // While entries carry them, all of them are remembered, however many.
             let mut invalidate = args!["CACHE.INVALIDATE"];
             invalidate.extend(tags.iter().map(|tag| tag.clone().into_bytes()));
             client.call(&invalidate);
@@ -136,7 +136,7 @@ fn writers_help_to_reclaim() {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
         fill(&mut client, "key", 20_000, b"value", "a");
-        // So short a pipeline is read and executed in one go: the timer, which runs between, takes no part in it.
+        // A pipeline this short is read and executed in one go: the timer runs only between pipelines.
         let mut commands = vec![args!["CACHE.INVALIDATE", "a"], args!["CACHE.STATS"]];
         commands.extend((0..200).map(|n| args!["CACHE.SET", format!("new{n}"), "v"]));
         commands.push(args!["CACHE.STATS"]);
@@ -151,13 +151,13 @@ fn writers_help_to_reclaim() {
     });
 }
 
-/// Fills the server with old live entries and many stale ones, sets the limit a little above, drops the stale
-/// ones, and writes anew about as much as they took.
+/// Fills the server with old live entries and many stale ones, sets the limit a little above, drops the stale ones, and
+/// writes about as much as they used.
 fn no_live_entry_is_evicted(server: &Server, write: impl Fn(usize) -> Vec<Vec<u8>>) {
     let mut client = server.raw();
     fill(&mut client, "live", 5000, &[1; 200], "live");
     fill(&mut client, "stale", 40_000, &[1; 200], "stale");
-    // Reclaiming rehashes tables, and a pipeline fills buffers: that much is not the entries'.
+    // Reclaiming rehashes tables, and a pipeline fills buffers: that much does not belong to the entries.
     let limit = used(&mut client) + (4 << 20);
     call!(client, "CONFIG", "SET", "maxmemory", limit);
     let mut commands = vec![args!["CACHE.INVALIDATE", "stale"]];

@@ -1,4 +1,4 @@
-//! Whatever its size, an invalidation is seen at once by every command.
+//! An invalidation of any size is visible at once to every command.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
 use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine};

@@ -1,4 +1,4 @@
-//! `repl-diskless-load swapdb`: a replica serves what it has while it loads what its primary sends.
+//! `repl-diskless-load swapdb`: a replica serves its data while it loads the data of its primary.
 
 use tagcache_tests::fetch::{fetch, fetched};
 use tagcache_tests::look::{assert_index_agrees, info_text, stat, wait_reclaimed};
@@ -30,13 +30,13 @@ fn write(client: &mut RawClient, what: &str, count: usize, padding: usize) {
     client.pipeline(&sets.collect::<Vec<_>>());
 }
 
-/// Where the module asks the server not to load in this way, it does not: Redis before 7.4 says of all that it loads that
-/// it is in database 0, and 8.0 and 8.1 end themselves if a load breaks off in the header of a module's value.
+/// Where the module asks the server not to load in this way, it does not: Redis before 7.4 reports database 0 for
+/// everything that it loads, and 8.0 and 8.1 end themselves if a load breaks off in the header of a module's value.
 fn loads_beside(engine: &Engine) -> bool {
     engine.is_valkey() || !matches!(engine.version(), (7, 0 | 2) | (8, 0 | 1))
 }
 
-/// A primary, and a replica that is in the middle of loading all of it anew, since it missed more than the backlog.
+/// A primary, and a replica in the middle of a full resync, since it missed more than the backlog.
 fn loading(engine: &Engine, padding: usize) -> (Server, Server) {
     let replica = Server::builder().engine(engine);
     loading_by(replica, engine, padding)
@@ -59,7 +59,7 @@ fn loading_by(replica: ServerBuilder, engine: &Engine, padding: usize) -> (Serve
     run!(here, "CACHE.REVALIDATE none");
     wait_synchronised(&primary, &replica);
     call!(there, "CONFIG", "SET", "key-load-delay", 1_000);
-    // It cannot come back before the backlog is overrun.
+    // The replica cannot reconnect before the backlog is overrun.
     replica.pause();
     run!(here, "CLIENT KILL TYPE replica");
     run!(here, "CACHE.INVALIDATE old");
@@ -71,7 +71,7 @@ fn loading_by(replica: ServerBuilder, engine: &Engine, padding: usize) -> (Serve
     (primary, replica)
 }
 
-/// Looks at the data before, in one transaction. False, and nothing is asserted, if that is not served any more.
+/// Checks the old data, in one transaction. Returns false and asserts nothing if it is no longer served.
 fn serves_the_old_data(client: &mut RawClient) -> bool {
     let looks = [
         args!["CACHE.FETCH", "old7"],
@@ -111,7 +111,7 @@ fn a_replica_serves_the_old_data_while_it_loads_the_new() {
             looks += 1;
         }
         assert!(looks > 5, "{looks} looks");
-        // Commands are those of clients meanwhile, with the rights of their users.
+        // Commands count as those of clients meanwhile, with the rights of their users.
         let mut tenant = replica.raw();
         run!(client, "ACL SETUSER tenant on nopass ~tenant:* +@all");
         run!(tenant, "AUTH tenant x");
@@ -172,7 +172,7 @@ fn a_load_that_breaks_off_leaves_the_old_data() {
         if !loads_beside(engine) {
             return;
         }
-        // More than what is on its way in buffers when the primary ends.
+        // More data than is in transit in buffers when the primary ends.
         let (primary, replica) = loading(engine, 5_000);
         let mut client = replica.raw();
         drop(primary);
@@ -206,7 +206,7 @@ fn entries_whose_loading_panicked_are_in_no_database() {
             .expect_complaints();
         let (primary, replica) = loading_by(replica, engine, 0);
         let mut client = replica.raw();
-        // Of some keys in the middle, the announcement.
+        // The panic hits the event of some keys in the middle.
         assert_eq!(run!(client, "CACHE.PANIC event"), Reply::ok());
         wait_until("a handler has panicked", DEADLINE, || {
             replica.log().contains("internal error in Event")

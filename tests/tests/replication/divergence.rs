@@ -1,5 +1,5 @@
-//! Nodes reclaim at their own pace: a key may be gone and reclaimed here, gone and still there on the other.
-//! No native command may do different things on the two.
+//! Nodes reclaim at their own pace: a key may be gone and reclaimed on one node, gone and still present on the other.
+//! No native command may have different effects on the two.
 
 use tagcache_tests::fetch::{Waiter, lease};
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed};
@@ -85,7 +85,7 @@ fn where_only_the_replica_still_has_the_gone_key() {
             println!("{command:?}");
             prepare(&mut client);
             wait_synchronised(&primary, &replica);
-            // Stopped, the replica gets all at once later: no timer of its own comes between.
+            // While stopped, the replica gets everything at once later: its own timer does not run in between.
             replica.pause();
             assert_eq!(call!(client, "CACHE.INVALIDATE", "gone"), Reply::Int(600));
             wait_reclaimed(&mut client);
@@ -189,7 +189,7 @@ fn where_the_key_is_rewritten_after_the_invalidation() {
 #[test]
 fn in_a_transaction_while_only_the_replica_has_a_backlog() {
     for_each_engine(|engine| {
-        // The same settings on both. Here the tag has 100 entries, which is few; there it still has 400.
+        // The same settings on both. The primary's tag has 100 entries, which is few; the replica's still has 400.
         let (primary, replica) = pair(engine, &[], &[]);
         let mut client = primary.raw();
         for command in COMMANDS {
@@ -239,7 +239,8 @@ fn in_a_transaction_while_only_the_replica_has_a_backlog() {
     });
 }
 
-/// What a script runs does not pass the filter: it meets a gone key that it did not declare, and so must its replica.
+/// Commands of a script do not pass the filter: a script meets a gone key that it did not declare, and so must the
+/// replica.
 #[test]
 fn in_a_script_that_does_not_declare_its_keys() {
     for_all_engines(|engine| {
@@ -325,7 +326,7 @@ fn what_was_refused_on_arrival_leaves_replicas_although_databases_are_swapped() 
         let elsewhere = Server::builder().engine(engine).start();
         let (mut client, mut other) = (primary.raw(), elsewhere.raw());
         run!(client, "CACHE.INVALIDATE tag");
-        // Written later, but by another node's clock that is not enough.
+        // Written later, but with another node's clock that is not enough.
         run!(other, "CACHE.SET key old TAGS 1 tag");
         let dump = call!(other, "DUMP", "key").bytes().to_vec();
         client.pipeline(&[
@@ -402,7 +403,7 @@ fn where_a_command_follows_at_once_on_an_entry_that_was_refused_on_arrival() {
                 println!("{between}, {follows}");
                 prepare(&mut client);
                 run!(client, "CACHE.INVALIDATE tag");
-                // Written later, but by another node's clock that is not enough.
+                // Written later, but with another node's clock that is not enough.
                 run!(other, "CACHE.SET key old TAGS 1 tag");
                 let dump = call!(other, "DUMP", "key").bytes().to_vec();
                 let restore = args!["RESTORE", "key0", 0, dump, "REPLACE"];
@@ -422,7 +423,7 @@ fn a_replica_reclaims_entries_that_have_expired() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());
-        // By its timer, which is shown no expired key.
+        // By its timer, which does not see expired keys.
         run!(there, "CONFIG SET tagcache.reclaim-inline 0");
         replica.pause();
         let set = |n| {

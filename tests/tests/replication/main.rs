@@ -1,4 +1,4 @@
-//! Primary and replicas hold the same, whatever happens on the way.
+//! Primary and replicas hold the same data, whatever happens in between.
 
 mod beside;
 mod divergence;

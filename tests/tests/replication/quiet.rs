@@ -1,4 +1,5 @@
-//! What only reads is not propagated, and while clients are paused nothing is: servers stop on an assertion otherwise.
+//! Read-only commands are not propagated, and nothing is while clients are paused: servers stop on an assertion
+//! otherwise.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ const LIBRARY: &str = "#!lua name=readers
 redis.register_function{function_name='exists', flags={'no-writes'},
     callback=function(keys, args) return redis.call('EXISTS', args[1]) end}";
 
-/// Ways of looking at a gone key without being allowed to write.
+/// Ways to read a gone key without the right to write.
 fn readers(key: &str) -> Vec<Vec<Vec<u8>>> {
     let exists = "return redis.call('EXISTS', ARGV[1])";
     let declared = "return redis.call('TYPE', KEYS[1])";
@@ -70,7 +71,7 @@ fn reads_of_gone_keys_while_clients_are_paused() {
                 commands.extend(readers(&format!("key{n}")));
             }
             if mode == "ALL" {
-                // All of the readers wait for the end of the pause, and pass the filter before.
+                // All of the readers wait for the end of the pause, and pass the filter before that.
                 commands[1] = args!["CLIENT", "PAUSE", 20, "ALL"];
             }
             let replies = client.pipeline(&commands);
@@ -105,7 +106,7 @@ fn reads_of_gone_keys_while_a_failover_is_pending() {
         call!(client, "FUNCTION", "LOAD", LIBRARY);
         fill(&mut client, "key", 500, "gone");
         wait_synchronised(&primary, &replica);
-        // Stopped, the replica cannot catch up, and the failover waits for it.
+        // While it is stopped, the replica cannot catch up, and the failover waits for it.
         replica.pause();
         let mut commands = vec![args!["CACHE.INVALIDATE", "gone"], args!["FAILOVER"]];
         for n in 0..20 {
@@ -143,7 +144,7 @@ fn readers_of_a_replica_write_nothing_into_its_log() {
         wait_until("the replica has invalidated", DEADLINE, || {
             stat(&mut reader, "clock") == 1
         });
-        // Those that are reclaimed last.
+        // The keys that are reclaimed last.
         let commands: Vec<_> = (29_900..30_000)
             .flat_map(|n| readers(&format!("key{n}")))
             .collect();
@@ -222,7 +223,7 @@ fn wait_waiting(client: &mut RawClient, count: i64) {
     });
 }
 
-/// A key that has expired is met by the filter while memory is so short that the server evicts.
+/// The filter meets an expired key while memory is short enough for the server to evict.
 #[test]
 fn expired_keys_are_met_while_memory_is_short() {
     for_all_engines(|engine| {
@@ -296,7 +297,7 @@ fn short_of_memory(engine: &Engine) -> (Server, Server) {
     (primary, replica)
 }
 
-/// Nor does an operator see anything of it.
+/// An operator sees nothing of it either.
 #[test]
 fn the_filter_leaves_no_trace_in_figures_slowlog_and_monitor() {
     for_all_engines(|engine| {

@@ -1,4 +1,4 @@
-//! Whatever a primary accepts, its replicas and its log accept too: each option at the ends of its range.
+//! A primary's replicas and its log accept all that the primary accepts: each option at the ends of its range.
 
 use tagcache_tests::state::{Hits, State, assert_same, wait_synchronised};
 use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines, run, split};
@@ -6,10 +6,10 @@ use tagcache_tests::{Engine, RawClient, Reply, Server, call, for_all_engines, ru
 /// The longest grace and hold, ms.
 const SPAN_MS: u64 = 1 << 40;
 const FAR_MS: i64 = i64::MAX;
-/// The latest time that is written down, unix ms.
+/// The latest time that is stored, unix ms.
 const LATEST_MS: u64 = (1 << 48) - 1;
 
-/// Until when what is stored with a tag may live.
+/// The time until which an entry stored with a tag may live.
 fn held_until(client: &mut RawClient, tag: &str) -> Reply {
     assert_eq!(run!(client, "CACHE.SET probe v TAGS 1 {tag}"), Reply::ok());
     let until = call!(client, "PEXPIRETIME", "probe");
@@ -66,14 +66,14 @@ fn lines(now_ms: i64) -> Vec<String> {
     }
     lines.push("CACHE.SET persisted v EX 1000".to_owned());
     lines.push(format!("CACHE.TOUCH persisted PERSIST GRACE {SPAN_MS}"));
-    // In a database of its own.
+    // In another database.
     lines.push("SELECT 1".to_owned());
     lines.extend(last);
     lines.push("SELECT 0".to_owned());
     lines
 }
 
-/// Lines of a log, which an administrator may send.
+/// Lines of a log, which an administrator may also send.
 fn of_a_log() -> Vec<String> {
     vec![
         format!("CACHE.SET gone v PXAT {FAR_MS} GONE"),
@@ -84,7 +84,7 @@ fn of_a_log() -> Vec<String> {
     ]
 }
 
-/// A primary that writes down each command at once, and its replica.
+/// A primary that logs each command at once, and its replica.
 fn logging(engine: &Engine) -> (Server, Server) {
     let builder = || Server::builder().engine(engine);
     let logging = builder().arg("--appendonly", "yes");
@@ -130,7 +130,7 @@ fn what_an_administrator_may_send_a_replica_and_a_log_accept() {
             let reply = client.call(&split(&line));
             assert_eq!(reply, Reply::ok(), "{line}");
         }
-        // The highest clock that is taken, and the highest number: the reading after it can be saved and loaded.
+        // The highest clock that is accepted, and the highest number: the clock after it can be saved and loaded.
         for reading in [
             [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0, 0],
             [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],

@@ -239,7 +239,7 @@ fn a_promoted_replica_goes_on_where_the_primary_stopped() {
             call!(promoted, "DBSIZE") == Reply::Int(0)
         });
         assert_index_agrees(&replica, &DATABASES, &TAGS);
-        // And the old primary, back as a replica, follows.
+        // The old primary, restarted as a replica, follows as well.
         primary.restart();
         fill(&mut promoted, "newer", 50, "tag3");
         call!(primary.raw(), "REPLICAOF", "127.0.0.1", replica.port());

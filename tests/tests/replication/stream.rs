@@ -1,4 +1,4 @@
-//! What goes to replicas is what happened, in as few commands as it took.
+//! Replicas receive the effects, in no more commands than were executed.
 
 use tagcache_tests::look::{info, wait_reclaimed};
 use tagcache_tests::stream::{ReplicationStream, words};
@@ -145,7 +145,7 @@ fn writers_that_help_reclaiming_replicate_only_their_own_write() {
             seen[1..101].iter().all(|command| command[0] == "cache.set"),
             "{seen:?}"
         );
-        // Whether the DEL still found the gone key is nobody's promise; that it removes nothing else is.
+        // The DEL may or may not still find the gone key; it must remove nothing else.
         for command in &seen[101..] {
             let allowed = [
                 &["setnx", "key5", "native"][..],
@@ -252,7 +252,7 @@ fn touch_and_del_are_replicated_as_what_they_did() {
         let touch = seen(&mut stream, &server);
         assert_eq!((touch.len(), touch[0][1].as_str()), (1, "one"));
         let now = call!(client, "TIME").items()[0].int() * 1000;
-        // CACHE.TOUCH … PXAT or PEXPIREAT: an absolute time it is.
+        // CACHE.TOUCH … PXAT or PEXPIREAT: in either case an absolute time.
         let at = absolute_ms(&touch[0])
             .or_else(|| touch[0].last()?.parse().ok())
             .unwrap();
@@ -371,7 +371,7 @@ fn a_command_that_fails_on_an_expired_gone_key_is_not_replicated() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
-        // Else the invalidation has the server remove it.
+        // Otherwise the invalidation makes the server remove it.
         call!(client, "CONFIG", "SET", "tagcache.reclaim-inline", 0);
         for command in [
             &["RENAME", "key", "other"][..],

@@ -1,4 +1,4 @@
-//! What is propagated carries the time at which it happened on the primary.
+//! Propagated commands carry the time of their execution on the primary.
 
 use tagcache_tests::clock::Clock;
 use tagcache_tests::look::stat;
@@ -26,7 +26,7 @@ fn unix_ms(client: &mut RawClient) -> u64 {
 fn stream_and_log_carry_the_time_of_each_write_and_invalidation() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
-        // Not held up by the disk: the file has what was replied to.
+        // Not delayed by the disk: the file contains every command that has a reply.
         let primary = builder.arg("--appendfsync", "no").start();
         let mut stream = ReplicationStream::attach(&primary);
         let mut client = primary.raw();

@@ -1,25 +1,25 @@
-//! What took values away, and when.
+//! The changes that took values away, with their times.
 
 use crate::log::{Record, Span, Time};
 
-/// What failed may take effect so much later: it waits in buffers of a server that is stopped, or is told again.
+/// A failed change may take effect up to this much later: it waits in buffers of a stopped server, or is sent again.
 pub(super) const SETTLE: Time = 15_000_000_000;
 
 /// Changes of one key, of one tag's entries, or of everything.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// Those that took effect, by their beginning.
+    /// Changes that took effect, by their beginning.
     certain: Vec<Span>,
-    /// For each, the one that ends first among it and those behind it.
+    /// For each, the one that ends first among it and later ones.
     first_end: Vec<Span>,
-    /// Those that took effect or may have, by their beginning.
+    /// Changes that took effect or may have, by their beginning.
     possible: Vec<Span>,
-    /// For each, the last end among it and those before it.
+    /// For each, the last end among it and earlier ones.
     last_end: Vec<Time>,
 }
 
 impl Changes {
-    /// Adds a change, and from when on it certainly holds.
+    /// Adds a change, and the span in which it certainly began to hold.
     pub(super) fn add(&mut self, record: &Record, certain: Option<Span>) {
         let end = record.span.end;
         let end = if record.done {
@@ -51,19 +51,19 @@ impl Changes {
             .collect();
     }
 
-    /// The one that ended first among those that certainly began after a moment.
+    /// The one that ended first among the changes that certainly began after a moment.
     pub(super) fn first_after(&self, moment: Time) -> Option<Span> {
         let at = self.certain.partition_point(|span| span.start <= moment);
         self.first_end.get(at).copied()
     }
 
-    /// Whether one may have happened in this time.
+    /// Whether a change may have happened in this time.
     pub(super) fn may_meet(&self, time: Span) -> bool {
         let begun = self.possible.partition_point(|span| span.start <= time.end);
         begun > 0 && self.last_end[begun - 1] >= time.start
     }
 
-    /// The same, of all but the change that began with this time.
+    /// The same for all changes but the one that began with this time.
     pub(super) fn another_may_meet(&self, time: Span) -> bool {
         let before = self
             .possible

@@ -1,4 +1,4 @@
-//! What faults and a machine that is busy excuse, and whether everything works again after them.
+//! The effects that faults and a busy machine excuse, and whether everything works again after them.
 
 use super::{Checker, Rule};
 use crate::log::{Event, Fault, Record, Span, Time};
@@ -6,7 +6,8 @@ use crate::log::{Event, Fault, Record, Span, Time};
 const NEVER: Time = Time::MAX;
 
 impl Checker<'_> {
-    /// From when on a change holds, if it can be said. One that a server lost holds when it has been told again.
+    /// The span in which a change began to hold, if that is certain. A change that a server lost holds when it has been
+    /// sent again.
     pub(super) fn took_effect(&self, record: &Record, of_key: bool) -> Option<Span> {
         if !record.done {
             return None;
@@ -30,8 +31,8 @@ impl Checker<'_> {
         Some(span)
     }
 
-    /// For how much of that time a process did not get to run. All of them share the machine with the servers, so that
-    /// one that could not run says that others could not either.
+    /// The part of that time in which a process did not get to run. All processes share the machine with the servers,
+    /// so if one could not run, the others could not either.
     pub(super) fn stalled(&self, time: Span) -> Time {
         let within = |stall: &Span| {
             let (start, end) = (stall.start.max(time.start), stall.end.min(time.end));
@@ -60,7 +61,7 @@ impl Checker<'_> {
         })
     }
 
-    /// A machine with other things to do lets a probe fail that nothing was done to. That must heal as well.
+    /// On a busy machine a probe may fail without a fault. That must heal as well.
     pub(super) fn recovers(&mut self, failed: &Record) {
         let Some((pulses, last)) = self.pulses.get(&failed.process) else {
             return;
@@ -74,7 +75,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A fault has no effect any more when everything works for each process again.
+    /// Finds the pulses of each process. A fault has no effect any more when everything works for each process again.
     pub(super) fn find_pulses(&mut self) {
         for record in self.records.iter().filter(|record| record.process > 0) {
             let (pulses, last) = self.pulses.entry(record.process).or_default();
@@ -97,7 +98,7 @@ impl Checker<'_> {
         }
     }
 
-    /// After each fault, the first pulse of each process.
+    /// Checks that each process has a pulse soon enough after each fault.
     pub(super) fn heals(&mut self) {
         let faults = self.faults.clone();
         for (at, (fault, ..)) in faults.iter().enumerate() {
@@ -132,7 +133,7 @@ impl Checker<'_> {
     }
 }
 
-/// The end of the first that began after a moment.
+/// The end of the first pulse that began after a moment.
 fn first_after(pulses: &[Span], moment: Time) -> Option<Time> {
     let first = pulses.partition_point(|pulse| pulse.start < moment);
     pulses.get(first).map(|pulse| pulse.end)

@@ -1,10 +1,10 @@
-//! Whether a loader ran although the value of another one was there, or was being loaded.
+//! Whether a loader ran although another loader's value was there, or was being loaded.
 
 use super::{CLOSE, Checker, Rule, bits};
 use crate::log::{Event, Record, Span, Time};
 
 impl Checker<'_> {
-    /// Of each key, each loader that ran and the one that ran next.
+    /// For each key, checks each loader that ran with the next one.
     pub(super) fn loads(&mut self) {
         let mut loads: Vec<(u32, Vec<&Record>)> = self
             .loads
@@ -43,7 +43,7 @@ impl Checker<'_> {
     }
 }
 
-/// Tags, beginning of the loader, TTL, and whether nobody could know of others.
+/// Tags, beginning of the loader, TTL, and whether the process could not know of other loads.
 fn load_of(record: &Record) -> (u32, Time, Time, bool) {
     match record.event {
         Event::Load {

@@ -1,4 +1,4 @@
-//! Whether what was read is fresh, was written by somebody, and whether what was not found is gone for a reason.
+//! Whether each value that was read is fresh and was written, and whether each missing value is gone for a reason.
 
 use std::collections::HashMap;
 

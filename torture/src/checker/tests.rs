@@ -1,4 +1,4 @@
-//! Each rule of the checker: what breaks it, what only looks like it, and what excuses it.
+//! Each rule of the checker: records that break it, records that only seem to, and records that are excused.
 
 use super::changes::SETTLE;
 use super::*;
@@ -141,7 +141,7 @@ fn what_is_about_others_takes_nothing_away() {
 fn what_may_have_happened_before_the_write_is_not_held_against_the_read() {
     let overlapping = at(5, 30, Event::Remove { key: 1 });
     assert_eq!(stale(&[write(0, 10), overlapping, read(500)]), 0);
-    // A later one that is certain is found behind it.
+    // A later change that is certain is found after it.
     let later = at(40, 50, Event::Flush);
     assert_eq!(stale(&[write(0, 10), overlapping, later, read(500)]), 1);
 }
@@ -301,7 +301,7 @@ fn a_confirmed_value_that_nothing_dropped_must_be_there() {
     for other in others {
         assert_eq!(lost(&[lasting(0, 10), other, miss(500)]), 1, "{other:?}");
     }
-    // What failed may still happen for a while.
+    // A failed change may still happen for a while.
     let slow = failed(at(0, 1, Event::Flush));
     assert_eq!(lost(&[slow, lasting(10, 20), miss(500)]), 0);
     assert_eq!(
@@ -386,11 +386,11 @@ fn everything_works_again_soon_after_a_fault() {
     assert_eq!((late.heals, late.slowest_heal), (0, 0));
     let healed = check(&[broken, pulse(150), pulse(300)], LIMITS);
     assert_eq!((healed.heals, healed.slowest_heal), (1, 101));
-    // Nobody worked on for so long, or the next fault came before.
+    // The process did no work for that long, or the next fault came before.
     assert_eq!(unhealed(&[broken, pulse(150)]), 0);
     let next = fault(1_000, 1_100, Fault::default());
     assert_eq!(unhealed(&[broken, next, pulse(2_500)]), 0);
-    // A call that fails without a fault, and what follows.
+    // A call that fails without a fault, and the calls after it.
     let failure = failed(at(5_000, 5_001, Event::Remove { key: 1 }));
     let later = at(9_000, 9_001, Event::Remove { key: 1 });
     assert_eq!(unhealed(&[failure, later]), 1);

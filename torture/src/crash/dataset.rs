@@ -1,4 +1,4 @@
-//! What one client changes, and what a server should hold after it.
+//! The changes of one client, and the data that a server should hold after them.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use tagcache_tests::{RawClient, Reply, Rng, args};
 pub(super) const KEYS: usize = 300;
 const TAGS: usize = 12;
 
-/// One command; a value is written once.
+/// One command; each value is written once.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Set {
@@ -27,11 +27,11 @@ pub(super) enum Change {
     Invalidate {
         tag: usize,
     },
-    /// Entries without a grace are gone by it.
+    /// Entries without a grace become gone.
     Revalidate {
         tag: usize,
     },
-    /// Those that carry both.
+    /// Invalidates the entries that carry both tags.
     InvalidateBoth {
         tags: [usize; 2],
     },
@@ -67,7 +67,7 @@ impl Dataset {
         }
     }
 
-    /// What a server serves.
+    /// The data that a server serves.
     pub(super) fn of(client: &mut RawClient) -> Self {
         let keys: Vec<Vec<u8>> = entry_keys(client).into_iter().collect();
         let fetches: Vec<_> = keys.iter().map(|key| args!["CACHE.FETCH", key]).collect();
@@ -116,7 +116,8 @@ impl Change {
             },
             9 if rng.one_in(10) => Self::Flush,
             10..20 => Self::Delete { key },
-            // Tags that nobody invalidates: an entry that gets one that was invalidated since its write is removed.
+            // Tags that are never invalidated: an entry that gets a tag that was invalidated since its write is
+            // removed.
             20..28 => Self::Retag {
                 key,
                 tags: vec![TAGS + rng.below(4)],
@@ -162,7 +163,8 @@ impl Change {
     }
 }
 
-/// After how many of the changes a server held this, between `from` and all of them: the most, if there are several.
+/// The number of changes after which a server held this data, from `from` to all of them: the highest, if there are
+/// several.
 pub(super) fn held_after(
     base: &Dataset,
     changes: &[Change],
@@ -180,7 +182,7 @@ pub(super) fn held_after(
     found
 }
 
-/// What differs where least differs, for people to look at.
+/// Describes the smallest difference, for people to read.
 pub(super) fn nearest(base: &Dataset, changes: &[Change], held: &Dataset) -> String {
     let mut dataset = base.clone();
     let mut least = (usize::MAX, String::new());
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(holds(0, &after(&changes[..2])), Some(2));
         assert_eq!(holds(3, &after(&changes[..2])), None);
         assert_eq!(holds(4, &after(&changes)), Some(4));
-        // The second write without the first, and one that was invalidated beside one that was written later.
+        // The second write without the first, and an invalidated write together with a later one.
         assert_eq!(holds(0, &after(&changes[1..2])), None);
         assert_eq!(holds(0, &after(&[set(2, 20), set(1, 11)])), None);
     }

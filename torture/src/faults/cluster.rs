@@ -10,7 +10,7 @@ use crate::worker::{KEYS, key_name};
 
 const LAG: Time = 1_000_000_000;
 
-/// In a cluster nobody tells again what was written.
+/// In a cluster, writes are not sent again.
 fn lost(since: Time) -> Fault {
     Fault {
         loses: true,
@@ -20,7 +20,8 @@ fn lost(since: Time) -> Fault {
     }
 }
 
-/// What moves is told what was invalidated meanwhile, and refuses what was invalidated shortly before it was written.
+/// Moving slots receive the invalidations meanwhile, and refuse entries that were invalidated shortly before they were
+/// written.
 fn moved(since: Time) -> Fault {
     Fault {
         keys_undone: false,
@@ -28,7 +29,7 @@ fn moved(since: Time) -> Fault {
     }
 }
 
-/// The places of the primary that has a replica, and of that, when one follows the other.
+/// The places of the primary that has a replica, and of this replica, once the replica follows.
 fn pair(site: &Site) -> (usize, usize) {
     let mut roles = (0, 3);
     wait_until("one follows the other", DEADLINE * 2, || {
@@ -51,21 +52,21 @@ fn wait_owned(site: &Site, owner: usize) {
     }
 }
 
-/// Asked for: nothing is lost.
+/// A requested failover: nothing is lost.
 pub(super) fn failover(stage: &mut Stage) {
     let (_, replica) = pair(&stage.site);
     fail_over(stage, replica);
     pair(&stage.site);
 }
 
-/// A replica becomes primary because it is asked to.
+/// Makes a replica primary on request.
 fn fail_over(stage: &mut Stage, replica: usize) {
     let start = now();
     let mut client = stage.site.servers[replica].raw();
     wait_until("a failover", DEADLINE, || {
         let asked = call!(client, "CLUSTER", "FAILOVER");
         let begun = now();
-        // It gives up after five seconds.
+        // The replica gives up after five seconds.
         while asked == Reply::ok()
             && !stage.site.is_primary(replica)
             && now() - begun < 6_000_000_000
@@ -78,8 +79,8 @@ fn fail_over(stage: &mut Stage, replica: usize) {
     stage.fault("CLUSTER FAILOVER", start, moved(start));
 }
 
-/// Every node gets the module under test. A replica comes back with it, takes over, and its former primary comes back
-/// with it as a replica; a primary that has no replica gives place to a new node.
+/// Every node gets the module under test. A replica restarts with it and takes over, and its former primary restarts
+/// with it as a replica; a primary without a replica is replaced by a new node.
 pub(super) fn upgrade(stage: &mut Stage) {
     let (primary, replica) = pair(&stage.site);
     restart(stage, replica);
@@ -90,7 +91,7 @@ pub(super) fn upgrade(stage: &mut Stage) {
         let site = &stage.site;
         let new = builder(&site.engine)
             .arg("--cluster-node-timeout", "5000")
-            // It must understand what an older primary sends.
+            // The new node must understand the stream of an older primary.
             .arg("--propagation-error-behavior", "panic")
             .start();
         let others = [primary, replica, 3 - place].map(|other| &site.servers[other]);
@@ -107,7 +108,7 @@ pub(super) fn upgrade(stage: &mut Stage) {
         .or_default() += 1;
 }
 
-/// A replica comes back with the module under test.
+/// Restarts a replica with the module under test.
 fn restart(stage: &mut Stage, replica: usize) {
     let start = now();
     stage.site.servers[replica].restart_with(&module_path());
@@ -138,7 +139,7 @@ pub(super) fn takeover(stage: &mut Stage) {
     );
 }
 
-/// The primary dies, and the others choose its replica.
+/// The primary dies, and the others elect its replica.
 pub(super) fn killed(stage: &mut Stage) {
     let (primary, replica) = pair(&stage.site);
     let start = now();
@@ -212,7 +213,7 @@ pub(super) fn node(stage: &mut Stage) {
 /// A node without slots ends, and the others forget it.
 fn leave(stage: &Stage, node: Server) {
     let (id, _) = addresses(&mut node.raw());
-    // Within a minute no gossip brings it back.
+    // Within a minute, gossip does not bring the node back.
     for server in &stage.site.servers {
         call!(server.raw(), "CLUSTER", "FORGET", id);
     }

@@ -1,4 +1,4 @@
-//! What is done to servers.
+//! The faults that servers suffer.
 
 mod cluster;
 mod sentinel;
@@ -16,12 +16,12 @@ use crate::site::{Site, old_module};
 /// One occurrence of a fault, from its beginning to its end.
 pub(crate) type Strike = fn(&mut Stage);
 
-/// A kind of fault: where it happens and what happens.
+/// A kind of fault: its servers and its events.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// `None` where it cannot be had.
+    /// `None` where it is not possible.
     pub(crate) site: fn(&Engine) -> Option<Site>,
-    /// They take turns, in random order.
+    /// Taken in turn, in random order.
     pub(crate) strikes: &'static [Strike],
     /// Part of the short form.
     pub(crate) short: bool,
@@ -32,14 +32,14 @@ pub(crate) struct Stage {
     pub(crate) site: Site,
     pub(crate) rng: Rng,
     pub(crate) records: Vec<Record>,
-    /// What happened how often.
+    /// The number of times that each fault happened.
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// How long everything may take to work again.
+    /// The time within which everything must work again.
     pub(crate) heal: Time,
 }
 
 impl Kind {
-    /// Its name, and whether it lacks what is replaced.
+    /// Its name, and whether the older module is missing.
     pub(crate) fn title(&self) -> String {
         let without = self.name.ends_with("upgrade") && old_module().is_none();
         let lacks = if without { ", no older module" } else { "" };
@@ -80,7 +80,7 @@ fn appending(engine: &Engine, policy: &str) -> Site {
     Site::single(engine, builder, Rewrite::default())
 }
 
-/// Changes by others belong to every run on one server.
+/// Every kind on a single server also has changes by other clients.
 macro_rules! kinds {
     ($($name:literal $short:literal $site:expr, [$($strike:expr),+];)+) => {
         &[$(Kind { name: $name, site: $site, strikes: &[$($strike),+], short: $short },)+]

@@ -5,7 +5,7 @@ use tagcache_tests::{DEADLINE, Reply, Server, call, wait_until};
 use super::Stage;
 use crate::log::{Fault, Time, now};
 
-/// What a replica may lack when all is well.
+/// The writes that a replica may lack when all is well.
 const LAG: Time = 1_000_000_000;
 
 fn lost(since: Time) -> Fault {
@@ -17,7 +17,7 @@ fn lost(since: Time) -> Fault {
     }
 }
 
-/// The places of primary and replica, when all is well.
+/// The places of primary and replica, once all is well.
 fn roles(stage: &Stage) -> (usize, usize) {
     let roles = stage.site.settle();
     stage.site.wait_for_replicas(1);
@@ -44,7 +44,7 @@ fn ask_for_failover(stage: &Stage) {
     });
 }
 
-/// Asked for.
+/// A requested failover.
 pub(super) fn failover(stage: &mut Stage) {
     let start = now();
     fail_over(stage);
@@ -61,7 +61,7 @@ pub(super) fn killed(stage: &mut Stage) {
     come_back(stage, |stage| stage.site.servers[primary].restart());
 }
 
-/// The primary hangs, and comes back as a second one.
+/// The primary hangs, and returns as a second primary.
 pub(super) fn stopped(stage: &mut Stage) {
     let (primary, replica) = roles(stage);
     let start = now();
@@ -73,7 +73,7 @@ pub(super) fn stopped(stage: &mut Stage) {
     stage.fault("forced failover, primary stopped", start, lost(start - LAG));
 }
 
-/// The former primary is there again, and is one until the sentinel has told it.
+/// The former primary returns, and remains a primary until the sentinel reconfigures it.
 fn come_back(stage: &mut Stage, back: impl FnOnce(&mut Stage)) {
     stage.sleep(0, 1500);
     let start = now();
@@ -96,7 +96,7 @@ pub(super) fn lag(stage: &mut Stage) {
     stage.fault("replica stopped", start, Fault::default());
 }
 
-/// The primary dies while its replica hears nothing of it.
+/// The primary dies while its replica receives nothing from it.
 pub(super) fn lagging(stage: &mut Stage) {
     let (primary, replica) = roles(stage);
     let mut client = stage.site.servers[replica].raw();
@@ -121,7 +121,7 @@ pub(super) fn lagging(stage: &mut Stage) {
     let start = now();
     stage.site.servers[primary].kill_9();
     wait_named(stage, replica);
-    // The sentinel has closed all connections to it.
+    // The sentinel has closed all connections to the replica.
     let mut client = stage.site.servers[replica].raw();
     call!(client, "CONFIG", "SET", "masteruser", "", "masterauth", "");
     stage.fault(
@@ -139,13 +139,13 @@ pub(super) fn upgrade(stage: &mut Stage) {
     replace(stage, replica, primary);
     ask_for_failover(stage);
     wait_named(stage, replica);
-    // One that is reset before it has finished watches the former primary again.
+    // A sentinel that is reset before it has finished watches the former primary again.
     let port = stage.site.servers[replica].port().to_string();
     wait_until("the sentinel has finished", DEADLINE * 2, || {
         let watched = call!(stage.site.sentinel().raw(), "SENTINEL", "MASTER", "cache");
         watched.field("port").text() == port
     });
-    // The former primary may have an older module, which need not understand what it is sent: it only has to go.
+    // The former primary may have an older module, which need not understand the new stream: it only has to go.
     replace(stage, primary, replica);
     fail_over(stage);
     stage.fault("module replaced by failover", start, lost(start - LAG));
@@ -159,7 +159,7 @@ fn replace(stage: &mut Stage, former: usize, primary: usize) {
         .start();
     stage.site.servers[former] = new;
     stage.site.settle();
-    // It forgets the one that is gone.
+    // The sentinel forgets the former server.
     call!(stage.site.sentinel().raw(), "SENTINEL", "RESET", "cache");
     stage.site.wait_for_replicas(1);
 }

@@ -18,7 +18,7 @@ const LOSES: Fault = Fault {
     untimed: false,
 };
 
-/// Clients that know nothing of this project change what is there.
+/// Clients without any knowledge of this project change data.
 pub(super) fn changes(stage: &mut Stage) {
     let mut client = stage.site.servers[0].raw();
     let start = now();
@@ -38,7 +38,7 @@ pub(super) fn changes(stage: &mut Stage) {
             let each = keys.iter().map(|key| args![command, key_name(*key)]);
             let replies = client.pipeline(&each.collect::<Vec<_>>());
             for (key, removed) in keys.into_iter().zip(replies) {
-                // A native command tells the module of no key that is not there, and so ends no lease of it.
+                // A native command does not report a missing key to the module, and so ends no lease of it.
                 if command == "CACHE.DEL" || removed.int() > 0 {
                     stage.note(start, Event::Remove { key });
                 }
@@ -70,7 +70,7 @@ pub(super) fn kill(stage: &mut Stage) {
     stage.fault("kill -9", start, LOSES);
 }
 
-/// Restarts from a snapshot that is some changes older.
+/// Restarts from a snapshot that lacks some changes.
 pub(super) fn kill_saved(stage: &mut Stage) {
     if stage.rng.one_in(2) || now() - stage.site.saved > 30_000_000_000 {
         let begun = now();
@@ -79,7 +79,7 @@ pub(super) fn kill_saved(stage: &mut Stage) {
     }
     stage.sleep(0, 1000);
     if stage.rng.one_in(3) {
-        // It dies under way, as like as not.
+        // The server may die during this snapshot.
         call!(stage.site.servers[0].raw(), "BGSAVE");
         stage.sleep(0, 20);
     }
@@ -93,7 +93,7 @@ pub(super) fn kill_saved(stage: &mut Stage) {
 }
 
 pub(super) fn kill_everysec(stage: &mut Stage) {
-    // A server waits so long for a disk that is busy.
+    // A server waits this long for a busy disk.
     const LOST: Time = 2_000_000_000;
     let start = now();
     killed(stage);
@@ -107,7 +107,7 @@ pub(super) fn kill_everysec(stage: &mut Stage) {
 pub(super) fn kill_always(stage: &mut Stage) {
     let start = now();
     killed(stage);
-    // Nothing is lost; what clients tell again drops what was written since.
+    // Nothing is lost; invalidations that clients send again drop values that were written since.
     stage.fault("kill -9, AOF always", start, LOSES);
 }
 
@@ -163,7 +163,7 @@ pub(super) fn network(stage: &mut Stage) {
     stage.fault(name, start, Fault::default());
 }
 
-/// Sets the server's clock back or forth, and right again.
+/// Sets the server's clock back or forward, and then right again.
 pub(super) fn clock(stage: &mut Stage) {
     let seconds = 1 + stage.rng.below(3600) as i64;
     let shift = if stage.rng.one_in(2) {
@@ -256,11 +256,11 @@ pub(super) fn disk(stage: &mut Stage) {
     let start = now();
     let server = &stage.site.servers[0];
     let mut client = server.raw();
-    // Less than a snapshot of nothing: where the fleet is slow, there may be little to save.
+    // Less than an empty snapshot: where the fleet is slow, there may be little to save.
     limit_files(server, "50");
     let name = if stage.rng.one_in(2) {
         wait_until("the snapshot fails", DEADLINE, || {
-            // Again and again: the first may meet one that still runs, and that began before.
+            // Repeated: the first may meet a snapshot that still runs, and that began before.
             call!(client, "BGSAVE");
             info_text(&mut client, "rdb_last_bgsave_status") == "err"
         });
@@ -281,12 +281,12 @@ pub(super) fn disk(stage: &mut Stage) {
     stage.fault(name, start, Fault::default());
 }
 
-/// A server that confirms only what is on disk ends itself when its disk is full, and comes back with all of that.
+/// A server that confirms only data on disk ends itself when its disk is full, and restarts with all of that data.
 pub(super) fn disk_always(stage: &mut Stage) {
     let start = now();
     let server = &mut stage.site.servers[0];
     limit_files(server, "1000");
-    // The next change ends it.
+    // The next change ends the server.
     server.died();
     stage.sleep(0, 300);
     stage.site.servers[0].restart();

@@ -1,4 +1,4 @@
-//! What one task of a process does, and notes.
+//! The operations of one task of a process, and their records.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,16 +26,16 @@ impl Worker {
     pub(super) async fn work(mut self) -> Vec<Record> {
         while !self.task.dir.join(STOP).exists() {
             self.step().await;
-            // Half of the work of a machine is left to its servers.
+            // Leaves half of the machine to the servers.
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         self.records
     }
 
-    /// Asks for a key whose value has just expired, at the same moment as others do, again and again.
+    /// Requests a key whose value has just expired, at the same moment as others do, repeatedly.
     pub(super) async fn meet(mut self) -> Vec<Record> {
         const EVERY: Time = 250_000_000;
-        // So many, that a key comes again half a second after its end.
+        // This many keys, so that a key comes again half a second after its end.
         const MET: Time = 8;
         const TTL: Duration = Duration::from_millis(1500);
         while !self.task.dir.join(STOP).exists() {
@@ -58,10 +58,11 @@ impl Worker {
 
     fn key(&mut self, changes: bool) -> u32 {
         let late = matches!(self.task.without, Without::Haste | Without::Order);
-        // Few, so that many are on their way while they change.
+        // Few keys, so that many reads are in flight while keys change.
         let keys = if late { KEYS / 4 } else { KEYS };
         if changes && late {
-            // What others change leaves a process only if it is told: its own writes shall not do that by the way.
+            // A process must drop changes of others only because it is notified: its own writes must not do that by
+            // accident.
             let own = self.task.number as usize - 1;
             (self.rng.below(keys / PROCESSES as usize) * PROCESSES as usize + own) as u32
         } else {
@@ -78,7 +79,7 @@ impl Worker {
         };
         let tags =
             1 << self.rng.below(TAGS) | u32::from(self.rng.one_in(2)) << self.rng.below(TAGS);
-        // Few live so shortly that they expire under way.
+        // Few values live briefly enough to expire in flight.
         let ttl = if self.rng.one_in(5) {
             Duration::from_millis(30 + self.rng.below(300) as u64)
         } else {
@@ -201,7 +202,8 @@ impl Worker {
         let alone = self.lonely() != before;
         let done = loaded.is_ok();
         if ran > 0 || !done {
-            // Whether this value was stored or refused, others' reads show. If it was, it was before this ended.
+            // Reads by others show whether this value was stored or refused. If it was stored, that was before this
+            // ended.
             let event = Event::Load {
                 key,
                 value,
@@ -222,8 +224,8 @@ impl Worker {
         }
     }
 
-    /// Some loads take so long that their tags are invalidated meanwhile, few so long that their lease has to be renewed,
-    /// perhaps by a server that did not grant it.
+    /// Some loads take long enough for their tags to be invalidated meanwhile, a few long enough for their lease to be
+    /// renewed, perhaps by a server that did not grant it.
     fn load_takes(&mut self) -> Duration {
         Duration::from_millis(if self.task.without == Without::Leases {
             300
@@ -236,7 +238,7 @@ impl Worker {
         })
     }
 
-    /// Counts of what makes a process load without knowing of others.
+    /// Counts of events that make a process load without knowing of others.
     fn lonely(&self) -> u64 {
         let stats = self.cache.stats();
         stats.loads_unstored + stats.server_errors + stats.connections_lost + stats.set_failures

@@ -1,4 +1,4 @@
-//! Times in which a process did not get to run, because the machine was busy with others.
+//! Times in which a process did not get to run, because the machine was busy with other work.
 
 use std::collections::HashMap;
 use std::fs::{read_dir, read_to_string};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::{STOP, Task};
 use crate::log::{Event, Record, Span, Time, now};
 
-/// Shorter ones are what any machine has.
+/// Shorter stalls occur on any machine.
 const STALL: Time = 90_000_000;
 
-/// Notes them until the process is told to stop.
+/// Notes stalls until `stop` is set.
 pub(super) fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     const PAUSE: Duration = Duration::from_millis(10);
     let parent = std::os::unix::process::parent_id();
@@ -20,7 +20,7 @@ pub(super) fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     let mut last = now();
     while !task.dir.join(STOP).exists() {
         if std::os::unix::process::parent_id() != parent {
-            // Nobody is left who wants to know.
+            // The parent has ended.
             std::process::exit(1);
         }
         std::thread::sleep(PAUSE);
@@ -46,7 +46,7 @@ pub(super) fn watch(task: &Task, stop: &AtomicBool) -> Vec<Record> {
     stalls
 }
 
-/// How long each thread of this process has waited for a core, as the system counts it; nothing where it does not.
+/// How long each thread of this process has waited for a core, as the system counts it; empty where it does not.
 #[derive(Default)]
 struct Waits(HashMap<std::ffi::OsString, Time>);
 

@@ -1,4 +1,4 @@
-//! What is in the index: numbers, sizes, one tag, all tags. Nothing here counts what is gone.
+//! Figures of the index: numbers, sizes, one tag, all tags. Gone entries are not counted, except where noted.
 
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
@@ -13,7 +13,7 @@ use crate::engine::slots::Slot;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TagFigures {
     pub(crate) entries: u64,
-    /// What they cost.
+    /// Their cost.
     pub(crate) bytes: u64,
 }
 
@@ -40,7 +40,7 @@ impl<E: Copy + PartialEq> Index<E> {
         self.find(tag).is_some()
     }
 
-    /// What these slots' entries cost. O(slots).
+    /// The cost of the entries in these slots. O(slots).
     pub(super) fn bytes_of(&self, ids: &RoaringBitmap) -> u64 {
         if ids.len() == self.slots.len() as u64 {
             return self.bytes;
@@ -84,8 +84,8 @@ impl<E: Copy + PartialEq> Index<E> {
         TagFigures { entries, bytes }
     }
 
-    /// Visits the tags that visible entries carry, from a number on, `limit` numbers at most; returns where to go on,
-    /// `None` at the end.
+    /// Visits the tags that visible entries carry, from a number on, up to `limit` numbers. Returns the number to
+    /// continue from, `None` at the end.
     pub(crate) fn visit_tags(
         &self,
         from: u32,
@@ -100,8 +100,8 @@ impl<E: Copy + PartialEq> Index<E> {
         })
     }
 
-    /// Visits the entries of a page of slots that have more hits than that, gone ones included; returns the next page, `None` at
-    /// the end.
+    /// Visits the entries of a page of slots that have more than `least` hits, gone ones included. Returns the next
+    /// page, `None` at the end.
     pub(crate) fn visit_hits(
         &mut self,
         page: usize,
@@ -114,8 +114,8 @@ impl<E: Copy + PartialEq> Index<E> {
         ((page + 1) * PAGE < self.slots.pages.end() as usize).then_some(page + 1)
     }
 
-    /// Visits up to `count` entries of a tag from `cursor` on, gone ones included, and returns the next cursor: 0
-    /// starts and ends.
+    /// Visits up to `count` entries of a tag from `cursor` on, gone ones included, and returns the next cursor. Cursor
+    /// 0 starts and ends a scan.
     ///
     /// An entry that carries the tag during the whole scan is visited at least once, whatever else changes meanwhile:
     /// slots are visited upwards, and an entry keeps its slot or moves upwards.
@@ -143,7 +143,7 @@ impl<E: Copy + PartialEq> Index<E> {
         0
     }
 
-    /// The entries of a tag, gone ones included; none if there are more than that. O(those).
+    /// The entries of a tag, gone ones included; none if there are more than `most`. O(entries returned).
     pub(crate) fn few_of_tag(&self, tag: &[u8], most: u64) -> SmallVec<[Slot; 16]> {
         let list = self.find(tag).map(|list| &self.lists.get(list).ids);
         let few = list.filter(|ids| u64::from(ids.len()) <= most);

@@ -1,8 +1,8 @@
-//! Which lists are *hollow*: all of their entries are gone. So the number of tags that visible entries carry is known
-//! while memory is not back, without a look at all tags at each question.
+//! *Hollow* lists: all of their entries are gone. They give the number of tags that visible entries carry while memory
+//! is not reclaimed yet, without a look at all tags for each query.
 //!
-//! An invalidation does not touch the lists of the entries that it drops. They are looked at when the number is asked for,
-//! once.
+//! An invalidation does not touch the lists of the entries that it drops. They are checked once, when the number is
+//! requested.
 
 use roaring::RoaringBitmap;
 
@@ -10,14 +10,14 @@ use super::Index;
 use crate::engine::marks::bytes_of;
 use crate::engine::slots::Slot;
 
-/// What is known of hollow lists while entries are gone; empty otherwise.
+/// The hollow lists that are known while entries are gone; empty otherwise.
 #[derive(Debug, Default)]
 pub(super) struct Hollow {
     /// Lists that are hollow.
     pub(super) lists: RoaringBitmap,
-    /// Lists that may be: an entry left them while some were gone, and others stand in them.
+    /// Lists that may be hollow: an entry left them while some were gone, and other entries remain.
     pub(super) doubtful: RoaringBitmap,
-    /// Slots of gone entries of which each list may be.
+    /// Slots of gone entries, each of whose lists may be hollow.
     pub(super) unseen: RoaringBitmap,
 }
 
@@ -28,7 +28,8 @@ impl Hollow {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Tags that at least one visible entry carries; those that [`Index::look_for_hollow`] has yet to look at as well. O(1).
+    /// The number of tags that at least one visible entry carries, and of those that [`Index::look_for_hollow`] has yet
+    /// to check. O(1).
     pub(crate) fn populated_tags(&self) -> usize {
         if self.visible() == 0 {
             return 0;
@@ -36,8 +37,8 @@ impl<E: Copy + PartialEq> Index<E> {
         self.lists.pages.live() - self.hollow.lists.len() as usize
     }
 
-    /// Looks at so many lists, or at those of so many entries, among those of the entries that became gone, or left, since the
-    /// last look, or among all lists if these are fewer. Whether [`Index::populated_tags`] is exact.
+    /// Checks up to `most` lists, or the lists of up to `most` entries, for entries that became gone, or left, since
+    /// the last check; or all lists if these are fewer. True if [`Index::populated_tags`] is exact now.
     pub(crate) fn look_for_hollow(&mut self, most: u64) -> bool {
         let Hollow {
             lists,
@@ -45,7 +46,7 @@ impl<E: Copy + PartialEq> Index<E> {
             unseen,
         } = &mut self.hollow;
         if self.slots.len() as u64 == self.gone.len() {
-            return true; // Nothing is visible, so neither is a tag.
+            return true; // Nothing is visible, so no tag is.
         }
         if unseen.len() >= self.lists.pages.live() as u64 {
             *doubtful = self.lists.pages.to_bitmap();

@@ -1,4 +1,4 @@
-//! Invalidating, hard and soft, and giving back what became gone.
+//! Hard and soft invalidation, and reclaiming.
 //!
 //! Each takes set operations on bitmaps, 64 entries at a time: some dozens of microseconds for a million entries.
 
@@ -10,19 +10,19 @@ use super::{Effect, Index, Step};
 use crate::engine::slots::Slot;
 use crate::record::Softness;
 
-/// Up to this many that became gone together are reclaimed before others.
+/// Up to this many entries that became gone together are reclaimed before others.
 const FIRST: u64 = 1_024;
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Makes the entries of these tags gone or stale, and returns how many (entry, tag) pairs that are. A tag that is
-    /// given twice counts once.
+    /// Makes the entries of these tags gone or stale, and returns the number of (entry, tag) pairs. A tag that is given
+    /// twice counts once.
     pub(crate) fn invalidate(&mut self, tags: &[&[u8]], effect: Effect, now_ms: u64) -> u64 {
         let softness = Softness::since(now_ms);
         self.settle(effect, softness, |index| index.union(tags));
         let mut pairs = 0;
         let mut dropped = RoaringBitmap::new();
         let mut seen = RoaringBitmap::new();
-        // Of one tag, of whose entries none is gone, it is known what they cost.
+        // The cost is known if there is one tag, and none of its entries is gone.
         let mut cost = None;
         for list in tags.iter().filter_map(|tag| self.find(tag)) {
             if !seen.insert(list) {
@@ -61,8 +61,9 @@ impl<E: Copy + PartialEq> Index<E> {
         dropped
     }
 
-    /// Of the entries that an invalidation names, each node knows from then on that they are gone: also of those that only this
-    /// one refused. Those that became stale elsewhere are so here if they are accepted after all.
+    /// Ends the doubt about entries that an invalidation names: every node knows now that they are gone, also those
+    /// that only this node refused. Entries that became stale elsewhere become stale here, in case they are accepted
+    /// after all.
     pub(super) fn settle(
         &mut self,
         effect: Effect,
@@ -81,14 +82,14 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted -= named;
     }
 
-    /// Makes visible entries stale, those without a grace gone.
+    /// Makes visible entries stale, or gone if they have no grace.
     pub(super) fn soften_all(&mut self, visible: RoaringBitmap, softness: Softness) {
         let graced = &self.marks.graced & &visible;
         self.drop_all(visible - &graced, None);
         self.marks.soften(graced, softness);
     }
 
-    /// Makes visible entries gone. O(entries / 64) where it is known what they cost, else O(entries).
+    /// Makes visible entries gone. O(entries / 64) if their `cost` is given, else O(entries).
     pub(super) fn drop_all(&mut self, visible: RoaringBitmap, cost: Option<u64>) {
         self.gone_bytes += cost.unwrap_or_else(|| self.bytes_of(&visible));
         self.hollow.unseen |= &visible;
@@ -113,8 +114,8 @@ impl<E: Copy + PartialEq> Index<E> {
         self.marks.doubted.remove(slot.0);
     }
 
-    /// From here on this node decides: makes the entries gone that are in doubt, and returns these and those that were gone.
-    /// O(entries). [`Index::reclaim_step`] names entries whose grace is over once more.
+    /// From here on this node decides: makes the doubted entries gone and returns them, also those that were gone
+    /// already. O(entries). [`Index::reclaim_step`] names entries whose grace is over once more.
     pub(crate) fn begin_to_decide(&mut self) -> Vec<Slot> {
         self.marks.look_again();
         let doubted = std::mem::take(&mut self.marks.doubted);
@@ -122,7 +123,7 @@ impl<E: Copy + PartialEq> Index<E> {
         doubted.iter().map(Slot).collect()
     }
 
-    /// Whether entries wait to be reclaimed. While not, every indexed entry is visible.
+    /// Whether entries wait to be reclaimed. If not, every indexed entry is visible.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.gone.is_empty() || self.has_orphans
     }
@@ -132,9 +133,10 @@ impl<E: Copy + PartialEq> Index<E> {
         self.has_backlog() || self.marks.has_due(now_ms)
     }
 
-    /// Without those in doubt, and those of other nodes if these are held. O(1), O(entries / 64) where many such come first.
+    /// The next step of reclaiming. Leaves out doubted entries, and foreign ones if `holds_foreign`. O(1),
+    /// O(entries / 64) where many of those come first.
     pub(crate) fn reclaim_step(&mut self, now_ms: u64, holds_foreign: bool) -> Step {
-        /// So many that are held are passed over one by one.
+        /// Up to this many such entries are skipped one by one.
         const FEW: usize = 64;
         let (foreign, doubted) = (&self.marks.foreign, &self.marks.doubted);
         let is_free = |&id: &u32| !(doubted.contains(id) || holds_foreign && foreign.contains(id));
@@ -143,7 +145,7 @@ impl<E: Copy + PartialEq> Index<E> {
                 return Step::Gone(Slot(id));
             }
         }
-        // From where the last one was found, so that no look begins at words that are empty already.
+        // Starts where the last one was found, so that no search begins at words that are empty already.
         let from = self.reclaim_from;
         let next = self.gone.range(from..).take(FEW).find(is_free);
         let next = next.or_else(|| {
@@ -163,7 +165,7 @@ impl<E: Copy + PartialEq> Index<E> {
         softened.map_or(Step::Idle, Step::Softened)
     }
 
-    /// All entries were stamped by another clock than what is written from now on. O(slots / 64).
+    /// Marks all entries as stamped by another clock than that of later writes. O(slots / 64).
     pub(crate) fn set_all_foreign(&mut self) {
         self.marks.foreign = self.slots.pages.to_bitmap();
     }

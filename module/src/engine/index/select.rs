@@ -6,8 +6,8 @@ use super::Index;
 use crate::engine::ids::Ids;
 use crate::record::Softness;
 
-/// Which entries are meant: those that carry all of these tags, at least one of those, none of these. A clause that is
-/// `None` says nothing.
+/// Selects the entries that carry all tags of `all`, at least one of `any` and none of `none`. A clause that is `None`
+/// is ignored.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Condition<'t> {
     pub(crate) all: Option<&'t [&'t [u8]]>,
@@ -15,7 +15,7 @@ pub(crate) struct Condition<'t> {
     pub(crate) none: Option<&'t [&'t [u8]]>,
 }
 
-/// What becomes of entries that are invalidated.
+/// The effect of an invalidation on its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     Gone,
@@ -24,7 +24,7 @@ pub(crate) enum Effect {
 }
 
 impl<E: Copy + PartialEq> Index<E> {
-    /// Makes the entries that a condition selects gone or stale, and returns how many they are.
+    /// Makes the entries that a condition selects gone or stale, and returns their number.
     ///
     /// O(tags given + slots / 64): bitmaps are intersected and united word by word.
     pub(crate) fn invalidate_where(
@@ -71,7 +71,7 @@ impl<E: Copy + PartialEq> Index<E> {
         union
     }
 
-    /// Starts with the smallest, so that the work is in proportion to it.
+    /// Starts with the smallest set, so that the work is in proportion to it.
     fn intersection(&self, tags: &[&[u8]]) -> RoaringBitmap {
         let mut sets: Vec<&Ids> = self.known(tags).collect();
         if sets.len() < tags.len() {

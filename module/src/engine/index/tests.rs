@@ -8,7 +8,7 @@ use super::{Condition, Effect, Facts, Freshness, Incoming, Index, Step, TagFigur
 use crate::engine::slots::{Slot, UNIT};
 use crate::record::Softness;
 
-/// Tags of the tests: few, so that they meet.
+/// Tags of the tests: few, so that entries share them.
 const TAGS: [&[u8]; 12] = [
     b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h", b"i", b"j", b"k\0\xff", b"a b\r\n",
 ];
@@ -35,7 +35,7 @@ enum Op {
         tags: Vec<u8>,
         effect: Effect,
     },
-    /// As an entry that arrives too late.
+    /// Like an entry that arrives too late.
     Gone {
         key: u8,
     },
@@ -56,14 +56,14 @@ enum Op {
     Moved {
         key: u8,
     },
-    /// As RESTORE … REPLACE: the entry leaves, and another comes under its key, perhaps stale, perhaps of another node.
+    /// Like RESTORE … REPLACE: the entry leaves, and another replaces it, perhaps stale, perhaps of another node.
     Restore {
         key: u8,
         tags: Vec<u8>,
         stale_for_ms: Option<u32>,
         foreign: bool,
     },
-    /// One visible entry is gone, as one that is found to be older than an invalidation.
+    /// One visible entry becomes gone, like one that is found to be older than an invalidation.
     Condemn {
         key: u8,
     },
@@ -71,7 +71,7 @@ enum Op {
         key: u8,
         more: u8,
     },
-    /// Soft invalidations in a row, each with a time and a limit of its own: more than are kept apart.
+    /// Soft invalidations in a row, each with its own time and limit: more than are kept apart.
     Soften {
         times: u8,
         tag: u8,
@@ -132,11 +132,11 @@ struct Seen {
     hits: u32,
     grace: bool,
     foreign: bool,
-    /// When the grace of a stale entry ends.
+    /// The end of a stale entry's grace.
     soft_ends_ms: Option<u64>,
 }
 
-/// The grace of those that have one.
+/// The grace of entries that have one.
 const GRACE_MS: u64 = 20_000;
 
 impl Seen {
@@ -147,7 +147,7 @@ impl Seen {
             && !none.is_some_and(|none| none.iter().any(has))
     }
 
-    /// Whether it stays visible, stale, after a soft invalidation with this limit.
+    /// Whether the entry stays visible, as stale, after a soft invalidation with this limit.
     fn soften(&mut self, now_ms: u64, limit_ms: u64) -> bool {
         let ends_ms = self.soft_ends_ms.unwrap_or(now_ms + GRACE_MS);
         self.soft_ends_ms = Some(ends_ms.min(now_ms.saturating_add(limit_ms)));
@@ -155,7 +155,7 @@ impl Seen {
     }
 }
 
-/// A handle as the module has them: an identity, with the key and the cost found through it.
+/// A handle like the module's: an identity, through which the key and the cost are found.
 type Handle = u64;
 
 #[derive(Default)]
@@ -165,7 +165,7 @@ struct Harness {
     next_handle: Handle,
     /// Every entry in the index, gone or not: key, cost, slot.
     stored: HashMap<Handle, (u8, u64, Slot)>,
-    /// What the model says can be seen.
+    /// The entries that are visible in the model.
     visible: BTreeMap<u8, Seen>,
     /// The handle that the keyspace holds under a key, gone or not.
     keyspace: HashMap<u8, Handle>,
@@ -209,7 +209,7 @@ impl Harness {
         self.see(key, handle, tags, (bytes, slot), hits, grace);
     }
 
-    /// Writes down in the model what the index was told.
+    /// Applies the same change to the model.
     fn see(
         &mut self,
         key: u8,
@@ -402,7 +402,7 @@ impl Harness {
                 limit_ms,
             } => {
                 for i in 0..*times {
-                    // Each reaches some entry that is fresh, so that it has a mark of its own.
+                    // Each reaches some fresh entry, so that it has its own mark.
                     self.set(i % 40, &[*tag], UNIT, true);
                     self.now_ms += 1 + u64::from(i % 7);
                     let limit_ms = u64::from(*limit_ms) + u64::from(i) * 100;
@@ -418,7 +418,7 @@ impl Harness {
                     since_ms: self.now_ms,
                     limit_ms: u64::from(*limit_ms),
                 };
-                // Of one that is fresh there is nothing to say.
+                // A limit applies only to a stale entry.
                 if self.index.marks.softness(slot).is_some() {
                     let incoming = Incoming {
                         entry: seen.handle,
@@ -460,7 +460,7 @@ impl Harness {
         if let Step::Softened(softened) = step {
             let softness = self.index.marks.softness(softened.slot);
             assert_eq!(softness, Some(softened.softness));
-            // As the module does: one whose grace is over leaves, of another it tells when that will be.
+            // As in the module: an entry whose grace is over leaves; for another, the end of its grace is noted.
             let over_ms = softened.softness.ends_ms_for(GRACE_MS);
             if over_ms > self.now_ms {
                 self.index.marks.ends(softened, over_ms);
@@ -619,7 +619,7 @@ pub(in crate::engine) fn plain<'t>(entry: Handle, tags: &'t [&'t [u8]]) -> Incom
     }
 }
 
-/// How many histories: few under Miri, `TAGCACHE_FUZZ_CASES` in a long run.
+/// The number of histories: few under Miri, `TAGCACHE_FUZZ_CASES` in a long run.
 pub(in crate::engine) fn cases(short: u32) -> u32 {
     if cfg!(miri) {
         return 2;
@@ -637,7 +637,7 @@ proptest! {
             harness.apply(op);
             harness.check();
         }
-        // Whatever happened, everything can be given back, and what is stale leaves once its grace is over.
+        // Whatever happened, everything can be reclaimed, and stale entries leave once their grace is over.
         while harness.reclaim() != Step::Idle {}
         harness.now_ms += GRACE_MS;
         for _ in 0..20 {
@@ -655,7 +655,7 @@ proptest! {
         prop_assert_eq!(harness.index.populated_tags(), 0);
     }
 
-    /// SCAN's guarantee under churn: what carries the tag from the first call to the last is returned.
+    /// SCAN's guarantee under churn: an entry that carries the tag from the first call to the last is returned.
     #[test]
     fn a_scan_returns_every_entry_that_stays(
         stay in 1_usize..if cfg!(miri) { 10 } else { 60 },
@@ -681,7 +681,7 @@ proptest! {
                     slots.insert(next, index.insert(plain(next, &[b"t"])));
                     next += 1;
                 } else if which < stay {
-                    // Overwritten, with other tags beside the one that is scanned.
+                    // Overwritten, with other tags besides the scanned one.
                     let tags: &[&[u8]] = match tags { 0 => &[b"t"], 1 => &[b"x", b"t"], 2 => &[b"t", b"y", b"z"], _ => &[b"z", b"t"] };
                     let handle = which as u64;
                     let slot = index.replace(slots[&handle], plain(handle, tags));
@@ -886,7 +886,7 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
     assert_eq!(index.reclaim_step(0, false), Step::Idle);
     assert_eq!(index.begin_to_decide(), [slot]);
     assert_eq!(index.reclaim_step(0, false), Step::Gone(slot));
-    // Gone already or not, all nodes drop it.
+    // All nodes drop the entry, whether it is gone already or not.
     let tags: &[&[u8]] = &[b"t"];
     let condition = Condition {
         all: Some(tags),
@@ -906,7 +906,7 @@ fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
         index.remove(slot);
         assert_eq!(index.insert(plain(2, tags)), slot);
     }
-    // A stale one is not gone where it was not refused.
+    // A stale entry is not gone on nodes that did not refuse it.
     let mut graced = plain(3, tags);
     (graced.has_grace, graced.facts.is_gone) = (true, true);
     graced.facts.is_doubted = true;

@@ -1,4 +1,4 @@
-//! Leases: against a naive model, and every order of a few events against what leases are for.
+//! Leases against a naive model, and every order of a few events against the guarantees of leases.
 
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ fn leases_from(seed: u64) -> Leases {
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
 
-/// A lease that somebody asks for: by which connection, for how long, with a token of its own or without.
+/// A request for a lease: its connection, its duration, with a chosen token or without.
 type Wish = (Client, Ask);
 
 #[derive(Debug, Clone)]
@@ -127,14 +127,14 @@ struct Held {
     holder: Client,
 }
 
-/// What is true of one key.
+/// The expected state of one key.
 #[derive(Debug, Default)]
 struct Key {
     /// The last lease, unless it is over.
     lease: Option<Held>,
-    /// When it was over, while callers wait who were not served.
+    /// The time of its end, while callers that were not served wait.
     over: u64,
-    /// Tokens of leases that are over, and until when they cannot be granted.
+    /// Tokens of leases that are over, and the time until which they cannot be granted.
     used: Vec<(Token, u64)>,
     line: Vec<(Waiter, Client, Option<Ask>)>,
 }
@@ -176,7 +176,7 @@ impl Model {
         key.over = now;
     }
 
-    /// What asking must give, done to the model; 0 stands for a token that the server chooses.
+    /// Asks in the model and returns the expected token; 0 stands for a token that the server chooses.
     fn ask(&mut self, key: usize, (client, ask): Wish) -> Option<Token> {
         let ends = self.now + ask.ms.min(80);
         if let Some(lease) = &mut self.keys[key].lease
@@ -198,7 +198,7 @@ impl Model {
         Some(ask.token.unwrap_or(0))
     }
 
-    /// Asks the model, and holds against it what was granted.
+    /// Asks the model, and compares it with the token that was granted.
     fn granted(&mut self, key: usize, wish: Wish, token: Option<Token>) {
         let expected = self.ask(key, wish);
         match (expected, token) {
@@ -229,7 +229,7 @@ impl Model {
         })
     }
 
-    /// The first that waits and may be given a lease gets one.
+    /// The first waiter that may be given a lease gets one.
     fn pass_on(&mut self, key: usize) {
         let released = self.leases.pass_on(KEYS[key], self.terms());
         let line = std::mem::take(&mut self.keys[key].line);
@@ -245,7 +245,7 @@ impl Model {
             self.granted(key, (client, ask.expect("it wants one")), released[0].1);
         } else {
             let all: Vec<_> = line.iter().map(|&(waiter, ..)| (waiter, None)).collect();
-            // Nobody waits any more; the lease that ran out may still be used.
+            // No caller waits any more; the lease that ran out may still be used.
             assert_eq!(released, all);
         }
     }
@@ -418,7 +418,7 @@ proptest! {
     }
 }
 
-/// Asks for a lease of a key for a minute, by a connection of its own.
+/// Asks for a lease of a key for a minute, from a connection of its own.
 fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<Token> {
     let terms = Terms {
         clock: 0,
@@ -444,7 +444,7 @@ fn leases_are_bounded_in_bytes_and_those_over_go_first() {
     assert_eq!(count, MOST.bytes / (500_004 + 384));
     assert!(leases.used().bytes <= MOST.bytes);
     assert_eq!(ask_for(&mut leases, &key(500), 59_999, MOST), None);
-    // They have run out: there is room again, although they are remembered.
+    // The leases have run out: there is room again, although they are remembered.
     assert_ne!(ask_for(&mut leases, &key(500), 60_000, MOST), None);
     assert_eq!(leases.used().leases, count);
     leases.validate();
@@ -480,13 +480,13 @@ fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
     };
     assert_eq!(ask(&mut leases, Some(7), 1, 0), Some(7));
     assert_eq!(ask(&mut leases, Some(8), 2, 0), None);
-    // While it runs, and when it has run out but nobody took it over.
+    // While it runs, and when it has run out but no caller took it over.
     for now_ms in [5, 500] {
         assert_eq!(ask(&mut leases, Some(7), 2, now_ms), Some(7));
         assert_eq!(leases.granted_at(b"key", 7), Some(1));
         assert!(leases.is_held(b"key", now_ms + 9));
     }
-    // Over, in whichever way: it is not granted again.
+    // However a lease ended, its token is not granted again.
     let issued = ask(&mut leases, None, 3, 1_000).expect("it ran out");
     leases.end(b"key", 1_000);
     for used in [7, issued] {
@@ -498,12 +498,12 @@ fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
 /// What can happen around one key with one tag, with two clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
-    /// The client asks for the lease and, if it gets it, reads the database. The second one chooses its token, and keeps
-    /// it until it wrote or gave up; what it read under it first is what it will write.
+    /// The client asks for the lease and, if it gets it, reads the database. The second client chooses its token, and
+    /// keeps it until it wrote or gave up; it will write the value that it read first under this token.
     Fetch(usize),
-    /// It writes what it read.
+    /// The client writes the value that it read.
     Set(usize),
-    /// It gives up.
+    /// The client gives up.
     Release(usize),
     /// The database changes; then the tag is invalidated.
     Invalidate,
@@ -532,21 +532,21 @@ const EVENTS: [Event; 12] = [
     Event::Wait,
 ];
 
-/// One server, and what is true of the database behind it.
+/// One server, and the true state of the database behind it.
 #[derive(Default)]
 struct World {
     cache: Database<u64>,
     now: u64,
-    /// What the database holds.
+    /// The version that the database holds.
     version: u64,
-    /// What each client read, and under which lease.
+    /// The version that each client read, and its lease.
     read: [Option<(u64, Token)>; 2],
-    /// What is cached, while it can be seen as fresh.
+    /// The version that is cached, while it is visible as fresh.
     cached: Option<u64>,
     slot: Option<crate::engine::Slot>,
     /// How many tokens the second client has used.
     chosen: Token,
-    /// The last lease, while nothing happened that ends it: what was read under it may be written.
+    /// The last lease, while nothing happened that ends it: a value that was read under it may be written.
     good: Option<Token>,
 }
 
@@ -659,7 +659,7 @@ impl World {
     }
 }
 
-/// Every order of up to so many events is tried.
+/// Every order of up to this many events is tried.
 const LENGTH: u32 = if cfg!(miri) { 2 } else { 5 };
 
 #[test]
@@ -739,7 +739,7 @@ fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
         ask(&mut leases)
     };
     assert_eq!(grant(Some(7)), Some(7));
-    // It settles no lease but its own.
+    // The holder settles no lease but its own.
     assert_eq!([grant(None), grant(Some(8))], [None, None]);
 }
 
@@ -784,7 +784,7 @@ fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
             leases.end(&n.to_be_bytes(), 0);
             let (len, after) = (leases.by_key.len(), leases.by_key.capacity());
             let is_smaller = after + 1 < before;
-            // The place that was left may count as room, or not.
+            // The place that was freed may or may not count as capacity.
             if before <= 64 || len * 8 >= before {
                 assert!(!is_smaller, "{len} left");
             } else if len * 8 < before - 1 {
@@ -828,7 +828,7 @@ fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
     leases.end(b"key", 0);
     let current = Some(8);
     assert_eq!(leases.ask(b"key", 1, ask(current), terms(0)), current);
-    // One whose token was used up, the holder itself once more, and one with a token of its own.
+    // A waiter whose token was used up, the holder itself once more, and a waiter with its own token.
     let own = Some(9);
     for (waiter, token) in [(11, chosen), (12, current), (13, own)] {
         let caller = Caller {

@@ -9,8 +9,8 @@ use super::{
 };
 
 impl Leases {
-    /// What a waiter is answered now that its key was written. If the value is gone or stale by now and nobody loads
-    /// the key, it is the next, or the first behind it that wants to load. O(its place in the line).
+    /// The reply to a waiter after its key was written. If the value is already gone or stale and nobody loads the key,
+    /// this waiter is next, or the first behind it that wants to load. O(its place in the line).
     pub(crate) fn serve(
         &mut self,
         key: &[u8],
@@ -44,8 +44,8 @@ impl Leases {
         }
     }
 
-    /// Adds a caller that waits for the holder of the key's lease. O(log leases). Returns the key as it is stored, or
-    /// `None`, and nothing is done, where nobody holds a lease or there is no room.
+    /// Adds a caller that waits for the holder of the key's lease, and returns the key as it is stored. If nobody holds
+    /// a lease or there is no room, does nothing and returns `None`. O(log leases).
     pub(crate) fn wait(
         &mut self,
         key: &[u8],
@@ -63,7 +63,7 @@ impl Leases {
             .map(|(key, _)| Rc::clone(key))
     }
 
-    /// Forgets a caller that waits no longer. O(its place in the line).
+    /// Forgets a caller that no longer waits. O(its place in the line).
     pub(crate) fn leave(&mut self, key: &[u8], waiter: Waiter) {
         let Some(lease) = self.by_key.get(key) else {
             return;
@@ -91,7 +91,7 @@ impl Leases {
         self.waiters(key).next().is_some()
     }
 
-    /// Whether it may be given the lease.
+    /// Whether the waiter may be given the lease.
     fn wants_lease(&self, lease: &Lease, waiting: Waiting) -> bool {
         waiting.caller.ask.is_some_and(|ask| {
             ask.token
@@ -105,8 +105,8 @@ impl Leases {
         line.find(|&waiting| self.wants_lease(lease, waiting))
     }
 
-    /// Where nobody holds the lease of a key but callers wait for it: the first of them that asked for a lease gets it,
-    /// and the others go on waiting, for that one. If none of them asked for one, they all wait for nothing. O(waiters)
+    /// If nobody holds the lease of a key but callers wait for it, the first of them that asked for a lease gets it,
+    /// and the others wait for that one. If none asked for a lease, all of them stop waiting. O(waiters).
     pub(crate) fn pass_on(&mut self, key: &[u8], terms: Terms) -> Vec<Released> {
         let Some(lease) = self.by_key.get(key) else {
             return Vec::new();
@@ -133,8 +133,8 @@ impl Leases {
         released
     }
 
-    /// The next lease to run out that callers wait for, when that is and its key; in the past where one is over and they were
-    /// not served yet: then it is to be passed on.
+    /// The next lease to end that callers wait for: its end and its key. The end lies in the past if the lease is over
+    /// and its callers were not served yet: then it is to be passed on.
     pub(crate) fn next_due(&self) -> Option<&(u64, Key)> {
         self.rows.awaited.first()
     }
