@@ -152,7 +152,7 @@ impl<E: Copy + Default + PartialEq> Database<E> {
     /// This node's own clock was set back: what lasts for a time lasts no longer by that.
     pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
         self.history.bound_spans(from_ms, now_ms);
-        self.index.marks.bound(now_ms);
+        self.index.marks.bound(from_ms, now_ms);
     }
 
     /// Whether there is a clock reading, or a memory of tags, to be saved.

@@ -143,15 +143,20 @@ impl Past {
         }
     }
 
-    /// Bounds what lasts for a time by the present, after this node's clock was set back from a time: a hold, and a limit,
-    /// keep what was left of them.
+    /// Bounds what lasts for a time by the present, after this node's clock was set back from a time: a hold, a limit, and a
+    /// grace keep what was left of them.
     fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
-        self.softened_ms = now_ms.min(self.softened_ms);
+        self.softened_ms = as_long_ago(self.softened_ms, from_ms, now_ms);
         for ends_ms in [&mut self.held_until_ms, &mut self.soft_ends_ms] {
             let left_ms = ends_ms.saturating_sub(from_ms);
             *ends_ms = now_ms.saturating_add(left_ms).min(*ends_ms);
         }
     }
+}
+
+/// What is now as long ago as a time was before the clock was set back: what ended stays over.
+pub(super) const fn as_long_ago(at_ms: u64, from_ms: u64, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(from_ms.saturating_sub(at_ms))
 }
 
 /// The earlier of two times, of which 0 is none.
