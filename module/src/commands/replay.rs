@@ -50,8 +50,9 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     } else if words[0].eq_ignore_ascii_case(b"SELECTED") {
         cursor.end()?;
-        let db = ctx.db();
-        state::with(|state| state.selected = Some(db));
+        // Of a client the filter has seen the COPY itself, and another one's may come in between.
+        let db = Some(ctx.db()).filter(|_| ctx.is_replay());
+        state::with(|state| state.selected = db);
     } else if words[0].eq_ignore_ascii_case(b"SLOT") {
         let at_ms = cursor.next_in(0..=MAX_TIME_MS)?;
         let (command, _key, node) = (cursor.next()?, cursor.next()?, cursor.next()?);

@@ -152,7 +152,7 @@ impl<E: Copy + Default + PartialEq> Database<E> {
     /// To be called when this node's own clock was set back: spans of time do not become longer by that.
     pub(crate) fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
         self.history.bound_spans(from_ms, now_ms);
-        self.index.marks.bound(now_ms);
+        self.index.marks.bound(from_ms, now_ms);
     }
 
     /// Whether there is a clock, or a history of tags, to be saved.

@@ -137,15 +137,20 @@ impl Past {
         }
     }
 
-    /// Bounds spans of time by the present, after this node's clock was set back from `from_ms`: a hold and a limit
-    /// keep the time that was left of them.
+    /// Bounds spans of time by the present, after this node's clock was set back from `from_ms`: a hold, a limit and a
+    /// grace keep the time that was left of them.
     fn bound_spans(&mut self, from_ms: u64, now_ms: u64) {
-        self.softened_ms = now_ms.min(self.softened_ms);
+        self.softened_ms = as_long_ago(self.softened_ms, from_ms, now_ms);
         for ends_ms in [&mut self.held_until_ms, &mut self.soft_ends_ms] {
             let left_ms = ends_ms.saturating_sub(from_ms);
             *ends_ms = now_ms.saturating_add(left_ms).min(*ends_ms);
         }
     }
+}
+
+/// The time that now is as long ago as `at_ms` was before the clock was set back: spans that are over stay over.
+pub(super) const fn as_long_ago(at_ms: u64, from_ms: u64, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(from_ms.saturating_sub(at_ms))
 }
 
 /// The earlier of two times; 0 means no time.

@@ -7,6 +7,7 @@
 
 use roaring::RoaringBitmap;
 
+use super::history::as_long_ago;
 use super::slots::Slot;
 use crate::record::Softness;
 
@@ -205,15 +206,13 @@ impl Marks {
         self.unnamed = RoaringBitmap::new();
     }
 
-    /// Moves the soft marks that lie ahead of the present to the present.
-    pub(super) fn bound(&mut self, now_ms: u64) {
-        let ahead = |soft: &Soft| soft.softness.since_ms <= now_ms;
-        let moved = self.soft.split_off(self.soft.partition_point(ahead));
+    /// After this clock was set back from `from_ms`: each entry has been stale for as long as before.
+    pub(super) fn bound(&mut self, from_ms: u64, now_ms: u64) {
         for Soft {
             ids, mut softness, ..
-        } in moved
+        } in std::mem::take(&mut self.soft)
         {
-            softness.since_ms = now_ms;
+            softness.since_ms = as_long_ago(softness.since_ms, from_ms, now_ms);
             self.add(ids, softness);
         }
     }

@@ -221,7 +221,7 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     let new = NewEntry::new(name, &record.parts);
     let (handle, place) = (new.handle(), db.map(|db| (db, name)));
     state::with(|state| {
-        let arriving = &mut state.transit.arriving;
+        let arriving = state.arriving();
         arriving.set(handle, record.facts, record.tags.iter(), place);
         arriving.origin = record.origin;
     });
@@ -408,6 +408,7 @@ unsafe extern "C" fn copy(
         };
         let copied = state::with(|state| {
             let (db, slot) = state.database_of(entry, u32::try_from(db).ok())?;
+            state.arriving();
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = index.facts(slot);

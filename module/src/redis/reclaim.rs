@@ -265,10 +265,8 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
         take(ctx, db, key, name);
     } else {
         drop(key);
-        let may_expire = state::index(db, |index| {
-            index.holds(slot, handle) && entry_in(index, slot).has_ttl()
-        });
-        if may_expire && ctx.is_replica() && ctx.is_cluster() {
+        let is_indexed = state::index(db, |index| index.holds(slot, handle));
+        if is_indexed && ctx.is_replica() && ctx.is_cluster() {
             hidden = Some((db, name.bytes().to_vec()));
         } else {
             remove_hidden(ctx, db, slot, handle, name);
@@ -359,11 +357,9 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
         ctx.call("DEL", &[name.bytes()]);
     }
     if is_indexed() {
-        // The keyspace does not know the entry under its name, or this is a replica in a cluster, where DEL is refused. The
-        // index must go on all the same, and the entry, where ever it is, is no longer visible, since it is not indexed.
-        if !(ctx.is_replica() && ctx.is_cluster()) {
-            log("a gone entry was not in the keyspace under its name; the index forgets it");
-        }
+        // The keyspace does not know the entry under its name. The index must go on all the same, and the entry, where ever it
+        // is, is no longer visible, since it is not indexed.
+        log("a gone entry was not in the keyspace under its name; the index forgets it");
         store::forget(db, slot, handle);
     }
     state::with(|state| state.transit.clear());

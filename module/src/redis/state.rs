@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::copies::Seen;
-use super::transit::Transit;
+use super::transit::{Passage, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
@@ -142,6 +142,16 @@ impl State {
             staged.are_distrusted = true;
             database_in(&mut staged.databases, number);
         }
+    }
+
+    /// For an entry that is about to arrive. If a client's command came between the load of a staged one and the event that
+    /// announces it, that one is searched for in the end.
+    pub(crate) fn arriving(&mut self) -> &mut Passage {
+        let overtaken = self.transit.arriving.awaited();
+        if let (Some(staged), Some(number)) = (&mut self.staged, overtaken) {
+            database_in(&mut staged.databases, number).index.has_orphans = true;
+        }
+        &mut self.transit.arriving
     }
 
     /// Gives up what is staged, and returns the indexes, to be dropped where that holds nobody up.

@@ -603,7 +603,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     });
     drop(key);
     state::with(|state| {
-        state.transit.arriving = passage; // Its buffers are used again.
+        *state.arriving() = passage; // Its buffers are used again.
         if is_refused && is_primary {
             state.refused.push((db, name.bytes().into()));
         }

@@ -60,6 +60,15 @@ impl Passage {
         }
     }
 
+    /// The database of an entry that was loaded, and was not announced yet.
+    pub(super) const fn awaited(&self) -> Option<u32> {
+        if self.entry.is_some() {
+            self.place
+        } else {
+            None
+        }
+    }
+
     pub(crate) fn tags(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {

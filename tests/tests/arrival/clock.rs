@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tagcache_tests::clock::Clock;
-use tagcache_tests::fetch::{Waiter, wait_for_waiters};
+use tagcache_tests::fetch::{Waiter, fetched, wait_for_waiters};
 use tagcache_tests::look::{assert_index_agrees, wait_reclaimed, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
@@ -256,6 +256,37 @@ fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
         wait_until("the grace is over", DEADLINE, || {
             judged(&mut other, &["key"]) == ["MISS"]
         });
+    });
+}
+
+/// An entry that is looked at late has not left yet when its grace is over, nor has one that is judged by a tag of the reader's.
+#[test]
+fn a_clock_set_back_makes_nothing_stale_again() {
+    const MINUTE_MS: i64 = 60_000;
+    let Some(clock) = Clock::new() else { return };
+    for_all_engines(|engine| {
+        clock.shift(0);
+        let server = clock.of(Server::builder().engine(engine)).start();
+        let mut client = server.raw();
+        run!(client, "CACHE.SET first v GRACE {MINUTE_MS} TAGS 1 t");
+        run!(client, "CACHE.SET entry v GRACE 61000 TAGS 1 t");
+        run!(client, "CACHE.SET other v GRACE 61000");
+        run!(client, "CACHE.REVALIDATE t");
+        set(&clock, &mut client, MINUTE_MS + 500);
+        // With it, all of the tag were looked at, and will be some seconds later.
+        wait_until("the first one left", DEADLINE, || {
+            run!(client, "DBSIZE") == Reply::Int(2)
+        });
+        set(&clock, &mut client, MINUTE_MS + 2_000);
+        let fetches = ["CACHE.FETCH entry", "CACHE.FETCH other WITHTAGS 1 t"];
+        for shift_ms in [MINUTE_MS + 2_000, 40_000, -HOUR_MS] {
+            set(&clock, &mut client, shift_ms);
+            wait_until("the clock was looked at", DEADLINE, || {
+                fetches
+                    .iter()
+                    .all(|line| fetched(&client.call(&split(line))).is_miss())
+            });
+        }
     });
 }
 

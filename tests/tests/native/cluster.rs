@@ -439,6 +439,9 @@ fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
         let replica = node(engine);
         add_replica(&primary, &replica, &[]);
         let deadline = unix_ms(&mut client) + 1_000;
+        // The first to be reclaimed.
+        call!(client, "CACHE.SET", "native", "v", "TAGS", 1, "t");
+        call!(client, "PEXPIREAT", "native", deadline);
         let set = |n| args!["CACHE.SET", n, "v", "PXAT", deadline, "TAGS", 1, "t"];
         client.pipeline(&(0..ENTRIES).map(set).collect::<Vec<_>>());
         wait_synchronised(&primary, &replica);

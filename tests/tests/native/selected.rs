@@ -173,6 +173,21 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
     });
 }
 
+#[test]
+fn what_an_administrator_replays_moves_no_other_client() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut admin, mut client) = (server.raw(), server.raw());
+        run!(client, "SELECT {HOME}");
+        run!(client, "SET key v");
+        run!(client, "CACHE.SET entry v");
+        for key in ["key", "entry"] {
+            run!(admin, "CACHE.REPLAY SELECTED");
+            stay(&mut client, &format!("COPY {key} copy-{key}"));
+        }
+    });
+}
+
 /// A log is loaded in portions, between which the server refuses clients' commands.
 #[test]
 fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {

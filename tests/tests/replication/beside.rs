@@ -134,6 +134,30 @@ fn a_replica_serves_the_old_data_while_it_loads_the_new() {
     });
 }
 
+/// A replica that may be written to runs commands between the load of an entry and the event that announces it, now and then.
+#[test]
+fn what_is_copied_while_entries_arrive_takes_none_of_them_away() {
+    for_all_engines(|engine| {
+        if !loads_beside(engine) {
+            return;
+        }
+        let writable = Server::builder().engine(engine);
+        let writable = writable.arg("--replica-read-only", "no");
+        let (primary, replica) = loading_by(writable, engine, 300);
+        let mut client = replica.raw();
+        run!(client, "CONFIG SET key-load-delay 20");
+        let copies = vec![args!["COPY", "old7", "copied", "REPLACE"]; 20];
+        while info_text(&mut client, "async_loading") == "1" {
+            client.pipeline(&copies);
+        }
+        wait_synchronised(&primary, &replica);
+        // Until it is found, or known, whether its primary prolongs it or not.
+        wait_until("the index knows all entries", DEADLINE, || {
+            call!(client, "DBSIZE") == Reply::Int(stat(&mut client, "entries"))
+        });
+    });
+}
+
 #[test]
 fn entries_arrive_in_the_database_that_they_were_sent_from() {
     for_all_engines(|engine| {

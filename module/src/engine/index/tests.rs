@@ -437,13 +437,14 @@ impl Harness {
                 }
             }
             Op::ClockBack { ms } => {
+                let from_ms = self.now_ms;
                 self.now_ms -= u64::from(*ms);
-                self.index.marks.bound(self.now_ms);
+                self.index.marks.bound(from_ms, self.now_ms);
                 self.index.set_all_foreign();
                 for seen in self.visible.values_mut() {
                     seen.foreign = true;
-                    let latest = self.now_ms + GRACE_MS;
-                    seen.soft_ends_ms = seen.soft_ends_ms.map(|ends| ends.min(latest));
+                    let ends_ms = seen.soft_ends_ms;
+                    seen.soft_ends_ms = ends_ms.map(|ends| ends.saturating_sub(u64::from(*ms)));
                 }
             }
             _ => unreachable!("`apply` has the others"),
