@@ -14,8 +14,7 @@ mod observe;
 mod remote;
 mod worker;
 
-/// Returns the guard even if a thread panicked while it held the lock: no code under these locks can leave the data
-/// half changed.
+/// Returns the guard even if a thread panicked with it: no code under these locks can leave the data half changed.
 #[cfg(any(feature = "monitor", feature = "remote"))]
 fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex

@@ -1,5 +1,4 @@
-//! Observability: events through `tracing`, counts and times through `metrics`. Without these features the functions
-//! are empty.
+//! Observability: `tracing` events, `metrics` counts and times. Without these features the functions are empty.
 #![cfg_attr(
     not(all(feature = "tracing", feature = "metrics")),
     allow(unused_variables, clippy::missing_const_for_fn)

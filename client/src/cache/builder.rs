@@ -66,8 +66,7 @@ impl<C> CacheBuilder<C> {
         }
     }
 
-    /// The entry that [`Cache::entry`] returns: TTL, grace and time-outs that most calls share. Default: a TTL of five
-    /// minutes.
+    /// The entry that [`Cache::entry`] returns, with settings that most calls share. Default: a TTL of five minutes.
     pub fn default_entry(mut self, entry: Entry) -> Self {
         self.options.entry = entry;
         self
@@ -126,8 +125,7 @@ impl<C> CacheBuilder<C> {
     /// Keeps the entries of a server that lost older invalidations than the client remembers. A server that was started
     /// from an older dump, or promoted, is sent the invalidations of the last one to two minutes. If its clock shows
     /// that it lacks older ones as well, the default is to clear the namespace (as by [`Cache::clear`]). With this
-    /// setting it is not cleared: a warning event reports that entries may be older than an invalidation, until they
-    /// expire.
+    /// setting it is kept: a warning event reports that entries may be older than an invalidation, until they expire.
     pub fn keep_after_loss(mut self) -> Self {
         self.options.keeps_after_loss = true;
         self

@@ -233,8 +233,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    /// Runs the loader in a task of its own, because it may panic or take too long. Renews the lease meanwhile, if
-    /// there is one.
+    /// Runs the loader in a task of its own, because it may panic or take too long. Meanwhile renews the lease, if any.
     async fn call(
         &self,
         loader: impl Loader<T>,

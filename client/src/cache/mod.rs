@@ -46,7 +46,7 @@ use load::{Load, Loader};
 use options::{LONGEST_TIMEOUT, Plan};
 use tier::Stored;
 
-/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all processes
+/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that processes
 /// share.
 ///
 /// Frequently read values come from memory. When a process changes, removes or invalidates an entry, all other
@@ -57,8 +57,7 @@ use tier::Stored;
 /// The [crate's page](crate#two-tiers) has examples of the calls.
 ///
 /// Unless its documentation states otherwise, a call fails when a server fails or refuses it, when the server's module
-/// is older than the command ([`Error::ModuleTooOld`]), when a value cannot be encoded or decoded, and when a tag is
-/// empty.
+/// lacks the command ([`Error::ModuleTooOld`]), when a value cannot be encoded or decoded, and when a tag is empty.
 ///
 /// Cloning is cheap: all clones are one cache. Make all calls within a tokio runtime. The runtime in which the cache
 /// was built must live as long as the cache.
@@ -83,8 +82,7 @@ impl Cache {
     }
 }
 
-/// The future of [`Cache::get`]: always inlined, unlike an `async` block or a `poll_fn`, so a hit runs only what it
-/// needs.
+/// The future of [`Cache::get`]: always inlined, unlike an `async` block or `poll_fn`, so that a hit runs little code.
 struct Get<'a, T, C> {
     cache: &'a Cache<C>,
     key: &'a str,
@@ -380,10 +378,9 @@ impl<C> Cache<C> {
     /// # Errors
     /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
     /// [`Error::Absent`] when the key is cached as absent by [`Self::get_or_load_optional`]; [`Error::TypeConflict`]
-    /// when the key is being loaded as another type at this moment. A value that cannot be stored (a tag, the key or
-    /// the value itself is refused) is still returned; it is logged as an event and counted
-    /// ([`CacheStats::unstorable`]). A server that cannot be reached is no error: the loader runs, and its value is not
-    /// stored.
+    /// when the key is being loaded as another type. A value that cannot be stored (a tag, the key or the value itself
+    /// is refused) is still returned; it is logged as an event and counted ([`CacheStats::unstorable`]). A server that
+    /// cannot be reached is no error: the loader runs, and its value is not stored.
     pub async fn get_or_load<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,

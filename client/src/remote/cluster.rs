@@ -22,8 +22,7 @@ use super::target::Target;
 const SLOTS: usize = 16_384;
 /// Nodes that are asked for their map at a time.
 const ASKED: usize = 5;
-/// The map is refreshed at this interval without complaints, too: new primaries must be tracked and sent what they
-/// lack.
+/// The map is refreshed at this interval without complaints, too: new primaries are tracked and sent what they lack.
 const REFRESH: Duration = Duration::from_secs(15);
 /// Longest pause between refreshes, however many callers complain, while refreshing brings nothing new.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -302,8 +301,7 @@ impl Cluster {
         Ok((ranges, info.and_then(|info| cluster_info(info, EPOCH))))
     }
 
-    /// Where a node can be reached that the node at `by` announces under this address; `None` if the address is
-    /// invalid.
+    /// Translates the address that the node at `by` announces into a reachable one; `None` if it is invalid.
     pub(super) fn address(&self, announced: &str, by: &str) -> Option<String> {
         let (host, port) = announced.rsplit_once(':')?;
         if host.is_empty() {
@@ -370,8 +368,7 @@ impl Cluster {
         self.map.store(Arc::clone(&map));
         for (address, node) in &old.nodes {
             if !map.nodes.contains_key(address) {
-                // Its replica has taken over and lacks them too. All nodes are sent them: more than needed does no
-                // harm.
+                // Its replica has taken over and lacks them too. All nodes are sent them, which does no harm.
                 let missed = node.retire();
                 for successor in map.nodes.values() {
                     successor.inherit(&missed);

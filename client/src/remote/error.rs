@@ -186,8 +186,7 @@ impl Error {
         matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
     }
 
-    /// As [`Self::from_redis`], for an error in setting up a connection: the call that needs the connection is not at
-    /// fault.
+    /// As [`Self::from_redis`], for an error while connecting: the call that needs the connection is not at fault.
     pub(crate) fn from_handshake(
         node: &str,
         channel: Option<&str>,
