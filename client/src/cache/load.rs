@@ -1,4 +1,5 @@
-//! One load: who loads, who waits, which value is served meanwhile and which is stored. `DESIGN.md`, section "A load".
+//! One load: which caller loads, which wait, which value is served meanwhile and which is stored. `DESIGN.md`, "A
+//! load".
 
 use std::any::Any;
 use std::convert::Infallible;

@@ -46,7 +46,7 @@ use load::{Load, Loader};
 use options::{LONGEST_TIMEOUT, Plan};
 use tier::Stored;
 
-/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that processes
+/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all processes
 /// share.
 ///
 /// Frequently read values come from memory. When a process changes, removes or invalidates an entry, all other
