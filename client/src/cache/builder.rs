@@ -114,9 +114,9 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// Serves values of the local tier as stale for up to `bound` after the connection breaks or, if they expire while
-    /// it is broken, after they expire. Values that are loaded meanwhile are served for the same time. When the server
-    /// is back, all of them are dropped. Default: zero: the local tier is dropped with the connection.
+    /// Serves values of the local tier for up to `bound` after the connection breaks or, if they expire while it is
+    /// broken, after they expire. Values that are loaded meanwhile are served for the same time. When the server is
+    /// back, all of them are dropped. Default: zero, so the local tier is dropped with the connection.
     pub fn serve_stale_while_unreachable(mut self, bound: Duration) -> Self {
         self.options.stale_bound = bound;
         self

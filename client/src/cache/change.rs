@@ -88,8 +88,8 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Loads a value now, even if there is a fresh one, and returns it. Other callers get the old value until the new
-    /// one is stored. It is not stored if the key or one of the tags is invalidated during the load.
+    /// Loads a value now, even if there is a fresh one, and returns it. Others get the old value until the new one is
+    /// stored. The new value is not stored if the key or one of the tags is invalidated during the load.
     ///
     /// Of all processes that load the key at the same time, one does: the others get the existing value or, if there is
     /// none, wait as in [`Self::get_or_load`]. A caller whose loader fails gets the existing value, too.

@@ -103,8 +103,8 @@ impl Core {
         self.take(codec, &reservation.load.key, Some(&read), answer?)
     }
 
-    /// Reads a reply to CACHE.FETCH. With a `read`, the result is counted and may enter the local tier; without one, it
-    /// may be out of date.
+    /// Reads a reply to CACHE.FETCH. With a `read`, the result is counted and may enter the local tier. Without one it
+    /// is neither counted nor entered, because it may be out of date.
     pub(crate) fn take<T: Any + Send + Sync>(
         &self,
         codec: &impl Codec<T>,

@@ -1,5 +1,4 @@
-//! One load: which caller loads, which wait, which value is served meanwhile and which is stored. `DESIGN.md`, "A
-//! load".
+//! One load: which caller loads, which wait, what is served meanwhile and what is stored. `DESIGN.md`, "A load".
 
 use std::any::Any;
 use std::convert::Infallible;

@@ -79,8 +79,8 @@ impl<T> Entry<T> {
         self
     }
 
-    /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero: the stale value
-    /// is served at once. In any case the load continues in the background.
+    /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero, so the stale
+    /// value is served at once. In any case the load continues in the background.
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.load.soft_timeout = timeout;
         self

@@ -17,8 +17,8 @@ pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] returns what the caller can do.
 ///
-/// `node` is the server's address, `message` its error message, `key` the key without namespace, `timeout` the time
-/// that was waited, `source` the error of the codec or the loader.
+/// `node` is the server's address, `message` its error message, `key` the key without namespace, `timeout` how long the
+/// call waited, `source` the error of the codec or the loader.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "shared fields are described above")]
@@ -87,13 +87,13 @@ pub enum Error {
         if *.retried { "will be sent again until they have it" } else { "too much is waiting to be sent again" }
     )]
     Partial {
-        /// The entries that the reached servers dropped.
+        /// How many entries the other servers dropped.
         dropped: u64,
         /// The addresses of the servers that missed it.
         missed: Vec<String>,
         /// Whether it will be sent again in the background.
         retried: bool,
-        /// The error of the first of them.
+        /// The error of the first of these servers.
         reason: Box<Error>,
     },
     /// The value cannot be encoded, or the server's value cannot be decoded as the requested type.
@@ -139,7 +139,7 @@ pub enum Remedy {
     FixCall,
     /// Change the server or the configuration: load the module, grant a permission, add memory.
     FixServer,
-    /// The loader failed: its own error decides.
+    /// The loader failed: see its own error.
     Loader,
 }
 
