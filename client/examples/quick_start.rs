@@ -17,7 +17,7 @@ struct User {
     tenant: u32,
 }
 
-/// What takes long: the database.
+/// Stands for a slow database.
 async fn load_user(id: u32) -> Result<User, std::io::Error> {
     println!("  (asking the database for user {id})");
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -38,7 +38,7 @@ async fn user(cache: &Cache, id: u32) -> Result<User, Error> {
 
 pub(crate) async fn tour(url: &str) -> Result<(), Error> {
     let cache = Cache::builder(url).namespace("quick-start").build().await?;
-    // Not needed: without a server the cache would load and answer all the same.
+    // Not needed: without a server the cache would load and return values all the same.
     cache.ready(Duration::from_secs(5)).await?;
 
     println!("The first call loads, the others do not, in whatever process:");

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-/// How a value is to be kept: for how long, under which tags, and how much it weighs.
+/// How a value is kept: for how long, under which tags, and with which weight.
 ///
-/// Describing an entry costs nothing: the tags are looked at only when a value is really stored, so a call such as
+/// Building an `Entry` costs nothing: its tags are read only when a value is stored. So a call such as
 /// [`LocalCache::get_or_insert_with`](crate::LocalCache::get_or_insert_with) that finds its key allocates nothing.
 ///
 /// ```
@@ -21,7 +21,7 @@ pub struct Entry<T = [&'static str; 0]> {
     pub(crate) ttl: Duration,
     pub(crate) grace: Duration,
     pub(crate) weight: Option<u64>,
-    /// What only matters where values are loaded through a server.
+    /// Settings that matter only for values that are loaded through a server.
     #[cfg(feature = "remote")]
     pub(crate) load: crate::cache::LoadOptions,
     pub(crate) tags: T,
@@ -50,9 +50,9 @@ impl Entry {
 }
 
 impl<T> Entry<T> {
-    /// Keeps the value for `grace` after it stopped being fresh, to be served as stale where that is asked for.
+    /// Keeps the value for `grace` after it stops being fresh: calls that accept stale values may return it then.
     ///
-    /// Plain reads never see a stale value. Default: zero.
+    /// Plain reads never return a stale value. Default: zero.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -60,13 +60,13 @@ impl<T> Entry<T> {
 
     /// States the weight of the value in bytes instead of asking the cache's weigher.
     ///
-    /// The cache adds what it needs itself for key, tags and bookkeeping.
+    /// The cache adds the bytes that it needs itself for key, tags and bookkeeping.
     pub fn weight(mut self, bytes: u64) -> Self {
         self.weight = Some(bytes);
         self
     }
 
-    /// Sets the tags, in place of those set before. Naming a tag twice is naming it once.
+    /// Sets the tags, in place of those set before. A tag that is named twice counts once.
     pub fn tags<U: IntoIterator<Item: AsRef<str>>>(self, tags: U) -> Entry<U> {
         self.map_tags(|_| tags)
     }

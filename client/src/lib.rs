@@ -14,8 +14,7 @@ mod observe;
 mod remote;
 mod worker;
 
-/// The guard, whether or not a thread panicked with it: nothing that is done under these locks can leave what they hold
-/// half done.
+/// Returns the guard even if a thread panicked with it: no code under these locks can leave the data half changed.
 #[cfg(any(feature = "monitor", feature = "remote"))]
 fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex

@@ -1,5 +1,4 @@
-//! What operators see: events through `tracing`, counts and times through `metrics`. Without these features the
-//! functions are empty.
+//! Observability: `tracing` events, `metrics` counts and times. Without these features the functions are empty.
 #![cfg_attr(
     not(all(feature = "tracing", feature = "metrics")),
     allow(unused_variables, clippy::missing_const_for_fn)
@@ -11,7 +10,7 @@ use redis::Cmd;
 
 use crate::remote::{Error, ServerState};
 
-/// An event, with its level, its text, and what is shown of it.
+/// An event with its level, its text and its fields.
 macro_rules! event {
     ($level:ident, $text:literal $(, $field:ident = $value:expr)*) => {
         #[cfg(feature = "tracing")]
@@ -22,19 +21,19 @@ macro_rules! event {
 }
 pub(crate) use event;
 
-/// Lets a command be executed in a span of its own.
+/// Executes a command in a span of its own.
 pub(crate) fn in_command<F: Future>(cmd: &Cmd, future: F) -> impl Future<Output = F::Output> {
     #[cfg(feature = "tracing")]
     return tracing::Instrument::instrument(
         future,
-        // Neither key nor value: only the name.
+        // Only the name, neither key nor value.
         tracing::debug_span!("command", name = %name(cmd)),
     );
     #[cfg(not(feature = "tracing"))]
     future
 }
 
-/// Lets a loader run in a span of its own. To be called in the span of who loads.
+/// Runs a loader in a span of its own. Call it in the span of the caller that loads.
 pub(crate) fn in_load<F: Future>(key: &str, future: F) -> impl Future<Output = F::Output> + use<F> {
     #[cfg(feature = "tracing")]
     return tracing::Instrument::instrument(future, tracing::info_span!("load", key));
@@ -42,7 +41,7 @@ pub(crate) fn in_load<F: Future>(key: &str, future: F) -> impl Future<Output = F
     future
 }
 
-/// Takes the caller's span along into another task.
+/// Takes the caller's span into another task.
 pub(crate) fn in_caller<F: Future>(future: F) -> impl Future<Output = F::Output> {
     #[cfg(feature = "tracing")]
     return tracing::Instrument::in_current_span(future);
@@ -58,7 +57,7 @@ fn name(cmd: &Cmd) -> String {
     }
 }
 
-/// Says what is counted and measured, and in which unit.
+/// Registers the metrics with their descriptions and units.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
@@ -83,7 +82,7 @@ pub(crate) fn describe() {
     }
 }
 
-/// Whether a server can be reached: said at each change, and from time to time, to a recorder that came later.
+/// Whether a server can be reached: recorded at each change, and periodically for a recorder that is installed later.
 pub(crate) fn connected(address: &str, is_connected: bool) {
     #[cfg(feature = "metrics")]
     {
@@ -110,7 +109,7 @@ pub(crate) fn server_state(
     connected(address, to.is_connected());
 }
 
-/// A server that counted is none of ours any more.
+/// A server that was counted does not belong to this cache any more.
 pub(crate) fn server_left(address: &str) {
     event!(info, "server left", server = address);
     connected(address, false);
@@ -139,7 +138,7 @@ pub(crate) fn loaded(key: &str, took: Duration, error: Option<&Error>) {
     }
 }
 
-/// A command was answered, or not.
+/// A command ended, with or without a reply.
 pub(crate) fn command(name: &'static str, took: Duration, error: Option<&Error>) {
     #[cfg(feature = "tracing")]
     match error {

@@ -1,4 +1,4 @@
-//! A thread that does something from time to time.
+//! A thread that repeats its work at intervals.
 
 use std::{
     convert::Infallible,
@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-/// A thread that does its work again and again until this is stopped or dropped.
+/// A thread that repeats its work until it is stopped or dropped.
 pub(crate) struct Worker {
     running: Sender<Infallible>,
     thread: JoinHandle<()>,
 }
 
-/// Stops the thread, at once even while it sleeps: nothing is ever sent, and the channel closes.
+/// Stops the thread, at once even while it sleeps: nothing is ever sent, the channel only closes.
 pub(crate) struct Signal(Receiver<Infallible>);
 
 impl Signal {
@@ -23,7 +23,7 @@ impl Signal {
 }
 
 impl Worker {
-    /// Calls `work` after a pause, and again after each pause that it answers.
+    /// Calls `work` after a pause, and again after each pause that it returns.
     pub(crate) fn start(
         name: &str,
         mut pause: Duration,
@@ -40,11 +40,11 @@ impl Worker {
         Ok(Self { running, thread })
     }
 
-    /// Ends the thread. When this returns it does nothing any more, unless it is the thread itself that calls.
+    /// Ends the thread. Once this returns, the thread does nothing any more, unless it is the calling thread itself.
     pub(crate) fn stop(self) {
         drop(self.running);
         if self.thread.thread().id() != thread::current().id() {
-            // It panics only where code of the application's does, and has said so on its way out.
+            // It panics only if code of the application does, and that panic has been reported.
             let _ = self.thread.join();
         }
     }

@@ -35,7 +35,7 @@ fn should_expire_cached_values_after_ttl() {
     let before = Instant::now();
     cache.set("test-key", json!({"data": "test"}), TTL, []);
     let value = cache.get("test-key");
-    // On a machine that stops for so long, the value may be gone already.
+    // On a machine that stops for that long, the value may be gone already.
     if before.elapsed() < TTL {
         assert_eq!(value.as_deref(), Some(&json!({"data": "test"})));
     }
@@ -70,7 +70,7 @@ fn should_enforce_max_cache_size() {
 
     let stats = cache.stats();
     assert!(stats.entries <= 100, "{stats:?}");
-    // Nor were more thrown away than had to be.
+    // No more entries were evicted than necessary.
     assert_eq!((stats.entries, stats.evictions), (100, 50), "{stats:?}");
 }
 
@@ -106,7 +106,7 @@ fn should_invalidate_by_tag() {
     assert_eq!(cache.get("key-3").as_deref(), Some(&json!({"data": 3})));
 }
 
-/// The guide's `afterEach`, which no test of it looks at.
+/// The guide's `afterEach`, which none of its tests checks.
 #[test]
 fn should_stop_cleanup_and_invalidate_all() {
     let cache = cache();

@@ -1,4 +1,4 @@
-//! The local tier's calls as they were agreed on: this file compiles only while names and signatures stand.
+//! The agreed calls of the local tier: this file compiles only while names and signatures stay the same.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the local tier says that it weighs, against what the allocator says. A program of its own, because the
+//! Compares the weight that the local tier reports with the allocator's figures. A program of its own, because the
 //! allocator counts for the whole process.
 #![cfg(all(feature = "monitor", target_os = "linux", target_env = "gnu"))]
 

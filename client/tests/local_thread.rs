@@ -1,5 +1,5 @@
-//! The cleanup thread of the local tier, from start to end. A program of its own with one test, because what it counts
-//! are the threads of the process.
+//! The cleanup thread of the local tier, from start to end. A program of its own with one test, because it counts the
+//! threads of the process.
 
 use std::{
     thread,
@@ -10,7 +10,7 @@ use tagcache::LocalCache;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Waits until `holds`, and says so if it never does.
+/// Waits until `holds`, and fails if it never does.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
@@ -51,7 +51,7 @@ fn the_thread_reclaims_is_replaced_stops_at_once_and_ends_with_the_cache() {
     cache.stop_cleanup();
     cache.set("b", 1, Duration::from_millis(1), []);
     cache.start_cleanup(HOUR);
-    // It gives itself its name only once it runs.
+    // The thread gets its name only once it runs.
     #[cfg(target_os = "linux")]
     wait_until("it runs", || threads() == 1);
     let clone = cache.clone();

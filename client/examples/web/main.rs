@@ -1,4 +1,4 @@
-//! A shop on axum: pages are cached, and a write drops every page that shows what was written.
+//! A shop on axum: pages are cached, and a write drops every page that shows the written product.
 //!
 //! ```text
 //! make run ARGS='--port 6379'
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let _ = tokio::signal::ctrl_c().await;
         })
         .await?;
-    // What is being loaded is stored, what could not be invalidated is tried again, and hits are reported.
+    // Stores values that are being loaded, retries missed invalidations and reports hits.
     if !cache.finish_pending(Duration::from_secs(5)).await {
         eprintln!("not everything was finished: {:?}", cache.stats().servers);
     }

@@ -1,4 +1,4 @@
-//! The application: a database that is slow, and a cache before it.
+//! The application: a slow database, and a cache in front of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tagcache::{Cache, Entry, Error};
 
-/// What the shop sells.
+/// A product of the shop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Product {
     pub(crate) id: u32,
@@ -58,7 +58,7 @@ struct Shop {
     database: Database,
 }
 
-/// What the handlers answer when something fails.
+/// The response of a handler when something fails.
 type Failure = (StatusCode, String);
 
 fn failed(error: &Error) -> Failure {
@@ -75,7 +75,7 @@ pub(crate) fn app(cache: Cache) -> Router {
         .with_state(Shop { cache, database })
 }
 
-/// One product. That there is none is remembered as well, but not for long.
+/// One product. A missing product is cached as absent as well, but not for long.
 async fn show(State(shop): State<Shop>, Path(id): Path<u32>) -> Result<Json<Product>, Failure> {
     let entry = Entry::ttl(Duration::from_secs(300))
         .grace(Duration::from_secs(60))
@@ -123,8 +123,8 @@ async fn list(
     products.map(Json).map_err(|error| failed(&error))
 }
 
-/// Writes a product, then drops every page that shows it: first the database, then the cache, so that nobody loads
-/// the old state after the drop. Who is loading it at this moment will find its write refused.
+/// Writes a product, then drops every page that shows it: first the database, then the cache, so that no load after the
+/// drop reads the old state. The write of a load that is running at this moment is refused.
 async fn save(
     State(shop): State<Shop>,
     Path(id): Path<u32>,
@@ -140,14 +140,14 @@ async fn save(
         .query(|products| products.insert(id, product))
         .await;
     tags.extend(before.map(|before| format!("category:{}", before.category)));
-    // A server that misses this is told as soon as it can be reached: the write itself stands.
+    // A server that misses this is sent it as soon as it can be reached: the write itself is valid.
     match shop.cache.invalidate_tags(&tags).await {
         Ok(_) | Err(Error::Partial { retried: true, .. }) => Ok(StatusCode::NO_CONTENT),
         Err(error) => Err(failed(&error)),
     }
 }
 
-/// What the cache has done so far.
+/// The cache's counts.
 async fn stats(State(shop): State<Shop>) -> Json<BTreeMap<&'static str, u64>> {
     let stats = shop.cache.stats();
     Json(BTreeMap::from([

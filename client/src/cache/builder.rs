@@ -1,4 +1,4 @@
-//! How a cache is to be built.
+//! The settings of a cache, and building it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::report;
 use super::stats::Counters;
 use super::tier;
 
-/// Settings of a [`Cache`] that is to be built: [`Cache::builder`].
+/// Settings of a [`Cache`] that is to be built; [`Cache::builder`] creates them.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder<C = Json> {
@@ -57,7 +57,7 @@ impl CacheBuilder {
 }
 
 impl<C> CacheBuilder<C> {
-    /// Values are written and read by this codec instead of [`Json`].
+    /// Writes and reads values with this codec instead of [`Json`].
     pub fn codec<D>(self, codec: D) -> CacheBuilder<D> {
         CacheBuilder {
             codec,
@@ -66,21 +66,20 @@ impl<C> CacheBuilder<C> {
         }
     }
 
-    /// The entry that [`Cache::entry`] begins with: TTL, grace and time-outs that most calls share. Default: a TTL of
-    /// five minutes.
+    /// The entry that [`Cache::entry`] returns, with settings that most calls share. Default: a TTL of five minutes.
     pub fn default_entry(mut self, entry: Entry) -> Self {
         self.options.entry = entry;
         self
     }
 
-    /// Puts keys and tags under a prefix of their own: with `shop`, the key `user:1` is `shop:user:1` on the server
-    /// and the tag `users` is `shop:users`. Each entry then also carries the tag `shop:`, by which
-    /// [`Cache::clear`] drops this namespace and nothing else, so that one tag fewer is left to it. Default: none.
+    /// Puts keys and tags under a prefix of their own: with `shop`, the key `user:1` is `shop:user:1` on the server and
+    /// the tag `users` is `shop:users`. Each entry then also carries the tag `shop:`, so it can have one tag fewer of
+    /// its own; by that tag [`Cache::clear`] drops this namespace and nothing else. Default: none.
     ///
-    /// Two namespaces share nothing unless one is the beginning of the other, up to a colon: the key `eu:1` in
-    /// `shop` is the key `1` in `shop:eu`, though `clear` of neither drops the other's entries. To change a type in
-    /// a deployment that runs beside the old one, change the namespace too (`shop-2`); otherwise both load and
-    /// replace each other's values.
+    /// Two namespaces share nothing unless one is the beginning of the other, up to a colon: the key `eu:1` in `shop`
+    /// is the key `1` in `shop:eu`, though `clear` in one does not drop the other's entries. If a new deployment
+    /// changes a type while the old one still runs, change the namespace too (`shop-2`); otherwise each loads and
+    /// replaces the other's values.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         let namespace = namespace.into();
         self.options.prefix = match namespace.as_str() {
@@ -90,8 +89,7 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// The label `cache` of its metrics, by which several caches of one process differ. Default:
-    /// the namespace.
+    /// The label `cache` of its metrics, which distinguishes several caches of one process. Default: the namespace.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.options.name = Some(name.into());
         self
@@ -103,45 +101,45 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// The most bytes in the local tier. A value is taken to need twice the length of its encoding, before compression,
-    /// unless [`Entry::weight`](crate::Entry::weight) states what it needs. Default: 256 MiB.
+    /// The most bytes in the local tier. A value counts as twice the length of its encoding, before compression, unless
+    /// [`Entry::weight`](crate::Entry::weight) states its weight. Default: 256 MiB.
     pub fn local_max_bytes(mut self, bytes: u64) -> Self {
         self.options.local_max_bytes = bytes;
         self
     }
 
-    /// The longest that a value stays in the local tier, also if it lives longer on the server. Default: one hour.
+    /// The longest time that a value stays in the local tier, even if it lives longer on the server. Default: one hour.
     pub fn local_ttl_max(mut self, ttl: Duration) -> Self {
         self.options.local_ttl_max = ttl;
         self
     }
 
-    /// Lets values of the local tier be served for so long after they stopped being known to be right because the
-    /// connection broke, or expired while it was broken; and lets values that are loaded meanwhile be served for as
-    /// long. When the server is back they are dropped. Default: zero, the local tier is dropped with the connection.
+    /// Serves values of the local tier for up to `bound` after the connection breaks or, if they expire while it is
+    /// broken, after they expire. Values that are loaded meanwhile are served for the same time. When the server is
+    /// back, all of them are dropped. Default: zero, so the local tier is dropped with the connection.
     pub fn serve_stale_while_unreachable(mut self, bound: Duration) -> Self {
         self.options.stale_bound = bound;
         self
     }
 
-    /// Keeps the entries of a server that has lost more invalidations than are remembered. A server that was started from
-    /// an older dump, or promoted, is sent what was invalidated within the last one to two minutes; where its clock shows
-    /// that it lacks older ones as well, the namespace is cleared (as by [`Cache::clear`]), by default. With this setting
-    /// it is not: a warning event says that entries may be older than an invalidation, until they expire.
+    /// Keeps the entries of a server that lost older invalidations than the client remembers. A server that was started
+    /// from an older dump, or promoted, is sent the invalidations of the last one to two minutes. If its clock shows
+    /// that it lacks older ones as well, the default is to clear the namespace (as by [`Cache::clear`]). With this
+    /// setting it is kept: a warning event reports that entries may be older than an invalidation, until they expire.
     pub fn keep_after_loss(mut self) -> Self {
         self.options.keeps_after_loss = true;
         self
     }
 
-    /// How long a loader may take, and a caller wait for another process's loader. Default: 10 s. See
-    /// [`Entry::hard_timeout`](crate::Entry::hard_timeout) for single calls.
+    /// How long a loader may take, and how long a caller waits for another process's loader. Default: 10 s.
+    /// [`Entry::hard_timeout`](crate::Entry::hard_timeout) sets it for single calls.
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
         self
     }
 
-    /// How long setting up a connection may take, twice over for the handshake. Default: 1 s. [`Self::build`] waits
-    /// so long at most.
+    /// How long opening a connection may take; with the handshake, at most twice this time. Default: 1 s.
+    /// [`Self::build`] waits for at most this time.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.timeouts.connect = timeout;
         self
@@ -153,43 +151,43 @@ impl<C> CacheBuilder<C> {
         self
     }
 
-    /// How often each connection is checked, and how long the reply may take. Default: 1 s both. Together they bound
-    /// for how long the local tier trusts a connection that is dead without saying so.
+    /// How often each connection is probed, and how long the reply may take. Default: 1 s for both. Together they bound
+    /// how long the local tier trusts a connection that is dead but has not reported an error.
     pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
         self.options.timeouts.probe_interval = interval;
         self.options.timeouts.probe = timeout;
         self
     }
 
-    /// The most connections to each server for waiting on other processes' loads, one for each key that is waited
-    /// for. They are opened when needed. Default: 64; at least 1.
+    /// The most connections per server for waiting on other processes' loads, one for each key that is waited for. They
+    /// are opened when needed. Default: 64; at least 1.
     pub fn max_waiting_connections(mut self, connections: usize) -> Self {
         self.options.max_waiting_connections = connections.max(1);
         self
     }
 
-    /// How often hits of the local tier are reported to the server, whose counts and `CACHE.TOP` are those of the
-    /// whole fleet then. Default: 1 s. With zero they are not.
+    /// How often hits of the local tier are reported to the server, so that its counts and `CACHE.TOP` cover the whole
+    /// fleet. Default: 1 s. With zero, hits are not reported.
     pub fn report_hits_every(mut self, interval: Duration) -> Self {
         self.options.hits_interval = interval;
         self
     }
 
-    /// Compresses values (LZ4) whose encoding has at least so many bytes, where that makes them smaller. Who reads
-    /// them needs this crate with the feature `compression`. Default: none are.
+    /// Compresses values (LZ4) whose encoding has at least this many bytes, if that makes them smaller. Processes that
+    /// read them need this crate with the feature `compression`. Default: no compression.
     #[cfg(feature = "compression")]
     pub fn compress_from(mut self, bytes: usize) -> Self {
         self.options.compress_from = Some(bytes);
         self
     }
 
-    /// Starts to connect, and waits until each server has been tried once, but no longer than the connect time-out.
+    /// Starts connecting, and waits until each server has been tried once, but no longer than the connect time-out.
     ///
-    /// That no server can be reached is no error: the cache goes on without it, and with it as soon as it is there.
-    /// [`Cache::ready`] says whether it is.
+    /// A server that cannot be reached is no error: the cache works without it, and uses it as soon as it can be
+    /// reached. [`Cache::ready`] reports whether all servers are connected.
     ///
     /// # Errors
-    /// [`Error::Config`] when a setting cannot work, such as an address that is none.
+    /// [`Error::Config`] when a setting cannot work, such as an invalid address.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

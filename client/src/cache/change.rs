@@ -1,4 +1,4 @@
-//! What else can be done with one entry, and with tags.
+//! Further operations on one entry, and on tags.
 
 use std::any::Any;
 use std::time::Duration;
@@ -26,8 +26,8 @@ impl<C> Cache<C> {
         Ok(!entry.ttl.is_zero() && self.set_if(key, value, entry, &["NX"]).await?)
     }
 
-    /// Gives a fresh entry another value and the times of `entry`; its tags stay. Returns whether there was one. With a
-    /// TTL of zero the key is removed instead.
+    /// Replaces the value of a fresh entry and gives it the times of `entry`; its tags stay. Returns whether there was
+    /// one. With a TTL of zero the key is removed instead.
     pub async fn replace<T>(&self, key: &str, value: &T, entry: Entry) -> Result<bool, Error>
     where
         C: Codec<T>,
@@ -54,8 +54,8 @@ impl<C> Cache<C> {
         self.core.change(key, &name, &cmd, "CACHE.TOUCH").await
     }
 
-    /// Whether the server has something fresh under this key: a value, or that there is none. It counts as no hit, and
-    /// no value is sent.
+    /// Returns whether the server has a fresh entry under this key: a value or a known absence. This does not count as
+    /// a hit, and no value is sent.
     pub async fn exists(&self, key: &str) -> Result<bool, Error> {
         let name = self.core.name(key);
         let cmd = command::of_key("CACHE.EXISTS", &name);
@@ -65,10 +65,10 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Reads a fresh value as though it carried these tags too: `None` also if one of them was invalidated after it was
-    /// written, hard or soft. For tags that only the reader knows. It always asks the server, in one round trip.
+    /// Reads a fresh value as if it carried these tags too: `None` also if one of them was invalidated, hard or soft,
+    /// after it was written. For tags that only the reader knows. Always asks the server, in one round trip.
     ///
-    /// The entry itself stays as it is. What is to take its place is best loaded by [`Self::refresh`], with these tags too.
+    /// The entry itself does not change. To replace it, use [`Self::refresh`] with these tags too.
     pub async fn get_with_tags<T: Any + Clone + Send + Sync>(
         &self,
         key: &str,
@@ -88,11 +88,11 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Loads a value now, also where there is a fresh one, and returns it when it is loaded. Others are served the old
-    /// value until the new one is stored, and what was read before one of the tags or the key was invalidated is not.
+    /// Loads a value now, even if there is a fresh one, and returns it. Others get the old value until the new one is
+    /// stored. The new value is not stored if the key or one of the tags is invalidated during the load.
     ///
-    /// Of all processes that load the key at the same time one does: the others get the value that is there,
-    /// or, where there is none, wait as in [`Self::get_or_load`]. So is a caller whose loader fails.
+    /// Of all processes that load the key at the same time, one does: the others get the existing value or, if there is
+    /// none, wait as in [`Self::get_or_load`]. A caller whose loader fails gets the existing value, too.
     pub async fn refresh<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
@@ -110,10 +110,10 @@ impl<C> Cache<C> {
         present(key, self.load(key, plan, some_loaded(loader)).await?)
     }
 
-    /// Takes a fresh value out: of all who ask at the same time one gets it.
+    /// Takes a fresh value out: of all callers that ask at the same time, one gets it.
     ///
     /// # Errors
-    /// [`Error::Codec`] when the value is no `T`, which is gone then.
+    /// [`Error::Codec`] when the value does not decode as a `T`; it is removed all the same.
     pub async fn take<T: Any + Clone + Send + Sync>(&self, key: &str) -> Result<Option<T>, Error>
     where
         C: Codec<T>,
@@ -122,7 +122,7 @@ impl<C> Cache<C> {
         let name = core.name(key);
         let cmd = command::of_key("CACHE.GETDEL", &name);
         let answer = core.remote.send(&name, &cmd).await;
-        // Whatever came of it: it may be gone.
+        // Whatever the reply, the value may be gone.
         core.local.remove(key);
         match answer?.value {
             Value::Nil => Ok(None),
@@ -134,7 +134,7 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Gives an entry other tags; returns whether there was one. Value, TTL and grace stay.
+    /// Replaces the tags of an entry; returns whether there was one. Value, TTL and grace stay.
     pub async fn retag(
         &self,
         key: &str,
@@ -146,12 +146,12 @@ impl<C> Cache<C> {
         self.core.change(key, &name, &cmd, "CACHE.RETAG").await
     }
 
-    /// For `time` from now on, what is stored with one of these tags lives no longer than until then. For values that
-    /// are loaded from a replica of the database that lags behind: invalidate, hold for the lag, and what was read too
-    /// early is gone when the hold ends. O(number of tags).
+    /// For `time` from now on, entries that are stored with one of these tags live only until that time ends. For
+    /// values that are loaded from a lagging replica of the database: invalidate the tags and hold them for the lag; a
+    /// value that was read too early is then gone when the hold ends. O(number of tags).
     ///
     /// # Errors
-    /// When a server cannot be reached or refuses, or its module is older than this command; the others hold.
+    /// When a server cannot be reached or refuses, or its module lacks this command; the other servers hold the tags.
     pub async fn hold(
         &self,
         time: Duration,

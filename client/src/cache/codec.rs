@@ -7,7 +7,7 @@ pub(crate) type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Turns values of type `T` into bytes and back.
 ///
-/// All who read a key must use the same codec. Implementations for one's own formats are welcome:
+/// All processes that read a key must use the same codec. You can implement it for your own formats:
 ///
 /// ```
 /// use std::error::Error;
@@ -35,22 +35,22 @@ pub trait Codec<T>: Clone + Send + Sync + 'static {
     /// When the value has no representation, such as a map with keys that are no strings in JSON.
     fn encode(&self, value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The value of bytes.
+    /// The value that the bytes encode.
     ///
     /// # Errors
-    /// When they are not what [`Self::encode`] writes for this type.
+    /// When the bytes are not an encoding that [`Self::encode`] writes for this type.
     fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// JSON by serde: the default. Other languages read it.
+/// JSON by serde: the default. Other languages can read it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
     fn encode(&self, value: &T) -> Result<Vec<u8>, CodecError> {
         let encoded = serde_json::to_vec(value)?;
-        // JSON has no NaN and no infinity; serde_json writes null, and reads no number from it. A null may also be
-        // right, so it is tried.
+        // JSON has no NaN and no infinity: serde_json writes null for them and cannot read a number from it. A null may
+        // also be valid, so decoding is tried.
         if encoded.windows(4).any(|bytes| bytes == b"null") {
             serde_json::from_slice::<T>(&encoded).map_err(|error| {
                 format!("it cannot be read back from JSON, which has no NaN or infinity: {error}")
@@ -80,7 +80,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
     }
 }
 
-/// Bytes as they are: `Vec<u8>`, `Arc<[u8]>`, `String`, and every other type that is made of bytes and lends them.
+/// Bytes as they are: `Vec<u8>`, `Arc<[u8]>`, `String`, and every other type that converts from bytes and lends them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bytes;
 

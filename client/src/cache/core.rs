@@ -1,4 +1,4 @@
-//! What all clones of a cache and all its tasks share; knows no codec.
+//! The state that all clones and tasks of a cache share. It is independent of the codec.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::portions::ReplySize;
 use super::stats::{CacheStats, Counters};
 use super::tier::{self, Held, Stored};
 
-/// Between attempts to give a lease back that may have been granted.
+/// Pause between attempts to release a lease that may have been granted.
 const RELEASE_AGAIN: Duration = Duration::from_millis(100);
 
 /// A value, and those of its tags that were not known when it was asked for.
@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
     pub(crate) tags: TagSet,
 }
 
-/// What servers have for a key, with the token of a lease that was granted for it.
+/// A server's result for a key, with the token of a lease that was granted for it.
 pub(crate) enum Found {
     Fresh(Loaded),
     Stale(Loaded, Option<u64>),
@@ -48,19 +48,19 @@ pub(crate) struct Core {
     pub(crate) remote: Remote,
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
-    /// Held by each load: loads go on behind their answers.
+    /// Held by each load: loads continue after their callers have a value.
     pub(crate) loading: Arc<()>,
     pub(crate) reply_size: ReplySize,
 }
 
 impl Core {
-    /// How a key is called on the server.
+    /// The name of a key on the server.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.options.prefix)
     }
 
-    /// How tags are called on the server. An empty one, which is none, stays so: with the prefix it would be the tag
-    /// of the whole namespace.
+    /// The names of tags on the server. An empty tag is invalid and stays empty: with the prefix it would be the tag of
+    /// the whole namespace.
     pub(crate) fn names(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
         let named = tags.into_iter().map(|tag| match tag.as_ref() {
             "" => String::new(),
@@ -69,7 +69,7 @@ impl Core {
         named.collect()
     }
 
-    /// The tags of an entry to be written, each once, the namespace's own among them.
+    /// The tags of an entry to be written, each once, including the namespace's own.
     pub(crate) fn tags(&self, tags: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
         let mut names = self.names(tags);
         names.sort_unstable();
@@ -84,7 +84,7 @@ impl Core {
         self.counters.read(self.local.stats(), self.remote.status())
     }
 
-    /// Reads through the main connection; what is found enters the local tier if nothing overtook it.
+    /// Reads through the main connection; the value enters the local tier if nothing overtook it.
     pub(crate) async fn read<T: Any + Send + Sync>(
         &self,
         codec: &impl Codec<T>,
@@ -103,8 +103,8 @@ impl Core {
         self.take(codec, &reservation.load.key, Some(&read), answer?)
     }
 
-    /// What an answer to CACHE.FETCH holds, which is counted and may enter the local tier. Without a `read` it does
-    /// neither: whether it is still right is not known.
+    /// Reads a reply to CACHE.FETCH. With a `read`, the result is counted and may enter the local tier. Without one it
+    /// is neither counted nor entered, because it may be out of date.
     pub(crate) fn take<T: Any + Send + Sync>(
         &self,
         codec: &impl Codec<T>,
@@ -118,13 +118,13 @@ impl Core {
         let found = match state {
             State::Hit { value, ttl } => {
                 let (stored, len) = self.decode(codec, key, &value)?;
-                // Tags that are not text cannot be kept track of here.
+                // Tags that are not text cannot be tracked here.
                 if let (Some(read), Some(tags), true) = (read, &tags, answer.tracked) {
                     self.enter(read, &stored, ttl, len, tags);
                 }
                 let tags = tags.unwrap_or_default();
                 let loaded = Loaded { stored, tags };
-                // With a lease it is treated as a stale one: served while this caller loads.
+                // A value with a lease is treated as stale: it is served while this caller loads.
                 match token {
                     None => Found::Fresh(loaded),
                     token => Found::Stale(loaded, token),
@@ -159,7 +159,7 @@ impl Core {
         tags: &TagSet,
     ) {
         let longest = self.options.local_ttl_max;
-        // The server's time ran from when it executed the command, which was after it was sent.
+        // The TTL counts from the command's execution, which was after it was sent.
         let ttl = ttl.unwrap_or(longest).min(longest);
         let ttl = ttl.saturating_sub(read.sent.elapsed());
         if ttl.is_zero() {
@@ -182,7 +182,7 @@ impl Core {
         self.change(key, &name, &del, "CACHE.DEL").await
     }
 
-    /// Sends a command that changes one key, through the main connection; whether it did.
+    /// Sends a command that changes one key, through the main connection; returns whether it changed the key.
     pub(crate) async fn change(
         &self,
         key: &str,
@@ -196,9 +196,9 @@ impl Core {
         self.changed(key, name, answer, command)
     }
 
-    /// What came of a command that changes one key. To be called before the caller goes on, whatever came of it: it shall
-    /// not read what it has replaced. A write that is refused is sure to have replaced nothing, and must not outdate the
-    /// load that has taken over.
+    /// Handles the reply to a command that changes one key. Call it before the caller goes on, whatever the reply: the
+    /// caller must not read the value that it has replaced. A refused write is sure to have replaced nothing, and must
+    /// not outdate the load that has taken over.
     pub(crate) fn changed(
         &self,
         key: &str,
@@ -222,8 +222,8 @@ impl Core {
         Ok(is_changed)
     }
 
-    /// Gives a lease back that is held or may have been granted, so that the next caller can load. Where the server
-    /// cannot be reached it is tried again in the background, for `lasts` at most: then it has run out.
+    /// Releases a lease that is held or may have been granted, so that the next caller can load. If the server cannot
+    /// be reached, tries again in the background for at most `lasts`: by then the lease has run out.
     pub(crate) async fn release(self: &Arc<Self>, key: &str, token: u64, lasts: Duration) {
         let name = self.name(key);
         let mut cmd = command::of_key("CACHE.RELEASE", &name);
@@ -280,7 +280,7 @@ impl Core {
     }
 }
 
-/// Bytes that a value is taken to need in the local tier: twice the length of its encoding.
+/// The bytes that a value counts as in the local tier: twice the length of its encoding.
 pub(crate) fn weight(len: usize) -> u64 {
     (size_of::<Stored>() + 2 * len) as u64
 }

@@ -1,7 +1,7 @@
-//! What stands around an encoded value on the server, where something has to.
+//! The frame around an encoded value on the server, for values that need one.
 //!
-//! Most values stand there as the codec wrote them. One that does not begins with four bytes that neither UTF-8
-//! text nor `MessagePack` begins with, and a kind.
+//! Most values are stored as the codec wrote them. A framed value begins with four bytes that neither UTF-8 text nor
+//! `MessagePack` begins with, and a kind.
 
 use std::borrow::Cow;
 
@@ -15,12 +15,12 @@ const RAW: u8 = b'R';
 /// The payload is an LZ4 block behind its uncompressed length (4 bytes, little-endian).
 #[cfg(feature = "compression")]
 const COMPRESSED: u8 = b'Z';
-/// A length before a block is believed up to here: it may come from anywhere.
+/// A greater length before a block is rejected: the bytes may come from anywhere.
 #[cfg(feature = "compression")]
 const MAX_LEN: usize = 512 << 20;
 
-/// What is stored for a value, or for its known absence. A value of at least so many bytes is compressed, where that makes
-/// it smaller.
+/// Returns the bytes to store for a value, or for its known absence. A value of at least `compress_from` bytes is
+/// compressed if that makes it smaller.
 #[cfg_attr(not(feature = "compression"), allow(unused_variables))]
 pub(crate) fn wrap(encoded: Option<Vec<u8>>, compress_from: Option<usize>) -> Vec<u8> {
     let Some(encoded) = encoded else {
@@ -39,7 +39,7 @@ pub(crate) fn wrap(encoded: Option<Vec<u8>>, compress_from: Option<usize>) -> Ve
     encoded
 }
 
-/// The encoded value that is stored, `None` for a known absence.
+/// Returns the encoded value in stored bytes, `None` for a known absence.
 pub(crate) fn unwrap(stored: &[u8]) -> Result<Option<Cow<'_, [u8]>>, CodecError> {
     let Some(rest) = stored.strip_prefix(MAGIC) else {
         return Ok(Some(Cow::Borrowed(stored)));

@@ -1,4 +1,4 @@
-//! Invalidation by tags, by what entries carry and do not carry, and of everything.
+//! Invalidation by tags, by which tags entries carry or lack, and of everything.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Where {
         self
     }
 
-    /// Only entries that carry at least one of these tags: none at all if there are none.
+    /// Only entries that carry at least one of these tags; no entry if the list is empty.
     pub fn any(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
         let any = self.any.get_or_insert_default();
         any.extend(tags.into_iter().map(Into::into));
@@ -54,14 +54,14 @@ impl Where {
         self
     }
 
-    /// The entries turn stale instead of gone, as by [`Cache::revalidate_tags`].
+    /// The entries become stale instead of being dropped, as by [`Cache::revalidate_tags`].
     pub fn soft(mut self) -> Self {
         self.soft = true;
         self
     }
 
-    /// The entries turn stale for at most this long, to the millisecond, whatever grace of their own they have; those that
-    /// are stale already as well. Needs a module with `SOFT GRACE`.
+    /// The entries become stale for at most this long, to the millisecond, or for their own grace if that is shorter;
+    /// this includes entries that are stale already. Needs a module with `SOFT GRACE`.
     pub fn stale_for(mut self, limit: Duration) -> Self {
         self.stale_for = Some(limit);
         self.soft()
@@ -69,15 +69,15 @@ impl Where {
 }
 
 impl<C> Cache<C> {
-    /// Drops all entries with one of these tags, in all processes. Returns how many there were, an entry with two of
-    /// the tags counting twice. O(number of tags).
+    /// Drops all entries with one of these tags, in all processes. Returns how many there were; an entry with two of
+    /// the tags counts twice. O(number of tags).
     ///
-    /// Many tags go in several commands. One that a server refuses keeps no other one from being invalidated.
+    /// Many tags are sent in several commands. If a server refuses a tag, the other tags are still invalidated.
     ///
     /// # Errors
-    /// What is wrong with a tag that is refused, the others being invalidated; [`Error::Partial`] when a server could
-    /// not be reached: it is sent the tags as soon as it can be. Entries of such a
-    /// server may still be served to other processes until then; this one no longer holds any.
+    /// The error of a tag that is refused, after the others were invalidated; [`Error::Partial`] when a server could
+    /// not be reached: it is sent the tags as soon as it can be reached. Until then, other processes may still get
+    /// entries of that server; this process no longer holds any.
     pub async fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item: AsRef<str>>,
@@ -86,8 +86,8 @@ impl<C> Cache<C> {
         self.invalidate_names(Invalidation::Hard, &names).await
     }
 
-    /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller
-    /// loads anew. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
+    /// Makes all entries with one of these tags stale: `get_or_load` serves them for their grace while one caller loads
+    /// a fresh value. Entries without grace are dropped. Otherwise as [`Self::invalidate_tags`].
     pub async fn revalidate_tags(
         &self,
         tags: impl IntoIterator<Item: AsRef<str>>,
@@ -96,13 +96,13 @@ impl<C> Cache<C> {
         self.invalidate_names(Invalidation::Soft, &names).await
     }
 
-    /// As [`Self::invalidate_tags`], by what the tags are called on the servers: with their namespace, so those of
-    /// others too.
+    /// As [`Self::invalidate_tags`], with the tags' names on the servers. These include the namespace, so tags of other
+    /// namespaces can be named too.
     pub async fn invalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
         self.invalidate_names(Invalidation::Hard, names).await
     }
 
-    /// As [`Self::revalidate_tags`], by what the tags are called on the servers.
+    /// As [`Self::revalidate_tags`], with the tags' names on the servers.
     pub async fn revalidate_server_tags(&self, names: &[String]) -> Result<u64, Error> {
         self.invalidate_names(Invalidation::Soft, names).await
     }
@@ -121,7 +121,7 @@ impl<C> Cache<C> {
             crate::observe::command("CACHE.INVALIDATE", sent.elapsed(), reply.as_ref().err());
             match reply {
                 Ok(count) => dropped += count,
-                // What is refused is sent in halves, down to single tags: it keeps no other from being invalidated.
+                // Halves a refused portion, down to single tags: a refused tag keeps no other from being sent.
                 Err(error) if portion.len() > 1 && error.is_refusal() => {
                     let (one, other) = portion.split_at(portion.len() / 2);
                     portions.extend([other, one]);
@@ -134,18 +134,18 @@ impl<C> Cache<C> {
                 }
             }
         }
-        // The server's message may be on its way still; the caller shall not read what it has just invalidated.
+        // The server's push may not have arrived yet; the caller must not read an entry that it has just invalidated.
         forget();
         if let Some(Error::Partial { dropped: all, .. }) = &mut failed {
-            // However many commands it took.
+            // The sum over all commands.
             *all = dropped;
         }
         let failed = failed.or_else(|| (names.len() < count).then(Error::empty_tag));
         failed.map_or(Ok(dropped), Err)
     }
 
-    /// Drops all entries of the namespace; without a namespace all entries of the database, for which the server
-    /// wants an administrator's rights. Returns how many there were.
+    /// Drops all entries of the namespace; without a namespace all entries of the database, which needs administrator
+    /// rights on the server. Returns how many there were.
     pub async fn clear(&self) -> Result<u64, Error> {
         let prefix = &self.core.options.prefix;
         let (remote, hard) = (&self.core.remote, Invalidation::Hard);
@@ -162,12 +162,12 @@ impl<C> Cache<C> {
     }
 
     /// Drops the entries that meet all clauses, in all processes; returns how many there were. Local tiers drop by one
-    /// clause, so more than that. O(tags named + entries / 64) on the server.
+    /// clause only, and therefore drop more. O(tags named + entries / 64) on the server.
     ///
     /// # Errors
-    /// As [`Self::invalidate_tags`]; a server that could not be reached is sent one clause only, later.
-    /// [`Error::Config`] for a clause with an empty tag, or without a namespace and any clause ([`Self::clear`] is meant
-    /// then).
+    /// As [`Self::invalidate_tags`]; a server that could not be reached is later sent only one clause.
+    /// [`Error::Config`] for a clause with an empty tag, and when there is neither a namespace nor a clause (use
+    /// [`Self::clear`]).
     pub async fn invalidate_where(&self, matching: Where) -> Result<u64, Error> {
         let core = &self.core;
         let mut all = core.names(matching.all);
@@ -180,7 +180,7 @@ impl<C> Cache<C> {
         if any.as_ref().is_some_and(Vec::is_empty) {
             return Ok(0);
         }
-        // Each entry of the namespace carries its tag; others are none of ours.
+        // Each entry of the namespace carries its tag; entries of other namespaces must not be dropped.
         if !core.options.prefix.is_empty() {
             all.push(core.options.prefix.clone());
         } else if named.count() == 0 {
@@ -193,7 +193,7 @@ impl<C> Cache<C> {
         } else {
             Invalidation::Hard
         };
-        // Each entry that is meant carries one of these; where there are none, any may be meant.
+        // Each matching entry carries one of these tags; if there are none, any entry may match.
         let wide = match (all.first(), &any) {
             (Some(first), None) => std::slice::from_ref(first),
             (_, Some(any)) => any.as_slice(),
@@ -210,7 +210,7 @@ impl<C> Cache<C> {
         let any = any.as_deref().unwrap_or_default();
         let cmd = command::invalidate_where(kind, matching.stale_for, &all, any, &none);
         let dropped = core.remote.send_to_all(&cmd, &Missed::of(kind, wide)).await;
-        // The server's message may be on its way still.
+        // The server's push may not have arrived yet.
         forget();
         dropped
     }

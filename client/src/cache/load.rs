@@ -1,4 +1,4 @@
-//! One load: who else loads, who waits, what is served meanwhile, what is stored. `DESIGN.md`, section "A load".
+//! One load: which caller loads, which wait, what is served meanwhile and what is stored. `DESIGN.md`, "A load".
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,12 +18,12 @@ use super::many::Abandoned;
 use super::options::Plan;
 use super::tier::{self, Held, Stored};
 
-/// A lease that can be renewed, and how often it is.
+/// The duration of a lease, which is renewed, and the interval between renewals.
 const SHORT_LEASE: Duration = Duration::from_millis(1800);
 const RENEW: Duration = Duration::from_millis(500);
 
-/// A caller that has waited so long for other processes and gets the lease passes it on, and loads all the same:
-/// where loaders fail one after the other, nobody waits for its turn.
+/// A caller that waited this long for other processes before it got the lease passes the lease on and loads all the
+/// same: when loaders fail one after the other, no caller waits for its turn.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// A loader that has not begun.
@@ -38,20 +38,20 @@ pub(crate) struct Load<T, C> {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: C,
     pub(crate) plan: Plan,
-    /// The key since the load began; the callers wait for its end.
+    /// The key's reservation since the load began; the callers wait for its end.
     pub(crate) reservation: Reservation<Held>,
     /// See [`Core::loading`].
     pub(crate) _running: Arc<()>,
     pub(crate) _value: PhantomData<fn() -> T>,
 }
 
-/// What the next lease is to be called; as the module's own: exact as JavaScript numbers.
+/// The token of the next lease. Like the module's own tokens, it is exact as a JavaScript number.
 fn new_token() -> u64 {
     fastrand::u64(1..1 << 53)
 }
 
 impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
-    /// Runs to the end: the callers have their answer by then, and what was loaded is stored.
+    /// Runs to the end: by then the callers have their result, and the loaded value is stored.
     pub(crate) async fn run(self, loader: impl Loader<T>) {
         match self.look().await {
             Ok(Found::Fresh(loaded)) => self.answer(Ok(loaded)),
@@ -67,7 +67,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                     self.answer(Err(error));
                 }
             },
-            // No lease to be had: load, do not store.
+            // No lease is available: load, but do not store.
             Ok(Found::Nothing(None)) => {
                 self.core.counters.loads_unstored.up();
                 let loaded = self.call(loader, None).await;
@@ -81,17 +81,17 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    /// Answers all callers that wait; later ones start anew. Only the first answer counts.
+    /// Gives all waiting callers this result; later callers start a new load. Only the first result counts.
     fn answer(&self, outcome: Result<Loaded, Error>) {
         self.reservation.load.end(match outcome {
             Ok(Loaded { stored, tags }) => End::Loaded(stored, tags),
-            // Others who wait load it themselves.
+            // Other callers that wait load the value themselves.
             Err(Error::Loader { source, .. }) if source.is::<Abandoned>() => End::Abandoned,
             Err(error) => End::Failed(Arc::new(error)),
         });
     }
 
-    /// What the servers have, and whether this caller may load.
+    /// Asks the servers for the value, and whether this caller may load.
     async fn look(&self) -> Result<Found, Error> {
         let name = self.core.name(self.key());
         let mut is_first = true;
@@ -103,7 +103,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
             if !is_first || !matches!(found, Err(Error::Codec { .. })) {
                 return found;
             }
-            // One value that nobody can read any more is taken away, so that a lease can be had.
+            // A value that no process can read is removed, once, so that a lease can be granted.
             self.core.remove(self.key()).await?;
             is_first = false;
         }
@@ -113,8 +113,8 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         &self.reservation.load.key
     }
 
-    /// Asks for the value or the lease, through the main connection: what it answers may enter the local tier. Where the
-    /// answer is lost, what may have been granted is given back.
+    /// Requests the value or the lease, through the main connection; the value may enter the local tier. If the reply
+    /// is lost, the lease that may have been granted is released.
     async fn ask(&self, name: &str) -> Result<Found, Error> {
         let (plan, token) = (&self.plan, new_token());
         let mut cmd = command::fetch_lease(name, self.lease(), token);
@@ -135,7 +135,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         asked
     }
 
-    /// Another process loads: wait for the value, or for the lease.
+    /// Another process loads: waits for the value, or for the lease.
     async fn wait(&self, name: &str) -> Result<Found, Error> {
         if self.plan.has_empty_tag {
             self.unstorable(&Error::empty_tag());
@@ -157,7 +157,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         match self.core.take(&self.codec, self.key(), None, answer)? {
             Found::Nothing(Some(token)) if begun.elapsed() >= LONGEST_TURN => {
                 self.release(token).await;
-                // Nobody else may have waited: then it can be had again.
+                // If no other caller waited, the lease can be taken again.
                 self.ask(name).await
             }
             found => Ok(found),
@@ -187,18 +187,18 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
         self.core.counters.fail_safe.up();
         self.answer(Ok(stale));
-        // Shorter than the grace, after which nothing is left to be served meanwhile.
+        // Shorter than the grace, after which there is no stale value to serve.
         let Entry { grace, load, .. } = &self.plan.entry;
         let pause = load.retry_after.min(*grace / 4);
         let pause = pause.min(self.plan.hard_timeout);
-        // The lease is kept meanwhile: nobody else tries.
+        // The lease is kept meanwhile, so that no other caller tries.
         let _ = tokio::time::timeout(pause, self.renew(Some(token))).await;
         self.release(token).await;
     }
 
-    /// Without a server: the loader, and if it fails what is still held.
+    /// Without a server: serves a value that is still held, or else runs the loader.
     async fn load_alone(&self, loader: impl Loader<T>) {
-        // Serving what is held is what keeps the loader's source from being flooded while the server is away.
+        // Serving the held value keeps the loader's source from being flooded while the server is unreachable.
         if let Some(stored) = self.core.local.peek_stale(self.key()) {
             self.core.counters.fail_safe.up();
             return self.answer(Ok(self.of_loader(stored)));
@@ -217,7 +217,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
     }
 
     /// Keeps a value that was loaded without a server, for as long as stale values may be served. It counts as stale
-    /// from the start: no server tracks it, so it must not be served once one can be asked.
+    /// from the start: no server tracks it, so it must not be served once a server can be asked.
     fn keep_alone(&self, stored: &Stored, len: usize, took: Duration) {
         let plan = self.plan.of_loaded();
         let times = plan.times(tier::is_absent(stored), took, fastrand::f64);
@@ -233,8 +233,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         }
     }
 
-    /// Runs the loader, in a task of its own: it may panic, and it may take too long.
-    /// Meanwhile the lease, if it has one, is renewed.
+    /// Runs the loader in a task of its own, because it may panic or take too long. Meanwhile renews the lease, if any.
     async fn call(
         &self,
         loader: impl Loader<T>,
@@ -270,7 +269,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         loaded.map(|value| (value, took))
     }
 
-    /// Keeps a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
+    /// Renews a lease, which is short, for as long as the loader runs: if this process dies, others need not wait long.
     /// Renewing does not change which invalidations the lease has seen: a write after one is still refused.
     async fn renew(&self, lease: Option<u64>) -> Infallible {
         let Some(token) = lease else {
@@ -278,22 +277,22 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         };
         let name = self.core.name(self.key());
         let mut cmd = command::fetch_lease(&name, self.lease(), token);
-        // A server that took over grants no new one: it does not know that the loader began before an invalidation.
+        // A server that took over grants no new lease: it does not know that the loader began before an invalidation.
         cmd.arg("RENEW");
         loop {
             tokio::time::sleep(RENEW).await;
-            // Where it fails the lease may run out; then another caller loads as well.
+            // If this fails, the lease may run out; then another caller loads as well.
             let _ = self.core.remote.send(&name, &cmd).await;
         }
     }
 
-    /// How long a lease is taken, and renewed for: not longer than others may wait for a dead process.
+    /// The time for which a lease is taken and renewed: no longer than others may wait for a dead process.
     fn lease(&self) -> Duration {
         self.plan.lease().min(SHORT_LEASE)
     }
 
-    /// Stores what was loaded under the lease, and answers. That it cannot be stored is nobody's error but the
-    /// figures': the loader has succeeded.
+    /// Stores the loaded value under the lease, and returns it to the callers. If it cannot be stored, only the counts
+    /// show that: the loader has succeeded, so no caller gets an error.
     async fn store(&self, value: Option<T>, took: Duration, token: u64) {
         let encoded = self.core.encode(&self.codec, self.key(), value.as_ref());
         let (plan, negative) = (self.plan.of_loaded(), value.is_none());
@@ -301,7 +300,7 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         let written = match encoded {
             Err(error) => Err(error),
             Ok(_) if plan.ttl_of(negative).is_zero() => {
-                // A stale value that may be there goes, and with it the lease: the next in line loads.
+                // Removes a stale value, if there is one, and with it the lease: the next caller in line loads.
                 self.core.remove(self.key()).await.map(|_| true)
             }
             Ok((encoded, _)) => {
@@ -323,13 +322,13 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
                 }
                 if error.is_server_trouble() {
                     self.core.counters.server_errors.up();
-                    // The callers need not wait for a server that does not answer.
+                    // The callers need not wait for a server that does not reply.
                     self.answer(Ok(loaded.clone()));
                 } else {
                     self.unstorable(&error);
                 }
-                // Whatever became of the write, the lease is not kept. Before the answer: a caller that asks next,
-                // here or elsewhere, need not wait.
+                // Whatever became of the write, the lease is released. This comes before the answer, so that the next
+                // caller, here or elsewhere, need not wait.
                 self.release(token).await;
             }
         }
@@ -352,15 +351,15 @@ impl<T: Any + Send + Sync, C: Codec<T>> Load<T, C> {
         self.core.release(key, token, lasts).await;
     }
 
-    /// The same behind the caller's back, for a lease that may have been granted.
+    /// As [`Self::release`], in the background, for a lease that may have been granted.
     fn release_later(&self, token: u64) {
         let (core, key) = (Arc::clone(&self.core), self.key().to_owned());
         let lasts = self.plan.lease();
         tokio::spawn(async move { core.release(&key, token, lasts).await });
     }
 
-    /// What a loader answered, or what is served without a server. Callers that joined are checked against the tags that
-    /// the loader chose, which were not known then.
+    /// A loader's result, or a value that is served without a server. Callers that joined are checked against the tags
+    /// that the loader chose, which were not known when they joined.
     fn of_loader(&self, stored: Stored) -> Loaded {
         let chosen = self.plan.chosen.get().map(|plan| &plan.entry.tags);
         let tags = chosen.map(|tags| self.core.local.intern(tags));

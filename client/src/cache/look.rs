@@ -1,4 +1,4 @@
-//! What the cache has done, and what the servers know of entries and tags.
+//! The counts of the cache, and the servers' data about entries and tags.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -10,19 +10,19 @@ use crate::remote::{Error, command};
 
 use super::{Cache, CacheStats};
 
-/// What a server knows of an entry: [`Cache::inspect`].
+/// A server's data about an entry: [`Cache::inspect`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// Fresh, or else stale.
+    /// Whether it is fresh; otherwise it is stale.
     pub is_fresh: bool,
     /// Its tags, without the namespace.
     pub tags: Vec<String>,
-    /// Reads that it served, those of local tiers included as far as they were reported.
+    /// Reads that it served, including the reported ones of local tiers.
     pub hits: u64,
     /// Bytes of the value as it is stored.
     pub bytes: u64,
-    /// Bytes that it costs in all.
+    /// Bytes of memory that it costs in total.
     pub memory: u64,
     /// How long it stays fresh: [`Duration::MAX`] if it never expires, zero if it is stale.
     pub ttl: Duration,
@@ -32,7 +32,7 @@ pub struct Inspection {
     pub age: Duration,
 }
 
-/// What the servers know of a tag: [`Cache::tag_info`].
+/// The servers' data about a tag: [`Cache::tag_info`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TagInfo {
@@ -47,11 +47,11 @@ pub struct TagInfo {
 }
 
 impl<C> Cache<C> {
-    /// The keys of the namespace that were read most, most first, as far as the servers track them
-    /// (`tagcache.top-keys`); at most `count`. The server wants an administrator's rights for it.
+    /// The most-read keys of the namespace, most read first, at most `count`, as far as the servers track them
+    /// (`tagcache.top-keys`). Needs administrator rights on the server.
     pub async fn top(&self, count: usize) -> Result<Vec<TopKey>, Error> {
         let prefix = &self.core.options.prefix;
-        // Keys of other namespaces are among the server's.
+        // The server's list also has keys of other namespaces.
         let asked = match prefix.as_str() {
             "" => count.max(1),
             _ => usize::MAX >> 1,
@@ -74,13 +74,12 @@ impl<C> Cache<C> {
         Ok(top)
     }
 
-    /// What this cache has done so far, what its local tier holds, and the state of its servers. Asks no server.
+    /// The counts of this cache, its local tier's figures, and its servers' state. Sends nothing to a server.
     pub fn stats(&self) -> CacheStats {
         self.core.stats()
     }
 
-    /// What each server says of its database: the figures of `CACHE.STATS` by their names, such as `entries` or
-    /// `hit_rate`; or why it does not.
+    /// Each server's figures of `CACHE.STATS` by their names, such as `entries` or `hit_rate`, or its error.
     pub async fn server_stats(&self) -> Vec<(String, Result<BTreeMap<String, f64>, Error>)> {
         let answers = self.core.remote.ask_all(&redis::cmd("CACHE.STATS")).await;
         let read = |(node, answer): (String, Result<Value, Error>)| {
@@ -116,7 +115,7 @@ impl<C> Cache<C> {
             .servers(connected, keys.filter(|_| connected))
     }
 
-    /// What the server knows of an entry; `None` if there is none, fresh or stale. It counts as no hit.
+    /// The server's data about an entry; `None` if there is none, fresh or stale. This does not count as a hit.
     ///
     /// The user needs the right to `CACHE.INSPECT`.
     pub async fn inspect(&self, key: &str) -> Result<Option<Inspection>, Error> {
@@ -134,7 +133,7 @@ impl<C> Cache<C> {
             let tags = tags.filter_map(|tag| tag.strip_prefix(&self.core.options.prefix));
             Some(Inspection {
                 is_fresh: command::text_of(command::field(&answer, "state")?)? == "fresh",
-                // The namespace's own is none of the caller's.
+                // The namespace's own tag is not one of the caller's.
                 tags: tags
                     .filter(|tag| !tag.is_empty())
                     .map(str::to_owned)
@@ -142,7 +141,7 @@ impl<C> Cache<C> {
                 hits: number("hits")?,
                 bytes: number("bytes")?,
                 memory: number("memory")?,
-                // -1: none.
+                // -1: it never expires.
                 ttl: millis("pttl").unwrap_or(Duration::MAX),
                 grace: millis("grace")?,
                 age: millis("age")?,
@@ -152,7 +151,7 @@ impl<C> Cache<C> {
         read().map(Some).ok_or_else(odd)
     }
 
-    /// What the servers know of a tag, in a cluster that of all primaries; `None` if they do not know it.
+    /// The servers' data about a tag, combined over all primaries of a cluster; `None` if they do not know it.
     ///
     /// The user needs the right to `CACHE.TAGINFO`.
     pub async fn tag_info(&self, tag: &str) -> Result<Option<TagInfo>, Error> {
@@ -169,7 +168,7 @@ impl<C> Cache<C> {
             };
             let last = Duration::from_millis(read("last_invalidated")?);
             let last = (!last.is_zero()).then(|| SystemTime::UNIX_EPOCH + last);
-            // Each primary executes each invalidation, and has entries of its own.
+            // Each primary executes every invalidation, but has entries of its own.
             let info = info.get_or_insert_default();
             info.entries += read("entries")?;
             info.bytes += read("bytes")?;
@@ -179,8 +178,8 @@ impl<C> Cache<C> {
         Ok(info)
     }
 
-    /// When a tag was last invalidated, hard and soft, by the clocks of the servers; `None`: never, or longer ago than they
-    /// remember. Of a cluster the latest times of all primaries.
+    /// When a tag was last invalidated, hard and soft, by the servers' clocks; `None` if never, or longer ago than they
+    /// remember. In a cluster, the latest times of all primaries.
     ///
     /// The user needs the right to `CACHE.TAGTIMES`.
     pub async fn tag_times(

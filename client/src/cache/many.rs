@@ -22,7 +22,7 @@ use super::{Cache, present};
 const MOST_COMMANDS: usize = 1000;
 /// Keys that are loaded together.
 const MOST_LOADS: usize = 500;
-/// Keys that turn out to be missing so soon after one another are loaded together.
+/// Missing keys that are found within this time of one another are loaded together.
 const TOGETHER: Duration = Duration::from_millis(1);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -33,18 +33,18 @@ struct Request<T> {
     value: oneshot::Sender<Result<Option<T>, LoaderError>>,
 }
 
-/// The caller gave up before its loader had answered: others who wait for the value load it themselves.
+/// The caller gave up before its loader returned: other callers that wait for the value load it themselves.
 #[derive(Debug, thiserror::Error)]
 #[error("the caller gave up before its loader had answered")]
 pub(super) struct Abandoned;
 
 impl<C> Cache<C> {
-    /// Stores several values under one entry, as [`Self::set`] does each, in as few round trips to each server as their
-    /// size allows: `CACHE.MSET` for each slot and megabyte. With jitter, which is drawn for each value, and where the
-    /// user or the module lacks that command, it is one `CACHE.SET` for each.
+    /// Stores several values under one entry, as [`Self::set`] does for each, in as few round trips per server as their
+    /// size allows: one `CACHE.MSET` per slot and megabyte. With jitter, which is drawn per value, and if the user or
+    /// the module lacks that command, it is one `CACHE.SET` per value.
     ///
     /// # Errors
-    /// The first one; the other values are stored all the same.
+    /// The first error; the other values are still stored.
     pub async fn set_many<'v, K, T>(
         &self,
         values: impl IntoIterator<Item = (K, &'v T)>,
@@ -108,7 +108,7 @@ impl<C> Cache<C> {
     /// Removes several entries, in as few round trips as [`Self::set_many`]; returns how many there were.
     ///
     /// # Errors
-    /// The first one; the other entries are removed all the same.
+    /// The first error; the other entries are still removed.
     pub async fn remove_many(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
@@ -133,8 +133,8 @@ impl<C> Cache<C> {
     }
 
     /// [`Self::get_or_load`] for a loader that borrows: it runs in the caller's own task. If the caller gives up, the
-    /// loader is dropped, and others who wait for the value load it themselves. The caller waits for its loader also
-    /// where there is a stale value, which is returned if the loader fails.
+    /// loader is dropped, and other callers that wait for the value load it themselves. The caller waits for its loader
+    /// even if there is a stale value, which is returned if the loader fails.
     pub async fn get_or_load_scoped<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
@@ -164,11 +164,12 @@ impl<C> Cache<C> {
         present(key, value)
     }
 
-    /// The values of several keys, in the order of the keys. Those that are nowhere fresh are loaded: `loader` gets
-    /// their keys, most of them in one call, and returns what it found. A key that it does not return is cached as
-    /// absent, as by [`Self::get_or_load_optional`]. Of all processes that miss a key at the same time one loads it.
+    /// Returns the values of several keys, in the order of the keys. Keys without a fresh value are loaded: `loader`
+    /// gets them, most of them in one call, and returns the values that it found. A key that it does not return is
+    /// cached as absent, as by [`Self::get_or_load_optional`]. Of all processes that miss a key at the same time, one
+    /// loads it.
     ///
-    /// The loader may borrow: it runs in the caller's own task, as that of [`Self::get_or_load_scoped`].
+    /// The loader may borrow: it runs in the caller's own task, as in [`Self::get_or_load_scoped`].
     ///
     /// # Errors
     /// As [`Self::get_or_load`], for the first key that fails.
@@ -187,7 +188,7 @@ impl<C> Cache<C> {
         let keys: Vec<_> = keys.into_iter().collect();
         let mut values = Vec::with_capacity(keys.len());
         for read in self.get_each(&keys).await {
-            // What cannot be had now is loaded, or fails again.
+            // A value that cannot be read now is loaded, or fails again.
             values.push(read.ok().flatten());
         }
         let missing = keys
@@ -209,8 +210,8 @@ impl<C> Cache<C> {
         Ok(values)
     }
 
-    /// Loads these keys. What loads is what always does, each key in a task of its own; its loader asks the caller's
-    /// task, which runs `load` for those that ask at about the same time.
+    /// Loads these keys. As always, each key is loaded in a task of its own; its loader asks the caller's task, which
+    /// runs `load` for the keys that are asked for at about the same time.
     async fn load_here<T: Any + Clone + Send + Sync, F>(
         &self,
         keys: &[&str],
@@ -221,14 +222,14 @@ impl<C> Cache<C> {
         C: Codec<T>,
         F: Future<Output = Result<HashMap<String, T>, BoxError>>,
     {
-        // A stale value is no reason to answer before the loader has.
+        // A stale value must not end the wait for the loader.
         entry.load.soft_timeout = Duration::MAX;
         let (asking, mut asked) = mpsc::unbounded_channel::<Request<T>>();
         let loads = keys.iter().map(|key| {
             let (asking, own) = (asking.clone(), (*key).to_owned());
             let loader = async move {
                 let (value, answer) = oneshot::channel();
-                // Where the caller has given up, neither arrives.
+                // If the caller has given up, neither message arrives.
                 let _ = asking.send(Request { key: own, value });
                 let answer = answer.await;
                 answer.unwrap_or_else(|_| Err(Arc::new(Abandoned) as LoaderError))
@@ -250,7 +251,7 @@ impl<C> Cache<C> {
             }
             let missing = requests.iter().map(|request| request.key.clone());
             let loaded = tokio::select! {
-                // Its time is over.
+                // The time-out of the loads has passed.
                 values = &mut loads => return values,
                 loaded = load(missing.collect()) => loaded,
             };

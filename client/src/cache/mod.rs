@@ -46,21 +46,21 @@ use load::{Load, Loader};
 use options::{LONGEST_TIMEOUT, Plan};
 use tier::Stored;
 
-/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all
-/// processes share.
+/// A cache of two tiers: memory of this process, and a server (or cluster) with the tagcache module that all processes
+/// share.
 ///
-/// What is read often comes from memory; what any process changes, removes or invalidates leaves the memory of
-/// all others as soon as the server's push arrives, and nothing enters it that an invalidation overtook. A missing
-/// value is loaded once in the whole fleet. Without a server, loaders go on and every call is bounded by time-outs;
-/// it heals by itself.
+/// Frequently read values come from memory. When a process changes, removes or invalidates an entry, all other
+/// processes drop it from memory as soon as the server's push arrives. A value that an invalidation overtook never
+/// enters memory. A missing value is loaded once in the whole fleet. Without a server, loaders still run and time-outs
+/// bound every call; the cache recovers by itself.
 ///
-/// The [crate's page](crate#two-tiers) has examples of its calls.
+/// The [crate's page](crate#two-tiers) has examples of the calls.
 ///
-/// A call fails, unless it says otherwise, when a server fails or refuses, when its module is older than the command that is
-/// needed ([`Error::ModuleTooOld`]), when a value cannot be encoded or decoded, and when a tag is empty.
+/// Unless its documentation states otherwise, a call fails when a server fails or refuses it, when the server's module
+/// lacks the command ([`Error::ModuleTooOld`]), when a value cannot be encoded or decoded, and when a tag is empty.
 ///
-/// Cloning is cheap, and all clones are one cache. All calls must be made within a tokio runtime; the one in which
-/// the cache was built must live as long as the cache.
+/// Cloning is cheap: all clones are one cache. Make all calls within a tokio runtime. The runtime in which the cache
+/// was built must live as long as the cache.
 #[derive(Clone)]
 pub struct Cache<C = Json> {
     core: Arc<Core>,
@@ -82,11 +82,11 @@ impl Cache {
     }
 }
 
-/// A [`Cache::get`]. No `async` block and no `poll_fn`: this one is always inlined, and a hit has no more than it needs.
+/// The future of [`Cache::get`]: always inlined, unlike an `async` block or `poll_fn`, so that a hit runs little code.
 struct Get<'a, T, C> {
     cache: &'a Cache<C>,
     key: &'a str,
-    /// The read of the server, once memory was found not to hold the value.
+    /// The read from the server, once memory turned out not to hold the value.
     remote: Option<BoxFuture<'a, Result<Option<T>, Error>>>,
 }
 
@@ -109,11 +109,11 @@ where
 }
 
 impl<C> Cache<C> {
-    /// Waits until every server that is known is connected, at most for `timeout`: all of it where one is down, so keep
-    /// it short in a probe.
+    /// Waits until every known server is connected, for at most `timeout`. If one is down, this takes the whole
+    /// `timeout`, so keep it short in a probe.
     ///
     /// # Errors
-    /// What is wrong with the first that is not.
+    /// The error of the first server that is not connected.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout.min(LONGEST_TIMEOUT);
         loop {
@@ -134,11 +134,11 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Ends well what goes on in the background: waits until running loads have stored their values and servers that
-    /// missed an invalidation have it, and reports the hits of the local tier that are still to be reported. At most
-    /// for `timeout`; returns whether all that was done.
+    /// Completes background work: waits until running loads have stored their values and until servers that missed an
+    /// invalidation have received it, and reports the pending hits of the local tier. Takes at most `timeout`; returns
+    /// whether all of that was done.
     ///
-    /// To be called before the runtime ends: dropping the cache does none of it. The cache can be used on.
+    /// Call it before the runtime ends: dropping the cache does none of this. The cache remains usable afterwards.
     pub async fn finish_pending(&self, timeout: Duration) -> bool {
         let core = &self.core;
         let pending = async {
@@ -154,8 +154,8 @@ impl<C> Cache<C> {
         tokio::time::timeout(timeout, pending).await.is_ok()
     }
 
-    /// Ends the cache: as [`Self::finish_pending`], and then closes the connections and empties the local tier. Loaders
-    /// go on being called after it, as where there is no server; every other call is [`Error::Closed`].
+    /// Closes the cache: as [`Self::finish_pending`], then closes the connections and empties the local tier. Loaders
+    /// still run afterwards, as without a server; every other call returns [`Error::Closed`].
     pub async fn close(&self, timeout: Duration) -> bool {
         let finished = self.finish_pending(timeout).await;
         self.core.remote.close();
@@ -163,23 +163,23 @@ impl<C> Cache<C> {
         finished
     }
 
-    /// The entry that the builder was given ([`CacheBuilder::default_entry`]), to be changed for a call:
+    /// Returns the builder's default entry ([`CacheBuilder::default_entry`]), which a call can change:
     /// `cache.entry().tags(["users"])`.
     pub fn entry(&self) -> Entry {
         self.core.options.entry
     }
 
-    /// Reads a fresh value: from memory in well under a microsecond, or in one round trip. Stale values (grace) and
-    /// known absences are `None`.
+    /// Reads a fresh value: from memory in well under a microsecond, or in one round trip. Returns `None` for a stale
+    /// value (grace) and for a known absence.
     ///
-    /// A value in memory of another type than `T` counts as not there and is read anew.
+    /// A value in memory of another type than `T` counts as missing and is read from the server.
     ///
-    /// A hit clones the value. One that is large is best read as an `Arc`, in all calls that name its key: then a hit
-    /// only counts a reference.
+    /// A hit clones the value. Read a large value as an `Arc`, in all calls that name its key: then a hit only counts a
+    /// reference.
     ///
     /// # Errors
-    /// When the server fails and memory holds nothing that may be served instead
-    /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value is no `T`.
+    /// When the server fails and memory holds no value that may be served instead
+    /// ([`CacheBuilder::serve_stale_while_unreachable`]); [`Error::Codec`] when the value does not decode as a `T`.
     pub fn get<'a, T>(&'a self, key: &'a str) -> impl Future<Output = Result<Option<T>, Error>>
     where
         C: Codec<T>,
@@ -192,7 +192,7 @@ impl<C> Cache<C> {
         }
     }
 
-    /// In a box, as is [`Self::load`], and not inlined, so that a hit has nothing of it.
+    /// Boxed, like [`Self::load`], and not inlined, so that a hit pays nothing for it.
     #[cold]
     #[inline(never)]
     fn poll_remote<'a, T: Any + Clone + Send + Sync>(
@@ -214,13 +214,13 @@ impl<C> Cache<C> {
         remote.as_mut().poll(context)
     }
 
-    /// Reads several values: those that memory does not hold in as few round trips to each server as their size allows
-    /// (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` for each). The order is that of the keys. A value
-    /// that cannot be decoded as a `T` is `None`, an event and a count
-    /// ([`CacheStats::undecodable`]); [`Self::get_each`] says which.
+    /// Reads several values, in the order of the keys. Values that memory does not hold are read in as few round trips
+    /// per server as their size allows (`CACHE.MFETCH` for the keys of each slot, else one `CACHE.FETCH` per key). A
+    /// value that does not decode as a `T` is returned as `None`, logged as an event and counted
+    /// ([`CacheStats::undecodable`]); [`Self::get_each`] returns the error of each key.
     ///
     /// # Errors
-    /// As [`Self::get`], for the first key that fails otherwise.
+    /// As [`Self::get`], for the first key that fails for another reason.
     pub async fn get_many<T: Any + Clone + Send + Sync>(
         &self,
         keys: impl IntoIterator<Item: AsRef<str>>,
@@ -295,7 +295,7 @@ impl<C> Cache<C> {
         values
     }
 
-    /// The value of what was found; where the server failed, of what may be served instead.
+    /// Returns the value that was found or, if the server failed, a value that may be served instead.
     fn found<T>(&self, key: &str, found: Result<Found, Error>) -> Result<Option<T>, Error>
     where
         T: Any + Clone + Send + Sync,
@@ -313,8 +313,8 @@ impl<C> Cache<C> {
         }
     }
 
-    /// Stores a value, whatever was there. It takes effect for all processes; in this one it is read from the server
-    /// next time, as from then on the server will say when it changes.
+    /// Stores a value in place of any older one, for all processes. This process reads it from the server next time:
+    /// from that read on, the server reports changes of the key.
     ///
     /// With a TTL of zero the key is removed instead.
     pub async fn set<T>(
@@ -361,26 +361,26 @@ impl<C> Cache<C> {
         written
     }
 
-    /// The value of a key, from memory, from the server, or from `loader`: of all processes and tasks that miss it
-    /// at the same time one runs its loader, and the others get the value.
+    /// Returns the value of a key from memory, from the server, or from `loader`. Of all processes and tasks that miss
+    /// the key at the same time, one runs its loader and the others get its value.
     ///
     /// With grace ([`Entry::grace`]) an expired or softly invalidated value is served at once while one caller
-    /// refreshes it, and instead of an error when the loader fails. What a loader read before one of the tags or the
-    /// key was invalidated is never stored. Loader and value live in tasks of their own, so a caller may give up at
-    /// any time without disturbing the others.
+    /// refreshes it, and also instead of an error when the loader fails. If the key or one of the tags is invalidated
+    /// during a load, the loaded value is not stored. The load runs in tasks of its own, so a caller may give up at any
+    /// time without affecting the others.
     ///
-    /// A loader may load other keys. One that asks for its own key, or for one whose loader asks for this, waits for
-    /// itself, until the hard time-out ends it.
+    /// A loader may load other keys. A loader that asks for its own key, or for a key whose loader asks for this one,
+    /// waits for itself until the hard time-out ends it.
     ///
-    /// The loader returns a `Result` whose error is anything that can become a boxed error: an error type, a string,
-    /// `anyhow::Error`.
+    /// The loader returns a `Result` whose error can be anything that converts into a boxed error: an error type, a
+    /// string, `anyhow::Error`.
     ///
     /// # Errors
     /// [`Error::Loader`], [`Error::LoaderPanicked`] and [`Error::LoadTimeout`] when there is no stale value either;
     /// [`Error::Absent`] when the key is cached as absent by [`Self::get_or_load_optional`]; [`Error::TypeConflict`]
-    /// when it is being loaded as another type at this moment. A value that cannot be stored (a tag, the key or the
-    /// value itself is refused) is returned all the same, counted ([`CacheStats::unstorable`]) and an event. A server
-    /// that cannot be reached is no error: the loader is asked, and nothing stored.
+    /// when the key is being loaded as another type. A value that cannot be stored (a tag, the key or the value itself
+    /// is refused) is still returned; it is logged as an event and counted ([`CacheStats::unstorable`]). A server that
+    /// cannot be reached is no error: the loader runs, and its value is not stored.
     pub async fn get_or_load<T: Any + Clone + Send + Sync, F, E>(
         &self,
         key: &str,
@@ -399,7 +399,7 @@ impl<C> Cache<C> {
         present(key, loaded.await?)
     }
 
-    /// The same where there may be nothing: that the loader found `None` is cached too, for
+    /// [`Self::get_or_load`] for a key that may have no value: the result `None` of a loader is cached too, for
     /// [`Entry::negative_ttl`].
     pub async fn get_or_load_optional<T: Any + Clone + Send + Sync, F, E>(
         &self,
@@ -419,9 +419,9 @@ impl<C> Cache<C> {
         self.load(key, self.plan(entry), loader).await
     }
 
-    /// [`Self::get_or_load`] where TTL, grace, tags and weight depend on the value: the loader returns it with its entry.
-    /// What concerns the load (time-outs) and the time before the value is known is that of `entry`, whose tags are
-    /// checked as well, but not stored.
+    /// [`Self::get_or_load`] for a TTL, grace, tags and weight that depend on the value: the loader returns the value
+    /// with its entry. The settings of the load (time-outs), and those for the time before the value is known, come
+    /// from `entry`. The tags of `entry` are checked as well, but not stored.
     pub async fn get_or_load_with_entry<T: Any + Clone + Send + Sync, J, F, E>(
         &self,
         key: &str,
@@ -442,14 +442,14 @@ impl<C> Cache<C> {
         let loader = async move {
             let loaded = loader().await.map_err(|e| LoaderError::from(e.into()));
             let (value, entry) = loaded?;
-            // Nobody else sets it: a load calls its loader once.
+            // Only set here: a load calls its loader once.
             let _ = chosen.set(cache.plan(entry));
             Ok(Some(value))
         };
         present(key, self.load(key, plan, loader).await?)
     }
 
-    /// What the local tier knows of a key: its value, or that there is none.
+    /// Looks a key up in the local tier: its value, or that it is known to be absent.
     #[inline(always)]
     fn get_local<T: Any + Clone>(&self, key: &str) -> Option<Option<T>> {
         tier::value(&self.core.local.get(key)?)
@@ -475,7 +475,7 @@ impl<C> Cache<C> {
                     Err(load) => {
                         core.counters.joined.up();
                         let end = load.ended().await;
-                        // None: it found what this caller may not have, or ended without an answer.
+                        // None: the load found a value that this caller must not get, or it ended without a result.
                         if !plan.anew
                             && let Some(outcome) = load.outcome::<Error>(end)
                         {
@@ -512,7 +512,7 @@ impl<C> Cache<C> {
         self.core.remove(key).await
     }
 
-    /// What the monitor looks at and the admin endpoint empties.
+    /// The local tier: the monitor reads it, the admin endpoint empties it.
     #[cfg(feature = "monitor")]
     pub(crate) fn local(&self) -> &crate::local::LocalCache<tier::Held> {
         &self.core.local
@@ -527,7 +527,7 @@ impl<C> Cache<C> {
             has_empty_tag: entry.tags.iter().any(String::is_empty),
             entry,
             hard_timeout,
-            // Before the loader runs its lease is answered, and afterwards its value is stored.
+            // One command gets the lease before the loader runs, and one stores the value afterwards.
             longest_wait: hard_timeout + 2 * options.timeouts.command,
             chosen: Arc::default(),
             anew: false,
@@ -551,7 +551,7 @@ where
     loaded.map_err(|error| LoaderError::from(error.into()))
 }
 
-/// A value that is not known to be absent.
+/// The value, or [`Error::Absent`] if it is known to be absent.
 fn present<T>(key: &str, value: Option<T>) -> Result<T, Error> {
     value.ok_or_else(|| Error::Absent {
         key: key.to_owned(),

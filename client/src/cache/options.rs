@@ -1,4 +1,4 @@
-//! What an [`Entry`] says beyond a local tier's needs.
+//! The settings of a cache, and those of an [`Entry`] that a local tier does not need.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) struct Options {
     pub(crate) local_max_entries: usize,
     pub(crate) local_max_bytes: u64,
     pub(crate) local_ttl_max: Duration,
-    /// How long entries stay, as stale, while a server is away.
+    /// How long entries are kept as stale while a server cannot be reached.
     pub(crate) stale_bound: Duration,
     pub(crate) keeps_after_loss: bool,
     pub(crate) load_timeout: Duration,
@@ -52,82 +52,81 @@ impl LoadOptions {
 
 /// For [`Cache`](crate::Cache) only (feature `remote`); a [`LocalCache`](crate::LocalCache) ignores these.
 impl<T> Entry<T> {
-    /// How long it is remembered that the loader found nothing
-    /// ([`get_or_load_optional`](crate::Cache::get_or_load_optional)); with zero it is not. Default: as long as a
-    /// value. The grace is that of a value.
+    /// How long a loader's result `None` is cached ([`get_or_load_optional`](crate::Cache::get_or_load_optional)); with
+    /// zero it is not cached. Default: the TTL of a value. The grace is that of a value.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.load.negative_ttl = Some(ttl);
         self
     }
 
-    /// Shortens each TTL by a random share of up to `share`, between 0 and 1, so that values that were stored
-    /// together do not expire together. Default: 0, which is also what NaN counts as.
+    /// Shortens each TTL by a random share of up to `share`, between 0 and 1, so that values that were stored together
+    /// do not expire together. Default: 0. NaN counts as 0.
     pub fn jitter(mut self, share: f64) -> Self {
         self.load.jitter = if share > 0.0 { share.min(1.0) } else { 0.0 };
         self
     }
 
-    /// Lets a loaded value be refreshed before it expires, earlier the longer its load took and the larger `beta`
-    /// is: 1 is a good start, 0 (the default) turns it off.
+    /// Lets a loaded value be refreshed before it expires: the longer its load took and the larger `beta` is, the
+    /// earlier. 1 is a good start, 0 (the default) turns it off.
     ///
-    /// For a time of β·δ·(1 + Exp(1)) before the TTL ends, δ being what the load took, `get_or_load` serves the
-    /// value while one caller of the fleet refreshes it. At most half of the TTL is given up for this. `get`
-    /// answers nothing in that time, and a soft invalidation leaves the value to be served as stale for as long,
-    /// beyond the grace that was given. After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
-    /// Stampede Prevention*, VLDB 2015; `DESIGN.md` says what differs.
+    /// For a time of β·δ·(1 + Exp(1)) before the TTL ends, where δ is the duration of the load, `get_or_load` serves
+    /// the value while one caller of the fleet refreshes it. At most half of the TTL is given up for this. `get`
+    /// returns `None` in that time. After a soft invalidation, the value is stale for that much longer than its grace.
+    /// After Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache Stampede Prevention*, VLDB 2015;
+    /// `DESIGN.md` lists the differences.
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.load.early_refresh = beta.max(0.0);
         self
     }
 
-    /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero, the stale
-    /// value is served at once. In any case the load goes on behind it.
+    /// How long `get_or_load` waits for a fresh value while it could serve a stale one. Default: zero, so the stale
+    /// value is served at once. In any case the load continues in the background.
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.load.soft_timeout = timeout;
         self
     }
 
-    /// How long a stale value is served without another attempt after a refresh of it failed, in all processes, so that
-    /// a loader that is down is not asked again and again. Default: 1 s. It is cut to a quarter of the grace.
+    /// After a refresh failed: how long the stale value is served, in all processes, before the next attempt. A loader
+    /// that is down is thus not called again and again. Default: 1 s. It is cut to a quarter of the grace.
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.load.retry_after = pause;
         self
     }
 
-    /// How long a loader may take: one that takes longer is dropped. A caller waits for another process's load as
-    /// long, and what its own commands may take; one whose wait is over runs its own loader, so that a call takes at
-    /// most about twice this. Default: the cache's [`load_timeout`](crate::CacheBuilder::load_timeout).
+    /// How long a loader may take; a loader that takes longer is dropped. A caller waits for another process's load for
+    /// this time and the time of its own commands. Then it runs its own loader, so a call takes at most about twice
+    /// this time. Default: the cache's [`load_timeout`](crate::CacheBuilder::load_timeout).
     ///
-    /// The lease is taken for as long as a load may take, but for 60 s at most
-    /// (or the server's `tagcache.lease-max-ms`). Where a loader takes longer than that and others ask for the key
-    /// meanwhile, one of them loads too, and what the first has loaded is answered but not stored.
+    /// The lease lasts as long as a load may take, but at most 60 s (or the server's `tagcache.lease-max-ms`). If a
+    /// loader takes longer than the lease and others ask for the key meanwhile, one of them loads too, and the value of
+    /// the first loader is returned but not stored.
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.load.hard_timeout = Some(timeout);
         self
     }
 }
 
-/// An entry as it goes to a server: all that a task needs to own.
+/// An entry as it is sent to a server, in a form that a task can own.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Its tags as they are called on the server, each once.
+    /// The tags by their names on the server, each once.
     pub(crate) entry: Entry<Vec<String>>,
     /// One of the tags is empty, so that no server would store the value.
     pub(crate) has_empty_tag: bool,
     pub(crate) hard_timeout: Duration,
-    /// How long a load of another process is waited for: what it may take, commands included.
+    /// How long to wait for another process's load: the time that it may take, commands included.
     pub(crate) longest_wait: Duration,
-    /// What the loader chose by the value that it loaded: how that is stored.
+    /// How the loaded value is stored, if the loader chose that itself.
     pub(crate) chosen: Arc<OnceLock<Plan>>,
-    /// Loads also where there is a fresh value.
+    /// Loads even if there is a fresh value.
     pub(crate) anew: bool,
 }
 
-/// A time-out that is longer counts as this, which a clock can still add to the present.
+/// A longer time-out counts as this one, which can still be added to the current time.
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Plan {
-    /// How the loaded value is to be stored: as the loader chose, else as the caller did.
+    /// How to store the loaded value: as the loader chose, or else as the caller did.
     pub(crate) fn of_loaded(&self) -> &Self {
         self.chosen.get().unwrap_or(self)
     }
@@ -138,7 +137,7 @@ impl Plan {
         negative_ttl.unwrap_or(self.entry.ttl)
     }
 
-    /// The times of one write: `draw` answers random numbers from 0 to below 1, `took` is what the load took.
+    /// The times of one write. `draw` returns random numbers from 0 to below 1, `took` is the duration of the load.
     pub(crate) fn times(
         &self,
         negative: bool,
@@ -237,7 +236,7 @@ mod tests {
             let times = plan.times(false, Duration::from_millis(took), || draw);
             let ttl = times.ttl.expect("it expires");
             let longest = Duration::from_secs(100);
-            // Fresh and early together are what jitter left of the TTL.
+            // The fresh and the early time together are the TTL after jitter.
             let early = times.grace.saturating_sub(plan.entry.grace);
             let all = ttl + early;
             prop_assert!(all <= longest);

@@ -1,8 +1,8 @@
-//! Long lists go to servers in portions: what a server holds for a client, and a message for a subscriber, are bounded.
+//! Cuts long lists into portions: servers bound the bytes that they hold for a client and send to a subscriber.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of one command, and of the replies that are asked for at a time. A server closes a subscriber's connection
+/// Bytes of one command, and of the replies that are requested at a time. A server closes a subscriber's connection
 /// with 8 MB waiting for a minute, or 32 MB (`client-output-buffer-limit pubsub`).
 pub(crate) const MOST_BYTES: usize = 1 << 20;
 
@@ -25,24 +25,24 @@ pub(crate) fn portions<T>(
     })
 }
 
-/// How many values to ask for at a time, learnt from what came.
+/// How many values to request at a time, learnt from earlier replies.
 #[derive(Debug)]
 pub(crate) struct ReplySize(AtomicUsize);
 
 impl Default for ReplySize {
     fn default() -> Self {
-        // Before anything is known: 64 values at a time.
+        // Before the first reply: 64 values at a time.
         Self(AtomicUsize::new(4 * MOST_BYTES / 64))
     }
 }
 
 impl ReplySize {
-    /// Values that are likely to come to 4 MB.
+    /// The number of values that are likely to add up to 4 MB.
     pub(crate) fn portion(&self) -> usize {
         (4 * MOST_BYTES / self.0.load(Ordering::Relaxed).max(1)).clamp(1, 1024)
     }
 
-    /// So many values came to so many bytes.
+    /// Records that `values` values had `bytes` bytes in all.
     pub(crate) fn learn(&self, values: usize, bytes: usize) {
         if let Some(size) = bytes.checked_div(values) {
             self.0.store(size, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! What a cache does on its own from time to time: hits go to the server, counts to the `metrics` facade, and what
-//! has expired is swept out of the local tier.
+//! Periodic tasks of a cache: they report hits to the server and counts to the `metrics` facade, and sweep expired
+//! entries out of the local tier.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::remote::command;
 use super::core::Core;
 use super::portions::portions;
 
-/// The most entries whose hits are reported at a time; the rest waits for the next time.
+/// The most entries whose hits are reported at a time; the others wait for the next time.
 const MAX_REPORTED: usize = 10_000;
 const BATCH: usize = 500;
-/// Keys on their way at a time.
+/// Keys in flight at a time.
 const PORTION: usize = 2000;
-/// Bytes of a key's report beside the key.
+/// Bytes of a key's report besides the key.
 const HEAD: usize = 32;
 const SWEEP: Duration = Duration::from_secs(30);
 #[cfg(feature = "metrics")]
@@ -46,15 +46,15 @@ async fn every<F: Future<Output = ()>>(
     }
 }
 
-/// Sweeps where it holds up no other task: a million entries take half a second, and dropping a value runs code of the
-/// application.
+/// Sweeps on a blocking thread, to hold up no other task: a million entries take half a second, and dropping a value
+/// runs code of the application.
 async fn sweep<V: ?Sized + Send + Sync + 'static>(cache: &LocalCache<V>) {
     let cache = cache.clone();
-    // It fails only where a value's Drop panics, and that has been reported.
+    // It fails only if a value's Drop panics, and that panic has been reported.
     let _ = tokio::task::spawn_blocking(move || cache.run_cleanup()).await;
 }
 
-/// Reports the hits of some entries: of how many.
+/// Reports the hits of some entries; returns how many entries.
 pub(crate) async fn report_hits(core: &Core) -> usize {
     let hits = core.local.take_hits(MAX_REPORTED);
     let named: Vec<(String, u64)> = hits

@@ -1,4 +1,4 @@
-//! What a cache has done so far.
+//! The counts of a cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)+
         }
 
-        /// What [`Cache::stats`](crate::Cache::stats) returns: counts since the cache was built, the local tier's
+        /// The result of [`Cache::stats`](crate::Cache::stats): counts since the cache was built, the local tier's
         /// figures, and the state of each server.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
@@ -25,7 +25,7 @@ macro_rules! counters {
         }
 
         impl CacheStats {
-            /// All counts for an exporter: name, what is counted, count.
+            /// All counts for an exporter: name, description, count.
             pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$((stringify!($name), concat!($($doc),+).trim_start(), self.$name),)+]
             }
@@ -46,7 +46,7 @@ counters! {
     misses,
     /// Reads that found the key cached as known to be absent, on a server.
     negative_hits,
-    /// Stale values served while somebody loads a fresh one.
+    /// Stale values served while a fresh one is loaded.
     stale_served,
     /// Stale values served because a server could not be reached or a loader failed.
     fail_safe,
@@ -60,7 +60,7 @@ counters! {
     lease_waits,
     /// Loads behind a stale value that had already been served.
     refreshes,
-    /// Loads whose value was not stored because no lease could be had.
+    /// Loads whose value was not stored because no lease was available.
     loads_unstored,
     /// Values written to a server.
     sets,
@@ -68,21 +68,21 @@ counters! {
     sets_refused,
     /// Writes that failed.
     set_failures,
-    /// Loaded values that were given to their callers and can never be stored: a tag, the value or the key is refused.
+    /// Loaded values that were returned to callers but can never be stored: a tag, the value or the key is refused.
     unstorable,
     /// Values that entered the local tier.
     entered,
     /// Values that did not enter the local tier because an invalidation overtook them.
     overtaken,
-    /// Values of a server that could not be decoded.
+    /// Values from a server that could not be decoded.
     undecodable,
-    /// Keys that servers said have changed.
+    /// Keys that servers reported as changed.
     keys_pushed,
-    /// Tags that servers said were invalidated.
+    /// Tags that servers reported as invalidated.
     tags_pushed,
     /// Connections that broke; each emptied the local tier.
     connections_lost,
-    /// Calls that failed or went on without a server because of it.
+    /// Calls that failed, or continued without a server, because of a server's error.
     server_errors,
     /// Hits of the local tier that were reported to servers.
     hits_reported,

@@ -11,11 +11,11 @@ use crate::remote::{Listener, Push};
 use super::options::Options;
 use super::stats::Counters;
 
-/// A decoded value, or an [`Absent`]: what the local tier holds and loads hand over.
+/// A decoded value or an [`Absent`], as the local tier holds it and loads return it.
 pub(crate) type Stored = Arc<Held>;
 pub(crate) type Held = dyn Any + Send + Sync;
 
-/// That the loader found nothing.
+/// Stands for a value that the loader did not find.
 struct Absent;
 
 /// A decoded value, or its known absence.
@@ -30,7 +30,7 @@ pub(crate) fn is_absent(stored: &Stored) -> bool {
     stored.is::<Absent>()
 }
 
-/// The value, or that there is none; `None` where it is no `T`.
+/// The value, or `Some(None)` for a known absence; `None` if it is not a `T`.
 #[inline]
 pub(crate) fn value<T: Any + Clone>(stored: &Stored) -> Option<Option<T>> {
     match stored.downcast_ref::<T>() {
@@ -39,8 +39,8 @@ pub(crate) fn value<T: Any + Clone>(stored: &Stored) -> Option<Option<T>> {
     }
 }
 
-/// Applies what servers say to the local tier, on the driver of a connection. `DESIGN.md`, section "Order". Keys lose their
-/// namespace, tags keep it: other clients' tags have none.
+/// Applies the servers' pushes to the local tier, on the driver of a connection. `DESIGN.md`, section "Order". Keys
+/// lose their namespace; tags keep it, because other clients' tags have none.
 pub(crate) fn listener(
     local: LocalCache<Held>,
     counters: Arc<Counters>,
@@ -48,13 +48,13 @@ pub(crate) fn listener(
 ) -> Listener {
     let (prefix, keeps_stale) = (options.prefix.clone(), !options.stale_bound.is_zero());
     let probes = options.timeouts;
-    // A second more than it takes to give up a connection: by then it is the process, or its runtime, that stands still.
+    // One second more than it takes to give up a connection: after that, the process or its runtime stands still.
     let trusted_for = probes.probe_interval + probes.probe + Duration::from_secs(1);
     Arc::new(move |push| match push {
         Push::Keys(keys) => {
             counters.keys_pushed.add(keys.len() as u64);
             for key in texts(keys) {
-                // Others are not in this tier.
+                // Other keys are not in this tier.
                 if let Some(key) = key.strip_prefix(&prefix) {
                     local.remove(key);
                 }
@@ -88,7 +88,7 @@ pub(crate) fn listener(
     })
 }
 
-/// The names that are text: keys and tags of this tier always are, so the others concern none of its entries.
+/// The names that are UTF-8: keys and tags of this tier always are, so other names concern none of its entries.
 fn texts<'a>(names: &'a [&'a [u8]]) -> impl Iterator<Item = &'a str> {
     let texts = names.iter().map(|name| std::str::from_utf8(name));
     texts.filter_map(Result::ok)

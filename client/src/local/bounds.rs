@@ -1,28 +1,28 @@
-//! Two limits, entries and bytes, on a cache that knows one.
+//! Maps two limits, entries and bytes, to the one limit of `quick_cache`.
 //!
-//! An entry costs the larger of its two shares: one entry's share of `max_entries`, or its bytes' share of
-//! `max_bytes`. While the costs add up to at most one cache, neither limit is exceeded. What this gives away: a mix
-//! of light and heavy entries may fill the cache before either limit is reached, at worst at half of both.
+//! An entry costs the larger of its two shares: one entry's share of `max_entries`, or its bytes' share of `max_bytes`.
+//! While the costs add up to at most one cache, neither limit is exceeded. The disadvantage: a mix of light and heavy
+//! entries may fill the cache before either limit is reached, at worst at half of both.
 
 use quick_cache::{OptionsBuilder, Weighter};
 
 use super::stored::Handle;
 
-/// Cost of an entry that is not heavy, fine enough that rounding up the cost of the others wastes little.
+/// Cost of an entry that is not heavy: large enough that rounding up the cost of the others wastes little.
 const ENTRY_COST: u64 = 1 << 10;
 
 /// Above this, the number of entries is bounded by memory anyway.
 const MAX_ENTRIES: u64 = 1 << 40;
 
-/// Entries that a shard should have room for: hashing distributes keys unevenly, and a shard of few entries would be
-/// full long before the cache is.
+/// Entries that a shard should have room for: hashing distributes keys unevenly, and a shard for few entries would be
+/// full long before the cache.
 const SHARD_ENTRIES: u64 = 512;
 
-/// Bytes that the cache itself needs for an entry, beside the text of its key, its tags and its value: see
+/// Bytes that the cache itself needs for an entry, besides the text of its key, its tags and its value: see
 /// `bytes_estimate_what_the_allocator_gives` in the tests.
 pub(super) const ENTRY_BYTES: u64 = 192;
 
-/// What a heavier entry is taken to weigh, so that sums of weights cannot overflow: a tebibyte.
+/// A heavier entry counts as this weight, so that sums of weights cannot overflow: a tebibyte.
 pub(super) const MAX_WEIGHT: u64 = 1 << 40;
 
 pub(super) const TAG_BYTES: u64 = 16;
@@ -41,11 +41,11 @@ impl Bounds {
         let likely = max_entries.min(max_bytes.map_or(MAX_ENTRIES, |bytes| bytes / ENTRY_BYTES));
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let shards = match shards {
-            // A shard without room for an entry would refuse them all.
+            // A shard without room for an entry would reject all entries.
             Some(shards) => (shards as u64).min(likely).clamp(1, 1 << 10),
             None => (likely / SHARD_ENTRIES).clamp(1, 4 * threads),
         };
-        // Rounded down to a power of two, because quick_cache would round up, to shards with less in them.
+        // Rounded down to a power of two: quick_cache would round up, to smaller shards.
         let shards = 1 << shards.ilog2();
         let whole = (max_entries * ENTRY_COST) as f64;
         Self {
@@ -68,8 +68,8 @@ impl Bounds {
         self.max_entries * ENTRY_COST / self.shards
     }
 
-    /// Share of a shard for entries that have proved themselves; also the share that one entry may have. A shard with
-    /// room for one entry cannot set anything apart for new keys.
+    /// Share of a shard for hot entries; also the share that one entry may have. A shard with room for one entry cannot
+    /// reserve anything for new keys.
     fn hot_allocation(&self) -> f64 {
         if self.shard_cost() < 2 * ENTRY_COST {
             1.0
@@ -94,8 +94,8 @@ impl Bounds {
         let likely = self.max_bytes.map_or(per_shard, |bytes| {
             per_shard.min(bytes / self.shards / ENTRY_BYTES)
         });
-        // The number of shards is kept only if each is said to have room for 32 entries. The figure also sets how
-        // many keys that were evicted are remembered.
+        // The number of shards is kept only if this figure gives each room for 32 entries. It also sets how many
+        // evicted keys are remembered.
         let items = likely.clamp(32, 1 << 20) * self.shards;
         OptionsBuilder::new()
             .shards(self.shards as usize)
@@ -109,8 +109,8 @@ impl Bounds {
 
 impl<V> Weighter<Handle, V> for Bounds {
     fn weight(&self, key: &Handle, _value: &V) -> u64 {
-        // Rounded up, so that the costs' sum errs on the safe side. More than the whole cache is as good as infinitely
-        // much; cut off there, sums of costs cannot overflow.
+        // Rounded up, so that the sum of the costs errs on the safe side. A cost above the whole cache is cut off
+        // there, so that sums of costs cannot overflow.
         let cost = (key.stored().weight as f64 * self.cost_of_byte) as u64;
         cost.saturating_add(1)
             .clamp(ENTRY_COST, self.max_entries * ENTRY_COST + ENTRY_COST)

@@ -15,7 +15,7 @@ use super::{
 
 pub(super) type Weigher<V> = dyn Fn(&str, &V) -> u64 + Send + Sync;
 
-/// The settings of a [`LocalCache`] that is about to be made, see [`LocalCache::builder`].
+/// The settings of a [`LocalCache`] that is to be built, see [`LocalCache::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LocalCacheBuilder<V: ?Sized> {
     max_entries: usize,
@@ -40,54 +40,54 @@ impl<V: ?Sized> LocalCacheBuilder<V> {
         }
     }
 
-    /// The most entries that are held at any time. Default: 100. With 0 nothing is ever stored; more than 2^40 is
-    /// taken as 2^40.
+    /// The most entries that are held at any time. Default: 100. With 0 nothing is stored; more than 2^40 counts as
+    /// 2^40.
     ///
-    /// A large cache is divided into shards (see [`shards`](Self::shards)), each of which evicts for itself once it
-    /// holds its share, so that eviction may begin some per cent before the cache as a whole is full.
+    /// A large cache is divided into shards (see [`shards`](Self::shards)). Each evicts for itself once it holds its
+    /// share, so eviction may begin a few per cent before the whole cache is full.
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.max_entries = entries;
         self
     }
 
-    /// The most bytes that all entries together may weigh. Default: no such limit.
+    /// The most bytes that all entries together may weigh. Default: no limit.
     ///
-    /// An entry weighs what the [`weigher`](Self::weigher) says of its value, plus its key, its tags and about 200
-    /// bytes of bookkeeping; more than 1 TiB counts as 1 TiB. Where both limits are given, an entry uses up the larger
-    /// of its two shares: a cache for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of
-    /// these and 990 small ones.
+    /// An entry weighs its value (by the [`weigher`](Self::weigher)), its key, its tags and about 200 bytes of
+    /// bookkeeping; more than 1 TiB counts as 1 TiB. With both limits, an entry uses up the larger of its two shares: a
+    /// cache for 1000 entries and 1 MB can be filled by ten values of 100 kB, but not by ten of these and 990 small
+    /// ones.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// The most keys whose hits [`LocalCache::top_accessed_keys`] lists, and so many that have no entry are remembered,
-    /// up to twice as many or about a thousand. Default: 200. With 0 none are.
+    /// The most keys that [`LocalCache::top_accessed_keys`] lists. The hits of keys without an entry are remembered for
+    /// as many keys, up to twice as many or about a thousand. Default: 200. With 0 no key is listed.
     pub fn max_tracked(mut self, keys: usize) -> Self {
         self.max_tracked = keys;
         self
     }
 
-    /// How many parts the cache is divided into, each with its lock and its share of both limits.
+    /// How many shards the cache is divided into, each with its own lock and its share of both limits.
     ///
-    /// Rounded down to a power of two between 1 and 1024, and not more than there can be entries. Default: one for each 512 entries that can be expected, up
-    /// to four for each processor. More shards mean less waiting between threads. Fewer shards mean that heavier
-    /// values are admitted, because an entry has to fit into one shard: see [`LocalCache::max_entry_bytes`].
+    /// Rounded down to a power of two between 1 and 1024, and not more than the cache can have entries. Default: one
+    /// per 512 expected entries, up to four per processor. More shards mean less waiting between threads. Fewer shards
+    /// admit heavier values, because an entry has to fit into one shard: see [`LocalCache::max_entry_bytes`].
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// How many bytes a value weighs, beside its key, its tags and the cache's bookkeeping.
+    /// How many bytes a value weighs, besides its key, its tags and the cache's bookkeeping.
     ///
     /// Called once for each value that is stored, with no lock held. Default: `size_of::<V>()`, which is right for
-    /// values without memory of their own elsewhere, and too little for strings, vectors and the like.
+    /// values that own no other memory, and too little for strings, vectors and the like.
     pub fn weigher(mut self, weigher: impl Fn(&str, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.weigher = Box::new(weigher);
         self
     }
 
-    /// Makes the cache. It is empty, and no thread is started.
+    /// Builds the cache. It is empty, and no thread is started.
     pub fn build(self) -> LocalCache<V> {
         let bounds = Bounds::new(self.max_entries, self.max_bytes, self.shards);
         let entries = quick_cache::sync::Cache::with_options(

@@ -14,12 +14,12 @@ use super::{
 };
 use crate::{Entry, worker::Worker};
 
-/// A cache in this process: bounded, with a TTL and tags for each value, complete without any server.
+/// A cache in this process: bounded, with a TTL and tags for each value. It needs no server.
 ///
-/// A handle: cloning it is cheap, and all clones are the same cache. All calls take `&self`, may be made from any
-/// thread and from async code, and hold no lock for longer than it takes to look at one entry, except where they
-/// say so and except that a value with a tag that is new may cause a search among a sixty-fourth of the tags for those
-/// that no entry carries any more. Values are handed out as `Arc<V>` and never cloned.
+/// A handle: cloning it is cheap, and all clones are the same cache. All calls take `&self` and may be made from any
+/// thread and from async code. They hold a lock only while they check one entry, unless they state otherwise. Storing a
+/// value with a new tag may also search a sixty-fourth of the tags for those that no entry carries any more. Values are
+/// returned as `Arc<V>` and never cloned.
 ///
 /// The [module](super) shows the calls and lists the promises.
 pub struct LocalCache<V: ?Sized> {
@@ -27,39 +27,39 @@ pub struct LocalCache<V: ?Sized> {
 }
 
 impl<V: ?Sized> LocalCache<V> {
-    /// A cache for at most `max_entries` entries, everything else as [`builder`](Self::builder) has it.
+    /// A cache for at most `max_entries` entries, with the other settings of [`builder`](Self::builder).
     pub fn new(max_entries: usize) -> Self {
         Self::builder().max_entries(max_entries).build()
     }
 
-    /// The settings, to be changed before [`build`](LocalCacheBuilder::build): 100 entries, no limit in bytes,
-    /// 200 tracked keys.
+    /// The settings, to be changed before [`build`](LocalCacheBuilder::build): 100 entries, no limit in bytes, 200
+    /// tracked keys.
     pub fn builder() -> LocalCacheBuilder<V> {
         LocalCacheBuilder::new()
     }
 
-    /// The value of `key` if it is fresh. Counts a hit or a miss, for the key and in all.
+    /// Returns the value of `key` if it is fresh. Counts a hit or a miss, for the key and in total.
     ///
-    /// O(tags of the entry): one hash lookup, one look at the clock.
+    /// O(tags of the entry): one hash lookup, one read of the clock.
     #[inline]
     pub fn get(&self, key: &str) -> Option<Arc<V>> {
         self.inner.get(key)
     }
 
-    /// The value of `key` if it is fresh or stale, that is in its [grace](Entry::grace): for when an old value is
-    /// better than none. Counts a hit if it is fresh, otherwise a miss.
+    /// Returns the value of `key` if it is fresh or stale, that is in its [grace](Entry::grace), for callers that
+    /// prefer an old value to none. Counts a hit if it is fresh, otherwise a miss.
     pub fn get_stale(&self, key: &str) -> Option<Arc<V>> {
         self.get(key).or_else(|| self.peek_stale(key))
     }
 
-    /// Stores `value` under `key` for `ttl`, with these tags (`[]` for none), in place of what was there.
+    /// Stores `value` under `key` for `ttl`, with these tags (`[]` for none), in place of any older value.
     ///
-    /// `ttl` counts from now: the value is fresh before, not at, its end. Zero stores nothing and removes what was
-    /// there; [`Duration::MAX`] never expires. A value that is too heavy (see
-    /// [`max_entry_bytes`](Self::max_entry_bytes)) is not stored either, nor is the old one kept. Tags that are not
-    /// `&str` can be given through [`set_with`](Self::set_with).
+    /// `ttl` counts from now: the value is fresh before, not at, its end. With zero nothing is stored and the older
+    /// value is removed; with [`Duration::MAX`] the value never expires. A value that is too heavy (see
+    /// [`max_entry_bytes`](Self::max_entry_bytes)) is not stored either, and the older one is removed.
+    /// [`set_with`](Self::set_with) takes tags that are not `&str`.
     ///
-    /// O(tags), and whatever has to be evicted.
+    /// O(tags), plus the cost of evictions.
     #[doc(alias = "insert")]
     pub fn set<'t>(
         &self,
@@ -73,7 +73,7 @@ impl<V: ?Sized> LocalCache<V> {
         self.set_with(key, value, Entry::ttl(ttl).tags(tags));
     }
 
-    /// Stores `value` under `key` as `entry` says: see [`set`](Self::set), and [`Entry`] for grace and weight.
+    /// Stores `value` under `key` with the settings of `entry`: see [`set`](Self::set); [`Entry`] has grace and weight.
     pub fn set_with(&self, key: &str, value: V, entry: Entry<impl IntoIterator<Item: AsRef<str>>>)
     where
         V: Sized,
@@ -87,22 +87,22 @@ impl<V: ?Sized> LocalCache<V> {
         self.remaining_ttl(key).is_some()
     }
 
-    /// How long the value of `key` will be fresh: `None` if it is not, [`Duration::MAX`] if it never expires. Counts
-    /// neither as a hit nor as a miss.
+    /// How long the value of `key` stays fresh: `None` if it is not fresh, [`Duration::MAX`] if it never expires.
+    /// Counts neither as a hit nor as a miss.
     pub fn remaining_ttl(&self, key: &str) -> Option<Duration> {
         let (_, found) = self.inner.peek(key)?;
         found.is_fresh.then_some(found.left)
     }
 
-    /// Removes `key`: its value, if it was fresh. What is being loaded for it at this time is not stored.
+    /// Removes `key` and returns its value if it was fresh. A value that is being loaded for it is not stored.
     pub fn remove(&self, key: &str) -> Option<Arc<V>> {
         self.inner.take(key)
     }
 
-    /// Makes every entry with this tag gone at once, stale ones too. What is being loaded with this tag at this time
-    /// is not stored.
+    /// Drops every entry with this tag at once, stale ones too. A value with this tag that is being loaded is not
+    /// stored.
     ///
-    /// O(1), however many entries it concerns: they are reclaimed later, see [`run_cleanup`](Self::run_cleanup).
+    /// O(1), however many entries have the tag: they are reclaimed later, see [`run_cleanup`](Self::run_cleanup).
     #[doc(alias = "invalidate")]
     pub fn invalidate_tag(&self, tag: &str) {
         self.mark(tag, Marks::drop_at);
@@ -115,11 +115,11 @@ impl<V: ?Sized> LocalCache<V> {
         }
     }
 
-    /// Makes every entry with this tag stale at once: no longer for [`get`](Self::get), but for
-    /// [`get_stale`](Self::get_stale) for as long as its grace, counted from now. Entries without grace are gone.
+    /// Makes every entry with this tag stale at once: [`get`](Self::get) does not return it any more; for its grace,
+    /// counted from now, [`get_stale`](Self::get_stale) does. Entries without grace are gone.
     ///
-    /// Doing so again changes nothing for an entry that is stale already, except that one which was not replaced
-    /// through sixteen of them is gone. O(1).
+    /// Repeating it does not change an entry that is stale already, except that an entry that was not replaced through
+    /// sixteen such calls is gone. O(1).
     pub fn revalidate_tag(&self, tag: &str) {
         let now = self.inner.clock.now();
         self.mark(tag, |marks, epoch| marks.soften_at(epoch, now));
@@ -128,7 +128,7 @@ impl<V: ?Sized> LocalCache<V> {
     fn mark(&self, tag: &str, mark: impl FnOnce(&Marks, u64)) {
         let inner = &*self.inner;
         let epoch = inner.tags.next_epoch();
-        // A tag that nobody carries has to be remembered only for those who may come with an old value.
+        // A tag that no entry carries has to be remembered only for loads that may return an old value.
         let tag = if inner.loads.is_idle() {
             inner.tags.find(tag)
         } else {
@@ -139,10 +139,10 @@ impl<V: ?Sized> LocalCache<V> {
         }
     }
 
-    /// Makes every entry gone at once, then reclaims them. What is being loaded at this time is not stored. Hit
-    /// counts and statistics stay.
+    /// Drops every entry at once, then reclaims them. Values that are being loaded are not stored. Hit counts and
+    /// statistics stay.
     ///
-    /// Nothing is served from before any more as soon as this begins, in O(1); reclaiming is O(entries), about half a
+    /// As soon as this begins, no older entry is served any more, in O(1). Reclaiming is O(entries), about half a
     /// second for a million, with locks held for one entry at a time.
     #[doc(alias = "clear")]
     pub fn invalidate_all(&self) {
@@ -150,20 +150,20 @@ impl<V: ?Sized> LocalCache<V> {
         self.inner.clean(|| false);
     }
 
-    /// Up to `n` keys with the most hits, most first; equally often hit ones by key.
+    /// Up to `n` keys with the most hits, most first; keys with equally many hits are sorted by key.
     ///
-    /// A key's hits are the reads that found it fresh. They are counted on when it is overwritten, and, if they are
-    /// many enough to be remembered, when it expires, is evicted or removed, and is stored again before the second
-    /// cleanup after that. Counts are exact, except that hits may be missing for a key that several threads overwrite
-    /// at the same moment.
+    /// A key's hits are the reads that found it fresh. The count goes on when the key is overwritten. It also goes on
+    /// when the key expires, is evicted or removed, and is stored again before the second cleanup after that, if its
+    /// hits are many enough to be remembered. Counts are exact, except that hits may be missing for a key that several
+    /// threads overwrite at the same moment.
     ///
     /// At most [`max_tracked`](LocalCacheBuilder::max_tracked) keys. O(entries), with locks held for one entry at a time.
     pub fn top_accessed_keys(&self, n: usize) -> Vec<TopKey> {
         self.inner.top(n)
     }
 
-    /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(`n` + entries
-    /// that are out of date and not yet reclaimed).
+    /// Up to `n` entries that may be served, fresh or stale, in no particular order. Counts nothing. O(`n` +
+    /// out-of-date entries that are not yet reclaimed).
     pub fn entries(&self, n: usize) -> Vec<EntryInfo> {
         let info = |(handle, _): (Handle, Arc<V>)| {
             let found = self.inner.found(&handle)?;
@@ -180,7 +180,7 @@ impl<V: ?Sized> LocalCache<V> {
         self.inner.entries.iter().filter_map(info).take(n).collect()
     }
 
-    /// Entries in memory, those that expired or were invalidated but are not yet reclaimed included. O(shards).
+    /// Entries in memory, including expired and invalidated ones that are not yet reclaimed. O(shards).
     pub fn len(&self) -> usize {
         self.inner.entries.len()
     }
@@ -190,13 +190,13 @@ impl<V: ?Sized> LocalCache<V> {
         self.len() == 0
     }
 
-    /// The heaviest entry that is stored at all, in bytes and with the cache's bookkeeping: what one shard allows to
-    /// one entry. `u64::MAX` if only the number of entries is limited.
+    /// The weight of the heaviest entry that can be stored, in bytes and with the cache's bookkeeping: one shard's
+    /// limit for one entry. `u64::MAX` if only the number of entries is limited.
     pub fn max_entry_bytes(&self) -> u64 {
         self.inner.bounds.max_entry_bytes()
     }
 
-    /// What the cache holds and what happened in it. O(shards).
+    /// The cache's size and counters. O(shards).
     pub fn stats(&self) -> LocalStats {
         let Inner {
             counters,
@@ -208,7 +208,7 @@ impl<V: ?Sized> LocalCache<V> {
         let bytes = counters.bytes.load(Ordering::Relaxed);
         LocalStats {
             entries: self.len(),
-            // What is on its way in or out is counted too, although the entries inside never exceed the limit.
+            // Entries on their way in or out are counted too, although the entries inside never exceed the limit.
             bytes: bounds.max_bytes().map_or(bytes, |max| bytes.min(max)),
             max_entries: bounds.max_entries(),
             max_bytes: bounds.max_bytes(),
@@ -225,8 +225,8 @@ impl<V: ?Sized> LocalCache<V> {
         }
     }
 
-    /// Reclaims every entry that nobody may be served with any more, forgets tags that no entry carries and keys
-    /// that have been without an entry for long: how many entries.
+    /// Reclaims every entry that can no longer be served, forgets tags that no entry carries and keys that have long
+    /// had no entry. Returns how many entries were reclaimed.
     ///
     /// O(entries + tags), about half a second for a million entries that are reclaimed. Locks are held for one entry
     /// at a time, and for a sixty-fourth of the tags.
@@ -234,8 +234,8 @@ impl<V: ?Sized> LocalCache<V> {
         self.inner.clean(|| false)
     }
 
-    /// Ends the background cleanup, at once even in the middle of one: when this returns, it has ended. Without
-    /// one, nothing happens.
+    /// Ends the background cleanup, even in the middle of a run: when this returns, it has ended. May be called without
+    /// one.
     pub fn stop_cleanup(&self) {
         let cleaner = unpoisoned(self.inner.cleaner.lock()).take();
         if let Some(cleaner) = cleaner {
@@ -245,8 +245,8 @@ impl<V: ?Sized> LocalCache<V> {
 }
 
 impl<V: ?Sized + Send + Sync + 'static> LocalCache<V> {
-    /// Starts a thread that runs a [cleanup](Self::run_cleanup) every `interval`, at least a millisecond. If one
-    /// runs already it is replaced.
+    /// Starts a thread that runs a [cleanup](Self::run_cleanup) every `interval`, at least a millisecond. It replaces a
+    /// thread that runs already.
     ///
     /// The thread ends with [`stop_cleanup`](Self::stop_cleanup), or when the last handle is dropped.
     ///
@@ -254,9 +254,9 @@ impl<V: ?Sized + Send + Sync + 'static> LocalCache<V> {
     ///
     /// If the system cannot start a thread.
     pub fn start_cleanup(&self, interval: Duration) {
-        // Weak, so that the thread does not keep alive what it cleans.
+        // Weak, so that the thread does not keep the cache alive.
         let inner = Arc::downgrade(&self.inner);
-        // Locked first: a value that is dropped by this very thread may stop it, and has to find it.
+        // Locked first: a value that this very thread drops may stop the thread, and has to find it.
         let mut slot = unpoisoned(self.inner.cleaner.lock());
         let interval = interval.max(Duration::from_millis(1));
         let cleaner = Worker::start("tagcache-cleanup", interval, move |signal| {
@@ -274,7 +274,7 @@ impl<V: ?Sized + Send + Sync + 'static> LocalCache<V> {
     }
 }
 
-/// What the two-tier cache needs beyond what everybody may use.
+/// Calls that only the two-tier cache needs.
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
 impl<V: ?Sized> LocalCache<V> {
     /// The value of `key`, fresh or stale; counts nothing.
@@ -286,7 +286,7 @@ impl<V: ?Sized> LocalCache<V> {
         self.inner.tags.intern(tags)
     }
 
-    /// Makes every entry gone at once; [`run_cleanup`](Self::run_cleanup) reclaims them. O(1).
+    /// Drops every entry at once; [`run_cleanup`](Self::run_cleanup) reclaims them. O(1).
     pub(crate) fn forget_all(&self) {
         let inner = &*self.inner;
         inner.all.drop_at(inner.tags.next_epoch());
@@ -299,16 +299,15 @@ impl<V: ?Sized> LocalCache<V> {
         inner.all.soften_at(inner.tags.next_epoch(), now);
     }
 
-    /// Serves nothing from `end` on, unless a later call says that it is later.
+    /// Serves nothing from `end` on, unless a later call sets a later time.
     pub(crate) fn trust_until(&self, end: Instant) {
         let end = self.inner.clock.at(end);
         self.inner.trusted_until.store(end, Ordering::Release);
     }
 
-    /// Hits since they were last taken, of up to `max` entries, those of entries that have left included. Exact,
-    /// unless more entries than the cache holds (and more than 1024) were hit since: then hits of entries that have
-    /// left may be missing. A hit that is taken at the moment at which its entry is overwritten may come with the next
-    /// hit of its key.
+    /// Takes the hits since the last call, of up to `max` entries, including entries that have left. Exact, unless more
+    /// entries than the cache holds (and more than 1024) were hit since: then hits of entries that have left may be
+    /// missing. A hit that is taken while its entry is overwritten may be returned with the next hit of its key.
     pub(crate) fn take_hits(&self, max: usize) -> Vec<(String, u64)> {
         self.inner.report.take(max)
     }
@@ -323,7 +322,7 @@ impl<V: ?Sized> Clone for LocalCache<V> {
 }
 
 impl<V: ?Sized> Default for LocalCache<V> {
-    /// A cache as [`builder`](Self::builder) has it.
+    /// A cache with the settings of [`builder`](Self::builder).
     fn default() -> Self {
         Self::builder().build()
     }
@@ -342,7 +341,7 @@ mod invariants {
     use super::*;
 
     impl<V: ?Sized> LocalCache<V> {
-        /// Asserts what must hold whenever no other thread is at work.
+        /// Asserts the invariants that hold whenever no other thread is at work.
         pub(in crate::local) fn validate(&self) {
             let inner = &*self.inner;
             let (mut bytes, mut hit) = (0, 0);

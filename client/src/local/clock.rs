@@ -2,12 +2,12 @@ use std::time::{Duration, Instant};
 
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// The coarse clock is never further behind than this: Linux moves it on with each tick, that is every 1 to 10 ms. Only
-/// after a pause of a whole virtual machine may it be, until the first tick.
+/// The coarse clock is never further behind than this: Linux advances it with each tick, every 1 to 10 ms. The only
+/// exception is after a pause of a whole virtual machine, until the first tick.
 #[cfg(target_os = "linux")]
 const COARSE_LAG: u64 = 100_000_000;
 
-/// Monotonic time in nanoseconds since the cache was made: 584 years fit into 64 bits.
+/// Monotonic time in nanoseconds since the cache was built: 584 years fit into 64 bits.
 #[derive(Debug, Clone)]
 pub(super) enum Clock {
     System {
@@ -30,7 +30,7 @@ impl Clock {
         }
     }
 
-    /// Not inlined, for a hit seldom needs it.
+    /// Not inlined, because a hit seldom needs it.
     #[inline(never)]
     pub(super) fn now(&self) -> u64 {
         match self {
@@ -40,7 +40,7 @@ impl Clock {
         }
     }
 
-    /// When `instant` is.
+    /// The time of `instant`.
     #[cfg_attr(not(feature = "remote"), allow(dead_code))]
     pub(super) fn at(&self, instant: Instant) -> u64 {
         match self {
@@ -50,8 +50,8 @@ impl Clock {
         }
     }
 
-    /// Whether `end` has not come yet. The coarse clock costs a fraction of the exact one, and is enough until the last
-    /// moments before `end`.
+    /// Whether `end` is still to come. The coarse clock costs a fraction of the exact one, and is enough until shortly
+    /// before `end`.
     pub(super) fn is_before(&self, end: u64) -> bool {
         match self {
             #[cfg(target_os = "linux")]
@@ -71,12 +71,12 @@ fn coarse() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// `duration` in nanoseconds, [`NEVER`] where they do not fit.
+/// `duration` in nanoseconds, [`NEVER`] if they do not fit.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }
 
-/// What is left from `now` until `end`: [`Duration::MAX`] for [`NEVER`].
+/// The time from `now` until `end`: [`Duration::MAX`] for [`NEVER`].
 pub(super) fn left(end: u64, now: u64) -> Duration {
     if end == NEVER {
         Duration::MAX

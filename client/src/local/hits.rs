@@ -1,15 +1,15 @@
-//! The hit count of one entry, and whether the entry waits in a queue or has left.
+//! The hit count of one entry, and whether the entry is queued or has left.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// The entry waits in the queue for `take_hits`, or never will: hits are not reported.
+/// The entry is in the queue for `take_hits`, or hits are not reported and it never gets there.
 const QUEUED: u64 = 1 << 63;
 /// The entry has left the cache: its count is final.
 const RETIRED: u64 = 1 << 62;
 const COUNT: u64 = RETIRED - 1;
 
-/// Count and flags in one word, so that each change of either sees exactly what was before it: no hit is lost
-/// between one who counts and one who takes the entry out.
+/// Count and flags are one word, so that each change of either sees exactly the state before it: no hit is lost between
+/// a thread that counts and a thread that takes the entry out.
 #[derive(Debug)]
 pub(super) struct Hits(AtomicU64);
 
@@ -60,7 +60,7 @@ impl Hits {
         Word(self.0.fetch_and(!QUEUED, Ordering::Acquire))
     }
 
-    /// Hits are counted under the lock that the entry had to leave by, so none follows.
+    /// Hits are counted under the lock that removed the entry, so none follows.
     pub(super) fn retire(&self) -> Word {
         Word(self.0.fetch_or(RETIRED, Ordering::Relaxed))
     }

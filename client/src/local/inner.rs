@@ -1,4 +1,4 @@
-//! How entries come and go. Nothing here drops a value, or calls code of the user's, while it holds a lock.
+//! How entries enter and leave. Nothing here drops a value, or calls user code, while it holds a lock.
 
 use std::{
     cell::Cell,
@@ -26,13 +26,13 @@ use super::{
 };
 use crate::{Entry, worker::Worker};
 
-/// What one cache is; a [`LocalCache`](super::LocalCache) is a reference to it.
+/// The state of one cache; a [`LocalCache`](super::LocalCache) is a reference to it.
 pub(super) struct Inner<V: ?Sized> {
     pub(super) entries:
         quick_cache::sync::Cache<Handle, Arc<V>, Bounds, DefaultHashBuilder, Leaving>,
     /// Invalidations of everything.
     pub(super) all: Marks,
-    /// When what is held stops being served, whatever its own time, unless it is moved on before.
+    /// From this time on no entry is served, whatever its TTL, unless the time is moved on before.
     pub(super) trusted_until: AtomicU64,
     pub(super) max_tracked: usize,
     pub(super) report: Report,
@@ -50,7 +50,7 @@ pub(super) struct Inner<V: ?Sized> {
 #[derive(Clone)]
 pub(super) struct Leaving;
 
-/// Entries that have left. One or two is the rule: the one that was overwritten and one that was evicted.
+/// Entries that have left. Usually one or two: the one that was overwritten and one that was evicted.
 pub(super) struct Removed<V: ?Sized>(SmallVec<[(Handle, Arc<V>); 2]>);
 
 impl<V: ?Sized> Default for Removed<V> {
@@ -70,7 +70,7 @@ impl<V: ?Sized> Lifecycle<Handle, Arc<V>> for Leaving {
 impl<V: ?Sized> Inner<V> {
     /// The value if it is fresh; counts a hit or a miss.
     ///
-    /// One function, however many places call it: so the search of the table is inlined here.
+    /// Not inlined: all callers share one copy, into which the search of the table is inlined.
     #[inline(never)]
     pub(super) fn get(&self, key: &str) -> Option<Arc<V>> {
         let (is_gone, unreported) = (Cell::new(false), Cell::new(None));
@@ -102,7 +102,7 @@ impl<V: ?Sized> Inner<V> {
         value
     }
 
-    /// Not inlined, for what a hit needs to stand close together.
+    /// Not inlined, so that the code that a hit needs is close together.
     #[cold]
     #[inline(never)]
     fn is_gone(&self, handle: &Handle) -> bool {
@@ -118,7 +118,7 @@ impl<V: ?Sized> Inner<V> {
         }
     }
 
-    /// The value if it is fresh or stale, and what is known of it; counts nothing, and does not defer eviction.
+    /// The value if it is fresh or stale, and its state; counts nothing, and does not defer eviction.
     pub(super) fn peek(&self, key: &str) -> Option<(Arc<V>, Found)> {
         let found = Cell::new(None);
         let value = self
@@ -140,14 +140,14 @@ impl<V: ?Sized> Inner<V> {
 
     #[inline]
     fn is_fresh(&self, stored: &Stored) -> bool {
-        // Acquire: with the time come the invalidations that were known when it was moved on.
+        // Acquire: the invalidations that were known when the time was moved on are visible with it.
         let trusted_until = self.trusted_until.load(Ordering::Acquire);
         !stored.is_invalidated(&self.all)
             // Last, because reading the time costs more than all the rest.
             && self.clock.is_before(stored.expires.min(trusted_until))
     }
 
-    /// What is known of an entry, `None` if it is gone.
+    /// The state of an entry, `None` if it is gone.
     pub(super) fn found(&self, handle: &Handle) -> Option<Found> {
         handle.stored().found(self.clock.now(), &self.all)
     }
@@ -159,14 +159,14 @@ impl<V: ?Sized> Inner<V> {
         entry.map_tags(|tags| self.tags.intern(tags))
     }
 
-    /// Stores a value, whatever was there before.
+    /// Stores a value in place of any older one.
     pub(super) fn set(&self, key: &str, value: Arc<V>, entry: Entry<TagSet>) {
         if entry.ttl.is_zero() {
             self.take(key);
             return;
         }
-        // After the tags were looked up: a tag that is new to the table counts as invalidated some time ago, but not
-        // later than now.
+        // Read after the tags were looked up: a tag that is new to the table counts as invalidated some time ago, but
+        // not later than now.
         let stamp = self.tags.epoch();
         let handle = self.describe(key, &value, stamp, entry);
         let (hash, mut shard) = self.loads.overtake(key);
@@ -176,14 +176,14 @@ impl<V: ?Sized> Inner<V> {
         self.settle(&handle, &removed);
     }
 
-    /// Stores a value that was loaded, unless something has overtaken it. Whether it was stored.
+    /// Stores a loaded value, unless something has overtaken it. Returns whether it was stored.
     pub(super) fn fill(&self, load: &Load<V>, value: Arc<V>, entry: Entry<TagSet>) -> bool {
         if entry.ttl.is_zero() {
             return false;
         }
         let handle = self.describe(&load.key, &value, load.stamp, entry);
         let mut shard = self.loads.shard(load.hash);
-        // The marks are looked at again by each read, so an invalidation that comes right after this is obeyed too.
+        // Each read checks the marks again, so an invalidation that comes right after this takes effect too.
         if load.is_overtaken()
             || !self.all.is_unchanged_since(load.stamp)
             || !are_unchanged_since(&handle.stored().tags, load.stamp)
@@ -218,16 +218,16 @@ impl<V: ?Sized> Inner<V> {
     }
 
     fn place(&self, handle: &Handle, value: Arc<V>) -> Removed<V> {
-        // Before it is in, because it may be out again before this thread goes on.
+        // Counted before it is inserted, because it may be out again before this thread goes on.
         self.counters
             .bytes
             .fetch_add(handle.stored().weight, Ordering::Relaxed);
         let mut removed = Removed::default();
         self.entries
             .insert_with_lifecycle(handle.clone(), value, &mut removed);
-        // A key that is known from before takes the place that it had, or that those have which came back, and may be
-        // the first to leave it: at once, where a shard holds few entries. Evicted as a resident it is still known,
-        // evicted after a return it is not; and a new key does not leave at once, unless it is too heavy.
+        // A known key takes its former place, or a place among the keys that came back, and may be the first to be
+        // evicted there: at once, if a shard holds few entries. Evicted as a resident it is still known, evicted after
+        // a return it is not; and a new key is not evicted at once, unless it is too heavy.
         for _ in 0..2 {
             let Some(index) = removed.0.iter().position(|(left, _)| left.is(handle)) else {
                 break;
@@ -239,12 +239,12 @@ impl<V: ?Sized> Inner<V> {
         removed
     }
 
-    /// Does the books after `placed` was put in.
+    /// Updates the counters after `placed` was inserted.
     fn settle(&self, placed: &Handle, removed: &Removed<V>) {
         let mut placing = &self.counters.insertions;
         for (handle, _) in &removed.0 {
             if handle == placed && !handle.is(placed) {
-                // It was overwritten, and its hits are counted on.
+                // It was overwritten, and the new entry takes over its hits.
                 let hits = self.leave(handle);
                 if !self.take_over(placed, hits) {
                     self.depart(placed, hits);
@@ -261,7 +261,7 @@ impl<V: ?Sized> Inner<V> {
         placing.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives an entry the hits that its key had before; `false`: it has left, too.
+    /// Adds the hits that the key had before to an entry; `false`: the entry has left, too.
     fn take_over(&self, handle: &Handle, hits: u64) -> bool {
         if hits > 0 {
             let before = handle.stored().take_over(hits);
@@ -275,13 +275,13 @@ impl<V: ?Sized> Inner<V> {
         true
     }
 
-    /// The entry is no longer in the cache and nothing takes its place.
+    /// Handles an entry that has left the cache without a successor.
     fn retire(&self, handle: &Handle) {
         let hits = self.leave(handle);
         self.depart(handle, hits);
     }
 
-    /// Remembers hits of a key that has no entry, or gives them to the one that it has by now.
+    /// Remembers the hits of a key that has no entry, or adds them to the entry that it has by now.
     fn depart(&self, handle: &Handle, hits: u64) {
         if hits == 0 {
             return;
@@ -297,11 +297,11 @@ impl<V: ?Sized> Inner<V> {
                 }));
             found.take().is_some_and(|now| self.take_over(&now, hits))
         });
-        // It may be the last reference, and no lock is held now.
+        // It may be the last reference; no lock is held now.
         drop(value);
     }
 
-    /// The entry is no longer in the cache: its hits.
+    /// Counts an entry that has left the cache; returns its hits.
     fn leave(&self, handle: &Handle) -> u64 {
         let stored = handle.stored();
         self.counters
@@ -327,7 +327,7 @@ impl<V: ?Sized> Inner<V> {
             }
         };
         for (handle, value) in self.entries.iter() {
-            // It may be the last reference, and no lock is held now.
+            // It may be the last reference; no lock is held now.
             drop(value);
             see(handle.key(), handle.stored().hits.read().count());
         }
@@ -340,7 +340,7 @@ impl<V: ?Sized> Inner<V> {
             .collect()
     }
 
-    /// How many keys could be listed by their hits.
+    /// How many keys could be listed with their hits.
     pub(super) fn tracked(&self) -> usize {
         let mut tracked = self.counters.hit_entries.load(Ordering::Relaxed) as usize;
         self.loads.departed(|_, _| tracked += 1);
@@ -358,7 +358,7 @@ impl<V: ?Sized> Inner<V> {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the entry out, whatever its state: the value if it was fresh. What is being loaded for it is not stored.
+    /// Takes the entry out, whatever its state; returns the value if it was fresh. A load under way is not stored.
     pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
         let (_, shard) = self.loads.overtake(key);
         let taken = self
@@ -371,9 +371,9 @@ impl<V: ?Sized> Inner<V> {
         is_fresh.then_some(value)
     }
 
-    /// Takes the entry out if nobody may be served with it any more. Whether it was so.
+    /// Takes the entry out if it can no longer be served. Returns whether it did.
     fn reclaim(&self, key: &[u8]) -> bool {
-        // Never an entry that another thread has just put in its place.
+        // This never matches an entry that another thread has just put in its place.
         let gone = Lookup::new(key, |handle: &Handle| self.found(handle).is_none());
         let Some((handle, _value)) = self.entries.remove(&gone) else {
             return false;
@@ -383,18 +383,18 @@ impl<V: ?Sized> Inner<V> {
         true
     }
 
-    /// Reclaims all that can be, until `is_stopped`: how many entries.
+    /// Reclaims all that can be reclaimed, until `is_stopped`; returns how many entries.
     pub(super) fn clean(&self, is_stopped: impl Fn() -> bool) -> u64 {
-        /// Entries between two questions whether to stop: some ten microseconds.
+        /// Entries between two checks whether to stop: some ten microseconds.
         const STRIDE: u64 = 256;
 
         let begin = self.clock.now();
         let mut now = begin;
         self.loads.begin_cleanup();
         let (mut seen, mut reclaimed) = (0_u64, 0);
-        // Locks for one entry at a time. A scan of a whole shard would be faster, and hold up all who use the shard.
+        // Locks one entry at a time. Scanning a whole shard would be faster, but block all callers that use it.
         for (handle, value) in self.entries.iter() {
-            // It may be the last reference, and no lock is held now.
+            // It may be the last reference; no lock is held now.
             drop(value);
             seen += 1;
             if seen.is_multiple_of(STRIDE) {

@@ -16,14 +16,14 @@ use super::{
 /// A value that is being loaded, or whose key is reserved.
 pub(crate) struct Load<V: ?Sized> {
     pub(crate) key: Box<str>,
-    /// Of the key, as the table of loads hashes it.
+    /// Hash of the key, as the table of loads computes it.
     pub(super) hash: u64,
     pub(super) stamp: u64,
     /// The tags that it was announced with.
     pub(super) tags: TagSet,
-    /// The thread that loads, where it does nothing else meanwhile.
+    /// The thread that loads, if it does nothing else meanwhile.
     pub(super) thread: Option<ThreadId>,
-    /// Whether callers that come now may wait for it.
+    /// Whether new callers may wait for it.
     is_open: AtomicBool,
     is_overtaken: AtomicBool,
     state: Mutex<State<V>>,
@@ -39,11 +39,11 @@ enum State<V: ?Sized> {
 }
 
 pub(crate) enum End<V: ?Sized> {
-    /// The value, and tags of it that were not known when the load began.
+    /// The value, and those of its tags that were not known when the load began.
     Loaded(Arc<V>, TagSet),
-    /// The error of the loader, for all who waited and take errors of its type.
+    /// The error of the loader, for all callers that waited and take errors of its type.
     Failed(Arc<dyn Any + Send + Sync>),
-    /// The loader panicked or was dropped: one of those who wait has to load.
+    /// The loader panicked or was dropped: one of the waiting callers has to load.
     Abandoned,
 }
 
@@ -99,12 +99,12 @@ impl<V: ?Sized> Load<V> {
         unpoisoned(self.state.lock())
     }
 
-    /// Gives `end` to all who wait; callers that come later load anew. Only the first end counts.
+    /// Gives `end` to all waiting callers; later callers load anew. Only the first end counts.
     pub(crate) fn end(&self, end: End<V>) {
         self.is_open.store(false, Ordering::Release);
         let mut state = self.lock();
         let State::UnderWay { wakers, .. } = &mut *state else {
-            // The end is dropped without the lock: its value's Drop is the caller's code.
+            // The end is dropped without the lock: the Drop of its value is user code.
             return drop(state);
         };
         let wakers = std::mem::take(wakers);
@@ -126,7 +126,7 @@ impl<V: ?Sized> Load<V> {
         }
     }
 
-    /// The same for a task.
+    /// As [`Self::wait`], for a task.
     pub(crate) fn ended(self: &Arc<Self>) -> Ended<V> {
         Ended {
             load: Arc::clone(self),
@@ -134,7 +134,7 @@ impl<V: ?Sized> Load<V> {
         }
     }
 
-    /// What a caller gets who has waited for it and takes errors of type `E`; `None`: it has to load. The value's own
+    /// The result for a caller that has waited and takes errors of type `E`; `None`: it has to load. The value's own
     /// tags may have been invalidated before this caller came.
     pub(crate) fn outcome<E: Send + Sync + 'static>(
         &self,

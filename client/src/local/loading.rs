@@ -1,4 +1,4 @@
-//! One load for each missing key, however many ask for it at once.
+//! One load per missing key, however many callers ask for it at once.
 
 use std::{convert::Infallible, fmt, future::Future, sync::Arc};
 
@@ -12,18 +12,18 @@ use super::{
 use crate::Entry;
 
 impl<V> LocalCache<V> {
-    /// The value of `key`; if there is no fresh one, the value that `load` returns, which is stored.
+    /// Returns the value of `key`. If there is no fresh one, calls `load`, and stores and returns its value.
     ///
     /// Of several threads that ask for the same missing key at once, one calls `load` and the others wait for its
-    /// value. If it panics, its panic goes on and one of the others loads instead. Loads of different keys do not
+    /// value. If `load` panics, the panic goes on and one of the others loads instead. Loads of different keys do not
     /// wait for each other.
     ///
-    /// A value is given only to those who asked before its key was removed or overwritten, or one of its tags
-    /// (or of those that they name themselves) invalidated; and in that case it is not stored. So a value that `load` read before an invalidation is never
-    /// served to anybody who asks after it.
+    /// A loaded value is returned only to callers that asked before its key was removed or overwritten, or one of its
+    /// tags (or of the tags that they name themselves) was invalidated; in that case it is not stored. So a value that
+    /// `load` read before an invalidation is never returned to a caller that asks after it.
     ///
-    /// `load` may use the cache. If it asks for the very key that it is loading, it gets a value from its own
-    /// `load` call instead of waiting for itself. Two loads that wait for each other's keys wait forever.
+    /// `load` may use the cache. If it asks for the very key that it is loading, that inner call runs its own `load`
+    /// instead of waiting for the outer one. Two loads that wait for each other's keys wait forever.
     ///
     /// This blocks the thread. In async code use [`get_or_insert_async`](Self::get_or_insert_async).
     ///
@@ -49,8 +49,8 @@ impl<V> LocalCache<V> {
         }
     }
 
-    /// The same with a `load` that may fail. Nothing is stored then, and its error goes to all who waited for it with the
-    /// same type of error; callers with another type, and those that come later, load themselves.
+    /// As [`get_or_insert_with`](Self::get_or_insert_with), with a `load` that may fail. Then nothing is stored, and
+    /// callers that waited with the same error type get the error; others, and later callers, load themselves.
     ///
     /// # Errors
     ///
@@ -91,9 +91,9 @@ impl<V> LocalCache<V> {
 
     /// [`get_or_insert_with`](Self::get_or_insert_with) for async code: waiting does not block the thread.
     ///
-    /// Works with every executor. If the future is dropped while it loads, one of those who wait loads instead. It
-    /// may be mixed with the blocking calls, as long as no thread blocks on a load that needs this very thread to
-    /// go on. A load that asks for its own key waits forever.
+    /// Works with every executor. If the future is dropped while it loads, one of the waiting callers loads instead. It
+    /// can be mixed with the blocking calls, as long as no thread blocks on a load that needs this very thread to go
+    /// on. A load that asks for its own key waits forever.
     pub async fn get_or_insert_async<F>(
         &self,
         key: &str,
@@ -148,8 +148,8 @@ impl<V> LocalCache<V> {
 }
 
 impl<V: ?Sized> LocalCache<V> {
-    /// Begins a load of `key`; `Err`: joins one that is under way. A load is joined only while none of its tags, of the caller's and
-    /// nothing that concerns everything was invalidated since it began.
+    /// Begins a load of `key`; `Err`: joins one that is under way. A load is joined only if neither its tags, nor the
+    /// caller's, nor everything was invalidated since it began.
     pub(crate) fn join_or_lead(
         &self,
         key: &str,
@@ -174,11 +174,11 @@ impl<V: ?Sized> LocalCache<V> {
         }
     }
 
-    /// Announces that a value for `key` is about to be loaded: to be called before the load begins.
+    /// Announces that a value for `key` is about to be loaded. Call it before the load begins.
     ///
-    /// For loads that [`get_or_insert_with`](Self::get_or_insert_with) and its like do not fit, because tags or TTL
-    /// are known only afterwards, or several keys are loaded at once. Nobody waits for it: this says only whether
-    /// the value may be stored once it is there. O(1), and a little memory until it is filled or dropped.
+    /// For loads that [`get_or_insert_with`](Self::get_or_insert_with) and its like do not fit, because tags or TTL are
+    /// known only afterwards, or several keys are loaded at once. No caller waits for a reservation: it only decides
+    /// whether the value may be stored later. O(1), and a little memory until it is filled or dropped.
     pub fn reserve(&self, key: &str) -> Reservation<V> {
         self.reservation(self.inner.loads.reserve(key, &self.inner.tags))
     }
@@ -195,11 +195,11 @@ pub struct Reservation<V: ?Sized> {
 }
 
 impl<V: ?Sized> Reservation<V> {
-    /// Stores `value` as `entry` says, unless it was overtaken: whether it was stored.
+    /// Stores `value` with the settings of `entry`, unless it was overtaken. Returns whether it was stored.
     ///
     /// It was overtaken if, since the reservation was made, its key was removed or overwritten by
-    /// [`set`](LocalCache::set) and its like, everything was invalidated, or one of the tags that `entry` names was,
-    /// hard or soft. A tag that no entry has carried for some time may count as invalidated.
+    /// [`set`](LocalCache::set) and its like, everything was invalidated, or one of the tags in `entry` was, hard or
+    /// soft. A tag that no entry has carried for some time may count as invalidated.
     ///
     /// ```
     /// # use std::{sync::Arc, time::Duration};
@@ -217,12 +217,12 @@ impl<V: ?Sized> Reservation<V> {
         self.inner.fill(&self.load, value, entry)
     }
 
-    /// Whether neither the key nor everything was overtaken so far. Of the tags only [`fill`](Self::fill) knows.
+    /// Whether neither the key nor everything was overtaken so far. Only [`fill`](Self::fill) checks the tags.
     pub fn is_current(&self) -> bool {
         self.inner.all.is_unchanged_since(self.load.stamp) && !self.load.is_overtaken()
     }
 
-    /// Another load may have ended between the caller's look into the cache and the beginning of this one.
+    /// Returns a value that another load stored between the caller's lookup and the beginning of this load.
     fn loaded_meanwhile(&self) -> Option<Arc<V>> {
         let value = self.inner.peek_fresh(&self.load.key)?;
         self.load
@@ -232,7 +232,7 @@ impl<V: ?Sized> Reservation<V> {
 }
 
 impl<V> Reservation<V> {
-    /// Gives what the loader returned to all who wait, and stores it if it is a value.
+    /// Gives the loader's result to all waiting callers, and stores it if it is a value.
     fn end_with<E>(self, loaded: Result<V, E>, entry: Entry<TagSet>) -> Result<Arc<V>, Arc<E>>
     where
         E: Send + Sync + 'static,
@@ -254,10 +254,10 @@ impl<V> Reservation<V> {
     }
 }
 
-/// What the two-tier cache needs beyond what everybody may use.
+/// Calls that only the two-tier cache needs.
 #[cfg(feature = "remote")]
 impl<V: ?Sized> Reservation<V> {
-    /// As [`fill`](Self::fill), for tags that were looked up, and a value that more than one place may store.
+    /// As [`fill`](Self::fill), for tags that were looked up, and a value that may be stored in several places.
     pub(crate) fn store(&self, value: Arc<V>, entry: Entry<TagSet>) -> bool {
         self.inner.fill(&self.load, value, entry)
     }
@@ -312,7 +312,7 @@ mod tests {
             .end(End::Loaded(Arc::new(8), cache.inner.tags.intern(["other"])));
         let loaded = load.outcome::<()>(load.wait());
         assert_eq!(loaded, Some(Ok(Arc::new(8))));
-        // It has answered: callers that come now load anew.
+        // The load has ended: new callers load anew.
         assert!(join(&cache, "mine").is_none());
     }
 

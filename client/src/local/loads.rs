@@ -1,4 +1,4 @@
-//! What is known of keys beside their entries: the loads under way, and the hits of entries that have left.
+//! Data about keys besides their entries: the loads under way, and the hits of entries that have left.
 
 use std::{hash::BuildHasher, sync::Arc};
 
@@ -11,32 +11,32 @@ use super::{
     tags::{TagSet, TagTable},
 };
 
-/// Power of two: a shard is picked by bits of the hash.
+/// A power of two: bits of the hash select a shard.
 const SHARDS: usize = 64;
 
 /// All loads under way, and the hits of entries that have left.
 ///
-/// This is what closes the race between a load and the removal of its key: whoever begins a load, stores its result,
-/// or removes or overwrites the key does so under the lock of the key's shard. So of a removal and a load one comes
-/// first: the load ends before the removal, begins after it, or is marked as overtaken.
+/// This closes the race between a load and the removal of its key: a load begins and stores its result, and a key is
+/// removed or overwritten, under the lock of the key's shard. So a load ends before a removal, begins after it, or is
+/// marked as overtaken.
 pub(super) struct Loads<V: ?Sized> {
     shards: Box<[Mutex<Shard<V>>]>,
     hash_builder: DefaultHashBuilder,
     under_way: AtomicUsize,
-    /// Keys whose hits one shard remembers, and up to twice as many; 0: none.
+    /// Keys whose hits one shard remembers, up to twice as many; 0: none.
     departed: usize,
 }
 
 pub(super) struct Shard<V: ?Sized> {
-    /// A key has as many loads here as are under way for it.
+    /// A key has one item here for each load under way.
     loads: HashTable<Arc<Load<V>>>,
     departed: HashTable<Departed>,
-    /// So few hits have had to make room for more, and are not remembered.
+    /// Keys with at most this many hits had to make room for others, and are not remembered.
     least: u64,
 }
 
-/// A key that is hot with a short TTL is reloaded all the time, and would never count as hot if its hits were not
-/// remembered meanwhile.
+/// A hot key with a short TTL is reloaded all the time. It would never count as hot if its hits were not remembered
+/// meanwhile.
 struct Departed {
     key: Box<str>,
     hash: u64,
@@ -61,7 +61,7 @@ impl<V: ?Sized> Loads<V> {
     }
 
     pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<V>> {
-        // Other bits than the table in the shard uses.
+        // Uses other bits than the table in the shard.
         unpoisoned(self.shards[(hash >> 32) as usize % SHARDS].lock())
     }
 
@@ -69,13 +69,13 @@ impl<V: ?Sized> Loads<V> {
         self.hash_builder.hash_one(key)
     }
 
-    /// Whether nothing is being loaded. An invalidation that asks this after it took its epoch, and gets true, has
-    /// no load to mark: a load that begins later has a stamp that is not behind that epoch.
+    /// Whether no load is under way. An invalidation that asks this after it took its epoch, and gets true, has no load
+    /// to mark: a load that begins later has a stamp that is not behind that epoch.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.load(Ordering::SeqCst) == 0
     }
 
-    /// Begins a load that nobody waits for.
+    /// Begins a load that no other caller waits for.
     pub(super) fn reserve(&self, key: &str, table: &TagTable) -> Arc<Load<V>> {
         let hash = self.hash(key);
         // Counted before the epoch is read, see `is_idle`.
@@ -85,8 +85,7 @@ impl<V: ?Sized> Loads<V> {
         shard.begin(load)
     }
 
-    /// Begins a load that will have these tags; `Err`: one to wait for, whose result is as good, which `is_current`
-    /// decides.
+    /// Begins a load with these tags; `Err`: a load to wait for, whose result is as good, as `is_current` decides.
     pub(super) fn join_or_begin(
         &self,
         key: &str,
@@ -108,8 +107,8 @@ impl<V: ?Sized> Loads<V> {
         Ok(shard.begin(load))
     }
 
-    /// The key is removed or overwritten: what is being loaded for it is for its callers alone, and callers that come
-    /// from now on wait for none of it. The cache is to be changed while the lock that this returns is held.
+    /// The key is removed or overwritten: loads under way for it serve only their own callers, and later callers do not
+    /// join them. The cache must be changed while the lock that this returns is held.
     #[must_use = "no load may begin before the cache is changed"]
     pub(super) fn overtake(&self, key: &str) -> (u64, MutexGuard<'_, Shard<V>>) {
         let hash = self.hash(key);
@@ -118,7 +117,7 @@ impl<V: ?Sized> Loads<V> {
         (hash, shard)
     }
 
-    /// Ends a load, whatever came of it.
+    /// Ends a load, whatever its result.
     pub(super) fn release(&self, load: &Arc<Load<V>>) {
         let is_it = |other: &Arc<Load<V>>| Arc::ptr_eq(other, load);
         // Not the last reference: the caller has one.
@@ -128,7 +127,7 @@ impl<V: ?Sized> Loads<V> {
         self.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Remembers the hits of a key whose entry has left, unless `give` finds another entry of it to give them to.
+    /// Remembers the hits of a key whose entry has left, unless `give` finds another entry of the key for them.
     pub(super) fn depart(&self, key: &str, hits: u64, give: impl FnOnce() -> bool) {
         let hash = self.hash(key);
         let mut shard = self.shard(hash);
@@ -191,7 +190,7 @@ impl<V: ?Sized> Shard<V> {
         same_hash.filter(move |load| *load.key == *key)
     }
 
-    /// The hits of a key that gets an entry again.
+    /// Takes out the hits of a key that gets an entry again.
     pub(super) fn recall(&mut self, hash: u64, key: &str) -> u64 {
         let is_it = |departed: &Departed| *departed.key == *key;
         match self.departed.find_entry(hash, is_it) {
@@ -200,7 +199,7 @@ impl<V: ?Sized> Shard<V> {
         }
     }
 
-    /// Keeps at most so many keys, those with the most hits.
+    /// Keeps at most `most` keys, those with the most hits.
     fn make_room(&mut self, most: usize) {
         let mut hits: Vec<u64> = self.departed.iter().map(|departed| departed.hits).collect();
         let first_out = hits.len() - most - 1;
@@ -244,11 +243,11 @@ mod tests {
             let len = unpoisoned(shard.lock()).departed.len();
             assert!((8..=2 * 8).contains(&len), "{len}");
         }
-        // In each shard, those that came last have the most.
+        // In each shard, the keys that came last have the most hits.
         for hits in most - 8..=most {
             assert!(known.contains(&(hits.to_string(), hits)), "{hits}");
         }
-        // Fewer hits than those that had to go: not remembered.
+        // Keys with fewer hits than those that had to go are not remembered.
         for cold in 0..100 {
             loads.depart(&format!("cold {cold}"), 1, || false);
         }

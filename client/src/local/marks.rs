@@ -1,4 +1,4 @@
-//! When something was last invalidated, in epochs: see "How it works" of the [module](super).
+//! When a tag, or everything, was last invalidated, in epochs: see "How it works" of the [module](super).
 
 use std::collections::VecDeque;
 
@@ -7,14 +7,14 @@ use super::{
     sync::{AtomicU64, Mutex, Ordering, unpoisoned},
 };
 
-/// How many soft invalidations are remembered one by one. An entry that is older than one more of them is gone: when
-/// its grace began would not be known, and one that was gone already might come back.
+/// How many soft invalidations are remembered one by one. An entry that is older than one more of them is gone: the
+/// beginning of its grace would not be known, and an entry that was gone already might come back.
 pub(super) const REMEMBERED: usize = if cfg!(test) { 3 } else { 16 };
 
 /// The latest invalidations of one tag, or of everything.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    /// Latest invalidation of either kind: all that a read of fresh values looks at.
+    /// Latest invalidation of either kind: the only mark that a read of fresh values checks.
     changed: AtomicU64,
     /// Latest hard invalidation: entries from before are gone.
     dropped: AtomicU64,
@@ -26,7 +26,7 @@ pub(crate) struct Marks {
 type Softened = VecDeque<(u64, u64)>;
 
 impl Marks {
-    /// Marks of a tag of which nothing is known except that it was not invalidated after `epoch`.
+    /// Marks of a tag that was not invalidated after `epoch`; nothing else is known of it.
     pub(super) fn not_after(epoch: u64) -> Self {
         Self {
             changed: AtomicU64::new(epoch),
@@ -51,7 +51,7 @@ impl Marks {
         {
             self.dropped.fetch_max(oldest, Ordering::AcqRel);
         }
-        // Last, so that whoever sees it finds when it happened.
+        // Last, so that a thread that sees this mark also finds the time.
         self.changed.fetch_max(epoch, Ordering::AcqRel);
     }
 
@@ -60,7 +60,7 @@ impl Marks {
         self.changed.load(Ordering::Acquire) <= stamp
     }
 
-    /// When a soft invalidation first came after `stamp`, [`NEVER`] if none did; `None` if a hard one did.
+    /// When the first soft invalidation after `stamp` was, [`NEVER`] if there was none; `None` if there was a hard one.
     pub(super) fn softened_since(&self, stamp: u64) -> Option<u64> {
         if self.is_unchanged_since(stamp) {
             return Some(NEVER);
@@ -70,7 +70,7 @@ impl Marks {
         }
         let softened = unpoisoned(self.softened.lock());
         let mut later = softened.iter().flat_map(|softened| softened.iter());
-        // Nothing found: a hard one has just changed the one mark and not yet the other.
+        // Nothing found: a hard invalidation has just changed one mark and not yet the other.
         let (_, time) = later.find(|(epoch, _)| *epoch > stamp)?;
         Some(*time)
     }
@@ -113,7 +113,7 @@ mod tests {
         for stamp in 0..last {
             assert_eq!(marks.softened_since(stamp), Some((stamp + 1) * 100));
         }
-        // One more: what is older than the first one is gone.
+        // One more: an entry that is older than the first one is gone.
         marks.soften_at(last + 1, (last + 1) * 100);
         assert_eq!(marks.softened_since(0), None);
         assert_eq!(marks.softened_since(1), Some(200));

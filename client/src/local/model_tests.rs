@@ -1,4 +1,4 @@
-//! The cache against a naive model of it, over random histories, with time that passes only where a test says so.
+//! The cache against a naive model of it, over random histories; time passes only when a test advances it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::Entry;
 
-/// So many keys or less are used.
+/// At most this many keys are used.
 const KEYS: usize = 40;
 
 const TAGS: [&str; 4] = ["a", "b", "c", "d"];
@@ -62,7 +62,7 @@ enum Action {
 fn action(keys: u8) -> impl Strategy<Value = Action> {
     use Action::*;
     let key = || 0..keys;
-    // Zero, short, longer than a history, for ever.
+    // Zero, short, longer than a history, forever.
     let ttl =
         || prop_oneof![1 => Just(0_u64), 6 => 1..20_u64, 2 => Just(1000), 1 => Just(u64::MAX)];
     let grace = || prop_oneof![3 => Just(0_u64), 2 => 1..20_u64, 1 => Just(u64::MAX)];
@@ -97,7 +97,7 @@ fn millis(ms: u64) -> Duration {
     }
 }
 
-/// What an entry is, without marks and epochs: invalidations change the entries at once.
+/// The model of an entry, without marks and epochs: invalidations change the entries at once.
 #[derive(Debug, Clone)]
 struct ModelEntry {
     value: u32,
@@ -235,7 +235,7 @@ impl World {
         });
     }
 
-    /// Does `action` on both.
+    /// Applies `action` to the cache and to the model.
     #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn step(&mut self, action: Action) -> Result<(), TestCaseError> {
         let may_forget = self.may_forget;
@@ -374,7 +374,7 @@ impl World {
                     let refuse = pending.overtaken
                         || ttl == 0
                         || tags.iter().any(|tag| pending.invalidated.contains(tag));
-                    // Refusing more is allowed where a tag was forgotten in between, which only cleanups do.
+                    // The cache may refuse more if a tag was forgotten in between, which only cleanups do.
                     prop_assert!(!(stored && refuse), "an overtaken value was stored");
                     if stored {
                         self.store(pending.key, value, ttl, grace, &tags);
@@ -420,7 +420,7 @@ impl World {
         prop_assert!(stats.entries <= max_entries);
         prop_assert!(stats.tracked <= max_tracked);
         prop_assert_eq!((stats.hits, stats.misses), self.reads);
-        // Nothing under way is forgotten, nothing else remembered.
+        // All loads under way are remembered, and nothing else.
         prop_assert_eq!(self.cache.inner.loads.len(), self.pending.len());
         Ok(())
     }
@@ -444,7 +444,7 @@ fn fractions_of_many_entries_do_not_add_up_to_more_than_the_limit() {
     assert!(cache.stats().evictions > 0);
 }
 
-/// How many histories; `TAGCACHE_FUZZ_CASES` in a long run.
+/// The number of histories; `TAGCACHE_FUZZ_CASES` in a long run.
 fn cases(short: u32) -> u32 {
     let asked = std::env::var("TAGCACHE_FUZZ_CASES").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(short)
@@ -453,7 +453,7 @@ fn cases(short: u32) -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(128), ..ProptestConfig::default() })]
 
-    /// With room for everything, the cache is the model, and counts every hit of every key for ever.
+    /// With room for everything, the cache equals the model, and counts every hit of every key forever.
     #[test]
     fn a_cache_with_room_is_the_model(actions in prop::collection::vec(action(12), 1..200)) {
         let mut world = World::new(64, 64);
@@ -482,14 +482,14 @@ proptest! {
         prop_assert!(world.cache.inner.loads.is_idle());
     }
 
-    /// A cache that is too small forgets, and does nothing else wrong.
+    /// A cache that is too small forgets entries, and makes no other error.
     #[test]
     fn a_cache_without_room_only_forgets(actions in prop::collection::vec(action(40), 1..300)) {
         let mut world = World::new(8, 4);
         for action in actions {
             world.step(action)?;
             world.check(8, 4)?;
-            // Whatever is resident and not listed has at most the smallest listed count.
+            // A resident entry that is not listed has at most the smallest listed count.
             let top = world.cache.top_accessed_keys(4);
             prop_assert!(top.is_sorted_by(|a, b| a.hits >= b.hits));
             for key in &top {
@@ -505,7 +505,7 @@ proptest! {
         }
     }
 
-    /// Whatever the limits and the weights are, both limits hold, and what is not too heavy is stored.
+    /// Whatever the limits and the weights are, both limits hold, and an entry that is not too heavy is stored.
     #[test]
     fn limits_hold_and_what_fits_is_stored(
         max_entries in prop_oneof![0..5_usize, 0..200_usize],

@@ -1,4 +1,4 @@
-//! Hits on their way to the server, so that its counts are those of the whole fleet.
+//! Hits to be reported to the server, so that its counts are those of the whole fleet.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use super::{
     sync::{AtomicUsize, Mutex, Ordering, unpoisoned},
 };
 
-/// Entries with hits that were not handed out yet, each once. An entry that leaves the cache stays here until its
-/// hits are taken.
+/// Entries with hits that were not taken yet, each once. An entry that leaves the cache stays here until its hits are
+/// taken.
 pub(super) struct Report {
-    /// 0 where hits are not reported.
+    /// 0 if hits are not reported.
     capacity: usize,
-    /// Length of the queue, to see without the lock whether there is room.
+    /// Length of the queue, to check without the lock whether there is room.
     queued: AtomicUsize,
     queue: Mutex<Vec<Handle>>,
 }
@@ -21,7 +21,7 @@ impl Report {
     /// The least that a queue should have room for, because entries of a small cache come and go quickly.
     pub(super) const LEAST: usize = 1024;
 
-    /// A queue for at most `capacity` entries, 0 for none at all. What does not fit is counted on and queues at a later hit.
+    /// A queue for at most `capacity` entries, 0 for none. Without room an entry counts on, and queues at a later hit.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -34,12 +34,12 @@ impl Report {
         self.capacity > 0
     }
 
-    /// Whether more entries can be queued: while nobody takes hits away, the queue must not grow.
+    /// Whether more entries can be queued: while no caller takes the hits, the queue must not grow.
     pub(super) fn has_room(&self) -> bool {
         self.queued.load(Ordering::Relaxed) < self.capacity
     }
 
-    /// The entry was hit and is not queued.
+    /// Queues an entry that was hit and is not queued.
     #[cold]
     #[inline(never)]
     pub(super) fn note(&self, handle: Handle) {
@@ -50,10 +50,10 @@ impl Report {
         }
     }
 
-    /// Hits since they were last taken, for up to `max` entries.
+    /// Takes the hits since the last call, for up to `max` entries.
     pub(super) fn take(&self, max: usize) -> Vec<(String, u64)> {
         let mut queue = unpoisoned(self.queue.lock());
-        // The oldest first: what comes in meanwhile must not keep them waiting for ever.
+        // The oldest first: new ones must not keep them waiting forever.
         let rest = {
             let count = max.min(queue.len());
             queue.split_off(count)

@@ -1,7 +1,7 @@
-//! What two or three threads may do to each other, in many of the orders in which they can. `make model` runs these.
+//! The effects of two or three threads on each other, in many of the possible orders. `make model` runs these.
 //!
 //! Every lock and every atomic of this tier, and the locks of `quick_cache`, are points at which the checker switches
-//! threads. It explores orders of sequentially consistent steps; what weaker memory could add is not looked at.
+//! threads. It explores orders of sequentially consistent steps, not the further effects of weaker memory orders.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ fn tagged() -> Entry<[&'static str; 1]> {
     Entry::forever().tags(["tag"])
 }
 
-/// A writer that changes the database and then invalidates as `invalidate` does, against a reader who loads through
-/// the cache: afterwards the cache must not hold the old value.
+/// A writer that changes the database and then calls `invalidate`, against a reader that loads through the cache:
+/// afterwards the cache must not hold the old value.
 fn no_old_value_survives(invalidate: impl Fn(&LocalCache<u32>) + Send + Sync + Clone + 'static) {
     explore(move || {
         let cache = cache();
@@ -93,7 +93,7 @@ fn a_value_loaded_before_its_key_was_set_does_not_replace_what_was_set() {
     no_old_value_survives(|cache| cache.set("key", 2, Duration::MAX, []));
 }
 
-/// The cache is all there is: the load reads no database for what was set.
+/// There is no database here: the load does not read the value that was set.
 #[test]
 fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
     explore(|| {
@@ -112,7 +112,7 @@ fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
     });
 }
 
-/// The tag's entry in the table comes and goes while it is invalidated and a value with it is on its way.
+/// The tag leaves and enters the table while it is invalidated and a value with it is being loaded.
 #[test]
 fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
     explore(|| {
@@ -151,7 +151,7 @@ fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
     });
 }
 
-/// Two ask for one missing key: one loads, both get the value.
+/// Several threads ask for one missing key: one loads, all get the value.
 #[test]
 fn one_load_for_all_who_ask_at_once() {
     explore(|| {
@@ -178,7 +178,7 @@ fn one_load_for_all_who_ask_at_once() {
     });
 }
 
-/// The first fails: the second gets its error if it waited for it, and loads if it came later.
+/// The first load fails: the second thread gets its error if it waited for it, and loads if it came later.
 #[test]
 fn the_error_of_a_load_goes_to_those_who_waited() {
     explore(|| {
@@ -210,7 +210,7 @@ fn the_error_of_a_load_goes_to_those_who_waited() {
     });
 }
 
-/// Hits are counted by several threads, and of more keys than are listed.
+/// Several threads count hits, of more keys than are listed.
 #[test]
 fn no_hit_is_lost_and_the_leader_is_listed() {
     explore(|| {
@@ -238,7 +238,7 @@ fn no_hit_is_lost_and_the_leader_is_listed() {
     });
 }
 
-/// Overwriting an entry moves its hits, whoever counts meanwhile.
+/// Overwriting an entry moves its hits, even while they are counted.
 #[test]
 fn an_overwritten_entry_keeps_its_hits() {
     explore(|| {
@@ -297,7 +297,7 @@ fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_listed() {
     });
 }
 
-/// A key that comes back while it is leaving is one key.
+/// A key that comes back while it is leaving counts as one key.
 #[test]
 fn a_key_that_comes_back_while_it_leaves_is_counted_once() {
     explore(|| {
@@ -326,7 +326,7 @@ fn a_key_that_comes_back_while_it_leaves_is_counted_once() {
     });
 }
 
-/// Hits are handed out while they are made and while they move to the entry that overwrites theirs.
+/// Hits are taken while they are made, and while they move to the entry that overwrites theirs.
 #[test]
 fn every_hit_is_reported_once() {
     explore(|| {
@@ -347,7 +347,7 @@ fn every_hit_is_reported_once() {
         let first = reported(cache.take_hits(9));
         writer.join().unwrap();
         reader.join().unwrap();
-        // The reader's hit may have been passed over, while those of the old entry were moved.
+        // The reader's hit may have been skipped, while those of the old entry were moved.
         let second = reported(cache.take_hits(9));
         assert!((1..=2).contains(&(first + second)));
         cache.get("a");

@@ -5,7 +5,7 @@ use super::sync::{AtomicU64, Ordering};
 /// Power of two.
 const STRIPES: usize = 16;
 
-/// What happened since the cache was made, counted so that threads do not wait for each other's cache lines.
+/// Counts since the cache was built, kept so that threads do not wait for each other's cache lines.
 #[derive(Default)]
 pub(super) struct Counters {
     stripes: [Stripe; STRIPES],
@@ -58,17 +58,17 @@ impl Counters {
     }
 }
 
-/// What a [`LocalCache`](super::LocalCache) holds and what happened in it.
+/// The size and the counters of a [`LocalCache`](super::LocalCache).
 ///
-/// The counters start at zero when the cache is made and only grow. They are read one after the other while other
-/// threads go on, so they need not add up to the last digit under load.
+/// The counters start at zero when the cache is built and only grow. They are read one after the other while other
+/// threads go on, so under load they need not match each other exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LocalStats {
-    /// Entries in memory. Those that expired or were invalidated count until they are reclaimed: by a read of
-    /// their key, by a write of it, by eviction or by cleanup.
+    /// Entries in memory. Expired and invalidated ones count until they are reclaimed: by a read or a write of their
+    /// key, by eviction or by cleanup.
     pub entries: usize,
-    /// Weight of these entries in bytes, the cache's own bookkeeping included.
+    /// Weight of these entries in bytes, including the cache's own bookkeeping.
     pub bytes: u64,
     /// The most entries that can be held.
     pub max_entries: usize,
@@ -80,11 +80,11 @@ pub struct LocalStats {
     pub tags: usize,
     /// Reads that found a fresh value.
     pub hits: u64,
-    /// Reads that were not.
+    /// Reads that found no fresh value.
     pub misses: u64,
     /// Values stored.
     pub insertions: u64,
-    /// Entries given up for others while they could still have been served.
+    /// Entries evicted while they could still have been served.
     pub evictions: u64,
     /// Entries reclaimed after their TTL, and their grace if they had one.
     pub expirations: u64,
@@ -93,7 +93,7 @@ pub struct LocalStats {
     /// Values that were not stored because they alone are too heavy, see
     /// [`max_entry_bytes`](super::LocalCache::max_entry_bytes).
     pub rejected: u64,
-    /// The longest that a cleanup took. It holds no lock longer than for one entry, so nobody waited for that long.
+    /// The longest time of a cleanup. It holds no lock longer than for one entry, so no call waited for that long.
     pub longest_cleanup: Duration,
 }
 
@@ -111,7 +111,7 @@ impl LocalStats {
 pub struct TopKey {
     /// The key.
     pub key: String,
-    /// Reads that found the key fresh, those of its earlier entries included as far as they are remembered.
+    /// Reads that found the key fresh, including those of its earlier entries as far as they are remembered.
     pub hits: u64,
 }
 
@@ -125,9 +125,9 @@ pub struct EntryInfo {
     pub tags: Vec<String>,
     /// Reads that found the key fresh.
     pub hits: u64,
-    /// Weight in bytes, the cache's own bookkeeping included.
+    /// Weight in bytes, including the cache's own bookkeeping.
     pub bytes: u64,
-    /// Fresh, or else stale.
+    /// Whether it is fresh; otherwise it is stale.
     pub is_fresh: bool,
     /// How long it stays fresh, or may still be served as stale; [`Duration::MAX`] if it never expires.
     pub left: Duration,

@@ -1,8 +1,8 @@
-//! What the cache keeps beside a value, and the ways in which an entry is looked up.
+//! The data that the cache keeps besides a value, and the ways in which an entry is looked up.
 //!
-//! `quick_cache` finds a key by its hash and by asking the stored key whether it is the one. The stored key here
-//! holds all that decides whether the entry may still be served, so the answer to "is it the one" can be "yes, but
-//! out of date": one hash lookup finds the entry and checks it, and a value that must not be served is never touched.
+//! `quick_cache` finds a key by its hash, and then compares the stored key with it. The stored key here holds all that
+//! decides whether the entry may still be served, so the comparison can also return false for an entry that is out of
+//! date: one hash lookup finds the entry and checks it, and a value that must not be served is never touched.
 
 use std::{
     hash::{Hash, Hasher},
@@ -20,17 +20,17 @@ use super::{
     tags::{TagSet, are_unchanged_since},
 };
 
-/// What is known of an entry beside key and value.
+/// The data of an entry besides key and value.
 ///
-/// In this order, because the key follows in memory: what every hit looks at stands next to it, in as few cache lines
-/// as possible.
+/// In this order, because the key follows in memory: the fields that every hit reads are next to it, in as few cache
+/// lines as possible.
 #[repr(C)]
 pub(super) struct Stored {
     /// How long after its end, or after a soft invalidation, it may be served as stale.
     pub(super) grace: u64,
-    /// Bytes, the bookkeeping included.
+    /// Bytes, including the bookkeeping.
     pub(super) weight: u64,
-    /// How many of the hits were handed out by `take_hits`.
+    /// How many of the hits `take_hits` has returned.
     pub(super) reported: AtomicU64,
     pub(super) hits: Hits,
     /// The epoch that was current when the value began to be loaded.
@@ -39,7 +39,7 @@ pub(super) struct Stored {
     pub(super) tags: TagSet,
 }
 
-/// What a reader may know of an entry that may be served.
+/// The state of an entry that may be served.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) is_fresh: bool,
@@ -48,14 +48,14 @@ pub(super) struct Found {
 }
 
 impl Stored {
-    /// Adds hits of an earlier entry of the key, which were reported through that one or are going to be: the word
+    /// Adds hits of an earlier entry of the key, which were or will be reported through that one; returns the word
     /// before. In this order, so that a report in between sees too few hits, never those of the other entry twice.
     pub(super) fn take_over(&self, hits: u64) -> Word {
         self.reported.fetch_add(hits, Ordering::Relaxed);
         self.hits.add(hits)
     }
 
-    /// Hits that were not handed out before; they are now. `None`: come again, others are being added.
+    /// Takes the hits that were not returned before. `None`: try again, others are being added.
     pub(super) fn take_unreported(&self) -> Option<u64> {
         let count = self.hits.unqueue().count();
         let fresh = count.checked_sub(self.reported.load(Ordering::Relaxed))?;
@@ -67,7 +67,7 @@ impl Stored {
         !all.is_unchanged_since(self.stamp) || !are_unchanged_since(&self.tags, self.stamp)
     }
 
-    /// What it is at the time `now`, `None` if it is gone.
+    /// The state at the time `now`, `None` if the entry is gone.
     pub(super) fn found(&self, now: u64, all: &Marks) -> Option<Found> {
         let mut end = self.expires;
         for marks in std::iter::once(all).chain(self.tags.iter().map(|tag| &tag.marks)) {
@@ -85,7 +85,7 @@ impl Stored {
     }
 }
 
-/// A key with its [`Stored`] in one allocation. As a key of the cache it equals whatever has the same text.
+/// A key with its [`Stored`] in one allocation. As a key of the cache it equals every key with the same text.
 #[derive(Clone)]
 pub(super) struct Handle(ThinArc<Stored, u8>);
 
@@ -126,7 +126,7 @@ impl Hash for Handle {
     }
 }
 
-/// Finds the entry of a key if it is one that `accepts` takes.
+/// Finds the entry of a key if `accepts` returns true for it.
 pub(super) struct Lookup<'a, F> {
     key: &'a [u8],
     accepts: F,

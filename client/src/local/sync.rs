@@ -1,5 +1,5 @@
-//! The primitives that model checking replaces. Under `--cfg shuttle` every lock and every atomic that this tier
-//! shares between threads is a point at which the checker may switch threads, those inside `quick_cache` included.
+//! The primitives that model checking replaces. Under `--cfg shuttle` the checker may switch threads at every lock and
+//! every atomic that this tier shares between threads, including those inside `quick_cache`.
 
 use std::sync::{LockResult, PoisonError};
 #[cfg(not(shuttle))]
@@ -20,8 +20,8 @@ pub(super) use shuttle::{
     thread::{self, ThreadId},
 };
 
-/// The guard, whether or not a thread panicked with it. No code of the user's runs under a lock of this tier, so
-/// what a lock protects is whole even then.
+/// Returns the guard even if a thread panicked while it held the lock. No user code runs under a lock of this tier, so
+/// the protected data is intact even then.
 pub(super) fn unpoisoned<G>(result: LockResult<G>) -> G {
     result.unwrap_or_else(PoisonError::into_inner)
 }

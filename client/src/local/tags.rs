@@ -1,4 +1,4 @@
-//! The tags that entries carry, each once, found by name.
+//! The tags that entries carry, each stored once and found by name.
 
 use std::{
     hash::BuildHasher,
@@ -14,7 +14,7 @@ use super::{
     sync::{AtomicU64, Ordering, RwLock, unpoisoned},
 };
 
-/// Entries hold it, the table finds it by name.
+/// A tag that entries hold, and that the table finds by name.
 pub(crate) struct Tag {
     pub(super) marks: Marks,
     pub(super) name: Box<str>,
@@ -28,8 +28,8 @@ pub(super) fn are_unchanged_since(tags: &TagSet, stamp: u64) -> bool {
     tags.iter().all(|tag| tag.marks.is_unchanged_since(stamp))
 }
 
-/// Power of two: a shard is picked by bits of the hash. So many that none has too many tags to be searched under its
-/// lock: with a million tags, a millisecond or two.
+/// A power of two: bits of the hash select a shard. There are enough shards to keep the search of one, under its lock,
+/// short: a millisecond or two with a million tags.
 const SHARDS: usize = 64;
 
 /// Below this size a shard is never searched for tags without entries.
@@ -38,13 +38,13 @@ const PURGE_FROM: usize = 16;
 /// All tags by name.
 ///
 /// A tag that no entry holds stays only as long as its marks may matter to a value that is still being loaded.
-/// Forgetting one moves the shard's horizon up to its latest mark: a tag that is met for the first time (again)
-/// counts as invalidated at the horizon, so a value from before is refused. That errs on the safe side, it keeps
-/// the table bounded by twice the tags that entries hold, and it needs no knowledge of who is loading what.
+/// Forgetting a tag raises the shard's horizon to its latest mark: a tag that is added (again) counts as invalidated at
+/// the horizon, so an older value is refused. That errs on the safe side, bounds the table by twice the tags that
+/// entries hold, and needs no knowledge of the loads under way.
 pub(super) struct TagTable {
     shards: Box<[RwLock<Shard>]>,
     hash_builder: DefaultHashBuilder,
-    /// One up for every invalidation, of whatever kind.
+    /// Raised by one by every invalidation of any kind.
     epoch: AtomicU64,
 }
 
@@ -65,14 +65,14 @@ impl TagTable {
         }
     }
 
-    /// The current epoch: the stamp of a value whose loading begins now.
+    /// The current epoch: the stamp of a value whose load begins now.
     pub(super) fn epoch(&self) -> u64 {
         // SeqCst here and below: "an invalidation saw no load under way" and "a load saw no invalidation" must not
         // both be true; see `Loads::is_idle`.
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// Begins an invalidation: the epoch to mark it with.
+    /// Begins an invalidation; returns the epoch to mark it with.
     pub(super) fn next_epoch(&self) -> u64 {
         self.epoch.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -82,7 +82,7 @@ impl TagTable {
     }
 
     fn shard(&self, hash: u64) -> &RwLock<Shard> {
-        // Other bits than the table in the shard uses.
+        // Uses other bits than the table in the shard.
         &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
@@ -95,7 +95,7 @@ impl TagTable {
         tags
     }
 
-    /// The tag, remembered from now on if it was not known.
+    /// Returns the tag, and remembers it from now on if it was not known.
     pub(super) fn intern_one(&self, name: &str) -> Arc<Tag> {
         if let Some(tag) = self.find(name) {
             return tag;
@@ -150,16 +150,16 @@ impl Shard {
     fn purge(&mut self, hash: impl Fn(&str) -> u64) {
         let horizon = &mut self.horizon;
         self.by_name.retain(|tag| {
-            // One reference is the table's own. Nobody can take another one while the shard is locked for writing.
+            // One reference is the table's own. No thread can take another one while the shard is locked for writing.
             let held = Arc::strong_count(tag) > 1;
             if !held {
-                // Whoever gave up the last other reference may have marked the tag before: see that mark.
+                // The thread that dropped the last other reference may have marked the tag before: see that mark.
                 fence(Ordering::Acquire);
                 *horizon = (*horizon).max(tag.marks.latest());
             }
             held
         });
-        // Only after as many new tags as there are old ones is it worth looking again: O(1) an added tag.
+        // It is searched again only after as many new tags as there are old ones: O(1) per added tag.
         self.purge_at = PURGE_FROM.max(self.by_name.len() * 2);
         self.by_name.shrink_to(self.purge_at, |tag| hash(&tag.name));
     }

@@ -1,4 +1,4 @@
-//! What a sample consists of, and where it comes from.
+//! The contents of a sample, and their source.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,18 +6,18 @@ use std::time::{Duration, SystemTime};
 use super::process::MemoryUsage;
 use crate::local::EntryInfo;
 
-/// Where a [`MemoryMonitor`](super::MemoryMonitor) reads from. Called on the monitor's own thread, so it may block;
-/// it must bound how long.
+/// The source from which a [`MemoryMonitor`](super::MemoryMonitor) reads. It is called on the monitor's own thread, so
+/// it may block; it must bound how long.
 pub trait Source: Send + 'static {
-    /// Reads everything once, into a sample that knows nothing but its time.
+    /// Reads everything once, into a sample in which only the time is set.
     fn read(&mut self, sample: &mut Sample);
 }
 
-/// What was read at one moment.
+/// The figures that were read at one moment.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sample {
-    /// By the system's clock, for people.
+    /// By the system's clock, for display.
     pub at: SystemTime,
     /// Since the monitor started, by the monotonic clock: for differences.
     pub since_start: Duration,
@@ -41,8 +41,8 @@ impl Default for Sample {
     }
 }
 
-/// A local tier as the monitor and the admin endpoint see it. No method has a name that an application is likely to try
-/// on a [`LocalCache`](crate::LocalCache): the compiler would recommend this trait.
+/// A local tier for the monitor and the admin endpoint. No method has a name that an application is likely to try on a
+/// [`LocalCache`](crate::LocalCache): the compiler would recommend this trait.
 pub trait LocalTier: Send + Sync {
     /// Its figures now. O(1).
     fn figures(&self) -> LocalFigures;
@@ -50,18 +50,18 @@ pub trait LocalTier: Send + Sync {
     fn entries(&self, limit: usize) -> Vec<EntryInfo>;
     /// Drops everything.
     fn drop_all(&self);
-    /// Drops what carries one of these tags.
+    /// Drops the entries that carry one of these tags.
     fn drop_tagged(&self, tags: &[String]);
 }
 
-/// Figures of a local tier; counters since it was made.
+/// Figures of a local tier; counters since it was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct LocalFigures {
     /// Entries held.
     pub entries: u64,
-    /// Bytes that they are accounted with, where the tier accounts for them.
+    /// Bytes that they are accounted with, if the tier accounts for them.
     pub bytes: Option<u64>,
     /// Reads that found a value.
     pub hits: u64,
@@ -69,21 +69,21 @@ pub struct LocalFigures {
     pub misses: u64,
     /// Of these, reads of this process that a server served; `None` for a tier without servers behind it.
     pub server_hits: Option<u64>,
-    /// Entries dropped for want of room.
+    /// Entries dropped because there was no room.
     pub evictions: u64,
     /// Entries that invalidations dropped.
     pub invalidated: u64,
-    /// The longest cleanup so far, in microseconds, where the tier cleans up in one go.
+    /// The longest cleanup so far, in microseconds, if the tier cleans up in one go.
     pub longest_cleanup_us: Option<u64>,
 }
 
-/// What a sample knows of the server.
+/// A sample's data about the server.
 #[derive(Clone, Debug, Default)]
 pub enum ServerReading {
-    /// None is watched.
+    /// No server is watched.
     #[default]
     None,
-    /// It did not reply; why.
+    /// It did not reply, for this reason.
     Unreachable(Arc<str>),
     /// It replied.
     Up(Arc<ServerUsage>),
@@ -98,7 +98,7 @@ impl ServerReading {
         }
     }
 
-    /// Those of the module, if it replied and has the module.
+    /// The figures of the module, if the server replied and has the module.
     pub fn cache(&self) -> Option<&CacheFigures> {
         self.figures()?.cache.as_ref()
     }
@@ -109,9 +109,9 @@ impl ServerReading {
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct ServerUsage {
-    /// What it calls itself, such as `redis 7.0.15`.
+    /// The server's name, such as `redis 7.0.15`.
     pub name: String,
-    /// Keys of the selected database, of any type; `None` where the user may not ask, as with all that follows.
+    /// Keys of the selected database, of any type; `None` if the user may not read it, as for all fields below.
     pub key_count: Option<u64>,
     /// `used_memory`.
     pub used_memory: Option<u64>,
@@ -119,15 +119,15 @@ pub struct ServerUsage {
     pub rss: Option<u64>,
     /// `used_memory_peak`.
     pub peak_memory: Option<u64>,
-    /// `allocator_active`: what its allocator holds.
+    /// `allocator_active`: the bytes that its allocator holds.
     pub committed_memory: Option<u64>,
-    /// `maxmemory`, or the memory of its machine where that is 0.
+    /// `maxmemory`, or the memory of its machine if that is 0.
     pub memory_limit: Option<u64>,
     /// Connected clients.
     pub clients: Option<u64>,
     /// Seconds since it started.
     pub uptime_seconds: Option<u64>,
-    /// Of the module; `None` where it is not loaded.
+    /// Of the module; `None` if it is not loaded.
     pub cache: Option<CacheFigures>,
 }
 

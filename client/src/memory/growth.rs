@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bytes that make 1 MB in all figures of this crate, as in Node.js's tools.
 const MB: f64 = 1024.0 * 1024.0;
-/// A straight line needs three points before it can say how sure it is.
+/// The fewest points from which the error of a straight line can be estimated.
 const MIN_POINTS: usize = 3;
 
 /// How fast the heap (or, where it is unknown, the resident set) grows.
@@ -12,14 +12,14 @@ const MIN_POINTS: usize = 3;
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Growth {
-    /// Slope in MB a minute; negative when it shrinks.
+    /// Slope in MB per minute; negative when it shrinks.
     pub mb_per_minute: f64,
-    /// Half the width of the slope's 95 % confidence interval, in MB a minute. Samples of one process depend on
-    /// each other, so the true interval is wider: read it as noise, not as proof.
+    /// Half the width of the slope's 95 % confidence interval, in MB per minute. Samples of one process depend on each
+    /// other, so the true interval is wider: read it as noise, not as proof.
     pub margin: f64,
-    /// From the first to the last sample that it was computed from, in seconds.
+    /// Time between the first and the last of its samples, in seconds.
     pub seconds: f64,
-    /// How many samples it was computed from.
+    /// The number of its samples.
     pub samples: usize,
     /// Whether each third of the samples lies above the one before it, by its median: a single step is no steady
     /// growth.
@@ -27,8 +27,8 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// The slope through `points` of (time since any moment, bytes), oldest first; `None` for fewer than three points or
-    /// no time between them. O(n log n).
+    /// The slope through `points` of (time since any moment, bytes), oldest first; `None` for fewer than three points
+    /// or if no time lies between them. O(n log n).
     pub fn fit(points: &[(Duration, u64)]) -> Option<Self> {
         let n = points.len();
         if n < MIN_POINTS {
@@ -67,7 +67,7 @@ impl Growth {
         })
     }
 
-    /// The lowest slope within the confidence interval, in MB a minute.
+    /// The lowest slope within the confidence interval, in MB per minute.
     pub fn at_least(&self) -> f64 {
         self.mb_per_minute - self.margin
     }

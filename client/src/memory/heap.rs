@@ -1,19 +1,19 @@
-//! What the allocator says of itself.
+//! The allocator's own figures.
 
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-/// Bytes of the heap; `None` where the allocator has no such figure.
+/// Bytes of the heap; `None` if the allocator has no such figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heap {
     pub(super) used: Option<u64>,
     pub(super) committed: Option<u64>,
 }
 
-/// How this process's allocator is asked.
+/// Returns the function that reads this process's allocator.
 ///
-/// The first call finds out whether jemalloc or glibc is the one that this process's memory comes from: an allocator
-/// that is linked in and not used answers, too, with figures that have nothing to do with the process.
+/// The first call finds out whether jemalloc or glibc provides this process's memory: an allocator that is linked in
+/// but not used returns figures, too, but they have nothing to do with the process.
 pub(super) fn reader() -> fn() -> Heap {
     static READER: OnceLock<fn() -> Heap> = OnceLock::new();
     *READER.get_or_init(|| {
@@ -28,7 +28,7 @@ pub(super) fn reader() -> fn() -> Heap {
     })
 }
 
-/// Whether what this process allocates shows in these figures.
+/// Whether allocations of this process show in these figures.
 fn is_used(read: impl Fn() -> Heap) -> bool {
     // Never written to, so it costs address space only; larger than what other threads are likely to free meanwhile.
     const PROBE: usize = 64 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! How much memory the process may use at most.
+//! The most memory that the process may use.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 pub(super) fn memory_limit() -> Option<u64> {
     use procfs::Current;
     let physical = procfs::Meminfo::current().ok().map(|info| info.mem_total);
-    // A limit above what the machine has limits nothing.
+    // A limit above the machine's memory has no effect.
     cgroup_limit().into_iter().chain(physical).min()
 }
 
@@ -22,7 +22,7 @@ fn cgroup_limit() -> Option<u64> {
     let process = procfs::process::Process::myself().ok()?;
     let (cgroups, mounts) = (process.cgroups().ok()?, process.mountinfo().ok()?);
     let limit = |group: &procfs::ProcessCGroup| {
-        // Version 2 has one hierarchy for all controllers, version 1 one for each.
+        // Version 2 has one hierarchy for all controllers, version 1 one per controller.
         let (kind, file) = match group.controllers.as_slice() {
             [] => ("cgroup2", "memory.max"),
             all if all.iter().any(|name| name == "memory") => ("cgroup", "memory.limit_in_bytes"),
@@ -38,8 +38,8 @@ fn cgroup_limit() -> Option<u64> {
     cgroups.0.iter().filter_map(limit).min()
 }
 
-/// The smallest limit between a cgroup and the root: each of them holds. In a container the path may be the host's, of
-/// which nothing is to be seen here but the root, which is then the container's own cgroup.
+/// The smallest limit between a cgroup and the root: all of them apply. In a container the path may be the host's, of
+/// which only the root is visible here, which is then the container's own cgroup.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 fn tightest(mount: &Path, cgroup: &str, file: &str) -> Option<u64> {
     let own = mount.join(cgroup);

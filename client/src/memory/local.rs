@@ -3,7 +3,7 @@
 use super::figures::{LocalFigures, LocalTier};
 use crate::local::{EntryInfo, LocalCache};
 
-/// Entries that are looked at to find the most read ones: a bound on what listing them costs.
+/// Entries that are searched for the most read ones: a bound on the cost of listing them.
 const LOOKED_AT: usize = 1000;
 
 impl<V: ?Sized + Send + Sync + 'static> LocalTier for LocalCache<V> {

@@ -1,4 +1,4 @@
-//! Samples at an interval, evaluated and kept.
+//! Takes samples at an interval, evaluates and keeps them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,7 @@ const DEFAULT_SAMPLES: usize = 360;
 /// Most samples that may be kept.
 const MAX_SAMPLES: usize = 100_000;
 
-/// What a monitor calls back with, on its own thread.
+/// The argument of a monitor's callbacks, which run on its own thread.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -30,16 +30,16 @@ pub enum Event {
     Sample(Snapshot),
     /// The status changed.
     Status {
-        /// What it was.
+        /// The status before.
         from: Status,
-        /// What it is.
+        /// The status now.
         to: Status,
-        /// Everything that is known at that moment.
+        /// The state at that moment.
         snapshot: Snapshot,
     },
     /// Growth over the window looks like a leak.
     LeakSuspected(Growth),
-    /// It no longer does.
+    /// The growth no longer looks like a leak.
     LeakCleared,
 }
 
@@ -49,15 +49,15 @@ type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MonitorError {
-    /// A setting is out of range, or they do not go together.
+    /// A setting is out of range, or two of them contradict each other.
     #[error("{0}")]
     Settings(String),
-    /// The system gave no thread.
+    /// The system could not start a thread.
     #[error("no thread for the monitor: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// How a monitor is to run; made by [`MemoryMonitor::builder`].
+/// The settings of a monitor; [`MemoryMonitor::builder`] creates them.
 #[must_use]
 pub struct MonitorBuilder {
     source: Box<dyn Source>,
@@ -90,31 +90,31 @@ impl MonitorBuilder {
         self
     }
 
-    /// When the status changes.
+    /// The heap percentages at which the status changes.
     pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
         self.settings.thresholds = thresholds;
         self
     }
 
-    /// What the heap is measured against.
+    /// The total against which the heap is measured.
     pub fn heap_total(mut self, total: HeapTotal) -> Self {
         self.settings.heap_total = total;
         self
     }
 
-    /// Over which time rates and growth are computed; no leak is suspected before it is full. Default 10 min.
+    /// The time over which rates and growth are computed; no leak is suspected before it is full. Default 10 min.
     pub fn window(mut self, window: Duration) -> Self {
         self.settings.window = window;
         self
     }
 
-    /// Steady growth of at least so many MB a minute over a whole window is suspected to be a leak. Default 1.
+    /// Steady growth of at least this many MB per minute over a whole window is suspected to be a leak. Default 1.
     pub fn leak_rate(mut self, mb_per_minute: f64) -> Self {
         self.settings.leak_rate = mb_per_minute;
         self
     }
 
-    /// Adds a callback. It runs on the monitor's thread: what takes long delays the next sample.
+    /// Adds a callback. It runs on the monitor's thread: a slow callback delays the next sample.
     pub fn on_event(mut self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.callbacks.push(Arc::new(callback));
         self
@@ -123,7 +123,7 @@ impl MonitorBuilder {
     /// Takes the first sample and starts the thread that takes the others.
     ///
     /// # Errors
-    /// When a setting is out of range or there is no thread to be had.
+    /// When a setting is out of range or the system cannot start a thread.
     pub fn start(self) -> Result<MemoryMonitor, MonitorError> {
         self.settings.check()?;
         let shared = Arc::new(Shared {
@@ -155,7 +155,7 @@ impl Settings {
         self.samples.unwrap_or(enough.max(DEFAULT_SAMPLES))
     }
 
-    /// How many it takes to span the window: one at each of its ends, and one more for those that come late.
+    /// How many samples span the window: one at each of its ends, and one more for late samples.
     fn samples_of_window(&self) -> u128 {
         self.window.as_nanos() / self.interval.as_nanos().max(1) + 2
     }
@@ -193,9 +193,9 @@ impl Settings {
 
 /// Watches the memory of a process and the figures of its cache; stops when dropped.
 ///
-/// Its clock is the monotonic one: a system clock that is set moves no judgement.
+/// It uses the monotonic clock: setting the system clock does not affect it.
 ///
-/// One sample a second costs less than a tenth of a percent of a core (`cargo bench -p tagcache-benches --bench
+/// One sample per second costs less than a tenth of a percent of a core (`cargo bench -p tagcache-benches --bench
 /// monitor` measures it).
 pub struct MemoryMonitor {
     shared: Arc<Shared>,
@@ -234,11 +234,11 @@ impl MemoryMonitor {
         }
     }
 
-    /// Goes on after [`Self::stop`]: takes a sample and starts the thread that takes the others. What was sampled
-    /// before is kept. Does nothing while it runs.
+    /// Continues after [`Self::stop`]: takes a sample and starts the thread that takes the others. Earlier samples are
+    /// kept. Does nothing while it runs.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the system cannot start a thread.
     pub fn start(&self) -> Result<(), MonitorError> {
         let mut running = lock(&self.running);
         if running.is_some() {
@@ -248,7 +248,7 @@ impl MemoryMonitor {
         let interval = shared.settings.interval;
         let mut due = Instant::now() + interval;
         let worker = Worker::start("tagcache-monitor", interval, move |_| {
-            // A source or callback that panics has said so by the panic hook; the next sample may do better.
+            // A panic of a source or callback has been reported by the panic hook; the next sample may succeed.
             let _ = catch_unwind(AssertUnwindSafe(|| shared.sample()));
             // Samples that a slow source missed are not made up for.
             let now = Instant::now();
@@ -261,7 +261,7 @@ impl MemoryMonitor {
         Ok(())
     }
 
-    /// What is known as of the last sample. O(samples in the window).
+    /// The state as of the last sample. O(samples in the window).
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot()
     }
@@ -276,8 +276,7 @@ impl MemoryMonitor {
         lock(&self.shared.ring).samples.iter().cloned().collect()
     }
 
-    /// Adds a callback, as [`MonitorBuilder::on_event`] does; it sees what happens from now on and is kept as long as the
-    /// monitor is.
+    /// Adds a callback, as [`MonitorBuilder::on_event`] does; it gets events from now on, and is kept with the monitor.
     pub fn on_event(&self, callback: impl Fn(&Event) + Send + Sync + 'static) {
         lock(&self.shared.callbacks).push(Arc::new(callback));
     }
@@ -287,8 +286,7 @@ impl MemoryMonitor {
         self.shared.settings.interval
     }
 
-    /// Ends the thread, after a sample that it may be taking; what was sampled stays readable. Does nothing the
-    /// second time.
+    /// Ends the thread, after a sample that it may be taking; the samples stay readable. A second call does nothing.
     pub fn stop(&self) {
         let running = lock(&self.running).take();
         if let Some(worker) = running {
@@ -353,7 +351,7 @@ impl Ring {
         let percent = sample.memory.heap_percent(settings.heap_total);
         self.status = settings.thresholds.status(self.status, percent);
         let growth = self.growth(settings);
-        // By 1 % of slack: the samples at the ends of a full window are a little less than a window apart.
+        // With 1 % of slack: the samples at the ends of a full window are a little less than a window apart.
         let full = |growth: &Growth| growth.seconds >= settings.window.as_secs_f64() * 0.99;
         self.leak_suspected = growth
             .filter(full)

@@ -7,31 +7,31 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Reading the heap may take one part in so many of the time.
+/// Reading the heap may take at most this fraction (1/2000) of the time.
 const HEAP_SHARE: u32 = 2000;
 
-/// Memory of a process, in bytes; `None` where it cannot be known.
+/// Memory of a process, in bytes; `None` if it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MemoryUsage {
-    /// Handed out by the allocator and not given back.
+    /// Allocated and not yet freed.
     pub heap_used: Option<u64>,
     /// Held by the allocator, used or not.
     pub heap_committed: Option<u64>,
     /// Resident pages of mapped files and shared memory.
     pub external: Option<u64>,
-    /// Resident pages in all.
+    /// All resident pages.
     pub rss: Option<u64>,
     /// The most that was ever resident.
     pub peak_rss: Option<u64>,
-    /// What the process may use at most.
+    /// The most that the process may use.
     pub limit: Option<u64>,
 }
 
 impl MemoryUsage {
-    /// Reads it now. Costs a tenth of a millisecond; much more where glibc's heap has very many free chunks, which
-    /// it walks through while it holds up whoever allocates (100,000: tens of milliseconds).
+    /// Reads it now. Costs a tenth of a millisecond; much more if glibc's heap has very many free chunks: it walks
+    /// through them and blocks all threads that allocate (100,000 chunks: tens of milliseconds).
     pub fn of_this_process() -> Self {
         Self::with(reader()(), memory_limit())
     }
@@ -46,7 +46,7 @@ impl MemoryUsage {
         }
     }
 
-    /// What a percentage of the heap is a percentage of, in bytes.
+    /// The heap total, against which the heap is measured, in bytes.
     pub fn heap_total(&self, total: HeapTotal) -> Option<u64> {
         match total {
             HeapTotal::Limit => self.limit.or(self.heap_committed),
@@ -61,27 +61,27 @@ impl MemoryUsage {
     }
 }
 
-/// What the heap is measured against.
+/// The total against which the heap is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeapTotal {
-    /// The limit of the process: 100 % is where the system ends it. The committed heap if there is no limit.
+    /// The limit of the process: at 100 % the system ends it. The committed heap if there is no limit.
     #[default]
     Limit,
-    /// What the allocator holds, as Node.js's `heapTotal`. An allocator that wastes little is always near 100 %.
+    /// The bytes that the allocator holds, as Node.js's `heapTotal`. An efficient allocator is always near 100 %.
     Committed,
 }
 
-/// Reads this process's memory and, where given, the figures of a local tier and a server.
+/// Reads this process's memory and, if they are set, the figures of a local tier and a server.
 ///
-/// Where reading the heap takes long (see [`MemoryUsage::of_this_process`]) it is read less often, so that it takes
-/// no more than 1/2000 of the time: the heap figures may then be older than the sample.
+/// If reading the heap takes long (see [`MemoryUsage::of_this_process`]), it is read less often, so that it takes no
+/// more than 1/2000 of the time: the heap figures may then be older than the sample.
 #[derive(Clone)]
 #[must_use]
 pub struct ProcessSource {
     local: Option<Arc<dyn LocalTier>>,
     server: Option<Arc<dyn Fn() -> ServerReading + Send + Sync>>,
     read_heap: fn() -> Heap,
-    /// What was read last, and when it is to be read again.
+    /// The last reading, and when the next one is due.
     heap: Option<(Heap, Instant)>,
 }
 
@@ -90,7 +90,7 @@ impl Default for ProcessSource {
         Self {
             local: None,
             server: None,
-            // Found now, so that looking for it does not count as what a reading costs.
+            // Found now, so that finding it does not count as a cost of reading.
             read_heap: reader(),
             heap: None,
         }
@@ -104,8 +104,8 @@ impl ProcessSource {
         self
     }
 
-    /// Adds the figures of a server to each sample: what `read` returns. It runs on the monitor's thread and may block,
-    /// for a bounded time.
+    /// Adds the figures of a server, as `read` returns them, to each sample. `read` runs on the monitor's thread and
+    /// may block, for a bounded time.
     pub fn server(mut self, read: impl Fn() -> ServerReading + Send + Sync + 'static) -> Self {
         self.server = Some(Arc::new(read));
         self
@@ -141,7 +141,7 @@ impl fmt::Debug for ProcessSource {
     }
 }
 
-/// What the system says of the process's pages.
+/// The system's figures of the process's pages.
 fn pages() -> MemoryUsage {
     #[cfg(target_os = "linux")]
     if let Ok(status) = procfs::process::Process::myself().and_then(|process| process.status()) {

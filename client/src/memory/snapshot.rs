@@ -1,4 +1,4 @@
-//! The last sample and what the ones before it say about it.
+//! The last sample, and its evaluation by the ones before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use super::growth::Growth;
 use super::process::HeapTotal;
 use super::status::Status;
 
-/// What a monitor knows at one moment.
+/// The state of a monitor at one moment.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The last sample.
     pub latest: Arc<Sample>,
-    /// Judged by the heap.
+    /// Derived from the heap.
     pub status: Status,
     /// Over the window; `None` until there are enough samples.
     pub growth: Option<Growth>,
@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub leak_suspected: bool,
     /// Over the window.
     pub rates: Rates,
-    /// What percentages are of.
+    /// The total to which percentages refer.
     pub heap_total: HeapTotal,
     /// How long the monitor has run.
     pub uptime: Duration,
@@ -42,7 +42,7 @@ impl Snapshot {
     }
 }
 
-/// What happened between the first and the last sample of the window. `None`: nothing was read, or it cannot be known.
+/// Rates between the first and the last sample of the window. `None`: nothing was read, or it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -53,9 +53,9 @@ pub struct Rates {
     pub server_hit_rate: Option<f64>,
     /// Reads that either tier served, in percent: of the local hits and all reads that reached the server.
     pub hit_rate: Option<f64>,
-    /// Invalidations by tag, a minute.
+    /// Invalidations by tag, per minute.
     pub invalidations_per_minute: Option<f64>,
-    /// Entries evicted for want of memory on the server, a minute.
+    /// Entries evicted because the server had no memory for them, per minute.
     pub evictions_per_minute: Option<f64>,
 }
 
@@ -71,7 +71,7 @@ impl Rates {
             let hits = since(a.hits, b.hits) + since(a.stale_hits, b.stale_hits);
             (hits, since(a.misses, b.misses))
         });
-        // The server's figures are the whole fleet's: of this process's reads, its own cache knows what became.
+        // The server's figures are the whole fleet's; only the process's own cache knows the outcome of its reads.
         let own = first.local.zip(last.local).map(|(a, b)| {
             let reads = since(a.hits, b.hits) + since(a.misses, b.misses);
             let server = a.server_hits.zip(b.server_hits);
@@ -149,7 +149,7 @@ mod tests {
         let rates = Rates::between(&first, &last);
         near(rates.local_hit_rate, 90.0);
         near(rates.server_hit_rate, 60.0);
-        // 6 of this process's 10 misses were answered by the server: its own counters are the fleet's.
+        // The server served 6 of this process's 10 misses: its own counters are the fleet's.
         near(rates.hit_rate, 96.0);
         near(rates.invalidations_per_minute, 3.0);
         near(rates.evictions_per_minute, 1.5);

@@ -14,8 +14,8 @@ use crate::local::EntryInfo;
 const ENTRIES: usize = 50;
 const MB: f64 = 1_048_576.0;
 
-/// The body of the guide's `GET /api/admin/memory-stats`: its names, its order, figures as texts with their units.
-/// A figure that this system does not give is null.
+/// The body of the guide's `GET /api/admin/memory-stats`: its names, its order, figures as texts with their units. A
+/// figure that this system does not report is null.
 ///
 /// ```
 /// # use tagcache::{LocalCache, memory::{MemoryMonitor, MemoryStats, ProcessSource}};
@@ -66,12 +66,12 @@ struct Redis {
 }
 
 impl MemoryStats {
-    /// From a monitor's snapshot and the local tier whose entries are to be listed. What is said of the server is
-    /// what the monitor's source knows of one; [`Cache::memory_stats`](crate::Cache::memory_stats) asks the servers.
+    /// From a monitor's snapshot and the local tier whose entries are listed. The server's figures are those that the
+    /// monitor's source reads; [`Cache::memory_stats`](crate::Cache::memory_stats) asks the servers.
     pub fn new(snapshot: &Snapshot, local: Option<&dyn LocalTier>) -> Self {
         let memory = &snapshot.latest.memory;
         let server = snapshot.latest.server.figures();
-        // As sampled; where the source was not given the tier, as it is now.
+        // As sampled; if the source has no tier, as it is now.
         let sampled = snapshot.latest.local;
         let figures = sampled.or_else(|| local.map(LocalTier::figures));
         let entries = local.map(|local| local.entries(ENTRIES));
@@ -102,7 +102,7 @@ impl MemoryStats {
         }
     }
 
-    /// The same with what is known of the servers from elsewhere.
+    /// The same with server figures from elsewhere.
     #[cfg(feature = "remote")]
     pub(crate) fn servers(mut self, connected: bool, key_count: Option<u64>) -> Self {
         self.cache.redis = Redis {

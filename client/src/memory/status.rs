@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a process is doing for memory.
+/// How critical the memory use of a process is.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -36,15 +36,15 @@ impl fmt::Display for Status {
     }
 }
 
-/// At which percentage of the heap the status changes.
+/// The heap percentages at which the status changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Thresholds {
-    /// From here on it is a warning. Default 80 %.
+    /// From this percentage on it is a warning. Default 80 %.
     pub warning: f64,
-    /// From here on it is critical. Default 95 %.
+    /// From this percentage on it is critical. Default 95 %.
     pub critical: f64,
-    /// So far below a threshold the heap must fall before the status does, in percentage points. Default 3.
+    /// How far the heap must fall below a threshold before the status falls, in percentage points. Default 3.
     pub hysteresis: f64,
 }
 
@@ -59,7 +59,7 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// From which percentages on it is a warning, and critical.
+    /// The percentages from which it is a warning, and critical.
     pub fn new(warning: f64, critical: f64) -> Self {
         Self {
             warning,
@@ -68,7 +68,7 @@ impl Thresholds {
         }
     }
 
-    /// The status after `before` at this percentage; an unknown one changes nothing.
+    /// The status after `before` at this percentage; an unknown percentage changes nothing.
     pub fn status(&self, before: Status, percent: Option<f64>) -> Status {
         let Some(percent) = percent else {
             return before;

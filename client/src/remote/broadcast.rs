@@ -1,4 +1,4 @@
-//! Invalidations go to every primary; one that does not get it is sent it later.
+//! Sends invalidations to every primary; a primary that misses one is sent it later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::missed::Missed;
 use super::node::Node;
 use super::topology::Remote;
 
-/// What all primaries get within this happens at once for them: half of what the module allows.
+/// Commands that all primaries get within this time count as simultaneous: half of what the module allows.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 impl Remote {
@@ -27,17 +27,17 @@ impl Remote {
         self.send_to_all(&cmd, &Missed::of(kind, tags)).await
     }
 
-    /// Sends every primary a command. One that misses it is sent `instead` as soon as it can be, which may drop too
+    /// Sends every primary a command. A primary that misses it is sent `instead` as soon as possible; that may drop too
     /// much and must not drop too little.
     pub(crate) async fn send_to_all(&self, cmd: &Cmd, instead: &Missed) -> Result<u64, Error> {
         lock(&self.recent).add(instead, Instant::now());
-        // First: a primary that is found meanwhile is sent it, but it is not known when.
+        // This comes first: a primary that is found meanwhile is sent it, but at an unknown time.
         let hole = self.hole();
         let nodes = self.primaries();
         if nodes.is_empty() {
             return hole.map_or(Ok(0), Err);
         }
-        // One moment for all: this process may be stopped between two of them.
+        // One start time for all primaries: this process may be stopped between two of them.
         let begun = Instant::now();
         let send = |node| self.send_one(node, cmd, instead, begun);
         let replies = crate::observe::in_command(cmd, join_all(nodes.iter().map(send))).await;
@@ -55,7 +55,7 @@ impl Remote {
             }
         }
         if let (None, Some(hole)) = (&reason, hole) {
-            // Its primary is sent what is recent as soon as it is known.
+            // Its primary is sent the recent invalidations as soon as it is known.
             missed.push("the primary of slots that nobody is known to serve".to_owned());
             reason = Some(hole);
         }
@@ -71,8 +71,8 @@ impl Remote {
         })
     }
 
-    /// How many entries one node dropped; or why it did not, and whether it will be sent it later. `None`: what is wrong
-    /// with the call would be wrong with it again.
+    /// Returns how many entries one node dropped, or its error and whether the invalidation will be sent later; `None`
+    /// if the same call would fail again.
     async fn send_one(
         &self,
         node: &Arc<Node>,
@@ -107,16 +107,16 @@ impl Remote {
         Err((error, Some(kept)))
     }
 
-    /// The node that missed something has left meanwhile: those that are left are sent it instead.
+    /// The node that missed it has left meanwhile: the remaining nodes are sent it instead.
     fn all_keep(&self, missed: &Missed) -> bool {
         let successors = self.primaries();
-        // All of them, also behind one that does not keep it.
+        // All of them, even after one that does not keep it.
         let kept = successors.iter().filter(|node| node.miss(missed)).count();
         kept > 0 && kept == successors.len()
     }
 }
 
-/// A node that has yet to answer. When the caller gives up before it does, it counts as missed: nobody knows.
+/// A node that has not replied yet. If the caller gives up first, this counts as missed: its outcome is unknown.
 struct Unconfirmed<'a> {
     remote: &'a Remote,
     node: &'a Arc<Node>,

@@ -1,4 +1,4 @@
-//! A cluster's primaries and which slots are whose.
+//! The primaries of a cluster and the slots of each.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,14 +22,14 @@ use super::target::Target;
 const SLOTS: usize = 16_384;
 /// Nodes that are asked for their map at a time.
 const ASKED: usize = 5;
-/// The map is looked at so often even when nobody complains, so that new primaries are tracked and sent what they lack.
+/// The map is refreshed at this interval without complaints, too: new primaries are tracked and sent what they lack.
 const REFRESH: Duration = Duration::from_secs(15);
-/// Between looks, however many complain, as long as they bring nothing new.
+/// Longest pause between refreshes, however many callers complain, while refreshing brings nothing new.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// A primary that calls were sent to while slots were moving to it stays, without slots, so long after the last one.
+/// A primary without slots, used while slots moved to it, is kept for this time after the last call to it.
 const SLOTLESS_KEPT: Duration = Duration::from_secs(60);
 
-/// The slot of a key: CRC16 of what stands between the first `{` and the next `}`, or of all of it.
+/// The slot of a key: CRC16 of the part between the first `{` and the next `}`, or else of the whole key.
 pub(crate) fn slot(key: &str) -> u16 {
     let bytes = key.as_bytes();
     let tag = bytes.iter().position(|&b| b == b'{').and_then(|open| {
@@ -43,7 +43,7 @@ pub(crate) fn slot(key: &str) -> u16 {
 #[derive(Default)]
 pub(crate) struct Map {
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
-    /// First and last slot, and whose they are; in order.
+    /// First slot, last slot and primary of each range; in order.
     ranges: Vec<Range>,
 }
 
@@ -55,7 +55,7 @@ fn covered(ranges: &[Range]) -> usize {
     ranges.iter().map(slots).sum()
 }
 
-/// The maps that nodes answered: how many each, and the newest epoch among them.
+/// The maps that nodes returned: for each, how many nodes returned it, and the newest epoch among them.
 #[derive(Default)]
 struct Maps(Vec<(Vec<Range>, usize, Option<u64>)>);
 
@@ -68,13 +68,13 @@ impl Maps {
         }
     }
 
-    /// How many nodes agree on one that covers all slots.
+    /// How many nodes agree on a map that covers all slots.
     fn agreed(&self) -> usize {
         let whole = self.0.iter().filter(|(map, ..)| covered(map) >= SLOTS);
         whole.map(|(_, nodes, _)| *nodes).max().unwrap_or_default()
     }
 
-    /// The one that covers most slots; of these the one that most nodes know; of these the newest.
+    /// The map that covers most slots; of these the one that most nodes know; of these the newest.
     fn into_best(self) -> Option<Vec<Range>> {
         let rank = |(map, n, epoch): (Vec<_>, _, _)| (covered(&map).min(SLOTS), n, epoch, map);
         self.0.into_iter().map(rank).max().map(|(.., map)| map)
@@ -100,26 +100,26 @@ impl Map {
 #[derive(Default)]
 struct Slotless {
     seen: BTreeMap<String, Instant>,
-    /// Nobody is there to use a map any more.
+    /// The cluster is closed: no node is started any more.
     closed: bool,
 }
 
 pub(crate) struct Cluster {
     seeds: Vec<Target>,
     settings: Settings,
-    /// Keeps the map.
+    /// Keeps the map up to date.
     task: OnceLock<AbortHandle>,
     pub(crate) map: ArcSwap<Map>,
-    /// How the cluster as a whole is, as far as somebody can be asked which primaries it has.
+    /// The state of the cluster as a whole: whether any node reports which primaries it has.
     record: Mutex<Record>,
     /// Primaries without slots, and when a call was last sent to them. Held while the map changes.
     slotless: Mutex<Slotless>,
-    /// How many looks at the map have ended.
+    /// How many refreshes of the map have ended.
     looks: watch::Sender<u64>,
 }
 
 impl Cluster {
-    /// Keeps the map from now on, in the background.
+    /// Starts keeping the map up to date, in the background.
     pub(crate) fn start(seeds: Vec<Target>, settings: Settings) -> Arc<Self> {
         let cluster = Arc::new(Self::new(seeds, settings));
         let task = tokio::spawn(Arc::clone(&cluster).run()).abort_handle();
@@ -143,14 +143,14 @@ impl Cluster {
         self.settings.map_changed.notify_one();
     }
 
-    /// Returns when the first look at the map has ended, well or badly.
+    /// Returns when the first refresh of the map has ended, with or without success.
     pub(crate) async fn attempted(&self) {
         let mut looks = self.looks.subscribe();
         // The sender lives as long as this cluster.
         let _ = looks.wait_for(|&looks| looks > 0).await;
     }
 
-    /// Returns after the next look at the map.
+    /// Returns after the next refresh of the map.
     pub(crate) async fn looked(&self) {
         let mut looks = self.looks.subscribe();
         self.complain();
@@ -179,7 +179,7 @@ impl Cluster {
             let news = match self.discover().await {
                 Ok(ranges) => {
                     let news = self.adopt(&ranges);
-                    // In this order: without a map it is not up, whatever its nodes say.
+                    // In this order: without a map the cluster is not up, whatever the state of its nodes.
                     lock(&self.record).enter(ServerState::Up, &self.name());
                     news
                 }
@@ -190,12 +190,12 @@ impl Cluster {
             };
             self.send_late_ones_again();
             self.looks.send_modify(|looks| *looks += 1);
-            // However many complain: as long as looking brings nothing new, it is done less and less often.
+            // However many callers complain: while refreshing brings nothing new, it is done less and less often.
             if news {
                 backoff.restart();
             }
             tokio::time::sleep(backoff.pause()).await;
-            // A first map may be that of one node: those that it names are asked as well.
+            // A first map may come from one node only: the nodes that it names are asked as well.
             let missing = is_first || !self.map.load().is_whole();
             let wait = if missing { Duration::ZERO } else { REFRESH };
             let notified = self.settings.map_changed.notified();
@@ -206,7 +206,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all connections and the tasks that keep them. Returns how many tags its primaries had yet to be sent.
+    /// Ends all connections and the tasks that keep them. Returns how many tags its primaries were still to be sent.
     pub(crate) fn close(&self) -> usize {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -219,7 +219,7 @@ impl Cluster {
         unsent.max().unwrap_or_default()
     }
 
-    /// The node of this address, which is a primary, also where the map does not know it.
+    /// The node at this address, which is a primary, even if the map does not contain it.
     pub(crate) fn without_slots(&self, address: &str) -> Option<Arc<Node>> {
         let mut slotless = lock(&self.slotless);
         let map = self.map.load_full();
@@ -241,8 +241,8 @@ impl Cluster {
         Some(node)
     }
 
-    /// The best map that some of the nodes know. They are asked in an order of chance, or one that is cut off might be
-    /// believed for ever.
+    /// The best map that some of the nodes know. They are asked in random order; otherwise a node that is cut off might
+    /// be believed forever.
     async fn discover(&self) -> Result<Vec<Range>, Error> {
         let (known, timeouts) = (self.map.load_full(), self.settings.timeouts);
         let members = known.nodes.keys();
@@ -258,7 +258,7 @@ impl Cluster {
             let mut asked: FuturesUnordered<_> = some.iter().map(|node| self.ask(node)).collect();
             let begun = Instant::now();
             while maps.agreed() * 2 <= some.len() {
-                // With a map at hand, nobody is waited for who might agree.
+                // With a whole map at hand, nodes that might agree get no more time than connecting takes.
                 let more = if maps.agreed() > 0 { 0 } else { 2 };
                 let until = begun + timeouts.connect + timeouts.command * more;
                 let next = tokio::time::timeout_at(until.into(), asked.next()).await;
@@ -267,7 +267,7 @@ impl Cluster {
                     Some(Ok((ranges, epoch))) => maps.add(ranges, epoch),
                     Some(Err(error)) => {
                         crate::observe::event!(debug, "no topology", error = error);
-                        // An error that an operator has to mend helps more than that of a node that is away.
+                        // An error that an operator must fix helps more than that of a node that cannot be reached.
                         if last.remedy() != Remedy::FixServer {
                             last = error;
                         }
@@ -281,14 +281,14 @@ impl Cluster {
         maps.into_best().ok_or(last)
     }
 
-    /// The ranges as a node knows them, and its epoch, if this user may ask for it.
+    /// The ranges as a node knows them, and its epoch if this user may read it.
     async fn ask(&self, node: &Target) -> Result<(Vec<Range>, Option<u64>), Error> {
         let about = |what| redis::cmd("CLUSTER").arg(what).clone();
         let commands = ["SLOTS", "INFO"].map(about);
         let answers = ask(node, &commands, self.settings.timeouts).await?;
         let name = node.address();
         let mut ranges = answers.first().map(ranges).unwrap_or_default();
-        // A node may not know how it is called; then it is called as it was asked.
+        // A node may not know its own address; then it is the one at which it was asked.
         ranges.retain_mut(|(_, _, announced)| {
             let address = self.address(announced, &name);
             address.is_some_and(|address| {
@@ -301,7 +301,7 @@ impl Cluster {
         Ok((ranges, info.and_then(|info| cluster_info(info, EPOCH))))
     }
 
-    /// Where a node can be reached that another one, asked at `by`, announces under this address; `None` if it is none.
+    /// Translates the address that the node at `by` announces into a reachable one; `None` if it is invalid.
     pub(super) fn address(&self, announced: &str, by: &str) -> Option<String> {
         let (host, port) = announced.rsplit_once(':')?;
         if host.is_empty() {
@@ -318,7 +318,7 @@ impl Cluster {
         Some(self.seeds.first()?.at(host.to_owned(), port))
     }
 
-    /// Starts what is new, keeps what is known, lets go of what is no primary any more. Whether the map changed.
+    /// Starts new nodes, keeps known ones and retires former primaries. Returns whether the map changed.
     fn adopt(&self, found: &[Range]) -> bool {
         let mut slotless = lock(&self.slotless);
         if slotless.closed {
@@ -326,7 +326,7 @@ impl Cluster {
         }
         let old = self.map.load_full();
         let mut map = Map::default();
-        // Who takes slots over from one that is no primary any more was its replica, and may lack what that one had.
+        // A node that takes over the slots of a former primary was its replica, and may lack what that one had.
         let stays: HashSet<String> = found.iter().map(|(.., address)| address.clone()).collect();
         let before = |address: &str| {
             let takes = |(from, to, had): &&Range| {
@@ -349,7 +349,7 @@ impl Cluster {
         }
         map.ranges.sort_unstable();
         if !map.is_whole() {
-            // A primary that nobody names may still serve what has no other one.
+            // A primary that is in no map may still serve slots that have no other primary.
             for (address, node) in &old.nodes {
                 let known = map.nodes.entry(address.clone());
                 known.or_insert_with(|| Arc::clone(node));
@@ -368,7 +368,7 @@ impl Cluster {
         self.map.store(Arc::clone(&map));
         for (address, node) in &old.nodes {
             if !map.nodes.contains_key(address) {
-                // Its replica has taken over and lacks them too. All are sent them: more than is needed does no harm.
+                // Its replica has taken over and lacks them too. All nodes are sent them, which does no harm.
                 let missed = node.retire();
                 for successor in map.nodes.values() {
                     successor.inherit(&missed);
@@ -378,8 +378,8 @@ impl Cluster {
         news
     }
 
-    /// Sends all nodes once more what one of them got late: meanwhile its slots may have moved, with entries that were written
-    /// there, to a node that had been invalidated before.
+    /// Sends all nodes once more the invalidations that one of them got late. Meanwhile its slots, with entries that
+    /// were written there, may have moved to a node that had executed the invalidation before.
     fn send_late_ones_again(&self) {
         let nodes = &self.map.load().nodes;
         let late = |node: &Arc<Node>| lock(&node.missed).take_late();
@@ -406,7 +406,7 @@ fn ranges(answer: &Value) -> Vec<Range> {
         let [host, port, ..] = items(primary) else {
             return None;
         };
-        // There are several words for unknown.
+        // Servers have several words for an unknown host.
         let host = text_of(host)
             .filter(|host| *host != "?")
             .unwrap_or_default();
@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(slot("a{{b}c}"), slot("{b"));
     }
 
-    /// A cluster of which nobody can be reached.
+    /// A cluster of which no node can be reached.
     fn cluster() -> Cluster {
         let second = Duration::from_secs(1);
         let settings = Settings {

@@ -1,4 +1,4 @@
-//! The commands as functions, their answers as types.
+//! The commands as functions, their replies as types.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use redis::{Cmd, Value};
 
 use super::error::Error;
 
-/// The server takes no longer times (2^47 ms): a value with this TTL never expires.
+/// The server takes times up to 2^47 ms: a value with this TTL never expires.
 pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 46);
 
 /// The longest grace, and the longest hold of a tag, that the server takes: some 34 years.
@@ -17,13 +17,13 @@ pub(crate) const LONGEST_GRACE: Duration = Duration::from_millis(1 << 40);
 pub(crate) struct Fetched {
     pub(crate) state: State,
     pub(crate) token: u64,
-    /// `None` if one of them is not UTF-8: then it was not set by this crate, and it cannot be kept track of here.
+    /// `None` if one of them is not UTF-8: this crate did not set it, and it cannot be tracked here.
     pub(crate) tags: Option<Vec<String>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// A fresh value and how long it stays so, `None` for as long as it is there.
+    /// A fresh value and how long it stays fresh; `None`: as long as it exists.
     Hit {
         value: Vec<u8>,
         ttl: Option<Duration>,
@@ -45,7 +45,7 @@ pub(crate) fn mfetch(keys: &[&str]) -> Cmd {
     cmd
 }
 
-/// `token`: what the lease is to be called.
+/// `token`: the token of the lease.
 pub(crate) fn fetch_lease(key: &str, lease: Duration, token: u64) -> Cmd {
     let mut cmd = fetch(key);
     cmd.arg("LEASE").arg(millis(lease));
@@ -53,8 +53,8 @@ pub(crate) fn fetch_lease(key: &str, lease: Duration, token: u64) -> Cmd {
     cmd
 }
 
-/// Reads `[state, value, pttl, token, tags]`. An answer that the contract does not know is an error, which is formatted
-/// only then: the answer may be large.
+/// Reads `[state, value, pttl, token, tags]`. A reply outside the contract is an error, which is formatted only then:
+/// the reply may be large.
 pub(crate) fn fetched(answer: Value) -> Result<Fetched, Error> {
     let odd = |answer: &dyn Debug| Error::unexpected("server", "CACHE.FETCH", answer);
     let Value::Array(parts) = answer else {
@@ -126,7 +126,7 @@ pub(crate) fn touch(key: &str, ttl: Option<Duration>, grace: Duration) -> Cmd {
     cmd
 }
 
-/// A command of one key alone.
+/// A command whose only argument is a key.
 pub(crate) fn of_key(name: &str, key: &str) -> Cmd {
     let mut cmd = redis::cmd(name);
     cmd.arg(key);
@@ -158,7 +158,7 @@ pub(crate) fn hits<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Cmd 
     cmd
 }
 
-/// Drops what carries all of these, one of those and none of these; a clause without tags says nothing.
+/// Drops entries that carry all of `all`, one of `any` and none of `none`; an empty clause does not restrict.
 pub(crate) fn invalidate_where(
     kind: Invalidation,
     stale_for: Option<Duration>,
@@ -210,7 +210,7 @@ pub(crate) fn number_of(value: &Value) -> Option<u64> {
     }
 }
 
-/// The items of a list: none of what is no list.
+/// The items of a list; none if it is no list.
 pub(crate) fn items(value: &Value) -> &[Value] {
     match value {
         Value::Array(items) | Value::Set(items) => items,
@@ -218,7 +218,7 @@ pub(crate) fn items(value: &Value) -> &[Value] {
     }
 }
 
-/// At least 1: the server takes no zero.
+/// At least 1: the server refuses zero.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis())
         .unwrap_or(u64::MAX)

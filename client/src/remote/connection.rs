@@ -16,8 +16,8 @@ use super::message::{self, Push};
 use super::missed::Recent;
 use super::target::{Target, Wire};
 
-/// What is to be done about what servers say unasked. Called from the connection's driver, in the order of the wire: must
-/// not block, and must be done with it when it returns.
+/// Handles the pushes of a server. Called from the connection's driver, in the order of the wire: it must not block,
+/// and must have applied the push when it returns.
 pub(crate) type Listener = Arc<dyn Fn(&Push<'_>) + Send + Sync>;
 
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +44,11 @@ pub(crate) struct Connection {
     /// How long a command may take; probes and the handshake have times of their own.
     timeout: Duration,
     pub(crate) greeting: Greeting,
-    /// That the server cannot save its data, and takes no writes therefore, as it said at the start.
+    /// The error that the server cannot save its data, and therefore takes no writes, from the first PING.
     pub(crate) cannot_save: Option<Error>,
 }
 
-/// Whether the connection still is; shared with the push sink, which is the first to know.
+/// Whether the connection is still up; shared with the push sink, which notices its end first.
 struct Liveness {
     listener: Listener,
     /// Values may have been read through it, so that its end matters.
@@ -69,7 +69,7 @@ impl Liveness {
     }
 }
 
-/// Where the driver of redis-rs puts pushes. Dropped with the driver, whatever ended it.
+/// Receives the pushes from the driver of redis-rs. Dropped with the driver, whatever ended it.
 struct PushSink {
     channel: String,
     recent: Arc<Mutex<Recent>>,
@@ -124,8 +124,8 @@ impl Connection {
         let wire = target.open(timeouts, config).await.map_err(failed)?;
         let mut inner = wire.inner.clone();
         let greeting = greet(&mut inner, node, &failed).await?;
-        // HELLO, tracking and subscriptions are granted by servers that cannot serve yet (LOADING, say), or not to this
-        // user; PING is not.
+        // Servers that cannot serve yet (LOADING, for example), or not this user, still grant HELLO, tracking and
+        // subscriptions, but not PING.
         let cannot_save = ping(&mut inner, node, "tagcache", &failed).await?;
         let mut tracking = redis::cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON");
@@ -141,7 +141,7 @@ impl Connection {
         })
     }
 
-    /// To be called once, before the first read: from here on the listener learns when the connection ends.
+    /// Call this once, before the first read: from here on the listener is notified when the connection ends.
     pub(crate) fn establish(&self, node: &str) -> Result<(), Error> {
         let broken = || Error::unreachable(node, "the connection broke while it was set up");
         self.liveness.established.store(true, Ordering::SeqCst);
@@ -151,13 +151,13 @@ impl Connection {
 
     pub(crate) async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
         let mut inner = self.wire.inner.clone();
-        // An answer inside a pipeline is not turned into an error by redis-rs, and neither is one here.
+        // As in a pipeline, redis-rs does not turn an error reply into an `Err` here.
         self.in_time(inner.send_packed_command(cmd))
             .await?
             .extract_error()
     }
 
-    /// Sends commands together; each has its own answer.
+    /// Sends commands together; each has its own reply.
     pub(crate) async fn send_all(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
         let count = commands.len();
         let mut pipeline = redis::Pipeline::with_capacity(count);
@@ -174,8 +174,8 @@ impl Connection {
         sent.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
-    /// Asks whether it is alive, answers in step, and is to its peers what it was. Answers that it cannot save its data,
-    /// where that is so.
+    /// Checks that the server is alive, that its replies are in step, and that role and module are as before. Returns
+    /// the error if it cannot save its data.
     pub(crate) async fn probe(
         &self,
         node: &str,
@@ -199,14 +199,14 @@ impl Connection {
         }
     }
 
-    /// The server's lineage and clock; `None` if its module has none, or does not let this user read them. An answer that
-    /// does not come is neither.
+    /// The server's lineage and clock; `None` if its module has none, or does not let this user read them. A missing
+    /// reply is an error.
     pub(crate) async fn clock(&self, node: &str) -> Result<Option<Reading>, Error> {
         let mut cmd = redis::cmd("CACHE.CLOCK");
         let failed = |error| Error::from_redis(node, None, self.timeout, &error);
         let mut answer = self.send(cmd.arg("START")).await.map_err(failed);
         if matches!(&answer, Err(error) if error.remedy() == Remedy::FixCall) {
-            // A module that does not know the word.
+            // An older module, which does not know START.
             answer = self.send(&redis::cmd("CACHE.CLOCK")).await.map_err(failed);
         }
         let answer = match answer {
@@ -226,13 +226,13 @@ impl Connection {
         }))
     }
 
-    /// The number of this field of CLUSTER INFO, which ends with a colon. `None` where this user may not ask.
+    /// The number in this field of CLUSTER INFO; its name ends with a colon. `None` if this user may not read it.
     pub(crate) async fn cluster_info(&self, name: &str) -> Option<u64> {
         let answer = self.send(redis::cmd("CLUSTER").arg("INFO")).await;
         cluster_info(&answer.ok()?, name)
     }
 
-    /// Ends it, whatever is under way.
+    /// Ends the connection, whatever is in flight.
     pub(crate) fn give_up(&self) {
         self.liveness.end();
     }
@@ -241,7 +241,7 @@ impl Connection {
         self.liveness.over.load(Ordering::Acquire)
     }
 
-    /// Returns when it is over. For one task only.
+    /// Returns when the connection has ended. For one task only.
     pub(crate) async fn ended(&self) {
         while !self.is_over() {
             self.liveness.ended.notified().await;
@@ -259,17 +259,17 @@ pub(crate) async fn open_plain(
     opened.map_err(|error| Error::from_handshake(node, None, timeouts.connect, &error))
 }
 
-/// The epoch of a cluster as a node knows it: it rises with each change of who serves what.
+/// The epoch of a cluster as a node knows it: it rises with each change of the slots' owners.
 pub(crate) const EPOCH: &str = "cluster_current_epoch:";
 
-/// The number after `name` in an answer to CLUSTER INFO.
+/// The number after `name` in a reply to CLUSTER INFO.
 pub(crate) fn cluster_info(answer: &Value, name: &str) -> Option<u64> {
     let mut lines = text(answer)?.lines();
     lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// Sends commands through a connection of its own: how sentinels, and nodes that may not be ours, are asked. The answers
-/// up to the first that is an error; that of the first command is the caller's.
+/// Sends commands through a connection of its own, to sentinels and to nodes that may not belong to the cluster.
+/// Returns the replies up to the first error; an error of the first command is returned as such.
 pub(crate) async fn ask(
     target: &Target,
     commands: &[Cmd],
@@ -294,8 +294,8 @@ pub(crate) async fn ask(
     within(timeouts.connect + timeouts.command, &name, asking).await
 }
 
-/// Whether it serves, and answers in step. A server that cannot save its data objects to PING as to writes (MISCONF),
-/// and serves reads all the same: its objection is the answer then.
+/// Checks that the server serves, and that its replies are in step. A server that cannot save its data refuses PING
+/// like writes (MISCONF), but serves reads: that error is returned as `Ok`.
 async fn ping(
     inner: &mut MultiplexedConnection,
     node: &str,
@@ -315,7 +315,7 @@ async fn ping(
     }
 }
 
-/// 0.2.0: leases are asked for by tokens of the caller's choice.
+/// 0.2.0: the caller chooses the token of a lease.
 const OLDEST_MODULE: u64 = 200;
 
 /// HELLO without arguments changes nothing and returns role and modules; no ACL rule can deny it.

@@ -1,4 +1,4 @@
-//! How a server is convinced of who asks, and found where it announces an address that is of no use here.
+//! Authentication at servers, and the translation of announced addresses that cannot be reached from here.
 
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use rustls::ClientConfig;
 #[cfg(feature = "tls")]
 use super::error::Error;
 
-/// User, password and certificates of a connection: what [`Servers::credentials`](crate::Servers::credentials) returns.
-/// What is not set is as the URL and [`Servers`](crate::Servers) say. `Debug` shows none of it.
+/// User, password and certificates of a connection, returned by the closure of
+/// [`Servers::credentials`](crate::Servers::credentials). Fields that are not set are taken from the URL and
+/// [`Servers`](crate::Servers). `Debug` shows none of it.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Credentials {
@@ -28,7 +29,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Nothing but a password: for the user of the URL.
+    /// Only a password, for the user of the URL.
     pub fn password(password: impl Into<String>) -> Self {
         Self {
             password: Some(password.into()),
@@ -56,7 +57,7 @@ impl Credentials {
         self
     }
 
-    /// These, and where they leave something open, the others.
+    /// These credentials, with fields that are not set taken from `others`.
     fn or(self, others: &Self) -> Self {
         Self {
             user: self.user.or_else(|| others.user.clone()),
@@ -77,7 +78,7 @@ impl Credentials {
         let mut roots = RootCertStore::empty();
         if let Some(pem) = &self.root {
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
-            // Without one that can be read nothing would be trusted, and each server would be blamed for it.
+            // Without a readable certificate no server would be trusted, and each would be blamed for it.
             if roots.is_empty() {
                 return Err("the root certificates hold no certificate in PEM".to_owned());
             }
@@ -107,10 +108,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Provider = Arc<dyn Fn() -> Result<Credentials, BoxError> + Send + Sync>;
 type Addresses = Arc<dyn Fn(&str, u16) -> (String, u16) + Send + Sync>;
 
-/// What all connections of a cache have in common.
+/// The settings that all connections of a cache share.
 #[derive(Clone, Default)]
 pub(crate) struct Access {
-    /// Certificates, for as long as the cache lives.
+    /// Certificates that stay the same while the cache lives.
     pub(super) fixed: Credentials,
     pub(super) provider: Option<Provider>,
     pub(super) addresses: Option<Addresses>,
@@ -121,7 +122,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// What the next connection is to use. The provider is the application's code: it may block, and it may panic.
+    /// The credentials of the next connection. The provider is the application's code: it may block, and it may panic.
     pub(super) async fn credentials(&self) -> Result<Option<Credentials>, String> {
         let Some(provider) = self.provider.clone() else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What can go wrong, and what the caller can do about it.
+//! Errors, and what the caller can do about them.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// The most characters of what a server says.
+/// The most characters of a server's message.
 const MAX_WORDS: usize = 300;
 
-/// The most characters of an answer that nobody understands.
+/// The most characters of an unexpected reply.
 const MAX_ANSWER: usize = 100;
 
-/// The error of a loader, shared by all who waited for the load.
+/// The error of a loader, shared by all callers that waited for the load.
 pub(crate) type LoaderError = Arc<dyn std::error::Error + Send + Sync>;
 
-/// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] says what the caller can do.
+/// Why a call of [`Cache`](crate::Cache) failed. [`Error::remedy`] returns what the caller can do.
 ///
-/// `node` is the server's address, `message` what it said, `key` the key without namespace, `timeout` how long was
-/// waited, `source` what the codec or the loader returned.
+/// `node` is the server's address, `message` its error message, `key` the key without namespace, `timeout` how long the
+/// call waited, `source` the error of the codec or the loader.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "shared fields are described above")]
@@ -45,7 +45,7 @@ pub enum Error {
     )]
     ModuleTooOld {
         node: String,
-        /// What the module calls its version, 0 if it was not asked.
+        /// The version of the module, 0 if it is not known.
         version: u64,
         /// The command that is missing.
         command: String,
@@ -71,7 +71,7 @@ pub enum Error {
     /// The server refuses the arguments, for instance a tag that is too long.
     #[error("server {node} refuses the command: {message}")]
     Rejected { node: String, message: String },
-    /// The server's reply is none that the command may have.
+    /// The server's reply does not fit the command.
     #[error("server {node} answered what {command} should not answer: {answer}")]
     UnexpectedAnswer {
         node: String,
@@ -80,23 +80,23 @@ pub enum Error {
         answer: String,
     },
     /// An invalidation did not reach all servers, or some did not take it. It is sent to them again until they have it
-    /// or leave the topology, unless `retried` is false. What waits to be sent is held in memory: it does not outlive
+    /// or leave the topology, unless `retried` is false. Waiting invalidations are held in memory: they do not outlive
     /// this process.
     #[error(
         "invalidated {dropped} entries, but not on {missed:?} ({reason}): {}",
         if *.retried { "will be sent again until they have it" } else { "too much is waiting to be sent again" }
     )]
     Partial {
-        /// What the servers that were reached dropped.
+        /// How many entries the other servers dropped.
         dropped: u64,
-        /// The addresses of those that were not.
+        /// The addresses of the servers that missed it.
         missed: Vec<String>,
         /// Whether it will be sent again in the background.
         retried: bool,
-        /// What the first of them said.
+        /// The error of the first of these servers.
         reason: Box<Error>,
     },
-    /// The value cannot be encoded, or what the server holds cannot be decoded as the type that was asked for.
+    /// The value cannot be encoded, or the server's value cannot be decoded as the requested type.
     #[error("value of key {key:?}: {}", one_line(source))]
     Codec {
         key: String,
@@ -114,17 +114,17 @@ pub enum Error {
     /// Two calls loaded the same key at the same time as values of different types.
     #[error("key {key:?} is being loaded as another type")]
     TypeConflict { key: String },
-    /// The key is cached as known to be absent, by
-    /// [`get_or_load_optional`](crate::Cache::get_or_load_optional), and was asked for as present.
+    /// The key is cached as known to be absent, by [`get_or_load_optional`](crate::Cache::get_or_load_optional), but
+    /// this call needs a value.
     #[error("key {key:?} is cached as absent: ask with `get_or_load_optional`")]
     Absent { key: String },
     /// The cache was closed ([`Cache::close`](crate::Cache::close)).
     #[error("the cache was closed")]
     Closed,
-    /// The builder was given something that cannot work.
+    /// A setting of the builder cannot work.
     #[error("{message}")]
     Config {
-        /// What, and what would work.
+        /// The setting, and which values would work.
         message: String,
     },
 }
@@ -133,13 +133,13 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Nothing is wrong with the call: the same call may succeed later. Connections heal by themselves.
+    /// The call is correct: the same call may succeed later. Connections recover by themselves.
     Retry,
-    /// The call itself is at fault: another value, tag, key or type.
+    /// The call itself is wrong: change the value, tag, key or type.
     FixCall,
-    /// Somebody has to change the server or the configuration: load the module, grant a permission, add memory.
+    /// Change the server or the configuration: load the module, grant a permission, add memory.
     FixServer,
-    /// The loader's business.
+    /// The loader failed: see its own error.
     Loader,
 }
 
@@ -170,13 +170,12 @@ impl Error {
         }
     }
 
-    /// Whether the server, not the call or the loader, is why it failed: such calls go on without the server
-    /// where they can.
+    /// Whether the server is the cause, not the call or the loader: such calls go on without the server where they can.
     pub(crate) fn is_server_trouble(&self) -> bool {
         matches!(self, Self::Closed) || matches!(self.remedy(), Remedy::Retry | Remedy::FixServer)
     }
 
-    /// Whether a server refuses what is asked for, at least to this user.
+    /// Whether a server refuses the request, at least from this user.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Denied { .. })
             || self.remedy() == Remedy::FixCall && !self.is_server_trouble()
@@ -187,8 +186,7 @@ impl Error {
         matches!(self, Self::Timeout { .. } | Self::Unreachable { .. })
     }
 
-    /// The same about setting up a connection: whatever a server objects to there is no fault of the call that needs
-    /// the connection.
+    /// As [`Self::from_redis`], for an error while connecting: the call that needs the connection is not at fault.
     pub(crate) fn from_handshake(
         node: &str,
         channel: Option<&str>,
@@ -234,10 +232,10 @@ impl Error {
         }
     }
 
-    /// An answer that the command contract does not know.
+    /// A reply that the command's contract does not have.
     pub(crate) fn unexpected(node: &str, command: &'static str, answer: &dyn fmt::Debug) -> Self {
         let mut beginning = Beginning::default();
-        // It ends with an error when it is full.
+        // Writing fails once it is full.
         let _ = write!(beginning, "{answer:?}");
         Self::UnexpectedAnswer {
             node: node.to_owned(),
@@ -246,12 +244,12 @@ impl Error {
         }
     }
 
-    /// A tag without a name, which no server takes.
+    /// An empty tag, which no server takes.
     pub(crate) fn empty_tag() -> Self {
         Self::config("a tag is empty")
     }
 
-    /// From what redis-rs says about a command on `node`.
+    /// Translates an error of redis-rs about a command on `node`.
     pub(crate) fn from_redis(
         node: &str,
         key: Option<&str>,
@@ -310,7 +308,7 @@ impl Error {
     }
 }
 
-/// What comes of `asking` a server, if it does within `timeout`.
+/// The result of `asking` a server, if it comes within `timeout`.
 pub(crate) async fn within<T>(
     timeout: Duration,
     node: &str,
@@ -339,7 +337,7 @@ impl fmt::Write for Beginning {
     }
 }
 
-/// The server's own words, prefix first: who says them may be no server at all.
+/// The server's own message, prefix first. Its sender may be no server at all.
 fn words(error: &RedisError) -> String {
     let words = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -348,7 +346,7 @@ fn words(error: &RedisError) -> String {
     one_line(&words)
 }
 
-/// A text of others in one line of bounded length.
+/// A foreign text in one line of bounded length.
 fn one_line(text: &impl ToString) -> String {
     let mut line = String::new();
     for word in text.to_string().split_whitespace() {

@@ -1,4 +1,4 @@
-//! A server's clock over time: whether all invalidations that it may have lost are remembered here.
+//! A server's clock over time: it shows whether all invalidations that the server may have lost are remembered here.
 //! `DESIGN.md`, section "Invalidations that a server lost".
 
 use std::time::{Duration, Instant};
@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     lineage: String,
-    /// When which reading was taken, oldest first; since then nothing was missed.
+    /// Readings with their times, oldest first; since then nothing was missed.
     readings: Vec<(Instant, u64)>,
 }
 
-/// What `CACHE.CLOCK` says.
+/// The reply of `CACHE.CLOCK`.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) lineage: String,
     pub(crate) clock: u64,
-    /// The clock when the lineage began; where the module does not say, the same as `clock`.
+    /// The clock when the lineage began; the same as `clock` if the module does not return it.
     pub(crate) start: u64,
 }
 
@@ -24,12 +24,12 @@ pub(crate) enum Lost {
     Nothing,
     /// No more than is remembered.
     Remembered,
-    /// More than that.
+    /// More than is remembered.
     Forgotten,
 }
 
 impl History {
-    /// The first reading through a new connection, asked for at `at`. Everything since `since` is remembered.
+    /// The first reading through a new connection, requested at `at`. Everything since `since` is remembered.
     pub(crate) fn connected(&mut self, read: Reading, at: Instant, since: Instant) -> Lost {
         let lost = if self.lineage.is_empty() || self.lineage == read.lineage {
             Lost::Nothing
@@ -40,18 +40,18 @@ impl History {
             }
         };
         self.lineage = read.lineage;
-        // What others invalidated while there was no connection is not known here.
+        // Invalidations by others while there was no connection are not known here.
         self.readings = vec![(at, read.clock)];
         lost
     }
 
-    /// A later reading through the same connection; `false` if it is one of another lineage.
+    /// A later reading through the same connection; `false` if it has another lineage.
     pub(crate) fn probed(&mut self, read: &Reading, at: Instant, since: Instant) -> bool {
         if read.lineage != self.lineage {
             return false;
         }
         self.readings.retain(|(at, _)| *at >= since);
-        // One a second is enough.
+        // One per second is enough.
         let last = self.readings.last().map(|(last, _)| *last);
         if last.is_none_or(|last| at.saturating_duration_since(last) >= Duration::from_secs(1)) {
             self.readings.push((at, read.clock));
@@ -84,14 +84,14 @@ mod tests {
             assert!(history.probed(&reading("a", 0, 15), at(30), at(0)));
             assert!(history.probed(&reading("a", 0, 20), at(60), at(0)));
             assert!(!history.probed(&reading("b", 0, 30), at(60), at(0)));
-            // Others have used it by now, so its clock says nothing.
+            // Others have used it by now, so its clock shows nothing.
             history.connected(reading(lineage, start, 90), at(61), at(since))
         };
         assert_eq!(lost("a", 0, 0), Lost::Nothing);
         assert_eq!(lost("b", 10, 0), Lost::Remembered);
         assert_eq!(lost("b", 40, 0), Lost::Remembered);
         assert_eq!(lost("b", 9, 0), Lost::Forgotten);
-        // What came before the second reading is remembered no more.
+        // Invalidations before the second reading are no longer remembered.
         assert_eq!(lost("b", 14, 20), Lost::Forgotten);
         assert_eq!(lost("b", 15, 20), Lost::Remembered);
         assert_eq!(lost("b", 90, 70), Lost::Forgotten);

@@ -1,4 +1,4 @@
-//! What the server says unasked: tracking pushes and the invalidation channel.
+//! Messages that a server sends unasked: tracking pushes and the invalidation channel.
 
 use std::time::Instant;
 
@@ -6,8 +6,8 @@ use redis::{PushInfo, PushKind, Value};
 
 use super::command::Invalidation;
 
-/// Reads a message of the channel `__cache@<db>__:invalidate`: version, kind, from version 2 on the node's lineage (8 bytes), clock (8 bytes), then what the kind
-/// has.
+/// Reads a message of the channel `__cache@<db>__:invalidate`: version, kind, from version 2 on the node's lineage (8
+/// bytes), clock (8 bytes), then the data of the kind.
 pub(crate) fn decode(message: &[u8]) -> Push<'_> {
     let (kind, rest) = match message {
         [1, kind, rest @ ..] => (kind, rest.get(8..)),
@@ -27,8 +27,8 @@ pub(crate) fn decode(message: &[u8]) -> Push<'_> {
     tags.map_or(Push::Everything, |tags| Push::Tags(kind, tags))
 }
 
-/// Tags one of which each entry carries that meets the clauses: dropping by these drops too much rather than too little.
-/// `None`: any entry may meet them.
+/// Tags of which every entry that meets the clauses carries at least one: dropping by these drops too much rather than
+/// too little. `None`: any entry may meet the clauses.
 fn of_clauses(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     let (mut all, mut any) = (None, None);
     while let [word, after @ ..] = rest {
@@ -57,7 +57,7 @@ fn tags(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     Some(tags)
 }
 
-/// Length in 4 bytes, and so many bytes.
+/// A length in 4 bytes, then that many bytes.
 fn tag<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, after) = rest.split_first_chunk::<4>()?;
     let (tag, after) = after.split_at_checked(u32::from_be_bytes(*len) as usize)?;
@@ -70,27 +70,26 @@ pub(crate) fn channel(db: i64) -> String {
     format!("__cache@{db}__:invalidate")
 }
 
-/// What the local tier has to know.
+/// A message to the local tier.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push<'a> {
     /// These keys changed.
     Keys(Vec<&'a [u8]>),
     /// Entries with one of these tags changed.
     Tags(Invalidation, Vec<&'a [u8]>),
-    /// Anything may have changed, or it is a message that this version cannot read: the only safe thing to do is the
-    /// same.
+    /// Anything may have changed, or this version cannot read the message, and must therefore drop everything.
     Everything,
-    /// The connection is gone: what came through it is no longer kept true.
+    /// The connection is lost: values that came through it are no longer kept up to date.
     Lost,
     /// A server can be reached again.
     Restored,
-    /// All pushes that the server had sent by then are applied.
+    /// All pushes that the server had sent by then have been applied.
     CaughtUp(Instant),
     /// Nothing, such as the confirmation of a subscription.
     Nothing,
 }
 
-/// Reads a push. Whatever might be an invalidation and cannot be read counts as one of everything.
+/// Reads a push. One that might be an invalidation and cannot be read counts as an invalidation of everything.
 pub(crate) fn read<'a>(push: &'a PushInfo, channel: &str) -> Push<'a> {
     match push.kind {
         PushKind::Invalidate => match push.data.first() {
@@ -107,7 +106,7 @@ pub(crate) fn read<'a>(push: &'a PushInfo, channel: &str) -> Push<'a> {
             _ => Push::Nothing,
         },
         PushKind::Disconnection | PushKind::Unsubscribe => Push::Lost,
-        // "tracking-redir-broken" and whatever else may come to say that tracking has ended.
+        // "tracking-redir-broken", and any other kind that reports the end of tracking.
         PushKind::Other(ref kind) if kind.starts_with("tracking") => Push::Everything,
         _ => Push::Nothing,
     }
@@ -135,7 +134,7 @@ mod tests {
         message
     }
 
-    /// Whatever is damaged, nothing is read that is not there, and what is read is what a sender would have to send.
+    /// However a message is damaged, only what it contains is read, in the form in which a sender would send it.
     #[test]
     fn damaged_messages_drop_everything_or_tags_that_stand_in_them() {
         let mut by_condition = message(b'W', &[]);
@@ -176,7 +175,7 @@ mod tests {
         });
     }
 
-    /// The same through what redis-rs makes of a push.
+    /// The same through the form in which redis-rs returns a push.
     #[test]
     fn damaged_pushes_are_read_or_drop_everything() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
@@ -206,7 +205,7 @@ mod tests {
             let is_invalidation = kind == PushKind::Invalidate;
             let push = PushInfo { kind, data };
             let read = read(&push, &channel(0));
-            // What says that something changed is never passed over.
+            // A push that reports a change is never ignored.
             assert!(!is_invalidation || !matches!(read, Push::Nothing | Push::Lost));
         });
     }
@@ -270,7 +269,7 @@ mod tests {
             vec![Value::Array(vec![bulk(b"a"), bulk(b"\xff")])],
         );
         assert_eq!(read(&keys, &channel), Push::Keys(vec![b"a", b"\xff"]));
-        // FLUSHALL's.
+        // The push of FLUSHALL.
         assert_eq!(
             read(&push(PushKind::Invalidate, vec![Value::Nil]), &channel),
             Push::Everything

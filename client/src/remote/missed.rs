@@ -8,23 +8,23 @@ use redis::Cmd;
 use super::command::Invalidation;
 use super::message::Push;
 
-/// More tags than this are not kept for one server.
+/// The most tags that are kept for one server.
 const MAX_TAGS: usize = 100_000;
-/// Written keys that are remembered for half of the time.
+/// The most written keys that are remembered per half of the time.
 const MAX_KEYS: usize = 10_000;
 /// Tags or keys in one command.
 const BATCH: usize = 1000;
 
-/// Bytes of them in one command, which each subscriber is sent as one message.
+/// Bytes of tags or keys in one command, which each subscriber is sent as one message.
 const MOST_BYTES: usize = 1 << 20;
 
-/// What one server missed, merged: an invalidation that comes late or twice drops too much, never too little.
+/// The invalidations that one server missed, merged: one that comes late or twice drops too much, never too little.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Missed {
     flush: bool,
     hard: BTreeSet<String>,
     soft: BTreeSet<String>,
-    /// Written lately: the server may have an older value, which is removed.
+    /// Keys that were written lately: the server may have an older value, which is removed.
     keys: BTreeSet<String>,
 }
 
@@ -47,7 +47,7 @@ impl Missed {
         missed
     }
 
-    /// Adds another; `false`, and nothing added, when there would be too many tags.
+    /// Adds another; returns `false`, and adds nothing, if there would be too many tags.
     pub(crate) fn add(&mut self, other: &Self) -> bool {
         let tags = |missed: &Self| missed.hard.len() + missed.soft.len();
         let fits = tags(self) + tags(other) <= MAX_TAGS;
@@ -57,7 +57,7 @@ impl Missed {
         fits
     }
 
-    /// Adds all of another, however much that is.
+    /// Adds all of another, whatever its size.
     pub(crate) fn merge(&mut self, other: Self) {
         self.flush |= other.flush;
         self.hard.extend(other.hard);
@@ -65,7 +65,7 @@ impl Missed {
         self.keys.extend(other.keys);
     }
 
-    /// Takes out the next command to be sent, of at most so many tags or keys, and what it says.
+    /// Takes out the next command to send, of at most `most` tags or keys, and its contents.
     fn take(&mut self, most: usize) -> Option<(Cmd, Self)> {
         let mut taken = Self::default();
         if self.flush {
@@ -77,7 +77,7 @@ impl Missed {
         } else if !self.soft.is_empty() {
             ("CACHE.REVALIDATE", &mut self.soft, &mut taken.soft)
         } else {
-            // Together as well: no keys are remembered in a cluster.
+            // In one command as well: no keys are remembered in a cluster.
             ("CACHE.DEL", &mut self.keys, &mut taken.keys)
         };
         let (mut cmd, mut bytes) = (redis::cmd(command), 0);
@@ -91,19 +91,19 @@ impl Missed {
     }
 }
 
-/// Invalidations that wait for one server, and those under way to it.
+/// Invalidations that wait for one server, and those in flight to it.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     pub(crate) waiting: Missed,
-    /// Kept until the answer is there: whoever takes over meanwhile must be sent it as well.
+    /// Kept until the reply arrives: a node that takes over meanwhile must be sent it as well.
     sending: Missed,
-    /// Names that this user may not touch, one each: tried again from time to time, and no other waits for them.
+    /// Names that this user may not touch, one each: retried from time to time, and no other name waits for them.
     denied: VecDeque<Missed>,
-    /// Tags or keys in the next command, after one of many was refused.
+    /// Tags or keys in the next command, after a command with several was refused.
     fewer: Option<usize>,
-    /// Invalidations that this server gets later than the others do. Afterwards all are sent them once more.
+    /// Invalidations that this server gets later than the others do. Afterwards all servers are sent them once more.
     pub(crate) late: Missed,
-    /// Some were confirmed to callers: another server had them, or this one before it lost them.
+    /// Some were confirmed to callers: another server executed them, or this one did before it lost them.
     pub(crate) is_promised: bool,
 }
 
@@ -112,7 +112,7 @@ impl Backlog {
         self.waiting.len() + self.sending.len() + self.denied.len()
     }
 
-    /// The next command to be sent. What comes of it is to be said by one of the next three.
+    /// The next command to send. Report its result by `confirmed`, `put_back` or `refused`.
     pub(crate) fn next(&mut self) -> Option<Cmd> {
         self.put_back();
         let next = self.waiting.take(self.fewer.unwrap_or(BATCH));
@@ -122,7 +122,7 @@ impl Backlog {
         Some(cmd)
     }
 
-    /// Whether what is being sent is a flush.
+    /// Whether a flush is being sent.
     pub(crate) fn is_flushing(&self) -> bool {
         self.sending.flush
     }
@@ -134,19 +134,19 @@ impl Backlog {
         self.retry_denied();
     }
 
-    /// The server has not got it: it is to be sent again.
+    /// The server did not get it: it is sent again.
     pub(crate) fn put_back(&mut self) {
         self.waiting.merge(std::mem::take(&mut self.sending));
     }
 
-    /// One that was denied waits again.
+    /// Lets one that was denied wait again.
     pub(crate) fn retry_denied(&mut self) {
         self.waiting
             .merge(self.denied.pop_front().unwrap_or_default());
     }
 
-    /// The server will never take it, or does not from this user (`is_denied`). One bad tag shall not keep the others from
-    /// it, so they go in smaller batches from here on; a command that cannot be smaller is dropped (`false`) or set aside.
+    /// The server will never take it, or not from this user (`is_denied`). One bad tag must not keep the others back,
+    /// so they go in smaller batches from here on; a command that cannot be smaller is dropped (`false`) or set aside.
     pub(crate) fn refused(&mut self, is_denied: bool) -> bool {
         let count = self.sending.len();
         let is_kept = is_denied && self.denied.len() < BATCH;
@@ -162,7 +162,7 @@ impl Backlog {
         count > 1 || is_kept
     }
 
-    /// Takes them out once the server has all that this user may send it.
+    /// Takes the late ones out once the server has all that this user may send it.
     pub(crate) fn take_late(&mut self) -> Option<Missed> {
         let is_sent = self.len() == self.denied.len();
         (is_sent && self.late.len() > 0).then(|| std::mem::take(&mut self.late))
@@ -178,16 +178,16 @@ impl Backlog {
     }
 }
 
-/// What was invalidated in the namespace in the last one to two minutes, by any process. A node that becomes a primary is
-/// sent it: its keys may have come from elsewhere, or the primary before it had received more.
+/// The invalidations in the namespace in the last one to two minutes, by any process. A node that becomes a primary is
+/// sent them: its keys may have come from elsewhere, or the primary before it had received more.
 #[derive(Debug)]
 pub(crate) struct Recent {
-    /// What keys and tags of this cache begin with.
+    /// The prefix of this cache's keys and tags.
     prefix: String,
     current: Missed,
     before: Missed,
     turned: Instant,
-    /// Since when everything is remembered.
+    /// Everything since this time is remembered.
     since: Instant,
 }
 
@@ -213,7 +213,7 @@ impl Recent {
         }
     }
 
-    /// A server announced it.
+    /// Records an invalidation that a server announced.
     pub(crate) fn notified(&mut self, push: &Push<'_>, now: Instant) {
         match push {
             Push::Tags(kind, tags) => {
@@ -224,19 +224,19 @@ impl Recent {
                     self.add(&Missed::of(*kind, &own), now);
                 }
             }
-            // Without a namespace it would be a flush of what others hold, too.
+            // Without a namespace this would flush the entries of others, too.
             Push::Everything if !self.prefix.is_empty() => self.add(&self.namespace(), now),
             _ => {}
         }
     }
 
-    /// Everything of the namespace, by the tag that all its entries carry; without one, by a flush.
+    /// An invalidation of the whole namespace, by the tag that all its entries carry; without a namespace, a flush.
     pub(crate) fn namespace(&self) -> Missed {
         let prefix = Some(self.prefix.clone()).filter(|prefix| !prefix.is_empty());
         Missed::of(Invalidation::Hard, prefix.as_slice())
     }
 
-    /// A key was written. Of very many in a minute some are not remembered.
+    /// Records a written key. If very many are written in a minute, some are not remembered.
     pub(crate) fn add_key(&mut self, key: &str, now: Instant) {
         self.turn(now);
         if self.current.keys.len() < MAX_KEYS {
@@ -244,7 +244,7 @@ impl Recent {
         }
     }
 
-    /// Since when everything is remembered.
+    /// The time since which everything is remembered.
     pub(crate) fn since(&mut self, now: Instant) -> Instant {
         self.turn(now);
         self.since
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(sent[0], "CACHE.INVALIDATE a");
         assert!(sent[1].starts_with("CACHE.DEL 1000 1001 "));
         assert!(sent[3].ends_with(" 3498 3499"));
-        // A key that is refused, since it holds another type by now, keeps no other from being sent.
+        // A key that is refused, because it holds another type by now, keeps no other from being sent.
         backlog.waiting.merge(recent.all(now));
         let mut removed = Vec::new();
         while let Some(cmd) = backlog.next() {
@@ -365,7 +365,7 @@ mod tests {
             .waiting
             .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
         assert!(backlog.next().is_some());
-        // Missed once more while the first sending has no answer: that answer must not count for both.
+        // Missed once more while the first sending has no reply: that reply must not count for both.
         backlog
             .waiting
             .add(&Missed::of(Invalidation::Hard, &tags(&["a"])));
@@ -405,7 +405,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let many = tags(&["a", "b", "denied", "denied too", "x", "y"]);
         backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
-        // Sends what waits: how many commands that took, and the names that were accepted.
+        // Sends the waiting ones; returns the number of commands and the accepted names.
         let round = |backlog: &mut Backlog, is_granted: bool| {
             let (mut commands, mut sent) = (0, BTreeSet::new());
             backlog.retry_denied();
@@ -441,7 +441,7 @@ mod tests {
         }
         assert_eq!(backlog.len(), 1);
         assert_eq!(backlog.take_all(), again);
-        // There may be no end of them.
+        // There may be any number of denied names.
         let many: Vec<String> = (0..BATCH + 9).map(|n| format!("denied {n}")).collect();
         backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
         let mut dropped = 0;

@@ -1,4 +1,4 @@
-//! One primary: its connection is kept up, probed and replaced; calls that block have connections of their own.
+//! One primary: its connection is kept up, probed and replaced; blocking calls have connections of their own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,11 +22,11 @@ use super::waiting::Waiting;
 use crate::observe::event;
 
 pub(crate) enum Place {
-    /// Always there, whatever its role.
+    /// Used all the time, whatever its role.
     Fixed(Target),
-    /// There as long as it is a primary: a node of a cluster.
+    /// Used as long as it is a primary: a node of a cluster.
     Primary(Target),
-    /// Wherever the sentinels say that the primary is.
+    /// The primary that the sentinels name.
     Sentinel(Sentinels),
 }
 
@@ -34,15 +34,15 @@ pub(crate) enum Place {
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_waiting_connections: usize,
-    /// Entries of a server that lost more than is remembered stay.
+    /// Keeps the entries of a server that lost more invalidations than are remembered.
     pub(crate) keeps_after_loss: bool,
     pub(crate) listener: Listener,
-    /// What was invalidated lately, by whichever node.
+    /// The recent invalidations of all nodes.
     pub(crate) recent: Arc<Mutex<Recent>>,
     pub(crate) map_changed: Arc<Notify>,
 }
 
-/// Between attempts to connect.
+/// Longest pause between attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Node {
@@ -52,21 +52,21 @@ pub(crate) struct Node {
     task: OnceLock<AbortHandle>,
     /// The connection that is up.
     connection: ArcSwapOption<Connection>,
-    /// Where the last connection went to.
+    /// The target of the last connection.
     target: ArcSwapOption<Target>,
     record: Mutex<Record>,
     pub(super) missed: Mutex<Backlog>,
     history: Mutex<History>,
-    /// Set under the lock of what was missed, so that nothing is kept here that nobody will take.
+    /// Set under the lock of `missed`, so that nothing is kept here after another node has taken over.
     retired: AtomicBool,
-    /// Something went wrong with a call, or there is something to be sent: look at once.
+    /// A call failed, or there is something to send: look at once.
     look: Notify,
     /// How many attempts to connect have ended.
     attempts: watch::Sender<u64>,
     waiting: Waiting,
 }
 
-/// Pauses between attempts: doubled up to a bound, and spread so that a fleet does not come all at once.
+/// Pauses between attempts: doubled up to a bound, and spread so that a fleet does not connect all at once.
 pub(crate) struct Backoff {
     next: Duration,
     longest: Duration,
@@ -94,11 +94,11 @@ impl Backoff {
 }
 
 impl Node {
-    /// Starts to connect, in the background.
+    /// Starts connecting in the background.
     ///
-    /// `history`: that of the node whose place it takes, if it takes one.
+    /// `history`: that of the node that it replaces, if there is one.
     pub(crate) fn start(place: Place, settings: Settings, history: History) -> Arc<Self> {
-        // Its slots may come from another primary, and with them keys whose invalidation only that one received.
+        // Its slots may come from another primary, with keys whose invalidation only that one received.
         let recent = lock(&settings.recent).all(Instant::now());
         let waiting = Waiting::new(settings.max_waiting_connections);
         let node = Arc::new(Self {
@@ -138,11 +138,11 @@ impl Node {
                     let since = Instant::now();
                     self.attempts.send_modify(|attempts| *attempts += 1);
                     let end = self.serve(&connection).await;
-                    // In this order: whoever takes the connection now began to read before the loss is announced.
+                    // In this order: a call that takes the connection now began to read before the loss is announced.
                     self.connection.store(None);
                     connection.give_up();
                     self.waiting.clear();
-                    // One that breaks as soon as it is there is no success.
+                    // A connection that breaks at once is no success.
                     if since.elapsed() > LONGEST_PAUSE {
                         backoff.restart();
                     }
@@ -157,7 +157,7 @@ impl Node {
         }
     }
 
-    /// Lets go of the server for good; answers what it has missed, which must be sent to whoever takes its place.
+    /// Gives the server up for good; returns the invalidations that it missed, which its successor must be sent.
     pub(crate) fn retire(&self) -> Missed {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -171,7 +171,7 @@ impl Node {
         missed.take_all()
     }
 
-    /// As [`Self::retire`], where the whole cache ends.
+    /// As [`Self::retire`], when the whole cache is closed.
     pub(crate) fn close(&self) -> usize {
         let unsent = self.retire().len();
         lock(&self.record).failed(&Error::Closed, &self.address());
@@ -187,7 +187,7 @@ impl Node {
         self.retired.load(Ordering::Acquire)
     }
 
-    /// Keeps what another node has missed until this one has it.
+    /// Keeps the invalidations that another node missed until this one has them.
     pub(crate) fn inherit(&self, missed: &Missed) {
         if missed.len() > 0 {
             let mut backlog = lock(&self.missed);
@@ -197,7 +197,7 @@ impl Node {
         }
     }
 
-    /// Returns when the first attempt to connect has ended, well or badly.
+    /// Returns when the first attempt to connect has ended, with or without success.
     pub(crate) async fn attempted(&self) {
         let mut attempts = self.attempts.subscribe();
         // The sender lives as long as this node.
@@ -217,7 +217,7 @@ impl Node {
         };
         let name = target.address();
         if self.target.load().is_some() && name != self.address() {
-            // It has taken over, perhaps without what the one before received last.
+            // It has taken over, perhaps without the last invalidations that its predecessor received.
             let recent = lock(recent).all(Instant::now());
             self.inherit(&recent);
         }
@@ -239,7 +239,7 @@ impl Node {
             let reason = "it lacks confirmed invalidations and takes none";
             return Err(Error::unreachable(name, reason));
         }
-        // What is left of the time before is dropped before anybody can read through the new connection.
+        // Entries from before the loss are dropped before any call can read through the new connection.
         listener(&Push::Restored);
         let state = if is_primary && takes_writes {
             ServerState::Up
@@ -257,7 +257,7 @@ impl Node {
         Ok(connection)
     }
 
-    /// A server that began anew from what it had, or was promoted, may lack what had been confirmed: it is sent again,
+    /// A server that began anew from its data, or was promoted, may lack confirmed invalidations: they are sent again
     /// before any read uses the connection.
     async fn make_up_for_losses(&self, connection: &Connection, name: &str) -> Result<(), Error> {
         let asked = Instant::now();
@@ -284,7 +284,7 @@ impl Node {
         Ok(())
     }
 
-    /// Probes until something is wrong; answers what.
+    /// Probes until something is wrong; returns the error.
     async fn serve(&self, connection: &Connection) -> Error {
         let name = self.address();
         let mut saves = connection.cannot_save.is_none();
@@ -337,8 +337,8 @@ impl Node {
         }
     }
 
-    /// Sends the server what it missed. What it will never take is dropped; what it does not take now is kept. Whether
-    /// it takes writes, as far as this shows. Fails when it does not answer.
+    /// Sends the server the invalidations that it missed. One that it will never take is dropped; one that it does not
+    /// take now is kept. Returns whether it takes writes, as far as this shows. Fails when it does not reply.
     async fn send_missed(&self, connection: &Connection, name: &str) -> Result<bool, Error> {
         if !connection.greeting.is_primary {
             return Ok(false);
@@ -363,9 +363,9 @@ impl Node {
                 continue;
             };
             let error = self.explain(None, &error);
-            // A user who may not flush never will, and must not keep the rest from being sent.
+            // If this user may not flush, that must not keep the rest from being sent.
             let never = matches!(error, Error::Denied { .. }) && lock(&self.missed).is_flushing();
-            // Not the command: a tag, or a key. Others are not.
+            // A tag or a key is denied, not the command; others are not.
             let is_name = |words: &str| words.contains(" tags ") || words.contains(" key");
             let denied = matches!(&error, Error::Denied { message, .. } if is_name(message));
             if never || denied || error.remedy() == Remedy::FixCall {
@@ -388,8 +388,8 @@ impl Node {
         }
     }
 
-    /// The connection, or why there is none. Of a node just found (a slot moved to it), the first is waited for: it is
-    /// on its way, and not there for a reason.
+    /// Returns the connection, or the error why there is none. A node just found (a slot moved to it) is still
+    /// connecting for the first time: waits for that attempt.
     async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Error> {
         if *self.attempts.borrow() == 0 {
             let _ = tokio::time::timeout_at(deadline.into(), self.attempted()).await;
@@ -405,8 +405,8 @@ impl Node {
         trouble.unwrap_or_else(|| Error::unreachable(self.address(), "not connected yet"))
     }
 
-    /// Sends a command through the main connection. Answers by `deadline`; fails at once where there is no connection
-    /// and one was tried.
+    /// Sends a command through the main connection. Returns by `deadline`; fails at once if there is no connection and
+    /// an attempt has ended.
     pub(crate) async fn send(
         &self,
         cmd: &Cmd,
@@ -436,7 +436,7 @@ impl Node {
         self.noted(sent.unwrap_or_else(|_| Ok(Err(late()))))
     }
 
-    /// Passes on what came of a command. One that failed is a reason to look at the connection, and at the cluster.
+    /// Passes on the result of a command. A failed one is a reason to check the connection, and the cluster.
     fn noted<T>(&self, sent: Result<RedisResult<T>, Error>) -> Result<RedisResult<T>, Error> {
         let (look, map_changed) = (&self.look, &self.settings.map_changed);
         match &sent {
@@ -451,7 +451,7 @@ impl Node {
         sent
     }
 
-    /// What an error of redis-rs means; remembers what the server does not do for us.
+    /// Translates an error of redis-rs, and records it if it concerns the server.
     pub(crate) fn explain(&self, key: Option<&str>, error: &redis::RedisError) -> Error {
         let name = self.address();
         let error = Error::from_redis(&name, key, self.settings.timeouts.command, error);
@@ -460,7 +460,7 @@ impl Node {
         error
     }
 
-    /// A write succeeded: what kept the server from taking writes may be over.
+    /// A write succeeded: the reason why the server took no writes may be gone.
     pub(crate) fn wrote(&self) {
         let mut record = lock(&self.record);
         if record.may_recover() {
@@ -468,7 +468,7 @@ impl Node {
         }
     }
 
-    /// Sends a command that blocks for up to `wait`, on a connection that nobody else uses.
+    /// Sends a command that blocks for up to `wait`, on a connection that no other call uses.
     pub(crate) async fn send_blocking(
         &self,
         cmd: &Cmd,
@@ -483,7 +483,7 @@ impl Node {
         self.noted(sending.await)
     }
 
-    /// Keeps an invalidation until the server has it; `false` when there is too much to keep, or nobody is left to send it to.
+    /// Keeps an invalidation until the server has it; `false` when too much is kept, or the node is retired.
     pub(crate) fn miss(&self, missed: &Missed) -> bool {
         let mut backlog = lock(&self.missed);
         let kept = !self.is_retired() && backlog.waiting.add(missed);

@@ -10,15 +10,15 @@ use super::target::Target;
 pub(crate) struct Sentinels {
     pub(crate) service: String,
     pub(crate) all: Vec<Target>,
-    /// How often somebody was asked.
+    /// How many times the sentinels were asked.
     pub(crate) asked: AtomicUsize,
-    /// How primaries are spoken to; its address is replaced by theirs.
+    /// Connection settings of primaries; the address is replaced by theirs.
     pub(crate) primary: Target,
 }
 
 impl Sentinels {
-    /// Asks one after the other until one knows. The next time it begins with another one: what this one names may be
-    /// no primary any more, because it is cut off from the others.
+    /// Asks one sentinel after the other until one knows the primary. The next call begins with another sentinel: the
+    /// one that replied may be cut off from the others, and name a former primary.
     pub(crate) async fn locate(&self, timeouts: Timeouts) -> Result<Target, Error> {
         let mut last = None;
         let begin = self.asked.fetch_add(1, Ordering::Relaxed) % self.all.len().max(1);
@@ -31,8 +31,8 @@ impl Sentinels {
         Err(last.unwrap_or_else(|| Error::config("no sentinel was named")))
     }
 
-    /// Whether the sentinels name another primary than the one at `address`. Two of them must agree, where there are so
-    /// many: one that is cut off from the others may still name a primary of the past.
+    /// Whether the sentinels name another primary than the one at `address`. Two of them must agree, if there are two:
+    /// one that is cut off from the others may still name a former primary.
     pub(crate) async fn moved_from(&self, address: &str, timeouts: Timeouts) -> bool {
         for _ in 0..self.all.len().min(2) {
             match self.locate(timeouts).await {

@@ -1,22 +1,21 @@
-//! Which servers a cache talks to.
+//! The servers that a cache uses.
 
 use std::sync::Arc;
 
 use super::credentials::{Access, Credentials};
 use super::target::Target;
 
-/// Which servers a [`Cache`](crate::Cache) talks to: one, a cluster, or the primary that sentinels name.
+/// The servers that a [`Cache`](crate::Cache) uses: one, a cluster, or the primary that sentinels name.
 ///
 /// Addresses are URLs: `redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS (feature `tls`),
-/// `unix:///path/to/socket?db=0&user=…&pass=…`. Special characters in user and password are percent-encoded (`@` is
-/// `%40`), an IPv6 address stands in brackets. A string converts into a single server. `Debug` shows no user and no
-/// password.
+/// `unix:///path/to/socket?db=0&user=…&pass=…`. Percent-encode special characters in user and password (`@` is `%40`),
+/// and put an IPv6 address in brackets. A string converts into a single server. `Debug` shows no user and no password.
 #[derive(Clone)]
 #[must_use]
 pub struct Servers {
     pub(crate) kind: Kind,
     pub(crate) urls: Vec<String>,
-    /// How the primary that sentinels name is spoken to.
+    /// Connection settings of the primary that sentinels name.
     pub(crate) primary: Option<String>,
     pub(crate) access: Access,
 }
@@ -25,7 +24,7 @@ pub struct Servers {
 pub(crate) enum Kind {
     Single,
     Cluster,
-    /// Of this service.
+    /// With the name of the service.
     Sentinel(String),
 }
 
@@ -61,8 +60,8 @@ impl Servers {
         Self::new(Kind::Sentinel(service.into()), urls)
     }
 
-    /// With sentinels: how the primary is spoken to (TLS, user, password, database). Host and port of the URL do
-    /// not matter.
+    /// With sentinels: the connection settings of the primary (TLS, user, password, database). Host and port of the URL
+    /// are ignored.
     pub fn primary(mut self, url: impl Into<String>) -> Self {
         self.primary = Some(url.into());
         self
@@ -82,12 +81,12 @@ impl Servers {
         self
     }
 
-    /// Asks for user, password and certificates before each connection is set up, so that they may change while the
-    /// process runs: a password that is rotated, a token or a certificate that runs out. Connections that are up stay as
-    /// they are. User and password are for the servers, not for sentinels; certificates are for both.
+    /// Calls the closure for user, password and certificates before each new connection, so that they may change while
+    /// the process runs: a password that is rotated, a token or a certificate that expires. Existing connections stay
+    /// as they are. User and password are for the servers, not for sentinels; certificates are for both.
     ///
-    /// The closure runs on a thread that may block. While it fails or panics there is no connection, and the error says
-    /// why.
+    /// The closure runs on a thread that may block. While it fails or panics, no connection is made, and the error
+    /// states the reason.
     ///
     /// ```
     /// use tagcache::{Credentials, Servers};
@@ -108,9 +107,9 @@ impl Servers {
         self
     }
 
-    /// Says where the servers can be reached that a cluster or sentinels announce under an address that is of no use
-    /// here, such as one inside a network of containers. Called with host and port as they are announced, for each
-    /// server and each redirection; it must not block. [`Error`](crate::Error)s and figures name what it returns.
+    /// Translates addresses that a cluster or sentinels announce but that cannot be reached from here, such as those
+    /// inside a network of containers. Called with the announced host and port, for each server and each redirection;
+    /// it must not block. [`Error`](crate::Error)s and figures show the address that it returns.
     ///
     /// ```
     /// use tagcache::Servers;

@@ -1,4 +1,4 @@
-//! What is known of a server at this moment.
+//! The current state of a server.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ pub enum ServerState {
     ReadOnly,
     /// Up, but the last write found it out of memory: reads and invalidations go on.
     OutOfMemory,
-    /// Not reached, not answering, or not able to serve (it loads its data, a script keeps it busy, it has no room for
-    /// another client): [`ServerStatus::last_error`] says which. Retried all the time.
+    /// Not reached, not replying, or not able to serve (it loads its data, a script keeps it busy, it has no room for
+    /// another client): [`ServerStatus::last_error`] has the reason. Retried all the time.
     Down,
     /// Reached, but it has no tagcache module; retried all the time.
     ModuleMissing,
@@ -29,7 +29,7 @@ pub enum ServerState {
     Denied,
 }
 
-/// What [`Cache::stats`](crate::Cache::stats) says about one server.
+/// The state of one server, from [`Cache::stats`](crate::Cache::stats).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
@@ -37,20 +37,20 @@ pub struct ServerStatus {
     pub address: String,
     /// Its state.
     pub state: ServerState,
-    /// How long it has been so.
+    /// How long it has been in this state.
     pub since: Duration,
-    /// What the last failure said. It stays here when the server is up again: `state` says how it is now.
+    /// The last failure. It stays here when the server is up again: `state` is the current state.
     pub last_error: Option<Error>,
     /// How often a connection was set up.
     pub connects: u64,
-    /// What its module calls its version; 0 if it was never reached.
+    /// The version of its module; 0 if it was never reached.
     pub module_version: u64,
     /// Tags whose invalidation it has yet to be sent.
     pub missed_invalidations: usize,
 }
 
 impl ServerStatus {
-    /// Whether there is a connection: reads go to the server, and the local tier is kept true.
+    /// Whether there is a connection: reads go to the server, and its pushes keep the local tier up to date.
     pub fn is_connected(&self) -> bool {
         self.state.is_connected()
     }
@@ -62,22 +62,22 @@ impl ServerState {
     }
 }
 
-/// What is known of a server, and since when.
+/// The state of a server, and since when.
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// But for the times and the invalidations.
+    /// Without the times and the invalidations.
     known: ServerStatus,
     changed: Instant,
     /// When it last refused a write.
     refused: Option<Instant>,
-    /// When it was last said that it denies a command.
+    /// When a denied command was last logged.
     complained: Option<Instant>,
 }
 
-/// A server that now takes writes and now does not, because it is at the limit of its memory say, is in the state of
-/// one that does not: no change, and no event, for each command.
+/// A server that takes some writes and refuses others, for example at its memory limit, keeps the state of one that
+/// refuses: no change, and no event, per command.
 const CALM: Duration = Duration::from_secs(1);
-/// That a server denies a command is said so often at most.
+/// Pause between two events about denied commands.
 const COMPLAIN: Duration = Duration::from_secs(60);
 
 impl Record {
@@ -90,13 +90,13 @@ impl Record {
         }
     }
 
-    /// A command came back with this error; notes those that concern the server and not the call.
+    /// Records the error of a command if it concerns the server and not the call.
     pub(crate) fn refused(&mut self, error: &Error, connected: bool, address: &str) {
         let state = match error {
             Error::ReadOnly { .. } => ServerState::ReadOnly,
             Error::OutOfMemory { .. } => ServerState::OutOfMemory,
             Error::Denied { .. } | Error::ModuleTooOld { .. } | Error::Unavailable { .. } => {
-                // It serves otherwise, so its state stays.
+                // It serves other commands, so its state stays.
                 if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
                     self.complained = Some(Instant::now());
                     crate::observe::event!(

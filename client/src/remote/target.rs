@@ -40,7 +40,7 @@ impl Drop for Wire {
 
 impl Target {
     pub(crate) fn new(url: &str, access: &Arc<Access>) -> Result<Self, Error> {
-        // Encryption is ours: redis-rs would install a provider of cryptography for the whole process.
+        // This crate does the encryption: redis-rs would install a provider of cryptography for the whole process.
         let plain = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
         let plain = plain.iter().find_map(|(scheme, plain)| {
             let rest = url.strip_prefix(scheme)?;
@@ -81,7 +81,7 @@ impl Target {
         self.info.redis_settings().db()
     }
 
-    /// The same at another address, as servers announce it.
+    /// The same with an address that servers announce, translated.
     pub(crate) fn announced(&self, host: String, port: u16) -> Self {
         let reachable = self.access.addresses.as_ref().map(|map| map(&host, port));
         let (host, port) = reachable.unwrap_or((host, port));
@@ -130,7 +130,7 @@ impl Target {
             }
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
-        // All addresses of the name at once: one that is cut off would use up the time.
+        // Tries all addresses of the name at once: one that is cut off would use up the time.
         let addresses = tokio::net::lookup_host((host, port)).await?;
         let streams: Vec<_> = addresses
             .map(|at| Box::pin(TcpStream::connect(at)))

@@ -1,4 +1,4 @@
-//! The servers as one: each command goes to where its key is, or to all primaries.
+//! All servers together: each command goes to the server of its key, or to all primaries.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
@@ -21,7 +21,7 @@ use super::servers::{Kind, Servers};
 use super::status::ServerStatus;
 use super::target::Target;
 
-/// An answer, and whether it came from where its key belongs, through a connection that tracks it.
+/// A reply, and whether it came from the server of its key, through a connection that tracks it.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) value: Value,
@@ -46,11 +46,11 @@ enum Primaries {
     Cluster(Arc<Cluster>),
 }
 
-/// How often one call follows redirections.
+/// How many redirections one call follows.
 const REDIRECTIONS: usize = 5;
 
 impl Remote {
-    /// Starts to connect, in the background.
+    /// Starts connecting in the background.
     pub(crate) fn start(servers: &Servers, settings: Settings) -> Result<Self, Error> {
         let timeouts = settings.timeouts;
         let recent = Arc::clone(&settings.recent);
@@ -86,7 +86,7 @@ impl Remote {
         })
     }
 
-    /// Returns when every server that is known has been tried once, or after `bound`.
+    /// Returns when every known server has been tried once, or after `bound`.
     pub(crate) async fn attempted(&self, bound: Duration) {
         let tried = async {
             if let Primaries::Cluster(cluster) = &self.servers {
@@ -123,7 +123,7 @@ impl Remote {
         }
     }
 
-    /// What is wrong with a cluster whose map has slots without a primary, or none at all.
+    /// The error of a cluster that has no map, or slots without a primary.
     pub(crate) fn hole(&self) -> Option<Error> {
         if let Primaries::Cluster(cluster) = &self.servers
             && !cluster.map.load().is_whole()
@@ -143,12 +143,12 @@ impl Remote {
         matches!(self.servers, Primaries::Cluster(_))
     }
 
-    /// Sends a command to where its key is, through the main connection; follows redirections.
+    /// Sends a command to the server of its key, through the main connection; follows redirections.
     pub(crate) async fn send(&self, key: &str, cmd: &Cmd) -> Result<Answer, Error> {
         self.send_by(key, cmd, self.deadline()).await
     }
 
-    /// When a command that begins now has its answer, or none.
+    /// The time by which a command that begins now has its reply, or has failed.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.timeouts.command
     }
@@ -174,8 +174,8 @@ impl Remote {
         crate::observe::in_command(cmd, sending).await
     }
 
-    /// Sends a command that blocks for up to `wait` on a connection of its own. In a cluster a redirection is an
-    /// error: whoever waits asks again.
+    /// Sends a command that blocks for up to `wait` on a connection of its own. In a cluster a redirection is an error:
+    /// the waiting caller asks again.
     pub(crate) async fn send_blocking(
         &self,
         key: &str,
@@ -187,7 +187,7 @@ impl Remote {
         sent?.map_err(|error| node.explain(Some(key), &error))
     }
 
-    /// Sends one command for each key, those for one server together. Redirected ones go once more, alone.
+    /// Sends one command per key, those for one server together. Redirected ones are sent once more, alone.
     pub(crate) async fn send_each(&self, commands: Vec<(&str, Cmd)>) -> Vec<Result<Answer, Error>> {
         let (mut answers, mut groups) = (BTreeMap::new(), BTreeMap::new());
         for (at, (key, _)) in commands.iter().enumerate() {
@@ -238,9 +238,9 @@ impl Remote {
         (0..commands.len()).map(answer).collect()
     }
 
-    /// Sends one command for the keys of each slot: `several` makes it of their places, `apart` takes its answer apart
-    /// into one of each key. A key of which that says nothing, or nil, and keys whose command was surely not executed
-    /// (one of them holds another type, their slot is moving, the user or the module lacks the command) go alone: `one`.
+    /// Sends one command for the keys of each slot: `several` builds it from their positions, `apart` splits its reply
+    /// into one per key. Keys without a reply or with nil, and keys whose command was surely not executed (one of them
+    /// holds another type, their slot is moving, the user or the module lacks the command), are sent alone: `one`.
     pub(crate) async fn send_together(
         &self,
         keys: &[&str],
@@ -306,13 +306,13 @@ impl Remote {
     pub(crate) fn status(&self) -> Vec<ServerStatus> {
         let known: Vec<_> = self.primaries().iter().map(|node| node.status()).collect();
         match &self.servers {
-            // Without a map there is the cluster as a whole.
+            // Without a map, this is the state of the cluster as a whole.
             Primaries::Cluster(cluster) if known.is_empty() => vec![cluster.status()],
             _ => known,
         }
     }
 
-    /// The node to ask next, if the error sends there; `Err`: the answer, which another one gave.
+    /// Returns the node to ask next, if the error is a redirection; `Err`: the final reply, of another node.
     async fn redirected(
         &self,
         key: &str,
@@ -325,7 +325,7 @@ impl Remote {
         else {
             return Ok(None);
         };
-        // A node that does not know its own name redirects to an empty one: the name it was asked by.
+        // A node that does not know its own address redirects to an empty one: use the address at which it was asked.
         let target = error
             .redirect_node()
             .and_then(|(announced, _)| cluster.address(announced, &node.address()));
@@ -352,7 +352,7 @@ impl Remote {
                     Ok(Err(error)) => Err(error),
                     Err(error) => return Err(Err(error)),
                 };
-                // The key has not arrived for good: what happens to it is not announced through this connection alone.
+                // The key has not moved for good: its changes are not announced through this connection alone.
                 let tracked = false;
                 let answer = answer.map(|value| Answer { value, tracked });
                 Err(answer.map_err(|error| node.explain(Some(key), &error)))
@@ -400,7 +400,7 @@ fn is_redirection(error: &RedisError) -> bool {
     )
 }
 
-/// The servers of these URLs: what cannot work shall be said now, not by the background.
+/// The servers of these URLs. Errors in them must be returned now, not found in the background.
 fn targets(urls: &[String], access: &Arc<Access>, what: &str) -> Result<Vec<Target>, Error> {
     if urls.is_empty() {
         return Err(Error::config(format!("no {what} was named")));

@@ -1,4 +1,4 @@
-//! The connections of one server that calls wait on: one call at a time each.
+//! A server's connections for calls that wait: one call per connection at a time.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::error::{Error, within};
 use super::lock;
 use super::target::{Target, Wire};
 
-/// At most so many, opened when needed.
+/// A bounded number of connections, opened when needed.
 pub(crate) struct Waiting {
     permits: Semaphore,
     idle: Mutex<Idle>,
@@ -20,7 +20,7 @@ pub(crate) struct Waiting {
 #[derive(Default)]
 struct Idle {
     connections: Vec<Wire>,
-    /// Raised when the server is lost: what was opened before may lead elsewhere.
+    /// Raised when the server is lost: connections from before may lead elsewhere.
     generation: u64,
 }
 
@@ -32,14 +32,14 @@ impl Waiting {
         }
     }
 
-    /// Closes all that are idle, and those in use when they are done.
+    /// Closes all idle connections, and those in use when they are done.
     pub(crate) fn clear(&self) {
         let mut idle = lock(&self.idle);
         idle.generation += 1;
         idle.connections.clear();
     }
 
-    /// Closes half of what a burst has left behind, so that none grows old.
+    /// Closes half of the idle connections that a burst has left, so that none grows old.
     pub(crate) fn shrink(&self) {
         let connections = &mut lock(&self.idle).connections;
         // The oldest first; they were put back first.
@@ -72,9 +72,9 @@ impl Waiting {
                 let sent = sent.and_then(Value::extract_error);
                 match &sent {
                     Ok(_) => self.put_back(connection, generation),
-                    // A server, or whatever is in between, may have closed it while it was idle: the next one.
+                    // A server, or something in between, may have closed it while it was idle: use the next one.
                     Err(error) if used && error.is_io_error() => continue,
-                    // One that failed may still have an answer to come.
+                    // On a connection that failed, a reply may still arrive.
                     Err(_) => {}
                 }
                 return Ok(sent);

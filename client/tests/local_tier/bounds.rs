@@ -1,4 +1,4 @@
-//! Entries, bytes and tags are bounded, whatever is asked.
+//! Entries, bytes and tags are bounded under all conditions.
 
 use std::{
     sync::{
@@ -81,7 +81,7 @@ fn the_heaviest_entry_is_kept_and_a_heavier_one_is_not() {
 
     cache.set("probe", most, MINUTE, []);
     assert!(cache.contains("probe"));
-    // Not even the old value stays: it is not what was set.
+    // The old value does not stay either: it is not the one that was set.
     cache.set(
         "probe",
         most + 1 + cache.max_entry_bytes() / 1000,
@@ -111,7 +111,7 @@ fn an_entry_weighs_its_value_its_key_and_its_tags() {
         bytes("k", Entry::ttl(MINUTE).tags(tags(50))),
         bare + 50 * 16
     );
-    // What is stated replaces only the weigher's answer.
+    // A stated weight replaces only the weigher's result.
     assert_eq!(
         bytes("k", Entry::ttl(MINUTE).weight(7).tags(tags(0))),
         bare - 993
@@ -167,7 +167,7 @@ fn more_shards_than_entries_do_not_shut_entries_out() {
             cache.set(&i.to_string(), i, MINUTE, []);
         }
         let stats = cache.stats();
-        // At least half of what the limits allow: shares are rounded down to whole entries.
+        // At least half of the limits: shares are rounded down to whole entries.
         let most = max_bytes.map_or(max_entries, |bytes| bytes as usize / 204);
         assert!(
             stats.entries >= most / 2 && stats.entries <= most,
@@ -176,7 +176,7 @@ fn more_shards_than_entries_do_not_shut_entries_out() {
     }
 }
 
-/// What is refused, overwritten or evicted at that moment does not show as held.
+/// A value that is refused, overwritten or evicted at that moment does not count as held.
 #[test]
 fn no_figure_is_beyond_its_limit_or_runs_backwards_while_threads_write() {
     const MAX: u64 = 1 << 20;
@@ -213,7 +213,7 @@ fn no_figure_is_beyond_its_limit_or_runs_backwards_while_threads_write() {
     assert_eq!(stats.rejected, 18_000);
 }
 
-/// With a cost of tags squared this would take minutes.
+/// If the cost were quadratic in the tags, this would take minutes.
 #[test]
 fn an_entry_may_have_very_many_tags() {
     const TAGS: usize = 300_000;
@@ -230,7 +230,7 @@ fn an_entry_may_have_very_many_tags() {
 fn a_storm_of_tags_is_forgotten() {
     const TAGS: usize = 1_000_000;
     let cache: LocalCache<usize> = LocalCache::new(1000);
-    // A load under way is what makes unknown tags worth remembering.
+    // Only while a load is under way must unknown tags be remembered.
     let reservation = cache.reserve("slow");
     for i in 0..TAGS {
         cache.invalidate_tag(&format!("invalidated {i}"));

@@ -39,11 +39,11 @@ fn a_cleanup_can_be_ended_even_by_itself() {
     });
     let left = cache.len();
     assert!(left > ENTRIES / 2 && left < ENTRIES, "{left}");
-    // Nor does it begin again; what it left is still there to be reclaimed.
+    // It does not begin again either; the entries that it left can still be reclaimed.
     assert_eq!(cache.run_cleanup(), left as u64);
 }
 
-/// Takes its time to be dropped.
+/// Its Drop is slow.
 struct Slow {
     begun: mpsc::Sender<()>,
     ended: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Hits, in all and by key.
+//! Hits, in total and by key.
 
 use std::thread;
 
@@ -84,7 +84,7 @@ fn a_key_that_comes_back_goes_on_with_its_hits_though_all_places_are_taken() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
     for hits in 1..10 {
         cache.set("key", 1, MINUTE, []);
-        // Cleanups do not forget a key that has come back, be it read or not.
+        // Cleanups do not forget a key that has come back, whether it was read or not.
         cache.run_cleanup();
         cache.run_cleanup();
         cache.get("key");

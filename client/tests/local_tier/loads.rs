@@ -1,4 +1,4 @@
-//! One load for all who ask, by threads and by tasks.
+//! One load for all callers, threads and tasks.
 
 use std::{
     future::Future,
@@ -93,7 +93,7 @@ fn a_failed_load_is_an_error_for_all_who_wait() {
                     .is_pending()
             );
         }
-        // An error of another type is not this caller's: it loads.
+        // This caller cannot take an error of another type: it loads.
         let other = || async { Ok::<_, std::num::ParseIntError>(2) };
         let mut other = Box::pin(cache.try_get_or_insert_async("key", Entry::ttl(MINUTE), other));
         assert!(
@@ -151,7 +151,7 @@ fn a_load_that_removes_its_own_key_is_not_stored() {
     assert_eq!((*value, cache.contains("key")), (2, false));
 }
 
-/// The load begins while the new value is still being weighed: what it brings is older than what was set.
+/// The load begins while the new value is still being weighed: the loaded value is older than the one that was set.
 #[test]
 fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set() {
     type Slot<T> = Arc<Mutex<Option<T>>>;
@@ -194,7 +194,7 @@ fn a_load_is_not_shared_once_a_tag_of_it_or_of_who_asks_is_invalidated() {
     }
 }
 
-/// Somebody else's reservation keeps the key's loads in mind, but not those that have ended.
+/// Another caller's reservation keeps the key's loads known, but not those that have ended.
 #[test]
 fn nobody_is_given_the_result_of_a_load_that_has_ended() {
     let cache: LocalCache<u32> = LocalCache::new(10);

@@ -1,4 +1,4 @@
-//! What the local tier promises beyond single calls: bounds, time, loads, counts, values that misbehave, cleanup.
+//! Guarantees of the local tier beyond single calls: bounds, time, loads, counts, misbehaving values, cleanup.
 
 mod bounds;
 mod cleanup;
@@ -15,7 +15,7 @@ use std::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Waits until `holds`, and says so if it never does.
+/// Waits until `holds`, and fails if it never does.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {

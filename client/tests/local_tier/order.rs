@@ -1,4 +1,4 @@
-//! No value outlives what invalidated it.
+//! No value outlives its invalidation.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -9,14 +9,14 @@ use tagcache::{Entry, LocalCache};
 
 use crate::MINUTE;
 
-/// Readers and writers with real threads: no read returns what was out of date before it began.
+/// Readers and writers with real threads: no read returns a value that was out of date before the read began.
 #[test]
 fn no_read_returns_what_was_invalidated_before_it_began() {
     const KEYS: usize = 8;
     const READS: usize = 40_000;
     let cache: LocalCache<u64> = LocalCache::new(6);
     let database: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
-    // What the database held before the last invalidation of the key that is over began.
+    // The version in the database before the last completed invalidation of the key began.
     let settled: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let readers = AtomicUsize::new(2);
     let (cache, database, settled, readers) = (&cache, &database, &settled, &readers);

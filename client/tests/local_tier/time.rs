@@ -1,4 +1,4 @@
-//! How long values stay, and what a look at them changes.
+//! How long values stay, and which reads change that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ fn very_long_ttls_do_not_wrap_around() {
     assert_eq!(cache.len(), 4);
 }
 
-/// Whichever call reads it, and it is counted as what it was.
+/// With either call, and it is counted by its former state.
 #[test]
 fn a_read_reclaims_what_is_gone_and_leaves_what_is_stale() {
     type Read = fn(&LocalCache<u32>, &str) -> Option<Arc<u32>>;

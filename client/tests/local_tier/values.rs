@@ -1,4 +1,4 @@
-//! Values whose Drop does what it should not.
+//! Values whose Drop misbehaves.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -90,7 +90,7 @@ fn a_value_that_panics_when_it_is_dropped_breaks_nothing() {
     }
     assert_eq!(cache.len(), 2);
     cache.invalidate_tag("tag");
-    // The background thread goes on with the next one.
+    // The background thread continues with the next one.
     cache.start_cleanup(Duration::from_millis(1));
     wait_until("everything is reclaimed", || cache.is_empty());
     cache.stop_cleanup();

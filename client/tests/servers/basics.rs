@@ -1,4 +1,4 @@
-//! Each call does what it says, and what a process holds goes when the server says so.
+//! Each call has its documented effect, and a process drops values when the server reports a change.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn what_is_set_is_read_by_this_and_other_processes() {
             assert_eq!(here.get::<User>("user").await.unwrap(), Some(ada()));
             assert_eq!(there.get::<User>("user").await.unwrap(), Some(ada()));
             assert_eq!(there.get::<User>("nobody").await.unwrap(), None);
-            // Plain JSON, for whoever else reads it.
+            // Plain JSON, which other programs can read.
             let json = on_server(&mut server.raw(), "user").unwrap();
             assert_eq!(json, r#"{"name":"Ada","age":36}"#);
         });
@@ -67,7 +67,7 @@ fn a_hit_of_the_local_tier_allocates_nothing() {
             }
         });
         assert_eq!((found, hits.count_total), (1000, 0));
-        // That this counts at all: a value that is cloned is one.
+        // Shows that allocations are counted: cloning the value is one.
         let mut found = None;
         let miss = allocation_counter::measure(|| found = Some(String::clone(&value)));
         assert_eq!((found.is_some(), miss.count_total), (true, 1));
@@ -94,7 +94,7 @@ fn a_value_that_was_read_once_is_answered_without_the_server() {
     });
 }
 
-/// Something that makes an entry go, done by somebody else.
+/// A change by another client that removes an entry.
 type Change = (&'static str, Vec<Vec<u8>>);
 
 #[test]
@@ -192,7 +192,7 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
                     slow.get_many(["key"]).await.unwrap().remove(0)
                 }
             });
-            // The answer is there, its task sleeps. Now the server says that it is outdated.
+            // The reply has arrived, but its task sleeps. Now the server reports that it is outdated.
             eventually("the server was asked", async || {
                 let stats = other.server_stats().await.remove(0).1.unwrap();
                 stats["hits"] as u64 > round
@@ -243,14 +243,14 @@ fn several_keys_are_read_together() {
 fn values_expire_here_no_later_than_there() {
     let server = Server::start();
     run(async {
-        // The value enters late, and has lived for as long by then.
+        // The value enters late; its TTL has been running since the read.
         let delay = Duration::from_millis(300);
         let cache = connected(builder(server.port()).codec(Slow(delay))).await;
         let brief = Entry::ttl(Duration::from_millis(500));
         cache.set("key", &"value".to_owned(), brief).await.unwrap();
         eventually("it expires", async || {
             let held = cache.get::<String>("key").await.unwrap();
-            // Asked after it was read here: what is not there any more cannot have been read later.
+            // Read from the server after the local read: if the value is gone there, it was not read here later.
             let there = on_server(&mut server.raw(), "key");
             assert!(
                 held.is_none()
@@ -287,7 +287,7 @@ fn nothing_is_held_here_for_longer_than_the_longest_local_time() {
 fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
     let server = Server::start();
     run(async {
-        // The connection is not given up while the server says nothing.
+        // The connection is kept while the server does not reply.
         let patient = builder(server.port())
             .command_timeout(Duration::from_millis(200))
             .probe(Duration::from_secs(100), Duration::from_secs(100));
@@ -313,7 +313,7 @@ fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
                 cache.get::<String>("key").await.is_ok()
             })
             .await;
-            // What it missed is sent again, and shall not come in the middle of the next round.
+            // Invalidations that it missed are sent again, and must not arrive in the next round.
             assert!(cache.finish_pending(DEADLINE).await);
         }
     });
@@ -388,7 +388,7 @@ fn namespaces_share_a_server_and_nothing_else() {
         assert_eq!(shop.invalidate_tags(["tag"]).await.unwrap(), 1);
         assert_eq!(shop.get::<String>("key").await.unwrap(), None);
         assert!(is_local(&blog, "key").await);
-        // No tag is none, and not that of the whole namespace.
+        // An empty tag is invalid, and not the tag of the whole namespace.
         let refused = shop.invalidate_tags([""]).await.unwrap_err();
         assert_eq!(refused.remedy(), Remedy::FixCall, "{refused}");
         let value = "value".to_owned();
@@ -508,7 +508,7 @@ fn a_value_of_another_type_is_an_error_that_says_so() {
         let error = cache.get::<User>("key").await.unwrap_err();
         assert!(matches!(error, Error::Codec { .. }), "{error}");
         assert_eq!(error.remedy(), Remedy::FixCall);
-        // Held as one type and asked for as another that it can be read as: the server is asked.
+        // Held as one type and read as another that also decodes it: the server is asked.
         cache.set("number", &7_u8, long()).await.unwrap();
         for _ in 0..3 {
             assert_eq!(cache.get::<u8>("number").await.unwrap(), Some(7));
@@ -603,7 +603,7 @@ fn large_values_are_smaller_on_the_server() {
         }
         let stored = server.raw().call(&["CACHE.GET", "key"]);
         assert!(stored.bytes().len() < 1000);
-        // Who does not compress reads it all the same.
+        // A process without compression reads it all the same.
         assert_eq!(
             cache_at(&server).await.get::<String>("key").await.unwrap(),
             Some(text)

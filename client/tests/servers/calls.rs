@@ -1,4 +1,4 @@
-//! Calls for several keys, by several tags, with loaders of other kinds; and looks at entries and tags.
+//! Calls for several keys, by several tags, with other kinds of loaders; and reads of the state of entries and tags.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,10 +13,10 @@ use crate::support::{
 };
 use crate::topologies::{cache_of, cluster};
 
-/// What both a server and a cluster do.
+/// Runs a test against a server and against a cluster.
 fn everywhere(test: impl AsyncFn(Cache)) {
     let server = Server::start();
-    // Nothing fails here, however slow the machine is.
+    // Time-outs are long, so that a slow machine causes no failure.
     let patient = |building: CacheBuilder| {
         let building = building.command_timeout(DEADLINE);
         building.probe(Duration::from_millis(100), DEADLINE)
@@ -51,7 +51,7 @@ fn several_values_are_stored_and_removed_in_one_call() {
         );
         assert_eq!(cache.get::<usize>("key7").await.unwrap(), None);
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 2998);
-        // Without a TTL they go.
+        // With a TTL of zero they are removed.
         cache.set("key", &1, long()).await.unwrap();
         cache
             .set_many([("key", &2)], Entry::ttl(Duration::ZERO))
@@ -122,7 +122,7 @@ fn keys_that_are_missing_are_loaded_together_and_once() {
             (one.unwrap(), two.unwrap()),
             (expected.to_vec(), expected.to_vec())
         );
-        // What is not there is known, too.
+        // An absent key is cached, too.
         assert_eq!(load().await.unwrap(), expected);
         let mut asked = database.asked.lock().unwrap().concat();
         asked.sort();
@@ -164,7 +164,7 @@ fn a_loader_may_borrow_and_its_caller_may_give_up() {
         };
         assert_eq!(spawned.await.unwrap().unwrap(), "own");
 
-        // One begins and gives up; one that waited for it, in this process or in another, loads.
+        // One caller begins and gives up; a caller that waited for it, in this process or another, loads.
         let entered = Calls::default();
         let begun = {
             let (cache, entered) = (cache.clone(), entered.clone());
@@ -263,7 +263,7 @@ fn a_tag_that_is_chosen_late_is_invalidated_in_time() {
         let first = load("old");
         eventually("the old value has been read", async || entered.count() == 1).await;
         cache.invalidate_tags(["tenant:7"]).await.unwrap();
-        // It joins the load, for nobody knows its tags yet.
+        // It joins the load, because the tags are not known yet.
         let second = load("new");
         eventually("it has joined", async || cache.stats().joined == 1).await;
         hold.notify_one();
@@ -469,7 +469,7 @@ fn a_hit_of_a_shared_value_is_no_copy() {
         let load = || async { Err::<Arc<String>, _>("it is there") };
         let third = cache.get_or_load("key", long(), load).await.unwrap();
         assert!(Arc::ptr_eq(&first, &third));
-        // It stands there as the value itself.
+        // It is stored as the value itself.
         assert_eq!(
             on_server(&mut server.raw(), "key").as_deref(),
             Some(r#""large""#)
@@ -510,7 +510,7 @@ fn a_refresh_that_failed_is_not_tried_again_for_a_while() {
             cache.stats().fail_safe == 1
         })
         .await;
-        // Longer than a lease lasts that nobody renews.
+        // Longer than a lease lasts that is not renewed.
         let mut client: RawClient = server.raw();
         for _ in 0..30 {
             load(&cache).await;
@@ -577,7 +577,7 @@ fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
         let portions = 2;
         assert_eq!(cache.get_many::<usize>(&keys).await.unwrap().len(), 100);
         assert_eq!((calls("CACHE.MFETCH"), calls("CACHE.FETCH")), (portions, 0));
-        // Jitter is drawn for each value.
+        // Jitter is drawn per value.
         cache.set_many(&values, long().jitter(0.5)).await.unwrap();
         assert_eq!((calls("CACHE.MSET"), calls("CACHE.SET")), (1, 100));
         // A key of another type is refused, the others are stored and read.
@@ -595,7 +595,7 @@ fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
                 }
             }
         }
-        // A user without the right to them, as a module without them: key by key.
+        // A user without the right to these commands, like a module without them: key by key.
         call!(server.raw(), "DEL", "key7");
         let denied = "-cache.mset -cache.mfetch".split(' ');
         let rule: Vec<&str> = "ACL SETUSER default".split(' ').chain(denied).collect();
@@ -661,7 +661,7 @@ fn tags_that_only_the_reader_knows_decide_what_it_reads() {
         assert_eq!(cache.get_with_tags("page", soft).await.unwrap(), Some(1));
         assert!(is_local(&cache, "page").await);
         cache.invalidate_tags(soft).await.unwrap();
-        // For others it is what it was, also in the local tier.
+        // For other callers nothing changes, in the local tier either.
         assert_eq!(
             cache.get_with_tags::<i32>("page", soft).await.unwrap(),
             None
@@ -702,10 +702,10 @@ fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
         };
         let refreshing = refresh(&cache, 2);
         eventually("the load", async || begun.count() == 1).await;
-        // Longer than a lease lasts that nobody renews.
+        // Longer than a lease lasts that is not renewed.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         assert_eq!(other.get::<i32>("key").await.unwrap(), Some(1));
-        // The other process may not load now, and is not kept waiting.
+        // The other process may not load now, and need not wait.
         assert_eq!(refresh(&other, 9).await.unwrap().unwrap(), 1);
         go.notify_one();
         assert_eq!(refreshing.await.unwrap().unwrap(), 2);
@@ -713,14 +713,14 @@ fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
             other.get::<i32>("key").await.unwrap() == Some(2)
         })
         .await;
-        // What was invalidated during the load is not stored.
+        // A value is not stored if its tag is invalidated during the load.
         let refreshing = refresh(&cache, 3);
         eventually("the load", async || begun.count() == 2).await;
         other.invalidate_tags(["tag"]).await.unwrap();
         go.notify_one();
         assert_eq!(refreshing.await.unwrap().unwrap(), 3);
         assert_eq!(cache.get::<i32>("key").await.unwrap(), None);
-        // A loader that fails leaves what is there.
+        // A loader that fails keeps the existing value.
         cache.set("key", &4, long()).await.unwrap();
         let failed = cache.refresh("key", long(), || async { Err::<i32, _>("broken") });
         assert_eq!(failed.await.unwrap(), 4);

@@ -1,4 +1,4 @@
-//! Servers and networks that fail: calls stay bounded, loaders and the local tier go on, and it heals by itself.
+//! Servers and networks that fail: calls stay bounded, loaders and local tier go on, and the cache recovers by itself.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ fn a_server_that_is_down_at_the_start_is_no_error_and_is_used_when_it_comes() {
         assert_eq!(state(&cache), ServerState::Down);
         assert!(cache.set("key", &1, long()).await.is_err());
         let proxied = Server::start();
-        // Nobody else can start a server on that port: a proxy comes up there instead.
+        // No other process can start a server on that port: a proxy starts there instead.
         let passed = tokio::net::TcpListener::bind(("127.0.0.1", port))
             .await
             .unwrap();
@@ -167,7 +167,7 @@ fn calls_to_a_server_that_does_not_answer_are_bounded() {
             state(&cache) == ServerState::Down
         })
         .await;
-        // From here on nobody waits for it.
+        // From here on no call waits for it.
         for n in 0..1000 {
             assert!(cache.get::<String>(&format!("key{n}")).await.is_err());
         }
@@ -183,7 +183,7 @@ fn a_slow_server_is_slow_and_no_more() {
         proxy.turn(Weather::Slow(Duration::from_millis(50)));
         assert_eq!(load(&cache, "key", "value").await.unwrap(), "value");
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("value"));
-        // Far slower than a command may take.
+        // Far slower than a command time-out allows.
         proxy.turn(Weather::Slow(Duration::from_secs(3)));
         assert_eq!(load(&cache, "other", "loaded").await.unwrap(), "loaded");
         proxy.turn(Weather::Fair);
@@ -234,7 +234,7 @@ fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
     run(async {
         let proxy = Proxy::before(server.port()).await;
         let cache = behind(&proxy).await;
-        // How many bytes pass before a connection is given up depends on who is faster.
+        // How many bytes pass before a connection is given up depends on timing.
         for n in (0..1000).take_while(|n| *n < 100 || proxy.garbled() <= 10) {
             // Once the connection is given up nothing more can be garbled.
             if n % 5 == 0 {
@@ -243,7 +243,7 @@ fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
                 proxy.turn(Weather::Garbled);
             }
             let key = format!("key{n}");
-            // A value whose bytes were garbled cannot be decoded: 0xff is in no JSON.
+            // A value whose bytes were garbled cannot be decoded: no JSON contains 0xff.
             match load(&cache, &key, &key).await {
                 Ok(value) => assert_eq!(value, key),
                 Err(error) => assert_ne!(error.remedy(), Remedy::Loader, "{error}"),
@@ -297,10 +297,10 @@ fn stale_values_are_served_while_the_server_is_away_if_so_configured() {
             Some("old")
         );
         assert_eq!(load(&cache, "key", "loaded").await.unwrap(), "old");
-        // What this process itself takes away is gone all the same.
+        // An entry that this process itself invalidates is gone all the same.
         assert!(cache.invalidate_tags(["other"]).await.is_err());
         assert!(cache.get::<String>("other").await.is_err());
-        // And what is loaded meanwhile is kept, so that the loader's source is not flooded.
+        // Values that are loaded meanwhile are kept, so that the loader's source is not flooded.
         let calls = Calls::default();
         for _ in 0..10 {
             let calls = calls.clone();
@@ -323,7 +323,7 @@ fn stale_values_are_served_while_the_server_is_away_if_so_configured() {
                 "{key} is of before"
             );
         }
-        // And is not held back for the next time.
+        // It is not kept for the next outage.
         server.stop();
         eventually("the second loss is noticed", async || {
             state(&cache) == ServerState::Down
@@ -446,7 +446,7 @@ fn a_replica_is_read_and_loads_go_on_unstored() {
             })
             .await;
         assert_eq!(loaded.unwrap(), "loaded");
-        // What the primary invalidates leaves the tier of who reads the replica.
+        // An invalidation at the primary reaches the tier of a process that reads the replica.
         writer.invalidate_tags(["tag"]).await.unwrap();
         eventually("the invalidation arrives", async || {
             cache.get::<String>("key").await.unwrap().is_none()

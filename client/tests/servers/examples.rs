@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! The examples work as they claim.
 
 use tagcache_tests::Server;
 
@@ -21,7 +21,7 @@ fn the_quick_start_runs_through() {
     .unwrap();
 }
 
-/// Asks the application over the network, as a browser would.
+/// Sends the application a request over the network, as a browser would.
 fn ask(url: &str) -> (u16, serde_json::Value) {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -56,7 +56,7 @@ fn visit(instances: &[String]) {
     let [here, there] = instances else {
         panic!("two instances")
     };
-    // Each instance has a database of its own, so what the second answers can only have come through the cache.
+    // Each instance has a database of its own, so the second can only have got this product through the cache.
     let product = shop::Product {
         id: 1,
         name: "golden teapot".to_owned(),
@@ -92,7 +92,7 @@ fn visit(instances: &[String]) {
     );
     assert_eq!(ask(&format!("{here}/products/77")).0, 404);
     assert_eq!(ask(&format!("{there}/products/77")).0, 404);
-    // The first loaded product 1 twice, the list twice and product 77 once; the second nothing.
+    // The first loaded product 1 twice, the list twice and product 77 once; the second loaded nothing.
     assert_eq!(ask(&format!("{here}/stats")).1["loads"], 5);
     assert_eq!(ask(&format!("{there}/stats")).1["loads"], 0);
 }

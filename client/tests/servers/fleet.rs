@@ -1,4 +1,4 @@
-//! Many keys, many callers, few of them polite.
+//! Many keys and many callers, some of which behave badly.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::strangers::{like_a_primary, words};
 use crate::support::{builder, eventually, long};
 
-/// The name of the runtime's threads, by which its panics differ from those of other tests.
+/// The name of the runtime's threads, which distinguishes its panics from those of other tests.
 const THREADS: &str = "fuzzed-client";
 
-/// What a server says, in order and out of it.
+/// Replies of a server, valid and invalid ones.
 const REPLIES: [&[u8]; 14] = [
     b"*5\r\n$4\r\nMISS\r\n_\r\n:-2\r\n:7\r\n*0\r\n",
     b"*5\r\n$3\r\nHIT\r\n$7\r\n\"value\"\r\n:1000\r\n:0\r\n*1\r\n$3\r\ntag\r\n",
@@ -49,7 +49,7 @@ impl Hostile {
             _ => like_a_primary(words),
         };
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        // The handshake is left alone most often, or nothing else would be reached.
+        // The handshake is mostly left intact; otherwise no other code would be reached.
         let is_handshake = match words[0].as_str() {
             "CACHE.CLOCK" => true,
             "PING" => false,
@@ -86,13 +86,13 @@ async fn load(cache: &Cache, key: &str) -> Result<String, Error> {
     cache.get_or_load(key, long().tags(["tag"]), loader).await
 }
 
-/// One call of any kind; what it returns is anybody's guess, but it returns.
+/// One call of any kind; its result is not checked, but it returns.
 async fn call(cache: &Cache, n: u64) {
     let key = format!("key{}", n % 50);
     let call = async {
         match n % 8 {
             0..3 => {
-                // The server's bytes may be no string, and may be another one.
+                // The server's bytes may be no string, or a different one.
                 let _ = load(cache, &key).await;
             }
             3 => drop(cache.get::<String>(&key).await),
@@ -144,7 +144,7 @@ fn damaged_replies_hang_no_call_and_end_no_task() {
             .unwrap();
         let mut n = 0;
         while budget.takes(8) {
-            // What a damage broke is set up again: nothing would be damaged otherwise.
+            // Connects again after damage; otherwise nothing would be damaged any more.
             let _ = cache.ready(Duration::from_secs(2)).await;
             for _ in 0..8 {
                 n += 1;

@@ -1,4 +1,4 @@
-//! Leases of loaders that take long, hang or die, with default settings.
+//! Leases of loaders that are slow, hang or die, with default settings.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::support::{cache_at, connected, eventually, long, on_server, run};
 /// The port of the server, for the child.
 const CHILD: &str = "TAGCACHE_TEST_LEASE_HOLDER";
 
-/// The promise is 2 s. Without short leases a waiter would wait for the load time-out of 10 s.
+/// The guarantee is 2 s. Without short leases a waiter would wait for the load time-out of 10 s.
 const BOUND: Duration = Duration::from_secs(6);
 
 async fn with_defaults(port: u16) -> Cache {
     connected(Cache::builder(format!("redis://127.0.0.1:{port}"))).await
 }
 
-/// A process that loads `key` for ever. It is killed when it is dropped.
+/// A process that loads `key` forever. It is killed when it is dropped.
 struct Holder(Child);
 
 impl Holder {
@@ -45,7 +45,7 @@ impl Holder {
     }
 
     fn kill(&mut self) {
-        // SIGKILL; it fails only where the process has ended already.
+        // SIGKILL; it fails only if the process has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -74,7 +74,7 @@ fn holder() {
     });
 }
 
-/// Another process holds the lease and then ends as `end` has it: a caller that waits loads itself, and soon.
+/// Another process holds the lease and then ends by `end`: a waiting caller loads itself, and soon.
 fn a_waiter_loads_soon_after(end: impl Fn(&mut Holder)) {
     let server = Server::start();
     let mut holder = Holder::start(&server);
@@ -123,7 +123,7 @@ fn a_hanging_lease_holder_is_not_waited_for_long() {
     a_waiter_loads_soon_after(|holder| holder.stop());
 }
 
-/// The server that takes over knows of what was invalidated meanwhile, but not that the loader began before.
+/// The server that takes over knows of the invalidations meanwhile, but not that the loader began before them.
 #[test]
 fn a_lease_that_its_server_lost_is_not_had_again() {
     let mut server = Server::start();
@@ -178,7 +178,7 @@ fn a_lease_is_renewed_while_its_loader_runs() {
             async move { cache.get_or_load("key", long(), loader).await }
         });
         eventually("the other waits", async || waiting.stats().lease_waits == 1).await;
-        // 1.8 s is what a lease is taken for, so it has been renewed whenever somebody else still cannot have it.
+        // A lease lasts 1.8 s, so it has been renewed if no other caller can get it after that time.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(3600) {
             let fetched = fetch_lease(&mut client, "key", 1000);

@@ -1,4 +1,4 @@
-//! One load a key, whatever happens to it.
+//! One load per key, whatever happens to the load.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::support::{Calls, builder, cache_at, connected, eventually, long, on_server, run};
 
-/// A loader that can be held up.
+/// A loader that can be delayed.
 #[derive(Clone, Default)]
 struct Gate {
     calls: Calls,
@@ -123,7 +123,7 @@ fn a_load_whose_runtime_ends_is_taken_over() {
             })
             .await;
         assert_eq!(loaded.unwrap(), "alive");
-        // Promised are 2 s; the load time-out is 10 s.
+        // The guarantee is 2 s; the load time-out is 10 s.
         assert!(ended.elapsed() < Duration::from_secs(6));
         assert_eq!(
             other.get::<String>("key").await.unwrap().as_deref(),
@@ -175,7 +175,7 @@ fn a_failed_load_is_an_error_for_its_waiters_and_frees_the_key() {
                 "{error}"
             );
         }
-        // The lease was handed on, long before it would have run out.
+        // The lease was passed on, long before it would have run out.
         let next = tokio::time::timeout(DEADLINE, next).await.expect("a lease");
         assert_eq!(next.unwrap().unwrap(), "loaded");
         assert_eq!(cache.stats().load_failures, 1);
@@ -258,7 +258,7 @@ fn a_value_loaded_before_an_invalidation_is_never_stored() {
                     _ => drop(other.clear().await.unwrap()),
                 }
                 gate.open.notify_one();
-                // Who asked before the invalidation may have it.
+                // A caller that asked before the invalidation may get the old value.
                 assert_eq!(task.await.unwrap().unwrap(), "old");
                 assert_eq!(on_server(&mut server.raw(), "key"), None, "round {n}");
                 assert_eq!(cache.get::<String>("key").await.unwrap(), None);
@@ -359,7 +359,7 @@ fn what_is_not_there_is_remembered_as_such() {
             })
             .await;
         assert!(matches!(error, Err(Error::Absent { .. })), "{error:?}");
-        // And forgotten like any value.
+        // The absence is dropped like any value.
         cache.invalidate_tags(["tag"]).await.unwrap();
         assert_eq!(ask(&cache).await, None);
         assert_eq!(calls.count(), 2);

@@ -1,6 +1,6 @@
 //! The two-tier cache against real servers.
 //!
-//! All suites are one program, because linking is most of what building them costs.
+//! All suites are one program, because linking takes most of the time to build them.
 #![allow(
     clippy::unwrap_used,
     clippy::useless_vec,

@@ -1,4 +1,4 @@
-//! Clusters whose primaries come, go and cannot be asked.
+//! Clusters whose primaries come, go and cannot be reached.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Move {
 }
 
 impl Move {
-    /// Of this key, from the one of two primaries that has it to `to`.
+    /// Moves the slot of this key, from the one of two primaries that has it, to `to`.
     fn begin(key: &str, servers: &[Server], to: &Server) -> Self {
         let slot = call!(to.raw(), "CLUSTER", "KEYSLOT", key).int();
         Self::between(slot, &servers[usize::from(slot >= 8192)], to)
@@ -31,7 +31,7 @@ impl Move {
     fn between(slot: i64, from: &Server, to: &Server) -> Self {
         let (mut from, mut client) = (from.raw(), to.raw());
         let (from_id, to_id) = (id(&mut from), id(&mut client));
-        // Each must have learnt from the other what it is.
+        // Each must first learn the other's role.
         wait_until("the slot may move", DEADLINE, || {
             cmd!(client, "CLUSTER SETSLOT {slot} IMPORTING {from_id}") == Reply::ok()
                 && cmd!(from, "CLUSTER SETSLOT {slot} MIGRATING {to_id}") == Reply::ok()
@@ -63,7 +63,7 @@ impl Move {
     }
 }
 
-/// Moves a key with its slot; looks while it is on its way, and afterwards.
+/// Moves a key with its slot; calls `look` during the move and afterwards.
 pub(crate) async fn move_all_of(key: &str, servers: &[Server], to: &Server, look: impl AsyncFn()) {
     let mut moving = Move::begin(key, servers, to);
     moving.key(key);
@@ -77,14 +77,14 @@ fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..2]).await;
-        // It sends no key to anybody: no redirection comes to it.
+        // It sends no command for a key, so it gets no redirection.
         let only_invalidates = cache_of(&servers[..2]).await;
         assert_eq!(only_invalidates.stats().servers.len(), 2);
-        // The map is looked at every 15 s anyhow, which is too seldom for all of these. Each probe asks for the cluster's
-        // epoch, which rises with each of them.
+        // The map is refreshed every 15 s anyhow, which is too seldom for all of these. Each probe reads the cluster's
+        // epoch, which rises with each move.
         let slot = call!(servers[0].raw(), "CLUSTER", "KEYSLOT", "key").int();
         let (owner, third) = (&servers[usize::from(slot >= 8192)], &servers[2]);
-        // Without its last slot it stays what it is.
+        // Without its last slot it remains a primary.
         cmd!(third.raw(), "CONFIG SET cluster-allow-replica-migration no");
         let mut rounds = 0;
         eventually("slots are seen to come and go", async || {
@@ -123,7 +123,7 @@ fn a_primary_without_slots_is_sent_what_was_invalidated_before() {
         let mut moving = Move::begin("key", &servers, &servers[2]);
         moving.key("key");
         moving.end();
-        // Both that are known receive it, and neither has it any more.
+        // Both known nodes receive it, and neither has the key any more.
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 0);
         assert!(!call!(moving.to, "CACHE.GET", "key").is_null());
         eventually("the third is known", async || {
@@ -157,7 +157,7 @@ fn what_a_primary_gets_late_is_gone_where_its_slot_went_meanwhile() {
         proxy.turn(Weather::Cut);
         let missed = cache.invalidate_tags(["tag"]).await.unwrap_err();
         assert!(matches!(missed, Error::Partial { .. }), "{missed}");
-        // Longer than the module allows for invalidations that reach nodes one after the other.
+        // Longer than the module allows for one invalidation to reach all nodes.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         cmd!(from.raw(), "CACHE.SET key old EX 1000 TAGS 1 tag");
         let mut moving = Move::begin("key", &servers, to);
@@ -193,7 +193,7 @@ fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
             );
         }
         assert!(!is_local(&cache, "{a}1").await);
-        // It receives it as the others do, although no slot is its own.
+        // It receives the invalidation as the others do, although it has no slot.
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 2);
         call!(moving.to, "ASKING");
         assert!(call!(moving.to, "CACHE.GET", "{a}1").is_null());
@@ -247,7 +247,7 @@ fn a_primary_that_is_gone_for_good_takes_only_its_own_keys_along() {
     });
 }
 
-/// Cuts a replica off from its primary.
+/// Ends a replica's link to its primary.
 pub(crate) fn deafen(primary: &Server, replica: &Server) {
     let mut client = replica.raw();
     cmd!(client, "CONFIG SET masteruser nobody masterauth none");
@@ -350,7 +350,7 @@ fn a_server_that_is_no_cluster_says_so_and_one_that_is_away_may_come() {
             .await;
             assert_eq!(cache.stats().servers[0].state, ServerState::Down);
         }
-        // Both ways to the same cluster, one of them is not there.
+        // Two addresses of the same cluster, one of them unreachable.
         let nodes = cluster(server.engine(), 2, 2);
         let there = format!("redis://127.0.0.1:{}", nodes[1].port());
         let either = Servers::cluster([urls[0].clone(), there]);

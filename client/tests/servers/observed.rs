@@ -1,4 +1,4 @@
-//! What operators see.
+//! Events and metrics for operators.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -47,7 +47,7 @@ fn what_happens_is_in_the_log_once_and_no_secret_is() {
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(move || writer.clone())
         .finish();
-    // For all threads: what a thread without a subscriber comes across first may be taken to interest nobody.
+    // For all threads: otherwise a callsite that a thread without a subscriber reaches first may stay disabled.
     tracing::subscriber::set_global_default(subscriber).expect("no other test sets one");
     let lines = |whose: &str, what: &str| {
         let text = log.text();
@@ -93,7 +93,7 @@ fn what_happens_is_in_the_log_once_and_no_secret_is() {
         drop(cache);
         eventually("it is left", async || of_server("server left") == 1).await;
 
-        // A process that ends takes along what servers have missed: that is said.
+        // When a process ends, invalidations that servers missed are lost: this is logged.
         server.stop();
         let alone = builder(server.port()).build().await.unwrap();
         assert!(alone.invalidate_tags(["a", "b"]).await.is_err());
@@ -103,7 +103,7 @@ fn what_happens_is_in_the_log_once_and_no_secret_is() {
         })
         .await;
 
-        // However often nodes of a cluster are asked in vain, it is said once.
+        // However often the nodes of a cluster are asked in vain, this is logged once.
         let nowhere = format!("127.0.0.1:{}", free_port());
         let servers = Servers::cluster([format!("redis://{nowhere}")]);
         let cluster = Cache::builder(servers).build().await.unwrap();
@@ -136,7 +136,7 @@ fn counts_and_times_reach_the_metrics_facade() {
         runtime.block_on(async {
             let named = builder(server.port()).name("one");
             let cache = connected(named).await;
-            // Its counts are its own.
+            // Another cache has counts of its own.
             let other = connected(builder(server.port()).namespace("other")).await;
             for _ in 0..10 {
                 let loader = || async { Ok::<_, String>(1) };
@@ -153,7 +153,7 @@ fn counts_and_times_reach_the_metrics_facade() {
                     if key.key().labels().any(|label| label.value() == "other") {
                         continue;
                     }
-                    // A snapshot takes away what it shows.
+                    // A snapshot resets the counters that it shows.
                     let most: &mut u64 = seen.entry(key.key().name().to_owned()).or_default();
                     *most = count.max(*most);
                 }

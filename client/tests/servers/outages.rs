@@ -1,4 +1,4 @@
-//! Servers that are there and do not serve, and what must not be lost over them.
+//! Servers that can be reached but do not serve, and the data that must survive that.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn cut(proxy: &Proxy, cache: &Cache) {
 
 #[test]
 fn a_server_that_greets_and_cannot_serve_is_down_and_says_why() {
-    // Such a replica grants HELLO, tracking and subscriptions, as a server does that loads its data, and nothing else.
+    // Such a replica grants HELLO, tracking and subscriptions, like a server that loads its data, and nothing else.
     let primary = free_port().to_string();
     let server = Server::builder()
         .args("--replicaof", &["127.0.0.1", &primary])
@@ -76,7 +76,7 @@ fn a_connection_that_breaks_again_and_again_is_set_up_less_and_less_often() {
             cache.stats().servers[0].connects >= 7
         })
         .await;
-        // The pauses before the last six of them, each at its shortest.
+        // The pauses before its last six attempts, each at its shortest.
         let least = Duration::from_millis((25 + 50 + 100 + 200 + 400 + 800) / 2);
         assert!(start.elapsed() >= least, "after {:?}", start.elapsed());
     });
@@ -93,7 +93,7 @@ fn a_server_that_cannot_save_is_read_also_through_a_new_connection() {
         let cache = cache_at(&server).await;
         let entry = long().tags(["tag"]);
         cache.set("key", &"value".to_owned(), entry).await.unwrap();
-        // Where it was to save to is gone.
+        // The directory of its dump is gone.
         let mut client = server.raw();
         let gone = tempfile::tempdir().unwrap();
         let dir = gone.path().display();
@@ -159,7 +159,7 @@ fn nothing_is_read_before_the_server_was_sent_what_it_missed() {
         other.set("key", &"value".to_owned(), entry).await.unwrap();
         cut(&proxy, &cache).await;
         assert!(cache.invalidate_tags(["tag"]).await.is_err());
-        // So that what is sent first is executed well before what is sent next.
+        // This way, the first command is executed well before the next one.
         proxy.turn(Weather::Slow(Duration::from_millis(40)));
         eventually("it is read again", async || {
             let read = cache.get::<String>("key").await;
@@ -226,7 +226,7 @@ fn an_invalidation_whose_caller_gave_up_is_sent_all_the_same() {
     });
 }
 
-/// As after a SIGSTOP, or where a task blocks the only thread: what the server has said meanwhile has yet to be read.
+/// As after a SIGSTOP, or if a task blocks the only thread: the server's pushes of that time are not read yet.
 #[test]
 fn what_is_held_is_not_served_after_the_process_stood_still() {
     let server = Server::start();
@@ -245,7 +245,7 @@ fn what_is_held_is_not_served_after_the_process_stood_still() {
         assert!(!set.is_error(), "{set:?}");
         std::thread::sleep(probes.0 + probes.1 + Duration::from_millis(1200));
         let value = loop {
-            // It may have been given up, as too late for a probe.
+            // The connection may have been given up, because the probe's reply was late.
             if let Ok(value) = cache.get::<String>("key").await {
                 break value;
             }
@@ -290,13 +290,13 @@ fn a_connection_that_died_while_nobody_waited_on_it_costs_no_load() {
             go.send(()).unwrap();
             assert_eq!(load.await.unwrap().unwrap(), "value");
             assert_eq!(wait.await.unwrap().unwrap(), "value");
-            // The main connections are subscribers; what is left are those that are waited on.
+            // The main connections are subscribers; the others are those for waiting calls.
             if key == "first" {
                 cmd!(admin, "CLIENT KILL TYPE normal SKIPME yes");
             }
         }
         assert_eq!(calls.count(), 0, "the one that waited loaded");
-        // None is kept for long.
+        // None is kept for a long time.
         let mut admin = server.raw();
         eventually("the connections are closed", async || {
             let clients = cmd!(admin, "CLIENT LIST TYPE normal").text();

@@ -1,4 +1,4 @@
-//! What a server will not take, and what comes in portions: nobody else is kept waiting for it.
+//! Data that a server refuses, and lists that are sent in portions: no other call has to wait for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::{
     builder, cache_at, connected, eventually, is_local, long, on_server, run, warm,
 };
 
-/// A loader that answers at once.
+/// A loader that returns at once.
 fn answers<T>(value: T) -> std::future::Ready<Result<T, String>> {
     std::future::ready(Ok(value))
 }
@@ -45,7 +45,7 @@ fn what_cannot_be_stored_is_answered_and_leaves_the_lease_free() {
                 Some("2.0"),
                 "{key}"
             );
-            // A caller that may not store keeps no other one from refreshing, and gets what is there.
+            // A caller that cannot store keeps no other one from refreshing, and gets the existing value.
             other.set(key, &3.0, long()).await.unwrap();
             let loaded = cache.get_or_load(key, long().tags(tags), || answers(4.0_f64));
             assert_eq!(loaded.await.unwrap().to_bits(), 3.0_f64.to_bits(), "{key}");
@@ -124,7 +124,7 @@ fn much_is_read_and_invalidated_in_portions_that_no_server_cuts_off() {
         .arg("--client-output-buffer-limit", "pubsub 8mb 8mb 60")
         .start();
     run(async {
-        // How long it takes is not what this is about.
+        // This test does not check how long it takes.
         let slowly = || connected(builder(server.port()).command_timeout(DEADLINE));
         let (cache, subscriber) = (slowly().await, slowly().await);
         let mut raw = server.raw();
@@ -214,7 +214,7 @@ fn an_invalidation_by_conditions_leaves_the_rest_of_the_local_tier() {
             .await;
             assert!(is_local(&cache, "blue").await, "{word}");
         }
-        // Any entry without the tag: none may stay.
+        // The clause matches any entry without the tag, so none may stay.
         server
             .raw()
             .call(&args!["CACHE.INVALIDATEWHERE", "NONE", 1, "c"]);
@@ -234,7 +234,7 @@ fn a_value_weighs_what_it_is_and_the_local_tier_is_bounded() {
         let local = cache.stats().local;
         assert!(local.bytes >= 2 << 20, "{} bytes", local.bytes);
         assert_eq!(local.max_bytes, Some(256 << 20));
-        // Stated by the caller.
+        // The caller states the weight.
         cache.set("stated", &1, long()).await.unwrap();
         let before = cache.stats().local.bytes;
         let entry = long().weight(5 << 20);
@@ -277,7 +277,7 @@ fn where_loaders_fail_nobody_waits_for_its_turn() {
     run(async {
         let first = cache_at(&server).await;
         let go = Arc::new(Notify::new());
-        // Held so long that those who wait have waited long enough.
+        // Held until the waiting callers have waited long enough.
         let entry = long().hard_timeout(4 * DEADLINE);
         let failing = tokio::spawn({
             let go = Arc::clone(&go);
@@ -317,7 +317,7 @@ fn where_loaders_fail_nobody_waits_for_its_turn() {
     });
 }
 
-/// How many leases the server knows to be held.
+/// The number of leases that the server reports as held.
 fn leases(server: &Server) -> u64 {
     let stats: std::collections::HashMap<String, String> = redis::cmd("CACHE.STATS")
         .query(&mut server.connection())

@@ -1,4 +1,4 @@
-//! A server that loses what it had confirmed: started again from an older dump.
+//! A server that loses confirmed invalidations: restarted from an older dump.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tagcache_tests::{DEADLINE, Server, call, look, run as cmd, wait_until};
 use crate::strangers::{like_a_primary, scripted};
 use crate::support::{builder, cache_at, connected, eventually, long, run, warm};
 
-/// Without CACHE.CLOCK nobody knows that something was lost.
+/// Without CACHE.CLOCK a loss cannot be detected.
 fn has_clock(server: &Server) -> bool {
     let clock = format!("{:?}", server.raw().call(&["CACHE.CLOCK"]));
     if clock.contains("unknown command") {
@@ -21,7 +21,7 @@ fn has_clock(server: &Server) -> bool {
     !clock.contains("unknown command")
 }
 
-/// Reads as soon as the server answers.
+/// Reads as soon as the server replies.
 async fn first_read(cache: &Cache, key: &str) -> Option<String> {
     let mut read = None;
     eventually("the server answers", async || {
@@ -50,7 +50,7 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
             server.raw().call(&["SAVE"]);
             let pushed = notified.stats().tags_pushed;
             if by_other {
-                // A process that ends: only another one was notified.
+                // A process that ends: only another process was notified.
                 let ending = cache_at(&server).await;
                 assert_eq!(ending.invalidate_tags([&tag]).await.unwrap(), 1);
             } else {
@@ -91,7 +91,7 @@ fn a_server_that_lost_invalidations_and_takes_none_is_not_read() {
         proxy.turn(Weather::Cut);
         server.kill_9();
         server.restart();
-        // Where it was to save to is gone.
+        // The directory of its dump is gone.
         let mut client = server.raw();
         let gone = tempfile::tempdir().unwrap();
         let dir = gone.path().display();
@@ -138,7 +138,7 @@ fn what_others_invalidate_at_a_new_lineage_hides_no_loss() {
             "app:",
         ]);
         raw.call(&["SAVE"]);
-        // Before there is a process that remembers it.
+        // Before there is a process that could remember it.
         raw.call(&["CACHE.INVALIDATE", "app:tag"]);
         let proxy = Proxy::before(server.port()).await;
         let cache = connected(builder(proxy.port()).namespace("app")).await;
@@ -157,12 +157,12 @@ fn what_others_invalidate_at_a_new_lineage_hides_no_loss() {
     });
 }
 
-/// Otherwise a server that is slow at first would be believed to have lost nothing.
+/// Otherwise a server that is slow at first would count as one that lost nothing.
 #[test]
 fn a_server_is_not_used_before_it_has_said_what_it_may_have_lost() {
     let server = Server::start();
     run(async {
-        // The other command has no such form: an error, and not that there is no such command.
+        // The other command has no such form: it returns an error, but not that of an unknown command.
         let asked = Some(("CACHE.CLOCK", "CACHE.TOUCH"));
         let rewrite = Rewrite {
             asked,
@@ -176,8 +176,8 @@ fn a_server_is_not_used_before_it_has_said_what_it_may_have_lost() {
     });
 }
 
-/// The tags that a server is sent when it has begun anew, after one was invalidated. Its clock was 10 by then and is 90 now,
-/// for others use it; `start` is the rest of its answer to CACHE.CLOCK START.
+/// The tags that a restarted server is sent, after one was invalidated. Its clock was 10 by then and is 90 now, because
+/// others use it; `start` is the rest of its reply to CACHE.CLOCK START.
 async fn sent_again(start: &'static str, with: fn(CacheBuilder) -> CacheBuilder) -> Vec<String> {
     let began_anew = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(Mutex::new(Vec::new()));
@@ -219,7 +219,7 @@ fn a_server_that_began_before_what_is_remembered_is_cleared() {
                 &["app:", "app:recent"][..],
             ),
             ("*3\r\n+second\r\n:90\r\n:10\r\n", &["app:recent"]),
-            // An older module: its clock is all that is known.
+            // An older module: only its clock is known.
             ("-ERR wrong number of arguments\r\n", &["app:recent"]),
         ] {
             assert_eq!(

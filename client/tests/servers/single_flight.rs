@@ -1,4 +1,4 @@
-//! Single flight in a process: which callers get what is being loaded, and what ends a load.
+//! Single flight in a process: which callers get a loaded value, and how a load ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Slow, builder, cache_at, connected, eventually, long, on_server, run};
 
-/// Loads `value` under `tag` after `open` lets it.
+/// Loads `value` under `tag` once `open` permits it.
 fn load_when(
     cache: &Cache,
     entry: Entry<[&'static str; 1]>,
@@ -38,7 +38,7 @@ async fn load<C: Codec<String>>(
     loaded.await.unwrap()
 }
 
-/// Lets the server answer nothing, until the cache has noticed.
+/// Stops the server's replies, until the cache has noticed.
 async fn hang(server: &Server, cache: &Cache) {
     server.pause();
     eventually("the server is away", async || {
@@ -47,7 +47,7 @@ async fn hang(server: &Server, cache: &Cache) {
     .await;
 }
 
-/// A cache that serves what it holds, its server being away.
+/// A cache that serves its held values because its server cannot be reached.
 async fn alone_with_what_is_held(server: &Server) -> Cache {
     let stale = builder(server.port())
         .command_timeout(Duration::from_millis(200))
@@ -75,7 +75,7 @@ fn a_caller_does_not_get_a_value_it_has_just_invalidated() {
             stats["hits"] as u64 == 1
         })
         .await;
-        // Its tag is not one that the load was announced with.
+        // The load was not announced with this tag.
         cache.invalidate_tags(["theirs"]).await.unwrap();
         assert_eq!(load(&cache, long().tags(["mine"]), "new").await, "new");
         assert_eq!(first.await.unwrap(), "old");
@@ -101,7 +101,7 @@ fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either
             open.notify_one();
             assert_eq!(before.await.unwrap().unwrap(), "old");
             assert_eq!(load(&cache, entry, "new").await, "new", "by key: {by_key}");
-            // This one was not overtaken and is kept.
+            // This load was not overtaken, so its value is kept.
             assert_eq!(load(&cache, entry, "newer").await, "new");
             cache.remove("key").await.unwrap_err();
         }
@@ -249,7 +249,7 @@ fn what_is_pending_can_be_finished() {
     });
 }
 
-/// No lease is held at the server, long before one would have run out.
+/// No lease is held on the server, long before one would have run out.
 async fn no_lease_is_left(cache: &Cache) {
     eventually("no lease is left", async || {
         let stats = cache.server_stats().await.remove(0).1.unwrap();
@@ -264,7 +264,7 @@ fn a_value_that_cannot_be_stored_gives_its_lease_back() {
     run(async {
         let cache = cache_at(&server).await;
         let entry = long().hard_timeout(2 * DEADLINE);
-        // JSON has no such keys.
+        // JSON does not allow such keys.
         let odd = || async { Ok::<_, String>(HashMap::from([((1, 2), 3)])) };
         let loaded = cache.get_or_load("key", entry, odd).await.unwrap();
         assert_eq!(loaded, HashMap::from([((1, 2), 3)]));
@@ -313,7 +313,7 @@ fn an_overtaken_load_leaves_the_next_one_alone() {
     });
 }
 
-/// Panics where it has to do with the number 13.
+/// Panics on the number 13.
 #[derive(Clone, Copy, Debug)]
 struct Superstitious;
 
@@ -368,7 +368,7 @@ fn what_was_held_while_the_server_was_away_is_gone_when_it_is_back() {
             server.connects == 2 && server.is_connected()
         })
         .await;
-        // Now the connection is there and answers nothing.
+        // Now there is a connection, without replies.
         server.pause();
         let read = cache.get::<String>("key").await;
         server.resume();

@@ -1,4 +1,4 @@
-//! Stale values: served while somebody loads, and where a loader fails; never longer than their grace.
+//! Stale values: served while a fresh one is loaded, and when a loader fails; never longer than their grace.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::{Calls, cache_at, eventually, on_server, run};
 
 const GRACE: Duration = Duration::from_secs(300);
 
-/// Loads `value` after `open` lets it.
+/// Loads `value` once `open` permits it.
 async fn load_when(
     cache: &Cache,
     entry: Entry<[&'static str; 1]>,
@@ -28,7 +28,7 @@ async fn load_when(
     cache.get_or_load("key", entry, loader).await
 }
 
-/// An entry that has just gone stale.
+/// An entry that has just become stale.
 async fn gone_stale(cache: &Cache, server: &Server) {
     let entry = Entry::ttl(Duration::from_secs(600))
         .grace(GRACE)
@@ -142,7 +142,7 @@ fn a_loader_that_fails_leaves_the_stale_value_and_is_not_hammered() {
         let cache = cache_at(&server).await;
         let calls = Calls::default();
         gone_stale(&cache, &server).await;
-        // A lease that is not given back would hold everybody up for longer than this test waits.
+        // A lease that is not released would block all callers for longer than this test waits.
         let patient = entry()
             .soft_timeout(Duration::from_secs(20))
             .hard_timeout(2 * DEADLINE);
@@ -160,7 +160,7 @@ fn a_loader_that_fails_leaves_the_stale_value_and_is_not_hammered() {
         // Each failure keeps the fleet from trying again for a second.
         assert!(calls.count() < 100, "{} calls", calls.count());
         assert!(cache.stats().fail_safe >= 1);
-        // When it works again the new value comes.
+        // When the loader works again, the new value is served.
         eventually("the loader is tried again", async || {
             let loaded = cache
                 .get_or_load("key", entry(), || async {
@@ -202,7 +202,7 @@ fn a_value_whose_load_took_long_is_refreshed_before_it_expires() {
             .get_or_load("plain", Entry::ttl(ttl), slow)
             .await
             .unwrap();
-        // β is exaggerated so that the half of the TTL that may be given up is.
+        // β is exaggerated, so that the early refresh takes the maximum: half of the TTL.
         cache
             .get_or_load("early", Entry::ttl(ttl).early_refresh(1e6), slow)
             .await
@@ -211,7 +211,7 @@ fn a_value_whose_load_took_long_is_refreshed_before_it_expires() {
         let mut logical = |key: &str| client.call(&["CACHE.FETCH", key]).items()[2].int() / 1000;
         assert!((990..=1000).contains(&logical("plain")));
         assert!((490..=500).contains(&logical("early")));
-        // The rest of the time it is stale, so that one caller refreshes it and all others have it.
+        // For the rest of the time it is stale, so that one caller refreshes it while all others get it.
         let ttl = server.raw().call(&["TTL", "early"]).int();
         assert!((990..=1000).contains(&ttl), "{ttl}");
     });

@@ -1,4 +1,4 @@
-//! What listens there is no server, or a hostile one.
+//! The peer is no server, or a hostile one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{builder, connected, eventually, long, run};
 
-/// Says this to everybody who says anything, and then nothing more. Answers the port.
+/// Sends this to every client that sends anything, and then nothing more. Returns the port.
 async fn stranger(words: Vec<u8>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -28,7 +28,7 @@ async fn stranger(words: Vec<u8>) -> u16 {
     port
 }
 
-/// A server that answers each command by its words. Answers the port.
+/// A server that replies to each command by its words. Returns the port.
 pub(crate) async fn scripted(answer: impl Fn(&[String]) -> String + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -66,7 +66,7 @@ pub(crate) async fn words(client: &mut BufReader<TcpStream>) -> Option<Vec<Strin
     Some(words)
 }
 
-/// What a primary with the module answers to the commands by which a connection is set up and looked after.
+/// The replies of a primary with the module to the commands that set up and probe a connection.
 pub(crate) fn like_a_primary(words: &[String]) -> String {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -110,7 +110,7 @@ fn a_server_whose_answers_are_out_of_step_is_left() {
         let pings = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&pings);
         let port = scripted(move |words| match words[0].as_str() {
-            // The first is the handshake's.
+            // The first PING belongs to the handshake.
             "PING" if count.fetch_add(1, Ordering::SeqCst) == 1 => "+another\r\n".into(),
             _ => like_a_primary(words),
         })
@@ -185,7 +185,7 @@ fn strangers_are_errors_in_one_line_and_loads_go_on() {
 #[test]
 fn a_service_that_asks_for_nothing_that_we_can_give_is_denied() {
     run(async {
-        // HELLO and what comes with it.
+        // HELLO and the commands that are sent with it.
         let words = "-NOAUTH HELLO must be called with the client already authenticated\r\n";
         let port = stranger(words.repeat(3).into_bytes()).await;
         let building =

@@ -1,4 +1,4 @@
-//! What several suites need.
+//! Helpers of several suites.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ pub(crate) async fn connected<C>(builder: CacheBuilder<C>) -> Cache<C> {
     cache
 }
 
-/// JSON that is decoded slowly: so much time lies between an answer and its entering the local tier.
+/// JSON that is decoded slowly: this much time lies between a reply and its entering the local tier.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slow(pub(crate) Duration);
 
@@ -46,7 +46,7 @@ where
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
-        // Other tasks go on meanwhile, those that handle pushes among them.
+        // Other tasks run meanwhile, including those that handle pushes.
         tokio::task::block_in_place(|| std::thread::sleep(self.0));
         Json.decode(bytes)
     }
@@ -74,7 +74,7 @@ pub(crate) async fn eventually(what: &str, mut cond: impl AsyncFnMut() -> bool) 
     }
 }
 
-/// Reads until the value is in the local tier; answers it.
+/// Reads until the value is in the local tier; returns the value.
 pub(crate) async fn warm(cache: &Cache, key: &str) -> Option<String> {
     let start = Instant::now();
     loop {
@@ -90,7 +90,7 @@ pub(crate) async fn warm(cache: &Cache, key: &str) -> Option<String> {
     }
 }
 
-/// Whether a read of the key is answered without a server.
+/// Whether a read of the key is served without a server.
 pub(crate) async fn is_local(cache: &Cache, key: &str) -> bool {
     let before = cache.stats().local.hits;
     let _ = cache.get::<String>(key).await;
@@ -111,7 +111,7 @@ impl Calls {
     }
 }
 
-/// What the server holds, as another client sees it.
+/// The value on the server, read by another client.
 pub(crate) fn on_server(client: &mut RawClient, key: &str) -> Option<String> {
     let reply = client.call(&["CACHE.GET", key]);
     match &reply {

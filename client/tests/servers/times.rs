@@ -1,4 +1,4 @@
-//! Times at their ends: nothing, for ever, and what is no number.
+//! Times at their limits: zero, forever, and NaN.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn a_value_whose_source_is_gone_is_not_served_as_stale_for_the_rest_of_its_grace
         let tagged = entry.tags(["tag"]);
         cache.set("key", &"old".to_owned(), tagged).await.unwrap();
         cache.revalidate_tags(["tag"]).await.unwrap();
-        // The refresh behind it finds nothing.
+        // The refresh in the background finds nothing.
         assert_eq!(load(&cache, entry, None).await.as_deref(), Some("old"));
         eventually("the stale value is gone", async || {
             load(&cache, entry, None).await.is_none()
@@ -86,7 +86,7 @@ fn for_ever_is_a_time_that_everything_takes() {
         assert_eq!(load(&cache, entry, Some("v")).await.as_deref(), Some("v"));
         assert_eq!(warm(&cache, "key").await.as_deref(), Some("v"));
         assert!(cache.touch("key", entry).await.unwrap());
-        // Where it waits for somebody else as well.
+        // Also while it waits for another process.
         cache.remove("key").await.unwrap();
         let token = tagcache_tests::fetch::lease(&mut server.raw(), "key");
         let waiting = tokio::spawn({

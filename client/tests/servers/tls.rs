@@ -14,20 +14,20 @@ use tokio::sync::Notify;
 
 use crate::support::{Calls, cache_at, connected, eventually, long, on_server, run, warm};
 
-/// Between probes, so that the end of a connection is soon noticed.
+/// Time between probes, so that the end of a connection is soon noticed.
 const PROBE: Duration = Duration::from_millis(100);
 
 struct Certificates {
     root: String,
     server: (String, String),
     client: (String, String),
-    /// Of the same server, and no longer valid.
+    /// For the same server, but expired.
     expired: (String, String),
 }
 
 fn certificates() -> Certificates {
     let mut params = CertificateParams::new(Vec::new()).expect("no names at all");
-    // Told apart by name: OpenSSL takes a certificate that is called like its issuer for self-signed.
+    // Distinguished by name: OpenSSL takes a certificate for self-signed if its name is that of its issuer.
     params.distinguished_name.push(DnType::CommonName, "root");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -82,7 +82,7 @@ fn connections_can_be_encrypted_and_certificates_are_checked() {
         let (certificates, port) = (certificates(), free_port());
         let server = match tls_server(engine, dir.path(), &certificates, port, "yes").try_start() {
             Ok(server) => server,
-            // The distribution's server has TLS; some others are built without.
+            // The distribution's server has TLS; some others are built without it.
             Err(log) if log.contains("TLS") || log.contains("Bad directive") => {
                 assert_ne!(engine.name, "redis-7.0", "{log}");
                 println!("{} has no TLS: skipped", engine.name);
@@ -116,13 +116,13 @@ fn connections_can_be_encrypted_and_certificates_are_checked() {
                 let refusal = refusal(servers).await;
                 assert!(refusal.contains(reason), "{reason}: {refusal}");
             }
-            // What the application does with TLS is its own affair.
+            // The crate does not change the application's TLS settings.
             assert!(rustls::crypto::CryptoProvider::get_default().is_none());
         });
     });
 }
 
-/// What is said of servers that cannot be used.
+/// The error of servers that cannot be used.
 async fn refusal(servers: Servers) -> String {
     let building = Cache::builder(servers).connect_timeout(DEADLINE);
     let cache = building.build().await.unwrap();
@@ -223,7 +223,7 @@ fn what_a_user_may_not_is_said_by_name() {
             !format!("{error} {wrong:?}").contains("wrong@"),
             "no password in messages"
         );
-        // The administrator puts it right.
+        // The administrator grants the right.
         server
             .raw()
             .call(&args!["ACL", "SETUSER", "deaf", "allchannels"]);
@@ -269,7 +269,7 @@ fn passwords_may_hold_any_character_and_are_shown_nowhere() {
     assert!(!set.is_error(), "{set:?}");
     run(async {
         let encoded = "p%40%3A%2F%3F%23%5B%5D%25%20%C3%A9";
-        // The protocol is the crate's to choose.
+        // The crate chooses the protocol.
         let url = format!(
             "redis://app:{encoded}@127.0.0.1:{}/?protocol=resp2",
             server.port()
@@ -350,7 +350,7 @@ fn a_password_that_is_rotated_is_asked_for_again() {
             cache.set("key", &"value".to_owned(), long()).await.unwrap();
             set("resetpass >second");
             "second".clone_into(&mut current.lock().unwrap());
-            // Connections that are up stay; one that calls wait on is opened only now.
+            // Existing connections stay; one for waiting calls is opened only now.
             let (entered, hold) = (Calls::default(), Arc::new(Notify::new()));
             let loading = {
                 let (cache, entered, hold) =
@@ -417,7 +417,7 @@ fn certificates_that_are_replaced_are_used_without_a_restart() {
     run(async {
         let cache = connected(Cache::builder(servers).probe(PROBE, DEADLINE)).await;
         cache.set("key", &"value".to_owned(), long()).await.unwrap();
-        // Another authority signs from now on.
+        // From now on another authority signs.
         let new = certificates();
         let _ = tls_server(&engine, dir.path(), &new, port, "yes");
         let file = |name: &str| dir.path().join(name).display().to_string();

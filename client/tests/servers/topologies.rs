@@ -90,7 +90,7 @@ fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
                     .all(Option::is_none)
             })
             .await;
-            // A lease that a change of the cluster's epoch has ended is no loss: the next load is stored.
+            // A lease that ended because the cluster's epoch changed is no problem: the next load is stored.
             eventually("what is loaded is stored", async || {
                 let loader = || async { Ok::<_, String>("loaded".to_owned()) };
                 assert_eq!(
@@ -276,7 +276,7 @@ fn a_replica_that_takes_over_is_followed() {
     });
 }
 
-/// Its replica was cut off for so long that the caller no longer knows what it lacks.
+/// Its replica was cut off for so long that the client no longer knows which invalidations it lacks.
 #[test]
 fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
     let servers = primary_and_replica();
@@ -301,7 +301,7 @@ fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
         assert_eq!(cut_off, Reply::ok());
         call!(second, "CLIENT", "KILL", "TYPE", "MASTER");
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
-        // So many that those before are forgotten.
+        // Enough tags that those before are forgotten.
         for round in 0..2 {
             let tags = (0..100_000).map(|n| format!("{round}:{n}"));
             cache.invalidate_tags(tags).await.unwrap();
@@ -372,7 +372,7 @@ fn the_primary_that_sentinels_name_is_followed() {
         let sentinel = Sentinel::watching(engine, primary.port());
         run(async {
             let url = format!("redis://127.0.0.1:{}", sentinel.port());
-            // The first sentinel is not there.
+            // The first sentinel cannot be reached.
             let urls = [format!("redis://127.0.0.1:{}", free_port()), url];
             let building = Cache::builder(Servers::sentinel("cache", urls))
                 .connect_timeout(Duration::from_secs(5))
@@ -421,11 +421,11 @@ fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
             known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
         })
         .await;
-        // The replica gets no more of it: what is written now is not there after it has taken over.
+        // The replica gets no more updates: a value written now is missing after the replica has taken over.
         replica.raw().call(&["REPLICAOF", "127.0.0.1", "1"]);
         cache.set("key", &"new".to_owned(), long()).await.unwrap();
         replica.raw().call(&["REPLICAOF", "NO", "ONE"]);
-        // From now on the sentinels name the former replica; nobody demotes the former primary.
+        // From now on the sentinels name the former replica; nothing demotes the former primary.
         let port = replica.port().to_string();
         asked.call(&["SENTINEL", "REMOVE", "cache"]);
         asked.call(&["SENTINEL", "MONITOR", "cache", "127.0.0.1", &port, "1"]);
@@ -444,7 +444,7 @@ fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
 fn an_invalidation_is_not_confirmed_while_slots_have_no_known_primary() {
     let engine = Engine::default_engine();
     let servers = cluster(&engine, 3, 3);
-    // Its own slots are nobody's, as far as this node knows.
+    // As far as this node knows, its own slots have no owner.
     let share = 16_384 / 3;
     call!(
         servers[2].raw(),
@@ -506,7 +506,7 @@ fn a_replica_that_is_named_as_primary_is_not_used_as_one() {
 fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
     let primary = Server::start();
     let engine = primary.engine();
-    // It still names a primary that is gone.
+    // It still names a former primary.
     let cut_off = Sentinel::watching(engine, free_port());
     let sentinel = Sentinel::watching(engine, primary.port());
     run(async {
@@ -546,7 +546,7 @@ fn what_a_primary_took_along_is_sent_to_its_successor() {
     });
 }
 
-/// Of a network that does not exist (RFC 5737).
+/// An address in a network that does not exist (RFC 5737).
 const NOWHERE: &str = "203.0.113.7";
 
 #[test]
@@ -610,7 +610,7 @@ fn nodes_that_a_cluster_announces_elsewhere_are_found_by_a_map() {
                 .iter()
                 .all(|s| s.address.starts_with("127.0.0.1:"))
         );
-        // Redirections name them as well.
+        // Redirections name these addresses as well.
         crate::moves::move_all_of("key7", &servers, &servers[2], async || {
             let value = cache.get::<String>("key7").await.unwrap();
             assert_eq!(value.as_deref(), Some("key7"));
@@ -620,7 +620,7 @@ fn nodes_that_a_cluster_announces_elsewhere_are_found_by_a_map() {
     });
 }
 
-/// What CLUSTER SLOTS answers for these ranges: last slot and port of each.
+/// The reply of CLUSTER SLOTS for these ranges: last slot and port of each.
 fn slots(ranges: &[(u16, u16)]) -> String {
     use std::fmt::Write;
 
@@ -662,7 +662,7 @@ fn a_node_with_an_older_map_is_not_believed_against_two() {
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
         for round in 0..6 {
-            // The one with the older map is the only one that is known at first, or one of several.
+            // The node with the older map is the only one that is known at first, or one of several.
             let seeds: Vec<String> = nodes[..=round % 3].iter().map(url).collect();
             let building = Cache::builder(Servers::cluster(seeds)).probe(LONG, LONG);
             let cache = connected(building).await;
@@ -681,7 +681,7 @@ fn a_node_with_an_older_map_is_not_believed_against_two() {
     });
 }
 
-/// Nobody else says so: this process only invalidates, and the first look at the epoch comes after the move.
+/// There is no other hint: this process only invalidates, and first reads the epoch after the move.
 #[test]
 fn slots_that_move_right_after_the_map_was_read_are_noticed() {
     run(async {
@@ -711,7 +711,7 @@ fn slots_that_move_right_after_the_map_was_read_are_noticed() {
         let url = format!("redis://127.0.0.1:{}", nodes[0]);
         let building = Cache::builder(Servers::cluster([url])).probe(Duration::from_secs(1), LONG);
         let cache = connected(building).await;
-        // The first map is followed by a second look.
+        // The first map is followed by a second refresh.
         eventually("the map is known", async || looks.count() >= 2).await;
         moved.store(true, Ordering::SeqCst);
         let begun = Instant::now();
@@ -736,7 +736,7 @@ fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_know
             let is_found = Arc::clone(&is_found);
             let answer = move |words: &[String]| {
                 let [first, second] = *ports.get().expect("both have begun");
-                // Nobody knows the second one before it is in the map.
+                // No other node knows the second one before it is in the map.
                 is_found.fetch_or(is_second, Ordering::SeqCst);
                 match (words[0].as_str(), words.get(1)) {
                     ("CLUSTER", Some(what)) if what == "SLOTS" => {
@@ -746,7 +746,7 @@ fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_know
                     }
                     ("CACHE.INVALIDATE", _) => {
                         is_whole.store(true, Ordering::SeqCst);
-                        // The second one is found before the first one answers. Tasks of this thread go on elsewhere.
+                        // The second one is found before the first one replies. This thread's tasks go on elsewhere.
                         tokio::task::block_in_place(|| {
                             let found = || is_found.load(Ordering::SeqCst);
                             wait_until("the second one is found", DEADLINE / 2, found);

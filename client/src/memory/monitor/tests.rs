@@ -5,7 +5,7 @@ use crate::memory::MemoryUsage;
 
 const MB: u64 = 1024 * 1024;
 
-/// A process that uses so many MB of 1000, one figure a sample, the last one again and again.
+/// A process that uses this many MB of 1000, one figure per sample, the last one again and again.
 struct Script(Vec<u64>, usize);
 
 impl Source for Script {
@@ -21,7 +21,7 @@ fn settings() -> Settings {
     MemoryMonitor::builder(Script(vec![0], 0)).settings
 }
 
-/// What a ring says after these (seconds, MB), and the events on the way but for the samples.
+/// The state of a ring after these (seconds, MB), and the events on the way except the samples.
 fn evaluate(
     settings: &Settings,
     points: impl IntoIterator<Item = (u64, u64)>,
@@ -190,7 +190,7 @@ fn the_samples_that_are_kept_fill_the_window() {
     let settings = |builder: MonitorBuilder| builder.settings;
     let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
     let second = Duration::from_secs(1);
-    // Ten minutes of one a second are more than the default.
+    // Ten minutes of one sample per second are more than the default.
     assert_eq!(settings(monitor().interval(second)).kept(), 602);
     assert_eq!(settings(monitor()).kept(), 360);
     let short = monitor().interval(second).samples(360).start();
@@ -202,7 +202,7 @@ fn the_samples_that_are_kept_fill_the_window() {
         .window(second * 86_400);
     let error = day.start().expect_err("too many samples").to_string();
     assert!(error.contains("samples are to be kept"), "{error}");
-    // A window shorter than the interval: for those who take samples themselves.
+    // A window shorter than the interval: for callers that take samples themselves.
     let seldom = monitor().interval(second * 3600).window(second * 60);
     assert!(seldom.start().is_ok());
 }
@@ -234,7 +234,7 @@ fn it_goes_on_after_a_stop() {
         let kept = monitor.history().len();
         while samples.try_recv().is_ok() {}
         monitor.start().unwrap();
-        // While it runs another start does nothing, or two threads would sample.
+        // While it runs another start does nothing; otherwise two threads would sample.
         monitor.start().unwrap();
         for _ in 0..3 {
             samples.recv_timeout(Duration::from_secs(30)).unwrap();
