@@ -9,7 +9,7 @@ use std::ffi::{CString, c_int};
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::{Args, Context, OwnedStr, Str};
+use super::{Args, Context, OK, OwnedStr, Str};
 use crate::error::Error;
 
 /// What is to be done with a tag.
@@ -152,7 +152,7 @@ impl Rules {
             for rule in text.split(|&byte| byte == b' ') {
                 let rule = CString::new(rule).ok()?;
                 let taken = api!(RedisModule_SetModuleUserACL(rules.0, rule.as_ptr()));
-                if taken != raw::REDISMODULE_OK as c_int {
+                if taken != OK {
                     return None;
                 }
             }
@@ -181,7 +181,7 @@ impl Rules {
             let (tag, flags) = (tag.as_str().as_raw(), *access as c_int);
             // SAFETY: user and tag are alive.
             let permitted = unsafe { api!(RedisModule_ACLCheckKeyPermissions(self.0, tag, flags)) };
-            permitted != raw::REDISMODULE_OK as c_int
+            permitted != OK
         });
         refused.map(|(tag, _)| tag)
     }
@@ -191,7 +191,7 @@ impl Rules {
         let (argv, argc) = (words.as_ptr().cast_mut().cast(), words.len() as c_int);
         // SAFETY: user and arguments are alive; these are only read.
         let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
-        permitted == raw::REDISMODULE_OK as c_int
+        permitted == OK
     }
 }
 

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::{Args, Context, reclaim, store};
+use super::{Args, Context, OK, reclaim, store};
 use crate::error::Error;
 
 /// Where a callback was entered, for the log, and where the build that panics on demand does so.
@@ -61,7 +61,7 @@ pub(crate) unsafe fn command(
     if replied.is_none() {
         guard(Place::Other, (), || missed(&ctx));
     }
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 /// A command panicked. A client is told so; a primary or a log, which may have invalidated something, does not say it again.

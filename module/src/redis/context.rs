@@ -11,7 +11,7 @@ use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
-use super::{Key, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
+use super::{Key, OK, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -109,8 +109,8 @@ struct Kept {
     proto: &'static [u8],
 }
 
-static OK: Kept = Kept::new(b"+OK\r\n");
-static HIT: Kept = Kept::new(b"$3\r\nHIT\r\n");
+static KEPT_OK: Kept = Kept::new(b"+OK\r\n");
+static KEPT_HIT: Kept = Kept::new(b"$3\r\nHIT\r\n");
 
 impl Kept {
     const fn new(proto: &'static [u8]) -> Self {
@@ -149,19 +149,19 @@ pub(super) fn keep_replies() {
     let ctx = own();
     // SAFETY: the context is alive; "c" takes a C string.
     unsafe {
-        OK.keep(api!(RedisModule_Call(
+        KEPT_OK.keep(api!(RedisModule_Call(
             ctx.raw,
             c"UNWATCH".as_ptr(),
             c"".as_ptr()
         )));
         let (echo, text) = (c"ECHO".as_ptr(), c"HIT".as_ptr());
-        HIT.keep(api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text)));
+        KEPT_HIT.keep(api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text)));
     }
 }
 
 /// Gives back what is kept, before the server closes the module.
 pub(super) fn release() {
-    for kept in [&OK, &HIT] {
+    for kept in [&KEPT_OK, &KEPT_HIT] {
         let reply = kept.reply.swap(std::ptr::null_mut(), Ordering::Relaxed);
         if !reply.is_null() {
             // SAFETY: the reply is ours, and nothing names it any more.
@@ -237,7 +237,7 @@ impl Context<'_> {
     pub(crate) fn select(&self, db: u32) -> bool {
         // SAFETY: the context is alive; an unknown number is answered with an error and changes nothing.
         let selected = unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
-        selected == raw::REDISMODULE_OK as c_int
+        selected == OK
     }
 
     fn flags(&self) -> u32 {
@@ -401,7 +401,7 @@ impl Context<'_> {
                 (&raw mut info).cast(),
                 client
             ));
-            (found == raw::REDISMODULE_OK as c_int).then_some(info)
+            (found == OK).then_some(info)
         }
     }
 
@@ -566,7 +566,7 @@ impl Context<'_> {
         let deauthenticate = move |ctx: &Context<'_>| unsafe {
             api!(RedisModule_DeauthenticateAndCloseClient(ctx.raw, client))
         };
-        let is_closed = deauthenticate(self) == raw::REDISMODULE_OK as c_int;
+        let is_closed = deauthenticate(self) == OK;
         if is_closed {
             // When its command is done; but one that is answered after a wait is in no command, so once more.
             self.after(1, move |ctx| _ = deauthenticate(ctx));
@@ -642,14 +642,14 @@ impl Context<'_> {
     #[inline(always)]
     pub(crate) fn reply_ok(&self) {
         self.replied(0);
-        if !OK.send(self) {
+        if !KEPT_OK.send(self) {
             raw::reply_with_simple_string(self.raw, c"OK".as_ptr());
         }
     }
 
     /// The word of a fresh value.
     pub(crate) fn reply_hit(&self) {
-        if HIT.send(self) {
+        if KEPT_HIT.send(self) {
             self.replied(0);
         } else {
             self.reply_bytes(b"HIT");

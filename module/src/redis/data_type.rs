@@ -16,8 +16,8 @@ use redis_module::raw;
 use super::older::Reader;
 use super::state::{self, CallsNothingBack, State};
 use super::{
-    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options, propagation,
-    sizes, store, waiting,
+    Context, ERR, OK, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options,
+    propagation, sizes, store, waiting,
 };
 use crate::engine::CLOCKS_DIFFER_MS;
 use crate::entry::{Entry, Handle, NewEntry, Parts, free};
@@ -260,11 +260,7 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
         }
         loaded
     });
-    (if loaded.is_some() {
-        raw::REDISMODULE_OK
-    } else {
-        raw::REDISMODULE_ERR
-    }) as c_int
+    if loaded.is_some() { OK } else { ERR }
 }
 
 // ---- AOF ----

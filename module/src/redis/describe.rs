@@ -5,8 +5,8 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use redis_module::commands::{BeginSearch, FindKeys, KeySpec, KeySpecFlags, get_redis_key_spec};
 use redis_module::raw;
 
-use super::Context;
 use super::load::{Command, Keys};
+use super::{Context, OK};
 use crate::syntax::{self, Arg, Kind};
 
 /// The ACL category of the module's own, on servers that let modules have one.
@@ -70,12 +70,9 @@ fn set_info(
         args: pointed.list(&syntax::parse(command.syntax)),
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
-    if unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) }
-        != raw::REDISMODULE_OK as c_int
-    {
-        return Err("the server refused the description of a command");
-    }
-    Ok(())
+    let taken = unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) };
+    let refused = "the server refused the description of a command";
+    (taken == OK).then_some(()).ok_or(refused)
 }
 
 /// Holds the data that the server's descriptions of arguments point to.
@@ -152,7 +149,7 @@ fn set_categories(
     for categories in [format!("{own} {categories}"), categories] {
         let categories = CString::new(categories).unwrap_or_default();
         // SAFETY: the command was just created; the text is a C string.
-        if unsafe { set(created, categories.as_ptr()) } == raw::REDISMODULE_OK as c_int {
+        if unsafe { set(created, categories.as_ptr()) } == OK {
             return Ok(());
         }
     }

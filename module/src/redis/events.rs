@@ -9,7 +9,7 @@ use super::state::{self, State};
 use super::store::{self, Way, adopt};
 use super::transit::Passage;
 use super::{
-    Context, Kind, Mode, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
+    Context, Kind, Mode, OK, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
     monotonic_ms, now_ms, own, propagation, reclaim, waiting,
 };
 use crate::config::DROP;
@@ -72,7 +72,7 @@ pub(super) fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
             callback
         ))
     };
-    subscribed == raw::REDISMODULE_OK as c_int
+    subscribed == OK
 }
 
 unsafe extern "C" fn on_event(
@@ -179,7 +179,7 @@ unsafe extern "C" fn keyspace(
         // SAFETY: the server passes a C string, a live context and a live name.
         unsafe { rarer(ctx, event, key) };
     }
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 /// Whether an event has this name. At the end of the name it ends as well: no byte beyond is looked at.

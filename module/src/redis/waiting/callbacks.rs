@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::{Ending, forget, give_up, tracks_on_behalf};
 use crate::commands::fetch;
 use crate::engine::Waiter;
-use crate::redis::{Args, Context, Place, access, barrier, panic_point, state};
+use crate::redis::{Args, Context, ERR, OK, Place, access, barrier, panic_point, state};
 
 /// The waiter that a callback is about.
 ///
@@ -60,10 +60,10 @@ pub(super) unsafe extern "C" fn on_ready(
         is_answered.then_some(())
     });
     if answered == Some(None) {
-        return raw::REDISMODULE_ERR as c_int;
+        return ERR;
     }
     give_up(&ctx, waiter);
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 pub(super) unsafe extern "C" fn on_timeout(
@@ -93,7 +93,7 @@ pub(super) unsafe extern "C" fn on_timeout(
         }
     });
     give_up(&ctx, waiter);
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 pub(super) unsafe extern "C" fn on_disconnect(
