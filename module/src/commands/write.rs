@@ -2,7 +2,7 @@
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Facts, Freshness, Slot, Softness, Written as When, kept_stamp_ms};
+use crate::engine::{Database, Facts, Freshness, Softness, Written as When, kept_stamp_ms};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
@@ -224,7 +224,7 @@ pub(super) fn store(
         if !is_replay {
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
             if until_ms.is_some() {
-                (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
+                (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms, None);
             }
         }
         // Only a kept expiry can come to more than what the server takes.
@@ -292,7 +292,7 @@ pub(super) fn within_holds(
     grace_ms: u64,
     now_ms: u64,
 ) -> (Option<u64>, u64) {
-    let Some(slot) = entry.slot().map(Slot) else {
+    let Some(slot) = entry.slot() else {
         return (expires_ms, grace_ms);
     };
     state::with(|state| {
@@ -301,35 +301,30 @@ pub(super) fn within_holds(
         let since_ms = index.marks.softness(slot).map(|softness| softness.since_ms);
         // Nodes that loaded it know of no limit, only when it ends by its grace.
         let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
-        bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
+        bounded(expires_ms, grace_ms, until_ms, since_ms)
     })
 }
 
-/// [`bounded`] for an entry that is stale by a soft invalidation since then: what is left of its grace is its life, so
-/// that is bounded, and its expiry only as far as the grace behind it demands.
-fn bounded_stale(
+/// A logical expiry and a grace of which both are over by then. For an entry that is stale by a soft invalidation since some
+/// time, what is left of its grace is its life, so that is bounded, and its expiry only as far as the grace behind it demands.
+#[inline(never)]
+fn bounded(
     expires_ms: Option<u64>,
     grace_ms: u64,
     until_ms: Option<u64>,
     soft_since_ms: Option<u64>,
 ) -> (Option<u64>, u64) {
-    let (Some(until_ms), Some(since_ms)) = (until_ms, soft_since_ms) else {
-        return bounded(expires_ms, grace_ms, until_ms);
-    };
-    let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
-    let latest_ms = until_ms.saturating_sub(grace_ms);
-    (
-        Some(expires_ms.unwrap_or(u64::MAX).min(latest_ms)),
-        grace_ms,
-    )
-}
-
-/// A logical expiry and a grace of which both are over by then.
-#[inline(never)]
-fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Option<u64>, u64) {
     let Some(until_ms) = until_ms else {
         return (expires_ms, grace_ms);
     };
+    if let Some(since_ms) = soft_since_ms {
+        let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
+        let latest_ms = until_ms.saturating_sub(grace_ms);
+        return (
+            Some(expires_ms.unwrap_or(u64::MAX).min(latest_ms)),
+            grace_ms,
+        );
+    }
     let expires_ms = expires_ms.map_or(until_ms, |ms| ms.min(until_ms));
     (Some(expires_ms), grace_ms.min(until_ms - expires_ms))
 }
