@@ -30,25 +30,23 @@ pub(crate) fn is_alone() -> bool {
 type Slots = (u16, u16);
 
 /// Atomic migrations that are under way, each with its slots.
-struct Migrations(Mutex<Vec<Vec<Slots>>>);
+type Migrations = Mutex<Vec<Vec<Slots>>>;
 
 /// To here, on a replica to its primary.
-static COMING: Migrations = Migrations(Mutex::new(Vec::new()));
+static COMING: Migrations = Mutex::new(Vec::new());
 /// Away from here.
-static LEAVING: Migrations = Migrations(Mutex::new(Vec::new()));
+static LEAVING: Migrations = Mutex::new(Vec::new());
 /// Whether there ever were any: most nodes see none, and look for them often.
 static ANY: AtomicBool = AtomicBool::new(false);
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
-impl Migrations {
-    fn all(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn all(migrations: &Migrations) -> MutexGuard<'_, Vec<Vec<Slots>>> {
+    migrations.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn any(&self) -> bool {
-        ANY.load(Ordering::Relaxed) && !self.all().is_empty()
-    }
+fn any(migrations: &Migrations) -> bool {
+    ANY.load(Ordering::Relaxed) && !all(migrations).is_empty()
 }
 
 /// An atomic slot migration began or ended.
@@ -70,7 +68,7 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
     ANY.store(true, Ordering::Relaxed);
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
-    let mut all = if is_import { &COMING } else { &LEAVING }.all();
+    let mut all = all(if is_import { &COMING } else { &LEAVING });
     // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
@@ -111,13 +109,13 @@ unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
 
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    COMING.all().clear();
-    LEAVING.all().clear();
+    all(&COMING).clear();
+    all(&LEAVING).clear();
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    COMING.any()
+    any(&COMING)
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -127,14 +125,14 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        COMING.all().iter().flatten().any(is_of)
+        all(&COMING).iter().flatten().any(is_of)
     }
 }
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
 pub(super) fn is_exporting() -> bool {
-    LEAVING.any()
+    any(&LEAVING)
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
@@ -155,7 +153,7 @@ pub(crate) fn forward(
         return false;
     };
     let firsts = |all: &Vec<Slots>| all.first().copied();
-    let slots: Vec<Slots> = LEAVING.all().iter().filter_map(firsts).collect();
+    let slots: Vec<Slots> = all(&LEAVING).iter().filter_map(firsts).collect();
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {
