@@ -280,7 +280,7 @@ fn send(
         }
     };
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    let Some(slot) = slot.map(Slot) else {
+    let Some(slot) = slot else {
         return ctx.reply_array(0);
     };
     database.index.hit(slot);

@@ -87,7 +87,7 @@ pub(crate) fn read(
     database: &Database<Handle>,
     (entry, deadline): Held<'_>,
 ) -> Option<(Slot, Freshness)> {
-    let slot = Slot(entry.slot()?);
+    let slot = entry.slot()?;
     let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
     let index = &database.index;
     let freshness = index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms);
@@ -97,8 +97,8 @@ pub(crate) fn read(
 /// The tags of an indexed entry, in the order in which they were given.
 pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
     state::index(db, |index| {
-        let slot = entry.slot().map(Slot);
-        let tags = slot.into_iter().flat_map(|slot| index.tags(slot));
+        let slot = entry.slot().into_iter();
+        let tags = slot.flat_map(|slot| index.tags(slot));
         tags.map(<[u8]>::to_vec).collect()
     })
 }

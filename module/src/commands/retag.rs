@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use crate::args::{Cursor, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, tags_of, touch, verdict, visible, write};
-use crate::engine::{Freshness, Slot};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::store::{self, Found};
 use crate::redis::{Args, Context, Mode, Words, now_ms, reclaim, state};
@@ -69,8 +69,7 @@ fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
     let is_new = |tag: &&&[u8]| !carried.contains(**tag);
     state::with(|state| {
         let new = tags.iter().filter(is_new).copied();
-        let slot = found.entry.slot().map(Slot);
-        slot.is_some_and(|slot| {
+        found.entry.slot().is_some_and(|slot| {
             let is_stale = found.freshness == Freshness::Stale;
             verdict(state, db, found.entry, slot, new).is_too_late(is_stale)
         })

@@ -211,9 +211,6 @@ unsafe fn rarer(
         match event {
             b"del" => removed(&ctx, key),
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
-            b"loaded" if state::with(|state| state.is_staging()) => {
-                store::adopt_staged(&ctx, key.bytes());
-            }
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" => filter::announce_removed(gone, key),

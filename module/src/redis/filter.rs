@@ -13,7 +13,6 @@ use super::context::command_time_ms;
 use super::state::{self, CallsNothingBack};
 use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
-use crate::engine::Slot;
 use crate::native::{self, Keys};
 
 /// The filter while it is installed.
@@ -341,7 +340,7 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     key.entry().is_some_and(|entry| {
         let db = ctx.db();
         state::with(|state| {
-            let (index, slot) = (&state.database(db).index, entry.slot().map(Slot));
+            let (index, slot) = (&state.database(db).index, entry.slot());
             index.must_leave(slot, entry.handle())
                 && !slot.is_some_and(|slot| reclaim::is_held(index, slot))
         })

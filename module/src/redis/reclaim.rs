@@ -2,7 +2,7 @@
 //!
 //! Who does it, and when, is in `DESIGN.md` (Reclaiming).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -10,7 +10,7 @@ use super::context::moment;
 use super::state::{self, State, entry_in, entry_key};
 use super::{
     Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms,
-    now_ms, propagation, store,
+    now_ms, propagation, slices, store,
 };
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
@@ -66,7 +66,7 @@ pub(crate) fn meet_expired<'t>(
 ) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     let mut left = most_looks(ctx);
-    for (slot, handle, name) in tags.flat_map(|tag| few_of(db, tag, &mut left)) {
+    for (slot, (handle, name)) in tags.flat_map(|tag| few_of(db, tag, &mut left)) {
         let is_over = end_grace(ctx, db, slot, now);
         if ctx.exists(name.as_str()) && !is_over {
             continue;
@@ -94,7 +94,7 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     // As in [`after_invalidation`] and [`step`].
     let may_take = effect == Effect::Gone && !ctx.is_atomic_block() && may_take();
     let mut left = most_looks(ctx);
-    for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
+    for (slot, (handle, name)) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
         end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
@@ -107,10 +107,10 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
             let Database {
                 index, counters, ..
             } = state.database(db);
-            if index.is_gone(Slot(slot)) {
+            if index.is_gone(slot) {
                 return 0;
             }
-            let its = index.tags(Slot(slot));
+            let its = index.tags(slot);
             let is_given = |tag: &&[u8]| tags.binary_search(tag).is_ok();
             let dropped = its.filter(is_given).count() as u64;
             counters.invalidated += dropped;
@@ -132,21 +132,15 @@ fn most_looks(ctx: &Context<'_>) -> u64 {
 
 /// The entries of a tag, gone ones included, with their names; none if there are more than are left to be looked at inside
 /// a command.
-fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> {
+fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, (Handle, OwnedStr))> {
     state::index(db, |index| {
         if *left == 0 {
             return Vec::new();
         }
         let slots = index.few_of_tag(tag, *left);
         *left -= slots.len() as u64;
-        let named = |slot| {
-            (
-                slot,
-                index.entry(slot),
-                OwnedStr::new(entry_key(index, slot)),
-            )
-        };
-        slots.into_iter().map(named).collect()
+        let slots = slots.into_iter();
+        slots.map(|slot| (slot, named(index, slot))).collect()
     })
 }
 
@@ -257,9 +251,8 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
 /// Takes one gone entry out of the keyspace. False if it has expired, on a replica in a cluster: there only a command of the
 /// primary sees it, and the filter goes on at the next one.
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
-    let (handle, name) = handle_and_name(db, slot);
+    let (handle, name, key) = open(ctx, db, slot);
     let name = name.as_str();
-    let key = ctx.open(name, Mode::Upkeep);
     let mut hidden = None;
     if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
         take(ctx, db, key, name);
@@ -306,12 +299,10 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     });
     if over_ms > now_ms {
         if is_new {
-            let (_, name) = handle_and_name(db, slot);
-            ctx.open(name.as_str(), Mode::Upkeep).close_modified();
+            open(ctx, db, slot).2.close_modified();
         }
     } else if !ctx.is_replica() && !ctx.is_loading() {
-        let (handle, name) = handle_and_name(db, slot);
-        let mut key = ctx.open(name.as_str(), Mode::Upkeep);
+        let (handle, _, mut key) = open(ctx, db, slot);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
         // If it is not there, it had expired already.
         if let Some(grace_ms) = entry.map(Entry::grace_ms) {
@@ -339,11 +330,16 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     })
 }
 
+/// The entry in a slot that is in use and its name, and what that opens.
+fn open(ctx: &Context<'_>, db: u32, slot: Slot) -> (Handle, OwnedStr, Key) {
+    let (handle, name) = state::index(db, |index| named(index, slot));
+    let key = ctx.open(name.as_str(), Mode::Upkeep);
+    (handle, name, key)
+}
+
 /// The entry in a slot that is in use, and its name.
-fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
-    state::index(db, |index| {
-        (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
-    })
+fn named(index: &Index<Handle>, slot: Slot) -> (Handle, OwnedStr) {
+    (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
 }
 
 /// Opening the key did not show the entry. Either it expired and opening removed it: done. Or it has expired and is hidden: a
@@ -375,7 +371,7 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
         return false;
     };
-    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    let (slot, handle) = (entry.slot(), entry.handle());
     let must_leave = state::index(db, |index| index.must_leave(slot, handle));
     if must_leave {
         take(ctx, db, key, name);
@@ -427,7 +423,7 @@ fn tell_replicas(ctx: &Context<'_>) {
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
     let databases: Vec<u32> = state::with(|state| state.with_work(now).collect());
-    let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
+    let budget = slices::budget();
     let start = Instant::now();
     let mut steps = 0_u32;
     for db in databases {

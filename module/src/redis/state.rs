@@ -23,7 +23,7 @@ pub(crate) struct State {
     /// By number; boxed, because servers may be set up for very many of which few are used.
     databases: Databases,
     /// The databases that a replica loads beside those that it serves (`repl-diskless-load swapdb`).
-    staged: Option<Staged>,
+    staged: Option<Databases>,
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
@@ -110,14 +110,6 @@ fn passed_twice(databases: &Databases) -> Option<(u64, u64)> {
     all.find_map(|database| database.history.passed_twice)
 }
 
-/// Databases that are being loaded, and are not served yet.
-#[derive(Debug, Default)]
-struct Staged {
-    databases: Databases,
-    /// They may disagree with what is loaded.
-    are_distrusted: bool,
-}
-
 impl State {
     /// The database with this number, made on first use.
     #[inline]
@@ -132,13 +124,13 @@ impl State {
 
     /// A database that is loaded: a staged one, if any are, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
-        let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
-        database_in(staged.unwrap_or(&mut self.databases), number)
+        let loaded = self.staged.as_mut().unwrap_or(&mut self.databases);
+        database_in(loaded, number)
     }
 
     /// From here on, what is loaded is staged.
     pub(crate) fn stage(&mut self) {
-        self.staged = Some(Staged::default());
+        self.staged = Some(Vec::new());
     }
 
     pub(crate) const fn is_staging(&self) -> bool {
@@ -148,36 +140,32 @@ impl State {
     /// What is staged, in this database and others, may disagree with what is loaded.
     pub(crate) fn distrust_staged(&mut self, number: u32) {
         if let Some(staged) = &mut self.staged {
-            staged.are_distrusted = true;
-            database_in(&mut staged.databases, number);
+            database_in(staged, number).index.has_orphans = true;
         }
     }
 
     /// Gives up what is staged, and returns the indexes, to be dropped where that holds nobody up.
     pub(crate) fn unstage(&mut self) -> Vec<Index<Handle>> {
-        let staged = self.staged.take().unwrap_or_default();
-        let databases = staged.databases.into_iter().flatten();
-        databases
-            .map(|mut database| database.take_index())
-            .collect()
+        let staged = self.staged.take().into_iter().flatten().flatten();
+        staged.map(|mut database| database.take_index()).collect()
     }
 
     /// Serves what is staged: each index takes the place of the one before, with its clock and history. Counters and
     /// leases stay. Returns the old indexes, as [`State::unstage`].
     pub(crate) fn serve_staged(&mut self) -> Vec<Index<Handle>> {
-        let mut staged = self.staged.take().unwrap_or_else(|| Staged {
-            are_distrusted: true,
-            ..Staged::default()
-        });
-        let count = staged.databases.len().max(self.databases.len());
+        let was_staged = self.staged.is_some();
+        let mut staged = self.staged.take().unwrap_or_default();
+        let mut all = staged.iter().flatten();
+        let are_distrusted = !was_staged || all.any(|database| database.index.has_orphans);
+        let count = staged.len().max(self.databases.len());
         let mut old = Vec::new();
         for number in 0..count as u32 {
-            let new = std::mem::take(database_in(&mut staged.databases, number));
+            let new = std::mem::take(database_in(&mut staged, number));
             let database = self.database(number);
             old.push(std::mem::replace(&mut database.index, new.index));
             database.history = new.history;
             database.clock = new.clock;
-            if staged.are_distrusted {
+            if are_distrusted {
                 old.push(database.take_index());
                 database.index.has_orphans = true;
             }
@@ -213,7 +201,7 @@ impl State {
 
     /// The database whose index holds this entry: `hint` if it is known, else a search.
     pub(crate) fn database_of(&self, entry: Entry<'_>, hint: Option<u32>) -> Option<(u32, Slot)> {
-        let slot = Slot(entry.slot()?);
+        let slot = entry.slot()?;
         let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
         let hinted = hint.filter(|&number| {
             let database = self.databases.get(number as usize);
@@ -344,7 +332,7 @@ impl State {
             if number == PASSED_TWICE {
                 let (earliest, latest) = (leb128::take(&mut bytes)?, leb128::take(&mut bytes)?);
                 database(self, 0);
-                let staged = self.staged.iter_mut().flat_map(|all| &mut all.databases);
+                let staged = self.staged.iter_mut().flatten();
                 for database in self.databases.iter_mut().chain(staged).flatten() {
                     database.history.pass_twice(earliest, latest);
                 }

@@ -134,7 +134,7 @@ pub(crate) fn found_in<'k>(
     (entry, deadline): Held<'k>,
     now_ms: impl FnOnce() -> u64,
 ) -> Found<'k> {
-    let slot = entry.slot().map(Slot);
+    let slot = entry.slot();
     let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
     // An entry that is not indexed is gone as well: no invalidation would reach it.
     let freshness = slot.map_or(Freshness::Gone, |slot| {
@@ -196,37 +196,47 @@ pub(crate) fn put<'c, R: Send>(
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
     let (extent, parts) = (old.extent(), content.parts());
     if !extent.is_that_of(&parts) {
-        return resize(index, old, slot, *content);
+        return resize(index, old, slot, content);
     }
     let costs_the_same = parts.has_ttl == old.has_ttl();
     // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
     unsafe { old.overwrite(extent, &parts) };
     // The commonest of all writes changes nothing but the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
-        reindex(index, old, slot, *content);
+        reindex(index, old, slot, content.tags, content.facts);
     }
     true
 }
 
 /// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
 #[inline(never)]
-fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Content<'_>) -> bool {
+fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
     let (extent, parts) = (old.extent(), content.parts());
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
         // SAFETY: it fits, and nothing is borrowed from it, as above.
         unsafe { old.rewrite(extent, &parts, size) };
-        reindex(index, old, slot, content);
+        reindex(index, old, slot, content.tags, content.facts);
     }
     fits
 }
 
-/// An entry was rewritten in its place: the index learns what it is now.
+/// The entry in a slot was changed: the index learns what it is now.
 #[inline(never)]
-fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, content: Content<'_>) {
-    let incoming = incoming(entry, cost(entry), content.tags, content.facts);
-    entry.set_indexed(index.replace(slot, incoming).0);
+fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, tags: &[&[u8]], facts: Facts) {
+    entry.set_indexed(index.replace(slot, incoming(entry, cost(entry), tags, facts)));
+}
+
+/// Indexes an entry, near this place.
+fn insert(
+    index: &mut Index<Handle>,
+    place: Option<Slot>,
+    entry: Entry<'_>,
+    tags: &[&[u8]],
+    facts: Facts,
+) {
+    entry.set_indexed(index.insert_near(place, incoming(entry, cost(entry), tags, facts)));
 }
 
 /// Makes a new entry, in the index in the place of the old one.
@@ -247,7 +257,7 @@ fn place(
         Some(slot) => index.replace(slot, incoming),
         None => index.insert_near(None, incoming),
     };
-    entry.set_indexed(slot.0);
+    entry.set_indexed(slot);
     new
 }
 
@@ -264,7 +274,7 @@ fn forget_gone(state: &mut State, db: u32, old: Entry<'_>) {
 /// The entry of an open key, and its slot, if it is indexed.
 fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
     let entry = key.entry()?;
-    Some((entry, Slot(entry.slot()?)))
+    Some((entry, entry.slot()?))
 }
 
 /// Sees that a key of the context's database, unless it holds another type, holds an entry that is gone, here as elsewhere.
@@ -325,8 +335,7 @@ pub(crate) fn accept(db: u32, key: &Key) {
                 ..index.facts(slot)
             };
             index.remove(slot);
-            let incoming = incoming(entry, cost(entry), &tags, facts);
-            entry.set_indexed(index.insert_near(Some(slot), incoming).0);
+            insert(index, Some(slot), entry, &tags, facts);
         });
     });
 }
@@ -359,7 +368,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         // SAFETY: the keyspace holds it, or `rebuilt` does.
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
-        entry.set_indexed(slot.0);
+        entry.set_indexed(slot);
         state::index(db, |index| {
             index.moved(slot, handle);
             index.resize(slot, cost(entry));
@@ -379,11 +388,10 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
         return;
     };
     change(db, || {
-        let slot = state::index(db, |index| {
+        state::index(db, |index| {
             let facts = index.facts(slot);
-            index.replace(slot, incoming(entry, cost(entry), tags, facts))
+            reindex(index, entry, slot, tags, facts);
         });
-        entry.set_indexed(slot.0);
     });
 }
 
@@ -438,7 +446,10 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
             is_gone: true,
             ..Facts::default()
         };
-        let (slot, tags) = (Slot(entry.slot().unwrap_or(0)), std::iter::empty::<&[u8]>());
+        let (slot, tags) = (
+            entry.slot().unwrap_or_default(),
+            std::iter::empty::<&[u8]>(),
+        );
         state::with(|state| state.transit.leaves(entry, db, slot, facts, tags));
         filter::met_gone(db, entry.key());
     }
@@ -492,51 +503,42 @@ pub(crate) enum Way {
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
-/// known to be there, or is gone.
+/// known to be there, or is gone. Into a database that is not served yet, where no key can be opened, it goes in any case.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
-    let loaded = state::with(|state| state.transit.loaded(db, name));
-    let Some(handle) = loaded else { return false };
-    let has_work = change(db, || {
-        state::with(|state| {
-            state.removed_gone = None;
-            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-            index_loaded(state, db, unsafe { Entry::from_handle(handle) })
-        })
+    let (loaded, is_staging) = state::with(|state| {
+        let is_staging = state.is_staging();
+        (state.transit.loaded(db, name, is_staging), is_staging)
     });
-    if has_work {
+    let Some(handle) = loaded else {
+        return is_staging;
+    };
+    let index = || {
+        state::with(|state| {
+            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
+            let entry = unsafe { Entry::from_handle(handle) };
+            state.stamps.follow(entry.created_ms());
+            let passage = std::mem::take(&mut state.transit.arriving);
+            let index = &mut state.loaded_database(db).index;
+            let has_work = index_arrived(index, None, entry, &passage);
+            state.transit.arriving = passage; // Its buffers are used again.
+            has_work
+        })
+    };
+    if is_staging {
+        panic_point(Place::Change);
+        index();
+    } else if change(db, index) {
         reclaim::arm(ctx);
     }
     true
 }
 
-/// Indexes the entry that was just loaded into a database that is not served yet. Its key cannot be opened.
-pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
-    let db = ctx.db();
-    state::with(|state| {
-        let Some(handle) = state.transit.staged(db, name) else {
-            return;
-        };
-        panic_point(Place::Change);
-        // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
-        index_loaded(state, db, unsafe { Entry::from_handle(handle) });
-    });
-}
-
-fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
-    state.stamps.follow(entry.created_ms());
-    let passage = std::mem::take(&mut state.transit.arriving);
-    let index = &mut state.loaded_database(db).index;
-    let has_work = index_arrived(index, None, entry, &passage);
-    state.transit.arriving = passage; // Its buffers are used again.
-    has_work
-}
-
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
 /// after the key is there.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
-    let is_judged = way != Way::Loaded || state::with(|state| state.judges_loaded);
-    if !is_judged && adopt_loaded(ctx, name.bytes()) {
+    let may_be_loaded = |state: &mut State| state.is_staging() || !state.judges_loaded;
+    if way == Way::Loaded && state::with(may_be_loaded) && adopt_loaded(ctx, name.bytes()) {
         return;
     }
     // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
@@ -547,7 +549,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         // A native value stands there: if that expires later, it is not the entry that it replaced.
         return state::with(|state| state.transit.clear());
     };
-    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    let (slot, handle) = (entry.slot(), entry.handle());
     if slot.is_some_and(|slot| state::index(db, |index| index.holds(slot, handle))) {
         return;
     }
@@ -591,7 +593,6 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         let entry = unsafe { Entry::from_handle(handle) };
         entry.set_has_ttl(has_ttl);
         let is_gone = state::with(|state| {
-            state.removed_gone = None;
             // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
@@ -626,8 +627,7 @@ fn index_arrived(
     passage: &Passage,
 ) -> bool {
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    let incoming = incoming(entry, cost(entry), &tags, passage.facts);
-    entry.set_indexed(index.insert_near(place, incoming).0);
+    insert(index, place, entry, &tags, passage.facts);
     index.has_backlog() || index.marks.has_soft()
 }
 
