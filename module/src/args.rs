@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use crate::config::Config;
 use crate::error::Error;
 use crate::native;
-use crate::record::MAX_SPAN_MS;
 
 /// A word that may be an option, whatever its case: its letters in one number, 0 if it is too long for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,20 +141,16 @@ impl TagLimits {
     }
 }
 
+/// Refuses empty and too long tags.
 fn check_tags<'a>(tags: &'a [&'a [u8]], limit: u32) -> Result<&'a [&'a [u8]], Error> {
     for tag in tags {
-        check_tag(tag, limit)?;
+        match tag.len() {
+            0 => return Err(Error::EmptyTag { limit }),
+            given if given > limit as usize => return Err(Error::TagTooLong { given, limit }),
+            _ => {}
+        }
     }
     Ok(tags)
-}
-
-/// Refuses an empty or too long tag.
-pub(crate) fn check_tag(tag: &[u8], limit: u32) -> Result<&[u8], Error> {
-    match tag.len() {
-        0 => Err(Error::EmptyTag { limit }),
-        given if given > limit as usize => Err(Error::TagTooLong { given, limit }),
-        _ => Ok(tag),
-    }
 }
 
 /// A number as Redis writes it: decimal, no plus sign, no leading zeros, no spaces.
@@ -208,11 +203,6 @@ pub(crate) fn set_once<T>(option: &mut Option<T>, value: T) -> Result<(), Error>
         None => Ok(()),
         Some(_) => Err(Error::Syntax),
     }
-}
-
-/// Reads the number behind GRACE, ms.
-pub(crate) fn next_grace_ms(cursor: &mut Cursor<'_>) -> Result<u64, Error> {
-    cursor.next_in(0..=MAX_SPAN_MS)
 }
 
 /// A logical expiry and a grace as the deadline that the server sees, which comes after both.

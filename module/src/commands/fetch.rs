@@ -5,7 +5,7 @@ use crate::engine::{
 };
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
-use crate::redis::access::{self, Access, Reach};
+use crate::redis::access::{self, Access};
 use crate::redis::context::Sender;
 use crate::redis::state::State;
 use crate::redis::{
@@ -85,8 +85,7 @@ fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let asked = parse(rest.words(0, &mut storage)?)?;
     if !asked.tags.is_empty() {
-        let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
-        access::check_pairs(ctx, args, tags, Reach::Tags)?;
+        access::check_tags(ctx, args, asked.tags, Access::Read)?;
     }
     let key = open(ctx, name, Mode::Read)?;
     let db = ctx.db();
@@ -284,11 +283,7 @@ fn send(
         return ctx.reply_array(0);
     };
     database.index.hit(slot);
-    let tags = database.index.tags(slot);
-    ctx.reply_array(tags.len());
-    for tag in tags {
-        ctx.reply_bytes(tag);
-    }
+    ctx.reply_list(database.index.tags(slot));
 }
 
 /// `CACHE.RELEASE key token` → 1 if that lease was held, else 0.

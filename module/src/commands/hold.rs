@@ -18,8 +18,7 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         }
         (None, []) => return Err(Error::WrongArity),
     };
-    let given = args.iter().skip(words.len() - tags.len());
-    access::check_tags(ctx, args, given, Access::Write)?;
+    access::check_tags(ctx, args, tags, Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     until(ctx, until_ms, tags);
     replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);

@@ -30,20 +30,14 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_bytes(b"state");
     ctx.reply_bytes(word);
     ctx.reply_bytes(b"tags");
-    ctx.reply_array(tags.len());
-    for tag in &tags {
-        ctx.reply_bytes(tag);
-    }
-    for (name, number) in [
-        (&b"hits"[..], i64::from(hits)),
-        (b"bytes", entry.value().len() as i64),
-        (b"memory", cost(entry) as i64),
-        (b"pttl", pttl),
-        (b"grace", entry.grace_ms() as i64),
-        (b"age", age_ms as i64),
-    ] {
-        ctx.reply_bytes(name);
-        ctx.reply_integer(number);
-    }
+    ctx.reply_list(tags.iter().map(Vec::as_slice));
+    ctx.reply_fields(&[
+        ("hits", hits.into()),
+        ("bytes", entry.value().len() as u64),
+        ("memory", cost(entry)),
+        ("pttl", pttl as u64),
+        ("grace", entry.grace_ms()),
+        ("age", age_ms),
+    ]);
     Ok(())
 }

@@ -30,13 +30,13 @@ pub(crate) enum Reach {
 }
 
 /// Refuses tags that the caller's key patterns do not match.
-pub(crate) fn check_tags<'t>(
+pub(crate) fn check_tags(
     ctx: &Context<'_>,
     args: Args<'_>,
-    tags: impl Iterator<Item = Str<'t>>,
+    tags: &[&[u8]],
     access: Access,
 ) -> Result<(), Error> {
-    let tags = tags.map(|tag| (tag.bytes(), access));
+    let tags = tags.iter().map(|tag| (*tag, access));
     check_pairs(ctx, args, tags, Reach::Tags)
 }
 

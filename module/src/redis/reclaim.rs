@@ -288,7 +288,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
 /// What is to be done with an entry that is stale by a soft invalidation (`DESIGN.md`, Invalidation): that it is, is told once
 /// to WATCH and CLIENT TRACKING, and when its grace is over, a primary gives it a time to live that is over as well.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
-    let Softened { slot, is_new, .. } = softened;
+    let slot = softened.slot;
     let over_ms = state::index(db, |index| {
         let grace_ms = entry_in(index, slot).grace_ms();
         let over_ms = softened.softness.ends_ms_for(grace_ms);
@@ -297,17 +297,22 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
         }
         over_ms
     });
-    if over_ms > now_ms {
-        if is_new {
-            open(ctx, db, slot).2.close_modified();
-        }
-    } else if !ctx.is_replica() && !ctx.is_loading() {
-        let (handle, _, mut key) = open(ctx, db, slot);
-        let entry = key.entry().filter(|entry| entry.handle() == handle);
-        // If it is not there, it had expired already.
-        if let Some(grace_ms) = entry.map(Entry::grace_ms) {
-            store::retime(db, &mut key, grace_ms, Some(over_ms));
-        }
+    if over_ms <= now_ms {
+        expire(ctx, db, slot, over_ms);
+    } else if softened.is_new {
+        open(ctx, db, slot).2.close_modified();
+    }
+}
+
+fn expire(ctx: &Context<'_>, db: u32, slot: Slot, over_ms: u64) {
+    if ctx.is_replica() || ctx.is_loading() {
+        return;
+    }
+    let (handle, _, mut key) = open(ctx, db, slot);
+    let entry = key.entry().filter(|entry| entry.handle() == handle);
+    // If it is not there, it had expired already.
+    if let Some(grace_ms) = entry.map(Entry::grace_ms) {
+        store::retime(db, &mut key, grace_ms, Some(over_ms));
     }
 }
 
@@ -317,17 +322,10 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     let over = state::index(db, |index| {
         let softness = index.marks.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
-        let over = over_ms <= now_ms && !index.is_gone(slot);
-        over.then_some(Softened {
-            slot,
-            softness,
-            is_new: false,
-        })
+        (over_ms <= now_ms && !index.is_gone(slot)).then_some(over_ms)
     });
-    over.is_some_and(|softened| {
-        look_after(ctx, db, softened, now_ms);
-        true
-    })
+    over.inspect(|&over_ms| expire(ctx, db, slot, over_ms))
+        .is_some()
 }
 
 /// The entry in a slot that is in use and its name, and what that opens.
