@@ -56,29 +56,23 @@ pub(crate) enum Mode {
     Upkeep,
 }
 
+/// Opening for writing neither counts nor reports misses.
 const UNTOUCHED: u32 =
     raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH;
+const SILENT: u32 = raw::REDISMODULE_OPEN_KEY_NOTOUCH
+    | raw::REDISMODULE_OPEN_KEY_NONOTIFY
+    | raw::REDISMODULE_OPEN_KEY_NOSTATS
+    | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
 
-/// [`Mode::Look`], as the server takes it. Opening for writing neither counts nor reports misses.
-static LOOK: AtomicU32 = AtomicU32::new(UNTOUCHED);
-
-/// [`Mode::Upkeep`], as the server takes it.
-static UPKEEP: AtomicU32 = AtomicU32::new(UNTOUCHED);
+/// The ways to open a key of which the server says that it knows them.
+static KNOWN: AtomicU32 = AtomicU32::new(0);
 
 /// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it hides
 /// keys of slots that went away (Redis 8.4 and newer).
 pub(super) fn probe_modes() {
-    let silent = raw::REDISMODULE_OPEN_KEY_NOTOUCH
-        | raw::REDISMODULE_OPEN_KEY_NONOTIFY
-        | raw::REDISMODULE_OPEN_KEY_NOSTATS
-        | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
     // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
     let known = unsafe { raw::RedisModule_GetOpenKeyModesAll.map_or(0, |modes| modes() as u32) };
-    if known & silent == silent {
-        LOOK.store(raw::REDISMODULE_READ | silent, Ordering::Relaxed);
-    }
-    let trimmed = known & raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED;
-    UPKEEP.store(UNTOUCHED | trimmed, Ordering::Relaxed);
+    KNOWN.store(known, Ordering::Relaxed);
 }
 
 /// For Valkey 9: entries may arrive with a slot that this node does not own yet. Other servers do not look at it.
@@ -459,9 +453,15 @@ impl Context<'_> {
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
             Mode::Peek => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
-            Mode::Look => LOOK.load(Ordering::Relaxed),
+            Mode::Look if KNOWN.load(Ordering::Relaxed) & SILENT == SILENT => {
+                raw::REDISMODULE_READ | SILENT
+            }
+            Mode::Look => UNTOUCHED,
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
-            Mode::Upkeep => UPKEEP.load(Ordering::Relaxed),
+            Mode::Upkeep => {
+                let trimmed = raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED;
+                UNTOUCHED | KNOWN.load(Ordering::Relaxed) & trimmed
+            }
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {
@@ -684,6 +684,21 @@ impl Context<'_> {
         // SAFETY: the context is alive.
         unsafe { often!(RedisModule_ReplyWithArray(self.raw, len as c_long)) };
         panic_point(Place::Reply);
+    }
+
+    /// An array of strings.
+    #[inline(always)]
+    pub(crate) fn reply_list<'b>(&self, strings: impl ExactSizeIterator<Item = &'b [u8]>) {
+        self.reply_array(strings.len());
+        strings.for_each(|string| self.reply_bytes(string));
+    }
+
+    /// Pairs of a map.
+    pub(crate) fn reply_fields(&self, fields: &[(&str, u64)]) {
+        for &(name, number) in fields {
+            self.reply_bytes(name.as_bytes());
+            self.reply_integer(number as i64);
+        }
     }
 
     /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.

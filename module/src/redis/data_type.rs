@@ -63,7 +63,7 @@ pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
     if data_type.is_null() {
         return Err("the server refused the data type tagcache1");
     }
-    key::set_type(data_type);
+    key::TYPE.store(data_type, Ordering::Relaxed);
     Ok(())
 }
 

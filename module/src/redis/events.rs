@@ -457,8 +457,10 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
         && let Some(info) = info
     {
         waiting::disconnected(ctx, info.id);
-        cluster::disconnected(info.id);
-        state::with(|state| state.copies.forget(info.id));
+        state::with(|state| {
+            state.copies.forget(info.id);
+            (state.cluster.iter_mut()).for_each(|cluster| cluster.forget(info.id));
+        });
     }
 }
 

@@ -9,12 +9,8 @@ use super::context;
 use super::state::CallsNothingBack;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
-/// The data type, as the server knows it. Set once by `load`.
-static TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(std::ptr::null_mut());
-
-pub(crate) fn set_type(data_type: *mut raw::RedisModuleType) {
-    TYPE.store(data_type, Ordering::Relaxed);
-}
+/// The data type, as the server knows it. Set once, by `data_type`.
+pub(super) static TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(std::ptr::null_mut());
 
 fn data_type() -> *mut raw::RedisModuleType {
     TYPE.load(Ordering::Relaxed)
