@@ -120,7 +120,7 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
         true
     });
     if !saved {
-        if state::is_child() {
+        if Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_IS_CHILD != 0 {
             // SAFETY: ends this process at once, without the handlers that belong to the server.
             unsafe { libc::_exit(1) };
         }

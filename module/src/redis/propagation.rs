@@ -12,10 +12,10 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis_module::raw;
 
+use super::state::MainThread;
 use super::{Context, OwnedStr};
 
 static ALONE: AtomicBool = AtomicBool::new(false);
@@ -30,24 +30,14 @@ pub(crate) fn is_alone() -> bool {
 type Slots = (u16, u16);
 
 /// Atomic migrations that are under way, each with its slots.
-type Migrations = Mutex<Vec<Vec<Slots>>>;
+type Migrations = MainThread<Vec<Vec<Slots>>>;
 
 /// To here, on a replica to its primary.
-static COMING: Migrations = Mutex::new(Vec::new());
+static COMING: Migrations = MainThread::new(Vec::new());
 /// Away from here.
-static LEAVING: Migrations = Mutex::new(Vec::new());
-/// Whether there ever were any: most nodes see none, and look for them often.
-static ANY: AtomicBool = AtomicBool::new(false);
+static LEAVING: Migrations = MainThread::new(Vec::new());
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
-
-fn all(migrations: &Migrations) -> MutexGuard<'_, Vec<Vec<Slots>>> {
-    migrations.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn any(migrations: &Migrations) -> bool {
-    ANY.load(Ordering::Relaxed) && !all(migrations).is_empty()
-}
 
 /// An atomic slot migration began or ended.
 ///
@@ -65,10 +55,9 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    ANY.store(true, Ordering::Relaxed);
     // SAFETY: by the caller's promise.
     let slots = unsafe { slots_of(by_valkey, data) };
-    let mut all = all(if is_import { &COMING } else { &LEAVING });
+    let mut all = if is_import { &COMING } else { &LEAVING }.0.borrow_mut();
     // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
@@ -109,13 +98,13 @@ unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
 
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    all(&COMING).clear();
-    all(&LEAVING).clear();
+    COMING.0.borrow_mut().clear();
+    LEAVING.0.borrow_mut().clear();
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    any(&COMING)
+    !COMING.0.borrow().is_empty()
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -125,14 +114,14 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        all(&COMING).iter().flatten().any(is_of)
+        COMING.0.borrow().iter().flatten().any(is_of)
     }
 }
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
 pub(super) fn is_exporting() -> bool {
-    any(&LEAVING)
+    !LEAVING.0.borrow().is_empty()
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
@@ -153,7 +142,7 @@ pub(crate) fn forward(
         return false;
     };
     let firsts = |all: &Vec<Slots>| all.first().copied();
-    let slots: Vec<Slots> = all(&LEAVING).iter().filter_map(firsts).collect();
+    let slots: Vec<Slots> = LEAVING.0.borrow().iter().filter_map(firsts).collect();
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {

@@ -1,7 +1,6 @@
 //! What the module knows, and the one way to it.
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::copies::Seen;
@@ -415,21 +414,19 @@ impl State {
 }
 
 /// A value that only the server's main thread touches.
-struct MainThread<T>(RefCell<T>);
+pub(super) struct MainThread<T>(pub(super) RefCell<T>);
 
 // SAFETY: the server calls the module on its main thread only, except `free`, which does not come here; a forked child
 // has this memory to itself.
 unsafe impl<T> Sync for MainThread<T> {}
 
-static STATE: MainThread<Option<State>> = MainThread(RefCell::new(None));
-
-/// The process that the server runs in.
-static SERVER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this process is a child that saves.
-pub(crate) fn is_child() -> bool {
-    SERVER.load(Ordering::Relaxed) != std::process::id()
+impl<T> MainThread<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
 }
+
+static STATE: MainThread<Option<State>> = MainThread::new(None);
 
 thread_local! {
     static IS_MAIN: Cell<bool> = const { Cell::new(false) };
@@ -443,7 +440,6 @@ pub(crate) fn is_main_thread() -> bool {
 /// Makes the state. Called once, by `load`, on the main thread.
 pub(crate) fn init(config: Config, lineage: u64) {
     IS_MAIN.set(true);
-    SERVER.store(std::process::id(), Ordering::Relaxed);
     *STATE.0.borrow_mut() = Some(State {
         config,
         lineage,
