@@ -3,10 +3,10 @@
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
 use crate::engine::{Database, Facts, Freshness, Softness, Written as When, kept_stamp_ms};
-use crate::entry::{Entry, Handle};
+use crate::entry::{Entry, Handle, Parts};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
-use crate::redis::context::Parts;
+use crate::redis::context;
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
@@ -241,10 +241,13 @@ pub(super) fn store(
             (When { at_ms, is_foreign }, Lateness::InTime)
         };
         let content = Content {
-            value,
+            parts: Parts {
+                value,
+                created_ms: when.at_ms,
+                has_ttl: deadline_ms.is_some(),
+                grace_ms,
+            },
             tags,
-            created_ms: when.at_ms,
-            grace_ms,
             deadline_ms,
             facts: Facts {
                 hits: asked.said(|said| said.hits).unwrap_or(0),
@@ -457,7 +460,7 @@ pub(super) fn replicate(
     if asked.keeps_tags {
         owned.extend(asked.tags.iter().map(|tag| OwnedStr::new(tag)));
     }
-    let mut all: Parts<'_> = entry.into();
+    let mut all: context::Parts<'_> = entry.into();
     all.extend(owned.iter().map(OwnedStr::as_str));
     if !asked.keeps_tags && !asked.tags.is_empty() {
         // The word and the count stand before the tags.

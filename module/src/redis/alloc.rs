@@ -14,11 +14,7 @@ const ALIGNED: usize = 16;
 /// The size to ask for so that a layout's alignment is kept: the jemalloc that Redis brings along aligns only multiples of
 /// 16 to 16, since each class lies at multiples of its size.
 const fn aligned_size(size: usize, align: usize) -> usize {
-    if align > 8 {
-        size.next_multiple_of(align)
-    } else {
-        size
-    }
+    (size + align - 1) & !(align - 1)
 }
 
 // SAFETY: the server's functions are malloc, calloc, realloc and free. Alignments up to 16 are kept by asking for a

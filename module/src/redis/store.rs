@@ -70,28 +70,17 @@ pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
 /// What an entry is written with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
-    pub(crate) value: &'a [u8],
+    pub(crate) parts: Parts<'a>,
     pub(crate) tags: &'a [&'a [u8]],
-    pub(crate) created_ms: u64,
-    pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) facts: Facts,
 }
 
-impl<'a> Content<'a> {
-    fn parts(&self) -> Parts<'a> {
-        Parts {
-            value: self.value,
-            created_ms: self.created_ms,
-            has_ttl: self.deadline_ms.is_some(),
-            grace_ms: self.grace_ms,
-        }
-    }
-
+impl Content<'_> {
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
+        self.parts.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 }
 
@@ -194,7 +183,7 @@ pub(crate) fn put<'c, R: Send>(
 /// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
+    let (extent, parts) = (old.extent(), content.parts);
     if !extent.is_that_of(&parts) {
         return resize(index, old, slot, content);
     }
@@ -211,7 +200,7 @@ fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Cont
 /// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
 #[inline(never)]
 fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
+    let (extent, parts) = (old.extent(), content.parts);
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
@@ -247,7 +236,7 @@ fn place(
     visible: Option<Slot>,
     content: &Content<'_>,
 ) -> NewEntry {
-    let parts = content.parts();
+    let parts = content.parts;
     let size = parts.size(name.len());
     let new = NewEntry::sized(name, &parts, size);
     let entry = new.as_entry();
@@ -283,11 +272,11 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
     let mut key = ctx.open(name, Mode::Upkeep);
     match key.kind() {
         Kind::Empty => {
-            let content = Content {
-                created_ms: now_ms(),
+            let mut content = Content {
                 deadline_ms,
                 ..Content::default()
             };
+            (content.parts.created_ms, content.parts.has_ttl) = (now_ms(), deadline_ms.is_some());
             put(db, &mut key, name, |_, _| Some((content, None, ())));
             drop_entry(db, &key);
         }
