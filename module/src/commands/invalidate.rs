@@ -30,11 +30,7 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
         Effect::Gone => ("CACHE.INVALIDATE", c"cache.invalidate"),
         Effect::Stale => ("CACHE.REVALIDATE", c"cache.revalidate"),
     };
-    let taken = if at_ms.is_none() {
-        reclaim::take_few(ctx, tags, effect)
-    } else {
-        0
-    };
+    let taken = at_ms.map_or_else(|| reclaim::take_few(ctx, tags, effect), |_| 0);
     let (dropped, at) = run(ctx, Invalidation::Tags(effect, tags), at_ms);
     let given = args.iter().skip(words.len() - tags.len());
     given.for_each(|tag| ctx.notify(event, tag));

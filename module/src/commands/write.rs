@@ -287,15 +287,16 @@ pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>>
 }
 
 /// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than
-/// before if it is stale by a soft invalidation. O(tags) while one is held.
+/// before if it is stale by a soft invalidation. What a primary or a log says is so already. O(tags) while one is held.
 pub(super) fn within_holds(
+    ctx: &Context<'_>,
     db: u32,
     entry: Entry<'_>,
     expires_ms: Option<u64>,
     grace_ms: u64,
     now_ms: u64,
 ) -> (Option<u64>, u64) {
-    let Some(slot) = entry.slot() else {
+    let Some(slot) = entry.slot().filter(|_| !ctx.is_replay()) else {
         return (expires_ms, grace_ms);
     };
     state::with(|state| {

@@ -305,7 +305,7 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
 }
 
 fn expire(ctx: &Context<'_>, db: u32, slot: Slot, over_ms: u64) {
-    if ctx.is_replica() || ctx.is_loading() {
+    if !propagation::decides() {
         return;
     }
     let (handle, _, mut key) = open(ctx, db, slot);

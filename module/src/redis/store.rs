@@ -561,12 +561,12 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         }
         return;
     }
+    let is_primary = propagation::decides();
     let lateness = if passage.facts.is_gone {
         Lateness::InTime
     } else {
-        lateness(ctx, db, entry, way, &mut passage)
+        lateness(is_primary, db, entry, way, &mut passage)
     };
-    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     let is_refused = passage.facts.is_gone || lateness == Lateness::TooLate;
     passage.facts.is_gone = is_refused;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
@@ -632,13 +632,12 @@ pub(crate) enum Lateness {
 /// A primary allows for clocks that differ; others judge by the same stamps, without that allowance, and remember what it may
 /// have refused. Why so is in `DESIGN.md` (Entries that arrive).
 fn lateness(
-    ctx: &Context<'_>,
+    is_primary: bool,
     db: u32,
     entry: Entry<'_>,
     way: Way,
     passage: &mut Passage,
 ) -> Lateness {
-    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
         let (origin, facts) = (passage.origin, &mut passage.facts);
         let is_own = match way {
