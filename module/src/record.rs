@@ -21,7 +21,7 @@ const HAS_HITS: u8 = 4;
 const HAS_GRACE: u8 = 8;
 const HAS_SOFT: u8 = 16;
 
-/// What a payload may claim at most.
+/// What a payload may claim, and a setting allow, at most. Every command may name as long a tag, whatever the settings say.
 pub(crate) const MAX_TAGS: u64 = 16_384;
 pub(crate) const MAX_TAG_BYTES: u64 = 65_536;
 pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;

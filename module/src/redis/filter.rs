@@ -4,7 +4,7 @@
 //! script runs, or one that waited, met a gone key, is announced by [`met_gone`].
 
 use std::ffi::{CStr, c_int};
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
@@ -14,9 +14,6 @@ use super::state::{self, CallsNothingBack};
 use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
 use crate::native::{self, Keys};
-
-/// The filter while it is installed.
-static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The part of `maxmemory` from which on commands free stale entries first.
 const PRESSURE: f32 = 0.98;
@@ -32,17 +29,16 @@ const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
-    if FILTER.load(Ordering::Relaxed).is_null() {
+    if state::with(|state| state.filter.is_none()) {
         let filter = register::<Reclaiming>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
-        FILTER.store(filter.get(), Ordering::Relaxed);
+        state::with(|state| state.filter = Some(filter));
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
 
 pub(super) fn remove(ctx: &Context<'_>) {
-    let filter = FILTER.swap(std::ptr::null_mut(), Ordering::Relaxed);
-    if !filter.is_null() {
-        unregister(ctx, Registered::new(filter));
+    if let Some(filter) = state::with(|state| state.filter.take()) {
+        unregister(ctx, filter);
     }
 }
 

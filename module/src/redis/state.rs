@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use super::cluster::Watched;
 use super::copies::Seen;
+use super::filter::Registered;
 use super::transit::Transit;
 use super::waiting::Waiters;
 use super::{own, propagation};
@@ -36,6 +37,8 @@ pub(crate) struct State {
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
     pub(crate) reclaim_pace: Pace,
+    /// While there is a backlog.
+    pub(super) filter: Option<Registered>,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
     /// The gone entry that was removed last other than by the module, until the next event, or any entry comes or goes:
