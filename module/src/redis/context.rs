@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -123,7 +123,7 @@ impl Kept {
             if !proto.is_null() && std::slice::from_raw_parts(proto, len) == self.proto {
                 self.reply.store(reply, Ordering::Relaxed);
             } else if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
+                raw::free_call_reply(reply);
             }
         }
     }
@@ -158,8 +158,7 @@ pub(super) fn release() {
     for kept in [&KEPT_OK, &KEPT_HIT] {
         let reply = kept.reply.swap(std::ptr::null_mut(), Ordering::Relaxed);
         if !reply.is_null() {
-            // SAFETY: the reply is ours, and nothing names it any more.
-            unsafe { api!(RedisModule_FreeCallReply(reply)) };
+            raw::free_call_reply(reply);
         }
     }
     let own = OWN.swap(std::ptr::null_mut(), Ordering::Relaxed);
@@ -596,14 +595,7 @@ impl Context<'_> {
                 return;
             }
             for what in later.values() {
-                // SAFETY: the context is alive; nothing is asked for.
-                unsafe {
-                    api!(RedisModule_StopTimer(
-                        self.raw,
-                        what.timer,
-                        std::ptr::null_mut()
-                    ))
-                };
+                _ = self.sdk().stop_timer::<usize>(what.timer);
             }
             for (&number, what) in later {
                 let left_ms = what.due_ms.saturating_sub(now_ms);
@@ -613,17 +605,16 @@ impl Context<'_> {
     }
 
     fn start_timer(&self, ms: u64, number: usize) -> raw::RedisModuleTimerID {
-        unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+        fn on_timer(ctx: &redis_module::Context, number: usize) {
             // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(ctx) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&(data as usize)));
+            let ctx = unsafe { Context::from_raw(ctx.get_raw()) };
+            let later = LATER.with_borrow_mut(|later| later.remove(&number));
             if let Some(Later { run, .. }) = later {
                 guard(Place::Other, (), || run(&ctx));
             }
         }
-        let (on_timer, data) = (Some(on_timer as _), number as *mut c_void);
-        // SAFETY: the context is alive, and the data is a number.
-        unsafe { api!(RedisModule_CreateTimer(self.raw, ms as i64, on_timer, data)) }
+        let period = Duration::from_millis(ms);
+        self.sdk().create_timer(period, on_timer, number)
     }
 
     #[cold]
