@@ -9,8 +9,7 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Peek)?;
     let (db, now) = (ctx.db(), now_ms());
     let found = store::look(db, &key, || now);
-    let visible = found.filter(|found| found.freshness != Freshness::Gone);
-    let Some((slot, found)) = visible.and_then(|found| Some((found.slot?, found))) else {
+    let Some((slot, found)) = found.and_then(|found| Some((found.slot?, found))) else {
         ctx.reply_null();
         return Ok(());
     };

@@ -76,8 +76,7 @@ pub(crate) fn visible<'k>(
     } else {
         now_ms
     };
-    let found = store::look(db, key, || judged_at);
-    found.filter(|found| found.freshness != Freshness::Gone)
+    store::look(db, key, || judged_at)
 }
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since

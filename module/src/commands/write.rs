@@ -282,8 +282,7 @@ pub(super) fn store(
 #[cold]
 pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>> {
     let found = store::look(db, key, || asked.now_ms);
-    let visible = found.filter(|found| found.freshness != Freshness::Gone);
-    visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
+    found.map_or_else(Vec::new, |found| tags_of(db, found.entry))
 }
 
 /// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than

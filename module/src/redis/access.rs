@@ -118,15 +118,13 @@ impl Rules {
         if let Some(tag) = self.refused(tags) {
             return Err(self.refuse(ctx, tag));
         }
-        if reach == Reach::Tags && !self.text(has_selectors) {
-            return Ok(());
-        }
         let permits = |set: &Vec<&[u8]>| {
             (reach == Reach::Tags || writes_every_key(set))
                 && Self::from_text(set)
                     .is_some_and(|rules| rules.permit(args.all()) && rules.refused(tags).is_none())
         };
-        if self.text(|text| split(text).iter().any(permits)) {
+        let are_enough = |text: &_| reach == Reach::Tags && !has_selectors(text);
+        if self.text(|text| are_enough(text) || split(text).iter().any(permits)) {
             return Ok(());
         }
         let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.

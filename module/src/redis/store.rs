@@ -109,14 +109,14 @@ pub(crate) struct Found<'k> {
     pub(crate) freshness: Freshness,
 }
 
-/// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
+/// The visible entry of an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let held = key.held()?;
-    let looked = state::with(|state| found_in(&state.database(db).index, held, now_ms));
-    Some(looked)
+    let found = state::with(|state| found_in(&state.database(db).index, held, now_ms));
+    (found.freshness != Freshness::Gone).then_some(found)
 }
 
-/// [`look`] at what a key of that deadline holds, where the index is at hand.
+/// [`look`] at what a key of that deadline holds, gone or not, where the index is at hand.
 #[inline(always)]
 pub(crate) fn found_in<'k>(
     index: &Index<Handle>,
