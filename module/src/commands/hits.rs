@@ -14,8 +14,8 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for (name, count) in pairs(args) {
         let key = ctx.open(name, Mode::Peek);
         let found = store::look(db, &key, now_ms);
-        if let (Some(slot), Ok(count)) = (found.and_then(|found| found.slot), count) {
-            state::index(db, |index| index.add_hits(slot, count));
+        if let (Some(found), Ok(count)) = (found, count) {
+            state::index(db, |index| index.add_hits(found.slot, count));
             updated += 1;
         }
     }

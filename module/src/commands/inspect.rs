@@ -9,12 +9,12 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Peek)?;
     let (db, now) = (ctx.db(), now_ms());
     let found = store::look(db, &key, || now);
-    let Some((slot, found)) = found.and_then(|found| Some((found.slot?, found))) else {
+    let Some(found) = found else {
         ctx.reply_null();
         return Ok(());
     };
-    let (entry, tags) = (found.entry, tags_of(db, found.entry));
-    let hits = state::index(db, |index| index.hits(slot));
+    let (entry, tags) = (found.entry, tags_of(db, found.slot));
+    let hits = state::index(db, |index| index.hits(found.slot));
     let (word, pttl) = if found.freshness == Freshness::Stale {
         (&b"stale"[..], 0)
     } else {

@@ -94,12 +94,8 @@ pub(crate) fn read(
 }
 
 /// The tags of an indexed entry, in the order in which they were given.
-pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
-    state::index(db, |index| {
-        let slot = entry.slot().into_iter();
-        let tags = slot.flat_map(|slot| index.tags(slot));
-        tags.map(<[u8]>::to_vec).collect()
-    })
+pub(crate) fn tags_of(db: u32, slot: Slot) -> Vec<Vec<u8>> {
+    state::index(db, |index| index.tags(slot).map(<[u8]>::to_vec).collect())
 }
 
 /// What became of an indexed entry, had it carried these tags since it was written. O(tags).

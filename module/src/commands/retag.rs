@@ -38,7 +38,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     );
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
-    let (expires_ms, grace_ms) = write::within_holds(ctx, db, found.entry, before.0, before.1, now);
+    let (expires_ms, grace_ms) = write::within_holds(ctx, db, found, before.0, before.1, now);
     if (expires_ms, grace_ms) != before {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);
@@ -61,13 +61,11 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 
 /// Whether the entry would be gone if it had carried one of these tags from the beginning: as for one that arrives.
 fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
-    let carried: HashSet<Vec<u8>> = tags_of(db, found.entry).into_iter().collect();
+    let carried: HashSet<Vec<u8>> = tags_of(db, found.slot).into_iter().collect();
     let is_new = |tag: &&&[u8]| !carried.contains(**tag);
     state::with(|state| {
         let new = tags.iter().filter(is_new).copied();
-        found.entry.slot().is_some_and(|slot| {
-            let is_stale = found.freshness == Freshness::Stale;
-            verdict(state, db, found.entry, slot, new).is_too_late(is_stale)
-        })
+        let is_stale = found.freshness == Freshness::Stale;
+        verdict(state, db, found.entry, found.slot, new).is_too_late(is_stale)
     })
 }

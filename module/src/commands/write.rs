@@ -9,7 +9,7 @@ use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::context;
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content, Lateness};
+use crate::redis::store::{self, Content, Found, Lateness};
 use crate::redis::{
     Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, options,
     propagation, state, waiting,
@@ -210,7 +210,7 @@ pub(super) fn store(
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
         let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
-        let freshness = found.map_or(Freshness::Gone, |found| found.freshness);
+        let (slot, freshness) = found.unwrap_or((None, Freshness::Gone));
         if asked.condition.is_some() || asked.token.is_some() {
             is_fresh = freshness == Freshness::Fresh;
             if !is_allowed(database, name, asked, freshness) {
@@ -263,7 +263,6 @@ pub(super) fn store(
             has_leases,
             has_backlog,
         };
-        let slot = found.and_then(|found| found.slot);
         Some((content, slot, (written, lateness)))
     });
     if stored.is_none() && asked.token.is_some() {
@@ -282,7 +281,7 @@ pub(super) fn store(
 #[cold]
 pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>> {
     let found = store::look(db, key, || asked.now_ms);
-    found.map_or_else(Vec::new, |found| tags_of(db, found.entry))
+    found.map_or_else(Vec::new, |found| tags_of(db, found.slot))
 }
 
 /// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than
@@ -290,14 +289,14 @@ pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>>
 pub(super) fn within_holds(
     ctx: &Context<'_>,
     db: u32,
-    entry: Entry<'_>,
+    Found { entry, slot, .. }: Found<'_>,
     expires_ms: Option<u64>,
     grace_ms: u64,
     now_ms: u64,
 ) -> (Option<u64>, u64) {
-    let Some(slot) = entry.slot().filter(|_| !ctx.is_replay()) else {
+    if ctx.is_replay() {
         return (expires_ms, grace_ms);
-    };
+    }
     state::with(|state| {
         let Database { index, history, .. } = state.database(db);
         let until_ms = history.held_until_ms(index.tags(slot), now_ms);
@@ -383,17 +382,8 @@ struct Origin {
 /// When an entry was written, by whose clock, and whether one of its tags was invalidated here since. From a primary or a
 /// log, it may be of a slot that migrated there, and have been refused.
 #[inline(never)]
-fn stamp(
-    state: &mut State,
-    db: u32,
-    asked: &Options<'_>,
-    Origin {
-        at_ms,
-        is_foreign,
-        is_in_cluster,
-        is_coming,
-    }: Origin,
-) -> (When, Lateness) {
+fn stamp(state: &mut State, db: u32, asked: &Options<'_>, origin: Origin) -> (When, Lateness) {
+    let (at_ms, is_foreign, is_coming) = (origin.at_ms, origin.is_foreign, origin.is_coming);
     let now_ms = asked.now_ms;
     if !(is_foreign || is_coming) {
         state.stamps.follow(at_ms);
@@ -407,7 +397,7 @@ fn stamp(
     };
     let lateness = if is_foreign && is_too_late(of(true), now_ms) {
         Lateness::TooLate
-    } else if !is_foreign && is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
+    } else if !is_foreign && origin.is_in_cluster && is_too_late(of(false), u64::MAX / 2) {
         Lateness::Doubtful
     } else {
         Lateness::InTime

@@ -20,7 +20,7 @@ use super::{
     propagation, sizes, store, waiting,
 };
 use crate::engine::CLOCKS_DIFFER_MS;
-use crate::entry::{Entry, Handle, NewEntry, Parts, free};
+use crate::entry::{Entry, Handle, NewEntry, free};
 use crate::record::Record;
 
 const ENCODING: c_int = 4;
@@ -280,21 +280,19 @@ unsafe extern "C" fn aof_rewrite(
             )
         };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
-            let Parts {
-                value,
-                created_ms,
-                grace_ms,
-                ..
-            } = record.parts;
+            let parts = record.parts;
             // A command does not say whose clock that is: what is to be allowed for another one is taken off.
             let is_own = record.origin != 0;
             let allowed_ms = if is_own { 0 } else { CLOCKS_DIFFER_MS };
             let set = |number| Some(number).filter(|&number| number > 0);
-            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(value)];
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(parts.value)];
             words.extend(options(&[
-                (b"GRACE", set(grace_ms)),
+                (b"GRACE", set(parts.grace_ms)),
                 (b"SOFT", set(record.soft_since_ms())),
-                (b"CREATED", Some(created_ms.saturating_sub(allowed_ms))),
+                (
+                    b"CREATED",
+                    Some(parts.created_ms.saturating_sub(allowed_ms)),
+                ),
                 (b"HITS", Some(record.facts.hits.into())),
                 // Last, before the tags themselves.
                 (b"TAGS", set(record.tags.len() as u64)),

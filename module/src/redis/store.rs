@@ -100,12 +100,11 @@ fn incoming<'t>(
     }
 }
 
-/// An open key's entry, and what may be served of it.
+/// An open key's entry, where the index of its database holds it, and what may be served of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'k> {
     pub(crate) entry: Entry<'k>,
-    /// Where the index of this database holds it.
-    pub(crate) slot: Option<Slot>,
+    pub(crate) slot: Slot,
     pub(crate) freshness: Freshness,
 }
 
@@ -113,16 +112,21 @@ pub(crate) struct Found<'k> {
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let held = key.held()?;
     let found = state::with(|state| found_in(&state.database(db).index, held, now_ms));
-    (found.freshness != Freshness::Gone).then_some(found)
+    let (slot, freshness) = (found.0?, found.1);
+    (freshness != Freshness::Gone).then_some(Found {
+        entry: held.0,
+        slot,
+        freshness,
+    })
 }
 
 /// [`look`] at what a key of that deadline holds, gone or not, where the index is at hand.
 #[inline(always)]
-pub(crate) fn found_in<'k>(
+pub(crate) fn found_in(
     index: &Index<Handle>,
-    (entry, deadline): Held<'k>,
+    (entry, deadline): Held<'_>,
     now_ms: impl FnOnce() -> u64,
-) -> Found<'k> {
+) -> (Option<Slot>, Freshness) {
     let slot = entry.slot();
     let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
     // An entry that is not indexed is gone as well: no invalidation would reach it.
@@ -130,11 +134,7 @@ pub(crate) fn found_in<'k>(
         let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
         index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
     });
-    Found {
-        entry,
-        slot,
-        freshness,
-    }
+    (slot, freshness)
 }
 
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced: what `decide` returns, besides where
@@ -270,20 +270,16 @@ fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
 pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
-    match key.kind() {
-        Kind::Empty => {
-            let mut content = Content {
-                deadline_ms,
-                ..Content::default()
-            };
-            (content.parts.created_ms, content.parts.has_ttl) = (now_ms(), deadline_ms.is_some());
-            put(db, &mut key, name, |_, _| Some((content, None, ())));
-            drop_entry(db, &key);
-        }
-        // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
-        Kind::Entry(_) => drop_entry(db, &key),
-        Kind::Other => return,
+    if matches!(key.kind(), Kind::Empty) {
+        let mut content = Content {
+            deadline_ms,
+            ..Content::default()
+        };
+        (content.parts.created_ms, content.parts.has_ttl) = (now_ms(), deadline_ms.is_some());
+        put(db, &mut key, name, |_, _| Some((content, None, ())));
     }
+    // What was there is not reclaimed yet, or was refused there when it arrived, and is not known to be gone here.
+    drop_entry(db, &key);
     drop(key);
     reclaim::arm(ctx);
 }
@@ -542,17 +538,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     if slot.is_some_and(|slot| state::index(db, |index| index.holds(slot, handle))) {
         return;
     }
-    let passage = state::with(|state| state.transit.end(handle));
-    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
-    // node refused, only its primary says that it is to leave.
-    let may_stay = |Passage { facts, .. }: &Passage| {
-        !facts.is_gone || facts.is_doubted || way == Way::Restored
-    };
-    let Some(mut passage) = passage else {
+    let Some(mut passage) = state::with(|state| state.transit.end(handle)) else {
         drop(key);
         return look_for_orphans(ctx, db);
     };
-    if !may_stay(&passage) {
+    let facts = passage.facts;
+    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
+    // node refused, only its primary says that it is to leave.
+    if facts.is_gone && !facts.is_doubted && way != Way::Restored {
         take(db, &mut key);
         if propagation::is_coming(name.bytes()) {
             // On replicas it may not be gone.
@@ -562,12 +555,12 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         return;
     }
     let is_primary = propagation::decides();
-    let lateness = if passage.facts.is_gone {
+    let lateness = if facts.is_gone {
         Lateness::InTime
     } else {
         lateness(is_primary, db, entry, way, &mut passage)
     };
-    let is_refused = passage.facts.is_gone || lateness == Lateness::TooLate;
+    let is_refused = facts.is_gone || lateness == Lateness::TooLate;
     passage.facts.is_gone = is_refused;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
     let has_ttl = key.deadline_ms().is_some();
