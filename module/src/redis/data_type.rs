@@ -180,15 +180,12 @@ fn with_record<R>(
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
     guard(Place::Load, std::ptr::null_mut(), || {
         // SAFETY: the stream is alive; the name, if there is one, lives as long.
-        let name = unsafe { api!(RedisModule_GetKeyNameFromIO(io)) };
-        let name = if name.is_null() {
-            &[][..]
-        } else {
-            // SAFETY: as above.
-            unsafe { Str::from_raw(name.cast_mut()) }.bytes()
+        let (name, db) = unsafe {
+            let name = api!(RedisModule_GetKeyNameFromIO(io));
+            let name = (!name.is_null()).then(|| Str::from_raw(name.cast_mut()));
+            (name, api!(RedisModule_GetDbIdFromIO(io)))
         };
-        // SAFETY: the stream is alive.
-        let db = u32::try_from(unsafe { api!(RedisModule_GetDbIdFromIO(io)) }).ok();
+        let (name, db) = (name.map_or(&[][..], Str::bytes), u32::try_from(db).ok());
         let loaded = match encoding {
             1 | 2 => {
                 // Nothing says whether it has a TTL.

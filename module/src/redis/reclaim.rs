@@ -104,17 +104,16 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
             continue;
         };
         pairs += state::with(|state| {
-            let Database {
-                index, counters, ..
-            } = state.database(db);
+            let database = state.database(db);
+            let index = &database.index;
             if index.is_gone(slot) {
                 return 0;
             }
             let its = index.tags(slot);
             let is_given = |tag: &&[u8]| tags.binary_search(tag).is_ok();
             let dropped = its.filter(is_given).count() as u64;
-            counters.invalidated += dropped;
-            counters.reclaimed += 1;
+            database.counters.invalidated += dropped;
+            database.counters.reclaimed += 1;
             dropped
         });
         take(ctx, db, key, name.as_str());

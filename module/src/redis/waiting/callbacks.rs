@@ -18,32 +18,16 @@ unsafe fn waiter_of(ctx: *mut raw::RedisModuleCtx) -> Waiter {
     unsafe { api!(RedisModule_GetBlockedClientPrivateData(ctx)) as usize as Waiter }
 }
 
-/// The waiter, its context and the arguments of the command that waits.
-///
-/// # Safety
-/// The context must be that of a callback of `block`, and the arguments those that the server passed with it.
-unsafe fn parts_of<'a>(
-    ctx: *mut raw::RedisModuleCtx,
-    argv: *mut *mut raw::RedisModuleString,
-    argc: c_int,
-) -> (Waiter, Context<'a>, Args<'a>) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        (
-            waiter_of(ctx),
-            Context::from_raw(ctx),
-            Args::from_raw(argv, argc),
-        )
-    }
-}
-
 pub(super) unsafe extern "C" fn on_ready(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
+    let (waiter, ctx, args) = unsafe {
+        let args = Args::from_raw(argv, argc);
+        (waiter_of(ctx), Context::from_raw(ctx), args)
+    };
     let answered = barrier::reply(&ctx, || {
         panic_point(Place::Wait);
         let (name, rest) = args.split_first().ok()?;
@@ -72,7 +56,10 @@ pub(super) unsafe extern "C" fn on_timeout(
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
+    let (waiter, ctx, args) = unsafe {
+        let args = Args::from_raw(argv, argc);
+        (waiter_of(ctx), Context::from_raw(ctx), args)
+    };
     barrier::reply(&ctx, || {
         panic_point(Place::Wait);
         let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
