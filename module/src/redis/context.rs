@@ -98,30 +98,20 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
 
 /// A reply of the server's own that is sent again and again, as it is, which costs less than one that a module gives. Made
 /// once, by `load`.
-struct Kept {
-    reply: AtomicPtr<raw::RedisModuleCallReply>,
-    proto: &'static [u8],
-}
+struct Kept(AtomicPtr<raw::RedisModuleCallReply>);
 
-static KEPT_OK: Kept = Kept::new(b"+OK\r\n");
-static KEPT_HIT: Kept = Kept::new(b"$3\r\nHIT\r\n");
+static KEPT_OK: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
+static KEPT_HIT: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
 
 impl Kept {
-    const fn new(proto: &'static [u8]) -> Self {
-        Self {
-            reply: AtomicPtr::new(std::ptr::null_mut()),
-            proto,
-        }
-    }
-
     /// Keeps what the server replied, unless that is something else.
-    fn keep(&self, reply: *mut raw::RedisModuleCallReply) {
+    fn keep(&self, reply: *mut raw::RedisModuleCallReply, expected: &[u8]) {
         let mut len = 0;
         // SAFETY: the reply is ours, or null, which both calls take; the protocol lives as long as it.
         unsafe {
             let proto = api!(RedisModule_CallReplyProto(reply, &raw mut len)).cast::<u8>();
-            if !proto.is_null() && std::slice::from_raw_parts(proto, len) == self.proto {
-                self.reply.store(reply, Ordering::Relaxed);
+            if !proto.is_null() && std::slice::from_raw_parts(proto, len) == expected {
+                self.0.store(reply, Ordering::Relaxed);
             } else if !reply.is_null() {
                 raw::free_call_reply(reply);
             }
@@ -131,7 +121,7 @@ impl Kept {
     /// Sends it. False if it was not to be had.
     #[inline(always)]
     fn send(&self, ctx: &Context<'_>) -> bool {
-        let reply = self.reply.load(Ordering::Relaxed);
+        let reply = self.0.load(Ordering::Relaxed);
         // SAFETY: the context is alive, and so is the reply until [`release`].
         !reply.is_null() && unsafe { often!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
     }
@@ -143,20 +133,19 @@ pub(super) fn keep_replies() {
     let ctx = own();
     // SAFETY: the context is alive; "c" takes a C string.
     unsafe {
-        KEPT_OK.keep(api!(RedisModule_Call(
-            ctx.raw,
-            c"UNWATCH".as_ptr(),
-            c"".as_ptr()
-        )));
+        let (unwatch, none) = (c"UNWATCH".as_ptr(), c"".as_ptr());
+        let unwatched = api!(RedisModule_Call(ctx.raw, unwatch, none));
+        KEPT_OK.keep(unwatched, b"+OK\r\n");
         let (echo, text) = (c"ECHO".as_ptr(), c"HIT".as_ptr());
-        KEPT_HIT.keep(api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text)));
+        let echoed = api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text));
+        KEPT_HIT.keep(echoed, b"$3\r\nHIT\r\n");
     }
 }
 
 /// Gives back what is kept, before the server closes the module.
 pub(super) fn release() {
     for kept in [&KEPT_OK, &KEPT_HIT] {
-        let reply = kept.reply.swap(std::ptr::null_mut(), Ordering::Relaxed);
+        let reply = kept.0.swap(std::ptr::null_mut(), Ordering::Relaxed);
         if !reply.is_null() {
             raw::free_call_reply(reply);
         }
@@ -285,9 +274,7 @@ impl Context<'_> {
 
     /// Whether this comes from another primary whose slot migrates to this one.
     pub(crate) fn is_import(&self) -> bool {
-        self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
-            && !self.is_replica()
-            && !self.is_loading()
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED) && propagation::decides()
     }
 
     /// This node in its cluster, and its primary if the cluster knows it as a replica. The server itself behaves as a primary

@@ -348,23 +348,37 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         (parts.has_ttl, parts.grace_ms) = (has_ttl, grace_ms);
         NewEntry::new(entry.key(), &parts)
     });
-    let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
-    change(db, || {
-        // SAFETY: the keyspace holds it, or `rebuilt` does.
-        let entry = unsafe { Entry::from_handle(handle) };
+    let old = entry.handle();
+    exchange(db, key, old, rebuilt, |entry| {
         entry.set_has_ttl(has_ttl);
         entry.set_indexed(slot);
         state::index(db, |index| {
-            index.moved(slot, handle);
+            index.moved(slot, entry.handle());
             index.resize(slot, cost(entry));
             index.set_graced(slot, grace_ms > 0);
         });
-        panic_point(Place::Change);
-        if let Some(rebuilt) = rebuilt {
-            key.replace(rebuilt);
-        }
     });
     key.set_deadline_ms(deadline_ms);
+}
+
+/// Indexes the entry of an open key, or the one that is to take its place, which it then does.
+fn exchange<R>(
+    db: u32,
+    key: &mut Key,
+    old: Handle,
+    new: Option<NewEntry>,
+    index: impl FnOnce(Entry<'_>) -> R,
+) -> R {
+    let handle = new.as_ref().map_or(old, NewEntry::handle);
+    change(db, || {
+        // SAFETY: the keyspace holds it, or `new` does.
+        let result = index(unsafe { Entry::from_handle(handle) });
+        panic_point(Place::Change);
+        if let Some(new) = new {
+            key.replace(new);
+        }
+        result
+    })
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -569,22 +583,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         let parts = entry.parts();
         NewEntry::new(name.bytes(), &Parts { has_ttl, ..parts })
     });
-    let handle = renamed.as_ref().map_or(entry.handle(), NewEntry::handle);
-    let is_gone = change(db, || {
-        // SAFETY: the keyspace holds it, or `renamed` does.
-        let entry = unsafe { Entry::from_handle(handle) };
+    let is_gone = exchange(db, &mut key, handle, renamed, |entry| {
         entry.set_has_ttl(has_ttl);
-        let is_gone = state::with(|state| {
+        state::with(|state| {
             // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             index_arrived(&mut state.database(db).index, place, entry, &passage)
-        });
-        panic_point(Place::Change);
-        if let Some(renamed) = renamed {
-            key.replace(renamed);
-        }
-        is_gone
+        })
     });
     drop(key);
     state::with(|state| {
