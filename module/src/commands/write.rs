@@ -15,21 +15,13 @@ use crate::redis::{
     propagation, state, waiting,
 };
 
-/// Which keys a write is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Condition {
-    /// NX: only where no entry is fresh.
-    Absent,
-    /// XX: only where an entry is fresh.
-    Present,
-}
-
 /// How a value is to be written, as far as the words go.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Options<'a> {
     pub(super) ttl: Option<Ttl>,
     pub(super) grace_ms: Option<u64>,
-    pub(super) condition: Option<Condition>,
+    /// XX and NX: only where an entry is fresh, and only where none is.
+    pub(super) where_fresh: Option<bool>,
     /// The lease under which the value was loaded.
     pub(super) token: Option<i64>,
     pub(super) tags: &'a [&'a [u8]],
@@ -100,9 +92,9 @@ impl<'a> Options<'a> {
         let set = if word.is(b"KEEPTTL") {
             set_once(&mut self.ttl, Ttl::Keep)
         } else if word.is(b"NX") {
-            set_once(&mut self.condition, Condition::Absent)
+            set_once(&mut self.where_fresh, false)
         } else if word.is(b"XX") {
-            set_once(&mut self.condition, Condition::Present)
+            set_once(&mut self.where_fresh, true)
         } else if word.is(b"KEEPTAGS") && !self.keeps_tags {
             self.keeps_tags = true;
             Ok(())
@@ -211,7 +203,7 @@ pub(super) fn store(
         let database = state.database(db);
         let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
         let (slot, freshness) = found.unwrap_or((None, Freshness::Gone));
-        if asked.condition.is_some() || asked.token.is_some() {
+        if asked.where_fresh.is_some() || asked.token.is_some() {
             is_fresh = freshness == Freshness::Fresh;
             if !is_allowed(database, name, asked, freshness) {
                 return None;
@@ -223,7 +215,7 @@ pub(super) fn store(
         }
         if !is_replay {
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
-            if until_ms.is_some() {
+            if let Some(until_ms) = until_ms {
                 (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms, None);
             }
         }
@@ -303,7 +295,9 @@ pub(super) fn within_holds(
         let since_ms = index.marks.softness(slot).map(|softness| softness.since_ms);
         // Nodes that loaded it know of no limit, only when it ends by its grace.
         let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
-        bounded(expires_ms, grace_ms, until_ms, since_ms)
+        until_ms.map_or((expires_ms, grace_ms), |until_ms| {
+            bounded(expires_ms, grace_ms, until_ms, since_ms)
+        })
     })
 }
 
@@ -313,19 +307,14 @@ pub(super) fn within_holds(
 fn bounded(
     expires_ms: Option<u64>,
     grace_ms: u64,
-    until_ms: Option<u64>,
+    until_ms: u64,
     soft_since_ms: Option<u64>,
 ) -> (Option<u64>, u64) {
-    let Some(until_ms) = until_ms else {
-        return (expires_ms, grace_ms);
-    };
     if let Some(since_ms) = soft_since_ms {
         let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
         let latest_ms = until_ms.saturating_sub(grace_ms);
-        return (
-            Some(expires_ms.unwrap_or(u64::MAX).min(latest_ms)),
-            grace_ms,
-        );
+        let expires_ms = expires_ms.unwrap_or(u64::MAX).min(latest_ms);
+        return (Some(expires_ms), grace_ms);
     }
     let expires_ms = expires_ms.map_or(until_ms, |ms| ms.min(until_ms));
     (Some(expires_ms), grace_ms.min(until_ms - expires_ms))
@@ -340,11 +329,7 @@ fn is_allowed(
     freshness: Freshness,
 ) -> bool {
     let is_fresh = freshness == Freshness::Fresh;
-    let is_met = match asked.condition {
-        None => true,
-        Some(Condition::Absent) => !is_fresh,
-        Some(Condition::Present) => is_fresh,
-    };
+    let is_met = asked.where_fresh.is_none_or(|wanted| wanted == is_fresh);
     let Some(token) = asked.token else {
         return is_met;
     };
