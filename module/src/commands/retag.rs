@@ -38,7 +38,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     );
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
-    let (expires_ms, grace_ms) = write::within_holds(ctx, db, found, before.0, before.1, now);
+    let (expires_ms, grace_ms) = write::within_holds(ctx, db, found.entry, before.0, before.1, now);
     if (expires_ms, grace_ms) != before {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);

@@ -47,7 +47,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_integer(1);
         return Ok(());
     }
-    let (expires_ms, bounded_ms) = write::within_holds(ctx, db, found, new_expiry, grace_ms, now);
+    let (expires_ms, bounded_ms) =
+        write::within_holds(ctx, db, found.entry, new_expiry, grace_ms, now);
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
     key.close_modified();

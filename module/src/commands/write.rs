@@ -9,7 +9,7 @@ use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::context;
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
-use crate::redis::store::{self, Content, Found, Lateness};
+use crate::redis::store::{self, Content, Lateness};
 use crate::redis::{
     Args, Context, Held, Key, OwnedStr, Str, access, cluster, monotonic_ms, now_ms, options,
     propagation, state, waiting,
@@ -281,14 +281,14 @@ pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>>
 pub(super) fn within_holds(
     ctx: &Context<'_>,
     db: u32,
-    Found { entry, slot, .. }: Found<'_>,
+    entry: Entry<'_>,
     expires_ms: Option<u64>,
     grace_ms: u64,
     now_ms: u64,
 ) -> (Option<u64>, u64) {
-    if ctx.is_replay() {
+    let Some(slot) = entry.slot().filter(|_| !ctx.is_replay()) else {
         return (expires_ms, grace_ms);
-    }
+    };
     state::with(|state| {
         let Database { index, history, .. } = state.database(db);
         let until_ms = history.held_until_ms(index.tags(slot), now_ms);
