@@ -1,13 +1,12 @@
 use crate::args::{Cursor, set_once};
 use crate::commands::{for_each_key, logical_pttl, open, read, verdict};
 use crate::engine::{
-    Answer, Ask, Caller, Database, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
+    Answer, Ask, Caller, Database, Freshness, Leases, Terms, Token, Verdict, Waiter,
 };
-use crate::entry::{Entry, Handle};
+use crate::entry::Handle;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::context::Sender;
-use crate::redis::state::State;
 use crate::redis::{
     Args, Context, Held, Key, Mode, Place, Str, Undo, Words, cluster, monotonic_ms, now_ms,
     panic_point, state, waiting,
@@ -204,34 +203,26 @@ fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
     let Some(held) = key.held() else {
         return Freshness::Gone;
     };
-    state::with(|state| match read(state.database(db), held) {
-        None => Freshness::Gone,
-        Some((_, freshness)) if tags.is_empty() || freshness == Freshness::Gone => freshness,
-        Some((slot, freshness)) => judged(state, db, held.0, slot, freshness, tags),
-    })
-}
-
-/// What may be served of a visible entry if it carried these tags as well.
-fn judged(
-    state: &mut State,
-    db: u32,
-    entry: Entry<'_>,
-    slot: Slot,
-    freshness: Freshness,
-    tags: &[&[u8]],
-) -> Freshness {
-    let now = now_ms();
-    match verdict(state, db, entry, slot, tags.iter().copied()) {
-        Verdict::Untouched => freshness,
-        Verdict::Softened { since_ms, ends_ms }
-            // Its stamp may be ahead of the present.
-            if now < since_ms.min(now).saturating_add(entry.grace_ms())
-                && (ends_ms == 0 || now < ends_ms) =>
-        {
-            Freshness::Stale
+    state::with(|state| {
+        let Some((slot, freshness)) = read(state.database(db), held) else {
+            return Freshness::Gone;
+        };
+        if tags.is_empty() || freshness == Freshness::Gone {
+            return freshness;
         }
-        Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
-    }
+        let (now, entry) = (now_ms(), held.0);
+        match verdict(state, db, entry, slot, tags.iter().copied()) {
+            Verdict::Untouched => freshness,
+            Verdict::Softened { since_ms, ends_ms }
+                // Its stamp may be ahead of the present.
+                if now < since_ms.min(now).saturating_add(entry.grace_ms())
+                    && (ends_ms == 0 || now < ends_ms) =>
+            {
+                Freshness::Stale
+            }
+            Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
+        }
+    })
 }
 
 /// Replies what was decided: with the value of the open key, where there is one.

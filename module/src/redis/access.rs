@@ -53,7 +53,20 @@ pub(crate) fn check_pairs<'t>(
     let tags: Tags = tags
         .map(|(tag, access)| (OwnedStr::new(tag), access))
         .collect();
-    rules.permits(ctx, args, &tags, reach)
+    if let Some(tag) = rules.refused(&tags) {
+        return Err(rules.refuse(ctx, tag));
+    }
+    let permits = |set: &Vec<&[u8]>| {
+        (reach == Reach::Tags || writes_every_key(set))
+            && Rules::from_text(set)
+                .is_some_and(|rules| rules.permit(args.all()) && rules.refused(&tags).is_none())
+    };
+    let are_enough = |text: &_| reach == Reach::Tags && !has_selectors(text);
+    if rules.text(|text| are_enough(text) || split(text).iter().any(permits)) {
+        return Ok(());
+    }
+    let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
+    Err(rules.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
 }
 
 /// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
@@ -106,29 +119,6 @@ impl Rules {
                 Ok(Some(Self(user)))
             }
         }
-    }
-
-    fn permits(
-        &self,
-        ctx: &Context<'_>,
-        args: Args<'_>,
-        tags: &Tags,
-        reach: Reach,
-    ) -> Result<(), Error> {
-        if let Some(tag) = self.refused(tags) {
-            return Err(self.refuse(ctx, tag));
-        }
-        let permits = |set: &Vec<&[u8]>| {
-            (reach == Reach::Tags || writes_every_key(set))
-                && Self::from_text(set)
-                    .is_some_and(|rules| rules.permit(args.all()) && rules.refused(tags).is_none())
-        };
-        let are_enough = |text: &_| reach == Reach::Tags && !has_selectors(text);
-        if self.text(|text| are_enough(text) || split(text).iter().any(permits)) {
-            return Ok(());
-        }
-        let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
-        Err(self.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
     }
 
     /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2).

@@ -22,15 +22,6 @@ pub(super) fn add_category(ctx: &Context<'_>) {
 pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
     // SAFETY: the context is that of loading.
     let created = unsafe { api!(RedisModule_GetCommand(ctx.as_raw(), command.name.as_ptr())) };
-    set_info(ctx, created, command)?;
-    set_categories(created, command)
-}
-
-fn set_info(
-    ctx: &Context<'_>,
-    created: *mut raw::RedisModuleCommand,
-    command: &Command,
-) -> Result<(), &'static str> {
     let mut flags = KeySpecFlags::from_bits_truncate(command.uses as u32);
     let found = match command.keys {
         Keys::None => None,
@@ -71,8 +62,10 @@ fn set_info(
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
     let taken = unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) };
-    let refused = "the server refused the description of a command";
-    (taken == OK).then_some(()).ok_or(refused)
+    if taken != OK {
+        return Err("the server refused the description of a command");
+    }
+    set_categories(created, command)
 }
 
 /// Holds the data that the server's descriptions of arguments point to.

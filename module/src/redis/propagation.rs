@@ -44,6 +44,14 @@ static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 /// # Safety
 /// The data must be that of the event.
 pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_void) {
+    /// `ValkeyModuleAtomicSlotMigrationInfoV1`.
+    #[repr(C)]
+    struct Info {
+        version: u64,
+        name: [c_char; raw::REDISMODULE_NODE_ID_LEN as usize + 1],
+        ranges: *const [c_int; 2],
+        count: u32,
+    }
     // Each that begins here ends here. Valkey's header, `valkeymodule.h`, has import and export by turns.
     let (is_import, begins) = if by_valkey {
         (what.is_multiple_of(2), what < 2)
@@ -55,45 +63,25 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    // SAFETY: by the caller's promise.
-    let slots = unsafe { slots_of(by_valkey, data) };
+    // SAFETY: by the caller's promise; the ranges are as many as it says.
+    let slots: Vec<Slots> = unsafe {
+        if by_valkey {
+            let info = &*data.cast::<Info>();
+            let ranges = std::slice::from_raw_parts(info.ranges, info.count as usize);
+            let ranges = ranges.iter();
+            ranges
+                .map(|&[first, last]| (first as u16, last as u16))
+                .collect()
+        } else {
+            let slots = &*(*data.cast::<raw::RedisModuleClusterSlotMigrationInfo>()).slots;
+            let ranges = slots.ranges.as_slice(slots.num_ranges as usize).iter();
+            ranges.map(|range| (range.start, range.end)).collect()
+        }
+    };
     let mut all = if is_import { &COMING } else { &LEAVING }.0.borrow_mut();
     // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
-}
-
-/// The slots that an event of a migration is about.
-///
-/// # Safety
-/// The data must be that of the event.
-unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
-    /// `ValkeyModuleAtomicSlotMigrationInfoV1`.
-    #[repr(C)]
-    struct Info {
-        version: u64,
-        name: [c_char; raw::REDISMODULE_NODE_ID_LEN as usize + 1],
-        ranges: *const [c_int; 2],
-        count: u32,
-    }
-    // SAFETY: by the caller's promise; the ranges are as many as it says.
-    unsafe {
-        if by_valkey {
-            let info = &*data.cast::<Info>();
-            let ranges = std::slice::from_raw_parts(info.ranges, info.count as usize);
-            let slots = ranges
-                .iter()
-                .map(|&[first, last]| (first as u16, last as u16));
-            return slots.collect();
-        }
-        let info = &*data.cast::<raw::RedisModuleClusterSlotMigrationInfo>();
-        let count = (*info.slots).num_ranges as usize;
-        let ranges = (*info.slots).ranges.as_slice(count);
-        ranges
-            .iter()
-            .map(|range| (range.start, range.end))
-            .collect()
-    }
 }
 
 /// The node has another role: its migrations are over.

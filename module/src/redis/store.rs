@@ -35,6 +35,11 @@ pub(crate) fn change<R>(db: u32, body: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Runs a change of a database's index alone.
+fn change_index(db: u32, body: impl FnOnce(&mut Index<Handle>) + Send) {
+    change(db, || state::index(db, body));
+}
+
 /// After a panic: empties the index of the database that was being changed, if one was.
 pub(super) fn distrust_changed() {
     let db = CHANGING.load(Ordering::Relaxed);
@@ -303,25 +308,23 @@ pub(crate) fn accept(db: u32, key: &Key) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    change(db, || {
-        state::index(db, |index| {
-            let is_refused = index.marks.doubted.contains(slot.0)
-                && index.holds(slot, entry.handle())
-                && index.is_gone(slot);
-            // What comes with a slot was not refused at its old node.
-            if !is_refused || propagation::is_coming(entry.key()) {
-                return;
-            }
-            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-            let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
-            let facts = Facts {
-                is_gone: false,
-                is_doubted: false,
-                ..index.facts(slot)
-            };
-            index.remove(slot);
-            insert(index, Some(slot), entry, &tags, facts);
-        });
+    change_index(db, |index| {
+        let is_refused = index.marks.doubted.contains(slot.0)
+            && index.holds(slot, entry.handle())
+            && index.is_gone(slot);
+        // What comes with a slot was not refused at its old node.
+        if !is_refused || propagation::is_coming(entry.key()) {
+            return;
+        }
+        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+        let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
+        let facts = Facts {
+            is_gone: false,
+            is_doubted: false,
+            ..index.facts(slot)
+        };
+        index.remove(slot);
+        insert(index, Some(slot), entry, &tags, facts);
     });
 }
 
@@ -386,11 +389,9 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    change(db, || {
-        state::index(db, |index| {
-            let facts = index.facts(slot);
-            reindex(index, entry, slot, tags, facts);
-        });
+    change_index(db, |index| {
+        let facts = index.facts(slot);
+        reindex(index, entry, slot, tags, facts);
     });
 }
 
@@ -456,14 +457,12 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
 
 /// The index forgets an entry that the keyspace does not hold under its name.
 pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
-    change(db, || {
-        state::index(db, |index| {
-            if index.holds(slot, handle) {
-                index.remove(slot);
-                // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
-                unsafe { Entry::from_handle(handle) }.set_unlinked();
-            }
-        });
+    change_index(db, |index| {
+        if index.holds(slot, handle) {
+            index.remove(slot);
+            // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
+            unsafe { Entry::from_handle(handle) }.set_unlinked();
+        }
     });
 }
 
@@ -483,9 +482,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 /// An entry has another address.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     if let Some((db, slot)) = place {
-        change(db, || {
-            state::index(db, |index| index.moved(slot, new));
-        });
+        change_index(db, |index| index.moved(slot, new));
     }
     state::with(|state| state.transit.moved(old, new));
 }
