@@ -109,9 +109,6 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 
 // ---- RDB ----
 
-/// Where something is saved.
-type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
-
 /// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
 /// server itself, `otherwise` leaves what is readable.
 fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
@@ -131,7 +128,7 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
-    let io = Stream::new(io);
+    let io = CallsNothingBack::new(io);
     let write = |record: Record<'_>| raw::save_slice(io.get(), &record.encode());
     save(
         || with_record(entry, u32::try_from(db).ok(), write),
@@ -225,7 +222,7 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
-    let io = Stream::new(io);
+    let io = CallsNothingBack::new(io);
     let write = || {
         let histories = state::with(|state| state.histories());
         // Nothing written, nothing saved.
